@@ -1,0 +1,48 @@
+"""Names in Redis, and what stands behind them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from arq.connections import ArqRedis
+
+from headrace_core.redis_client import connection_pool
+from headrace_core.settings import Settings
+
+# The one arq function there is; its argument is the delivery's name.
+FUNCTION = "run"
+
+# How long arq keeps a delivery that nobody takes. It is delivered again long before.
+EXPIRE_MS = 3_600_000
+
+
+def queue_key(pool: str) -> str:
+    """The arq queue of a pool: a sorted set of delivery names by rank."""
+    return f"headrace:queue:{pool}"
+
+
+def bell_key(pool: str) -> str:
+    """The doorbell of a pool: a list whose entries wake one worker each."""
+    return f"headrace:bell:{pool}"
+
+
+def serialize(value: dict[str, Any]) -> bytes:
+    """Arq's job record as msgpack. arq's default would be pickle, which runs what it reads."""
+    return msgspec.msgpack.encode(value)
+
+
+def deserialize(value: bytes) -> dict[str, Any]:
+    """The reverse of serialize."""
+    record: dict[str, Any] = msgspec.msgpack.decode(value)
+    return record
+
+
+def connect(settings: Settings) -> ArqRedis:
+    """Arq's Redis client with our serializer."""
+    return ArqRedis(
+        connection_pool(settings),
+        job_serializer=serialize,
+        job_deserializer=deserialize,
+        expires_extra_ms=EXPIRE_MS,
+    )

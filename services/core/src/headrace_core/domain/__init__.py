@@ -1,0 +1,1 @@
+"""The rules of jobs, in the standard library alone."""

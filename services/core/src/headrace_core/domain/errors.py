@@ -1,0 +1,127 @@
+"""The errors of the domain.
+
+HeadraceError
+├── InvalidRequest            what was asked is malformed; lists every violation
+│   ├── PayloadInvalid        the payload breaks its handler's schema
+│   ├── PageTokenInvalid
+│   └── CursorInvalid
+├── JobNotFound
+├── RequestIdConflict         an idempotency key was used for another content
+├── StateConflict             the job is in a state that does not allow it
+├── LimitExceeded             something is larger than a limit
+├── Unavailable               a server that is needed is gone; trying again may help
+└── ShuttingDown
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.lifecycle import JobState
+
+
+class HeadraceError(Exception):
+    """The root of the tree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What is wrong with one field: its path (`job.retry_policy.jitter`) and what it must be."""
+
+    field: str
+    description: str
+
+
+class InvalidRequest(HeadraceError):
+    """What was asked is malformed."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        self.violations = tuple(violations)
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in self.violations))
+
+
+class PayloadInvalid(InvalidRequest):
+    """The payload breaks the JSON Schema of its handler."""
+
+    def __init__(self, job_type: str, violations: Sequence[Violation]) -> None:
+        super().__init__(violations)
+        self.job_type = job_type
+
+
+class PageTokenInvalid(InvalidRequest):
+    """A page token that is malformed or belongs to another filter."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            [Violation("page_token", "must be the next_page_token of a page of the same filter")]
+        )
+
+
+class CursorInvalid(InvalidRequest):
+    """A cursor that is malformed or belongs to another database."""
+
+    def __init__(self) -> None:
+        super().__init__([Violation("cursor", "must be a cursor that this system has sent")])
+
+
+class JobNotFound(HeadraceError):
+    """No such job, for this tenant."""
+
+    def __init__(self, job_id: JobId) -> None:
+        self.job_id = job_id
+        super().__init__(f"job {job_id} does not exist")
+
+
+class RequestIdConflict(HeadraceError):
+    """The idempotency key was used for another content. `job_id` or `batch_id` has it."""
+
+    def __init__(self, request_id: str, *, kind: str, existing_id: str) -> None:
+        self.request_id = request_id
+        self.kind = kind
+        self.existing_id = existing_id
+        super().__init__(
+            f"request_id {request_id!r} was used for {kind} {existing_id} with another content; "
+            "send a new request_id for a new content"
+        )
+
+
+class StateConflict(HeadraceError):
+    """The job is in a state that does not allow what was asked."""
+
+    def __init__(
+        self, job_id: JobId, *, action: str, state: JobState, allowed: Sequence[JobState]
+    ) -> None:
+        self.job_id = job_id
+        self.action = action
+        self.state = state
+        self.allowed = tuple(allowed)
+        names = " or ".join(s.name for s in self.allowed)
+        super().__init__(f"job {job_id} is {state.name}; to {action} it must be {names}")
+
+
+class LimitExceeded(HeadraceError):
+    """Something is larger than a limit. `limit` is the setting that gives it."""
+
+    def __init__(self, field: str, *, limit: str, maximum: int, actual: int, unit: str) -> None:
+        self.field = field
+        self.limit = limit
+        self.maximum = maximum
+        self.actual = actual
+        super().__init__(f"{field} has {actual} {unit}; at most {maximum} are allowed ({limit})")
+
+
+class Unavailable(HeadraceError):
+    """`dependency` (postgresql, redis) cannot be used now."""
+
+    def __init__(self, dependency: str) -> None:
+        self.dependency = dependency
+        super().__init__(f"{dependency} is not available; try again")
+
+
+class ShuttingDown(HeadraceError):
+    """This process shuts down."""
+
+    def __init__(self) -> None:
+        super().__init__("this gateway shuts down; go on at another one, or here in a moment")

@@ -1,0 +1,132 @@
+"""Jobs, their events and what is said of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from headrace_core.domain.ids import BatchId, JobId, WorkerId
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.retry import RetryOverrides
+
+DEFAULT_TENANT: Final = "default"
+DEFAULT_QUEUE: Final = "default"
+MIN_PRIORITY: Final = -100
+MAX_PRIORITY: Final = 100
+
+# A point of priority is worth this much waiting. A fixed worth makes the rank of a job a constant
+# that an index can hold, and lets every job come up in the end: priority 100 goes ahead of what
+# priority 0 has waited up to 100 minutes for, and of nothing that has waited longer.
+PRIORITY_POINT: Final = timedelta(minutes=1)
+
+# JSON text, exactly as it was given.
+JsonText = str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """What a submitter said, validated. `queue` is empty when the handler shall decide."""
+
+    type: str
+    queue: str = ""
+    payload: JsonText = "{}"
+    priority: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    schedule_time: datetime | None = None
+    timeout: timedelta | None = None
+    deadline: datetime | None = None
+    retry: RetryOverrides = RetryOverrides()
+
+    def fingerprint(self) -> bytes:
+        """32 bytes that two specs share only when their content is the same."""
+        parts = (
+            self.type,
+            self.queue,
+            self.payload,
+            self.priority,
+            sorted(self.labels.items()),
+            self.schedule_time and self.schedule_time.timestamp(),
+            self.timeout and self.timeout.total_seconds(),
+            self.deadline and self.deadline.timestamp(),
+            self.retry,
+        )
+        return hashlib.sha256(repr(parts).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobError:
+    """Why an attempt or a job failed."""
+
+    type: str
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far an attempt is. `fraction` is 0 to 1, `counters` a JSON object of numbers."""
+
+    fraction: float
+    message: str = ""
+    counters: JsonText = "{}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as it is stored. `payload` and `result` are None in the BASIC view."""
+
+    id: JobId
+    tenant: str
+    type: str
+    queue: str
+    payload: JsonText | None
+    priority: int
+    labels: Mapping[str, str]
+    timeout: timedelta | None
+    deadline: datetime | None
+    retry: RetryOverrides
+    request_id: str | None
+    batch_id: BatchId | None
+    state: JobState
+    attempt: int
+    retries_used: int
+    seq: int
+    progress: Progress | None
+    result: JsonText | None
+    error: JobError | None
+    worker_id: WorkerId | None
+    create_time: datetime
+    due_time: datetime
+    queue_time: datetime | None
+    start_time: datetime | None
+    cancel_request_time: datetime | None
+    end_time: datetime | None
+    update_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent:
+    """One transition. `job_type`, `queue`, `labels` and `batch_id` are the job's."""
+
+    job_id: JobId
+    seq: int
+    type: EventType
+    state: JobState
+    attempt: int
+    time: datetime
+    job_type: str
+    queue: str
+    labels: Mapping[str, str]
+    batch_id: BatchId | None
+    tenant: str
+    error: JobError | None = None
+    progress: Progress | None = None
+    output: JsonText | None = None
+    due_time: datetime | None = None
+    worker_id: WorkerId | None = None
+    # Where it stands in the order of all events.
+    xid: int = 0
+    position: int = 0

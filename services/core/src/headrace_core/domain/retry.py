@@ -1,0 +1,89 @@
+"""How failures are tried again: exponential backoff with full jitter.
+
+The algorithm is "full jitter" of M. Brooker, "Exponential Backoff And Jitter", AWS Architecture
+Blog, 2015; `jitter` below 1 narrows the random share of the wait.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """A complete policy.
+
+    Args:
+        max_attempts: attempts in all, the first included.
+        initial_backoff: the wait before the first retry, before jitter.
+        max_backoff: the longest wait.
+        multiplier: the growth from one wait to the next.
+        jitter: the share of the wait that is random, 0 to 1.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    max_attempts: int = 3
+    initial_backoff: timedelta = timedelta(seconds=1)
+    max_backoff: timedelta = timedelta(minutes=5)
+    multiplier: float = 2.0
+    jitter: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_attempts <= 100:
+            raise ValueError("max_attempts must be 1 to 100")
+        if self.initial_backoff < timedelta() or self.max_backoff < self.initial_backoff:
+            raise ValueError("backoffs must satisfy 0 <= initial_backoff <= max_backoff")
+        if not 1 <= self.multiplier <= 100:
+            raise ValueError("multiplier must be 1 to 100")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError("jitter must be 0 to 1")
+
+    def may_retry(self, retries_used: int) -> bool:
+        """Whether another attempt is left after `retries_used` retries."""
+        return retries_used + 1 < self.max_attempts
+
+    def backoff(self, retry: int, draw: Callable[[], float] = random.random) -> timedelta:
+        """The wait before retry number `retry` (1 is the first).
+
+        `draw` returns a number in [0, 1).
+        """
+        # The exponent is bounded so that a large retry number cannot overflow a float.
+        growth = self.multiplier ** min(retry - 1, 64)
+        base = min(self.max_backoff.total_seconds(), self.initial_backoff.total_seconds() * growth)
+        return timedelta(seconds=base * (1 - self.jitter * draw()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryOverrides:
+    """What a submitter said of retries; None leaves it to the handler."""
+
+    max_attempts: int | None = None
+    initial_backoff: timedelta | None = None
+    max_backoff: timedelta | None = None
+    multiplier: float | None = None
+    jitter: float | None = None
+
+    def over(self, policy: RetryPolicy) -> RetryPolicy:
+        """`policy` with what was said put over it.
+
+        When only one of the two backoffs was said, the other one gives way.
+        """
+        initial = policy.initial_backoff if self.initial_backoff is None else self.initial_backoff
+        longest = policy.max_backoff if self.max_backoff is None else self.max_backoff
+        if longest < initial:
+            if self.max_backoff is None:
+                longest = initial
+            else:
+                initial = longest
+        return RetryPolicy(
+            max_attempts=self.max_attempts or policy.max_attempts,
+            initial_backoff=initial,
+            max_backoff=longest,
+            multiplier=self.multiplier or policy.multiplier,
+            jitter=policy.jitter if self.jitter is None else self.jitter,
+        )

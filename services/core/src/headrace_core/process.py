@@ -1,0 +1,69 @@
+"""How a service becomes a process: settings, logs, uvloop, signals, a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+import pydantic
+import structlog
+import uvloop
+
+from headrace_core import logs
+from headrace_core.settings import Settings
+
+# sysexits.h: EX_CONFIG.
+_BAD_CONFIGURATION = 78
+
+
+class Service(Protocol):
+    """What `run_service` runs. `stop` keeps to the grace of the settings by itself."""
+
+    async def start(self) -> None:
+        """Starts it; returns once it serves."""
+
+    async def stop(self) -> None:
+        """Ends it, with what it has begun brought to a good end."""
+
+
+def run_service(name: str, create: Callable[[Settings], Service]) -> int:
+    """Runs a service until SIGTERM or SIGINT.
+
+    Args:
+        name: the service's, for the logs.
+        create: makes it, within the event loop.
+
+    Returns:
+        The exit code: 0 after a clean stop, 78 for settings that can't be, 1 when it failed.
+    """
+    try:
+        settings = Settings()
+    except pydantic.ValidationError as error:
+        for problem in error.errors():
+            setting = "_".join(("HEADRACE", *(str(part).upper() for part in problem["loc"])))
+            where = f"{setting}: " if problem["loc"] else ""
+            sys.stderr.write(f"headrace {name}: {where}{problem['msg']}\n")
+        return _BAD_CONFIGURATION
+    logs.configure(settings, service=name)
+    try:
+        uvloop.run(_run(create, settings))
+    except Exception:
+        structlog.get_logger().exception("service_failed")
+        return 1
+    return 0
+
+
+async def _run(create: Callable[[Settings], Service], settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    service = create(settings)
+    try:
+        await service.start()
+        await stop.wait()
+    finally:
+        await service.stop()

@@ -1,0 +1,118 @@
+"""Every setting of the services, read from the environment with the prefix HEADRACE_.
+
+`.env.example` at the top of the repository lists them all; handlers keep their own beside their
+code.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What the environment says.
+
+    Durations are seconds, sizes are bytes, addresses are `host:port` (port 0: any free one).
+
+    Raises:
+        pydantic.ValidationError: a value is malformed or two of them don't fit together.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="ignore", frozen=True)
+
+    # Servers.
+    database_url: SecretStr = SecretStr("postgresql://headrace@127.0.0.1:5432/headrace")
+    database_pool_size: int = Field(10, ge=2, le=200)
+    database_timeout: float = Field(15.0, gt=0)
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    redis_timeout: float = Field(5.0, gt=0)
+
+    # Logs.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    # Where the services listen. Only loopback, as long as there is no access control.
+    gateway_address: str = "127.0.0.1:50051"
+    scheduler_address: str = "127.0.0.1:50052"
+    worker_address: str = "127.0.0.1:50053"
+    allow_insecure: bool = False
+    reflection: bool = False
+    shutdown_grace: float = Field(10.0, ge=0)
+
+    # Limits.
+    max_payload_bytes: int = Field(256 * 1024, ge=2)
+    max_result_bytes: int = Field(256 * 1024, ge=2)
+    max_output_bytes: int = Field(64 * 1024, ge=2)
+    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024)
+    max_labels: int = Field(32, ge=0)
+    max_batch_jobs: int = Field(1000, ge=1, le=1000)
+    max_concurrent_streams: int = Field(20_000, ge=1)
+    max_pending_submits: int = Field(20_000, ge=1)
+    stream_queue_events: int = Field(1000, ge=1)
+
+    # Scheduler.
+    dispatch_prefetch: int = Field(100, ge=0)
+    redeliver_after: float = Field(10.0, gt=0)
+    max_worker_losses: int = Field(3, ge=0)
+
+    # Worker.
+    worker_tenant: str = "default"
+    worker_queues: Annotated[tuple[str, ...], NoDecode] = ()
+    worker_slots: int = Field(32, ge=1, le=10_000)
+    worker_processes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
+    worker_lease: float = Field(15.0, gt=0)
+    worker_beat: float = Field(5.0, gt=0)
+    worker_cancel_grace: float = Field(5.0, ge=0)
+    handlers: Annotated[tuple[str, ...], NoDecode] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
+        """Reads the lists, which are written with commas."""
+        for name in ("worker_queues", "handlers"):
+            value = values.get(name)
+            if isinstance(value, str):
+                values[name] = tuple(part.strip() for part in value.split(",") if part.strip())
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.worker_beat > self.worker_lease / 3:
+            raise ValueError(
+                f"HEADRACE_WORKER_BEAT ({self.worker_beat:g} s) must be at most a third of "
+                f"HEADRACE_WORKER_LEASE ({self.worker_lease:g} s)"
+            )
+        if not self.allow_insecure:
+            for name in ("gateway_address", "scheduler_address", "worker_address"):
+                if not _is_loopback(getattr(self, name)):
+                    raise ValueError(
+                        f"HEADRACE_{name.upper()}={getattr(self, name)} is not a loopback address. "
+                        "There is no access control yet: set HEADRACE_ALLOW_INSECURE=true to serve "
+                        "everybody who can reach it."
+                    )
+        return self
+
+    @cached_property
+    def sqlalchemy_url(self) -> str:
+        """The database's URL with SQLAlchemy's driver name in it."""
+        url = self.database_url.get_secret_value()
+        scheme, separator, rest = url.partition("://")
+        if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
+            raise ValueError("HEADRACE_DATABASE_URL must begin with postgresql://")
+        return f"postgresql+asyncpg://{rest}"
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

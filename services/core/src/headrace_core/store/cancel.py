@@ -1,0 +1,79 @@
+"""cancelled and cancel requested, as a client asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.domain.errors import StateConflict
+from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.job import Job
+from headrace_core.domain.lifecycle import EventType, JobState, sources
+from headrace_core.store.jobs import get_job
+from headrace_core.store.rows import job_columns, to_job
+from headrace_core.store.tables import in_list
+
+_WAITING = tuple(s for s in sources(EventType.CANCELLED) if s is not JobState.RUNNING)
+
+
+async def cancel_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> Job:
+    """Cancels a job that waits, or records the request when it runs.
+
+    Returns:
+        The job, BASIC. When it was cancelled or asked for before, it is returned as it is.
+
+    Raises:
+        JobNotFound: the tenant has no such job.
+        StateConflict: it ended otherwise.
+    """
+    row = (await conn.execute(_CANCEL, {"tenant": tenant, "id": job_id})).mappings().one_or_none()
+    if row is not None:
+        return to_job(row)
+    job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
+    if job.state is JobState.CANCELLED or job.cancel_request_time is not None:
+        return job
+    raise StateConflict(
+        job_id, action="cancel it", state=job.state, allowed=sources(EventType.CANCELLED)
+    )
+
+
+async def cancel_requests(
+    conn: AsyncConnection, *, worker_id: WorkerId
+) -> Sequence[tuple[JobId, int]]:
+    """The running attempts of a worker whose cancellation was asked for: (job, attempt)."""
+    rows = await conn.execute(_REQUESTS, {"worker_id": worker_id})
+    return [(row.id, row.attempt) for row in rows]
+
+
+_CANCEL = text(f"""
+    WITH target AS (
+        SELECT id FROM jobs
+        WHERE id = :id AND tenant = :tenant AND state IN ({in_list(sources(EventType.CANCELLED))})
+            AND cancel_request_time IS NULL
+        FOR UPDATE
+    ),
+    changed AS (
+        UPDATE jobs j
+        SET state = CASE WHEN j.state IN ({in_list(_WAITING)}) THEN 'cancelled' ELSE j.state END,
+            end_time = CASE WHEN j.state IN ({in_list(_WAITING)}) THEN clock_timestamp() END,
+            cancel_request_time = clock_timestamp(), seq = j.seq + 1,
+            update_time = clock_timestamp()
+        FROM target WHERE j.id = target.id
+        RETURNING j.*
+    ),
+    event AS (
+        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time)
+        SELECT id, seq, tenant,
+            CASE WHEN state = 'cancelled' THEN 'cancelled' ELSE 'cancel_requested' END,
+            state, attempt, update_time
+        FROM changed
+    )
+    SELECT {job_columns(full=False)} FROM changed
+""")
+
+_REQUESTS = text("""
+    SELECT id, attempt FROM jobs
+    WHERE worker_id = :worker_id AND state = 'running' AND cancel_request_time IS NOT NULL
+""")

@@ -1,0 +1,111 @@
+"""started: QUEUED → RUNNING, with a new attempt number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.job import JsonText
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.retry import RetryOverrides
+from headrace_core.store.guards import LIVE_WORKER, source_guard
+from headrace_core.store.rows import to_labels, to_overrides
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedJob:
+    """A job that its worker now owns. `time_left` is what its deadline leaves it."""
+
+    id: JobId
+    tenant: str
+    type: str
+    queue: str
+    payload: JsonText
+    labels: dict[str, str]
+    attempt: int
+    retries_used: int
+    retry: RetryOverrides
+    request_id: str | None
+    timeout: timedelta | None
+    deadline: datetime | None
+    time_left: timedelta | None
+
+
+async def claim_jobs(
+    conn: AsyncConnection, *, worker_id: WorkerId, deliveries: Sequence[Delivery]
+) -> list[ClaimedJob]:
+    """Takes what was delivered, in the order of the deliveries.
+
+    A delivery whose job is gone, claimed, cancelled, expired or locked by somebody else is left
+    out, and so is everything when the worker's lease has lapsed.
+    """
+    rows = await conn.execute(
+        _CLAIM,
+        {
+            "worker_id": worker_id,
+            "ids": [delivery.job_id for delivery in deliveries],
+            "attempts": [delivery.attempt for delivery in deliveries],
+        },
+    )
+    claimed = {
+        row["id"]: ClaimedJob(
+            id=row["id"],
+            tenant=row["tenant"],
+            type=row["type"],
+            queue=row["queue"],
+            payload=row["payload"],
+            labels=to_labels(row["labels"]),
+            attempt=row["attempt"],
+            retries_used=row["retries_used"],
+            retry=to_overrides(row["retry"]),
+            request_id=row["request_id"],
+            timeout=row["timeout"],
+            deadline=row["deadline"],
+            time_left=row["time_left"],
+        )
+        for row in rows.mappings()
+    }
+    return [claimed[d.job_id] for d in deliveries if d.job_id in claimed]
+
+
+_CLAIM = text(f"""
+    WITH input AS (
+        SELECT id, min(attempt) AS attempt
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[])) AS t (id, attempt)
+        GROUP BY id
+    ),
+    free AS (
+        SELECT j.id FROM jobs j JOIN input i ON i.id = j.id
+        WHERE {source_guard(EventType.STARTED)}
+            AND j.attempt = i.attempt - 1
+            AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
+            AND EXISTS (
+                SELECT 1 FROM workers w
+                WHERE w.id = :worker_id AND w.tenant = j.tenant AND {LIVE_WORKER}
+            )
+        ORDER BY j.id
+        -- Whoever holds the row is claiming or cancelling it: nothing to wait for.
+        FOR UPDATE OF j SKIP LOCKED
+    ),
+    claimed AS (
+        UPDATE jobs j
+        SET state = 'running', attempt = j.attempt + 1, seq = j.seq + 1, worker_id = :worker_id,
+            start_time = clock_timestamp(), update_time = clock_timestamp(), progress = NULL
+        FROM free WHERE j.id = free.id
+        RETURNING j.*
+    ),
+    event AS (
+        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time, worker_id)
+        SELECT id, seq, tenant, 'started', state, attempt, update_time, worker_id
+        FROM claimed ORDER BY id
+    )
+    SELECT id, tenant, type, queue, payload::text AS payload, labels::text AS labels, attempt,
+        retries_used, retry::text AS retry, request_id, timeout, deadline, deadline - start_time AS time_left
+    FROM claimed
+""")

@@ -1,0 +1,114 @@
+"""The connection pool, and the one place where a fault of the database becomes a domain error."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import sqlalchemy.exc
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.settings import Settings
+
+# SQLSTATE classes and codes after which the same call may succeed: connection exceptions,
+# insufficient resources, operator intervention, system errors, deadlock and serialization failure,
+# lock timeout, and a server that is read-only because it is a standby by now.
+_PASSING_CLASSES = ("08", "53", "57", "58")
+_PASSING_CODES = ("40001", "40P01", "55P03", "25006")
+
+
+class Database:
+    """A pool of connections.
+
+    Args:
+        settings: the URL, the size of the pool and the deadline of a statement.
+        application: how the connections call themselves in pg_stat_activity.
+    """
+
+    def __init__(self, settings: Settings, *, application: str) -> None:
+        self._engine = create_async_engine(
+            settings.sqlalchemy_url,
+            pool_size=settings.database_pool_size,
+            max_overflow=0,
+            pool_timeout=settings.database_timeout,
+            connect_args={
+                "timeout": settings.database_timeout,
+                "command_timeout": settings.database_timeout,
+                # The statements are short: compiling them would cost more than running them.
+                "server_settings": {"application_name": f"headrace-{application}", "jit": "off"},
+            },
+        )
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A connection with an open transaction, committed at the end of the block.
+
+        Raises:
+            Unavailable: the database cannot be reached, or gave up on the transaction. Whether a
+                COMMIT that was cut off took place is then unknown.
+        """
+        with _faults():
+            async with self._engine.begin() as connection:
+                yield connection
+
+    async def ping(self) -> None:
+        """Asks the database for a sign of life.
+
+        Raises:
+            Unavailable: there is none.
+        """
+        async with self.transaction() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[asyncpg.Connection]:
+        """A raw connection of its own, outside the pool, for LISTEN and advisory locks.
+
+        Raises:
+            Unavailable: as for a transaction.
+        """
+        with _faults():
+            async with self._engine.connect() as connection:
+                raw = await connection.get_raw_connection()
+                driver = raw.driver_connection
+                assert isinstance(driver, asyncpg.Connection)
+                # It leaves the pool for good, so that no state of it reaches another user.
+                raw.detach()
+                try:
+                    yield driver
+                finally:
+                    driver.terminate()
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._engine.dispose()
+
+
+class _faults:  # noqa: N801 - reads as a function: with _faults():
+    """Turns faults of the database that may pass into Unavailable."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None and _may_pass(error):
+            raise Unavailable("postgresql") from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        if error.connection_invalidated:
+            return True
+        cause = error.orig.__cause__ if error.orig is not None else None
+        return isinstance(error, sqlalchemy.exc.InterfaceError) or (
+            cause is not None and _may_pass(cause)
+        )
+    if isinstance(error, asyncpg.PostgresError):
+        code = error.sqlstate or ""
+        return code[:2] in _PASSING_CLASSES or code in _PASSING_CODES
+    return isinstance(
+        error, sqlalchemy.exc.TimeoutError | OSError | TimeoutError | asyncpg.InterfaceError
+    )

@@ -1,0 +1,93 @@
+"""How attempts end: succeeded, retry scheduled, failed, interrupted, cancelled, expired.
+
+All of them leave RUNNING and are compared with the attempt and the worker, so one statement writes
+a mixed batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.domain.finish import Finish
+from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.lifecycle import EventType, JobState, targets
+from headrace_core.store.guards import TERMINAL_LIST
+from headrace_core.store.rows import column, from_error
+
+
+async def finish_attempts(
+    conn: AsyncConnection, *, worker_id: WorkerId, finishes: Sequence[Finish]
+) -> dict[JobId, EventType]:
+    """Ends attempts of one worker.
+
+    A retry or an interruption of a job whose cancellation was asked for cancels it.
+
+    Returns:
+        The event that was written for each job. A job that is missing was refused: its attempt is
+        no longer this worker's (it was cancelled, expired, or taken back by the sweep).
+    """
+    rows = await conn.execute(
+        _FINISH,
+        {
+            "worker_id": worker_id,
+            "ids": column(finishes, "job_id"),
+            "attempts": column(finishes, "attempt"),
+            "events": column(finishes, "event"),
+            "states": [targets(finish.event)[0] for finish in finishes],
+            "results": column(finishes, "result"),
+            "errors": [from_error(finish.error) for finish in finishes],
+            "backoffs": column(finishes, "backoff"),
+        },
+    )
+    return {row.id: EventType(row.event) for row in rows}
+
+
+_FINISH = text(f"""
+    WITH input AS (
+        SELECT * FROM unnest(
+            CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:events AS text[]),
+            CAST(:states AS text[]), CAST(:results AS text[]), CAST(:errors AS text[]),
+            CAST(:backoffs AS interval[])
+        ) AS t (id, attempt, event, state, result, error, backoff)
+    ),
+    own AS (
+        SELECT j.id, i.result, i.error, i.backoff,
+            CASE WHEN dropped THEN '{EventType.CANCELLED}' ELSE i.event END AS event,
+            CASE WHEN dropped THEN '{JobState.CANCELLED}' ELSE i.state END AS state
+        FROM jobs j JOIN input i ON i.id = j.id AND i.attempt = j.attempt,
+        LATERAL (
+            SELECT j.cancel_request_time IS NOT NULL
+                AND i.event IN ('{EventType.RETRY_SCHEDULED}', '{EventType.INTERRUPTED}') AS dropped
+        ) d
+        WHERE j.state = 'running' AND j.worker_id = :worker_id
+        ORDER BY j.id
+        FOR UPDATE OF j
+    ),
+    ended AS (
+        UPDATE jobs j
+        SET state = own.state, seq = j.seq + 1, result = own.result::json,
+            error = CASE WHEN own.state = 'succeeded' THEN NULL
+                ELSE coalesce(own.error::json, j.error) END,
+            retries_used = j.retries_used + (own.event = 'retry_scheduled')::integer,
+            due_time = CASE WHEN own.event = 'retry_scheduled'
+                THEN clock_timestamp() + own.backoff ELSE j.due_time END,
+            queue_time = CASE WHEN own.state = 'queued'
+                THEN clock_timestamp() ELSE j.queue_time END,
+            end_time = CASE WHEN own.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END,
+            update_time = clock_timestamp()
+        FROM own WHERE j.id = own.id
+        RETURNING j.id, j.seq, j.tenant, j.state, j.attempt, j.update_time, j.due_time,
+            own.event, own.error
+    ),
+    event AS (
+        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time, error, due_time)
+        SELECT id, seq, tenant, event, state, attempt, update_time,
+            CASE WHEN event IN ('retry_scheduled', 'failed', 'expired') THEN error::json END,
+            CASE WHEN event = 'retry_scheduled' THEN due_time END
+        FROM ended ORDER BY id
+    )
+    SELECT id, event FROM ended
+""")

@@ -1,0 +1,16 @@
+"""Pieces of SQL that stand in more than one statement, all derived from the lifecycle."""
+
+from __future__ import annotations
+
+from headrace_core.domain.lifecycle import TERMINAL, EventType, sources
+from headrace_core.store.tables import in_list
+
+TERMINAL_LIST = in_list(sorted(TERMINAL))
+
+
+def source_guard(event: EventType, table: str = "j") -> str:
+    """The condition under which `event` may happen to a row of jobs."""
+    return f"{table}.state IN ({in_list(sources(event))})"
+
+
+LIVE_WORKER = "w.lease_expire_time > clock_timestamp()"

@@ -1,0 +1,105 @@
+"""Jobs as they are now."""
+
+from __future__ import annotations
+
+import operator
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, literal_column, not_, or_, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.domain.errors import JobNotFound
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import Job, JsonText
+from headrace_core.domain.query import Comparison, Query
+from headrace_core.store.rows import job_columns, to_job
+from headrace_core.store.tables import jobs
+
+_OPERATORS = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+async def get_job(conn: AsyncConnection, *, tenant: str, job_id: JobId, full: bool) -> Job:
+    """A job.
+
+    Raises:
+        JobNotFound: the tenant has no such job.
+    """
+    statement = _GET_FULL if full else _GET_BASIC
+    row = (await conn.execute(statement, {"tenant": tenant, "id": job_id})).mappings().one_or_none()
+    if row is None:
+        raise JobNotFound(job_id)
+    return to_job(row)
+
+
+async def get_output(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> list[JsonText]:
+    """What the job's handler emitted, in order, over all attempts."""
+    rows = await conn.execute(_OUTPUT, {"tenant": tenant, "id": job_id})
+    return [row.output for row in rows]
+
+
+async def list_jobs(
+    conn: AsyncConnection,
+    *,
+    tenant: str,
+    query: Query,
+    limit: int,
+    before: JobId | None,
+    full: bool,
+) -> list[Job]:
+    """Up to `limit` jobs that match, the newest first, older than `before`."""
+    statement: Select[Any] = (
+        select(literal_column(job_columns(full=full)))
+        .select_from(jobs)
+        .where(jobs.c.tenant == tenant, *(_clause(clause) for clause in query))
+        .order_by(jobs.c.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        statement = statement.where(jobs.c.id < before)
+    return [to_job(row) for row in (await conn.execute(statement)).mappings()]
+
+
+def _clause(comparisons: tuple[Comparison, ...]) -> ColumnElement[bool]:
+    return or_(*(_comparison(comparison) for comparison in comparisons))
+
+
+def _comparison(comparison: Comparison) -> ColumnElement[bool]:
+    value: Any = comparison.value
+    if comparison.field == "labels":
+        if comparison.operator == ":":
+            exists: ColumnElement[bool] = jobs.c.labels.has_key(comparison.key)
+            return exists
+        has: ColumnElement[bool] = and_(
+            # Repeats the index's own condition, so that the planner may use it.
+            jobs.c.labels != text("'{}'::jsonb"),
+            jobs.c.labels.contains({comparison.key: value}),
+        )
+        return has if comparison.operator == "=" else not_(has)
+    column = jobs.c["due_time" if comparison.field == "schedule_time" else comparison.field]
+    compared: ColumnElement[bool] = _OPERATORS[comparison.operator](column, value)
+    if comparison.operator == "!=" and column.nullable:
+        return or_(compared, column.is_(None))
+    return compared
+
+
+async def database_time(conn: AsyncConnection) -> datetime:
+    """The time by the only clock that decides."""
+    now: datetime = (await conn.execute(select(func.clock_timestamp()))).scalar_one()
+    return now
+
+
+_GET = "SELECT {columns} FROM jobs WHERE tenant = :tenant AND id = :id"
+_GET_FULL = text(_GET.format(columns=job_columns(full=True)))
+_GET_BASIC = text(_GET.format(columns=job_columns(full=False)))
+_OUTPUT = text("""
+    SELECT output::text AS output FROM job_events
+    WHERE job_id = :id AND tenant = :tenant AND type = 'output' ORDER BY seq
+""")

@@ -1,0 +1,51 @@
+"""due: SCHEDULED, RETRYING → QUEUED."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.guards import source_guard
+from headrace_core.store.submit import RANK
+
+
+async def promote_due(conn: AsyncConnection, *, limit: int) -> int:
+    """Queues up to `limit` jobs whose time has come, the longest due first; returns how many."""
+    result = await conn.execute(_PROMOTE, {"limit": limit})
+    return len(result.all())
+
+
+async def next_due(conn: AsyncConnection) -> timedelta | None:
+    """How long until the next job is due (negative when it is late); None when none waits."""
+    wait: timedelta | None = (await conn.execute(_NEXT)).scalar_one()
+    return wait
+
+
+_PROMOTE = text(f"""
+    WITH due AS (
+        SELECT id FROM jobs j
+        WHERE {source_guard(EventType.DUE)} AND due_time <= clock_timestamp()
+        ORDER BY due_time, id LIMIT :limit
+        FOR UPDATE SKIP LOCKED
+    ),
+    queued AS (
+        UPDATE jobs j
+        SET state = 'queued', seq = j.seq + 1, queue_time = clock_timestamp(),
+            rank = {RANK.format(due="j.due_time", priority="j.priority")},
+            update_time = clock_timestamp()
+        FROM due WHERE j.id = due.id
+        RETURNING j.id, j.seq, j.tenant, j.state, j.attempt, j.update_time
+    ),
+    event AS (
+        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time)
+        SELECT id, seq, tenant, 'due', state, attempt, update_time FROM queued ORDER BY id
+    )
+    SELECT id FROM queued
+""")
+
+_NEXT = text(f"""
+    SELECT min(due_time) - clock_timestamp() FROM jobs j WHERE {source_guard(EventType.DUE)}
+""")

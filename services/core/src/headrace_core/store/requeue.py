@@ -1,0 +1,54 @@
+"""requeued: FAILED, CANCELLED → QUEUED, with a fresh retry budget."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.domain.errors import StateConflict
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import Job
+from headrace_core.domain.lifecycle import EventType, sources
+from headrace_core.store.guards import source_guard
+from headrace_core.store.jobs import get_job
+from headrace_core.store.rows import job_columns, to_job
+from headrace_core.store.submit import RANK
+
+
+async def requeue_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> Job:
+    """Puts a job back. A deadline that has passed is dropped: the person knows that it is late.
+
+    Returns:
+        The job, BASIC.
+
+    Raises:
+        JobNotFound: the tenant has no such job.
+        StateConflict: it has not failed and was not cancelled.
+    """
+    row = (await conn.execute(_REQUEUE, {"tenant": tenant, "id": job_id})).mappings().one_or_none()
+    if row is not None:
+        return to_job(row)
+    job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
+    raise StateConflict(
+        job_id, action="requeue it", state=job.state, allowed=sources(EventType.REQUEUED)
+    )
+
+
+_REQUEUE = text(f"""
+    WITH changed AS (
+        UPDATE jobs j
+        SET state = 'queued', retries_used = 0, worker_losses = 0, progress = NULL,
+            error = NULL, end_time = NULL, cancel_request_time = NULL,
+            deadline = CASE WHEN deadline > clock_timestamp() THEN deadline END,
+            rank = {RANK.format(due="clock_timestamp()", priority="priority")},
+            due_time = clock_timestamp(), queue_time = clock_timestamp(), seq = seq + 1,
+            update_time = clock_timestamp()
+        WHERE id = :id AND tenant = :tenant AND {source_guard(EventType.REQUEUED)}
+        RETURNING j.*
+    ),
+    event AS (
+        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time)
+        SELECT id, seq, tenant, 'requeued', state, attempt, update_time FROM changed
+    )
+    SELECT {job_columns(full=False)} FROM changed
+""")

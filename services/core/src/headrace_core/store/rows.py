@@ -1,0 +1,200 @@
+"""Rows to domain objects, and the few values that need a form of their own in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import RowMapping
+
+from headrace_core.domain.job import Job, JobError, JobEvent, JsonText, Progress
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.retry import RetryOverrides, RetryPolicy
+
+_BASIC = (
+    "id, tenant, type, queue, priority, labels::text AS labels, timeout, deadline, "
+    "retry::text AS retry, request_id, batch_id, state, attempt, retries_used, seq, "
+    "progress::text AS progress, error::text AS error, worker_id, create_time, due_time, "
+    "queue_time, start_time, cancel_request_time, end_time, update_time"
+)
+
+
+def job_columns(*, full: bool, table: str = "") -> str:
+    """The select list that `to_job` reads."""
+    large = "payload::text AS payload, result::text AS result"
+    columns = f"{_BASIC}, {large}" if full else f"{_BASIC}, NULL AS payload, NULL AS result"
+    if not table:
+        return columns
+    return ", ".join(
+        part if part.startswith("NULL") else f"{table}.{part}" for part in columns.split(", ")
+    )
+
+
+EVENT_COLUMNS = (
+    "e.job_id, e.seq, e.type, e.state, e.attempt, e.time, e.tenant, e.error::text AS error, "
+    "e.progress::text AS progress, e.output::text AS output, e.due_time, e.worker_id, "
+    "e.xid::text::bigint AS xid, e.position, j.type AS job_type, j.queue, "
+    "j.labels::text AS labels, j.batch_id"
+)
+
+
+def to_job(row: RowMapping) -> Job:
+    """A row with `job_columns`."""
+    return Job(
+        id=row["id"],
+        tenant=row["tenant"],
+        type=row["type"],
+        queue=row["queue"],
+        payload=row["payload"],
+        priority=row["priority"],
+        labels=to_labels(row["labels"]),
+        timeout=row["timeout"],
+        deadline=row["deadline"],
+        retry=to_overrides(row["retry"]),
+        request_id=row["request_id"],
+        batch_id=row["batch_id"],
+        state=JobState(row["state"]),
+        attempt=row["attempt"],
+        retries_used=row["retries_used"],
+        seq=row["seq"],
+        progress=to_progress(row["progress"]),
+        result=row["result"],
+        error=to_error(row["error"]),
+        worker_id=row["worker_id"],
+        create_time=row["create_time"],
+        due_time=row["due_time"],
+        queue_time=row["queue_time"],
+        start_time=row["start_time"],
+        cancel_request_time=row["cancel_request_time"],
+        end_time=row["end_time"],
+        update_time=row["update_time"],
+    )
+
+
+def to_event(row: RowMapping) -> JobEvent:
+    """A row with EVENT_COLUMNS."""
+    return JobEvent(
+        job_id=row["job_id"],
+        seq=row["seq"],
+        type=EventType(row["type"]),
+        state=JobState(row["state"]),
+        attempt=row["attempt"],
+        time=row["time"],
+        job_type=row["job_type"],
+        queue=row["queue"],
+        labels=to_labels(row["labels"]),
+        batch_id=row["batch_id"],
+        tenant=row["tenant"],
+        error=to_error(row["error"]),
+        progress=to_progress(row["progress"]),
+        output=row["output"],
+        due_time=row["due_time"],
+        worker_id=row["worker_id"],
+        xid=row["xid"],
+        position=row["position"],
+    )
+
+
+_EMPTY: dict[str, str] = {}
+_labels = msgspec.json.Decoder(dict[str, str])
+_error = msgspec.json.Decoder(JobError)
+_overrides = msgspec.json.Decoder(dict[str, Any])
+
+
+def to_labels(labels: JsonText) -> dict[str, str]:
+    """Labels from their JSON object."""
+    return _EMPTY if labels == "{}" else _labels.decode(labels)
+
+
+def to_error(error: JsonText | None) -> JobError | None:
+    """An error from its JSON object."""
+    return None if error is None else _error.decode(error)
+
+
+def from_error(error: JobError | None) -> JsonText | None:
+    """An error as a JSON object."""
+    return None if error is None else msgspec.json.encode(error).decode()
+
+
+class _ProgressRow(msgspec.Struct):
+    """Progress as it is stored; the counters stay text."""
+
+    fraction: float
+    message: str
+    counters: msgspec.Raw
+
+
+_progress = msgspec.json.Decoder(_ProgressRow)
+
+
+def to_progress(progress: JsonText | None) -> Progress | None:
+    """Progress from its JSON object."""
+    if progress is None:
+        return None
+    row = _progress.decode(progress)
+    return Progress(
+        fraction=row.fraction, message=row.message, counters=bytes(row.counters).decode()
+    )
+
+
+def from_progress(progress: Progress | None) -> JsonText | None:
+    """Progress as a JSON object."""
+    if progress is None:
+        return None
+    row = _ProgressRow(
+        fraction=progress.fraction,
+        message=progress.message,
+        counters=msgspec.Raw(progress.counters.encode()),
+    )
+    return msgspec.json.encode(row).decode()
+
+
+def to_overrides(retry: JsonText | None) -> RetryOverrides:
+    """What a submitter said of retries, from its JSON object."""
+    if retry is None:
+        return _NO_OVERRIDES
+    fields = _overrides.decode(retry)
+    return RetryOverrides(**_with_durations(fields))
+
+
+_NO_OVERRIDES = RetryOverrides()
+
+
+def from_overrides(retry: RetryOverrides) -> JsonText | None:
+    """What a submitter said of retries, as a JSON object; None when nothing was said."""
+    if retry == _NO_OVERRIDES:
+        return None
+    return _retry_text(retry)
+
+
+def to_policy(retry: JsonText) -> RetryPolicy:
+    """A handler's policy from its JSON object."""
+    return RetryPolicy(**_with_durations(_overrides.decode(retry)))
+
+
+def from_policy(retry: RetryPolicy) -> JsonText:
+    """A handler's policy as a JSON object."""
+    return _retry_text(retry)
+
+
+def _retry_text(retry: RetryOverrides | RetryPolicy) -> JsonText:
+    fields: dict[str, Any] = {}
+    for name in RetryOverrides.__dataclass_fields__:
+        value = getattr(retry, name)
+        if value is not None:
+            fields[name] = value.total_seconds() if isinstance(value, timedelta) else value
+    return msgspec.json.encode(fields).decode()
+
+
+def _with_durations(fields: dict[str, Any]) -> dict[str, Any]:
+    for name in ("initial_backoff", "max_backoff"):
+        if fields.get(name) is not None:
+            fields[name] = timedelta(seconds=fields[name])
+    return fields
+
+
+def column(items: Sequence[Any], name: str) -> list[Any]:
+    """One attribute of each item, for an unnest()."""
+    return [getattr(item, name) for item in items]

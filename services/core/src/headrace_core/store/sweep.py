@@ -1,0 +1,108 @@
+"""worker lost and expired, as the scheduler finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.guards import LIVE_WORKER, TERMINAL_LIST, source_guard
+
+
+async def take_back_lost(
+    conn: AsyncConnection, *, limit: int, max_losses: int
+) -> Sequence[tuple[JobId, str]]:
+    """Takes back RUNNING jobs whose worker's lease has lapsed or whose worker is missing.
+
+    It never judges by age: the job of a live worker stays with it.
+
+    Args:
+        limit: how many at most.
+        max_losses: how many workers a job may lose; the next one fails it.
+
+    Returns:
+        Each job and its new state.
+    """
+    rows = await conn.execute(_LOST, {"limit": limit, "max_losses": max_losses})
+    return [(row.id, row.state) for row in rows]
+
+
+async def expire_overdue(
+    conn: AsyncConnection, *, limit: int, running_grace: timedelta
+) -> Sequence[JobId]:
+    """Fails jobs whose deadline has passed.
+
+    Args:
+        limit: how many at most.
+        running_grace: how much longer a RUNNING job is left to its worker, which ends it by itself.
+    """
+    rows = await conn.execute(_EXPIRED, {"limit": limit, "grace": running_grace})
+    return [row.id for row in rows]
+
+
+_LOST = text(f"""
+    WITH lost AS (
+        SELECT j.id,
+            CASE WHEN j.cancel_request_time IS NOT NULL THEN 'cancelled'
+                WHEN j.worker_losses >= :max_losses THEN 'failed' ELSE 'queued' END AS state
+        FROM jobs j
+        WHERE {source_guard(EventType.WORKER_LOST)} AND NOT EXISTS (
+            SELECT 1 FROM workers w WHERE w.id = j.worker_id AND {LIVE_WORKER}
+        )
+        ORDER BY j.id LIMIT :limit
+        FOR UPDATE OF j SKIP LOCKED
+    ),
+    released AS (
+        UPDATE jobs j
+        SET state = lost.state, seq = j.seq + 1, worker_losses = j.worker_losses + 1,
+            error = json_build_object('type', 'WORKER_LOST', 'message',
+                'the worker of attempt ' || j.attempt || ' died or hung',
+                'retryable', lost.state = 'queued'),
+            queue_time = CASE WHEN lost.state = 'queued'
+                THEN clock_timestamp() ELSE j.queue_time END,
+            end_time = CASE WHEN lost.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END,
+            update_time = clock_timestamp()
+        FROM lost WHERE j.id = lost.id
+        RETURNING j.id, j.seq, j.tenant, j.state, j.attempt, j.update_time, j.error
+    ),
+    event AS (
+        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time, error)
+        SELECT id, seq, tenant,
+            CASE WHEN state = 'cancelled' THEN 'cancelled' ELSE 'worker_lost' END,
+            state, attempt, update_time, CASE WHEN state <> 'cancelled' THEN error END
+        FROM released ORDER BY id
+    )
+    SELECT id, state FROM released
+""")
+
+_EXPIRED = text(f"""
+    WITH overdue AS (
+        SELECT j.id FROM jobs j
+        WHERE j.deadline IS NOT NULL AND j.state NOT IN ({TERMINAL_LIST})
+            AND {source_guard(EventType.EXPIRED)}
+            AND j.deadline <= clock_timestamp()
+                - CASE WHEN j.state = 'running' THEN CAST(:grace AS interval)
+                    ELSE interval '0' END
+        ORDER BY j.deadline, j.id LIMIT :limit
+        FOR UPDATE OF j SKIP LOCKED
+    ),
+    expired AS (
+        UPDATE jobs j
+        SET state = 'failed', seq = j.seq + 1,
+            error = json_build_object('type', 'DEADLINE_EXCEEDED', 'message',
+                'the deadline passed while it was ' || j.state, 'retryable', false),
+            end_time = clock_timestamp(), update_time = clock_timestamp()
+        FROM overdue WHERE j.id = overdue.id
+        RETURNING j.id, j.seq, j.tenant, j.state, j.attempt, j.update_time, j.error
+    ),
+    event AS (
+        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time, error)
+        SELECT id, seq, tenant, 'expired', state, attempt, update_time, error
+        FROM expired ORDER BY id
+    )
+    SELECT id FROM expired
+""")

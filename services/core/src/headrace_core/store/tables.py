@@ -1,0 +1,268 @@
+"""The schema. The migrations lead to exactly this; a test compares them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Interval,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
+from sqlalchemy.types import UserDefinedType
+
+from headrace_core.domain.job import MAX_PRIORITY, MIN_PRIORITY
+from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, EventType, JobState
+
+
+class Xid8(UserDefinedType[int]):
+    """PostgreSQL's 64-bit transaction id, which never wraps."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "xid8"
+
+
+def in_list(values: Any) -> str:
+    """`'a', 'b'`: values of ours, for the inside of an IN (…)."""
+    return ", ".join(f"'{value}'" for value in values)
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_name)s_key",
+        "ix": "%(table_name)s_%(column_0_name)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+_TERMINAL = in_list(sorted(TERMINAL))
+_STEPS = " OR ".join(
+    f"(type = '{rule.event}' AND state IN ({in_list(rule.targets)}))" for rule in LIFECYCLE
+)
+
+
+def _time(name: str, *, nullable: bool = True) -> Column[Any]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+# One row that names this database: cursors and page tokens carry its id and are signed with its
+# secret.
+installation = Table(
+    "installation",
+    metadata,
+    Column("id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column(
+        "secret",
+        LargeBinary,
+        nullable=False,
+        # 32 bytes from the server's strong random source, without an extension.
+        server_default=text("uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())"),
+    ),
+    Column("singleton", Boolean, nullable=False, unique=True, server_default=text("true")),
+    CheckConstraint("singleton", name="singleton"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("request_id", Text),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("jobs", Integer, nullable=False),
+    Column(
+        "create_time",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    CheckConstraint("jobs > 0", name="jobs"),
+    Index(
+        "batches_request_id_idx",
+        "tenant",
+        "request_id",
+        unique=True,
+        postgresql_where=text("request_id IS NOT NULL"),
+    ),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    # json and not jsonb: it keeps the text exactly as it was given.
+    Column("payload", JSON, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("labels", JSONB, nullable=False),
+    Column("timeout", Interval),
+    _time("deadline"),
+    Column("retry", JSONB),
+    Column("request_id", Text),
+    Column("fingerprint", LargeBinary),
+    Column("batch_id", Uuid),
+    Column("state", Text, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("retries_used", Integer, nullable=False, server_default=text("0")),
+    Column("worker_losses", Integer, nullable=False, server_default=text("0")),
+    Column("seq", Integer, nullable=False, server_default=text("1")),
+    Column("progress", JSON),
+    Column("result", JSON),
+    Column("error", JSON),
+    Column("worker_id", Uuid),
+    # The order in which a queue is served: milliseconds since 1970 at which it was due, less the
+    # worth of its priority.
+    Column("rank", Double, nullable=False),
+    _time("create_time", nullable=False),
+    _time("due_time", nullable=False),
+    _time("queue_time"),
+    _time("start_time"),
+    _time("cancel_request_time"),
+    _time("end_time"),
+    _time("update_time", nullable=False),
+    CheckConstraint(f"state IN ({in_list(JobState)})", name="state"),
+    CheckConstraint(f"priority BETWEEN {MIN_PRIORITY} AND {MAX_PRIORITY}", name="priority"),
+    CheckConstraint(
+        "attempt >= 0 AND retries_used >= 0 AND worker_losses >= 0 AND seq >= 1", name="counters"
+    ),
+    CheckConstraint("retries_used <= attempt AND worker_losses <= attempt", name="budget"),
+    CheckConstraint(
+        f"(end_time IS NOT NULL) = (state IN ({_TERMINAL}))",
+        name="end_time",
+    ),
+    CheckConstraint(
+        "state <> 'running' OR (worker_id IS NOT NULL AND start_time IS NOT NULL AND attempt > 0)",
+        name="running",
+    ),
+    CheckConstraint("state NOT IN ('queued', 'running') OR queue_time IS NOT NULL", name="queued"),
+    CheckConstraint("(result IS NOT NULL) = (state = 'succeeded')", name="result"),
+    CheckConstraint(
+        "state NOT IN ('failed', 'retrying') OR error IS NOT NULL",
+        name="error",
+    ),
+    CheckConstraint("(request_id IS NULL) OR (fingerprint IS NOT NULL)", name="fingerprint"),
+    CheckConstraint("jsonb_typeof(labels) = 'object'", name="labels"),
+    Index(
+        "jobs_queued_idx",
+        "tenant",
+        "queue",
+        "type",
+        "rank",
+        "id",
+        postgresql_where=text("state = 'queued'"),
+    ),
+    Index(
+        "jobs_due_idx",
+        "due_time",
+        "id",
+        postgresql_where=text("state IN ('scheduled', 'retrying')"),
+    ),
+    Index("jobs_running_idx", "worker_id", "id", postgresql_where=text("state = 'running'")),
+    Index(
+        "jobs_deadline_idx",
+        "deadline",
+        postgresql_where=text(f"deadline IS NOT NULL AND state NOT IN ({_TERMINAL})"),
+    ),
+    Index(
+        "jobs_request_id_idx",
+        "tenant",
+        "request_id",
+        unique=True,
+        postgresql_where=text("request_id IS NOT NULL"),
+    ),
+    Index("jobs_tenant_idx", "tenant", "id"),
+    Index("jobs_batch_idx", "batch_id", "id", postgresql_where=text("batch_id IS NOT NULL")),
+    Index(
+        "jobs_labels_idx",
+        "labels",
+        postgresql_using="gin",
+        postgresql_ops={"labels": "jsonb_path_ops"},
+        postgresql_where=text("labels <> '{}'::jsonb"),
+    ),
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    # No foreign key: events are only ever inserted by the statement that writes their job's row,
+    # and a check of each would cost the hot path more than it could find.
+    Column("job_id", Uuid, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("tenant", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    _time("time", nullable=False),
+    Column("error", JSON),
+    Column("progress", JSON),
+    Column("output", JSON),
+    _time("due_time"),
+    Column("worker_id", Uuid),
+    # The place in the order of all events. The transaction id stands before the position so that
+    # a position is never drawn by a transaction that has no id yet.
+    Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
+    Column("position", BigInteger, Identity(always=True), nullable=False),
+    CheckConstraint("seq >= 1 AND attempt >= 0", name="counters"),
+    CheckConstraint(f"type IN ({in_list(EventType)})", name="type"),
+    CheckConstraint(_STEPS, name="step"),
+    CheckConstraint("(seq = 1) = (type = 'submitted')", name="first"),
+    CheckConstraint("(output IS NOT NULL) = (type = 'output')", name="output"),
+    CheckConstraint("(progress IS NOT NULL) = (type = 'progressed')", name="progress"),
+    Index("job_events_position_idx", "xid", "position"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    # Workers of one pool run the same types from the same queues, and share an arq queue.
+    Column("pool", Text, nullable=False),
+    # Empty: all queues.
+    Column("queues", ARRAY(Text), nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("draining", Boolean, nullable=False, server_default=text("false")),
+    _time("start_time", nullable=False),
+    _time("heartbeat_time", nullable=False),
+    _time("lease_expire_time", nullable=False),
+    CheckConstraint("slots > 0", name="slots"),
+    CheckConstraint("lease_expire_time >= heartbeat_time", name="lease"),
+)
+
+worker_handlers = Table(
+    "worker_handlers",
+    metadata,
+    Column("worker_id", Uuid, ForeignKey("workers.id", ondelete="CASCADE"), primary_key=True),
+    Column("type", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("payload_schema", JSON, nullable=False),
+    Column("result_schema", JSON, nullable=False),
+    Column("timeout", Interval, nullable=False),
+    Column("retry", JSONB, nullable=False),
+    Index("worker_handlers_type_idx", "tenant", "type"),
+)

@@ -1,0 +1,145 @@
+"""Workers: their registration, their lease, their handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.domain.handler import HandlerSpec, LiveHandler
+from headrace_core.domain.ids import WorkerId
+from headrace_core.store.guards import LIVE_WORKER
+from headrace_core.store.rows import column, from_policy, to_policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWorker:
+    """A worker as it registers; a fresh id at every boot. `queues` is empty for all queues."""
+
+    id: WorkerId
+    tenant: str
+    name: str
+    pool: str
+    queues: Sequence[str]
+    slots: int
+    handlers: Sequence[HandlerSpec]
+
+
+async def register_worker(conn: AsyncConnection, worker: NewWorker, *, lease: timedelta) -> None:
+    """Adds a worker with its handlers; its lease begins."""
+    await conn.execute(
+        _REGISTER,
+        {
+            "id": worker.id,
+            "tenant": worker.tenant,
+            "name": worker.name,
+            "pool": worker.pool,
+            "queues": list(worker.queues),
+            "slots": worker.slots,
+            "lease": lease,
+        },
+    )
+    await conn.execute(
+        _REGISTER_HANDLERS,
+        {
+            "worker_id": worker.id,
+            "tenant": worker.tenant,
+            "types": column(worker.handlers, "type"),
+            "queues": column(worker.handlers, "queue"),
+            "descriptions": column(worker.handlers, "description"),
+            "payload_schemas": column(worker.handlers, "payload_schema"),
+            "result_schemas": column(worker.handlers, "result_schema"),
+            "timeouts": column(worker.handlers, "timeout"),
+            "retries": [from_policy(spec.retry) for spec in worker.handlers],
+        },
+    )
+
+
+async def renew_lease(
+    conn: AsyncConnection, *, worker_id: WorkerId, lease: timedelta, draining: bool
+) -> bool:
+    """Renews a worker's lease.
+
+    Returns:
+        False when it had lapsed or the worker is gone: it must come back under a new id.
+    """
+    result = await conn.execute(_RENEW, {"id": worker_id, "lease": lease, "draining": draining})
+    return result.rowcount == 1
+
+
+async def remove_worker(conn: AsyncConnection, *, worker_id: WorkerId) -> None:
+    """Removes a worker that stops; what it still runs is swept at once."""
+    await conn.execute(_REMOVE, {"id": worker_id})
+
+
+async def remove_lapsed(conn: AsyncConnection, *, older_than: timedelta) -> int:
+    """Removes workers whose lease lapsed longer than `older_than` ago; returns how many."""
+    return (await conn.execute(_REMOVE_LAPSED, {"older_than": older_than})).rowcount
+
+
+async def live_handlers(conn: AsyncConnection, *, tenant: str) -> list[LiveHandler]:
+    """The handlers of live workers, by type; of several versions the newest worker's."""
+    rows = await conn.execute(_HANDLERS, {"tenant": tenant})
+    return [
+        LiveHandler(
+            spec=HandlerSpec(
+                type=row.type,
+                queue=row.queue,
+                description=row.description,
+                payload_schema=row.payload_schema,
+                result_schema=row.result_schema,
+                timeout=row.timeout,
+                retry=to_policy(row.retry),
+            ),
+            live_workers=row.live_workers,
+        )
+        for row in rows
+    ]
+
+
+_REGISTER = text("""
+    INSERT INTO workers (
+        id, tenant, name, pool, queues, slots, start_time, heartbeat_time, lease_expire_time
+    )
+    SELECT :id, :tenant, :name, :pool, CAST(:queues AS text[]), :slots, now, now,
+        now + CAST(:lease AS interval)
+    FROM (SELECT clock_timestamp() AS now) m
+""")
+
+_REGISTER_HANDLERS = text("""
+    INSERT INTO worker_handlers (
+        worker_id, tenant, type, queue, description, payload_schema, result_schema, timeout, retry
+    )
+    SELECT :worker_id, :tenant, type, queue, description, payload_schema::json,
+        result_schema::json, timeout, retry::jsonb
+    FROM unnest(
+        CAST(:types AS text[]), CAST(:queues AS text[]), CAST(:descriptions AS text[]),
+        CAST(:payload_schemas AS text[]), CAST(:result_schemas AS text[]),
+        CAST(:timeouts AS interval[]), CAST(:retries AS text[])
+    ) AS t (type, queue, description, payload_schema, result_schema, timeout, retry)
+""")
+
+_RENEW = text(f"""
+    UPDATE workers w
+    SET heartbeat_time = clock_timestamp(), draining = :draining,
+        lease_expire_time = clock_timestamp() + CAST(:lease AS interval)
+    WHERE id = :id AND {LIVE_WORKER}
+""")
+
+_REMOVE = text("DELETE FROM workers WHERE id = :id")
+
+_REMOVE_LAPSED = text("""
+    DELETE FROM workers WHERE lease_expire_time < clock_timestamp() - CAST(:older_than AS interval)
+""")
+
+_HANDLERS = text(f"""
+    SELECT DISTINCT ON (h.type) h.type, h.queue, h.description,
+        h.payload_schema::text AS payload_schema, h.result_schema::text AS result_schema,
+        h.timeout, h.retry::text AS retry, count(*) OVER (PARTITION BY h.type) AS live_workers
+    FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
+    WHERE h.tenant = :tenant AND {LIVE_WORKER}
+    ORDER BY h.type, w.start_time DESC, w.id
+""")

@@ -1,0 +1,18 @@
+"""What wake-ups are about."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Topic(StrEnum):
+    """What has changed, and so who looks."""
+
+    # A job waits, or a slot is free: the scheduler.
+    JOBS = "headrace_jobs"
+    # An event was written: the gateways.
+    EVENTS = "headrace_events"
+    # The cancellation of a running job was asked for: the workers.
+    CANCELS = "headrace_cancels"
+    # A worker came or went: the gateways, for its handlers.
+    WORKERS = "headrace_workers"

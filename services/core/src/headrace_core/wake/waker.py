@@ -1,0 +1,84 @@
+"""The ringing end."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+from redis.asyncio import Redis
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.redis_client import RedisFault, connection_pool
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.store.notify import notify
+from headrace_core.wake.topic import Topic
+
+_log = structlog.get_logger()
+
+# How long wake-ups go through PostgreSQL alone after Redis has failed, in seconds.
+_PAUSE = 2.0
+
+
+class Waker:
+    """Rings for others, in the background: what is rung while a ring is on its way goes together.
+
+    Args:
+        settings: where Redis is.
+        database: for NOTIFY while Redis is gone.
+    """
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._redis = Redis(connection_pool=connection_pool(settings))
+        self._database = database
+        self._pending: set[Topic] = set()
+        self._rung = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._redis_down_until = 0.0
+
+    async def start(self) -> None:
+        """Begins to ring."""
+        self._task = asyncio.create_task(self._run(), name="waker")
+
+    def ring(self, *topics: Topic) -> None:
+        """Rings soon; never blocks and never fails. To be called after the commit."""
+        self._pending.update(topics)
+        self._rung.set()
+
+    async def stop(self) -> None:
+        """Rings what is pending and closes."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._flush()
+        await self._redis.aclose()
+        await self._redis.connection_pool.disconnect()
+
+    async def _run(self) -> None:
+        while True:
+            await self._rung.wait()
+            await self._flush()
+
+    async def _flush(self) -> None:
+        self._rung.clear()
+        topics, self._pending = self._pending, set()
+        if not topics:
+            return
+        now = asyncio.get_running_loop().time()
+        if now >= self._redis_down_until:
+            try:
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    for topic in sorted(topics):
+                        pipeline.publish(topic, b"")
+                    await pipeline.execute()
+                return
+            except RedisFault:
+                self._redis_down_until = now + _PAUSE
+                _log.warning("wake_up_through_postgresql", reason="redis is not available")
+        with suppress(Unavailable):
+            async with self._database.transaction() as connection:
+                await notify(connection, sorted(topics))

@@ -1,0 +1,1 @@
+"""Headrace's scheduler: one leader runs the loops, the others stand by."""

@@ -1,0 +1,112 @@
+"""Delivers waiting jobs to the workers' pools, by rank, within their free slots."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from headrace_core.dispatch import Deliverer
+from headrace_core.domain.delivery import Delivery
+from headrace_core.store.database import Database
+from headrace_core.store.ready import Pool, live_pools, ready_jobs, still_waiting
+from headrace_scheduler.plan import plan
+
+_log = structlog.get_logger()
+
+# The longest wait, in seconds: a wake-up that was lost delays a job by no more.
+_MAX_WAIT = 1.0
+# The most jobs that one look delivers.
+_MAX_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Underway:
+    """A delivery that nobody has claimed yet: to which pool it went, and when."""
+
+    pool: str
+    since: float
+
+
+class Dispatch:
+    """Keeps the pools supplied.
+
+    Delivering changes nothing in PostgreSQL, so what is underway is remembered here alone. A
+    scheduler that has just begun to lead knows nothing of it and delivers again; the second
+    delivery finds the first in its queue, or dies at the claim.
+
+    Args:
+        database: where jobs wait.
+        deliverer: how they go.
+        prefetch: deliveries per worker beyond its free slots.
+        redeliver_after: seconds after which an unclaimed delivery is delivered again.
+        clock: monotonic seconds.
+    """
+
+    name = "dispatch"
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        deliverer: Deliverer,
+        prefetch: int,
+        redeliver_after: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._deliverer = deliverer
+        self._prefetch = prefetch
+        self._redeliver_after = redeliver_after
+        self._clock = clock
+        self._underway: dict[Delivery, _Underway] = {}
+
+    async def run_once(self) -> float:
+        """Delivers what there is room for; returns the seconds until the next look."""
+        async with self._database.transaction() as connection:
+            pools = await live_pools(connection)
+            if self._underway:
+                waiting = await still_waiting(connection, list(self._underway))
+                self._forget(waiting, pools)
+            room = self._room(pools)
+            wanted = min(_MAX_BATCH, sum(room.values()))
+            # What is underway still waits in PostgreSQL, at the head of its queue.
+            jobs = (
+                await ready_jobs(connection, limit=wanted + len(self._underway)) if wanted else []
+            )
+        fresh = [job for job in jobs if job.delivery not in self._underway][:wanted]
+        for pool, chosen in plan(fresh, pools, room).items():
+            await self._deliverer.deliver(pool, [(job.delivery, job.rank) for job in chosen])
+            now = self._clock()
+            self._underway.update((job.delivery, _Underway(pool, now)) for job in chosen)
+        return _MAX_WAIT
+
+    def _forget(self, waiting: set[Delivery], pools: list[Pool]) -> None:
+        """Drops what was claimed or ended, and what has waited so long that it goes again."""
+        now = self._clock()
+        live = {pool.name for pool in pools}
+        late = 0
+        kept: dict[Delivery, _Underway] = {}
+        for delivery, underway in self._underway.items():
+            if delivery not in waiting:
+                continue
+            if now - underway.since > self._redeliver_after or underway.pool not in live:
+                late += 1
+                continue
+            kept[delivery] = underway
+        if late:
+            _log.info("jobs_delivered_again", jobs=late)
+        self._underway = kept
+
+    def _room(self, pools: list[Pool]) -> dict[str, int]:
+        underway = Counter(underway.pool for underway in self._underway.values())
+        return {
+            pool.name: max(
+                0,
+                pool.slots - pool.running + pool.workers * self._prefetch - underway[pool.name],
+            )
+            for pool in pools
+        }

@@ -1,0 +1,43 @@
+"""What the scheduler's loops share: each one looks again and again, sooner when woken."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+from typing import Protocol
+
+import structlog
+
+from headrace_core.domain.errors import Unavailable
+
+_log = structlog.get_logger()
+
+
+class Loop(Protocol):
+    """A loop. `run_once` does what there is to do and returns how long it may wait, in seconds."""
+
+    name: str
+
+    async def run_once(self) -> float:
+        """Looks once."""
+
+
+async def keep_running(loop: Loop, woken: asyncio.Event) -> None:
+    """Runs a loop for ever, through faults of its servers.
+
+    Args:
+        loop: the loop.
+        woken: ends its wait early.
+    """
+    while True:
+        woken.clear()
+        try:
+            wait = await loop.run_once()
+        except Unavailable as fault:
+            _log.warning("loop_failed", loop=loop.name, dependency=fault.dependency)
+            await asyncio.sleep(random.uniform(0.5, 1.5))
+            continue
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await woken.wait()

@@ -1,0 +1,59 @@
+"""Takes back the jobs of lost workers, and fails what is past its deadline."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import structlog
+
+from headrace_core.store.database import Database
+from headrace_core.store.sweep import expire_overdue, take_back_lost
+from headrace_core.store.workers import remove_lapsed
+from headrace_core.wake import Topic, Waker
+
+_log = structlog.get_logger()
+
+_PAGE = 500
+# Seconds between two sweeps. With a lease of 15 s it keeps the promise of 25 s.
+_INTERVAL = 2.0
+# How much longer a job past its deadline is left to its worker, which ends it by itself.
+_RUNNING_GRACE = timedelta(seconds=5)
+# A lapsed worker may still be looked at for this long.
+_KEEP_LAPSED = timedelta(hours=1)
+
+
+class Sweep:
+    """Looks for jobs whose worker is lost, page by page, for ever.
+
+    Args:
+        database: where the jobs are.
+        waker: rung when something was found.
+        max_losses: how many workers a job may lose before the next one fails it.
+    """
+
+    name = "sweep"
+
+    def __init__(self, *, database: Database, waker: Waker, max_losses: int) -> None:
+        self._database = database
+        self._waker = waker
+        self._max_losses = max_losses
+
+    async def run_once(self) -> float:
+        """Sweeps everything once; returns the seconds until the next sweep."""
+        while True:
+            async with self._database.transaction() as connection:
+                lost = await take_back_lost(connection, limit=_PAGE, max_losses=self._max_losses)
+                expired = await expire_overdue(
+                    connection, limit=_PAGE, running_grace=_RUNNING_GRACE
+                )
+            for job_id, state in lost:
+                _log.warning("job_worker_lost", job_id=str(job_id), state=state)
+            for job_id in expired:
+                _log.info("job_expired", job_id=str(job_id))
+            if lost or expired:
+                self._waker.ring(Topic.JOBS, Topic.EVENTS)
+            if len(lost) < _PAGE and len(expired) < _PAGE:
+                break
+        async with self._database.transaction() as connection:
+            await remove_lapsed(connection, older_than=_KEEP_LAPSED)
+        return _INTERVAL
