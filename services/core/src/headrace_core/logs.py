@@ -1,4 +1,7 @@
-"""Logs: one event a line, with stable names, as JSON or for a console. Never payloads or secrets."""
+"""Logs: one event a line, with a stable name, as JSON or for a console.
+
+Payloads and secrets never stand in one.
+"""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def run_service(name: str, create: Callable[[Settings], Service]) -> int:
     logs.configure(settings, service=name)
     try:
         uvloop.run(_run(create, settings))
-    except Exception:
+    except Exception:  # noqa: BLE001 - the last place that can tell what happened
         structlog.get_logger().exception("service_failed")
         return 1
     return 0

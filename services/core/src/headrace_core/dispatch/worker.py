@@ -109,6 +109,11 @@ class BatchWorker(Worker, Generic[Claimed]):
                 _log.warning("claim_failed", dependency=fault.dependency)
                 await asyncio.sleep(random.uniform(0.2, 0.6))
 
+    def resume(self) -> None:
+        """Takes deliveries again after `allow_pick_jobs` was False."""
+        self.allow_pick_jobs = True
+        self._slot_free.set()
+
     async def close(self) -> None:
         """Closes the connections. The jobs are ended by whoever started this worker."""
         await self.pool.aclose()

@@ -121,7 +121,7 @@ class Unavailable(HeadraceError):
 
 
 class ShuttingDown(HeadraceError):
-    """This process shuts down."""
+    """The process that was asked shuts down."""
 
     def __init__(self) -> None:
         super().__init__("this gateway shuts down; go on at another one, or here in a moment")

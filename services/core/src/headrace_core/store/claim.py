@@ -106,6 +106,7 @@ _CLAIM = text(f"""
         FROM claimed ORDER BY id
     )
     SELECT id, tenant, type, queue, payload::text AS payload, labels::text AS labels, attempt,
-        retries_used, retry::text AS retry, request_id, timeout, deadline, deadline - start_time AS time_left
+        retries_used, retry::text AS retry, request_id, timeout, deadline,
+        deadline - start_time AS time_left
     FROM claimed
 """)

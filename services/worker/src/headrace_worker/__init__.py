@@ -1,0 +1,23 @@
+"""Headrace's worker, and what handlers are written with.
+
+from headrace_worker import Context, Fail, Retry, handler
+
+@handler("greet")
+async def greet(payload: Greeting, ctx: Context) -> Greeted: ...
+"""
+
+from headrace_core.domain.retry import RetryPolicy
+from headrace_worker.context import Attempt, Context, SyncContext
+from headrace_worker.outcome import Fail, Retry, Stopped
+from headrace_worker.registry import handler
+
+__all__ = [
+    "Attempt",
+    "Context",
+    "Fail",
+    "Retry",
+    "RetryPolicy",
+    "Stopped",
+    "SyncContext",
+    "handler",
+]

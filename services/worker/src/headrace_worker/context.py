@@ -1,0 +1,153 @@
+"""What a running handler knows and says about its attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import JsonText, Progress
+from headrace_worker.outcome import Stopped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """The attempt that a handler runs.
+
+    `number` is the fence: it grows with each start of the job, so whatever stands behind a side
+    effect can refuse a number below the highest that it has seen. `deadline` is when the attempt's
+    time is up by this machine's clock.
+    """
+
+    job_id: JobId
+    number: int
+    type: str
+    queue: str
+    tenant: str
+    labels: Mapping[str, str]
+    deadline: datetime
+
+
+class Reporter(Protocol):
+    """Takes what a handler reports; each call returns once there is room for it."""
+
+    async def progress(self, progress: Progress) -> None:
+        """Takes the newest progress; it may be merged with the next."""
+
+    async def output(self, chunk: JsonText) -> None:
+        """Takes a piece of output; each one is kept."""
+
+
+def as_progress(fraction: float, message: str, counters: Mapping[str, float]) -> Progress:
+    """Progress as the store takes it, its fraction held to 0 … 1."""
+    return Progress(
+        fraction=min(1.0, max(0.0, float(fraction))),
+        message=message[:500],
+        counters=msgspec.json.encode(dict(counters)).decode(),
+    )
+
+
+class Context:
+    """What an `async def` handler is given."""
+
+    def __init__(self, attempt: Attempt, reporter: Reporter) -> None:
+        self.attempt = attempt
+        self._reporter = reporter
+        self.cancel_event = asyncio.Event()
+
+    @property
+    def fence(self) -> int:
+        """The attempt's number."""
+        return self.attempt.number
+
+    @property
+    def deadline(self) -> datetime:
+        """When the attempt's time is up."""
+        return self.attempt.deadline
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job's cancellation was asked for, or its time is up."""
+        return self.cancel_event.is_set()
+
+    def raise_if_cancelled(self) -> None:
+        """Leaves the handler when `cancelled` is true; call it where stopping is clean.
+
+        Raises:
+            Stopped: the handler shall stop.
+        """
+        if self.cancelled:
+            raise Stopped
+
+    async def progress(self, fraction: float, message: str = "", **counters: float) -> None:
+        """Tells how far the attempt is.
+
+        Calls that come faster than 10 a second are merged, and the last one is always kept.
+
+        Args:
+            fraction: 0 to 1.
+            message: what it is doing, at most 500 characters.
+            counters: numbers of the handler's own, by name.
+        """
+        await self._reporter.progress(as_progress(fraction, message, counters))
+
+    async def emit(self, chunk: object) -> None:
+        """Emits a piece of output: text, or anything that JSON can say.
+
+        It is kept, numbered and pushed to whoever watches the job.
+
+        Raises:
+            Fail: the piece is larger than HEADRACE_MAX_OUTPUT_BYTES.
+        """
+        await self._reporter.output(msgspec.json.encode(chunk).decode())
+
+
+class SyncContext:
+    """What a plain `def` handler is given, in its thread or its process.
+
+    `report` delivers one item and blocks until there is room for it.
+    """
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        report: Callable[[Progress | JsonText], None],
+        cancel_event: threading.Event,
+    ) -> None:
+        self.attempt = attempt
+        self._report = report
+        self.cancel_event = cancel_event
+
+    @property
+    def fence(self) -> int:
+        """The attempt's number."""
+        return self.attempt.number
+
+    @property
+    def deadline(self) -> datetime:
+        """When the attempt's time is up."""
+        return self.attempt.deadline
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job's cancellation was asked for, or its time is up."""
+        return self.cancel_event.is_set()
+
+    def raise_if_cancelled(self) -> None:
+        """As Context.raise_if_cancelled."""
+        if self.cancelled:
+            raise Stopped
+
+    def progress(self, fraction: float, message: str = "", **counters: float) -> None:
+        """As Context.progress."""
+        self._report(as_progress(fraction, message, counters))
+
+    def emit(self, chunk: object) -> None:
+        """As Context.emit."""
+        self._report(msgspec.json.encode(chunk).decode())

@@ -1,0 +1,208 @@
+"""Handlers in processes of their own, which a timeout or a cancel really ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
+
+from headrace_core.domain.job import JsonText, Progress
+from headrace_worker import frames
+from headrace_worker.context import Attempt, Reporter
+from headrace_worker.outcome import Fail, Retry
+from headrace_worker.registry import RegisteredHandler
+from headrace_worker.verdict import PayloadMismatch, RemoteError
+
+# A killed process is gone within this many seconds, or the machine has other troubles.
+_REAP_S = 5.0
+
+
+class _HandlerProcess:
+    """A process that serves one job at a time."""
+
+    def __init__(self, process: Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process = process
+        self._stdin = process.stdin
+        self._stdout = process.stdout
+
+    @classmethod
+    async def spawn(cls) -> _HandlerProcess:
+        """Starts a process."""
+        return cls(
+            await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "headrace_worker.isolated",
+                stdin=PIPE,
+                stdout=PIPE,
+                # It gets the environment, where the handlers' settings are, and nothing else.
+                env=os.environ.copy(),
+            )
+        )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.returncode is None
+
+    async def send(self, message: frames.ToHandler) -> None:
+        """Says something to it. That it is gone shows at the next `receive`."""
+        with suppress(ConnectionError):
+            self._stdin.write(frames.frame(message))
+            await self._stdin.drain()
+
+    async def receive(self) -> frames.FromHandler:
+        """Waits for what it says.
+
+        Raises:
+            RemoteError: it died.
+        """
+        try:
+            message: frames.FromHandler = frames.decode_from_handler(
+                await frames.receive(self._stdout)
+            )
+        except (asyncio.IncompleteReadError, ConnectionError):
+            code = await self.kill()
+            raise RemoteError("PROCESS_DIED", f"the handler's process {_ending(code)}") from None
+        return message
+
+    async def kill(self) -> int | None:
+        """Kills it if it is alive; returns its exit code."""
+        with suppress(ProcessLookupError):
+            if self.alive:
+                self._process.kill()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REAP_S):
+                await self._process.wait()
+        self._stdin.close()
+        return self._process.returncode
+
+
+class ProcessPool:
+    """At most `size` processes; one that has ended its job by itself serves the next one.
+
+    Args:
+        size: how many run at the same time; a job beyond waits for one.
+        grace: seconds that a cancelled handler has before its process is killed.
+    """
+
+    def __init__(self, *, size: int, grace: float) -> None:
+        self._room = asyncio.Semaphore(size)
+        self._grace = grace
+        self._idle: list[_HandlerProcess] = []
+
+    async def run(
+        self,
+        handler: RegisteredHandler,
+        payload: JsonText,
+        attempt: Attempt,
+        reporter: Reporter,
+    ) -> JsonText:
+        """Runs a handler in a process.
+
+        Raises:
+            Fail, Retry, PayloadMismatch, RemoteError: how it ended.
+            CancelledError: it was cancelled, and its process has ended the job or is gone.
+        """
+        run = frames.Run(
+            module=handler.function.__module__,
+            type=handler.spec.type,
+            payload=payload,
+            job_id=str(attempt.job_id),
+            attempt=attempt.number,
+            queue=attempt.queue,
+            tenant=attempt.tenant,
+            labels=dict(attempt.labels),
+            deadline=attempt.deadline,
+        )
+        async with self._room:
+            process = await self._take()
+            ended = False
+            try:
+                await process.send(run)
+                end = await self._converse(process, reporter)
+                ended = True
+            except asyncio.CancelledError:
+                ended = await self._ends_in_grace(process)
+                raise
+            finally:
+                if ended:
+                    self._idle.append(process)
+                else:
+                    await asyncio.shield(process.kill())
+        return _result(end)
+
+    async def close(self) -> None:
+        """Ends the processes that wait for a job."""
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(process.kill() for process in idle))
+
+    async def _take(self) -> _HandlerProcess:
+        while self._idle:
+            process = self._idle.pop()
+            if process.alive:
+                return process
+            await process.kill()
+        return await _HandlerProcess.spawn()
+
+    async def _converse(
+        self, process: _HandlerProcess, reporter: Reporter
+    ) -> frames.Returned | frames.Raised:
+        """Passes on what the handler reports, until it ends."""
+        while True:
+            message = await process.receive()
+            if isinstance(message, frames.Returned | frames.Raised):
+                return message
+            answer = frames.Taken()
+            try:
+                if isinstance(message, frames.Progressed):
+                    await reporter.progress(
+                        Progress(
+                            fraction=message.fraction,
+                            message=message.message,
+                            counters=message.counters,
+                        )
+                    )
+                else:
+                    await reporter.output(message.chunk)
+            except Fail as refusal:
+                answer = frames.Taken(fail=str(refusal))
+            await process.send(answer)
+
+    async def _ends_in_grace(self, process: _HandlerProcess) -> bool:
+        """Asks the handler to end, and tells whether it did."""
+        try:
+            async with asyncio.timeout(self._grace):
+                await process.send(frames.Cancel())
+                while not isinstance(await process.receive(), frames.Returned | frames.Raised):
+                    await process.send(frames.Taken())
+        except (TimeoutError, RemoteError):
+            return False
+        return True
+
+
+def _result(end: frames.Returned | frames.Raised) -> JsonText:
+    match end:
+        case frames.Returned(result=result):
+            return result
+        case frames.Raised(kind="fail"):
+            raise Fail(end.message, type=end.type)
+        case frames.Raised(kind="retry"):
+            raise Retry(end.message, after=end.after)
+        case frames.Raised(kind="payload"):
+            raise PayloadMismatch(end.message)
+        case _:
+            raise RemoteError(end.type, end.message)
+
+
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "hung and could not be killed"
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"exited with code {code}"

@@ -1,0 +1,139 @@
+"""The three ways to run a handler. Each is a coroutine that cleans up when it is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from headrace_core.domain.job import JsonText, Progress
+from headrace_worker.context import Attempt, Context, Reporter, SyncContext
+from headrace_worker.isolation import ProcessPool
+from headrace_worker.registry import RegisteredHandler
+from headrace_worker.verdict import DecodeErrors, PayloadMismatch
+
+_log = structlog.get_logger()
+
+
+class Modes:
+    """Runs handlers by their mode.
+
+    Args:
+        processes: for handlers in processes of their own.
+        grace: seconds that a cancelled handler has to end by itself.
+    """
+
+    def __init__(self, *, processes: ProcessPool, grace: float) -> None:
+        self._processes = processes
+        self._grace = grace
+
+    async def run(
+        self,
+        handler: RegisteredHandler,
+        payload: JsonText,
+        attempt: Attempt,
+        reporter: Reporter,
+    ) -> JsonText:
+        """Runs a handler; returns its result as JSON.
+
+        Raises:
+            PayloadMismatch: the payload does not fit.
+            CancelledError: it was cancelled, and has ended or was left behind.
+            Exception: whatever the handler raised.
+        """
+        if handler.mode == "process":
+            return await self._processes.run(handler, payload, attempt, reporter)
+        try:
+            argument = handler.decode(payload)
+        except DecodeErrors as error:
+            raise PayloadMismatch(str(error)) from error
+        if handler.mode == "async":
+            result = await self._in_loop(handler, argument, attempt, reporter)
+        else:
+            result = await self._in_thread(handler, argument, attempt, reporter)
+        return handler.encode(result)
+
+    async def _in_loop(
+        self, handler: RegisteredHandler, argument: Any, attempt: Attempt, reporter: Reporter
+    ) -> Any:
+        context = Context(attempt, reporter)
+        arguments = (argument, context) if handler.takes_context else (argument,)
+        task = asyncio.ensure_future(handler.function(*arguments))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                raise
+            context.cancel_event.set()
+            task.cancel()
+            await self._await_end(task, attempt)
+            raise
+
+    async def _in_thread(
+        self, handler: RegisteredHandler, argument: Any, attempt: Attempt, reporter: Reporter
+    ) -> Any:
+        loop = asyncio.get_running_loop()
+        cancelled = threading.Event()
+
+        def report(item: Progress | JsonText) -> None:
+            said = reporter.progress(item) if isinstance(item, Progress) else reporter.output(item)
+            asyncio.run_coroutine_threadsafe(said, loop).result()
+
+        context = SyncContext(attempt, report, cancelled)
+        arguments = (argument, context) if handler.takes_context else (argument,)
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        def target() -> None:
+            result, error = None, None
+            try:
+                result = handler.function(*arguments)
+            except BaseException as caught:  # noqa: BLE001 - it is told to who waits
+                error = caught
+            # The loop may be gone by now when the thread was left behind.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(settle, result, error)
+
+        # A thread of its own, and a daemon: one that never ends holds up neither another job nor
+        # the end of the process.
+        threading.Thread(
+            target=contextvars.copy_context().run,
+            args=(target,),
+            name=f"job-{attempt.job_id}",
+            daemon=True,
+        ).start()
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if future.done():
+                raise
+            cancelled.set()
+            await self._await_end(future, attempt)
+            raise
+
+    async def _await_end(self, future: asyncio.Future[Any], attempt: Attempt) -> None:
+        """Waits out the grace of a handler that was told to end."""
+        done, _ = await asyncio.wait({future}, timeout=self._grace)
+        if not done:
+            _log.warning(
+                "handler_left_behind",
+                job_id=str(attempt.job_id),
+                attempt=attempt.number,
+                type=attempt.type,
+                grace_s=self._grace,
+            )
+            # Nobody waits for it any more: what it raises later is not news.
+            future.add_done_callback(lambda f: f.cancelled() or f.exception())
+        elif not future.cancelled():
+            future.exception()

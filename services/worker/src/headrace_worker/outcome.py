@@ -1,0 +1,42 @@
+"""What a handler may raise to say how its attempt ends."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+
+class Retry(Exception):
+    """Try again, as long as the job has retries left.
+
+    Args:
+        message: why, for the people who look at the job.
+        after: how long to wait; None leaves it to the job's backoff. Seconds or a timedelta.
+    """
+
+    def __init__(self, message: str = "", *, after: float | timedelta | None = None) -> None:
+        super().__init__(message or "the handler asked for a retry")
+        self.after = timedelta(seconds=after) if isinstance(after, int | float) else after
+
+
+class Fail(Exception):
+    """Fail the job now; trying again could not help.
+
+    Args:
+        message: why, for the people who look at the job.
+        type: the kind of error that the job shows.
+    """
+
+    def __init__(self, message: str, *, type: str = "Fail") -> None:  # noqa: A002
+        super().__init__(message)
+        self.type = type
+
+
+class Stopped(Exception):
+    """The handler has stopped before its end because it was asked to (`ctx.cancelled`).
+
+    The worker knows why it asked, so it says how the attempt ends: as cancelled, as timed out, or
+    as interrupted when the worker drains.
+    """
+
+    def __init__(self, message: str = "the handler stopped as it was asked to") -> None:
+        super().__init__(message)

@@ -1,0 +1,215 @@
+"""The handlers of this process: `@handler` puts them in, the worker looks them up."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import entry_points
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import pydantic
+
+from headrace_core.domain.handler import DEFAULT_TIMEOUT, HandlerSpec
+from headrace_core.domain.job import DEFAULT_QUEUE, JsonText
+from headrace_core.domain.retry import RetryPolicy
+from headrace_worker.context import Context, SyncContext
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Mode = Literal["async", "thread", "process"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,99}")
+_ENTRY_POINT_GROUP = "headrace.handlers"
+_BUILT_IN = "headrace_worker.handlers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredHandler:
+    """A handler with all that is needed to run it."""
+
+    spec: HandlerSpec
+    function: Callable[..., Any]
+    mode: Mode
+    payload_type: Any
+    result_type: Any
+    takes_context: bool
+
+    def decode(self, payload: JsonText) -> Any:
+        """The payload as the handler's first argument.
+
+        Raises:
+            msgspec.ValidationError, pydantic.ValidationError: it does not fit the type.
+        """
+        if _is_pydantic(self.payload_type):
+            return self.payload_type.model_validate_json(payload)
+        return msgspec.json.decode(payload, type=self.payload_type)
+
+    def encode(self, result: Any) -> JsonText:
+        """The handler's return value as JSON text.
+
+        Raises:
+            TypeError, ValueError: JSON cannot say it.
+        """
+        if isinstance(result, pydantic.BaseModel):
+            return result.model_dump_json()
+        return msgspec.json.encode(result).decode()
+
+
+class Registry:
+    """Handlers by type."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, RegisteredHandler] = {}
+
+    def add(self, registered: RegisteredHandler) -> None:
+        """Adds a handler.
+
+        Raises:
+            ValueError: another function has its type already.
+        """
+        name = registered.spec.type
+        other = self._handlers.get(name)
+        if other is not None and _place(other.function) != _place(registered.function):
+            raise ValueError(
+                f"two handlers for the type {name!r}: {_place(other.function)} and "
+                f"{_place(registered.function)}"
+            )
+        self._handlers[name] = registered
+
+    def get(self, job_type: str) -> RegisteredHandler | None:
+        """The handler of a type."""
+        return self._handlers.get(job_type)
+
+    def __iter__(self) -> Iterator[RegisteredHandler]:
+        return iter(sorted(self._handlers.values(), key=lambda h: h.spec.type))
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+
+registry = Registry()
+
+
+def handler(
+    job_type: str,
+    *,
+    queue: str = DEFAULT_QUEUE,
+    timeout: timedelta | float = DEFAULT_TIMEOUT,
+    retry: RetryPolicy | None = None,
+    isolation: Literal["auto", "process"] = "auto",
+) -> Callable[[F], F]:
+    """Registers a function as the handler of a type of jobs.
+
+    The function takes the payload, typed as a msgspec Struct, a pydantic model or anything else
+    that msgspec decodes, and optionally a context; its annotations give the JSON Schemas and the
+    first paragraph of its docstring the description. An `async def` runs in the worker's event
+    loop, a `def` in a thread. With `isolation="process"` a `def` runs in a process of its own that
+    a timeout or a cancel really ends.
+
+    Args:
+        job_type: the type, 1 to 100 of a-z, 0-9, `_`, `-`, `.`.
+        queue: the queue of jobs that name none.
+        timeout: how long an attempt may run, in seconds or as a timedelta, when a job doesn't say.
+        retry: how failures are tried again when a job doesn't say.
+        isolation: `process`, or `auto` for the loop or a thread.
+
+    Raises:
+        TypeError: the function cannot be a handler; the message says why.
+        ValueError: a name is malformed, or the type is taken.
+    """
+    for name in (job_type, queue):
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not a name: use 1 to 100 of a-z, 0-9, _, - and .")
+
+    def register(function: F) -> F:
+        registry.add(
+            _inspect(
+                function,
+                job_type=job_type,
+                queue=queue,
+                timeout=timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout),
+                retry=retry or RetryPolicy(),
+                isolation=isolation,
+            )
+        )
+        return function
+
+    return register
+
+
+def load_handlers(modules: Sequence[str] = ()) -> Registry:
+    """Imports the built-in handlers, those of installed packages (entry points of the group
+    `headrace.handlers`) and the modules named, and returns the registry.
+
+    Raises:
+        ImportError: a module cannot be imported.
+    """
+    for module in (_BUILT_IN, *modules):
+        importlib.import_module(module)
+    for entry_point in entry_points(group=_ENTRY_POINT_GROUP):
+        entry_point.load()
+    return registry
+
+
+def _inspect(
+    function: Callable[..., Any],
+    *,
+    job_type: str,
+    queue: str,
+    timeout: timedelta,
+    retry: RetryPolicy,
+    isolation: str,
+) -> RegisteredHandler:
+    is_async = inspect.iscoroutinefunction(function)
+    if is_async and isolation == "process":
+        raise TypeError(f"{_place(function)}: a handler in a process of its own is a plain def")
+    parameters = list(inspect.signature(function).parameters.values())
+    if not 1 <= len(parameters) <= 2:
+        raise TypeError(f"{_place(function)}: a handler takes its payload and maybe a context")
+    hints = typing.get_type_hints(function)
+    expected = Context if is_async else SyncContext
+    if len(parameters) == 2 and hints.get(parameters[1].name, expected) is not expected:
+        raise TypeError(f"{_place(function)}: its second argument must be a {expected.__name__}")
+    payload_type = hints.get(parameters[0].name, Any)
+    result_type = hints.get("return", Any)
+    mode: Mode = "async" if is_async else ("process" if isolation == "process" else "thread")
+    return RegisteredHandler(
+        spec=HandlerSpec(
+            type=job_type,
+            queue=queue,
+            description=(inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " "),
+            payload_schema=_schema(payload_type),
+            result_schema=_schema(result_type),
+            timeout=timeout,
+            retry=retry,
+        ),
+        function=function,
+        mode=mode,
+        payload_type=payload_type,
+        result_type=result_type,
+        takes_context=len(parameters) == 2,
+    )
+
+
+def _schema(annotation: Any) -> JsonText:
+    if annotation is Any:
+        return "{}"
+    if _is_pydantic(annotation):
+        schema = pydantic.TypeAdapter(annotation).json_schema()
+    else:
+        schema = msgspec.json.schema(annotation)
+    return msgspec.json.encode(schema).decode()
+
+
+def _is_pydantic(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
+
+
+def _place(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"

@@ -1,0 +1,110 @@
+"""What a running attempt says, on its way to the database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.finish import Report
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import JsonText, Progress
+from headrace_worker.outcome import Fail
+
+# Progress that comes faster is merged: at most ten events a second and job.
+_INTERVAL_S = 0.1
+
+
+class AttemptLost(Exception):
+    """The attempt is no longer this worker's: what it says is not taken any more."""
+
+
+class AttemptReporter:
+    """The Reporter of one attempt.
+
+    Args:
+        job_id, attempt: which attempt.
+        write: persists a report; False when the attempt is no longer this worker's.
+        max_output_bytes: the largest piece of output.
+    """
+
+    def __init__(
+        self,
+        *,
+        job_id: JobId,
+        attempt: int,
+        write: Callable[[Report], Awaitable[bool]],
+        max_output_bytes: int,
+    ) -> None:
+        self._job_id = job_id
+        self._attempt = attempt
+        self._write = write
+        self._max_output_bytes = max_output_bytes
+        self._latest: Progress | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._lost = False
+
+    async def progress(self, progress: Progress) -> None:
+        """Takes the newest progress; it is written in the background.
+
+        Raises:
+            AttemptLost: an earlier report was refused.
+        """
+        self._check()
+        self._latest = progress
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write_progress())
+
+    async def output(self, chunk: JsonText) -> None:
+        """Writes a piece of output; returns once it is durable.
+
+        Raises:
+            Fail: it is too large.
+            AttemptLost: this report or an earlier one was refused.
+            Unavailable: the database is gone.
+        """
+        self._check()
+        size = len(chunk.encode())
+        if size > self._max_output_bytes:
+            raise Fail(
+                f"a piece of output has {size} bytes; at most {self._max_output_bytes} are "
+                "allowed (HEADRACE_MAX_OUTPUT_BYTES)",
+                type="LimitExceeded",
+            )
+        # What was said before comes before.
+        await self._flush()
+        await self._report(Report(job_id=self._job_id, attempt=self._attempt, output=chunk))
+        self._check()
+
+    async def close(self) -> None:
+        """Writes the last progress."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+        await self._flush()
+
+    def _check(self) -> None:
+        if self._lost:
+            raise AttemptLost
+
+    async def _write_progress(self) -> None:
+        while self._latest is not None and not self._lost:
+            # Shielded, so that closing never tears a report that is under way.
+            await asyncio.shield(self._flush())
+            await asyncio.sleep(_INTERVAL_S)
+        self._writer = None
+
+    async def _flush(self) -> None:
+        latest, self._latest = self._latest, None
+        if latest is None:
+            return
+        try:
+            await self._report(Report(job_id=self._job_id, attempt=self._attempt, progress=latest))
+        except Unavailable:
+            # Progress is told again soon; only a newer one is worth more than this one.
+            self._latest = self._latest or latest
+
+    async def _report(self, report: Report) -> None:
+        if not await self._write(report):
+            self._lost = True

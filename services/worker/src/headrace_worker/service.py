@@ -1,0 +1,326 @@
+"""The worker, put together: deliveries in, claims, attempts in slots, finishes out."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+import structlog
+
+from headrace_core.dispatch import BatchWorker
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.errors import ShuttingDown, Unavailable
+from headrace_core.domain.finish import Finish, Report
+from headrace_core.domain.ids import JobId, WorkerId, uuid7
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.settings import Settings
+from headrace_core.store.cancel import cancel_requests
+from headrace_core.store.claim import ClaimedJob, claim_jobs
+from headrace_core.store.database import Database
+from headrace_core.store.finish import finish_attempts
+from headrace_core.store.group_commit import GroupCommit
+from headrace_core.store.ready import Pool, ready_jobs
+from headrace_core.store.report import write_reports
+from headrace_core.store.workers import NewWorker
+from headrace_core.wake import Listener, Topic, Waker
+from headrace_health import Check, Health, HealthServer
+from headrace_worker.execution import Execution, StopReason
+from headrace_worker.isolation import ProcessPool
+from headrace_worker.lease import Lease
+from headrace_worker.modes import Modes
+from headrace_worker.registry import Registry
+from headrace_worker.reporting import AttemptReporter
+
+_log = structlog.get_logger()
+
+Written = TypeVar("Written", Finish, Report)
+
+_MAX_BATCH = 1000
+_LOG_NAMES = {
+    EventType.SUCCEEDED: "job_succeeded",
+    EventType.RETRY_SCHEDULED: "job_retry_scheduled",
+    EventType.FAILED: "job_failed",
+    EventType.INTERRUPTED: "job_interrupted",
+    EventType.CANCELLED: "job_cancelled",
+    EventType.EXPIRED: "job_expired",
+}
+
+
+class WorkerService:
+    """A worker.
+
+    Args:
+        settings: servers, slots, lease and limits.
+        handlers: what it runs.
+    """
+
+    def __init__(self, settings: Settings, handlers: Registry) -> None:
+        self._settings = settings
+        self._handlers = handlers
+        self._pool = _pool(settings, handlers)
+        self._database = Database(settings, application="worker")
+        self._waker = Waker(settings, self._database)
+        self._cancels = Listener(settings, self._database, Topic.CANCELS)
+        self._processes = ProcessPool(
+            size=settings.worker_processes, grace=settings.worker_cancel_grace
+        )
+        self._modes = Modes(processes=self._processes, grace=settings.worker_cancel_grace)
+        self._executions: dict[tuple[JobId, int], Execution] = {}
+        self._finishes: GroupCommit[tuple[WorkerId, Finish], EventType | None] = GroupCommit(
+            commit=self._commit_finishes,
+            max_batch=_MAX_BATCH,
+            max_pending=2 * settings.worker_slots,
+        )
+        self._reports: GroupCommit[tuple[WorkerId, Report], bool] = GroupCommit(
+            commit=self._commit_reports,
+            max_batch=_MAX_BATCH,
+            max_pending=4 * settings.worker_slots,
+        )
+        self._deliveries: BatchWorker[Execution] = BatchWorker(
+            settings, pool=self._pool.name, claim=self._claim, run=self._run, find=self._find
+        )
+        self._lease = Lease(
+            database=self._database,
+            describe=self._describe,
+            lease_s=settings.worker_lease,
+            beat_s=settings.worker_beat,
+            on_lost=self._on_lost,
+            on_held=self._on_held,
+        )
+        self._health = HealthServer(
+            address=settings.worker_address,
+            health=Health(
+                checks=(
+                    Check(name="postgresql", ping=self._database.ping),
+                    # Without Redis it claims straight from PostgreSQL.
+                    Check(name="redis", ping=self._deliveries.pool.ping, required=False),
+                )
+            ),
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def port(self) -> int:
+        """Where its health is served."""
+        return self._health.port
+
+    @property
+    def running(self) -> int:
+        """How many attempts run now."""
+        return len(self._executions)
+
+    async def start(self) -> None:
+        """Registers and begins to take jobs.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        await self._waker.start()
+        await self._cancels.start()
+        await self._lease.take()
+        self._tasks = [
+            asyncio.create_task(self._deliveries.main(), name="deliveries"),
+            asyncio.create_task(self._lease.run(), name="lease"),
+            asyncio.create_task(self._watch_cancels(), name="cancels"),
+        ]
+        await self._health.start()
+        _log.info("worker_started", port=self.port, pool=self._pool.name, types=len(self._handlers))
+
+    async def stop(self) -> None:
+        """Drains: takes nothing more, gives what runs the grace, hands the rest back."""
+        await self._health.enter_graceful_shutdown()
+        self._lease.draining = True
+        self._deliveries.allow_pick_jobs = False
+        if self._tasks:
+            self._tasks[0].cancel()
+            await asyncio.gather(self._tasks[0], return_exceptions=True)
+            with suppress(Unavailable, TimeoutError):
+                # Tells the scheduler at once; the lease is kept while jobs end.
+                await self._lease.beat()
+            await self._end_attempts()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(self._settings.worker_beat):
+                await self._lease.give_up()
+        self._waker.ring(Topic.JOBS, Topic.WORKERS)
+        await self._finishes.close()
+        await self._reports.close()
+        await self._processes.close()
+        await self._deliveries.close()
+        await self._cancels.stop()
+        await self._waker.stop()
+        await self._health.stop()
+        await self._database.close()
+        _log.info("worker_stopped")
+
+    async def _end_attempts(self) -> None:
+        running = set(self._deliveries.tasks.values())
+        if not running:
+            return
+        _log.info("worker_drains", running=len(running), grace_s=self._settings.shutdown_grace)
+        _, late = await asyncio.wait(running, timeout=self._settings.shutdown_grace)
+        for execution in list(self._executions.values()):
+            execution.stop(StopReason.DRAIN)
+        if late:
+            # A handler that is told to end has its own grace, and then the finish is written.
+            await asyncio.wait(late, timeout=self._settings.worker_cancel_grace + 2)
+
+    # Taking.
+
+    async def _claim(self, deliveries: Sequence[Delivery]) -> list[Execution]:
+        worker_id = self._lease.worker_id
+        async with self._database.transaction() as connection:
+            jobs = await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries)
+        if jobs:
+            self._waker.ring(Topic.EVENTS)
+        return [self._execution(job, worker_id) for job in jobs]
+
+    async def _find(self, limit: int) -> list[Delivery]:
+        async with self._database.transaction() as connection:
+            jobs = await ready_jobs(connection, limit=limit)
+        return [job.delivery for job in jobs if self._pool.serves(job)]
+
+    def _execution(self, job: ClaimedJob, worker_id: WorkerId) -> Execution:
+        async def write(report: Report) -> bool:
+            return await self._reports.submit((worker_id, report))
+
+        execution = Execution(
+            job=job,
+            worker_id=worker_id,
+            handler=self._handlers.get(job.type),
+            modes=self._modes,
+            reporter=AttemptReporter(
+                job_id=job.id,
+                attempt=job.attempt,
+                write=write,
+                max_output_bytes=self._settings.max_output_bytes,
+            ),
+            max_result_bytes=self._settings.max_result_bytes,
+        )
+        self._executions[job.id, job.attempt] = execution
+        return execution
+
+    # Running.
+
+    async def _run(self, execution: Execution) -> None:
+        job = execution.job
+        log = _log.bind(
+            job_id=str(job.id),
+            attempt=job.attempt,
+            type=job.type,
+            correlation_id=job.request_id,
+        )
+        log.info("job_started", queue=job.queue)
+        try:
+            finish = await execution.run()
+            event = await self._write_finish(execution, finish) if finish is not None else None
+        finally:
+            del self._executions[job.id, job.attempt]
+        if event is None:
+            # Fenced: the sweep, a cancellation or the deadline was first.
+            log.warning("attempt_refused")
+            return
+        error = finish.error if finish is not None else None
+        log.info(_LOG_NAMES[event], **({} if error is None else {"error_type": error.type}))
+
+    async def _write_finish(self, execution: Execution, finish: Finish) -> EventType | None:
+        """Writes a finish, again and again while the lease is held and the database is gone."""
+        while True:
+            try:
+                return await self._finishes.submit((execution.worker_id, finish))
+            except ShuttingDown:
+                return None
+            except Unavailable:
+                if not self._lease.held(execution.worker_id):
+                    return None
+                await asyncio.sleep(random.uniform(0.1, 0.5))
+
+    async def _commit_finishes(
+        self, items: list[tuple[WorkerId, Finish]]
+    ) -> list[EventType | None]:
+        written: dict[tuple[WorkerId, JobId], EventType] = {}
+        async with self._database.transaction() as connection:
+            for worker_id, finishes in _by_worker(items).items():
+                events = await finish_attempts(connection, worker_id=worker_id, finishes=finishes)
+                written.update(((worker_id, job_id), e) for job_id, e in events.items())
+        # A slot is free, and maybe a retry waits.
+        self._waker.ring(Topic.EVENTS, Topic.JOBS)
+        return [written.get((worker_id, finish.job_id)) for worker_id, finish in items]
+
+    async def _commit_reports(self, items: list[tuple[WorkerId, Report]]) -> list[bool]:
+        taken: set[tuple[WorkerId, JobId]] = set()
+        async with self._database.transaction() as connection:
+            for worker_id, reports in _by_worker(items).items():
+                jobs = await write_reports(connection, worker_id=worker_id, reports=reports)
+                taken.update((worker_id, job_id) for job_id in jobs)
+        self._waker.ring(Topic.EVENTS)
+        return [(worker_id, report.job_id) in taken for worker_id, report in items]
+
+    async def _watch_cancels(self) -> None:
+        while True:
+            await self._cancels.wait(self._settings.worker_beat)
+            if not self._executions:
+                continue
+            try:
+                async with self._database.transaction() as connection:
+                    requests = await cancel_requests(connection, worker_id=self._lease.worker_id)
+            except Unavailable:
+                await asyncio.sleep(random.uniform(0.2, 0.6))
+                continue
+            for attempt in requests:
+                if attempt in self._executions:
+                    self._executions[attempt].stop(StopReason.CANCEL)
+
+    # The lease.
+
+    def _describe(self) -> NewWorker:
+        return NewWorker(
+            id=WorkerId(uuid7()),
+            tenant=self._pool.tenant,
+            name=f"{socket.gethostname()}:{os.getpid()}",
+            pool=self._pool.name,
+            queues=sorted(self._pool.queues),
+            slots=self._settings.worker_slots,
+            handlers=[handler.spec for handler in self._handlers],
+        )
+
+    def _on_held(self) -> None:
+        self._deliveries.resume()
+        self._waker.ring(Topic.WORKERS, Topic.JOBS)
+
+    def _on_lost(self) -> None:
+        self._deliveries.allow_pick_jobs = False
+        for execution in list(self._executions.values()):
+            execution.stop(StopReason.LOST)
+
+
+def _by_worker(items: Sequence[tuple[WorkerId, Written]]) -> dict[WorkerId, list[Written]]:
+    """Items by the id under which their job was claimed: one, but for a moment after a rejoin."""
+    grouped: dict[WorkerId, list[Written]] = {}
+    for worker_id, item in items:
+        grouped.setdefault(worker_id, []).append(item)
+    return grouped
+
+
+def _pool(settings: Settings, handlers: Registry) -> Pool:
+    """The pool of all workers that run the same types from the same queues."""
+    types = frozenset(handler.spec.type for handler in handlers)
+    queues = frozenset(settings.worker_queues)
+    parts = (settings.worker_tenant, sorted(queues), sorted(types))
+    return Pool(
+        name=hashlib.sha256(repr(parts).encode()).hexdigest()[:16],
+        tenant=settings.worker_tenant,
+        queues=queues,
+        types=types,
+        workers=1,
+        slots=settings.worker_slots,
+        running=0,
+    )

@@ -1,0 +1,103 @@
+"""How an attempt ends, by how its handler ended."""
+
+from __future__ import annotations
+
+import msgspec
+import pydantic
+
+from headrace_core.domain.finish import Finish
+from headrace_core.domain.job import JobError, JsonText
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.retry import RetryPolicy
+from headrace_core.store.claim import ClaimedJob
+from headrace_worker.outcome import Fail, Retry
+
+_MAX_MESSAGE = 2000
+
+
+class HandlerTimeout(Exception):
+    """The attempt's time is up."""
+
+
+class RemoteError(Exception):
+    """An exception of a handler in a process of its own, by name and message."""
+
+    def __init__(self, type: str, message: str) -> None:  # noqa: A002 - as JobError has it
+        super().__init__(message)
+        self.type = type
+
+
+class PayloadMismatch(Exception):
+    """The payload does not fit the handler's type."""
+
+
+def succeeded(job: ClaimedJob, result: JsonText, *, max_bytes: int) -> Finish:
+    """The handler returned."""
+    size = len(result.encode())
+    if size > max_bytes:
+        return failed(
+            job,
+            JobError(
+                type="LimitExceeded",
+                message=f"the result has {size} bytes; at most {max_bytes} are allowed "
+                "(HEADRACE_MAX_RESULT_BYTES)",
+                retryable=False,
+            ),
+        )
+    return Finish(job_id=job.id, attempt=job.attempt, event=EventType.SUCCEEDED, result=result)
+
+
+def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Finish:
+    """The handler raised."""
+    match error:
+        case Fail():
+            return failed(job, _describe(error.type, error, retryable=False))
+        case PayloadMismatch():
+            return failed(job, _describe("PayloadMismatch", error, retryable=False))
+        case HandlerTimeout():
+            described = _describe("TIMEOUT", error, retryable=True)
+        case Retry():
+            described = _describe("Retry", error, retryable=True)
+        case RemoteError():
+            described = _describe(error.type, error, retryable=True)
+        case _:
+            described = _describe(type(error).__name__, error, retryable=True)
+    if not policy.may_retry(job.retries_used):
+        return failed(job, described)
+    asked = error.after if isinstance(error, Retry) else None
+    return Finish(
+        job_id=job.id,
+        attempt=job.attempt,
+        event=EventType.RETRY_SCHEDULED,
+        error=described,
+        backoff=policy.backoff(job.retries_used + 1) if asked is None else asked,
+    )
+
+
+def failed(job: ClaimedJob, error: JobError) -> Finish:
+    """Nothing more can help."""
+    return Finish(job_id=job.id, attempt=job.attempt, event=EventType.FAILED, error=error)
+
+
+def expired(job: ClaimedJob) -> Finish:
+    """The job's deadline passed while it ran."""
+    return Finish(
+        job_id=job.id,
+        attempt=job.attempt,
+        event=EventType.EXPIRED,
+        error=JobError(
+            type="DEADLINE_EXCEEDED",
+            message="the deadline passed while it was running",
+            retryable=False,
+        ),
+    )
+
+
+def _describe(name: str, error: BaseException, *, retryable: bool) -> JobError:
+    # PostgreSQL's text knows every character but this one.
+    message = str(error).replace("\0", "")[:_MAX_MESSAGE]
+    return JobError(type=name, message=message or name, retryable=retryable)
+
+
+# What decoding a payload raises when it does not fit.
+DecodeErrors = (msgspec.DecodeError, pydantic.ValidationError, UnicodeError, RecursionError)
