@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+import asyncpg
+import sqlalchemy.exc
 import structlog
 
 from headrace_core import logs
@@ -23,7 +25,15 @@ def main() -> int:
     parser.parse_args()
     settings = Settings()
     logs.configure(settings, service="migrate")
-    migrate(settings)
+    try:
+        migrate(settings)
+    except (OSError, TimeoutError, asyncpg.PostgresError, sqlalchemy.exc.DBAPIError) as error:
+        # The text of a driver may quote the URL, and the password with it.
+        sys.stderr.write(
+            f"headrace migrate: the database of HEADRACE_DATABASE_URL cannot be used "
+            f"({type(error).__name__}). Is it running, and are host, name and password right?\n"
+        )
+        return 1
     structlog.get_logger().info("database_migrated")
     return 0
 

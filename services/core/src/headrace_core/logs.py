@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any, TextIO
 
 import structlog
 
@@ -28,9 +29,13 @@ def configure(settings: Settings, *, service: str) -> None:
         _add_service(service),
     ]
     renderer: list[structlog.types.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [structlog.processors.ExceptionRenderer(_exception), structlog.processors.JSONRenderer()]
         if settings.log_format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=_write_exception
+            )
+        ]
     )
     structlog.configure(
         processors=[*shared, *renderer],
@@ -49,6 +54,38 @@ def configure(settings: Settings, *, service: str) -> None:
     root.handlers[:] = [handler]
     # Libraries speak up when something is wrong; what they say of each call may hold payloads.
     root.setLevel(max(level, logging.WARNING))
+
+
+# Variables hold payloads, and so do the lines behind the first of a database error (DETAIL, the
+# statement's parameters): neither is shown.
+_frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=30)
+_MAX_TEXT = 500
+
+
+def _exception(exc_info: structlog.typing.ExcInfo) -> list[dict[str, Any]]:
+    """An exception and its causes, for a line of JSON."""
+    return _shorten(_frames(exc_info))
+
+
+def _shorten(stacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for stack in stacks:
+        stack["exc_value"] = stack["exc_value"].partition("\n")[0][:_MAX_TEXT]
+        stack["exc_notes"] = []
+        # Those of a group.
+        for inner in stack["exceptions"]:
+            _shorten(inner)
+    return stacks
+
+
+def _write_exception(target: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    """An exception and its causes, for a console."""
+    for stack in reversed(_exception(exc_info)):
+        target.write("\n")
+        target.writelines(
+            f"  {frame['filename']}:{frame['lineno']} in {frame['name']}\n"
+            for frame in stack["frames"]
+        )
+        target.write(f"{stack['exc_type']}: {stack['exc_value']}")
 
 
 def _add_service(service: str) -> structlog.types.Processor:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -24,7 +25,10 @@ class Settings(BaseSettings):
         pydantic.ValidationError: a value is malformed or two of them don't fit together.
     """
 
-    model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="ignore", frozen=True)
+    # An error never shows what was given: URLs hold passwords.
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     # Servers.
     database_url: SecretStr = SecretStr("postgresql://headrace@127.0.0.1:5432/headrace")
@@ -81,6 +85,21 @@ class Settings(BaseSettings):
                 values[name] = tuple(part.strip() for part in value.split(",") if part.strip())
         return values
 
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: SecretStr) -> SecretStr:
+        # Another driver's name in the scheme is replaced by ours.
+        if not re.match(r"postgres(ql)?(\+\w+)?://", url.get_secret_value()):
+            raise ValueError("it must begin with postgresql://")
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("it must begin with redis://, rediss:// or unix://")
+        return url
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.worker_beat > self.worker_lease / 3:
@@ -102,10 +121,7 @@ class Settings(BaseSettings):
     def sqlalchemy_url(self) -> str:
         """The database's URL with SQLAlchemy's driver name in it."""
         url = self.database_url.get_secret_value()
-        scheme, separator, rest = url.partition("://")
-        if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
-            raise ValueError("HEADRACE_DATABASE_URL must begin with postgresql://")
-        return f"postgresql+asyncpg://{rest}"
+        return f"postgresql+asyncpg://{url.partition('://')[2]}"
 
 
 def _is_loopback(address: str) -> bool:

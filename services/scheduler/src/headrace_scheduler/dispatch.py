@@ -66,23 +66,33 @@ class Dispatch:
 
     async def run_once(self) -> float:
         """Delivers what there is room for; returns the seconds until the next look."""
+        while await self._deliver_batch():
+            pass
+        return _MAX_WAIT
+
+    async def _deliver_batch(self) -> bool:
+        """Delivers the next jobs whose turn it is; tells whether there may be more."""
         async with self._database.transaction() as connection:
+            # In this order, so that a job that is claimed meanwhile counts twice and not nowhere.
+            waiting = await still_waiting(connection, list(self._underway))
             pools = await live_pools(connection)
-            if self._underway:
-                waiting = await still_waiting(connection, list(self._underway))
-                self._forget(waiting, pools)
+            self._forget(waiting, pools)
             room = self._room(pools)
             wanted = min(_MAX_BATCH, sum(room.values()))
+            if not wanted:
+                return False
             # What is underway still waits in PostgreSQL, at the head of its queue.
-            jobs = (
-                await ready_jobs(connection, limit=wanted + len(self._underway)) if wanted else []
-            )
+            limit = wanted + len(self._underway)
+            jobs = await ready_jobs(connection, pools=list(room), limit=limit)
         fresh = [job for job in jobs if job.delivery not in self._underway][:wanted]
-        for pool, chosen in plan(fresh, pools, room).items():
+        planned = plan(fresh, pools, room)
+        for pool, chosen in planned.items():
             await self._deliverer.deliver(pool, [(job.delivery, job.rank) for job in chosen])
             now = self._clock()
             self._underway.update((job.delivery, _Underway(pool, now)) for job in chosen)
-        return _MAX_WAIT
+        # A pool that was filled takes no part in the next batch, so that the jobs that wait for it
+        # hide none that another pool has room for.
+        return bool(planned) and len(jobs) == limit
 
     def _forget(self, waiting: set[Delivery], pools: list[Pool]) -> None:
         """Drops what was claimed or ended, and what has waited so long that it goes again."""
@@ -102,11 +112,12 @@ class Dispatch:
         self._underway = kept
 
     def _room(self, pools: list[Pool]) -> dict[str, int]:
+        """How many more deliveries each pool takes; a pool that is full is left out."""
         underway = Counter(underway.pool for underway in self._underway.values())
-        return {
-            pool.name: max(
-                0,
-                pool.slots - pool.running + pool.workers * self._prefetch - underway[pool.name],
+        room = {
+            pool.name: (
+                pool.slots - pool.running + pool.workers * self._prefetch - underway[pool.name]
             )
             for pool in pools
         }
+        return {pool: places for pool, places in room.items() if places > 0}

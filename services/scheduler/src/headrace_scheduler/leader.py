@@ -41,6 +41,8 @@ class Leader:
                         await self._lead(leadership.hold)
             except (Unavailable, asyncpg.PostgresError) as fault:
                 _log.warning("leadership_failed", error=type(fault).__name__)
+            except Exception:  # noqa: BLE001 - it stands by again, whatever ended its term
+                _log.exception("leadership_failed")
             await asyncio.sleep(random.uniform(0.5, 1.5))
 
     async def _lead(self, hold: Callable[[float], Awaitable[None]]) -> None:

@@ -24,7 +24,7 @@ class Loop(Protocol):
 
 
 async def keep_running(loop: Loop, woken: asyncio.Event) -> None:
-    """Runs a loop for ever, through faults of its servers.
+    """Runs a loop for ever, through faults of its servers and of its own.
 
     Args:
         loop: the loop.
@@ -36,8 +36,11 @@ async def keep_running(loop: Loop, woken: asyncio.Event) -> None:
             wait = await loop.run_once()
         except Unavailable as fault:
             _log.warning("loop_failed", loop=loop.name, dependency=fault.dependency)
-            await asyncio.sleep(random.uniform(0.5, 1.5))
+        except Exception:  # noqa: BLE001 - what one stumbles over must not end the others
+            _log.exception("loop_failed", loop=loop.name)
+        else:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await woken.wait()
             continue
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait):
-                await woken.wait()
+        await asyncio.sleep(random.uniform(0.5, 1.5))

@@ -9,6 +9,8 @@ from headrace_core.wake import Topic, Waker
 _PAGE = 1000
 # The longest wait, in seconds: a wake-up that was lost delays a job by no more.
 _MAX_WAIT = 1.0
+# The shortest: a job that is late and still there is held by somebody's lock.
+_MIN_WAIT = 0.01
 
 
 class Promote:
@@ -32,4 +34,4 @@ class Promote:
                 break
         if wait is None:
             return _MAX_WAIT
-        return min(_MAX_WAIT, max(0.0, wait.total_seconds()))
+        return min(_MAX_WAIT, max(_MIN_WAIT, wait.total_seconds()))

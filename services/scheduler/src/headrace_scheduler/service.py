@@ -38,6 +38,7 @@ class Scheduler:
         self._deliverer = Deliverer(settings)
         self._health = HealthServer(
             address=settings.scheduler_address,
+            reflection=settings.reflection,
             health=Health(
                 checks=(
                     Check(name="postgresql", ping=self._database.ping),

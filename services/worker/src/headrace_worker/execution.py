@@ -8,11 +8,11 @@ from enum import Enum, auto
 
 import structlog
 
+from headrace_core.domain.delivery import ClaimedJob
 from headrace_core.domain.finish import Finish
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.job import JobError
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.claim import ClaimedJob
 from headrace_worker.context import Attempt
 from headrace_worker.modes import Modes
 from headrace_worker.registry import RegisteredHandler

@@ -21,8 +21,8 @@ from headrace_core.domain.job import JsonText, Progress
 from headrace_worker import frames
 from headrace_worker.context import Attempt, SyncContext
 from headrace_worker.outcome import Fail, Retry
+from headrace_worker.payload import PayloadMismatch, decode, encode
 from headrace_worker.registry import registry
-from headrace_worker.verdict import DecodeErrors
 
 
 class _Link:
@@ -73,10 +73,7 @@ def _perform(link: _Link, run: frames.Run) -> frames.Returned | frames.Raised:
         importlib.import_module(run.module)
         handler = registry.get(run.type)
         assert handler is not None, f"{run.module} does not register {run.type}"
-        try:
-            argument = handler.decode(run.payload)
-        except DecodeErrors as error:
-            return frames.Raised(kind="payload", type="PayloadMismatch", message=str(error))
+        argument = decode(run.payload, handler.payload_type)
         context = SyncContext(
             Attempt(
                 job_id=JobId(UUID(run.job_id)),
@@ -91,7 +88,9 @@ def _perform(link: _Link, run: frames.Run) -> frames.Returned | frames.Raised:
             link.cancelled,
         )
         arguments = (argument, context) if handler.takes_context else (argument,)
-        return frames.Returned(result=handler.encode(handler.function(*arguments)))
+        return frames.Returned(result=encode(handler.function(*arguments)))
+    except PayloadMismatch as error:
+        return frames.Raised(kind="payload", type="PayloadMismatch", message=str(error))
     except Fail as error:
         return frames.Raised(kind="fail", type=error.type, message=str(error))
     except Retry as error:

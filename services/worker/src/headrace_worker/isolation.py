@@ -13,8 +13,9 @@ from headrace_core.domain.job import JsonText, Progress
 from headrace_worker import frames
 from headrace_worker.context import Attempt, Reporter
 from headrace_worker.outcome import Fail, Retry
+from headrace_worker.payload import PayloadMismatch
 from headrace_worker.registry import RegisteredHandler
-from headrace_worker.verdict import PayloadMismatch, RemoteError
+from headrace_worker.verdict import RemoteError
 
 # A killed process is gone within this many seconds, or the machine has other troubles.
 _REAP_S = 5.0
@@ -40,8 +41,8 @@ class _HandlerProcess:
                 "headrace_worker.isolated",
                 stdin=PIPE,
                 stdout=PIPE,
-                # It gets the environment, where the handlers' settings are, and nothing else.
-                env=os.environ.copy(),
+                # What can be imported here can be imported there, however it got onto the path.
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         )
 

@@ -13,8 +13,8 @@ import structlog
 from headrace_core.domain.job import JsonText, Progress
 from headrace_worker.context import Attempt, Context, Reporter, SyncContext
 from headrace_worker.isolation import ProcessPool
+from headrace_worker.payload import decode, encode
 from headrace_worker.registry import RegisteredHandler
-from headrace_worker.verdict import DecodeErrors, PayloadMismatch
 
 _log = structlog.get_logger()
 
@@ -47,15 +47,12 @@ class Modes:
         """
         if handler.mode == "process":
             return await self._processes.run(handler, payload, attempt, reporter)
-        try:
-            argument = handler.decode(payload)
-        except DecodeErrors as error:
-            raise PayloadMismatch(str(error)) from error
+        argument = decode(payload, handler.payload_type)
         if handler.mode == "async":
             result = await self._in_loop(handler, argument, attempt, reporter)
         else:
             result = await self._in_thread(handler, argument, attempt, reporter)
-        return handler.encode(result)
+        return encode(result)
 
     async def _in_loop(
         self, handler: RegisteredHandler, argument: Any, attempt: Attempt, reporter: Reporter

@@ -12,13 +12,12 @@ from datetime import timedelta
 from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar
 
-import msgspec
-import pydantic
-
 from headrace_core.domain.handler import DEFAULT_TIMEOUT, HandlerSpec
-from headrace_core.domain.job import DEFAULT_QUEUE, JsonText
+from headrace_core.domain.job import DEFAULT_QUEUE
 from headrace_core.domain.retry import RetryPolicy
+from headrace_worker import handlers
 from headrace_worker.context import Context, SyncContext
+from headrace_worker.payload import schema
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,7 +25,6 @@ Mode = Literal["async", "thread", "process"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,99}")
 _ENTRY_POINT_GROUP = "headrace.handlers"
-_BUILT_IN = "headrace_worker.handlers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,26 +37,6 @@ class RegisteredHandler:
     payload_type: Any
     result_type: Any
     takes_context: bool
-
-    def decode(self, payload: JsonText) -> Any:
-        """The payload as the handler's first argument.
-
-        Raises:
-            msgspec.ValidationError, pydantic.ValidationError: it does not fit the type.
-        """
-        if _is_pydantic(self.payload_type):
-            return self.payload_type.model_validate_json(payload)
-        return msgspec.json.decode(payload, type=self.payload_type)
-
-    def encode(self, result: Any) -> JsonText:
-        """The handler's return value as JSON text.
-
-        Raises:
-            TypeError, ValueError: JSON cannot say it.
-        """
-        if isinstance(result, pydantic.BaseModel):
-            return result.model_dump_json()
-        return msgspec.json.encode(result).decode()
 
 
 class Registry:
@@ -150,7 +128,7 @@ def load_handlers(modules: Sequence[str] = ()) -> Registry:
     Raises:
         ImportError: a module cannot be imported.
     """
-    for module in (_BUILT_IN, *modules):
+    for module in (*handlers.MODULES, *modules):
         importlib.import_module(module)
     for entry_point in entry_points(group=_ENTRY_POINT_GROUP):
         entry_point.load()
@@ -184,8 +162,8 @@ def _inspect(
             type=job_type,
             queue=queue,
             description=(inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " "),
-            payload_schema=_schema(payload_type),
-            result_schema=_schema(result_type),
+            payload_schema=_schema_of(payload_type, function),
+            result_schema=_schema_of(result_type, function),
             timeout=timeout,
             retry=retry,
         ),
@@ -197,18 +175,11 @@ def _inspect(
     )
 
 
-def _schema(annotation: Any) -> JsonText:
-    if annotation is Any:
-        return "{}"
-    if _is_pydantic(annotation):
-        schema = pydantic.TypeAdapter(annotation).json_schema()
-    else:
-        schema = msgspec.json.schema(annotation)
-    return msgspec.json.encode(schema).decode()
-
-
-def _is_pydantic(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
+def _schema_of(annotation: Any, function: Callable[..., Any]) -> str:
+    try:
+        return schema(annotation)
+    except TypeError as error:
+        raise TypeError(f"{_place(function)}: {error}") from error
 
 
 def _place(function: Callable[..., Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.finish import Report
@@ -43,6 +44,7 @@ class AttemptReporter:
         self._latest: Progress | None = None
         self._writer: asyncio.Task[None] | None = None
         self._lost = False
+        self._closing = asyncio.Event()
 
     async def progress(self, progress: Progress) -> None:
         """Takes the newest progress; it is written in the background.
@@ -78,10 +80,9 @@ class AttemptReporter:
 
     async def close(self) -> None:
         """Writes the last progress."""
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
+        self._closing.set()
+        if self._writer is not None:
+            await self._writer
         await self._flush()
 
     def _check(self) -> None:
@@ -89,10 +90,12 @@ class AttemptReporter:
             raise AttemptLost
 
     async def _write_progress(self) -> None:
-        while self._latest is not None and not self._lost:
-            # Shielded, so that closing never tears a report that is under way.
-            await asyncio.shield(self._flush())
-            await asyncio.sleep(_INTERVAL_S)
+        # It waits first, so that a job that is soon done has one event of progress and not two.
+        while self._latest is not None and not self._lost and not self._closing.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_INTERVAL_S):
+                    await self._closing.wait()
+            await self._flush()
         self._writer = None
 
     async def _flush(self) -> None:

@@ -14,14 +14,14 @@ from typing import TypeVar
 import structlog
 
 from headrace_core.dispatch import BatchWorker
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.delivery import ClaimedJob, Delivery
 from headrace_core.domain.errors import ShuttingDown, Unavailable
 from headrace_core.domain.finish import Finish, Report
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.settings import Settings
 from headrace_core.store.cancel import cancel_requests
-from headrace_core.store.claim import ClaimedJob, claim_jobs
+from headrace_core.store.claim import claim_jobs
 from headrace_core.store.database import Database
 from headrace_core.store.finish import finish_attempts
 from headrace_core.store.group_commit import GroupCommit
@@ -95,6 +95,7 @@ class WorkerService:
         )
         self._health = HealthServer(
             address=settings.worker_address,
+            reflection=settings.reflection,
             health=Health(
                 checks=(
                     Check(name="postgresql", ping=self._database.ping),
@@ -185,8 +186,8 @@ class WorkerService:
 
     async def _find(self, limit: int) -> list[Delivery]:
         async with self._database.transaction() as connection:
-            jobs = await ready_jobs(connection, limit=limit)
-        return [job.delivery for job in jobs if self._pool.serves(job)]
+            jobs = await ready_jobs(connection, pools=[self._pool.name], limit=limit)
+        return [job.delivery for job in jobs]
 
     def _execution(self, job: ClaimedJob, worker_id: WorkerId) -> Execution:
         async def write(report: Report) -> bool:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
-import pydantic
-
+from headrace_core.domain.delivery import ClaimedJob
 from headrace_core.domain.finish import Finish
 from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryPolicy
-from headrace_core.store.claim import ClaimedJob
 from headrace_worker.outcome import Fail, Retry
+from headrace_worker.payload import PayloadMismatch
 
 _MAX_MESSAGE = 2000
 
@@ -25,10 +23,6 @@ class RemoteError(Exception):
     def __init__(self, type: str, message: str) -> None:  # noqa: A002 - as JobError has it
         super().__init__(message)
         self.type = type
-
-
-class PayloadMismatch(Exception):
-    """The payload does not fit the handler's type."""
 
 
 def succeeded(job: ClaimedJob, result: JsonText, *, max_bytes: int) -> Finish:
@@ -97,7 +91,3 @@ def _describe(name: str, error: BaseException, *, retryable: bool) -> JobError:
     # PostgreSQL's text knows every character but this one.
     message = str(error).replace("\0", "")[:_MAX_MESSAGE]
     return JobError(type=name, message=message or name, retryable=retryable)
-
-
-# What decoding a payload raises when it does not fit.
-DecodeErrors = (msgspec.DecodeError, pydantic.ValidationError, UnicodeError, RecursionError)

@@ -57,6 +57,8 @@ class Deliverer:
                     )
                     pipeline.set(job_key_prefix + name, record, px=EXPIRE_MS)
                 pipeline.zadd(queue_key(pool), scores)
+                # Nobody empties the queue of a pool that is gone for good.
+                pipeline.pexpire(queue_key(pool), EXPIRE_MS)
                 pipeline.lpush(bell_key(pool), b"")
                 pipeline.ltrim(bell_key(pool), 0, _MAX_RINGS - 1)
                 pipeline.expire(bell_key(pool), _BELL_EXPIRE_S)

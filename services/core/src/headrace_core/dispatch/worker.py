@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -38,7 +39,7 @@ Claimed = TypeVar("Claimed")
 # The most that one script call takes, so that it never keeps Redis busy for long.
 _MAX_BATCH = 500
 # How long one wait at the doorbell lasts, in seconds; then the queue is looked at anyway.
-_DOORBELL_S = 1
+_DOORBELL_S = 1.0
 
 _TAKE = f"""
 local names = redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1)
@@ -87,7 +88,8 @@ class BatchWorker(Worker, Generic[Claimed]):
         self._take_script = self.pool.register_script(_TAKE)
         self._claim, self._run, self._find = claim, run, find
         self._slot_free = asyncio.Event()
-        self._redis_down = False
+        # Well within what a call to Redis may take.
+        self._doorbell_s = min(_DOORBELL_S, settings.redis_timeout / 2)
 
     @property
     def free_slots(self) -> int:
@@ -100,14 +102,11 @@ class BatchWorker(Worker, Generic[Claimed]):
             await self._until_free()
             try:
                 deliveries = await self._take()
-                if deliveries:
-                    await self._start(deliveries)
-                elif not self._redis_down:
-                    await self._wait_at_doorbell()
-            except Unavailable as fault:
-                # What was taken and not claimed is delivered again.
-                _log.warning("claim_failed", dependency=fault.dependency)
-                await asyncio.sleep(random.uniform(0.2, 0.6))
+            except RedisFault:
+                await self._do_without_redis()
+                continue
+            # What is taken and not claimed is delivered again.
+            await self._start(deliveries)
 
     def resume(self) -> None:
         """Takes deliveries again after `allow_pick_jobs` was False."""
@@ -125,29 +124,57 @@ class BatchWorker(Worker, Generic[Claimed]):
             await self._slot_free.wait()
 
     async def _take(self) -> Sequence[Delivery]:
+        """What the queue has for the free slots; nothing after a wait at the doorbell."""
         wanted = min(self.free_slots, _MAX_BATCH)
-        try:
-            _, names = await self._take_script(keys=[self.queue_name, self._bell], args=[wanted])
-        except RedisFault:
-            if not self._redis_down:
-                _log.warning("redis_lost", fallback="claiming from postgresql")
-            self._redis_down = True
-            deliveries = await self._find(wanted)
-            if not deliveries:
-                await asyncio.sleep(random.uniform(0.1, 0.3))
-            return deliveries
-        if self._redis_down:
-            _log.info("redis_found")
-            self._redis_down = False
+        _, names = await self._take_script(keys=[self.queue_name, self._bell], args=[wanted])
+        if not names:
+            # redis-py types it for its two kinds of client at once.
+            await self.pool.blpop([self._bell], timeout=self._doorbell_s)  # type: ignore[misc, arg-type]
         return _parse(names)
 
-    async def _start(self, deliveries: Sequence[Delivery]) -> None:
-        for claimed in await self._claim(deliveries):
+    async def _do_without_redis(self) -> None:
+        """Claims straight from PostgreSQL until Redis is back."""
+        _log.warning("redis_lost", fallback="claiming from postgresql")
+        # Asked on the side: a Redis that hangs must not hold up the jobs.
+        back = asyncio.create_task(self._until_redis_is_back(), name="redis-is-back")
+        try:
+            while not back.done():
+                await self._until_free()
+                try:
+                    deliveries = await self._find(min(self.free_slots, _MAX_BATCH))
+                except Unavailable as fault:
+                    await _pause(fault)
+                    continue
+                if not await self._start(deliveries):
+                    await asyncio.wait({back}, timeout=random.uniform(0.1, 0.3))
+        finally:
+            back.cancel()
+            await asyncio.gather(back, return_exceptions=True)
+        _log.info("redis_found")
+
+    async def _until_redis_is_back(self) -> None:
+        while True:
+            await asyncio.sleep(random.uniform(0.2, 0.6))
+            with suppress(*RedisFault):
+                await self.pool.ping()
+                return
+
+    async def _start(self, deliveries: Sequence[Delivery]) -> bool:
+        """Claims deliveries and runs what it gets; tells whether it got any."""
+        if not deliveries:
+            return False
+        try:
+            jobs = await self._claim(deliveries)
+        except Unavailable as fault:
+            await _pause(fault)
+            return False
+        for claimed in jobs:
             self.job_counter += 1
             task = asyncio.get_running_loop().create_task(self._run_in_slot(claimed))
             # arq's own table of tasks; a strong reference keeps a task alive.
             self.tasks[str(id(task))] = task
             task.add_done_callback(self._slot_done)
+        return bool(jobs)
 
     async def _run_in_slot(self, claimed: Claimed) -> None:
         await self._run(claimed)
@@ -159,13 +186,10 @@ class BatchWorker(Worker, Generic[Claimed]):
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("run_raised", exc_info=error)
 
-    async def _wait_at_doorbell(self) -> None:
-        try:
-            # redis-py types it for its two kinds of client at once.
-            await self.pool.blpop([self._bell], timeout=_DOORBELL_S)  # type: ignore[misc]
-        except RedisFault:
-            # The next look at the queue tells whether Redis is gone.
-            await asyncio.sleep(random.uniform(0.05, 0.15))
+
+async def _pause(fault: Unavailable) -> None:
+    _log.warning("claim_failed", dependency=fault.dependency)
+    await asyncio.sleep(random.uniform(0.2, 0.6))
 
 
 def _parse(names: Sequence[bytes]) -> list[Delivery]:

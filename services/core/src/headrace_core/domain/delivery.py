@@ -1,11 +1,17 @@
-"""A job on its way to a worker."""
+"""A job on its way to a worker, and in its hands."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import JsonText
+from headrace_core.domain.retry import RetryOverrides
+
+# What the database's integer holds.
+_MAX_ATTEMPT = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,5 +32,27 @@ class Delivery:
         Raises:
             ValueError: it is not the name of a delivery.
         """
-        job_id, _, attempt = name.partition(":")
-        return cls(job_id=JobId(UUID(job_id)), attempt=int(attempt))
+        job_id, _, number = name.partition(":")
+        attempt = int(number)
+        if not 1 <= attempt <= _MAX_ATTEMPT:
+            raise ValueError(f"{attempt} is not the number of an attempt")
+        return cls(job_id=JobId(UUID(job_id)), attempt=attempt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedJob:
+    """A job that its worker now owns. `time_left` is what its deadline leaves it."""
+
+    id: JobId
+    tenant: str
+    type: str
+    queue: str
+    payload: JsonText
+    labels: dict[str, str]
+    attempt: int
+    retries_used: int
+    retry: RetryOverrides
+    request_id: str | None
+    timeout: timedelta | None
+    deadline: datetime | None
+    time_left: timedelta | None

@@ -11,7 +11,8 @@ from headrace_core.domain.errors import StateConflict
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import Job
 from headrace_core.domain.lifecycle import EventType, JobState, sources
-from headrace_core.store.jobs import get_job
+from headrace_core.store.guards import source_guard
+from headrace_core.store.jobs import get_job, lock_job
 from headrace_core.store.rows import job_columns, to_job
 from headrace_core.store.tables import in_list
 
@@ -28,7 +29,8 @@ async def cancel_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> Jo
         JobNotFound: the tenant has no such job.
         StateConflict: it ended otherwise.
     """
-    row = (await conn.execute(_CANCEL, {"tenant": tenant, "id": job_id})).mappings().one_or_none()
+    await lock_job(conn, tenant=tenant, job_id=job_id)
+    row = (await conn.execute(_CANCEL, {"id": job_id})).mappings().one_or_none()
     if row is not None:
         return to_job(row)
     job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
@@ -48,19 +50,13 @@ async def cancel_requests(
 
 
 _CANCEL = text(f"""
-    WITH target AS (
-        SELECT id FROM jobs
-        WHERE id = :id AND tenant = :tenant AND state IN ({in_list(sources(EventType.CANCELLED))})
-            AND cancel_request_time IS NULL
-        FOR UPDATE
-    ),
-    changed AS (
+    WITH changed AS (
         UPDATE jobs j
         SET state = CASE WHEN j.state IN ({in_list(_WAITING)}) THEN 'cancelled' ELSE j.state END,
             end_time = CASE WHEN j.state IN ({in_list(_WAITING)}) THEN clock_timestamp() END,
             cancel_request_time = clock_timestamp(), seq = j.seq + 1,
             update_time = clock_timestamp()
-        FROM target WHERE j.id = target.id
+        WHERE id = :id AND {source_guard(EventType.CANCELLED)} AND cancel_request_time IS NULL
         RETURNING j.*
     ),
     event AS (

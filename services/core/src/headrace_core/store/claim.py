@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from headrace_core.domain.delivery import Delivery
-from headrace_core.domain.ids import JobId, WorkerId
-from headrace_core.domain.job import JsonText
+from headrace_core.domain.delivery import ClaimedJob, Delivery
+from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.domain.retry import RetryOverrides
 from headrace_core.store.guards import LIVE_WORKER, source_guard
 from headrace_core.store.rows import to_labels, to_overrides
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedJob:
-    """A job that its worker now owns. `time_left` is what its deadline leaves it."""
-
-    id: JobId
-    tenant: str
-    type: str
-    queue: str
-    payload: JsonText
-    labels: dict[str, str]
-    attempt: int
-    retries_used: int
-    retry: RetryOverrides
-    request_id: str | None
-    timeout: timedelta | None
-    deadline: datetime | None
-    time_left: timedelta | None
 
 
 async def claim_jobs(
@@ -43,7 +20,7 @@ async def claim_jobs(
     """Takes what was delivered, in the order of the deliveries.
 
     A delivery whose job is gone, claimed, cancelled, expired or locked by somebody else is left
-    out, and so is everything when the worker's lease has lapsed.
+    out, and so is one that stands there twice, and everything when the worker's lease has lapsed.
     """
     rows = await conn.execute(
         _CLAIM,
@@ -54,7 +31,7 @@ async def claim_jobs(
         },
     )
     claimed = {
-        row["id"]: ClaimedJob(
+        Delivery(job_id=row["id"], attempt=row["attempt"]): ClaimedJob(
             id=row["id"],
             tenant=row["tenant"],
             type=row["type"],
@@ -71,14 +48,14 @@ async def claim_jobs(
         )
         for row in rows.mappings()
     }
-    return [claimed[d.job_id] for d in deliveries if d.job_id in claimed]
+    return [claimed.pop(delivery) for delivery in deliveries if delivery in claimed]
 
 
 _CLAIM = text(f"""
     WITH input AS (
-        SELECT id, min(attempt) AS attempt
+        -- An attempt that is over may stand beside the one that is to come.
+        SELECT DISTINCT id, attempt
         FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[])) AS t (id, attempt)
-        GROUP BY id
     ),
     free AS (
         SELECT j.id FROM jobs j JOIN input i ON i.id = j.id

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import NoReturn
 
 import asyncpg
 import sqlalchemy.exc
@@ -15,9 +17,10 @@ from headrace_core.settings import Settings
 
 # SQLSTATE classes and codes after which the same call may succeed: connection exceptions,
 # insufficient resources, operator intervention, system errors, deadlock and serialization failure,
-# lock timeout, and a server that is read-only because it is a standby by now.
+# lock timeout, a transaction that took too long, and a server that is read-only because it is a
+# standby by now.
 _PASSING_CLASSES = ("08", "53", "57", "58")
-_PASSING_CODES = ("40001", "40P01", "55P03", "25006")
+_PASSING_CODES = ("40001", "40P01", "55P03", "25P03", "25P04", "25006")
 
 
 class Database:
@@ -33,12 +36,22 @@ class Database:
             settings.sqlalchemy_url,
             pool_size=settings.database_pool_size,
             max_overflow=0,
+            # An error's text must not show payloads.
+            hide_parameters=True,
             pool_timeout=settings.database_timeout,
             connect_args={
                 "timeout": settings.database_timeout,
                 "command_timeout": settings.database_timeout,
-                # The statements are short: compiling them would cost more than running them.
-                "server_settings": {"application_name": f"headrace-{application}", "jit": "off"},
+                "server_settings": {
+                    "application_name": f"headrace-{application}",
+                    # The guards compare what another transaction has just committed.
+                    "default_transaction_isolation": "read committed",
+                    # The statements are short: compiling them would cost more than running them.
+                    "jit": "off",
+                    # A plan that is kept from when a table was empty reads all of it when it is
+                    # full: a claim then takes a hundred times as long, until an ANALYZE.
+                    "plan_cache_mode": "force_custom_plan",
+                },
             },
         )
 
@@ -87,6 +100,26 @@ class Database:
         await self._engine.dispose()
 
 
+async def until_lost(connection: asyncpg.Connection, *, probe: float) -> NoReturn:
+    """Waits until a raw connection is lost, and raises what that shows itself as.
+
+    Args:
+        connection: from `Database.session`.
+        probe: seconds between two checks, and the deadline of each. A session that the server ends
+            is noticed at once.
+
+    Raises:
+        asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: it is lost.
+    """
+    ended = asyncio.Event()
+    connection.add_termination_listener(lambda _: ended.set())
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(probe):
+                await ended.wait()
+        await connection.execute("SELECT 1", timeout=probe)
+
+
 class _faults:  # noqa: N801 - reads as a function: with _faults():
     """Turns faults of the database that may pass into Unavailable."""
 
@@ -103,12 +136,11 @@ def _may_pass(error: BaseException) -> bool:
         if error.connection_invalidated:
             return True
         cause = error.orig.__cause__ if error.orig is not None else None
-        return isinstance(error, sqlalchemy.exc.InterfaceError) or (
-            cause is not None and _may_pass(cause)
-        )
+        return cause is not None and _may_pass(cause)
     if isinstance(error, asyncpg.PostgresError):
         code = error.sqlstate or ""
         return code[:2] in _PASSING_CLASSES or code in _PASSING_CODES
-    return isinstance(
-        error, sqlalchemy.exc.TimeoutError | OSError | TimeoutError | asyncpg.InterfaceError
-    )
+    if isinstance(error, asyncpg.InterfaceError):
+        # A value that its type cannot hold is our mistake, and would not pass.
+        return not isinstance(error, ValueError)
+    return isinstance(error, sqlalchemy.exc.TimeoutError | OSError | TimeoutError)

@@ -1,17 +1,91 @@
-"""Events: the history of one job, and the tail of all."""
+"""Events: the history of one job, and the log of all.
+
+Every event has a place in the log, (xid, position). A transaction's events become visible at its
+commit, all at once, and transactions commit in any order. So there are two ways to read on:
+
+- what has become *visible* since an earlier reading (`read_unseen`), at once and in any order of
+  transactions; per job the order is that of `seq`, within one reading and from each to the next,
+- what has *settled*: an event whose xid is below the `horizon` of a snapshot, the oldest
+  transaction that was still open then. No event can appear below a horizon any more, so settled
+  events can be read in the order of their places, and a place in them is a cursor (`read_range`).
+
+A place that is given to anybody is always that of an event. A crash of the server lets it give
+transaction ids again, those of transactions of which nothing had reached its disk. What has been
+committed is on its disk, so every id that is given later lies above every event; but it may lie
+below the end of an earlier snapshot.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import text
+from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
 from headrace_core.store.jobs import get_job
 from headrace_core.store.rows import EVENT_COLUMNS, to_event
+
+# The place of an event in the log: (xid, position).
+Place = tuple[int, int]
+
+# Before every event.
+BEGINNING: Place = (0, 0)
+
+# Behind every position of a transaction.
+_LAST = 2**63 - 1
+
+
+def place_of(event: JobEvent) -> Place:
+    """Where an event stands in the log."""
+    return event.xid, event.position
+
+
+def end_of(xid: int) -> Place:
+    """The place behind all events of the transactions up to `xid`."""
+    return xid, _LAST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """Which events a reading has seen: those with an xid up to `top` that is not in `open`.
+
+    It needs to know nothing of the transactions above `top`, the xid of an event, and so stays true
+    when their ids are given again after a crash.
+    """
+
+    top: int
+    open: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What a transaction sees: all that was committed, except by the transactions in `open`.
+
+    `horizon` is the oldest transaction that was still open: all below it had ended.
+    """
+
+    horizon: int
+    open: frozenset[int]
+
+    def seen(self, top: int) -> Seen:
+        """What has been seen once everything visible, the last event at `top`, has been read."""
+        return Seen(top=top, open=frozenset(xid for xid in self.open if xid <= top))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPage:
+    """Some events in the order of their places.
+
+    `end` is the place of the last one, None when there is none; `complete` says that there was
+    nothing behind it.
+    """
+
+    events: Sequence[JobEvent]
+    end: Place | None
+    complete: bool
 
 
 async def list_events(
@@ -31,48 +105,90 @@ async def list_events(
     return events
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventPage:
-    """Some events in the order of (xid, position), and the state of the log when it was read.
+async def hold_snapshot(conn: AsyncConnection) -> Snapshot:
+    """Lets the rest of a transaction see one state of the database, and returns what that is.
 
-    `horizon` is the oldest transaction id that was still open then: every event below it has
-    settled, which means that no event can appear below it any more. `complete` says that there
-    was nothing behind the last event.
+    It must be the first thing that the transaction does.
     """
+    await conn.execute(_HOLD)
+    snapshot: str = (await conn.execute(_SNAPSHOT)).scalar_one()
+    # xmin:xmax:xip,xip,… (PostgreSQL's documentation, "Snapshot Components").
+    horizon, _, in_progress = snapshot.split(":")
+    return Snapshot(
+        horizon=int(horizon), open=frozenset(int(xid) for xid in in_progress.split(",") if xid)
+    )
 
-    events: Sequence[JobEvent]
-    horizon: int
-    complete: bool
 
-
-async def read_events(
-    conn: AsyncConnection, *, after: tuple[int, int], limit: int, tenant: str | None = None
-) -> EventPage:
-    """Up to `limit` events behind `after`, which is an (xid, position), visible by now.
+async def read_end(conn: AsyncConnection, snapshot: Snapshot) -> tuple[Seen, Place]:
+    """Where the log ends: what there is to see, and the place of the last settled event.
 
     Args:
-        after: the place behind which to read.
-        limit: how many events at most.
-        tenant: only this tenant's; None: all.
+        conn: in a transaction that holds `snapshot`.
+        snapshot: from `hold_snapshot`.
     """
-    rows = (
-        (
-            await conn.execute(
-                _TAIL,
-                {
-                    "xid": str(after[0]),
-                    "position": after[1],
-                    "limit": limit,
-                    "tenant": tenant,
-                },
-            )
-        )
-        .mappings()
-        .all()
+    row = (await conn.execute(_END, {"horizon": str(snapshot.horizon)})).one()
+    return snapshot.seen(row.top), (row.xid, row.position)
+
+
+async def read_unseen(conn: AsyncConnection, *, seen: Seen, after: Place, limit: int) -> EventPage:
+    """Up to `limit` events that are visible and that `seen` does not have.
+
+    It costs as much as there are of them, however many were seen behind an open transaction.
+
+    Args:
+        conn: in a transaction that holds a snapshot; only so do several pages make a whole.
+        seen: from the last page of the reading before.
+        after: the end of the page before, BEGINNING for the first one.
+        limit: how many events at most.
+    """
+    # An event that is visible now and was not then: its transaction was open then, and either had
+    # an id below an event that was seen, and so stands in seen.open, or one above all of them.
+    above = max(after, end_of(seen.top))
+    rows = await conn.execute(
+        _UNSEEN,
+        {
+            "above_xid": str(above[0]),
+            "above_position": above[1],
+            "open": [str(xid) for xid in seen.open],
+            "after_xid": str(after[0]),
+            "after_position": after[1],
+            "limit": limit,
+        },
     )
-    # A page without events is one row that has the horizon alone.
-    events = [to_event(row) for row in rows if row["job_id"] is not None]
-    return EventPage(events=events, horizon=rows[0]["horizon"], complete=len(events) < limit)
+    return _page(rows.mappings().all(), limit)
+
+
+async def read_range(
+    conn: AsyncConnection, *, after: Place, through: Place, limit: int
+) -> EventPage:
+    """Up to `limit` events behind `after` and up to `through`, which must have settled.
+
+    Args:
+        conn: in any transaction: what has settled is the same in every later one.
+        after: the place behind which to read.
+        through: the last place of the range.
+        limit: how many events at most.
+    """
+    rows = await conn.execute(
+        _RANGE,
+        {
+            "after_xid": str(after[0]),
+            "after_position": after[1],
+            "through_xid": str(through[0]),
+            "through_position": through[1],
+            "limit": limit,
+        },
+    )
+    return _page(rows.mappings().all(), limit)
+
+
+def _page(rows: Sequence[RowMapping], limit: int) -> EventPage:
+    return EventPage(
+        # The job of an old event may be gone already; the event still counts as a row of the page.
+        events=[to_event(row) for row in rows if row["job_type"] is not None],
+        end=(rows[-1]["xid"], rows[-1]["position"]) if rows else None,
+        complete=len(rows) < limit,
+    )
 
 
 _HISTORY = text(f"""
@@ -81,15 +197,57 @@ _HISTORY = text(f"""
     ORDER BY e.seq LIMIT :limit
 """)
 
-_TAIL = text(f"""
-    SELECT s.horizon, t.* FROM (
-        SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon
-    ) s
+_HOLD = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+_SNAPSHOT = text("SELECT pg_current_snapshot()::text")
+
+_END = text("""
+    SELECT coalesce(newest.xid, 0) AS top, coalesce(settled.xid, 0) AS xid,
+        coalesce(settled.position, 0) AS position
+    FROM (SELECT 1) always
     LEFT JOIN (
-        SELECT {EVENT_COLUMNS} FROM job_events e JOIN jobs j ON j.id = e.job_id
-        WHERE (e.xid, e.position) > (CAST(CAST(:xid AS text) AS xid8), CAST(:position AS bigint))
-            AND (CAST(:tenant AS text) IS NULL OR e.tenant = :tenant)
-        ORDER BY e.xid, e.position LIMIT :limit
-    ) t ON true
-    ORDER BY t.xid, t.position
+        SELECT e.xid::text::bigint AS xid FROM job_events e ORDER BY e.xid DESC LIMIT 1
+    ) newest ON true
+    LEFT JOIN (
+        SELECT e.xid::text::bigint AS xid, e.position FROM job_events e
+        WHERE e.xid < CAST(CAST(:horizon AS text) AS xid8)
+        ORDER BY e.xid DESC, e.position DESC LIMIT 1
+    ) settled ON true
+""")
+
+# Two walks along the index on (xid, position), neither longer than the page.
+_UNSEEN = text(f"""
+    SELECT {EVENT_COLUMNS} FROM (
+        SELECT * FROM (
+            (
+                SELECT * FROM job_events
+                WHERE (xid, position)
+                    > (CAST(CAST(:above_xid AS text) AS xid8), CAST(:above_position AS bigint))
+                ORDER BY xid, position LIMIT :limit
+            )
+            UNION ALL
+            (
+                SELECT * FROM job_events
+                WHERE xid = ANY(CAST(CAST(:open AS text[]) AS xid8[])) AND (xid, position)
+                    > (CAST(CAST(:after_xid AS text) AS xid8), CAST(:after_position AS bigint))
+                ORDER BY xid, position LIMIT :limit
+            )
+        ) unseen
+        ORDER BY xid, position LIMIT :limit
+    ) e
+    LEFT JOIN jobs j ON j.id = e.job_id
+    ORDER BY e.xid, e.position
+""")
+
+_RANGE = text(f"""
+    SELECT {EVENT_COLUMNS} FROM (
+        SELECT * FROM job_events
+        WHERE (xid, position)
+                > (CAST(CAST(:after_xid AS text) AS xid8), CAST(:after_position AS bigint))
+            AND (xid, position)
+                <= (CAST(CAST(:through_xid AS text) AS xid8), CAST(:through_position AS bigint))
+        ORDER BY xid, position LIMIT :limit
+    ) e
+    LEFT JOIN jobs j ON j.id = e.job_id
+    ORDER BY e.xid, e.position
 """)

@@ -39,6 +39,20 @@ async def get_job(conn: AsyncConnection, *, tenant: str, job_id: JobId, full: bo
     return to_job(row)
 
 
+async def lock_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> None:
+    """Keeps everybody else from changing a job until the transaction ends.
+
+    The next statement sees the job as it is by then, and so does a refusal. (A single statement
+    would look at the job as it was before it waited for the lock.)
+
+    Raises:
+        JobNotFound: the tenant has no such job.
+    """
+    locked = await conn.execute(_LOCK, {"tenant": tenant, "id": job_id})
+    if locked.one_or_none() is None:
+        raise JobNotFound(job_id)
+
+
 async def get_output(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> list[JsonText]:
     """What the job's handler emitted, in order, over all attempts."""
     rows = await conn.execute(_OUTPUT, {"tenant": tenant, "id": job_id})
@@ -99,6 +113,7 @@ async def database_time(conn: AsyncConnection) -> datetime:
 _GET = "SELECT {columns} FROM jobs WHERE tenant = :tenant AND id = :id"
 _GET_FULL = text(_GET.format(columns=job_columns(full=True)))
 _GET_BASIC = text(_GET.format(columns=job_columns(full=False)))
+_LOCK = text("SELECT id FROM jobs WHERE tenant = :tenant AND id = :id FOR UPDATE")
 _OUTPUT = text("""
     SELECT output::text AS output FROM job_events
     WHERE job_id = :id AND tenant = :tenant AND type = 'output' ORDER BY seq

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import asyncpg
 
-from headrace_core.store.database import Database
+from headrace_core.store.database import Database, until_lost
 
 # Any number that nobody else takes: the first eight bytes of "headrace scheduler", reversed.
 _LOCK = int.from_bytes(b"ecardaeh") >> 1
@@ -20,8 +20,8 @@ class Leadership:
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
 
-    async def hold(self, probe: float) -> None:
-        """Returns never while the lock is held.
+    async def hold(self, probe: float) -> NoReturn:
+        """Never returns while the lock is held.
 
         Args:
             probe: seconds between two checks of the connection, and the deadline of each.
@@ -29,9 +29,7 @@ class Leadership:
         Raises:
             asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: it is lost.
         """
-        while True:
-            await asyncio.sleep(probe)
-            await self._connection.execute("SELECT 1", timeout=probe)
+        await until_lost(self._connection, probe=probe)
 
 
 @asynccontextmanager

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from headrace_core.store.database import Database
+from headrace_core.store.database import Database, until_lost
 
 
 async def notify(conn: AsyncConnection, channels: Sequence[str]) -> None:
@@ -22,7 +22,7 @@ async def listen(
     *,
     heard: Callable[[], None],
     probe: float,
-) -> None:
+) -> NoReturn:
     """Calls `heard` once it listens and then at every notification, until the connection fails.
 
     Args:
@@ -38,9 +38,7 @@ async def listen(
         for channel in channels:
             await connection.add_listener(channel, lambda *_: heard())
         heard()
-        while True:
-            await asyncio.sleep(probe)
-            await connection.execute("SELECT 1", timeout=probe)
+        await until_lost(connection, probe=probe)
 
 
 _NOTIFY = text("SELECT pg_notify(channel, '') FROM unnest(CAST(:channels AS text[])) AS channel")

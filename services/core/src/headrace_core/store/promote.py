@@ -27,7 +27,8 @@ async def next_due(conn: AsyncConnection) -> timedelta | None:
 _PROMOTE = text(f"""
     WITH due AS (
         SELECT id FROM jobs j
-        WHERE {source_guard(EventType.DUE)} AND due_time <= clock_timestamp()
+        -- The time of the statement, and not of each row: the index ends the scan at it.
+        WHERE {source_guard(EventType.DUE)} AND due_time <= statement_timestamp()
         ORDER BY due_time, id LIMIT :limit
         FOR UPDATE SKIP LOCKED
     ),

@@ -72,9 +72,11 @@ async def live_pools(conn: AsyncConnection) -> list[Pool]:
     ]
 
 
-async def ready_jobs(conn: AsyncConnection, *, limit: int) -> list[ReadyJob]:
-    """Up to `limit` QUEUED jobs that a live worker could run, in the order of their turn."""
-    rows = await conn.execute(_READY, {"limit": limit})
+async def ready_jobs(conn: AsyncConnection, *, pools: Sequence[str], limit: int) -> list[ReadyJob]:
+    """Up to `limit` QUEUED jobs that a live worker of one of `pools` could run, in the order of
+    their turn.
+    """
+    rows = await conn.execute(_READY, {"pools": list(pools), "limit": limit})
     return [
         ReadyJob(
             id=row.id,
@@ -104,7 +106,7 @@ _POOLS = text(f"""
     SELECT w.pool, w.tenant, w.queues, count(*) AS workers, sum(w.slots) AS slots,
         sum((SELECT count(*) FROM jobs j
             WHERE j.worker_id = w.id AND j.state = 'running'))::integer AS running,
-        (SELECT array_agg(h.type) FROM worker_handlers h
+        ARRAY(SELECT h.type FROM worker_handlers h
             WHERE h.worker_id = (array_agg(w.id))[1]) AS types
     FROM workers w
     WHERE NOT w.draining AND {LIVE_WORKER}
@@ -134,6 +136,7 @@ _READY = text(f"""
     WHERE EXISTS (
         SELECT 1 FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
         WHERE h.tenant = l.tenant AND h.type = l.type AND NOT w.draining AND {LIVE_WORKER}
+            AND w.pool = ANY (CAST(:pools AS text[]))
             AND (w.queues = '{{}}' OR l.queue = ANY (w.queues))
     )
     ORDER BY r.rank, r.id LIMIT :limit

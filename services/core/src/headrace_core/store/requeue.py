@@ -10,7 +10,7 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job
 from headrace_core.domain.lifecycle import EventType, sources
 from headrace_core.store.guards import source_guard
-from headrace_core.store.jobs import get_job
+from headrace_core.store.jobs import get_job, lock_job
 from headrace_core.store.rows import job_columns, to_job
 from headrace_core.store.submit import RANK
 
@@ -25,7 +25,8 @@ async def requeue_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> J
         JobNotFound: the tenant has no such job.
         StateConflict: it has not failed and was not cancelled.
     """
-    row = (await conn.execute(_REQUEUE, {"tenant": tenant, "id": job_id})).mappings().one_or_none()
+    await lock_job(conn, tenant=tenant, job_id=job_id)
+    row = (await conn.execute(_REQUEUE, {"id": job_id})).mappings().one_or_none()
     if row is not None:
         return to_job(row)
     job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
@@ -43,7 +44,7 @@ _REQUEUE = text(f"""
             rank = {RANK.format(due="clock_timestamp()", priority="priority")},
             due_time = clock_timestamp(), queue_time = clock_timestamp(), seq = seq + 1,
             update_time = clock_timestamp()
-        WHERE id = :id AND tenant = :tenant AND {source_guard(EventType.REQUEUED)}
+        WHERE id = :id AND {source_guard(EventType.REQUEUED)}
         RETURNING j.*
     ),
     event AS (

@@ -115,7 +115,17 @@ def to_error(error: JsonText | None) -> JobError | None:
 
 def from_error(error: JobError | None) -> JsonText | None:
     """An error as a JSON object."""
-    return None if error is None else msgspec.json.encode(error).decode()
+    if error is None:
+        return None
+    row = JobError(
+        type=_valid(error.type), message=_valid(error.message), retryable=error.retryable
+    )
+    return msgspec.json.encode(row).decode()
+
+
+def _valid(text: str) -> str:
+    """Text that UTF-8 can say. A lone surrogate, as in the name of a file, becomes a `?`."""
+    return text.encode(errors="replace").decode()
 
 
 class _ProgressRow(msgspec.Struct):
@@ -145,7 +155,7 @@ def from_progress(progress: Progress | None) -> JsonText | None:
         return None
     row = _ProgressRow(
         fraction=progress.fraction,
-        message=progress.message,
+        message=_valid(progress.message),
         counters=msgspec.Raw(progress.counters.encode()),
     )
     return msgspec.json.encode(row).decode()

@@ -44,17 +44,34 @@ async def expire_overdue(
     return [row.id for row in rows]
 
 
+# Walks from worker to worker of the index on running jobs, so that it costs what there are workers
+# and not what they run. A job that has gone to another worker meanwhile no longer joins.
 _LOST = text(f"""
-    WITH lost AS (
-        SELECT j.id,
-            CASE WHEN j.cancel_request_time IS NOT NULL THEN 'cancelled'
-                WHEN j.worker_losses >= :max_losses THEN 'failed' ELSE 'queued' END AS state
-        FROM jobs j
-        WHERE {source_guard(EventType.WORKER_LOST)} AND NOT EXISTS (
-            SELECT 1 FROM workers w WHERE w.id = j.worker_id AND {LIVE_WORKER}
-        )
-        ORDER BY j.id LIMIT :limit
-        FOR UPDATE OF j SKIP LOCKED
+    WITH RECURSIVE holder AS (
+        (SELECT worker_id FROM jobs j WHERE {source_guard(EventType.WORKER_LOST)}
+            ORDER BY worker_id LIMIT 1)
+        UNION ALL
+        SELECT n.* FROM holder h CROSS JOIN LATERAL (
+            SELECT j.worker_id FROM jobs j
+            WHERE {source_guard(EventType.WORKER_LOST)} AND j.worker_id > h.worker_id
+            ORDER BY j.worker_id LIMIT 1
+        ) n
+    ),
+    gone AS MATERIALIZED (
+        SELECT h.worker_id FROM holder h
+        WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = h.worker_id AND {LIVE_WORKER})
+    ),
+    lost AS (
+        SELECT l.* FROM gone g CROSS JOIN LATERAL (
+            SELECT j.id,
+                CASE WHEN j.cancel_request_time IS NOT NULL THEN 'cancelled'
+                    WHEN j.worker_losses >= :max_losses THEN 'failed' ELSE 'queued' END AS state
+            FROM jobs j
+            WHERE {source_guard(EventType.WORKER_LOST)} AND j.worker_id = g.worker_id
+            ORDER BY j.id LIMIT :limit
+            FOR UPDATE SKIP LOCKED
+        ) l
+        LIMIT :limit
     ),
     released AS (
         UPDATE jobs j
@@ -84,7 +101,9 @@ _EXPIRED = text(f"""
         SELECT j.id FROM jobs j
         WHERE j.deadline IS NOT NULL AND j.state NOT IN ({TERMINAL_LIST})
             AND {source_guard(EventType.EXPIRED)}
-            AND j.deadline <= clock_timestamp()
+            -- The first bound ends the scan of the index, the second looks at each row.
+            AND j.deadline <= statement_timestamp()
+            AND j.deadline <= statement_timestamp()
                 - CASE WHEN j.state = 'running' THEN CAST(:grace AS interval)
                     ELSE interval '0' END
         ORDER BY j.deadline, j.id LIMIT :limit

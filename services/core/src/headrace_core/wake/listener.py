@@ -6,12 +6,12 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import NoReturn
 
 import structlog
 from redis.asyncio import Redis
 
-from headrace_core.domain.errors import Unavailable
-from headrace_core.redis_client import RedisFault, connection_pool
+from headrace_core.redis_client import connection_pool
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.notify import listen
@@ -45,8 +45,8 @@ class Listener:
     async def start(self) -> None:
         """Begins to listen, in the background."""
         self._tasks = [
-            asyncio.create_task(self._forever("redis", self._hear_redis)),
-            asyncio.create_task(self._forever("postgresql", self._hear_postgresql)),
+            asyncio.create_task(self._hear_for_ever("redis", self._hear_redis)),
+            asyncio.create_task(self._hear_for_ever("postgresql", self._hear_postgresql)),
         ]
 
     async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - a wait without one is a bug
@@ -66,33 +66,43 @@ class Listener:
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
 
-    async def _forever(self, way: str, hear: Callable[[], Awaitable[None]]) -> None:
-        failed = False
+    async def _hear_for_ever(
+        self, way: str, hear: Callable[[Callable[[], None]], Awaitable[NoReturn]]
+    ) -> None:
+        lost = False
+
+        def heard() -> None:
+            nonlocal lost
+            if lost:
+                _log.info("wake_ups_found", dependency=way)
+            lost = False
+            self._heard.set()
+
         while True:
             try:
-                await hear()
-            except (Unavailable, *RedisFault):
-                if not failed:
-                    _log.warning("wake_ups_lost", dependency=way)
-                failed = True
+                await hear(heard)
+            except Exception as fault:  # noqa: BLE001 - the other way goes on, and this one tries again
+                if not lost:
+                    _log.warning("wake_ups_lost", dependency=way, error=type(fault).__name__)
+                lost = True
             await asyncio.sleep(random.uniform(0.2, 1.0))
 
-    async def _hear_redis(self) -> None:
+    async def _hear_redis(self, heard: Callable[[], None]) -> NoReturn:
         async with self._redis.pubsub() as subscription:
             await subscription.subscribe(*self._topics)
-            self._heard.set()
+            heard()
             probed = False
             while True:
                 message = await subscription.get_message(timeout=_PROBE)
                 if message is not None:
                     probed = False
                     if message["type"] == "message":
-                        self._heard.set()
+                        heard()
                 elif probed:
                     raise TimeoutError
                 else:
                     await subscription.ping()
                     probed = True
 
-    async def _hear_postgresql(self) -> None:
-        await listen(self._database, self._topics, heard=self._heard.set, probe=_PROBE)
+    async def _hear_postgresql(self, heard: Callable[[], None]) -> NoReturn:
+        await listen(self._database, self._topics, heard=heard, probe=_PROBE)

@@ -8,7 +8,6 @@ from contextlib import suppress
 import structlog
 from redis.asyncio import Redis
 
-from headrace_core.domain.errors import Unavailable
 from headrace_core.redis_client import RedisFault, connection_pool
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
@@ -46,6 +45,14 @@ class Waker:
         self._pending.update(topics)
         self._rung.set()
 
+    async def ping(self) -> None:
+        """Asks Redis for a sign of life.
+
+        Raises:
+            RedisError, OSError, TimeoutError: there is none.
+        """
+        await self._redis.ping()
+
     async def stop(self) -> None:
         """Rings what is pending and closes."""
         if self._task is not None:
@@ -79,6 +86,8 @@ class Waker:
             except RedisFault:
                 self._redis_down_until = now + _PAUSE
                 _log.warning("wake_up_through_postgresql", reason="redis is not available")
-        with suppress(Unavailable):
+        try:
             async with self._database.transaction() as connection:
                 await notify(connection, sorted(topics))
+        except Exception as fault:  # noqa: BLE001 - a lost wake-up costs a moment, no more
+            _log.warning("wake_up_lost", error=type(fault).__name__)

@@ -1,0 +1,123 @@
+# Headrace's commands: `make help`.
+#
+# PYTHON is only used to create the virtual environment; everything else runs inside of it.
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PACKAGES := clients/python services/core services/health services/gateway services/scheduler \
+	services/worker services/standalone
+# The environment is made anew when one of these changes.
+PINS := requirements/uv.txt requirements/dev.txt
+STAMP := $(VENV)/.headrace-is-set-up
+
+PROTOS := $(sort $(wildcard protos/headrace/v1/*.proto))
+STUBS := clients/python/src
+
+.PHONY: help
+help: ## Show this list.
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: setup
+setup: $(STAMP) ## Create .venv with everything that is needed (done by the others on their own).
+
+$(STAMP): $(PINS) $(PACKAGES:%=%/pyproject.toml)
+	@command -v "$(PYTHON)" >/dev/null \
+		|| { echo "make: $(PYTHON) was not found. Install Python 3.11 or newer, or say which one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "make: Headrace needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" -V 2>&1). Say which one to use: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Setting up $(VENV) …"
+	@"$(PYTHON)" -m venv "$(VENV)"
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements/uv.txt
+	@"$(BIN)/uv" pip install --quiet --python "$(BIN)/python" \
+		--require-hashes --requirements requirements/dev.txt
+	@"$(BIN)/uv" pip install --quiet --python "$(BIN)/python" --no-deps --no-build-isolation \
+		$(PACKAGES:%=--editable %)
+	@touch $@
+
+.PHONY: demo
+demo: $(STAMP) ## Start the whole platform, run real jobs on it and show each transition.
+	@"$(BIN)/python" examples/demo
+
+.PHONY: up
+up: $(STAMP) ## Start the whole platform and leave it running (Ctrl-C ends it).
+	@"$(BIN)/headrace" up
+
+.PHONY: test
+test: $(STAMP) ## Run all tests.
+	"$(BIN)/pytest"
+
+.PHONY: check
+check: $(STAMP) ## Format, lint, types, imports, contract, generated code, unit tests.
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/ruff" check .
+	"$(BIN)/mypy"
+	"$(BIN)/lint-imports" --no-cache
+	"$(BIN)/buf" lint
+	@$(MAKE) breaking gen-check
+	"$(BIN)/pytest" -q tests/unit
+
+# The contract may grow, but what the last release promised stays.
+.PHONY: breaking
+breaking: $(STAMP)
+	@if tag=$$(git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null); then \
+		echo "buf breaking against $$tag"; \
+		"$(BIN)/buf" breaking --against ".git#tag=$$tag"; \
+	else \
+		echo "buf breaking: skipped, there is no release yet"; \
+	fi
+
+# $(call generate,FOLDER) writes the Python code of the contract to FOLDER.
+define generate
+"$(BIN)/python" -m grpc_tools.protoc -I protos \
+	--plugin=protoc-gen-mypy="$(BIN)/protoc-gen-mypy" \
+	--plugin=protoc-gen-mypy_grpc="$(BIN)/protoc-gen-mypy_grpc" \
+	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) \
+	$(PROTOS)
+endef
+
+.PHONY: gen
+gen: $(STAMP) ## Generate the stubs from protos/.
+	@rm -f $(STUBS)/headrace/v1/*_pb2*
+	@$(call generate,$(STUBS))
+
+.PHONY: gen-check
+gen-check: $(STAMP) ## Check that the generated stubs are those of protos/.
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(call generate,"$$folder"); \
+	diff -r --exclude=__pycache__ --exclude=__init__.py "$$folder/headrace/v1" $(STUBS)/headrace/v1 \
+		|| { echo "make: the generated code is not that of protos/. Run make gen." >&2; exit 1; }; \
+	echo "generated code: up to date"
+
+# $(call pin,FILE,ARGUMENTS) writes requirements/FILE. What it pins already stays as it is, unless
+# UPGRADE=1. Neither an index nor a path of this machine gets into it.
+COMPILE = "$(BIN)/uv" pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	$(foreach package,headrace headrace-core headrace-health headrace-gateway headrace-scheduler \
+		headrace-worker headrace-standalone,--no-emit-package $(package)) $(if $(UPGRADE),--upgrade)
+define pin
+@echo "requirements/$(1)"
+@$(COMPILE) $(2) --output-file requirements/$(1) >/dev/null
+endef
+
+.PHONY: pins
+pins: $(STAMP) ## Pin what the packages ask for in requirements/ (UPGRADE=1: to the newest).
+	$(call pin,uv.txt,--group uv)
+	$(call pin,dev.txt,pyproject.toml --group dev)
+	$(call pin,build.txt,--group build --constraints requirements/dev.txt)
+	$(call pin,migrate.txt,services/core/pyproject.toml --constraints requirements/dev.txt)
+	$(call pin,gateway.txt,services/gateway/pyproject.toml --constraints requirements/dev.txt)
+	$(call pin,scheduler.txt,services/scheduler/pyproject.toml --constraints requirements/dev.txt)
+	$(call pin,worker.txt,services/worker/pyproject.toml --constraints requirements/dev.txt)
+
+.PHONY: clean
+clean: ## Remove .venv and caches. The data of make up (.headrace) stays.
+	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,170 @@
+"""Asynchronous things for synchronous callers: an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from concurrent import futures
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
+
+A = TypeVar("A")
+P = ParamSpec("P")
+T = TypeVar("T")
+W = TypeVar("W")
+
+_END: Final = object()
+# How often a waiting thread looks for signals, in seconds.
+_GLANCE: Final = 0.5
+# How long cancelled work may take to end, in seconds.
+_PATIENCE: Final = 5.0
+
+
+class LoopThread:
+    """An event loop that runs in a daemon thread until it is closed."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="headrace-client", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def closed(self) -> bool:
+        return self._loop.is_closed()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs `work` in the loop and waits for it; Ctrl-C cancels it.
+
+        Raises:
+            RuntimeError: it is closed, or this is its own thread.
+        """
+        if self.closed or threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError("this client is closed, or called from its own event loop")
+        ended: futures.Future[T] = futures.Future()
+        task: asyncio.Task[T] | None = None
+
+        def begin() -> None:
+            nonlocal task
+            task = self._loop.create_task(work)
+            task.add_done_callback(functools.partial(_settle, ended))
+
+        def interrupt() -> None:
+            if task is not None:
+                task.cancel()
+
+        self._loop.call_soon_threadsafe(begin)
+        try:
+            return _result(ended)
+        except BaseException:
+            if not ended.done():
+                # Only the wait was interrupted, by Ctrl-C. The work must have ended before anybody
+                # goes on, for instance to close the generator that it stands in.
+                self._loop.call_soon_threadsafe(interrupt)
+                futures.wait([ended], timeout=_PATIENCE)
+            raise
+
+    def iterate(self, source: AsyncIterator[T]) -> Generator[T, None, None]:
+        """Yields what `source` yields, and closes it in the end."""
+        try:
+            while True:
+                item = self.run(_next(source))
+                if item is _END:
+                    return
+                yield item
+        finally:
+            if isinstance(source, AsyncGenerator) and not self.closed:
+                self.run(source.aclose())
+
+    def close(self) -> None:
+        """Ends the loop and its thread, with what still runs in it."""
+        if self.closed:
+            return
+        self.run(_cancel_others())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _result(ended: futures.Future[T]) -> T:
+    # A Ctrl-C that comes just before a wait begins is noticed when the wait ends: so it ends often.
+    while True:
+        try:
+            return ended.result(_GLANCE)
+        except TimeoutError:
+            if ended.done():
+                return ended.result()
+
+
+def _settle(ended: futures.Future[T], task: asyncio.Task[T]) -> None:
+    """Hands a task's outcome to another thread."""
+    if task.cancelled():
+        ended.set_exception(RuntimeError("the client was closed meanwhile"))
+    elif error := task.exception():
+        ended.set_exception(error)
+    else:
+        ended.set_result(task.result())
+
+
+async def _next(source: AsyncIterator[T]) -> Any:
+    return await anext(source, _END)
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+class Blocking(Generic[A]):
+    """The synchronous face of `inner`, which lives in the loop of `thread`."""
+
+    def __init__(self, inner: A, thread: LoopThread) -> None:
+        self._inner = inner
+        self._thread = thread
+
+
+# These make a synchronous method of an asynchronous one, with the same signature and documentation,
+# so that the two can never differ.
+
+
+def blocking(
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Blocking[A], P], T]:
+    """Of a coroutine method, one that waits for it."""
+
+    @functools.wraps(method)
+    def call(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._thread.run(method(self._inner, *args, **kwargs))
+
+    return call
+
+
+def iterating(
+    method: Callable[Concatenate[A, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[Blocking[A], P], Generator[T, None, None]]:
+    """Of an asynchronous generator method, a generator."""
+
+    @functools.wraps(method)
+    def call(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
+        return self._thread.iterate(method(self._inner, *args, **kwargs))
+
+    return call
+
+
+def wrapping(
+    wrap: Callable[[T, LoopThread], W],
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Blocking[A], P], W]:
+    """Of a coroutine method, one that waits for it and wraps what it returns."""
+
+    @functools.wraps(method)
+    def call(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> W:
+        return wrap(self._thread.run(method(self._inner, *args, **kwargs)), self._thread)
+
+    return call

@@ -1,0 +1,252 @@
+"""Between the messages of the contract and the values of this library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from google.protobuf.duration_pb2 import Duration as PbDuration
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from headrace.event import JobEvent, JobEventType
+from headrace.job import (
+    Duration,
+    Job,
+    JobError,
+    JobSpec,
+    JobState,
+    Progress,
+    RetryPolicy,
+    SubmitOutcome,
+)
+from headrace.stats import HandlerInfo, QueueStats, Stats, TypeStats
+from headrace.v1 import (
+    data_pb2,
+    event_pb2,
+    handler_service_pb2,
+    job_pb2,
+    job_service_pb2,
+)
+
+JSON: Final = data_pb2.DATA_ENCODING_JSON
+
+E = TypeVar("E", JobState, JobEventType, SubmitOutcome)
+
+
+def _by_number(wrapper: Any, members: Iterable[E], prefix: str) -> dict[int, E]:
+    return {
+        wrapper.Value(prefix + member.name): member for member in members if member != "UNKNOWN"
+    }
+
+
+_STATES: Final = _by_number(job_pb2.JobState, JobState, "JOB_STATE_")
+_EVENT_TYPES: Final = _by_number(event_pb2.JobEventType, JobEventType, "JOB_EVENT_TYPE_")
+_OUTCOMES: Final = _by_number(job_service_pb2.SubmitOutcome, SubmitOutcome, "SUBMIT_OUTCOME_")
+
+
+# From values.
+
+
+def to_data(value: Any) -> data_pb2.Data:
+    """JSON text of `value`.
+
+    Raises:
+        TypeError: it holds something that JSON cannot say.
+        ValueError: it holds NaN, an infinity or itself.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return data_pb2.Data(json=text.encode())
+
+
+def to_spec(spec: JobSpec) -> job_pb2.JobSpec:
+    """The message of a spec; a delay begins now."""
+    message = job_pb2.JobSpec(
+        type=spec.type, queue=spec.queue, priority=spec.priority, labels=spec.labels
+    )
+    if spec.payload is not None:
+        message.payload.CopyFrom(to_data(spec.payload))
+    schedule_time = spec.schedule_time
+    if spec.delay is not None:
+        schedule_time = datetime.now(UTC) + _timedelta(spec.delay)
+    if schedule_time is not None:
+        message.schedule_time.CopyFrom(_to_timestamp(schedule_time))
+    if spec.timeout is not None:
+        message.timeout.CopyFrom(_to_duration(spec.timeout))
+    if spec.deadline is not None:
+        message.deadline.CopyFrom(_to_timestamp(spec.deadline))
+    if spec.retry is not None:
+        message.retry_policy.CopyFrom(_to_retry_policy(spec.retry))
+    return message
+
+
+def to_states(states: Iterable[JobState | str]) -> list[job_pb2.JobState.ValueType]:
+    """The numbers of states.
+
+    Raises:
+        ValueError: one of them is no state.
+    """
+    return [job_pb2.JobState.Value(f"JOB_STATE_{JobState(state).name}") for state in states]
+
+
+def _to_retry_policy(retry: RetryPolicy) -> job_pb2.RetryPolicy:
+    message = job_pb2.RetryPolicy(
+        max_attempts=retry.max_attempts, multiplier=retry.multiplier, jitter=retry.jitter
+    )
+    if retry.initial_backoff is not None:
+        message.initial_backoff.CopyFrom(_to_duration(retry.initial_backoff))
+    if retry.max_backoff is not None:
+        message.max_backoff.CopyFrom(_to_duration(retry.max_backoff))
+    return message
+
+
+def _timedelta(duration: Duration) -> timedelta:
+    return duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
+
+
+def _to_duration(duration: Duration) -> PbDuration:
+    message = PbDuration()
+    message.FromTimedelta(_timedelta(duration))
+    return message
+
+
+def _to_timestamp(time: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+# From messages.
+
+
+def from_job(message: job_pb2.Job) -> Job:
+    return Job(
+        id=message.id,
+        tenant=message.tenant,
+        type=message.type,
+        queue=message.queue,
+        payload=_data(message, "payload"),
+        priority=message.priority,
+        labels=dict(message.labels),
+        timeout=_duration(message, "timeout"),
+        deadline=_time(message, "deadline"),
+        retry_policy=_retry_policy(message.retry_policy),
+        request_id=message.request_id,
+        batch_id=message.batch_id,
+        state=_STATES.get(message.state, JobState.UNKNOWN),
+        attempt=message.attempt,
+        retries_used=message.retries_used,
+        seq=message.seq,
+        progress=_progress(message.progress) if message.HasField("progress") else None,
+        result=_data(message, "result"),
+        error=_error(message.error) if message.HasField("error") else None,
+        worker_id=message.worker_id,
+        create_time=_time(message, "create_time"),
+        schedule_time=_time(message, "schedule_time"),
+        queue_time=_time(message, "queue_time"),
+        start_time=_time(message, "start_time"),
+        cancel_request_time=_time(message, "cancel_request_time"),
+        end_time=_time(message, "end_time"),
+        update_time=_time(message, "update_time"),
+        output=tuple(from_data(piece) for piece in message.output),
+    )
+
+
+def from_event(message: event_pb2.JobEvent) -> JobEvent:
+    return JobEvent(
+        job_id=message.job_id,
+        seq=message.seq,
+        type=_EVENT_TYPES.get(message.type, JobEventType.UNKNOWN),
+        state=_STATES.get(message.state, JobState.UNKNOWN),
+        attempt=message.attempt,
+        event_time=_time(message, "event_time"),
+        job_type=message.job_type,
+        queue=message.queue,
+        error=_error(message.error) if message.HasField("error") else None,
+        progress=_progress(message.progress) if message.HasField("progress") else None,
+        output=_data(message, "output"),
+        schedule_time=_time(message, "schedule_time"),
+        worker_id=message.worker_id,
+    )
+
+
+def from_outcome(number: int) -> SubmitOutcome:
+    return _OUTCOMES.get(number, SubmitOutcome.UNKNOWN)
+
+
+def from_stats(message: job_service_pb2.GetStatsResponse) -> Stats:
+    return Stats(
+        states=_counts(message.states),
+        queues=tuple(
+            QueueStats(queue=q.queue, states=_counts(q.states), age=_duration(q, "age"))
+            for q in message.queues
+        ),
+        types=tuple(TypeStats(type=t.type, states=_counts(t.states)) for t in message.types),
+        stats_time=_time(message, "stats_time"),
+    )
+
+
+def from_handler(message: handler_service_pb2.Handler) -> HandlerInfo:
+    return HandlerInfo(
+        type=message.type,
+        queue=message.queue,
+        description=message.description,
+        payload_schema=_data(message, "payload_schema"),
+        result_schema=_data(message, "result_schema"),
+        timeout=_duration(message, "timeout"),
+        retry_policy=_retry_policy(message.retry_policy),
+        live_workers=message.live_workers,
+    )
+
+
+def from_data(message: data_pb2.Data) -> Any:
+    """The document, whichever form it came in."""
+    if message.WhichOneof("kind") == "value":
+        return MessageToDict(message.value)
+    return json.loads(message.json) if message.json else None
+
+
+def _data(message: Any, field: str) -> Any:
+    return from_data(getattr(message, field)) if message.HasField(field) else None
+
+
+def _counts(counts: Iterable[job_service_pb2.StateCount]) -> Mapping[JobState, int]:
+    return {_STATES.get(count.state, JobState.UNKNOWN): count.jobs for count in counts}
+
+
+def _error(message: job_pb2.JobError) -> JobError:
+    return JobError(type=message.type, message=message.message, retryable=message.retryable)
+
+
+def _progress(message: job_pb2.JobProgress) -> Progress:
+    return Progress(
+        fraction=message.fraction,
+        message=message.message,
+        counters=_data(message, "counters") or {},
+    )
+
+
+def _retry_policy(message: job_pb2.RetryPolicy) -> RetryPolicy:
+    return RetryPolicy(
+        max_attempts=message.max_attempts if message.HasField("max_attempts") else None,
+        initial_backoff=_duration(message, "initial_backoff"),
+        max_backoff=_duration(message, "max_backoff"),
+        multiplier=message.multiplier if message.HasField("multiplier") else None,
+        jitter=message.jitter if message.HasField("jitter") else None,
+    )
+
+
+def _time(message: Any, field: str) -> datetime | None:
+    if not message.HasField(field):
+        return None
+    time: datetime = getattr(message, field).ToDatetime(tzinfo=UTC)
+    return time
+
+
+def _duration(message: Any, field: str) -> timedelta | None:
+    if not message.HasField(field):
+        return None
+    span: timedelta = getattr(message, field).ToTimedelta()
+    return span

@@ -1,0 +1,106 @@
+"""The gateways of a client: one channel each, one of them in use."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from grpc import aio
+
+from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+
+DEFAULT_TARGET: Final = "127.0.0.1:50051"
+_MEBIBYTE: Final = 1024 * 1024
+
+
+def parse_targets(target: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The targets that were given, or those of HEADRACE_TARGET, or the default.
+
+    Raises:
+        ValueError: none was given.
+    """
+    if target is None:
+        target = os.environ.get("HEADRACE_TARGET") or DEFAULT_TARGET
+    parts = target.split(",") if isinstance(target, str) else target
+    targets = tuple(stripped for part in parts if (stripped := part.strip()))
+    if not targets:
+        raise ValueError("target must be host:port, or several of them")
+    return targets
+
+
+def _options() -> list[tuple[str, int | str]]:
+    try:
+        own = version("headrace")
+    except PackageNotFoundError:
+        own = "unknown"
+    return [
+        # A silent connection is found dead within half a minute, also while only a quiet watch uses
+        # it. The interval is above the minimum that the gateway allows.
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        # A full job holds its payload, its result and all of its output.
+        ("grpc.max_receive_message_length", 16 * _MEBIBYTE),
+        # The gateway judges what is too large, and names the limit.
+        ("grpc.max_send_message_length", -1),
+        # A gateway that came back is used again within a second (the default is up to two minutes),
+        # and one that does not answer is given up after five (the default is twenty).
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.min_reconnect_backoff_ms", 5_000),
+        ("grpc.primary_user_agent", f"headrace-python/{own}"),
+    ]
+
+
+class Gateway:
+    """A channel to one gateway, and its stubs."""
+
+    def __init__(self, target: str) -> None:
+        self.channel = aio.insecure_channel(target, options=_options())
+        self.jobs = JobServiceStub(self.channel)
+        self.handlers = HandlerServiceStub(self.channel)
+
+
+class Gateways:
+    """The gateways that a client may use, all of the same installation.
+
+    The first one is used until it fails, then the next one, and so on in a circle.
+    """
+
+    def __init__(self, targets: Sequence[str]) -> None:
+        self.targets = tuple(targets)
+        self._open: dict[int, Gateway] = {}
+        self._index = 0
+        self._closed = False
+
+    def current(self) -> Gateway:
+        """The gateway in use; its channel connects by itself.
+
+        Raises:
+            RuntimeError: the client is closed.
+        """
+        if self._closed:
+            raise RuntimeError("this client is closed")
+        if self._index not in self._open:
+            self._open[self._index] = Gateway(self.targets[self._index])
+        return self._open[self._index]
+
+    def leave(self, gateway: Gateway) -> bool:
+        """Goes on to the next gateway, unless somebody else has left `gateway` already.
+
+        Returns whether another one is in use now: with a single target there is none.
+        """
+        if self._open.get(self._index) is gateway:
+            self._index = (self._index + 1) % len(self.targets)
+        return self._open.get(self._index) is not gateway
+
+    async def close(self) -> None:
+        """Closes every channel; calls that still run are cancelled."""
+        self._closed = True
+        gateways = list(self._open.values())
+        self._open.clear()
+        await asyncio.gather(*(gateway.channel.close(None) for gateway in gateways))

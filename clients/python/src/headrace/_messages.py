@@ -1,0 +1,72 @@
+"""Messages of protocols that are not our own, in a descriptor pool of their own.
+
+Their generated modules live in packages that an application may have in any version
+(googleapis-common-protos, grpcio-health-checking), and a protobuf message can be registered once
+only in the default pool. So the few fields that the client reads are declared here, compatible on
+the wire, where they can never collide with those packages.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+
+_PACKAGE: Final = "headrace.foreign"
+
+# message: field: (number, type, repeated). A type in capitals is a scalar, any other a message.
+# An enum is declared as INT32, and a map as a repeated entry: both are the same on the wire.
+_MESSAGES: Final[dict[str, dict[str, tuple[int, str, bool]]]] = {
+    # google/protobuf/any.proto, duration.proto
+    "Any": {"type_url": (1, "STRING", False), "value": (2, "BYTES", False)},
+    "Duration": {"seconds": (1, "INT64", False), "nanos": (2, "INT32", False)},
+    # google/rpc/status.proto, error_details.proto
+    "Status": {
+        "code": (1, "INT32", False),
+        "message": (2, "STRING", False),
+        "details": (3, "Any", True),
+    },
+    "MetadataEntry": {"key": (1, "STRING", False), "value": (2, "STRING", False)},
+    "ErrorInfo": {
+        "reason": (1, "STRING", False),
+        "domain": (2, "STRING", False),
+        "metadata": (3, "MetadataEntry", True),
+    },
+    "FieldViolation": {"field": (1, "STRING", False), "description": (2, "STRING", False)},
+    "BadRequest": {"field_violations": (1, "FieldViolation", True)},
+    "RetryInfo": {"retry_delay": (1, "Duration", False)},
+    # grpc/health/v1/health.proto
+    "HealthCheckRequest": {"service": (1, "STRING", False)},
+    "HealthCheckResponse": {"status": (1, "INT32", False)},
+}
+
+
+def _declare() -> DescriptorPool:
+    file = FileDescriptorProto(name="headrace/foreign.proto", package=_PACKAGE, syntax="proto3")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field, (number, kind, repeated) in fields.items():
+            declared = message.field.add(name=field, number=number)
+            declared.label = (
+                FieldDescriptorProto.LABEL_REPEATED
+                if repeated
+                else FieldDescriptorProto.LABEL_OPTIONAL
+            )
+            if kind.isupper():
+                declared.type = FieldDescriptorProto.Type.Value(f"TYPE_{kind}")
+            else:
+                declared.type = FieldDescriptorProto.TYPE_MESSAGE
+                declared.type_name = f".{_PACKAGE}.{kind}"
+    pool = DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return pool
+
+
+_pool: Final = _declare()
+
+
+def message_class(name: str) -> Any:
+    """The class of a message that is declared above."""
+    return GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))

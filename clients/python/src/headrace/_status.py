@@ -1,0 +1,118 @@
+"""From the status of a failed call to a typed error."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+from grpc.aio import AioRpcError
+
+from headrace._messages import message_class
+from headrace.errors import (
+    CallError,
+    CursorExpired,
+    CursorInvalid,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    JobNotFound,
+    LimitExceeded,
+    PageTokenInvalid,
+    PayloadInvalid,
+    Refusal,
+    RequestIdConflict,
+    SlowConsumer,
+    StateConflict,
+    Unavailable,
+    Violation,
+)
+
+# Where gRPC servers put a google.rpc.Status.
+_TRAILER: Final = "grpc-status-details-bin"
+_DOMAIN: Final = "headrace"
+
+_Status: Final = message_class("Status")
+_ErrorInfo: Final = message_class("ErrorInfo")
+_BadRequest: Final = message_class("BadRequest")
+_RetryInfo: Final = message_class("RetryInfo")
+
+_BY_REASON: Final[dict[str, type[CallError]]] = {
+    "INVALID_ARGUMENT": InvalidRequest,
+    "PAYLOAD_INVALID": PayloadInvalid,
+    "PAGE_TOKEN_INVALID": PageTokenInvalid,
+    "CURSOR_INVALID": CursorInvalid,
+    "JOB_NOT_FOUND": JobNotFound,
+    "REQUEST_ID_CONFLICT": RequestIdConflict,
+    "STATE_CONFLICT": StateConflict,
+    "LIMIT_EXCEEDED": LimitExceeded,
+    "SLOW_CONSUMER": SlowConsumer,
+    "CURSOR_EXPIRED": CursorExpired,
+    "UNAVAILABLE": Unavailable,
+    "SHUTTING_DOWN": Unavailable,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "INTERNAL": InternalError,
+}
+
+# For what the transport itself refuses, and for reasons that this version does not know.
+_BY_CODE: Final[dict[str, type[CallError]]] = {
+    "INVALID_ARGUMENT": InvalidRequest,
+    "RESOURCE_EXHAUSTED": LimitExceeded,
+    "UNAVAILABLE": Unavailable,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "INTERNAL": InternalError,
+    "UNKNOWN": InternalError,
+}
+
+
+def call_error(error: AioRpcError) -> CallError:
+    """The typed error of a failed call."""
+    refusal = _refusal(error)
+    kind = _BY_REASON.get(refusal.reason) or _BY_CODE.get(refusal.code, CallError)
+    return kind(refusal)
+
+
+def _refusal(error: AioRpcError) -> Refusal:
+    code = error.code().name
+    message = error.details() or ""
+    reason = ""
+    metadata: dict[str, str] = {}
+    violations: list[Violation] = []
+    retry_after: timedelta | None = None
+    for detail in _details(error):
+        kind = detail.type_url.rpartition("/")[2]
+        try:
+            if kind == "google.rpc.ErrorInfo":
+                info = _ErrorInfo.FromString(detail.value)
+                if info.domain == _DOMAIN:
+                    reason = info.reason
+                    metadata = {entry.key: entry.value for entry in info.metadata}
+            elif kind == "google.rpc.BadRequest":
+                bad = _BadRequest.FromString(detail.value)
+                violations = [Violation(v.field, v.description) for v in bad.field_violations]
+            elif kind == "google.rpc.RetryInfo":
+                delay = _RetryInfo.FromString(detail.value).retry_delay
+                retry_after = timedelta(seconds=delay.seconds, microseconds=delay.nanos // 1000)
+        except DecodeError:
+            # The status alone says enough to go on.
+            continue
+    return Refusal(
+        code=code,
+        message=message,
+        reason=reason,
+        metadata=metadata,
+        violations=tuple(violations),
+        retry_after=retry_after,
+    )
+
+
+def _details(error: AioRpcError) -> list[Any]:
+    # The type stubs of grpc say less than it is: pairs of a key and a value.
+    trailers: Any = error.trailing_metadata()
+    for key, value in trailers or ():
+        if key == _TRAILER:
+            try:
+                return list(_Status.FromString(value).details)
+            except DecodeError:
+                return []
+    return []

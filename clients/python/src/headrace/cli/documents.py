@@ -1,0 +1,34 @@
+"""Values as JSON documents, under the names of the contract."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+
+def document(value: Any) -> Any:
+    """What JSON can say of a value: times in RFC 3339, spans in seconds, what is absent as null."""
+    if is_dataclass(value):
+        return {field.name: document(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): document(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [document(entry) for entry in value]
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value
+
+
+def json_line(value: Any) -> str:
+    """One line of JSON."""
+    return json.dumps(document(value), ensure_ascii=False)
+
+
+def json_text(value: Any) -> str:
+    """JSON for people."""
+    return json.dumps(document(value), ensure_ascii=False, indent=2)

@@ -1,0 +1,222 @@
+"""Values as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from headrace import HandlerInfo, Job, JobError, JobEvent, JobState, Progress, Stats
+from headrace.cli.documents import json_line, json_text
+
+_STYLES: Final = {
+    JobState.SCHEDULED: "blue",
+    JobState.QUEUED: "cyan",
+    JobState.RUNNING: "yellow",
+    JobState.RETRYING: "magenta",
+    JobState.SUCCEEDED: "green",
+    JobState.FAILED: "bold red",
+    JobState.CANCELLED: "red",
+}
+_ID_LENGTH: Final = 36
+# What a line of the event list says of a piece of output at most, in characters.
+_OUTPUT_LENGTH: Final = 500
+
+
+def plain(text: str) -> str:
+    """`text` without what a terminal would obey."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def state_text(state: JobState) -> Text:
+    return Text(state, style=_STYLES.get(state, ""))
+
+
+def time_text(time: datetime | None) -> str:
+    """A time in this machine's zone, to the second."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}" if time else ""
+
+
+def span_text(span: timedelta) -> str:
+    """A span of time in its two largest units: `350ms`, `4.25s`, `3m 20s`, `2d 4h`."""
+    seconds = span.total_seconds()
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 60:
+        return f"{seconds:.3g}s"
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m {seconds}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours}h {minutes}m"
+    days, hours = divmod(hours, 24)
+    return f"{days}d {hours}h"
+
+
+def progress_text(progress: Progress) -> str:
+    counters = " ".join(f"{name}={value}" for name, value in progress.counters.items())
+    return " ".join(
+        part for part in (f"{progress.fraction:.0%}", plain(progress.message), counters) if part
+    )
+
+
+def error_text(error: JobError) -> str:
+    return plain(f"{error.type}: {error.message}" if error.type else error.message)
+
+
+def jobs_table(jobs: Iterable[Job]) -> Table:
+    table = _table("ID", "STATE", "TYPE", "QUEUE", "SUBMITTED", "")
+    # An id is there to be copied. What gives way in a narrow terminal is the note.
+    table.columns[0].min_width = _ID_LENGTH
+    table.columns[-1].no_wrap = False
+    for job in jobs:
+        table.add_row(
+            job.id,
+            state_text(job.state),
+            plain(job.type),
+            plain(job.queue),
+            _short_time(job.create_time),
+            Text(_note(job), overflow="ellipsis", no_wrap=True),
+        )
+    return table
+
+
+def job_line(job: Job) -> Text:
+    return Text.assemble(f"{job.id} ", state_text(job.state))
+
+
+def job_view(job: Job) -> RenderableType:
+    """All of a job that there is to say."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("id", job.id)
+    grid.add_row("type", plain(job.type))
+    grid.add_row("queue", plain(job.queue))
+    grid.add_row("state", state_text(job.state))
+    for name, value in _particulars(job):
+        if value:
+            grid.add_row(name, Text(value))
+    return grid
+
+
+def event_text(event: JobEvent) -> Text:
+    """One line: when, which job, what, and what else there is to say."""
+    time = f"{event.event_time.astimezone():%H:%M:%S.%f}"[:-3] if event.event_time else ""
+    line = Text.assemble(
+        (f"{time} ", "dim"),
+        f"{event.job_id} {plain(event.job_type)} ",
+        (f"{event.type:<15} ", _STYLES.get(event.state, "")),
+        f"attempt {event.attempt} " if event.attempt else "",
+        _detail(event),
+    )
+    line.rstrip()
+    return line
+
+
+def stats_view(stats: Stats) -> RenderableType:
+    """Three tables: all jobs, by queue, by type."""
+    shown = [state for state in JobState if stats.states.get(state)]
+    names = [state.name for state in shown]
+    queues = _table("QUEUE", *names, "OLDEST QUEUED")
+    for queue in stats.queues:
+        age = span_text(queue.age) if queue.age is not None else ""
+        queues.add_row(plain(queue.queue), *_numbers(queue.states, shown), age)
+    types = _table("TYPE", *names)
+    for job_type in stats.types:
+        types.add_row(plain(job_type.type), *_numbers(job_type.states, shown))
+    if not shown:
+        return Text("no jobs")
+    queues.add_row(Text("all", style="bold"), *_numbers(stats.states, shown), "", style="bold")
+    return Group(queues, Text(), types)
+
+
+def handlers_table(handlers: Iterable[HandlerInfo]) -> Table:
+    table = _table("TYPE", "QUEUE", "WORKERS", "TIMEOUT", "DESCRIPTION")
+    table.columns[-1].no_wrap = False
+    for handler in handlers:
+        table.add_row(
+            plain(handler.type),
+            plain(handler.queue),
+            str(handler.live_workers),
+            span_text(handler.timeout) if handler.timeout else "",
+            plain(handler.description),
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def _short_time(time: datetime | None) -> str:
+    """The time of day when it was today, else the day as well."""
+    if time is None:
+        return ""
+    local = time.astimezone()
+    today = local.date() == datetime.now(local.tzinfo).date()
+    return f"{local:%H:%M:%S}" if today else f"{local:%Y-%m-%d %H:%M}"
+
+
+def _numbers(states: Mapping[JobState, int], shown: Sequence[JobState]) -> list[str]:
+    return [str(states.get(state, 0) or "-") for state in shown]
+
+
+def _note(job: Job) -> str:
+    if job.error and job.state is not JobState.SUCCEEDED:
+        return error_text(job.error)
+    if job.progress and job.state is JobState.RUNNING:
+        return progress_text(job.progress)
+    if job.state in {JobState.SCHEDULED, JobState.RETRYING} and job.schedule_time:
+        return f"due {time_text(job.schedule_time)}"
+    return ""
+
+
+def _particulars(job: Job) -> Iterable[tuple[str, str]]:
+    yield "priority", str(job.priority) if job.priority else ""
+    yield "labels", plain(" ".join(f"{key}={value}" for key, value in job.labels.items()))
+    yield "attempt", f"{job.attempt} ({job.retries_used} retries used)" if job.attempt else ""
+    yield "progress", progress_text(job.progress) if job.progress else ""
+    yield "error", error_text(job.error) if job.error else ""
+    yield "worker", job.worker_id
+    yield "request id", plain(job.request_id)
+    yield "batch", job.batch_id
+    yield "timeout", span_text(job.timeout) if job.timeout else ""
+    yield "deadline", time_text(job.deadline)
+    yield "submitted", time_text(job.create_time)
+    yield "due", time_text(job.schedule_time)
+    yield "queued", time_text(job.queue_time)
+    yield "started", time_text(job.start_time)
+    yield "cancel asked", time_text(job.cancel_request_time)
+    yield "ended", time_text(job.end_time)
+    yield "payload", _document(job.payload)
+    yield "output", "\n".join(plain(json_line(piece)) for piece in job.output)
+    yield "result", _document(job.result) if job.state is JobState.SUCCEEDED else ""
+
+
+def _document(value: Any) -> str:
+    return plain(json_text(value))
+
+
+def _detail(event: JobEvent) -> str:
+    if event.error:
+        due = f", again {time_text(event.schedule_time)}" if event.schedule_time else ""
+        return error_text(event.error) + due
+    if event.progress:
+        return progress_text(event.progress)
+    if event.output is not None:
+        text = plain(json_line(event.output))
+        return text if len(text) <= _OUTPUT_LENGTH else f"{text[:_OUTPUT_LENGTH]}…"
+    if event.schedule_time:
+        return f"due {time_text(event.schedule_time)}"
+    return f"worker {event.worker_id}" if event.worker_id else ""

@@ -1,0 +1,400 @@
+"""The asynchronous client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Final, Self, Unpack
+from uuid import uuid4
+
+from headrace._batches import MAX_BATCH, batches
+from headrace._calls import Calls
+from headrace._convert import (
+    JSON,
+    from_event,
+    from_handler,
+    from_job,
+    from_outcome,
+    from_stats,
+    to_spec,
+    to_states,
+)
+from headrace._gateways import Gateways, parse_targets
+from headrace._messages import message_class
+from headrace.errors import Refusal, Unavailable
+from headrace.event import JobEvent
+from headrace.handle import Batch, JobHandle
+from headrace.job import Job, JobOptions, JobSpec, JobState
+from headrace.stats import HandlerInfo, Stats
+from headrace.v1 import handler_service_pb2, job_pb2, job_service_pb2
+from headrace.watch import Watch
+
+_HealthCheckRequest: Final = message_class("HealthCheckRequest")
+_HealthCheckResponse: Final = message_class("HealthCheckResponse")
+_SERVING: Final = 1
+
+
+class Client:
+    """Submits jobs and follows them.
+
+    Every call is tried again while no gateway is available, submits too, since they always carry a
+    `request_id`; streams are resumed where they were cut. A client belongs to one event loop.
+
+        async with Client() as client:
+            job = await client.submit("square_sum", {"data": [1, 2, 3]})
+            async for event in job.watch():
+                print(event.state)
+            print(await job.result())
+
+    Args:
+        target: `host:port` of a gateway, or several of them, in a list or separated by commas: the
+            first one that can be reached is used, and the next one when it fails. None: what
+            HEADRACE_TARGET says, else 127.0.0.1:50051.
+        timeout: the deadline of a unary call with all its retries, in seconds.
+        retries: how often a unary call is tried again while no gateway is available.
+        resume_timeout: how long a stream that was cut is tried again, in seconds.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Every call raises a `CallError` when it is refused or does not come through.
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str] | None = None,
+        *,
+        timeout: float = 10.0,
+        retries: int = 5,
+        resume_timeout: float = 60.0,
+    ) -> None:
+        if timeout <= 0 or retries < 0 or resume_timeout < 0:
+            raise ValueError("timeout must be positive; retries and resume_timeout not negative")
+        self._timeout = timeout
+        self._gateways = Gateways(parse_targets(target))
+        self._calls = Calls(
+            gateways=self._gateways,
+            timeout=timeout,
+            retries=retries,
+            resume_timeout=resume_timeout,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections; what still runs on them is cancelled."""
+        await self._gateways.close()
+
+    # Submitting.
+
+    async def submit(
+        self,
+        job_type: str,
+        payload: Any = None,
+        *,
+        request_id: str | None = None,
+        validate_only: bool = False,
+        **options: Unpack[JobOptions],
+    ) -> JobHandle:
+        """Persists a job. When this returns, the job is safe.
+
+        Args:
+            job_type: names the handler.
+            payload: the handler's argument, anything that JSON can say. None: an empty object.
+            request_id: the idempotency key, 1 to 128 characters. The same key with the same content
+                returns the same job. None: a fresh one.
+            validate_only: only say what would happen, in the handle's `outcome`.
+            options: queue, priority, labels, delay or schedule_time, timeout, deadline, retry; see
+                `JobSpec`.
+        """
+        request = job_service_pb2.SubmitJobRequest(
+            job=to_spec(JobSpec(job_type, payload, **options)),
+            request_id=request_id or str(uuid4()),
+            validate_only=validate_only,
+            data_encoding=JSON,
+        )
+        response = await self._calls.unary(lambda gateway: gateway.jobs.SubmitJob, request)
+        job = from_job(response.job)
+        return JobHandle(self, job.id, job=job, outcome=from_outcome(response.outcome))
+
+    async def submit_many(
+        self,
+        jobs: Iterable[JobSpec],
+        *,
+        request_id: str | None = None,
+        validate_only: bool = False,
+    ) -> Batch:
+        """Persists 1 to 1,000 jobs, all or nothing.
+
+        Args:
+            jobs: the jobs. For more of them see `submit_in_batches`.
+            request_id: the idempotency key of the whole batch. None: a fresh one.
+            validate_only: only say what would happen, in the batch's `outcome`.
+
+        Raises:
+            ValueError: there are none, or more than 1,000.
+        """
+        specs = [to_spec(spec) for spec in jobs]
+        if not 1 <= len(specs) <= MAX_BATCH:
+            raise ValueError(
+                f"a batch has 1 to {MAX_BATCH} jobs, and these are {len(specs)}; "
+                "submit_in_batches takes any number"
+            )
+        return await self._submit_batch(
+            specs, request_id=request_id or str(uuid4()), validate_only=validate_only
+        )
+
+    async def submit_in_batches(
+        self,
+        jobs: Iterable[JobSpec] | AsyncIterable[JobSpec],
+        *,
+        size: int = MAX_BATCH,
+        request_id: str | None = None,
+    ) -> AsyncGenerator[Batch, None]:
+        """Persists any number of jobs in batches, each all or nothing, and yields each batch.
+
+        Jobs are taken from `jobs` as they are submitted, so it may be endless. A batch is cut short
+        before it would be too large for a request.
+
+        Args:
+            jobs: the jobs.
+            size: the most jobs in a batch; 1 to 1,000.
+            request_id: an idempotency key for all of it: repeated with the same jobs and size, it
+                submits only what is missing. At most 100 characters. None: a fresh one.
+
+        Raises:
+            ValueError: `size` is out of its range.
+        """
+        key = request_id or str(uuid4())
+        number = 0
+        async with aclosing(batches(jobs, size)) as parts:
+            async for specs in parts:
+                number += 1
+                yield await self._submit_batch(
+                    specs, request_id=f"{key}/{number}", validate_only=False
+                )
+
+    async def _submit_batch(
+        self, specs: Sequence[job_pb2.JobSpec], *, request_id: str, validate_only: bool
+    ) -> Batch:
+        request = job_service_pb2.BatchSubmitJobsRequest(
+            jobs=specs, request_id=request_id, validate_only=validate_only, data_encoding=JSON
+        )
+        response = await self._calls.unary(lambda gateway: gateway.jobs.BatchSubmitJobs, request)
+        outcome = from_outcome(response.outcome)
+        jobs = [from_job(message) for message in response.jobs]
+        return Batch(
+            id=response.batch_id,
+            jobs=tuple(JobHandle(self, job.id, job=job, outcome=outcome) for job in jobs),
+            outcome=outcome,
+        )
+
+    async def submit_and_watch(
+        self,
+        job_type: str,
+        payload: Any = None,
+        *,
+        request_id: str | None = None,
+        after_seq: int = 0,
+        **options: Unpack[JobOptions],
+    ) -> AsyncGenerator[JobEvent, None]:
+        """Persists a job and yields its events, in one call; ends after the terminal event.
+
+        Args:
+            job_type: names the handler.
+            payload: the handler's argument.
+            request_id: the idempotency key; with that of an earlier call it re-attaches to that
+                job. None: a fresh one.
+            after_seq: the number of the last event seen, when re-attaching.
+            options: as for `submit`.
+        """
+        request = job_service_pb2.SubmitAndWatchRequest(
+            job=to_spec(JobSpec(job_type, payload, **options)),
+            request_id=request_id or str(uuid4()),
+            after_seq=after_seq,
+            data_encoding=JSON,
+        )
+        responses = self._calls.stream(lambda gateway: gateway.jobs.SubmitAndWatch(request))
+        async with aclosing(responses):
+            async for response in responses:
+                for event in response.events:
+                    if event.seq > request.after_seq:
+                        request.after_seq = event.seq
+                        yield from_event(event)
+
+    # One job.
+
+    def job(self, job_id: str) -> JobHandle:
+        """A handle of an existing job; calls nobody."""
+        return JobHandle(self, job_id)
+
+    async def get(self, job_id: str, *, full: bool = True) -> Job:
+        """The job as it is now; without payload, result and output unless `full`."""
+        request = job_service_pb2.GetJobRequest(
+            job_id=job_id, view=_view(full=full), data_encoding=JSON
+        )
+        response = await self._calls.unary(lambda gateway: gateway.jobs.GetJob, request)
+        return from_job(response.job)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancels a job: at once when it waits, and when it runs its worker is told.
+
+        Returns the job: CANCELLED, or RUNNING with `cancel_request_time`. Asking again changes
+        nothing.
+        """
+        request = job_service_pb2.CancelJobRequest(job_id=job_id)
+        response = await self._calls.unary(lambda gateway: gateway.jobs.CancelJob, request)
+        return from_job(response.job)
+
+    async def retry(self, job_id: str) -> Job:
+        """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget."""
+        request = job_service_pb2.RetryJobRequest(job_id=job_id)
+        response = await self._calls.unary(lambda gateway: gateway.jobs.RetryJob, request)
+        return from_job(response.job)
+
+    async def events(self, job_id: str, *, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
+        """Yields the events that a job has had so far, after number `after_seq`."""
+        request = job_service_pb2.ListJobEventsRequest(
+            job_id=job_id, after_seq=after_seq, data_encoding=JSON
+        )
+        while True:
+            page = await self._calls.unary(lambda gateway: gateway.jobs.ListJobEvents, request)
+            for event in page.events:
+                yield from_event(event)
+            if not page.next_after_seq:
+                return
+            request.after_seq = page.next_after_seq
+
+    async def watch_job(self, job_id: str, *, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
+        """Yields a job's events: the history, then each as it happens; ends after the terminal one.
+
+        Each event comes once and in order. When the connection is cut the stream goes on from the
+        last event, at any gateway.
+
+        Args:
+            job_id: the job.
+            after_seq: the number of the last event seen; 0 for the whole history.
+        """
+        last = after_seq
+        responses = self._calls.stream(
+            lambda gateway: gateway.jobs.WatchJob(
+                job_service_pb2.WatchJobRequest(job_id=job_id, after_seq=last, data_encoding=JSON)
+            )
+        )
+        async with aclosing(responses):
+            async for response in responses:
+                for event in response.events:
+                    if event.seq > last:
+                        last = event.seq
+                        yield from_event(event)
+
+    # Many jobs.
+
+    async def list(
+        self,
+        filter: str = "",  # noqa: A002
+        *,
+        page_size: int = 0,
+        full: bool = False,
+    ) -> AsyncGenerator[Job, None]:
+        """Yields all jobs that match, the newest first, page by page.
+
+        Args:
+            filter: a subset of AIP-160, such as `state = FAILED AND labels.team = "ml"`; all of it
+                is told in the proto, at `ListJobsRequest`. Empty: all jobs.
+            page_size: how many jobs are asked for at a time; 0 is the server's default.
+            full: with payloads and results.
+        """
+        request = job_service_pb2.ListJobsRequest(
+            filter=filter, page_size=page_size, view=_view(full=full), data_encoding=JSON
+        )
+        while True:
+            page = await self._calls.unary(lambda gateway: gateway.jobs.ListJobs, request)
+            for job in page.jobs:
+                yield from_job(job)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def watch(
+        self,
+        *,
+        queues: Iterable[str] = (),
+        types: Iterable[str] = (),
+        states: Iterable[JobState | str] = (),
+        labels: Mapping[str, str] | None = None,
+        batch_id: str = "",
+        job_ids: Iterable[str] = (),
+        cursor: str = "",
+    ) -> Watch:
+        """Follows all jobs that match every argument that is given, on one stream.
+
+        Args:
+            queues: any of these queues.
+            types: any of these types.
+            states: events that lead to any of these states.
+            labels: all of these labels.
+            batch_id: this batch.
+            job_ids: any of these jobs; at most 10,000.
+            cursor: where to resume, a `Watch.cursor`. Empty: from now.
+
+        Raises:
+            ValueError: one of `states` is no state.
+        """
+        job_filter = job_service_pb2.JobFilter(
+            queues=queues,
+            types=types,
+            states=to_states(states),
+            labels=labels or {},
+            batch_id=batch_id,
+            job_ids=job_ids,
+        )
+        return Watch(self._calls, job_filter=job_filter, cursor=cursor, timeout=self._timeout)
+
+    # The platform.
+
+    async def stats(self) -> Stats:
+        """Counts the jobs by state, queue and type."""
+        request = job_service_pb2.GetStatsRequest()
+        return from_stats(await self._calls.unary(lambda gateway: gateway.jobs.GetStats, request))
+
+    async def handlers(self) -> tuple[HandlerInfo, ...]:
+        """The types of jobs that live workers can run now, in the order of their names."""
+        request = handler_service_pb2.ListHandlersRequest(data_encoding=JSON)
+        response = await self._calls.unary(lambda gateway: gateway.handlers.ListHandlers, request)
+        return tuple(from_handler(handler) for handler in response.handlers)
+
+    async def ping(self) -> timedelta:
+        """Asks a gateway whether it serves (grpc.health.v1), and returns how long that took.
+
+        Raises:
+            Unavailable: it does not serve, for instance since its database is gone.
+        """
+        begin = time.monotonic()
+        response = await self._calls.unary(
+            lambda gateway: gateway.channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=_HealthCheckRequest.SerializeToString,
+                response_deserializer=_HealthCheckResponse.FromString,
+            ),
+            _HealthCheckRequest(),
+        )
+        if response.status != _SERVING:
+            raise Unavailable(Refusal(code="UNAVAILABLE", message="the gateway does not serve now"))
+        return timedelta(seconds=time.monotonic() - begin)
+
+
+def _view(*, full: bool) -> job_pb2.JobView.ValueType:
+    return job_pb2.JOB_VIEW_FULL if full else job_pb2.JOB_VIEW_BASIC

@@ -1,0 +1,197 @@
+"""The errors of the client.
+
+HeadraceError
+├── CallError                 a call was refused or did not come through
+│   ├── InvalidRequest        what was asked is malformed; lists every violation
+│   │   ├── PayloadInvalid    the payload breaks its handler's schema
+│   │   ├── PageTokenInvalid
+│   │   └── CursorInvalid     malformed, or of another database
+│   ├── JobNotFound
+│   ├── RequestIdConflict     a request_id was used for another content
+│   ├── StateConflict         the job is in a state that does not allow it
+│   ├── LimitExceeded         something is larger than a limit
+│   ├── SlowConsumer          a watch was read too slowly; resume where it stopped
+│   ├── CursorExpired         older than what is kept
+│   ├── Unavailable           no gateway could serve it; trying again may help
+│   ├── DeadlineExceeded      the call took too long; a TimeoutError as well
+│   └── InternalError         a bug of the server
+├── JobFailed                 the job ended as FAILED
+└── JobCancelled              the job ended as CANCELLED
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from headrace.job import Job, JobError
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What is wrong with one field: its path (`job.retry_policy.jitter`) and what it must be."""
+
+    field: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """What a server said when it refused a call.
+
+    Args:
+        code: the gRPC status code's name, such as `NOT_FOUND`.
+        message: what a person should read.
+        reason: the name in `headrace.v1.ErrorReason` without its prefix; empty when the answer came
+            from elsewhere, such as the transport.
+        metadata: the particulars that the reason has.
+        violations: every malformed field.
+        retry_after: how long the server asks to wait.
+    """
+
+    code: str
+    message: str
+    reason: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    violations: Sequence[Violation] = ()
+    retry_after: timedelta | None = None
+
+
+class HeadraceError(Exception):
+    """The root of the tree."""
+
+
+class CallError(HeadraceError):
+    """A call was refused or did not come through. `refusal` has all that is known."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message or refusal.code)
+        self.refusal = refusal
+
+
+class InvalidRequest(CallError):
+    """What was asked is malformed; `violations` has every fault."""
+
+    @property
+    def violations(self) -> Sequence[Violation]:
+        return self.refusal.violations
+
+
+class PayloadInvalid(InvalidRequest):
+    """The payload breaks the JSON Schema of its handler."""
+
+
+class PageTokenInvalid(InvalidRequest):
+    """A page token that is malformed or belongs to another filter."""
+
+
+class CursorInvalid(InvalidRequest):
+    """A cursor that is malformed or belongs to another database."""
+
+
+class JobNotFound(CallError):
+    """No such job."""
+
+    @property
+    def job_id(self) -> str:
+        return self.refusal.metadata.get("job_id", "")
+
+
+class RequestIdConflict(CallError):
+    """The request_id was used for another content; `job_id` (or `batch_id`) has it."""
+
+    @property
+    def request_id(self) -> str:
+        return self.refusal.metadata.get("request_id", "")
+
+    @property
+    def job_id(self) -> str:
+        return self.refusal.metadata.get("job_id", "")
+
+    @property
+    def batch_id(self) -> str:
+        return self.refusal.metadata.get("batch_id", "")
+
+
+class StateConflict(CallError):
+    """The job is in `state`, and what was asked needs one of `allowed`."""
+
+    @property
+    def job_id(self) -> str:
+        return self.refusal.metadata.get("job_id", "")
+
+    @property
+    def state(self) -> str:
+        return self.refusal.metadata.get("state", "")
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        names = self.refusal.metadata.get("allowed", "").split(",")
+        return tuple(name.strip() for name in names if name.strip())
+
+
+class LimitExceeded(CallError):
+    """Something is larger than a limit. `limit` is the server's setting; None is "not told"."""
+
+    @property
+    def limit(self) -> str:
+        return self.refusal.metadata.get("limit", "")
+
+    @property
+    def maximum(self) -> int | None:
+        return self._number("maximum")
+
+    @property
+    def actual(self) -> int | None:
+        return self._number("actual")
+
+    def _number(self, key: str) -> int | None:
+        text = self.refusal.metadata.get(key, "")
+        return int(text) if text.isdecimal() else None
+
+
+class SlowConsumer(CallError):
+    """A watch was read too slowly. Watch again from where it stopped."""
+
+
+class CursorExpired(CallError):
+    """The cursor is older than what is kept; `oldest_cursor` is the oldest usable one."""
+
+    @property
+    def oldest_cursor(self) -> str:
+        return self.refusal.metadata.get("oldest_cursor", "")
+
+
+class Unavailable(CallError):
+    """No gateway could serve the call; trying again may help."""
+
+
+class DeadlineExceeded(CallError, TimeoutError):
+    """The call took longer than its deadline allows."""
+
+
+class InternalError(CallError):
+    """A bug of the server; its log has it under `request_id`."""
+
+    @property
+    def request_id(self) -> str:
+        return self.refusal.metadata.get("request_id", "")
+
+
+class JobFailed(HeadraceError):
+    """The job ended as FAILED, for the reason `error`. `job` is all of it."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.error = job.error or JobError(type="", message="no reason was given", retryable=False)
+        kind = f"{self.error.type}: " if self.error.type else ""
+        super().__init__(f"job {job.id} failed: {kind}{self.error.message}")
+
+
+class JobCancelled(HeadraceError):
+    """The job ended as CANCELLED. `job` is all of it."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        super().__init__(f"job {job.id} was cancelled")

@@ -1,0 +1,116 @@
+"""A job in the hands of who submitted it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from headrace.errors import JobCancelled, JobFailed
+from headrace.event import JobEvent
+from headrace.job import Job, JobState, SubmitOutcome
+
+if TYPE_CHECKING:
+    from headrace.client import Client
+
+
+class JobHandle:
+    """A job, to be followed and waited for.
+
+    Attributes:
+        id: the job's id; empty when it was only validated.
+        job: the job as it was when it was submitted; None when the handle was made from an id.
+        outcome: what the submit did; None when the handle was made from an id.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        job_id: str,
+        *,
+        job: Job | None = None,
+        outcome: SubmitOutcome | None = None,
+    ) -> None:
+        self._client = client
+        self.id = job_id
+        self.job = job
+        self.outcome = outcome
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.id}>"
+
+    def watch(self, *, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
+        """Yields the job's events: the history, then each as it happens; see `Client.watch_job`."""
+        return self._client.watch_job(self.id, after_seq=after_seq)
+
+    async def result(self, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+        """Waits for the job to end, and returns what its handler returned.
+
+        Args:
+            timeout: the longest wait, in seconds. None: as long as the job takes.
+
+        Raises:
+            JobFailed: it ended as FAILED.
+            JobCancelled: it ended as CANCELLED.
+            TimeoutError: it has not ended in time; it goes on.
+            CallError: it does not exist, or no gateway answered for too long.
+        """
+        async with asyncio.timeout(timeout):
+            job = await self.finished()
+        if job.state is JobState.FAILED:
+            raise JobFailed(job)
+        if job.state is JobState.CANCELLED:
+            raise JobCancelled(job)
+        return job.result
+
+    async def finished(self) -> Job:
+        """Waits for the job to end, however it ends, and returns all of it.
+
+        Raises:
+            CallError: it does not exist, or no gateway answered for too long.
+        """
+        job = self.job
+        if job is None or job.state.terminal:
+            job = await self.get()
+        # It can have been requeued between the end of the stream and the look at it.
+        while not job.state.terminal:
+            async with aclosing(self.watch(after_seq=job.seq)) as events:
+                async for _ in events:
+                    pass
+            job = await self.get()
+        return job
+
+    async def get(self) -> Job:
+        """The job as it is now."""
+        return await self._client.get(self.id)
+
+    async def cancel(self) -> Job:
+        """Cancels the job; see `Client.cancel`."""
+        return await self._client.cancel(self.id)
+
+    async def retry(self) -> Job:
+        """Requeues the job; see `Client.retry`."""
+        return await self._client.retry(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The jobs of one `submit_many`, in the order asked.
+
+    `id` names the batch in filters and watches; empty when it was only validated.
+    """
+
+    id: str
+    jobs: tuple[JobHandle, ...]
+    outcome: SubmitOutcome
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __iter__(self) -> Iterator[JobHandle]:
+        return iter(self.jobs)
+
+    def __getitem__(self, index: int) -> JobHandle:
+        return self.jobs[index]

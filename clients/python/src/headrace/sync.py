@@ -1,0 +1,187 @@
+"""The synchronous client: the asynchronous one, on an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from headrace._batches import MAX_BATCH
+from headrace._blocking import Blocking, LoopThread, blocking, iterating, wrapping
+from headrace.client import Client
+from headrace.event import JobEvent
+from headrace.handle import Batch, JobHandle
+from headrace.job import Job, JobSpec, JobState, SubmitOutcome
+from headrace.watch import Watch
+
+
+class SyncJobHandle(Blocking[JobHandle]):
+    """A job, to be followed and waited for; see `JobHandle`."""
+
+    @property
+    def id(self) -> str:
+        return self._inner.id
+
+    @property
+    def job(self) -> Job | None:
+        return self._inner.job
+
+    @property
+    def outcome(self) -> SubmitOutcome | None:
+        return self._inner.outcome
+
+    def __repr__(self) -> str:
+        return f"<SyncJobHandle {self.id}>"
+
+    watch = iterating(JobHandle.watch)
+    result = blocking(JobHandle.result)
+    finished = blocking(JobHandle.finished)
+    get = blocking(JobHandle.get)
+    cancel = blocking(JobHandle.cancel)
+    retry = blocking(JobHandle.retry)
+
+
+class SyncBatch(Blocking[Batch]):
+    """The jobs of one `submit_many`; see `Batch`."""
+
+    @property
+    def id(self) -> str:
+        return self._inner.id
+
+    @property
+    def outcome(self) -> SubmitOutcome:
+        return self._inner.outcome
+
+    @functools.cached_property
+    def jobs(self) -> tuple[SyncJobHandle, ...]:
+        return tuple(SyncJobHandle(job, self._thread) for job in self._inner.jobs)
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def __iter__(self) -> Iterator[SyncJobHandle]:
+        return iter(self.jobs)
+
+    def __getitem__(self, index: int) -> SyncJobHandle:
+        return self.jobs[index]
+
+
+class SyncWatch(Blocking[Watch]):
+    """The events of all jobs that match a filter; see `Watch`. Close it, or use it with `with`."""
+
+    @property
+    def cursor(self) -> str:
+        return self._inner.cursor
+
+    @property
+    def caught_up(self) -> bool:
+        return self._inner.caught_up
+
+    def __enter__(self) -> Self:
+        self._thread.run(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[JobEvent]:
+        return self._thread.iterate(self._inner)
+
+    def close(self) -> None:
+        """Ends the stream."""
+        self._thread.run(self._inner.aclose())
+
+
+class SyncClient(Blocking[Client]):
+    """Submits jobs and follows them; see `Client`, which has every method's documentation.
+
+        with SyncClient() as client:
+            job = client.submit("square_sum", {"data": [1, 2, 3]})
+            for event in job.watch():
+                print(event.state)
+            print(job.result())
+
+    It may be used from several threads. Ctrl-C ends a wait at once.
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str] | None = None,
+        *,
+        timeout: float = 10.0,
+        retries: int = 5,
+        resume_timeout: float = 60.0,
+    ) -> None:
+        inner = Client(target, timeout=timeout, retries=retries, resume_timeout=resume_timeout)
+        super().__init__(inner, LoopThread())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections; what still runs on them is cancelled."""
+        if not self._thread.closed:
+            self._thread.run(self._inner.close())
+            self._thread.close()
+
+    submit = wrapping(SyncJobHandle, Client.submit)
+    submit_many = wrapping(SyncBatch, Client.submit_many)
+    submit_and_watch = iterating(Client.submit_and_watch)
+    get = blocking(Client.get)
+    cancel = blocking(Client.cancel)
+    retry = blocking(Client.retry)
+    events = iterating(Client.events)
+    watch_job = iterating(Client.watch_job)
+    list = iterating(Client.list)
+    stats = blocking(Client.stats)
+    handlers = blocking(Client.handlers)
+    ping = blocking(Client.ping)
+
+    def submit_in_batches(
+        self, jobs: Iterable[JobSpec], *, size: int = MAX_BATCH, request_id: str | None = None
+    ) -> Generator[SyncBatch, None, None]:
+        """Persists any number of jobs in batches, and yields each; see `Client`."""
+        batches = self._inner.submit_in_batches(jobs, size=size, request_id=request_id)
+        for batch in self._thread.iterate(batches):
+            yield SyncBatch(batch, self._thread)
+
+    def job(self, job_id: str) -> SyncJobHandle:
+        """A handle of an existing job; calls nobody."""
+        return SyncJobHandle(self._inner.job(job_id), self._thread)
+
+    def watch(
+        self,
+        *,
+        queues: Iterable[str] = (),
+        types: Iterable[str] = (),
+        states: Iterable[JobState | str] = (),
+        labels: Mapping[str, str] | None = None,
+        batch_id: str = "",
+        job_ids: Iterable[str] = (),
+        cursor: str = "",
+    ) -> SyncWatch:
+        """Follows all jobs that match every argument that is given; see `Client.watch`."""
+        watch = self._inner.watch(
+            queues=queues,
+            types=types,
+            states=states,
+            labels=labels,
+            batch_id=batch_id,
+            job_ids=job_ids,
+            cursor=cursor,
+        )
+        return SyncWatch(watch, self._thread)

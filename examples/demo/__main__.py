@@ -1,0 +1,75 @@
+"""`make demo`: the whole platform on this machine, real jobs, and each transition as it is pushed.
+
+It starts `headrace up` with embedded servers and a throw-away database, submits through the client,
+follows everything on one stream, checks what came out, and leaves the files in `demo-output`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from uuid import uuid4
+
+from board import Board
+from cases import BULK, Case, bulk, cases
+from mailbox_server import Mailbox
+from platform_process import PlatformFailedError, running_platform
+from rich.console import Console
+from run import Run
+from summary import print_summary
+
+from headrace import CallError, Client
+
+OUTPUT = Path("demo-output")
+# The whole demo, once the platform runs, in seconds. It is far longer than it should take.
+DEADLINE_S = 90
+
+
+async def main(console: Console) -> int:
+    """Runs the demo; returns the exit code."""
+    files = OUTPUT / "files"
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    files.mkdir(parents=True)
+    async with AsyncExitStack() as stack:
+        mailbox = await stack.enter_async_context(Mailbox.open(OUTPUT / "mail"))
+        console.print("Starting PostgreSQL, Valkey, gateway, scheduler and two workers …")
+        target = await stack.enter_async_context(
+            running_platform(files=files, smtp_port=mailbox.port)
+        )
+        client = await stack.enter_async_context(Client(target))
+        chosen = cases(files)
+        run = Run(client=client, label=uuid4().hex[:8])
+        board = stack.enter_context(Board(console, chosen, bulk_size=BULK))
+        async with asyncio.timeout(DEADLINE_S):
+            await run.everything(chosen, bulk(), board)
+        board.finish()
+        return _report(console, run, chosen, mailbox)
+
+
+def _report(console: Console, run: Run, chosen: list[Case], mailbox: Mailbox) -> int:
+    problems = [problem for case in chosen for problem in case.problems()]
+    problems += run.bulk_problems()
+    problems += mailbox.problems()
+    print_summary(console, run, chosen, mailbox, output=OUTPUT)
+    for problem in problems:
+        console.print(f"[red]✗[/] {problem}")
+    if not problems:
+        console.print("[green]✓[/] Everything came out as it should.")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    screen = Console(highlight=False)
+    try:
+        sys.exit(asyncio.run(main(screen)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except TimeoutError:
+        screen.print(f"[red]✗[/] The jobs did not end within {DEADLINE_S} s.")
+        sys.exit(1)
+    except (PlatformFailedError, CallError) as error:
+        screen.print(f"[red]✗[/] {error}")
+        sys.exit(1)

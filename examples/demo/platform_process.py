@@ -1,0 +1,75 @@
+"""`headrace up` as a process of the demo."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+# Far longer than it should take, in seconds.
+_START_S = 60
+_STOP_S = 30
+
+
+class PlatformFailedError(Exception):
+    """It did not come up. What it said stands on the screen."""
+
+
+@asynccontextmanager
+async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]:
+    """Starts the platform with the handlers of `examples`; yields the gateway's address.
+
+    Raises:
+        PlatformFailedError: it did not come up.
+    """
+    port = _free_port()
+    examples = str(Path(__file__).resolve().parent.parent)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "headrace_standalone"),
+        *("--ephemeral", "--workers", "2", "--gateway-port", str(port), "--handlers", "handlers"),
+        stdout=PIPE,
+        env=os.environ
+        | {
+            "PYTHONPATH": os.pathsep.join(filter(None, [examples, os.environ.get("PYTHONPATH")])),
+            "HEADRACE_FILES_ROOT": str(files.resolve()),
+            "HEADRACE_EMAIL_HOST": "127.0.0.1",
+            "HEADRACE_EMAIL_PORT": str(smtp_port),
+        },
+        # Ctrl-C goes to the demo alone, which then ends it in order.
+        start_new_session=True,
+    )
+    try:
+        await _is_up(process)
+        yield f"127.0.0.1:{port}"
+    finally:
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)
+        try:
+            async with asyncio.timeout(_STOP_S):
+                await process.communicate()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _is_up(process: Process) -> None:
+    assert process.stdout is not None
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_START_S):
+            while line := await process.stdout.readline():
+                if b"Headrace is up" in line:
+                    return
+    raise PlatformFailedError("The platform did not start; see above.")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

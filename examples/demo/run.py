@@ -1,0 +1,120 @@
+"""Submitting the jobs and following them, with the times that a client sees."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from board import Board
+from cases import Case
+
+from headrace import Client, JobEvent, JobEventType, JobSpec, JobState, Watch
+from headrace.handle import Batch
+
+
+@dataclass
+class Times:
+    """Monotonic seconds of one job: when its submit was begun, and what was pushed when."""
+
+    submitted: float
+    first: float | None = None
+    ended: float | None = None
+
+
+class Run:
+    """One run of the demo.
+
+    Args:
+        client: talks to the gateway.
+        label: marks the jobs of this run, so that one stream can follow them all.
+    """
+
+    def __init__(self, *, client: Client, label: str) -> None:
+        self._client = client
+        self._labels = {"demo": label}
+        self.times: dict[str, Times] = {}
+        self.states: Counter[JobState] = Counter()
+        self.bulk_ids: set[str] = set()
+        self.transitions = 0
+        self._state_of: dict[str, JobState] = {}
+
+    async def everything(self, cases: list[Case], bulk: list[JobSpec], board: Board) -> None:
+        """Submits all and follows it to the end."""
+        by_id: dict[str, Case] = {}
+        async with self._client.watch(labels=self._labels) as watch, asyncio.TaskGroup() as group:
+            submitted = asyncio.Event()
+            group.create_task(self._follow(watch, by_id, board, submitted, len(cases) + len(bulk)))
+            for case in cases:
+                begun = time.monotonic()
+                handle = await self._client.submit(
+                    case.spec.type,
+                    case.spec.payload,
+                    priority=case.spec.priority,
+                    delay=case.spec.delay,
+                    labels=self._labels,
+                )
+                self._began(handle.id, begun)
+                by_id[handle.id] = case
+                board.submitted(case, handle.id)
+            begun = time.monotonic()
+            batch: Batch = await self._client.submit_many(
+                [JobSpec(s.type, s.payload, labels=self._labels) for s in bulk]
+            )
+            for handle in batch:
+                self._began(handle.id, begun)
+                self.bulk_ids.add(handle.id)
+            submitted.set()
+        for job_id, case in by_id.items():
+            case.job = await self._client.get(job_id)
+
+    def bulk_problems(self) -> list[str]:
+        """What is not as it should be in the bulk."""
+        ended = Counter(self._state_of.get(job_id) for job_id in self.bulk_ids)
+        if ended == {JobState.SUCCEEDED: len(self.bulk_ids)}:
+            return []
+        return [f"the bulk ended as {dict(ended)}"]
+
+    def _began(self, job_id: str, begun: float) -> None:
+        times = self.times.setdefault(job_id, Times(begun))
+        times.submitted = begun
+
+    async def _follow(
+        self,
+        watch: Watch,
+        by_id: dict[str, Case],
+        board: Board,
+        submitted: asyncio.Event,
+        total: int,
+    ) -> None:
+        cancelled: set[str] = set()
+        ended: set[str] = set()
+        async for event in watch:
+            now = time.monotonic()
+            # An event may be pushed before the submit's answer is here.
+            times = self.times.setdefault(event.job_id, Times(now))
+            times.first = times.first or now
+            self._count(event)
+            case = by_id.get(event.job_id)
+            board.event(event, case)
+            if (
+                event.type is JobEventType.PROGRESSED
+                and (case is not None and case.cancel)
+                and event.job_id not in cancelled
+            ):
+                cancelled.add(event.job_id)
+                await self._client.cancel(event.job_id)
+            if event.state.terminal:
+                times.ended = now
+                ended.add(event.job_id)
+                if len(ended) == total and submitted.is_set():
+                    return
+
+    def _count(self, event: JobEvent) -> None:
+        self.transitions += 1
+        before = self._state_of.get(event.job_id)
+        if before is not None:
+            self.states[before] -= 1
+        self.states[event.state] += 1
+        self._state_of[event.job_id] = event.state

@@ -1,0 +1,1 @@
+"""Headrace's gRPC API: `python -m headrace_gateway`."""

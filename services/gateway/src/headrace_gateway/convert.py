@@ -1,0 +1,205 @@
+"""The domain as protobuf: jobs, events, handlers, statistics."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeAlias
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from headrace.v1 import data_pb2, event_pb2, handler_service_pb2, job_pb2, job_service_pb2
+from headrace_core.domain.handler import LiveHandler
+from headrace_core.domain.job import Job, JobError, JobEvent, JobSpec, JsonText, Progress
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.retry import RetryOverrides, RetryPolicy
+from headrace_core.store.stats import Stats
+from headrace_gateway.document import write_data
+from headrace_gateway.watch import Mark
+
+Encoding: TypeAlias = data_pb2.DataEncoding.ValueType
+
+STATES: Final = {state: job_pb2.JobState.Value(f"JOB_STATE_{state.name}") for state in JobState}
+EVENT_TYPES: Final = {
+    event: event_pb2.JobEventType.Value(f"JOB_EVENT_TYPE_{event.name}") for event in EventType
+}
+WATCH_MARKS: Final = {
+    Mark.EVENTS: job_service_pb2.WATCH_MARK_UNSPECIFIED,
+    Mark.CAUGHT_UP: job_service_pb2.WATCH_MARK_CAUGHT_UP,
+    Mark.IDLE: job_service_pb2.WATCH_MARK_IDLE,
+}
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NOTHING_SAID = RetryOverrides()
+
+
+def job_message(job: Job, encoding: Encoding, output: Iterable[JsonText] = ()) -> job_pb2.Job:
+    """A job, with payload and result as far as it has them, and with `output`."""
+    return job_pb2.Job(
+        id=str(job.id),
+        tenant=job.tenant,
+        type=job.type,
+        queue=job.queue,
+        payload=_data(job.payload, encoding),
+        priority=job.priority,
+        labels=job.labels or None,
+        timeout=_duration(job.timeout),
+        deadline=_time(job.deadline),
+        retry_policy=_retry(job.retry),
+        request_id=job.request_id or "",
+        batch_id=str(job.batch_id) if job.batch_id else "",
+        state=STATES[job.state],
+        attempt=job.attempt,
+        retries_used=job.retries_used,
+        seq=job.seq,
+        progress=_progress(job.progress, encoding),
+        result=_data(job.result, encoding),
+        error=_error(job.error),
+        worker_id=str(job.worker_id) if job.worker_id else "",
+        create_time=_time(job.create_time),
+        schedule_time=_time(job.due_time),
+        queue_time=_time(job.queue_time),
+        start_time=_time(job.start_time),
+        cancel_request_time=_time(job.cancel_request_time),
+        end_time=_time(job.end_time),
+        update_time=_time(job.update_time),
+        output=[write_data(piece, encoding) for piece in output],
+    )
+
+
+def spec_message(spec: JobSpec, *, tenant: str, request_id: str | None) -> job_pb2.Job:
+    """What a job would be that was only validated: BASIC, without an id or a state."""
+    return job_pb2.Job(
+        tenant=tenant,
+        type=spec.type,
+        queue=spec.queue,
+        priority=spec.priority,
+        labels=spec.labels or None,
+        timeout=_duration(spec.timeout),
+        deadline=_time(spec.deadline),
+        retry_policy=_retry(spec.retry),
+        request_id=request_id or "",
+        schedule_time=_time(spec.schedule_time),
+    )
+
+
+def event_message(event: JobEvent, encoding: Encoding) -> event_pb2.JobEvent:
+    """A transition."""
+    return event_pb2.JobEvent(
+        job_id=str(event.job_id),
+        seq=event.seq,
+        type=EVENT_TYPES[event.type],
+        state=STATES[event.state],
+        attempt=event.attempt,
+        event_time=_time(event.time),
+        job_type=event.job_type,
+        queue=event.queue,
+        error=_error(event.error),
+        progress=_progress(event.progress, encoding),
+        output=_data(event.output, encoding),
+        schedule_time=_time(event.due_time),
+        worker_id=str(event.worker_id) if event.worker_id else "",
+    )
+
+
+def event_messages(events: Iterable[JobEvent], encoding: Encoding) -> list[event_pb2.JobEvent]:
+    """Transitions, in their order."""
+    return [event_message(event, encoding) for event in events]
+
+
+def handler_message(handler: LiveHandler, encoding: Encoding) -> handler_service_pb2.Handler:
+    """A handler."""
+    spec = handler.spec
+    return handler_service_pb2.Handler(
+        type=spec.type,
+        queue=spec.queue,
+        description=spec.description,
+        payload_schema=write_data(spec.payload_schema, encoding),
+        result_schema=write_data(spec.result_schema, encoding),
+        timeout=_duration(spec.timeout),
+        retry_policy=_retry(spec.retry),
+        live_workers=handler.live_workers,
+    )
+
+
+def stats_message(stats: Stats) -> job_service_pb2.GetStatsResponse:
+    """Statistics: the counts in all, by queue and by type."""
+    in_all: dict[JobState, int] = defaultdict(int)
+    by_queue: dict[str, dict[JobState, int]] = defaultdict(lambda: defaultdict(int))
+    by_type: dict[str, dict[JobState, int]] = defaultdict(lambda: defaultdict(int))
+    for queue, job_type, state, jobs in stats.counts:
+        in_all[state] += jobs
+        by_queue[queue][state] += jobs
+        by_type[job_type][state] += jobs
+    return job_service_pb2.GetStatsResponse(
+        states=_counts(in_all),
+        queues=[
+            job_service_pb2.QueueStats(
+                queue=queue, states=_counts(states), age=_duration(stats.ages.get(queue))
+            )
+            for queue, states in sorted(by_queue.items())
+        ],
+        types=[
+            job_service_pb2.TypeStats(type=job_type, states=_counts(states))
+            for job_type, states in sorted(by_type.items())
+        ],
+        stats_time=_time(stats.time),
+    )
+
+
+def _counts(states: dict[JobState, int]) -> Sequence[job_service_pb2.StateCount]:
+    return [
+        job_service_pb2.StateCount(state=STATES[state], jobs=states[state])
+        for state in JobState
+        if states.get(state)
+    ]
+
+
+def _data(text: JsonText | None, encoding: Encoding) -> data_pb2.Data | None:
+    return None if text is None else write_data(text, encoding)
+
+
+def _time(time: datetime | None) -> Timestamp | None:
+    # Timestamp.FromDatetime takes four times as long.
+    if time is None:
+        return None
+    since = time - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
+
+
+def _duration(duration: timedelta | None) -> Duration | None:
+    if duration is None:
+        return None
+    message = Duration()
+    message.FromTimedelta(duration)
+    return message
+
+
+def _error(error: JobError | None) -> job_pb2.JobError | None:
+    if error is None:
+        return None
+    return job_pb2.JobError(type=error.type, message=error.message, retryable=error.retryable)
+
+
+def _progress(progress: Progress | None, encoding: Encoding) -> job_pb2.JobProgress | None:
+    if progress is None:
+        return None
+    return job_pb2.JobProgress(
+        fraction=progress.fraction,
+        message=progress.message,
+        counters=write_data(progress.counters, encoding),
+    )
+
+
+def _retry(retry: RetryOverrides | RetryPolicy) -> job_pb2.RetryPolicy | None:
+    if retry == _NOTHING_SAID:
+        return None
+    return job_pb2.RetryPolicy(
+        max_attempts=retry.max_attempts,
+        initial_backoff=_duration(retry.initial_backoff),
+        max_backoff=_duration(retry.max_backoff),
+        multiplier=retry.multiplier,
+        jitter=retry.jitter,
+    )

@@ -1,0 +1,156 @@
+"""JSON documents in their two forms on the wire, `Data.value` and `Data.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from google.protobuf import struct_pb2
+
+from headrace.v1 import data_pb2
+from headrace_core.domain.job import JsonText
+
+# How deep a document may be nested. jsonschema-rs stops at 255 levels; a handler's own decoder has
+# Python's recursion limit, less what its stack already holds.
+MAX_DEPTH: Final = 100
+
+# How deep a document is shown as a Value. Decoders of protobuf stop at 100 nested messages; an
+# object takes three of them per level, and up to six stand around the document.
+_MAX_VALUE_DEPTH: Final = 30
+
+# The integers that a double holds exactly, without gaps.
+_EXACT: Final = 2**53
+
+_decode = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document as text, which is stored, and as Python's objects, which are validated."""
+
+    text: JsonText
+    content: Any
+
+
+EMPTY: Final = Document("{}", {})
+
+
+def read_data(data: data_pb2.Data) -> Document:
+    """A document that a client sent.
+
+    `json` keeps its text exactly. A `value` is written with sorted keys, since protobuf maps have
+    no order and the same content must be the same text; its integral numbers become integers.
+
+    Raises:
+        ValueError: it is no JSON document; the message says what it must be.
+    """
+    kind = data.WhichOneof("kind")
+    if kind == "json":
+        return _read_json(data.json)
+    if kind == "value":
+        content = _plain(data.value)
+        return Document(msgspec.json.encode(content, order="deterministic").decode(), content)
+    raise ValueError("must hold `value` or `json`")
+
+
+def write_data(text: JsonText, encoding: data_pb2.DataEncoding.ValueType) -> data_pb2.Data:
+    """A stored document in the form that a client asked for."""
+    if encoding == data_pb2.DATA_ENCODING_JSON:
+        return data_pb2.Data(json=text.encode())
+    data = data_pb2.Data()
+    try:
+        _fill(data.value, _decode(text), _MAX_VALUE_DEPTH)
+    except (msgspec.MsgspecError, RecursionError):
+        # A reader is better served with the text than with no job at all.
+        data.value.string_value = text
+    return data
+
+
+def _read_json(raw: bytes) -> Document:
+    try:
+        content = _decode(raw)
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise ValueError("must be JSON in UTF-8") from None
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"must be JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    # Only what has that many brackets can be that deep.
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_too_deep(content):
+        raise ValueError(_TOO_DEEP)
+    return Document(text, content)
+
+
+_TOO_DEEP = f"must not be nested deeper than {MAX_DEPTH} levels"
+
+
+def _is_too_deep(content: Any) -> bool:
+    level = [content]
+    for _ in range(MAX_DEPTH + 1):
+        level = [item for item in level if type(item) is dict or type(item) is list]
+        if not level:
+            return False
+        level = [
+            child for item in level for child in (item.values() if type(item) is dict else item)
+        ]
+    return True
+
+
+def _plain(value: struct_pb2.Value) -> Any:
+    """A Value as Python's objects. Its depth is bounded by the decoder of the message."""
+    match value.WhichOneof("kind"):
+        case "string_value":
+            return value.string_value
+        case "number_value":
+            return _number(value.number_value)
+        case "struct_value":
+            return {key: _plain(item) for key, item in value.struct_value.fields.items()}
+        case "list_value":
+            return [_plain(item) for item in value.list_value.values]
+        case "bool_value":
+            return value.bool_value
+        case "null_value":
+            return None
+        case _:
+            raise ValueError("must not hold a Value without a kind")
+
+
+def _number(number: float) -> int | float:
+    if number.is_integer():
+        return int(number) if -_EXACT <= number <= _EXACT else number
+    if number - number != 0:
+        raise ValueError("must not hold NaN or Infinity: JSON has no such numbers")
+    return number
+
+
+def _fill(value: struct_pb2.Value, content: Any, depth: int) -> None:
+    """Writes Python's objects into a Value."""
+    kind = type(content)
+    if kind is str:
+        value.string_value = content
+    elif kind is int:
+        if -_EXACT <= content <= _EXACT:
+            value.number_value = content
+        else:
+            value.string_value = str(content)
+    elif kind is dict or kind is list:
+        if depth == 0:
+            value.string_value = msgspec.json.encode(content).decode()
+        elif kind is dict:
+            value.struct_value.SetInParent()
+            fields = value.struct_value.fields
+            for key, item in content.items():
+                _fill(fields[key], item, depth - 1)
+        else:
+            value.list_value.SetInParent()
+            values = value.list_value.values
+            for item in content:
+                _fill(values.add(), item, depth - 1)
+    elif kind is float:
+        value.number_value = content
+    elif kind is bool:
+        value.bool_value = content
+    else:
+        value.null_value = struct_pb2.NULL_VALUE

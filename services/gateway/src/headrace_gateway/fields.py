@@ -1,0 +1,114 @@
+"""The fields that requests have in common, as the domain's types."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+from uuid import UUID
+
+from headrace.v1 import data_pb2, job_pb2, job_service_pb2
+from headrace_core.domain.errors import InvalidRequest, Violation
+from headrace_core.domain.ids import BatchId, JobId
+from headrace_gateway.convert import STATES
+from headrace_gateway.job_filter import JobFilter
+
+MAX_REQUEST_ID: Final = 128
+DEFAULT_PAGE_SIZE: Final = 100
+MAX_PAGE_SIZE: Final = 1000
+MAX_FILTER_JOBS: Final = 10_000
+
+_STATES = {number: state for state, number in STATES.items()}
+
+
+class Violations(list[Violation]):
+    """What was found so far."""
+
+    def note(self, field: str, description: str) -> None:
+        """Adds a violation."""
+        self.append(Violation(field, description))
+
+    def check(self) -> None:
+        """Raises InvalidRequest when there is any."""
+        if self:
+            raise InvalidRequest(self)
+
+
+def read_request_id(request_id: str, found: Violations) -> str | None:
+    """An idempotency key; None when it is empty."""
+    if request_id and (len(request_id) > MAX_REQUEST_ID or not request_id.isprintable()):
+        found.note("request_id", f"must be 1 to {MAX_REQUEST_ID} printable characters, or empty")
+    return request_id or None
+
+
+def read_job_id(job_id: str, found: Violations, field: str = "job_id") -> JobId:
+    """A job's id; with a violation the result means nothing."""
+    return JobId(_uuid(job_id, field, "job", found))
+
+
+def read_page_size(page_size: int, found: Violations) -> int:
+    """How many items a page has at most."""
+    if page_size < 0:
+        found.note("page_size", "must not be negative; 0 is the default")
+    return min(page_size, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
+
+
+def read_after_seq(after_seq: int, found: Violations) -> int:
+    """The number of an event that was seen."""
+    # The store numbers with 32 bits; a larger number is behind every event anyway.
+    if after_seq < 0:
+        found.note("after_seq", "must not be negative; 0 is before the first event")
+    return min(after_seq, 2**31 - 1)
+
+
+def read_encoding(
+    encoding: data_pb2.DataEncoding.ValueType, found: Violations
+) -> data_pb2.DataEncoding.ValueType:
+    """The form of documents in the response."""
+    if encoding not in data_pb2.DataEncoding.values():
+        found.note("data_encoding", "must be DATA_ENCODING_VALUE or DATA_ENCODING_JSON")
+    return encoding
+
+
+def read_view(view: job_pb2.JobView.ValueType, found: Violations, *, default_full: bool) -> bool:
+    """Whether the FULL view is asked for."""
+    if view not in job_pb2.JobView.values():
+        found.note("view", "must be JOB_VIEW_BASIC or JOB_VIEW_FULL")
+    return default_full if view == job_pb2.JOB_VIEW_UNSPECIFIED else view == job_pb2.JOB_VIEW_FULL
+
+
+def read_job_filter(message: job_service_pb2.JobFilter, found: Violations) -> JobFilter:
+    """Which jobs to follow."""
+    if len(message.job_ids) > MAX_FILTER_JOBS:
+        found.note("filter.job_ids", f"must hold at most {MAX_FILTER_JOBS} ids")
+        return JobFilter()
+    states = set()
+    for number, value in enumerate(message.states):
+        state = _STATES.get(value)
+        if state is None:
+            found.note(f"filter.states[{number}]", "must be a state of a job")
+        else:
+            states.add(state)
+    return JobFilter(
+        queues=frozenset(message.queues),
+        types=frozenset(message.types),
+        states=frozenset(states),
+        labels=dict(message.labels),
+        batch_id=(
+            BatchId(_uuid(message.batch_id, "filter.batch_id", "batch", found))
+            if message.batch_id
+            else None
+        ),
+        job_ids=frozenset(
+            read_job_id(job_id, found, f"filter.job_ids[{number}]")
+            for number, job_id in enumerate(message.job_ids)
+        ),
+    )
+
+
+def _uuid(text: str, path: str, kind: str, found: Violations) -> UUID:
+    # UUID() takes other forms too; 36 characters are the one that is sent.
+    if len(text) == 36:
+        with suppress(ValueError):
+            return UUID(text)
+    found.note(path, f"must be the id of a {kind}, a UUID as 0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15")
+    return UUID(int=0)

@@ -1,0 +1,254 @@
+"""The filter language of ListJobs, a subset of AIP-160 (https://google.aip.dev/160).
+
+filter     = clause { AND clause }
+clause     = comparison | "(" comparison { OR comparison } ")"      (of one field)
+comparison = field operator value
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, NoReturn, TypeAlias
+from uuid import UUID
+
+from headrace_core.domain.errors import InvalidRequest, Violation
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.query import Clause, Comparison, Query
+
+MAX_LENGTH: Final = 4096
+MAX_COMPARISONS: Final = 50
+
+Value: TypeAlias = str | int | datetime | JobState | UUID
+
+
+def parse_filter(text: str) -> Query:
+    """What a filter asks for; an empty one asks for everything.
+
+    Raises:
+        InvalidRequest: of the field `filter`; it names the place, and what could stand there.
+    """
+    if len(text) > MAX_LENGTH:
+        raise InvalidRequest([Violation("filter", f"must have at most {MAX_LENGTH} characters")])
+    return _Parser(text).query()
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str
+    text: str
+    position: int
+
+
+_TOKEN = re.compile(
+    r"""
+      (?P<space>[ \t\r\n]+)
+    | (?P<operator><=|>=|!=|=|<|>|:)
+    | (?P<open>\()
+    | (?P<close>\))
+    | (?P<quoted>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
+    | (?P<star>\*)
+    | (?P<word>[A-Za-z0-9_.+\-]+)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_END = "end"
+
+
+class _Parser:
+    """Reads one filter, from left to right."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tokens = self._scan()
+        self._next = 0
+        self._comparisons = 0
+
+    def query(self) -> Query:
+        clauses: list[Clause] = []
+        if self._peek().kind == _END:
+            return ()
+        while True:
+            clauses.append(self._clause())
+            token = self._take()
+            if token.kind == _END:
+                return tuple(clauses)
+            if not _is_word(token, "AND"):
+                if _is_word(token, "OR"):
+                    self._fail(token, "alternatives stand in parentheses: (state = A OR state = B)")
+                self._fail(token, "expected AND or the end")
+
+    def _clause(self) -> Clause:
+        if self._peek().kind != "open":
+            return (self._comparison(),)
+        self._take()
+        alternatives = [self._comparison()]
+        while True:
+            token = self._take()
+            if token.kind == "close":
+                return tuple(alternatives)
+            if not _is_word(token, "OR"):
+                self._fail(token, "expected OR or )")
+            start = self._peek()
+            alternative = self._comparison()
+            if (alternative.field, alternative.key) != (alternatives[0].field, alternatives[0].key):
+                self._fail(start, "alternatives must be of one field")
+            alternatives.append(alternative)
+
+    def _comparison(self) -> Comparison:
+        name = self._take()
+        if name.kind != "word" or name.text in ("AND", "OR"):
+            self._fail(name, f"expected a field: {_FIELD_NAMES}")
+        self._comparisons += 1
+        if self._comparisons > MAX_COMPARISONS:
+            self._fail(name, f"at most {MAX_COMPARISONS} comparisons are allowed")
+        field, _, key = name.text.partition(".")
+        if field == "labels" and key:
+            return self._label(key)
+        known = _FIELDS.get(name.text)
+        if known is None:
+            self._fail(name, f"unknown field {name.text[:100]!r}; there are {_FIELD_NAMES}")
+        operator = self._operator(known.operators)
+        value = self._take()
+        if value.kind not in known.kinds:
+            self._fail(value, f"{name.text} must be compared with {known.rule}")
+        try:
+            return Comparison(
+                field=name.text, operator=operator, value=known.read(self._content(value))
+            )
+        except (ValueError, OverflowError):
+            self._fail(value, f"{name.text} must be compared with {known.rule}")
+
+    def _label(self, key: str) -> Comparison:
+        operator = self._operator(("=", "!=", ":"))
+        value = self._take()
+        if operator == ":":
+            if value.kind != "star":
+                self._fail(value, f"expected * after labels.{key[:100]}:")
+            return Comparison(field="labels", operator=":", value="*", key=key)
+        if value.kind not in _WORDS:
+            self._fail(value, f"labels.{key[:100]} must be compared with a string")
+        return Comparison(field="labels", operator=operator, value=self._content(value), key=key)
+
+    def _operator(self, allowed: tuple[str, ...]) -> str:
+        token = self._take()
+        if token.kind != "operator" or token.text not in allowed:
+            self._fail(token, f"expected one of {' '.join(allowed)}")
+        return token.text
+
+    def _content(self, token: _Token) -> str:
+        """What a value says: a word as it stands, the inside of a quoted string."""
+        if token.kind == "word":
+            return token.text
+        content = re.sub(r"\\(.)", r"\1", token.text[1:-1], flags=re.DOTALL)
+        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in content):
+            self._fail(token, "a string must not hold NUL or half a character")
+        return content
+
+    def _scan(self) -> list[_Token]:
+        tokens = []
+        position = 0
+        while position < len(self._text):
+            match = _TOKEN.match(self._text, position)
+            if match is None:
+                unclosed = self._text[position] in "\"'"
+                self._fail(
+                    _Token("", self._text[position], position),
+                    "the string has no closing quote"
+                    if unclosed
+                    else "strings stand in double quotes",
+                )
+            kind = match.lastgroup or ""
+            if kind != "space":
+                tokens.append(_Token(kind, match.group(), position))
+            position = match.end()
+        return [*tokens, _Token(_END, "", len(self._text))]
+
+    def _peek(self) -> _Token:
+        return self._tokens[self._next]
+
+    def _take(self) -> _Token:
+        token = self._tokens[self._next]
+        # The end can be taken again and again.
+        self._next = min(self._next + 1, len(self._tokens) - 1)
+        return token
+
+    def _fail(self, token: _Token, problem: str) -> NoReturn:
+        place = "at the end" if token.kind == _END else f"at character {token.position + 1}"
+        raise InvalidRequest([Violation("filter", f"{place}: {problem}")])
+
+
+def _is_word(token: _Token, word: str) -> bool:
+    return token.kind == "word" and token.text == word
+
+
+def _state(text: str) -> JobState:
+    try:
+        return JobState[text.removeprefix("JOB_STATE_")]
+    except KeyError:
+        raise ValueError from None
+
+
+def _id(text: str) -> UUID:
+    if len(text) != 36:
+        raise ValueError
+    return UUID(text)
+
+
+def _integer(bits: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,10}", text):
+            raise ValueError
+        value = int(text)
+        # The columns' width; what is beyond could not be compared there.
+        if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+            raise ValueError
+        return value
+
+    return read
+
+
+def _time(text: str) -> datetime:
+    if not re.fullmatch(
+        r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+        r"([Zz]|[+-][0-9]{2}:[0-9]{2})",
+        text,
+    ):
+        raise ValueError
+    return datetime.fromisoformat(text.upper()).astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    read: Callable[[str], Value]
+    operators: tuple[str, ...]
+    kinds: tuple[str, ...]
+    rule: str
+
+
+_EQUAL = ("=", "!=")
+_ORDER = ("<", "<=", ">", ">=")
+_WORDS = ("word", "quoted")
+
+_STRING = _Field(str, _EQUAL, _WORDS, "a string")
+_UUID = _Field(_id, _EQUAL, _WORDS, "a UUID")
+_TIME = _Field(_time, _ORDER, ("quoted",), 'an RFC 3339 time in quotes, "2026-11-01T00:00:00Z"')
+
+_FIELDS: Final = {
+    "state": _Field(_state, _EQUAL, _WORDS, f"one of {', '.join(s.name for s in JobState)}"),
+    "type": _STRING,
+    "queue": _STRING,
+    "request_id": _STRING,
+    "batch_id": _UUID,
+    "id": _UUID,
+    "worker_id": _UUID,
+    "priority": _Field(_integer(16), _EQUAL + _ORDER, ("word",), "an integer of 16 bits"),
+    "attempt": _Field(_integer(32), _EQUAL + _ORDER, ("word",), "an integer of 32 bits"),
+    "create_time": _TIME,
+    "schedule_time": _TIME,
+    "start_time": _TIME,
+    "end_time": _TIME,
+}
+_FIELD_NAMES: Final = f"{', '.join(_FIELDS)}, labels.KEY"

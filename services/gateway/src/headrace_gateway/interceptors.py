@@ -1,0 +1,183 @@
+"""What happens around every call: a request id, a size limit, and errors as statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Final, NoReturn, TypeAlias
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from headrace_core.domain.errors import HeadraceError, LimitExceeded, ShuttingDown, Unavailable
+from headrace_core.domain.ids import uuid7
+from headrace_gateway.errors import DETAILS_KEY, UndecodableRequest, to_call_error
+
+_log = structlog.get_logger()
+
+REQUEST_ID: Final = "x-request-id"
+_MAX_REQUEST_ID: Final = 128
+
+# Seconds without a new call after which a draining gateway has no call left in its transport, and
+# how long it looks out for that.
+_LINGER: Final = 0.05
+_MAX_LINGER: Final = 1.0
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Handler: TypeAlias = Any
+_Unary: TypeAlias = Callable[[Any, Context], Awaitable[Message]]
+_Stream: TypeAlias = Callable[[Any, Context], AsyncGenerator[Message, None]]
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not at runtime
+    """Wraps the methods of one protobuf package; health and reflection stay as they are.
+
+    A call's request id is the one that the client sent in `x-request-id`, or a new one. It stands
+    in every log line of the call as `correlation_id` and goes back to the client: for a unary call
+    and for every error in the trailing metadata, for a stream in the initial metadata.
+
+    Args:
+        package: the package, as `headrace.v1`.
+        requests: the class of each method's request, by the method's full path.
+        max_request_bytes: the largest request.
+    """
+
+    def __init__(
+        self, *, package: str, requests: dict[str, type[Message]], max_request_bytes: int
+    ) -> None:
+        self._prefix = f"/{package}."
+        self._requests = requests
+        self._max_request_bytes = max_request_bytes
+        self._wrapped: dict[str, _Handler] = {}
+        self._draining = False
+        self._last_refusal = 0.0
+
+    async def drain(self) -> None:
+        """Refuses new calls from now on, and returns when none has come for a moment.
+
+        A server that stops cancels what its transport has received but not handed over yet; a
+        client would learn nothing but CANCELLED. Here such calls are told to go elsewhere.
+        """
+        self._draining = True
+        began = self._last_refusal = time.monotonic()
+        while True:
+            now = time.monotonic()
+            quiet = self._last_refusal + _LINGER - now
+            if quiet <= 0 or now > began + _MAX_LINGER:
+                return
+            await asyncio.sleep(quiet)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _Handler:
+        """The handler of a method, wrapped."""
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is not None:
+            return wrapped
+        handler = await continuation(handler_call_details)
+        if handler is None or not method.startswith(self._prefix):
+            return handler
+        wrapped = self._wrapped[method] = self._wrap(method, handler)
+        return wrapped
+
+    def _wrap(self, method: str, handler: _Handler) -> _Handler:
+        request_class = self._requests[method]
+        # The bytes are decoded inside of the wrapper, so that a fault in them is answered as any
+        # other error and not with gRPC's own bare INTERNAL.
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(method, request_class, handler.unary_stream),
+                request_deserializer=None,
+                response_serializer=handler.response_serializer,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, request_class, handler.unary_unary),
+            request_deserializer=None,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, method: str, request_class: type[Message], behavior: _Unary) -> _Unary:
+        async def unary(raw: bytes, context: Context) -> Message:
+            request_id = _begin(context)
+            try:
+                response = await behavior(self._read(raw, request_class), context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # noqa: BLE001 - every error becomes a status
+                await _fail(context, method, request_id, error)
+            context.set_trailing_metadata(((REQUEST_ID, request_id),))
+            return response
+
+        return unary
+
+    def _stream(
+        self, method: str, request_class: type[Message], behavior: _Stream
+    ) -> Callable[[bytes, Context], Awaitable[None]]:
+        # It writes, rather than being a generator itself: so the servicer's generator is closed
+        # here and now when the call is cancelled, and not when somebody collects the garbage.
+        async def stream(raw: bytes, context: Context) -> None:
+            request_id = _begin(context)
+            await context.send_initial_metadata(((REQUEST_ID, request_id),))
+            try:
+                request = self._read(raw, request_class)
+                async with aclosing(behavior(request, context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # noqa: BLE001 - every error becomes a status
+                await _fail(context, method, request_id, error)
+
+        return stream
+
+    def _read(self, raw: bytes, request_class: type[Message]) -> Message:
+        if self._draining:
+            self._last_refusal = time.monotonic()
+            raise ShuttingDown
+        if len(raw) > self._max_request_bytes:
+            raise LimitExceeded(
+                "request",
+                limit="HEADRACE_MAX_REQUEST_BYTES",
+                maximum=self._max_request_bytes,
+                actual=len(raw),
+                unit="bytes",
+            )
+        try:
+            return request_class.FromString(raw)
+        except DecodeError:
+            raise UndecodableRequest(request_class.DESCRIPTOR.full_name) from None
+
+
+def _begin(context: Context) -> str:
+    """Binds the call's request id to the log and returns it."""
+    request_id = ""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID:
+            request_id = value if isinstance(value, str) else ""
+    if not (0 < len(request_id) <= _MAX_REQUEST_ID and request_id.isprintable()):
+        request_id = str(uuid7())
+    # Each call runs in a task of its own, and so in a context of its own.
+    structlog.contextvars.bind_contextvars(correlation_id=request_id)
+    return request_id
+
+
+async def _fail(context: Context, method: str, request_id: str, error: Exception) -> NoReturn:
+    call_error = to_call_error(error, request_id=request_id)
+    if isinstance(error, Unavailable):
+        _log.warning("call_failed", method=method, reason=call_error.reason, error=str(error))
+    elif call_error.code is grpc.StatusCode.INTERNAL:
+        _log.error("call_failed", method=method, reason=call_error.reason, exc_info=error)
+    elif isinstance(error, HeadraceError):
+        _log.debug("call_refused", method=method, reason=call_error.reason)
+    await context.abort(
+        call_error.code,
+        call_error.message,
+        ((REQUEST_ID, request_id), (DETAILS_KEY, call_error.status())),
+    )

@@ -1,0 +1,218 @@
+"""The gateway: its parts, put together, started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import grpc.aio
+import structlog
+from google.protobuf import message_factory
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from headrace.v1 import (
+    handler_service_pb2,
+    handler_service_pb2_grpc,
+    job_service_pb2,
+    job_service_pb2_grpc,
+)
+from headrace_core.domain.errors import Unavailable
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.store.installation import Installation, read_installation
+from headrace_core.wake import Listener, Topic, Waker
+from headrace_gateway.handler_servicer import HandlerServicer
+from headrace_gateway.handlers import HandlerCache
+from headrace_gateway.intake import Intake
+from headrace_gateway.interceptors import CallInterceptor
+from headrace_gateway.servicer import JobServicer
+from headrace_gateway.submit import Submitter
+from headrace_gateway.watch import Watch
+from headrace_health import Check, Health
+
+_log = structlog.get_logger()
+
+_PACKAGE: Final = "headrace.v1"
+_SERVICES: Final = (
+    job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
+    handler_service_pb2.DESCRIPTOR.services_by_name["HandlerService"],
+)
+
+# gRPC refuses a message above its own limit with a bare error. Ours is checked first, up to here.
+_OVERSIZE: Final = 1024 * 1024
+
+# How long the start waits for PostgreSQL, in seconds, and how often it tries.
+_START_PATIENCE: Final = 30.0
+_START_INTERVAL: Final = 0.5
+
+_MILLISECONDS: Final = 1000
+_KEEPALIVE: Final = (
+    # The server pings a quiet connection, so that a peer that is gone is noticed.
+    ("grpc.keepalive_time_ms", 30 * _MILLISECONDS),
+    ("grpc.keepalive_timeout_ms", 10 * _MILLISECONDS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Clients may ping as often as every 5 s, also without a call.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5 * _MILLISECONDS),
+)
+
+
+class Gateway:
+    """Serves the API.
+
+    Args:
+        settings: of the whole platform; the gateway uses its own.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        # What stop() has to do, the last first.
+        self._ending = AsyncExitStack()
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, once it is started."""
+        return self._port
+
+    async def start(self) -> None:
+        """Connects and serves.
+
+        Raises:
+            Unavailable: PostgreSQL did not come within half a minute.
+            RuntimeError: the address cannot be had.
+        """
+        async with AsyncExitStack() as ending:
+            await self._start(ending)
+            self._ending = ending.pop_all()
+
+    async def stop(self) -> None:
+        """NOT_SERVING; streams and new calls are told to go elsewhere; open calls have their grace.
+
+        It takes no longer than `shutdown_grace` and the few seconds that its parts need.
+        """
+        await self._ending.aclose()
+
+    async def _start(self, ending: AsyncExitStack) -> None:
+        settings = self._settings
+        database = Database(settings, application="gateway")
+        ending.callback(_log.info, "gateway_stopped")
+        ending.push_async_callback(database.close)
+        installation = await _installation(database)
+        waker = Waker(settings, database)
+        ending.push_async_callback(waker.stop)
+        await waker.start()
+        listener = Listener(settings, database, Topic.WORKERS)
+        ending.push_async_callback(listener.stop)
+        await listener.start()
+        handlers = HandlerCache(database=database, listener=listener)
+        ending.push_async_callback(handlers.stop)
+        await handlers.start()
+        submitter = Submitter(settings=settings, database=database, waker=waker)
+        ending.push_async_callback(_close, submitter, settings.database_timeout)
+        watch = Watch(settings=settings, database=database, installation=installation)
+        health = Health(
+            services=[service.full_name for service in _SERVICES],
+            checks=[
+                Check(name="postgresql", ping=database.ping),
+                # Wake-ups go through PostgreSQL while Redis is gone: slower, and complete.
+                Check(name="redis", ping=waker.ping, required=False),
+            ],
+        )
+        calls = CallInterceptor(
+            package=_PACKAGE, requests=_requests(), max_request_bytes=settings.max_request_bytes
+        )
+        server = grpc.aio.server(interceptors=[calls], options=_options(settings))
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(
+            JobServicer(
+                database=database,
+                installation=installation,
+                waker=waker,
+                intake=Intake(settings=settings, handlers=handlers),
+                submitter=submitter,
+                watch=watch,
+            ),
+            server,
+        )
+        handler_service_pb2_grpc.add_HandlerServiceServicer_to_server(
+            HandlerServicer(database=database), server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+        if settings.reflection:
+            _reflect(server)
+        self._port = server.add_insecure_port(settings.gateway_address)
+        ending.push_async_callback(server.stop, settings.shutdown_grace)
+        ending.push_async_callback(_leave, watch, calls)
+        await watch.start()
+        ending.push_async_callback(health.enter_graceful_shutdown)
+        await health.start()
+        await server.start()
+        host = settings.gateway_address.rpartition(":")[0]
+        ending.callback(_log.info, "gateway_stopping")
+        _log.info("gateway_started", address=f"{host}:{self._port}")
+
+
+async def _leave(watch: Watch, calls: CallInterceptor) -> None:
+    """Ends the streams and turns new calls away, both with SHUTTING_DOWN."""
+    await asyncio.gather(watch.stop(), calls.drain())
+
+
+async def _close(submitter: Submitter, timeout: float) -> None:  # noqa: ASYNC109 - it is the last
+    """Commits the submits that still wait."""
+    try:
+        async with asyncio.timeout(timeout):
+            await submitter.close()
+    except TimeoutError:
+        _log.warning("submits_abandoned")
+
+
+def _reflect(server: grpc.aio.Server) -> None:
+    reflection.enable_server_reflection(
+        [
+            *(service.full_name for service in _SERVICES),
+            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            reflection.SERVICE_NAME,
+        ],
+        server,
+    )
+
+
+async def _installation(database: Database) -> Installation:
+    """Reads what names the database, and waits for it when it is not there yet."""
+    deadline = asyncio.get_running_loop().time() + _START_PATIENCE
+    waiting = False
+    while True:
+        try:
+            async with database.transaction() as conn:
+                return await read_installation(conn)
+        except Unavailable:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            if not waiting:
+                _log.warning("waiting_for_postgresql")
+            waiting = True
+        await asyncio.sleep(_START_INTERVAL)
+
+
+def _requests() -> dict[str, type[Message]]:
+    """The request class of each of our methods, by its path."""
+    return {
+        f"/{service.full_name}/{method.name}": message_factory.GetMessageClass(method.input_type)
+        for service in _SERVICES
+        for method in service.methods
+    }
+
+
+def _options(settings: Settings) -> list[tuple[str, Any]]:
+    return [
+        # Two processes must not share a port by accident.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        ("grpc.max_receive_message_length", settings.max_request_bytes + _OVERSIZE),
+        # A job with all its output may be large; the client says what it takes.
+        ("grpc.max_send_message_length", -1),
+        *_KEEPALIVE,
+    ]

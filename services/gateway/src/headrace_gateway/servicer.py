@@ -1,0 +1,329 @@
+"""JobService: each call reads its request, asks the store and writes its response."""
+
+# ruff: noqa: N802 - the methods bear the contract's names
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import structlog
+
+from headrace.v1 import job_service_pb2, job_service_pb2_grpc
+from headrace.v1.data_pb2 import DATA_ENCODING_VALUE
+from headrace_core.domain.errors import InvalidRequest
+from headrace_core.domain.ids import BatchId, uuid7
+from headrace_core.domain.job import Job, JsonText
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.query import Query
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from headrace_core.store.installation import Installation
+from headrace_core.store.jobs import get_job, get_output
+from headrace_core.store.requeue import requeue_job
+from headrace_core.store.stats import read_stats
+from headrace_core.store.submit import submit_batch
+from headrace_core.wake import Topic, Waker
+from headrace_gateway.convert import (
+    WATCH_MARKS,
+    event_messages,
+    job_message,
+    spec_message,
+    stats_message,
+)
+from headrace_gateway.fields import (
+    Violations,
+    read_after_seq,
+    read_encoding,
+    read_job_filter,
+    read_job_id,
+    read_page_size,
+    read_request_id,
+    read_view,
+)
+from headrace_gateway.filter import parse_filter
+from headrace_gateway.intake import Accepted, Intake, batch_fingerprint
+from headrace_gateway.interceptors import Context
+from headrace_gateway.pages import read_event_page, read_job_page
+from headrace_gateway.submit import Submitter
+from headrace_gateway.tenant import tenant_of
+from headrace_gateway.tokens import decode_page_token, encode_page_token
+from headrace_gateway.validate import check_batch_size
+from headrace_gateway.watch import Watch
+
+_log = structlog.get_logger()
+
+
+class JobServicer(job_service_pb2_grpc.JobServiceServicer):
+    """Submits jobs, shows them and follows them.
+
+    Args:
+        database: where jobs are.
+        installation: signs page tokens.
+        waker: is rung after each change.
+        intake: validates what is submitted.
+        submitter: persists single jobs.
+        watch: follows events.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        installation: Installation,
+        waker: Waker,
+        intake: Intake,
+        submitter: Submitter,
+        watch: Watch,
+    ) -> None:
+        self._database = database
+        self._installation = installation
+        self._waker = waker
+        self._intake = intake
+        self._submitter = submitter
+        self._watch = watch
+
+    async def SubmitJob(
+        self, request: job_service_pb2.SubmitJobRequest, context: Context
+    ) -> job_service_pb2.SubmitJobResponse:
+        """Persists a job, or says what would happen."""
+        tenant = tenant_of(context)
+        found = Violations()
+        encoding = read_encoding(request.data_encoding, found)
+        request_id = read_request_id(request.request_id, found)
+        accepted = await self._accept(tenant, request, found)
+        if request.validate_only:
+            return job_service_pb2.SubmitJobResponse(
+                job=spec_message(accepted.spec, tenant=tenant, request_id=request_id),
+                outcome=_prospect([accepted]),
+            )
+        submitted = await self._submitter.submit(accepted, tenant=tenant, request_id=request_id)
+        return job_service_pb2.SubmitJobResponse(
+            job=job_message(submitted.job, encoding), outcome=_outcome(submitted.created)
+        )
+
+    async def BatchSubmitJobs(
+        self, request: job_service_pb2.BatchSubmitJobsRequest, context: Context
+    ) -> job_service_pb2.BatchSubmitJobsResponse:
+        """Persists jobs, all or nothing, or says what would happen."""
+        tenant = tenant_of(context)
+        found = Violations()
+        encoding = read_encoding(request.data_encoding, found)
+        request_id = read_request_id(request.request_id, found)
+        check_batch_size(request.jobs, found, self._intake.settings)
+        accepted = await self._intake.accept(
+            tenant, [(f"jobs[{n}]", job) for n, job in enumerate(request.jobs)], found
+        )
+        if request.validate_only:
+            return job_service_pb2.BatchSubmitJobsResponse(
+                jobs=[spec_message(job.spec, tenant=tenant, request_id=None) for job in accepted],
+                outcome=_prospect(accepted),
+            )
+        batch_id, jobs, created = await self._submit_batch(tenant, request_id, accepted)
+        return job_service_pb2.BatchSubmitJobsResponse(
+            jobs=[job_message(job, encoding) for job in jobs],
+            batch_id=str(batch_id),
+            outcome=_outcome(created),
+        )
+
+    async def GetJob(
+        self, request: job_service_pb2.GetJobRequest, context: Context
+    ) -> job_service_pb2.GetJobResponse:
+        """A job as it is now."""
+        tenant = tenant_of(context)
+        found = Violations()
+        job_id = read_job_id(request.job_id, found)
+        full = read_view(request.view, found, default_full=True)
+        encoding = read_encoding(request.data_encoding, found)
+        found.check()
+        async with self._database.transaction() as conn:
+            job = await get_job(conn, tenant=tenant, job_id=job_id, full=full)
+            output: list[JsonText] = []
+            if full and job.attempt:
+                output = await get_output(conn, tenant=tenant, job_id=job_id)
+        return job_service_pb2.GetJobResponse(job=job_message(job, encoding, output))
+
+    async def ListJobs(
+        self, request: job_service_pb2.ListJobsRequest, context: Context
+    ) -> job_service_pb2.ListJobsResponse:
+        """A page of jobs."""
+        tenant = tenant_of(context)
+        found = Violations()
+        page_size = read_page_size(request.page_size, found)
+        full = read_view(request.view, found, default_full=False)
+        encoding = read_encoding(request.data_encoding, found)
+        query: Query = ()
+        try:
+            query = parse_filter(request.filter)
+        except InvalidRequest as error:
+            found.extend(error.violations)
+        found.check()
+        before = decode_page_token(self._installation, tenant, request.filter, request.page_token)
+        jobs, last = await read_job_page(
+            self._database,
+            tenant=tenant,
+            query=query,
+            page_size=page_size,
+            before=before,
+            full=full,
+            encoding=encoding,
+        )
+        return job_service_pb2.ListJobsResponse(
+            jobs=jobs,
+            next_page_token=(
+                encode_page_token(self._installation, tenant, request.filter, last) if last else ""
+            ),
+        )
+
+    async def CancelJob(
+        self, request: job_service_pb2.CancelJobRequest, context: Context
+    ) -> job_service_pb2.CancelJobResponse:
+        """Cancels a job that waits, or asks its worker to."""
+        tenant = tenant_of(context)
+        found = Violations()
+        job_id = read_job_id(request.job_id, found)
+        found.check()
+        async with self._database.transaction() as conn:
+            job = await cancel_job(conn, tenant=tenant, job_id=job_id)
+        if job.state is JobState.RUNNING:
+            self._waker.ring(Topic.CANCELS, Topic.EVENTS)
+        else:
+            self._waker.ring(Topic.EVENTS)
+        _log.info("job_cancel_requested", job_id=str(job_id), state=job.state.name)
+        return job_service_pb2.CancelJobResponse(job=job_message(job, DATA_ENCODING_VALUE))
+
+    async def RetryJob(
+        self, request: job_service_pb2.RetryJobRequest, context: Context
+    ) -> job_service_pb2.RetryJobResponse:
+        """Puts a job back that has failed or was cancelled."""
+        tenant = tenant_of(context)
+        found = Violations()
+        job_id = read_job_id(request.job_id, found)
+        found.check()
+        async with self._database.transaction() as conn:
+            job = await requeue_job(conn, tenant=tenant, job_id=job_id)
+        self._waker.ring(Topic.JOBS, Topic.EVENTS)
+        _log.info("job_requeued", job_id=str(job_id))
+        return job_service_pb2.RetryJobResponse(job=job_message(job, DATA_ENCODING_VALUE))
+
+    async def ListJobEvents(
+        self, request: job_service_pb2.ListJobEventsRequest, context: Context
+    ) -> job_service_pb2.ListJobEventsResponse:
+        """A page of a job's events."""
+        tenant = tenant_of(context)
+        found = Violations()
+        job_id = read_job_id(request.job_id, found)
+        after_seq = read_after_seq(request.after_seq, found)
+        page_size = read_page_size(request.page_size, found)
+        encoding = read_encoding(request.data_encoding, found)
+        found.check()
+        events, last = await read_event_page(
+            self._database,
+            tenant=tenant,
+            job_id=job_id,
+            after_seq=after_seq,
+            page_size=page_size,
+            encoding=encoding,
+        )
+        return job_service_pb2.ListJobEventsResponse(events=events, next_after_seq=last)
+
+    async def WatchJob(
+        self, request: job_service_pb2.WatchJobRequest, context: Context
+    ) -> AsyncGenerator[job_service_pb2.WatchJobResponse, None]:
+        """A job's events: the history, then live, until it has ended."""
+        tenant = tenant_of(context)
+        found = Violations()
+        job_id = read_job_id(request.job_id, found)
+        after_seq = read_after_seq(request.after_seq, found)
+        encoding = read_encoding(request.data_encoding, found)
+        found.check()
+        async with aclosing(self._watch.watch_job(tenant, job_id, after_seq)) as pages:
+            async for events in pages:
+                yield job_service_pb2.WatchJobResponse(events=event_messages(events, encoding))
+
+    async def WatchJobs(
+        self, request: job_service_pb2.WatchJobsRequest, context: Context
+    ) -> AsyncGenerator[job_service_pb2.WatchJobsResponse, None]:
+        """The events of all jobs that match."""
+        tenant = tenant_of(context)
+        found = Violations()
+        job_filter = read_job_filter(request.filter, found)
+        encoding = read_encoding(request.data_encoding, found)
+        found.check()
+        async with aclosing(self._watch.watch_jobs(tenant, job_filter, request.cursor)) as pages:
+            async for page in pages:
+                yield job_service_pb2.WatchJobsResponse(
+                    events=event_messages(page.events, encoding),
+                    cursor=page.cursor,
+                    mark=WATCH_MARKS[page.mark],
+                )
+
+    async def SubmitAndWatch(
+        self, request: job_service_pb2.SubmitAndWatchRequest, context: Context
+    ) -> AsyncGenerator[job_service_pb2.SubmitAndWatchResponse, None]:
+        """Persists a job, or finds it by its request_id, and follows it."""
+        tenant = tenant_of(context)
+        found = Violations()
+        encoding = read_encoding(request.data_encoding, found)
+        after_seq = read_after_seq(request.after_seq, found)
+        request_id = read_request_id(request.request_id, found)
+        accepted = await self._accept(tenant, request, found)
+        submitted = await self._submitter.submit(accepted, tenant=tenant, request_id=request_id)
+        job = submitted.job
+        yield job_service_pb2.SubmitAndWatchResponse(job=job_message(job, encoding))
+        async with aclosing(self._watch.watch_job(tenant, job.id, after_seq)) as pages:
+            async for events in pages:
+                yield job_service_pb2.SubmitAndWatchResponse(
+                    events=event_messages(events, encoding)
+                )
+
+    async def GetStats(
+        self,
+        request: job_service_pb2.GetStatsRequest,  # noqa: ARG002 - it has no fields yet
+        context: Context,
+    ) -> job_service_pb2.GetStatsResponse:
+        """How many jobs there are."""
+        async with self._database.transaction() as conn:
+            stats = await read_stats(conn, tenant=tenant_of(context))
+        return stats_message(stats)
+
+    async def _accept(
+        self,
+        tenant: str,
+        request: job_service_pb2.SubmitJobRequest | job_service_pb2.SubmitAndWatchRequest,
+        found: Violations,
+    ) -> Accepted:
+        if not request.HasField("job"):
+            found.note("job", "is required")
+            found.check()
+        return (await self._intake.accept(tenant, [("job", request.job)], found))[0]
+
+    async def _submit_batch(
+        self, tenant: str, request_id: str | None, accepted: Sequence[Accepted]
+    ) -> tuple[BatchId, list[Job], bool]:
+        async with self._database.transaction() as conn:
+            result = await submit_batch(
+                conn,
+                batch_id=BatchId(uuid7()),
+                tenant=tenant,
+                request_id=request_id,
+                fingerprint=batch_fingerprint(accepted),
+                specs=[job.spec for job in accepted],
+            )
+        self._waker.ring(Topic.JOBS, Topic.EVENTS)
+        batch_id, jobs, created = result
+        _log.info("batch_submitted", batch_id=str(batch_id), jobs=len(jobs), created=created)
+        return result
+
+
+def _outcome(created: bool) -> job_service_pb2.SubmitOutcome.ValueType:
+    if created:
+        return job_service_pb2.SUBMIT_OUTCOME_CREATED
+    return job_service_pb2.SUBMIT_OUTCOME_EXISTING
+
+
+def _prospect(accepted: Sequence[Accepted]) -> job_service_pb2.SubmitOutcome.ValueType:
+    """What would happen to jobs that are only validated."""
+    if all(job.has_worker for job in accepted):
+        return job_service_pb2.SUBMIT_OUTCOME_WOULD_RUN
+    return job_service_pb2.SUBMIT_OUTCOME_NO_WORKER

@@ -1,0 +1,91 @@
+"""Page tokens and watch cursors: opaque to clients, signed with the installation's secret.
+
+Both are URL-safe base64 of a version, a place and 16 bytes of HMAC-SHA256 over everything that the
+place belongs to. What was signed for another tenant, filter or database does not fit.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import struct
+from typing import Final
+from uuid import UUID
+
+from headrace_core.domain.errors import CursorInvalid, PageTokenInvalid
+from headrace_core.domain.ids import JobId
+from headrace_core.store.installation import Installation
+
+_VERSION: Final = b"\x01"
+_SIGNATURE: Final = 16
+_PLACE: Final = struct.Struct(">QQ")
+
+
+def encode_page_token(installation: Installation, tenant: str, query: str, last: JobId) -> str:
+    """A token for the page behind the job `last`, of the filter with the text `query`."""
+    place = last.bytes
+    return _seal(place, _sign(installation, "page", tenant, query, place))
+
+
+def decode_page_token(
+    installation: Installation, tenant: str, query: str, token: str
+) -> JobId | None:
+    """The job behind which the page begins; None for an empty token, the first page.
+
+    Raises:
+        PageTokenInvalid: it was not made here, or for another tenant or filter.
+    """
+    if not token:
+        return None
+    place, signature = _open(token)
+    if len(place) != 16 or not hmac.compare_digest(
+        signature, _sign(installation, "page", tenant, query, place)
+    ):
+        raise PageTokenInvalid
+    return JobId(UUID(bytes=place))
+
+
+def encode_cursor(installation: Installation, tenant: str, xid: int, position: int) -> str:
+    """A cursor behind the event at (xid, position) in the order of all events."""
+    place = _PLACE.pack(xid, position)
+    return _seal(place, _sign(installation, "cursor", tenant, "", place))
+
+
+def decode_cursor(installation: Installation, tenant: str, cursor: str) -> tuple[int, int]:
+    """The (xid, position) of a cursor.
+
+    Raises:
+        CursorInvalid: it is malformed, or of another database or tenant.
+    """
+    place, signature = _open(cursor)
+    if len(place) != _PLACE.size or not hmac.compare_digest(
+        signature, _sign(installation, "cursor", tenant, "", place)
+    ):
+        raise CursorInvalid
+    xid, position = _PLACE.unpack(place)
+    return xid, position
+
+
+def _sign(installation: Installation, kind: str, tenant: str, query: str, place: bytes) -> bytes:
+    # The lengths keep the parts apart.
+    parts = (kind.encode(), installation.id.bytes, tenant.encode(), query.encode(), place)
+    message = b"".join(len(part).to_bytes(4) + part for part in parts)
+    return hmac.digest(installation.secret, _VERSION + message, "sha256")[:_SIGNATURE]
+
+
+def _seal(place: bytes, signature: bytes) -> str:
+    return base64.urlsafe_b64encode(_VERSION + place + signature).rstrip(b"=").decode()
+
+
+def _open(token: str) -> tuple[bytes, bytes]:
+    """Place and signature; both empty when it is no token at all."""
+    if len(token) > 200:
+        return b"", b""
+    try:
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except (ValueError, binascii.Error):
+        return b"", b""
+    if raw[:1] != _VERSION:
+        return b"", b""
+    return raw[1:-_SIGNATURE], raw[-_SIGNATURE:]

@@ -1,0 +1,224 @@
+"""The jobs that a client submits, as the domain's types, with every violation at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import msgspec
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from headrace.v1 import job_pb2
+from headrace_core.domain.errors import LimitExceeded
+from headrace_core.domain.job import MAX_PRIORITY, MIN_PRIORITY, JobSpec
+from headrace_core.domain.retry import RetryOverrides
+from headrace_core.settings import Settings
+from headrace_gateway.document import EMPTY, Document, read_data
+from headrace_gateway.fields import Violations
+
+MAX_TIMEOUT: Final = timedelta(days=7)
+MAX_BACKOFF: Final = timedelta(days=7)
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,99}").fullmatch
+_LABEL_KEY = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,62}").fullmatch
+_NAME_RULE = "must be 1 to 100 of a-z, 0-9, _, - and ., beginning with a letter or digit"
+_LABEL_KEY_RULE = "must be 1 to 63 of a-z, 0-9, _, - and ., beginning with a letter or digit"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_RETRY = RetryOverrides()
+
+# The ranges that protobuf defines for its Timestamp and Duration.
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
+_LONGEST_SECONDS = 315_576_000_000
+
+N = TypeVar("N", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job as its submitter described it, and its payload for the handler's schema.
+
+    `payload` is None when it is no JSON document, which is a violation by itself.
+    """
+
+    spec: JobSpec
+    payload: Document | None
+    path: str
+
+
+def read_spec(
+    message: job_pb2.JobSpec, path: str, found: Violations, settings: Settings
+) -> Submission:
+    """A job to submit; what is wrong with it is added to `found`.
+
+    Args:
+        message: what was sent.
+        path: where it stands in the request: `job`, `jobs[3]`.
+        found: gets the violations; with any, the result must not be used.
+        settings: the limits.
+
+    Raises:
+        LimitExceeded: the payload is too large or there are too many labels.
+    """
+    if not _NAME(message.type):
+        found.note(f"{path}.type", _NAME_RULE)
+    if message.queue and not _NAME(message.queue):
+        found.note(f"{path}.queue", f"{_NAME_RULE}, or empty")
+    if not MIN_PRIORITY <= message.priority <= MAX_PRIORITY:
+        found.note(f"{path}.priority", f"must be {MIN_PRIORITY} to {MAX_PRIORITY}")
+    schedule_time = deadline = timeout = None
+    if message.HasField("schedule_time"):
+        schedule_time = _time(message.schedule_time, f"{path}.schedule_time", found)
+    if message.HasField("deadline"):
+        deadline = _time(message.deadline, f"{path}.deadline", found)
+        if deadline and schedule_time and deadline <= schedule_time:
+            found.note(f"{path}.deadline", "must be after schedule_time")
+    if message.HasField("timeout"):
+        timeout = _duration(message.timeout, f"{path}.timeout", found)
+        if timeout is not None and not timedelta() < timeout <= MAX_TIMEOUT:
+            found.note(f"{path}.timeout", f"must be positive and at most {MAX_TIMEOUT.days} days")
+    payload = _payload(message, f"{path}.payload", found, settings)
+    spec = JobSpec(
+        type=message.type,
+        queue=message.queue,
+        payload=EMPTY.text if payload is None else payload.text,
+        priority=message.priority,
+        labels=_labels(message.labels, f"{path}.labels", found, settings),
+        schedule_time=schedule_time,
+        timeout=timeout,
+        deadline=deadline,
+        retry=(
+            _retry(message.retry_policy, f"{path}.retry_policy", found)
+            if message.HasField("retry_policy")
+            else _NO_RETRY
+        ),
+    )
+    return Submission(spec, payload, path)
+
+
+def check_batch_size(jobs: Sequence[Any], found: Violations, settings: Settings) -> None:
+    """Raises LimitExceeded when a batch is too long; an empty one is a violation."""
+    if not jobs:
+        found.note("jobs", f"must hold 1 to {settings.max_batch_jobs} jobs")
+    if len(jobs) > settings.max_batch_jobs:
+        raise LimitExceeded(
+            "jobs",
+            limit="HEADRACE_MAX_BATCH_JOBS",
+            maximum=settings.max_batch_jobs,
+            actual=len(jobs),
+            unit="jobs",
+        )
+
+
+def _payload(
+    message: job_pb2.JobSpec, path: str, found: Violations, settings: Settings
+) -> Document | None:
+    if not message.HasField("payload"):
+        return EMPTY
+    data = message.payload
+    # Before it is decoded, so that what is too large costs nothing.
+    _check_payload_size(len(data.json), path, settings)
+    try:
+        document = read_data(data)
+    except ValueError as error:
+        found.note(path, str(error))
+        return None
+    if not data.json:
+        _check_payload_size(len(document.text.encode()), path, settings)
+    return document
+
+
+def _check_payload_size(size: int, path: str, settings: Settings) -> None:
+    if size > settings.max_payload_bytes:
+        raise LimitExceeded(
+            path,
+            limit="HEADRACE_MAX_PAYLOAD_BYTES",
+            maximum=settings.max_payload_bytes,
+            actual=size,
+            unit="bytes",
+        )
+
+
+def _labels(
+    labels: Mapping[str, str], path: str, found: Violations, settings: Settings
+) -> dict[str, str]:
+    if len(labels) > settings.max_labels:
+        raise LimitExceeded(
+            path,
+            limit="HEADRACE_MAX_LABELS",
+            maximum=settings.max_labels,
+            actual=len(labels),
+            unit="labels",
+        )
+    read = dict(labels)
+    for key, value in read.items():
+        if not _LABEL_KEY(key):
+            found.note(_entry(path, key), f"its key {_LABEL_KEY_RULE}")
+        if len(value) > 255 or "\0" in value:
+            found.note(_entry(path, key), "its value must be 0 to 255 characters, none of them NUL")
+    return read
+
+
+def _entry(path: str, key: str) -> str:
+    return f"{path}[{msgspec.json.encode(key[:100]).decode()}]"
+
+
+def _retry(message: job_pb2.RetryPolicy, path: str, found: Violations) -> RetryOverrides:
+    initial = longest = None
+    if message.HasField("initial_backoff"):
+        initial = _backoff(message.initial_backoff, f"{path}.initial_backoff", found)
+    if message.HasField("max_backoff"):
+        longest = _backoff(message.max_backoff, f"{path}.max_backoff", found)
+    if initial is not None and longest is not None and longest < initial:
+        found.note(f"{path}.max_backoff", "must not be shorter than initial_backoff")
+    return RetryOverrides(
+        max_attempts=_within(message, "max_attempts", (1, 100), path, found),
+        initial_backoff=initial,
+        max_backoff=longest,
+        multiplier=_within(message, "multiplier", (1.0, 100.0), path, found),
+        jitter=_within(message, "jitter", (0.0, 1.0), path, found),
+    )
+
+
+def _within(
+    message: job_pb2.RetryPolicy, name: Any, bounds: tuple[N, N], path: str, found: Violations
+) -> N | None:
+    least, most = bounds
+    if not message.HasField(name):
+        return None
+    value: N = getattr(message, name)
+    # Written so that NaN fails.
+    if not least <= value <= most:
+        found.note(f"{path}.{name}", f"must be {least:g} to {most:g}")
+    return value
+
+
+def _backoff(message: Duration, path: str, found: Violations) -> timedelta | None:
+    backoff = _duration(message, path, found)
+    if backoff is not None and not timedelta() <= backoff <= MAX_BACKOFF:
+        found.note(path, f"must be 0 to {MAX_BACKOFF.days} days")
+    return backoff
+
+
+def _time(message: Timestamp, path: str, found: Violations) -> datetime | None:
+    seconds, nanos = message.seconds, message.nanos
+    if not (_FIRST_SECOND <= seconds <= _LAST_SECOND and 0 <= nanos < 1_000_000_000):
+        found.note(path, "must be a Timestamp of the years 1 to 9999")
+        return None
+    return _EPOCH + timedelta(seconds=seconds, microseconds=nanos // 1000)
+
+
+def _duration(message: Duration, path: str, found: Violations) -> timedelta | None:
+    seconds, nanos = message.seconds, message.nanos
+    if (
+        abs(seconds) > _LONGEST_SECONDS
+        or abs(nanos) >= 1_000_000_000
+        or (seconds > 0 > nanos)
+        or (seconds < 0 < nanos)
+    ):
+        found.note(path, "must be a Duration: seconds and nanos of the same sign, in their ranges")
+        return None
+    return timedelta(seconds=seconds, microseconds=nanos // 1000)

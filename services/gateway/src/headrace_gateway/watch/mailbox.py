@@ -1,0 +1,84 @@
+"""The bounded queue between the tail and one stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+
+from headrace_core.domain.errors import HeadraceError
+from headrace_core.domain.job import JobEvent
+
+
+class Mailbox:
+    """Holds events for a stream until it takes them.
+
+    The tail never waits for a stream. When there is no room the mailbox drops everything, and says
+    so: its stream then reads from PostgreSQL what it has missed.
+
+    Args:
+        room: how many events it holds at most.
+    """
+
+    __slots__ = ("_changed", "_error", "_events", "_room", "overflowed")
+
+    def __init__(self, *, room: int) -> None:
+        self._room = room
+        self._events: deque[JobEvent] = deque()
+        self._changed = asyncio.Event()
+        self._error: HeadraceError | None = None
+        # Whether it has dropped events since it was made or reopened. It takes none until then.
+        self.overflowed = False
+
+    def __bool__(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._events)
+
+    def put(self, event: JobEvent) -> None:
+        """Adds an event; never waits."""
+        if self.overflowed:
+            return
+        if len(self._events) < self._room:
+            self._events.append(event)
+        else:
+            self.overflowed = True
+            self._events.clear()
+        self._changed.set()
+
+    def take(self, limit: int) -> list[JobEvent]:
+        """Removes up to `limit` events and returns them, the oldest first."""
+        events = self._events
+        return [events.popleft() for _ in range(min(limit, len(events)))]
+
+    def reopen(self) -> None:
+        """Begins anew after an overflow, with nothing in it."""
+        self._events.clear()
+        self.overflowed = False
+
+    def fail(self, error: HeadraceError) -> None:
+        """Ends the stream with an error, as soon as it looks."""
+        self._error = error
+        self._changed.set()
+
+    def check(self) -> None:
+        """Raises the error that ends the stream, if there is one."""
+        if self._error is not None:
+            raise self._error
+
+    async def wait(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - a mark is due
+        """Returns when there is something to take, after an overflow, or after `timeout` seconds.
+
+        Without a timeout it waits for as long as the job takes; the end of the call and `fail` are
+        what ends it sooner.
+
+        Raises:
+            HeadraceError: what the stream shall end with.
+        """
+        self._changed.clear()
+        self.check()
+        if self._events or self.overflowed:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
+        self.check()

@@ -1,0 +1,38 @@
+"""Events packed for messages: one Python stream sends so many messages a second, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from headrace_core.domain.job import JobEvent
+
+# How many events a message holds at most.
+MAX_EVENTS: Final = 50
+# What a message's documents may come to together, in characters, beyond the first event. A client
+# takes 4 MiB by default, and a character may need several bytes.
+_MAX_CHARACTERS: Final = 256 * 1024
+
+
+def pack(events: Iterable[JobEvent]) -> Iterator[list[JobEvent]]:
+    """Splits events, in their order, into lists that each fit into a message."""
+    packed: list[JobEvent] = []
+    size = 0
+    for event in events:
+        weight = _weigh(event)
+        if packed and (len(packed) == MAX_EVENTS or size + weight > _MAX_CHARACTERS):
+            yield packed
+            packed, size = [], 0
+        packed.append(event)
+        size += weight
+    if packed:
+        yield packed
+
+
+def _weigh(event: JobEvent) -> int:
+    weight = len(event.output or "")
+    if event.progress is not None:
+        weight += len(event.progress.message) + len(event.progress.counters)
+    if event.error is not None:
+        weight += len(event.error.message)
+    return weight

@@ -1,0 +1,117 @@
+"""Who gets an event: a lookup, whose cost grows with the streams that match and not with all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from headrace_core.domain.errors import HeadraceError
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import JobEvent
+from headrace_gateway.job_filter import JobFilter
+from headrace_gateway.watch.gauges import Gauges
+from headrace_gateway.watch.mailbox import Mailbox
+from headrace_gateway.watch.predicate import (
+    Key,
+    Predicate,
+    compile_filter,
+    keys_of_event,
+    keys_of_filter,
+)
+
+
+class Routes:
+    """The mailboxes of all open streams.
+
+    Args:
+        room: how many events a mailbox holds.
+        gauges: counts the streams.
+    """
+
+    def __init__(self, *, room: int, gauges: Gauges) -> None:
+        self._room = room
+        self._gauges = gauges
+        self._by_job: dict[JobId, set[Mailbox]] = {}
+        self._by_key: dict[Key, dict[Mailbox, Predicate]] = {}
+        self._mailboxes: set[Mailbox] = set()
+        self._closed: HeadraceError | None = None
+
+    def __bool__(self) -> bool:
+        """Whether any stream is open."""
+        return bool(self._mailboxes)
+
+    @contextmanager
+    def of_job(self, job_id: JobId) -> Iterator[Mailbox]:
+        """A mailbox that gets every event of one job, as soon as it is visible."""
+        with self._mailbox() as mailbox:
+            self._by_job.setdefault(job_id, set()).add(mailbox)
+            self._gauges.job_streams += 1
+            try:
+                yield mailbox
+            finally:
+                self._gauges.job_streams -= 1
+                mailboxes = self._by_job[job_id]
+                mailboxes.discard(mailbox)
+                if not mailboxes:
+                    del self._by_job[job_id]
+
+    @contextmanager
+    def of_filter(self, tenant: str, job_filter: JobFilter) -> Iterator[tuple[Mailbox, Predicate]]:
+        """A mailbox that gets every settled event that matches, and what decides that."""
+        matches = compile_filter(tenant, job_filter)
+        keys = keys_of_filter(tenant, job_filter)
+        with self._mailbox() as mailbox:
+            for key in keys:
+                self._by_key.setdefault(key, {})[mailbox] = matches
+            self._gauges.filter_streams += 1
+            try:
+                yield mailbox, matches
+            finally:
+                self._gauges.filter_streams -= 1
+                for key in keys:
+                    mailboxes = self._by_key[key]
+                    del mailboxes[mailbox]
+                    if not mailboxes:
+                        del self._by_key[key]
+
+    def show(self, events: Iterable[JobEvent]) -> None:
+        """Hands over events that have become visible."""
+        if not self._by_job:
+            return
+        for event in events:
+            for mailbox in self._by_job.get(event.job_id, ()):
+                mailbox.put(event)
+
+    def settle(self, events: Iterable[JobEvent]) -> None:
+        """Hands over events that have settled, in the order of their places."""
+        if not self._by_key:
+            return
+        for event in events:
+            for key in keys_of_event(event):
+                for mailbox, matches in self._by_key.get(key, _NOBODY).items():
+                    if matches(event):
+                        mailbox.put(event)
+
+    def fail(self, error: HeadraceError) -> None:
+        """Ends every open stream with an error."""
+        for mailbox in self._mailboxes:
+            mailbox.fail(error)
+
+    def close(self, error: HeadraceError) -> None:
+        """Ends every stream with an error, and those that are yet to come."""
+        self._closed = error
+        self.fail(error)
+
+    @contextmanager
+    def _mailbox(self) -> Iterator[Mailbox]:
+        if self._closed is not None:
+            raise self._closed
+        mailbox = Mailbox(room=self._room)
+        self._mailboxes.add(mailbox)
+        try:
+            yield mailbox
+        finally:
+            self._mailboxes.discard(mailbox)
+
+
+_NOBODY: dict[Mailbox, Predicate] = {}

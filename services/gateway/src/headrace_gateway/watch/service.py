@@ -1,0 +1,124 @@
+"""Watching, put together: one tail, and the streams that it feeds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from functools import partial
+
+from headrace_core.domain.errors import ShuttingDown
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import JobEvent
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.store.events import Place
+from headrace_core.store.installation import Installation
+from headrace_core.wake import Listener, Topic
+from headrace_gateway.job_filter import JobFilter
+from headrace_gateway.tokens import decode_cursor, encode_cursor
+from headrace_gateway.watch.gauges import Gauges
+from headrace_gateway.watch.history import History
+from headrace_gateway.watch.many import FilterStream, WatchPage
+from headrace_gateway.watch.routing import Routes
+from headrace_gateway.watch.single import JobStream
+from headrace_gateway.watch.tail import Tail
+
+
+class Watch:
+    """Follows jobs, one or many.
+
+    Args:
+        settings: where Redis is, and how large things may grow.
+        database: where the events are.
+        installation: signs the cursors.
+    """
+
+    def __init__(
+        self, *, settings: Settings, database: Database, installation: Installation
+    ) -> None:
+        self.gauges = Gauges()
+        self._installation = installation
+        self._listener = Listener(settings, database, Topic.EVENTS)
+        self._routes = Routes(room=settings.stream_queue_events, gauges=self.gauges)
+        self._tail = Tail(
+            database=database, listener=self._listener, routes=self._routes, gauges=self.gauges
+        )
+        # The tail and the unary calls keep the other half of the connections.
+        self._history = History(database=database, readers=max(1, settings.database_pool_size // 2))
+
+    async def start(self) -> None:
+        """Begins to listen and to read, in the background."""
+        await self._listener.start()
+        await self._tail.start()
+
+    async def stop(self) -> None:
+        """Ends every stream with ShuttingDown, and the reading."""
+        self._routes.close(ShuttingDown())
+        await self._tail.stop()
+        await self._listener.stop()
+
+    def watch_job(
+        self, tenant: str, job_id: JobId, after_seq: int
+    ) -> AsyncGenerator[list[JobEvent], None]:
+        """The events of a job behind `after_seq`, then each as it happens, until it has ended.
+
+        Whoever breaks off must close the generator.
+
+        Args:
+            tenant: whose job it is.
+            job_id: the job.
+            after_seq: the number of the last event seen; 0 for none.
+
+        Returns:
+            Lists of events, in order and without a gap, each small enough for a message.
+
+        Raises:
+            JobNotFound: the tenant has no such job.
+            Unavailable: PostgreSQL cannot be read.
+            ShuttingDown: the gateway shuts down.
+        """
+        stream = JobStream(
+            tenant=tenant,
+            job_id=job_id,
+            after_seq=after_seq,
+            tail=self._tail,
+            routes=self._routes,
+            history=self._history,
+            gauges=self.gauges,
+        )
+        return stream.run()
+
+    def watch_jobs(
+        self, tenant: str, job_filter: JobFilter, cursor: str
+    ) -> AsyncGenerator[WatchPage, None]:
+        """The events of all jobs that match, behind a cursor, then each as it settles, for ever.
+
+        Whoever breaks off must close the generator.
+
+        Args:
+            tenant: whose jobs.
+            job_filter: which of them.
+            cursor: of the last page seen; empty for now.
+
+        Returns:
+            Pages of events, in order per job, and marks.
+
+        Raises:
+            CursorInvalid: the cursor is malformed, or of another database or tenant.
+            Unavailable: PostgreSQL cannot be read.
+            ShuttingDown: the gateway shuts down.
+        """
+        stream = FilterStream(
+            tenant=tenant,
+            job_filter=job_filter,
+            after=decode_cursor(self._installation, tenant, cursor) if cursor else None,
+            write_cursor=partial(_write_cursor, self._installation, tenant),
+            tail=self._tail,
+            routes=self._routes,
+            history=self._history,
+            gauges=self.gauges,
+        )
+        return stream.run()
+
+
+def _write_cursor(installation: Installation, tenant: str, place: Place) -> str:
+    return encode_cursor(installation, tenant, *place)

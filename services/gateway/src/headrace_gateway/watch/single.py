@@ -1,0 +1,103 @@
+"""The stream of one job."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import JobEvent
+from headrace_core.domain.lifecycle import TERMINAL
+from headrace_gateway.watch.gauges import Gauges
+from headrace_gateway.watch.history import History
+from headrace_gateway.watch.mailbox import Mailbox
+from headrace_gateway.watch.packs import MAX_EVENTS, pack
+from headrace_gateway.watch.routing import Routes
+from headrace_gateway.watch.tail import Tail
+
+
+class JobStream:
+    """Follows one job: its past from PostgreSQL, then what the tail hands over.
+
+    The mailbox is there before the past is read, so the two overlap and nothing falls between them.
+    The numbers of the events tell what was sent before, and whether one is missing: then the stream
+    is back in the past.
+
+    Args:
+        tenant: whose job it is.
+        job_id: the job.
+        after_seq: the number of the last event that the client has seen.
+        tail: feeds the mailbox.
+        routes: where the mailbox is put up.
+        history: reads the past.
+        gauges: counts catch-ups and gaps.
+    """
+
+    def __init__(
+        self,
+        *,
+        tenant: str,
+        job_id: JobId,
+        after_seq: int,
+        tail: Tail,
+        routes: Routes,
+        history: History,
+        gauges: Gauges,
+    ) -> None:
+        self._tenant = tenant
+        self._job_id = job_id
+        self._last_seq = after_seq
+        self._tail = tail
+        self._routes = routes
+        self._history = history
+        self._gauges = gauges
+        self._live = False
+        self._ended = False
+
+    async def run(self) -> AsyncGenerator[list[JobEvent], None]:
+        """Yields events as they are to be sent, and returns once the job has ended.
+
+        Raises:
+            JobNotFound: the tenant has no such job.
+            Unavailable: the past cannot be read.
+            ShuttingDown: the gateway shuts down.
+        """
+        await self._tail.ready()
+        with self._routes.of_job(self._job_id) as mailbox:
+            while not self._ended:
+                events = await (self._present(mailbox) if self._live else self._past(mailbox))
+                for packed in pack(events):
+                    yield packed
+
+    async def _past(self, mailbox: Mailbox) -> Sequence[JobEvent]:
+        """What PostgreSQL has behind the last event that was sent, a page of it."""
+        mailbox.check()
+        page = await self._history.of_job(
+            tenant=self._tenant, job_id=self._job_id, after_seq=self._last_seq
+        )
+        self._last_seq = page.last_seq
+        self._live, self._ended = page.complete, page.ended
+        return page.events
+
+    async def _present(self, mailbox: Mailbox) -> Sequence[JobEvent]:
+        """What the tail hands over next; nothing when an event is missing."""
+        await mailbox.wait()
+        events = [event for event in mailbox.take(MAX_EVENTS) if event.seq > self._last_seq]
+        complete = not mailbox.overflowed
+        if complete and not _follow(self._last_seq, events):
+            self._gauges.gaps += 1
+            complete = False
+        if not complete:
+            self._gauges.catch_ups += 1
+            self._live = False
+            mailbox.reopen()
+            return ()
+        if events:
+            self._last_seq = events[-1].seq
+            # An event behind the terminal one is a requeue, after which the job lives on.
+            self._ended = events[-1].state in TERMINAL and not mailbox
+        return events
+
+
+def _follow(last_seq: int, events: Sequence[JobEvent]) -> bool:
+    """Whether events are numbered on from `last_seq` without a gap."""
+    return all(event.seq == number for number, event in enumerate(events, start=last_seq + 1))

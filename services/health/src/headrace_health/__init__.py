@@ -1,0 +1,10 @@
+"""grpc.health.v1 for Headrace's services: what is served, and whether its dependencies live.
+
+`python -m headrace_health probe HOST:PORT` asks a service from outside.
+"""
+
+from headrace_health.health import Check, Health
+from headrace_health.server import HealthServer
+from headrace_health.servicer import HealthServicer
+
+__all__ = ["Check", "Health", "HealthServer", "HealthServicer"]

@@ -1,0 +1,48 @@
+"""`python -m headrace_health probe HOST:PORT`: asks a service for its health, for containers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+# A status code and its exit code: only SERVING is success.
+_OK, _FAILED = 0, 1
+
+
+def probe(address: str, *, service: str, timeout: float) -> str:
+    """The status of a service as its peer names it, or the code of the error that came instead.
+
+    Args:
+        address: `host:port`.
+        service: the gRPC service; "" is the whole server.
+        timeout: seconds.
+    """
+    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout)
+        except grpc.RpcError as error:
+            return error.code().name if isinstance(error, grpc.Call) else "UNKNOWN"
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0 when the service is SERVING, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m headrace_health")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("probe", help="ask a service whether it is SERVING")
+    command.add_argument("address", metavar="HOST:PORT")
+    command.add_argument("--service", default="", metavar="NAME", help="default: the whole server")
+    command.add_argument("--timeout", type=float, default=3.0, metavar="S", help="seconds")
+    options = parser.parse_args(arguments)
+    status = probe(options.address, service=options.service, timeout=options.timeout)
+    sys.stdout.write(f"{status}\n")
+    return _OK if status == "SERVING" else _FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Turns checks of dependencies into the statuses that are served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from headrace_health.servicer import HealthServicer
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A dependency and how it is asked for a sign of life.
+
+    Args:
+        name: the dependency (`postgresql`, `redis`), as logs name it. Its own status is served
+            under this name.
+        ping: returns when it lives and raises when it doesn't.
+        required: whether the services are NOT_SERVING without it.
+    """
+
+    name: str
+    ping: Callable[[], Awaitable[object]]
+    required: bool = True
+
+
+class Health:
+    """The health of a process: a loop that runs checks, and the servicer that shows the result.
+
+    A service is SERVING while all required checks pass.
+
+    Args:
+        services: full names of gRPC services, each with a status of its own; "" is always there.
+        checks: the dependencies.
+        interval: seconds between two rounds of checks.
+        timeout: seconds after which a check has failed.
+    """
+
+    def __init__(
+        self,
+        *,
+        services: Iterable[str] = (),
+        checks: Sequence[Check] = (),
+        interval: float = 2.0,
+        timeout: float = 2.0,
+    ) -> None:
+        services = tuple(services)
+        self.servicer = HealthServicer(services=(*services, *(check.name for check in checks)))
+        self._services = ("", *services)
+        self._checks = tuple(checks)
+        self._interval = interval
+        self._timeout = timeout
+        self._loop: asyncio.Task[None] | None = None
+
+    @property
+    def serving(self) -> bool:
+        """Whether the process serves now."""
+        return self.servicer.serving()
+
+    async def start(self) -> None:
+        """Runs the checks once, so that the first answer is true, and then again and again."""
+        await self.run_once()
+        self._loop = asyncio.create_task(self._run(), name="health")
+
+    async def run_once(self) -> None:
+        """Runs all checks at the same time and sets the statuses."""
+        alive = await asyncio.gather(*(self._passes(check) for check in self._checks))
+        serving = True
+        for check, passed in zip(self._checks, alive, strict=True):
+            self.servicer.set_serving(check.name, passed)
+            serving = serving and (passed or not check.required)
+        for service in self._services:
+            self.servicer.set_serving(service, serving)
+
+    async def enter_graceful_shutdown(self) -> None:
+        """NOT_SERVING from now on. To be called before the server stops."""
+        self.servicer.shut_down()
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.wait([self._loop], timeout=5)
+            self._loop = None
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval)
+            await self.run_once()
+
+    async def _passes(self, check: Check) -> bool:
+        error: Exception | None = None
+        try:
+            async with asyncio.timeout(self._timeout):
+                await check.ping()
+        except Exception as caught:  # noqa: BLE001 - whatever it is, the dependency is not there
+            error = caught
+        if self.servicer.serving(check.name) != (error is None):
+            if error is None:
+                _log.info("dependency_available", dependency=check.name)
+            else:
+                _log.warning(
+                    "dependency_unavailable",
+                    dependency=check.name,
+                    required=check.required,
+                    error=type(error).__name__,
+                )
+        return error is None

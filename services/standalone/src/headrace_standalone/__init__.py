@@ -1,0 +1,1 @@
+"""The whole of Headrace in one command, on an embedded PostgreSQL and Valkey."""

@@ -1,0 +1,75 @@
+"""The command `headrace up`. It is imported whenever `headrace` runs, so it imports little."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter, validators
+
+if TYPE_CHECKING:
+    from headrace_standalone.embedded.folder import DataFolder
+
+
+def up(
+    *,
+    workers: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=16))] = 1,
+    data: Annotated[Path | None, Parameter(env_var="HEADRACE_DATA")] = None,
+    ephemeral: bool = False,
+    gateway_port: Annotated[
+        int | None, Parameter(validator=validators.Number(gte=0, lte=65535))
+    ] = None,
+    handlers: tuple[str, ...] = (),
+    log_format: Literal["console", "json"] = "console",
+    show_logs: bool = False,
+) -> int:
+    """Start the whole platform on this machine and keep it running until Ctrl-C.
+
+    PostgreSQL and Valkey are started as private servers,
+    unless HEADRACE_DATABASE_URL and HEADRACE_REDIS_URL name others.
+    The services read all their other settings from the environment too.
+
+    Args:
+        workers: How many workers to start.
+        data: The folder for data, secrets and logs; .headrace by default.
+        ephemeral: Keep the data in a temporary folder and delete it at the end.
+        gateway_port: The port of the API on 127.0.0.1; 50051 by default, 0 for any free one.
+        handlers: A module with handlers of your own; may be repeated.
+        log_format: How the services write their logs.
+        show_logs: Print the logs here as well.
+
+    Returns:
+        The exit code: 0 after a clean stop, 1 when the platform could not be started.
+    """
+    from headrace_standalone.embedded.errors import EmbeddedServerError  # noqa: PLC0415
+    from headrace_standalone.embedded.port import free_port  # noqa: PLC0415
+    from headrace_standalone.stack import Plan  # noqa: PLC0415
+    from headrace_standalone.up import run  # noqa: PLC0415
+
+    address = os.environ.get("HEADRACE_GATEWAY_ADDRESS") or "127.0.0.1:50051"
+    if gateway_port is not None:
+        address = f"127.0.0.1:{gateway_port}"
+    host, _, port = address.rpartition(":")
+    if port == "0":
+        address = f"{host}:{free_port()}"
+    plan = Plan(
+        workers=workers,
+        gateway_address=address,
+        handlers=handlers,
+        log_format=log_format,
+        ephemeral=ephemeral,
+        show_logs=show_logs,
+    )
+    try:
+        with _folder(data, ephemeral=ephemeral) as folder:
+            return run(plan=plan, folder=folder)
+    except (EmbeddedServerError, OSError) as error:
+        raise SystemExit(f"headrace: {error}") from None
+
+
+def _folder(data: Path | None, *, ephemeral: bool) -> AbstractContextManager[DataFolder]:
+    from headrace_standalone.embedded.folder import DataFolder  # noqa: PLC0415
+
+    return DataFolder.temporary() if ephemeral else DataFolder.hold(data or Path(".headrace"))

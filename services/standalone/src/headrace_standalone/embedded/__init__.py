@@ -1,0 +1,1 @@
+"""Private servers out of wheels: PostgreSQL and Valkey, with their data under one folder."""

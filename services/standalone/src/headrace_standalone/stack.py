@@ -1,0 +1,168 @@
+"""Everything that `headrace up` starts, in its order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from headrace_core.settings import Settings
+from headrace_standalone import services
+from headrace_standalone.embedded.errors import EmbeddedServerError
+from headrace_standalone.embedded.folder import DataFolder
+from headrace_standalone.embedded.port import free_port, is_free
+from headrace_standalone.embedded.postgres import EmbeddedPostgres
+from headrace_standalone.embedded.valkey import EmbeddedValkey
+from headrace_standalone.log_file import LogFile
+from headrace_standalone.migration import migrate
+from headrace_standalone.program import Program
+from headrace_standalone.supervised import Supervised
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to start.
+
+    Args:
+        workers: how many workers.
+        gateway_address: where the API is served, `host:port` with a port.
+        handlers: modules with handlers, beside those that the environment names.
+        log_format: `json` or `console`.
+        ephemeral: the data folder is deleted afterwards.
+        show_logs: print what the processes print.
+    """
+
+    workers: int = 1
+    gateway_address: str = "127.0.0.1:50051"
+    handlers: tuple[str, ...] = ()
+    log_format: str = "console"
+    ephemeral: bool = False
+    show_logs: bool = False
+
+
+class Stack:
+    """The whole platform on this machine.
+
+    The servers that HEADRACE_DATABASE_URL and HEADRACE_REDIS_URL name are used; what they don't
+    name is started here.
+
+    Args:
+        plan: what to start.
+        folder: where data, secrets and logs go; we hold it.
+        announce: is told in sentences what happens.
+
+    Attributes:
+        files: where the files of jobs lie.
+    """
+
+    def __init__(self, *, plan: Plan, folder: DataFolder, announce: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._announce = announce
+        self._grace = Settings().shutdown_grace
+        self.files = self._find_files()
+        handlers = (*filter(None, [os.environ.get("HEADRACE_HANDLERS")]), *plan.handlers)
+        self._environment = os.environ | {
+            "HEADRACE_LOG_FORMAT": plan.log_format,
+            "HEADRACE_REFLECTION": os.environ.get("HEADRACE_REFLECTION", "true"),
+            "HEADRACE_FILES_ROOT": str(self.files),
+            "HEADRACE_HANDLERS": ",".join(handlers),
+        }
+        # In the order of their start; those of one stage start and stop together.
+        self._stages: list[list[Supervised]] = []
+
+    async def start(self) -> None:
+        """Starts everything and waits until it serves. If that fails, `stop` what was started.
+
+        Raises:
+            EmbeddedServerError: an embedded server cannot be set up, or the API's port is taken.
+            ProgramFailedError: a process did not come to serve.
+        """
+        self._check_address()
+        await self._start_servers()
+        log = self._log("migrate")
+        try:
+            await migrate(environment=self._environment, log=log)
+        finally:
+            log.close()
+        environment, grace = self._environment, self._grace
+        gateway = services.gateway(
+            address=self._plan.gateway_address, environment=environment, grace=grace
+        )
+        scheduler = services.scheduler(
+            address=f"127.0.0.1:{free_port()}", environment=environment, grace=grace
+        )
+        workers = [
+            services.worker(
+                number=number,
+                address=f"127.0.0.1:{free_port()}",
+                environment=environment,
+                grace=grace,
+            )
+            for number in range(1, self._plan.workers + 1)
+        ]
+        await self._start_stages([gateway], [scheduler], workers)
+
+    async def stop(self) -> None:
+        """Stops everything in its time: first who works, then what they work with."""
+        for stage in reversed(self._stages):
+            await asyncio.gather(*(supervised.stop() for supervised in stage))
+
+    def kill(self) -> None:
+        """Kills everything at once; `stop` returns soon after."""
+        for stage in self._stages:
+            for supervised in stage:
+                supervised.kill()
+
+    async def _start_servers(self) -> None:
+        postgres: list[Program] = []
+        valkey: list[Program] = []
+        if not os.environ.get("HEADRACE_DATABASE_URL"):
+            server = await asyncio.to_thread(
+                EmbeddedPostgres, folder=self._folder, ephemeral=self._plan.ephemeral
+            )
+            postgres.append(server.program())
+            self._environment["HEADRACE_DATABASE_URL"] = server.url
+        if not os.environ.get("HEADRACE_REDIS_URL"):
+            cache = EmbeddedValkey(folder=self._folder)
+            valkey.append(cache.program())
+            self._environment["HEADRACE_REDIS_URL"] = cache.url
+        await self._start_stages(postgres, valkey)
+
+    async def _start_stages(self, *stages: list[Program]) -> None:
+        """Starts programs at the same time; they are stopped one stage after the other."""
+        started = [
+            [
+                Supervised(program, log=self._log(program.name), announce=self._announce)
+                for program in stage
+            ]
+            for stage in stages
+        ]
+        self._stages += started
+        await asyncio.gather(*(supervised.start() for stage in started for supervised in stage))
+
+    def _find_files(self) -> Path:
+        if said := os.environ.get("HEADRACE_FILES_ROOT"):
+            return Path(said)
+        files = self._folder.path / "files"
+        files.mkdir(exist_ok=True)
+        return files
+
+    def _check_address(self) -> None:
+        host, _, port = self._plan.gateway_address.rpartition(":")
+        if not is_free(host.strip("[]"), int(port)):
+            raise EmbeddedServerError(
+                f"{self._plan.gateway_address} is in use. Choose another port with --gateway-port."
+            )
+
+    def _log(self, name: str) -> LogFile:
+        echo = partial(_echo, name) if self._plan.show_logs else None
+        return LogFile(self._folder.logs / f"{name}.log", echo=echo)
+
+
+def _echo(name: str, line: str) -> None:
+    sys.stderr.write(f"[{name}] {line}\n")

@@ -1,0 +1,214 @@
+"""One program, kept running."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+
+from headrace_core.domain.retry import RetryPolicy
+from headrace_standalone.embedded.errors import EmbeddedServerError
+from headrace_standalone.log_file import LogFile
+from headrace_standalone.program import Program
+
+# Restarts go on for ever; the wait before them grows while the program keeps dying early.
+RESTARTS = RetryPolicy(
+    initial_backoff=timedelta(seconds=0.5), max_backoff=timedelta(seconds=10), jitter=0.5
+)
+# A program that lived this long has been well, in seconds.
+_WELL = 30.0
+_PROBE_EVERY = 0.05
+# How long a process that was killed may take to be gone, in seconds.
+_GONE = 10.0
+
+
+class ProgramFailedError(Exception):
+    """A program did not come to serve.
+
+    Args:
+        name: the program's.
+        reason: what happened.
+        tail: the end of its log.
+    """
+
+    def __init__(self, *, name: str, reason: str, tail: str) -> None:
+        self.name = name
+        self.reason = reason
+        self.tail = tail
+        super().__init__(f"{name}: {reason}")
+
+
+class Supervised:
+    """Runs a program until it is stopped, and starts it again whenever it ends by itself.
+
+    Args:
+        program: what to run.
+        log: takes what it prints; closed at the end.
+        announce: is told in a sentence what happens.
+        restarts: how long to wait before it is started again; its attempts are not limited.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        log: LogFile,
+        announce: Callable[[str], None],
+        restarts: RetryPolicy = RESTARTS,
+    ) -> None:
+        self._program = program
+        self._log = log
+        self._announce = announce
+        self._restarts = restarts
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+        self._killed = False
+        self._served: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Whoever awaits it is told; nobody might, when the start was given up.
+        self._served.add_done_callback(lambda served: served.cancelled() or served.exception())
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id; None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """Starts the program and waits until it serves. From then on it is kept running.
+
+        Raises:
+            ProgramFailedError: it ended instead, or did not serve in its time. It is not started
+                again then, but must be stopped all the same.
+        """
+        self._task = asyncio.create_task(self._run(), name=f"supervise {self._program.name}")
+        try:
+            async with asyncio.timeout(self._program.start_timeout):
+                await asyncio.shield(self._served)
+        except TimeoutError:
+            self._stopping.set()
+            raise self._failed(f"did not serve within {self._program.start_timeout:g} s") from None
+
+    async def stop(self) -> None:
+        """Asks the program to end, kills it when its grace is over, and waits until it is gone."""
+        self._stopping.set()
+        if self._task is not None:
+            await self._task
+        self._served.cancel()
+        self._log.close()
+
+    def kill(self) -> None:
+        """Kills the program at once, while somebody waits in `stop` or will."""
+        self._killed = True
+        self._stopping.set()
+        self._kill_group()
+
+    async def _run(self) -> None:
+        deaths = 0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            end = await self._run_once(again=deaths > 0)
+            if self._stopping.is_set():
+                return
+            if not self._served.done():
+                self._served.set_exception(self._failed(end))
+                return
+            deaths = 1 if time.monotonic() - began > _WELL else deaths + 1
+            wait = self._restarts.backoff(deaths).total_seconds()
+            self._announce(f"{self._program.name} {end}; starting it again in {wait:.1f} s")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._stopping.wait()
+
+    async def _run_once(self, *, again: bool) -> str:
+        """Runs the program once; returns how it ended."""
+        try:
+            if self._program.prepare is not None:
+                await asyncio.to_thread(self._program.prepare)
+            process, output = await self._spawn()
+        except (OSError, EmbeddedServerError) as error:
+            return f"cannot be started: {error}"
+        self._process = process
+        exited = asyncio.create_task(process.wait())
+        stopping = asyncio.create_task(self._stopping.wait())
+        probing = asyncio.create_task(self._probe(again=again))
+        try:
+            await asyncio.wait((exited, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not exited.done():
+                await self._end(process)
+            return _describe(process.returncode)
+        finally:
+            for task in (exited, stopping, probing):
+                task.cancel()
+            # Processes of its own that it has left behind.
+            self._kill_group()
+            self._process = None
+            output.close()
+
+    async def _spawn(self) -> tuple[asyncio.subprocess.Process, asyncio.ReadTransport]:
+        # A pipe of our own: asyncio's would let a grandchild that holds it hide the child's end.
+        read, write = os.pipe()
+        try:
+            output, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: _Output(self._log), os.fdopen(read, "rb", buffering=0)
+            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self._program.arguments(), **self._program.options(write)
+                )
+            except BaseException:
+                output.close()
+                raise
+        finally:
+            os.close(write)
+        return process, output
+
+    async def _probe(self, *, again: bool) -> None:
+        while not await self._program.probe():  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(_PROBE_EVERY)
+        if not self._served.done():
+            self._served.set_result(None)
+        if again:
+            self._announce(f"{self._program.name} serves again")
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        if not self._killed:
+            with suppress(ProcessLookupError):
+                process.send_signal(self._program.stop_signal)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._program.stop_grace):
+                    await process.wait()
+                return
+            grace = f"{self._program.stop_grace:g} s"
+            self._announce(f"{self._program.name} did not end within {grace}; killing it")
+        self._kill_group()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GONE):
+                await process.wait()
+
+    def _kill_group(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _failed(self, reason: str) -> ProgramFailedError:
+        return ProgramFailedError(name=self._program.name, reason=reason, tail=self._log.tail())
+
+
+class _Output(asyncio.Protocol):
+    def __init__(self, log: LogFile) -> None:
+        self._log = log
+
+    def data_received(self, data: bytes) -> None:
+        self._log.write(data)
+
+
+def _describe(code: int | None) -> str:
+    if code is None:
+        return "cannot be killed"
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"

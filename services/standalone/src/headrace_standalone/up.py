@@ -1,0 +1,107 @@
+"""`headrace up`, once its command line has been read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pydantic
+
+from headrace_standalone.embedded.errors import EmbeddedServerError
+from headrace_standalone.embedded.folder import DataFolder
+from headrace_standalone.stack import Plan, Stack
+from headrace_standalone.supervised import ProgramFailedError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run(*, plan: Plan, folder: DataFolder) -> int:
+    """Runs the platform until a signal comes; the second one kills it.
+
+    Returns:
+        The exit code: 0 after a clean stop, 1 when the platform could not be started.
+    """
+    return asyncio.run(_run(plan=plan, folder=folder))
+
+
+async def _run(*, plan: Plan, folder: DataFolder) -> int:
+    try:
+        stack = Stack(plan=plan, folder=folder, announce=_announce)
+    except pydantic.ValidationError as error:
+        # Its own text would quote the settings, and passwords with them.
+        for problem in error.errors():
+            _announce(f"{'.'.join(map(str, problem['loc']))} {problem['msg']}".strip())
+        return 1
+    stop = _stop_event(stack)
+    starting = asyncio.create_task(stack.start())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            _welcome(plan, folder, files=stack.files)
+            await stopping
+        else:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+        _announce("stopping")
+        return 0
+    except EmbeddedServerError as error:
+        _announce(str(error))
+        return 1
+    except ProgramFailedError as error:
+        log = "" if plan.ephemeral else f", {folder.logs / error.name}.log,"
+        _announce(f"{error.name} {error.reason}. Its log{log} ends with:\n{error.tail}")
+        return 1
+    finally:
+        stopping.cancel()
+        await stack.stop()
+
+
+def _stop_event(stack: Stack) -> asyncio.Event:
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            _announce("killing everything")
+            stack.kill()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for signum in _SIGNALS:
+        loop.add_signal_handler(signum, on_signal)
+    return stop
+
+
+def _announce(text: str) -> None:
+    sys.stderr.write(f"headrace: {text}\n")
+
+
+def _welcome(plan: Plan, folder: DataFolder, *, files: Path) -> None:
+    address = plan.gateway_address
+    target = "" if address == "127.0.0.1:50051" else f"HEADRACE_TARGET={address} "
+    workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
+    data = f"{folder.path} (deleted at the end)" if plan.ephemeral else str(folder.path)
+    job = {"type": "square_sum", "payload": {"value": {"data": [1, 2, 3]}}}
+    sys.stdout.write(
+        f"""\
+Headrace is up, with {workers}.
+
+  API    {address} (gRPC)
+  Data   {data}
+  Files  {files}
+  Logs   {folder.logs}
+
+Try it:
+
+  {target}headrace submit square_sum '{{"data": [1, 2, 3]}}' --watch
+  grpcurl -plaintext -d '{json.dumps({"job": job})}' \\
+    {address} headrace.v1.JobService/SubmitAndWatch
+
+Ctrl-C stops it.
+"""
+    )
+    sys.stdout.flush()

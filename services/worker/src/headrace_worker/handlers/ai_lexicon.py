@@ -1,0 +1,60 @@
+"""The sentiment of English sentences by a lexicon, without any model or network.
+
+VADER: C.J. Hutto, E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of
+Social Media Text", ICWSM 2014. The thresholds of its compound score are the authors'.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import Any, Final
+
+SENTIMENTS: Final = ("positive", "negative", "neutral")
+
+# VADER is made for sentences, and its time grows with the square of a text's length: this many
+# characters take some 0.1 s.
+MAX_CHARACTERS: Final = 5_000
+
+_THRESHOLD: Final = 0.05
+
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sentiment:
+    """A label of SENTIMENTS, and the compound score from -1 to 1 that it follows from."""
+
+    label: str
+    score: float
+    model: str
+
+
+def sentiment_of(text: str) -> Sentiment:
+    """The sentiment of a text of at most MAX_CHARACTERS characters; takes CPU time."""
+    with _loading:
+        analyzer = _analyzer()
+    score = float(analyzer.polarity_scores(text)["compound"])
+    if score >= _THRESHOLD:
+        label = "positive"
+    elif score <= -_THRESHOLD:
+        label = "negative"
+    else:
+        label = "neutral"
+    return Sentiment(label=label, score=score, model=f"vaderSentiment {version('vaderSentiment')}")
+
+
+@cache
+def _analyzer() -> Any:
+    # Imported here because only this task needs its lexicon of 7,500 words.
+    from vaderSentiment.vaderSentiment import (  # noqa: PLC0415
+        SentimentIntensityAnalyzer,
+    )
+
+    with warnings.catch_warnings():
+        # It opens its lexicon with codecs.open, which Python 3.14 deprecates.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return SentimentIntensityAnalyzer()

@@ -1,0 +1,90 @@
+"""Values read as a declared type. What cannot be read becomes missing."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+import polars as pl
+
+from headrace_worker.handlers.data_cleaning.options import ColumnType
+
+_TRUE = ("true", "t", "yes", "y", "1")
+_FALSE = ("false", "f", "no", "n", "0")
+
+# ISO 8601 with a `T` or a space, with and without a zone.
+_NAIVE = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")
+_ZONED = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
+
+
+def typed(column: pl.Series, kind: ColumnType | None, format_: str | None) -> pl.Series:
+    """The column with its values read as `kind`; None leaves it as it is.
+
+    Raises:
+        polars.exceptions.PolarsError: the column holds what can never be that (lists, say), or the
+            format is malformed.
+    """
+    match kind:
+        case None:
+            return column
+        case "string":
+            return column.cast(pl.String)
+        case "integer":
+            return _integers(column)
+        case "number":
+            numbers = column.cast(pl.Float64, strict=False)
+            return numbers.set(~numbers.is_finite(), None)
+        case "boolean":
+            return _booleans(column)
+        case "date":
+            return _dates(column, format_)
+        case "datetime":
+            return _datetimes(column, format_)
+
+
+def literal(value: object, kind: ColumnType | None) -> object:
+    """A rule's value as the type of its column: dates are written as text."""
+    if kind == "date" and isinstance(value, str):
+        return date.fromisoformat(value)
+    if kind == "datetime" and isinstance(value, str):
+        time = datetime.fromisoformat(value)
+        return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+    return value
+
+
+def _integers(column: pl.Series) -> pl.Series:
+    if column.dtype.is_float():
+        # A cast would cut off the fractions.
+        column = column.set(~(column.is_finite() & (column == column.floor())), None)
+    return column.cast(pl.Int64, strict=False)
+
+
+def _booleans(column: pl.Series) -> pl.Series:
+    if column.dtype == pl.Boolean:
+        return column
+    words = column.cast(pl.String).str.to_lowercase()
+    return words.replace_strict(
+        {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)},
+        default=None,
+        return_dtype=pl.Boolean,
+    )
+
+
+def _dates(column: pl.Series, format_: str | None) -> pl.Series:
+    if column.dtype == pl.String:
+        return column.str.to_date(format_ or "%Y-%m-%d", strict=False)
+    return column.cast(pl.Date, strict=False)
+
+
+def _datetimes(column: pl.Series, format_: str | None) -> pl.Series:
+    if column.dtype != pl.String:
+        return column.cast(pl.Datetime("us"), strict=False)
+    readings = [
+        _utc(pl.col(column.name).str.to_datetime(each, time_unit="us", strict=False))
+        for each in ((format_,) if format_ else (*_NAIVE, *_ZONED))
+    ]
+    return column.to_frame().select(pl.coalesce(readings)).to_series()
+
+
+def _utc(times: pl.Expr) -> pl.Expr:
+    # Only a reading with a zone is aware, and polars brings it to UTC by itself.
+    return times.dt.replace_time_zone(None)

@@ -1,0 +1,64 @@
+"""Text made alike, and names of columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import polars as pl
+
+from headrace_worker.handlers.data_cleaning.options import Normalise
+
+
+def normalised(table: pl.DataFrame, options: Normalise, null_values: list[str]) -> pl.DataFrame:
+    """The table with its columns renamed and its text made alike; numbers stay as they are."""
+    if options.column_names == "snake_case":
+        table = table.rename(snake_case_names(table.columns))
+    texts = [name for name, kind in table.schema.items() if kind == pl.String]
+    return table.with_columns(
+        _cased(_without(_spaced(pl.col(name), options), null_values), options.case.get(name))
+        for name in texts
+    )
+
+
+def snake_case_names(names: Iterable[str]) -> Mapping[str, str]:
+    """New names by old ones. Two that would become the same are numbered: `name`, `name_2`."""
+    renamed: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+        base = re.sub(r"[\W_]+", "_", words).strip("_").lower() or "column"
+        new, number = base, 1
+        while new in taken:
+            number += 1
+            new = f"{base}_{number}"
+        taken.add(new)
+        renamed[name] = new
+    return renamed
+
+
+def _spaced(column: pl.Expr, options: Normalise) -> pl.Expr:
+    if options.collapse_whitespace:
+        column = column.str.replace_all(r"\s+", " ")
+    if options.trim:
+        column = column.str.strip_chars()
+    return column
+
+
+def _cased(column: pl.Expr, case: str | None) -> pl.Expr:
+    match case:
+        case "lower":
+            return column.str.to_lowercase()
+        case "upper":
+            return column.str.to_uppercase()
+        case "title":
+            return column.str.to_titlecase()
+        case _:
+            return column
+
+
+def _without(column: pl.Expr, null_values: list[str]) -> pl.Expr:
+    if not null_values:
+        return column
+    missing = pl.lit(pl.Series(null_values, dtype=pl.String).implode())
+    return pl.when(~column.is_in(missing)).then(column)

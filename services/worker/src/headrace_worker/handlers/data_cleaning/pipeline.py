@@ -1,0 +1,155 @@
+"""The steps of a cleaning, one after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from headrace_worker.context import SyncContext
+from headrace_worker.handlers.data_cleaning.files import (
+    Files,
+    FilesSettings,
+    Format,
+    format_of,
+    write_at_once,
+)
+from headrace_worker.handlers.data_cleaning.normalise import normalised
+from headrace_worker.handlers.data_cleaning.options import Cleaned, Cleaning
+from headrace_worker.handlers.data_cleaning.report import QualityReport, column_reports
+from headrace_worker.handlers.data_cleaning.rules import check
+from headrace_worker.outcome import Fail
+
+
+def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
+    """Reads, cleans and writes; tells its progress, and stops between two steps when asked to.
+
+    Raises:
+        Fail: the file cannot be read, a path is not allowed, or the options do not fit the file.
+        OSError: the output cannot be written.
+        Stopped: the job was cancelled.
+    """
+    settings = FilesSettings()
+    files = Files(root=settings.root, max_bytes=settings.max_bytes)
+    source = files.path(options.input)
+    source_format = options.format or format_of(source)
+    if source_format is None:
+        raise Fail(
+            f"{options.input!r} ends with none of .csv, .tsv, .txt, .parquet, .pq: say its format",
+            type="InvalidOptions",
+        )
+    target, report_path = _targets(options, files, source, source_format)
+    target_format = format_of(target) or source_format
+
+    _step(ctx, 0.0, "reading")
+    table = files.read(source, source_format, separator=options.separator)
+    rows_in = table.height
+
+    _step(ctx, 0.3, "normalising", rows=rows_in)
+    table = normalised(table, options.normalise, options.null_values)
+    _check_columns(options, table)
+
+    _step(ctx, 0.45, "removing duplicates", rows=rows_in)
+    number = _free_name(table)
+    table = _deduplicated(table.with_row_index(number, offset=1), options, number)
+    numbers = table[number]
+    table = table.drop(number)
+    duplicates = rows_in - table.height
+
+    _step(ctx, 0.6, "checking the rules", rows=table.height)
+    checked = check(table, options)
+
+    _step(ctx, 0.8, "writing", rows=checked.table.height)
+    tag = f"{ctx.attempt.job_id}.{ctx.attempt.number}"
+    write_at_once(
+        target,
+        tag,
+        lambda file: (
+            checked.table.write_parquet(file)
+            if target_format == "parquet"
+            else checked.table.write_csv(file, separator=options.separator)
+        ),
+    )
+    report = QualityReport(
+        input=files.name(source),
+        output=files.name(target),
+        rows_in=rows_in,
+        rows_out=checked.table.height,
+        duplicates_removed=duplicates,
+        rows_dropped=checked.dropped,
+        values_nulled=checked.nulled,
+        columns=column_reports(checked, numbers),
+    )
+    text = msgspec.json.format(msgspec.json.encode(report), indent=2)
+    write_at_once(report_path, tag, lambda file: file.write(text + b"\n"))
+    ctx.progress(1.0, "done", rows=checked.table.height)
+    return Cleaned(
+        rows_in=rows_in,
+        rows_out=report.rows_out,
+        duplicates_removed=duplicates,
+        rows_dropped=checked.dropped,
+        values_nulled=checked.nulled,
+        violations=sum(v.count for c in report.columns for v in c.violations.values()),
+        output=report.output,
+        report=files.name(report_path),
+    )
+
+
+def _step(ctx: SyncContext, fraction: float, name: str, **counters: int) -> None:
+    ctx.raise_if_cancelled()
+    ctx.progress(fraction, name, **counters)
+
+
+def _targets(
+    options: Cleaning, files: Files, source: Path, source_format: Format
+) -> tuple[Path, Path]:
+    """The paths of the cleaned file and of its report."""
+    if options.output is None:
+        suffix = source.suffix or f".{source_format}"
+        target = files.path(files.name(source.with_name(f"{source.stem}.clean{suffix}")))
+    else:
+        target = files.path(options.output)
+    _check_target(files, target, source)
+    report = files.path(files.name(target.with_name(f"{target.stem}.report.json")))
+    _check_target(files, report, source)
+    return target, report
+
+
+def _check_target(files: Files, path: Path, source: Path) -> None:
+    """Raises Fail when `path` cannot be written: it is a folder, or the input itself."""
+    if path.is_dir() or path == source:
+        raise Fail(f"{files.name(path)!r} cannot be written over", type="PathNotAllowed")
+
+
+def _check_columns(options: Cleaning, table: pl.DataFrame) -> None:
+    """Raises Fail when the options name columns that the table doesn't have."""
+    columns = options.deduplicate if isinstance(options.deduplicate, list) else []
+    named = [*options.rules, *options.normalise.case, *columns]
+    missing = [name for name in dict.fromkeys(named) if name not in table.columns]
+    if missing:
+        raise Fail(
+            f"the file has no column {', '.join(map(repr, missing[:10]))}; it has "
+            f"{', '.join(map(repr, table.columns[:50]))}",
+            type="InvalidOptions",
+        )
+
+
+def _free_name(table: pl.DataFrame) -> str:
+    name = "row"
+    while name in table.columns:
+        name += "_"
+    return name
+
+
+def _deduplicated(table: pl.DataFrame, options: Cleaning, number: str) -> pl.DataFrame:
+    match options.deduplicate:
+        case True:
+            columns = [name for name in table.columns if name != number]
+        case False:
+            return table
+        case list() as columns:
+            pass
+    if not columns:
+        return table
+    return table.unique(columns, keep="first", maintain_order=True)

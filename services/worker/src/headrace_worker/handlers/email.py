@@ -1,0 +1,258 @@
+"""Mails, sent by SMTP.
+
+A retry sends the same Message-ID, made of the job's id, so that a mailbox or a reader can tell that
+it has the mail already.
+"""
+
+from __future__ import annotations
+
+import ssl
+from datetime import timedelta
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import formatdate, parseaddr
+from pathlib import Path
+from typing import Annotated, Self
+
+import aiosmtplib
+from msgspec import Meta, Struct, field
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.retry import RetryPolicy
+from headrace_worker.context import Context
+from headrace_worker.outcome import Fail, Retry
+from headrace_worker.registry import handler
+
+MAX_RECIPIENTS = 100
+
+# Headers that this handler writes itself, or that would change who gets the mail.
+_RESERVED = frozenset(
+    {
+        "bcc",
+        "cc",
+        "date",
+        "from",
+        "message-id",
+        "mime-version",
+        "received",
+        "reply-to",
+        "return-path",
+        "sender",
+        "subject",
+        "to",
+    }
+)
+_RESERVED_PREFIXES = ("content-", "resent-", "dkim-", "arc-")
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+MailAddress = Annotated[
+    str,
+    Meta(pattern=r'^[^@\s<>,;:"]+@[^@\s<>,;:"]+$', max_length=254, examples=["ada@example.org"]),
+]
+Line = Annotated[str, Meta(pattern=r"^[^\r\n]*$", max_length=900)]
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", max_length=76)]
+
+
+class EmailSettings(BaseSettings):
+    """The mail server. `port` is 587 with STARTTLS and 25 without when it isn't given.
+
+    `ca_file` holds the certificates to trust instead of the system's (PEM); `timeout` is seconds
+    for each answer of the server.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_EMAIL_", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    host: str = "127.0.0.1"
+    port: int | None = Field(None, ge=1, le=65535)
+    starttls: bool = False
+    ca_file: Path | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    sender: str = "Headrace <headrace@localhost>"
+    timeout: float = Field(30.0, gt=0)
+
+    @field_validator("sender")
+    @classmethod
+    def _check_sender(cls, sender: str) -> str:
+        if "@" not in parseaddr(sender)[1]:
+            raise ValueError("must be an address: `name@host`, or `Name <name@host>`")
+        if not sender.isprintable():
+            raise ValueError("must not hold control characters")
+        return sender
+
+    @model_validator(mode="after")
+    def _check_secrecy(self) -> Self:
+        if self.username and not self.starttls and self.host not in _LOOPBACK:
+            raise ValueError(
+                "HEADRACE_EMAIL_USERNAME needs HEADRACE_EMAIL_STARTTLS=true: a password is not "
+                "sent over the network in the clear"
+            )
+        return self
+
+
+class Mail(Struct, frozen=True, forbid_unknown_fields=True):
+    """A mail. Everybody in `to` and `cc` sees all of their addresses."""
+
+    to: Annotated[
+        list[MailAddress],
+        Meta(description="Who gets it.", min_length=1, max_length=MAX_RECIPIENTS),
+    ]
+    subject: Annotated[Line, Meta(description="One line.")]
+    text: Annotated[str, Meta(description="The body as plain text.")]
+    html: Annotated[str | None, Meta(description="The body as HTML, for readers that show it.")] = (
+        None
+    )
+    cc: Annotated[
+        list[MailAddress],
+        Meta(description="Who gets a copy.", max_length=MAX_RECIPIENTS - 1),
+    ] = field(default_factory=list)
+    reply_to: Annotated[MailAddress | None, Meta(description="Where answers shall go.")] = None
+    headers: Annotated[
+        dict[HeaderName, Line],
+        Meta(
+            description="More headers. Those that the handler writes itself are refused.",
+            max_length=20,
+            examples=[{"List-Unsubscribe": "<mailto:leave@example.org>"}],
+        ),
+    ] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.recipients) > MAX_RECIPIENTS:
+            raise ValueError(
+                f"to and cc have {len(self.recipients)} addresses; at most {MAX_RECIPIENTS} are "
+                "allowed"
+            )
+        for value in (
+            *self.recipients,
+            self.reply_to or "",
+            self.subject,
+            *self.headers,
+            *self.headers.values(),
+        ):
+            # A line break would begin a header of the sender's own making. (The patterns alone do
+            # not keep it out: `$` also matches before a last line break.)
+            if any(character < " " or character == "\x7f" for character in value):
+                raise ValueError("addresses, subject and headers must not hold control characters")
+        for name in self.headers:
+            if name.lower() in _RESERVED or name.lower().startswith(_RESERVED_PREFIXES):
+                raise ValueError(f"headers must not hold {name}: the handler writes it itself")
+
+    @property
+    def recipients(self) -> list[str]:
+        """Everybody in `to` and `cc`, each once."""
+        return list(dict.fromkeys([*self.to, *self.cc]))
+
+
+class Sent(Struct, frozen=True):
+    """What the mail server took."""
+
+    message_id: Annotated[str, Meta(description="The Message-ID, the same for every attempt.")]
+    accepted: Annotated[list[str], Meta(description="The addresses that the server took.")]
+    refused: Annotated[
+        dict[str, str],
+        Meta(description="The addresses that it refused, each with its answer. Not tried again."),
+    ]
+
+
+@handler(
+    "email",
+    timeout=timedelta(minutes=2),
+    retry=RetryPolicy(max_attempts=5, initial_backoff=timedelta(seconds=5)),
+)
+async def email(mail: Mail, ctx: Context) -> Sent:
+    """Sends a mail by SMTP.
+
+    A server that cannot be reached, or that answers with a temporary error, is tried again. When
+    it takes the mail for some of the addresses, the job has succeeded: a retry would send it to
+    them twice.
+    """
+    settings = EmailSettings()
+    message_id = message_id_of(ctx.attempt.job_id, settings.sender)
+    try:
+        refused, _ = await aiosmtplib.send(
+            _compose(mail, sender=settings.sender, message_id=message_id),
+            sender=parseaddr(settings.sender)[1],
+            recipients=mail.recipients,
+            hostname=settings.host,
+            port=settings.port,
+            start_tls=settings.starttls,
+            cert_bundle=str(settings.ca_file) if settings.ca_file else None,
+            username=settings.username,
+            password=settings.password.get_secret_value() if settings.password else None,
+            timeout=settings.timeout,
+        )
+    except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+        raise _outcome(error) from error
+    return Sent(
+        message_id=message_id,
+        accepted=[address for address in mail.recipients if address not in refused],
+        refused={address: f"{code} {text}" for address, (code, text) in refused.items()},
+    )
+
+
+def message_id_of(job_id: JobId, sender: str) -> str:
+    """The Message-ID of a job's mail, in the sender's domain."""
+    domain = parseaddr(sender)[1].rpartition("@")[2]
+    return f"<{job_id}.headrace@{domain}>"
+
+
+def _compose(mail: Mail, *, sender: str, message_id: str) -> EmailMessage:
+    message = EmailMessage(policy=SMTP)
+    name, address = parseaddr(sender)
+    message["From"] = _address(address, name)
+    message["To"] = [_address(address) for address in mail.to]
+    if mail.cc:
+        message["Cc"] = [_address(address) for address in mail.cc]
+    if mail.reply_to:
+        message["Reply-To"] = _address(mail.reply_to)
+    message["Subject"] = mail.subject
+    message["Date"] = formatdate()
+    message["Message-ID"] = message_id
+    for header, value in mail.headers.items():
+        message[header] = value
+    message.set_content(mail.text)
+    if mail.html is not None:
+        message.add_alternative(mail.html, subtype="html")
+    return message
+
+
+def _address(address: str, name: str = "") -> Address:
+    # Not by addr_spec, which takes no address outside ASCII.
+    user, _, domain = address.rpartition("@")
+    return Address(name, user, domain)
+
+
+def _outcome(error: Exception) -> Retry | Fail:
+    """What a failed delivery means for the job. The server's own words are kept."""
+    match error:
+        case aiosmtplib.SMTPRecipientsRefused(recipients=refusals):
+            text = "; ".join(f"{r.recipient}: {r.code} {r.message}" for r in refusals)
+            if all(_is_permanent(r.code) for r in refusals):
+                return Fail(f"every recipient was refused: {text}", type="MailRefused")
+            return Retry(f"no recipient was accepted yet: {text}")
+        case aiosmtplib.SMTPResponseException(code=code, message=message):
+            if _is_permanent(code):
+                return Fail(f"the mail server refused: {code} {message}", type="MailRefused")
+            return Retry(f"the mail server cannot take it now: {code} {message}")
+        case ssl.SSLCertVerificationError():
+            return Fail(
+                f"the mail server's certificate is not trusted ({error.verify_message}); "
+                "HEADRACE_EMAIL_CA_FILE names other certificates to trust",
+                type="NotConfigured",
+            )
+        case OSError():
+            # aiosmtplib's lost connections and timeouts are OSErrors as well.
+            return Retry(f"the mail server cannot be reached: {error}")
+        case _:
+            # What is left is asked for and not offered: STARTTLS, a login, an address in UTF-8.
+            return Fail(f"the mail cannot be sent like this: {error}", type="MailRefused")
+
+
+def _is_permanent(code: int) -> bool:
+    return 500 <= code <= 599

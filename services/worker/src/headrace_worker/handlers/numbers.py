@@ -1,0 +1,131 @@
+"""Sums over numbers: real work for a CPU, in a process of its own.
+
+Integers are exact, however large their sum grows; where a number with a fraction takes part, the
+result is a double.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from headrace_worker.context import SyncContext
+from headrace_worker.registry import handler
+
+MAX_NUMBERS = 100_000
+MAX_STEPS = 10**10
+
+# Between two chunks a job tells its progress and looks whether it shall stop: some 10 ms of
+# Python's own loop, some 50 ms of a sum over a range.
+_LIST_CHUNK = 50_000
+_RANGE_CHUNK = 2_000_000
+
+# The bounds keep every cube a finite double, and every integer one that other languages can read.
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Number = Integer | Annotated[float, Meta(ge=-1e100, le=1e100)]
+
+
+class Numbers(Struct, frozen=True, forbid_unknown_fields=True):
+    """The numbers to take."""
+
+    data: Annotated[
+        list[Number],
+        Meta(
+            description="The numbers: integers of 64 bits, or doubles from -1e100 to 1e100.",
+            max_length=MAX_NUMBERS,
+            examples=[[1, 2, 3]],
+        ),
+    ]
+
+
+class Sum(Struct, frozen=True):
+    """A sum."""
+
+    result: Annotated[
+        int | float,
+        Meta(description="Exact when all numbers are integers; it may pass 64 bits."),
+    ]
+
+
+class Range(Struct, frozen=True, forbid_unknown_fields=True):
+    """The integers `start`, `start + step`, … up to `end`, which is included when it is reached."""
+
+    start: Annotated[Integer, Meta(description="The first number.")]
+    end: Annotated[Integer, Meta(description="The last number, included when a step reaches it.")]
+    step: Annotated[
+        Integer,
+        Meta(description="From one number to the next; negative to go down, never 0."),
+    ] = 1
+
+    def __post_init__(self) -> None:
+        if self.step == 0:
+            raise ValueError("step must not be 0")
+        if self.count > MAX_STEPS:
+            raise ValueError(
+                f"from start to end there are {self.count} numbers; at most {MAX_STEPS} are allowed"
+            )
+
+    @property
+    def count(self) -> int:
+        """How many numbers there are."""
+        return max(0, (self.end - self.start) // self.step + 1)
+
+
+class RangeSum(Struct, frozen=True):
+    """The sum of a range."""
+
+    result: Annotated[int, Meta(description="The exact sum; it may pass 64 bits.")]
+    count: Annotated[int, Meta(description="How many numbers were added.", ge=0)]
+
+
+@handler("square_sum", isolation="process")
+def square_sum(numbers: Numbers, ctx: SyncContext) -> Sum:
+    """The sum of the squares of the numbers."""
+    return Sum(result=_sum_of(numbers.data, lambda x: x * x, ctx))
+
+
+@handler("cube_sum", isolation="process")
+def cube_sum(numbers: Numbers, ctx: SyncContext) -> Sum:
+    """The sum of the cubes of the numbers."""
+    return Sum(result=_sum_of(numbers.data, lambda x: x * x * x, ctx))
+
+
+@handler("sum_range", isolation="process", timeout=timedelta(hours=1))
+def sum_range(numbers: Range, ctx: SyncContext) -> RangeSum:
+    """The sum of the integers from start to end, both included, added up one by one.
+
+    The closed formula would take a microsecond. This job is for trying out what a long computation
+    does: its progress, its cancellation, its timeout.
+    """
+    total = 0
+    for done in range(0, numbers.count, _RANGE_CHUNK):
+        ctx.raise_if_cancelled()
+        ctx.progress(done / numbers.count, "adding", done=done, count=numbers.count)
+        first = numbers.start + done * numbers.step
+        size = min(_RANGE_CHUNK, numbers.count - done)
+        total += sum(range(first, first + size * numbers.step, numbers.step))
+    ctx.progress(1, "added", done=numbers.count, count=numbers.count)
+    return RangeSum(result=total, count=numbers.count)
+
+
+def _sum_of(
+    data: list[int | float], term: Callable[[int | float], int | float], ctx: SyncContext
+) -> int | float:
+    whole = 0
+    fractional: list[float] = []
+    for done in range(0, len(data), _LIST_CHUNK):
+        ctx.raise_if_cancelled()
+        ctx.progress(done / len(data), "adding", done=done, count=len(data))
+        for number in data[done : done + _LIST_CHUNK]:
+            value = term(number)
+            if isinstance(value, int):
+                whole += value
+            else:
+                fractional.append(value)
+    ctx.progress(1, "added", done=len(data), count=len(data))
+    # fsum loses nothing to the order of the numbers.
+    return math.fsum([*fractional, whole]) if fractional else whole

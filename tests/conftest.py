@@ -1,0 +1,123 @@
+"""One embedded PostgreSQL and one Valkey for the whole session, and a fresh database per test.
+
+`HEADRACE_TEST_DATABASE_URL` and `HEADRACE_TEST_REDIS_URL` put real servers in their place: a
+PostgreSQL role that may create databases, and a Redis database that may be flushed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from pydantic import SecretStr
+from redis import Redis
+
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_standalone.embedded.folder import DataFolder
+from headrace_standalone.embedded.postgres import EmbeddedPostgres
+from headrace_standalone.embedded.valkey import EmbeddedValkey
+from support.databases import Databases
+from support.server import serving
+
+# What a developer has set for a stack of their own is not for the tests.
+for _name in list(os.environ):
+    if _name.startswith("HEADRACE_") and not _name.startswith("HEADRACE_TEST_"):
+        del os.environ[_name]
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Iterator[DataFolder]:
+    """A folder for the data of the session's servers."""
+    with DataFolder.temporary() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres_url(data_folder: DataFolder) -> Iterator[str]:
+    """A PostgreSQL server; its own database stays as it is."""
+    if url := os.environ.get("HEADRACE_TEST_DATABASE_URL"):
+        yield url
+        return
+    postgres = EmbeddedPostgres(folder=data_folder, ephemeral=True)
+    with serving(postgres.program(), log=data_folder.logs / "postgres.log"):
+        yield postgres.url
+
+
+@pytest.fixture(scope="session")
+def redis_server_url(data_folder: DataFolder) -> Iterator[str]:
+    """A Redis-compatible server; `redis_url` is what a test wants."""
+    if url := os.environ.get("HEADRACE_TEST_REDIS_URL"):
+        yield url
+        return
+    valkey = EmbeddedValkey(folder=data_folder)
+    with serving(valkey.program(), log=data_folder.logs / "valkey.log"):
+        yield valkey.url
+
+
+@pytest.fixture(scope="session")
+def databases(postgres_url: str) -> Iterator[Databases]:
+    """Makes fresh databases, with the schema or without."""
+    databases = Databases(postgres_url)
+    with databases.template():
+        yield databases
+
+
+@pytest.fixture(scope="session")
+def redis_urls(redis_server_url: str) -> Iterator[str]:
+    """The URLs of the server's databases, in turn and for ever.
+
+    A process that a test has left behind so writes into no other test's database.
+    """
+    if "HEADRACE_TEST_REDIS_URL" in os.environ:
+        return itertools.repeat(redis_server_url)
+    server = redis_server_url.rpartition("/")[0]
+    return itertools.cycle(f"{server}/{number}" for number in range(64))
+
+
+@pytest.fixture
+def redis_url(redis_urls: Iterator[str]) -> str:
+    """An empty Redis database."""
+    url = next(redis_urls)
+    with Redis.from_url(url, socket_timeout=10) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> Iterator[str]:
+    """A fresh database with the schema."""
+    with databases.fresh() as url:
+        yield url
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str) -> Settings:
+    """Settings on a fresh database and an empty Redis, with free ports and shorter waits."""
+    return Settings(
+        database_url=SecretStr(database_url),
+        redis_url=SecretStr(redis_url),
+        gateway_address="127.0.0.1:0",
+        scheduler_address="127.0.0.1:0",
+        worker_address="127.0.0.1:0",
+        reflection=True,
+        log_format="console",
+        shutdown_grace=5.0,
+        redeliver_after=2.0,
+        worker_processes=2,
+        worker_lease=3.0,
+        worker_beat=1.0,
+        worker_cancel_grace=1.0,
+    )
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    """Connections to the database of `settings`."""
+    database = Database(settings, application="test")
+    try:
+        yield database
+    finally:
+        await database.close()

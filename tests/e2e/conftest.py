@@ -1,0 +1,69 @@
+"""The services as real processes, on a database and a Redis of the module's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from headrace_core.settings import Settings
+from headrace_standalone import services
+from headrace_standalone.embedded.port import free_port
+from support.databases import Databases
+from support.environment import environment_of
+from support.processes import Processes
+from support.server import Server
+
+TESTS = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def shared_processes(
+    databases: Databases,
+    redis_urls: Iterator[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Processes]:
+    """A gateway, a scheduler and a worker with the handlers of the tests."""
+    with ExitStack() as stack:
+        settings = Settings(
+            database_url=SecretStr(stack.enter_context(databases.fresh())),
+            redis_url=SecretStr(next(redis_urls)),
+            log_format="json",
+            reflection=True,
+            worker_lease=3.0,
+            worker_beat=1.0,
+            worker_cancel_grace=1.0,
+            redeliver_after=2.0,
+            shutdown_grace=1.0,
+        )
+        environment = environment_of(
+            settings, HEADRACE_HANDLERS="support.handlers", PYTHONPATH=str(TESTS)
+        )
+        gateway, scheduler, worker = (f"127.0.0.1:{free_port()}" for _ in range(3))
+        grace = settings.shutdown_grace
+        programs = (
+            services.gateway(address=gateway, environment=environment, grace=grace),
+            services.scheduler(address=scheduler, environment=environment, grace=grace),
+            services.worker(number=1, address=worker, environment=environment, grace=grace),
+        )
+        logs = tmp_path_factory.mktemp("logs")
+        servers = [Server(program, log=logs / f"{program.name}.log") for program in programs]
+        for server in servers:
+            stack.callback(server.stop)
+            server.launch()
+        for server in servers:
+            server.wait_until_serving()
+        yield Processes(*servers, gateway, scheduler, worker)
+
+
+@pytest.fixture
+def processes(shared_processes: Processes) -> Iterator[Processes]:
+    """The processes; those that the test has ended are there again for the next one."""
+    yield shared_processes
+    for server in shared_processes.servers():
+        if not server.running:
+            server.stop()
+            server.start()

@@ -1,0 +1,100 @@
+"""The processes themselves: killed, stopped, started with settings that cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace import JobEventType, JobState, SyncClient
+from support.processes import Processes
+
+
+def test_a_job_survives_the_death_of_its_worker(processes: Processes) -> None:
+    with SyncClient(processes.gateway_address) as client:
+        job = client.submit("t.flaky_worker", {"number": 0})
+        seen = []
+        for event in job.watch():
+            seen.append(event.type)
+            if event.type is JobEventType.WORKER_LOST:
+                processes.worker.kill()
+                processes.worker.start()
+        assert JobEventType.WORKER_LOST in seen
+        ended = job.get()
+        assert (ended.state, ended.attempt, ended.retries_used) == (JobState.SUCCEEDED, 2, 0)
+
+
+def test_a_stream_goes_on_after_the_gateway_was_killed(processes: Processes) -> None:
+    with SyncClient(processes.gateway_address) as client:
+        job = client.submit("t.forever")
+        seqs = []
+        for event in job.watch():
+            seqs.append(event.seq)
+            if event.type is JobEventType.STARTED:
+                processes.gateway.kill()
+                processes.gateway.start()
+                client.cancel(job.id)
+        assert seqs == [1, 2, 3, 4]
+
+
+def test_jobs_go_on_after_the_scheduler_was_killed(processes: Processes) -> None:
+    with SyncClient(processes.gateway_address) as client:
+        client.submit("t.echo").result(timeout=30)
+        processes.scheduler.kill()
+        job = client.submit("t.echo", {"a": 1})
+        processes.scheduler.start()
+        assert job.result(timeout=30) == {"a": 1, "attempt": 1}
+
+
+def test_the_logs_tell_the_life_of_a_job_and_never_its_payload(processes: Processes) -> None:
+    with SyncClient(processes.gateway_address) as client:
+        job = client.submit("t.echo", {"secret": "a payload of one's own"}, request_id="order-17")
+        job.result(timeout=30)
+    # What a process has to say is said when it has ended.
+    for server in processes.servers():
+        server.stop()
+    logs = [server.log.read_text() for server in processes.servers()]
+    assert "a payload of one's own" not in "".join(logs)
+    lines = [json.loads(line) for log in logs for line in log.splitlines() if line.startswith("{")]
+    told = {line["event"]: line for line in lines if line.get("job_id") == job.id}
+    assert {"job_submitted", "job_started", "job_succeeded"} <= told.keys()
+    assert told["job_started"]["attempt"] == 1
+    assert told["job_started"]["correlation_id"] == "order-17"
+
+
+def test_each_service_stops_cleanly_on_sigterm(processes: Processes) -> None:
+    for server in (processes.worker, processes.scheduler, processes.gateway):
+        assert server.terminate(within=10) == 0, server.log.read_text()
+
+
+@pytest.mark.parametrize("service", ["gateway", "scheduler", "worker"])
+def test_settings_that_cannot_be_end_the_start_with_what_to_do(service: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"headrace_{service}"],
+        env={**os.environ, f"HEADRACE_{service.upper()}_ADDRESS": "0.0.0.0:0"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 78
+    assert "HEADRACE_ALLOW_INSECURE=true" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_database_that_cannot_be_reached_ends_the_start(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "headrace_core", "migrate"],
+        env={**os.environ, "HEADRACE_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode != 0
+    assert "database" in done.stderr.lower()

@@ -1,0 +1,163 @@
+"""BatchSubmitJobs: all or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import grpc
+import pytest
+
+from headrace.v1.data_pb2 import Data
+from headrace.v1.job_pb2 import JobSpec
+from headrace.v1.job_service_pb2 import (
+    SUBMIT_OUTCOME_CREATED,
+    SUBMIT_OUTCOME_EXISTING,
+    SUBMIT_OUTCOME_NO_WORKER,
+    SUBMIT_OUTCOME_WOULD_RUN,
+    BatchSubmitJobsRequest,
+    GetStatsRequest,
+    ListJobsRequest,
+)
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace_core.settings import Settings
+from support.gateway import PlayedWorker, refused
+
+NUMBERS = Data(json=b'{"data": [1, 2, 3]}')
+
+
+def batch(specs: Iterable[JobSpec], **fields: object) -> BatchSubmitJobsRequest:
+    return BatchSubmitJobsRequest(jobs=specs, **fields)
+
+
+def emails(count: int, **fields: object) -> BatchSubmitJobsRequest:
+    return batch([JobSpec(type="email", labels={"n": str(n)}) for n in range(count)], **fields)
+
+
+async def count(jobs: JobServiceStub) -> int:
+    return sum(state.jobs for state in (await jobs.GetStats(GetStatsRequest())).states)
+
+
+async def test_a_thousand_jobs_are_stored_in_the_order_asked(jobs: JobServiceStub):
+    response = await jobs.BatchSubmitJobs(emails(1000))
+    assert response.outcome == SUBMIT_OUTCOME_CREATED
+    assert [job.labels["n"] for job in response.jobs] == [str(n) for n in range(1000)]
+    assert {job.batch_id for job in response.jobs} == {response.batch_id}
+    listed = await jobs.ListJobs(
+        ListJobsRequest(filter=f"batch_id = {response.batch_id}", page_size=1000)
+    )
+    assert [job.id for job in listed.jobs] == [job.id for job in reversed(response.jobs)]
+
+
+async def test_one_job_is_a_batch(jobs: JobServiceStub):
+    response = await jobs.BatchSubmitJobs(emails(1))
+    assert len(response.jobs) == 1
+
+
+async def test_one_violation_refuses_all(jobs: JobServiceStub):
+    specs = [JobSpec(type="email") for _ in range(5)]
+    specs[3].priority = 1000
+    specs[4].type = ""
+    error = await refused(jobs.BatchSubmitJobs(batch(specs)))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert set(error.violations) == {"jobs[3].priority", "jobs[4].type"}
+    assert await count(jobs) == 0
+
+
+async def test_one_payload_that_breaks_its_schema_refuses_all(
+    worker: PlayedWorker, jobs: JobServiceStub
+):
+    specs = [
+        JobSpec(type="square_sum", payload=NUMBERS),
+        JobSpec(type="square_sum", payload=Data(json=b'{"data": ["x"]}')),
+        JobSpec(type="email"),
+    ]
+    error = await refused(jobs.BatchSubmitJobs(batch(specs)))
+    assert error.reason == "PAYLOAD_INVALID"
+    assert error.metadata == {"type": "square_sum"}
+    assert set(error.violations) == {"jobs[1].payload.data[0]"}
+    assert await count(jobs) == 0
+
+
+async def test_a_batch_in_which_everything_is_wrong_is_answered_all_the_same(
+    jobs: JobServiceStub,
+):
+    specs = [JobSpec(type="X" * 200, queue="Y" * 200, priority=1000) for _ in range(1000)]
+    error = await refused(jobs.BatchSubmitJobs(batch(specs)))
+    assert error.violations["jobs[0].priority"] == "must be -100 to 100"
+    assert "more violations" in error.violations[""]
+
+
+async def test_a_batch_has_1_to_1000_jobs(jobs: JobServiceStub):
+    for size, reason in ((0, "INVALID_ARGUMENT"), (1001, "LIMIT_EXCEEDED")):
+        error = await refused(jobs.BatchSubmitJobs(emails(size)))
+        assert error.reason == reason
+        assert set(error.violations) == {"jobs"}
+
+
+async def test_the_limit_of_a_batch_is_a_setting(jobs: JobServiceStub):
+    error = await refused(jobs.BatchSubmitJobs(emails(1001)))
+    assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.metadata == {
+        "limit": "HEADRACE_MAX_BATCH_JOBS",
+        "maximum": "1000",
+        "actual": "1001",
+    }
+
+
+async def test_the_same_request_id_and_content_give_the_same_batch(jobs: JobServiceStub):
+    first = await jobs.BatchSubmitJobs(emails(3, request_id="import-1"))
+    again = await jobs.BatchSubmitJobs(emails(3, request_id="import-1"))
+    assert again.outcome == SUBMIT_OUTCOME_EXISTING
+    assert again.batch_id == first.batch_id
+    assert list(again.jobs) == list(first.jobs)
+    assert await count(jobs) == 3
+
+
+async def test_the_same_request_id_with_another_content_is_refused(jobs: JobServiceStub):
+    first = await jobs.BatchSubmitJobs(emails(3, request_id="import-1"))
+    for size in (2, 4):
+        error = await refused(jobs.BatchSubmitJobs(emails(size, request_id="import-1")))
+        assert (error.code, error.reason) == (
+            grpc.StatusCode.ALREADY_EXISTS,
+            "REQUEST_ID_CONFLICT",
+        )
+        assert error.metadata == {"request_id": "import-1", "batch_id": first.batch_id}
+    assert await count(jobs) == 3
+
+
+async def test_concurrent_batches_with_one_request_id_make_one_batch(jobs: JobServiceStub):
+    request = emails(20, request_id="import-1")
+    responses = await asyncio.gather(*(jobs.BatchSubmitJobs(request) for _ in range(30)))
+    assert len({response.batch_id for response in responses}) == 1
+    assert [r.outcome for r in responses].count(SUBMIT_OUTCOME_CREATED) == 1
+    assert await count(jobs) == 20
+
+
+async def test_validate_only_stores_nothing(worker: PlayedWorker, jobs: JobServiceStub):
+    known = JobSpec(type="square_sum", payload=NUMBERS)
+    response = await jobs.BatchSubmitJobs(batch([known, known], validate_only=True))
+    assert response.outcome == SUBMIT_OUTCOME_WOULD_RUN
+    assert [(job.id, job.queue) for job in response.jobs] == [("", "math"), ("", "math")]
+    assert response.batch_id == ""
+    mixed = await jobs.BatchSubmitJobs(batch([known, JobSpec(type="x")], validate_only=True))
+    assert mixed.outcome == SUBMIT_OUTCOME_NO_WORKER
+    assert await count(jobs) == 0
+
+
+class TestLimits:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"max_batch_jobs": 2, "max_payload_bytes": 10})
+
+    async def test_a_smaller_batch_limit(self, jobs: JobServiceStub):
+        assert len((await jobs.BatchSubmitJobs(emails(2))).jobs) == 2
+        error = await refused(jobs.BatchSubmitJobs(emails(3)))
+        assert error.metadata["maximum"] == "2"
+
+    async def test_a_payload_that_is_too_large_is_named_with_its_place(self, jobs: JobServiceStub):
+        specs = [JobSpec(type="email"), JobSpec(type="email", payload=Data(json=b'"0123456789"'))]
+        error = await refused(jobs.BatchSubmitJobs(batch(specs)))
+        assert error.reason == "LIMIT_EXCEEDED"
+        assert set(error.violations) == {"jobs[1].payload"}
+        assert await count(jobs) == 0

@@ -1,0 +1,201 @@
+"""What holds for every call: request ids, sizes, bytes that are no request, deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from uuid import UUID, uuid4
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from headrace.v1.data_pb2 import Data
+from headrace.v1.job_pb2 import JobSpec
+from headrace.v1.job_service_pb2 import (
+    BatchSubmitJobsRequest,
+    GetJobRequest,
+    GetStatsRequest,
+    SubmitAndWatchRequest,
+    SubmitJobRequest,
+    WatchJobRequest,
+    WatchJobsRequest,
+)
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace_core.settings import Settings
+from support.gateway import read_error, refused
+
+REQUEST_ID = "x-request-id"
+PREFIX = "/headrace.v1.JobService/"
+
+
+async def test_a_request_id_comes_back(jobs: JobServiceStub):
+    call = jobs.GetStats(GetStatsRequest(), metadata=((REQUEST_ID, "trace 17"),))
+    await call
+    assert dict(await call.trailing_metadata())[REQUEST_ID] == "trace 17"
+
+
+async def test_a_call_without_a_request_id_gets_one(jobs: JobServiceStub):
+    seen = set()
+    for _ in range(3):
+        call = jobs.GetStats(GetStatsRequest())
+        await call
+        seen.add(UUID(dict(await call.trailing_metadata())[REQUEST_ID]))
+    assert len(seen) == 3
+
+
+async def test_a_request_id_that_is_none_is_replaced(jobs: JobServiceStub):
+    for request_id in ("", "x" * 129):
+        call = jobs.GetStats(GetStatsRequest(), metadata=((REQUEST_ID, request_id),))
+        await call
+        assert UUID(dict(await call.trailing_metadata())[REQUEST_ID])
+
+
+async def test_an_error_has_the_request_id_too(jobs: JobServiceStub):
+    call = jobs.GetJob(GetJobRequest(), metadata=((REQUEST_ID, "trace-17"),))
+    assert (await refused(call)).trailing[REQUEST_ID] == "trace-17"
+
+
+async def test_a_stream_has_it_in_its_initial_metadata(jobs: JobServiceStub):
+    call = jobs.SubmitAndWatch(
+        SubmitAndWatchRequest(job=JobSpec(type="email")), metadata=((REQUEST_ID, "trace-17"),)
+    )
+    assert dict(await call.initial_metadata())[REQUEST_ID] == "trace-17"
+    call.cancel()
+
+
+async def raw_call(channel: grpc.aio.Channel, method: str, raw: bytes) -> bytes:
+    return await channel.unary_unary(PREFIX + method)(raw)
+
+
+NO_REQUESTS = {
+    "tag": b"\xff",
+    "length": b"\x0a\xff\xff\xff\xff\x0f",
+    "truncated": b"\x0a\x05ab",
+    "utf-8": b"\x0a\x02\xff\xfe",
+}
+
+
+async def test_bytes_that_are_no_request(channel: grpc.aio.Channel):
+    for method in ("GetJob", "CancelJob", "RetryJob"):
+        for raw in NO_REQUESTS.values():
+            error = await refused(raw_call(channel, method, raw))
+            assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert error.reason == "INVALID_ARGUMENT"
+            assert f"headrace.v1.{method}Request" in error.message
+
+
+async def test_bytes_that_are_no_request_of_a_stream(channel: grpc.aio.Channel):
+    call = channel.unary_stream(PREFIX + "WatchJob")(b"\xff")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert read_error(caught.value).reason == "INVALID_ARGUMENT"
+
+
+async def test_a_value_nested_deeper_than_protobuf_decodes(channel: grpc.aio.Channel):
+    # A list in a list in a list: each level is Value.list_value.values, two messages.
+    value = b""
+    for _ in range(200):
+        value = _field(6, _field(1, value))
+    raw = _field(1, _field(1, b"email") + _field(3, _field(1, value)))
+    error = await refused(raw_call(channel, "SubmitJob", raw))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert "nested too deeply" in error.message
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited field."""
+    size = len(content)
+    encoded = bytearray([number << 3 | 2])
+    while size > 127:
+        encoded.append(size & 127 | 128)
+        size >>= 7
+    return bytes(encoded) + bytes([size]) + content
+
+
+async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await raw_call(channel, "Nope", b"")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_call_whose_deadline_passed_ends(jobs: JobServiceStub):
+    stream = jobs.WatchJob(
+        WatchJobRequest(
+            job_id=(await jobs.SubmitJob(SubmitJobRequest(job=JobSpec(type="email")))).job.id
+        ),
+        timeout=0.2,
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in stream:
+            pass
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class TestSizes:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"max_request_bytes": 10_000})
+
+    async def test_a_request_that_is_too_large_names_its_limit(self, jobs: JobServiceStub):
+        specs = [JobSpec(type="email", payload=Data(json=json.dumps("x" * 100).encode()))] * 200
+        request = BatchSubmitJobsRequest(jobs=specs)
+        error = await refused(jobs.BatchSubmitJobs(request))
+        assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error.reason == "LIMIT_EXCEEDED"
+        assert error.metadata == {
+            "limit": "HEADRACE_MAX_REQUEST_BYTES",
+            "maximum": "10000",
+            "actual": str(request.ByteSize()),
+        }
+
+    async def test_a_stream_request_that_is_too_large(self, jobs: JobServiceStub):
+        payload = Data(json=json.dumps("x" * 20_000).encode())
+        call = jobs.SubmitAndWatch(
+            SubmitAndWatchRequest(job=JobSpec(type="email", payload=payload))
+        )
+        assert (await refused(call.read())).metadata["limit"] == "HEADRACE_MAX_REQUEST_BYTES"
+
+    async def test_a_request_far_beyond_the_limit_is_not_even_received(self, jobs: JobServiceStub):
+        payload = Data(json=json.dumps("x" * 3_000_000).encode())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await jobs.SubmitJob(SubmitJobRequest(job=JobSpec(type="email", payload=payload)))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        # The connection is still good.
+        await jobs.GetStats(GetStatsRequest())
+
+
+async def test_violations_of_the_watch_calls_come_at_once(jobs: JobServiceStub):
+    error = await refused(
+        jobs.WatchJob(WatchJobRequest(job_id="x", after_seq=-1, data_encoding=99)).read()
+    )
+    assert set(error.violations) == {"job_id", "after_seq", "data_encoding"}
+    error = await refused(jobs.WatchJobs(WatchJobsRequest(data_encoding=99)).read())
+    assert set(error.violations) == {"data_encoding"}
+    request = SubmitAndWatchRequest(
+        job=JobSpec(type="X"), request_id="\n", after_seq=-1, data_encoding=99
+    )
+    error = await refused(jobs.SubmitAndWatch(request).read())
+    assert set(error.violations) == {"job.type", "request_id", "after_seq", "data_encoding"}
+
+
+async def test_an_unknown_job_cannot_be_watched(jobs: JobServiceStub):
+    error = await refused(jobs.WatchJob(WatchJobRequest(job_id=str(uuid4()))).read())
+    assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
+
+
+async def test_many_calls_at_the_same_time_keep_their_request_ids_apart(jobs: JobServiceStub):
+    async def echo(number: int) -> bool:
+        call = jobs.GetStats(GetStatsRequest(), metadata=((REQUEST_ID, f"r{number}"),))
+        await call
+        return dict(await call.trailing_metadata())[REQUEST_ID] == f"r{number}"
+
+    assert all(await asyncio.gather(*(echo(number) for number in range(100))))
+
+
+async def test_services_that_are_not_ours_are_left_alone(channel: grpc.aio.Channel):
+
+    health = health_pb2_grpc.HealthStub(channel)
+    call = health.Check(health_pb2.HealthCheckRequest())
+    await call
+    assert REQUEST_ID not in dict(await call.trailing_metadata() or ())

@@ -1,0 +1,195 @@
+"""GetJob and ListJobEvents: a job and its history, in every state."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import grpc
+import pytest
+from google.protobuf import json_format
+
+from headrace.v1.data_pb2 import DATA_ENCODING_JSON, Data
+from headrace.v1.event_pb2 import JobEventType
+from headrace.v1.job_pb2 import (
+    JOB_STATE_FAILED,
+    JOB_STATE_RUNNING,
+    JOB_STATE_SUCCEEDED,
+    JOB_VIEW_BASIC,
+    JOB_VIEW_FULL,
+    JobSpec,
+)
+from headrace.v1.job_service_pb2 import (
+    GetJobRequest,
+    ListJobEventsRequest,
+    SubmitJobRequest,
+)
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace_core.domain.job import Progress
+from support.gateway import PlayedWorker, refused
+
+NUMBERS = b'{"data": [1, 2, 3]}'
+
+
+async def submitted(jobs: JobServiceStub) -> str:
+    request = SubmitJobRequest(job=JobSpec(type="square_sum", payload=Data(json=NUMBERS)))
+    return (await jobs.SubmitJob(request)).job.id
+
+
+@pytest.fixture
+async def succeeded(worker: PlayedWorker, jobs: JobServiceStub) -> str:
+    """A job that made progress, emitted output and ended well."""
+    job_id = await submitted(jobs)
+    await worker.start_job(job_id)
+    await worker.report(
+        job_id, progress=Progress(fraction=0.5, message="half", counters='{"rows": 2}')
+    )
+    await worker.report(job_id, output='{"token": "a"}')
+    await worker.report(job_id, output='"b"')
+    await worker.succeed(job_id, result="[12345678901234567890]")
+    return job_id
+
+
+async def test_a_job_shows_everything_unless_asked_otherwise(
+    succeeded: str, worker: PlayedWorker, jobs: JobServiceStub
+):
+    job = (await jobs.GetJob(GetJobRequest(job_id=succeeded))).job
+    assert job.state == JOB_STATE_SUCCEEDED
+    shown = json_format.MessageToDict(job)
+    assert shown["payload"] == {"value": {"data": [1.0, 2.0, 3.0]}}
+    assert shown["result"] == {"value": ["12345678901234567890"]}
+    assert shown["output"] == [{"value": {"token": "a"}}, {"value": "b"}]
+    assert shown["progress"] == {
+        "fraction": 0.5,
+        "message": "half",
+        "counters": {"value": {"rows": 2.0}},
+    }
+    assert (job.attempt, job.seq, job.worker_id) == (1, 6, str(worker.id))
+    for name in ("create_time", "queue_time", "start_time", "end_time", "update_time"):
+        assert job.HasField(name)
+
+
+async def test_the_full_view_with_exact_documents(succeeded: str, jobs: JobServiceStub):
+    request = GetJobRequest(job_id=succeeded, view=JOB_VIEW_FULL, data_encoding=DATA_ENCODING_JSON)
+    job = (await jobs.GetJob(request)).job
+    assert job.payload.json == NUMBERS
+    assert job.result.json == b"[12345678901234567890]"
+    assert [piece.json for piece in job.output] == [b'{"token": "a"}', b'"b"']
+
+
+async def test_the_basic_view_leaves_the_documents_out(succeeded: str, jobs: JobServiceStub):
+    job = (await jobs.GetJob(GetJobRequest(job_id=succeeded, view=JOB_VIEW_BASIC))).job
+    assert not job.HasField("payload")
+    assert not job.HasField("result")
+    assert not job.output
+    assert job.progress.fraction == 0.5
+
+
+async def test_a_job_that_runs(worker: PlayedWorker, jobs: JobServiceStub):
+    job_id = await submitted(jobs)
+    await worker.start_job(job_id)
+    job = (await jobs.GetJob(GetJobRequest(job_id=job_id))).job
+    assert job.state == JOB_STATE_RUNNING
+    assert not job.HasField("end_time")
+
+
+async def test_a_job_that_failed_says_why(worker: PlayedWorker, jobs: JobServiceStub):
+    job_id = await submitted(jobs)
+    await worker.start_job(job_id)
+    await worker.fail(job_id)
+    job = (await jobs.GetJob(GetJobRequest(job_id=job_id))).job
+    assert job.state == JOB_STATE_FAILED
+    assert (job.error.type, job.error.message, job.error.retryable) == (
+        "ValueError",
+        "it broke",
+        False,
+    )
+    assert not job.HasField("result")
+
+
+async def test_the_history_is_numbered_without_a_gap(succeeded: str, jobs: JobServiceStub):
+    response = await jobs.ListJobEvents(ListJobEventsRequest(job_id=succeeded))
+    assert [
+        (event.seq, JobEventType.Name(event.type).removeprefix("JOB_EVENT_TYPE_"))
+        for event in response.events
+    ] == [
+        (1, "SUBMITTED"),
+        (2, "STARTED"),
+        (3, "PROGRESSED"),
+        (4, "OUTPUT"),
+        (5, "OUTPUT"),
+        (6, "SUCCEEDED"),
+    ]
+    assert response.next_after_seq == 0
+    submitted_event, started, progressed, output, _, ended = response.events
+    assert submitted_event.attempt == 0
+    assert started.worker_id
+    assert progressed.progress.fraction == 0.5
+    assert json_format.MessageToDict(output.output) == {"value": {"token": "a"}}
+    assert ended.state == JOB_STATE_SUCCEEDED
+    assert {event.job_type for event in response.events} == {"square_sum"}
+    assert {event.queue for event in response.events} == {"math"}
+
+
+async def test_the_history_in_pages(succeeded: str, jobs: JobServiceStub):
+    pages = []
+    after_seq = 0
+    while True:
+        request = ListJobEventsRequest(job_id=succeeded, after_seq=after_seq, page_size=2)
+        response = await jobs.ListJobEvents(request)
+        pages.append([event.seq for event in response.events])
+        after_seq = response.next_after_seq
+        if not after_seq:
+            break
+    assert pages == [[1, 2], [3, 4], [5, 6]]
+
+
+async def test_a_history_of_large_output_comes_in_pages_that_any_client_takes(
+    worker: PlayedWorker, jobs: JobServiceStub
+):
+    job_id = await submitted(jobs)
+    await worker.start_job(job_id)
+    for _ in range(100):
+        await worker.report(job_id, output='"' + "x" * 60_000 + '"')
+    seen = []
+    after_seq = 0
+    while True:
+        request = ListJobEventsRequest(job_id=job_id, after_seq=after_seq, page_size=1000)
+        response = await jobs.ListJobEvents(request)
+        seen += [event.seq for event in response.events]
+        after_seq = response.next_after_seq
+        if not after_seq:
+            break
+        assert 1024 * 1024 < response.ByteSize() < 4 * 1024 * 1024
+    assert seen == list(range(1, 103))
+
+
+async def test_no_events_behind_the_last(succeeded: str, jobs: JobServiceStub):
+    for after_seq in (6, 7, 2**63 - 1):
+        request = ListJobEventsRequest(job_id=succeeded, after_seq=after_seq)
+        response = await jobs.ListJobEvents(request)
+        assert not response.events
+        assert response.next_after_seq == 0
+
+
+async def test_an_unknown_job_is_not_found(jobs: JobServiceStub):
+    job_id = str(uuid4())
+    for call in (
+        jobs.GetJob(GetJobRequest(job_id=job_id)),
+        jobs.ListJobEvents(ListJobEventsRequest(job_id=job_id)),
+    ):
+        error = await refused(call)
+        assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
+        assert error.metadata == {"job_id": job_id}
+        assert error.details["ResourceInfo"]["resourceName"] == job_id
+
+
+async def test_every_violation_of_a_get_at_once(jobs: JobServiceStub):
+    error = await refused(jobs.GetJob(GetJobRequest(job_id="17", view=99, data_encoding=99)))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert set(error.violations) == {"job_id", "view", "data_encoding"}
+
+
+async def test_every_violation_of_a_history_at_once(jobs: JobServiceStub):
+    request = ListJobEventsRequest(job_id="", after_seq=-1, page_size=-1, data_encoding=99)
+    error = await refused(jobs.ListJobEvents(request))
+    assert set(error.violations) == {"job_id", "after_seq", "page_size", "data_encoding"}

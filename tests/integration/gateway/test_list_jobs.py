@@ -1,0 +1,228 @@
+"""ListJobs: filters, pages, views."""
+
+from __future__ import annotations
+
+import grpc
+
+from headrace.v1.data_pb2 import Data
+from headrace.v1.job_pb2 import JOB_VIEW_FULL, Job, JobSpec
+from headrace.v1.job_service_pb2 import (
+    BatchSubmitJobsRequest,
+    CancelJobRequest,
+    ListJobsRequest,
+    SubmitJobRequest,
+)
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from support.gateway import PlayedWorker, refused
+
+
+async def submit(jobs: JobServiceStub, job_type: str = "email", **fields: object) -> Job:
+    request_id = str(fields.pop("request_id", ""))
+    request = SubmitJobRequest(job=JobSpec(type=job_type, **fields), request_id=request_id)
+    return (await jobs.SubmitJob(request)).job
+
+
+async def submit_many(jobs: JobServiceStub, count: int, **fields: object) -> list[str]:
+    """Jobs' ids, the newest first, as they are listed."""
+    specs = [JobSpec(**{"type": "email", **fields}) for _ in range(count)]
+    response = await jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=specs))
+    return [job.id for job in reversed(response.jobs)]
+
+
+async def listed(jobs: JobServiceStub, text: str) -> set[str]:
+    response = await jobs.ListJobs(ListJobsRequest(filter=text, page_size=1000))
+    assert response.next_page_token == ""
+    return {job.id for job in response.jobs}
+
+
+async def pages(jobs: JobServiceStub, **fields: object) -> list[list[Job]]:
+    request = ListJobsRequest(**fields)
+    found = []
+    while True:
+        response = await jobs.ListJobs(request)
+        found.append(list(response.jobs))
+        request.page_token = response.next_page_token
+        if not request.page_token:
+            return found
+
+
+async def test_no_jobs(jobs: JobServiceStub):
+    response = await jobs.ListJobs(ListJobsRequest())
+    assert not response.jobs
+    assert response.next_page_token == ""
+
+
+async def test_the_newest_job_comes_first(jobs: JobServiceStub):
+    ids = [(await submit(jobs)).id for _ in range(3)]
+    response = await jobs.ListJobs(ListJobsRequest())
+    assert [job.id for job in response.jobs] == ids[::-1]
+
+
+async def test_pages_have_the_size_asked_for_and_end_with_an_empty_token(jobs: JobServiceStub):
+    ids = await submit_many(jobs, 25)
+    found = await pages(jobs, page_size=10)
+    assert [len(page) for page in found] == [10, 10, 5]
+    assert [job.id for page in found for job in page] == ids
+    # Full last pages too are known to be the last.
+    assert [len(page) for page in await pages(jobs, page_size=5)] == [5] * 5
+
+
+async def test_a_page_has_100_jobs_unless_asked_otherwise_and_at_most_1000(jobs: JobServiceStub):
+    await submit_many(jobs, 600)
+    await submit_many(jobs, 600)
+    assert [len(page) for page in await pages(jobs)] == [100] * 12
+    assert [len(page) for page in await pages(jobs, page_size=5000)] == [1000, 200]
+
+
+async def test_pages_are_stable_while_jobs_are_submitted(jobs: JobServiceStub):
+    ids = await submit_many(jobs, 30)
+    request = ListJobsRequest(page_size=7)
+    seen = []
+    while True:
+        response = await jobs.ListJobs(request)
+        seen += [job.id for job in response.jobs]
+        request.page_token = response.next_page_token
+        if not request.page_token:
+            break
+        await submit_many(jobs, 10)
+    assert seen == ids
+
+
+async def test_a_token_belongs_to_its_filter(jobs: JobServiceStub):
+    await submit_many(jobs, 5)
+    first = await jobs.ListJobs(ListJobsRequest(page_size=2, filter="type = email"))
+    for text in ("", "type = other", "type=email"):
+        request = ListJobsRequest(page_token=first.next_page_token, filter=text)
+        error = await refused(jobs.ListJobs(request))
+        assert (error.code, error.reason) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "PAGE_TOKEN_INVALID",
+        )
+        assert set(error.violations) == {"page_token"}
+    # The size of the page and the view may change from page to page.
+    request = ListJobsRequest(
+        page_token=first.next_page_token, filter="type = email", page_size=3, view=JOB_VIEW_FULL
+    )
+    assert len((await jobs.ListJobs(request)).jobs) == 3
+
+
+async def test_a_token_that_was_never_made_is_refused(jobs: JobServiceStub):
+    for token in ("x", "AAAA", "é", "A" * 5000):
+        error = await refused(jobs.ListJobs(ListJobsRequest(page_token=token)))
+        assert error.reason == "PAGE_TOKEN_INVALID"
+
+
+async def test_every_violation_at_once(jobs: JobServiceStub):
+    request = ListJobsRequest(page_size=-1, filter="nope = 1", view=99, data_encoding=99)
+    error = await refused(jobs.ListJobs(request))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert set(error.violations) == {"page_size", "filter", "view", "data_encoding"}
+    assert error.violations["filter"].startswith(
+        "at character 1: unknown field 'nope'; there are state, type, queue"
+    )
+
+
+async def test_filters_find_what_they_say(worker: PlayedWorker, jobs: JobServiceStub):
+    a = await submit(jobs, "email", queue="mail", priority=5, labels={"team": "ml", "x.y": "1"})
+    b = await submit(jobs, "report", priority=-5, labels={"team": "web"}, request_id="order 17")
+    c = await submit(jobs, "email", labels={"empty": ""})
+    await jobs.CancelJob(CancelJobRequest(job_id=c.id))
+    await worker.start_job(b.id)
+    everything = {a.id, b.id, c.id}
+    for text, expected in {
+        "": everything,
+        "state = QUEUED": {a.id},
+        "state != QUEUED": {b.id, c.id},
+        "(state = CANCELLED OR state = RUNNING)": {b.id, c.id},
+        "type = email": {a.id, c.id},
+        "type != email": {b.id},
+        "type = email AND state = CANCELLED": {c.id},
+        "queue = mail": {a.id},
+        "queue != mail": {b.id, c.id},
+        'request_id = "order 17"': {b.id},
+        'request_id != "order 17"': {a.id, c.id},
+        f"id = {a.id}": {a.id},
+        f"(id = {a.id} OR id = {b.id})": {a.id, b.id},
+        f"batch_id = {a.id}": set(),
+        f"batch_id != {a.id}": everything,
+        f"worker_id = {worker.id}": {b.id},
+        f"worker_id != {worker.id}": {a.id, c.id},
+        "priority = 5": {a.id},
+        "priority != 5": {b.id, c.id},
+        "priority >= 0": {a.id, c.id},
+        "priority < 0": {b.id},
+        "priority <= 32767": everything,
+        "attempt > 0": {b.id},
+        "attempt < 2147483647": everything,
+        "labels.team = ml": {a.id},
+        "labels.team != ml": {b.id, c.id},
+        "labels.team:*": {a.id, b.id},
+        'labels.empty = ""': {c.id},
+        "labels.x.y = 1": {a.id},
+        "labels.nobody:*": set(),
+        '(labels.team = ml OR labels.team = "web")': {a.id, b.id},
+        'create_time > "2026-01-01T00:00:00Z"': everything,
+        'create_time < "2026-01-01T00:00:00+14:00"': set(),
+        'create_time > "9999-12-31T23:59:59Z"': set(),
+        'start_time > "2026-01-01T00:00:00Z"': {b.id},
+        'end_time >= "2026-01-01T00:00:00Z"': {c.id},
+        'schedule_time <= "9999-01-01T00:00:00Z"': everything,
+        'labels.team = "\'; DROP TABLE jobs; --"': set(),
+    }.items():
+        assert await listed(jobs, text) == expected, text
+
+
+_OPERATORS = {
+    **dict.fromkeys(("state", "type", "queue", "request_id"), ("=", "!=")),
+    **dict.fromkeys(("batch_id", "id", "worker_id"), ("=", "!=")),
+    **dict.fromkeys(("priority", "attempt"), ("=", "!=", "<", "<=", ">", ">=")),
+    **dict.fromkeys(
+        ("create_time", "schedule_time", "start_time", "end_time"), ("<", "<=", ">", ">=")
+    ),
+    "labels.team": ("=", "!=", ":"),
+}
+_VALUES = {
+    "state": "QUEUED",
+    **dict.fromkeys(("batch_id", "id", "worker_id"), "0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15"),
+    **dict.fromkeys(("priority", "attempt"), "-32768"),
+    **dict.fromkeys(
+        ("create_time", "schedule_time", "start_time", "end_time"), '"0001-01-01T00:00:00Z"'
+    ),
+}
+
+
+async def test_every_field_takes_all_its_operators(jobs: JobServiceStub):
+    await submit(jobs, labels={"team": "ml"})
+    for field, operators in _OPERATORS.items():
+        for operator in operators:
+            value = "*" if operator == ":" else _VALUES.get(field, "x")
+            await listed(jobs, f"{field} {operator} {value}")
+
+
+async def test_a_list_shows_no_documents_unless_asked_to(
+    worker: PlayedWorker, jobs: JobServiceStub
+):
+    job = await submit(jobs, "square_sum", payload=Data(json=b'{"data": []}'))
+    await worker.start_job(job.id)
+    await worker.report(job.id, output='"x"')
+    await worker.succeed(job.id, result="0")
+    (basic,) = (await jobs.ListJobs(ListJobsRequest())).jobs
+    assert not basic.HasField("payload")
+    assert not basic.HasField("result")
+    (full,) = (await jobs.ListJobs(ListJobsRequest(view=JOB_VIEW_FULL))).jobs
+    assert "data" in full.payload.value.struct_value.fields
+    assert full.result.value.number_value == 0
+    # Output is in GetJob's FULL view only.
+    assert not full.output
+
+
+async def test_pages_of_large_documents_are_such_that_any_client_takes_them(
+    jobs: JobServiceStub,
+):
+    payload = Data(json=b"[" + b"1," * 99_999 + b"1]")
+    ids = []
+    for _ in range(3):
+        ids = await submit_many(jobs, 10, payload=payload) + ids
+    found = await pages(jobs, page_size=1000, view=JOB_VIEW_FULL)
+    assert [job.id for page in found for job in page] == ids
+    assert len(found) > 5

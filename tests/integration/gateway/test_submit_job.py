@@ -1,0 +1,402 @@
+"""SubmitJob, and how jobs are validated before anything is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+
+import grpc
+import pytest
+from google.protobuf import json_format, struct_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import text
+
+from headrace.v1.data_pb2 import DATA_ENCODING_JSON, Data
+from headrace.v1.job_pb2 import (
+    JOB_STATE_QUEUED,
+    JOB_STATE_SCHEDULED,
+    JobSpec,
+    RetryPolicy,
+)
+from headrace.v1.job_service_pb2 import (
+    SUBMIT_OUTCOME_CREATED,
+    SUBMIT_OUTCOME_EXISTING,
+    SUBMIT_OUTCOME_NO_WORKER,
+    SUBMIT_OUTCOME_WOULD_RUN,
+    GetJobRequest,
+    GetStatsRequest,
+    ListJobsRequest,
+    SubmitJobRequest,
+)
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace_core.domain.handler import HandlerSpec
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.wake import Topic, Waker
+from support.gateway import SQUARE_SUM, PlayedWorker, refused
+
+NUMBERS = Data(json=b'{"data": [1, 2, 3]}')
+
+
+def submit(job_type: str = "email", request_id: str = "", **spec: object) -> SubmitJobRequest:
+    return SubmitJobRequest(job=JobSpec(type=job_type, **spec), request_id=request_id)
+
+
+def validate(job_type: str, **spec: object) -> SubmitJobRequest:
+    return SubmitJobRequest(job=JobSpec(type=job_type, **spec), validate_only=True)
+
+
+async def count(jobs: JobServiceStub) -> int:
+    return sum(state.jobs for state in (await jobs.GetStats(GetStatsRequest())).states)
+
+
+async def test_a_job_is_stored_as_it_was_described(jobs: JobServiceStub):
+    spec = JobSpec(
+        type="email",
+        queue="mail",
+        payload=Data(json=b'{"to":  "a@b.c", "n": 12345678901234567890}'),
+        priority=7,
+        labels={"team": "ml", "run": "2026-11"},
+        timeout=Duration(seconds=30),
+        deadline=Timestamp(seconds=4_000_000_000),
+        retry_policy=RetryPolicy(max_attempts=5, initial_backoff=Duration(seconds=2), jitter=0.5),
+    )
+    response = await jobs.SubmitJob(SubmitJobRequest(job=spec, request_id="order-17"))
+    assert response.outcome == SUBMIT_OUTCOME_CREATED
+    assert not response.job.HasField("payload")
+
+    request = GetJobRequest(job_id=response.job.id, data_encoding=DATA_ENCODING_JSON)
+    job = (await jobs.GetJob(request)).job
+    assert job.payload == spec.payload
+    assert job.request_id == "order-17"
+    assert job.state == JOB_STATE_QUEUED
+    assert (job.tenant, job.seq, job.attempt) == ("default", 1, 0)
+    for name in ("type", "queue", "priority", "timeout", "deadline", "retry_policy"):
+        assert getattr(job, name) == getattr(spec, name)
+    assert dict(job.labels) == dict(spec.labels)
+    assert job.create_time == job.schedule_time == job.queue_time == job.update_time
+    # What the submit answered is what is stored.
+    job.ClearField("payload")
+    assert response.job == job
+
+
+async def test_a_job_needs_nothing_but_a_type(jobs: JobServiceStub):
+    job = (await jobs.SubmitJob(submit("email"))).job
+    stored = (await jobs.GetJob(GetJobRequest(job_id=job.id))).job
+    assert json_format.MessageToDict(stored.payload) == {"value": {}}
+    assert (stored.queue, stored.priority) == ("default", 0)
+
+
+EXACT = [
+    "null",
+    '"\\u0000"',
+    '"\\ud83d\\ude00 😀"',
+    "-0",
+    "1" + "0" * 400,
+    "1e308",
+    '{"a":1,"a":2}',
+    " [ ] ",
+    "[" * 100 + "]" * 100,
+    json.dumps("\u2028" * 1000),
+]
+
+
+async def test_exact_documents_come_back_exactly(jobs: JobServiceStub):
+    for document in EXACT:
+        job = (await jobs.SubmitJob(submit(payload=Data(json=document.encode())))).job
+        request = GetJobRequest(job_id=job.id, data_encoding=DATA_ENCODING_JSON)
+        assert (await jobs.GetJob(request)).job.payload.json.decode() == document
+
+
+async def test_a_value_comes_back_as_a_value(jobs: JobServiceStub):
+    content = {"a": [1.0, None, True, "x\u0000"], "b": {"c": 0.5}}
+    value = json_format.ParseDict(content, struct_pb2.Value())
+    job = (await jobs.SubmitJob(submit(payload=Data(value=value)))).job
+    assert (await jobs.GetJob(GetJobRequest(job_id=job.id))).job.payload.value == value
+
+
+async def test_a_job_of_the_future_is_scheduled(jobs: JobServiceStub):
+    time = Timestamp(seconds=4_000_000_000)
+    job = (await jobs.SubmitJob(submit(schedule_time=time))).job
+    assert job.state == JOB_STATE_SCHEDULED
+    assert job.schedule_time == time
+    assert not job.HasField("queue_time")
+
+
+async def test_any_time_that_a_timestamp_can_say_is_stored(jobs: JobServiceStub):
+    for seconds in (-62_135_596_800, 0):
+        job = (await jobs.SubmitJob(submit(schedule_time=Timestamp(seconds=seconds)))).job
+        # In the past: at once.
+        assert job.state == JOB_STATE_QUEUED
+        assert job.schedule_time == job.create_time
+    last = Timestamp(seconds=253_402_300_799)
+    job = (await jobs.SubmitJob(submit(schedule_time=last))).job
+    assert job.state == JOB_STATE_SCHEDULED
+    assert job.schedule_time == last
+
+
+async def test_the_queue_is_the_jobs_else_the_handlers_else_default(
+    worker: PlayedWorker, jobs: JobServiceStub
+):
+    said = (await jobs.SubmitJob(submit("square_sum", payload=NUMBERS, queue="mine"))).job
+    handlers = (await jobs.SubmitJob(submit("square_sum", payload=NUMBERS))).job
+    neither = (await jobs.SubmitJob(submit("email"))).job
+    assert [said.queue, handlers.queue, neither.queue] == ["mine", "math", "default"]
+
+
+async def test_every_violation_is_told_at_once_and_nothing_is_stored(
+    worker: PlayedWorker, jobs: JobServiceStub
+):
+    request = SubmitJobRequest(
+        job=JobSpec(
+            type="square_sum",
+            queue="No Queue",
+            payload=Data(json=b'{"data": [1, "x"]}'),
+            priority=101,
+            labels={"Bad Key": "x", "team": "\0"},
+            timeout=Duration(seconds=-1),
+            retry_policy=RetryPolicy(jitter=2.0),
+        ),
+        request_id="x" * 129,
+        data_encoding=99,
+    )
+    error = await refused(jobs.SubmitJob(request))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert set(error.violations) == {
+        "job.queue",
+        "job.priority",
+        'job.labels["Bad Key"]',
+        'job.labels["team"]',
+        "job.timeout",
+        "job.retry_policy.jitter",
+        "job.payload.data[1]",
+        "request_id",
+        "data_encoding",
+    }
+    assert await count(jobs) == 0
+
+
+async def test_a_request_without_a_job_is_refused(jobs: JobServiceStub):
+    error = await refused(jobs.SubmitJob(SubmitJobRequest()))
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.violations == {"job": "is required"}
+
+
+async def test_a_payload_is_checked_against_the_schema_of_its_handler(
+    worker: PlayedWorker, jobs: JobServiceStub
+):
+    payload = Data(json=b'{"data": [1, "x", 2.5], "scale": -1, "more": 1}')
+    error = await refused(jobs.SubmitJob(submit("square_sum", payload=payload)))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PAYLOAD_INVALID")
+    assert error.metadata == {"type": "square_sum"}
+    assert set(error.violations) == {
+        "job.payload",
+        "job.payload.data[1]",
+        "job.payload.data[2]",
+        "job.payload.scale",
+    }
+    assert error.violations["job.payload.data[1]"] == 'the value is not of type "integer"'
+    assert await count(jobs) == 0
+
+
+async def test_a_payload_without_a_live_handler_is_not_checked(jobs: JobServiceStub):
+    response = await jobs.SubmitJob(submit("square_sum", payload=Data(json=b'"anything"')))
+    assert response.outcome == SUBMIT_OUTCOME_CREATED
+
+
+async def test_a_payload_that_is_no_json_is_refused(jobs: JobServiceStub):
+    error = await refused(jobs.SubmitJob(submit(payload=Data(json=b'{"a": 1'))))
+    assert set(error.violations) == {"job.payload"}
+    assert "must be JSON" in error.violations["job.payload"]
+
+
+async def test_a_worker_that_comes_later_is_noticed(
+    jobs: JobServiceStub, database: Database, settings: Settings
+):
+    wrong = validate("square_sum", payload=Data(json=b"{}"))
+    assert (await jobs.SubmitJob(wrong)).outcome == SUBMIT_OUTCOME_NO_WORKER
+    await PlayedWorker(database, SQUARE_SUM).register()
+    waker = Waker(settings, database)
+    await waker.start()
+    waker.ring(Topic.WORKERS)
+    right = validate("square_sum", payload=NUMBERS)
+    async with asyncio.timeout(10):
+        while (await jobs.SubmitJob(right)).outcome != SUBMIT_OUTCOME_WOULD_RUN:
+            pass
+    assert (await refused(jobs.SubmitJob(wrong))).reason == "PAYLOAD_INVALID"
+    await waker.stop()
+
+
+async def test_a_schema_that_is_none_refuses_nobody(database: Database, jobs: JobServiceStub):
+    for number, schema in enumerate(
+        ['{"type": "nonsense"}', "[]", '{"$ref": "http://127.0.0.1:9/schema.json"}']
+    ):
+        handler = HandlerSpec(type=f"odd{number}", payload_schema=schema)
+        await PlayedWorker(database, handler).register()
+    for number in range(3):
+        response = await jobs.SubmitJob(submit(f"odd{number}"))
+        assert response.outcome == SUBMIT_OUTCOME_CREATED
+        # Its handler was known.
+        assert (await jobs.SubmitJob(validate(f"odd{number}"))).outcome == SUBMIT_OUTCOME_WOULD_RUN
+
+
+async def test_validate_only_says_what_would_happen_and_stores_nothing(
+    worker: PlayedWorker, jobs: JobServiceStub
+):
+    known = await jobs.SubmitJob(validate("square_sum", payload=NUMBERS, priority=3))
+    assert known.outcome == SUBMIT_OUTCOME_WOULD_RUN
+    assert (known.job.id, known.job.queue, known.job.priority) == ("", "math", 3)
+    unknown = await jobs.SubmitJob(validate("nobody_has_this"))
+    assert unknown.outcome == SUBMIT_OUTCOME_NO_WORKER
+    error = await refused(jobs.SubmitJob(validate("square_sum")))
+    assert error.reason == "PAYLOAD_INVALID"
+    assert await count(jobs) == 0
+
+
+async def test_the_same_request_id_and_content_give_the_same_job(jobs: JobServiceStub):
+    request = submit(request_id="order-17", payload=Data(json=b"[1]"), labels={"a": "1", "b": "2"})
+    first = await jobs.SubmitJob(request)
+    again = await jobs.SubmitJob(request)
+    assert first.outcome == SUBMIT_OUTCOME_CREATED
+    assert again.outcome == SUBMIT_OUTCOME_EXISTING
+    assert again.job == first.job
+    assert await count(jobs) == 1
+
+
+async def test_a_value_in_another_order_is_the_same_content(jobs: JobServiceStub):
+    names = [f"key {n}" for n in range(40)]
+    outcomes = []
+    for order in (names, names[::-1]):
+        value = json_format.ParseDict(dict.fromkeys(order, 1), struct_pb2.Value())
+        request = submit(request_id="order-17", payload=Data(value=value))
+        outcomes.append((await jobs.SubmitJob(request)).outcome)
+    assert outcomes == [SUBMIT_OUTCOME_CREATED, SUBMIT_OUTCOME_EXISTING]
+
+
+OTHER_CONTENT = [
+    {"job_type": "other"},
+    {"queue": "other"},
+    {"payload": Data(json=b"[2]")},
+    {"priority": 1},
+    {"labels": {"a": "2"}},
+    {"timeout": Duration(seconds=1)},
+    {"schedule_time": Timestamp(seconds=4_000_000_000)},
+    {"deadline": Timestamp(seconds=4_000_000_000)},
+    {"retry_policy": RetryPolicy(max_attempts=2)},
+]
+
+
+async def test_the_same_request_id_with_another_content_is_refused(jobs: JobServiceStub):
+    content = {"payload": Data(json=b"[1]"), "labels": {"a": "1"}}
+    first = await jobs.SubmitJob(submit(request_id="order-17", **content))
+    for change in OTHER_CONTENT:
+        other = submit(request_id="order-17", **{**content, **change})
+        error = await refused(jobs.SubmitJob(other))
+        assert (error.code, error.reason) == (
+            grpc.StatusCode.ALREADY_EXISTS,
+            "REQUEST_ID_CONFLICT",
+        ), change
+        assert error.metadata == {"request_id": "order-17", "job_id": first.job.id}
+        assert error.details["ResourceInfo"]["resourceName"] == first.job.id
+    assert await count(jobs) == 1
+
+
+async def test_idempotency_does_not_depend_on_which_workers_are_alive(
+    jobs: JobServiceStub, database: Database
+):
+    request = submit("square_sum", request_id="order-17", payload=NUMBERS)
+    first = await jobs.SubmitJob(request)
+    assert first.job.queue == "default"
+    await PlayedWorker(database, SQUARE_SUM).register()
+    async with asyncio.timeout(10):
+        while (
+            await jobs.SubmitJob(validate("square_sum", payload=NUMBERS))
+        ).outcome != SUBMIT_OUTCOME_WOULD_RUN:
+            pass
+    again = await jobs.SubmitJob(request)
+    assert again.outcome == SUBMIT_OUTCOME_EXISTING
+    assert again.job == first.job
+
+
+async def test_200_concurrent_submits_with_one_request_id_make_one_job(jobs: JobServiceStub):
+    request = submit(request_id="order-17", payload=Data(json=b"[1]"))
+    responses = await asyncio.gather(*(jobs.SubmitJob(request) for _ in range(200)))
+    assert len({response.job.id for response in responses}) == 1
+    outcomes = [response.outcome for response in responses]
+    assert outcomes.count(SUBMIT_OUTCOME_CREATED) == 1
+    assert outcomes.count(SUBMIT_OUTCOME_EXISTING) == 199
+    assert await count(jobs) == 1
+
+
+async def test_200_concurrent_submits_with_contents_of_their_own_make_one_job_and_conflicts(
+    jobs: JobServiceStub,
+):
+    async def attempt(number: int) -> str:
+        request = submit(request_id="order-17", payload=Data(json=str(number).encode()))
+        try:
+            await jobs.SubmitJob(request)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+    answers = await asyncio.gather(*(attempt(number) for number in range(200)))
+    assert Counter(answers) == {"OK": 1, "ALREADY_EXISTS": 199}
+    assert await count(jobs) == 1
+
+
+async def test_concurrent_submits_share_commits_and_each_gets_its_own_job(
+    jobs: JobServiceStub, database: Database
+):
+    responses = await asyncio.gather(
+        *(jobs.SubmitJob(submit(labels={"n": str(n)})) for n in range(500))
+    )
+    assert [response.job.labels["n"] for response in responses] == [str(n) for n in range(500)]
+    assert len({response.job.id for response in responses}) == 500
+    async with database.transaction() as conn:
+        commits = await conn.scalar(text("SELECT count(DISTINCT xid::text) FROM job_events"))
+    assert commits < 250
+
+
+async def test_submits_that_are_cancelled_do_not_disturb_the_others(jobs: JobServiceStub):
+    calls = [jobs.SubmitJob(submit(labels={"n": str(n)})) for n in range(100)]
+    for call in calls[::2]:
+        call.cancel()
+    responses = await asyncio.gather(*calls[1::2])
+    assert [response.job.labels["n"] for response in responses] == [
+        str(n) for n in range(1, 100, 2)
+    ]
+
+
+class TestLimits:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"max_payload_bytes": 1000, "max_labels": 2})
+
+    async def test_a_payload_that_is_too_large(self, jobs: JobServiceStub):
+        payload = Data(json=b'"' + b"x" * 1000 + b'"')
+        error = await refused(jobs.SubmitJob(submit(payload=payload)))
+        assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error.reason == "LIMIT_EXCEEDED"
+        assert error.metadata == {
+            "limit": "HEADRACE_MAX_PAYLOAD_BYTES",
+            "maximum": "1000",
+            "actual": "1002",
+        }
+        assert "job.payload has 1002 bytes; at most 1000 are allowed" in error.message
+
+    async def test_too_many_labels(self, jobs: JobServiceStub):
+        error = await refused(jobs.SubmitJob(submit(labels={"a": "", "b": "", "c": ""})))
+        assert error.metadata["limit"] == "HEADRACE_MAX_LABELS"
+
+    async def test_just_the_limit(self, jobs: JobServiceStub):
+        payload = Data(json=b'"' + b"x" * 998 + b'"')
+        response = await jobs.SubmitJob(submit(payload=payload, labels={"a": "", "b": ""}))
+        assert response.outcome == SUBMIT_OUTCOME_CREATED
+
+
+async def test_no_job_starts_out_in_a_list_before_its_submit_is_answered(jobs: JobServiceStub):
+    job = (await jobs.SubmitJob(submit(request_id="r"))).job
+    listed = (await jobs.ListJobs(ListJobsRequest(filter='request_id = "r"'))).jobs
+    assert [other.id for other in listed] == [job.id]

@@ -1,0 +1,249 @@
+"""A language model behind a real endpoint: its words are emitted while they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+
+from headrace_worker import Fail, Retry, Stopped
+from headrace_worker.handlers.ai_task import Task, ai_task
+from support.recording import Recording, async_context
+from support.web import Answer, Site, hang_up, reply, site
+
+SUMMARY = Task(task="summary", text="A long story.")
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    with site() as running:
+        monkeypatch.setenv("HEADRACE_AI_BASE_URL", f"{running.url}/v1")
+        monkeypatch.setenv("HEADRACE_AI_API_KEY", "sk-secret")
+        monkeypatch.setenv("HEADRACE_AI_MODEL", "small")
+        monkeypatch.setenv("HEADRACE_AI_TIMEOUT", "10")
+        yield running
+
+
+def chunk(content: str | None = None, finish_reason: str | None = None, **more: Any) -> bytes:
+    """A piece of a streamed chat completion."""
+    delta = {"role": "assistant"} | ({} if content is None else {"content": content})
+    return event(
+        {
+            "id": "c1",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": "small-2026",
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
+            **more,
+        }
+    )
+
+
+def event(data: object) -> bytes:
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+END = (chunk(finish_reason="stop"), DONE)
+
+
+def streaming(*events: bytes | threading.Event) -> Answer:
+    """Sends the events; where a signal stands, it waits for it."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Type", "text/event-stream")
+        request.end_headers()
+        request.close_connection = True
+        for each in events:
+            if isinstance(each, threading.Event):
+                each.wait(20)
+            else:
+                request.wfile.write(each)
+                request.wfile.flush()
+
+    return answer
+
+
+async def test_an_answer_is_emitted_while_it_arrives(endpoint: Site) -> None:
+    go_on = threading.Event()
+    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+    endpoint.answer = streaming(
+        chunk(""),
+        chunk("A dog"),
+        go_on,
+        chunk(" runs"),
+        chunk(" away."),
+        chunk(finish_reason="stop"),
+        event(
+            {
+                "id": "c1",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": "small-2026",
+                "choices": [],
+                "usage": usage,
+            }
+        ),
+        DONE,
+    )
+    recording = Recording()
+    job = asyncio.create_task(ai_task(SUMMARY, async_context(recording)))
+    async with asyncio.timeout(20):
+        await recording.reported.wait()
+        assert recording.outputs == ["A dog"]
+        go_on.set()
+        done = await job
+    assert "".join(recording.outputs) == done.output == "A dog runs away."
+    assert len(recording.outputs) <= 3
+    assert (done.provider, done.model, done.finish_reason) == ("endpoint", "small-2026", "stop")
+    assert (done.prompt_tokens, done.completion_tokens) == (9, 3)
+    (request,) = endpoint.received
+    assert request.path == "/v1/chat/completions"
+    assert request.headers["authorization"] == "Bearer sk-secret"
+    asked = json.loads(request.body)
+    assert (asked["model"], asked["stream"]) == ("small", True)
+    assert [message["role"] for message in asked["messages"]] == ["system", "user"]
+    assert asked["messages"][1]["content"] == "A long story."
+    assert "max_tokens" not in asked
+    assert "temperature" not in asked
+
+
+async def test_many_tokens_become_few_pieces_of_output(endpoint: Site) -> None:
+    words = [f"{number} " for number in range(500)]
+    endpoint.answer = streaming(*map(chunk, words), *END)
+    recording = Recording()
+    done = await ai_task(SUMMARY, async_context(recording))
+    assert "".join(recording.outputs) == done.output == "".join(words)
+    assert len(recording.outputs) < 50
+
+
+async def test_a_free_prompt_with_its_limits(endpoint: Site) -> None:
+    endpoint.answer = streaming(chunk("Leaves fall"), chunk(finish_reason="length"), DONE)
+    task = Task(task="prompt", prompt="Write a haiku.", max_tokens=2, temperature=0.5)
+    done = await ai_task(task, async_context())
+    assert (done.output, done.finish_reason, done.label) == ("Leaves fall", "length", None)
+    asked = json.loads(endpoint.received[0].body)
+    assert asked["messages"] == [{"role": "user", "content": "Write a haiku."}]
+    assert (asked["max_tokens"], asked["temperature"]) == (2, 0.5)
+
+
+async def test_a_prompt_about_a_text(endpoint: Site) -> None:
+    endpoint.answer = streaming(chunk("Hund"), *END)
+    await ai_task(Task(task="prompt", prompt="Translate.", text="dog"), async_context())
+    assert json.loads(endpoint.received[0].body)["messages"] == [
+        {"role": "system", "content": "Translate."},
+        {"role": "user", "content": "dog"},
+    ]
+
+
+async def test_a_classification_gives_one_of_the_labels(endpoint: Site) -> None:
+    endpoint.answer = streaming(chunk("Re"), chunk("fund."), *END)
+    task = Task(task="classification", text="I want my money back", labels=["refund", "praise"])
+    done = await ai_task(task, async_context())
+    assert (done.label, done.output, done.score) == ("refund", "Refund.", None)
+    assert "refund\npraise" in json.loads(endpoint.received[0].body)["messages"][0]["content"]
+
+
+async def test_an_answer_that_is_no_label_is_tried_again(endpoint: Site) -> None:
+    endpoint.answer = streaming(chunk("Hm."), *END)
+    with pytest.raises(Retry, match="0 of the labels"):
+        await ai_task(Task(task="sentiment", text="Well"), async_context())
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
+async def test_a_busy_endpoint_is_tried_again_by_the_platform_alone(
+    endpoint: Site, status: int
+) -> None:
+    body = b'{"error": {"message": "slow down", "type": "busy"}}'
+    endpoint.answer = reply(status, body, Content_Type="application/json", Retry_After="7")
+    with pytest.raises(Retry, match=f"answered {status}") as retry:
+        await ai_task(SUMMARY, async_context())
+    assert retry.value.after == timedelta(seconds=7)
+    assert len(endpoint.received) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+async def test_a_refusal_fails_without_showing_the_key(endpoint: Site, status: int) -> None:
+    body = b'{"error": {"message": "no such model", "type": "invalid"}}'
+    endpoint.answer = reply(status, body, Content_Type="application/json")
+    with pytest.raises(Fail, match="no such model") as failure:
+        await ai_task(SUMMARY, async_context())
+    assert failure.value.type == "EndpointRefused"
+    assert "sk-secret" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        hang_up,
+        streaming(chunk("A dog")),
+        streaming(chunk("A dog"), DONE),
+        streaming(chunk("A dog"), event({"error": {"message": "overloaded"}})),
+        streaming(chunk("A dog"), b"data: {broken\n\n"),
+        reply(200, b"<html>Welcome</html>", Content_Type="text/html"),
+    ],
+)
+async def test_an_answer_that_is_broken_off_is_tried_again(endpoint: Site, answer: Answer) -> None:
+    endpoint.answer = answer
+    with pytest.raises(Retry):
+        await ai_task(SUMMARY, async_context())
+
+
+async def test_an_endpoint_that_falls_silent_is_tried_again(
+    endpoint: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_AI_TIMEOUT", "0.2")
+    let_go = threading.Event()
+    endpoint.answer = streaming(chunk("A dog"), let_go)
+    try:
+        with pytest.raises(Retry, match="answered too late"):
+            await ai_task(SUMMARY, async_context())
+    finally:
+        let_go.set()
+
+
+async def test_an_endpoint_that_is_gone_is_tried_again(
+    endpoint: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("HEADRACE_AI_BASE_URL", f"http://127.0.0.1:{port}/v1")
+    with pytest.raises(Retry):
+        await ai_task(SUMMARY, async_context())
+
+
+async def test_a_cancelled_job_stops_at_the_next_word(endpoint: Site) -> None:
+    go_on = threading.Event()
+    endpoint.answer = streaming(chunk("A dog"), go_on, chunk(" runs"), *END)
+    recording = Recording()
+    ctx = async_context(recording)
+    job = asyncio.create_task(ai_task(SUMMARY, ctx))
+    async with asyncio.timeout(20):
+        await recording.reported.wait()
+        ctx.cancel_event.set()
+        go_on.set()
+        with pytest.raises(Stopped):
+            await job
+    assert recording.outputs == ["A dog"]
+
+
+async def test_an_answer_without_end_fails(endpoint: Site) -> None:
+    endpoint.answer = streaming(*[chunk("x" * 10_000)] * 11, *END)
+    with pytest.raises(Fail, match="max_tokens"):
+        await ai_task(SUMMARY, async_context())
+
+
+async def test_an_endpoint_without_keys_is_asked_without_one(
+    endpoint: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_AI_API_KEY", "")
+    endpoint.answer = streaming(chunk("A dog."), *END)
+    assert (await ai_task(SUMMARY, async_context())).output == "A dog."

@@ -1,0 +1,530 @@
+"""Real files are cleaned as declared, and reported on without showing a value of theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from contextlib import suppress
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import palmerpenguins
+import polars as pl
+import pytest
+
+from headrace_worker import Fail, Stopped
+from headrace_worker.handlers.data_cleaning import Cleaned, Cleaning, data_cleaning
+from headrace_worker.handlers.data_cleaning.files import Files
+from support.recording import Recording, sync_context
+
+PENGUINS = Path(palmerpenguins.__file__).parent / "data" / "penguins-raw.csv"
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    monkeypatch.setenv("HEADRACE_FILES_ROOT", str(folder))
+    return folder
+
+
+def clean(recording: Recording | None = None, **options: Any) -> Cleaned:
+    """Runs the handler on a payload, as it comes over the wire."""
+    payload = msgspec.json.decode(json.dumps(options), type=Cleaning)
+    return data_cleaning(payload, sync_context(recording))
+
+
+def clean_text(root: Path, text: str, **options: Any) -> tuple[Cleaned, str, dict[str, Any]]:
+    """Cleans a CSV text; gives the result, the cleaned text and the report."""
+    (root / "in.csv").write_text(text)
+    done = clean(input="in.csv", **options)
+    return done, (root / done.output).read_text(), json.loads((root / done.report).read_text())
+
+
+def violations(report: dict[str, Any], column: str) -> dict[str, tuple[int, list[int]]]:
+    (found,) = [each for each in report["columns"] if each["name"] == column]
+    return {rule: (v["count"], v["rows"]) for rule, v in found["violations"].items()}
+
+
+def test_the_penguins_are_cleaned(root: Path) -> None:
+    (root / "penguins-raw.csv").write_bytes(PENGUINS.read_bytes())
+    recording = Recording()
+    done = clean(
+        recording,
+        input="penguins-raw.csv",
+        null_values=["", "NA"],
+        normalise={"column_names": "snake_case", "case": {"sex": "lower"}},
+        rules={
+            "sample_number": {"type": "integer", "required": True, "min": 1},
+            "date_egg": {"type": "date", "required": True, "min": "2007-01-01"},
+            "culmen_length_mm": {"type": "number", "min": 30, "max": 60},
+            "body_mass_g": {"type": "integer", "required": True, "on_violation": "drop"},
+            "sex": {"allowed": ["male", "female"]},
+            "individual_id": {"pattern": r"N\d+A\d"},
+        },
+    )
+    assert done == Cleaned(
+        rows_in=344,
+        rows_out=342,
+        duplicates_removed=0,
+        rows_dropped=2,
+        values_nulled=0,
+        violations=2,
+        output="penguins-raw.clean.csv",
+        report="penguins-raw.clean.report.json",
+    )
+    table = pl.read_csv(root / done.output, infer_schema_length=None)
+    assert table.shape == (342, 17)
+    assert table.columns[:4] == ["study_name", "sample_number", "species", "region"]
+    assert "delta_15_n_o_oo" in table.columns
+    assert table["body_mass_g"].sum() == 1437000
+    assert sorted(table["sex"].drop_nulls().unique()) == ["female", "male"]
+    assert table["sex"].null_count() == 9
+    report = json.loads((root / done.report).read_text())
+    assert violations(report, "body_mass_g") == {"required": (2, [4, 272])}
+    assert violations(report, "sex") == {}
+    assert recording.fractions == sorted(recording.fractions)
+    assert recording.fractions[-1] == 1.0
+    assert [step.message for step in recording.steps] == [
+        "reading",
+        "normalising",
+        "removing duplicates",
+        "checking the rules",
+        "writing",
+        "done",
+    ]
+
+
+def test_the_same_input_and_options_give_the_same_output(root: Path) -> None:
+    (root / "penguins-raw.csv").write_bytes(PENGUINS.read_bytes())
+    options: dict[str, Any] = {
+        "input": "penguins-raw.csv",
+        "deduplicate": ["Individual ID"],
+        "rules": {"Culmen Depth (mm)": {"type": "number", "on_violation": "null"}},
+    }
+    for output in ("out.csv", "out.parquet"):
+        clean(**options, output=output)
+        first = {path.name: path.read_bytes() for path in root.iterdir()}
+        clean(**options, output=output)
+        assert {path.name: path.read_bytes() for path in root.iterdir()} == first
+
+
+def test_text_is_made_alike_before_duplicates_and_nulls_are_looked_for(root: Path) -> None:
+    text = "name,city\n ada   lovelace ,London\nada lovelace,  London \nbob,n/a\nbob, n/a\n"
+    done, cleaned, report = clean_text(root, text, null_values=["n/a"])
+    assert cleaned == "name,city\nada lovelace,London\nbob,\n"
+    assert (done.rows_in, done.rows_out, done.duplicates_removed) == (4, 2, 2)
+    assert [(c["name"], c["nulls"], c["distinct"]) for c in report["columns"]] == [
+        ("name", 0, 2),
+        ("city", 1, 1),
+    ]
+
+
+def test_text_stays_as_it_is_when_nothing_is_asked_for(root: Path) -> None:
+    text = 'id,note\n007," a  b "\n007," a  b "\n1e3,NA\n'
+    done, cleaned, _ = clean_text(
+        root,
+        text,
+        deduplicate=False,
+        normalise={"trim": False, "collapse_whitespace": False},
+        null_values=[],
+    )
+    assert cleaned == "id,note\n007, a  b \n007, a  b \n1e3,NA\n"
+    assert done.rows_out == 3
+
+
+def test_duplicates_in_some_columns_keep_the_first_row(root: Path) -> None:
+    _, cleaned, _ = clean_text(root, "id,note\n1,a\n2,b\n1,c\n", deduplicate=["id"])
+    assert cleaned == "id,note\n1,a\n2,b\n"
+
+
+def test_names_of_columns_in_snake_case_stay_different(root: Path) -> None:
+    text = "Body Mass (g),bodyMass,body-mass,ÖPNV Linie,???\n1,2,3,4,5\n"
+    _, cleaned, _ = clean_text(root, text, normalise={"column_names": "snake_case"})
+    assert cleaned.splitlines()[0] == "body_mass_g,body_mass,body_mass_2,öpnv_linie,column"
+
+
+def test_letters_are_changed_by_column(root: Path) -> None:
+    case = {"a": "upper", "b": "lower", "c": "title"}
+    _, cleaned, _ = clean_text(root, "a,b,c,d\nxY,xY,ab cd,xY\n", normalise={"case": case})
+    assert cleaned == "a,b,c,d\nXY,xy,Ab Cd,xY\n"
+
+
+RULES = {
+    "id": {"type": "integer", "required": True, "unique": True},
+    "price": {"type": "number", "min": 0, "max": 100},
+    "day": {"type": "date", "max": "2026-12-31"},
+    "kind": {"allowed": ["a", "b"]},
+    "code": {"pattern": "[A-Z]{2}"},
+}
+ORDERS = (
+    "id,price,day,kind,code\n"
+    "1,10,2026-01-01,a,AB\n"  # 1: fine
+    "2,-1,2026-01-01,b,CD\n"  # 2: price below
+    "x,10,2026-01-01,a,EF\n"  # 3: id is no integer
+    ",10,2026-01-01,a,GH\n"  # 4: id is missing
+    "1,11,2026-01-01,a,IJ\n"  # 5: id again
+    "6,nan,2026-13-01,a,KL\n"  # 6: price and day are none
+    "7,101,2027-01-01,c,MNO\n"  # 7: price, day, kind, code
+    "8,,,,\n"  # 8: nothing that is not required is missing
+)
+BROKEN = {
+    "id": {"type": (1, [3]), "required": (1, [4]), "unique": (1, [5])},
+    "price": {"type": (1, [6]), "min": (1, [2]), "max": (1, [7])},
+    "day": {"type": (1, [6]), "max": (1, [7])},
+    "kind": {"allowed": (1, [7])},
+    "code": {"pattern": (1, [7])},
+}
+
+
+def test_violations_are_reported_by_rule_and_row(root: Path) -> None:
+    done, cleaned, report = clean_text(root, ORDERS, rules=RULES)
+    assert {column: violations(report, column) for column in RULES} == BROKEN
+    assert (done.violations, done.rows_dropped, done.values_nulled) == (10, 0, 0)
+    assert cleaned == ORDERS
+
+
+def test_rows_with_violations_are_dropped(root: Path) -> None:
+    done, cleaned, report = clean_text(root, ORDERS, rules=RULES, on_violation="drop")
+    assert {column: violations(report, column) for column in RULES} == BROKEN
+    assert cleaned == "id,price,day,kind,code\n1,10.0,2026-01-01,a,AB\n8,,,,\n"
+    assert (done.rows_out, done.rows_dropped) == (2, 6)
+
+
+def test_values_with_violations_are_made_missing(root: Path) -> None:
+    done, cleaned, report = clean_text(root, ORDERS, rules=RULES, on_violation="null")
+    assert {column: violations(report, column) for column in RULES} == BROKEN
+    assert cleaned == (
+        "id,price,day,kind,code\n"
+        "1,10.0,2026-01-01,a,AB\n"
+        "2,,2026-01-01,b,CD\n"
+        ",10.0,2026-01-01,a,EF\n"
+        ",10.0,2026-01-01,a,GH\n"
+        ",11.0,2026-01-01,a,IJ\n"
+        "6,,,a,KL\n"
+        "7,,,,\n"
+        "8,,,,\n"
+    )
+    assert done.values_nulled == 9
+
+
+def test_a_column_may_have_an_action_of_its_own(root: Path) -> None:
+    rules = {
+        "id": {"type": "integer", "on_violation": "drop"},
+        "price": {"type": "number", "on_violation": "null"},
+        "day": {"type": "date"},
+    }
+    _, cleaned, _ = clean_text(root, "id,price,day\nx,1,\n2,y,z\n3,3,2026-01-01\n", rules=rules)
+    assert cleaned == "id,price,day\n2,,z\n3,3.0,2026-01-01\n"
+
+
+def test_a_row_that_goes_anyway_does_not_take_its_twin_with_it(root: Path) -> None:
+    rules = {"id": {"unique": True}, "price": {"type": "number"}}
+    text = "id,price\n1,x\n1,5\n1,6\n"
+    done, cleaned, report = clean_text(root, text, rules=rules, on_violation="drop")
+    assert cleaned == "id,price\n1,5.0\n"
+    assert done.rows_dropped == 2
+    assert violations(report, "id") == {"unique": (1, [3])}
+
+
+def test_rows_are_numbered_as_in_the_input_though_duplicates_are_gone(root: Path) -> None:
+    text = "id\n1\n1\n1\nx\n" + "".join(f"y{n}\n" for n in range(10))
+    _, _, report = clean_text(root, text, rules={"id": {"type": "integer"}})
+    assert violations(report, "id") == {"type": (11, [4, 5, 6, 7, 8])}
+
+
+def test_the_report_holds_no_value(root: Path) -> None:
+    (root / "in.csv").write_text("id,card\nx,4111-1111\ny,4222-2222\n")
+    rules = {"id": {"type": "integer"}, "card": {"pattern": "[0-9]+", "unique": True}}
+    done = clean(input="in.csv", rules=rules)
+    text = (root / done.report).read_text()
+    assert "4111" not in text
+    assert '"x"' not in text
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "expected"),
+    [
+        ({"type": "integer"}, ["1", "-2", "3.0", "9223372036854775808"], [1, -2, None, None]),
+        ({"type": "number"}, ["1", "2.5", "1e3", "inf", "1,5"], [1.0, 2.5, 1000.0, None, None]),
+        (
+            {"type": "boolean"},
+            ["true", "No", "1", "f", "maybe"],
+            [True, False, True, False, None],
+        ),
+        (
+            {"type": "date"},
+            ["2026-02-28", "2026-02-29", "28.02.2026"],
+            [date(2026, 2, 28), None, None],
+        ),
+        (
+            {"type": "date", "format": "%d.%m.%Y"},
+            ["28.02.2026", "2026-02-28"],
+            [date(2026, 2, 28), None],
+        ),
+        (
+            {"type": "datetime"},
+            [
+                "2026-02-28T10:00:00",
+                "2026-02-28 10:00:00.5",
+                "2026-02-28T10:00:00Z",
+                "2026-02-28T10:00:00+02:00",
+                "2026-02-28 10:00",
+                "soon",
+            ],
+            [
+                datetime.fromisoformat("2026-02-28T10:00:00"),
+                datetime.fromisoformat("2026-02-28T10:00:00.500000"),
+                datetime.fromisoformat("2026-02-28T10:00:00"),
+                datetime.fromisoformat("2026-02-28T08:00:00"),
+                datetime.fromisoformat("2026-02-28T10:00:00"),
+                None,
+            ],
+        ),
+        (
+            {"type": "datetime", "format": "%d.%m.%Y %H:%M %z"},
+            ["28.02.2026 10:00 +0100", "x"],
+            [datetime.fromisoformat("2026-02-28T09:00:00"), None],
+        ),
+        ({"type": "integer", "allowed": [1, 3]}, ["1", "2"], [1, None]),
+        ({"type": "number", "allowed": [1, 2.5]}, ["1.0", "2.5", "3"], [1.0, 2.5, None]),
+        ({"type": "boolean", "allowed": [True]}, ["yes", "no"], [True, None]),
+        ({"type": "date", "allowed": ["2026-01-01"]}, ["2026-01-01"], [date(2026, 1, 1)]),
+        (
+            {"type": "datetime", "min": "2026-01-01T00:00:00+01:00"},
+            ["2025-12-31T23:00:00", "2025-12-31T22:59:59"],
+            [datetime.fromisoformat("2025-12-31T23:00:00"), None],
+        ),
+        ({"pattern": "a|bc"}, ["a", "bc", "abc", "a\nb"], ["a", "bc", None, None]),
+    ],
+)
+def test_values_are_read_as_their_type(
+    root: Path, rule: dict[str, Any], values: list[str], expected: list[Any]
+) -> None:
+    pl.DataFrame({"x": values}).write_csv(root / "in.csv")
+    done = clean(
+        input="in.csv",
+        output="out.parquet",
+        deduplicate=False,
+        normalise={"collapse_whitespace": False},
+        rules={"x": {**rule, "on_violation": "null"}},
+    )
+    assert pl.read_parquet(root / done.output)["x"].to_list() == expected
+
+
+def test_a_parquet_file_keeps_its_types(root: Path) -> None:
+    table = pl.DataFrame(
+        {
+            "id": [1, 2, 2],
+            "share": [1.0, float("nan"), float("nan")],
+            "whole": [1.0, 2.5, 2.5],
+            "day": [date(2026, 1, 1), None, None],
+            "tags": [["a"], ["b"], ["b"]],
+        }
+    )
+    table.write_parquet(root / "in.parquet")
+    rules = {"share": {"type": "number"}, "whole": {"type": "integer"}, "id": {"type": "string"}}
+    done = clean(input="in.parquet", rules=rules, on_violation="null")
+    assert (done.output, done.duplicates_removed) == ("in.clean.parquet", 1)
+    cleaned = pl.read_parquet(root / done.output)
+    assert cleaned.to_dict(as_series=False) == {
+        "id": ["1", "2"],
+        "share": [1.0, None],
+        "whole": [1, None],
+        "day": [date(2026, 1, 1), None],
+        "tags": [["a"], ["b"]],
+    }
+
+
+def test_other_separators_and_a_byte_order_mark(root: Path) -> None:
+    (root / "in.tsv").write_bytes("\ufeffid\tname\r\n1\tÄda\r\n".encode())
+    done = clean(input="in.tsv", separator="\t", rules={"id": {"type": "integer"}})
+    assert (root / done.output).read_text() == "id\tname\n1\tÄda\n"
+
+
+def test_only_a_header_is_an_empty_table(root: Path) -> None:
+    done, cleaned, _ = clean_text(
+        root, "id,name\n", rules={"id": {"type": "integer", "unique": True}}
+    )
+    assert (done.rows_in, done.rows_out, cleaned) == (0, 0, "id,name\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("missing.csv", None),
+        ("empty.csv", b""),
+        ("picture.csv", b"\x89PNG\r\n\x1a\n\x00\xff\xfe,\x80\n\xff\n"),
+        ("latin.csv", "name\nJürg\n".encode("latin-1")),
+        ("ragged.csv", b"a,b\n1,2\n1,2,3\n"),
+        ("text.parquet", b"a,b\n1,2\n"),
+        ("empty.parquet", b""),
+        ("half.parquet", b"PAR1" + b"\x00" * 40 + b"PAR1"),
+        ("half.csv.parquet", b"PAR1"),
+    ],
+)
+def test_a_file_that_cannot_be_read_fails_and_says_why(
+    root: Path, name: str, content: bytes | None
+) -> None:
+    if content is not None:
+        (root / name).write_bytes(content)
+    with pytest.raises(Fail, match=name.replace(".", r"\.")) as failure:
+        clean(input=name)
+    assert failure.value.type == "FileUnreadable"
+    assert str(root) not in str(failure.value)
+    assert [path.name for path in root.iterdir()] == ([name] if content is not None else [])
+
+
+def test_a_damaged_parquet_file_fails_or_is_read_and_nothing_else(root: Path) -> None:
+    path = root / "in.parquet"
+    numbers = list(range(1000))
+    table = {"a": numbers, "b": [str(n) for n in numbers], "c": [[n] for n in numbers]}
+    pl.DataFrame(table).write_parquet(path)
+    whole = path.read_bytes()
+    files = Files(root=root, max_bytes=10**6)
+    for seed in range(200):
+        draw = random.Random(seed)
+        damaged = bytearray(whole)
+        for _ in range(draw.choice([1, 3, 20])):
+            # Mostly near the end, where the description of the columns is.
+            damaged[draw.choice([-draw.randrange(1, 900), draw.randrange(len(whole))])] ^= 0xA5
+        path.write_bytes(damaged)
+        with suppress(Fail):
+            files.read(path, "parquet", separator=",")
+
+
+def test_a_folder_or_a_pipe_is_no_file(root: Path) -> None:
+    (root / "folder.csv").mkdir()
+    os.mkfifo(root / "pipe.csv")
+    for name in ("folder.csv", "pipe.csv"):
+        with pytest.raises(Fail, match="there is no file"):
+            clean(input=name)
+
+
+def test_a_file_that_is_too_large_fails(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_FILES_MAX_BYTES", "5")
+    (root / "in.csv").write_text("a\n12345\n")
+    with pytest.raises(Fail, match="HEADRACE_FILES_MAX_BYTES"):
+        clean(input="in.csv")
+
+
+def test_a_format_that_cannot_be_told_must_be_said(root: Path) -> None:
+    (root / "table").write_text("a\n1\n")
+    with pytest.raises(Fail, match="say its format"):
+        clean(input="table")
+    assert clean(input="table", format="csv").output == "table.clean.csv"
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.csv", "a/../../secret.csv", "link.csv", "inside/up/secret.csv"]
+)
+def test_no_name_leads_out_of_the_folder(root: Path, name: str) -> None:
+    secret = root.parent / "secret.csv"
+    secret.write_text("a\n1\n")
+    (root / "link.csv").symlink_to(secret)
+    (root / "inside").mkdir()
+    (root / "inside" / "up").symlink_to(root.parent)
+    (root / "in.csv").write_text("a\n1\n")
+    for options in ({"input": name}, {"input": "in.csv", "output": name}):
+        with pytest.raises(Fail, match="outside HEADRACE_FILES_ROOT"):
+            clean(**options)
+    with pytest.raises(Fail, match="outside HEADRACE_FILES_ROOT"):
+        clean(input=str(secret))
+    assert secret.read_text() == "a\n1\n"
+
+
+def test_the_report_does_not_follow_a_link_out_of_the_folder(root: Path) -> None:
+    outside = root.parent / "outside.json"
+    (root / "in.csv").write_text("a\n1\n")
+    (root / "in.clean.report.json").symlink_to(outside)
+    with pytest.raises(Fail, match="outside HEADRACE_FILES_ROOT"):
+        clean(input="in.csv")
+    assert not outside.exists()
+
+
+def test_links_and_full_paths_inside_the_folder_are_fine(root: Path) -> None:
+    (root / "deep").mkdir()
+    (root / "deep" / "in.csv").write_text("a\n1\n")
+    (root / "link.csv").symlink_to(root / "deep" / "in.csv")
+    assert clean(input="link.csv").output == "deep/in.clean.csv"
+    assert clean(input=str(root / "deep" / "in.csv"), output="new/folder/out.csv").report == (
+        "new/folder/out.report.json"
+    )
+
+
+@pytest.mark.parametrize("output", ["in.csv", ".", "folder"])
+def test_the_input_and_folders_are_not_written_over(root: Path, output: str) -> None:
+    (root / "in.csv").write_text("a\n1\n")
+    (root / "folder").mkdir()
+    with pytest.raises(Fail, match="cannot be written over"):
+        clean(input="in.csv", output=output)
+
+
+def test_a_root_that_does_not_exist_fails_and_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_FILES_ROOT", str(tmp_path / "nowhere"))
+    with pytest.raises(Fail, match="HEADRACE_FILES_ROOT"):
+        clean(input="in.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"rules": {"b": {"required": True}}}, "no column 'b'; it has 'a'"),
+        ({"deduplicate": ["b"]}, "no column 'b'"),
+        ({"normalise": {"case": {"b": "lower"}}}, "no column 'b'"),
+        ({"rules": {"a": {"pattern": "("}}}, "rule of the column 'a'"),
+    ],
+)
+def test_options_that_do_not_fit_the_file_fail(
+    root: Path, options: dict[str, Any], problem: str
+) -> None:
+    (root / "in.csv").write_text("a\n1\n")
+    with pytest.raises(Fail, match=problem):
+        clean(input="in.csv", **options)
+    assert [path.name for path in root.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"min": 1},
+        {"type": "string", "min": "a"},
+        {"type": "integer", "min": 1.5},
+        {"type": "integer", "max": "9"},
+        {"type": "date", "min": "yesterday"},
+        {"type": "number", "format": "%d"},
+        {"type": "integer", "allowed": ["1"]},
+        {"allowed": [1]},
+        {"allowed": []},
+        {"tpye": "integer"},
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused(rule: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        clean(input="in.csv", rules={"a": rule})
+
+
+def test_a_cancelled_job_stops_between_two_steps_and_writes_nothing(root: Path) -> None:
+    (root / "in.csv").write_text("a\n1\n")
+    ctx = sync_context()
+    ctx._report = lambda _: ctx.cancel_event.set()
+    with pytest.raises(Stopped):
+        data_cleaning(Cleaning(input="in.csv"), ctx)
+    assert [path.name for path in root.iterdir()] == ["in.csv"]
+
+
+def test_a_write_that_fails_leaves_no_half_file_and_the_old_one_as_it_was(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "in.csv").write_text("a\n1\n")
+    (root / "in.clean.csv").write_text("old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        clean(input="in.csv")
+    assert {path.name for path in root.iterdir()} == {"in.csv", "in.clean.csv"}
+    assert (root / "in.clean.csv").read_text() == "old"

@@ -1,0 +1,153 @@
+"""The embedded PostgreSQL: private, durable, and gone when it should be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+
+from headrace_standalone.embedded import postgres as module
+from headrace_standalone.embedded.errors import DataFolderInUse, EmbeddedServerError
+from headrace_standalone.embedded.folder import DataFolder
+from headrace_standalone.embedded.postgres import EmbeddedPostgres
+from support.server import Server, run_async, serving
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[DataFolder]:
+    # tmp_path lies in a folder that is closed to other users, so as root this is the hard case.
+    with DataFolder.hold(tmp_path / "data") as folder:
+        yield folder
+
+
+@pytest.fixture
+def postgres(folder: DataFolder) -> EmbeddedPostgres:
+    postgres = EmbeddedPostgres(folder=folder)
+    postgres.prepare()
+    return postgres
+
+
+def serve(postgres: EmbeddedPostgres, folder: DataFolder) -> Server:
+    return Server(postgres.program(), log=folder.logs / "postgres.log")
+
+
+def execute(url: str, statement: str) -> object:
+    async def run() -> object:
+        connection = await asyncpg.connect(url, timeout=10)
+        try:
+            return await connection.fetchval(statement)
+        finally:
+            await connection.close(timeout=10)
+
+    return run_async(run)
+
+
+def test_what_was_committed_survives_a_crash(
+    postgres: EmbeddedPostgres, folder: DataFolder
+) -> None:
+    server = serve(postgres, folder)
+    try:
+        server.start()
+        assert execute(postgres.url, "SHOW fsync") == "on"
+        execute(postgres.url, "CREATE TABLE kept AS SELECT 42 AS value")
+        server.kill()
+        assert (folder.path / "postgres" / "postmaster.pid").exists()
+        server.start()
+        assert execute(postgres.url, "SELECT value FROM kept") == 42
+    finally:
+        server.stop()
+
+
+def test_a_stale_pid_file_whose_number_belongs_to_somebody_else_is_no_obstacle(
+    postgres: EmbeddedPostgres, folder: DataFolder
+) -> None:
+    pid_file = folder.path / "postgres" / "postmaster.pid"
+    pid_file.write_text(f"{os.getppid()}\n")
+    with serving(postgres.program(), log=folder.logs / "postgres.log"):
+        assert execute(postgres.url, "SELECT 1") == 1
+
+
+def test_a_server_that_outlived_its_supervisor_is_ended_first(
+    postgres: EmbeddedPostgres, folder: DataFolder
+) -> None:
+    with serving(postgres.program(), log=folder.logs / "postgres.log") as leftover:
+        later = EmbeddedPostgres(folder=folder)
+        # The leftover is our child and stays a zombie until we wait for it, so it is reaped here
+        # as init would.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        try:
+            later.prepare()
+        finally:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        assert not psutil.pid_exists(leftover.pid)
+        with serving(later.program(), log=folder.logs / "later.log"):
+            assert execute(later.url, "SELECT 1") == 1
+
+
+def test_only_the_password_opens_it(postgres: EmbeddedPostgres, folder: DataFolder) -> None:
+    with serving(postgres.program(), log=folder.logs / "postgres.log"):
+        password = folder.secret("postgres")
+        assert execute(postgres.url, "SELECT 1") == 1
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            execute(postgres.url.replace(password, "guess"), "SELECT 1")
+
+
+def test_secrets_are_private_and_on_no_command_line(
+    postgres: EmbeddedPostgres, folder: DataFolder
+) -> None:
+    with serving(postgres.program(), log=folder.logs / "postgres.log") as server:
+        password = folder.secret("postgres")
+        process = psutil.Process(server.pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):  # sessions come and go
+                assert password not in " ".join(one.cmdline())
+        assert password not in server.log.read_text()
+        secret = folder.path / "secrets" / "postgres"
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+        assert not (folder.path / "postgres.password").exists()
+        # The folders above stay as closed as they were.
+        assert stat.S_IMODE((folder.path / "postgres").stat().st_mode) == 0o700
+        assert not stat.S_IMODE(folder.path.parent.stat().st_mode) & 0o077
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
+def test_root_runs_it_as_another_user(postgres: EmbeddedPostgres, folder: DataFolder) -> None:
+    with serving(postgres.program(), log=folder.logs / "postgres.log") as server:
+        assert 0 not in psutil.Process(server.pid).uids()
+
+
+def test_a_set_up_that_was_cut_off_is_begun_again(folder: DataFolder) -> None:
+    half = folder.path / "postgres.new"
+    half.mkdir()
+    (half / "PG_VERSION").write_text("18\n")
+    EmbeddedPostgres(folder=folder, ephemeral=True).prepare()
+    assert (folder.path / "postgres" / "postgresql.conf").exists()
+    assert not half.exists()
+
+
+def test_data_of_another_major_version_is_refused(
+    postgres: EmbeddedPostgres, folder: DataFolder
+) -> None:
+    (folder.path / "postgres" / "PG_VERSION").write_text("12\n")
+    with pytest.raises(EmbeddedServerError, match="belongs to PostgreSQL 12"):
+        postgres.prepare()
+
+
+def test_a_folder_that_is_in_use_names_its_holder(folder: DataFolder) -> None:
+    with (
+        pytest.raises(DataFolderInUse, match=f"process {os.getpid()}") as caught,
+        DataFolder.hold(folder.path),
+    ):
+        pass
+    assert caught.value.pid == os.getpid()
+
+
+def test_the_binaries_are_where_we_look_for_them() -> None:
+    assert os.access(module._BINARIES / "postgres", os.X_OK)

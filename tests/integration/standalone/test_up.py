@@ -1,0 +1,176 @@
+"""`headrace up`: one command starts everything, keeps it running, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import IO
+
+import psutil
+import pytest
+
+from headrace_health.__main__ import probe
+from headrace_standalone.embedded.folder import DataFolder
+from headrace_standalone.embedded.port import free_port
+
+DEADLINE = 60
+NAMES = {"postgres", "valkey", "gateway", "scheduler", "worker-1"}
+
+
+class Up:
+    """A running `headrace up` and what it prints."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.printed: list[str] = []
+        self._lines: Queue[str | None] = Queue()
+        self._reader = Thread(target=self._read, args=(process.stdout,), daemon=True)
+        self._reader.start()
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def until(self, text: str) -> str:
+        """Reads on until a line has `text`; returns that line."""
+        while (line := self._lines.get(timeout=DEADLINE)) is not None:
+            self.printed.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"{text!r} is not in:\n{''.join(self.printed)}")
+
+    def finish(self) -> int:
+        """Reads to the end; returns the exit code."""
+        while (line := self._lines.get(timeout=DEADLINE)) is not None:
+            self.printed.append(line)
+        return self.process.wait(DEADLINE)
+
+    def family(self) -> list[psutil.Process]:
+        """All processes below it."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def service(self, name: str) -> psutil.Process:
+        """The process of a service."""
+        return next(one for one in self.family() if one.cmdline()[-1:] == [f"headrace_{name}"])
+
+
+@contextmanager
+def up(*arguments: str, **environment: str) -> Iterator[Up]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "headrace_standalone", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | environment,
+    ) as process:
+        running = Up(process)
+        try:
+            yield running
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                running.finish()
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not psutil.wait_procs(processes, timeout=DEADLINE)[1]
+
+
+@pytest.mark.timeout(240)
+def test_it_starts_everything_restarts_what_dies_and_stops_cleanly(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with up("--data", str(data), "--gateway-port", "0") as stack:
+        address = re.search(r"127\.0\.0\.1:\d+", stack.until("API"))[0]
+        stack.until("Ctrl-C stops it")
+        assert probe(address, service="", timeout=10) == "SERVING"
+        assert {file.stem for file in (data / "logs").iterdir()} == NAMES | {"migrate"}
+
+        stack.service("worker").kill()
+        stack.until("worker-1 was killed by SIGKILL")
+        stack.until("worker-1 serves again")
+        next(one for one in stack.family() if one.name() == "postgres").kill()
+        stack.until("postgres serves again")
+
+        family = stack.family()
+        stack.process.send_signal(signal.SIGINT)
+        assert stack.finish() == 0
+        assert gone(family)
+    # In this order, and each in its own time.
+    assert "killing" not in "".join(stack.printed)
+    for name in NAMES:
+        assert "Traceback" not in (data / "logs" / f"{name}.log").read_text()
+    with DataFolder.hold(data):
+        pass  # free again
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of this")
+@pytest.mark.timeout(240)
+def test_nothing_survives_a_kill_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    data = str(tmp_path / "data")
+    with up("--data", data, "--gateway-port", "0") as first:
+        first.until("Ctrl-C stops it")
+        family = first.family()
+        first.process.kill()
+        first.finish()
+        assert gone(family)
+    with up("--data", data, "--gateway-port", "0") as second:
+        second.until("Ctrl-C stops it")
+        family = second.family()
+        # A worker that cannot end would hold the stop up for its whole grace.
+        second.service("worker").suspend()
+        second.process.send_signal(signal.SIGINT)
+        second.until("stopping")
+        second.process.send_signal(signal.SIGINT)
+        second.until("killing everything")
+        assert second.finish() == 0
+        assert gone(family)
+
+
+def test_two_stacks_do_not_share_a_folder(tmp_path: Path) -> None:
+    with DataFolder.hold(tmp_path), up("--data", str(tmp_path)) as stack:
+        assert stack.finish() == 1
+    assert f"in use by process {os.getpid()}" in "".join(stack.printed)
+
+
+def test_a_port_that_is_taken_is_said(tmp_path: Path, redis_server_url: str) -> None:
+    port = redis_server_url.rpartition("/")[0].rpartition(":")[2]
+    with up("--data", str(tmp_path), "--gateway-port", port) as stack:
+        assert stack.finish() == 1
+    assert f"127.0.0.1:{port} is in use" in "".join(stack.printed)
+
+
+def test_a_server_that_is_named_and_not_there_is_said_without_its_password(tmp_path: Path) -> None:
+    url = f"postgresql://somebody:hush@127.0.0.1:{free_port()}/nothing"
+    with up("--data", str(tmp_path), "--gateway-port", "0", HEADRACE_DATABASE_URL=url) as stack:
+        assert stack.finish() == 1
+    printed = "".join(stack.printed)
+    assert "migrate ended with exit code 1" in printed
+    assert "hush" not in printed
+    assert not (tmp_path / "postgres").exists()
+
+
+@pytest.mark.timeout(120)
+def test_servers_that_are_named_are_used_and_ephemeral_data_is_deleted(
+    database_url: str, redis_url: str
+) -> None:
+    with up(
+        *("--ephemeral", "--gateway-port", "0"),
+        HEADRACE_DATABASE_URL=database_url,
+        HEADRACE_REDIS_URL=redis_url,
+    ) as stack:
+        folder = Path(re.search(r"/\S+", stack.until("Data"))[0])
+        stack.until("Ctrl-C stops it")
+        assert {one.name() for one in stack.family()} & {"postgres", "valkey-server"} == set()
+        assert folder.exists()
+        stack.process.terminate()
+        assert stack.finish() == 0
+    assert not folder.exists()

@@ -1,0 +1,29 @@
+"""What the tests of the store share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from support.databases import Databases
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> str:
+    """An empty database with the schema, which these tests share."""
+    return databases.emptied()
+
+
+@pytest.fixture
+async def crowd(settings: Settings) -> AsyncIterator[Database]:
+    """The database with enough connections for a race."""
+    database = Database(
+        settings.model_copy(update={"database_pool_size": 40}), application="test-crowd"
+    )
+    try:
+        yield database
+    finally:
+        await database.close()

@@ -1,0 +1,152 @@
+"""What a client asks for: to cancel, and to run again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from headrace_core.domain.errors import JobNotFound, StateConflict
+from headrace_core.domain.ids import JobId, uuid7
+from headrace_core.domain.job import DEFAULT_TENANT, Job
+from headrace_core.domain.lifecycle import EventType, JobState, sources
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from headrace_core.store.requeue import requeue_job
+from headrace_core.store.sweep import take_back_lost
+from support.histories import assert_legal
+from support.jobs import history, read_job, set_column, submit
+from support.states import bring
+from support.until import until_blocked
+from support.workers import ending, finish, lapse, start
+
+
+async def cancel(database: Database, job_id: JobId, tenant: str = DEFAULT_TENANT) -> Job:
+    async with database.transaction() as connection:
+        return await cancel_job(connection, tenant=tenant, job_id=job_id)
+
+
+async def requeue(database: Database, job_id: JobId, tenant: str = DEFAULT_TENANT) -> Job:
+    async with database.transaction() as connection:
+        return await requeue_job(connection, tenant=tenant, job_id=job_id)
+
+
+@pytest.mark.parametrize("ask", [cancel, requeue])
+async def test_the_job_of_another_tenant_does_not_exist(
+    database: Database, ask: Callable[..., Awaitable[Job]]
+) -> None:
+    brought = await bring(database, JobState.QUEUED)
+    for job_id, tenant in ((brought.job.id, "another"), (JobId(uuid7()), DEFAULT_TENANT)):
+        with pytest.raises(JobNotFound) as caught:
+            await ask(database, job_id, tenant)
+        assert caught.value.job_id == job_id
+    assert await read_job(database, brought.job.id) == brought.job
+
+
+@pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.FAILED])
+async def test_what_has_ended_cannot_be_cancelled(database: Database, state: JobState) -> None:
+    brought = await bring(database, state)
+    with pytest.raises(StateConflict) as caught:
+        await cancel(database, brought.job.id)
+    assert (caught.value.job_id, caught.value.state) == (brought.job.id, state)
+    assert caught.value.allowed == sources(EventType.CANCELLED)
+
+
+async def test_to_cancel_twice_is_to_cancel_once(database: Database) -> None:
+    waiting = await bring(database, JobState.QUEUED)
+    running = await bring(database, JobState.RUNNING)
+    for brought, state in ((waiting, JobState.CANCELLED), (running, JobState.RUNNING)):
+        first = await cancel(database, brought.job.id)
+        again = await cancel(database, brought.job.id)
+        assert first == again
+        assert first.state is state
+        assert first.cancel_request_time is not None
+
+
+async def test_a_requeued_job_begins_afresh(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    job_id = brought.job.id
+    await lapse(database, brought.worker_id)
+    async with database.transaction() as connection:
+        await take_back_lost(connection, limit=10, max_losses=0)
+    failed = await read_job(database, job_id)
+    await set_column(database, job_id, "retries_used = 1, deadline = now() - interval '1 h'")
+    job = await requeue(database, job_id)
+    assert (job.state, job.retries_used, job.error) == (JobState.QUEUED, 0, None)
+    assert (job.progress, job.end_time, job.cancel_request_time) == (None, None, None)
+    assert job.deadline is None
+    # The number goes on: the fence of the old attempt holds.
+    assert job.attempt == failed.attempt == 1
+    assert job.queue_time is not None
+    assert failed.end_time is not None
+    assert job.queue_time > failed.end_time
+    # It has all its losses to spend again.
+    other = await bring(database, JobState.QUEUED)
+    await start(database, other.worker_id, job)
+    await lapse(database, other.worker_id)
+    async with database.transaction() as connection:
+        assert await take_back_lost(connection, limit=10, max_losses=1) == [(job_id, "queued")]
+    assert_legal(await read_job(database, job_id), await history(database, job_id))
+
+
+async def test_a_deadline_that_is_still_to_come_stays(database: Database) -> None:
+    deadline = datetime.now(UTC) + timedelta(hours=1)
+    job = await submit(database, deadline=deadline)
+    await cancel(database, job.id)
+    assert (await requeue(database, job.id)).deadline == deadline
+
+
+async def test_a_cancelled_job_that_runs_again_can_be_cancelled_again(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    job_id, worker_id = brought.job.id, brought.worker_id
+    await cancel(database, job_id)
+    await finish(database, worker_id, ending(job_id, 1, EventType.CANCELLED))
+    await start(database, worker_id, await requeue(database, job_id))
+    await finish(database, worker_id, ending(job_id, 2, EventType.RETRY_SCHEDULED))
+    assert (await cancel(database, job_id)).state is JobState.CANCELLED
+    assert_legal(await read_job(database, job_id), await history(database, job_id))
+
+
+# Two at the same time: the second decides on what the first has written.
+
+
+@pytest.mark.parametrize(
+    ("state", "first", "second", "end"),
+    [
+        (JobState.FAILED, requeue, cancel, JobState.CANCELLED),
+        (JobState.CANCELLED, requeue, cancel, JobState.CANCELLED),
+        (JobState.QUEUED, cancel, requeue, JobState.QUEUED),
+        (JobState.QUEUED, cancel, cancel, JobState.CANCELLED),
+    ],
+)
+async def test_who_waits_for_another_sees_what_it_did(
+    crowd: Database,
+    state: JobState,
+    first: Callable[..., Awaitable[Job]],
+    second: Callable[..., Awaitable[Job]],
+    end: JobState,
+) -> None:
+    brought = await bring(crowd, state)
+    function = {cancel: cancel_job, requeue: requeue_job}[first]
+    async with crowd.transaction() as connection:
+        await function(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
+        waiting = asyncio.ensure_future(second(crowd, brought.job.id))
+        await until_blocked(crowd)
+    async with asyncio.timeout(15):
+        assert (await waiting).state is end
+    assert_legal(await read_job(crowd, brought.job.id), await history(crowd, brought.job.id))
+
+
+async def test_a_refusal_tells_of_the_state_that_refused(crowd: Database) -> None:
+    brought = await bring(crowd, JobState.FAILED)
+    async with crowd.transaction() as connection:
+        await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
+        waiting = asyncio.ensure_future(requeue(crowd, brought.job.id))
+        await until_blocked(crowd)
+    with pytest.raises(StateConflict) as caught:
+        async with asyncio.timeout(15):
+            await waiting
+    assert caught.value.state is JobState.QUEUED
+    assert caught.value.state not in caught.value.allowed

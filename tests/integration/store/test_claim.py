@@ -1,0 +1,163 @@
+"""Claims: who may start a job, and that only one does."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.ids import JobId, WorkerId, uuid7
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.retry import RetryOverrides
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from support.histories import assert_legal
+from support.jobs import history, read_job, set_column, submit, submit_many
+from support.workers import claim, delivery, ending, finish, lapse, register, start
+
+
+async def test_a_claimed_job_has_what_it_takes_to_run_it(database: Database) -> None:
+    worker_id = await register(database)
+    retry = RetryOverrides(max_attempts=9, initial_backoff=timedelta(seconds=0.5), jitter=0.25)
+    deadline = datetime.now(UTC) + timedelta(minutes=10)
+    job = await submit(
+        database,
+        type="mail",
+        queue="fast",
+        payload='{"to":   "a@example.com"}',
+        labels={"team": "blue"},
+        timeout=timedelta(seconds=90),
+        deadline=deadline,
+        retry=retry,
+        request_id="once",
+    )
+    [claimed] = await start(database, worker_id, job)
+    assert (claimed.id, claimed.tenant, claimed.attempt) == (job.id, DEFAULT_TENANT, 1)
+    assert (claimed.type, claimed.queue, claimed.request_id) == ("mail", "fast", "once")
+    assert claimed.payload == '{"to":   "a@example.com"}'
+    assert claimed.labels == {"team": "blue"}
+    assert (claimed.retry, claimed.retries_used) == (retry, 0)
+    assert (claimed.timeout, claimed.deadline) == (timedelta(seconds=90), deadline)
+    assert claimed.time_left is not None
+    assert timedelta(minutes=9) < claimed.time_left < timedelta(minutes=10)
+    job = await read_job(database, job.id)
+    assert (job.state, job.attempt, job.worker_id) == (JobState.RUNNING, 1, worker_id)
+    assert job.start_time == job.update_time
+
+
+async def test_claims_come_in_the_order_of_the_deliveries(database: Database) -> None:
+    worker_id = await register(database)
+    jobs = await submit_many(database, 20)
+    random.Random(1).shuffle(jobs)
+    await start(database, worker_id, *jobs)
+
+
+async def test_nothing_to_claim_is_nothing_claimed(database: Database) -> None:
+    assert await claim(database, await register(database), []) == []
+
+
+async def test_a_delivery_that_comes_twice_dies_at_the_claim(database: Database) -> None:
+    one, other = await register(database), await register(database)
+    job = await submit(database)
+    await start(database, one, job)
+    for worker_id in (one, other):
+        assert await claim(database, worker_id, [delivery(job)]) == []
+    assert (await read_job(database, job.id)).seq == 2
+
+
+async def test_a_delivery_that_stands_twice_in_one_claim_runs_once(database: Database) -> None:
+    worker_id = await register(database)
+    job = await submit(database)
+    claimed = await claim(database, worker_id, [delivery(job), delivery(job)])
+    assert [(each.id, each.attempt) for each in claimed] == [(job.id, 1)]
+
+
+async def test_the_delivery_of_an_attempt_that_is_over_hides_none_that_is_to_come(
+    database: Database,
+) -> None:
+    worker_id = await register(database)
+    job = await submit(database)
+    await start(database, worker_id, job)
+    await finish(database, worker_id, ending(job.id, 1, EventType.INTERRUPTED))
+    deliveries = [Delivery(job_id=job.id, attempt=number) for number in (1, 2, 3)]
+    claimed = await claim(database, worker_id, deliveries)
+    assert [(each.id, each.attempt) for each in claimed] == [(job.id, 2)]
+
+
+@pytest.mark.parametrize("attempt", [2, 7, 2**31 - 1])
+async def test_a_delivery_for_an_attempt_that_is_not_next_is_left_out(
+    database: Database, attempt: int
+) -> None:
+    worker_id = await register(database)
+    job = await submit(database)
+    assert await claim(database, worker_id, [Delivery(job_id=job.id, attempt=attempt)]) == []
+
+
+async def test_what_cannot_be_started_is_left_out_and_the_rest_is_not(database: Database) -> None:
+    worker_id = await register(database)
+    good, cancelled, late, waiting, foreign = [
+        await submit(database),
+        await submit(database),
+        await submit(database, deadline=datetime.now(UTC) + timedelta(hours=1)),
+        await submit(database, schedule_time=datetime.now(UTC) + timedelta(hours=1)),
+        await submit(database, tenant="another"),
+    ]
+    async with database.transaction() as connection:
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=cancelled.id)
+    await set_column(database, late.id, "deadline = now() - interval '1 s'")
+    unknown = Delivery(job_id=JobId(uuid7()), attempt=1)
+    offered = [delivery(job) for job in (cancelled, late, waiting, foreign, good)]
+    claimed = await claim(database, worker_id, [unknown, *offered])
+    assert [each.id for each in claimed] == [good.id]
+
+
+async def test_a_worker_without_a_lease_claims_nothing(database: Database) -> None:
+    lapsed = await register(database)
+    await lapse(database, lapsed)
+    job = await submit(database)
+    assert await claim(database, lapsed, [delivery(job)]) == []
+    assert await claim(database, WorkerId(uuid7()), [delivery(job)]) == []
+    assert (await read_job(database, job.id)).state is JobState.QUEUED
+
+
+async def test_a_job_that_somebody_holds_is_not_waited_for(database: Database) -> None:
+    worker_id = await register(database)
+    held, free = await submit_many(database, 2)
+    async with database.transaction() as connection:
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=held.id)
+        # The cancellation is not committed: the claim is neither held up by it nor blind for it.
+        async with asyncio.timeout(10):
+            claimed = await claim(database, worker_id, [delivery(held), delivery(free)])
+        assert [each.id for each in claimed] == [free.id]
+
+
+async def test_a_claim_raced_by_32_workers_has_one_winner_for_each_job(crowd: Database) -> None:
+    workers = [await register(crowd) for _ in range(32)]
+    rounds = random.Random(32)
+    for _ in range(5):
+        jobs = await submit_many(crowd, 100)
+        barrier = asyncio.Barrier(32)
+
+        async def race(
+            worker_id: WorkerId,
+            offered: list[Delivery],
+            barrier: asyncio.Barrier = barrier,
+        ) -> list[JobId]:
+            await barrier.wait()
+            claimed = await claim(crowd, worker_id, offered)
+            return [job.id for job in claimed]
+
+        offers = [rounds.sample([delivery(job) for job in jobs], 100) for _ in workers]
+        async with asyncio.timeout(60):
+            won = await asyncio.gather(*map(race, workers, offers))
+        assert Counter(job_id for ids in won for job_id in ids) == Counter(job.id for job in jobs)
+        for worker_id, ids in zip(workers, won, strict=True):
+            for job_id in ids[:2]:
+                job = await read_job(crowd, job_id)
+                assert (job.worker_id, job.attempt) == (worker_id, 1)
+                assert_legal(job, await history(crowd, job_id))

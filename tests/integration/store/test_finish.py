@@ -1,0 +1,248 @@
+"""How attempts end, and whose word counts."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from headrace_core.domain.ids import WorkerId, uuid7
+from headrace_core.domain.job import DEFAULT_TENANT, JobError, Progress
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.store.cancel import cancel_job, cancel_requests
+from headrace_core.store.database import Database
+from headrace_core.store.promote import promote_due
+from support.histories import assert_legal
+from support.jobs import history, read_job, set_column, submit, submit_many
+from support.states import bring
+from support.until import until_blocked
+from support.workers import (
+    ERROR,
+    claim,
+    delivery,
+    ending,
+    finish,
+    lapse,
+    register,
+    report,
+    start,
+)
+
+ENDS = [
+    EventType.SUCCEEDED,
+    EventType.RETRY_SCHEDULED,
+    EventType.FAILED,
+    EventType.INTERRUPTED,
+    EventType.CANCELLED,
+    EventType.EXPIRED,
+]
+
+
+async def test_a_mixed_batch_is_written_in_one_go(database: Database) -> None:
+    worker_id = await register(database)
+    jobs = await submit_many(database, len(ENDS))
+    await start(database, worker_id, *jobs)
+    finishes = [ending(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
+    written = await finish(database, worker_id, *finishes)
+    assert written == {job.id: event for job, event in zip(jobs, ENDS, strict=True)}
+    ended = [await read_job(database, job.id) for job in jobs]
+    assert [job.state for job in ended] == [
+        JobState.SUCCEEDED,
+        JobState.RETRYING,
+        JobState.FAILED,
+        JobState.QUEUED,
+        JobState.CANCELLED,
+        JobState.FAILED,
+    ]
+    assert [job.retries_used for job in ended] == [0, 1, 0, 0, 0, 0]
+    assert [job.result for job in ended] == ['{"sum": 6}', *[None] * 5]
+    assert [job.error for job in ended] == [None, ERROR, ERROR, None, None, ERROR]
+    for job in ended:
+        assert_legal(job, await history(database, job.id))
+
+
+async def test_a_result_is_kept_to_the_letter(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    result = '{"b":  1, "a": 9007199254740993, "b": 2}'
+    said = ending(brought.job.id, 1, EventType.SUCCEEDED, result=result)
+    assert await finish(database, brought.worker_id, said)
+    assert (await read_job(database, brought.job.id)).result == result
+
+
+async def test_a_retry_waits_for_its_backoff_by_the_databases_clock(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    backoff = timedelta(minutes=7)
+    said = ending(brought.job.id, 1, EventType.RETRY_SCHEDULED, backoff=backoff)
+    await finish(database, brought.worker_id, said)
+    job = await read_job(database, brought.job.id)
+    assert abs(job.due_time - job.update_time - backoff) < timedelta(milliseconds=10)
+
+
+async def test_an_interruption_spends_no_retry_but_takes_a_number(database: Database) -> None:
+    worker_id = await register(database)
+    job = await submit(database)
+    for attempt in (1, 2, 3):
+        await start(database, worker_id, await read_job(database, job.id))
+        await finish(database, worker_id, ending(job.id, attempt, EventType.INTERRUPTED))
+    job = await read_job(database, job.id)
+    assert (job.attempt, job.retries_used, job.state) == (3, 0, JobState.QUEUED)
+
+
+async def test_success_clears_the_error_of_an_earlier_attempt(database: Database) -> None:
+    brought = await bring(database, JobState.RETRYING)
+    await set_column(database, brought.job.id, "due_time = now()")
+    async with database.transaction() as connection:
+        await promote_due(connection, limit=1)
+    job = await read_job(database, brought.job.id)
+    assert job.error == ERROR
+    await start(database, brought.worker_id, job)
+    assert (await read_job(database, job.id)).error == ERROR
+    await finish(database, brought.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
+    job = await read_job(database, job.id)
+    assert (job.error, job.retries_used, job.attempt) == (None, 1, 2)
+
+
+@pytest.mark.parametrize("event", ENDS)
+async def test_an_end_is_refused_when_the_attempt_is_not_this_workers(
+    database: Database, event: EventType
+) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    before = await read_job(database, brought.job.id)
+    stranger = await register(database)
+    assert await finish(database, stranger, ending(before.id, 1, event)) == {}
+    for attempt in (0, 2):
+        assert await finish(database, brought.worker_id, ending(before.id, attempt, event)) == {}
+    assert await finish(database, WorkerId(uuid7()), ending(before.id, 1, event)) == {}
+    assert await read_job(database, before.id) == before
+
+
+async def test_a_late_result_of_a_lost_worker_is_refused(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    lost, job = brought.worker_id, brought.job
+    # The worker that took the job over writes first, then the one that had hung.
+    await finish(database, lost, ending(job.id, 1, EventType.INTERRUPTED))
+    other = await register(database)
+    await start(database, other, await read_job(database, job.id))
+    for event in ENDS:
+        assert await finish(database, lost, ending(job.id, 1, event)) == {}
+        assert await finish(database, lost, ending(job.id, 2, event)) == {}
+    progress = Progress(fraction=1)
+    for attempt in (1, 2):
+        said = ending(job.id, attempt, EventType.SUCCEEDED)
+        assert await finish(database, other, said) == (
+            {} if attempt == 1 else {job.id: EventType.SUCCEEDED}
+        )
+    assert (await read_job(database, job.id)).progress != progress
+
+
+async def test_the_same_attempt_of_the_same_worker_ends_once(database: Database) -> None:
+    # As when the answer to a commit was lost and the worker tries again.
+    brought = await bring(database, JobState.RUNNING)
+    for event in ENDS:
+        said = ending(brought.job.id, 1, event)
+        written = await finish(database, brought.worker_id, said)
+        assert written == ({brought.job.id: event} if event is ENDS[0] else {})
+
+
+async def test_a_job_that_is_still_the_workers_ends_though_its_lease_has_lapsed(
+    database: Database,
+) -> None:
+    # The sweep has not come yet, so that nobody else has the job: its result is as good as any.
+    brought = await bring(database, JobState.RUNNING)
+    await lapse(database, brought.worker_id)
+    said = ending(brought.job.id, 1, EventType.SUCCEEDED)
+    assert await finish(database, brought.worker_id, said)
+
+
+# Cancellation meanwhile.
+
+
+@pytest.mark.parametrize(
+    ("event", "written", "state"),
+    [
+        (EventType.RETRY_SCHEDULED, EventType.CANCELLED, JobState.CANCELLED),
+        (EventType.INTERRUPTED, EventType.CANCELLED, JobState.CANCELLED),
+        (EventType.CANCELLED, EventType.CANCELLED, JobState.CANCELLED),
+        (EventType.SUCCEEDED, EventType.SUCCEEDED, JobState.SUCCEEDED),
+        (EventType.FAILED, EventType.FAILED, JobState.FAILED),
+        (EventType.EXPIRED, EventType.EXPIRED, JobState.FAILED),
+    ],
+)
+async def test_what_would_run_again_is_cancelled_when_that_was_asked_for(
+    database: Database, event: EventType, written: EventType, state: JobState
+) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    job_id = brought.job.id
+    async with database.transaction() as connection:
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
+        requests = await cancel_requests(connection, worker_id=brought.worker_id)
+    assert requests == [(job_id, 1)]
+    assert await finish(database, brought.worker_id, ending(job_id, 1, event)) == {job_id: written}
+    job = await read_job(database, job_id)
+    assert job.state is state
+    assert job.end_time is not None
+    assert job.retries_used == 0
+    assert_legal(job, await history(database, job_id))
+
+
+async def test_a_finish_that_waits_for_a_cancellation_heeds_it(crowd: Database) -> None:
+    brought = await bring(crowd, JobState.RUNNING)
+    job_id = brought.job.id
+    async with crowd.transaction() as connection:
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
+        finishing = asyncio.create_task(
+            finish(crowd, brought.worker_id, ending(job_id, 1, EventType.RETRY_SCHEDULED))
+        )
+        await until_blocked(crowd)
+    assert await finishing == {job_id: EventType.CANCELLED}
+    job = await read_job(crowd, job_id)
+    assert_legal(job, await history(crowd, job_id))
+
+
+async def test_only_the_requests_of_the_worker_that_asks_are_told(database: Database) -> None:
+    mine, other = await bring(database, JobState.RUNNING), await bring(database, JobState.RUNNING)
+    async with database.transaction() as connection:
+        for brought in (mine, other):
+            await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
+        assert await cancel_requests(connection, worker_id=mine.worker_id) == [(mine.job.id, 1)]
+    await finish(database, mine.worker_id, ending(mine.job.id, 1, EventType.CANCELLED))
+    async with database.transaction() as connection:
+        assert await cancel_requests(connection, worker_id=mine.worker_id) == []
+
+
+async def test_an_error_may_hold_any_text(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    error = JobError(type="Ünfall", message='"\\ \x00 \udcff \U0001f600 </script>', retryable=False)
+    said = ending(brought.job.id, 1, EventType.FAILED, error=error)
+    assert await finish(database, brought.worker_id, said)
+    stored = (await read_job(database, brought.job.id)).error
+    assert stored == JobError(
+        type="Ünfall", message='"\\ \x00 ? \U0001f600 </script>', retryable=False
+    )
+
+
+async def test_nothing_to_write_is_nothing_written(database: Database) -> None:
+    worker_id = await register(database)
+    assert await finish(database, worker_id) == {}
+    assert await report(database, worker_id) == set()
+    assert await claim(database, worker_id, []) == []
+
+
+async def test_workers_that_finish_the_same_jobs_in_other_orders_never_lock_crosswise(
+    crowd: Database,
+) -> None:
+    worker_id = await register(crowd)
+    jobs = await submit_many(crowd, 100)
+    await start(crowd, worker_id, *jobs)
+    finishes = [ending(job.id, 1, EventType.SUCCEEDED) for job in jobs]
+    async with asyncio.timeout(60):
+        written = await asyncio.gather(
+            *(
+                finish(crowd, worker_id, *(finishes if number % 2 else reversed(finishes)))
+                for number in range(10)
+            )
+        )
+    # One of the calls wrote each of them.
+    assert sum(map(len, written)) == 100
+    assert await claim(crowd, worker_id, [delivery(job) for job in jobs]) == []

@@ -1,0 +1,238 @@
+"""Every row of the lifecycle through the store's functions, and every other combination refused.
+
+Each event has the functions that perform it. Each of them is tried on a job in each state: it
+writes one row of the table, or it changes nothing and says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from headrace_core.domain.errors import StateConflict
+from headrace_core.domain.finish import Report
+from headrace_core.domain.job import DEFAULT_TENANT, Job, JobEvent, Progress
+from headrace_core.domain.lifecycle import LIFECYCLE, EventType, JobState, allows, sources
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from headrace_core.store.promote import promote_due
+from headrace_core.store.requeue import requeue_job
+from headrace_core.store.submit import RequestIdConflict, submit_jobs
+from headrace_core.store.sweep import expire_overdue, take_back_lost
+from support.histories import assert_legal
+from support.jobs import history, new_job, read_job, set_column, submit
+from support.states import Brought, bring
+from support.workers import claim, delivery, ending, finish, lapse, report
+
+# Tries one function on a job; tells whether it says that it has changed it.
+Performer = Callable[[Database, Brought], Awaitable[bool]]
+
+
+async def submit_again(database: Database, brought: Brought) -> bool:
+    again = new_job(request_id=brought.job.request_id)
+    async with database.transaction() as connection:
+        [result] = await submit_jobs(connection, [again])
+    assert not isinstance(result, RequestIdConflict) or result.existing_id == str(brought.job.id)
+    return not isinstance(result, RequestIdConflict) and result.created
+
+
+async def promote(database: Database, brought: Brought) -> bool:
+    await set_column(database, brought.job.id, "due_time = now() - interval '1 s'")
+    async with database.transaction() as connection:
+        return await promote_due(connection, limit=10) == 1
+
+
+async def claims(database: Database, brought: Brought) -> bool:
+    return bool(await claim(database, brought.worker_id, [delivery(brought.job)]))
+
+
+def reports(**says: Any) -> Performer:
+    async def perform(database: Database, brought: Brought) -> bool:
+        said = Report(job_id=brought.job.id, attempt=brought.job.attempt, **says)
+        return bool(await report(database, brought.worker_id, said))
+
+    return perform
+
+
+def finishes(event: EventType) -> Performer:
+    async def perform(database: Database, brought: Brought) -> bool:
+        said = ending(brought.job.id, brought.job.attempt, event)
+        written = await finish(database, brought.worker_id, said)
+        assert written in ({}, {brought.job.id: event})
+        return bool(written)
+
+    return perform
+
+
+def sweeps(*, max_losses: int) -> Performer:
+    async def perform(database: Database, brought: Brought) -> bool:
+        await lapse(database, brought.worker_id)
+        async with database.transaction() as connection:
+            lost = await take_back_lost(connection, limit=10, max_losses=max_losses)
+        return bool(lost)
+
+    return perform
+
+
+async def expires(database: Database, brought: Brought) -> bool:
+    await set_column(database, brought.job.id, "deadline = now() - interval '1 s'")
+    async with database.transaction() as connection:
+        expired = await expire_overdue(connection, limit=10, running_grace=timedelta())
+    assert expired in ([], [brought.job.id])
+    return bool(expired)
+
+
+def asks(function: Callable[..., Awaitable[Job]]) -> Performer:
+    async def perform(database: Database, brought: Brought) -> bool:
+        try:
+            async with database.transaction() as connection:
+                answer = await function(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
+        except StateConflict as conflict:
+            return refused(conflict, brought)
+        # It answers with the job as it is by now.
+        now = await read_job(database, brought.job.id)
+        assert answer == type(now)(**{**fields_of(now), "payload": None, "result": None})
+        return answer.seq > brought.job.seq
+
+    return perform
+
+
+def refused(conflict: StateConflict, brought: Brought) -> Literal[False]:
+    assert conflict.state is brought.job.state
+    assert conflict.state not in conflict.allowed
+    return False
+
+
+PERFORMERS: dict[EventType, tuple[Performer, ...]] = {
+    EventType.SUBMITTED: (submit_again,),
+    EventType.DUE: (promote,),
+    EventType.STARTED: (claims,),
+    EventType.PROGRESSED: (reports(progress=Progress(fraction=0.5, message="half")),),
+    EventType.OUTPUT: (reports(output='"a piece"'),),
+    EventType.SUCCEEDED: (finishes(EventType.SUCCEEDED),),
+    EventType.RETRY_SCHEDULED: (finishes(EventType.RETRY_SCHEDULED),),
+    EventType.FAILED: (finishes(EventType.FAILED),),
+    EventType.INTERRUPTED: (finishes(EventType.INTERRUPTED),),
+    EventType.WORKER_LOST: (sweeps(max_losses=3), sweeps(max_losses=0)),
+    EventType.CANCEL_REQUESTED: (asks(cancel_job),),
+    EventType.CANCELLED: (asks(cancel_job), finishes(EventType.CANCELLED)),
+    EventType.EXPIRED: (expires, finishes(EventType.EXPIRED)),
+    EventType.REQUEUED: (asks(requeue_job),),
+}
+
+Row = tuple[JobState | None, EventType, JobState]
+
+ROWS: set[Row] = {
+    (source, rule.event, target)
+    for rule in LIFECYCLE
+    for source in rule.sources or (None,)
+    for target in rule.targets
+}
+
+
+async def attempt_row(database: Database, state: JobState, perform: Performer) -> Row | None:
+    """Tries one performer on a fresh job; returns the row that it took, None for none."""
+    brought = await bring(database, state)
+    before = await history(database, brought.job.id)
+    told = await perform(database, brought)
+    job = await read_job(database, brought.job.id)
+    events = await history(database, brought.job.id)
+    assert events[: len(before)] == before
+    if not told:
+        # The function says that it changed nothing: then nothing is what it changed, but for the
+        # time or the deadline that the test itself has put there.
+        assert events == before
+        as_before = {"due_time": job.due_time, "deadline": job.deadline}
+        assert job == type(job)(**{**fields_of(brought.job), **as_before})
+        return None
+    [written] = events[len(before) :]
+    assert job.seq == brought.job.seq + 1 == written.seq
+    assert allows(state, written.type, job.state)
+    assert_event(written, job)
+    assert_legal(job, events)
+    return state, written.type, job.state
+
+
+def fields_of(job: Job) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in type(job).__dataclass_fields__}
+
+
+def assert_event(event: JobEvent, job: Job) -> None:
+    """Asserts that an event tells of its job what it has to."""
+    kind = event.type
+    assert (event.job_id, event.tenant, event.state) == (job.id, job.tenant, job.state)
+    assert (event.attempt, event.time) == (job.attempt, job.update_time)
+    failures = {
+        EventType.RETRY_SCHEDULED,
+        EventType.FAILED,
+        EventType.EXPIRED,
+        EventType.WORKER_LOST,
+    }
+    assert event.error == (job.error if kind in failures else None)
+    assert (event.error is not None) == (kind in failures)
+    assert event.due_time == (job.due_time if kind is EventType.RETRY_SCHEDULED else None)
+    assert event.worker_id == (job.worker_id if kind is EventType.STARTED else None)
+    assert event.progress == (job.progress if kind is EventType.PROGRESSED else None)
+    assert event.output == ('"a piece"' if kind is EventType.OUTPUT else None)
+
+
+async def test_every_row_is_taken_and_every_other_combination_refused(
+    database: Database, subtests: pytest.Subtests
+) -> None:
+    taken: set[Row] = set()
+    for event, performers in PERFORMERS.items():
+        for state in JobState:
+            with subtests.test(event=event, state=state):
+                rows = [await attempt_row(database, state, perform) for perform in performers]
+                taken.update(row for row in rows if row is not None)
+                # A function that serves two events, as cancel_job does, writes the one that fits.
+                assert any(row and row[1] is event for row in rows) == (state in sources(event))
+    for later, target in ((None, JobState.QUEUED), (timedelta(hours=1), JobState.SCHEDULED)):
+        time = None if later is None else datetime.now(UTC) + later
+        job = await submit(database, schedule_time=time)
+        [submitted] = await history(database, job.id)
+        assert (submitted.seq, submitted.type, submitted.state) == (1, EventType.SUBMITTED, target)
+        assert submitted.due_time == (time and job.due_time)
+        assert_legal(await read_job(database, job.id), [submitted])
+        taken.add((None, submitted.type, submitted.state))
+    report = [f"{source or '–'} --({event})--> {target}" for source, event, target in taken]
+    sys.stdout.write("\n".join(["rows taken:", *sorted(report), ""]))
+    assert taken == ROWS
+
+
+async def test_the_functions_cover_every_event() -> None:
+    assert set(PERFORMERS) == set(EventType)
+
+
+async def test_the_database_refuses_an_event_that_leads_elsewhere(database: Database) -> None:
+    accepted, refusals = set(), set()
+    for event, state in itertools.product(EventType, JobState):
+        values = {
+            "seq": 1 if event is EventType.SUBMITTED else 2,
+            "type": event,
+            "state": state,
+            "progress": "{}" if event is EventType.PROGRESSED else None,
+            "output": "{}" if event is EventType.OUTPUT else None,
+        }
+        try:
+            async with database.transaction() as connection:
+                await connection.execute(INSERT_EVENT, values)
+            accepted.add((event, state))
+        except IntegrityError as refusal:
+            refusals.add(getattr(refusal.orig.__cause__, "constraint_name", None))
+    assert refusals == {"job_events_step_check"}
+    assert accepted == {(event, target) for _, event, target in ROWS}
+
+
+INSERT_EVENT = text("""
+    INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time, progress, output)
+    VALUES (gen_random_uuid(), :seq, 'default', :type, :state, 1, now(), CAST(:progress AS json),
+        CAST(:output AS json))
+""")

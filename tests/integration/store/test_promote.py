@@ -1,0 +1,103 @@
+"""What is due is queued, and never before its time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from headrace_core.store.jobs import database_time
+from headrace_core.store.promote import next_due, promote_due
+from support.histories import assert_legal
+from support.jobs import history, read_job, submit, submit_many
+from support.states import bring
+from support.until import until
+
+
+async def promote(database: Database, limit: int = 100) -> int:
+    async with database.transaction() as connection:
+        return await promote_due(connection, limit=limit)
+
+
+async def wait(database: Database) -> timedelta | None:
+    async with database.transaction() as connection:
+        return await next_due(connection)
+
+
+async def in_(database: Database, **delta: float) -> dict[str, object]:
+    """A schedule time, counted from now by the database's clock."""
+    async with database.transaction() as connection:
+        return {"schedule_time": await database_time(connection) + timedelta(**delta)}
+
+
+async def test_a_job_is_queued_when_the_databases_clock_says_so(database: Database) -> None:
+    job = await submit(database, **await in_(database, milliseconds=300))
+    assert await promote(database) == 0
+    left = await wait(database)
+    assert left is not None
+    assert timedelta() < left <= timedelta(milliseconds=300)
+    await until(lambda: promote(database))
+    job = await read_job(database, job.id)
+    assert job.state is JobState.QUEUED
+    assert job.queue_time is not None
+    assert job.due_time <= job.queue_time < job.due_time + timedelta(seconds=5)
+    assert await wait(database) is None
+    assert_legal(job, await history(database, job.id))
+
+
+async def test_a_retry_is_queued_again_with_what_it_has_spent(database: Database) -> None:
+    retrying = (await bring(database, JobState.RETRYING)).job
+    assert await promote(database) == 0
+    async with database.transaction() as connection:
+        assert await next_due(connection) > timedelta(minutes=59)  # type: ignore[operator]
+    assert retrying.retries_used == 1
+
+
+async def test_what_is_due_is_queued_page_by_page_the_longest_due_first(
+    database: Database,
+) -> None:
+    jobs = []
+    for milliseconds in (300, 100, 200):
+        when = await in_(database, milliseconds=milliseconds)
+        jobs += [(when["schedule_time"], await submit(database, **when)) for _ in range(2)]
+    later = await submit(database, **await in_(database, hours=1))
+    async with asyncio.timeout(15):
+        while (left := await wait(database)) is not None and left > timedelta(milliseconds=-300):
+            pass
+    order = [job.id for _, job in sorted(jobs, key=lambda pair: (pair[0], pair[1].id))]
+    pages = [await promote(database, limit=4), await promote(database, limit=4)]
+    assert pages == [4, 2]
+    assert await promote(database, limit=4) == 0
+    events = [(await history(database, job_id))[-1] for job_id in order]
+    assert {event.type for event in events} == {EventType.DUE}
+    # The first page has the four that were due first.
+    assert max(event.xid for event in events[:4]) < min(event.xid for event in events[4:])
+    assert (await read_job(database, later.id)).state is JobState.SCHEDULED
+
+
+async def test_a_job_that_somebody_holds_holds_up_nothing(database: Database) -> None:
+    held, free = await submit_many(database, 2, **await in_(database, milliseconds=50))
+    async with database.transaction() as connection:
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=held.id)
+        async with asyncio.timeout(15):
+            await until(lambda: promote(database))
+    assert (await read_job(database, free.id)).state is JobState.QUEUED
+    assert (await read_job(database, held.id)).state is JobState.CANCELLED
+
+
+async def test_several_promoters_queue_each_job_once(crowd: Database) -> None:
+    jobs = await submit_many(crowd, 300, **await in_(crowd, milliseconds=50))
+    deadline = time.monotonic() + 15
+    promoted = 0
+    while promoted < 300 and time.monotonic() < deadline:
+        promoted += sum(await asyncio.gather(*(promote(crowd, limit=50) for _ in range(8))))
+    assert promoted == 300
+    for job in jobs[:20]:
+        assert [event.type for event in await history(crowd, job.id)] == [
+            EventType.SUBMITTED,
+            EventType.DUE,
+        ]

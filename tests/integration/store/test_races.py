@@ -1,0 +1,138 @@
+"""Everybody at once: whatever happens, each job has one legal history."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.errors import StateConflict
+from headrace_core.domain.finish import Report
+from headrace_core.domain.job import DEFAULT_TENANT, Job, Progress
+from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from headrace_core.store.promote import promote_due
+from headrace_core.store.requeue import requeue_job
+from headrace_core.store.sweep import expire_overdue, take_back_lost
+from support.histories import assert_legal
+from support.jobs import history, read_job, set_column, submit_many
+from support.workers import claim, ending, finish, lapse, register, report
+
+ROUNDS = 4
+JOBS = 40
+STEPS_AT_ONCE = 7
+
+
+async def ask(database: Database, function: Callable[..., Awaitable[Job]], job: Job) -> None:
+    try:
+        async with database.transaction() as connection:
+            await function(connection, tenant=DEFAULT_TENANT, job_id=job.id)
+    except StateConflict as conflict:
+        refusals.append(conflict)
+
+
+refusals: list[StateConflict] = []
+
+
+async def sweep(database: Database) -> None:
+    async with database.transaction() as connection:
+        await take_back_lost(connection, limit=JOBS, max_losses=1)
+        await expire_overdue(connection, limit=JOBS, running_grace=timedelta())
+
+
+async def promote(database: Database) -> None:
+    async with database.transaction() as connection:
+        await promote_due(connection, limit=JOBS)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_every_job_has_one_legal_history(crowd: Database, seed: int) -> None:
+    dice = random.Random(seed)
+    refusals.clear()
+    workers = [await register(crowd) for _ in range(3)]
+    jobs = await submit_many(crowd, JOBS)
+    for number in range(ROUNDS):
+        now = [await read_job(crowd, job.id) for job in jobs]
+        if number == 2:
+            # One of the workers is lost, and some jobs are late.
+            await lapse(crowd, workers[0])
+            workers[0] = await register(crowd)
+            for job in dice.sample(now, 5):
+                await set_column(crowd, job.id, "deadline = now() - interval '1 s'")
+        steps: list[Awaitable[object]] = [sweep(crowd), promote(crowd), sweep(crowd)]
+        for job in now:
+            attempt = max(1, job.attempt)
+            owner = job.worker_id or dice.choice(workers)
+            says = Report(job_id=job.id, attempt=attempt, progress=Progress(fraction=0.5))
+            possible: list[Awaitable[object]] = [
+                ask(crowd, cancel_job, job),
+                ask(crowd, requeue_job, job),
+                report(crowd, owner, says),
+                *(
+                    claim(crowd, worker, [Delivery(job_id=job.id, attempt=job.attempt + 1)])
+                    for worker in workers
+                ),
+                *(
+                    finish(crowd, owner, ending(job.id, attempt, event, **backoff))
+                    for event, backoff in (
+                        (EventType.SUCCEEDED, {}),
+                        (EventType.RETRY_SCHEDULED, {"backoff": timedelta()}),
+                        (EventType.FAILED, {}),
+                        (EventType.INTERRUPTED, {}),
+                    )
+                ),
+            ]
+            dice.shuffle(possible)
+            steps += possible[:STEPS_AT_ONCE]
+            for unused in possible[STEPS_AT_ONCE:]:
+                unused.close()  # type: ignore[attr-defined]
+        dice.shuffle(steps)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*steps)
+    seen: Counter[EventType] = Counter()
+    for job in jobs:
+        events = await history(crowd, job.id)
+        assert_legal(await read_job(crowd, job.id), events)
+        # One end for each beginning: an end, and then at most a person's requeue.
+        ends = sum(event.state in TERMINAL for event in events)
+        again = sum(event.type is EventType.REQUEUED for event in events)
+        ended = (await read_job(crowd, job.id)).state in TERMINAL
+        assert ends == again + ended
+        seen.update(event.type for event in events)
+    # The dice had something to say.
+    assert {EventType.STARTED, EventType.CANCELLED, EventType.REQUEUED, EventType.DUE} <= set(seen)
+    # A refusal is never of a state that allows what was asked.
+    assert refusals
+    assert all(conflict.state not in conflict.allowed for conflict in refusals)
+
+
+@pytest.mark.parametrize("event", [EventType.SUCCEEDED, EventType.RETRY_SCHEDULED])
+async def test_of_a_cancel_and_a_finish_one_comes_first(crowd: Database, event: EventType) -> None:
+    worker_id = await register(crowd)
+    jobs = await submit_many(crowd, JOBS)
+    await claim(crowd, worker_id, [Delivery(job_id=job.id, attempt=1) for job in jobs])
+    refusals.clear()
+    async with asyncio.timeout(60):
+        await asyncio.gather(
+            *(finish(crowd, worker_id, ending(job.id, 1, event)) for job in jobs),
+            *(ask(crowd, cancel_job, job) for job in jobs),
+        )
+    states = []
+    for job in jobs:
+        ended = await read_job(crowd, job.id)
+        assert_legal(ended, await history(crowd, job.id))
+        states.append(ended.state)
+    if event is EventType.SUCCEEDED:
+        # Whoever was first, the result counts; the cancellation was refused, or stands recorded.
+        assert set(states) == {JobState.SUCCEEDED}
+        assert {conflict.state for conflict in refusals} <= {JobState.SUCCEEDED}
+    else:
+        # A retry was cancelled while it waited, or never came to be.
+        assert set(states) == {JobState.CANCELLED}
+        assert not refusals

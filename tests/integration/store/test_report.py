@@ -1,0 +1,110 @@
+"""What running attempts say of themselves."""
+
+from __future__ import annotations
+
+from headrace_core.domain.finish import Report
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import DEFAULT_TENANT, Progress
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.store.database import Database
+from headrace_core.store.jobs import get_output
+from support.histories import assert_legal
+from support.jobs import history, read_job
+from support.states import bring
+from support.workers import ending, finish, register, report, start
+
+
+def progress(job_id: JobId, fraction: float, *, attempt: int = 1) -> Report:
+    said = Progress(fraction=fraction, message=f"{fraction:.0%}", counters='{"rows":  7}')
+    return Report(job_id=job_id, attempt=attempt, progress=said)
+
+
+def output(job_id: JobId, chunk: str, *, attempt: int = 1) -> Report:
+    return Report(job_id=job_id, attempt=attempt, output=chunk)
+
+
+async def test_many_reports_of_many_jobs_are_numbered_in_the_order_given(
+    database: Database,
+) -> None:
+    worker_id = await register(database)
+    brought = [await bring(database, JobState.QUEUED) for _ in range(3)]
+    one, two, silent = [each.job for each in brought]
+    await start(database, worker_id, one, two, silent)
+    taken = await report(
+        database,
+        worker_id,
+        progress(one.id, 0.1),
+        output(two.id, '"a"'),
+        output(one.id, '"b"'),
+        progress(one.id, 0.2),
+        output(two.id, '"c"'),
+        output(one.id, '"d"'),
+    )
+    assert taken == {one.id, two.id}
+    told = [(event.type, event.output) for event in (await history(database, one.id))[2:]]
+    assert told == [
+        (EventType.PROGRESSED, None),
+        (EventType.OUTPUT, '"b"'),
+        (EventType.PROGRESSED, None),
+        (EventType.OUTPUT, '"d"'),
+    ]
+    for job_id in (one.id, two.id, silent.id):
+        assert_legal(await read_job(database, job_id), await history(database, job_id))
+    # The position in the order of all events follows the number within the job.
+    events = await history(database, one.id)
+    places = [(event.xid, event.position) for event in events]
+    assert places == sorted(places)
+
+
+async def test_the_last_progress_of_a_call_is_the_jobs(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    job_id = brought.job.id
+    await report(
+        database,
+        brought.worker_id,
+        progress(job_id, 0.1),
+        progress(job_id, 0.3),
+        output(job_id, "1"),
+    )
+    job = await read_job(database, job_id)
+    assert job.progress == Progress(fraction=0.3, message="30%", counters='{"rows":  7}')
+    told = [event.progress for event in await history(database, job_id) if event.progress]
+    assert [said.fraction for said in told] == [0.1, 0.3]
+    # Output alone leaves it as it is.
+    await report(database, brought.worker_id, output(job_id, "2"))
+    assert (await read_job(database, job_id)).progress == job.progress
+
+
+async def test_a_new_attempt_begins_without_progress_and_goes_on_with_the_output(
+    database: Database,
+) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    job_id, worker_id = brought.job.id, brought.worker_id
+    await report(database, worker_id, progress(job_id, 0.9), output(job_id, '"one"'))
+    await finish(database, worker_id, ending(job_id, 1, EventType.INTERRUPTED))
+    await start(database, worker_id, await read_job(database, job_id))
+    assert (await read_job(database, job_id)).progress is None
+    await report(database, worker_id, output(job_id, '{"two":   2}', attempt=2))
+    async with database.transaction() as connection:
+        chunks = await get_output(connection, tenant=DEFAULT_TENANT, job_id=job_id)
+        assert chunks == ['"one"', '{"two":   2}']
+        assert await get_output(connection, tenant="another", job_id=job_id) == []
+
+
+async def test_a_report_of_an_attempt_that_is_not_this_workers_is_refused(
+    database: Database,
+) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    other = await bring(database, JobState.RUNNING)
+    before = await history(database, brought.job.id)
+    reports = [
+        progress(brought.job.id, 0.5, attempt=2),
+        output(brought.job.id, "1", attempt=0),
+        output(other.job.id, "1"),
+    ]
+    assert await report(database, brought.worker_id, *reports) == set()
+    assert await history(database, brought.job.id) == before
+    # What is refused holds up nothing that is not.
+    mixed = [*reports, progress(brought.job.id, 0.5)]
+    assert await report(database, brought.worker_id, *mixed) == {brought.job.id}
+    assert len(await history(database, brought.job.id)) == len(before) + 1

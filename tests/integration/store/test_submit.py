@@ -1,0 +1,218 @@
+"""Submits: what is stored, and that the same request is stored once."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from headrace_core.domain.errors import RequestIdConflict
+from headrace_core.domain.ids import BatchId, uuid7
+from headrace_core.domain.job import DEFAULT_TENANT, Job, JobSpec
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.retry import RetryOverrides
+from headrace_core.store.database import Database
+from headrace_core.store.jobs import database_time
+from headrace_core.store.submit import NewJob, Submitted, submit_batch, submit_jobs
+from support.jobs import history, new_job, read_job, submit
+
+SPEC = JobSpec(
+    type="mail",
+    queue="fast",
+    payload='{"n":   1e2, "n": 9007199254740993, "text": "ä\\u0000\\ud800"}',
+    priority=-7,
+    labels={"team": "blue", "": "empty", "ü": '"'},
+    timeout=timedelta(seconds=1.5),
+    deadline=datetime(2100, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
+    retry=RetryOverrides(max_attempts=5, max_backoff=timedelta(minutes=1), multiplier=1.5),
+)
+
+
+async def count(database: Database, table: str = "jobs") -> int:
+    async with database.transaction() as connection:
+        return int(await connection.scalar(text(f"SELECT count(*) FROM {table}")))
+
+
+async def submit_all(database: Database, *jobs: NewJob) -> list[Submitted | RequestIdConflict]:
+    async with database.transaction() as connection:
+        return await submit_jobs(connection, jobs)
+
+
+async def test_what_was_submitted_is_stored_exactly(database: Database) -> None:
+    new = NewJob(id=new_job().id, tenant=DEFAULT_TENANT, spec=SPEC)
+    [submitted] = await submit_all(database, new)
+    assert isinstance(submitted, Submitted)
+    assert submitted.created
+    stored = await read_job(database, new.id)
+    # What the submit answers is what a reading shows, but for the payload.
+    assert submitted.job == dataclasses.replace(stored, payload=None)
+    for name in ("type", "queue", "payload", "priority", "labels", "timeout", "deadline", "retry"):
+        assert getattr(stored, name) == getattr(SPEC, name)
+    assert (stored.state, stored.attempt, stored.seq) == (JobState.QUEUED, 0, 1)
+    assert stored.create_time == stored.due_time == stored.queue_time == stored.update_time
+
+
+async def test_a_job_of_the_future_is_scheduled_by_the_databases_clock(database: Database) -> None:
+    async with database.transaction() as connection:
+        now = await database_time(connection)
+        late, soon = [
+            new_job(schedule_time=now + timedelta(seconds=seconds)) for seconds in (-60, 60)
+        ]
+        await submit_jobs(connection, [late, soon])
+    job = await read_job(database, late.id)
+    # What was due before it was submitted is due when it was submitted.
+    assert (job.state, job.due_time) == (JobState.QUEUED, job.create_time)
+    job = await read_job(database, soon.id)
+    assert (job.state, job.queue_time) == (JobState.SCHEDULED, None)
+    assert job.due_time == now + timedelta(seconds=60)
+
+
+async def test_many_jobs_come_back_in_their_order(database: Database) -> None:
+    new = [new_job(priority=number % 7, request_id=f"r{-number}") for number in range(500)]
+    results = await submit_all(database, *new)
+    assert [result.job.id for result in results if isinstance(result, Submitted)] == [
+        job.id for job in new
+    ]
+    assert await count(database, "job_events") == 500
+
+
+async def test_the_same_request_is_the_same_job(database: Database) -> None:
+    first = await submit(database, request_id="once")
+    [again] = await submit_all(database, new_job(request_id="once"))
+    assert again == Submitted(job=first, created=False)
+    assert await count(database) == await count(database, "job_events") == 1
+
+
+async def test_the_same_request_twice_in_one_call_is_one_job(database: Database) -> None:
+    new = [new_job(request_id=request_id) for request_id in ("a", "b", "a", None, None, "a")]
+    results = await submit_all(database, *new)
+    assert [result.created for result in results if isinstance(result, Submitted)] == [
+        *(True, True, False, True, True, False)
+    ]
+    ids = [result.job.id for result in results if isinstance(result, Submitted)]
+    assert ids[0] == ids[2] == ids[5] == new[0].id
+    assert await count(database) == await count(database, "job_events") == 4
+
+
+async def test_the_same_key_for_another_content_is_a_conflict(database: Database) -> None:
+    first = await submit(database, request_id="once", payload="1")
+    for spec in ({"payload": "2"}, {"payload": "1", "priority": 1}, {"payload": "1 "}):
+        [conflict] = await submit_all(database, new_job(request_id="once", **spec))
+        assert isinstance(conflict, RequestIdConflict)
+        assert (conflict.kind, conflict.existing_id) == ("job", str(first.id))
+    # Within one call, the first one has it.
+    good, bad = new_job(request_id="two", payload="1"), new_job(request_id="two", payload="2")
+    _, conflict = await submit_all(database, good, bad)
+    assert isinstance(conflict, RequestIdConflict)
+    assert conflict.existing_id == str(good.id)
+    assert await count(database) == 2
+
+
+async def test_a_key_belongs_to_its_tenant(database: Database) -> None:
+    [one] = await submit_all(database, new_job(request_id="once", payload="1"))
+    [other] = await submit_all(database, new_job(request_id="once", payload="2", tenant="another"))
+    assert isinstance(one, Submitted)
+    assert isinstance(other, Submitted)
+    assert one.created
+    assert other.created
+
+
+async def test_200_concurrent_submits_of_one_request_make_one_job(crowd: Database) -> None:
+    new = [new_job(request_id="once") for _ in range(200)]
+    async with asyncio.timeout(60):
+        results = await asyncio.gather(*(submit_all(crowd, job) for job in new))
+    jobs = [result.job for [result] in results if isinstance(result, Submitted)]
+    assert len({job.id for job in jobs}) == 1
+    assert len(jobs) == 200
+    assert sum(result.created for [result] in results if isinstance(result, Submitted)) == 1
+    assert await count(crowd) == await count(crowd, "job_events") == 1
+
+
+async def test_calls_with_the_same_keys_in_other_orders_never_lock_crosswise(
+    crowd: Database,
+) -> None:
+    keys = [f"key {number:03}" for number in range(100)]
+    calls = [
+        [new_job(request_id=key) for key in (keys if number % 2 else reversed(keys))]
+        for number in range(20)
+    ]
+    async with asyncio.timeout(60):
+        results = await asyncio.gather(*(submit_all(crowd, *call) for call in calls))
+    made: dict[str | None, set[object]] = {}
+    for call in results:
+        for result in call:
+            assert isinstance(result, Submitted)
+            made.setdefault(result.job.request_id, set()).add(result.job.id)
+    assert {len(ids) for ids in made.values()} == {1}
+    assert await count(crowd) == 100
+
+
+async def test_the_first_event_stands_with_its_job(database: Database) -> None:
+    job = await submit(database, labels={"team": "blue"})
+    [event] = await history(database, job.id)
+    assert (event.type, event.state, event.seq) == (EventType.SUBMITTED, JobState.QUEUED, 1)
+    assert (event.job_type, event.queue, event.labels) == (job.type, job.queue, job.labels)
+    assert event.time == job.create_time
+
+
+# Batches.
+
+
+async def batch(
+    database: Database, specs: list[JobSpec], *, request_id: str | None, content: bytes = b"1"
+) -> tuple[BatchId, list[Job], bool]:
+    async with database.transaction() as connection:
+        return await submit_batch(
+            connection,
+            batch_id=BatchId(uuid7()),
+            tenant=DEFAULT_TENANT,
+            request_id=request_id,
+            fingerprint=content,
+            specs=specs,
+        )
+
+
+SPECS = [JobSpec(type="test", queue="default", payload=str(number)) for number in range(50)]
+
+
+async def test_a_batch_comes_back_in_its_order(database: Database) -> None:
+    batch_id, jobs, created = await batch(database, SPECS, request_id=None)
+    assert created
+    assert {job.batch_id for job in jobs} == {batch_id}
+    stored = [await read_job(database, job.id) for job in jobs[:5]]
+    assert [job.payload for job in stored] == ["0", "1", "2", "3", "4"]
+    assert await count(database) == await count(database, "job_events") == 50
+
+
+async def test_a_batch_is_replayed_in_its_order(database: Database) -> None:
+    first = await batch(database, SPECS, request_id="once")
+    again = await batch(database, SPECS, request_id="once")
+    assert again == (first[0], first[1], False)
+    assert await count(database) == 50
+
+
+async def test_the_key_of_a_batch_for_another_batch_is_a_conflict(database: Database) -> None:
+    batch_id, _, _ = await batch(database, SPECS, request_id="once")
+    with pytest.raises(RequestIdConflict) as caught:
+        await batch(database, SPECS, request_id="once", content=b"2")
+    assert (caught.value.kind, caught.value.existing_id) == ("batch", str(batch_id))
+    assert await count(database) == 50
+
+
+async def test_concurrent_submits_of_one_batch_make_one(crowd: Database) -> None:
+    async with asyncio.timeout(60):
+        results = await asyncio.gather(*(batch(crowd, SPECS, request_id="once") for _ in range(20)))
+    assert sum(created for _, _, created in results) == 1
+    assert len({tuple(job.id for job in jobs) for _, jobs, _ in results}) == 1
+    assert await count(crowd) == 50
+
+
+async def test_a_batch_is_stored_all_or_nothing(database: Database) -> None:
+    # What slips through every validation before is refused by the database, and takes all along.
+    bad = JobSpec(type="test", queue="default", payload="{")
+    with pytest.raises(Exception, match="json"):
+        await batch(database, [*SPECS, bad], request_id="once")
+    assert await count(database) == await count(database, "batches") == 0

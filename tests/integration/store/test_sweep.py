@@ -1,0 +1,181 @@
+"""Jobs whose worker is lost, and jobs whose deadline has passed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from headrace_core.store.sweep import expire_overdue, take_back_lost
+from headrace_core.store.workers import remove_worker
+from support.histories import assert_legal
+from support.jobs import history, read_job, set_column, submit, submit_many
+from support.states import bring
+from support.workers import ending, finish, lapse, register, start
+
+
+async def sweep(
+    database: Database, *, limit: int = 100, max_losses: int = 3
+) -> Sequence[tuple[JobId, str]]:
+    async with database.transaction() as connection:
+        return await take_back_lost(connection, limit=limit, max_losses=max_losses)
+
+
+async def expire(
+    database: Database, *, limit: int = 100, running_grace: timedelta = timedelta()
+) -> Sequence[JobId]:
+    async with database.transaction() as connection:
+        return await expire_overdue(connection, limit=limit, running_grace=running_grace)
+
+
+async def test_the_jobs_of_live_workers_stay_however_old_they_are(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    await set_column(database, brought.job.id, "start_time = now() - interval '1 year'")
+    assert await sweep(database) == []
+
+
+async def test_the_jobs_of_lapsed_and_of_missing_workers_are_taken_back(
+    database: Database,
+) -> None:
+    live, lapsed, missing = [await bring(database, JobState.RUNNING) for _ in range(3)]
+    await lapse(database, lapsed.worker_id)
+    async with database.transaction() as connection:
+        await remove_worker(connection, worker_id=missing.worker_id)
+    taken = await sweep(database)
+    assert sorted(taken) == sorted([(lapsed.job.id, "queued"), (missing.job.id, "queued")])
+    assert (await read_job(database, live.job.id)).state is JobState.RUNNING
+    job = await read_job(database, lapsed.job.id)
+    assert (job.state, job.retries_used) == (JobState.QUEUED, 0)
+    assert job.error is not None
+    assert (job.error.type, job.error.retryable) == ("WORKER_LOST", True)
+    assert "attempt 1" in job.error.message
+    assert_legal(job, await history(database, job.id))
+    assert await sweep(database) == []
+
+
+async def test_only_running_jobs_are_taken_back(database: Database) -> None:
+    for state in JobState:
+        brought = await bring(database, state)
+        await lapse(database, brought.worker_id)
+    assert len(await sweep(database)) == 1
+
+
+async def test_a_job_that_keeps_killing_its_worker_ends_as_failed(database: Database) -> None:
+    job = await submit(database)
+    for losses in range(4):
+        worker_id = await register(database)
+        await start(database, worker_id, await read_job(database, job.id))
+        await lapse(database, worker_id)
+        expected = "queued" if losses < 3 else "failed"
+        assert await sweep(database, max_losses=3) == [(job.id, expected)]
+    job = await read_job(database, job.id)
+    assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 4, 0)
+    assert job.error is not None
+    assert (job.error.type, job.error.retryable) == ("WORKER_LOST", False)
+    assert job.end_time is not None
+    assert_legal(job, await history(database, job.id))
+
+
+async def test_a_lost_job_whose_cancellation_was_asked_for_is_cancelled(
+    database: Database,
+) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    async with database.transaction() as connection:
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
+    await lapse(database, brought.worker_id)
+    assert await sweep(database) == [(brought.job.id, "cancelled")]
+    job = await read_job(database, brought.job.id)
+    events = await history(database, job.id)
+    assert (events[-1].type, events[-1].error) == (EventType.CANCELLED, None)
+    assert_legal(job, events)
+
+
+async def test_lost_jobs_are_taken_back_page_by_page(database: Database) -> None:
+    workers = [await register(database) for _ in range(3)]
+    jobs = await submit_many(database, 30)
+    for number, worker_id in enumerate(workers):
+        await start(database, worker_id, *jobs[number * 10 : number * 10 + 10])
+        await lapse(database, worker_id)
+    pages = []
+    while page := await sweep(database, limit=8):
+        pages.append(page)
+    assert [len(page) for page in pages] == [8, 8, 8, 6]
+    assert {job_id for page in pages for job_id, _ in page} == {job.id for job in jobs}
+
+
+async def test_a_job_that_somebody_holds_is_left_to_him(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    await lapse(database, brought.worker_id)
+    async with database.transaction() as connection:
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
+        assert await sweep(database) == []
+    assert await sweep(database) == [(brought.job.id, "cancelled")]
+
+
+async def test_a_worker_that_was_only_slow_finds_its_job_gone(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    await lapse(database, brought.worker_id)
+    await sweep(database)
+    said = ending(brought.job.id, 1, EventType.SUCCEEDED)
+    assert await finish(database, brought.worker_id, said) == {}
+
+
+# Deadlines.
+
+
+async def test_what_waits_expires_at_its_deadline(database: Database) -> None:
+    for state in (JobState.SCHEDULED, JobState.QUEUED, JobState.RETRYING):
+        brought = await bring(database, state)
+        await set_column(database, brought.job.id, "deadline = now() + interval '1 h'")
+        assert await expire(database) == []
+        await set_column(database, brought.job.id, "deadline = now()")
+        assert await expire(database) == [brought.job.id]
+        job = await read_job(database, brought.job.id)
+        assert job.state is JobState.FAILED
+        assert job.error is not None
+        assert (job.error.type, job.error.retryable) == ("DEADLINE_EXCEEDED", False)
+        assert job.error.message.endswith(f"while it was {state}")
+        assert_legal(job, await history(database, job.id))
+
+
+async def test_what_runs_is_left_to_its_worker_for_the_grace(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    await set_column(database, brought.job.id, "deadline = now() - interval '1 minute'")
+    assert await expire(database, running_grace=timedelta(minutes=2)) == []
+    assert await expire(database, running_grace=timedelta(seconds=30)) == [brought.job.id]
+    job = await read_job(database, brought.job.id)
+    assert_legal(job, await history(database, job.id))
+
+
+async def test_what_has_ended_or_has_no_deadline_never_expires(database: Database) -> None:
+    for state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED):
+        brought = await bring(database, state)
+        await set_column(database, brought.job.id, "deadline = now() - interval '1 h'")
+    await bring(database, JobState.QUEUED)
+    assert await expire(database) == []
+
+
+async def test_late_jobs_expire_page_by_page_the_latest_first(database: Database) -> None:
+    jobs = await submit_many(database, 10)
+    for number, job in enumerate(jobs):
+        await set_column(database, job.id, f"deadline = now() - interval '{number + 1} minute'")
+    pages = []
+    while page := await expire(database, limit=4):
+        pages.append(page)
+    assert [len(page) for page in pages] == [4, 4, 2]
+    assert set(pages[0]) == {job.id for job in jobs[6:]}
+
+
+async def test_late_jobs_that_run_within_their_grace_hide_none_behind_them(
+    database: Database,
+) -> None:
+    running = [await bring(database, JobState.RUNNING) for _ in range(3)]
+    for brought in running:
+        await set_column(database, brought.job.id, "deadline = now() - interval '10 s'")
+    waiting = await submit(database)
+    await set_column(database, waiting.id, "deadline = now() - interval '1 s'")
+    assert await expire(database, limit=1, running_grace=timedelta(minutes=1)) == [waiting.id]

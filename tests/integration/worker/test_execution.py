@@ -1,0 +1,232 @@
+"""What becomes of a job, by how its handler ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import psutil
+import pytest
+
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.retry import RetryOverrides
+from headrace_core.settings import Settings
+from support.handlers import handlers
+from support.platform import Platform, platform
+
+
+@pytest.fixture
+async def jobs(settings: Settings) -> AsyncIterator[Platform]:
+    async with platform(settings, handlers()) as running:
+        yield running
+
+
+async def test_a_job_runs_and_its_result_is_kept(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.echo", '{"a": 1}'))
+    assert job.state is JobState.SUCCEEDED
+    assert job.result == '{"a":1,"attempt":1}'
+    assert await jobs.history(job.id) == [E.SUBMITTED, E.STARTED, E.SUCCEEDED]
+    assert [event.seq for event in await jobs.events(job.id)] == [1, 2, 3]
+    assert job.start_time is not None
+    assert job.end_time is not None
+    assert job.create_time <= job.start_time <= job.end_time
+
+
+async def test_a_typed_payload_reaches_the_handler(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.double", '{"number": 21}'))
+    assert job.result == '{"number":42}'
+
+
+async def test_a_payload_that_does_not_fit_fails_without_a_retry(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.double", '{"number": "x"}'))
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error.type == "PayloadMismatch"
+    assert not job.error.retryable
+    assert job.attempt == 1
+
+
+async def test_a_failure_is_tried_again_until_it_succeeds(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.flaky", '{"number": 2}'))
+    assert (job.state, job.attempt, job.retries_used) == (JobState.SUCCEEDED, 3, 2)
+    once = [E.STARTED, E.RETRY_SCHEDULED, E.DUE]
+    assert await jobs.history(job.id) == [E.SUBMITTED, *once, *once, E.STARTED, E.SUCCEEDED]
+
+
+async def test_spent_retries_fail_the_job(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.flaky", '{"number": 9}'))
+    assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 3, 2)
+    assert job.error is not None
+    assert (job.error.type, job.error.message) == ("ValueError", "attempt 3 fails")
+
+
+async def test_the_submitters_policy_goes_over_the_handlers(jobs: Platform) -> None:
+    job = await jobs.ended(
+        await jobs.submit("t.flaky", '{"number": 9}', retry=RetryOverrides(max_attempts=1))
+    )
+    assert (job.state, job.attempt) == (JobState.FAILED, 1)
+
+
+async def test_retry_after_sets_the_wait(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.later", '{"number": 300}'))
+    assert job.state is JobState.SUCCEEDED
+    scheduled = next(e for e in await jobs.events(job.id) if e.type is E.RETRY_SCHEDULED)
+    due = next(e for e in await jobs.events(job.id) if e.type is E.DUE)
+    assert scheduled.due_time is not None
+    assert scheduled.due_time - scheduled.time >= timedelta(milliseconds=299)
+    assert due.time >= scheduled.due_time
+
+
+async def test_fail_is_not_tried_again(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.hopeless"))
+    assert (job.state, job.attempt) == (JobState.FAILED, 1)
+    assert job.error is not None
+    assert (job.error.type, job.error.retryable) == ("Hopeless", False)
+
+
+@pytest.mark.parametrize("job_type", ["t.forever", "t.patient_thread", "t.spin"])
+async def test_a_running_job_is_cancelled(jobs: Platform, job_type: str) -> None:
+    job_id = await jobs.submit(job_type)
+    await jobs.until(job_id, E.STARTED)
+    asked = await jobs.cancel(job_id)
+    assert asked.state is JobState.RUNNING
+    assert asked.cancel_request_time is not None
+    job = await jobs.ended(job_id)
+    assert job.state is JobState.CANCELLED
+    assert (await jobs.history(job_id))[-2:] == [E.CANCEL_REQUESTED, E.CANCELLED]
+
+
+async def test_a_cancel_ends_the_process_of_an_isolated_handler(jobs: Platform) -> None:
+    job_id = await jobs.submit("t.spin")
+    pid = int((await jobs.until(job_id, E.OUTPUT)).output or "")
+    assert psutil.pid_exists(pid)
+    await jobs.cancel(job_id)
+    await jobs.ended(job_id)
+    assert not psutil.pid_exists(pid)
+
+
+async def test_a_handler_that_swallows_its_cancellation_is_left_behind(jobs: Platform) -> None:
+    job_id = await jobs.submit("t.stubborn")
+    await jobs.until(job_id, E.STARTED)
+    await jobs.cancel(job_id)
+    assert (await jobs.ended(job_id)).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("job_type", ["t.forever", "t.patient_thread", "t.spin"])
+async def test_a_timeout_fails_the_attempt(jobs: Platform, job_type: str) -> None:
+    job = await jobs.ended(
+        await jobs.submit(
+            job_type,
+            timeout=timedelta(milliseconds=200),
+            retry=RetryOverrides(max_attempts=1),
+        )
+    )
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert (job.error.type, job.error.retryable) == ("TIMEOUT", True)
+
+
+async def test_a_deadline_ends_a_running_job(jobs: Platform) -> None:
+    job = await jobs.ended(
+        await jobs.submit("t.forever", deadline=datetime.now(UTC) + timedelta(seconds=1))
+    )
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error.type == "DEADLINE_EXCEEDED"
+    assert (await jobs.history(job.id))[-1] is E.EXPIRED
+
+
+async def test_a_thread_reports_progress_and_output_in_order(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.thread", '{"number": 4}'))
+    assert job.state is JobState.SUCCEEDED
+    outputs = [event.output for event in await jobs.events(job.id) if event.output is not None]
+    assert outputs == [f'"chunk {number}"' for number in range(4)]
+    assert job.progress is not None
+    assert job.progress.message == "step 3"
+
+
+async def test_progress_is_merged_and_the_last_is_kept(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.progress", '{"number": 5000}'))
+    written = (await jobs.history(job.id)).count(E.PROGRESSED)
+    assert job.start_time is not None
+    assert job.end_time is not None
+    seconds = (job.end_time - job.start_time).total_seconds()
+    assert 1 <= written <= 10 * seconds + 2
+    assert job.progress is not None
+    assert job.progress.fraction == 1.0
+    assert job.progress.counters == '{"done":4999}'
+
+
+async def test_output_is_kept_in_order_without_a_gap(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.output", '{"number": 30}'))
+    events = await jobs.events(job.id)
+    assert [e.output for e in events if e.type is E.OUTPUT] == [
+        f'{{"n":{number}}}' for number in range(30)
+    ]
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+
+
+@pytest.mark.parametrize(
+    ("job_type", "limit"),
+    [
+        ("t.large_output", "HEADRACE_MAX_OUTPUT_BYTES"),
+        ("t.large_result", "HEADRACE_MAX_RESULT_BYTES"),
+    ],
+)
+async def test_what_is_too_large_fails_and_names_the_limit(
+    jobs: Platform, job_type: str, limit: str
+) -> None:
+    job = await jobs.ended(await jobs.submit(job_type, '{"number": 300000}'))
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert limit in job.error.message
+
+
+async def test_an_isolated_handler_reports_and_its_process_serves_the_next_job(
+    jobs: Platform,
+) -> None:
+    first = await jobs.ended(await jobs.submit("t.process", '{"number": 1}'))
+    second = await jobs.ended(await jobs.submit("t.process", '{"number": 2}'))
+    assert first.state is second.state is JobState.SUCCEEDED
+    assert first.result is not None
+    assert second.result is not None
+    assert first.result.replace('"number":1', '"number":2') == second.result
+    assert f'"pid":{os.getpid()},' not in first.result
+    assert E.OUTPUT in await jobs.history(first.id)
+    assert E.PROGRESSED in await jobs.history(first.id)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV])
+async def test_a_handler_that_takes_its_process_with_it_fails_alone(
+    jobs: Platform, signum: signal.Signals
+) -> None:
+    job = await jobs.ended(await jobs.submit("t.crash", f'{{"number": {int(signum)}}}'))
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error.type == "PROCESS_DIED"
+    assert signum.name in job.error.message
+    after = await jobs.ended(await jobs.submit("t.process", '{"number": 1}'))
+    assert after.state is JobState.SUCCEEDED
+
+
+async def test_an_exception_in_a_process_is_told_as_it_was_raised(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.process_raises"))
+    assert job.error is not None
+    assert (job.error.type, job.error.message) == ("KeyError", "'gone'")
+
+
+async def test_a_payload_mismatch_is_found_in_a_process_too(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.process", '{"number": []}'))
+    assert job.error is not None
+    assert job.error.type == "PayloadMismatch"
+
+
+async def test_a_delayed_job_never_starts_early(jobs: Platform) -> None:
+    due = datetime.now(UTC) + timedelta(seconds=1)
+    job = await jobs.ended(await jobs.submit("t.echo", schedule_time=due))
+    assert job.start_time is not None
+    assert job.start_time >= due
+    assert await jobs.history(job.id) == [E.SUBMITTED, E.DUE, E.STARTED, E.SUCCEEDED]

@@ -1,0 +1,119 @@
+"""The worker as a whole: its slots, its lease, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.store.jobs import get_job
+from headrace_core.store.workers import live_handlers
+from headrace_worker.service import WorkerService
+from support.handlers import handlers
+from support.platform import DEADLINE_S, platform
+
+
+async def test_a_thousand_jobs_all_end_once(settings: Settings) -> None:
+    async with platform(settings, handlers(), workers=2) as jobs:
+        ids = await jobs.submit_many(1000, "t.echo")
+        ended = [await jobs.ended(job_id) for job_id in ids]
+        assert {job.state for job in ended} == {JobState.SUCCEEDED}
+        assert {job.attempt for job in ended} == {1}
+        async with jobs.database.transaction() as connection:
+            rows = await connection.execute(text("SELECT count(*), max(seq) FROM job_events"))
+            assert tuple(rows.one()) == (3000, 3)
+
+
+async def test_no_more_jobs_run_than_there_are_slots(settings: Settings) -> None:
+    tight = settings.model_copy(update={"worker_slots": 2, "shutdown_grace": 0.1})
+    async with platform(tight, handlers()) as jobs:
+        ids = await jobs.submit_many(5, "t.forever")
+        running: set[object] = set()
+        async with asyncio.timeout(DEADLINE_S):
+            while len(running) < 2:
+                running = {i for i in ids if E.STARTED in await jobs.history(i)}
+        await jobs.cancel(next(iter(running)))  # type: ignore[arg-type]
+        async with asyncio.timeout(DEADLINE_S):
+            while len(running) < 3:
+                running = {i for i in ids if E.STARTED in await jobs.history(i)}
+        states = [(await jobs.job(job_id)).state for job_id in ids]
+        assert states.count(JobState.RUNNING) == 2
+
+
+async def test_a_worker_that_stops_hands_back_what_runs_and_spends_no_retry(
+    settings: Settings,
+) -> None:
+    hasty = settings.model_copy(update={"shutdown_grace": 0.1})
+    async with platform(hasty, handlers(), workers=0) as jobs:
+        worker = WorkerService(hasty, handlers())
+        await worker.start()
+        job_id = await jobs.submit("t.forever")
+        await jobs.until(job_id, E.STARTED)
+        await worker.stop()
+        job = await jobs.job(job_id)
+        assert (job.state, job.attempt, job.retries_used) == (JobState.QUEUED, 1, 0)
+        assert (await jobs.history(job_id))[-1] is E.INTERRUPTED
+        async with jobs.database.transaction() as connection:
+            assert await live_handlers(connection, tenant="default") == []
+
+
+async def test_a_worker_that_stops_lets_what_runs_end(settings: Settings) -> None:
+    async with platform(settings, handlers(), workers=0) as jobs:
+        worker = WorkerService(settings, handlers())
+        await worker.start()
+        job_id = await jobs.submit("t.thread", '{"number": 20}')
+        await jobs.until(job_id, E.STARTED)
+        await worker.stop()
+        assert (await jobs.job(job_id)).state is JobState.SUCCEEDED
+
+
+async def test_the_job_of_a_lost_worker_runs_elsewhere(settings: Settings) -> None:
+    async with platform(settings, handlers(), workers=1) as jobs:
+        job_id = await jobs.submit("t.forever")
+        first = await jobs.until(job_id, E.STARTED)
+        async with jobs.database.transaction() as connection:
+            # As if the process had been killed and its lease had run out.
+            await connection.execute(
+                text("DELETE FROM workers WHERE id = :id"), {"id": first.worker_id}
+            )
+        lost = await jobs.until(job_id, E.WORKER_LOST)
+        assert lost.state is JobState.QUEUED
+        async with asyncio.timeout(DEADLINE_S):
+            while (again := await jobs.until(job_id, E.STARTED)).attempt == 1:
+                pass
+        # The worker found its lease gone and came back under another id.
+        assert again.worker_id != first.worker_id
+        await jobs.cancel(job_id)
+        await jobs.ended(job_id)
+
+
+async def test_a_late_result_of_a_lost_worker_is_refused(
+    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # The worker beats too seldom to notice by itself that its row is gone.
+    quiet = settings.model_copy(update={"worker_lease": 60.0, "worker_beat": 20.0})
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    async with platform(quiet, handlers(), workers=1) as jobs:
+        job_id = await jobs.submit("t.read", f'"{gate}"')
+        await jobs.until(job_id, E.STARTED)
+        async with jobs.database.transaction() as connection:
+            await connection.execute(text("DELETE FROM workers"))
+        await jobs.until(job_id, E.WORKER_LOST)
+        # Writing to the pipe lets the handler return, and its worker write the result.
+        await asyncio.to_thread(gate.write_text, "late")
+    # The worker has stopped, so that whatever it wrote is written.
+    database = Database(quiet, application="test")
+    async with database.transaction() as connection:
+        job = await get_job(connection, tenant="default", job_id=job_id, full=True)
+    await database.close()
+    assert job.state is JobState.QUEUED
+    assert job.result is None
+    assert "attempt_refused" in "".join(capfd.readouterr())

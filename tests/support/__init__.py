@@ -1,0 +1,1 @@
+"""What the tests of every kind stand on: real servers, fresh databases, settings."""

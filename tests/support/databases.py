@@ -1,0 +1,91 @@
+"""Fresh PostgreSQL databases, copied from one that is migrated once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import asyncpg
+from pydantic import SecretStr
+
+from headrace_core.settings import Settings
+from headrace_core.store.migrate import migrate
+from headrace_core.store.tables import installation, metadata
+from support.server import run_async
+
+
+class Databases:
+    """Databases on one server.
+
+    Args:
+        url: a database on the server, for a role that may create others.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        # Several test sessions may share a server that is not ours.
+        self._prefix = f"headrace_test_{os.getpid()}"
+        self._numbers = itertools.count(1)
+        self._template = f"{self._prefix}_template"
+        self._shared = f"{self._prefix}_shared"
+        self._has_shared = False
+
+    @contextmanager
+    def template(self) -> Iterator[None]:
+        """Makes the migrated database that `fresh` copies, for the length of the block."""
+        self._execute(f"CREATE DATABASE {self._template}")
+        try:
+            migrate(Settings(database_url=SecretStr(self._at(self._template))))
+            yield
+        finally:
+            for name in (self._template, self._shared):
+                self._execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    @contextmanager
+    def fresh(self, *, migrated: bool = True) -> Iterator[str]:
+        """The URL of a database of one's own, which is dropped afterwards."""
+        name = f"{self._prefix}_{next(self._numbers)}"
+        source = self._template if migrated else "template0"
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {source}")
+        try:
+            yield self._at(name)
+        finally:
+            self._execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def emptied(self) -> str:
+        """The URL of a database with the schema and without a row.
+
+        It is the same one each time, which is much faster than a fresh one: for tests that leave
+        the schema alone.
+        """
+        if not self._has_shared:
+            self._execute(f"CREATE DATABASE {self._shared} TEMPLATE {self._template}")
+            self._has_shared = True
+        url = self._at(self._shared)
+        self._execute(_EMPTY, url)
+        return url
+
+    def _at(self, name: str) -> str:
+        return urlsplit(self._url)._replace(path=f"/{name}").geturl()
+
+    def _execute(self, statement: str, url: str | None = None) -> None:
+        async def execute() -> None:
+            connection = await asyncpg.connect(url or self._url, timeout=10, command_timeout=30)
+            try:
+                await connection.execute(statement)
+            finally:
+                await connection.close(timeout=10)
+
+        run_async(execute)
+
+
+_TABLES = ", ".join(table.name for table in metadata.sorted_tables if table is not installation)
+# A test that has failed may have left a transaction open.
+_EMPTY = f"""
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid();
+    TRUNCATE {_TABLES} RESTART IDENTITY;
+"""

@@ -1,0 +1,139 @@
+"""What the tests of the gateway share: errors as a client sees them, a worker that a test plays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf import json_format
+from google.rpc import error_details_pb2, status_pb2
+
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.finish import Finish, Report
+from headrace_core.domain.handler import HandlerSpec
+from headrace_core.domain.ids import JobId, WorkerId, uuid7
+from headrace_core.domain.job import JobError
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.claim import claim_jobs
+from headrace_core.store.database import Database
+from headrace_core.store.finish import finish_attempts
+from headrace_core.store.report import write_reports
+from headrace_core.store.workers import NewWorker, register_worker
+
+# Seconds that a call may take; a call that needs them has failed.
+TIMEOUT = 30
+
+SQUARE_SUM = HandlerSpec(
+    type="square_sum",
+    queue="math",
+    description="Adds up squares.",
+    payload_schema="""{
+        "type": "object",
+        "properties": {
+            "data": {"type": "array", "items": {"type": "integer"}},
+            "scale": {"type": "number", "minimum": 0}
+        },
+        "required": ["data"],
+        "additionalProperties": false
+    }""",
+    result_schema='{"type": "integer"}',
+)
+
+
+@dataclass
+class Refused:
+    """What a client learns from an error."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str
+    metadata: dict[str, str]
+    violations: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    trailing: dict[str, Any] = field(default_factory=dict)
+
+
+async def refused(call: Awaitable[object]) -> Refused:
+    """Awaits a call that must fail, with exactly one ErrorInfo of ours."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async with asyncio.timeout(TIMEOUT):
+            await call
+    return read_error(caught.value)
+
+
+def read_error(error: grpc.aio.AioRpcError) -> Refused:
+    trailing = dict(error.trailing_metadata())
+    status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
+    details = {}
+    for packed in status.details:
+        name = packed.type_url.rpartition(".")[2]
+        message = getattr(error_details_pb2, name)()
+        assert packed.Unpack(message)
+        assert name not in details
+        details[name] = json_format.MessageToDict(message)
+    info = details.pop("ErrorInfo")
+    assert info["domain"] == "headrace"
+    return Refused(
+        code=error.code(),
+        message=error.details(),
+        reason=info["reason"],
+        metadata=info.get("metadata", {}),
+        violations={
+            violation.get("field", ""): violation["description"]
+            for violation in details.get("BadRequest", {}).get("fieldViolations", [])
+        },
+        details=details,
+        trailing=trailing,
+    )
+
+
+class PlayedWorker:
+    """A worker whose every step is the test's."""
+
+    def __init__(self, database: Database, *handlers: HandlerSpec) -> None:
+        self.id = WorkerId(uuid7())
+        self._database = database
+        self._handlers = handlers
+
+    async def register(self) -> None:
+        worker = NewWorker(
+            id=self.id,
+            tenant="default",
+            name="played",
+            pool="played",
+            queues=(),
+            slots=10,
+            handlers=self._handlers,
+        )
+        async with self._database.transaction() as conn:
+            await register_worker(conn, worker, lease=timedelta(minutes=10))
+
+    async def start_job(self, job_id: str, attempt: int = 1) -> None:
+        delivery = Delivery(job_id=JobId(UUID(job_id)), attempt=attempt)
+        async with self._database.transaction() as conn:
+            (job,) = await claim_jobs(conn, worker_id=self.id, deliveries=[delivery])
+        assert job.attempt == attempt
+
+    async def report(self, job_id: str, attempt: int = 1, **report: Any) -> None:
+        report = Report(job_id=JobId(UUID(job_id)), attempt=attempt, **report)
+        async with self._database.transaction() as conn:
+            assert await write_reports(conn, worker_id=self.id, reports=[report])
+
+    async def succeed(self, job_id: str, result: str = "{}", attempt: int = 1) -> None:
+        await self._finish(job_id, attempt, event=EventType.SUCCEEDED, result=result)
+
+    async def fail(self, job_id: str, attempt: int = 1) -> None:
+        error = JobError(type="ValueError", message="it broke", retryable=False)
+        await self._finish(job_id, attempt, event=EventType.FAILED, error=error)
+
+    async def _finish(self, job_id: str, attempt: int, **finish: Any) -> None:
+        finish = Finish(job_id=JobId(UUID(job_id)), attempt=attempt, **finish)
+        async with self._database.transaction() as conn:
+            assert await finish_attempts(conn, worker_id=self.id, finishes=[finish])

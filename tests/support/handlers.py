@@ -1,0 +1,173 @@
+"""Handlers of the tests. They stand in a module of their own so that a process can import it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from headrace_worker import Context, Fail, Retry, RetryPolicy, SyncContext
+from headrace_worker.registry import Registry, handler, registry
+
+_QUICK = RetryPolicy(
+    max_attempts=3,
+    initial_backoff=timedelta(milliseconds=10),
+    max_backoff=timedelta(milliseconds=20),
+)
+
+
+class Number(msgspec.Struct, forbid_unknown_fields=True):
+    """A payload."""
+
+    number: int
+
+
+@handler("t.echo")
+async def echo(payload: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """Returns what it is given, and the attempt."""
+    return {**payload, "attempt": ctx.attempt.number}
+
+
+@handler("t.double")
+async def double(payload: Number) -> Number:
+    """Doubles."""
+    return Number(number=payload.number * 2)
+
+
+@handler("t.flaky", retry=_QUICK)
+async def flaky(payload: Number, ctx: Context) -> int:
+    """Fails as often as it is told, then succeeds."""
+    if ctx.fence <= payload.number:
+        raise ValueError(f"attempt {ctx.fence} fails")
+    return ctx.fence
+
+
+@handler("t.later", retry=_QUICK)
+async def later(payload: Number, ctx: Context) -> int:
+    """Asks for another attempt once, after as many milliseconds."""
+    if ctx.fence == 1:
+        raise Retry("not yet", after=timedelta(milliseconds=payload.number))
+    return ctx.fence
+
+
+@handler("t.hopeless", retry=_QUICK)
+async def hopeless(payload: Any) -> None:
+    """Fails for good."""
+    raise Fail("there is no hope", type="Hopeless")
+
+
+@handler("t.forever")
+async def forever(payload: Any, ctx: Context) -> None:
+    """Runs until it is stopped."""
+    await asyncio.Event().wait()
+
+
+@handler("t.stubborn")
+async def stubborn(payload: Any, ctx: Context) -> None:
+    """Swallows its cancellation, once."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        await asyncio.Event().wait()
+
+
+@handler("t.thread")
+def in_thread(payload: Number, ctx: SyncContext) -> str:
+    """Reports from a thread."""
+    for done in range(payload.number):
+        ctx.progress(done / payload.number, f"step {done}", done=done)
+        ctx.emit(f"chunk {done}")
+    return threading.current_thread().name
+
+
+@handler("t.patient_thread")
+def patient_thread(payload: Any, ctx: SyncContext) -> str:
+    """Waits in a thread until it is cancelled."""
+    ctx.cancel_event.wait(60)
+    return "cancelled"
+
+
+@handler("t.read")
+def read(payload: str) -> str:
+    """Reads a file, or waits for the other end of a pipe."""
+    return Path(payload).read_text()
+
+
+@handler("t.progress")
+async def progress(payload: Number, ctx: Context) -> None:
+    """Reports far more progress than is written."""
+    for done in range(payload.number):
+        await ctx.progress((done + 1) / payload.number, done=done)
+
+
+@handler("t.output")
+async def output(payload: Number, ctx: Context) -> None:
+    """Emits as many pieces."""
+    for number in range(payload.number):
+        await ctx.emit({"n": number})
+
+
+@handler("t.large_output")
+async def large_output(payload: Number, ctx: Context) -> None:
+    """Emits one piece of as many bytes."""
+    await ctx.emit("x" * payload.number)
+
+
+@handler("t.large_result")
+async def large_result(payload: Number) -> str:
+    """Returns as many bytes."""
+    return "x" * payload.number
+
+
+@handler("t.process", isolation="process")
+def in_process(payload: Number, ctx: SyncContext) -> dict[str, int]:
+    """Reports from a process."""
+    ctx.progress(0.5, "half")
+    ctx.emit("from a process")
+    print("what a handler prints disturbs nothing")  # noqa: T201
+    return {"pid": os.getpid(), "number": payload.number}
+
+
+@handler("t.spin", isolation="process")
+def spin(payload: Any, ctx: SyncContext) -> None:
+    """Keeps a processor busy and never looks whether it is cancelled."""
+    ctx.emit(os.getpid())
+    while True:
+        time.sleep(0)
+
+
+@handler("t.crash", isolation="process", retry=RetryPolicy(max_attempts=1))
+def crash(payload: Number) -> None:
+    """Dies by a signal."""
+    os.kill(os.getpid(), payload.number)
+    signal.pause()
+
+
+@handler("t.flaky_worker")
+async def flaky_worker(payload: Number, ctx: Context) -> int:
+    """Kills the worker's process in the first attempt."""
+    if ctx.fence == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ctx.fence
+
+
+@handler("t.process_raises", isolation="process", retry=RetryPolicy(max_attempts=1))
+def process_raises(payload: Any) -> None:
+    """Raises in a process."""
+    raise KeyError("gone")
+
+
+def handlers() -> Registry:
+    """The handlers of the tests alone."""
+    chosen = Registry()
+    for registered in registry:
+        if registered.spec.type.startswith("t."):
+            chosen.add(registered)
+    return chosen

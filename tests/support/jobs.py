@@ -1,0 +1,62 @@
+"""Jobs put straight into the store, and what the store says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import text
+
+from headrace_core.domain.ids import JobId, uuid7
+from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT, Job, JobEvent, JobSpec
+from headrace_core.store.database import Database
+from headrace_core.store.events import list_events
+from headrace_core.store.jobs import get_job
+from headrace_core.store.submit import NewJob, Submitted, submit_jobs
+
+
+def new_job(*, request_id: str | None = None, tenant: str = DEFAULT_TENANT, **spec: Any) -> NewJob:
+    """A job to submit; `spec` are fields of JobSpec."""
+    made = JobSpec(**{"type": "test", "queue": DEFAULT_QUEUE, **spec})
+    return NewJob(
+        id=JobId(uuid7()),
+        tenant=tenant,
+        spec=made,
+        request_id=request_id,
+        fingerprint=made.fingerprint() if request_id is not None else None,
+    )
+
+
+async def submit(database: Database, **job: Any) -> Job:
+    """Submits a job and returns it; the arguments are those of `new_job`."""
+    [submitted] = await submit_many(database, 1, **job)
+    return submitted
+
+
+async def submit_many(database: Database, count: int, **job: Any) -> list[Job]:
+    """Submits jobs that are alike, in one transaction."""
+    async with database.transaction() as connection:
+        results = await submit_jobs(connection, [new_job(**job) for _ in range(count)])
+    return [result.job for result in results if isinstance(result, Submitted)]
+
+
+async def read_job(database: Database, job_id: JobId, *, tenant: str = DEFAULT_TENANT) -> Job:
+    """A job as it is now, with everything."""
+    async with database.transaction() as connection:
+        return await get_job(connection, tenant=tenant, job_id=job_id, full=True)
+
+
+async def history(database: Database, job_id: JobId) -> list[JobEvent]:
+    """All events of a job."""
+    async with database.transaction() as connection:
+        return await list_events(
+            connection, tenant=DEFAULT_TENANT, job_id=job_id, after_seq=0, limit=10_000
+        )
+
+
+async def set_column(database: Database, job_id: JobId, assignment: str) -> None:
+    """Sets what only time or an accident could: `deadline = now() - interval '1 s'`."""
+    async with database.transaction() as connection:
+        changed = await connection.execute(
+            text(f"UPDATE jobs SET {assignment} WHERE id = :id"), {"id": job_id}
+        )
+        assert changed.rowcount == 1

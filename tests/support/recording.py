@@ -1,0 +1,66 @@
+"""Contexts for handlers that are called directly, and a record of what they report."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from headrace_core.domain.ids import JobId, uuid7
+from headrace_core.domain.job import JsonText, Progress
+from headrace_worker import Attempt, Context, SyncContext
+
+
+@dataclass
+class Recording:
+    """What a handler has reported. It is the reporter as well."""
+
+    steps: list[Progress] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    reported: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def progress(self, progress: Progress) -> None:
+        self.steps.append(progress)
+        self.reported.set()
+
+    async def output(self, chunk: JsonText) -> None:
+        self.outputs.append(json.loads(chunk))
+        self.reported.set()
+
+    def take(self, item: Progress | JsonText) -> None:
+        """As a SyncContext reports."""
+        if isinstance(item, Progress):
+            self.steps.append(item)
+        else:
+            self.outputs.append(json.loads(item))
+
+    @property
+    def fractions(self) -> list[float]:
+        """The progress, step by step."""
+        return [step.fraction for step in self.steps]
+
+
+def attempt(number: int = 1, job_id: JobId | None = None) -> Attempt:
+    """An attempt of a job."""
+    return Attempt(
+        job_id=job_id or JobId(uuid7()),
+        number=number,
+        type="test",
+        queue="default",
+        tenant="default",
+        labels={},
+        deadline=datetime.now(UTC) + timedelta(minutes=5),
+    )
+
+
+def async_context(recording: Recording | None = None, **of: Any) -> Context:
+    """A context for an `async def` handler; `of` goes to `attempt`."""
+    return Context(attempt(**of), recording or Recording())
+
+
+def sync_context(recording: Recording | None = None, **of: Any) -> SyncContext:
+    """A context for a `def` handler; `of` goes to `attempt`."""
+    return SyncContext(attempt(**of), (recording or Recording()).take, threading.Event())

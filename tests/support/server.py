@@ -1,0 +1,116 @@
+"""A real server process that a test can start, kill and start again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from headrace_standalone.program import Program
+
+T = TypeVar("T")
+
+
+def run_async(work: Callable[[], Awaitable[T]], *, timeout: float = 60.0) -> T:
+    """Runs a coroutine from synchronous code, on a loop of its own that disturbs no other."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(timeout):
+            return await work()
+
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(bounded())
+
+
+class Server:
+    """One program as a child process of the tests."""
+
+    def __init__(self, program: Program, *, log: Path) -> None:
+        self.program = program
+        self.log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Starts it and waits until it serves."""
+        self.launch()
+        self.wait_until_serving()
+
+    def launch(self) -> None:
+        """Starts it."""
+        assert self._process is None, "already started"
+        if self.program.prepare is not None:
+            self.program.prepare()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self.program.arguments(), **self.program.options(log))
+
+    def wait_until_serving(self) -> None:
+        """Waits until it serves."""
+        run_async(self._serving, timeout=self.program.start_timeout + 5)
+
+    def terminate(self, *, within: float) -> int:
+        """Tells it to end; returns its exit code."""
+        process, self._process = self._process, None
+        assert process is not None, "not started"
+        process.send_signal(self.program.stop_signal)
+        try:
+            return process.wait(within)
+        finally:
+            self._kill(process)
+
+    async def _serving(self) -> None:
+        process = self._process
+        assert process is not None
+        deadline = time.monotonic() + self.program.start_timeout
+        while not await self.program.probe():
+            assert process.poll() is None, f"{self.program.name} ended: {self.log.read_text()}"
+            assert time.monotonic() < deadline, f"{self.program.name}: {self.log.read_text()}"
+            await asyncio.sleep(0.02)
+
+    def stop(self) -> None:
+        """Ends it in its own time, or kills it when that is over."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(self.program.stop_signal)
+        try:
+            process.wait(self.program.stop_grace)
+        except subprocess.TimeoutExpired:
+            self._kill(process)
+
+    def kill(self) -> None:
+        """Kills it with all its children, as a crash of the machine would."""
+        process, self._process = self._process, None
+        if process is not None:
+            self._kill(process)
+
+    @staticmethod
+    def _kill(process: subprocess.Popen[bytes]) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+@contextlib.contextmanager
+def serving(program: Program, *, log: Path) -> Iterator[Server]:
+    """A server that runs for the length of the block."""
+    server = Server(program, log=log)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

@@ -1,0 +1,45 @@
+"""Jobs brought into each state, on the ways that lead there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from headrace_core.domain.ids import WorkerId
+from headrace_core.domain.job import DEFAULT_TENANT, Job
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from support.jobs import read_job, submit
+from support.workers import ending, finish, register, start
+
+_ENDS = {
+    JobState.RETRYING: EventType.RETRY_SCHEDULED,
+    JobState.SUCCEEDED: EventType.SUCCEEDED,
+    JobState.FAILED: EventType.FAILED,
+}
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A job in the state that was asked for, and the live worker that it has or could have."""
+
+    job: Job
+    worker_id: WorkerId
+
+
+async def bring(database: Database, state: JobState) -> Brought:
+    """Makes a job and brings it into `state`, with a worker of its own."""
+    worker_id = await register(database)
+    later = datetime.now(UTC) + timedelta(hours=1) if state is JobState.SCHEDULED else None
+    job = await submit(database, schedule_time=later, request_id=f"for {worker_id}")
+    if state is JobState.CANCELLED:
+        async with database.transaction() as connection:
+            await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
+    elif state is JobState.RUNNING or state in _ENDS:
+        await start(database, worker_id, job)
+        if state in _ENDS:
+            await finish(database, worker_id, ending(job.id, 1, _ENDS[state]))
+    job = await read_job(database, job.id)
+    assert job.state is state
+    return Brought(job, worker_id)

@@ -1,0 +1,45 @@
+"""Waiting for what sends no signal, with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from sqlalchemy import text
+
+from headrace_core.store.database import Database
+
+T = TypeVar("T")
+
+
+async def until(look: Callable[[], Awaitable[T]], *, within: float = 15.0) -> T:
+    """Looks again and again until there is something to see; returns it.
+
+    Args:
+        look: returns something true once it is there.
+        within: seconds.
+
+    Raises:
+        TimeoutError: it never was.
+    """
+    async with asyncio.timeout(within):
+        while not (seen := await look()):
+            await asyncio.sleep(0.005)
+        return seen
+
+
+async def until_blocked(database: Database, *, sessions: int = 1) -> None:
+    """Waits until that many sessions of a test's database wait for somebody's lock."""
+
+    async def blocked() -> bool:
+        async with database.transaction() as connection:
+            return await connection.scalar(_BLOCKED) >= sessions
+
+    await until(blocked)
+
+
+_BLOCKED = text(
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)

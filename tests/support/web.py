@@ -1,0 +1,87 @@
+"""A real web server whose answers a test decides."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+@dataclass
+class Received:
+    """A request as it came in; the names of the headers are in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Site:
+    """A server at 127.0.0.1. Set `answer` before it is called."""
+
+    port: int
+    answer: Answer
+    received: list[Received] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+def reply(status: int, body: bytes = b"", **headers: str) -> Answer:
+    """An answer; `Retry_After="1"` becomes the header Retry-After."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        if request.command != "HEAD":
+            request.wfile.write(body)
+
+    return answer
+
+
+def hang_up(request: BaseHTTPRequestHandler) -> None:
+    """No answer: the connection is closed."""
+    request.close_connection = True
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    """Runs a server in a thread of its own."""
+
+    class Requests(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            place.received.append(
+                Received(
+                    method=self.command,
+                    path=self.path,
+                    headers={name.lower(): value for name, value in self.headers.items()},
+                    body=self.rfile.read(length),
+                )
+            )
+            place.answer(self)
+
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Requests) as server:
+        place = Site(port=server.server_address[1], answer=reply(200))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield place
+        finally:
+            server.shutdown()
+            thread.join(10)

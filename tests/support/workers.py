@@ -1,0 +1,113 @@
+"""Workers as the store knows them, whose every step is the test's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import text
+
+from headrace_core.domain.delivery import ClaimedJob, Delivery
+from headrace_core.domain.finish import Finish, Report
+from headrace_core.domain.handler import HandlerSpec
+from headrace_core.domain.ids import JobId, WorkerId, uuid7
+from headrace_core.domain.job import DEFAULT_TENANT, Job, JobError
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.claim import claim_jobs
+from headrace_core.store.database import Database
+from headrace_core.store.finish import finish_attempts
+from headrace_core.store.report import write_reports
+from headrace_core.store.workers import NewWorker, register_worker, renew_lease
+
+ERROR = JobError(type="ValueError", message="it broke", retryable=True)
+
+# What each way to end an attempt has to say.
+_SAYS: dict[EventType, dict[str, Any]] = {
+    EventType.SUCCEEDED: {"result": '{"sum": 6}'},
+    EventType.RETRY_SCHEDULED: {"error": ERROR, "backoff": timedelta(hours=1)},
+    EventType.FAILED: {"error": ERROR},
+    EventType.EXPIRED: {"error": ERROR},
+}
+
+
+async def register(
+    database: Database,
+    *types: str,
+    pool: str = "pool",
+    queues: Sequence[str] = (),
+    slots: int = 10,
+    tenant: str = DEFAULT_TENANT,
+) -> WorkerId:
+    """Registers a live worker that runs `types` ("test" when none is named)."""
+    worker_id = WorkerId(uuid7())
+    worker = NewWorker(
+        id=worker_id,
+        tenant=tenant,
+        name="played",
+        pool=pool,
+        queues=queues,
+        slots=slots,
+        handlers=[HandlerSpec(type=name) for name in types or ("test",)],
+    )
+    async with database.transaction() as connection:
+        await register_worker(connection, worker, lease=timedelta(minutes=10))
+    return worker_id
+
+
+async def lapse(database: Database, worker_id: WorkerId) -> None:
+    """Lets a worker's lease run out now."""
+    async with database.transaction() as connection:
+        await connection.execute(
+            text(
+                "UPDATE workers SET heartbeat_time = now() - interval '20 s', "
+                "lease_expire_time = now() - interval '5 s' WHERE id = :id"
+            ),
+            {"id": worker_id},
+        )
+
+
+async def drain(database: Database, worker_id: WorkerId) -> None:
+    """Has a worker say that it takes nothing more."""
+    async with database.transaction() as connection:
+        lease = timedelta(minutes=10)
+        assert await renew_lease(connection, worker_id=worker_id, lease=lease, draining=True)
+
+
+async def claim(
+    database: Database, worker_id: WorkerId, deliveries: Sequence[Delivery]
+) -> list[ClaimedJob]:
+    """Claims deliveries in a transaction of their own."""
+    async with database.transaction() as connection:
+        return await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries)
+
+
+def delivery(job: Job) -> Delivery:
+    """How a job is delivered next."""
+    return Delivery(job_id=job.id, attempt=job.attempt + 1)
+
+
+async def start(database: Database, worker_id: WorkerId, *jobs: Job) -> list[ClaimedJob]:
+    """Has a worker claim jobs, and makes sure that it got them."""
+    claimed = await claim(database, worker_id, [delivery(job) for job in jobs])
+    assert [job.id for job in claimed] == [job.id for job in jobs]
+    return claimed
+
+
+def ending(job_id: JobId, attempt: int, event: EventType, **says: Any) -> Finish:
+    """The end of an attempt, with what it has to say unless a test says something else."""
+    return Finish(job_id=job_id, attempt=attempt, event=event, **{**_SAYS.get(event, {}), **says})
+
+
+async def finish(
+    database: Database, worker_id: WorkerId, *finishes: Finish
+) -> dict[JobId, EventType]:
+    """Writes ends of attempts in a transaction of their own."""
+    async with database.transaction() as connection:
+        return await finish_attempts(connection, worker_id=worker_id, finishes=finishes)
+
+
+async def report(database: Database, worker_id: WorkerId, *reports: Report) -> set[JobId]:
+    """Writes reports in a transaction of their own."""
+    async with database.transaction() as connection:
+        return await write_reports(connection, worker_id=worker_id, reports=reports)

@@ -1,0 +1,524 @@
+"""A real gRPC server in this process, whose services behave by the contract, in memory."""
+
+# ruff: noqa: N802  # the methods of a service have the names of its calls
+
+import asyncio
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from uuid import uuid4
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as PbAny
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from headrace.v1 import event_pb2, handler_service_pb2, job_pb2, job_service_pb2
+from headrace.v1.handler_service_pb2_grpc import (
+    HandlerServiceServicer,
+    add_HandlerServiceServicer_to_server,
+)
+from headrace.v1.job_service_pb2_grpc import JobServiceServicer, add_JobServiceServicer_to_server
+
+TERMINAL = {
+    job_pb2.JOB_STATE_SUCCEEDED,
+    job_pb2.JOB_STATE_FAILED,
+    job_pb2.JOB_STATE_CANCELLED,
+}
+Event = event_pb2.JobEvent
+
+
+async def abort(context, code, message, reason, *, metadata=None, violations=(), retry=None):
+    """Refuses a call as the gateway does: with a google.rpc.Status."""
+    details = [ErrorInfo(reason=reason, domain="headrace", metadata=metadata or {})]
+    if violations:
+        fields = [BadRequest.FieldViolation(field=f, description=d) for f, d in violations]
+        details.append(BadRequest(field_violations=fields))
+    if retry is not None:
+        info = RetryInfo()
+        info.retry_delay.FromMilliseconds(retry)
+        details.append(info)
+    status = Status(code=Code.Value(code.name), message=message)
+    for detail in details:
+        packed = PbAny()
+        packed.Pack(detail)
+        status.details.append(packed)
+    trailer = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code, message, trailer)
+
+
+@dataclass
+class Seen:
+    """A call that reached the server."""
+
+    method: str
+    request: object
+    seconds_left: float
+
+
+class Platform(JobServiceServicer, HandlerServiceServicer):
+    """Jobs in memory. The type of a job says what becomes of it:
+
+    - `square_sum` runs to its end at once;
+    - `fails` fails at once;
+    - anything else is started, and waits for `finish`.
+    """
+
+    def __init__(self):
+        self.jobs = {}
+        self.events = {}
+        self.log = []
+        self.by_request_id = {}
+        self.seen = []
+        self.unavailable = 0
+        self.retry_ms = None
+        self.silent = False
+        self.deadline_exceeded = False
+        self.cuts = 0
+        self.watchers = Counter()
+        self.left = Counter()
+        self._changed = asyncio.Event()
+
+    # What tests steer.
+
+    def methods(self):
+        return [call.method for call in self.seen]
+
+    def last(self, method):
+        return next(call.request for call in reversed(self.seen) if call.method == method)
+
+    def cut(self):
+        """Ends every stream as a gateway that shuts down does."""
+        self.cuts += 1
+        self.wake()
+
+    async def until(self, condition):
+        async with asyncio.timeout(10):
+            while not condition():
+                await self._changed.wait()
+
+    def finish(self, job_id, *, result=None):
+        job = self.jobs[job_id]
+        job.result.json = json.dumps(result).encode()
+        self.add(job, "SUCCEEDED", "SUCCEEDED")
+
+    def add(self, job, kind, state, **detail):
+        job.seq += 1
+        job.state = job_pb2.JobState.Value(f"JOB_STATE_{state}")
+        event = Event(
+            job_id=job.id,
+            seq=job.seq,
+            type=event_pb2.JobEventType.Value(f"JOB_EVENT_TYPE_{kind}"),
+            state=job.state,
+            attempt=job.attempt,
+            job_type=job.type,
+            queue=job.queue,
+            **detail,
+        )
+        event.event_time.GetCurrentTime()
+        job.update_time.CopyFrom(event.event_time)
+        if job.state in TERMINAL:
+            job.end_time.CopyFrom(event.event_time)
+        self.events[job.id].append(event)
+        self.log.append(event)
+        self.wake()
+
+    def wake(self):
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # What it is made of.
+
+    async def arrive(self, method, request, context):
+        self.seen.append(Seen(method, request, context.time_remaining() or 0.0))
+        self.wake()
+        if self.unavailable > 0:
+            self.unavailable -= 1
+            await abort(
+                context,
+                grpc.StatusCode.UNAVAILABLE,
+                "postgresql is not available; try again",
+                "UNAVAILABLE",
+                metadata={"dependency": "postgresql"},
+                retry=self.retry_ms,
+            )
+        while self.silent:
+            await self._changed.wait()
+            if self.deadline_exceeded:
+                await abort(
+                    context,
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                    "the call took too long",
+                    "DEADLINE_EXCEEDED",
+                )
+
+    async def find(self, job_id, context):
+        if job_id not in self.jobs:
+            await abort(
+                context,
+                grpc.StatusCode.NOT_FOUND,
+                f"job {job_id} does not exist",
+                "JOB_NOT_FOUND",
+                metadata={"job_id": job_id},
+            )
+        return self.jobs[job_id]
+
+    async def submit(self, spec, request_id, context, batch_id=""):
+        if spec.type.startswith("bad "):
+            await abort(
+                context,
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "the request is not valid",
+                "INVALID_ARGUMENT",
+                violations=[("job.type", "must be a name"), ("job.priority", "must be small")],
+            )
+        content = spec.SerializeToString(deterministic=True)
+        if request_id in self.by_request_id:
+            old_content, job = self.by_request_id[request_id]
+            if old_content != content:
+                await abort(
+                    context,
+                    grpc.StatusCode.ALREADY_EXISTS,
+                    f"request_id {request_id!r} was used for job {job.id} with another content",
+                    "REQUEST_ID_CONFLICT",
+                    metadata={"request_id": request_id, "job_id": job.id},
+                )
+            return job, job_service_pb2.SUBMIT_OUTCOME_EXISTING
+        job = job_pb2.Job(
+            id=str(uuid4()),
+            tenant="default",
+            type=spec.type,
+            queue=spec.queue or "default",
+            payload=spec.payload,
+            priority=spec.priority,
+            labels=spec.labels,
+            request_id=request_id,
+            batch_id=batch_id,
+        )
+        if spec.HasField("timeout"):
+            job.timeout.CopyFrom(spec.timeout)
+        job.retry_policy.CopyFrom(spec.retry_policy)
+        job.create_time.GetCurrentTime()
+        self.jobs[job.id] = job
+        self.events[job.id] = []
+        self.by_request_id[request_id] = content, job
+        if spec.HasField("schedule_time"):
+            job.schedule_time.CopyFrom(spec.schedule_time)
+            self.add(job, "SUBMITTED", "SCHEDULED", schedule_time=spec.schedule_time)
+            return job, job_service_pb2.SUBMIT_OUTCOME_CREATED
+        self.add(job, "SUBMITTED", "QUEUED")
+        job.attempt = 1
+        self.add(job, "STARTED", "RUNNING", worker_id="w1")
+        if spec.type == "square_sum":
+            numbers = json.loads(spec.payload.json)["data"]
+            job.progress.fraction = 0.5
+            job.progress.message = "adding"
+            job.progress.counters.json = b'{"added": 2}'
+            self.add(job, "PROGRESSED", "RUNNING", progress=job.progress)
+            piece = job.output.add(json=b'"half"')
+            self.add(job, "OUTPUT", "RUNNING", output=piece)
+            job.result.json = json.dumps(sum(n * n for n in numbers)).encode()
+            self.add(job, "SUCCEEDED", "SUCCEEDED")
+        elif spec.type == "fails":
+            job.error.type = "ValueError"
+            job.error.message = "no good"
+            self.add(job, "FAILED", "FAILED", error=job.error)
+        return job, job_service_pb2.SUBMIT_OUTCOME_CREATED
+
+    async def follow(self, job, after_seq, context):
+        """Yields lists of a job's events until the terminal one."""
+        cuts = self.cuts
+        self.watchers[job.id] += 1
+        self.wake()
+        try:
+            while True:
+                changed = self._changed
+                events = self.events[job.id][after_seq:]
+                if events:
+                    after_seq = events[-1].seq
+                    yield events
+                if job.state in TERMINAL and after_seq == job.seq:
+                    return
+                await changed.wait()
+                if self.cuts > cuts:
+                    await abort(
+                        context, grpc.StatusCode.UNAVAILABLE, "shuts down", "SHUTTING_DOWN", retry=0
+                    )
+        finally:
+            self.left[job.id] += 1
+            self.wake()
+
+    # The services.
+
+    async def SubmitJob(self, request, context):
+        await self.arrive("SubmitJob", request, context)
+        if request.validate_only:
+            outcome = (
+                job_service_pb2.SUBMIT_OUTCOME_WOULD_RUN
+                if request.job.type == "square_sum"
+                else job_service_pb2.SUBMIT_OUTCOME_NO_WORKER
+            )
+            job = job_pb2.Job(type=request.job.type)
+            return job_service_pb2.SubmitJobResponse(job=job, outcome=outcome)
+        # A submit answers with the job as it was persisted, before it ran.
+        job, outcome = await self.submit(request.job, request.request_id, context)
+        return job_service_pb2.SubmitJobResponse(job=submitted(job), outcome=outcome)
+
+    async def BatchSubmitJobs(self, request, context):
+        await self.arrive("BatchSubmitJobs", request, context)
+        batch_id = str(uuid4())
+        jobs = [
+            (await self.submit(spec, f"{request.request_id}:{i}", context, batch_id))[0]
+            for i, spec in enumerate(request.jobs)
+        ]
+        return job_service_pb2.BatchSubmitJobsResponse(
+            jobs=[submitted(job) for job in jobs],
+            batch_id=jobs[0].batch_id,
+            outcome=job_service_pb2.SUBMIT_OUTCOME_CREATED,
+        )
+
+    async def GetJob(self, request, context):
+        await self.arrive("GetJob", request, context)
+        job = await self.find(request.job_id, context)
+        if request.view == job_pb2.JOB_VIEW_BASIC:
+            job = basic(job)
+        return job_service_pb2.GetJobResponse(job=job)
+
+    async def ListJobs(self, request, context):
+        await self.arrive("ListJobs", request, context)
+        jobs = [basic(job) for job in reversed(self.jobs.values())]
+        begin = int(request.page_token or 0)
+        end = begin + (request.page_size or 100)
+        return job_service_pb2.ListJobsResponse(
+            jobs=jobs[begin:end], next_page_token=str(end) if end < len(jobs) else ""
+        )
+
+    async def CancelJob(self, request, context):
+        await self.arrive("CancelJob", request, context)
+        job = await self.find(request.job_id, context)
+        if job.state in TERMINAL:
+            await self.conflict(job, "RUNNING, QUEUED", context)
+        self.add(job, "CANCELLED", "CANCELLED")
+        return job_service_pb2.CancelJobResponse(job=basic(job))
+
+    async def RetryJob(self, request, context):
+        await self.arrive("RetryJob", request, context)
+        job = await self.find(request.job_id, context)
+        if job.state not in TERMINAL or job.state == job_pb2.JOB_STATE_SUCCEEDED:
+            await self.conflict(job, "FAILED, CANCELLED", context)
+        self.add(job, "REQUEUED", "QUEUED")
+        return job_service_pb2.RetryJobResponse(job=basic(job))
+
+    async def conflict(self, job, allowed, context):
+        state = job_pb2.JobState.Name(job.state).removeprefix("JOB_STATE_")
+        await abort(
+            context,
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"job {job.id} is {state}",
+            "STATE_CONFLICT",
+            metadata={"job_id": job.id, "state": state, "allowed": allowed},
+        )
+
+    async def ListJobEvents(self, request, context):
+        await self.arrive("ListJobEvents", request, context)
+        job = await self.find(request.job_id, context)
+        rest = self.events[job.id][request.after_seq :]
+        page = rest[:2]
+        return job_service_pb2.ListJobEventsResponse(
+            events=page, next_after_seq=page[-1].seq if len(rest) > len(page) else 0
+        )
+
+    async def WatchJob(self, request, context):
+        await self.arrive("WatchJob", request, context)
+        job = await self.find(request.job_id, context)
+        async for events in self.follow(job, request.after_seq, context):
+            yield job_service_pb2.WatchJobResponse(events=events)
+
+    async def SubmitAndWatch(self, request, context):
+        await self.arrive("SubmitAndWatch", request, context)
+        job, _ = await self.submit(request.job, request.request_id, context)
+        yield job_service_pb2.SubmitAndWatchResponse(job=basic(job))
+        async for events in self.follow(job, request.after_seq, context):
+            yield job_service_pb2.SubmitAndWatchResponse(events=events)
+
+    async def WatchJobs(self, request, context):
+        await self.arrive("WatchJobs", request, context)
+        if request.cursor == "expired":
+            await abort(
+                context,
+                grpc.StatusCode.OUT_OF_RANGE,
+                "the cursor is older than what is kept",
+                "CURSOR_EXPIRED",
+                metadata={"oldest_cursor": "7"},
+            )
+        cuts = self.cuts
+        self.watchers["*"] += 1
+        # The cursor trails: what was sent last comes again after a resumption.
+        position = max(0, int(request.cursor) - 1) if request.cursor else len(self.log)
+        mark = job_service_pb2.WATCH_MARK_CAUGHT_UP
+        while True:
+            changed = self._changed
+            events = [e for e in self.log[position:] if self.matches(request.filter, e)]
+            position = len(self.log)
+            if events or mark:
+                yield job_service_pb2.WatchJobsResponse(
+                    events=events, cursor=str(position), mark=mark
+                )
+            mark = job_service_pb2.WATCH_MARK_UNSPECIFIED
+            if position == len(self.log):
+                await changed.wait()
+            if self.cuts > cuts:
+                await abort(context, grpc.StatusCode.UNAVAILABLE, "shuts down", "SHUTTING_DOWN")
+
+    def matches(self, job_filter, event):
+        labels = self.jobs[event.job_id].labels
+        return (
+            (not job_filter.queues or event.queue in job_filter.queues)
+            and (not job_filter.types or event.job_type in job_filter.types)
+            and (not job_filter.states or event.state in job_filter.states)
+            and all(labels.get(k) == v for k, v in job_filter.labels.items())
+        )
+
+    async def GetStats(self, request, context):
+        await self.arrive("GetStats", request, context)
+        response = job_service_pb2.GetStatsResponse()
+        response.stats_time.GetCurrentTime()
+        for state, count in sorted(Counter(job.state for job in self.jobs.values()).items()):
+            response.states.add(state=state, jobs=count)
+        queue = response.queues.add(queue="default", states=response.states)
+        queue.age.FromSeconds(90)
+        response.types.add(type="square_sum", states=response.states)
+        return response
+
+    async def ListHandlers(self, request, context):
+        await self.arrive("ListHandlers", request, context)
+        handler = handler_service_pb2.Handler(
+            type="square_sum",
+            queue="default",
+            description="Adds squares.",
+            live_workers=2,
+        )
+        handler.payload_schema.json = b'{"type": "object"}'
+        handler.timeout.FromSeconds(30)
+        handler.retry_policy.max_attempts = 3
+        return handler_service_pb2.ListHandlersResponse(handlers=[handler])
+
+
+def basic(job):
+    copy = job_pb2.Job()
+    copy.CopyFrom(job)
+    for field in ("payload", "result", "output"):
+        copy.ClearField(field)
+    return copy
+
+
+def submitted(job):
+    copy = basic(job)
+    copy.seq = 1
+    copy.attempt = 0
+    waits = job.HasField("schedule_time")
+    copy.state = job_pb2.JOB_STATE_SCHEDULED if waits else job_pb2.JOB_STATE_QUEUED
+    for field in ("end_time", "error", "progress"):
+        copy.ClearField(field)
+    return copy
+
+
+class Server:
+    """A server on a port of its own, which can be stopped and started again."""
+
+    def __init__(self, platform):
+        self.platform = platform
+        self.health = health.aio.HealthServicer()
+        self.port = 0
+        self._server = None
+
+    @property
+    def target(self):
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self):
+        self._server = grpc.aio.server()
+        add_JobServiceServicer_to_server(self.platform, self._server)
+        add_HandlerServiceServicer_to_server(self.platform, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
+        self.port = self._server.add_insecure_port(self.target)
+        await self._server.start()
+
+    async def stop(self):
+        await self._server.stop(None)
+
+
+@pytest.fixture
+async def platform():
+    return Platform()
+
+
+@pytest.fixture
+async def server(platform):
+    server = Server(platform)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def second(platform):
+    """Another gateway of the same platform."""
+    server = Server(platform)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@dataclass
+class Ended:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+    @property
+    def jsonl(self):
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def start(server):
+    """Starts the CLI in a process of its own."""
+
+    async def start(*args, stdin=None):
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "headrace",
+            *args,
+            env={"HEADRACE_TARGET": server.target, "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+            stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    return start
+
+
+@pytest.fixture
+def run(start):
+    """Runs the CLI to its end."""
+
+    async def run(*args, stdin=None):
+        process = await start(*args, stdin=stdin)
+        async with asyncio.timeout(30):
+            out, err = await process.communicate(stdin.encode() if stdin is not None else None)
+        return Ended(process.returncode, out.decode(), err.decode())
+
+    return run

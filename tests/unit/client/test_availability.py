@@ -1,0 +1,258 @@
+"""What the client does while gateways are away."""
+
+import asyncio
+import socket
+import time
+
+import grpc
+import pytest
+
+from headrace import CallError, Client, DeadlineExceeded, InternalError, LimitExceeded, Unavailable
+
+
+def unused_target():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def test_a_call_is_tried_again_while_unavailable(server, platform):
+    platform.unavailable = 2
+    async with Client(server.target) as client:
+        job = await client.submit("wait")
+
+    requests = [call.request for call in platform.seen]
+    assert len(requests) == 3
+    assert len({request.request_id for request in requests}) == 1
+    assert list(platform.jobs) == [job.id]
+
+
+async def test_a_call_is_given_up_after_its_retries(server, platform):
+    platform.unavailable = 100
+    async with Client(server.target, retries=2) as client:
+        with pytest.raises(Unavailable, match="postgresql") as caught:
+            await client.stats()
+
+    assert len(platform.seen) == 3
+    assert caught.value.refusal.metadata == {"dependency": "postgresql"}
+
+
+async def test_nothing_but_unavailable_is_tried_again(server, platform):
+    async with Client(server.target) as client:
+        with pytest.raises(CallError):
+            await client.submit("bad type")
+
+    assert len(platform.seen) == 1
+
+
+async def test_retries_stay_within_the_deadline(server, platform):
+    platform.unavailable = 100
+    platform.retry_ms = 60_000
+    async with Client(server.target, timeout=5) as client:
+        begin = time.monotonic()
+        with pytest.raises(Unavailable) as caught:
+            await client.stats()
+
+    assert time.monotonic() - begin < 5
+    assert caught.value.refusal.retry_after.total_seconds() == 60
+    assert len(platform.seen) == 1
+
+
+async def test_the_server_may_ask_to_wait(server, platform):
+    platform.unavailable = 1
+    platform.retry_ms = 700
+    async with Client(server.target) as client:
+        begin = time.monotonic()
+        await client.stats()
+
+    assert time.monotonic() - begin >= 0.7
+
+
+async def test_every_unary_call_has_a_deadline(server, platform):
+    async with Client(server.target, timeout=7) as client:
+        await client.stats()
+        await client.handlers()
+
+    assert all(0 < call.seconds_left <= 7.1 for call in platform.seen)
+
+
+async def test_a_call_that_takes_too_long_ends(server, platform):
+    platform.silent = True
+    async with Client(server.target, timeout=0.2) as client:
+        with pytest.raises(DeadlineExceeded) as caught:
+            await client.stats()
+
+    assert isinstance(caught.value, TimeoutError)
+
+
+async def test_nobody_there_is_unavailable():
+    async with Client(unused_target(), retries=1) as client:
+        with pytest.raises(Unavailable):
+            await client.stats()
+        with pytest.raises(Unavailable):
+            await client.ping()
+
+
+async def test_the_first_gateway_that_can_be_reached_is_used(server, platform):
+    async with Client(f"{unused_target()}, {server.target}") as client:
+        await client.stats()
+        await client.stats()
+
+    assert platform.methods() == ["GetStats", "GetStats"]
+
+
+async def test_another_gateway_takes_over(server, second, platform):
+    async with Client([server.target, second.target]) as client:
+        await client.stats()
+        await server.stop()
+
+        job = await client.submit("square_sum", {"data": [1]})
+
+        assert await job.result() == 1
+
+
+async def test_the_target_comes_from_the_environment(server, monkeypatch):
+    monkeypatch.setenv("HEADRACE_TARGET", server.target)
+    async with Client() as client:
+        await client.ping()
+
+
+@pytest.mark.parametrize("target", ["", " , ", []])
+async def test_an_empty_target_is_refused(target):
+    with pytest.raises(ValueError, match="host:port"):
+        Client(target)
+
+
+async def test_a_watch_survives_a_cut_and_shows_each_event_once(server, platform):
+    async with Client(server.target) as client:
+        job = await client.submit("wait")
+        events = job.watch()
+        seen = [await anext(events), await anext(events)]
+
+        ahead = asyncio.create_task(anext(events))
+        platform.cut()
+        await platform.until(lambda: platform.watchers[job.id] == 2)
+        platform.finish(job.id)
+        seen += [await ahead, *[event async for event in events]]
+
+    assert [event.seq for event in seen] == [1, 2, 3]
+    assert platform.last("WatchJob").after_seq == 2
+
+
+async def test_a_watch_goes_on_at_another_gateway(server, second, platform):
+    async with Client([server.target, second.target]) as client:
+        job = await client.submit("wait")
+        events = job.watch()
+        seen = [await anext(events), await anext(events)]
+
+        await server.stop()
+        ahead = asyncio.create_task(anext(events))
+        await platform.until(lambda: platform.watchers[job.id] == 2)
+        platform.finish(job.id)
+        seen += [await ahead, *[event async for event in events]]
+
+    assert [event.seq for event in seen] == [1, 2, 3]
+
+
+async def test_a_watch_survives_the_restart_of_its_only_gateway(server, platform):
+    async with Client(server.target) as client:
+        job = await client.submit("wait")
+        events = job.watch()
+        seen = [await anext(events), await anext(events)]
+
+        await server.stop()
+        ahead = asyncio.create_task(anext(events))
+        await server.start()
+        await platform.until(lambda: platform.watchers[job.id] == 2)
+        platform.finish(job.id)
+        seen += [await ahead, *[event async for event in events]]
+
+    assert [event.seq for event in seen] == [1, 2, 3]
+
+
+async def test_a_submit_and_watch_that_was_cut_attaches_to_the_same_job(server, platform):
+    async with Client(server.target) as client:
+        events = client.submit_and_watch("wait")
+        seen = [await anext(events), await anext(events)]
+
+        ahead = asyncio.create_task(anext(events))
+        platform.cut()
+        await platform.until(lambda: platform.watchers[seen[0].job_id] == 2)
+        platform.finish(seen[0].job_id)
+        seen += [await ahead, *[event async for event in events]]
+
+    assert [event.seq for event in seen] == [1, 2, 3]
+    assert len(platform.jobs) == 1
+
+
+async def test_a_watch_that_cannot_be_resumed_ends(server, platform):
+    async with Client(server.target, resume_timeout=0.3) as client:
+        job = await client.submit("wait")
+        events = job.watch()
+        await anext(events)
+        await anext(events)
+
+        platform.unavailable = 1_000
+        platform.cut()
+        with pytest.raises(Unavailable):
+            await anext(events)
+
+
+async def test_a_watch_that_is_left_ends_its_stream(server, platform):
+    async with Client(server.target) as client:
+        job = await client.submit("wait")
+        events = job.watch()
+        await anext(events)
+        await events.aclose()
+
+        await platform.until(lambda: platform.left[job.id] == 1)
+
+
+class Refusing(grpc.aio.ServerInterceptor):
+    """A proxy or a framework that refuses without a google.rpc.Status."""
+
+    def __init__(self, code):
+        self._code = code
+
+    async def intercept_service(self, continuation, details):
+        handler = await continuation(details)
+
+        async def refuse(request, context):
+            await context.abort(self._code, "plain words", (("grpc-status-details-bin", b"\xff"),))
+
+        return grpc.unary_unary_rpc_method_handler(
+            refuse, handler.request_deserializer, handler.response_serializer
+        )
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.INTERNAL, InternalError),
+        (grpc.StatusCode.UNKNOWN, InternalError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, LimitExceeded),
+        (grpc.StatusCode.UNAVAILABLE, Unavailable),
+        (grpc.StatusCode.PERMISSION_DENIED, CallError),
+        (grpc.StatusCode.UNIMPLEMENTED, CallError),
+    ],
+)
+async def test_a_refusal_without_details_is_told_by_its_code(platform, code, error):
+    from headrace.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server  # noqa: PLC0415
+
+    server = grpc.aio.server(interceptors=[Refusing(code)])
+    add_JobServiceServicer_to_server(platform, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with Client(f"127.0.0.1:{port}", retries=0) as client:
+        with pytest.raises(error, match="plain words") as caught:
+            await client.stats()
+    await server.stop(None)
+
+    assert type(caught.value) is error
+    assert caught.value.refusal.code == code.name
+
+
+async def test_a_request_that_the_transport_refuses_is_a_limit(server):
+    async with Client(server.target) as client:
+        with pytest.raises(LimitExceeded):
+            await client.submit("wait", "x" * (5 * 1024 * 1024))

@@ -1,0 +1,534 @@
+"""The command line, in processes of its own, against a real server in this process."""
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from headrace.v1 import job_pb2
+
+JOB_FIELDS = {"id", "type", "queue", "state", "payload", "result", "output", "create_time"}
+
+
+async def submit(run, *args):
+    ended = await run("submit", *args)
+    assert ended.code == 0, ended.err
+    return ended.out.strip()
+
+
+# submit
+
+
+async def test_submit_prints_the_id_and_nothing_else(run, platform):
+    ended = await run("submit", "square_sum", '{"data": [1, 2]}')
+
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == f"{next(iter(platform.jobs))}\n"
+
+
+async def test_submit_passes_every_option_on(run, platform):
+    before = datetime.now(UTC)
+    await submit(
+        run,
+        *("email", "[1]", "--queue", "mail", "--priority", "-5", "--label", "a=b", "-l", "c=d=e"),
+        *("--delay", "1.5m", "--timeout", "90", "--deadline", "1h30m", "--max-attempts", "4"),
+        *("--request-id", "order-17"),
+    )
+
+    request = platform.last("SubmitJob")
+    spec = request.job
+    assert (spec.type, spec.queue, spec.priority) == ("email", "mail", -5)
+    assert (spec.payload.json, dict(spec.labels)) == (b"[1]", {"a": "b", "c": "d=e"})
+    assert spec.timeout.ToSeconds() == 90
+    assert spec.retry_policy.max_attempts == 4
+    assert request.request_id == "order-17"
+    delay = spec.schedule_time.ToDatetime(tzinfo=UTC) - before
+    assert timedelta(seconds=90) <= delay < timedelta(seconds=120)
+    rest = spec.deadline.ToDatetime(tzinfo=UTC) - before
+    assert timedelta(minutes=90) <= rest < timedelta(minutes=91)
+
+
+async def test_submit_at_a_time(run, platform):
+    await submit(run, "later", "--at", "2030-01-02T03:04:05+01:00")
+
+    at = platform.last("SubmitJob").job.schedule_time.ToDatetime(tzinfo=UTC)
+    assert at == datetime(2030, 1, 2, 2, 4, 5, tzinfo=UTC)
+
+
+async def test_a_payload_comes_from_a_file_or_from_stdin(run, platform, tmp_path):
+    file = tmp_path / "payload.json"
+    file.write_text('{"from": "file"}')
+    await submit(run, "wait", f"@{file}")
+    assert json.loads(platform.last("SubmitJob").job.payload.json) == {"from": "file"}
+
+    ended = await run("submit", "wait", "-", stdin='{"from": "stdin"}')
+    assert ended.code == 0
+    assert json.loads(platform.last("SubmitJob").job.payload.json) == {"from": "stdin"}
+
+
+async def test_submit_as_json(run):
+    ended = await run("submit", "wait", "-o", "json")
+
+    assert ended.code == 0
+    assert ended.json.keys() >= JOB_FIELDS | {"outcome"}
+    assert (ended.json["state"], ended.json["outcome"]) == ("QUEUED", "CREATED")
+
+
+async def test_submit_tells_when_the_request_id_was_used(run):
+    first = await submit(run, "wait", "--request-id", "a")
+    again = await run("submit", "wait", "--request-id", "a")
+
+    assert again.out.strip() == first
+    assert "same job" in again.err
+
+
+async def test_validate_only_says_what_would_happen(run, platform):
+    assert (await run("submit", "square_sum", "--validate-only")).out == "WOULD_RUN\n"
+    assert (await run("submit", "nobody", "--validate-only")).out == "NO_WORKER\n"
+    assert platform.jobs == {}
+
+
+async def test_submit_and_watch_to_the_end(run):
+    ended = await run("submit", "square_sum", '{"data": [1]}', "--watch")
+
+    assert ended.code == 0
+    lines = ended.out.splitlines()
+    assert [line.split()[3] for line in lines] == [
+        "SUBMITTED",
+        "STARTED",
+        "PROGRESSED",
+        "OUTPUT",
+        "SUCCEEDED",
+    ]
+    assert "50% adding added=2" in lines[2]
+    assert '"half"' in lines[3]
+    assert "\x1b" not in ended.out + ended.err
+
+
+async def test_submit_and_wait_prints_the_result(run):
+    ended = await run("submit", "square_sum", '{"data": [1, 2, 3]}', "--wait")
+
+    assert (ended.code, ended.out) == (0, "14\n")
+
+
+async def test_a_failed_job_is_exit_code_1(run):
+    watched = await run("submit", "fails", "--watch", "-o", "jsonl")
+    assert watched.code == 1
+    assert watched.jsonl[-1]["error"]["message"] == "no good"
+
+    waited = await run("submit", "fails", "--wait")
+    assert (waited.code, waited.out) == (1, "")
+    assert "ValueError: no good" in waited.err
+
+
+async def test_a_cancelled_job_is_exit_code_1(run, start, platform):
+    process = await start("submit", "wait", "--wait")
+    await platform.until(lambda: sum(platform.watchers.values()))
+    ended = await run("cancel", next(iter(platform.jobs)))
+    assert ended.code == 0
+
+    _, err = await process.communicate()
+
+    assert process.returncode == 1
+    assert b"was cancelled" in err
+
+
+@pytest.mark.parametrize("command", [("--wait",), ("--watch",)])
+async def test_waiting_too_long_is_exit_code_124(run, command):
+    ended = await run("submit", "wait", *command, "--timeout-wait", "200ms")
+
+    assert ended.code == 124
+    assert "not ended in time" in ended.err
+
+
+async def test_a_call_that_takes_too_long_is_exit_code_124(start, platform, monkeypatch):
+    platform.silent = True
+    process = await start("stats")
+    await platform.until(lambda: platform.seen)
+    # The deadline itself is the client's matter; this one is cut short by the server.
+    platform.deadline_exceeded = True
+    platform.wake()
+    _, err = await process.communicate()
+
+    assert process.returncode == 124
+    assert err.startswith(b"error: ")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "requires an argument"),
+        (("x", "{"), "no JSON"),
+        (("x", "@/no/such/file"), "cannot be read"),
+        (("x", "--label", "nope"), "key=value"),
+        (("x", "--delay", "5 parsecs"), "no duration"),
+        (("x", "--at", "someday"), "no time"),
+        (("x", "--priority", "high"), "--priority"),
+        (("x", "--delay", "1", "--at", "2030-01-01"), "exclude each other"),
+        (("x", "--watch", "--wait"), "exclude each other"),
+        (("x", "--frobnicate"), "--frobnicate"),
+    ],
+)
+async def test_a_wrong_submit_is_exit_code_2(run, platform, args, message):
+    ended = await run("submit", *args)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+    assert platform.seen == []
+
+
+async def test_what_the_server_finds_invalid_is_exit_code_2(run):
+    ended = await run("submit", "bad type")
+
+    assert (ended.code, ended.out) == (2, "")
+    assert "  job.type: must be a name\n  job.priority: must be small\n" in ended.err
+
+
+# watch
+
+
+async def test_watch_follows_named_jobs_to_their_ends(run, start, platform):
+    first, second = await submit(run, "wait"), await submit(run, "wait")
+    process = await start("watch", first, second)
+    await platform.until(lambda: platform.watchers[first] and platform.watchers[second])
+    platform.finish(first)
+    platform.finish(second)
+
+    out, err = await process.communicate()
+
+    assert process.returncode == 0
+    assert out.count(b"SUCCEEDED") == 2
+    assert b"2 jobs: 2 SUCCEEDED" in err
+
+
+async def test_watch_of_a_failed_job_is_exit_code_1(run):
+    job = (await run("submit", "fails")).out.strip()
+
+    ended = await run("watch", job, "-o", "json")
+
+    assert ended.code == 1
+    assert [event["type"] for event in ended.json] == ["SUBMITTED", "STARTED", "FAILED"]
+
+
+async def test_watch_follows_what_matches_until_ctrl_c(run, start, platform):
+    process = await start(
+        *("watch", "--queue", "mail", "--label", "team=ops", "--type", "wait"),
+        *("--state", "queued", "--state", "RUNNING", "-o", "jsonl"),
+    )
+    await platform.until(lambda: platform.watchers["*"])
+    job = await submit(run, "wait", "--queue", "mail", "--label", "team=ops")
+    await submit(run, "wait", "--queue", "mail")
+    async with asyncio.timeout(10):
+        events = [json.loads(await process.stdout.readline()) for _ in range(2)]
+
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+
+    assert (process.returncode, out) == (130, b"")
+    assert [(event["job_id"], event["state"]) for event in events] == [
+        (job, "QUEUED"),
+        (job, "RUNNING"),
+    ]
+    assert b"--cursor" in err
+    assert b"Traceback" not in err
+    assert events[-1]["cursor"]
+    states = platform.last("WatchJobs").filter.states
+    assert list(states) == [job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_RUNNING]
+
+
+async def test_an_interrupted_json_watch_is_still_json(run, start, platform):
+    process = await start("watch", "-o", "json")
+    await platform.until(lambda: platform.watchers["*"])
+    await submit(run, "fails")
+    async with asyncio.timeout(10):
+        lines = [await process.stdout.readline() for _ in range(4)]
+
+    process.send_signal(signal.SIGINT)
+    out, _ = await process.communicate()
+
+    assert process.returncode == 130
+    assert [event["seq"] for event in json.loads(b"".join(lines) + out)] == [1, 2, 3]
+
+
+async def test_a_watch_that_reaches_its_time_is_exit_code_124(run):
+    ended = await run("watch", "--queue", "mail", "--timeout-wait", "0.2s")
+
+    assert ended.code == 124
+    assert "--timeout-wait" in ended.err
+
+
+async def test_watch_takes_jobs_or_a_filter(run):
+    assert (await run("watch", "a", "--queue", "b")).code == 2
+
+
+async def test_watch_resumes_from_a_cursor(start, run, platform):
+    await submit(run, "wait")
+
+    process = await start("watch", "--cursor", "1", "-o", "jsonl")
+    async with asyncio.timeout(10):
+        event = json.loads(await process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+
+    assert event["seq"] == 1
+
+
+async def test_a_terminal_shows_a_live_board(server, run, platform):
+    job = await submit(run, "wait")
+    platform.jobs[job].progress.fraction = 0.25
+    platform.jobs[job].progress.message = "a quarter"
+    platform.add(platform.jobs[job], "PROGRESSED", "RUNNING", progress=platform.jobs[job].progress)
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "headrace", "watch", job),
+        env={"HEADRACE_TARGET": server.target, "TERM": "xterm", "COLUMNS": "120"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(theirs)
+    shown = asyncio.create_task(asyncio.to_thread(read_until, ours, b"a quarter"))
+    async with asyncio.timeout(20):
+        seen = await shown
+        platform.finish(job)
+        rest = await asyncio.to_thread(read_until, ours, None)
+        await process.wait()
+    os.close(ours)
+
+    assert process.returncode == 0
+    assert b"\x1b[" in seen
+    assert b"25%" in seen
+    assert b"SUCCEEDED" in rest
+
+
+def read_until(descriptor, text):
+    """What comes from a terminal until `text`, or until its other end is closed."""
+    seen = b""
+    while text is None or text not in seen:
+        try:
+            data = os.read(descriptor, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        seen += data
+    return seen
+
+
+# The others
+
+
+async def test_get_shows_a_job(run):
+    job = await submit(run, "square_sum", '{"data": [3]}', "--label", "team=ml")
+
+    text = await run("get", job)
+    assert text.code == 0
+    for part in (job, "SUCCEEDED", "team=ml", '"half"', "result", "9"):
+        assert part in text.out
+    data = await run("-o", "json", "get", job)
+    assert (data.json["result"], data.json["output"]) == (9, ["half"])
+    assert data.json["payload"] == {"data": [3]}
+    assert datetime.fromisoformat(data.json["create_time"]).tzinfo
+
+
+async def test_what_a_terminal_would_obey_is_shown_and_not_obeyed(run, platform):
+    job = await submit(run, "fails")
+    platform.jobs[job].error.message = "\x1b[2J gone"
+
+    ended = await run("get", job)
+
+    assert "\x1b" not in ended.out
+    assert "\\x1b[2J gone" in ended.out
+
+
+async def test_an_unknown_job_is_exit_code_3(run):
+    for command in ("get", "events", "watch", "cancel", "retry"):
+        ended = await run(command, "nope")
+        assert (ended.code, ended.out) == (3, ""), command
+        assert ended.err == "error: job nope does not exist\n"
+
+
+async def test_list_shows_jobs_and_says_when_there_are_more(run, platform):
+    ids = [await submit(run, "fails") for _ in range(3)]
+
+    ended = await run("list", "--limit", "2")
+    assert [line.split()[0] for line in ended.out.splitlines()[1:]] == ids[:0:-1]
+    assert "ValueError: no good" in ended.out
+    assert "more than these 2" in ended.err
+    assert len((await run("list", "-o", "json")).json) == 3
+    everything = await run("list", "-o", "jsonl")
+    assert (len(everything.jsonl), everything.err) == (3, "")
+
+
+async def test_list_turns_shortcuts_into_a_filter(run, platform):
+    await run(
+        *("list", "--filter", "priority > 3", "--state", "failed", "--state", "cancelled"),
+        *("--queue", 'a"b', "--type", "email", "--label", "team=ml"),
+    )
+
+    assert platform.last("ListJobs").filter == (
+        "priority > 3 AND (state = FAILED OR state = CANCELLED)"
+        ' AND queue = "a\\"b" AND type = "email" AND labels.team = "ml"'
+    )
+
+
+async def test_an_empty_list_says_so(run):
+    assert (await run("list")).out == "no jobs\n"
+    assert (await run("list", "-o", "json")).json == []
+    assert (await run("list", "-o", "jsonl")).out == ""
+
+
+async def test_cancel_and_retry_go_on_after_a_refusal(run):
+    jobs = [await submit(run, "wait"), await submit(run, "square_sum", '{"data": []}')]
+
+    cancelled = await run("cancel", jobs[1], jobs[0])
+    assert cancelled.code == 1
+    assert cancelled.out == f"{jobs[0]} CANCELLED\n"
+    assert "is SUCCEEDED" in cancelled.err
+    retried = await run("retry", jobs[0], "-o", "jsonl")
+    assert retried.code == 0
+    assert [job["state"] for job in retried.jsonl] == ["QUEUED"]
+    assert (await run("cancel")).code == 2
+
+
+async def test_events_lists_the_history(run):
+    job = await submit(run, "square_sum", '{"data": []}')
+
+    assert len((await run("events", job)).out.splitlines()) == 5
+    ended = await run("events", job, "--after-seq", "3", "-o", "jsonl")
+    assert [event["seq"] for event in ended.jsonl] == [4, 5]
+
+
+async def test_stats_and_handlers(run):
+    assert (await run("stats")).out == "no jobs\n"
+    await submit(run, "fails")
+
+    text = await run("stats")
+    assert "FAILED" in text.out
+    assert "1m 30s" in text.out
+    assert (await run("stats", "-o", "json")).json["queues"][0]["age"] == 90
+    assert "Adds squares." in (await run("handlers")).out
+    schema = (await run("handlers", "-o", "json")).json[0]["payload_schema"]
+    assert schema == {"type": "object"}
+
+
+async def test_no_gateway_is_exit_code_5(run, server):
+    await server.stop()
+
+    for command in (["stats"], ["submit", "x"], ["watch", "--queue", "x"]):
+        ended = await run(*command)
+        assert (ended.code, ended.out) == (5, ""), command
+        assert "try: headrace up" in ended.err
+    await server.start()
+
+
+async def test_the_target_is_an_option_before_or_after_the_command(run, server):
+    assert (await run("--target", server.target, "stats")).code == 0
+    assert (await run("stats", "--target", f"127.0.0.1:1,{server.target}")).code == 0
+    assert (await run("stats", "--target", ",")).code == 2
+
+
+async def test_help_teaches_with_examples(run, platform):
+    top = await run("--help")
+    assert top.code == 0
+    for command in (
+        *("submit", "watch", "get", "list", "cancel", "retry", "events", "stats", "handlers"),
+    ):
+        assert command in top.out
+        page = await run(command, "--help")
+        assert page.code == 0
+        assert "Examples:" in page.out
+        assert f"headrace {command}" in page.out
+        assert "\x1b" not in page.out
+    assert platform.seen == []
+
+
+async def test_a_reader_that_leaves_is_no_fault(run, server):
+    for _ in range(3):
+        await submit(run, "wait", json.dumps("x" * 100_000))
+    process = await asyncio.create_subprocess_shell(
+        f"set -o pipefail; {sys.executable} -m headrace list -o jsonl | head -c 1",
+        executable="/bin/bash",
+        env={"HEADRACE_TARGET": server.target, "PATH": os.environ["PATH"]},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+    out, err = await process.communicate()
+
+    assert (out, err) == (b"{", b"")
+    assert process.returncode in {0, 141}
+
+
+async def test_without_the_extra_it_says_what_to_install():
+    program = "import sys; sys.modules['cyclopts'] = None; from headrace.cli import main; main()"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program), stderr=asyncio.subprocess.PIPE
+    )
+
+    _, err = await process.communicate()
+
+    assert process.returncode == 2
+    assert b"pip install 'headrace[cli]'" in err
+
+
+# Commands of other packages
+
+
+@pytest.fixture
+def with_entry_points(server):
+    """Runs the command line with these entry points and no others installed."""
+
+    async def run(points, *args):
+        program = (
+            "import sys, importlib.metadata as m\n"
+            f"points = [m.EntryPoint(n, v, 'headrace.commands') for n, v in {points!r}]\n"
+            "m.entry_points = lambda **_: points\n"
+            "def up(*, workers: int = 1) -> int:\n"
+            "    'Start it.'\n"
+            "    print('workers', workers)\n"
+            "    return 7\n"
+            "from headrace.cli import main\n"
+            f"sys.argv = ['headrace', *{args!r}]\n"
+            "main()\n"
+        )
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", program),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={"HEADRACE_TARGET": server.target},
+        )
+        out, err = await process.communicate()
+        return process.returncode, out.decode(), err.decode()
+
+    return run
+
+
+async def test_a_command_of_another_package_joins_in(with_entry_points):
+    points = [("up", "__main__:up")]
+
+    assert await with_entry_points(points, "up", "--workers", "3") == (7, "workers 3\n", "")
+    assert "Start it." in (await with_entry_points(points, "--help"))[1]
+
+
+async def test_up_without_its_package_says_what_to_install(with_entry_points):
+    code, out, err = await with_entry_points([], "up", "--workers", "3")
+
+    assert (code, out) == (2, "")
+    assert "pip install headrace-standalone" in err
+
+
+async def test_a_broken_command_of_another_package_spoils_no_other(with_entry_points):
+    points = [("up", "nosuchmodule:up")]
+
+    assert (await with_entry_points(points, "stats"))[0] == 0
+    code, _, err = await with_entry_points(points, "up")
+    assert code == 2
+    assert "nosuchmodule" in err
+    assert "Traceback" not in err

@@ -1,0 +1,329 @@
+"""The asynchronous client, against a real server in this process."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from headrace import (
+    Client,
+    InvalidRequest,
+    JobCancelled,
+    JobEventType,
+    JobFailed,
+    JobNotFound,
+    JobSpec,
+    JobState,
+    RequestIdConflict,
+    RetryPolicy,
+    StateConflict,
+    SubmitOutcome,
+    Unavailable,
+)
+
+
+@pytest.fixture
+async def client(server):
+    async with Client(server.target) as client:
+        yield client
+
+
+async def test_a_job_is_submitted_followed_and_its_result_returned(client):
+    job = await client.submit("square_sum", {"data": [1, 2, 3]})
+
+    events = [event async for event in job.watch()]
+
+    assert [event.type for event in events] == [
+        JobEventType.SUBMITTED,
+        JobEventType.STARTED,
+        JobEventType.PROGRESSED,
+        JobEventType.OUTPUT,
+        JobEventType.SUCCEEDED,
+    ]
+    assert [event.seq for event in events] == [1, 2, 3, 4, 5]
+    assert events[2].progress.counters == {"added": 2}
+    assert events[3].output == "half"
+    assert events[4].state.terminal
+    assert await job.result() == 14
+    assert (await job.get()).output == ("half",)
+
+
+async def test_a_spec_reaches_the_server_whole(client, platform):
+    at = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    await client.submit(
+        "email",
+        {"to": "ä@example.org", "big": 2**60},
+        queue="mail",
+        priority=-5,
+        labels={"team": "ml"},
+        schedule_time=at,
+        timeout=1.5,
+        deadline=at + timedelta(hours=1),
+        retry=RetryPolicy(max_attempts=4, initial_backoff=0.5, jitter=0.0),
+        request_id="order-17",
+    )
+
+    request = platform.last("SubmitJob")
+    assert request.request_id == "order-17"
+    spec = request.job
+    assert json.loads(spec.payload.json) == {"to": "ä@example.org", "big": 2**60}
+    assert (spec.type, spec.queue, spec.priority, dict(spec.labels)) == (
+        "email",
+        "mail",
+        -5,
+        {"team": "ml"},
+    )
+    assert spec.schedule_time.ToDatetime(tzinfo=UTC) == at
+    assert spec.deadline.ToDatetime(tzinfo=UTC) == at + timedelta(hours=1)
+    assert spec.timeout.ToMilliseconds() == 1500
+    assert spec.retry_policy.max_attempts == 4
+    assert spec.retry_policy.initial_backoff.ToMilliseconds() == 500
+    assert spec.retry_policy.HasField("jitter")
+    assert spec.retry_policy.jitter == 0
+    assert not spec.retry_policy.HasField("multiplier")
+    assert not spec.retry_policy.HasField("max_backoff")
+
+
+async def test_a_delay_becomes_a_time(client, platform):
+    before = datetime.now(UTC)
+    job = await client.submit("later", delay=timedelta(minutes=1))
+
+    assert job.job.state is JobState.SCHEDULED
+    at = platform.last("SubmitJob").job.schedule_time.ToDatetime(tzinfo=UTC)
+    assert before + timedelta(minutes=1) <= at <= datetime.now(UTC) + timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"delay": 1, "schedule_time": datetime.now(UTC)},
+        {"schedule_time": datetime(2030, 1, 1)},  # noqa: DTZ001
+        {"deadline": datetime(2030, 1, 1)},  # noqa: DTZ001
+    ],
+)
+async def test_a_spec_that_makes_no_sense_is_refused_at_once(client, platform, options):
+    with pytest.raises(ValueError, match=r"delay or schedule_time|time zone"):
+        await client.submit("x", **options)
+    assert platform.seen == []
+
+
+async def test_a_payload_that_json_cannot_say_is_refused_at_once(client, platform):
+    with pytest.raises(ValueError, match="Out of range float"):
+        await client.submit("x", {"n": float("nan")})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        await client.submit("x", {"n": object()})
+    assert platform.seen == []
+
+
+async def test_the_same_request_id_returns_the_same_job(client):
+    first = await client.submit("wait", request_id="a")
+    second = await client.submit("wait", request_id="a")
+
+    assert first.id == second.id
+    assert (first.outcome, second.outcome) == (SubmitOutcome.CREATED, SubmitOutcome.EXISTING)
+
+
+async def test_the_same_request_id_with_another_content_is_a_conflict(client):
+    job = await client.submit("wait", {"n": 1}, request_id="a")
+
+    with pytest.raises(RequestIdConflict) as caught:
+        await client.submit("wait", {"n": 2}, request_id="a")
+
+    assert (caught.value.request_id, caught.value.job_id) == ("a", job.id)
+
+
+async def test_validate_only_says_what_would_happen(client):
+    would = await client.submit("square_sum", {"data": []}, validate_only=True)
+    nobody = await client.submit("nobody", validate_only=True)
+
+    assert (would.id, would.outcome) == ("", SubmitOutcome.WOULD_RUN)
+    assert nobody.outcome is SubmitOutcome.NO_WORKER
+
+
+async def test_every_violation_is_told(client):
+    with pytest.raises(InvalidRequest) as caught:
+        await client.submit("bad type")
+
+    assert [v.field for v in caught.value.violations] == ["job.type", "job.priority"]
+    assert caught.value.refusal.code == "INVALID_ARGUMENT"
+
+
+async def test_an_unknown_job_is_not_found(client):
+    for call in (client.get("nope"), client.cancel("nope"), client.retry("nope")):
+        with pytest.raises(JobNotFound) as caught:
+            await call
+        assert caught.value.job_id == "nope"
+    with pytest.raises(JobNotFound):
+        await anext(client.watch_job("nope"))
+
+
+async def test_the_result_of_a_failed_job_raises_its_error(client):
+    job = await client.submit("fails")
+
+    with pytest.raises(JobFailed, match="ValueError: no good") as caught:
+        await job.result()
+
+    assert caught.value.error.type == "ValueError"
+    assert caught.value.job.id == job.id
+
+
+async def test_the_result_of_a_cancelled_job_raises(client):
+    job = await client.submit("wait")
+    assert (await job.cancel()).state is JobState.CANCELLED
+
+    with pytest.raises(JobCancelled):
+        await job.result()
+
+
+async def test_the_result_comes_when_the_job_ends(client, platform):
+    job = await client.submit("wait")
+    result = asyncio.create_task(job.result())
+    await platform.until(lambda: platform.watchers[job.id])
+
+    platform.finish(job.id, result={"ok": True})
+
+    assert await result == {"ok": True}
+
+
+async def test_waiting_for_a_result_can_be_given_up(client, platform):
+    job = await client.submit("wait")
+
+    with pytest.raises(TimeoutError):
+        await job.result(timeout=0.05)
+
+    platform.finish(job.id, result=1)
+    assert await job.result(timeout=5) == 1
+
+
+async def test_a_handle_of_an_existing_job_needs_its_id_alone(client):
+    job = await client.submit("square_sum", {"data": [2]})
+
+    assert await client.job(job.id).result() == 4
+
+
+async def test_a_requeued_job_is_waited_for_again(client, platform):
+    job = await client.submit("fails")
+    with pytest.raises(JobFailed):
+        await job.result()
+    assert (await job.retry()).state is JobState.QUEUED
+    result = asyncio.create_task(client.job(job.id).result())
+    await platform.until(lambda: platform.watchers[job.id] == 2)
+
+    platform.finish(job.id, result="better")
+
+    assert await result == "better"
+
+
+async def test_cancelling_what_has_ended_is_a_state_conflict(client):
+    job = await client.submit("square_sum", {"data": []})
+
+    with pytest.raises(StateConflict) as caught:
+        await job.cancel()
+
+    assert caught.value.state == "SUCCEEDED"
+    assert caught.value.allowed == ("RUNNING", "QUEUED")
+
+
+async def test_many_jobs_go_in_one_request(client, platform):
+    batch = await client.submit_many([JobSpec("wait", {"n": n}) for n in range(1000)])
+
+    assert len(batch) == len({job.id for job in batch}) == 1000
+    assert batch.id
+    assert batch[7].job.batch_id == batch.id
+    assert platform.methods() == ["BatchSubmitJobs"]
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+async def test_a_batch_of_a_wrong_size_is_refused_at_once(client, platform, count):
+    with pytest.raises(ValueError, match=f"1 to 1000 jobs, and these are {count}"):
+        await client.submit_many([JobSpec("wait")] * count)
+    assert platform.seen == []
+
+
+async def test_any_number_of_jobs_goes_in_batches(client, platform):
+    jobs = (JobSpec("wait", {"n": n}) for n in range(25))
+
+    batches = [b async for b in client.submit_in_batches(jobs, size=10, request_id="nightly")]
+
+    assert [len(batch) for batch in batches] == [10, 10, 5]
+    ids = [call.request.request_id for call in platform.seen]
+    assert ids == ["nightly/1", "nightly/2", "nightly/3"]
+
+
+async def test_batches_stay_below_the_size_of_a_request(client, platform):
+    async def jobs():
+        for n in range(5):
+            yield JobSpec("wait", {"n": n, "text": "x" * 1_500_000})
+
+    sizes = [len(batch) async for batch in client.submit_in_batches(jobs())]
+
+    assert sizes == [2, 2, 1]
+    assert all(call.request.ByteSize() < 4 * 1024 * 1024 for call in platform.seen)
+
+
+async def test_submitting_and_watching_is_one_call(client, platform):
+    events = [event async for event in client.submit_and_watch("square_sum", {"data": [3]})]
+
+    assert [event.seq for event in events] == [1, 2, 3, 4, 5]
+    assert platform.methods() == ["SubmitAndWatch"]
+
+
+async def test_all_pages_are_listed(client, platform):
+    await client.submit_many([JobSpec("wait") for _ in range(7)])
+
+    jobs = [job async for job in client.list(filter="type = wait", page_size=3)]
+
+    assert len({job.id for job in jobs}) == 7
+    assert platform.methods().count("ListJobs") == 3
+    assert platform.last("ListJobs").filter == "type = wait"
+
+
+async def test_all_pages_of_events_are_listed(client, platform):
+    job = await client.submit("square_sum", {"data": []})
+
+    assert [event.seq async for event in client.events(job.id)] == [1, 2, 3, 4, 5]
+    assert [event.seq async for event in client.events(job.id, after_seq=3)] == [4, 5]
+    assert platform.methods().count("ListJobEvents") == 4
+
+
+async def test_stats_and_handlers(client):
+    await client.submit("square_sum", {"data": []})
+    await client.submit("fails")
+
+    stats = await client.stats()
+    assert stats.states == {JobState.SUCCEEDED: 1, JobState.FAILED: 1}
+    assert stats.queues[0].age == timedelta(seconds=90)
+    (handler,) = await client.handlers()
+    assert handler.type == "square_sum"
+    assert handler.payload_schema == {"type": "object"}
+    assert handler.timeout == timedelta(seconds=30)
+    assert handler.retry_policy == RetryPolicy(max_attempts=3)
+
+
+async def test_a_ping_asks_the_health_service(client, server):
+    assert await client.ping() > timedelta()
+
+    await server.health.enter_graceful_shutdown()
+    with pytest.raises(Unavailable, match="does not serve"):
+        await client.ping()
+
+
+async def test_what_this_version_does_not_know_is_unknown(client, platform):
+    job = await client.submit("wait")
+    platform.jobs[job.id].state = 99
+    platform.events[job.id][0].type = 99
+    platform.events[job.id][0].state = 99
+
+    assert (await job.get()).state is JobState.UNKNOWN
+    event = await anext(job.watch())
+    assert (event.type, event.state) == (JobEventType.UNKNOWN, JobState.UNKNOWN)
+    assert not event.state.terminal
+
+
+async def test_a_closed_client_says_so(server):
+    client = Client(server.target)
+    await client.close()
+
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.get("x")

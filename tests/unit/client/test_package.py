@@ -1,0 +1,52 @@
+"""What importing the package costs and needs."""
+
+import subprocess
+import sys
+
+import pytest
+
+import headrace
+
+
+def run(program):
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+    ).stdout.split()
+
+
+@pytest.mark.parametrize("name", headrace.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(headrace, name).__module__.startswith("headrace.") or name == "Duration"
+
+
+def test_other_names_are_not():
+    with pytest.raises(AttributeError, match="nosuch"):
+        headrace.nosuch  # noqa: B018
+
+
+def test_grpc_is_loaded_when_it_is_needed():
+    loaded = run("import sys, headrace, headrace.cli.app; print(*sys.modules)")
+
+    assert "grpc" not in loaded
+    assert "google.protobuf" not in loaded
+
+
+BLOCK = """
+import sys
+
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in {"headrace", "grpc", "google", "typing_extensions"} and (
+            top not in sys.stdlib_module_names
+        ) or name == "google.rpc":
+            raise ModuleNotFoundError(f"no {name} here", name=name)
+
+sys.meta_path.insert(0, Nothing())
+"""
+
+
+def test_the_library_needs_grpcio_and_protobuf_alone():
+    program = BLOCK + "from headrace import Client, SyncClient; print(Client, SyncClient())"
+
+    assert "<class" in run(program)

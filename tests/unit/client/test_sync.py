@@ -1,0 +1,149 @@
+"""The synchronous client, in threads beside the server's event loop."""
+
+import asyncio
+import signal
+import sys
+import threading
+
+import pytest
+
+from headrace import JobFailed, JobNotFound, JobSpec, SyncClient
+
+
+@pytest.fixture
+async def use(server):
+    """Runs a function with a client in a thread, as a synchronous program would."""
+
+    async def use(work):
+        def run():
+            with SyncClient(server.target) as client:
+                return work(client)
+
+        async with asyncio.timeout(20):
+            return await asyncio.to_thread(run)
+
+    return use
+
+
+async def test_a_job_is_submitted_followed_and_its_result_returned(use):
+    def work(client):
+        job = client.submit("square_sum", {"data": [1, 2]}, labels={"a": "b"})
+        return [event.seq for event in job.watch()], job.result(timeout=5), job.get().labels
+
+    assert await use(work) == ([1, 2, 3, 4, 5], 5, {"a": "b"})
+
+
+async def test_it_does_all_that_the_asynchronous_one_does(use):
+    def work(client):
+        batch = client.submit_many([JobSpec("wait") for _ in range(3)])
+        assert [job.id for job in batch] == [batch[n].id for n in range(len(batch))]
+        assert batch.jobs[0].cancel().state == "CANCELLED"
+        assert batch.jobs[0].retry().state == "QUEUED"
+        assert [len(b) for b in client.submit_in_batches([JobSpec("wait")] * 3, size=2)] == [2, 1]
+        assert len(list(client.list(page_size=2))) == 6
+        assert [e.seq for e in client.events(batch.jobs[1].id)] == [1, 2]
+        assert [e.seq for e in client.submit_and_watch("fails")] == [1, 2, 3]
+        assert client.get(batch.jobs[1].id).id == client.job(batch.jobs[1].id).get().id
+        assert client.stats().states
+        assert client.handlers()
+        assert client.ping()
+
+    await use(work)
+
+
+async def test_errors_are_the_same(use):
+    def work(client):
+        with pytest.raises(JobNotFound):
+            client.get("nope")
+        with pytest.raises(JobFailed):
+            client.submit("fails").result()
+
+    await use(work)
+
+
+async def test_many_jobs_are_followed(use):
+    def work(client):
+        with client.watch(types=["wait"]) as watch:
+            assert watch.caught_up
+            job = client.submit("wait")
+            for event in watch:
+                if event.seq == 2:
+                    break
+            return job.id == event.job_id and bool(watch.cursor)
+
+    assert await use(work)
+
+
+async def test_a_wait_can_be_given_up(use, platform):
+    def work(client):
+        job = client.submit("wait")
+        with pytest.raises(TimeoutError):
+            job.result(timeout=0.05)
+        events = job.watch()
+        next(events)
+        events.close()
+        return job.get().state
+
+    assert await use(work) == "RUNNING"
+
+
+async def test_threads_may_share_a_client(use):
+    def work(client):
+        results = []
+
+        def one(n):
+            results.append(client.submit("square_sum", {"data": [n]}).result())
+
+        threads = [threading.Thread(target=one, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sorted(results)
+
+    assert await use(work) == [n * n for n in range(8)]
+
+
+async def test_a_closed_client_says_so_and_leaves_no_thread(server):
+    def run():
+        client = SyncClient(server.target)
+        client.ping()
+        client.close()
+        client.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            client.ping()
+        assert not [t for t in threading.enumerate() if t.name == "headrace-client"]
+
+    await asyncio.to_thread(run)
+
+
+PROGRAM = """
+from headrace import SyncClient
+with SyncClient() as client:
+    job = client.submit("wait")
+    try:
+        {wait}
+    except KeyboardInterrupt:
+        print("interrupted", client.get(job.id).state, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "wait", ["job.result()", "list(job.watch())", "next(iter(client.watch(types=['nobody'])))"]
+)
+async def test_ctrl_c_ends_a_wait_and_the_client_goes_on(server, platform, wait):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        PROGRAM.format(wait=wait),
+        env={"HEADRACE_TARGET": server.target},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    await platform.until(lambda: sum(platform.watchers.values()))
+
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(20):
+        out, err = await process.communicate()
+
+    assert (process.returncode, out, err) == (0, b"interrupted RUNNING\n", b"")

@@ -1,0 +1,137 @@
+"""Following many jobs, against a real server in this process."""
+
+import asyncio
+
+import pytest
+
+from headrace import Client, CursorExpired, DeadlineExceeded, JobState, Unavailable
+
+
+@pytest.fixture
+async def client(server):
+    async with Client(server.target) as client:
+        yield client
+
+
+async def take(watch, count):
+    return [await anext(watch) for _ in range(count)]
+
+
+async def test_nothing_that_happens_after_entering_is_missed(client):
+    async with client.watch() as watch:
+        assert watch.caught_up
+        job = await client.submit("wait")
+        events = await take(watch, 2)
+
+    assert [(event.job_id, event.seq) for event in events] == [(job.id, 1), (job.id, 2)]
+
+
+async def test_a_watch_follows_what_matches(client, platform):
+    async with client.watch(
+        queues=["a", "b"], types=["fails"], states=[JobState.FAILED], labels={"team": "ml"}
+    ) as watch:
+        await client.submit("fails", queue="c", labels={"team": "ml"})
+        await client.submit("fails", queue="a", labels={"team": "ops"})
+        await client.submit("square_sum", {"data": []}, queue="a", labels={"team": "ml"})
+        job = await client.submit("fails", queue="b", labels={"team": "ml"})
+
+        event = await anext(watch)
+
+    assert (event.job_id, event.state) == (job.id, JobState.FAILED)
+    assert event.error.message == "no good"
+
+
+async def test_every_filter_reaches_the_server(client, platform):
+    async with client.watch(batch_id="b1", job_ids=["j1", "j2"], states=["QUEUED"]):
+        pass
+
+    job_filter = platform.last("WatchJobs").filter
+    assert (job_filter.batch_id, list(job_filter.job_ids)) == ("b1", ["j1", "j2"])
+    assert len(job_filter.states) == 1
+
+
+async def test_an_unknown_state_is_refused_at_once(client):
+    with pytest.raises(ValueError, match="NOSUCH"):
+        client.watch(states=["NOSUCH"])
+
+
+async def test_the_cursor_of_the_last_event_resumes_after_it(client):
+    async with client.watch() as watch:
+        first = await client.submit("wait")
+        await take(watch, 2)
+        cursor = watch.cursor
+    second = await client.submit("wait")
+
+    async with client.watch(cursor=cursor) as watch:
+        seen = set()
+        while len(seen) < 2 or (second.id, 2) not in seen:
+            event = await anext(watch)
+            seen.add((event.job_id, event.seq))
+
+    assert {(second.id, 1), (second.id, 2)} <= seen
+    # This server repeats the newest event, as any may.
+    assert seen <= {(first.id, 2), (second.id, 1), (second.id, 2)}
+
+
+async def test_the_cursor_moves_when_a_whole_response_is_yielded(client, platform):
+    await client.submit("wait")
+    async with client.watch(cursor="0") as watch:
+        first = await anext(watch)
+        assert (first.seq, watch.cursor) == (1, "0")
+        second = await anext(watch)
+        assert (second.seq, watch.cursor) == (2, "2")
+
+
+async def test_a_cut_shows_each_event_once(client, platform):
+    async with client.watch() as watch:
+        first = await client.submit("wait")
+        events = await take(watch, 2)
+        platform.cut()
+        ahead = asyncio.create_task(anext(watch))
+        await platform.until(lambda: platform.methods().count("WatchJobs") == 2)
+        second = await client.submit("wait")
+        events += [await ahead, await anext(watch)]
+
+    assert [(event.job_id, event.seq) for event in events] == [
+        (first.id, 1),
+        (first.id, 2),
+        (second.id, 1),
+        (second.id, 2),
+    ]
+
+
+async def test_an_expired_cursor_names_the_oldest_usable_one(client):
+    with pytest.raises(CursorExpired) as caught:
+        async with client.watch(cursor="expired"):
+            pass
+
+    assert caught.value.oldest_cursor == "7"
+
+
+async def test_entering_a_watch_has_a_deadline(server, platform):
+    platform.silent = True
+    async with Client(server.target, timeout=0.2) as client:
+        with pytest.raises(DeadlineExceeded, match=r"within 0\.2 s"):
+            async with client.watch():
+                pass
+    platform.silent = False
+    platform.wake()
+
+
+async def test_a_watch_that_is_silent_is_begun_again(server, platform, monkeypatch):
+    monkeypatch.setattr("headrace.watch._SILENCE", 0.1)
+    async with Client(server.target) as client, client.watch() as watch:
+        ahead = asyncio.create_task(anext(watch))
+        await platform.until(lambda: platform.methods().count("WatchJobs") >= 2)
+        await client.submit("wait")
+
+        assert (await ahead).seq == 1
+
+
+async def test_no_gateway_at_all_is_unavailable(server):
+    await server.stop()
+    async with Client(server.target, resume_timeout=0.1) as client:
+        with pytest.raises(Unavailable):
+            async with client.watch():
+                pass
+    await server.start()

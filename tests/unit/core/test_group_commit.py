@@ -1,0 +1,255 @@
+"""Group commit: what callers may rely on, whatever happens to the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace_core.domain.errors import ShuttingDown, Unavailable
+from headrace_core.store.group_commit import GroupCommit, Overloaded
+
+
+class Store:
+    """A commit that a test holds open, lets through and makes fail."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.begun = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failures: dict[int, Exception] = {}
+
+    async def commit(self, items: list[int]) -> list[str]:
+        self.batches.append(items)
+        self.begun.set()
+        await self.gate.wait()
+        for item in items:
+            if item in self.failures:
+                raise self.failures[item]
+        return [f"done {item}" for item in items]
+
+    def hold(self) -> None:
+        self.gate.clear()
+
+    def let_through(self) -> None:
+        self.gate.set()
+
+
+def group(store: Store, **bounds: object) -> GroupCommit[int, str]:
+    options: dict = {"max_batch": 100, "max_pending": 1000, **bounds}
+    return GroupCommit(commit=store.commit, **options)
+
+
+async def submit_all(commits: GroupCommit[int, str], items: Iterable[int]) -> list[asyncio.Task]:
+    """Hands items in, each as a caller of its own, and returns when all of them wait."""
+    tasks = [asyncio.create_task(commits.submit(item)) for item in items]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_an_item_that_finds_nobody_committing_is_committed_at_once():
+    store = Store()
+    assert await group(store).submit(1) == "done 1"
+    assert store.batches == [[1]]
+
+
+async def test_what_comes_during_a_commit_makes_one_batch_in_the_order_of_submits():
+    store = Store()
+    commits = group(store)
+    store.hold()
+    first = asyncio.create_task(commits.submit(0))
+    await store.begun.wait()
+    rest = await submit_all(commits, range(1, 50))
+    store.let_through()
+    assert await asyncio.gather(first, *rest) == [f"done {n}" for n in range(50)]
+    assert store.batches == [[0], list(range(1, 50))]
+
+
+async def test_what_is_submitted_in_one_turn_of_the_loop_shares_a_commit():
+    store = Store()
+    commits = group(store)
+    await asyncio.gather(*(commits.submit(n) for n in range(10)))
+    assert store.batches == [list(range(10))]
+
+
+async def test_a_batch_is_never_longer_than_its_bound():
+    store = Store()
+    commits = group(store, max_batch=4)
+    await asyncio.gather(*(commits.submit(n) for n in range(10)))
+    assert store.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+async def test_a_batch_is_full_at_its_weight_but_one_heavy_item_goes_alone():
+    store = Store()
+    commits = group(store, weigh=lambda item: item, max_batch_weight=10)
+    await asyncio.gather(*(commits.submit(n) for n in (4, 6, 5, 25, 1, 2)))
+    assert store.batches == [[4, 6], [5], [25], [1, 2]]
+
+
+async def test_a_failing_batch_fails_all_its_callers_and_no_others():
+    store = Store()
+    commits = group(store, max_batch=2)
+    store.failures[2] = Unavailable("postgresql")
+    results = await asyncio.gather(*(commits.submit(n) for n in range(6)), return_exceptions=True)
+    assert results[:2] == ["done 0", "done 1"]
+    assert [type(result) for result in results[2:4]] == [Unavailable, Unavailable]
+    assert results[4:] == ["done 4", "done 5"]
+
+
+async def test_it_goes_on_after_a_failure():
+    store = Store()
+    commits = group(store)
+    store.failures[1] = Unavailable("postgresql")
+    with pytest.raises(Unavailable):
+        await commits.submit(1)
+    assert await commits.submit(2) == "done 2"
+
+
+async def test_too_few_results_are_an_error_of_every_caller():
+    async def commit(items: list[int]) -> list[str]:
+        return ["done"] * (len(items) - 1)
+
+    commits: GroupCommit[int, str] = GroupCommit(commit=commit, max_batch=10, max_pending=10)
+    results = await asyncio.gather(*(commits.submit(n) for n in range(3)), return_exceptions=True)
+    assert isinstance(results[-1], ValueError)
+
+
+async def test_a_cancelled_caller_takes_its_item_back_before_the_commit_begins():
+    store = Store()
+    commits = group(store)
+    store.hold()
+    first = asyncio.create_task(commits.submit(0))
+    await store.begun.wait()
+    one, two, three = await submit_all(commits, (1, 2, 3))
+    two.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await two
+    store.let_through()
+    assert await asyncio.gather(first, one, three) == ["done 0", "done 1", "done 3"]
+    assert store.batches == [[0], [1, 3]]
+
+
+async def test_a_caller_cancelled_during_its_commit_does_not_disturb_the_others():
+    store = Store()
+    commits = group(store)
+    store.hold()
+    one, two = await submit_all(commits, (1, 2))
+    await store.begun.wait()
+    one.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await one
+    store.let_through()
+    assert await two == "done 2"
+    assert store.batches == [[1, 2]]
+    assert await commits.submit(3) == "done 3"
+
+
+async def test_when_all_callers_are_cancelled_nothing_is_committed():
+    store = Store()
+    commits = group(store)
+    store.hold()
+    first = asyncio.create_task(commits.submit(0))
+    await store.begun.wait()
+    for task in await submit_all(commits, (1, 2)):
+        task.cancel()
+    store.let_through()
+    await first
+    await commits.close()
+    assert store.batches == [[0]]
+
+
+async def test_no_more_may_wait_than_the_bound_and_room_comes_back():
+    store = Store()
+    commits = group(store, max_pending=3)
+    store.hold()
+    tasks = await submit_all(commits, (1, 2, 3))
+    with pytest.raises(Overloaded) as caught:
+        await commits.submit(4)
+    assert isinstance(caught.value, Unavailable)
+    assert str(caught.value) == "too many writes are waiting for postgresql; try again"
+    store.let_through()
+    await asyncio.gather(*tasks)
+    assert await commits.submit(5) == "done 5"
+
+
+async def test_no_more_weight_may_wait_than_the_bound_but_one_heavy_item_may():
+    store = Store()
+    commits = group(store, weigh=lambda item: item, max_pending_weight=10)
+    assert await commits.submit(25) == "done 25"
+    store.hold()
+    tasks = await submit_all(commits, (4, 6))
+    with pytest.raises(Overloaded):
+        await commits.submit(1)
+    store.let_through()
+    await asyncio.gather(*tasks)
+    assert await commits.submit(10) == "done 10"
+
+
+async def test_an_item_taken_back_gives_its_room_back():
+    store = Store()
+    commits = group(store, max_pending=2)
+    store.hold()
+    first = asyncio.create_task(commits.submit(0))
+    await store.begun.wait()
+    (second,) = await submit_all(commits, (1,))
+    second.cancel()
+    store.let_through()
+    await first
+    assert await asyncio.gather(commits.submit(2), commits.submit(3)) == ["done 2", "done 3"]
+
+
+async def test_close_commits_what_waits_and_takes_nothing_more():
+    store = Store()
+    commits = group(store, max_batch=1)
+    store.hold()
+    tasks = await submit_all(commits, (1, 2))
+    closing = asyncio.create_task(commits.close())
+    await store.begun.wait()
+    with pytest.raises(ShuttingDown):
+        await commits.submit(3)
+    store.let_through()
+    await closing
+    assert [task.result() for task in tasks] == ["done 1", "done 2"]
+
+
+async def test_close_without_work_returns():
+    commits = group(Store())
+    await commits.close()
+    with pytest.raises(ShuttingDown):
+        await commits.submit(1)
+
+
+async def test_a_close_that_is_cut_off_leaves_nobody_waiting():
+    store = Store()
+    commits = group(store, max_batch=1)
+    store.hold()
+    tasks = await submit_all(commits, (1, 2))
+    await store.begun.wait()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await commits.close()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [ShuttingDown, ShuttingDown]
+
+
+@given(
+    turns=st.lists(st.lists(st.integers(0, 9), max_size=8), max_size=8),
+    max_batch=st.integers(1, 5),
+)
+def test_every_item_is_committed_once_and_in_order(turns: list[list[int]], max_batch: int):
+    async def scenario() -> None:
+        store = Store()
+        commits = group(store, max_batch=max_batch)
+        tasks = []
+        for turn in turns:
+            tasks += await submit_all(commits, turn)
+        items = [item for turn in turns for item in turn]
+        assert await asyncio.gather(*tasks) == [f"done {item}" for item in items]
+        assert [item for batch in store.batches for item in batch] == items
+        assert all(1 <= len(batch) <= max_batch for batch in store.batches)
+
+    asyncio.run(scenario())

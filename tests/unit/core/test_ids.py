@@ -1,0 +1,71 @@
+"""UUIDv7, by RFC 9562."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import patch
+from uuid import RFC_4122, UUID
+
+from headrace_core.domain import ids
+from headrace_core.domain.ids import uuid7
+
+
+def stamp(value: UUID) -> int:
+    """Milliseconds, and the 12 bits of their fraction."""
+    return (value.int >> 80) << 12 | (value.int >> 64) & 0xFFF
+
+
+def test_it_has_the_fields_of_version_7() -> None:
+    before = time.time_ns() // 1_000_000
+    value = uuid7()
+    after = time.time_ns() // 1_000_000
+    assert value.version == 7
+    assert value.variant == RFC_4122
+    assert before <= value.int >> 80 <= after
+
+
+def test_it_grows_with_every_call() -> None:
+    made = [uuid7() for _ in range(10_000)]
+    assert made == sorted(set(made))
+    assert [str(value) for value in made] == sorted(str(value) for value in made)
+
+
+def test_it_grows_in_every_thread_and_is_never_drawn_twice() -> None:
+    def draw(_: int) -> list[UUID]:
+        return [uuid7() for _ in range(2_000)]
+
+    with ThreadPoolExecutor(8) as threads:
+        drawn = list(threads.map(draw, range(8)))
+    for made in drawn:
+        assert made == sorted(made)
+    stamps = [stamp(value) for made in drawn for value in made]
+    assert len(set(stamps)) == len(stamps)
+
+
+def test_it_grows_while_the_clock_goes_back() -> None:
+    first = uuid7()
+    with patch.object(ids.time, "time_ns", return_value=0):
+        second, third = uuid7(), uuid7()
+    assert first < second < third < uuid7()
+
+
+def test_the_fraction_of_the_millisecond_counts() -> None:
+    ahead = time.time_ns() // 1_000_000 + 3_600_000
+    with (
+        patch.object(ids, "_last", 0),
+        patch.object(ids.time, "time_ns", return_value=ahead * 1_000_000 + 500_000),
+    ):
+        assert stamp(uuid7()) == ahead << 12 | 2048
+
+
+def test_the_rest_is_random() -> None:
+    random = {uuid7().int & (1 << 62) - 1 for _ in range(1000)}
+    assert len(random) == 1000
+    # Every one of the 62 bits is set in some and unset in others.
+    ones, zeros = 0, 0
+    for bits in random:
+        ones |= bits
+        zeros |= ~bits
+    assert ones == (1 << 62) - 1
+    assert zeros & (1 << 62) - 1 == (1 << 62) - 1

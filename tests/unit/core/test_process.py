@@ -1,0 +1,90 @@
+"""How a service becomes a process, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from headrace_core.process import run_service
+
+
+def never(_: object) -> object:
+    raise AssertionError("a service was made of settings that can't be")
+
+
+def test_settings_that_cannot_be_end_it_with_78_and_name_each_problem(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADRACE_WORKER_SLOTS", "none")
+    monkeypatch.setenv("HEADRACE_REDIS_TIMEOUT", "0")
+    monkeypatch.setenv("HEADRACE_DATABASE_URL", "mysql://u:hunter2@h/d")
+    assert run_service("tester", never) == 78  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    lines = said.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("headrace tester: HEADRACE_") for line in lines)
+    for name in ("HEADRACE_WORKER_SLOTS", "HEADRACE_REDIS_TIMEOUT", "HEADRACE_DATABASE_URL"):
+        assert name in said
+    assert "hunter2" not in said
+
+
+def test_two_settings_that_do_not_fit_together_end_it_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADRACE_GATEWAY_ADDRESS", "0.0.0.0:50051")
+    assert run_service("tester", never) == 78  # type: ignore[arg-type]
+    assert "HEADRACE_ALLOW_INSECURE=true" in capsys.readouterr().err
+
+
+PROGRAM = textwrap.dedent(
+    """
+    import sys
+    from headrace_core.process import run_service
+
+    class Service:
+        def __init__(self, settings):
+            pass
+        async def start(self):
+            if sys.argv[1] == "fail":
+                raise RuntimeError("it cannot start")
+            print("started", flush=True)
+        async def stop(self):
+            print("stopped", flush=True)
+
+    sys.exit(run_service("tester", Service))
+    """
+)
+
+
+def run(how: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly(signum: signal.Signals) -> None:
+    with run("serve") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signum)
+        out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "stopped\n")
+
+
+def test_a_failure_is_logged_and_ends_it_with_1_after_a_stop() -> None:
+    with run("fail") as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (1, "stopped\n")
+    assert "service_failed" in err
+    assert "it cannot start" in err

@@ -1,0 +1,138 @@
+"""Retries: how long to wait, and how often."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from headrace_core.domain.retry import RetryOverrides, RetryPolicy
+
+waits = st.timedeltas(timedelta(), timedelta(days=30))
+draws = st.floats(0, 1, exclude_max=True)
+fractions = st.floats(0, 1)
+multipliers = st.floats(1, 100)
+attempts = st.integers(1, 100)
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> RetryPolicy:
+    shorter, longer = sorted((draw(waits), draw(waits)))
+    return RetryPolicy(
+        max_attempts=draw(attempts),
+        initial_backoff=shorter,
+        max_backoff=longer,
+        multiplier=draw(multipliers),
+        jitter=draw(fractions),
+    )
+
+
+overrides = st.builds(
+    RetryOverrides,
+    max_attempts=st.none() | attempts,
+    initial_backoff=st.none() | waits,
+    max_backoff=st.none() | waits,
+    multiplier=st.none() | multipliers,
+    jitter=st.none() | fractions,
+)
+
+
+@given(policies(), st.integers(1, 10_000), draws)
+def test_a_wait_is_never_negative_nor_longer_than_the_longest(
+    policy: RetryPolicy, retry: int, draw: float
+) -> None:
+    assert timedelta() <= policy.backoff(retry, lambda: draw) <= policy.max_backoff
+
+
+@given(policies(), st.integers(1, 10_000), draws)
+def test_the_jitter_takes_away_at_most_its_share(
+    policy: RetryPolicy, retry: int, draw: float
+) -> None:
+    whole = policy.backoff(retry, lambda: 0.0)
+    least = whole * (1 - policy.jitter)
+    # A timedelta knows microseconds.
+    assert policy.backoff(retry, lambda: draw) >= least - timedelta(microseconds=1)
+
+
+@given(policies(), st.integers(1, 10_000))
+def test_without_luck_a_wait_is_never_shorter_than_the_one_before(
+    policy: RetryPolicy, retry: int
+) -> None:
+    assert policy.backoff(retry + 1, lambda: 0.0) >= policy.backoff(retry, lambda: 0.0)
+
+
+def test_waits_grow_by_the_multiplier_up_to_the_longest() -> None:
+    policy = RetryPolicy(
+        initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=10), multiplier=3
+    )
+    waits = [policy.backoff(retry, lambda: 0.0).total_seconds() for retry in range(1, 6)]
+    assert waits == [1, 3, 9, 10, 10]
+
+
+def test_full_jitter_spreads_the_waits_over_the_whole_range() -> None:
+    policy = RetryPolicy(initial_backoff=timedelta(seconds=1), jitter=1)
+    drawn = [policy.backoff(1).total_seconds() for _ in range(2000)]
+    assert 0 <= min(drawn) < 0.05
+    assert 0.95 < max(drawn) <= 1
+    assert 0.45 < sum(drawn) / len(drawn) < 0.55
+
+
+@given(attempts)
+def test_as_many_retries_as_attempts_less_one(max_attempts: int) -> None:
+    policy = RetryPolicy(max_attempts=max_attempts)
+    allowed = [policy.may_retry(used) for used in range(max_attempts + 2)]
+    assert allowed == [used < max_attempts - 1 for used in range(max_attempts + 2)]
+
+
+@given(overrides, policies())
+def test_what_was_said_stands_over_the_policy(said: RetryOverrides, policy: RetryPolicy) -> None:
+    both = said.initial_backoff is not None and said.max_backoff is not None
+    assume(not both or said.initial_backoff <= said.max_backoff)
+    merged = said.over(policy)
+    for name in RetryOverrides.__dataclass_fields__:
+        wanted = getattr(said, name)
+        if wanted is not None:
+            assert getattr(merged, name) == wanted
+        elif "backoff" not in name:
+            assert getattr(merged, name) == getattr(policy, name)
+
+
+def test_of_two_backoffs_the_one_that_was_not_said_gives_way() -> None:
+    policy = RetryPolicy(initial_backoff=timedelta(seconds=10), max_backoff=timedelta(seconds=60))
+    longer = RetryOverrides(initial_backoff=timedelta(seconds=90)).over(policy)
+    assert longer.max_backoff == timedelta(seconds=90)
+    shorter = RetryOverrides(max_backoff=timedelta(seconds=5)).over(policy)
+    assert shorter.initial_backoff == timedelta(seconds=5)
+
+
+def test_saying_nothing_changes_nothing() -> None:
+    policy = RetryPolicy(max_attempts=7, jitter=0)
+    assert RetryOverrides().over(policy) == policy
+
+
+def test_no_jitter_can_be_said() -> None:
+    assert RetryOverrides(jitter=0).over(RetryPolicy(jitter=1)).jitter == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_attempts": 0},
+        {"max_attempts": 101},
+        {"initial_backoff": timedelta(seconds=-1)},
+        {"initial_backoff": timedelta(seconds=2), "max_backoff": timedelta(seconds=1)},
+        {"multiplier": 0.5},
+        {"multiplier": 101},
+        {"multiplier": float("nan")},
+        {"jitter": -0.1},
+        {"jitter": 1.1},
+        {"jitter": float("nan")},
+    ],
+    ids=str,
+)
+def test_what_is_out_of_range_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        RetryPolicy(**fields)

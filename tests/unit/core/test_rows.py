@@ -1,0 +1,100 @@
+"""What goes into a row comes out of it unchanged."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace_core.domain.job import JobError, Progress
+from headrace_core.domain.retry import RetryOverrides, RetryPolicy
+from headrace_core.store.rows import (
+    from_error,
+    from_overrides,
+    from_policy,
+    from_progress,
+    job_columns,
+    to_error,
+    to_labels,
+    to_overrides,
+    to_policy,
+    to_progress,
+)
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
+waits = st.timedeltas(timedelta(), timedelta(days=3650))
+fractions = st.floats(0, 1)
+multipliers = st.floats(1, 100)
+attempts = st.integers(1, 100)
+counters = st.dictionaries(texts, st.integers() | st.floats(allow_nan=False, allow_infinity=False))
+
+overrides = st.builds(
+    RetryOverrides,
+    max_attempts=st.none() | attempts,
+    initial_backoff=st.none() | waits,
+    max_backoff=st.none() | waits,
+    multiplier=st.none() | multipliers,
+    jitter=st.none() | fractions,
+)
+policies = st.builds(
+    lambda shorter, more, **rest: RetryPolicy(
+        initial_backoff=shorter, max_backoff=shorter + more, **rest
+    ),
+    waits,
+    waits,
+    max_attempts=attempts,
+    multiplier=multipliers,
+    jitter=fractions,
+)
+errors = st.builds(JobError, type=texts, message=texts, retryable=st.booleans())
+progresses = st.builds(
+    Progress, fraction=fractions, message=texts, counters=counters.map(json.dumps)
+)
+
+
+@given(overrides)
+def test_what_a_submitter_said_of_retries(said: RetryOverrides) -> None:
+    assert to_overrides(from_overrides(said)) == said
+
+
+def test_nothing_said_is_no_text_at_all() -> None:
+    assert from_overrides(RetryOverrides()) is None
+    assert to_overrides(None) == RetryOverrides()
+
+
+@given(policies)
+def test_a_policy(policy: RetryPolicy) -> None:
+    assert to_policy(from_policy(policy)) == policy
+
+
+@given(st.none() | errors)
+def test_an_error(error: JobError | None) -> None:
+    assert to_error(from_error(error)) == error
+
+
+@given(st.none() | progresses)
+def test_progress_with_its_counters_to_the_letter(progress: Progress | None) -> None:
+    assert to_progress(from_progress(progress)) == progress
+
+
+@given(st.dictionaries(texts, texts))
+def test_labels(labels: dict[str, str]) -> None:
+    assert to_labels(json.dumps(labels)) == labels
+
+
+def test_text_that_utf8_cannot_say_costs_a_character_and_not_the_batch() -> None:
+    # As in the message of an OSError about a file with such a name.
+    message = "no such file: \udcff.csv"
+    error = to_error(from_error(JobError(type="OSError", message=message, retryable=True)))
+    assert error == JobError(type="OSError", message="no such file: ?.csv", retryable=True)
+    progress = to_progress(from_progress(Progress(fraction=0.5, message=message)))
+    assert progress == Progress(fraction=0.5, message="no such file: ?.csv")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_table_stands_before_every_column(full: bool) -> None:
+    for column in job_columns(full=full, table="j").split(", "):
+        assert column.startswith(("j.", "NULL "))

@@ -1,0 +1,118 @@
+"""Settings: what the environment may say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from headrace_core.settings import Settings
+
+ADDRESSES = ("gateway_address", "scheduler_address", "worker_address")
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:0", "127.1.2.3:50051", "localhost:50051", "[::1]:50051"]
+)
+def test_loopback_is_served(name: str, address: str) -> None:
+    assert getattr(Settings(**{name: address}), name) == address
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "0.0.0.0:50051",
+        "[::]:50051",
+        ":50051",
+        "10.0.0.1:50051",
+        "127.0.0.1.example.com:50051",
+        "localhost.example.com:50051",
+        "example.com:50051",
+        "127.0.0.1",
+        "unix:/tmp/socket",
+        "",
+    ],
+)
+def test_anything_else_is_refused_unless_it_is_allowed(name: str, address: str) -> None:
+    with pytest.raises(ValidationError, match="HEADRACE_ALLOW_INSECURE=true"):
+        Settings(**{name: address})
+    assert getattr(Settings(**{name: address}, allow_insecure=True), name) == address
+
+
+def test_the_lease_is_renewed_at_least_three_times() -> None:
+    Settings(worker_lease=15, worker_beat=5)
+    with pytest.raises(ValidationError, match=r"HEADRACE_WORKER_BEAT .* at most a third"):
+        Settings(worker_lease=15, worker_beat=5.1)
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("", ()),
+        ("mail", ("mail",)),
+        ("mail,reports", ("mail", "reports")),
+        (" mail , reports ,", ("mail", "reports")),
+    ],
+)
+def test_lists_are_written_with_commas(
+    monkeypatch: pytest.MonkeyPatch, said: str, read: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("HEADRACE_WORKER_QUEUES", said)
+    monkeypatch.setenv("HEADRACE_HANDLERS", said)
+    settings = Settings()
+    assert settings.worker_queues == read
+    assert settings.handlers == read
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p@h:1/d?ssl=require",
+        "postgres://u:p@h:1/d?ssl=require",
+        "postgresql+psycopg://u:p@h:1/d?ssl=require",
+    ],
+)
+def test_the_database_is_reached_with_our_driver(url: str) -> None:
+    settings = Settings(database_url=url)
+    assert settings.sqlalchemy_url == "postgresql+asyncpg://u:p@h:1/d?ssl=require"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"database_url": "mysql://u:hunter2@h/d"},
+        {"database_url": "hunter2"},
+        {"redis_url": "http://u:hunter2@h"},
+        {"database_url": "postgresql://u:hunter2@h/d", "worker_beat": 100},
+    ],
+    ids=str,
+)
+def test_an_error_shows_no_secret(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings(**fields)
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(Settings(database_url="postgresql://u:hunter2@h/d"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("worker_slots", "0"),
+        ("worker_slots", "many"),
+        ("max_batch_jobs", "1001"),
+        ("database_timeout", "0"),
+        ("redis_timeout", "-1"),
+        ("log_level", "loud"),
+        ("dispatch_prefetch", "-1"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"HEADRACE_{name.upper()}", value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert [problem["loc"] for problem in caught.value.errors()] == [(name,)]

@@ -1,0 +1,288 @@
+"""Jobs, events, handlers and statistics as protobuf."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from google.protobuf import json_format
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.v1 import event_pb2, job_pb2
+from headrace.v1.data_pb2 import DATA_ENCODING_JSON, DATA_ENCODING_VALUE
+from headrace_core.domain.handler import HandlerSpec, LiveHandler
+from headrace_core.domain.ids import BatchId, JobId, WorkerId, uuid7
+from headrace_core.domain.job import Job, JobError, JobEvent, JobSpec, Progress
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.retry import RetryOverrides, RetryPolicy
+from headrace_core.store.stats import Stats
+from headrace_gateway.convert import (
+    event_message,
+    handler_message,
+    job_message,
+    spec_message,
+    stats_message,
+)
+
+TIME = datetime(2026, 11, 22, 1, 2, 3, 456_789, tzinfo=UTC)
+
+
+def at(seconds: int) -> datetime:
+    return TIME + timedelta(seconds=seconds)
+
+
+BARE = Job(
+    id=JobId(uuid7()),
+    tenant="default",
+    type="email",
+    queue="mail",
+    payload=None,
+    priority=0,
+    labels={},
+    timeout=None,
+    deadline=None,
+    retry=RetryOverrides(),
+    request_id=None,
+    batch_id=None,
+    state=JobState.QUEUED,
+    attempt=0,
+    retries_used=0,
+    seq=1,
+    progress=None,
+    result=None,
+    error=None,
+    worker_id=None,
+    create_time=at(0),
+    due_time=at(0),
+    queue_time=None,
+    start_time=None,
+    cancel_request_time=None,
+    end_time=None,
+    update_time=at(0),
+)
+WHOLE = replace(
+    BARE,
+    payload='{"n": 12345678901234567890}',
+    priority=-7,
+    labels={"team": "ml"},
+    timeout=timedelta(seconds=1.5),
+    deadline=at(1),
+    retry=RetryOverrides(max_attempts=5, initial_backoff=timedelta(seconds=1), jitter=0.0),
+    request_id="order-17",
+    batch_id=BatchId(uuid7()),
+    state=JobState.SUCCEEDED,
+    attempt=3,
+    retries_used=2,
+    seq=9,
+    progress=Progress(fraction=0.5, message="half", counters='{"rows": 3}'),
+    result="[1]",
+    error=JobError(type="ValueError", message="no", retryable=True),
+    worker_id=WorkerId(uuid7()),
+    due_time=at(2),
+    queue_time=at(3),
+    start_time=at(4),
+    cancel_request_time=at(5),
+    end_time=at(6),
+    update_time=at(7),
+)
+
+
+def test_a_bare_job_has_nothing_but_what_it_has():
+    assert json_format.MessageToDict(job_message(BARE, DATA_ENCODING_VALUE)) == {
+        "id": str(BARE.id),
+        "tenant": "default",
+        "type": "email",
+        "queue": "mail",
+        "state": "JOB_STATE_QUEUED",
+        "seq": "1",
+        "createTime": "2026-11-22T01:02:03.456789Z",
+        "scheduleTime": "2026-11-22T01:02:03.456789Z",
+        "updateTime": "2026-11-22T01:02:03.456789Z",
+    }
+
+
+def test_a_whole_job_shows_every_field():
+    message = job_message(WHOLE, DATA_ENCODING_VALUE, output=['"a"', '{"b": 1}'])
+    assert json_format.MessageToDict(message) == {
+        "id": str(WHOLE.id),
+        "tenant": "default",
+        "type": "email",
+        "queue": "mail",
+        "payload": {"value": {"n": "12345678901234567890"}},
+        "priority": -7,
+        "labels": {"team": "ml"},
+        "timeout": "1.500s",
+        "deadline": "2026-11-22T01:02:04.456789Z",
+        "retryPolicy": {"maxAttempts": 5, "initialBackoff": "1s", "jitter": 0.0},
+        "requestId": "order-17",
+        "batchId": str(WHOLE.batch_id),
+        "state": "JOB_STATE_SUCCEEDED",
+        "attempt": 3,
+        "retriesUsed": 2,
+        "seq": "9",
+        "progress": {
+            "fraction": 0.5,
+            "message": "half",
+            "counters": {"value": {"rows": 3.0}},
+        },
+        "result": {"value": [1.0]},
+        "error": {"type": "ValueError", "message": "no", "retryable": True},
+        "workerId": str(WHOLE.worker_id),
+        "createTime": "2026-11-22T01:02:03.456789Z",
+        "scheduleTime": "2026-11-22T01:02:05.456789Z",
+        "queueTime": "2026-11-22T01:02:06.456789Z",
+        "startTime": "2026-11-22T01:02:07.456789Z",
+        "cancelRequestTime": "2026-11-22T01:02:08.456789Z",
+        "endTime": "2026-11-22T01:02:09.456789Z",
+        "updateTime": "2026-11-22T01:02:10.456789Z",
+        "output": [{"value": "a"}, {"value": {"b": 1.0}}],
+    }
+    assert len(message.ListFields()) == len(job_pb2.Job.DESCRIPTOR.fields)
+
+
+def test_with_the_json_encoding_documents_keep_their_text():
+    message = job_message(WHOLE, DATA_ENCODING_JSON, output=['"a"'])
+    assert message.payload.json == b'{"n": 12345678901234567890}'
+    assert message.result.json == b"[1]"
+    assert message.progress.counters.json == b'{"rows": 3}'
+    assert message.output[0].json == b'"a"'
+
+
+def test_a_job_that_was_only_validated_has_no_id_and_no_state():
+    message = spec_message(
+        JobSpec(type="email", queue="mail", schedule_time=at(9)), tenant="default", request_id="r"
+    )
+    assert json_format.MessageToDict(message) == {
+        "tenant": "default",
+        "type": "email",
+        "queue": "mail",
+        "requestId": "r",
+        "scheduleTime": "2026-11-22T01:02:12.456789Z",
+    }
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_every_state_has_its_enum_value(state: JobState):
+    message = job_message(replace(BARE, state=state), DATA_ENCODING_VALUE)
+    assert job_pb2.JobState.Name(message.state) == f"JOB_STATE_{state.name}"
+
+
+EVENT = JobEvent(
+    job_id=BARE.id,
+    seq=4,
+    type=EventType.STARTED,
+    state=JobState.RUNNING,
+    attempt=2,
+    time=at(0),
+    job_type="email",
+    queue="mail",
+    labels={"team": "ml"},
+    batch_id=None,
+    tenant="default",
+)
+
+
+@pytest.mark.parametrize("event_type", EventType)
+def test_every_event_has_its_enum_value(event_type: EventType):
+    message = event_message(replace(EVENT, type=event_type), DATA_ENCODING_VALUE)
+    assert event_pb2.JobEventType.Name(message.type) == f"JOB_EVENT_TYPE_{event_type.name}"
+
+
+def test_no_enum_value_of_the_contract_is_unknown_to_the_domain():
+    assert len(job_pb2.JobState.values()) == len(JobState) + 1
+    assert len(event_pb2.JobEventType.values()) == len(EventType) + 1
+
+
+@pytest.mark.parametrize(
+    ("detail", "shown"),
+    [
+        ({}, {}),
+        ({"worker_id": WorkerId(uuid4())}, {"workerId"}),
+        ({"error": JobError(type="E", message="m", retryable=False)}, {"error"}),
+        ({"progress": Progress(fraction=1.0)}, {"progress"}),
+        ({"output": '"x"'}, {"output"}),
+        ({"due_time": at(1)}, {"scheduleTime"}),
+    ],
+)
+def test_an_event_shows_its_detail(detail: dict[str, object], shown: set[str]):
+    message = event_message(replace(EVENT, **detail), DATA_ENCODING_VALUE)
+    always = {"jobId", "seq", "type", "state", "attempt", "eventTime", "jobType", "queue"}
+    assert set(json_format.MessageToDict(message)) == always | set(shown)
+
+
+def test_an_event_shows_every_field_that_the_contract_has():
+    # The rest places it, or is the job's and there to filter by.
+    inner = {"labels", "batch_id", "tenant", "xid", "position"}
+    assert {field.name for field in fields(JobEvent)} - inner == {
+        {"event_time": "time", "schedule_time": "due_time"}.get(field.name, field.name)
+        for field in event_pb2.JobEvent.DESCRIPTOR.fields
+    }
+
+
+def test_a_handler():
+    handler = LiveHandler(
+        spec=HandlerSpec(
+            type="email",
+            queue="mail",
+            description="Sends a mail.",
+            payload_schema='{"type": "object"}',
+            timeout=timedelta(seconds=30),
+            retry=RetryPolicy(max_attempts=2),
+        ),
+        live_workers=3,
+    )
+    assert json_format.MessageToDict(handler_message(handler, DATA_ENCODING_VALUE)) == {
+        "type": "email",
+        "queue": "mail",
+        "description": "Sends a mail.",
+        "payloadSchema": {"value": {"type": "object"}},
+        "resultSchema": {"value": {}},
+        "timeout": "30s",
+        "retryPolicy": {
+            "maxAttempts": 2,
+            "initialBackoff": "1s",
+            "maxBackoff": "300s",
+            "multiplier": 2.0,
+            "jitter": 1.0,
+        },
+        "liveWorkers": 3,
+    }
+
+
+def test_statistics_are_added_up_by_state_queue_and_type():
+    stats = Stats(
+        time=at(0),
+        counts=[
+            ("mail", "email", JobState.QUEUED, 2),
+            ("mail", "email", JobState.FAILED, 1),
+            ("bulk", "email", JobState.QUEUED, 3),
+            ("bulk", "audit", JobState.SUCCEEDED, 4),
+        ],
+        ages={"mail": timedelta(seconds=5)},
+    )
+    queued, failed, succeeded = (
+        lambda n: {"state": "JOB_STATE_QUEUED", "jobs": str(n)},
+        lambda n: {"state": "JOB_STATE_FAILED", "jobs": str(n)},
+        lambda n: {"state": "JOB_STATE_SUCCEEDED", "jobs": str(n)},
+    )
+    assert json_format.MessageToDict(stats_message(stats)) == {
+        "states": [queued(5), succeeded(4), failed(1)],
+        "queues": [
+            {"queue": "bulk", "states": [queued(3), succeeded(4)]},
+            {"queue": "mail", "states": [queued(2), failed(1)], "age": "5s"},
+        ],
+        "types": [
+            {"type": "audit", "states": [succeeded(4)]},
+            {"type": "email", "states": [queued(5), failed(1)]},
+        ],
+        "statsTime": "2026-11-22T01:02:03.456789Z",
+    }
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_times_are_exact_to_the_microsecond(time: datetime):
+    message = job_message(replace(BARE, create_time=time), DATA_ENCODING_VALUE)
+    assert message.create_time.ToDatetime(UTC) == time

@@ -1,0 +1,224 @@
+"""Errors as statuses: one ErrorInfo each, the details that fit, and nothing that leaks."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from headrace.v1 import error_pb2
+from headrace_core.domain.errors import (
+    CursorInvalid,
+    InvalidRequest,
+    JobNotFound,
+    LimitExceeded,
+    PageTokenInvalid,
+    PayloadInvalid,
+    RequestIdConflict,
+    ShuttingDown,
+    StateConflict,
+    Unavailable,
+    Violation,
+)
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.store.group_commit import Overloaded
+from headrace_gateway.errors import CallError, UndecodableRequest, to_call_error
+
+JOB = JobId(UUID("0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15"))
+DETAILS = {
+    f"google.rpc.{name}": getattr(error_details_pb2, name)
+    for name in ("ErrorInfo", "BadRequest", "PreconditionFailure", "ResourceInfo", "RetryInfo")
+}
+CODES = grpc.StatusCode
+
+
+def call_error(error: Exception) -> CallError:
+    return to_call_error(error, request_id="request-1")
+
+
+def details(error: CallError) -> dict[str, Message]:
+    status = status_pb2.Status.FromString(error.status())
+    assert status.code == error.code.value[0]
+    assert status.message == error.message
+    unpacked = {}
+    for packed in status.details:
+        name = packed.type_url.rpartition("/")[2]
+        assert name not in unpacked
+        message = DETAILS[name]()
+        packed.Unpack(message)
+        unpacked[name.rpartition(".")[2]] = message
+    return unpacked
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason", "metadata", "others"),
+    [
+        (
+            InvalidRequest([Violation("a", "b")]),
+            CODES.INVALID_ARGUMENT,
+            "INVALID_ARGUMENT",
+            {},
+            {"BadRequest"},
+        ),
+        (
+            PayloadInvalid("square_sum", [Violation("job.payload", "x")]),
+            CODES.INVALID_ARGUMENT,
+            "PAYLOAD_INVALID",
+            {"type": "square_sum"},
+            {"BadRequest"},
+        ),
+        (
+            PageTokenInvalid(),
+            CODES.INVALID_ARGUMENT,
+            "PAGE_TOKEN_INVALID",
+            {},
+            {"BadRequest"},
+        ),
+        (CursorInvalid(), CODES.INVALID_ARGUMENT, "CURSOR_INVALID", {}, {"BadRequest"}),
+        (
+            UndecodableRequest("headrace.v1.GetJobRequest"),
+            CODES.INVALID_ARGUMENT,
+            "INVALID_ARGUMENT",
+            {},
+            set(),
+        ),
+        (
+            JobNotFound(JOB),
+            CODES.NOT_FOUND,
+            "JOB_NOT_FOUND",
+            {"job_id": str(JOB)},
+            {"ResourceInfo"},
+        ),
+        (
+            RequestIdConflict("order-17", kind="job", existing_id=str(JOB)),
+            CODES.ALREADY_EXISTS,
+            "REQUEST_ID_CONFLICT",
+            {"request_id": "order-17", "job_id": str(JOB)},
+            {"ResourceInfo"},
+        ),
+        (
+            RequestIdConflict("order-17", kind="batch", existing_id=str(JOB)),
+            CODES.ALREADY_EXISTS,
+            "REQUEST_ID_CONFLICT",
+            {"request_id": "order-17", "batch_id": str(JOB)},
+            {"ResourceInfo"},
+        ),
+        (
+            StateConflict(
+                JOB,
+                action="requeue it",
+                state=JobState.SUCCEEDED,
+                allowed=(JobState.FAILED, JobState.CANCELLED),
+            ),
+            CODES.FAILED_PRECONDITION,
+            "STATE_CONFLICT",
+            {"job_id": str(JOB), "state": "SUCCEEDED", "allowed": "FAILED, CANCELLED"},
+            {"PreconditionFailure"},
+        ),
+        (
+            LimitExceeded(
+                "job.payload",
+                limit="HEADRACE_MAX_PAYLOAD_BYTES",
+                maximum=262144,
+                actual=300000,
+                unit="bytes",
+            ),
+            CODES.RESOURCE_EXHAUSTED,
+            "LIMIT_EXCEEDED",
+            {"limit": "HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"},
+            {"BadRequest"},
+        ),
+        (
+            Unavailable("postgresql"),
+            CODES.UNAVAILABLE,
+            "UNAVAILABLE",
+            {"dependency": "postgresql"},
+            {"RetryInfo"},
+        ),
+        (
+            Overloaded(),
+            CODES.UNAVAILABLE,
+            "UNAVAILABLE",
+            {"dependency": "postgresql"},
+            {"RetryInfo"},
+        ),
+        (ShuttingDown(), CODES.UNAVAILABLE, "SHUTTING_DOWN", {}, {"RetryInfo"}),
+        (TimeoutError("db 10.0.0.1"), CODES.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", {}, set()),
+        (
+            ZeroDivisionError("SELECT secret FROM host"),
+            CODES.INTERNAL,
+            "INTERNAL",
+            {"request_id": "request-1"},
+            set(),
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_an_error_and_its_status(
+    error: Exception,
+    code: grpc.StatusCode,
+    reason: str,
+    metadata: dict[str, str],
+    others: set[str],
+):
+    told = call_error(error)
+    assert told.code is code
+    unpacked = details(told)
+    info = unpacked.pop("ErrorInfo")
+    assert info.domain == "headrace"
+    assert info.reason == reason
+    assert f"ERROR_REASON_{reason}" in error_pb2.ErrorReason.keys()  # noqa: SIM118 - no mapping
+    assert dict(info.metadata) == metadata
+    assert set(unpacked) == others
+
+
+def test_all_violations_are_told():
+    told = call_error(InvalidRequest([Violation("job.type", "must be"), Violation("x", "y")]))
+    bad_request = details(told)["BadRequest"]
+    assert [(v.field, v.description) for v in bad_request.field_violations] == [
+        ("job.type", "must be"),
+        ("x", "y"),
+    ]
+    assert told.message == "job.type: must be; x: y"
+
+
+def test_a_conflict_tells_the_state_and_those_that_would_do():
+    error = StateConflict(
+        JOB,
+        action="requeue it",
+        state=JobState.RUNNING,
+        allowed=(JobState.FAILED, JobState.CANCELLED),
+    )
+    told = call_error(error)
+    assert told.message == f"job {JOB} is RUNNING; to requeue it it must be FAILED or CANCELLED"
+    (violation,) = details(told)["PreconditionFailure"].violations
+    assert (violation.type, violation.subject) == ("STATE", str(JOB))
+
+
+@pytest.mark.parametrize("error", [TimeoutError, OSError, KeyError, RuntimeError, AssertionError])
+def test_what_is_not_ours_never_reaches_a_client(error: type[Exception]):
+    told = call_error(error("INSERT INTO jobs … at db.internal:5432"))
+    assert b"INSERT" not in told.status()
+    assert b"db.internal" not in told.status()
+
+
+@pytest.mark.parametrize("text", ["x", "é", "🏞"])
+def test_however_much_is_wrong_the_status_fits_into_a_header(text: str):
+    told = call_error(
+        InvalidRequest([Violation(f"jobs[{n}].{text * 500}", text * 500) for n in range(1000)])
+    )
+    # The message is percent-encoded, the details are base64: 8 KiB are what clients take.
+    assert len(told.message.encode()) * 3 + len(told.status()) * 4 / 3 < 7500
+    last = details(told)["BadRequest"].field_violations[-1]
+    assert last.description.endswith("more violations")
+
+
+def test_forty_violations_are_told_in_full():
+    told = call_error(
+        InvalidRequest([Violation(f"jobs[{n}].priority", "must be -100 to 100") for n in range(40)])
+    )
+    assert len(details(told)["BadRequest"].field_violations) == 40

@@ -1,0 +1,101 @@
+"""A mail's payload cannot smuggle headers or recipients in, and its settings guard the password."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace_core.domain.ids import JobId, uuid7
+from headrace_worker.handlers.email import EmailSettings, Mail, message_id_of
+
+MAIL: dict[str, Any] = {"to": ["ada@example.org"], "subject": "Hello", "text": "Hello Ada"}
+
+
+def decode(**fields: Any) -> Mail:
+    return msgspec.json.decode(json.dumps({**MAIL, **fields}), type=Mail)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"subject": "Hello\r\nBcc: eve@example.org"},
+        {"subject": "Hello\n"},
+        {"subject": "Hello\x00"},
+        {"to": ["ada@example.org\nBcc: eve@example.org"]},
+        {"to": ["ada@example.org\n"]},
+        {"to": ["ada@example.org, eve@example.org"]},
+        {"to": ["Ada <ada@example.org>"]},
+        {"cc": ["a b@example.org"]},
+        {"reply_to": "ada@example.org\r\nX: y"},
+        {"headers": {"X-Note": "a\r\nBcc: eve@example.org"}},
+        {"headers": {"X-Note": "a\n"}},
+        {"headers": {"X-Note\nBcc": "a"}},
+        {"headers": {"X-Note\n": "a"}},
+        {"headers": {"X Note": "a"}},
+        {"headers": {"bcc": "eve@example.org"}},
+        {"headers": {"Resent-To": "eve@example.org"}},
+        {"headers": {"Content-Type": "text/html"}},
+        {"headers": {"Message-ID": "<mine@example.org>"}},
+        {"to": []},
+        {"to": ["nobody"]},
+        {"to": [f"{n}@example.org" for n in range(101)]},
+        {
+            "to": [f"{n}@example.org" for n in range(60)],
+            "cc": ["x@a.org"] + [f"c{n}@a.org" for n in range(60)],
+        },
+    ],
+)
+def test_a_mail_that_says_more_than_it_should_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        decode(**fields)
+
+
+@given(st.text(max_size=30))
+def test_no_line_break_passes_as_a_subject(subject: str) -> None:
+    try:
+        mail = decode(subject=subject)
+    except msgspec.ValidationError:
+        return
+    assert not set("\r\n\0") & set(mail.subject)
+
+
+def test_an_address_counts_once() -> None:
+    mail = decode(to=["a@example.org", "b@example.org"], cc=["a@example.org", "c@example.org"])
+    assert mail.recipients == ["a@example.org", "b@example.org", "c@example.org"]
+
+
+def test_the_message_id_is_the_job_s_in_the_sender_s_domain() -> None:
+    job_id = JobId(uuid7())
+    expected = f"<{job_id}.headrace@example.org>"
+    assert message_id_of(job_id, "Headrace <jobs@example.org>") == expected
+    assert message_id_of(job_id, "jobs@example.org") == expected
+    assert message_id_of(JobId(uuid7()), "jobs@example.org") != expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        ({"HOST": "mail.example.org", "USERNAME": "jobs"}, "HEADRACE_EMAIL_STARTTLS=true"),
+        ({"SENDER": "Headrace"}, "must be an address"),
+        ({"SENDER": "Headrace <jobs@example.org>\nBcc: eve@example.org"}, "control characters"),
+        ({"PORT": "0"}, "greater than or equal to 1"),
+    ],
+)
+def test_settings_that_would_do_harm_are_refused(
+    environment: dict[str, str], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(f"HEADRACE_EMAIL_{name}", value)
+    with pytest.raises(pydantic.ValidationError, match=problem):
+        EmailSettings()
+
+
+def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_EMAIL_PASSWORD", "open sesame")
+    assert "sesame" not in repr(EmailSettings())

@@ -1,0 +1,71 @@
+"""The handlers of examples/ do what they teach."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from headrace_worker import Fail, Retry, Stopped
+from headrace_worker.registry import registry
+from support.recording import Recording, async_context
+
+FILE = Path(__file__).parents[3] / "examples" / "handlers.py"
+
+
+@pytest.fixture
+def examples(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("headrace_examples", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Other tests may know the same file by another name.
+    monkeypatch.setattr(registry, "_handlers", dict(registry._handlers))
+    # Annotations are resolved through sys.modules, as for any imported module.
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+async def test_flaky_fails_twice_and_then_succeeds(examples: ModuleType) -> None:
+    payload = examples.Flaky()
+    with pytest.raises(ConnectionResetError):
+        await examples.flaky(payload, async_context(number=1))
+    with pytest.raises(Retry) as retry:
+        await examples.flaky(payload, async_context(number=2))
+    assert retry.value.after is not None
+    assert await examples.flaky(payload, async_context(number=3)) == examples.Outcome(attempt=3)
+
+
+def test_broken_fails_for_good(examples: ModuleType) -> None:
+    with pytest.raises(Fail) as failure:
+        examples.broken(examples.Nothing())
+    assert failure.value.type == "OrderInvalid"
+    registered = registry.get("broken")
+    assert registered is not None
+    assert not registered.takes_context
+
+
+async def test_slow_tells_its_progress_to_the_end(examples: ModuleType) -> None:
+    recording = Recording()
+    async with asyncio.timeout(10):
+        slept = await examples.slow(examples.Slow(seconds=0.25), async_context(recording))
+    assert slept.seconds >= 0.25
+    assert recording.fractions[0] < 0.1
+    assert recording.fractions == sorted(recording.fractions)
+    assert recording.fractions[-1] == 1.0
+
+
+async def test_slow_stops_when_it_is_cancelled(examples: ModuleType) -> None:
+    recording = Recording()
+    ctx = async_context(recording)
+    job = asyncio.create_task(examples.slow(examples.Slow(seconds=3600), ctx))
+    async with asyncio.timeout(10):
+        await recording.reported.wait()
+        ctx.cancel_event.set()
+        with pytest.raises(Stopped):
+            await job

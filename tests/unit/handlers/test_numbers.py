@@ -1,0 +1,118 @@
+"""The sums are exact, tell their progress and stop when they are asked to."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace_worker import Stopped
+from headrace_worker.handlers.numbers import (
+    MAX_STEPS,
+    Numbers,
+    Range,
+    cube_sum,
+    square_sum,
+    sum_range,
+)
+from headrace_worker.payload import PayloadMismatch, decode, encode
+from headrace_worker.registry import registry
+from support.recording import Recording, sync_context
+
+integers = st.integers(min_value=-(2**63), max_value=2**63 - 1)
+doubles = st.floats(min_value=-1e100, max_value=1e100)
+
+
+@given(st.lists(integers, max_size=50))
+def test_sums_of_integers_are_exact(data: list[int]) -> None:
+    assert square_sum(Numbers(data=data), sync_context()).result == sum(x**2 for x in data)
+    assert cube_sum(Numbers(data=data), sync_context()).result == sum(x**3 for x in data)
+
+
+@given(st.lists(doubles | integers, max_size=50))
+def test_sums_with_fractions_are_finite_and_close(data: list[float]) -> None:
+    result = square_sum(Numbers(data=data), sync_context()).result
+    assert math.isfinite(result)
+    assert math.isclose(result, math.fsum(float(x) * float(x) for x in data), rel_tol=1e-12)
+    assert math.isfinite(cube_sum(Numbers(data=data), sync_context()).result)
+
+
+@given(
+    start=st.integers(-1000, 1000),
+    end=st.integers(-1000, 1000),
+    step=st.integers(-50, 50).filter(bool),
+)
+def test_a_range_includes_its_end_when_a_step_reaches_it(start: int, end: int, step: int) -> None:
+    expected = list(range(start, end + (1 if step > 0 else -1), step))
+    result = sum_range(Range(start=start, end=end, step=step), sync_context())
+    assert (result.result, result.count) == (sum(expected), len(expected))
+
+
+def test_a_long_range_is_added_up_in_chunks_and_tells_its_progress() -> None:
+    recording = Recording()
+    result = sum_range(Range(start=1, end=5_000_000), sync_context(recording))
+    assert result.result == 5_000_000 * 5_000_001 // 2
+    assert recording.fractions == [0.0, 0.4, 0.8, 1.0]
+    assert json.loads(recording.steps[1].counters) == {"done": 2_000_000, "count": 5_000_000}
+
+
+def test_a_long_list_tells_its_progress() -> None:
+    recording = Recording()
+    assert square_sum(Numbers(data=[2] * 100_000), sync_context(recording)).result == 400_000
+    assert recording.fractions == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("handler", "payload"),
+    [
+        (square_sum, Numbers(data=[1] * 100_000)),
+        (cube_sum, Numbers(data=[1] * 100_000)),
+        (sum_range, Range(start=1, end=MAX_STEPS)),
+    ],
+)
+def test_a_cancelled_sum_stops_at_its_next_chunk(handler, payload) -> None:
+    ctx = sync_context()
+
+    def cancel_once_begun(_: object) -> None:
+        ctx.cancel_event.set()
+
+    ctx._report = cancel_once_begun
+    with pytest.raises(Stopped):
+        handler(payload, ctx)
+
+
+@pytest.mark.parametrize(
+    ("payload", "problem"),
+    [
+        ('{"start": 1, "end": 10, "step": 0}', "step must not be 0"),
+        ('{"start": 1, "end": 10000000001}', "at most 10000000000"),
+        ('{"start": 1}', "missing required field `end`"),
+        ('{"start": 1.5, "end": 2}', "Expected `int`"),
+        ('{"start": 1, "end": 9223372036854775808}', "Expected `int` <= 9223372036854775807"),
+        ('{"start": 1, "end": 2, "by": 1}', "unknown field `by`"),
+    ],
+)
+def test_a_malformed_range_is_refused(payload: str, problem: str) -> None:
+    registered = registry.get("sum_range")
+    assert registered is not None
+    with pytest.raises(PayloadMismatch, match=problem):
+        decode(payload, registered.payload_type)
+
+
+@pytest.mark.parametrize("payload", ['{"data": ["1"]}', '{"data": [true]}', '{"data": [1e101]}'])
+def test_what_is_no_number_is_refused(payload: str) -> None:
+    registered = registry.get("square_sum")
+    assert registered is not None
+    with pytest.raises(PayloadMismatch):
+        decode(payload, registered.payload_type)
+
+
+def test_a_sum_beyond_64_bits_is_exact_json() -> None:
+    registered = registry.get("cube_sum")
+    assert registered is not None
+    payload = decode('{"data": [9007199254740993]}', registered.payload_type)
+    result = registered.function(payload, sync_context())
+    assert encode(result) == f'{{"result":{9007199254740993**3}}}'

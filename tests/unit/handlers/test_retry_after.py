@@ -1,0 +1,42 @@
+"""Retry-After is understood in both of its forms, within reason."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace_worker.handlers.retry_after import MAX_WAIT, parse_retry_after
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "wait"),
+    [
+        (None, None),
+        ("0", timedelta()),
+        (" 120 ", timedelta(minutes=2)),
+        ("99999999999999999999", MAX_WAIT),
+        ("Sun, 01 Mar 2026 12:00:30 GMT", timedelta(seconds=30)),
+        ("Sun, 01 Mar 2026 12:00:30", timedelta(seconds=30)),
+        ("Sunday, 01-Mar-26 12:00:30 GMT", timedelta(seconds=30)),
+        ("Sun Mar  1 12:00:30 2026", timedelta(seconds=30)),
+        ("Sun, 01 Mar 2026 11:00:00 GMT", timedelta()),
+        ("Mon, 01 Mar 2027 12:00:00 GMT", MAX_WAIT),
+        ("soon", None),
+        ("-5", None),
+        ("1.5", None),
+        ("", None),
+    ],
+)
+def test_a_wait_is_read(value: str | None, wait: timedelta | None) -> None:
+    assert parse_retry_after(value, NOW) == wait
+
+
+@given(st.text(max_size=60))
+def test_nothing_that_a_server_sends_raises(value: str) -> None:
+    wait = parse_retry_after(value, NOW)
+    assert wait is None or timedelta() <= wait <= MAX_WAIT

@@ -1,0 +1,175 @@
+"""Health: checks become statuses, streams show them, a shutdown ends everything in time."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from headrace_health import Check, Health, HealthServer
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class Dependency:
+    """Something that lives, is gone, or hangs."""
+
+    def __init__(self) -> None:
+        self.alive = True
+        self.hangs = False
+
+    async def ping(self) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if not self.alive:
+            raise ConnectionError
+
+
+class Served:
+    def __init__(self) -> None:
+        self.database = Dependency()
+        self.cache = Dependency()
+        self.health = Health(
+            services=("headrace.v1.JobService",),
+            checks=(
+                Check(name="postgresql", ping=self.database.ping),
+                Check(name="redis", ping=self.cache.ping, required=False),
+            ),
+            timeout=0.05,
+        )
+        self.server = HealthServer(address="127.0.0.1:0", health=self.health)
+
+    async def status(self, service: str = "") -> int:
+        request = health_pb2.HealthCheckRequest(service=service)
+        return (await self.stub.Check(request, timeout=5)).status
+
+    def watch(self, service: str = "") -> grpc.aio.UnaryStreamCall:
+        return self.stub.Watch(health_pb2.HealthCheckRequest(service=service), timeout=20)
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    served = Served()
+    await served.server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{served.server.port}") as channel:
+        served.stub = health_pb2_grpc.HealthStub(channel)
+        yield served
+    await served.server.stop()
+
+
+async def test_all_services_are_serving_while_their_dependencies_live(served: Served):
+    assert await served.status() == SERVING
+    assert await served.status("headrace.v1.JobService") == SERVING
+
+
+async def test_not_serving_while_a_dependency_is_gone_and_serving_again_after(served: Served):
+    served.database.alive = False
+    await served.health.run_once()
+    assert await served.status() == NOT_SERVING
+    assert await served.status("headrace.v1.JobService") == NOT_SERVING
+    served.database.alive = True
+    await served.health.run_once()
+    assert await served.status() == SERVING
+
+
+async def test_a_dependency_that_hangs_is_gone(served: Served):
+    served.database.hangs = True
+    await served.health.run_once()
+    assert await served.status() == NOT_SERVING
+
+
+async def test_a_dependency_that_is_not_required_has_its_own_status_alone(served: Served):
+    served.cache.alive = False
+    await served.health.run_once()
+    assert await served.status() == SERVING
+    assert await served.status("postgresql") == SERVING
+    assert await served.status("redis") == NOT_SERVING
+
+
+async def test_an_unknown_service_is_not_found(served: Served):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served.status("nobody.Knows")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    stream = served.watch("nobody.Knows")
+    assert (await stream.read()).status == SERVICE_UNKNOWN
+    stream.cancel()
+
+
+async def test_a_watch_shows_every_change(served: Served):
+    stream = served.watch()
+    assert (await stream.read()).status == SERVING
+    served.database.alive = False
+    await served.health.run_once()
+    assert (await stream.read()).status == NOT_SERVING
+    served.database.alive = True
+    await served.health.run_once()
+    assert (await stream.read()).status == SERVING
+    stream.cancel()
+
+
+async def test_a_shutdown_tells_the_watchers_and_ends_them(served: Served):
+    stream = served.watch()
+    assert (await stream.read()).status == SERVING
+    await served.server.enter_graceful_shutdown()
+    assert (await stream.read()).status == NOT_SERVING
+    assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+    assert await served.status() == NOT_SERVING
+
+
+async def test_a_shutdown_cannot_be_undone(served: Served):
+    await served.server.enter_graceful_shutdown()
+    await served.health.run_once()
+    assert await served.status() == NOT_SERVING
+
+
+async def test_open_watches_do_not_hold_up_the_stop(served: Served):
+    stream = served.watch()
+    assert (await stream.read()).status == SERVING
+    async with asyncio.timeout(5):
+        await served.server.stop(grace=60)
+
+
+async def test_the_checks_are_repeated():
+    rounds = asyncio.Queue[None]()
+
+    async def ping() -> None:
+        rounds.put_nowait(None)
+
+    health = Health(checks=(Check(name="postgresql", ping=ping),), interval=0.001)
+    await health.start()
+    async with asyncio.timeout(10):
+        for _ in range(4):
+            await rounds.get()
+    await health.enter_graceful_shutdown()
+    assert not health.serving
+
+
+async def probe(*arguments: str) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "headrace_health", "probe", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    return process.returncode, output.decode().strip()
+
+
+async def test_the_probe_exits_0_only_when_it_is_serving(served: Served):
+    address = f"127.0.0.1:{served.server.port}"
+    assert await probe(address) == (0, "SERVING")
+    assert await probe(address, "--service", "headrace.v1.JobService") == (0, "SERVING")
+    assert await probe(address, "--service", "nobody.Knows") == (1, "NOT_FOUND")
+    served.database.alive = False
+    await served.health.run_once()
+    assert await probe(address) == (1, "NOT_SERVING")
+
+
+async def test_the_probe_of_nobody_fails_in_time():
+    async with asyncio.timeout(20):
+        code, _ = await probe("127.0.0.1:1", "--timeout", "0.5")
+    assert code == 1

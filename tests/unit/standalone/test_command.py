@@ -1,0 +1,14 @@
+"""The command `up`, as the command line takes it in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_it_costs_other_commands_nothing() -> None:
+    code = "import sys, headrace_standalone.command; print(*sys.modules, sep='\\n')"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.split()
+    assert not {"asyncpg", "grpc", "pydantic", "redis", "sqlalchemy"} & set(loaded)

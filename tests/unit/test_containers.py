@@ -1,0 +1,145 @@
+"""`docker-compose.yml` and `deploy/Dockerfile`, as far as they can be judged without an engine."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+OURS = ("migrate", "gateway", "scheduler", "worker")
+# Which packages of this repository go into which image.
+PACKAGE = {"migrate": "headrace-core"} | {name: f"headrace-{name}" for name in OURS[1:]}
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+@pytest.fixture(scope="module")
+def stages() -> dict[str, str]:
+    """The instructions of each stage of the Dockerfile."""
+    text = (ROOT / "deploy" / "Dockerfile").read_text().replace("\\\n", " ")
+    parts = re.split(r"^FROM (\S+) AS (\S+)$", text, flags=re.MULTILINE)
+    return {
+        name: f"FROM {image}\n{body}"
+        for image, name, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True)
+    }
+
+
+def closure(package: str) -> set[str]:
+    """The package and all of this repository that it needs."""
+    projects = {}
+    for file in (*ROOT.glob("services/*/pyproject.toml"), ROOT / "clients/python/pyproject.toml"):
+        project = tomllib.loads(file.read_text())["project"]
+        names = {re.split(r"[<>=\[]", one)[0] for one in project["dependencies"]}
+        projects[project["name"]] = names
+    found, open_ones = set(), {package}
+    while open_ones:
+        found |= open_ones
+        open_ones = {
+            needed
+            for one in open_ones
+            for needed in projects[one]
+            if needed in projects and needed not in found
+        }
+    return found
+
+
+def test_everything_is_there(compose: dict) -> None:
+    assert set(compose["services"]) == {"postgres", "redis", *OURS}
+
+
+@pytest.mark.parametrize("name", ["postgres", "redis", "gateway", "scheduler", "worker"])
+def test_what_runs_for_ever_has_a_health_check(compose: dict, name: str) -> None:
+    check = compose["services"][name]["healthcheck"]
+    assert {"test", "interval", "timeout", "retries", "start_period"} <= set(check)
+
+
+@pytest.mark.parametrize("name", ["gateway", "scheduler", "worker"])
+def test_services_are_asked_over_grpc_where_they_listen(compose: dict, name: str) -> None:
+    service = compose["services"][name]
+    port = service["environment"][f"HEADRACE_{name.upper()}_ADDRESS"].rpartition(":")[2]
+    assert service["healthcheck"]["test"] == [
+        *("CMD", "python", "-m", "headrace_health", "probe"),
+        f"127.0.0.1:{port}",
+    ]
+
+
+@pytest.mark.parametrize("name", ["gateway", "scheduler", "worker"])
+def test_services_wait_for_what_they_need(compose: dict, name: str) -> None:
+    assert compose["services"][name]["depends_on"] == {
+        "migrate": {"condition": "service_completed_successfully"},
+        "redis": {"condition": "service_healthy"},
+    }
+    migrate = compose["services"]["migrate"]
+    assert migrate["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    assert migrate["restart"].startswith("on-failure")
+
+
+def test_no_password_has_a_default() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    used = re.findall(r"\$\{(HEADRACE_\w+PASSWORD)([^}]*)\}", text)
+    assert {name for name, _ in used} == {"HEADRACE_POSTGRES_PASSWORD", "HEADRACE_REDIS_PASSWORD"}
+    assert all(rest.startswith(":?") for _, rest in used)
+
+
+def test_only_the_api_is_published_and_only_on_this_machine(compose: dict) -> None:
+    published = {
+        name: service["ports"]
+        for name, service in compose["services"].items()
+        if "ports" in service
+    }
+    assert set(published) == {"gateway"}
+    assert all(port.startswith("127.0.0.1:") for port in published["gateway"])
+
+
+def test_only_the_gateway_lets_strangers_in(compose: dict) -> None:
+    insecure = {
+        name
+        for name, service in compose["services"].items()
+        if "HEADRACE_ALLOW_INSECURE" in service.get("environment", {})
+    }
+    assert insecure == {"gateway"}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_image_is_built_from_its_target(
+    compose: dict, stages: dict[str, str], name: str
+) -> None:
+    build = compose["services"][name]["build"]
+    assert build["target"] == name
+    assert (ROOT / build["context"] / build["dockerfile"]).is_file()
+    assert re.findall(r"^USER (\S+)$", stages[name], re.MULTILINE) == ["headrace"]
+    assert f"COPY --from=build-{name} " in stages[name]
+    assert stages[f"build-{name}"].startswith("FROM builder\n")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_image_holds_the_packages_that_it_needs_and_no_other(
+    stages: dict[str, str], name: str
+) -> None:
+    build = stages[f"build-{name}"]
+    wheels = {wheel.replace("_", "-") for wheel in re.findall(r"/wheels/([a-z_]+)-\*\.whl", build)}
+    assert wheels == closure(PACKAGE[name])
+    assert f"--require-hashes -r requirements/{name}.txt" in build
+
+
+def test_what_is_copied_exists(stages: dict[str, str]) -> None:
+    sources = [
+        source
+        for line in re.findall(r"^COPY (?!--from)(.+)$", stages["builder"], re.MULTILINE)
+        for source in line.split()[:-1]
+    ]
+    assert sources
+    assert all((ROOT / source).exists() for source in sources)
+
+
+def test_images_stand_on_pinned_tags(compose: dict, stages: dict[str, str]) -> None:
+    images = [compose["services"][name]["image"] for name in ("postgres", "redis")]
+    images += [re.match(r"FROM (\S+)", stages[name])[1] for name in ("base", "builder")]
+    assert all(re.fullmatch(r"[a-z]+:\d[\w.-]*", image) for image in images)
