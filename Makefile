@@ -10,6 +10,8 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# The services are many short starts of Python: compile each module once, not at every start.
+unexport PYTHONDONTWRITEBYTECODE
 
 PACKAGES := clients/python services/core services/health services/gateway services/scheduler \
 	services/worker services/standalone

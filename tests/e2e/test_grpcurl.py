@@ -49,8 +49,8 @@ def test_it_lists_and_describes_the_services(processes: Processes) -> None:
         JOBS,
         "headrace.v1.HandlerService",
     } <= set(listed)
-    described = grpcurl(processes.gateway_address, "describe", f"{JOBS}.SubmitJob").stdout
-    assert ".headrace.v1.SubmitJobRequest" in described
+    described = grpcurl(processes.gateway_address, "describe", JOBS).stdout
+    assert "rpc SubmitJob ( .headrace.v1.SubmitJobRequest )" in described
 
 
 def test_it_submits_and_watches_to_the_end(processes: Processes) -> None:
@@ -118,8 +118,8 @@ def test_it_lists_the_handlers_with_their_schemas(processes: Processes) -> None:
     [answer] = call(processes.gateway_address, "headrace.v1.HandlerService/ListHandlers", {})
     handlers = {handler["type"]: handler for handler in answer["handlers"]}
     assert {"email", "data_cleaning", "ai_task", "http_request", "square_sum"} <= set(handlers)
-    assert handlers["square_sum"]["liveWorkers"] == 1
-    assert "data" in json.dumps(handlers["square_sum"]["payloadSchema"])
+    assert handlers["square_sum"]["live_workers"] == 1
+    assert "data" in json.dumps(handlers["square_sum"]["payload_schema"])
 
 
 def test_the_protos_are_where_the_readme_says(processes: Processes) -> None:

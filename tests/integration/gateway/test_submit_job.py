@@ -396,6 +396,33 @@ class TestLimits:
         assert response.outcome == SUBMIT_OUTCOME_CREATED
 
 
+async def answer_to(jobs: JobServiceStub) -> str:
+    """The id of a new job, or the code of the refusal."""
+    try:
+        return (await jobs.SubmitJob(submit())).job.id
+    except grpc.aio.AioRpcError as error:
+        return error.code().name
+
+
+class TestOverload:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"max_pending_submits": 5})
+
+    async def test_what_waits_is_bounded_and_the_rest_is_told_to_come_again(
+        self, jobs: JobServiceStub, database: Database
+    ):
+        async with database.transaction() as conn:
+            # Nobody can submit until this transaction ends.
+            await conn.execute(text("LOCK TABLE jobs"))
+            calls = [asyncio.ensure_future(answer_to(jobs)) for _ in range(12)]
+            finished = asyncio.as_completed(calls, timeout=10)
+            assert [await next(finished) for _ in range(7)] == ["UNAVAILABLE"] * 7
+        answers = await asyncio.gather(*calls)
+        assert len(set(answers) - {"UNAVAILABLE"}) == 5
+        assert await count(jobs) == 5
+
+
 async def test_no_job_starts_out_in_a_list_before_its_submit_is_answered(jobs: JobServiceStub):
     job = (await jobs.SubmitJob(submit(request_id="r"))).job
     listed = (await jobs.ListJobs(ListJobsRequest(filter='request_id = "r"'))).jobs

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from datetime import timedelta
+
+from sqlalchemy import text
 
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
@@ -13,7 +14,7 @@ from headrace_core.store.database import Database
 from headrace_core.store.jobs import database_time
 from headrace_core.store.promote import next_due, promote_due
 from support.histories import assert_legal
-from support.jobs import history, read_job, submit, submit_many
+from support.jobs import history, read_job, set_column, submit, submit_many
 from support.states import bring
 from support.until import until
 
@@ -35,11 +36,11 @@ async def in_(database: Database, **delta: float) -> dict[str, object]:
 
 
 async def test_a_job_is_queued_when_the_databases_clock_says_so(database: Database) -> None:
-    job = await submit(database, **await in_(database, milliseconds=300))
+    job = await submit(database, **await in_(database, seconds=1))
     assert await promote(database) == 0
     left = await wait(database)
     assert left is not None
-    assert timedelta() < left <= timedelta(milliseconds=300)
+    assert timedelta() < left <= timedelta(seconds=1)
     await until(lambda: promote(database))
     job = await read_job(database, job.id)
     assert job.state is JobState.QUEUED
@@ -60,19 +61,18 @@ async def test_a_retry_is_queued_again_with_what_it_has_spent(database: Database
 async def test_what_is_due_is_queued_page_by_page_the_longest_due_first(
     database: Database,
 ) -> None:
-    jobs = []
-    for milliseconds in (300, 100, 200):
-        when = await in_(database, milliseconds=milliseconds)
-        jobs += [(when["schedule_time"], await submit(database, **when)) for _ in range(2)]
-    later = await submit(database, **await in_(database, hours=1))
-    async with asyncio.timeout(15):
-        while (left := await wait(database)) is not None and left > timedelta(milliseconds=-300):
-            pass
-    order = [job.id for _, job in sorted(jobs, key=lambda pair: (pair[0], pair[1].id))]
+    later, *jobs = await submit_many(database, 7, **await in_(database, hours=1))
+    late = [30, 10, 20, 10, 60, 20]
+    for job, seconds in zip(jobs, late, strict=True):
+        await set_column(database, job.id, f"due_time = now() - interval '{seconds} s'")
+    left = await wait(database)
+    assert left is not None
+    assert left <= timedelta(seconds=-60)
     pages = [await promote(database, limit=4), await promote(database, limit=4)]
     assert pages == [4, 2]
     assert await promote(database, limit=4) == 0
-    events = [(await history(database, job_id))[-1] for job_id in order]
+    order = sorted(zip(late, jobs, strict=True), key=lambda pair: -pair[0])
+    events = [(await history(database, job.id))[-1] for _, job in order]
     assert {event.type for event in events} == {EventType.DUE}
     # The first page has the four that were due first.
     assert max(event.xid for event in events[:4]) < min(event.xid for event in events[4:])
@@ -80,21 +80,25 @@ async def test_what_is_due_is_queued_page_by_page_the_longest_due_first(
 
 
 async def test_a_job_that_somebody_holds_holds_up_nothing(database: Database) -> None:
-    held, free = await submit_many(database, 2, **await in_(database, milliseconds=50))
+    held, free = await submit_many(database, 2, **await in_(database, hours=1))
+    for job in (held, free):
+        await set_column(database, job.id, "due_time = now()")
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=held.id)
         async with asyncio.timeout(15):
-            await until(lambda: promote(database))
+            assert await promote(database) == 1
     assert (await read_job(database, free.id)).state is JobState.QUEUED
     assert (await read_job(database, held.id)).state is JobState.CANCELLED
 
 
 async def test_several_promoters_queue_each_job_once(crowd: Database) -> None:
-    jobs = await submit_many(crowd, 300, **await in_(crowd, milliseconds=50))
-    deadline = time.monotonic() + 15
+    jobs = await submit_many(crowd, 300, **await in_(crowd, hours=1))
+    async with crowd.transaction() as connection:
+        await connection.execute(text("UPDATE jobs SET due_time = now()"))
     promoted = 0
-    while promoted < 300 and time.monotonic() < deadline:
-        promoted += sum(await asyncio.gather(*(promote(crowd, limit=50) for _ in range(8))))
+    async with asyncio.timeout(30):
+        while promoted < 300:
+            promoted += sum(await asyncio.gather(*(promote(crowd, limit=50) for _ in range(8))))
     assert promoted == 300
     for job in jobs[:20]:
         assert [event.type for event in await history(crowd, job.id)] == [

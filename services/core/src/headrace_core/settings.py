@@ -27,7 +27,11 @@ class Settings(BaseSettings):
 
     # An error never shows what was given: URLs hold passwords.
     model_config = SettingsConfigDict(
-        env_prefix="HEADRACE_", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix="HEADRACE_",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     # Servers.

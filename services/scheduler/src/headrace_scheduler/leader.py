@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-import asyncpg
 import structlog
 
 from headrace_core.domain.errors import Unavailable
@@ -39,8 +38,8 @@ class Leader:
                 async with try_lead(self._database) as leadership:
                     if leadership is not None:
                         await self._lead(leadership.hold)
-            except (Unavailable, asyncpg.PostgresError) as fault:
-                _log.warning("leadership_failed", error=type(fault).__name__)
+            except Unavailable as fault:
+                _log.warning("leadership_failed", dependency=fault.dependency)
             except Exception:  # noqa: BLE001 - it stands by again, whatever ended its term
                 _log.exception("leadership_failed")
             await asyncio.sleep(random.uniform(0.5, 1.5))

@@ -27,7 +27,7 @@ class Leadership:
             probe: seconds between two checks of the connection, and the deadline of each.
 
         Raises:
-            asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: it is lost.
+            Exception: it is lost. Out of `try_lead` that comes as Unavailable.
         """
         await until_lost(self._connection, probe=probe)
 

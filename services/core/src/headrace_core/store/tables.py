@@ -28,7 +28,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 from sqlalchemy.types import UserDefinedType
 
 from headrace_core.domain.job import MAX_PRIORITY, MIN_PRIORITY
-from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, EventType, JobState
+from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, JobState
 
 
 class Xid8(UserDefinedType[int]):
@@ -225,7 +225,7 @@ job_events = Table(
     Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     Column("position", BigInteger, Identity(always=True), nullable=False),
     CheckConstraint("seq >= 1 AND attempt >= 0", name="counters"),
-    CheckConstraint(f"type IN ({in_list(EventType)})", name="type"),
+    # Which events there are, and to which states they lead.
     CheckConstraint(_STEPS, name="step"),
     CheckConstraint("(seq = 1) = (type = 'submitted')", name="first"),
     CheckConstraint("(output IS NOT NULL) = (type = 'output')", name="output"),

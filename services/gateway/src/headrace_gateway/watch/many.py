@@ -117,6 +117,8 @@ class FilterStream:
                     for page in await step:
                         yield page
             except HeadraceError:
+                if self._live:
+                    self._place = max(self._place, self._passed(mailbox))
                 if self._place > self._sent:
                     yield self._page(Mark.IDLE)
                 raise
@@ -144,9 +146,13 @@ class FilterStream:
             mailbox.reopen()
             self._meeting = self._tail.settled
             return ()
+        return self._pages(events, self._passed(mailbox))
+
+    def _passed(self, mailbox: Mailbox) -> Place:
+        """Up to where everything that matches has been taken, while it is live."""
         # With nothing left in the mailbox, what else the tail has passed does not match.
-        passed = self._place if mailbox else self._tail.settled
-        return self._pages(events, passed)
+        nothing_left = not mailbox and not mailbox.overflowed
+        return self._tail.settled if nothing_left else self._place
 
     def _pages(self, events: Iterable[JobEvent], passed: Place) -> Sequence[WatchPage]:
         """Pages of events, and the mark that is due.

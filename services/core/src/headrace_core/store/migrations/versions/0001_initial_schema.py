@@ -79,10 +79,6 @@ def upgrade() -> None:
             "(type = 'submitted' AND state IN ('queued', 'scheduled')) OR (type = 'due' AND state IN ('queued')) OR (type = 'started' AND state IN ('running')) OR (type = 'progressed' AND state IN ('running')) OR (type = 'output' AND state IN ('running')) OR (type = 'succeeded' AND state IN ('succeeded')) OR (type = 'retry_scheduled' AND state IN ('retrying')) OR (type = 'failed' AND state IN ('failed')) OR (type = 'interrupted' AND state IN ('queued')) OR (type = 'worker_lost' AND state IN ('queued', 'failed')) OR (type = 'cancel_requested' AND state IN ('running')) OR (type = 'cancelled' AND state IN ('cancelled')) OR (type = 'expired' AND state IN ('failed')) OR (type = 'requeued' AND state IN ('queued'))",
             name=op.f("job_events_step_check"),
         ),
-        sa.CheckConstraint(
-            "type IN ('submitted', 'due', 'started', 'progressed', 'output', 'succeeded', 'retry_scheduled', 'failed', 'interrupted', 'worker_lost', 'cancel_requested', 'cancelled', 'expired', 'requeued')",
-            name=op.f("job_events_type_check"),
-        ),
         sa.CheckConstraint("seq >= 1 AND attempt >= 0", name=op.f("job_events_counters_check")),
         sa.PrimaryKeyConstraint("job_id", "seq", name=op.f("job_events_pkey")),
     )

@@ -1,0 +1,202 @@
+"""The database refuses impossible rows, whoever writes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from headrace_core.store.database import Database
+
+JOB: dict[str, str] = {
+    "id": "gen_random_uuid()",
+    "tenant": "'default'",
+    "type": "'test'",
+    "queue": "'default'",
+    "payload": "'{}'",
+    "priority": "0",
+    "labels": "'{}'",
+    "state": "'queued'",
+    "rank": "0",
+    "create_time": "now()",
+    "due_time": "now()",
+    "queue_time": "now()",
+    "update_time": "now()",
+}
+RUNNING = {
+    "state": "'running'",
+    "attempt": "1",
+    "worker_id": "gen_random_uuid()",
+    "start_time": "now()",
+}
+ENDED = {**RUNNING, "end_time": "now()"}
+SUCCEEDED = {**ENDED, "state": "'succeeded'", "result": "'{}'"}
+FAILED = {**ENDED, "state": "'failed'", "error": "'{}'"}
+RETRYING = {**RUNNING, "state": "'retrying'", "error": "'{}'"}
+
+EVENT: dict[str, str] = {
+    "job_id": "gen_random_uuid()",
+    "seq": "2",
+    "tenant": "'default'",
+    "type": "'started'",
+    "state": "'running'",
+    "attempt": "1",
+    "time": "now()",
+}
+
+WORKER: dict[str, str] = {
+    "id": "gen_random_uuid()",
+    "tenant": "'default'",
+    "name": "'worker'",
+    "pool": "'pool'",
+    "queues": "'{}'",
+    "slots": "1",
+    "start_time": "now()",
+    "heartbeat_time": "now()",
+    "lease_expire_time": "now()",
+}
+
+BATCH: dict[str, str] = {
+    "id": "gen_random_uuid()",
+    "tenant": "'default'",
+    "fingerprint": "'a'",
+    "jobs": "1",
+}
+
+# A table, what is good in it, what makes it bad, and the constraint that says so.
+BAD: list[tuple[str, dict[str, str], dict[str, str], str]] = [
+    ("jobs", JOB, {"state": "'sleeping'"}, "jobs_state_check"),
+    ("jobs", JOB, {"state": "'QUEUED'"}, "jobs_state_check"),
+    ("jobs", JOB, {"priority": "101"}, "jobs_priority_check"),
+    ("jobs", JOB, {"priority": "-101"}, "jobs_priority_check"),
+    ("jobs", JOB, {"attempt": "-1"}, "jobs_budget_check"),
+    ("jobs", JOB, {"retries_used": "-1"}, "jobs_counters_check"),
+    ("jobs", JOB, {"worker_losses": "-1"}, "jobs_counters_check"),
+    ("jobs", JOB, {"seq": "0"}, "jobs_counters_check"),
+    ("jobs", JOB, {"retries_used": "1"}, "jobs_budget_check"),
+    ("jobs", JOB, {"worker_losses": "1"}, "jobs_budget_check"),
+    ("jobs", JOB, {"end_time": "now()"}, "jobs_end_time_check"),
+    ("jobs", RUNNING, {"end_time": "now()"}, "jobs_end_time_check"),
+    ("jobs", SUCCEEDED, {"end_time": "NULL"}, "jobs_end_time_check"),
+    ("jobs", FAILED, {"end_time": "NULL"}, "jobs_end_time_check"),
+    ("jobs", JOB, {"state": "'cancelled'"}, "jobs_end_time_check"),
+    ("jobs", RUNNING, {"worker_id": "NULL"}, "jobs_running_check"),
+    ("jobs", RUNNING, {"start_time": "NULL"}, "jobs_running_check"),
+    ("jobs", RUNNING, {"attempt": "0"}, "jobs_running_check"),
+    ("jobs", JOB, {"queue_time": "NULL"}, "jobs_queued_check"),
+    ("jobs", RUNNING, {"queue_time": "NULL"}, "jobs_queued_check"),
+    ("jobs", JOB, {"result": "'{}'"}, "jobs_result_check"),
+    ("jobs", FAILED, {"result": "'{}'"}, "jobs_result_check"),
+    ("jobs", SUCCEEDED, {"result": "NULL"}, "jobs_result_check"),
+    ("jobs", FAILED, {"error": "NULL"}, "jobs_error_check"),
+    ("jobs", RETRYING, {"error": "NULL"}, "jobs_error_check"),
+    ("jobs", JOB, {"request_id": "'once'"}, "jobs_fingerprint_check"),
+    ("jobs", JOB, {"labels": "'[]'"}, "jobs_labels_check"),
+    ("jobs", JOB, {"labels": "'null'"}, "jobs_labels_check"),
+    *(("jobs", JOB, {name: "NULL"}, f'"{name}"') for name in JOB if name != "queue_time"),
+    ("job_events", EVENT, {"type": "'vanished'"}, "job_events_step_check"),
+    ("job_events", EVENT, {"state": "'sleeping'"}, "job_events_step_check"),
+    ("job_events", EVENT, {"state": "'queued'"}, "job_events_step_check"),
+    ("job_events", EVENT, {"seq": "0"}, "job_events_counters_check"),
+    ("job_events", EVENT, {"attempt": "-1"}, "job_events_counters_check"),
+    ("job_events", EVENT, {"seq": "1"}, "job_events_first_check"),
+    (
+        "job_events",
+        EVENT,
+        {"type": "'submitted'", "state": "'queued'"},
+        "job_events_first_check",
+    ),
+    ("job_events", EVENT, {"output": "'1'"}, "job_events_output_check"),
+    ("job_events", EVENT, {"type": "'output'"}, "job_events_output_check"),
+    ("job_events", EVENT, {"progress": "'{}'"}, "job_events_progress_check"),
+    ("job_events", EVENT, {"type": "'progressed'"}, "job_events_progress_check"),
+    *(("job_events", EVENT, {name: "NULL"}, f'"{name}"') for name in EVENT),
+    ("workers", WORKER, {"slots": "0"}, "workers_slots_check"),
+    (
+        "workers",
+        WORKER,
+        {"lease_expire_time": "now() - interval '1 s'"},
+        "workers_lease_check",
+    ),
+    *(("workers", WORKER, {name: "NULL"}, f'"{name}"') for name in WORKER),
+    ("batches", BATCH, {"jobs": "0"}, "batches_jobs_check"),
+    *(("batches", BATCH, {name: "NULL"}, f'"{name}"') for name in BATCH),
+    (
+        "worker_handlers",
+        {
+            "worker_id": "gen_random_uuid()",
+            "type": "'test'",
+            "tenant": "'default'",
+            "queue": "'default'",
+            "description": "''",
+            "payload_schema": "'{}'",
+            "result_schema": "'{}'",
+            "timeout": "'1 s'",
+            "retry": "'{}'",
+        },
+        {},
+        "worker_handlers_worker_id_fkey",
+    ),
+]
+
+GOOD = [
+    ("jobs", JOB),
+    ("jobs", {**JOB, "state": "'scheduled'", "queue_time": "NULL"}),
+    ("jobs", {**JOB, **RUNNING}),
+    ("jobs", {**JOB, **RETRYING}),
+    ("jobs", {**JOB, **SUCCEEDED}),
+    ("jobs", {**JOB, **FAILED}),
+    ("jobs", {**JOB, "state": "'cancelled'", "end_time": "now()"}),
+    ("job_events", EVENT),
+    ("workers", WORKER),
+    ("batches", BATCH),
+]
+
+
+async def insert(database: Database, table: str, row: dict[str, str]) -> None:
+    statement = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(row.values())})"
+    async with database.transaction() as connection:
+        await connection.execute(text(statement))
+
+
+async def test_a_row_that_can_be_is_taken(database: Database) -> None:
+    for table, row in GOOD:
+        await insert(database, table, row)
+
+
+async def test_a_row_that_cannot_be_is_refused(
+    database: Database, subtests: pytest.Subtests
+) -> None:
+    for table, good, bad, constraint in BAD:
+        with subtests.test(table=table, bad=bad):
+            row: dict[str, Any] = {**(JOB if table == "jobs" else {}), **good, **bad}
+            with pytest.raises(IntegrityError, match=constraint):
+                await insert(database, table, row)
+
+
+async def test_every_check_has_refused_a_row(database: Database) -> None:
+    async with database.transaction() as connection:
+        names = await connection.scalars(
+            text(
+                "SELECT conname FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid "
+                "WHERE contype = 'c' AND relnamespace = 'public'::regnamespace"
+            )
+        )
+    # The installation's is in test_schema.
+    assert set(names) - {constraint for *_, constraint in BAD} == {"installation_singleton_check"}
+
+
+async def test_two_jobs_never_share_a_key_nor_two_events_a_number(database: Database) -> None:
+    keyed = {**JOB, "request_id": "'once'", "fingerprint": "'a'"}
+    event = {**EVENT, "job_id": "'00000000-0000-7000-8000-000000000000'"}
+    batch = {**BATCH, "request_id": "'once'"}
+    for table, row, constraint in (
+        ("jobs", keyed, "jobs_request_id_idx"),
+        ("job_events", event, "job_events_pkey"),
+        ("batches", batch, "batches_request_id_idx"),
+    ):
+        await insert(database, table, row)
+        with pytest.raises(IntegrityError, match=constraint):
+            await insert(database, table, row)

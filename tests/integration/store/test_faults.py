@@ -1,0 +1,243 @@
+"""Faults of PostgreSQL: those that may pass are Unavailable, and nothing else is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+import sqlalchemy.exc
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database, until_lost
+from headrace_standalone.embedded.port import free_port
+from support.jobs import read_job, submit
+from support.until import until, until_blocked
+
+
+@pytest.fixture
+async def hasty(settings: Settings) -> AsyncIterator[Database]:
+    """The database with two connections and little patience."""
+    changes = {"database_pool_size": 2, "database_timeout": 0.3}
+    database = Database(settings.model_copy(update=changes), application="test-hasty")
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def test_a_session_that_is_ended_within_a_transaction(database: Database) -> None:
+    with pytest.raises(Unavailable) as caught:
+        async with database.transaction() as connection:
+            pid = await connection.scalar(text("SELECT pg_backend_pid()"))
+            async with database.transaction() as other:
+                await other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+            await connection.execute(text("SELECT 1"))
+    assert caught.value.dependency == "postgresql"
+    # The next one has a connection that lives.
+    await database.ping()
+
+
+async def test_sessions_that_were_ended_while_they_rested(
+    database: Database, hasty: Database
+) -> None:
+    async with database.transaction() as one, database.transaction() as two:
+        pids = [await c.scalar(text("SELECT pg_backend_pid()")) for c in (one, two)]
+    async with hasty.transaction() as connection:
+        for pid in pids:
+            await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+
+    async def lives() -> bool:
+        try:
+            await database.ping()
+        except Unavailable:
+            return False
+        return True
+
+    await until(lives)
+
+
+async def test_a_statement_that_takes_too_long_on_the_server(database: Database) -> None:
+    with pytest.raises(Unavailable):
+        async with database.transaction() as connection:
+            await connection.execute(text("SET LOCAL statement_timeout = '50ms'"))
+            await connection.execute(text("SELECT pg_sleep(10)"))
+    await database.ping()
+
+
+async def test_a_statement_that_takes_too_long_here(hasty: Database) -> None:
+    with pytest.raises(Unavailable):
+        async with hasty.transaction() as connection:
+            await connection.execute(text("SELECT pg_sleep(10)"))
+    await hasty.ping()
+
+
+async def test_a_transaction_that_rests_for_too_long(database: Database) -> None:
+    with pytest.raises(Unavailable):
+        async with database.transaction() as connection:
+            pid = await connection.scalar(text("SELECT pg_backend_pid()"))
+            await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '20ms'"))
+
+            async def ended() -> bool:
+                async with database.transaction() as other:
+                    found = await other.scalar(
+                        text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid"),
+                        {"pid": pid},
+                    )
+                return bool(found == 0)
+
+            await until(ended)
+            await connection.execute(text("SELECT 1"))
+
+
+async def test_a_lock_that_is_not_to_be_had(database: Database) -> None:
+    job = await submit(database)
+    async with database.transaction() as holder:
+        await holder.execute(text("UPDATE jobs SET priority = 1"))
+        with pytest.raises(Unavailable):
+            async with database.transaction() as connection:
+                await connection.execute(text("SET LOCAL lock_timeout = '20ms'"))
+                await connection.execute(text("UPDATE jobs SET priority = 2"))
+    assert (await read_job(database, job.id)).priority == 1
+
+
+async def test_a_deadlock(database: Database) -> None:
+    one, two = await submit(database), await submit(database)
+    update = text("UPDATE jobs SET priority = 1 WHERE id = :id")
+
+    async def cross(database: Database) -> None:
+        async with database.transaction() as connection:
+            await connection.execute(update, {"id": two.id})
+            await connection.execute(update, {"id": one.id})
+
+    outcomes: list[BaseException | None] = []
+    try:
+        async with database.transaction() as connection:
+            await connection.execute(text("SET LOCAL deadlock_timeout = '50ms'"))
+            await connection.execute(update, {"id": one.id})
+            crossing = asyncio.create_task(cross(database))
+            await until_blocked(database)
+            await connection.execute(update, {"id": two.id})
+    except Unavailable as fault:
+        outcomes.append(fault)
+    outcomes += await asyncio.gather(crossing, return_exceptions=True)
+    # One of the two gave way.
+    assert [type(outcome) for outcome in outcomes if outcome] == [Unavailable]
+
+
+async def test_no_connection_is_free(hasty: Database) -> None:
+    async with hasty.transaction(), hasty.transaction():
+        with pytest.raises(Unavailable):
+            await hasty.ping()
+    await hasty.ping()
+
+
+async def test_no_server_is_there(settings: Settings) -> None:
+    url = SecretStr(f"postgresql://headrace@127.0.0.1:{free_port()}/headrace")
+    database = Database(settings.model_copy(update={"database_url": url}), application="test")
+    with pytest.raises(Unavailable):
+        await database.ping()
+    with pytest.raises(Unavailable):
+        async with database.session():
+            pass
+    await database.close()
+
+
+# Mistakes of ours do not pass, however often they are tried again.
+
+
+async def test_a_value_that_its_type_cannot_hold(database: Database) -> None:
+    with pytest.raises(sqlalchemy.exc.DBAPIError, match="int32"):
+        async with database.transaction() as connection:
+            await connection.execute(text("SELECT CAST(:n AS integer)"), {"n": 2**40})
+
+
+async def test_a_row_that_a_check_refuses(database: Database) -> None:
+    await submit(database)
+    with pytest.raises(sqlalchemy.exc.IntegrityError, match="jobs_priority_check"):
+        async with database.transaction() as connection:
+            await connection.execute(text("UPDATE jobs SET priority = 101"))
+
+
+async def test_a_statement_that_is_wrong(database: Database) -> None:
+    with pytest.raises(sqlalchemy.exc.ProgrammingError):
+        async with database.transaction() as connection:
+            await connection.execute(text("SELECT no_such_column"))
+
+
+async def test_an_error_of_the_caller_passes_through_and_undoes_the_transaction(
+    database: Database,
+) -> None:
+    job = await submit(database)
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction() as connection:
+            await connection.execute(text("UPDATE jobs SET priority = 1"))
+            raise ZeroDivisionError
+    with pytest.raises(asyncio.CancelledError):
+        async with database.transaction() as connection:
+            await connection.execute(text("UPDATE jobs SET priority = 1"))
+            raise asyncio.CancelledError
+    assert (await read_job(database, job.id)).priority == 0
+
+
+# Sessions of their own.
+
+
+async def test_a_session_leaves_no_connection_behind(hasty: Database) -> None:
+    for _ in range(10):
+        async with hasty.session() as raw:
+            assert await raw.fetchval("SELECT 1") == 1
+    # Both places of the pool are free.
+    async with hasty.transaction(), hasty.transaction() as connection:
+        count = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = 'headrace-test-hasty'"
+        )
+
+        async def alone() -> bool:
+            return bool(await connection.scalar(count) == 2)
+
+        await until(alone)
+
+
+async def test_the_end_of_a_session_is_noticed_at_once(database: Database) -> None:
+    async def hold() -> None:
+        async with database.session() as raw:
+            held.set_result(await raw.fetchval("SELECT pg_backend_pid()"))
+            # The probe alone would take an hour.
+            await until_lost(raw, probe=3600)
+
+    held: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    holding = asyncio.create_task(hold())
+    async with asyncio.timeout(15):
+        pid = await held
+        async with database.transaction() as connection:
+            await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        with pytest.raises(Unavailable):
+            await holding
+
+
+async def test_the_server_says_what_is_ours(database: Database) -> None:
+    async with database.transaction() as connection:
+        said = {
+            name: await connection.scalar(text(f"SHOW {name}"))
+            for name in ("application_name", "transaction_isolation", "plan_cache_mode", "jit")
+        }
+    assert said == {
+        "application_name": "headrace-test",
+        "transaction_isolation": "read committed",
+        "plan_cache_mode": "force_custom_plan",
+        "jit": "off",
+    }
+
+
+async def test_asyncpg_tells_a_bad_value_from_a_lost_connection() -> None:
+    # What Database relies on to tell our mistakes from faults.
+    bad_value = asyncpg.exceptions._base.DataError
+    assert issubclass(bad_value, asyncpg.InterfaceError)
+    assert issubclass(bad_value, ValueError)
+    assert not issubclass(asyncpg.InterfaceError, ValueError)

@@ -1,0 +1,207 @@
+"""Jobs, their histories and their numbers, as they are read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from headrace_core.domain.errors import JobNotFound
+from headrace_core.domain.ids import JobId, uuid7
+from headrace_core.domain.job import DEFAULT_TENANT, Job, JobEvent
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.query import Comparison, Query
+from headrace_core.store.database import Database
+from headrace_core.store.events import list_events
+from headrace_core.store.jobs import database_time, get_job, list_jobs
+from headrace_core.store.stats import read_stats
+from support.jobs import history, read_job, set_column, submit, submit_many
+from support.states import bring
+from support.workers import ending, finish, register, start
+
+
+async def select(
+    database: Database,
+    *clauses: tuple[Comparison, ...],
+    limit: int = 1000,
+    before: JobId | None = None,
+    tenant: str = DEFAULT_TENANT,
+    full: bool = False,
+) -> list[Job]:
+    async with database.transaction() as connection:
+        return await list_jobs(
+            connection, tenant=tenant, query=clauses, limit=limit, before=before, full=full
+        )
+
+
+def is_(field: str, operator: str, value: Any = "", key: str = "") -> Comparison:
+    return Comparison(field=field, operator=operator, value=value, key=key)
+
+
+async def test_the_newest_comes_first_and_pages_are_stable_under_inserts(
+    database: Database,
+) -> None:
+    jobs = await submit_many(database, 10)
+    await submit(database, tenant="another")
+    pages = [await select(database, limit=4)]
+    while pages[-1]:
+        # What comes in between stands before the first page.
+        await submit(database)
+        pages.append(await select(database, limit=4, before=pages[-1][-1].id))
+    assert [job.id for page in pages for job in page] == [job.id for job in reversed(jobs)]
+    assert [len(page) for page in pages] == [4, 4, 2, 0]
+
+
+async def test_a_listed_job_is_the_job(database: Database) -> None:
+    brought = await bring(database, JobState.SUCCEEDED)
+    job = await read_job(database, brought.job.id)
+    assert await select(database, full=True) == [job]
+    [basic] = await select(database)
+    assert (basic.payload, basic.result) == (None, None)
+    async with database.transaction() as connection:
+        assert basic == await get_job(connection, tenant=DEFAULT_TENANT, job_id=job.id, full=False)
+
+
+@pytest.fixture
+async def jobs(database: Database) -> dict[str, Job]:
+    """Jobs that differ in what a filter can ask for."""
+    made = {
+        "plain": await submit(database),
+        "mail": await submit(database, type="mail", queue="fast", priority=5, request_id="r-1"),
+        "blue": await submit(database, labels={"team": "blue", "env": "test"}, priority=-5),
+        "red": await submit(database, labels={"team": "red", "": "", "ü '": 'x"y'}),
+    }
+    worker_id = await register(database)
+    made["done"] = await submit(database, type="mail", labels={"team": "blue"})
+    await start(database, worker_id, made["done"])
+    await finish(database, worker_id, ending(made["done"].id, 1, ENDED))
+    return {name: await read_job(database, job.id) for name, job in made.items()}
+
+
+ENDED = "succeeded"
+NOW = datetime.now(UTC)
+
+FILTERS: list[tuple[tuple[tuple[Comparison, ...], ...], set[str]]] = [
+    ((), {"plain", "mail", "blue", "red", "done"}),
+    (((is_("type", "=", "mail"),),), {"mail", "done"}),
+    (((is_("type", "!=", "mail"),),), {"plain", "blue", "red"}),
+    (((is_("queue", "=", "fast"),),), {"mail"}),
+    (((is_("state", "=", JobState.SUCCEEDED),),), {"done"}),
+    (((is_("state", "!=", JobState.SUCCEEDED),),), {"plain", "mail", "blue", "red"}),
+    (((is_("priority", ">", 0),),), {"mail"}),
+    (((is_("priority", "<=", 0),),), {"plain", "blue", "red", "done"}),
+    (((is_("attempt", ">=", 1),),), {"done"}),
+    (((is_("request_id", "=", "r-1"),),), {"mail"}),
+    (((is_("request_id", "!=", "r-1"),),), {"plain", "blue", "red", "done"}),
+    (((is_("create_time", "<", NOW + timedelta(days=1)), is_("type", "=", "-")),), set("*")),
+    (((is_("create_time", ">=", NOW + timedelta(days=1)),),), set()),
+    (((is_("end_time", ">", NOW - timedelta(days=1)),),), {"done"}),
+    (((is_("end_time", "!=", NOW),),), set("*")),
+    (((is_("schedule_time", ">", NOW - timedelta(days=1)),),), set("*")),
+    (((is_("labels", "=", "blue", "team"),),), {"blue", "done"}),
+    (((is_("labels", "!=", "blue", "team"),),), {"plain", "mail", "red"}),
+    (((is_("labels", ":", "", "team"),),), {"blue", "red", "done"}),
+    (((is_("labels", ":", "", "env"),),), {"blue"}),
+    (((is_("labels", ":", "", ""),),), {"red"}),
+    (((is_("labels", "=", 'x"y', "ü '"),),), {"red"}),
+    (((is_("labels", "=", "blue", "' OR true --"),),), set()),
+    (((is_("labels", "=", "red", "team"), is_("queue", "=", "fast")),), {"red", "mail"}),
+    (((is_("labels", "=", "blue", "team"),), (is_("type", "=", "mail"),)), {"done"}),
+    (((is_("type", "=", "mail"),), (is_("type", "=", "test"),)), set()),
+]
+
+
+async def test_a_filter_finds_what_it_says(database: Database, jobs: dict[str, Job]) -> None:
+    names = {job.id: name for name, job in jobs.items()}
+    for query, expected in FILTERS:
+        found = await select(database, *query)
+        every = set(names.values()) if expected == set("*") else expected
+        assert {names[job.id] for job in found} == every, query
+
+
+async def test_a_filter_finds_jobs_by_worker_and_batch(
+    database: Database, jobs: dict[str, Job]
+) -> None:
+    worker_id = jobs["done"].worker_id
+    found: Query = ((is_("worker_id", "=", worker_id),),)
+    assert [job.id for job in await select(database, *found)] == [jobs["done"].id]
+    await set_column(database, jobs["plain"].id, f"batch_id = '{worker_id}'")
+    found = ((is_("batch_id", "=", worker_id),),)
+    assert [job.id for job in await select(database, *found)] == [jobs["plain"].id]
+
+
+async def test_the_job_of_another_tenant_does_not_exist(database: Database) -> None:
+    job = await submit(database, tenant="another")
+    for job_id in (job.id, JobId(uuid7())):
+        async with database.transaction() as connection:
+            with pytest.raises(JobNotFound):
+                await get_job(connection, tenant=DEFAULT_TENANT, job_id=job_id, full=True)
+            with pytest.raises(JobNotFound):
+                await list_events(
+                    connection, tenant=DEFAULT_TENANT, job_id=job_id, after_seq=0, limit=10
+                )
+    assert await select(database) == []
+
+
+# Histories.
+
+
+async def test_a_history_is_read_in_pages(database: Database) -> None:
+    brought = await bring(database, JobState.SUCCEEDED)
+    whole = await history(database, brought.job.id)
+
+    async def page(after_seq: int, limit: int) -> list[JobEvent]:
+        async with database.transaction() as connection:
+            return await list_events(
+                connection,
+                tenant=DEFAULT_TENANT,
+                job_id=brought.job.id,
+                after_seq=after_seq,
+                limit=limit,
+            )
+
+    assert [event.seq for event in whole] == [1, 2, 3]
+    assert await page(0, 2) == whole[:2]
+    assert await page(2, 2) == whole[2:]
+    assert await page(3, 2) == await page(100, 2) == []
+
+
+# Numbers.
+
+
+async def test_stats_count_by_queue_type_and_state(
+    database: Database, jobs: dict[str, Job]
+) -> None:
+    await submit(database, tenant="another")
+    before = datetime.now(UTC)
+    async with database.transaction() as connection:
+        stats = await read_stats(connection, tenant=DEFAULT_TENANT)
+    assert stats.counts == [
+        ("default", "mail", JobState.SUCCEEDED, 1),
+        ("default", "test", JobState.QUEUED, 3),
+        ("fast", "mail", JobState.QUEUED, 1),
+    ]
+    assert abs(stats.time - before) < timedelta(minutes=1)
+
+
+async def test_the_age_of_a_queue_is_that_of_the_job_that_waits_the_longest(
+    database: Database,
+) -> None:
+    old = await submit(database, type="a")
+    await submit(database, type="b")
+    await set_column(database, old.id, "queue_time = now() - interval '1 h'")
+    running = await bring(database, JobState.RUNNING)
+    await set_column(database, running.job.id, "queue_time = now() - interval '9 h', queue = 'x'")
+    async with database.transaction() as connection:
+        stats = await read_stats(connection, tenant=DEFAULT_TENANT)
+    assert set(stats.ages) == {"default"}
+    assert timedelta(hours=1) <= stats.ages["default"] < timedelta(hours=2)
+
+
+async def test_stats_of_nothing_have_the_time_alone(database: Database) -> None:
+    async with database.transaction() as connection:
+        stats = await read_stats(connection, tenant=DEFAULT_TENANT)
+        now = await database_time(connection)
+    assert (stats.counts, stats.ages) == ([], {})
+    assert stats.time <= now

@@ -1,0 +1,147 @@
+"""What the scheduler dispatches from."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.ids import JobId, uuid7
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from headrace_core.store.ready import Pool, ReadyJob, live_pools, ready_jobs, still_waiting
+from support.jobs import submit, submit_many
+from support.states import bring
+from support.workers import delivery, drain, lapse, register, start
+
+
+async def ready(database: Database, *pools: str, limit: int = 1000) -> list[ReadyJob]:
+    async with database.transaction() as connection:
+        return await ready_jobs(connection, pools=pools or ("pool",), limit=limit)
+
+
+async def pools(database: Database) -> dict[str, Pool]:
+    async with database.transaction() as connection:
+        return {pool.name: pool for pool in await live_pools(connection)}
+
+
+async def test_jobs_come_in_the_order_of_their_turn(database: Database) -> None:
+    await register(database, "a", "b")
+    low = await submit(database, type="a", priority=-10)
+    first = await submit(database, type="b", queue="x")
+    second = await submit(database, type="a", queue="y")
+    high = await submit(database, type="b", priority=10)
+    order = [high.id, first.id, second.id, low.id]
+    assert [job.id for job in await ready(database)] == order
+    assert [job.id for job in await ready(database, limit=2)] == order[:2]
+
+
+async def test_a_point_of_priority_is_worth_a_minute_of_waiting(database: Database) -> None:
+    await register(database)
+    patient, eager = await submit(database), await submit(database, priority=10)
+    assert [job.id for job in await ready(database)] == [eager.id, patient.id]
+    for minutes, order in ((9, [eager.id, patient.id]), (11, [patient.id, eager.id])):
+        async with database.transaction() as connection:
+            await connection.execute(
+                text(
+                    "UPDATE jobs SET rank = :more + (SELECT rank FROM jobs WHERE id = :other) "
+                    "WHERE id = :id"
+                ),
+                # Ten minutes for ten points, less what it has waited.
+                {"id": patient.id, "other": eager.id, "more": (10 - minutes) * 60_000},
+            )
+        assert [job.id for job in await ready(database)] == order
+
+
+async def test_a_job_is_delivered_for_the_attempt_that_would_come_next(database: Database) -> None:
+    await register(database)
+    fresh = await submit(database)
+    [job] = await ready(database)
+    assert job.delivery == Delivery(job_id=fresh.id, attempt=1)
+
+
+async def test_only_queued_jobs_are_ready(database: Database) -> None:
+    queued = [await bring(database, state) for state in JobState]
+    assert [job.id for job in await ready(database)] == [
+        brought.job.id for brought in queued if brought.job.state is JobState.QUEUED
+    ]
+
+
+async def test_what_nobody_serves_is_passed_over(database: Database) -> None:
+    await register(database, "a", pool="all")
+    await register(database, "b", pool="fast", queues=["fast"])
+    await register(database, "c", pool="foreign", tenant="another")
+    await drain(database, await register(database, "d", pool="draining"))
+    await lapse(database, await register(database, "e", pool="lapsed"))
+    names = ("all", "fast", "foreign", "draining", "lapsed")
+    for job_type in ("nobody", "c", "d", "e"):
+        await submit_many(database, 20, type=job_type, priority=100)
+    await submit(database, type="b", queue="slow")
+    expected = [
+        await submit(database, type="a", queue="any"),
+        await submit(database, type="b", queue="fast"),
+        await submit(database, type="c", tenant="another"),
+    ]
+    found = await ready(database, *names, limit=3)
+    assert [job.id for job in found] == [job.id for job in expected]
+
+
+async def test_only_the_pools_that_are_named_are_supplied(database: Database) -> None:
+    await register(database, "a", "both", pool="one")
+    await register(database, "b", "both", pool="two")
+    a, b, both = [await submit(database, type=name) for name in ("a", "b", "both")]
+    assert [job.id for job in await ready(database, "one")] == [a.id, both.id]
+    assert [job.id for job in await ready(database, "two")] == [b.id, both.id]
+    assert [job.id for job in await ready(database, "one", "two")] == [a.id, b.id, both.id]
+    assert await ready(database, "none") == []
+
+
+async def test_a_pool_adds_up_its_workers(database: Database) -> None:
+    one = await register(database, "a", "b", pool="large", slots=3)
+    await register(database, "a", "b", pool="large", slots=4)
+    await register(database, "c", pool="small", slots=1, queues=["fast"])
+    await drain(database, await register(database, "a", "b", pool="large", slots=100))
+    await lapse(database, await register(database, "a", "b", pool="large", slots=100))
+    jobs = await submit_many(database, 2, type="a")
+    await start(database, one, *jobs)
+    assert await pools(database) == {
+        "large": Pool(
+            name="large",
+            tenant=DEFAULT_TENANT,
+            queues=frozenset(),
+            types=frozenset({"a", "b"}),
+            workers=2,
+            slots=7,
+            running=2,
+        ),
+        "small": Pool(
+            name="small",
+            tenant=DEFAULT_TENANT,
+            queues=frozenset({"fast"}),
+            types=frozenset({"c"}),
+            workers=1,
+            slots=1,
+            running=0,
+        ),
+    }
+
+
+async def test_a_worker_without_handlers_is_a_pool_that_serves_nothing(database: Database) -> None:
+    await register(database, "a", pool="bare")
+    async with database.transaction() as connection:
+        await connection.execute(text("DELETE FROM worker_handlers"))
+    assert (await pools(database))["bare"].types == frozenset()
+
+
+async def test_what_was_claimed_or_has_ended_no_longer_waits(database: Database) -> None:
+    worker_id = await register(database)
+    waiting, claimed, cancelled = await submit_many(database, 3)
+    deliveries = [delivery(job) for job in (waiting, claimed, cancelled)]
+    await start(database, worker_id, claimed)
+    unknown = Delivery(job_id=JobId(uuid7()), attempt=1)
+    later = Delivery(job_id=waiting.id, attempt=2)
+    async with database.transaction() as connection:
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=cancelled.id)
+        still = await still_waiting(connection, [*deliveries, unknown, later])
+    assert still == {delivery(waiting)}
