@@ -13,7 +13,7 @@ from headrace_core.store.database import Database
 T = TypeVar("T")
 
 
-async def until(look: Callable[[], Awaitable[T]], *, within: float = 15.0) -> T:
+async def until(look: Callable[[], Awaitable[T] | T], *, within: float = 15.0) -> T:
     """Looks again and again until there is something to see; returns it.
 
     Args:
@@ -24,9 +24,13 @@ async def until(look: Callable[[], Awaitable[T]], *, within: float = 15.0) -> T:
         TimeoutError: it never was.
     """
     async with asyncio.timeout(within):
-        while not (seen := await look()):
+        while True:
+            seen = look()
+            if isinstance(seen, Awaitable):
+                seen = await seen
+            if seen:
+                return seen
             await asyncio.sleep(0.005)
-        return seen
 
 
 async def until_blocked(database: Database, *, sessions: int = 1) -> None:

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import AsyncIterator, Iterator
 
+import pytest
+from redis.asyncio import Redis
+
+from headrace_core.dispatch import Deliverer
+from headrace_core.settings import Settings
 from support.databases import Databases
+from support.valkey import OwnValkey, own_valkey
 
 
 @pytest.fixture
 def database_url(databases: Databases) -> str:
     """An empty database with the schema, which these tests share."""
     return databases.emptied()
+
+
+@pytest.fixture
+def valkey() -> Iterator[OwnValkey]:
+    """A Valkey of the test's own."""
+    with own_valkey() as valkey:
+        yield valkey
+
+
+@pytest.fixture
+async def deliverer(settings: Settings) -> AsyncIterator[Deliverer]:
+    deliverer = Deliverer(settings)
+    yield deliverer
+    await deliverer.close()
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[Redis]:
+    """Redis as it is."""
+    client: Redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=10)
+    yield client
+    await client.aclose()

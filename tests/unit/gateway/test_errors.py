@@ -110,7 +110,7 @@ def details(error: CallError) -> dict[str, Message]:
         (
             StateConflict(
                 JOB,
-                action="requeue it",
+                action="requeue",
                 state=JobState.SUCCEEDED,
                 allowed=(JobState.FAILED, JobState.CANCELLED),
             ),
@@ -189,12 +189,12 @@ def test_all_violations_are_told():
 def test_a_conflict_tells_the_state_and_those_that_would_do():
     error = StateConflict(
         JOB,
-        action="requeue it",
+        action="requeue",
         state=JobState.RUNNING,
         allowed=(JobState.FAILED, JobState.CANCELLED),
     )
     told = call_error(error)
-    assert told.message == f"job {JOB} is RUNNING; to requeue it it must be FAILED or CANCELLED"
+    assert told.message == f"job {JOB} is RUNNING; to requeue it, it must be FAILED or CANCELLED"
     (violation,) = details(told)["PreconditionFailure"].violations
     assert (violation.type, violation.subject) == ("STATE", str(JOB))
 

@@ -30,7 +30,7 @@ from headrace_gateway.intake import Intake
 from headrace_gateway.interceptors import CallInterceptor
 from headrace_gateway.servicer import JobServicer
 from headrace_gateway.submit import Submitter
-from headrace_gateway.watch import Watch
+from headrace_gateway.watch import Gauges, Watch
 from headrace_health import Check, Health
 
 _log = structlog.get_logger()
@@ -72,6 +72,8 @@ class Gateway:
         # What stop() has to do, the last first.
         self._ending = AsyncExitStack()
         self._port = 0
+        # What its streams tell of themselves, once it is started.
+        self.gauges = Gauges()
 
     @property
     def port(self) -> int:
@@ -114,6 +116,7 @@ class Gateway:
         submitter = Submitter(settings=settings, database=database, waker=waker)
         ending.push_async_callback(_close, submitter, settings.database_timeout)
         watch = Watch(settings=settings, database=database, installation=installation)
+        self.gauges = watch.gauges
         health = Health(
             services=[service.full_name for service in _SERVICES],
             checks=[

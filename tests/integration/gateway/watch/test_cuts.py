@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import defaultdict
+from collections.abc import Callable
 from contextlib import aclosing
 
 import pytest
@@ -32,8 +32,12 @@ JOBS = 60
 
 
 async def write(
-    database: Database, worker_id: WorkerId, waker: Waker, chance: random.Random
-) -> list[JobId]:
+    database: Database,
+    worker_id: WorkerId,
+    waker: Waker,
+    chance: random.Random,
+    submitted: Callable[[JobId], None],
+) -> None:
     """Runs jobs to their ends, with other transactions open meanwhile, and rings now and then."""
     written: list[JobId] = []
     waiting: list[Job] = []
@@ -46,6 +50,8 @@ async def write(
             jobs = await submit_many(database, chance.randint(1, 5), queue="run")
             written += [job.id for job in jobs]
             waiting += jobs
+            for job in jobs:
+                submitted(job.id)
         if waiting and chance.random() < 0.7:
             await start(database, worker_id, *waiting)
             running, waiting = running + waiting, []
@@ -63,7 +69,6 @@ async def write(
             await straggler.commit()
         if chance.random() < 0.5:
             waker.ring(Topic.EVENTS)
-    return written
 
 
 async def watch_all(
@@ -119,24 +124,20 @@ async def test_cut_and_resumed_streams_show_every_event_once_and_in_order(
             )
             for n in range(8)
         ]
-        await write(database, worker_id, waker, chance)
+        singles: dict[JobId, asyncio.Task[list[JobEvent]]] = {}
+
+        def follow(job_id: JobId) -> None:
+            watching_it = watch_one([one, other], job_id, random.Random(f"{seed} {job_id}"))
+            singles[job_id] = asyncio.create_task(watching_it)
+
+        await write(database, worker_id, waker, chance, follow)
         log = await read_log(database)
         end.set_result(log[-1][:2])
-        by_job: dict[JobId, list[int]] = defaultdict(list)
-        for _, _, job_id, seq in log:
-            by_job[job_id].append(seq)
-        singles = {
-            job_id: asyncio.create_task(
-                watch_one([one, other], job_id, random.Random(f"{seed} {job_id}"))
-            )
-            for job_id, seqs in by_job.items()
-            if len(seqs) > 1
-        }
         for watcher in watchers:
-            seen = [(*place_of(event), event.job_id, event.seq) for event in await watcher]
-            assert seen == log
+            assert [(*place_of(event), event.job_id, event.seq) for event in await watcher] == log
         for job_id, single in singles.items():
-            assert [event.seq for event in await single] == by_job[job_id]
+            seqs = [seq for _, _, logged, seq in log if logged == job_id]
+            assert [event.seq for event in await single] == seqs
         for watch in (one, other):
             assert watch.gauges.gaps == 0
             assert subscriptions(watch) == (0, 0, 0)

@@ -55,7 +55,8 @@ class Data(_message.Message):
     @_builtins.property
     def value(self) -> _struct_pb2.Value:
         """For a terminal: grpcurl takes and shows it as plain JSON. Its numbers are doubles, so in a
-        response an integer beyond 2^53 is shown as a string.
+        response an integer beyond 2^53 is shown as a string; and what is nested deeper than 30
+        levels, which many decoders refuse, is shown as its JSON text.
         """
 
     def __init__(

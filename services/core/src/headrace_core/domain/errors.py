@@ -98,7 +98,7 @@ class StateConflict(HeadraceError):
         self.state = state
         self.allowed = tuple(allowed)
         names = " or ".join(s.name for s in self.allowed)
-        super().__init__(f"job {job_id} is {state.name}; to {action} it must be {names}")
+        super().__init__(f"job {job_id} is {state.name}; to {action} it, it must be {names}")
 
 
 class LimitExceeded(HeadraceError):

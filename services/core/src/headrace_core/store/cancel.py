@@ -37,7 +37,7 @@ async def cancel_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> Jo
     if job.state is JobState.CANCELLED or job.cancel_request_time is not None:
         return job
     raise StateConflict(
-        job_id, action="cancel it", state=job.state, allowed=sources(EventType.CANCELLED)
+        job_id, action="cancel", state=job.state, allowed=sources(EventType.CANCELLED)
     )
 
 

@@ -31,7 +31,7 @@ async def requeue_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> J
         return to_job(row)
     job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
     raise StateConflict(
-        job_id, action="requeue it", state=job.state, allowed=sources(EventType.REQUEUED)
+        job_id, action="requeue", state=job.state, allowed=sources(EventType.REQUEUED)
     )
 
 

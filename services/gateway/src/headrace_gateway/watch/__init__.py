@@ -6,7 +6,8 @@ settled. A stream reads its past from PostgreSQL, and goes back there whenever i
 small; nothing is dropped without that.
 """
 
+from headrace_gateway.watch.gauges import Gauges
 from headrace_gateway.watch.many import Mark, WatchPage
 from headrace_gateway.watch.service import Watch
 
-__all__ = ["Mark", "Watch", "WatchPage"]
+__all__ = ["Gauges", "Mark", "Watch", "WatchPage"]

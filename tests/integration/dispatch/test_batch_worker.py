@@ -1,0 +1,346 @@
+"""The worker's end of the deliveries."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from headrace_core.dispatch import Deliverer
+from headrace_core.dispatch.keys import bell_key, queue_key
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from support.crew import POOL, Crew, at_work, some
+from support.jobs import read_job, submit
+from support.until import until
+from support.valkey import OwnValkey
+from support.workers import claim, delivery, register
+
+
+def slots(settings: Settings, count: int) -> Settings:
+    return settings.model_copy(update={"worker_slots": count})
+
+
+def patient(settings: Settings) -> Settings:
+    """Settings with which only a bell could wake a worker in time."""
+    return settings.model_copy(update={"redis_timeout": 300.0})
+
+
+def ranked(deliveries: list[Delivery]) -> list[tuple[Delivery, float]]:
+    return [(delivery, float(rank)) for rank, delivery in enumerate(deliveries)]
+
+
+async def until_waiting(redis: Redis) -> None:
+    """Waits until a worker stands at its doorbell."""
+
+    async def waiting() -> bool:
+        return any(client["cmd"] == "blpop" for client in await redis.client_list())
+
+    await until(waiting)
+
+
+async def test_a_bell_wakes_it_at_once(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    crew = Crew()
+    async with at_work(patient(settings), crew):
+        for _ in range(3):
+            await until_waiting(redis)
+            [one] = some(1)
+            await deliverer.deliver(POOL, [(one, 0)])
+            await crew.until_started(one)
+        assert len(crew.started) == 3
+
+
+async def test_several_workers_are_woken_while_there_is_something_left(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    one, other = Crew(), Crew()
+    one.gate.clear()
+    other.gate.clear()
+    single = slots(patient(settings), 1)
+    async with at_work(single, one), at_work(single, other):
+        await until_waiting(redis)
+        deliveries = some(2)
+        await deliverer.deliver(POOL, ranked(deliveries))
+        # One bell was rung: whoever takes and leaves something rings for the next.
+        await until(lambda: len(one.started) + len(other.started) == 2)
+        assert len(one.started) == len(other.started) == 1
+
+
+async def test_it_takes_in_the_order_of_the_ranks(settings: Settings, deliverer: Deliverer) -> None:
+    deliveries = some(50)
+    shuffled = ranked(deliveries)
+    random.Random(1).shuffle(shuffled)
+    await deliverer.deliver(POOL, shuffled)
+    crew = Crew()
+    async with at_work(slots(settings, 7), crew):
+        await crew.until_started(*deliveries)
+    assert [delivery for batch in crew.batches for delivery in batch] == deliveries
+    assert max(map(len, crew.batches)) <= 7
+
+
+async def test_it_never_takes_more_than_it_has_free_slots_for(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    crew = Crew()
+    crew.gate.clear()
+    deliveries = some(10)
+    await deliverer.deliver(POOL, ranked(deliveries))
+    async with at_work(slots(settings, 3), crew) as worker:
+        await crew.until_started(*deliveries[:3])
+        assert worker.free_slots == 0
+        # What it has no slot for stays where another worker can take it.
+        assert await redis.zcard(queue_key(POOL)) == 7
+        crew.gate.set()
+        await crew.until_started(*deliveries)
+        await crew.until_idle()
+        assert crew.most_running <= 3
+        await until(lambda: worker.free_slots == 3)
+
+
+async def test_a_slot_is_filled_again_as_soon_as_it_is_free(
+    settings: Settings, deliverer: Deliverer
+) -> None:
+    deliveries = some(20)
+    await deliverer.deliver(POOL, ranked(deliveries))
+    crew = Crew()
+    # At a doorbell nobody rings, or after a pause, the second would come too late.
+    async with at_work(slots(patient(settings), 1), crew):
+        await crew.until_started(*deliveries)
+    assert crew.most_running == 1
+
+
+async def test_a_pool_is_served_by_its_own_workers(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    mine, other = some(2)
+    crew = Crew()
+    async with at_work(settings, crew):
+        await deliverer.deliver("another", [(other, 0)])
+        await deliverer.deliver(POOL, [(mine, 0)])
+        await crew.until_started(mine)
+    assert crew.started == [mine]
+    assert await redis.zcard(queue_key("another")) == 1
+
+
+async def test_names_that_are_none_are_dropped(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    [good] = some(1)
+    bad = [b"nonsense", b"\xff\xfe", b"", b":1", f"{good.job_id}:0", f"{good.job_id}:99999999999"]
+    await redis.zadd(queue_key(POOL), {name: -number for number, name in enumerate(bad)})
+    await deliverer.deliver(POOL, [(good, 0)])
+    crew = Crew()
+    async with at_work(settings, crew):
+        await crew.until_started(good)
+    assert crew.started == [good]
+    assert await redis.zcard(queue_key(POOL)) == 0
+
+
+async def test_a_delivery_that_comes_twice_stands_in_the_queue_once(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    deliveries = some(3)
+    for _ in range(3):
+        await deliverer.deliver(POOL, ranked(deliveries))
+    assert await redis.zcard(queue_key(POOL)) == 3
+    crew = Crew()
+    async with at_work(settings, crew):
+        await crew.until_started(*deliveries)
+    assert sorted(map(str, crew.started)) == sorted(map(str, deliveries))
+
+
+async def test_bells_do_not_pile_up(deliverer: Deliverer, redis: Redis) -> None:
+    for _ in range(40):
+        await deliverer.deliver(POOL, ranked(some(1)))
+    assert await redis.llen(bell_key(POOL)) <= 16
+
+
+async def test_a_job_that_goes_to_two_pools_runs_once(
+    settings: Settings, deliverer: Deliverer, database: Database
+) -> None:
+    # Claims of the real store: the second delivery dies there.
+    crews = {pool: Crew() for pool in ("one", "two")}
+    for pool, crew in crews.items():
+        worker_id = await register(database, pool=pool)
+
+        async def take(deliveries: list[Delivery], worker_id=worker_id, crew=crew):
+            claimed = await claim(database, worker_id, deliveries)
+            return await crew.__class__.claim(
+                crew, [Delivery(job_id=job.id, attempt=job.attempt) for job in claimed]
+            )
+
+        crew.claim = take  # type: ignore[method-assign, assignment]
+    jobs = [await submit(database) for _ in range(10)]
+    deliveries = [delivery(job) for job in jobs]
+    one, two = crews.values()
+    async with at_work(settings, one, pool="one"), at_work(settings, two, pool="two"):
+        for _ in range(2):
+            await asyncio.gather(*(deliverer.deliver(pool, ranked(deliveries)) for pool in crews))
+        await until(lambda: len(one.started + two.started) == 10)
+    assert sorted(map(str, one.started + two.started)) == sorted(map(str, deliveries))
+    for job in jobs:
+        assert (await read_job(database, job.id)).state is JobState.RUNNING
+
+
+# Faults.
+
+
+async def test_a_flush_loses_nothing_but_what_was_in_it(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    crew = Crew()
+    async with at_work(settings, crew):
+        lost, kept = some(2)
+        crew.gate.clear()
+        await deliverer.deliver(POOL, [(kept, 0)])
+        await crew.until_started(kept)
+        await redis.flushdb()
+        # The script is gone as well.
+        await redis.script_flush()
+        [after] = some(1)
+        await deliverer.deliver(POOL, [(after, 0)])
+        await crew.until_started(after)
+    assert lost not in crew.started
+
+
+async def test_without_redis_it_claims_straight_from_postgresql_until_redis_is_back(
+    settings: Settings, valkey: OwnValkey
+) -> None:
+    own = slots(settings, 2).model_copy(
+        update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0}
+    )
+    deliverer = Deliverer(own)
+    crew = Crew()
+    async with at_work(own, crew):
+        [first] = some(1)
+        await deliverer.deliver(POOL, [(first, 0)])
+        await crew.until_started(first)
+
+        valkey.kill()
+        with pytest.raises(Unavailable):
+            await deliverer.deliver(POOL, [(first, 0)])
+        await crew.until_asked()
+        found = some(5)
+        crew.found = list(found)
+        await crew.until_started(*found)
+        # Never more than there are slots.
+        assert crew.most_running <= 2
+        assert max(crew.asked_for) <= 2
+        assert 0 not in crew.asked_for
+
+        await valkey.give_back()
+
+        async def delivered() -> bool:
+            # It may not have noticed yet: what is delivered meanwhile waits for it.
+            await deliverer.deliver(POOL, [(last, 0)])
+            return last in crew.started
+
+        [last] = some(1)
+        await until(delivered)
+        asked = len(crew.asked_for)
+        for _ in range(3):
+            [one] = some(1)
+            await deliverer.deliver(POOL, [(one, 0)])
+            await crew.until_started(one)
+        assert len(crew.asked_for) == asked
+    await deliverer.close()
+
+
+async def test_a_redis_that_hangs_holds_up_no_job(settings: Settings, valkey: OwnValkey) -> None:
+    own = settings.model_copy(update={"redis_url": SecretStr(valkey.url), "redis_timeout": 0.5})
+    crew = Crew()
+    async with at_work(own, crew):
+        client: Redis = Redis.from_url(valkey.url)
+        await until_waiting(client)
+        # Every command of others waits, as behind a script that runs for long.
+        await client.execute_command("CLIENT", "PAUSE", "60000", "ALL")
+        await crew.until_asked()
+        for _ in range(5):
+            crew.found = some(1)
+            await crew.until_started(*crew.found)
+        await client.aclose()
+
+
+async def test_without_redis_and_postgresql_it_goes_on_trying(
+    settings: Settings, valkey: OwnValkey
+) -> None:
+    own = settings.model_copy(update={"redis_url": SecretStr(valkey.url)})
+    crew = Crew()
+    crew.unavailable = True
+    async with at_work(own, crew):
+        valkey.kill()
+        crew.found = some(1)
+        await until(lambda: crew.refusals)
+        crew.unavailable = False
+        found = some(1)
+        crew.found = list(found)
+        await crew.until_started(*found)
+
+
+async def test_while_postgresql_is_gone_it_goes_on_trying(
+    settings: Settings, deliverer: Deliverer
+) -> None:
+    crew = Crew()
+    crew.unavailable = True
+    async with at_work(settings, crew):
+        lost, after = some(2)
+        await deliverer.deliver(POOL, [(lost, 0)])
+        await until(lambda: crew.refusals)
+        crew.unavailable = False
+        await deliverer.deliver(POOL, [(after, 0)])
+        await crew.until_started(after)
+
+
+async def test_a_worker_that_pauses_takes_nothing_until_it_resumes(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    crew = Crew()
+    async with at_work(settings, crew) as worker:
+        worker.allow_pick_jobs = False
+        # It stands at the doorbell; this one rings it out of there.
+        await redis.lpush(bell_key(POOL), b"")
+        await until(lambda: not worker._slot_free.is_set())
+        worker.resume()
+        [one] = some(1)
+        await deliverer.deliver(POOL, [(one, 0)])
+        await crew.until_started(one)
+
+
+async def test_a_run_that_raises_gives_its_slot_back(
+    settings: Settings, deliverer: Deliverer
+) -> None:
+    crew = Crew()
+    first, second = some(2)
+    whole = crew.run
+
+    async def run(delivery: Delivery) -> None:
+        await whole(delivery)
+        if delivery == first:
+            raise ValueError("it must not")
+
+    crew.run = run  # type: ignore[method-assign]
+    await deliverer.deliver(POOL, ranked([first, second]))
+    async with at_work(slots(settings, 1), crew) as worker:
+        await crew.until_started(first, second)
+        await until(lambda: worker.free_slots == 1)
+
+
+async def test_the_deliverer_says_when_redis_is_gone(settings: Settings, valkey: OwnValkey) -> None:
+    deliverer = Deliverer(settings.model_copy(update={"redis_url": SecretStr(valkey.url)}))
+    await deliverer.ping()
+    valkey.kill()
+    for call in (deliverer.ping(), deliverer.deliver(POOL, ranked(some(1)))):
+        with pytest.raises(Unavailable) as caught:
+            await call
+        assert caught.value.dependency == "redis"
+    await valkey.give_back()
+    await deliverer.ping()
+    await deliverer.close()

@@ -1,0 +1,179 @@
+"""WatchJob and WatchJobs, as a client sees them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from headrace.v1.data_pb2 import DATA_ENCODING_JSON, Data
+from headrace.v1.event_pb2 import (
+    JOB_EVENT_TYPE_FAILED,
+    JOB_EVENT_TYPE_OUTPUT,
+    JOB_EVENT_TYPE_STARTED,
+    JOB_EVENT_TYPE_SUBMITTED,
+)
+from headrace.v1.job_pb2 import JOB_STATE_QUEUED, JobSpec
+from headrace.v1.job_service_pb2 import (
+    WATCH_MARK_CAUGHT_UP,
+    WATCH_MARK_UNSPECIFIED,
+    JobFilter,
+    SubmitJobRequest,
+    WatchJobRequest,
+    WatchJobsRequest,
+    WatchJobsResponse,
+)
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace_gateway.server import Gateway
+from support.gateway import TIMEOUT, PlayedWorker, read_error, refused
+from support.until import until
+
+NUMBERS = Data(json=b'{"data": [1, 2, 3]}')
+
+
+@pytest.fixture
+async def job_id(worker: PlayedWorker, jobs: JobServiceStub) -> str:
+    """A job that waits."""
+    spec = JobSpec(type="square_sum", payload=NUMBERS)
+    return (await jobs.SubmitJob(SubmitJobRequest(job=spec))).job.id
+
+
+async def read(call: Any) -> Any:
+    async with asyncio.timeout(TIMEOUT):
+        return await call.read()
+
+
+async def no_streams(gateway: Gateway) -> None:
+    """Waits until the gateway has no stream."""
+
+    async def none() -> bool:
+        return gateway.gauges.job_streams == gateway.gauges.filter_streams == 0
+
+    await until(none)
+
+
+async def test_a_job_is_followed_to_its_end(
+    jobs: JobServiceStub, worker: PlayedWorker, job_id: str, gateway: Gateway
+):
+    call = jobs.WatchJob(WatchJobRequest(job_id=job_id, data_encoding=DATA_ENCODING_JSON))
+    (submitted,) = (await read(call)).events
+    assert (submitted.type, submitted.seq) == (JOB_EVENT_TYPE_SUBMITTED, 1)
+    assert (submitted.job_id, submitted.job_type, submitted.queue) == (
+        job_id,
+        "square_sum",
+        "math",
+    )
+    await worker.start_job(job_id)
+    (started,) = (await read(call)).events
+    assert (started.type, started.seq, started.attempt) == (JOB_EVENT_TYPE_STARTED, 2, 1)
+    assert started.worker_id == str(worker.id)
+    await worker.report(job_id, output='{"n": 12345678901234567890}')
+    (output,) = (await read(call)).events
+    assert output.type == JOB_EVENT_TYPE_OUTPUT
+    assert output.output.json == b'{"n": 12345678901234567890}'
+    await worker.fail(job_id)
+    (failed,) = (await read(call)).events
+    assert (failed.type, failed.seq, failed.error.message) == (
+        JOB_EVENT_TYPE_FAILED,
+        4,
+        "it broke",
+    )
+    assert await read(call) is grpc.aio.EOF
+    assert await call.code() is grpc.StatusCode.OK
+
+    late = jobs.WatchJob(WatchJobRequest(job_id=job_id, after_seq=2))
+    assert [event.seq for event in (await read(late)).events] == [3, 4]
+    assert await read(late) is grpc.aio.EOF
+    await no_streams(gateway)
+
+
+async def test_what_cannot_be_followed_is_refused(jobs: JobServiceStub, job_id: str):
+    unknown = await refused(
+        read(jobs.WatchJob(WatchJobRequest(job_id="0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15")))
+    )
+    assert (unknown.code, unknown.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
+    malformed = await refused(
+        read(jobs.WatchJob(WatchJobRequest(job_id="x", after_seq=-1, data_encoding=9)))
+    )
+    assert malformed.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert set(malformed.violations) == {"job_id", "after_seq", "data_encoding"}
+    cursor = await refused(read(jobs.WatchJobs(WatchJobsRequest(cursor="x"))))
+    assert (cursor.code, cursor.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
+    wrong = JobFilter(states=[99], batch_id="x", job_ids=["y"])
+    job_filter = await refused(read(jobs.WatchJobs(WatchJobsRequest(filter=wrong))))
+    assert set(job_filter.violations) == {
+        "filter.states[0]",
+        "filter.batch_id",
+        "filter.job_ids[0]",
+    }
+
+
+async def test_many_jobs_are_followed_and_resumed_by_the_cursor(
+    jobs: JobServiceStub, worker: PlayedWorker, job_id: str, gateway: Gateway
+):
+    request = WatchJobsRequest(filter=JobFilter(queues=["math"]))
+    call = jobs.WatchJobs(request)
+    first: WatchJobsResponse = await read(call)
+    while first.mark != WATCH_MARK_CAUGHT_UP:
+        first = await read(call)
+    await worker.start_job(job_id)
+    started: WatchJobsResponse = await read(call)
+    while started.events[-1].type != JOB_EVENT_TYPE_STARTED:
+        started = await read(call)
+    assert started.mark == WATCH_MARK_UNSPECIFIED
+    call.cancel()
+    await no_streams(gateway)
+
+    other = SubmitJobRequest(job=JobSpec(type="email", queue="mail"))
+    await jobs.SubmitJob(other)
+    await worker.succeed(job_id)
+    request.cursor = started.cursor
+    again = jobs.WatchJobs(request)
+    events = []
+    while not events:
+        events += (await read(again)).events
+    assert [(event.job_id, event.seq) for event in events] == [(job_id, 3)]
+    again.cancel()
+    # The filter is not part of the cursor.
+    request.filter.Clear()
+    request.filter.states.append(JOB_STATE_QUEUED)
+    request.filter.queues.append("mail")
+    mail = jobs.WatchJobs(request)
+    events = []
+    while not events:
+        events += (await read(mail)).events
+    assert [event.job_type for event in events] == ["email"]
+    mail.cancel()
+    await no_streams(gateway)
+
+
+async def test_streams_that_are_opened_and_cancelled_leave_nothing_behind(
+    jobs: JobServiceStub, job_id: str, gateway: Gateway
+):
+    calls = [jobs.WatchJob(WatchJobRequest(job_id=job_id)) for _ in range(50)]
+    calls += [jobs.WatchJobs(WatchJobsRequest()) for _ in range(50)]
+    for call in calls[::2]:
+        await read(call)
+    for call in calls:
+        call.cancel()
+    await no_streams(gateway)
+
+
+async def test_a_gateway_that_stops_sends_its_streams_away(
+    jobs: JobServiceStub, job_id: str, gateway: Gateway
+):
+    one = jobs.WatchJob(WatchJobRequest(job_id=job_id))
+    many = jobs.WatchJobs(WatchJobsRequest())
+    await read(one)
+    await read(many)
+    stopping = asyncio.create_task(gateway.stop())
+    for call in (one, many):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            while await read(call) is not grpc.aio.EOF:
+                pass
+        error = read_error(caught.value)
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+    await stopping

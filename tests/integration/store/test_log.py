@@ -1,0 +1,185 @@
+"""The log of all events: what is new, what has settled, and what it costs to read on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.store.database import Database
+from headrace_core.store.events import (
+    BEGINNING,
+    EventPage,
+    Place,
+    Seen,
+    end_of,
+    hold_snapshot,
+    place_of,
+    read_end,
+    read_range,
+    read_unseen,
+)
+from support.jobs import submit, submit_many
+from support.watching import foreign_transaction, open_writer
+
+NOTHING = Seen(top=0, open=frozenset())
+
+EVENTS = 20_000
+FILL = """
+    INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time)
+    SELECT ('01900000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 1, 'default',
+        'submitted', 'queued', 0, now()
+    FROM generate_series(1, :events) n
+"""
+# However many events there are, a look reads no more rows than this, indexes included.
+ENOUGH = 50
+READ = text("""
+    SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)
+    FROM pg_stat_xact_user_tables WHERE relname = 'job_events'
+""")
+
+
+async def unseen(database: Database, seen: Seen) -> tuple[EventPage, Seen]:
+    """What is new, in one page, and what has been seen then."""
+    async with database.transaction() as connection:
+        snapshot = await hold_snapshot(connection)
+        page = await read_unseen(connection, seen=seen, after=BEGINNING, limit=100)
+        return page, snapshot.seen(max(seen.top, page.end[0] if page.end else 0))
+
+
+async def settled_range(
+    database: Database, after: Place, through: Place, limit: int = 100
+) -> EventPage:
+    async with database.transaction() as connection:
+        return await read_range(connection, after=after, through=through, limit=limit)
+
+
+async def test_an_empty_log_ends_where_it_begins(database: Database):
+    async with database.transaction() as connection:
+        seen, settled = await read_end(connection, await hold_snapshot(connection))
+    assert (seen.top, settled) == (0, BEGINNING)
+    page, _ = await unseen(database, NOTHING)
+    assert page == EventPage(events=[], end=None, complete=True)
+
+
+async def test_the_end_of_the_log_is_that_of_events(database: Database):
+    jobs = await submit_many(database, 3)
+    async with foreign_transaction(database):
+        newest = await submit(database)
+        async with database.transaction() as connection:
+            seen, settled = await read_end(connection, await hold_snapshot(connection))
+    page, _ = await unseen(database, NOTHING)
+    assert [event.job_id for event in page.events] == [job.id for job in [*jobs, newest]]
+    assert place_of(page.events[2]) == settled
+    assert page.end == place_of(page.events[3])
+    assert seen.top == page.events[3].xid
+
+
+async def test_what_was_seen_is_not_read_again_and_what_was_open_is(database: Database):
+    early, late = await open_writer(database), await open_writer(database)
+    await early.submit()
+    (second,) = await late.submit()
+    await late.commit()
+    page, seen = await unseen(database, NOTHING)
+    assert [event.job_id for event in page.events] == [second]
+    assert seen == Seen(top=late.xid, open=frozenset([early.xid]))
+    (first,) = await early.submit()
+    await early.commit()
+    page, seen = await unseen(database, seen)
+    assert [event.xid for event in page.events] == [early.xid, early.xid]
+    assert page.events[1].job_id == first
+    assert seen == Seen(top=late.xid, open=frozenset())
+    page, _ = await unseen(database, seen)
+    assert page.events == []
+
+
+async def test_a_transaction_above_the_last_event_needs_no_mention(database: Database):
+    await submit(database)
+    above = await open_writer(database)
+    _, seen = await unseen(database, NOTHING)
+    assert seen.open == frozenset()
+    (job_id,) = await above.submit()
+    await above.commit()
+    page, _ = await unseen(database, seen)
+    assert [event.job_id for event in page.events] == [job_id]
+
+
+async def test_the_pages_of_a_reading_are_of_one_state(database: Database):
+    await submit_many(database, 5)
+    async with database.transaction() as connection:
+        await hold_snapshot(connection)
+        events, end, complete = [], BEGINNING, False
+        while not complete:
+            page = await read_unseen(connection, seen=NOTHING, after=end, limit=2)
+            events += page.events
+            complete, end = page.complete, page.end or end
+            await submit(database)
+    assert len(events) == 5
+    assert events == sorted(events, key=place_of)
+
+
+async def test_a_reading_only_reads(database: Database):
+    with pytest.raises(Unavailable):
+        async with database.transaction() as connection:
+            await hold_snapshot(connection)
+            await connection.execute(text("DELETE FROM jobs"))
+
+
+async def test_a_range_is_read_in_pages(database: Database):
+    await submit_many(database, 7)
+    page, _ = await unseen(database, NOTHING)
+    places = [place_of(event) for event in page.events]
+    first = await settled_range(database, places[0], places[5], limit=3)
+    assert [place_of(event) for event in first.events] == places[1:4]
+    assert (first.end, first.complete) == (places[3], False)
+    second = await settled_range(database, places[3], places[5], limit=3)
+    assert [place_of(event) for event in second.events] == places[4:6]
+    assert second.complete
+    everything = await settled_range(database, BEGINNING, end_of(places[0][0]))
+    assert len(everything.events) == 7
+
+
+async def test_an_event_whose_job_is_gone_still_counts(database: Database):
+    jobs = await submit_many(database, 3)
+    async with database.transaction() as connection:
+        await connection.execute(text("DELETE FROM jobs WHERE id = :id"), {"id": jobs[2].id})
+    page = await settled_range(database, BEGINNING, end_of(2**62), limit=3)
+    assert [event.job_id for event in page.events] == [jobs[0].id, jobs[1].id]
+    assert not page.complete
+    assert page.end is not None
+    assert page.end > place_of(page.events[-1])
+
+
+Look = Callable[[AsyncConnection], Awaitable[object]]
+
+
+@pytest.mark.parametrize("analysed", [True, False])
+async def test_a_look_costs_what_it_finds(database: Database, analysed: bool):
+    """Twenty thousand events wait behind an open transaction; ten are new."""
+    early = await open_writer(database)
+    async with database.transaction() as connection:
+        await connection.execute(text("ALTER TABLE job_events SET (autovacuum_enabled = off)"))
+        await connection.execute(text(FILL), {"events": EVENTS})
+        if analysed:
+            await connection.execute(text("ANALYZE job_events"))
+    async with database.transaction() as connection:
+        seen, settled = await read_end(connection, await hold_snapshot(connection))
+        assert await connection.scalar(READ) <= ENOUGH
+    assert seen.open == frozenset([early.xid])
+    await early.submit(5)
+    await early.commit()
+    jobs = await submit_many(database, 5)
+    async with database.transaction() as connection:
+        await hold_snapshot(connection)
+        page = await read_unseen(connection, seen=seen, after=BEGINNING, limit=100)
+        assert [event.xid for event in page.events[:5]] == [early.xid] * 5
+        assert [event.job_id for event in page.events[5:]] == [job.id for job in jobs]
+        assert await connection.scalar(READ) <= ENOUGH
+    async with database.transaction() as connection:
+        page = await read_range(connection, after=settled, through=end_of(2**62), limit=10)
+        assert len(page.events) == 5
+        assert page.end is not None
+        assert await connection.scalar(READ) <= ENOUGH

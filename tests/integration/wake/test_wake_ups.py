@@ -1,0 +1,241 @@
+"""Wake-ups: from whoever rings to whoever waits, on either way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from sqlalchemy import text
+
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.store.notify import notify
+from headrace_core.wake import Listener, Topic, Waker
+from support.until import until
+from support.valkey import OwnValkey, own_valkey
+
+# Long enough that a wait which nothing ends would fail the test.
+LONG = 20.0
+# Long enough for what must not come to have come.
+SHORT = 0.1
+
+
+@pytest.fixture
+def valkey() -> Iterator[OwnValkey]:
+    """A Valkey of the test's own."""
+    with own_valkey() as valkey:
+        yield valkey
+
+
+@pytest.fixture
+def own(settings: Settings, valkey: OwnValkey) -> Settings:
+    """Settings with that Valkey."""
+    return settings.model_copy(update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0})
+
+
+@asynccontextmanager
+async def ringing(settings: Settings, database: Database) -> AsyncIterator[Waker]:
+    waker = Waker(settings, database)
+    await waker.start()
+    try:
+        yield waker
+    finally:
+        await waker.stop()
+
+
+@asynccontextmanager
+async def listening(
+    settings: Settings, database: Database, *topics: Topic
+) -> AsyncIterator[Listener]:
+    """A listener that hears on both ways; that it has begun to counts as a wake-up."""
+    listener = Listener(settings, database, *topics)
+    await listener.start()
+    try:
+        await until(lambda: hears_postgresql(database, topics))
+        client: Redis = Redis.from_url(settings.redis_url.get_secret_value())
+        await until(lambda: hears_redis(client, topics))
+        await client.aclose()
+        assert await listener.wait(LONG)
+        while await listener.wait(SHORT):
+            pass
+        yield listener
+    finally:
+        await listener.stop()
+
+
+async def hears_redis(client: Redis, topics: tuple[Topic, ...]) -> bool:
+    return all(count for _, count in await client.pubsub_numsub(*topics))
+
+
+async def hears_postgresql(database: Database, topics: tuple[Topic, ...]) -> bool:
+    async with database.transaction() as connection:
+        query = await connection.scalar(
+            text(
+                "SELECT query FROM pg_stat_activity WHERE datname = current_database() "
+                "AND query LIKE 'LISTEN%' AND state = 'idle' ORDER BY query_start DESC LIMIT 1"
+            )
+        )
+    return query is not None and topics[-1] in query
+
+
+async def test_a_ring_ends_a_wait(settings: Settings, database: Database) -> None:
+    async with AsyncExitStack() as stack:
+        waker = await stack.enter_async_context(ringing(settings, database))
+        one = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
+        other = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
+        waker.ring(Topic.JOBS)
+        # Everybody who listens hears it, and once.
+        for listener in (one, other):
+            assert await listener.wait(LONG)
+            assert not await listener.wait(SHORT)
+
+
+async def test_a_wait_hears_what_was_rung_before_it(settings: Settings, database: Database) -> None:
+    async with AsyncExitStack() as stack:
+        waker = await stack.enter_async_context(ringing(settings, database))
+        early = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
+        witness = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
+        waker.ring(Topic.JOBS)
+        assert await witness.wait(LONG)
+        assert await early.wait(LONG)
+
+
+async def test_other_topics_are_not_heard(settings: Settings, database: Database) -> None:
+    async with AsyncExitStack() as stack:
+        waker = await stack.enter_async_context(ringing(settings, database))
+        jobs = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
+        both = await stack.enter_async_context(
+            listening(settings, database, Topic.EVENTS, Topic.CANCELS)
+        )
+        waker.ring(Topic.CANCELS)
+        assert await both.wait(LONG)
+        waker.ring(Topic.EVENTS)
+        assert await both.wait(LONG)
+        assert not await jobs.wait(SHORT)
+
+
+async def test_a_wait_without_a_ring_ends_in_its_time(
+    settings: Settings, database: Database
+) -> None:
+    async with listening(settings, database, Topic.JOBS) as listener:
+        async with asyncio.timeout(LONG):
+            assert not await listener.wait(SHORT)
+
+
+async def test_many_rings_go_together(settings: Settings, database: Database) -> None:
+    client: Redis = Redis.from_url(settings.redis_url.get_secret_value())
+    async with ringing(settings, database) as waker, client.pubsub() as heard:
+        await heard.subscribe(Topic.JOBS, Topic.EVENTS)
+        for _ in range(2):
+            await heard.get_message(timeout=LONG)
+        for _ in range(1000):
+            waker.ring(Topic.JOBS, Topic.EVENTS)
+        messages = []
+        while message := await heard.get_message(timeout=SHORT):
+            messages.append(message["channel"].decode())
+    assert sorted(messages) == [Topic.EVENTS, Topic.JOBS]
+    await client.aclose()
+
+
+async def test_what_was_rung_before_the_stop_is_heard(
+    settings: Settings, database: Database
+) -> None:
+    async with listening(settings, database, Topic.JOBS) as listener:
+        async with ringing(settings, database) as waker:
+            waker.ring(Topic.JOBS)
+        assert await listener.wait(LONG)
+
+
+# Without Redis.
+
+
+async def test_without_redis_a_ring_goes_through_postgresql(
+    own: Settings, valkey: OwnValkey, database: Database
+) -> None:
+    async with AsyncExitStack() as stack:
+        waker = await stack.enter_async_context(ringing(own, database))
+        listener = await stack.enter_async_context(
+            listening(own, database, Topic.JOBS, Topic.EVENTS)
+        )
+        valkey.kill()
+        for topic in (Topic.JOBS, Topic.EVENTS, Topic.JOBS):
+            waker.ring(topic)
+            assert await listener.wait(LONG)
+            assert not await listener.wait(SHORT)
+        waker.ring(Topic.CANCELS)
+        assert not await listener.wait(SHORT)
+
+
+async def test_when_redis_is_back_it_is_heard_again(
+    own: Settings, valkey: OwnValkey, database: Database
+) -> None:
+    async with listening(own, database, Topic.JOBS) as listener:
+        valkey.kill()
+        await valkey.give_back()
+        client: Redis = Redis.from_url(valkey.url)
+        await until(lambda: hears_redis(client, (Topic.JOBS,)))
+        # What was missed meanwhile is looked for: the way back counts as a wake-up.
+        assert await listener.wait(LONG)
+        await client.publish(Topic.JOBS, b"")
+        assert await listener.wait(LONG)
+        await client.aclose()
+
+
+async def test_a_listener_that_lost_postgresql_hears_it_again(
+    settings: Settings, database: Database
+) -> None:
+    async with listening(settings, database, Topic.JOBS) as listener:
+        async with database.transaction() as connection:
+            ended = await connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+                )
+            )
+            assert ended.rowcount == 1
+        assert await listener.wait(LONG)
+        async with database.transaction() as connection:
+            await notify(connection, [Topic.JOBS])
+        assert await listener.wait(LONG)
+
+
+async def test_a_notification_goes_out_with_its_transaction(
+    settings: Settings, database: Database
+) -> None:
+    async with listening(settings, database, Topic.JOBS) as listener:
+        async with database.transaction() as connection:
+            await notify(connection, [Topic.JOBS])
+            assert not await listener.wait(SHORT)
+        assert await listener.wait(LONG)
+
+
+@pytest.mark.parametrize("gone", ["redis", "postgresql", "both"])
+async def test_a_ring_never_fails_and_never_blocks(
+    settings: Settings, database: Database, gone: str
+) -> None:
+    changes: dict[str, SecretStr] = {}
+    if gone != "postgresql":
+        changes["redis_url"] = SecretStr("redis://127.0.0.1:1/0")
+    if gone != "redis":
+        changes["database_url"] = SecretStr("postgresql://headrace@127.0.0.1:1/headrace")
+    without = settings.model_copy(update=changes)
+    cut_off = Database(without, application="test")
+    flushed: list[None] = []
+
+    def counted(flush: Callable[[], object]) -> Callable[[], object]:
+        async def count() -> None:
+            await flush()  # type: ignore[misc]
+            flushed.append(None)
+
+        return count
+
+    async with asyncio.timeout(LONG), ringing(without, cut_off) as waker:
+        waker._flush = counted(waker._flush)  # type: ignore[method-assign, assignment]
+        for number in range(3):
+            waker.ring(*Topic)
+            await until(lambda number=number: len(flushed) > number)
+    await cut_off.close()

@@ -1,0 +1,105 @@
+"""What a BatchWorker calls, under a test's hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from headrace_core.dispatch import BatchWorker
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.ids import JobId, uuid7
+from headrace_core.settings import Settings
+
+POOL = "pool"
+
+
+class Crew:
+    """Claims everything, and runs it until the test opens the gate."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Delivery]] = []
+        self.started: list[Delivery] = []
+        self.running: set[Delivery] = set()
+        self.most_running = 0
+        self.found: list[Delivery] = []
+        self.asked_for: list[int] = []
+        self.unavailable = False
+        self.refusals = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._changed = asyncio.Condition()
+
+    async def claim(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        if self.unavailable:
+            self.refusals += 1
+            await self._tell()
+            raise Unavailable("postgresql")
+        self.batches.append(list(deliveries))
+        await self._tell()
+        return list(deliveries)
+
+    async def run(self, delivery: Delivery) -> None:
+        self.started.append(delivery)
+        self.running.add(delivery)
+        self.most_running = max(self.most_running, len(self.running))
+        await self._tell()
+        try:
+            await self.gate.wait()
+        finally:
+            self.running.remove(delivery)
+        await self._tell()
+
+    async def find(self, limit: int) -> list[Delivery]:
+        self.asked_for.append(limit)
+        found, self.found = self.found[:limit], self.found[limit:]
+        await self._tell()
+        return found
+
+    async def until_started(self, *deliveries: Delivery) -> None:
+        """Waits until all of these have been started."""
+        async with asyncio.timeout(20), self._changed:
+            await self._changed.wait_for(lambda: set(deliveries) <= set(self.started))
+
+    async def until_asked(self) -> None:
+        """Waits until it was asked for what PostgreSQL has."""
+        before = len(self.asked_for)
+        async with asyncio.timeout(20), self._changed:
+            await self._changed.wait_for(lambda: len(self.asked_for) > before)
+
+    async def until_idle(self) -> None:
+        """Waits until nothing runs."""
+        async with asyncio.timeout(20), self._changed:
+            await self._changed.wait_for(lambda: not self.running)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+@asynccontextmanager
+async def at_work(
+    settings: Settings, crew: Crew, *, pool: str = POOL
+) -> AsyncIterator[BatchWorker[Delivery]]:
+    """A BatchWorker that takes and runs for the length of the block."""
+    worker = BatchWorker(settings, pool=pool, claim=crew.claim, run=crew.run, find=crew.find)
+    # Nothing but the bell shall wake it.
+    worker._doorbell_s = settings.redis_timeout / 2
+    main = asyncio.create_task(worker.main())
+    try:
+        yield worker
+    finally:
+        main.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.gather(main, return_exceptions=True)
+        for task in list(worker.tasks.values()):
+            task.cancel()
+        await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+        await worker.close()
+    assert main.cancelled(), main.exception()
+
+
+def some(count: int, *, attempt: int = 1) -> list[Delivery]:
+    """Deliveries of jobs that nobody knows."""
+    return [Delivery(job_id=JobId(uuid7()), attempt=attempt) for _ in range(count)]
