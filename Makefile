@@ -54,7 +54,7 @@ up: $(STAMP) ## Start the whole platform and leave it running (Ctrl-C ends it).
 
 .PHONY: test
 test: $(STAMP) ## Run all tests.
-	"$(BIN)/pytest"
+	"$(BIN)/pytest" -n 2
 
 .PHONY: check
 check: $(STAMP) ## Format, lint, types, imports, contract, generated code, unit tests.
@@ -64,7 +64,7 @@ check: $(STAMP) ## Format, lint, types, imports, contract, generated code, unit 
 	"$(BIN)/lint-imports" --no-cache
 	"$(BIN)/buf" lint
 	@$(MAKE) breaking gen-check
-	"$(BIN)/pytest" -q tests/unit
+	"$(BIN)/pytest" -q -n 2 tests/unit
 
 # The contract may grow, but what the last release promised stays.
 .PHONY: breaking

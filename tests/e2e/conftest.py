@@ -60,10 +60,12 @@ def shared_processes(
 
 
 @pytest.fixture
-def processes(shared_processes: Processes) -> Iterator[Processes]:
-    """The processes; those that the test has ended are there again for the next one."""
-    yield shared_processes
-    for server in shared_processes.servers():
-        if not server.running:
-            server.stop()
-            server.start()
+def processes(shared_processes: Processes) -> Processes:
+    """The processes, all of them: what the test before has ended is started again."""
+    missing = [server for server in shared_processes.servers() if not server.running]
+    for server in missing:
+        server.stop()
+        server.launch()
+    for server in missing:
+        server.wait_until_serving()
+    return shared_processes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -21,6 +22,9 @@ _QUICK = RetryPolicy(
     initial_backoff=timedelta(milliseconds=10),
     max_backoff=timedelta(milliseconds=20),
 )
+
+
+_ONCE = RetryPolicy(max_attempts=1)
 
 
 class Number(msgspec.Struct, forbid_unknown_fields=True):
@@ -162,6 +166,56 @@ async def flaky_worker(payload: Number, ctx: Context) -> int:
 def process_raises(payload: Any) -> None:
     """Raises in a process."""
     raise KeyError("gone")
+
+
+@handler("t.exits", retry=_ONCE)
+async def exits(payload: Any) -> None:
+    """Wants to end the whole process."""
+    sys.exit("exits")
+
+
+@handler("t.exits_thread", retry=_ONCE)
+def exits_thread(payload: Any) -> None:
+    """Wants to end the whole process, from a thread."""
+    sys.exit("exits")
+
+
+@handler("t.stop_iteration", retry=_ONCE)
+def stop_iteration(payload: Any) -> None:
+    """Raises what no future takes."""
+    next(iter(()))
+
+
+class Unspeakable(Exception):
+    """Cannot say what it is."""
+
+    def __str__(self) -> str:
+        """Fails."""
+        raise LookupError
+
+
+@handler("t.unspeakable", retry=_ONCE)
+async def unspeakable(payload: Any) -> None:
+    """Raises an exception that has no text."""
+    raise Unspeakable
+
+
+@handler("t.no_json", retry=_ONCE)
+async def no_json(payload: Any) -> msgspec.Raw:
+    """Returns what the database takes for no JSON."""
+    return msgspec.Raw(b"[")
+
+
+@handler("t.much_later")
+async def much_later(payload: Any) -> None:
+    """Asks for a retry beyond the end of every calendar."""
+    raise Retry(after=timedelta.max)
+
+
+@handler("t.talkative")
+async def talkative(payload: Number, ctx: Context) -> None:
+    """Emits as many pieces at once."""
+    await asyncio.gather(*(ctx.emit(number) for number in range(payload.number)))
 
 
 def handlers() -> Registry:

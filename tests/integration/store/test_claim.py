@@ -95,7 +95,9 @@ async def test_a_delivery_for_an_attempt_that_is_not_next_is_left_out(
 ) -> None:
     worker_id = await register(database)
     job = await submit(database)
+    before = await read_job(database, job.id)
     assert await claim(database, worker_id, [Delivery(job_id=job.id, attempt=attempt)]) == []
+    assert await read_job(database, job.id) == before
 
 
 async def test_what_cannot_be_started_is_left_out_and_the_rest_is_not(database: Database) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import asyncpg
 import pytest
 import sqlalchemy.exc
 from pydantic import SecretStr
@@ -233,11 +232,3 @@ async def test_the_server_says_what_is_ours(database: Database) -> None:
         "plan_cache_mode": "force_custom_plan",
         "jit": "off",
     }
-
-
-async def test_asyncpg_tells_a_bad_value_from_a_lost_connection() -> None:
-    # What Database relies on to tell our mistakes from faults.
-    bad_value = asyncpg.exceptions._base.DataError
-    assert issubclass(bad_value, asyncpg.InterfaceError)
-    assert issubclass(bad_value, ValueError)
-    assert not issubclass(asyncpg.InterfaceError, ValueError)

@@ -17,6 +17,7 @@ from headrace_core.store.events import (
     Seen,
     end_of,
     hold_snapshot,
+    list_events,
     place_of,
     read_end,
     read_range,
@@ -29,8 +30,9 @@ NOTHING = Seen(top=0, open=frozenset())
 
 EVENTS = 20_000
 FILL = """
-    INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time)
-    SELECT ('01900000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 1, 'default',
+    INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time)
+    SELECT ('01900000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 1,
+        pg_current_xact_id(), 'default',
         'submitted', 'queued', 0, now()
     FROM generate_series(1, :events) n
 """
@@ -46,7 +48,7 @@ async def unseen(database: Database, seen: Seen) -> tuple[EventPage, Seen]:
     """What is new, in one page, and what has been seen then."""
     async with database.transaction() as connection:
         snapshot = await hold_snapshot(connection)
-        page = await read_unseen(connection, seen=seen, after=BEGINNING, limit=100)
+        page = await read_unseen(snapshot, seen=seen, after=BEGINNING, limit=100)
         return page, snapshot.seen(max(seen.top, page.end[0] if page.end else 0))
 
 
@@ -59,7 +61,7 @@ async def settled_range(
 
 async def test_an_empty_log_ends_where_it_begins(database: Database):
     async with database.transaction() as connection:
-        seen, settled = await read_end(connection, await hold_snapshot(connection))
+        seen, settled = await read_end(await hold_snapshot(connection))
     assert (seen.top, settled) == (0, BEGINNING)
     page, _ = await unseen(database, NOTHING)
     assert page == EventPage(events=[], end=None, complete=True)
@@ -70,7 +72,7 @@ async def test_the_end_of_the_log_is_that_of_events(database: Database):
     async with foreign_transaction(database):
         newest = await submit(database)
         async with database.transaction() as connection:
-            seen, settled = await read_end(connection, await hold_snapshot(connection))
+            seen, settled = await read_end(await hold_snapshot(connection))
     page, _ = await unseen(database, NOTHING)
     assert [event.job_id for event in page.events] == [job.id for job in [*jobs, newest]]
     assert place_of(page.events[2]) == settled
@@ -110,10 +112,10 @@ async def test_a_transaction_above_the_last_event_needs_no_mention(database: Dat
 async def test_the_pages_of_a_reading_are_of_one_state(database: Database):
     await submit_many(database, 5)
     async with database.transaction() as connection:
-        await hold_snapshot(connection)
+        snapshot = await hold_snapshot(connection)
         events, end, complete = [], BEGINNING, False
         while not complete:
-            page = await read_unseen(connection, seen=NOTHING, after=end, limit=2)
+            page = await read_unseen(snapshot, seen=NOTHING, after=end, limit=2)
             events += page.events
             complete, end = page.complete, page.end or end
             await submit(database)
@@ -166,15 +168,15 @@ async def test_a_look_costs_what_it_finds(database: Database, analysed: bool):
         if analysed:
             await connection.execute(text("ANALYZE job_events"))
     async with database.transaction() as connection:
-        seen, settled = await read_end(connection, await hold_snapshot(connection))
+        seen, settled = await read_end(await hold_snapshot(connection))
         assert await connection.scalar(READ) <= ENOUGH
     assert seen.open == frozenset([early.xid])
     await early.submit(5)
     await early.commit()
     jobs = await submit_many(database, 5)
     async with database.transaction() as connection:
-        await hold_snapshot(connection)
-        page = await read_unseen(connection, seen=seen, after=BEGINNING, limit=100)
+        snapshot = await hold_snapshot(connection)
+        page = await read_unseen(snapshot, seen=seen, after=BEGINNING, limit=100)
         assert [event.xid for event in page.events[:5]] == [early.xid] * 5
         assert [event.job_id for event in page.events[5:]] == [job.id for job in jobs]
         assert await connection.scalar(READ) <= ENOUGH
@@ -182,4 +184,34 @@ async def test_a_look_costs_what_it_finds(database: Database, analysed: bool):
         page = await read_range(connection, after=settled, through=end_of(2**62), limit=10)
         assert len(page.events) == 5
         assert page.end is not None
+        assert await connection.scalar(READ) <= ENOUGH
+
+
+@pytest.mark.parametrize("analysed", [True, False])
+async def test_a_page_of_a_long_history_costs_what_it_finds(database: Database, analysed: bool):
+    job, other = await submit_many(database, 2)
+    async with database.transaction() as connection:
+        await connection.execute(text("ALTER TABLE job_events SET (autovacuum_enabled = off)"))
+        await connection.execute(
+            text(
+                "INSERT INTO job_events "
+                "(job_id, seq, xid, tenant, type, state, attempt, time, progress) "
+                "SELECT :id, n, pg_current_xact_id(), 'default', 'progressed', 'running', 1, "
+                "now(), '{}' FROM generate_series(2, :events) n"
+            ),
+            {"id": job.id, "events": EVENTS},
+        )
+        if analysed:
+            await connection.execute(text("ANALYZE job_events"))
+    async with database.transaction() as connection:
+        for job_id, after_seq, expected in (
+            (job.id, 0, [1]),
+            (other.id, 0, [1]),
+            (job.id, EVENTS, []),
+            (other.id, 1, []),
+        ):
+            events = await list_events(
+                connection, tenant="default", job_id=job_id, after_seq=after_seq, limit=1
+            )
+            assert [event.seq for event in events] == expected
         assert await connection.scalar(READ) <= ENOUGH

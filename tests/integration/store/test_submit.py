@@ -18,6 +18,7 @@ from headrace_core.store.database import Database
 from headrace_core.store.jobs import database_time
 from headrace_core.store.submit import NewJob, Submitted, submit_batch, submit_jobs
 from support.jobs import history, new_job, read_job, submit
+from support.until import until_blocked
 
 SPEC = JobSpec(
     type="mail",
@@ -134,20 +135,20 @@ async def test_200_concurrent_submits_of_one_request_make_one_job(crowd: Databas
 async def test_calls_with_the_same_keys_in_other_orders_never_lock_crosswise(
     crowd: Database,
 ) -> None:
-    keys = [f"key {number:03}" for number in range(100)]
-    calls = [
-        [new_job(request_id=key) for key in (keys if number % 2 else reversed(keys))]
-        for number in range(20)
-    ]
-    async with asyncio.timeout(60):
-        results = await asyncio.gather(*(submit_all(crowd, *call) for call in calls))
-    made: dict[str | None, set[object]] = {}
-    for call in results:
-        for result in call:
-            assert isinstance(result, Submitted)
-            made.setdefault(result.job.request_id, set()).add(result.job.id)
-    assert {len(ids) for ids in made.values()} == {1}
-    assert await count(crowd) == 100
+    one, other = [[new_job(request_id=key) for key in keys] for keys in ("xmz", "zmx")]
+    async with crowd.transaction() as holder:
+        await submit_jobs(holder, [new_job(request_id="m")])
+        # Both wait for the key in the middle, and each must have nothing that the other wants.
+        calls = [asyncio.create_task(submit_all(crowd, *call)) for call in (one, other)]
+        await until_blocked(crowd, sessions=2)
+        await holder.rollback()
+    async with asyncio.timeout(30):
+        first, second = await asyncio.gather(*calls)
+    made = {}
+    for result in (*first, *second):
+        assert isinstance(result, Submitted)
+        made.setdefault(result.job.request_id, set()).add(result.job.id)
+    assert {key: len(ids) for key, ids in made.items()} == {"m": 1, "x": 1, "z": 1}
 
 
 async def test_the_first_event_stands_with_its_job(database: Database) -> None:

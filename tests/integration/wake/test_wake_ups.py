@@ -14,14 +14,10 @@ from sqlalchemy import text
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.notify import notify
-from headrace_core.wake import Listener, Topic, Waker
+from headrace_core.wake import Topic, Waker
+from support.listening import LONG, SHORT, hears_redis, listening
 from support.until import until
 from support.valkey import OwnValkey, own_valkey
-
-# Long enough that a wait which nothing ends would fail the test.
-LONG = 20.0
-# Long enough for what must not come to have come.
-SHORT = 0.1
 
 
 @pytest.fixture
@@ -45,41 +41,6 @@ async def ringing(settings: Settings, database: Database) -> AsyncIterator[Waker
         yield waker
     finally:
         await waker.stop()
-
-
-@asynccontextmanager
-async def listening(
-    settings: Settings, database: Database, *topics: Topic
-) -> AsyncIterator[Listener]:
-    """A listener that hears on both ways; that it has begun to counts as a wake-up."""
-    listener = Listener(settings, database, *topics)
-    await listener.start()
-    try:
-        await until(lambda: hears_postgresql(database, topics))
-        client: Redis = Redis.from_url(settings.redis_url.get_secret_value())
-        await until(lambda: hears_redis(client, topics))
-        await client.aclose()
-        assert await listener.wait(LONG)
-        while await listener.wait(SHORT):
-            pass
-        yield listener
-    finally:
-        await listener.stop()
-
-
-async def hears_redis(client: Redis, topics: tuple[Topic, ...]) -> bool:
-    return all(count for _, count in await client.pubsub_numsub(*topics))
-
-
-async def hears_postgresql(database: Database, topics: tuple[Topic, ...]) -> bool:
-    async with database.transaction() as connection:
-        query = await connection.scalar(
-            text(
-                "SELECT query FROM pg_stat_activity WHERE datname = current_database() "
-                "AND query LIKE 'LISTEN%' AND state = 'idle' ORDER BY query_start DESC LIMIT 1"
-            )
-        )
-    return query is not None and topics[-1] in query
 
 
 async def test_a_ring_ends_a_wait(settings: Settings, database: Database) -> None:

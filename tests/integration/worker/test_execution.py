@@ -224,6 +224,40 @@ async def test_a_payload_mismatch_is_found_in_a_process_too(jobs: Platform) -> N
     assert job.error.type == "PayloadMismatch"
 
 
+@pytest.mark.parametrize(
+    ("job_type", "error"),
+    [
+        ("t.exits", "SystemExit"),
+        ("t.exits_thread", "SystemExit"),
+        ("t.stop_iteration", "StopIteration"),
+        ("t.unspeakable", "Unspeakable"),
+        ("t.no_json", "Unwritable"),
+    ],
+)
+async def test_a_handler_that_ends_in_an_odd_way_fails_alone(
+    jobs: Platform, job_type: str, error: str
+) -> None:
+    others = await jobs.submit_many(20, "t.echo")
+    job = await jobs.ended(await jobs.submit(job_type))
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error.type == error
+    assert {(await jobs.ended(other)).state for other in others} == {JobState.SUCCEEDED}
+
+
+async def test_a_retry_waits_no_longer_than_a_backoff_may(jobs: Platform) -> None:
+    event = await jobs.until(await jobs.submit("t.much_later"), E.RETRY_SCHEDULED)
+    assert event.due_time is not None
+    assert timedelta(days=6) < event.due_time - event.time <= timedelta(days=7)
+
+
+async def test_a_handler_may_emit_many_pieces_at_once(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.talkative", '{"number": 500}'))
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
+    outputs = [event.output for event in await jobs.events(job.id) if event.output is not None]
+    assert outputs == [str(number) for number in range(500)]
+
+
 async def test_a_delayed_job_never_starts_early(jobs: Platform) -> None:
     due = datetime.now(UTC) + timedelta(seconds=1)
     job = await jobs.ended(await jobs.submit("t.echo", schedule_time=due))

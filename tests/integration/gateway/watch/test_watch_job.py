@@ -238,6 +238,40 @@ async def test_a_stream_that_falls_behind_catches_up_from_the_store(
         assert subscriptions(watch) == (0, 0, 0)
 
 
+async def test_events_that_the_tail_reads_again_are_sent_once(
+    watch: Watch, database: Database, worker_id: WorkerId
+):
+    job = await submit(database)
+    reader = follow_job(watch, job.id)
+    await reader.has(1)
+    await start(database, worker_id, job)
+    await progress(database, worker_id, job.id, 3)
+    # As after a look that was cut off: all of it, and then all of it again.
+    events = await history(database, job.id)
+    watch._routes.show(events + events[1:])
+    await reader.has(5)
+    await succeed(database, worker_id, job.id)
+    await reader.end()
+    assert reader.seqs == [1, 2, 3, 4, 5, 6]
+    assert watch.gauges.gaps == 0
+
+
+async def test_an_event_that_is_missing_is_fetched_from_the_store(
+    watch: Watch, database: Database, worker_id: WorkerId
+):
+    job = await submit(database)
+    reader = follow_job(watch, job.id)
+    await reader.has(1)
+    await start(database, worker_id, job)
+    await progress(database, worker_id, job.id, 3)
+    events = await history(database, job.id)
+    watch._routes.show([events[1], events[4]])
+    await reader.has(5)
+    await reader.cancel()
+    assert reader.seqs == [1, 2, 3, 4, 5]
+    assert watch.gauges.gaps == 1
+
+
 async def test_streams_of_the_same_job_all_get_every_event(
     watch: Watch, database: Database, worker_id: WorkerId
 ):

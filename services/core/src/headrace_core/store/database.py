@@ -140,7 +140,6 @@ def _may_pass(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         code = error.sqlstate or ""
         return code[:2] in _PASSING_CLASSES or code in _PASSING_CODES
-    if isinstance(error, asyncpg.InterfaceError):
-        # A value that its type cannot hold is our mistake, and would not pass.
-        return not isinstance(error, ValueError)
-    return isinstance(error, sqlalchemy.exc.TimeoutError | OSError | TimeoutError)
+    return isinstance(
+        error, sqlalchemy.exc.TimeoutError | OSError | TimeoutError | asyncpg.InterfaceError
+    )

@@ -4,10 +4,13 @@ Every event has a place in the log, (xid, position). A transaction's events beco
 commit, all at once, and transactions commit in any order. So there are two ways to read on:
 
 - what has become *visible* since an earlier reading (`read_unseen`), at once and in any order of
-  transactions; per job the order is that of `seq`, within one reading and from each to the next,
+  transactions,
 - what has *settled*: an event whose xid is below the `horizon` of a snapshot, the oldest
   transaction that was still open then. No event can appear below a horizon any more, so settled
   events can be read in the order of their places, and a place in them is a cursor (`read_range`).
+
+A job's events become visible in the order of their numbers. Within a reading they are in the order
+of their places, which is another one when a transaction that had its id early came to the job late.
 
 A place that is given to anybody is always that of an event. A crash of the server lets it give
 transaction ids again, those of transactions of which nothing had reached its disk. What has been
@@ -18,7 +21,7 @@ below the end of an earlier snapshot.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -64,9 +67,11 @@ class Seen:
 class Snapshot:
     """What a transaction sees: all that was committed, except by the transactions in `open`.
 
-    `horizon` is the oldest transaction that was still open: all below it had ended.
+    `horizon` is the oldest transaction that was still open: all below it had ended. It holds for as
+    long as the transaction of `connection`.
     """
 
+    connection: AsyncConnection = field(repr=False)
     horizon: int
     open: frozenset[int]
 
@@ -115,28 +120,25 @@ async def hold_snapshot(conn: AsyncConnection) -> Snapshot:
     # xmin:xmax:xip,xip,… (PostgreSQL's documentation, "Snapshot Components").
     horizon, _, in_progress = snapshot.split(":")
     return Snapshot(
-        horizon=int(horizon), open=frozenset(int(xid) for xid in in_progress.split(",") if xid)
+        connection=conn,
+        horizon=int(horizon),
+        open=frozenset(int(xid) for xid in in_progress.split(",") if xid),
     )
 
 
-async def read_end(conn: AsyncConnection, snapshot: Snapshot) -> tuple[Seen, Place]:
-    """Where the log ends: what there is to see, and the place of the last settled event.
-
-    Args:
-        conn: in a transaction that holds `snapshot`.
-        snapshot: from `hold_snapshot`.
-    """
-    row = (await conn.execute(_END, {"horizon": str(snapshot.horizon)})).one()
+async def read_end(snapshot: Snapshot) -> tuple[Seen, Place]:
+    """Where the log ends: what there is to see, and the place of the last settled event."""
+    row = (await snapshot.connection.execute(_END, {"horizon": str(snapshot.horizon)})).one()
     return snapshot.seen(row.top), (row.xid, row.position)
 
 
-async def read_unseen(conn: AsyncConnection, *, seen: Seen, after: Place, limit: int) -> EventPage:
+async def read_unseen(snapshot: Snapshot, *, seen: Seen, after: Place, limit: int) -> EventPage:
     """Up to `limit` events that are visible and that `seen` does not have.
 
     It costs as much as there are of them, however many were seen behind an open transaction.
 
     Args:
-        conn: in a transaction that holds a snapshot; only so do several pages make a whole.
+        snapshot: what is visible. Only pages of the same one make a whole.
         seen: from the last page of the reading before.
         after: the end of the page before, BEGINNING for the first one.
         limit: how many events at most.
@@ -144,7 +146,7 @@ async def read_unseen(conn: AsyncConnection, *, seen: Seen, after: Place, limit:
     # An event that is visible now and was not then: its transaction was open then, and either had
     # an id below an event that was seen, and so stands in seen.open, or one above all of them.
     above = max(after, end_of(seen.top))
-    rows = await conn.execute(
+    rows = await snapshot.connection.execute(
         _UNSEEN,
         {
             "above_xid": str(above[0]),
@@ -191,10 +193,17 @@ def _page(rows: Sequence[RowMapping], limit: int) -> EventPage:
     )
 
 
+# The range is one of (job_id, seq), since the planner expects a handful of events of a job of which
+# it knows nothing, and would read and sort all of a long history for each page of it.
 _HISTORY = text(f"""
-    SELECT {EVENT_COLUMNS} FROM job_events e JOIN jobs j ON j.id = e.job_id
-    WHERE e.job_id = :id AND e.tenant = :tenant AND j.tenant = :tenant AND e.seq > :after_seq
-    ORDER BY e.seq LIMIT :limit
+    SELECT {EVENT_COLUMNS} FROM (
+        SELECT * FROM job_events
+        WHERE (job_id, seq) > (CAST(:id AS uuid), CAST(:after_seq AS integer))
+            AND (job_id, seq) <= (CAST(:id AS uuid), {2**31 - 1})
+        ORDER BY job_id, seq LIMIT :limit
+    ) e
+    JOIN jobs j ON j.id = e.job_id AND j.tenant = :tenant
+    ORDER BY e.seq
 """)
 
 _HOLD = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

@@ -79,25 +79,25 @@ class JobStream:
         return page.events
 
     async def _present(self, mailbox: Mailbox) -> Sequence[JobEvent]:
-        """What the tail hands over next; nothing when an event is missing."""
+        """What the tail hands over next, up to where an event is missing."""
         await mailbox.wait()
-        events = [event for event in mailbox.take(MAX_EVENTS) if event.seq > self._last_seq]
-        complete = not mailbox.overflowed
-        if complete and not _follow(self._last_seq, events):
-            self._gauges.gaps += 1
-            complete = False
+        events: list[JobEvent] = []
+        last_seq, complete = self._last_seq, not mailbox.overflowed
+        for event in mailbox.take(MAX_EVENTS):
+            # What the past had already, or the tail has read twice after a fault, is passed over.
+            if event.seq > last_seq:
+                if event.seq > last_seq + 1:
+                    self._gauges.gaps += 1
+                    complete = False
+                    break
+                events.append(event)
+                last_seq = event.seq
+        self._last_seq = last_seq
         if not complete:
             self._gauges.catch_ups += 1
             self._live = False
             mailbox.reopen()
-            return ()
-        if events:
-            self._last_seq = events[-1].seq
+        elif events:
             # An event behind the terminal one is a requeue, after which the job lives on.
             self._ended = events[-1].state in TERMINAL and not mailbox
         return events
-
-
-def _follow(last_seq: int, events: Sequence[JobEvent]) -> bool:
-    """Whether events are numbered on from `last_seq` without a gap."""
-    return all(event.seq == number for number, event in enumerate(events, start=last_seq + 1))

@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Final
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.errors import Unavailable
 from headrace_core.store.database import Database
@@ -130,14 +129,14 @@ class Tail:
         async with self._database.transaction() as conn:
             snapshot = await hold_snapshot(conn)
             if not self._routes:
-                seen, place = await read_end(conn, snapshot)
+                seen, place = await read_end(snapshot)
                 # A stream that came meanwhile may have read its past before this snapshot was
                 # taken: from then on every event is for somebody.
                 if not self._routes:
                     self._begin(seen, place)
                     return self._measure(snapshot)
-            await self._show(conn, snapshot)
-            more = await self._settle(conn, snapshot)
+            await self._show(snapshot)
+            more = await self._settle(snapshot)
         wait = self._measure(snapshot)
         return 0.0 if more else wait
 
@@ -146,12 +145,12 @@ class Tail:
         self._window.begin(place, through=seen.top)
         self._begun.set()
 
-    async def _show(self, conn: AsyncConnection, snapshot: Snapshot) -> None:
+    async def _show(self, snapshot: Snapshot) -> None:
         assert self._seen is not None, "there are no streams before the first look"
         top, end = self._seen.top, BEGINNING
         complete = False
         while not complete:
-            page = await read_unseen(conn, seen=self._seen, after=end, limit=self._page)
+            page = await read_unseen(snapshot, seen=self._seen, after=end, limit=self._page)
             self._routes.show(page.events)
             self._window.add(page.events)
             self._gauges.events += len(page.events)
@@ -162,12 +161,12 @@ class Tail:
         # Only now: what is cut off is read again from where this look began.
         self._seen = snapshot.seen(top)
 
-    async def _settle(self, conn: AsyncConnection, snapshot: Snapshot) -> bool:
+    async def _settle(self, snapshot: Snapshot) -> bool:
         window, horizon = self._window, snapshot.horizon
         if missing := window.missing_through:
             last = min(missing, horizon - 1)
             page = await read_range(
-                conn, after=window.place, through=end_of(last), limit=self._page
+                snapshot.connection, after=window.place, through=end_of(last), limit=self._page
             )
             # Handing over and moving on are one step for whoever compares with the place.
             self._routes.settle(page.events)

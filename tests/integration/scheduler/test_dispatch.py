@@ -1,0 +1,310 @@
+"""Which jobs go to the workers, and when they go again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from headrace_core.dispatch import Deliverer
+from headrace_core.dispatch.keys import queue_key
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.job import DEFAULT_TENANT, Job
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.settings import Settings
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from headrace_scheduler.dispatch import Dispatch
+from support.jobs import read_job, submit, submit_many
+from support.workers import delivery, drain, ending, finish, lapse, register, start
+
+
+class Clock:
+    """Monotonic seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def deliverer(settings: Settings) -> AsyncIterator[Deliverer]:
+    deliverer = Deliverer(settings)
+    yield deliverer
+    await deliverer.close()
+
+
+@pytest.fixture
+def dispatch(database: Database, deliverer: Deliverer, clock: Clock) -> Dispatch:
+    """A loop that has just begun, without prefetch."""
+    return Dispatch(
+        database=database, deliverer=deliverer, prefetch=0, redeliver_after=10, clock=clock
+    )
+
+
+class Queues:
+    """What lies in the pools' queues."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def of(self, pool: str) -> list[Delivery]:
+        names = await self._redis.zrange(queue_key(pool), 0, -1)
+        return [Delivery.parse(name.decode()) for name in names]
+
+    async def take(self, pool: str) -> list[Delivery]:
+        """Empties a queue, as a worker does, or an accident."""
+        taken = await self.of(pool)
+        await self._redis.delete(queue_key(pool))
+        return taken
+
+
+@pytest.fixture
+def queues(redis: Redis) -> Queues:
+    return Queues(redis)
+
+
+def deliveries(*jobs: Job) -> list[Delivery]:
+    return [delivery(job) for job in jobs]
+
+
+async def test_jobs_go_by_priority_within_the_free_slots(
+    database: Database, dispatch: Dispatch, queues: Queues
+) -> None:
+    worker_id = await register(database, slots=3)
+    low, first, second, high, highest = [
+        await submit(database, priority=priority) for priority in (-5, 0, 0, 5, 50)
+    ]
+    assert await dispatch.run_once() > 0
+    assert await queues.take("pool") == deliveries(highest, high, first)
+    # Nothing more while these are underway, or run.
+    await dispatch.run_once()
+    assert await queues.of("pool") == []
+    await start(database, worker_id, highest, high, first)
+    await dispatch.run_once()
+    assert await queues.of("pool") == []
+    # A slot is free again.
+    await finish(database, worker_id, ending(high.id, 1, EventType.SUCCEEDED))
+    await dispatch.run_once()
+    assert await queues.take("pool") == deliveries(second)
+    await finish(database, worker_id, ending(first.id, 1, EventType.SUCCEEDED))
+    await dispatch.run_once()
+    assert await queues.take("pool") == deliveries(low)
+
+
+async def test_a_prefetch_keeps_every_worker_supplied(
+    database: Database, deliverer: Deliverer, queues: Queues
+) -> None:
+    dispatch = Dispatch(database=database, deliverer=deliverer, prefetch=4, redeliver_after=10)
+    await register(database, slots=3)
+    await register(database, slots=2)
+    await submit_many(database, 30)
+    await dispatch.run_once()
+    assert len(await queues.of("pool")) == 3 + 2 + 2 * 4
+
+
+async def test_a_retry_goes_for_its_next_attempt(
+    database: Database, dispatch: Dispatch, queues: Queues
+) -> None:
+    worker_id = await register(database)
+    job = await submit(database)
+    await dispatch.run_once()
+    assert await queues.take("pool") == deliveries(job)
+    await start(database, worker_id, job)
+    await finish(database, worker_id, ending(job.id, 1, EventType.INTERRUPTED))
+    await dispatch.run_once()
+    assert await queues.take("pool") == [Delivery(job_id=job.id, attempt=2)]
+
+
+async def test_what_nobody_claims_goes_again_after_a_while(
+    database: Database, dispatch: Dispatch, queues: Queues, clock: Clock
+) -> None:
+    worker_id = await register(database, slots=2)
+    lost, claimed = await submit_many(database, 2)
+    await dispatch.run_once()
+    assert await queues.take("pool") == deliveries(lost, claimed)
+    await start(database, worker_id, claimed)
+    for _ in range(2):
+        clock.now += 5
+        await dispatch.run_once()
+        assert await queues.of("pool") == []
+    clock.now += 0.1
+    await dispatch.run_once()
+    assert await queues.take("pool") == deliveries(lost)
+    # And from then on once more.
+    clock.now += 5
+    await dispatch.run_once()
+    assert await queues.of("pool") == []
+    clock.now += 5.1
+    await dispatch.run_once()
+    assert await queues.take("pool") == deliveries(lost)
+
+
+async def test_a_scheduler_that_has_just_begun_delivers_what_it_does_not_know_of(
+    database: Database, dispatch: Dispatch, deliverer: Deliverer, queues: Queues
+) -> None:
+    await register(database)
+    jobs = await submit_many(database, 5)
+    await dispatch.run_once()
+    after = Dispatch(database=database, deliverer=deliverer, prefetch=0, redeliver_after=10)
+    await after.run_once()
+    # The second delivery finds the first.
+    assert await queues.of("pool") == deliveries(*jobs)
+
+
+async def test_after_a_flush_everything_goes_again(
+    database: Database, dispatch: Dispatch, queues: Queues, clock: Clock, redis: Redis
+) -> None:
+    await register(database)
+    jobs = await submit_many(database, 5)
+    await dispatch.run_once()
+    await redis.flushdb()
+    clock.now += 10.1
+    await dispatch.run_once()
+    assert await queues.of("pool") == deliveries(*jobs)
+
+
+async def test_a_pool_without_live_workers_gets_nothing(
+    database: Database, dispatch: Dispatch, queues: Queues
+) -> None:
+    await lapse(database, await register(database, "a", pool="lapsed"))
+    await drain(database, await register(database, "b", pool="draining"))
+    await register(database, "c", pool="live")
+    a, b, c = [await submit(database, type=name) for name in ("a", "b", "c")]
+    await dispatch.run_once()
+    assert await queues.of("lapsed") == await queues.of("draining") == []
+    assert await queues.of("live") == deliveries(c)
+    # As soon as somebody serves them, they go.
+    await register(database, "a", "b", pool="late")
+    await dispatch.run_once()
+    assert await queues.of("late") == deliveries(a, b)
+
+
+async def test_what_is_underway_to_a_pool_that_is_gone_goes_elsewhere_at_once(
+    database: Database, dispatch: Dispatch, queues: Queues
+) -> None:
+    gone = await register(database, pool="gone")
+    job = await submit(database)
+    await dispatch.run_once()
+    assert await queues.of("gone") == deliveries(job)
+    await lapse(database, gone)
+    await register(database, pool="other")
+    await dispatch.run_once()
+    assert await queues.of("other") == deliveries(job)
+
+
+async def test_types_that_nobody_runs_block_no_others(
+    database: Database, dispatch: Dispatch, queues: Queues
+) -> None:
+    await register(database, "served", queues=["fast"], slots=1)
+    for fields in ({"type": "nobody"}, {"type": "served", "queue": "slow"}):
+        await submit_many(database, 1200, priority=100, **fields)
+    job = await submit(database, type="served", queue="fast", priority=-100)
+    await dispatch.run_once()
+    assert await queues.of("pool") == deliveries(job)
+
+
+async def test_jobs_that_wait_for_a_full_pool_hide_none_that_another_has_room_for(
+    database: Database, dispatch: Dispatch, queues: Queues
+) -> None:
+    busy = await register(database, "slow", pool="full", slots=1)
+    await start(database, busy, await submit(database, type="slow"))
+    await register(database, "quick", pool="free", slots=2)
+    await submit_many(database, 1200, type="slow", priority=100)
+    quick = await submit_many(database, 3, type="quick")
+    await dispatch.run_once()
+    assert await queues.of("full") == []
+    assert await queues.of("free") == deliveries(*quick[:2])
+
+
+async def test_a_pool_that_becomes_full_hides_none_that_another_has_room_for(
+    database: Database, dispatch: Dispatch, queues: Queues
+) -> None:
+    await register(database, "slow", pool="small", slots=1)
+    await register(database, "quick", pool="large", slots=50)
+    slow = await submit_many(database, 200, type="slow", priority=100)
+    quick = await submit_many(database, 60, type="quick")
+    # One look is enough, however much waits in front.
+    await dispatch.run_once()
+    assert await queues.of("small") == deliveries(slow[0])
+    assert await queues.of("large") == deliveries(*quick[:50])
+
+
+async def test_a_large_room_is_filled_in_one_look(
+    database: Database, dispatch: Dispatch, queues: Queues
+) -> None:
+    await register(database, slots=2500)
+    jobs = await submit_many(database, 2600)
+    await dispatch.run_once()
+    assert await queues.of("pool") == deliveries(*jobs[:2500])
+
+
+async def test_pools_that_serve_the_same_share_by_their_room(
+    database: Database, dispatch: Dispatch, queues: Queues
+) -> None:
+    await register(database, "a", "b", pool="one", slots=6)
+    await register(database, "a", pool="two", slots=2)
+    jobs = await submit_many(database, 10, type="a")
+    await dispatch.run_once()
+    one, two = await queues.of("one"), await queues.of("two")
+    assert (len(one), len(two)) == (6, 2)
+    assert set(one + two) == set(deliveries(*jobs[:8]))
+
+
+async def test_a_tenants_jobs_go_to_its_own_workers(
+    database: Database, dispatch: Dispatch, queues: Queues
+) -> None:
+    await register(database, pool="ours")
+    await register(database, pool="theirs", tenant="another")
+    ours, theirs = await submit(database), await submit(database, tenant="another")
+    await dispatch.run_once()
+    assert await queues.of("ours") == deliveries(ours)
+    assert await queues.of("theirs") == deliveries(theirs)
+
+
+async def test_what_ended_while_it_was_underway_makes_room(
+    database: Database, dispatch: Dispatch, queues: Queues
+) -> None:
+    await register(database, slots=1)
+    first, second = await submit_many(database, 2)
+    await dispatch.run_once()
+    async with database.transaction() as connection:
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=first.id)
+    await dispatch.run_once()
+    assert await queues.take("pool") == deliveries(first, second)
+
+
+async def test_waiting_jobs_of_the_future_do_not_go(
+    database: Database, dispatch: Dispatch, queues: Queues
+) -> None:
+    await register(database)
+    await submit(database, schedule_time=datetime.now(UTC) + timedelta(hours=1))
+    await dispatch.run_once()
+    assert await queues.of("pool") == []
+
+
+async def test_without_redis_nothing_is_taken_for_delivered(
+    settings: Settings, database: Database, deliverer: Deliverer, queues: Queues
+) -> None:
+    gone = Deliverer(settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")}))
+    dispatch = Dispatch(database=database, deliverer=gone, prefetch=0, redeliver_after=10)
+    await register(database)
+    job = await submit(database)
+    with pytest.raises(Unavailable):
+        await dispatch.run_once()
+    dispatch._deliverer = deliverer
+    await dispatch.run_once()
+    assert await queues.of("pool") == deliveries(job)
+    assert (await read_job(database, job.id)).seq == 1
+    await gone.close()
