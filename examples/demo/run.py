@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from board import Board
 from cases import Case
 
-from headrace import Client, JobEvent, JobEventType, JobSpec, JobState, Watch
+from headrace import CallError, Client, JobEvent, JobEventType, JobSpec, JobState, Watch
 from headrace.handle import Batch
 
 
@@ -43,6 +43,17 @@ class Run:
     async def everything(self, cases: list[Case], bulk: list[JobSpec], board: Board) -> None:
         """Submits all and follows it to the end."""
         by_id: dict[str, Case] = {}
+        try:
+            await self._submit_and_follow(cases, bulk, by_id, board)
+        except* CallError as failures:
+            # One that says why is worth more than a group that says how many.
+            raise failures.exceptions[0] from None
+        for job_id, case in by_id.items():
+            case.job = await self._client.get(job_id)
+
+    async def _submit_and_follow(
+        self, cases: list[Case], bulk: list[JobSpec], by_id: dict[str, Case], board: Board
+    ) -> None:
         async with self._client.watch(labels=self._labels) as watch, asyncio.TaskGroup() as group:
             submitted = asyncio.Event()
             group.create_task(self._follow(watch, by_id, board, submitted, len(cases) + len(bulk)))
@@ -66,8 +77,6 @@ class Run:
                 self._began(handle.id, begun)
                 self.bulk_ids.add(handle.id)
             submitted.set()
-        for job_id, case in by_id.items():
-            case.job = await self._client.get(job_id)
 
     def bulk_problems(self) -> list[str]:
         """What is not as it should be in the bulk."""

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,15 @@ async def no_json(payload: Any) -> msgspec.Raw:
 async def much_later(payload: Any) -> None:
     """Asks for a retry beyond the end of every calendar."""
     raise Retry(after=timedelta.max)
+
+
+@handler("t.deaf")
+async def deaf(payload: Any, ctx: Context) -> None:
+    """Emits for ever, whatever becomes of it."""
+    while True:
+        with suppress(Exception):
+            await ctx.emit("still here")
+        await asyncio.sleep(0.05)
 
 
 @handler("t.talkative")

@@ -85,6 +85,10 @@ class Platform:
                         return seen
                 await self._listener.wait(1)
 
+    async def wait(self) -> None:
+        """Waits until something has happened, for a second at most."""
+        await self._listener.wait(1)
+
     async def ended(self, job_id: JobId) -> Job:
         """Waits until a job has ended; returns it."""
         async with asyncio.timeout(DEADLINE_S):

@@ -25,6 +25,12 @@ from support.until import until
 from support.workers import register
 
 
+@pytest.fixture(autouse=True)
+def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stands by tries again at once."""
+    monkeypatch.setattr(leader.random, "uniform", lambda *_: 0.02)
+
+
 class Office:
     """Work that lasts for as long as its leader leads, and a count of who does it."""
 
@@ -87,7 +93,6 @@ async def test_one_of_several_leads(settings: Settings, monkeypatch: pytest.Monk
         return try_lead(database)
 
     monkeypatch.setattr(leader, "try_lead", counted)
-    monkeypatch.setattr(leader.random, "uniform", lambda *_: 0.01)
     async with AsyncExitStack() as stack:
         candidates = [
             await stack.enter_async_context(candidate(settings, office)) for _ in range(3)

@@ -212,6 +212,31 @@ async def test_a_handler_that_takes_its_process_with_it_fails_alone(
     assert after.state is JobState.SUCCEEDED
 
 
+async def test_the_wait_for_a_process_counts_for_the_deadline_and_not_for_the_timeout(
+    settings: Settings,
+) -> None:
+    narrow = settings.model_copy(update={"worker_processes": 1, "worker_cancel_grace": 0.1})
+    async with platform(narrow, handlers()) as jobs:
+        first = await jobs.submit("t.spin", timeout=timedelta(seconds=4))
+        await jobs.until(first, E.OUTPUT)
+        patient = await jobs.submit("t.process", '{"number": 1}', timeout=timedelta(seconds=3))
+        late = await jobs.submit(
+            "t.process", '{"number": 1}', deadline=datetime.now(UTC) + timedelta(seconds=1)
+        )
+        unwanted = await jobs.submit("t.process", '{"number": 1}')
+        await jobs.until(unwanted, E.STARTED)
+        await jobs.cancel(unwanted)
+        assert (await jobs.ended(unwanted)).state is JobState.CANCELLED
+        ended = await jobs.ended(late)
+        assert (await jobs.history(late))[-1] is E.EXPIRED
+        assert ended.state is JobState.FAILED
+        assert (await jobs.job(first)).state is JobState.RUNNING
+        ended = await jobs.ended(patient)
+        assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 1)
+        await jobs.cancel(first)
+        await jobs.ended(first)
+
+
 async def test_an_exception_in_a_process_is_told_as_it_was_raised(jobs: Platform) -> None:
     job = await jobs.ended(await jobs.submit("t.process_raises"))
     assert job.error is not None

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.settings import Settings
+from headrace_core.store.claim import claim_jobs
 from headrace_core.store.database import Database
 from headrace_core.store.jobs import get_job
 from headrace_core.store.workers import live_handlers
@@ -117,3 +120,60 @@ async def test_a_late_result_of_a_lost_worker_is_refused(
     assert job.state is JobState.QUEUED
     assert job.result is None
     assert "attempt_refused" in "".join(capfd.readouterr())
+
+
+async def test_a_job_whose_claim_was_never_answered_is_handed_back(settings: Settings) -> None:
+    brisk = settings.model_copy(update={"worker_lease": 3.0, "worker_beat": 0.2})
+    async with platform(brisk, handlers()) as jobs:
+        running = await jobs.submit("t.forever")
+        worker_id = (await jobs.until(running, E.STARTED)).worker_id
+        assert worker_id is not None
+        # Nobody runs this type, so that nobody but this test claims it, for the worker.
+        stray = await jobs.submit("t.nobody")
+        async with jobs.database.transaction() as connection:
+            claimed = await claim_jobs(
+                connection,
+                worker_id=WorkerId(worker_id),
+                deliveries=[Delivery(job_id=stray, attempt=1)],
+            )
+        assert len(claimed) == 1
+        await jobs.until(stray, E.INTERRUPTED)
+        job = await jobs.job(stray)
+        assert (job.state, job.retries_used) == (JobState.QUEUED, 0)
+        assert (await jobs.job(running)).state is JobState.RUNNING
+
+
+async def test_output_goes_on_through_lost_connections(settings: Settings) -> None:
+    async with platform(settings, handlers()) as jobs:
+        job_id = await jobs.submit("t.output", '{"number": 200}')
+        await jobs.until(job_id, E.OUTPUT)
+        async with jobs.database.transaction() as connection:
+            await connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
+                    "current_database() AND application_name = 'headrace-worker'"
+                )
+            )
+        job = await jobs.ended(job_id)
+        assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
+        outputs = [event.output for event in await jobs.events(job_id) if event.output]
+        # One whose commit was cut off may stand there twice.
+        assert list(dict.fromkeys(outputs)) == [f'{{"n":{number}}}' for number in range(200)]
+        assert len(outputs) <= 201
+
+
+async def test_an_attempt_whose_report_is_refused_is_ended(
+    settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # The worker beats too seldom to notice by itself that its row is gone.
+    quiet = settings.model_copy(update={"worker_lease": 60.0, "worker_beat": 20.0})
+    async with platform(quiet, handlers(), workers=1) as jobs:
+        job_id = await jobs.submit("t.deaf")
+        await jobs.until(job_id, E.OUTPUT)
+        async with jobs.database.transaction() as connection:
+            await connection.execute(text("DELETE FROM workers"))
+        said = ""
+        async with asyncio.timeout(DEADLINE_S):
+            while "attempt_refused" not in said:
+                await jobs.wait()
+                said += "".join(capfd.readouterr())

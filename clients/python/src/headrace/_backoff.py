@@ -10,7 +10,10 @@ _FIRST: Final = 0.25
 
 
 class Backoff:
-    """Exponential backoff with full jitter (M. Brooker, AWS Architecture Blog, 2015).
+    """Exponential backoff with equal jitter (M. Brooker, AWS Architecture Blog, 2015).
+
+    Half of each wait is sure: the five retries of a call then span 3.9 s at least, which is what a
+    gateway that was killed needs to be there again.
 
     Args:
         longest: the longest wait before jitter, in seconds.
@@ -25,7 +28,7 @@ class Backoff:
 
         On top, since a server asks all of its clients alike, and they should not come back at once.
         """
-        wait = random.uniform(0, self._base)
+        wait = random.uniform(self._base / 2, self._base)
         self._base = min(self._longest, self._base * 2)
         return wait + (asked.total_seconds() if asked else 0.0)
 

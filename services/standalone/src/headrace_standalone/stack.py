@@ -63,7 +63,10 @@ class Stack:
         self._plan = plan
         self._folder = folder
         self._announce = announce
-        self._grace = Settings().shutdown_grace
+        settings = Settings()
+        self._grace = settings.shutdown_grace
+        # What does not end within the grace is told to, and then has one of its own.
+        self._worker_grace = settings.shutdown_grace + settings.worker_cancel_grace
         self.files = self._find_files()
         handlers = (*filter(None, [os.environ.get("HEADRACE_HANDLERS")]), *plan.handlers)
         self._environment = os.environ | {
@@ -101,7 +104,7 @@ class Stack:
                 number=number,
                 address=f"127.0.0.1:{free_port()}",
                 environment=environment,
-                grace=grace,
+                grace=self._worker_grace,
             )
             for number in range(1, self._plan.workers + 1)
         ]

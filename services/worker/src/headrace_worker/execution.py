@@ -17,7 +17,7 @@ from headrace_worker.context import Attempt
 from headrace_worker.modes import Modes
 from headrace_worker.registry import RegisteredHandler
 from headrace_worker.reporting import AttemptReporter
-from headrace_worker.verdict import HandlerTimeout, expired, failed, raised, succeeded
+from headrace_worker.verdict import HandlerTimeout, broken, expired, failed, raised, succeeded
 
 _log = structlog.get_logger()
 
@@ -75,6 +75,13 @@ class Execution:
 
         It never raises, but for its own cancellation.
         """
+        try:
+            return await self._run()
+        except Exception:  # noqa: BLE001 - else the job would stay RUNNING as long as its worker
+            _log.exception("execution_failed", job_id=str(self.job.id), attempt=self.job.attempt)
+            return broken(self.job)
+
+    async def _run(self) -> Finish | None:
         if self._handler is None:
             return failed(
                 self.job,
@@ -85,15 +92,19 @@ class Execution:
                 ),
             )
         timeout = self.job.timeout or self._handler.spec.timeout
+        loop = asyncio.get_running_loop()
         left = self.job.time_left
-        ends_at_deadline = left is not None and left < timeout
-        if left is not None and ends_at_deadline:
-            timeout = max(left, timedelta())
-        work = asyncio.create_task(
-            self._modes.run(self._handler, self.job.payload, self._attempt(timeout), self._reporter)
-        )
+        overdue = None if left is None else loop.time() + left.total_seconds()
+        begun = asyncio.Event()
+        work = asyncio.create_task(self._work(self._handler, timeout, overdue, begun))
         try:
-            timed_out = await self._watch(work, timeout.total_seconds())
+            # The wait for a place counts for the deadline and not for the timeout.
+            timed_out = await self._watch(work, overdue, begun)
+            ends_at_deadline = timed_out
+            if not timed_out and begun.is_set() and not work.done():
+                ends = loop.time() + timeout.total_seconds()
+                ends_at_deadline = overdue is not None and overdue < ends
+                timed_out = await self._watch(work, overdue if ends_at_deadline else ends)
         finally:
             # Ends it when this task is cancelled; else it has ended.
             work.cancel()
@@ -102,6 +113,21 @@ class Execution:
         )
         await self._reporter.close()
         return finish
+
+    async def _work(
+        self,
+        handler: RegisteredHandler,
+        limit: timedelta,
+        overdue: float | None,
+        begun: asyncio.Event,
+    ) -> str:
+        async with self._modes.place(handler):
+            begun.set()
+            if overdue is not None:
+                left = timedelta(seconds=overdue - asyncio.get_running_loop().time())
+                limit = min(limit, max(left, timedelta()))
+            attempt = self._attempt(limit)
+            return await self._modes.run(handler, self.job.payload, attempt, self._reporter)
 
     def _attempt(self, timeout: timedelta) -> Attempt:
         return Attempt(
@@ -114,15 +140,27 @@ class Execution:
             deadline=datetime.now(UTC) + timeout,
         )
 
-    async def _watch(self, work: asyncio.Task[str], timeout_s: float) -> bool:
-        """Waits until the work has ended, by itself or stopped; tells whether its time was up."""
-        stopping = asyncio.create_task(self._stop.wait())
+    async def _watch(
+        self, work: asyncio.Task[str], until: float | None, begun: asyncio.Event | None = None
+    ) -> bool:
+        """Waits until the work has ended, by itself or stopped, or has `begun`.
+
+        Returns:
+            Whether its time was up, at `until` by the loop's clock.
+        """
+        waits = [asyncio.create_task(self._stop.wait())]
+        if begun is not None:
+            waits.append(asyncio.create_task(begun.wait()))
+        left = None if until is None else max(0.0, until - asyncio.get_running_loop().time())
         try:
             done, _ = await asyncio.wait(
-                {work, stopping}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+                {work, *waits}, timeout=left, return_when=asyncio.FIRST_COMPLETED
             )
         finally:
-            stopping.cancel()
+            for wait in waits:
+                wait.cancel()
+        if not self._stop.is_set() and begun is not None and begun.is_set():
+            return False
         if work not in done:
             # The mode ends the handler, within its grace.
             work.cancel()

@@ -30,6 +30,8 @@ class _HandlerProcess:
         self._process = process
         self._stdin = process.stdin
         self._stdout = process.stdout
+        # A report of its handler has no answer yet, and it waits for one.
+        self.waits = False
 
     @classmethod
     async def spawn(cls) -> _HandlerProcess:
@@ -88,12 +90,12 @@ class ProcessPool:
     """At most `size` processes; one that has ended its job by itself serves the next one.
 
     Args:
-        size: how many run at the same time; a job beyond waits for one.
+        size: how many there are places for; a job beyond waits for one.
         grace: seconds that a cancelled handler has before its process is killed.
     """
 
     def __init__(self, *, size: int, grace: float) -> None:
-        self._room = asyncio.Semaphore(size)
+        self.place = asyncio.Semaphore(size)
         self._grace = grace
         self._idle: list[_HandlerProcess] = []
 
@@ -104,7 +106,7 @@ class ProcessPool:
         attempt: Attempt,
         reporter: Reporter,
     ) -> JsonText:
-        """Runs a handler in a process.
+        """Runs a handler in a process, by a caller that has a `place`.
 
         Raises:
             Fail, Retry, PayloadMismatch, RemoteError: how it ended.
@@ -121,21 +123,20 @@ class ProcessPool:
             labels=dict(attempt.labels),
             deadline=attempt.deadline,
         )
-        async with self._room:
-            process = await self._take()
-            ended = False
-            try:
-                await process.send(run)
-                end = await self._converse(process, reporter)
-                ended = True
-            except asyncio.CancelledError:
-                ended = await self._ends_in_grace(process)
-                raise
-            finally:
-                if ended:
-                    self._idle.append(process)
-                else:
-                    await asyncio.shield(process.kill())
+        process = await self._take()
+        ended = False
+        try:
+            await process.send(run)
+            end = await self._converse(process, reporter)
+            ended = True
+        except asyncio.CancelledError:
+            ended = await self._ends_in_grace(process)
+            raise
+        finally:
+            if ended:
+                self._idle.append(process)
+            else:
+                await asyncio.shield(process.kill())
         return _result(end)
 
     async def close(self) -> None:
@@ -160,6 +161,7 @@ class ProcessPool:
             if isinstance(message, frames.Returned | frames.Raised):
                 return message
             answer = frames.Taken()
+            process.waits = True
             try:
                 if isinstance(message, frames.Progressed):
                     await reporter.progress(
@@ -173,6 +175,7 @@ class ProcessPool:
                     await reporter.output(message.chunk)
             except Fail as refusal:
                 answer = frames.Taken(fail=str(refusal))
+            process.waits = False
             await process.send(answer)
 
     async def _ends_in_grace(self, process: _HandlerProcess) -> bool:
@@ -180,6 +183,9 @@ class ProcessPool:
         try:
             async with asyncio.timeout(self._grace):
                 await process.send(frames.Cancel())
+                if process.waits:
+                    process.waits = False
+                    await process.send(frames.Taken())
                 while not isinstance(await process.receive(), frames.Returned | frames.Raised):
                     await process.send(frames.Taken())
         except (TimeoutError, RemoteError):

@@ -102,7 +102,9 @@ class Lease:
                         lease=self._lease,
                         draining=self.draining,
                     )
-        except (Unavailable, TimeoutError):
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the lease was not renewed
+            if not isinstance(fault, Unavailable | TimeoutError):
+                _log.exception("lease_not_renewed")
             # Ends what runs one beat before the lease does, so that nothing runs twice.
             if (
                 self._worker_id is not None

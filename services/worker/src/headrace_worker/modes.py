@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any
 
 import structlog
@@ -15,8 +16,27 @@ from headrace_worker.context import Attempt, Context, Reporter, SyncContext
 from headrace_worker.isolation import ProcessPool
 from headrace_worker.payload import decode, encode
 from headrace_worker.registry import RegisteredHandler
+from headrace_worker.verdict import RemoteError
 
 _log = structlog.get_logger()
+
+
+async def _call(function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...]) -> Any:
+    try:
+        return await function(*arguments)
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise _tame(error) from error
+
+
+def _tame(error: BaseException) -> Exception:
+    """What a handler raised, as an error of its job.
+
+    SystemExit out of a task would end the worker and all that runs on it, and a StopIteration is
+    taken by no future: who waits for it would wait for ever.
+    """
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return RemoteError(type(error).__name__, str(error))
 
 
 class Modes:
@@ -31,6 +51,10 @@ class Modes:
         self._processes = processes
         self._grace = grace
 
+    def place(self, handler: RegisteredHandler) -> AbstractAsyncContextManager[Any]:
+        """What a handler needs before it can run: in a process, room for one."""
+        return self._processes.place if handler.mode == "process" else nullcontext()
+
     async def run(
         self,
         handler: RegisteredHandler,
@@ -38,7 +62,7 @@ class Modes:
         attempt: Attempt,
         reporter: Reporter,
     ) -> JsonText:
-        """Runs a handler; returns its result as JSON.
+        """Runs a handler that has its place; returns its result as JSON.
 
         Raises:
             PayloadMismatch: the payload does not fit.
@@ -59,7 +83,7 @@ class Modes:
     ) -> Any:
         context = Context(attempt, reporter)
         arguments = (argument, context) if handler.takes_context else (argument,)
-        task = asyncio.ensure_future(handler.function(*arguments))
+        task = asyncio.create_task(_call(handler.function, arguments))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -97,7 +121,7 @@ class Modes:
             try:
                 result = handler.function(*arguments)
             except BaseException as caught:  # noqa: BLE001 - it is told to who waits
-                error = caught
+                error = _tame(caught)
             # The loop may be gone by now when the thread was left behind.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(settle, result, error)

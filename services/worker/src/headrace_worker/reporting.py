@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
@@ -25,7 +24,8 @@ class AttemptReporter:
 
     Args:
         job_id, attempt: which attempt.
-        write: persists a report; False when the attempt is no longer this worker's.
+        write: persists a report, through faults of the database; False when the attempt is no
+            longer this worker's.
         max_output_bytes: the largest piece of output.
     """
 
@@ -44,6 +44,7 @@ class AttemptReporter:
         self._latest: Progress | None = None
         self._writer: asyncio.Task[None] | None = None
         self._lost = False
+        self._turn = asyncio.Lock()
         self._closing = asyncio.Event()
 
     async def progress(self, progress: Progress) -> None:
@@ -63,7 +64,6 @@ class AttemptReporter:
         Raises:
             Fail: it is too large.
             AttemptLost: this report or an earlier one was refused.
-            Unavailable: the database is gone.
         """
         self._check()
         size = len(chunk.encode())
@@ -73,9 +73,11 @@ class AttemptReporter:
                 "allowed (HEADRACE_MAX_OUTPUT_BYTES)",
                 type="LimitExceeded",
             )
-        # What was said before comes before.
-        await self._flush()
-        await self._report(Report(job_id=self._job_id, attempt=self._attempt, output=chunk))
+        # One at a time: a handler that emits many at once shall not fill the queue of all.
+        async with self._turn:
+            # What was said before comes before.
+            await self._flush()
+            await self._report(Report(job_id=self._job_id, attempt=self._attempt, output=chunk))
         self._check()
 
     async def close(self) -> None:
@@ -102,11 +104,7 @@ class AttemptReporter:
         latest, self._latest = self._latest, None
         if latest is None:
             return
-        try:
-            await self._report(Report(job_id=self._job_id, attempt=self._attempt, progress=latest))
-        except Unavailable:
-            # Progress is told again soon; only a newer one is worth more than this one.
-            self._latest = self._latest or latest
+        await self._report(Report(job_id=self._job_id, attempt=self._attempt, progress=latest))
 
     async def _report(self, report: Report) -> None:
         if not await self._write(report):

@@ -7,7 +7,7 @@ import hashlib
 import os
 import random
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.settings import Settings
 from headrace_core.store.cancel import cancel_requests
-from headrace_core.store.claim import claim_jobs
+from headrace_core.store.claim import claim_jobs, held_attempts
 from headrace_core.store.database import Database
 from headrace_core.store.finish import finish_attempts
 from headrace_core.store.group_commit import GroupCommit
@@ -36,10 +36,12 @@ from headrace_worker.lease import Lease
 from headrace_worker.modes import Modes
 from headrace_worker.registry import Registry
 from headrace_worker.reporting import AttemptReporter
+from headrace_worker.verdict import unwritable
 
 _log = structlog.get_logger()
 
 Written = TypeVar("Written", Finish, Report)
+Result = TypeVar("Result")
 
 _MAX_BATCH = 1000
 _LOG_NAMES = {
@@ -104,6 +106,7 @@ class WorkerService:
                 )
             ),
         )
+        self._claiming = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -126,9 +129,13 @@ class WorkerService:
         await self._cancels.start()
         await self._lease.take()
         self._tasks = [
-            asyncio.create_task(self._deliveries.main(), name="deliveries"),
-            asyncio.create_task(self._lease.run(), name="lease"),
-            asyncio.create_task(self._watch_cancels(), name="cancels"),
+            asyncio.create_task(_keep_running(loop, name), name=name)
+            for name, loop in (
+                ("deliveries", self._deliveries.main),
+                ("lease", self._lease.run),
+                ("cancels", self._watch_cancels),
+                ("strays", self._watch_strays),
+            )
         ]
         await self._health.start()
         _log.info("worker_started", port=self.port, pool=self._pool.name, types=len(self._handlers))
@@ -144,6 +151,7 @@ class WorkerService:
             with suppress(Unavailable, TimeoutError):
                 # Tells the scheduler at once; the lease is kept while jobs end.
                 await self._lease.beat()
+                await self._hand_back_strays()
             await self._end_attempts()
             for task in self._tasks:
                 task.cancel()
@@ -177,12 +185,45 @@ class WorkerService:
     # Taking.
 
     async def _claim(self, deliveries: Sequence[Delivery]) -> list[Execution]:
-        worker_id = self._lease.worker_id
-        async with self._database.transaction() as connection:
-            jobs = await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries)
-        if jobs:
-            self._waker.ring(Topic.EVENTS)
-        return [self._execution(job, worker_id) for job in jobs]
+        async with self._claiming:
+            worker_id = self._lease.worker_id
+            async with self._database.transaction() as connection:
+                jobs = await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries)
+            if jobs:
+                self._waker.ring(Topic.EVENTS)
+            if not self._lease.held(worker_id):
+                # Lost meanwhile: the sweep takes them back.
+                return []
+            return [self._execution(job, worker_id) for job in jobs]
+
+    async def _watch_strays(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.worker_beat)
+            with suppress(Unavailable):
+                await self._hand_back_strays()
+
+    async def _hand_back_strays(self) -> None:
+        """Hands back what is this worker's by the database and runs nowhere.
+
+        The answer to a claim that was committed can be lost on its way. No sweep would ever find
+        such a job, since its worker lives.
+        """
+        # Between two claims, so that what runs nowhere is not about to.
+        async with self._claiming:
+            worker_id = self._lease.worker_id
+            async with self._database.transaction() as connection:
+                held = await held_attempts(connection, worker_id=worker_id)
+                # One that ends right now is refused.
+                strays = [
+                    Finish(job_id=job_id, attempt=attempt, event=EventType.INTERRUPTED)
+                    for job_id, attempt in held
+                    if (job_id, attempt) not in self._executions
+                ]
+                if strays:
+                    await finish_attempts(connection, worker_id=worker_id, finishes=strays)
+        if strays:
+            _log.warning("strays_handed_back", jobs=len(strays))
+            self._waker.ring(Topic.EVENTS, Topic.JOBS)
 
     async def _find(self, limit: int) -> list[Delivery]:
         async with self._database.transaction() as connection:
@@ -191,7 +232,11 @@ class WorkerService:
 
     def _execution(self, job: ClaimedJob, worker_id: WorkerId) -> Execution:
         async def write(report: Report) -> bool:
-            return await self._reports.submit((worker_id, report))
+            taken = await self._write_report(worker_id, report)
+            if not taken:
+                # Somebody else decides about the job: there is nothing left to run for.
+                execution.stop(StopReason.LOST)
+            return taken
 
         execution = Execution(
             job=job,
@@ -233,14 +278,52 @@ class WorkerService:
         log.info(_LOG_NAMES[event], **({} if error is None else {"error_type": error.type}))
 
     async def _write_finish(self, execution: Execution, finish: Finish) -> EventType | None:
-        """Writes a finish, again and again while the lease is held and the database is gone."""
+        """Writes a finish; None when the attempt is no longer this worker's."""
+        worker_id = execution.worker_id
+
+        async def alone(item: tuple[WorkerId, Finish]) -> EventType | None:
+            [event] = await self._commit_finishes([item])
+            return event
+
+        try:
+            return await self._write(self._finishes.submit, worker_id, finish)
+        except Exception:  # noqa: BLE001 - one that is refused spoils all that is written with it
+            try:
+                return await self._write(alone, worker_id, finish)
+            except Exception:  # noqa: BLE001 - the job must not stay RUNNING for ever
+                _log.exception("finish_refused", job_id=str(finish.job_id), attempt=finish.attempt)
+                return await self._write(alone, worker_id, unwritable(execution.job))
+
+    async def _write_report(self, worker_id: WorkerId, report: Report) -> bool:
+        """Writes a report; False when the attempt is no longer this worker's.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: the database refuses what it says.
+        """
+
+        async def alone(item: tuple[WorkerId, Report]) -> bool:
+            [taken] = await self._commit_reports([item])
+            return taken
+
+        try:
+            return bool(await self._write(self._reports.submit, worker_id, report))
+        except Exception:  # noqa: BLE001 - one that is refused spoils all that is written with it
+            return bool(await self._write(alone, worker_id, report))
+
+    async def _write(
+        self,
+        submit: Callable[[tuple[WorkerId, Written]], Awaitable[Result]],
+        worker_id: WorkerId,
+        item: Written,
+    ) -> Result | None:
+        """Writes, again and again while the lease is held and the database is gone."""
         while True:
             try:
-                return await self._finishes.submit((execution.worker_id, finish))
+                return await submit((worker_id, item))
             except ShuttingDown:
                 return None
             except Unavailable:
-                if not self._lease.held(execution.worker_id):
+                if not self._lease.held(worker_id):
                     return None
                 await asyncio.sleep(random.uniform(0.1, 0.5))
 
@@ -301,6 +384,16 @@ class WorkerService:
         self._deliveries.allow_pick_jobs = False
         for execution in list(self._executions.values()):
             execution.stop(StopReason.LOST)
+
+
+async def _keep_running(loop: Callable[[], Awaitable[None]], name: str) -> None:
+    """Runs a loop for ever: nobody would notice one that has ended."""
+    while True:
+        try:
+            await loop()
+        except Exception:  # noqa: BLE001 - whatever it stumbles over must not end it
+            _log.exception("loop_failed", loop=name)
+        await asyncio.sleep(random.uniform(0.5, 1.5))
 
 
 def _by_worker(items: Sequence[tuple[WorkerId, Written]]) -> dict[WorkerId, list[Written]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from headrace_core.domain.delivery import ClaimedJob
 from headrace_core.domain.finish import Finish
 from headrace_core.domain.job import JobError, JsonText
@@ -11,6 +13,8 @@ from headrace_worker.outcome import Fail, Retry
 from headrace_worker.payload import PayloadMismatch
 
 _MAX_MESSAGE = 2000
+# As long as a submitter may ask for; a handler that asks for more could leave every calendar.
+_MAX_BACKOFF = timedelta(days=7)
 
 
 class HandlerTimeout(Exception):
@@ -18,7 +22,7 @@ class HandlerTimeout(Exception):
 
 
 class RemoteError(Exception):
-    """An exception of a handler in a process of its own, by name and message."""
+    """An exception of a handler that stays where it was raised, by name and message."""
 
     def __init__(self, type: str, message: str) -> None:  # noqa: A002 - as JobError has it
         super().__init__(message)
@@ -59,12 +63,37 @@ def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Finish
     if not policy.may_retry(job.retries_used):
         return failed(job, described)
     asked = error.after if isinstance(error, Retry) else None
+    backoff = policy.backoff(job.retries_used + 1) if asked is None else asked
     return Finish(
         job_id=job.id,
         attempt=job.attempt,
         event=EventType.RETRY_SCHEDULED,
         error=described,
-        backoff=policy.backoff(job.retries_used + 1) if asked is None else asked,
+        backoff=min(max(backoff, timedelta()), _MAX_BACKOFF),
+    )
+
+
+def unwritable(job: ClaimedJob) -> Finish:
+    """The database refuses what the handler has to say."""
+    return failed(
+        job,
+        JobError(
+            type="Unwritable",
+            message="the database refused how the attempt ended; the worker's log has the reason",
+            retryable=False,
+        ),
+    )
+
+
+def broken(job: ClaimedJob) -> Finish:
+    """The worker itself stumbled."""
+    return failed(
+        job,
+        JobError(
+            type="INTERNAL",
+            message="the worker could not run the attempt; its log has the reason",
+            retryable=False,
+        ),
     )
 
 
@@ -88,6 +117,10 @@ def expired(job: ClaimedJob) -> Finish:
 
 
 def _describe(name: str, error: BaseException, *, retryable: bool) -> JobError:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - it is the handler's class
+        text = ""
     # PostgreSQL's text knows every character but this one.
-    message = str(error).replace("\0", "")[:_MAX_MESSAGE]
+    message = text.replace("\0", "")[:_MAX_MESSAGE]
     return JobError(type=name, message=message or name, retryable=retryable)

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.delivery import ClaimedJob, Delivery
-from headrace_core.domain.ids import WorkerId
+from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.guards import LIVE_WORKER, source_guard
 from headrace_core.store.rows import to_labels, to_overrides
@@ -50,6 +50,16 @@ async def claim_jobs(
     }
     return [claimed.pop(delivery) for delivery in deliveries if delivery in claimed]
 
+
+async def held_attempts(
+    conn: AsyncConnection, *, worker_id: WorkerId
+) -> Sequence[tuple[JobId, int]]:
+    """The attempts that a worker runs, as far as the database knows: (job, attempt)."""
+    rows = await conn.execute(_HELD, {"worker_id": worker_id})
+    return [(row.id, row.attempt) for row in rows]
+
+
+_HELD = text("SELECT id, attempt FROM jobs WHERE worker_id = :worker_id AND state = 'running'")
 
 _CLAIM = text(f"""
     WITH input AS (

@@ -202,7 +202,7 @@ _HISTORY = text(f"""
             AND (job_id, seq) <= (CAST(:id AS uuid), {2**31 - 1})
         ORDER BY job_id, seq LIMIT :limit
     ) e
-    JOIN jobs j ON j.id = e.job_id AND j.tenant = :tenant
+    JOIN jobs j ON j.id = CAST(:id AS uuid) AND j.tenant = :tenant
     ORDER BY e.seq
 """)
 
