@@ -39,6 +39,7 @@ RETRYING = {**RUNNING, "state": "'retrying'", "error": "'{}'"}
 EVENT: dict[str, str] = {
     "job_id": "gen_random_uuid()",
     "seq": "2",
+    "xid": "pg_current_xact_id()",
     "tenant": "'default'",
     "type": "'started'",
     "state": "'running'",
@@ -99,6 +100,7 @@ BAD: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("job_events", EVENT, {"type": "'vanished'"}, "job_events_step_check"),
     ("job_events", EVENT, {"state": "'sleeping'"}, "job_events_step_check"),
     ("job_events", EVENT, {"state": "'queued'"}, "job_events_step_check"),
+    ("job_events", EVENT, {"xid": "'1'"}, "job_events_place_check"),
     ("job_events", EVENT, {"seq": "0"}, "job_events_counters_check"),
     ("job_events", EVENT, {"attempt": "-1"}, "job_events_counters_check"),
     ("job_events", EVENT, {"seq": "1"}, "job_events_first_check"),

@@ -232,7 +232,9 @@ async def test_the_database_refuses_an_event_that_leads_elsewhere(database: Data
 
 
 INSERT_EVENT = text("""
-    INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time, progress, output)
-    VALUES (gen_random_uuid(), :seq, 'default', :type, :state, 1, now(), CAST(:progress AS json),
-        CAST(:output AS json))
+    INSERT INTO job_events (
+        job_id, seq, xid, tenant, type, state, attempt, time, progress, output
+    )
+    VALUES (gen_random_uuid(), :seq, pg_current_xact_id(), 'default', :type, :state, 1, now(),
+        CAST(:progress AS json), CAST(:output AS json))
 """)

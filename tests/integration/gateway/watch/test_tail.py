@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.settings import Settings
+from headrace_core.store.cancel import cancel_job
 from headrace_core.store.database import Database
 from headrace_core.store.events import place_of
+from headrace_core.store.finish import finish_attempts
 from support.jobs import submit, submit_many
 from support.proxy import Proxy
 from support.until import until
@@ -284,3 +287,32 @@ async def _committed(database: Database) -> set[tuple[int, int]]:
             text("SELECT xid::text::bigint AS xid, position FROM job_events")
         )
         return {(row.xid, row.position) for row in rows}
+
+
+@pytest.mark.parametrize("look_between", [True, False])
+async def test_a_job_s_events_keep_their_order_when_their_transactions_have_not(
+    database: Database, new_tail: NewTail, look_between: bool
+):
+    """A batch that has its id comes to a job after a transaction that began later."""
+    worker_id = await register(database)
+    job, other = await submit_many(database, 2)
+    await start(database, worker_id, job, other)
+    tail = await new_tail()
+    batch = await open_writer(database)
+    async with database.transaction() as connection:
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
+    if look_between:
+        await tail.look()
+        assert [event.seq for event in tail.visible] == [3]
+    ends = [ending(each.id, 1, EventType.SUCCEEDED) for each in (job, other)]
+    assert await finish_attempts(batch.connection, worker_id=worker_id, finishes=ends)
+    await batch.commit()
+    await tail.look()
+    for view in (tail.visible, tail.settled):
+        assert [event.seq for event in view if event.job_id == job.id] == [3, 4]
+        assert [event.seq for event in view if event.job_id == other.id] == [3]
+        assert len(view) == 3
+    cancelled, succeeded = (e for e in tail.settled if e.job_id == job.id)
+    assert succeeded.xid == cancelled.xid > batch.xid
+    await tail.look()
+    assert len(tail.visible) == len(tail.settled) == 3

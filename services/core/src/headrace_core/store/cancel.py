@@ -11,7 +11,7 @@ from headrace_core.domain.errors import StateConflict
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import Job
 from headrace_core.domain.lifecycle import EventType, JobState, sources
-from headrace_core.store.guards import source_guard
+from headrace_core.store.guards import EVENT_XID, source_guard
 from headrace_core.store.jobs import get_job, lock_job
 from headrace_core.store.rows import job_columns, to_job
 from headrace_core.store.tables import in_list
@@ -54,14 +54,14 @@ _CANCEL = text(f"""
         UPDATE jobs j
         SET state = CASE WHEN j.state IN ({in_list(_WAITING)}) THEN 'cancelled' ELSE j.state END,
             end_time = CASE WHEN j.state IN ({in_list(_WAITING)}) THEN clock_timestamp() END,
-            cancel_request_time = clock_timestamp(), seq = j.seq + 1,
+            cancel_request_time = clock_timestamp(), seq = j.seq + 1, xid = {EVENT_XID},
             update_time = clock_timestamp()
         WHERE id = :id AND {source_guard(EventType.CANCELLED)} AND cancel_request_time IS NULL
         RETURNING j.*
     ),
     event AS (
-        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time)
-        SELECT id, seq, tenant,
+        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time)
+        SELECT id, seq, xid, tenant,
             CASE WHEN state = 'cancelled' THEN 'cancelled' ELSE 'cancel_requested' END,
             state, attempt, update_time
         FROM changed

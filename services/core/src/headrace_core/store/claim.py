@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from headrace_core.domain.delivery import ClaimedJob, Delivery
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.guards import LIVE_WORKER, source_guard
+from headrace_core.store.guards import EVENT_XID, LIVE_WORKER, source_guard
 from headrace_core.store.rows import to_labels, to_overrides
 
 
@@ -82,14 +82,15 @@ _CLAIM = text(f"""
     ),
     claimed AS (
         UPDATE jobs j
-        SET state = 'running', attempt = j.attempt + 1, seq = j.seq + 1, worker_id = :worker_id,
-            start_time = clock_timestamp(), update_time = clock_timestamp(), progress = NULL
+        SET state = 'running', attempt = j.attempt + 1, seq = j.seq + 1, xid = {EVENT_XID},
+            worker_id = :worker_id, start_time = clock_timestamp(),
+            update_time = clock_timestamp(), progress = NULL
         FROM free WHERE j.id = free.id
         RETURNING j.*
     ),
     event AS (
-        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time, worker_id)
-        SELECT id, seq, tenant, 'started', state, attempt, update_time, worker_id
+        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, worker_id)
+        SELECT id, seq, xid, tenant, 'started', state, attempt, update_time, worker_id
         FROM claimed ORDER BY id
     )
     SELECT id, tenant, type, queue, payload::text AS payload, labels::text AS labels, attempt,

@@ -9,8 +9,12 @@ commit, all at once, and transactions commit in any order. So there are two ways
   transaction that was still open then. No event can appear below a horizon any more, so settled
   events can be read in the order of their places, and a place in them is a cursor (`read_range`).
 
-A job's events become visible in the order of their numbers. Within a reading they are in the order
-of their places, which is another one when a transaction that had its id early came to the job late.
+Both have the events of each job in the order of their numbers, within one reading and from each to
+the next. For a job's events become visible in that order, since each is written under the lock of
+the job's row; and their places are in that order, since the xid of an event is not below that of
+the one before it, whichever transaction had its id first (`guards.EVENT_XID`). So `xid` is the id
+of the `writer`, the transaction that wrote the event, or a larger one: what has an xid below a
+horizon was written below it, and what was seen and has a larger id was seen with its writer.
 
 A place that is given to anybody is always that of an event. A crash of the server lets it give
 transaction ids again, those of transactions of which nothing had reached its disk. What has been
@@ -53,7 +57,7 @@ def end_of(xid: int) -> Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """Which events a reading has seen: those with an xid up to `top` that is not in `open`.
+    """Which events a reading has seen: those with an xid up to `top` and a writer not in `open`.
 
     It needs to know nothing of the transactions above `top`, the xid of an event, and so stays true
     when their ids are given again after a crash.
@@ -143,8 +147,8 @@ async def read_unseen(snapshot: Snapshot, *, seen: Seen, after: Place, limit: in
         after: the end of the page before, BEGINNING for the first one.
         limit: how many events at most.
     """
-    # An event that is visible now and was not then: its transaction was open then, and either had
-    # an id below an event that was seen, and so stands in seen.open, or one above all of them.
+    # An event that is visible now and was not then: its writer was open then, and either had an id
+    # above every event that was seen, and so has the event, or stands in seen.open.
     above = max(after, end_of(seen.top))
     rows = await snapshot.connection.execute(
         _UNSEEN,
@@ -152,6 +156,7 @@ async def read_unseen(snapshot: Snapshot, *, seen: Seen, after: Place, limit: in
             "above_xid": str(above[0]),
             "above_position": above[1],
             "open": [str(xid) for xid in seen.open],
+            "top": str(seen.top),
             "after_xid": str(after[0]),
             "after_position": after[1],
             "limit": limit,
@@ -224,7 +229,8 @@ _END = text("""
     ) settled ON true
 """)
 
-# Two walks along the index on (xid, position), neither longer than the page.
+# Three walks along indexes, none longer than the page. The last one is along that of the few events
+# that do not have their writer's id, and leaves out what the others have.
 _UNSEEN = text(f"""
     SELECT {EVENT_COLUMNS} FROM (
         SELECT * FROM (
@@ -238,6 +244,15 @@ _UNSEEN = text(f"""
             (
                 SELECT * FROM job_events
                 WHERE xid = ANY(CAST(CAST(:open AS text[]) AS xid8[])) AND (xid, position)
+                    > (CAST(CAST(:after_xid AS text) AS xid8), CAST(:after_position AS bigint))
+                ORDER BY xid, position LIMIT :limit
+            )
+            UNION ALL
+            (
+                SELECT * FROM job_events
+                WHERE writer <> xid AND writer = ANY(CAST(CAST(:open AS text[]) AS xid8[]))
+                    AND NOT xid = ANY(CAST(CAST(:open AS text[]) AS xid8[]))
+                    AND xid <= CAST(CAST(:top AS text) AS xid8) AND (xid, position)
                     > (CAST(CAST(:after_xid AS text) AS xid8), CAST(:after_position AS bigint))
                 ORDER BY xid, position LIMIT :limit
             )

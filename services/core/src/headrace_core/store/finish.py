@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from headrace_core.domain.finish import Finish
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType, JobState, targets
-from headrace_core.store.guards import TERMINAL_LIST
+from headrace_core.store.guards import EVENT_XID, TERMINAL_LIST
 from headrace_core.store.rows import column, from_error
 
 
@@ -68,7 +68,7 @@ _FINISH = text(f"""
     ),
     ended AS (
         UPDATE jobs j
-        SET state = own.state, seq = j.seq + 1, result = own.result::json,
+        SET state = own.state, seq = j.seq + 1, xid = {EVENT_XID}, result = own.result::json,
             error = CASE WHEN own.state = 'succeeded' THEN NULL
                 ELSE coalesce(own.error::json, j.error) END,
             retries_used = j.retries_used + (own.event = 'retry_scheduled')::integer,
@@ -79,12 +79,14 @@ _FINISH = text(f"""
             end_time = CASE WHEN own.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END,
             update_time = clock_timestamp()
         FROM own WHERE j.id = own.id
-        RETURNING j.id, j.seq, j.tenant, j.state, j.attempt, j.update_time, j.due_time,
+        RETURNING j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time, j.due_time,
             own.event, own.error
     ),
     event AS (
-        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time, error, due_time)
-        SELECT id, seq, tenant, event, state, attempt, update_time,
+        INSERT INTO job_events (
+            job_id, seq, xid, tenant, type, state, attempt, time, error, due_time
+        )
+        SELECT id, seq, xid, tenant, event, state, attempt, update_time,
             CASE WHEN event IN ('retry_scheduled', 'failed', 'expired') THEN error::json END,
             CASE WHEN event = 'retry_scheduled' THEN due_time END
         FROM ended ORDER BY id

@@ -13,4 +13,8 @@ def source_guard(event: EventType, table: str = "j") -> str:
     return f"{table}.state IN ({in_list(sources(event))})"
 
 
+# What every transition sets `xid` of its job to, and gives to its event: so, in the order of the
+# places of all events, those of a job stand in the order of their numbers.
+EVENT_XID = "greatest(j.xid, pg_current_xact_id())"
+
 LIVE_WORKER = "w.lease_expire_time > clock_timestamp()"

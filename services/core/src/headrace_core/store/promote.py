@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.guards import source_guard
+from headrace_core.store.guards import EVENT_XID, source_guard
 from headrace_core.store.submit import RANK
 
 
@@ -34,15 +34,15 @@ _PROMOTE = text(f"""
     ),
     queued AS (
         UPDATE jobs j
-        SET state = 'queued', seq = j.seq + 1, queue_time = clock_timestamp(),
+        SET state = 'queued', seq = j.seq + 1, xid = {EVENT_XID}, queue_time = clock_timestamp(),
             rank = {RANK.format(due="j.due_time", priority="j.priority")},
             update_time = clock_timestamp()
         FROM due WHERE j.id = due.id
-        RETURNING j.id, j.seq, j.tenant, j.state, j.attempt, j.update_time
+        RETURNING j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time
     ),
     event AS (
-        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time)
-        SELECT id, seq, tenant, 'due', state, attempt, update_time FROM queued ORDER BY id
+        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time)
+        SELECT id, seq, xid, tenant, 'due', state, attempt, update_time FROM queued ORDER BY id
     )
     SELECT id FROM queued
 """)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.guards import source_guard
+from headrace_core.store.guards import EVENT_XID, source_guard
 from headrace_core.store.rows import column, from_progress
 
 
@@ -59,16 +59,17 @@ _REPORT = text(f"""
     ),
     told AS (
         UPDATE jobs j
-        SET seq = j.seq + own.reports, progress = coalesce(own.progress::json, j.progress),
-            update_time = clock_timestamp()
+        SET seq = j.seq + own.reports, xid = {EVENT_XID},
+            progress = coalesce(own.progress::json, j.progress), update_time = clock_timestamp()
         FROM own WHERE j.id = own.id
-        RETURNING j.id, j.attempt, j.seq - own.reports AS seq, j.tenant, j.state, j.update_time
+        RETURNING j.id, j.attempt, j.seq - own.reports AS seq, j.xid, j.tenant, j.state,
+            j.update_time
     ),
     event AS (
         INSERT INTO job_events (
-            job_id, seq, tenant, type, state, attempt, time, progress, output
+            job_id, seq, xid, tenant, type, state, attempt, time, progress, output
         )
-        SELECT t.id, t.seq + i.number, t.tenant,
+        SELECT t.id, t.seq + i.number, t.xid, t.tenant,
             CASE WHEN i.output IS NULL THEN 'progressed' ELSE 'output' END,
             t.state, t.attempt, t.update_time, i.progress::json, i.output::json
         FROM told t JOIN input i ON i.id = t.id AND i.attempt = t.attempt

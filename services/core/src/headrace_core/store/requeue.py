@@ -9,7 +9,7 @@ from headrace_core.domain.errors import StateConflict
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job
 from headrace_core.domain.lifecycle import EventType, sources
-from headrace_core.store.guards import source_guard
+from headrace_core.store.guards import EVENT_XID, source_guard
 from headrace_core.store.jobs import get_job, lock_job
 from headrace_core.store.rows import job_columns, to_job
 from headrace_core.store.submit import RANK
@@ -42,14 +42,15 @@ _REQUEUE = text(f"""
             error = NULL, end_time = NULL, cancel_request_time = NULL,
             deadline = CASE WHEN deadline > clock_timestamp() THEN deadline END,
             rank = {RANK.format(due="clock_timestamp()", priority="priority")},
-            due_time = clock_timestamp(), queue_time = clock_timestamp(), seq = seq + 1,
+            due_time = clock_timestamp(), queue_time = clock_timestamp(), seq = j.seq + 1,
+            xid = {EVENT_XID},
             update_time = clock_timestamp()
         WHERE id = :id AND {source_guard(EventType.REQUEUED)}
         RETURNING j.*
     ),
     event AS (
-        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time)
-        SELECT id, seq, tenant, 'requeued', state, attempt, update_time FROM changed
+        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time)
+        SELECT id, seq, xid, tenant, 'requeued', state, attempt, update_time FROM changed
     )
     SELECT {job_columns(full=False)} FROM changed
 """)

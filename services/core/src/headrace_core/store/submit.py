@@ -227,11 +227,11 @@ _INSERT = text(f"""
         -- One order for everybody, so that two calls with the same keys never lock crosswise.
         ORDER BY tenant, request_id
         ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING
-        RETURNING id, tenant, state, create_time, due_time, queue_time
+        RETURNING id, xid, tenant, state, create_time, due_time, queue_time
     ),
     event AS (
-        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time, due_time)
-        SELECT id, 1, tenant, 'submitted', state, 0, create_time,
+        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, due_time)
+        SELECT id, 1, xid, tenant, 'submitted', state, 0, create_time,
             CASE WHEN state = 'scheduled' THEN due_time END
         FROM created
         ORDER BY id

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.guards import LIVE_WORKER, TERMINAL_LIST, source_guard
+from headrace_core.store.guards import EVENT_XID, LIVE_WORKER, TERMINAL_LIST, source_guard
 
 
 async def take_back_lost(
@@ -75,7 +75,8 @@ _LOST = text(f"""
     ),
     released AS (
         UPDATE jobs j
-        SET state = lost.state, seq = j.seq + 1, worker_losses = j.worker_losses + 1,
+        SET state = lost.state, seq = j.seq + 1, xid = {EVENT_XID},
+            worker_losses = j.worker_losses + 1,
             error = json_build_object('type', 'WORKER_LOST', 'message',
                 'the worker of attempt ' || j.attempt || ' died or hung',
                 'retryable', lost.state = 'queued'),
@@ -84,11 +85,11 @@ _LOST = text(f"""
             end_time = CASE WHEN lost.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END,
             update_time = clock_timestamp()
         FROM lost WHERE j.id = lost.id
-        RETURNING j.id, j.seq, j.tenant, j.state, j.attempt, j.update_time, j.error
+        RETURNING j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time, j.error
     ),
     event AS (
-        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time, error)
-        SELECT id, seq, tenant,
+        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, error)
+        SELECT id, seq, xid, tenant,
             CASE WHEN state = 'cancelled' THEN 'cancelled' ELSE 'worker_lost' END,
             state, attempt, update_time, CASE WHEN state <> 'cancelled' THEN error END
         FROM released ORDER BY id
@@ -111,16 +112,16 @@ _EXPIRED = text(f"""
     ),
     expired AS (
         UPDATE jobs j
-        SET state = 'failed', seq = j.seq + 1,
+        SET state = 'failed', seq = j.seq + 1, xid = {EVENT_XID},
             error = json_build_object('type', 'DEADLINE_EXCEEDED', 'message',
                 'the deadline passed while it was ' || j.state, 'retryable', false),
             end_time = clock_timestamp(), update_time = clock_timestamp()
         FROM overdue WHERE j.id = overdue.id
-        RETURNING j.id, j.seq, j.tenant, j.state, j.attempt, j.update_time, j.error
+        RETURNING j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time, j.error
     ),
     event AS (
-        INSERT INTO job_events (job_id, seq, tenant, type, state, attempt, time, error)
-        SELECT id, seq, tenant, 'expired', state, attempt, update_time, error
+        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, error)
+        SELECT id, seq, xid, tenant, 'expired', state, attempt, update_time, error
         FROM expired ORDER BY id
     )
     SELECT id FROM expired

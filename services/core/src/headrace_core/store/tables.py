@@ -142,6 +142,8 @@ jobs = Table(
     _time("cancel_request_time"),
     _time("end_time"),
     _time("update_time", nullable=False),
+    # The xid of its newest event; that of the next one must not be below it (guards.EVENT_XID).
+    Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     CheckConstraint(f"state IN ({in_list(JobState)})", name="state"),
     CheckConstraint(f"priority BETWEEN {MIN_PRIORITY} AND {MAX_PRIORITY}", name="priority"),
     CheckConstraint(
@@ -220,9 +222,13 @@ job_events = Table(
     Column("output", JSON),
     _time("due_time"),
     Column("worker_id", Uuid),
-    # The place in the order of all events. The transaction id stands before the position so that
-    # a position is never drawn by a transaction that has no id yet.
-    Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
+    # (xid, position) is the place in the order of all events. `xid` is the transaction that wrote
+    # the event, or the one with a larger id that wrote an earlier event of the job: a transaction
+    # that has its id already may come to a job after one that began later is done with it.
+    Column("xid", Xid8, nullable=False),
+    # The transaction that wrote it. It stands before the position so that a position is never
+    # drawn by a transaction that has no id yet.
+    Column("writer", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     Column("position", BigInteger, Identity(always=True), nullable=False),
     CheckConstraint("seq >= 1 AND attempt >= 0", name="counters"),
     # Which events there are, and to which states they lead.
@@ -230,7 +236,10 @@ job_events = Table(
     CheckConstraint("(seq = 1) = (type = 'submitted')", name="first"),
     CheckConstraint("(output IS NOT NULL) = (type = 'output')", name="output"),
     CheckConstraint("(progress IS NOT NULL) = (type = 'progressed')", name="progress"),
+    CheckConstraint("xid >= writer", name="place"),
     Index("job_events_position_idx", "xid", "position"),
+    # The few that stand behind their own transaction.
+    Index("job_events_writer_idx", "writer", postgresql_where=text("writer <> xid")),
 )
 
 workers = Table(

@@ -66,7 +66,8 @@ def upgrade() -> None:
         sa.Column("output", postgresql.JSON(astext_type=sa.Text()), nullable=True),
         sa.Column("due_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("worker_id", sa.Uuid(), nullable=True),
-        sa.Column("xid", Xid8(), server_default=sa.text("pg_current_xact_id()"), nullable=False),
+        sa.Column("xid", Xid8(), nullable=False),
+        sa.Column("writer", Xid8(), server_default=sa.text("pg_current_xact_id()"), nullable=False),
         sa.Column("position", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.CheckConstraint(
             "(output IS NOT NULL) = (type = 'output')", name=op.f("job_events_output_check")
@@ -80,9 +81,17 @@ def upgrade() -> None:
             name=op.f("job_events_step_check"),
         ),
         sa.CheckConstraint("seq >= 1 AND attempt >= 0", name=op.f("job_events_counters_check")),
+        sa.CheckConstraint("xid >= writer", name=op.f("job_events_place_check")),
         sa.PrimaryKeyConstraint("job_id", "seq", name=op.f("job_events_pkey")),
     )
     op.create_index("job_events_position_idx", "job_events", ["xid", "position"], unique=False)
+    op.create_index(
+        "job_events_writer_idx",
+        "job_events",
+        ["writer"],
+        unique=False,
+        postgresql_where=sa.text("writer <> xid"),
+    )
     op.create_table(
         "jobs",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -115,6 +124,7 @@ def upgrade() -> None:
         sa.Column("cancel_request_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("end_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("xid", Xid8(), server_default=sa.text("pg_current_xact_id()"), nullable=False),
         sa.CheckConstraint(
             "(end_time IS NOT NULL) = (state IN ('cancelled', 'failed', 'succeeded'))",
             name=op.f("jobs_end_time_check"),
@@ -282,6 +292,11 @@ def downgrade() -> None:
         "jobs_batch_idx", table_name="jobs", postgresql_where=sa.text("batch_id IS NOT NULL")
     )
     op.drop_table("jobs")
+    op.drop_index(
+        "job_events_writer_idx",
+        table_name="job_events",
+        postgresql_where=sa.text("writer <> xid"),
+    )
     op.drop_index("job_events_position_idx", table_name="job_events")
     op.drop_table("job_events")
     op.drop_table("installation")
