@@ -34,7 +34,7 @@ async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]
         *(sys.executable, "-m", "headrace_standalone"),
         *("--ephemeral", "--workers", "2", "--gateway-port", str(port), "--handlers", "handlers"),
         stdout=PIPE,
-        env=os.environ
+        env={k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
         | {
             "PYTHONPATH": os.pathsep.join(filter(None, [examples, os.environ.get("PYTHONPATH")])),
             "HEADRACE_FILES_ROOT": str(files.resolve()),

@@ -117,7 +117,9 @@ class Run:
             if event.state.terminal:
                 times.ended = now
                 ended.add(event.job_id)
-                if len(ended) == total and submitted.is_set():
+                if len(ended) == total:
+                    # The last event may be here before the answer to its submit.
+                    await submitted.wait()
                     return
 
     def _count(self, event: JobEvent) -> None:

@@ -47,7 +47,9 @@ def test_a_job_id_is_a_uuid():
     assert read_job_id(str(job_id).upper(), Violations()) == job_id
 
 
-@pytest.mark.parametrize("job_id", ["", "17", UUID(int=17).hex, f"{{{UUID(int=17)}}}", "z" * 36, "é" * 36])
+@pytest.mark.parametrize(
+    "job_id", ["", "17", UUID(int=17).hex, f"{{{UUID(int=17)}}}", "z" * 36, "é" * 36]
+)
 def test_job_ids_that_are_refused(job_id: str):
     found = Violations()
     read_job_id(job_id, found)

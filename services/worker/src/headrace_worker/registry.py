@@ -99,11 +99,15 @@ def handler(
 
     Raises:
         TypeError: the function cannot be a handler; the message says why.
-        ValueError: a name is malformed, or the type is taken.
+        ValueError: a name is malformed, the type is taken, or the timeout is not positive.
     """
     for name in (job_type, queue):
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not a name: use 1 to 100 of a-z, 0-9, _, - and .")
+
+    limit = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
+    if limit <= timedelta():
+        raise ValueError(f"the timeout of {job_type!r} must be more than nothing")
 
     def register(function: F) -> F:
         registry.add(
@@ -111,7 +115,7 @@ def handler(
                 function,
                 job_type=job_type,
                 queue=queue,
-                timeout=timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout),
+                timeout=limit,
                 retry=retry or RetryPolicy(),
                 isolation=isolation,
             )

@@ -112,9 +112,12 @@ def run(arguments: Sequence[str]) -> int:
         errors.print(_error_text(str(error)))
         return Exit.USAGE
     except (headrace.HeadraceError, TimeoutError) as error:
-        errors.print(_error_text(str(error) or "timed out"))
-        if isinstance(error, headrace.InvalidRequest):
-            for violation in error.violations:
+        many = error.violations if isinstance(error, headrace.InvalidRequest) else ()
+        if len(many) < 2:
+            errors.print(_error_text(str(error) or "timed out"))
+        else:
+            errors.print(_error_text(f"{len(many)} things are wrong with the request"))
+            for violation in many:
                 errors.print(Text(f"  {violation.field}: {violation.description}"))
         if isinstance(error, headrace.Unavailable) and not error.refusal.reason:
             errors.print("try: headrace up, or --target with the address of a gateway")
