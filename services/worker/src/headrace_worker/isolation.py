@@ -17,6 +17,8 @@ from headrace_worker.payload import PayloadMismatch
 from headrace_worker.registry import RegisteredHandler
 from headrace_worker.verdict import RemoteError
 
+# A process that has closed its output ends within this many seconds, or is killed.
+_END_S = 1.0
 # A killed process is gone within this many seconds, or the machine has other troubles.
 _REAP_S = 5.0
 
@@ -70,6 +72,11 @@ class _HandlerProcess:
                 await frames.receive(self._stdout)
             )
         except (asyncio.IncompleteReadError, ConnectionError):
+            # It closes its output as it ends. Killing it now could take the place of its real end,
+            # and so could even asking whether it is alive.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_S):
+                    await self._process.wait()
             code = await self.kill()
             raise RemoteError("PROCESS_DIED", f"the handler's process {_ending(code)}") from None
         return message
