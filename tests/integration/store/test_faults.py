@@ -229,6 +229,6 @@ async def test_the_server_says_what_is_ours(database: Database) -> None:
     assert said == {
         "application_name": "headrace-test",
         "transaction_isolation": "read committed",
-        "plan_cache_mode": "force_custom_plan",
+        "plan_cache_mode": "force_generic_plan",
         "jit": "off",
     }

@@ -51,7 +51,7 @@ CATALOG = {
     """,
     "indexes": """
         SELECT relname, pg_get_indexdef(indexrelid), indisunique, indisprimary, indisvalid,
-            indnullsnotdistinct, pg_get_expr(indpred, indrelid),
+            pg_get_expr(indpred, indrelid),
             (SELECT array_agg(opcname ORDER BY place)
                 FROM unnest(indclass::oid[]) WITH ORDINALITY AS c (opclass, place)
                 JOIN pg_opclass o ON o.oid = opclass)

@@ -83,9 +83,9 @@ _CLAIM = text(f"""
     claimed AS (
         UPDATE jobs j
         SET state = 'running', attempt = j.attempt + 1, seq = j.seq + 1, xid = {EVENT_XID},
-            worker_id = :worker_id, start_time = clock_timestamp(),
-            update_time = clock_timestamp(), progress = NULL
-        FROM free WHERE j.id = free.id
+            worker_id = :worker_id, start_time = m.now, update_time = m.now, progress = NULL
+        -- One moment for both; nothing here waits for a lock, so that it is no earlier one.
+        FROM free, (SELECT clock_timestamp() AS now) m WHERE j.id = free.id
         RETURNING j.*
     ),
     event AS (

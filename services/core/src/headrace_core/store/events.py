@@ -229,9 +229,14 @@ _END = text("""
     ) settled ON true
 """)
 
-# Three walks along indexes, none longer than the page. The last one is along that of the few events
-# that do not have their writer's id, and leaves out what the others have.
+# Walks along indexes, none longer than the page: behind what was seen, and for each transaction
+# that was open then along its own events, found by their xid or, for the few that have a larger one
+# than their writer's id, by their writer. Each is a loop of its own, so that no plan, however
+# general, can make one long walk of them.
 _UNSEEN = text(f"""
+    WITH open AS (
+        SELECT xid FROM unnest(CAST(CAST(:open AS text[]) AS xid8[])) AS t (xid)
+    )
     SELECT {EVENT_COLUMNS} FROM (
         SELECT * FROM (
             (
@@ -241,21 +246,25 @@ _UNSEEN = text(f"""
                 ORDER BY xid, position LIMIT :limit
             )
             UNION ALL
-            (
-                SELECT * FROM job_events
-                WHERE xid = ANY(CAST(CAST(:open AS text[]) AS xid8[])) AND (xid, position)
+            SELECT own.* FROM open CROSS JOIN LATERAL (
+                SELECT * FROM job_events o
+                WHERE o.xid = open.xid AND (o.xid, o.position)
                     > (CAST(CAST(:after_xid AS text) AS xid8), CAST(:after_position AS bigint))
-                ORDER BY xid, position LIMIT :limit
-            )
+                ORDER BY o.xid, o.position LIMIT :limit
+            ) own
             UNION ALL
-            (
-                SELECT * FROM job_events
-                WHERE writer <> xid AND writer = ANY(CAST(CAST(:open AS text[]) AS xid8[]))
-                    AND NOT xid = ANY(CAST(CAST(:open AS text[]) AS xid8[]))
-                    AND xid <= CAST(CAST(:top AS text) AS xid8) AND (xid, position)
+            SELECT raised.* FROM open CROSS JOIN LATERAL (
+                -- OFFSET 0 keeps the planner from a walk along the places, in search of a writer.
+                SELECT * FROM (
+                    SELECT * FROM job_events w
+                    WHERE w.writer = open.xid AND w.writer <> w.xid OFFSET 0
+                ) r
+                WHERE r.xid <= CAST(CAST(:top AS text) AS xid8)
+                    AND NOT r.xid = ANY(CAST(CAST(:open AS text[]) AS xid8[]))
+                    AND (r.xid, r.position)
                     > (CAST(CAST(:after_xid AS text) AS xid8), CAST(:after_position AS bigint))
-                ORDER BY xid, position LIMIT :limit
-            )
+                ORDER BY r.xid, r.position LIMIT :limit
+            ) raised
         ) unseen
         ORDER BY xid, position LIMIT :limit
     ) e

@@ -69,6 +69,8 @@ async def list_jobs(
     full: bool,
 ) -> list[Job]:
     """Up to `limit` jobs that match, the newest first, older than `before`."""
+    # Which index helps depends on what is asked for.
+    await conn.execute(_PLAN_EACH_TIME)
     statement: Select[Any] = (
         select(literal_column(job_columns(full=full)))
         .select_from(jobs)
@@ -110,6 +112,7 @@ async def database_time(conn: AsyncConnection) -> datetime:
     return now
 
 
+_PLAN_EACH_TIME = text("SET LOCAL plan_cache_mode = force_custom_plan")
 _GET = "SELECT {columns} FROM jobs WHERE tenant = :tenant AND id = :id"
 _GET_FULL = text(_GET.format(columns=job_columns(full=True)))
 _GET_BASIC = text(_GET.format(columns=job_columns(full=False)))
