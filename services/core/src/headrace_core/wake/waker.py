@@ -16,8 +16,10 @@ from headrace_core.wake.topic import Topic
 
 _log = structlog.get_logger()
 
+# How long Redis may take for a wake-up, which is late otherwise, in seconds.
+_PATIENCE = 0.5
 # How long wake-ups go through PostgreSQL alone after Redis has failed, in seconds.
-_PAUSE = 2.0
+_PAUSE = 5.0
 
 
 class Waker:
@@ -78,7 +80,10 @@ class Waker:
         now = asyncio.get_running_loop().time()
         if now >= self._redis_down_until:
             try:
-                async with self._redis.pipeline(transaction=False) as pipeline:
+                async with (
+                    asyncio.timeout(_PATIENCE),
+                    self._redis.pipeline(transaction=False) as pipeline,
+                ):
                     for topic in sorted(topics):
                         pipeline.publish(topic, b"")
                     await pipeline.execute()
