@@ -83,7 +83,11 @@ def test_the_message_id_is_the_job_s_in_the_sender_s_domain() -> None:
     [
         ({"HOST": "mail.example.org", "USERNAME": "jobs"}, "HEADRACE_EMAIL_STARTTLS=true"),
         ({"SENDER": "Headrace"}, "must be an address"),
-        ({"SENDER": "Headrace <jobs@example.org>\nBcc: eve@example.org"}, "control characters"),
+        (
+            {"SENDER": "Headrace <jobs@example.org>\nBcc: eve@example.org"},
+            # The older parser of Python reads the address and leaves the rest, the newer refuses.
+            "control characters|must be an address",
+        ),
         ({"PORT": "0"}, "greater than or equal to 1"),
     ],
 )
