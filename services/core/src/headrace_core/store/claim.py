@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from headrace_core.domain.delivery import ClaimedJob, Delivery
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.guards import EVENT_XID, LIVE_WORKER, source_guard
+from headrace_core.store.guards import EVENT_XID, LIVE_WORKER, keyed_guard
 from headrace_core.store.rows import to_labels, to_overrides
 
 
@@ -69,7 +69,7 @@ _CLAIM = text(f"""
     ),
     free AS (
         SELECT j.id FROM jobs j JOIN input i ON i.id = j.id
-        WHERE {source_guard(EventType.STARTED)}
+        WHERE {keyed_guard(EventType.STARTED)}
             AND j.attempt = i.attempt - 1
             AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
             AND EXISTS (

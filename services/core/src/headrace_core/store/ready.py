@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.guards import LIVE_WORKER, source_guard
+from headrace_core.store.guards import LIVE_WORKER, keyed_guard, source_guard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,5 +146,5 @@ _WAITING = text(f"""
     SELECT j.id, i.attempt
     FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[])) AS i (id, attempt)
     JOIN jobs j ON j.id = i.id AND j.attempt = i.attempt - 1
-    WHERE {source_guard(EventType.STARTED)}
+    WHERE {keyed_guard(EventType.STARTED)}
 """)

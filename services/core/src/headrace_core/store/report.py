@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.guards import EVENT_XID, source_guard
+from headrace_core.store.guards import EVENT_XID, keyed_guard
 from headrace_core.store.rows import column, from_progress
 
 
@@ -53,7 +53,7 @@ _REPORT = text(f"""
     own AS (
         SELECT j.id, s.reports, s.progress
         FROM jobs j JOIN summed s ON s.id = j.id AND s.attempt = j.attempt
-        WHERE {source_guard(EventType.PROGRESSED)} AND j.worker_id = :worker_id
+        WHERE {keyed_guard(EventType.PROGRESSED)} AND j.worker_id = :worker_id
         ORDER BY j.id
         FOR UPDATE OF j
     ),
