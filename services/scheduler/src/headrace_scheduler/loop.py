@@ -13,6 +13,10 @@ from headrace_core.domain.errors import Unavailable
 
 _log = structlog.get_logger()
 
+# How long a loop that was woken while it looked waits before it looks again, in seconds. Workers
+# have deliveries in advance for far longer.
+_BREATH = 0.003
+
 
 class Loop(Protocol):
     """A loop. `run_once` does what there is to do and returns how long it may wait, in seconds."""
@@ -39,6 +43,9 @@ async def keep_running(loop: Loop, woken: asyncio.Event) -> None:
         except Exception:  # noqa: BLE001 - what one stumbles over must not end the others
             _log.exception("loop_failed", loop=loop.name)
         else:
+            if woken.is_set():
+                # It is busy: what comes in the meantime is worth one look and not many.
+                await asyncio.sleep(_BREATH)
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await woken.wait()
