@@ -22,6 +22,9 @@ from headrace_core.settings import Settings
 _PASSING_CLASSES = ("08", "53", "57", "58")
 _PASSING_CODES = ("40001", "40P01", "55P03", "25P03", "25P04", "25006")
 
+# How long the connections have to close, in seconds.
+_CLOSE_S = 5.0
+
 
 class Database:
     """A pool of connections.
@@ -100,8 +103,10 @@ class Database:
                     driver.terminate()
 
     async def close(self) -> None:
-        """Closes all connections."""
-        await self._engine.dispose()
+        """Closes all connections; those that do not close in time are left to the end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._engine.dispose()
 
 
 async def until_lost(connection: asyncpg.Connection, *, probe: float) -> NoReturn:

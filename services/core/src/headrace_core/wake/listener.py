@@ -23,6 +23,9 @@ _log = structlog.get_logger()
 # give it, in seconds: a dead link is found within 10 s.
 _PROBE = 5.0
 
+# How long the background tasks have to end, in seconds.
+_END = 2.0
+
 
 class Listener:
     """Hears wake-ups on both ways at once, and reconnects for ever.
@@ -62,7 +65,9 @@ class Listener:
         """Stops listening."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            # Bounded: a driver that loses the cancellation must not hold up the end.
+            await asyncio.wait(self._tasks, timeout=_END)
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
 

@@ -18,6 +18,8 @@ _log = structlog.get_logger()
 
 # How long Redis may take for a wake-up, which is late otherwise, in seconds.
 _PATIENCE = 0.5
+# How long the background task has to end, in seconds.
+_END = 2.0
 # How long wake-ups go through PostgreSQL alone after Redis has failed, in seconds.
 _PAUSE = 5.0
 
@@ -59,8 +61,8 @@ class Waker:
         """Rings what is pending and closes."""
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            # Bounded: a driver that loses the cancellation must not hold up the end.
+            await asyncio.wait({self._task}, timeout=_END)
             with suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self._flush()
