@@ -7,13 +7,15 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
 from headrace_worker.outcome import Stopped
+
+Signal = TypeVar("Signal", asyncio.Event, threading.Event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +55,15 @@ def as_progress(fraction: float, message: str, counters: Mapping[str, float]) ->
     )
 
 
-class Context:
-    """What an `async def` handler is given."""
+class _AttemptContext(Generic[Signal]):
+    """What both kinds of handlers know of their attempt.
 
-    def __init__(self, attempt: Attempt, reporter: Reporter) -> None:
+    `cancel_event` is set when the handler shall stop.
+    """
+
+    def __init__(self, attempt: Attempt, cancel_event: Signal) -> None:
         self.attempt = attempt
-        self._reporter = reporter
-        self.cancel_event = asyncio.Event()
+        self.cancel_event: Signal = cancel_event
 
     @property
     def fence(self) -> int:
@@ -85,6 +89,14 @@ class Context:
         if self.cancelled:
             raise Stopped
 
+
+class Context(_AttemptContext[asyncio.Event]):
+    """What an `async def` handler is given."""
+
+    def __init__(self, attempt: Attempt, reporter: Reporter) -> None:
+        super().__init__(attempt, asyncio.Event())
+        self._reporter = reporter
+
     async def progress(self, fraction: float, message: str = "", **counters: float) -> None:
         """Tells how far the attempt is.
 
@@ -108,7 +120,7 @@ class Context:
         await self._reporter.output(msgspec.json.encode(chunk).decode())
 
 
-class SyncContext:
+class SyncContext(_AttemptContext[threading.Event]):
     """What a plain `def` handler is given, in its thread or its process.
 
     `report` delivers one item and blocks until there is room for it.
@@ -120,29 +132,8 @@ class SyncContext:
         report: Callable[[Progress | JsonText], None],
         cancel_event: threading.Event,
     ) -> None:
-        self.attempt = attempt
+        super().__init__(attempt, cancel_event)
         self._report = report
-        self.cancel_event = cancel_event
-
-    @property
-    def fence(self) -> int:
-        """The attempt's number."""
-        return self.attempt.number
-
-    @property
-    def deadline(self) -> datetime:
-        """When the attempt's time is up."""
-        return self.attempt.deadline
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the job's cancellation was asked for, or its time is up."""
-        return self.cancel_event.is_set()
-
-    def raise_if_cancelled(self) -> None:
-        """As Context.raise_if_cancelled."""
-        if self.cancelled:
-            raise Stopped
 
     def progress(self, fraction: float, message: str = "", **counters: float) -> None:
         """As Context.progress."""
