@@ -50,15 +50,20 @@ async def places(database: Database, reader: Reader) -> list[tuple[int, int]]:
 
 
 async def test_without_a_cursor_a_stream_begins_now(watch: Watch, database: Database):
+    # What this one has been sent the gateway has seen: it is the past of the next one.
+    earlier = follow_jobs(watch)
+    await live(earlier)
     await submit_many(database, 3)
-    first = follow_jobs(watch)
-    await live(first)
-    seen = len(first.events)
+    await earlier.has(3)
+
+    reader = follow_jobs(watch)
+    await live(reader)
     job = await submit(database)
-    await first.has(seen + 1)
-    assert first.events[-1].job_id == job.id
-    assert first.pages[-1].mark is Mark.EVENTS
-    await first.cancel()
+    await reader.has(1)
+    assert [event.job_id for event in reader.events] == [job.id]
+    assert reader.pages[-1].mark is Mark.EVENTS
+    await reader.cancel()
+    await earlier.cancel()
 
 
 async def test_the_past_comes_before_the_mark_and_the_present_behind_it(
