@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     scheduler_address: str = "127.0.0.1:50052"
     worker_address: str = "127.0.0.1:50053"
     allow_insecure: bool = False
+    # Where the gateway serves its metrics over HTTP; empty: nowhere.
+    gateway_metrics_address: str = ""
     reflection: bool = False
     shutdown_grace: float = Field(10.0, ge=0)
 
@@ -62,7 +64,14 @@ class Settings(BaseSettings):
     max_batch_jobs: int = Field(1000, ge=1, le=1000)
     max_concurrent_streams: int = Field(20_000, ge=1)
     max_pending_submits: int = Field(20_000, ge=1)
+    max_subscriptions: int = Field(1000, ge=0)
     stream_queue_events: int = Field(1000, ge=1)
+    stream_patience: float = Field(60.0, gt=0)
+
+    # How long a finished job and its events are kept, and at most for how long a subscription that
+    # has not read them holds on to them.
+    retention: float = Field(7 * 86_400.0, gt=0)
+    subscription_retention: float = Field(30 * 86_400.0, gt=0)
 
     # Scheduler.
     dispatch_prefetch: int = Field(100, ge=0)
@@ -111,11 +120,20 @@ class Settings(BaseSettings):
                 f"HEADRACE_WORKER_BEAT ({self.worker_beat:g} s) must be at most a third of "
                 f"HEADRACE_WORKER_LEASE ({self.worker_lease:g} s)"
             )
+        if self.subscription_retention < self.retention:
+            raise ValueError(
+                f"HEADRACE_SUBSCRIPTION_RETENTION ({self.subscription_retention:g} s) must not be "
+                f"shorter than HEADRACE_RETENTION ({self.retention:g} s)"
+            )
         if not self.allow_insecure:
-            for name in ("gateway_address", "scheduler_address", "worker_address"):
-                if not _is_loopback(getattr(self, name)):
+            names = ["gateway_address", "scheduler_address", "worker_address"]
+            if self.gateway_metrics_address:
+                names.append("gateway_metrics_address")
+            for name in names:
+                address = getattr(self, name)
+                if not _is_loopback(address):
                     raise ValueError(
-                        f"HEADRACE_{name.upper()}={getattr(self, name)} is not a loopback address. "
+                        f"HEADRACE_{name.upper()}={address} is not a loopback address. "
                         "There is no access control yet: set HEADRACE_ALLOW_INSECURE=true to serve "
                         "everybody who can reach it."
                     )

@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from headrace.v1 import error_pb2
 from headrace_core.domain.errors import (
+    CursorExpired,
     CursorInvalid,
     InvalidRequest,
     JobNotFound,
@@ -26,7 +27,11 @@ from headrace_core.domain.errors import (
     PayloadInvalid,
     RequestIdConflict,
     ShuttingDown,
+    SlowConsumer,
     StateConflict,
+    SubscriptionConflict,
+    SubscriptionNotFound,
+    SubscriptionTaken,
     Unavailable,
     Violation,
 )
@@ -138,6 +143,43 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                     "actual": str(error.actual),
                 },
                 [_bad_request([Violation(error.field, text)])],
+            )
+        case CursorExpired():
+            return CallError(
+                grpc.StatusCode.OUT_OF_RANGE,
+                _reason(error_pb2.ERROR_REASON_CURSOR_EXPIRED),
+                text,
+                {"oldest_cursor": error.oldest_cursor},
+            )
+        case SlowConsumer():
+            return CallError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                _reason(error_pb2.ERROR_REASON_SLOW_CONSUMER),
+                text,
+                dict([error.place]),
+            )
+        case SubscriptionNotFound():
+            return CallError(
+                grpc.StatusCode.NOT_FOUND,
+                _reason(error_pb2.ERROR_REASON_SUBSCRIPTION_NOT_FOUND),
+                text,
+                {"subscription": error.name},
+                [_resource("subscription", error.name, text)],
+            )
+        case SubscriptionConflict():
+            return CallError(
+                grpc.StatusCode.ALREADY_EXISTS,
+                _reason(error_pb2.ERROR_REASON_SUBSCRIPTION_CONFLICT),
+                text,
+                {"subscription": error.name},
+                [_resource("subscription", error.name, text)],
+            )
+        case SubscriptionTaken():
+            return CallError(
+                grpc.StatusCode.ABORTED,
+                _reason(error_pb2.ERROR_REASON_SUBSCRIPTION_TAKEN),
+                text,
+                {"subscription": error.name},
             )
         case Unavailable():
             return CallError(

@@ -47,9 +47,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     {"limit": "HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"}
     """
     ERROR_REASON_SLOW_CONSUMER: _ErrorReason.ValueType  # 9
-    """RESOURCE_EXHAUSTED. The stream's reader stayed too far behind; resume where it stopped."""
+    """RESOURCE_EXHAUSTED. The stream's reader stayed away for too long; resume behind the last response
+    that was sent whole. {"cursor": "AQ…"} or, for the stream of one job, {"after_seq": "7"}
+    """
     ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 10
-    """OUT_OF_RANGE. The cursor is older than what is kept."""
+    """OUT_OF_RANGE. The cursor is older than what is kept. {"oldest_cursor": "AQ…"}"""
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 11
     """UNAVAILABLE. Repeat the call. {"dependency": "postgresql"}"""
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 12
@@ -58,6 +60,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DEADLINE_EXCEEDED. The call's deadline passed."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 14
     """INTERNAL. A bug; the log has it under the request id. {"request_id": "…"}"""
+    ERROR_REASON_SUBSCRIPTION_NOT_FOUND: _ErrorReason.ValueType  # 15
+    """NOT_FOUND. {"subscription": "billing"}"""
+    ERROR_REASON_SUBSCRIPTION_CONFLICT: _ErrorReason.ValueType  # 16
+    """ALREADY_EXISTS. The name has another filter. {"subscription": "billing"}"""
+    ERROR_REASON_SUBSCRIPTION_TAKEN: _ErrorReason.ValueType  # 17
+    """ABORTED. Another consumer receives the subscription now: watch it again.
+    {"subscription": "billing"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -89,9 +99,11 @@ ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 8
 {"limit": "HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"}
 """
 ERROR_REASON_SLOW_CONSUMER: ErrorReason.ValueType  # 9
-"""RESOURCE_EXHAUSTED. The stream's reader stayed too far behind; resume where it stopped."""
+"""RESOURCE_EXHAUSTED. The stream's reader stayed away for too long; resume behind the last response
+that was sent whole. {"cursor": "AQ…"} or, for the stream of one job, {"after_seq": "7"}
+"""
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 10
-"""OUT_OF_RANGE. The cursor is older than what is kept."""
+"""OUT_OF_RANGE. The cursor is older than what is kept. {"oldest_cursor": "AQ…"}"""
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 11
 """UNAVAILABLE. Repeat the call. {"dependency": "postgresql"}"""
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 12
@@ -100,4 +112,12 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 13
 """DEADLINE_EXCEEDED. The call's deadline passed."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 14
 """INTERNAL. A bug; the log has it under the request id. {"request_id": "…"}"""
+ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 15
+"""NOT_FOUND. {"subscription": "billing"}"""
+ERROR_REASON_SUBSCRIPTION_CONFLICT: ErrorReason.ValueType  # 16
+"""ALREADY_EXISTS. The name has another filter. {"subscription": "billing"}"""
+ERROR_REASON_SUBSCRIPTION_TAKEN: ErrorReason.ValueType  # 17
+"""ABORTED. Another consumer receives the subscription now: watch it again.
+{"subscription": "billing"}
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -68,6 +68,8 @@ class _WatchMarkEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchMark.V
     """All that had happened before has been sent; what follows is live."""
     WATCH_MARK_IDLE: _WatchMark.ValueType  # 2
     """Nothing matched for a while, and the stream is alive."""
+    WATCH_MARK_STANDBY: _WatchMark.ValueType  # 3
+    """Of WatchSubscription alone: another consumer receives, and this one waits to take over."""
 
 class WatchMark(_WatchMark, metaclass=_WatchMarkEnumTypeWrapper):
     """What a response of WatchJobs is."""
@@ -78,6 +80,8 @@ WATCH_MARK_CAUGHT_UP: WatchMark.ValueType  # 1
 """All that had happened before has been sent; what follows is live."""
 WATCH_MARK_IDLE: WatchMark.ValueType  # 2
 """Nothing matched for a while, and the stream is alive."""
+WATCH_MARK_STANDBY: WatchMark.ValueType  # 3
+"""Of WatchSubscription alone: another consumer receives, and this one waits to take over."""
 Global___WatchMark: _TypeAlias = WatchMark  # noqa: Y015
 
 @_typing.final

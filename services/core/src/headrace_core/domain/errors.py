@@ -9,6 +9,11 @@ HeadraceError
 ├── RequestIdConflict         an idempotency key was used for another content
 ├── StateConflict             the job is in a state that does not allow it
 ├── LimitExceeded             something is larger than a limit
+├── CursorExpired             what the cursor stands before is not kept any more
+├── SlowConsumer              the reader of a stream stayed away
+├── SubscriptionNotFound
+├── SubscriptionConflict      the name has another filter
+├── SubscriptionTaken         another consumer receives the subscription
 ├── Unavailable               a server that is needed is gone; trying again may help
 └── ShuttingDown
 """
@@ -110,6 +115,56 @@ class LimitExceeded(HeadraceError):
         self.maximum = maximum
         self.actual = actual
         super().__init__(f"{field} has {actual} {unit}; at most {maximum} are allowed ({limit})")
+
+
+class CursorExpired(HeadraceError):
+    """Events behind the cursor were pruned. `oldest_cursor` is the first one that can be used."""
+
+    def __init__(self, oldest_cursor: str) -> None:
+        self.oldest_cursor = oldest_cursor
+        super().__init__(
+            "events behind this cursor are not kept any more; go on from oldest_cursor, "
+            "and read again what must not be missed"
+        )
+
+
+class SlowConsumer(HeadraceError):
+    """A reader has taken nothing for too long.
+
+    `place` says how to resume: the field of a request (`cursor`, `after_seq`) and its value.
+    """
+
+    def __init__(self, patience: float, place: tuple[str, str]) -> None:
+        self.place = place
+        super().__init__(
+            f"the stream was not read for {patience:g} s; resume it with {place[0]} where it stopped"
+        )
+
+
+class SubscriptionNotFound(HeadraceError):
+    """No such subscription, for this tenant."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"subscription {name!r} does not exist; create it first")
+
+
+class SubscriptionConflict(HeadraceError):
+    """The name belongs to a subscription with another filter."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"subscription {name!r} has another filter; choose another name, or delete it first"
+        )
+
+
+class SubscriptionTaken(HeadraceError):
+    """Another consumer receives the subscription now; this one cannot acknowledge any more."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"another consumer receives subscription {name!r}; watch it again")
 
 
 class Unavailable(HeadraceError):

@@ -165,6 +165,15 @@ async def read_unseen(snapshot: Snapshot, *, seen: Seen, after: Place, limit: in
     return _page(rows.mappings().all(), limit)
 
 
+async def read_start(conn: AsyncConnection) -> Place:
+    """Where the log begins: events up to here may have been pruned, all behind it are there.
+
+    Read behind a page, in READ COMMITTED, it tells whether that page could be whole.
+    """
+    row = (await conn.execute(_START)).one()
+    return row.xid, row.position
+
+
 async def read_range(
     conn: AsyncConnection, *, after: Place, through: Place, limit: int
 ) -> EventPage:
@@ -214,6 +223,10 @@ _HISTORY = text(f"""
 _HOLD = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
 _SNAPSHOT = text("SELECT pg_current_snapshot()::text")
+
+_START = text("""
+    SELECT start_xid::text::bigint AS xid, start_position AS position FROM event_log
+""")
 
 _END = text("""
     SELECT coalesce(newest.xid, 0) AS top, coalesce(settled.xid, 0) AS xid,

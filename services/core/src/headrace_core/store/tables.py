@@ -275,3 +275,46 @@ worker_handlers = Table(
     Column("retry", JSONB, nullable=False),
     Index("worker_handlers_type_idx", "tenant", "type"),
 )
+
+# One row: where the log of all events begins. What stands up to there may have been pruned.
+event_log = Table(
+    "event_log",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("start_xid", Xid8, nullable=False, server_default=text("'0'::xid8")),
+    Column("start_position", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("singleton", name="singleton"),
+)
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    # Another one when the name is deleted and used again: the cursors of the old one do not fit.
+    Column("id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
+    Column("filter", JSONB, nullable=False),
+    # Everything up to this place has been acknowledged.
+    Column("xid", Xid8, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    # The consumer that receives, its watch, and until when that counts. The epoch grows when the
+    # consumer changes: an acknowledgement of an earlier epoch is refused.
+    Column("consumer", Text),
+    Column("watch_id", Uuid),
+    Column("epoch", BigInteger, nullable=False, server_default=text("0")),
+    _time("lease_expire_time"),
+    Column(
+        "create_time",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    _time("ack_time"),
+    CheckConstraint("epoch >= 0", name="epoch"),
+    CheckConstraint("jsonb_typeof(filter) = 'object'", name="filter"),
+    CheckConstraint(
+        "(watch_id IS NULL) = (lease_expire_time IS NULL) "
+        "AND (watch_id IS NULL OR consumer IS NOT NULL)",
+        name="watch",
+    ),
+)

@@ -11,7 +11,7 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
 from headrace_core.domain.lifecycle import TERMINAL
 from headrace_core.store.database import Database
-from headrace_core.store.events import EventPage, Place, list_events, read_range
+from headrace_core.store.events import EventPage, Place, list_events, read_range, read_start
 from headrace_core.store.jobs import get_job
 
 # How many events of a job, and of all jobs, are read at once.
@@ -31,6 +31,14 @@ class JobPage:
     complete: bool
     ended: bool
     last_seq: int
+
+
+class Pruned(Exception):
+    """Events that were asked for may be gone. All behind `start` are there."""
+
+    def __init__(self, start: Place) -> None:
+        super().__init__(start)
+        self.start = start
 
 
 class History:
@@ -77,7 +85,13 @@ class History:
         """Settled events of all jobs behind `after` and up to `through`, as many as make a page.
 
         Raises:
+            Pruned: there may have been more of them.
             Unavailable: PostgreSQL cannot be read.
         """
         async with self._readers, self._database.transaction() as conn:
-            return await read_range(conn, after=after, through=through, limit=_PAGE)
+            page = await read_range(conn, after=after, through=through, limit=_PAGE)
+            # Behind the page: what was pruned before it was read has moved the start already.
+            start = await read_start(conn)
+        if after < start:
+            raise Pruned(start)
+        return page

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from headrace_core.domain.errors import HeadraceError
+from headrace_core.domain.errors import CursorExpired, HeadraceError
 from headrace_core.domain.job import JobEvent
 from headrace_core.store.events import BEGINNING, Place, place_of
 from headrace_gateway.job_filter import JobFilter
 from headrace_gateway.watch.gauges import Gauges
-from headrace_gateway.watch.history import History
+from headrace_gateway.watch.history import History, Pruned
 from headrace_gateway.watch.mailbox import Mailbox
 from headrace_gateway.watch.packs import MAX_EVENTS, pack
 from headrace_gateway.watch.predicate import Predicate
@@ -103,6 +103,7 @@ class FilterStream:
         When it has passed events that do not match, its last page brings the cursor up to them.
 
         Raises:
+            CursorExpired: events behind the cursor were pruned.
             Unavailable: the past cannot be read.
             ShuttingDown: the gateway shuts down.
         """
@@ -129,7 +130,10 @@ class FilterStream:
         events: list[JobEvent] = []
         passed = self._meeting
         if self._place < self._meeting:
-            page = await self._history.of_all(after=self._place, through=self._meeting)
+            try:
+                page = await self._history.of_all(after=self._place, through=self._meeting)
+            except Pruned as pruned:
+                raise CursorExpired(self._write_cursor(pruned.start)) from None
             events = [event for event in page.events if matches(event)]
             if not page.complete and page.end is not None:
                 passed = page.end

@@ -104,6 +104,7 @@ class Watch:
 
         Raises:
             CursorInvalid: the cursor is malformed, or of another database or tenant.
+            CursorExpired: events behind the cursor were pruned.
             Unavailable: PostgreSQL cannot be read.
             ShuttingDown: the gateway shuts down.
         """
