@@ -137,7 +137,8 @@ class SlowConsumer(HeadraceError):
     def __init__(self, patience: float, place: tuple[str, str]) -> None:
         self.place = place
         super().__init__(
-            f"the stream was not read for {patience:g} s; resume it with {place[0]} where it stopped"
+            f"the stream was not read for {patience:g} s; resume it where it stopped, "
+            f"with the {place[0]} of this error"
         )
 
 
