@@ -18,6 +18,7 @@ from headrace_core.domain.errors import HeadraceError, Violation
 from headrace_core.domain.job import JsonText
 from headrace_core.store.database import Database
 from headrace_core.store.workers import live_handlers
+from headrace_core.tasks import end_tasks
 from headrace_core.wake import Listener
 
 _log = structlog.get_logger()
@@ -79,8 +80,7 @@ class HandlerCache:
     async def stop(self) -> None:
         """Ends that."""
         if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.wait([self._loop], timeout=5)
+            await end_tasks(self._loop, within=5)
             self._loop = None
 
     async def of(self, tenant: str) -> Mapping[str, KnownHandler]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from headrace_core.tasks import end_tasks
 from headrace_health.servicer import HealthServicer
 
 _log = structlog.get_logger()
@@ -81,8 +82,7 @@ class Health:
         """NOT_SERVING from now on. To be called before the server stops."""
         self.servicer.shut_down()
         if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.wait([self._loop], timeout=5)
+            await end_tasks(self._loop, within=5)
             self._loop = None
 
     async def _run(self) -> None:

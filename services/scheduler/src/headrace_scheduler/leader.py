@@ -11,6 +11,7 @@ import structlog
 from headrace_core.domain.errors import Unavailable
 from headrace_core.store.database import Database
 from headrace_core.store.leadership import try_lead
+from headrace_core.tasks import end_tasks
 
 _log = structlog.get_logger()
 
@@ -53,10 +54,8 @@ class Leader:
             await asyncio.wait({work, holding}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.leading.clear()
-            for task in (work, holding):
-                task.cancel()
-            results = await asyncio.gather(work, holding, return_exceptions=True)
+            await end_tasks(work, holding)
             _log.info("leadership_ended")
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+        for task in (work, holding):
+            if not task.cancelled() and (fault := task.exception()):
+                raise fault

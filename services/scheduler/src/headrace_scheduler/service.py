@@ -9,6 +9,7 @@ import structlog
 from headrace_core.dispatch import Deliverer
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
+from headrace_core.tasks import end_tasks
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_health import Check, Health, HealthServer
 from headrace_scheduler.dispatch import Dispatch
@@ -67,8 +68,7 @@ class Scheduler:
         """Gives up the leadership and closes everything."""
         await self._health.enter_graceful_shutdown()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks(self._task)
         await self._listener.stop()
         await self._waker.stop()
         await self._deliverer.close()
@@ -94,11 +94,15 @@ class Scheduler:
             ),
         )
         woken = [asyncio.Event() for _ in loops]
-        async with asyncio.TaskGroup() as group:
-            for loop, event in zip(loops, woken, strict=True):
-                group.create_task(keep_running(loop, event), name=loop.name)
+        running = [
+            asyncio.create_task(keep_running(loop, event), name=loop.name)
+            for loop, event in zip(loops, woken, strict=True)
+        ]
+        try:
             while True:
                 if await self._listener.wait(_LISTEN):
                     # The sweep has a pace of its own.
                     for event in woken[:2]:
                         event.set()
+        finally:
+            await end_tasks(*running)

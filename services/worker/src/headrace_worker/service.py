@@ -28,6 +28,7 @@ from headrace_core.store.group_commit import GroupCommit
 from headrace_core.store.ready import Pool, ready_jobs
 from headrace_core.store.report import write_reports
 from headrace_core.store.workers import NewWorker
+from headrace_core.tasks import end_tasks
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_health import Check, Health, HealthServer
 from headrace_worker.execution import Execution, StopReason
@@ -146,16 +147,13 @@ class WorkerService:
         self._lease.draining = True
         self._deliveries.allow_pick_jobs = False
         if self._tasks:
-            self._tasks[0].cancel()
-            await asyncio.gather(self._tasks[0], return_exceptions=True)
+            await end_tasks(self._tasks[0])
             with suppress(Unavailable, TimeoutError):
                 # Tells the scheduler at once; the lease is kept while jobs end.
                 await self._lease.beat()
                 await self._hand_back_strays()
             await self._end_attempts()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await end_tasks(*self._tasks)
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(self._settings.worker_beat):
                 await self._lease.give_up()

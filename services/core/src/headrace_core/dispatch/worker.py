@@ -31,6 +31,7 @@ from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
 from headrace_core.redis_client import RedisFault
 from headrace_core.settings import Settings
+from headrace_core.tasks import end_tasks
 
 _log = structlog.get_logger()
 
@@ -148,8 +149,7 @@ class BatchWorker(Worker, Generic[Claimed]):
                 if not await self._start(deliveries):
                     await asyncio.wait({back}, timeout=random.uniform(0.1, 0.3))
         finally:
-            back.cancel()
-            await asyncio.gather(back, return_exceptions=True)
+            await end_tasks(back)
         _log.info("redis_found")
 
     async def _until_redis_is_back(self) -> None:

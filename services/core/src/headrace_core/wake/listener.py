@@ -15,6 +15,7 @@ from headrace_core.redis_client import connection_pool
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.notify import listen
+from headrace_core.tasks import end_tasks
 from headrace_core.wake.topic import Topic
 
 _log = structlog.get_logger()
@@ -63,11 +64,7 @@ class Listener:
 
     async def stop(self) -> None:
         """Stops listening."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            # Bounded: a driver that loses the cancellation must not hold up the end.
-            await asyncio.wait(self._tasks, timeout=_END)
+        await end_tasks(*self._tasks, within=_END)
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
 

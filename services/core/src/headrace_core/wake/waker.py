@@ -12,6 +12,7 @@ from headrace_core.redis_client import RedisFault, connection_pool
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.notify import notify
+from headrace_core.tasks import end_tasks
 from headrace_core.wake.topic import Topic
 
 _log = structlog.get_logger()
@@ -60,9 +61,7 @@ class Waker:
     async def stop(self) -> None:
         """Rings what is pending and closes."""
         if self._task is not None:
-            self._task.cancel()
-            # Bounded: a driver that loses the cancellation must not hold up the end.
-            await asyncio.wait({self._task}, timeout=_END)
+            await end_tasks(self._task, within=_END)
             with suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self._flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -22,6 +21,7 @@ from headrace_core.store.events import (
     read_range,
     read_unseen,
 )
+from headrace_core.tasks import end_tasks
 from headrace_core.wake import Listener
 from headrace_gateway.watch.gauges import Gauges
 from headrace_gateway.watch.routing import Routes
@@ -101,9 +101,7 @@ class Tail:
         """Stops reading."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await end_tasks(task)
 
     async def ready(self) -> None:
         """Returns once it knows where the log ends.

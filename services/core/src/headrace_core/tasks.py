@@ -1,0 +1,43 @@
+"""Ending tasks for sure."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+# A task that has not ended is cancelled again so often, in seconds.
+_AGAIN: Final = 1.0
+
+
+async def end_tasks(*tasks: asyncio.Future[Any], within: float | None = None) -> None:
+    """Cancels tasks and waits until they have ended; what they raise is theirs.
+
+    A cancellation can be lost: `asyncio.wait_for` of Python 3.11, which redis-py sends with,
+    returns its result when that comes at the same moment. So whoever goes on is cancelled again.
+    When the caller is cancelled meanwhile, it learns of that once the tasks have ended.
+
+    Args:
+        tasks: what to end. None of them may be the one that calls.
+        within: seconds after which it returns, whatever still goes on; None: it waits for all.
+    """
+    clock = asyncio.get_running_loop().time
+    give_up = None if within is None else clock() + within
+    pending = {task for task in tasks if not task.done()}
+    cancelled: asyncio.CancelledError | None = None
+    while pending:
+        for task in pending:
+            task.cancel()
+        patience = _AGAIN if give_up is None else min(_AGAIN, give_up - clock())
+        try:
+            await asyncio.wait(pending, timeout=max(0.0, patience))
+        except asyncio.CancelledError as error:
+            cancelled = error
+        pending = {task for task in pending if not task.done()}
+        if give_up is not None and clock() >= give_up:
+            break
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            # Or it would be said that nobody has looked at it.
+            task.exception()
+    if cancelled is not None:
+        raise cancelled
