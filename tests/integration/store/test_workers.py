@@ -11,15 +11,19 @@ from headrace_core.domain.ids import WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.store.database import Database
+from headrace_core.store.ready import ready_jobs
 from headrace_core.store.workers import (
     NewWorker,
+    ServedQueues,
     live_handlers,
     register_worker,
     remove_lapsed,
     remove_worker,
     renew_lease,
+    served_queues,
 )
-from support.workers import lapse, register
+from support.jobs import submit
+from support.workers import drain, lapse, register
 
 
 async def renew(database: Database, worker_id: WorkerId) -> bool:
@@ -109,3 +113,87 @@ async def test_workers_that_lapsed_long_ago_are_removed_with_their_handlers(
         assert await remove_lapsed(connection, older_than=timedelta(seconds=1)) == 1
         left = await connection.execute(text("SELECT worker_id FROM worker_handlers"))
         assert left.scalars().all() == [live]
+
+
+async def served(database: Database, tenant: str = DEFAULT_TENANT) -> ServedQueues:
+    async with database.transaction() as connection:
+        return await served_queues(connection, tenant=tenant)
+
+
+async def test_a_worker_with_queues_serves_these_alone_and_one_without_all(
+    database: Database,
+) -> None:
+    assert "fast" not in await served(database)
+    await register(database, pool="one", queues=["fast"])
+    two = await register(database, pool="two", queues=["slow", "fast"])
+    assert [name in await served(database) for name in ("fast", "slow", "any")] == [
+        True,
+        True,
+        False,
+    ]
+    await lapse(database, two)
+    assert "slow" not in await served(database)
+    await register(database, pool="all")
+    assert [name in await served(database) for name in ("fast", "slow", "any")] == [True] * 3
+
+
+async def test_a_worker_that_drains_has_lapsed_or_is_gone_serves_nothing(
+    database: Database,
+) -> None:
+    for end in (drain, lapse, remove):
+        worker_id = await register(database)
+        assert "default" in await served(database)
+        await end(database, worker_id)
+        assert "default" not in await served(database)
+
+
+async def remove(database: Database, worker_id: WorkerId) -> None:
+    async with database.transaction() as connection:
+        await remove_worker(connection, worker_id=worker_id)
+
+
+async def test_another_tenants_worker_and_one_without_handlers_serve_nothing(
+    database: Database,
+) -> None:
+    await register(database, tenant="another")
+    bare = await register(database)
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("DELETE FROM worker_handlers WHERE worker_id = :id"), {"id": bare}
+        )
+    assert "default" not in await served(database)
+    assert "default" in await served(database, "another")
+
+
+async def test_a_queue_is_served_just_when_a_job_in_it_would_be_dispatched(
+    database: Database,
+) -> None:
+    # The queue that a handler names is where its jobs go when nobody says; it binds no worker.
+    handler = HandlerSpec(type="test", queue="named")
+    for pool, queues in (("bound", ["bound"]), ("lapsed", ["lapsed"]), ("drains", ["drains"])):
+        worker = NewWorker(
+            id=WorkerId(uuid7()),
+            tenant=DEFAULT_TENANT,
+            name=pool,
+            pool=pool,
+            queues=queues,
+            slots=1,
+            handlers=[handler],
+        )
+        async with database.transaction() as connection:
+            await register_worker(connection, worker, lease=timedelta(minutes=10))
+        if pool == "lapsed":
+            await lapse(database, worker.id)
+        if pool == "drains":
+            await drain(database, worker.id)
+    names = ("bound", "lapsed", "drains", "named", "default")
+    for name in names:
+        await submit(database, queue=name)
+    for pools, expected in ((("bound", "lapsed", "drains"), {"bound"}), (("all",), set(names))):
+        if pools == ("all",):
+            await register(database, pool="all")
+        async with database.transaction() as connection:
+            ready = await ready_jobs(connection, pools=pools, limit=10)
+        assert {job.queue for job in ready} == expected
+        now = await served(database)
+        assert {name for name in names if name in now} == expected

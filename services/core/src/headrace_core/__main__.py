@@ -21,12 +21,19 @@ def main() -> int:
         description="Maintains Headrace's database. HEADRACE_DATABASE_URL says which.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("migrate", help="bring the database to the schema of this version")
-    parser.parse_args()
+    to_schema = commands.add_parser(
+        "migrate", help="bring the database to the schema of this version"
+    )
+    to_schema.add_argument(
+        "--restored",
+        action="store_true",
+        help="the database comes from a backup: refuse the cursors that were given since",
+    )
+    arguments = parser.parse_args()
     settings = Settings()
     logs.configure(settings, service="migrate")
     try:
-        migrate(settings)
+        migrate(settings, restored=arguments.restored)
     except (OSError, TimeoutError, asyncpg.PostgresError, sqlalchemy.exc.DBAPIError) as error:
         # The text of a driver may quote the URL, and the password with it.
         sys.stderr.write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import structlog
 
@@ -16,6 +17,7 @@ from headrace_scheduler.dispatch import Dispatch
 from headrace_scheduler.leader import Leader
 from headrace_scheduler.loop import Loop, keep_running
 from headrace_scheduler.promote import Promote
+from headrace_scheduler.prune import Prune
 from headrace_scheduler.sweep import Sweep
 
 _log = structlog.get_logger()
@@ -92,6 +94,11 @@ class Scheduler:
                 waker=self._waker,
                 max_losses=settings.max_worker_losses,
             ),
+            Prune(
+                database=self._database,
+                retention=timedelta(seconds=settings.retention),
+                subscription_retention=timedelta(seconds=settings.subscription_retention),
+            ),
         )
         woken = [asyncio.Event() for _ in loops]
         running = [
@@ -101,7 +108,7 @@ class Scheduler:
         try:
             while True:
                 if await self._listener.wait(_LISTEN):
-                    # The sweep has a pace of its own.
+                    # The others have a pace of their own.
                     for event in woken[:2]:
                         event.set()
         finally:

@@ -13,7 +13,7 @@ HeadraceError
 ├── SlowConsumer              the reader of a stream stayed away
 ├── SubscriptionNotFound
 ├── SubscriptionConflict      the name has another filter
-├── SubscriptionTaken         another consumer receives the subscription
+├── SubscriptionTaken         another watch receives the subscription
 ├── Unavailable               a server that is needed is gone; trying again may help
 └── ShuttingDown
 """
@@ -161,11 +161,14 @@ class SubscriptionConflict(HeadraceError):
 
 
 class SubscriptionTaken(HeadraceError):
-    """Another consumer receives the subscription now; this one cannot acknowledge any more."""
+    """Another consumer has taken over, or a newer watch of the same one.
+
+    What another consumer has taken over cannot be acknowledged any more.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        super().__init__(f"another consumer receives subscription {name!r}; watch it again")
+        super().__init__(f"another watch receives subscription {name!r} now; watch it again")
 
 
 class Unavailable(HeadraceError):

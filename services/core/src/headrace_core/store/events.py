@@ -24,8 +24,10 @@ below the end of an earlier snapshot.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -68,16 +70,30 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClockReading:
+    """What the database's clock showed between two moments of `time.monotonic()` here."""
+
+    asked: float
+    time: datetime
+    answered: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """What a transaction sees: all that was committed, except by the transactions in `open`.
 
-    `horizon` is the oldest transaction that was still open: all below it had ended. It holds for as
-    long as the transaction of `connection`.
+    `horizon` is the oldest transaction that was still open: all below it had ended; `next` is the
+    one behind all that had ended, and so above every event. `start` is the greatest place up to
+    which anything was pruned; `clock` what the database's clock showed. It holds for as long as the
+    transaction of `connection`.
     """
 
     connection: AsyncConnection = field(repr=False)
     horizon: int
+    next: int
     open: frozenset[int]
+    start: Place
+    clock: ClockReading
 
     def seen(self, top: int) -> Seen:
         """What has been seen once everything visible, the last event at `top`, has been read."""
@@ -120,20 +136,28 @@ async def hold_snapshot(conn: AsyncConnection) -> Snapshot:
     It must be the first thing that the transaction does.
     """
     await conn.execute(_HOLD)
-    snapshot: str = (await conn.execute(_SNAPSHOT)).scalar_one()
+    asked = time.monotonic()
+    row = (await conn.execute(_SNAPSHOT)).one()
+    answered = time.monotonic()
     # xmin:xmax:xip,xip,… (PostgreSQL's documentation, "Snapshot Components").
-    horizon, _, in_progress = snapshot.split(":")
+    horizon, unassigned, in_progress = row.snapshot.split(":")
     return Snapshot(
         connection=conn,
         horizon=int(horizon),
+        next=int(unassigned),
         open=frozenset(int(xid) for xid in in_progress.split(",") if xid),
+        start=(row.xid, row.position),
+        clock=ClockReading(asked=asked, time=row.time, answered=answered),
     )
 
 
 async def read_end(snapshot: Snapshot) -> tuple[Seen, Place]:
-    """Where the log ends: what there is to see, and the place of the last settled event."""
+    """Where the log ends: what there is to see, and the place of the last settled event.
+
+    That may have been pruned: nobody shall begin before the start.
+    """
     row = (await snapshot.connection.execute(_END, {"horizon": str(snapshot.horizon)})).one()
-    return snapshot.seen(row.top), (row.xid, row.position)
+    return snapshot.seen(row.top), max((row.xid, row.position), snapshot.start)
 
 
 async def read_unseen(snapshot: Snapshot, *, seen: Seen, after: Place, limit: int) -> EventPage:
@@ -165,13 +189,14 @@ async def read_unseen(snapshot: Snapshot, *, seen: Seen, after: Place, limit: in
     return _page(rows.mappings().all(), limit)
 
 
-async def read_start(conn: AsyncConnection) -> Place:
-    """Where the log begins: events up to here may have been pruned, all behind it are there.
+async def read_start(conn: AsyncConnection, *, tenant: str) -> Place:
+    """Where a tenant's part of the log begins.
 
-    Read behind a page, in READ COMMITTED, it tells whether that page could be whole.
+    Its events up to here may have been pruned, all behind it are there. Read behind a page, in READ
+    COMMITTED, it tells whether that page could be whole.
     """
-    row = (await conn.execute(_START)).one()
-    return row.xid, row.position
+    row = (await conn.execute(_START, {"tenant": tenant})).one_or_none()
+    return BEGINNING if row is None else (row.xid, row.position)
 
 
 async def read_range(
@@ -222,10 +247,19 @@ _HISTORY = text(f"""
 
 _HOLD = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
-_SNAPSHOT = text("SELECT pg_current_snapshot()::text")
+_SNAPSHOT = text("""
+    SELECT pg_current_snapshot()::text AS snapshot, clock_timestamp() AS time,
+        coalesce(start.xid, 0) AS xid, coalesce(start.position, 0) AS position
+    FROM (SELECT 1) always
+    LEFT JOIN (
+        SELECT start_xid::text::bigint AS xid, start_position AS position FROM event_log
+        ORDER BY start_xid DESC, start_position DESC LIMIT 1
+    ) start ON true
+""")
 
 _START = text("""
     SELECT start_xid::text::bigint AS xid, start_position AS position FROM event_log
+    WHERE tenant = :tenant
 """)
 
 _END = text("""

@@ -28,3 +28,6 @@ def keyed_guard(event: EventType, table: str = "j") -> str:
 EVENT_XID = "greatest(j.xid, pg_current_xact_id())"
 
 LIVE_WORKER = "w.lease_expire_time > clock_timestamp()"
+
+# Alive, and not about to go: it takes jobs.
+TAKING_WORKER = f"NOT w.draining AND {LIVE_WORKER}"

@@ -5,20 +5,36 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
 from headrace_core.settings import Settings
+from headrace_core.store.rebase import is_foreign, rebase
+
+_log = structlog.get_logger()
+
+# Held by whoever migrates. Any number that nobody else takes: the first eight bytes of "headrace".
+_LOCK = int.from_bytes(b"headrace") >> 1
+LOCK = text(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
 
-def migrate(settings: Settings, *, revision: str = "head") -> None:
+def migrate(settings: Settings, *, revision: str = "head", restored: bool = False) -> None:
     """Runs the migrations that the database lacks. Calls at the same time wait for each other.
+
+    A database that was restored into another cluster is rebased as well (see `rebase`).
 
     Args:
         settings: where the database is.
         revision: how far to go.
+        restored: rebases in any case.
     """
     command.upgrade(alembic_config(settings), revision)
+    if revision == "head":
+        asyncio.run(_adopt(settings, restored=restored))
 
 
 async def migrate_async(settings: Settings) -> None:
@@ -33,3 +49,21 @@ def alembic_config(settings: Settings) -> Config:
     config.set_main_option("path_separator", "os")
     config.attributes["url"] = settings.sqlalchemy_url
     return config
+
+
+async def _adopt(settings: Settings, *, restored: bool) -> None:
+    # Without a deadline for a statement: it may have many events to go through.
+    engine = create_async_engine(settings.sqlalchemy_url, poolclass=NullPool)
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(LOCK)
+            if restored or await is_foreign(connection):
+                rebased = await rebase(connection)
+                _log.warning(
+                    "database_rebased",
+                    events=rebased.events,
+                    jobs=rebased.jobs,
+                    subscriptions=rebased.subscriptions,
+                )
+    finally:
+        await engine.dispose()

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.guards import LIVE_WORKER, keyed_guard, source_guard
+from headrace_core.store.guards import TAKING_WORKER, keyed_guard, source_guard
+from headrace_core.store.workers import serves_queue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Pool:
         return (
             job.tenant == self.tenant
             and job.type in self.types
-            and (not self.queues or job.queue in self.queues)
+            and serves_queue(self.queues, job.queue)
         )
 
 
@@ -109,7 +110,7 @@ _POOLS = text(f"""
         ARRAY(SELECT h.type FROM worker_handlers h
             WHERE h.worker_id = (array_agg(w.id))[1]) AS types
     FROM workers w
-    WHERE NOT w.draining AND {LIVE_WORKER}
+    WHERE {TAKING_WORKER}
     GROUP BY w.pool, w.tenant, w.queues
 """)
 
@@ -135,7 +136,7 @@ _READY = text(f"""
     ) r
     WHERE EXISTS (
         SELECT 1 FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
-        WHERE h.tenant = l.tenant AND h.type = l.type AND NOT w.draining AND {LIVE_WORKER}
+        WHERE h.tenant = l.tenant AND h.type = l.type AND {TAKING_WORKER}
             AND w.pool = ANY (CAST(:pools AS text[]))
             AND (w.queues = '{{}}' OR l.queue = ANY (w.queues))
     )

@@ -54,9 +54,15 @@ async def submit_jobs(
         One result per job, in the order given: the job (an earlier one, when its request_id was
         used for the same content), or the conflict.
     """
-    created = await _insert(conn, jobs, batch_id=None)
-    missing = [job for job in jobs if job.id not in created]
-    earlier = await _by_request_id(conn, missing) if missing else {}
+    created: dict[JobId, RowMapping] = {}
+    earlier: dict[tuple[str, str], tuple[Job, bytes]] = {}
+    new = jobs
+    while new:
+        created |= await _insert(conn, new, batch_id=None)
+        missing = [job for job in jobs if job.id not in created]
+        earlier = await _by_request_id(conn, missing) if missing else {}
+        # A job that was in the way may have been pruned between the two statements.
+        new = [job for job in missing if (job.tenant, job.request_id) not in earlier]
     results: list[Submitted | RequestIdConflict] = []
     for job in jobs:
         row = created.get(job.id)
@@ -90,23 +96,20 @@ async def submit_batch(
     Raises:
         RequestIdConflict: the request_id was used for another batch.
     """
-    inserted = await conn.execute(
-        _INSERT_BATCH,
-        {
-            "id": batch_id,
-            "tenant": tenant,
-            "request_id": request_id,
-            "fingerprint": fingerprint,
-            "jobs": len(specs),
-        },
-    )
-    if inserted.rowcount == 0:
+    new_batch = {
+        "id": batch_id,
+        "tenant": tenant,
+        "request_id": request_id,
+        "fingerprint": fingerprint,
+        "jobs": len(specs),
+    }
+    row = None
+    while row is None and (await conn.execute(_INSERT_BATCH, new_batch)).rowcount == 0:
+        # There is none when it was pruned between the two statements.
+        earlier = await conn.execute(_BATCH, {"tenant": tenant, "request_id": request_id})
+        row = earlier.mappings().one_or_none()
+    if row is not None:
         assert request_id is not None
-        row = (
-            (await conn.execute(_BATCH, {"tenant": tenant, "request_id": request_id}))
-            .mappings()
-            .one()
-        )
         if bytes(row["fingerprint"]) != fingerprint:
             raise RequestIdConflict(request_id, kind="batch", existing_id=str(row["id"]))
         rows = await conn.execute(_BATCH_JOBS, {"batch_id": row["id"]})

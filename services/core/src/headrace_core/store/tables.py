@@ -195,6 +195,14 @@ jobs = Table(
         postgresql_where=text("request_id IS NOT NULL"),
     ),
     Index("jobs_tenant_idx", "tenant", "id"),
+    # The terminal ones, the longest ended first.
+    Index(
+        "jobs_ended_idx",
+        "tenant",
+        "end_time",
+        "id",
+        postgresql_where=text("end_time IS NOT NULL"),
+    ),
     Index("jobs_batch_idx", "batch_id", "id", postgresql_where=text("batch_id IS NOT NULL")),
     Index(
         "jobs_labels_idx",
@@ -276,14 +284,26 @@ worker_handlers = Table(
     Index("worker_handlers_type_idx", "tenant", "type"),
 )
 
-# One row: where the log of all events begins. What stands up to there may have been pruned.
+# Where a tenant's part of the log begins: what stands up to there may have been pruned. Without a
+# row it is whole.
 event_log = Table(
     "event_log",
     metadata,
-    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
-    Column("start_xid", Xid8, nullable=False, server_default=text("'0'::xid8")),
-    Column("start_position", BigInteger, nullable=False, server_default=text("0")),
-    CheckConstraint("singleton", name="singleton"),
+    Column("tenant", Text, primary_key=True),
+    Column("start_xid", Xid8, nullable=False),
+    Column("start_position", BigInteger, nullable=False),
+    Index("event_log_start_idx", "start_xid", "start_position"),
+)
+
+# Jobs that were pruned with more events than one transaction removes: of `seq` events the first
+# `removed` are gone. Nobody finds the others, since their job is gone.
+pruned_jobs = Table(
+    "pruned_jobs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("removed", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    CheckConstraint("removed > 0 AND removed < seq", name="removed"),
 )
 
 subscriptions = Table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.handler import HandlerSpec, LiveHandler
 from headrace_core.domain.ids import WorkerId
-from headrace_core.store.guards import LIVE_WORKER
+from headrace_core.store.guards import LIVE_WORKER, TAKING_WORKER
 from headrace_core.store.rows import column, from_policy, to_policy
 
 
@@ -26,6 +26,26 @@ class NewWorker:
     queues: Sequence[str]
     slots: int
     handlers: Sequence[HandlerSpec]
+
+
+def serves_queue(queues: Collection[str], queue: str) -> bool:
+    """Whether a worker with these `queues` takes jobs from `queue`."""
+    return not queues or queue in queues
+
+
+@dataclass(frozen=True, slots=True)
+class ServedQueues:
+    """The queues from which live workers take jobs: `"default" in served`.
+
+    Args:
+        queues: those of each kind of worker; empty for all queues.
+    """
+
+    queues: frozenset[frozenset[str]] = frozenset()
+
+    def __contains__(self, queue: object) -> bool:
+        """Whether a worker takes jobs from a queue."""
+        return isinstance(queue, str) and any(serves_queue(one, queue) for one in self.queues)
 
 
 async def register_worker(conn: AsyncConnection, worker: NewWorker, *, lease: timedelta) -> None:
@@ -100,6 +120,12 @@ async def live_handlers(conn: AsyncConnection, *, tenant: str) -> list[LiveHandl
     ]
 
 
+async def served_queues(conn: AsyncConnection, *, tenant: str) -> ServedQueues:
+    """The queues from which a worker with a handler takes jobs: it is alive and does not drain."""
+    rows = await conn.execute(_SERVED, {"tenant": tenant})
+    return ServedQueues(frozenset(frozenset(row.queues) for row in rows))
+
+
 _REGISTER = text("""
     INSERT INTO workers (
         id, tenant, name, pool, queues, slots, start_time, heartbeat_time, lease_expire_time
@@ -142,4 +168,10 @@ _HANDLERS = text(f"""
     FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
     WHERE h.tenant = :tenant AND {LIVE_WORKER}
     ORDER BY h.type, w.start_time DESC, w.id
+""")
+
+_SERVED = text(f"""
+    SELECT DISTINCT w.queues FROM workers w
+    WHERE w.tenant = :tenant AND {TAKING_WORKER}
+        AND EXISTS (SELECT 1 FROM worker_handlers h WHERE h.worker_id = w.id)
 """)

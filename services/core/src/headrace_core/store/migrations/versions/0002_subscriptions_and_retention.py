@@ -17,13 +17,26 @@ depends_on = None
 def upgrade() -> None:
     op.create_table(
         "event_log",
-        sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
-        sa.Column("start_xid", Xid8(), server_default=sa.text("'0'::xid8"), nullable=False),
-        sa.Column("start_position", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.CheckConstraint("singleton", name=op.f("event_log_singleton_check")),
-        sa.PrimaryKeyConstraint("singleton", name=op.f("event_log_pkey")),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("start_xid", Xid8(), nullable=False),
+        sa.Column("start_position", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", name=op.f("event_log_pkey")),
     )
-    op.execute("INSERT INTO event_log DEFAULT VALUES")
+    op.create_index("event_log_start_idx", "event_log", ["start_xid", "start_position"])
+    op.create_table(
+        "pruned_jobs",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("removed", sa.Integer(), nullable=False),
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.CheckConstraint("removed > 0 AND removed < seq", name=op.f("pruned_jobs_removed_check")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pruned_jobs_pkey")),
+    )
+    op.create_index(
+        "jobs_ended_idx",
+        "jobs",
+        ["tenant", "end_time", "id"],
+        postgresql_where=sa.text("end_time IS NOT NULL"),
+    )
     op.create_table(
         "subscriptions",
         sa.Column("tenant", sa.Text(), nullable=False),
@@ -58,4 +71,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("subscriptions")
+    op.drop_index("jobs_ended_idx", table_name="jobs")
+    op.drop_table("pruned_jobs")
     op.drop_table("event_log")

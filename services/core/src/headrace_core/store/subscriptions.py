@@ -1,0 +1,353 @@
+"""Named subscriptions: who receives, and how far it has acknowledged.
+
+A subscription is acquired when nobody has it, when the lease of who has it lapsed, or by a newer
+watch of the same consumer. Its `epoch` grows when the consumer changes. What an earlier consumer
+still acknowledges is refused by that, without anybody having to know whether it lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.domain.errors import (
+    CursorInvalid,
+    LimitExceeded,
+    SubscriptionConflict,
+    SubscriptionNotFound,
+    SubscriptionTaken,
+)
+from headrace_core.domain.job import JsonText
+from headrace_core.domain.subscription import (
+    Acquired,
+    Holder,
+    Subscription,
+    SubscriptionId,
+    SubscriptionWatch,
+    WatchId,
+)
+from headrace_core.store.events import Place, read_start
+from headrace_core.store.rows import column
+
+# (tenant, name).
+SubscriptionKey = tuple[str, str]
+
+# Of the advisory locks that keep two creations of a tenant apart: a number that nobody else takes.
+_CREATION = int.from_bytes(b"subs") >> 1
+
+
+class StartsTooEarly(Exception):
+    """Events behind the place where a subscription shall begin may be gone.
+
+    All behind `start` are there.
+    """
+
+    def __init__(self, start: Place) -> None:
+        super().__init__(start)
+        self.start = start
+
+
+async def create_subscription(
+    conn: AsyncConnection,
+    *,
+    tenant: str,
+    name: str,
+    job_filter: JsonText,
+    after: Place | None,
+    end: Place,
+    maximum: int,
+) -> tuple[Subscription, bool]:
+    """Creates a subscription, unless it is there already.
+
+    Args:
+        conn: in a transaction of its own.
+        tenant: whose it is.
+        name: unique in the tenant.
+        job_filter: which jobs, a JSON object.
+        after: the place of an event behind which it begins; None for now.
+        end: the place of the last settled event, a moment ago.
+        maximum: how many subscriptions a tenant may have.
+
+    Returns:
+        The subscription, and whether it is new.
+
+    Raises:
+        SubscriptionConflict: the name has another filter.
+        LimitExceeded: the tenant has as many as it may.
+        StartsTooEarly: events behind `after` were pruned.
+    """
+    key = {"tenant": tenant, "name": name}
+    # Of two that create at once the second one sees what the first one has done.
+    await conn.execute(_LOCK_CREATION, {"lock": _CREATION, "tenant": tenant})
+    same = (await conn.execute(_COMPARE, {**key, "filter": job_filter})).scalar_one_or_none()
+    if same is False:
+        raise SubscriptionConflict(name)
+    if same is None:
+        count = (await conn.execute(_COUNT, {"tenant": tenant})).scalar_one()
+        if count >= maximum:
+            raise LimitExceeded(
+                "tenant",
+                limit="HEADRACE_MAX_SUBSCRIPTIONS",
+                maximum=maximum,
+                actual=count + 1,
+                unit="subscriptions",
+            )
+        start = await read_start(conn, tenant=tenant)
+        if after is not None and after < start:
+            raise StartsTooEarly(start)
+        xid, position = after or max(end, start)
+        await conn.execute(
+            _CREATE, {**key, "filter": job_filter, "xid": str(xid), "position": position}
+        )
+    return await get_subscription(conn, tenant=tenant, name=name), same is None
+
+
+async def get_subscription(conn: AsyncConnection, *, tenant: str, name: str) -> Subscription:
+    """A subscription.
+
+    Raises:
+        SubscriptionNotFound: the tenant has none of this name.
+    """
+    row = (await conn.execute(_GET, {"tenant": tenant, "name": name})).mappings().one_or_none()
+    if row is None:
+        raise SubscriptionNotFound(name)
+    return _to_subscription(row)
+
+
+async def list_subscriptions(
+    conn: AsyncConnection, *, tenant: str, after: str, limit: int
+) -> list[Subscription]:
+    """Up to `limit` subscriptions in the order of their names, behind the name `after`."""
+    rows = await conn.execute(_LIST, {"tenant": tenant, "after": after, "limit": limit})
+    return [_to_subscription(row) for row in rows.mappings()]
+
+
+async def delete_subscription(conn: AsyncConnection, *, tenant: str, name: str) -> None:
+    """Deletes a subscription.
+
+    Raises:
+        SubscriptionNotFound: the tenant has none of this name.
+    """
+    if not (await conn.execute(_DELETE, {"tenant": tenant, "name": name})).rowcount:
+        raise SubscriptionNotFound(name)
+
+
+async def acquire_subscription(
+    conn: AsyncConnection, watch: SubscriptionWatch, *, consumer: str, lease: timedelta
+) -> Acquired | None:
+    """Acquires a subscription for a watch, if it can be had.
+
+    Args:
+        conn: in any transaction.
+        watch: the watch and the subscription.
+        consumer: who watches.
+        lease: for how long.
+
+    Returns:
+        What the watch has acquired; None while another consumer has it.
+
+    Raises:
+        SubscriptionNotFound: the tenant has none of this name.
+    """
+    key = {"tenant": watch.tenant, "name": watch.name}
+    acquired = await conn.execute(
+        _ACQUIRE, {**key, "watch_id": watch.watch_id, "consumer": consumer, "lease": lease}
+    )
+    row = acquired.mappings().one_or_none()
+    if row is not None:
+        return Acquired(**row)
+    if (await conn.execute(_EXISTS, key)).one_or_none() is None:
+        raise SubscriptionNotFound(watch.name)
+    return None
+
+
+async def renew_watches(
+    conn: AsyncConnection, watches: Sequence[SubscriptionWatch], *, lease: timedelta
+) -> set[WatchId]:
+    """Renews the leases of watches, also those that have lapsed while nobody took over.
+
+    Returns:
+        Those that still have their subscriptions.
+    """
+    renewed = await conn.execute(_RENEW, {**_columns(watches), "lease": lease})
+    return {row.watch_id for row in renewed}
+
+
+async def release_watches(conn: AsyncConnection, watches: Sequence[SubscriptionWatch]) -> int:
+    """Lets go of the subscriptions that these watches still have; returns how many.
+
+    The consumer's epoch stays, and with it what it may acknowledge, until another one acquires.
+    """
+    return (await conn.execute(_RELEASE, _columns(watches))).rowcount
+
+
+async def read_holders(
+    conn: AsyncConnection, keys: Collection[SubscriptionKey]
+) -> Mapping[SubscriptionKey, Holder]:
+    """Who has acquired these subscriptions; those that do not exist are left out."""
+    rows = await conn.execute(
+        _HOLDERS, {"tenants": [key[0] for key in keys], "names": [key[1] for key in keys]}
+    )
+    return {
+        (row.tenant, row.name): Holder(
+            id=row.id, consumer=row.consumer, watch_id=row.watch_id, lease=row.lease
+        )
+        for row in rows
+    }
+
+
+async def acknowledge(
+    conn: AsyncConnection,
+    *,
+    tenant: str,
+    name: str,
+    subscription_id: SubscriptionId,
+    epoch: int,
+    place: Place,
+) -> bool:
+    """Acknowledges everything up to a place.
+
+    Args:
+        conn: in any transaction.
+        tenant: whose subscription it is.
+        name: the subscription.
+        subscription_id: the subscription that the place was sent for.
+        epoch: the epoch in which it was sent.
+        place: of an event.
+
+    Returns:
+        False when as much was acknowledged before, and nothing has changed.
+
+    Raises:
+        SubscriptionNotFound: the tenant has none of this name.
+        CursorInvalid: the name belongs to another subscription.
+        SubscriptionTaken: another consumer has taken over since.
+    """
+    key = {"tenant": tenant, "name": name}
+    done = await conn.execute(
+        _ACKNOWLEDGE,
+        {
+            **key,
+            "id": subscription_id,
+            "epoch": epoch,
+            "xid": str(place[0]),
+            "position": place[1],
+        },
+    )
+    if done.rowcount:
+        return True
+    row = (await conn.execute(_EXISTS, key)).one_or_none()
+    if row is None:
+        raise SubscriptionNotFound(name)
+    if row.id != subscription_id:
+        raise CursorInvalid
+    if row.epoch != epoch:
+        raise SubscriptionTaken(name)
+    return False
+
+
+def _columns(watches: Sequence[SubscriptionWatch]) -> dict[str, object]:
+    return {
+        "tenants": column(watches, "tenant"),
+        "names": column(watches, "name"),
+        "watch_ids": column(watches, "watch_id"),
+    }
+
+
+def _to_subscription(row: RowMapping) -> Subscription:
+    subscription = Subscription(**row)
+    if subscription.lag is not None and subscription.lag < timedelta():
+        # The clock was set back.
+        return Subscription(**{**row, "lag": timedelta()})
+    return subscription
+
+
+_PLACE = "(CAST(CAST(:xid AS text) AS xid8), CAST(:position AS bigint))"
+
+_LOCK_CREATION = text("""
+    SELECT pg_advisory_xact_lock(CAST(:lock AS integer), hashtext(CAST(:tenant AS text)))
+""")
+
+_COMPARE = text("""
+    SELECT filter = CAST(:filter AS jsonb) FROM subscriptions
+    WHERE tenant = :tenant AND name = :name
+""")
+
+_COUNT = text("SELECT count(*) FROM subscriptions WHERE tenant = :tenant")
+
+_CREATE = text("""
+    INSERT INTO subscriptions (tenant, name, filter, xid, position)
+    VALUES (
+        :tenant, :name, CAST(:filter AS jsonb), CAST(CAST(:xid AS text) AS xid8), :position
+    )
+""")
+
+# The oldest event behind a place is the next one in the index.
+_SUBSCRIPTION = """
+    SELECT s.tenant, s.name, s.id, s.filter::text AS filter,
+        CASE WHEN s.lease_expire_time > clock_timestamp() THEN s.consumer END AS consumer,
+        s.epoch, s.xid::text::bigint AS xid, s.position, s.create_time, s.ack_time,
+        clock_timestamp() - oldest.time AS lag
+    FROM subscriptions s
+    LEFT JOIN LATERAL (
+        SELECT e.time FROM job_events e
+        WHERE (e.xid, e.position) > (s.xid, s.position)
+        ORDER BY e.xid, e.position LIMIT 1
+    ) oldest ON true
+    WHERE s.tenant = :tenant
+"""
+
+_GET = text(f"{_SUBSCRIPTION} AND s.name = :name")
+
+_LIST = text(f"{_SUBSCRIPTION} AND s.name > :after ORDER BY s.name LIMIT :limit")
+
+_DELETE = text("DELETE FROM subscriptions WHERE tenant = :tenant AND name = :name")
+
+_EXISTS = text("SELECT id, epoch FROM subscriptions WHERE tenant = :tenant AND name = :name")
+
+# The consumer stays when nobody watches: so its own next watch keeps the epoch.
+_ACQUIRE = text("""
+    UPDATE subscriptions
+    SET epoch = CASE WHEN consumer = :consumer THEN epoch ELSE epoch + 1 END,
+        consumer = :consumer, watch_id = :watch_id,
+        lease_expire_time = clock_timestamp() + CAST(:lease AS interval)
+    WHERE tenant = :tenant AND name = :name AND (
+        watch_id IS NULL OR consumer = :consumer OR lease_expire_time <= clock_timestamp()
+    )
+    RETURNING id, filter::text AS filter, epoch, xid::text::bigint AS xid, position
+""")
+
+_WATCHES = """
+    unnest(CAST(:tenants AS text[]), CAST(:names AS text[]), CAST(:watch_ids AS uuid[]))
+        AS w (tenant, name, watch_id)
+    WHERE s.tenant = w.tenant AND s.name = w.name AND s.watch_id = w.watch_id
+"""
+
+_RENEW = text(f"""
+    UPDATE subscriptions s
+    SET lease_expire_time = clock_timestamp() + CAST(:lease AS interval)
+    FROM {_WATCHES}
+    RETURNING s.watch_id
+""")
+
+_RELEASE = text(f"""
+    UPDATE subscriptions s SET watch_id = NULL, lease_expire_time = NULL FROM {_WATCHES}
+""")
+
+_HOLDERS = text("""
+    SELECT s.tenant, s.name, s.id, s.consumer, s.watch_id,
+        s.lease_expire_time - clock_timestamp() AS lease
+    FROM unnest(CAST(:tenants AS text[]), CAST(:names AS text[])) AS k (tenant, name)
+    JOIN subscriptions s ON s.tenant = k.tenant AND s.name = k.name
+""")
+
+_ACKNOWLEDGE = text(f"""
+    UPDATE subscriptions
+    SET xid = CAST(CAST(:xid AS text) AS xid8), position = :position,
+        ack_time = clock_timestamp()
+    WHERE tenant = :tenant AND name = :name AND id = :id AND epoch = :epoch
+        AND (xid, position) < {_PLACE}
+""")

@@ -1,0 +1,101 @@
+"""Removes what has ended longer ago than it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from headrace_core.store.database import Database
+from headrace_core.store.prune import list_tenants, prune_jobs, remove_leftovers
+
+_log = structlog.get_logger()
+
+# How many jobs a transaction looks at: it is over within some hundredths of a second.
+_PAGE = 500
+# Seconds between two runs. What is kept for days may stay for a minute more.
+_INTERVAL = 60.0
+# The shortest rest after a transaction, in seconds. A longer transaction is followed by as long a
+# rest, so that pruning takes at most half of one connection's time, and less of a busy server's.
+_BREATH = 0.05
+
+
+class Prune:
+    """Prunes jobs and their events, page by page, tenant by tenant.
+
+    Args:
+        database: where the jobs are.
+        retention: how long a job that has ended is kept.
+        subscription_retention: how long at most while a subscription has not acknowledged it.
+        clock: monotonic seconds.
+    """
+
+    name = "prune"
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        retention: timedelta,
+        subscription_retention: timedelta,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._retention = retention
+        self._subscription_retention = subscription_retention
+        self._clock = clock
+
+    async def run_once(self) -> float:
+        """Removes everything that is too old; returns the seconds until the next run."""
+        async with self._database.transaction() as connection:
+            tenants = await list_tenants(connection)
+        for tenant in tenants:
+            await self._prune(tenant)
+        await self._remove_leftovers()
+        return _INTERVAL
+
+    async def _prune(self, tenant: str) -> None:
+        jobs = events = 0
+        unread: Counter[str] = Counter()
+        since: datetime | None = None
+        try:
+            while True:
+                began = self._clock()
+                async with self._database.transaction() as connection:
+                    pruned = await prune_jobs(
+                        connection,
+                        tenant=tenant,
+                        older_than=self._retention,
+                        held_for=self._subscription_retention,
+                        limit=_PAGE,
+                        since=since,
+                    )
+                if not pruned.jobs:
+                    break
+                jobs, events = jobs + pruned.jobs, events + pruned.events
+                unread.update(pruned.unread)
+                since = pruned.end_time
+                await self._rest(began)
+        finally:
+            if jobs:
+                _log.info("jobs_pruned", tenant=tenant, jobs=jobs, events=events)
+            for subscription, count in unread.items():
+                _log.warning(
+                    "unread_jobs_pruned", tenant=tenant, subscription=subscription, jobs=count
+                )
+
+    async def _remove_leftovers(self) -> None:
+        """Removes the events of the jobs that had very many."""
+        while True:
+            began = self._clock()
+            async with self._database.transaction() as connection:
+                if not await remove_leftovers(connection):
+                    break
+            await self._rest(began)
+
+    async def _rest(self, began: float) -> None:
+        await asyncio.sleep(max(_BREATH, self._clock() - began))

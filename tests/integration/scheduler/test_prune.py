@@ -1,0 +1,166 @@
+"""The loop that removes what is too old: all of it, at a modest pace, and it says what was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from structlog.testing import capture_logs
+
+from headrace_core.domain.job import Job
+from headrace_core.settings import Settings
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from headrace_scheduler import prune as pruning
+from headrace_scheduler.prune import Prune
+from headrace_scheduler.service import Scheduler
+from support.jobs import submit_many
+from support.retention import settle
+from support.until import until
+
+DAY = timedelta(days=1)
+
+
+def loop(database: Database, **options: Any) -> Prune:
+    return Prune(
+        database=database, **{"retention": DAY, "subscription_retention": 2 * DAY, **options}
+    )
+
+
+async def ended(database: Database, count: int, *, days: float, **job: Any) -> list[Job]:
+    """Jobs that ended some days ago."""
+    jobs = await submit_many(database, count, **job)
+    async with database.transaction() as connection:
+        for one in jobs:
+            await cancel_job(connection, tenant=one.tenant, job_id=one.id)
+        await connection.execute(
+            text(
+                "UPDATE jobs SET end_time = end_time - CAST(:age AS interval) "
+                "WHERE id = ANY(CAST(:ids AS uuid[]))"
+            ),
+            {"age": timedelta(days=days), "ids": [one.id for one in jobs]},
+        )
+    await settle(database)
+    return jobs
+
+
+async def counts(database: Database) -> tuple[int, int]:
+    """How many jobs and events there are."""
+    async with database.transaction() as connection:
+        row = await connection.execute(
+            text("SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM job_events)")
+        )
+        jobs, events = row.one()
+    return jobs, events
+
+
+async def test_one_run_removes_all_that_is_too_old_of_everybody(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "_PAGE", 20)
+    await ended(database, 45, days=1.5)
+    await ended(database, 10, days=1.5, tenant="other")
+    await ended(database, 3, days=0.5)
+    with capture_logs() as logs:
+        assert await loop(database).run_once() == 60
+    assert await counts(database) == (3, 6)
+    assert {(log["tenant"], log["jobs"], log["events"]) for log in logs} == {
+        ("default", 45, 90),
+        ("other", 10, 20),
+    }
+    with capture_logs() as logs:
+        assert await loop(database).run_once() == 60
+    assert logs == []
+
+
+async def test_what_was_pruned_unread_is_told_once_for_each_subscription(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "_PAGE", 2)
+    jobs = await ended(database, 5, days=3)
+    await ended(database, 1, days=1.5)
+    async with database.transaction() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO subscriptions (tenant, name, filter, xid, position) "
+                "VALUES ('default', 'billing', '{}', '0', 0)"
+            )
+        )
+    with capture_logs() as logs:
+        await loop(database).run_once()
+    assert await counts(database) == (1, 2)
+    (warning,) = (log for log in logs if log["log_level"] == "warning")
+    assert (warning["event"], warning["tenant"], warning["subscription"], warning["jobs"]) == (
+        "unread_jobs_pruned",
+        "default",
+        "billing",
+        5,
+    )
+    assert not any(str(job.id) in str(logs) for job in jobs)
+
+
+async def test_the_events_of_a_job_that_has_very_many_go_in_the_same_run(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ended(database, 1, days=1.5)
+    (long,) = await ended(database, 1, days=3)
+    async with database.transaction() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time) "
+                "SELECT :id, n, pg_current_xact_id(), 'default', 'requeued', 'queued', 0, now() "
+                "FROM generate_series(3, 12000) n"
+            ),
+            {"id": long.id},
+        )
+        await connection.execute(
+            text("UPDATE jobs SET seq = 12000, xid = pg_current_xact_id() WHERE id = :id"),
+            {"id": long.id},
+        )
+    await settle(database)
+    monkeypatch.setattr(pruning, "_BREATH", 0)
+    await loop(database).run_once()
+    assert await counts(database) == (0, 0)
+
+
+async def test_it_rests_as_long_as_it_works(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "_PAGE", 1)
+    await ended(database, 3, days=2)
+    rests: list[float] = []
+    sleep = asyncio.sleep
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(pruning.asyncio, "sleep", rest)
+    # Each reading of the clock is later than the one before by one second more.
+    clock = itertools.accumulate(itertools.count())
+    await loop(database, clock=lambda: float(next(clock))).run_once()
+    assert rests == [1, 3, 5]
+    rests.clear()
+    await ended(database, 1, days=2)
+    await loop(database, clock=lambda: 0.0).run_once()
+    assert rests == [0.05]
+
+
+async def test_a_scheduler_that_leads_prunes(settings: Settings, database: Database) -> None:
+    await ended(database, 2, days=2)
+    await ended(database, 2, days=0.1)
+    changes = {"retention": 86_400.0, "subscription_retention": 86_400.0}
+    scheduler = Scheduler(settings.model_copy(update=changes))
+    await scheduler.start()
+    try:
+
+        async def pruned() -> bool:
+            return await counts(database) == (2, 4)
+
+        await until(pruned)
+    finally:
+        await scheduler.stop()

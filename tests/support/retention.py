@@ -1,0 +1,43 @@
+"""Pruning as a test wants it: of everything that has ended, and now."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import text
+
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.store.database import Database
+from headrace_core.store.prune import Pruned, prune_jobs
+from support.until import until
+
+
+async def settle(database: Database) -> None:
+    """Waits until all events have settled: somebody, as the autovacuum, may have begun before."""
+
+    async def settled() -> bool:
+        async with database.transaction() as connection:
+            return bool(await connection.scalar(_SETTLED))
+
+    await until(settled)
+
+
+async def prune(database: Database, **options: Any) -> Pruned:
+    """Prunes what has ended, read or not, once it has settled; `options` of `prune_jobs`."""
+    await settle(database)
+    defaults: dict[str, Any] = {
+        "tenant": DEFAULT_TENANT,
+        "older_than": timedelta(),
+        "held_for": timedelta(),
+        "limit": 1000,
+    }
+    async with database.transaction() as connection:
+        return await prune_jobs(connection, **{**defaults, **options})
+
+
+_SETTLED = text("""
+    SELECT NOT EXISTS (
+        SELECT 1 FROM job_events WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())
+    )
+""")
