@@ -4,7 +4,8 @@
 """
 
 from headrace_health.health import Check, Health
+from headrace_health.lookup import Lookup
 from headrace_health.server import HealthServer
 from headrace_health.servicer import HealthServicer
 
-__all__ = ["Check", "Health", "HealthServer", "HealthServicer"]
+__all__ = ["Check", "Health", "HealthServer", "HealthServicer", "Lookup"]

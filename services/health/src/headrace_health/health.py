@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from headrace_core.tasks import end_tasks
+from headrace_health.lookup import Lookup
 from headrace_health.servicer import HealthServicer
 
 _log = structlog.get_logger()
@@ -38,6 +39,7 @@ class Health:
     Args:
         services: full names of gRPC services, each with a status of its own; "" is always there.
         checks: the dependencies.
+        lookups: answer for names that cannot be listed here.
         interval: seconds between two rounds of checks.
         timeout: seconds after which a check has failed.
     """
@@ -47,13 +49,17 @@ class Health:
         *,
         services: Iterable[str] = (),
         checks: Sequence[Check] = (),
+        lookups: Sequence[Lookup] = (),
         interval: float = 2.0,
         timeout: float = 2.0,
     ) -> None:
         services = tuple(services)
-        self.servicer = HealthServicer(services=(*services, *(check.name for check in checks)))
+        self.servicer = HealthServicer(
+            services=(*services, *(check.name for check in checks)), lookups=lookups
+        )
         self._services = ("", *services)
         self._checks = tuple(checks)
+        self._lookups = tuple(lookups)
         self._interval = interval
         self._timeout = timeout
         self._loop: asyncio.Task[None] | None = None
@@ -66,6 +72,8 @@ class Health:
     async def start(self) -> None:
         """Runs the checks once, so that the first answer is true, and then again and again."""
         await self.run_once()
+        for lookup in self._lookups:
+            lookup.start()
         self._loop = asyncio.create_task(self._run(), name="health")
 
     async def run_once(self) -> None:
@@ -81,6 +89,7 @@ class Health:
     async def enter_graceful_shutdown(self) -> None:
         """NOT_SERVING from now on. To be called before the server stops."""
         self.servicer.shut_down()
+        await asyncio.gather(*(lookup.stop() for lookup in self._lookups))
         if self._loop is not None:
             await end_tasks(self._loop, within=5)
             self._loop = None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Final
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from headrace_health.lookup import Lookup
 
 SERVING: Final[int] = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Final[int] = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -15,7 +18,7 @@ SERVICE_UNKNOWN: Final[int] = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it comes without types
-    """Answers for a fixed set of services, all NOT_SERVING at first.
+    """Answers for a fixed set of services, all NOT_SERVING at first, and for what can be looked up.
 
     The servicer that comes with grpcio-health-checking keeps its Watch streams open when the server
     stops, so that every stop lasts for its whole grace; and a reader that stalls holds up whoever
@@ -23,16 +26,20 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
 
     Args:
         services: full names of gRPC services; "" (the whole server) is always there.
+        lookups: each answers for further names.
     """
 
-    def __init__(self, *, services: Iterable[str] = ()) -> None:
+    def __init__(self, *, services: Iterable[str] = (), lookups: Sequence[Lookup] = ()) -> None:
         self._statuses: dict[str, int] = dict.fromkeys(("", *services), NOT_SERVING)
+        self._lookups = tuple(lookups)
+        for lookup in self._lookups:
+            lookup.on_change(self._tell)
         self._changed = asyncio.Event()
         self._shutting_down = False
 
     @property
     def services(self) -> tuple[str, ...]:
-        """The names that it answers for."""
+        """The fixed names that it answers for."""
         return tuple(self._statuses)
 
     def serving(self, service: str = "") -> bool:
@@ -52,9 +59,25 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
 
     def _set(self, service: str, serving: bool) -> None:
         self._statuses[service] = SERVING if serving else NOT_SERVING
+        self._tell()
+
+    def _tell(self) -> None:
         # Those who wait hold the old event; who comes later waits for the new one.
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def _lookup(self, service: str) -> Lookup | None:
+        if service in self._statuses:
+            return None
+        return next((lookup for lookup in self._lookups if lookup.knows(service)), None)
+
+    async def _status(self, service: str, lookup: Lookup | None) -> int | None:
+        """The status now; None for a service that it does not know."""
+        if lookup is None:
+            return self._statuses.get(service)
+        serving = not self._shutting_down and await lookup.serving(service)
+        # The shutdown may have begun meanwhile.
+        return SERVING if serving and not self._shutting_down else NOT_SERVING
 
     async def Check(  # noqa: N802 - the protocol's name
         self,
@@ -64,7 +87,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
         ],
     ) -> health_pb2.HealthCheckResponse:
         """The status now; NOT_FOUND for a service that it does not know."""
-        status = self._statuses.get(request.service)
+        status = await self._status(request.service, self._lookup(request.service))
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return health_pb2.HealthCheckResponse(status=status)
@@ -77,14 +100,18 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
         ],
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """The status now and whenever it changes, until the caller or this server ends it."""
+        lookup = self._lookup(request.service)
         sent = None
-        while True:
-            changed = self._changed
-            last = self._shutting_down
-            status = self._statuses.get(request.service, SERVICE_UNKNOWN)
-            if status != sent:
-                yield health_pb2.HealthCheckResponse(status=status)
-                sent = status
-            if last:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the server shuts down")
-            await changed.wait()
+        with nullcontext() if lookup is None else lookup.followed():
+            while True:
+                changed = self._changed
+                last = self._shutting_down
+                status = await self._status(request.service, lookup)
+                if status is None:
+                    status = SERVICE_UNKNOWN
+                if status != sent:
+                    yield health_pb2.HealthCheckResponse(status=status)
+                    sent = status
+                if last:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the server shuts down")
+                await changed.wait()

@@ -1,0 +1,216 @@
+"""`queue/NAME` in grpc.health.v1: SERVING just while a live worker takes jobs from the queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, ExitStack
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.domain.ids import WorkerId
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.store.workers import remove_worker
+from headrace_core.wake import Listener, Topic, Waker
+from headrace_gateway.queue_health import queue_health
+from headrace_gateway.server import Gateway
+from headrace_worker.service import WorkerService
+from support.handlers import handlers
+from support.listening import LONG, listening
+from support.proxy import Proxy
+from support.workers import drain, lapse, register
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+# A reading holds for a second, and whoever watches is told within two; the rest is the machine's.
+DEADLINE_S = 10
+
+
+@pytest.fixture
+def health(channel: grpc.aio.Channel) -> health_pb2_grpc.HealthStub:
+    return health_pb2_grpc.HealthStub(channel)
+
+
+async def status(health: health_pb2_grpc.HealthStub, service: str) -> int:
+    return (await health.Check(health_pb2.HealthCheckRequest(service=service))).status
+
+
+class Watched:
+    """A watch of a queue."""
+
+    def __init__(self, health: health_pb2_grpc.HealthStub, service: str) -> None:
+        self.call = health.Watch(health_pb2.HealthCheckRequest(service=service))
+
+    async def next(self) -> int:
+        """The next status that it shows."""
+        async with asyncio.timeout(DEADLINE_S):
+            return (await self.call.read()).status
+
+
+async def test_a_queue_that_nobody_serves_is_not_serving(health: health_pb2_grpc.HealthStub):
+    assert await status(health, "queue/default") == NOT_SERVING
+
+
+@pytest.mark.parametrize("name", ["queue/", "queue/No", "queue/a b", "queue/a/b", "queue", "fast"])
+async def test_what_is_no_queue_is_unknown(health: health_pb2_grpc.HealthStub, name: str):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await status(health, name)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert await Watched(health, name).next() == SERVICE_UNKNOWN
+
+
+async def test_the_queues_of_a_worker_are_serving(
+    health: health_pb2_grpc.HealthStub, database: Database
+):
+    await register(database, queues=["fast", "slow"])
+    assert await status(health, "queue/fast") == SERVING
+    assert await status(health, "queue/slow") == SERVING
+    assert await status(health, "queue/default") == NOT_SERVING
+
+
+async def test_a_worker_without_queues_serves_them_all(
+    health: health_pb2_grpc.HealthStub, database: Database
+):
+    await register(database)
+    assert await status(health, "queue/default") == SERVING
+    assert await status(health, "queue/whatever") == SERVING
+
+
+async def remove(database: Database, worker_id: WorkerId) -> None:
+    async with database.transaction() as connection:
+        await remove_worker(connection, worker_id=worker_id)
+
+
+@pytest.mark.parametrize("end", [drain, lapse, remove])
+async def test_a_watch_shows_a_worker_come_and_go_without_a_wake_up(
+    health: health_pb2_grpc.HealthStub, database: Database, end
+):
+    fast, slow = Watched(health, "queue/fast"), Watched(health, "queue/slow")
+    assert (await fast.next(), await slow.next()) == (NOT_SERVING, NOT_SERVING)
+    worker_id = await register(database, queues=["fast"])
+    assert await fast.next() == SERVING
+    await end(database, worker_id)
+    assert await fast.next() == NOT_SERVING
+    # Nothing was ever said of the other.
+    await register(database, queues=["slow"])
+    assert await slow.next() == SERVING
+
+
+async def test_a_wake_up_is_enough_for_who_would_look_much_later(
+    settings: Settings, database: Database
+):
+    waker = Waker(settings, database)
+    await waker.start()
+    async with listening(settings, database, Topic.WORKERS) as listener:
+        queues = queue_health(database=database, listener=listener)
+        queues._max_age = LONG
+        changed = asyncio.Event()
+        queues.on_change(changed.set)
+        queues.start()
+        with queues.followed():
+            assert not await queues.serving("queue/fast")
+            changed.clear()
+            await register(database, queues=["fast"])
+            waker.ring(Topic.WORKERS)
+            async with asyncio.timeout(LONG / 2):
+                await changed.wait()
+            assert await queues.serving("queue/fast")
+        await queues.stop()
+    await waker.stop()
+
+
+async def test_a_watch_follows_a_real_worker(
+    health: health_pb2_grpc.HealthStub, settings: Settings
+):
+    watched = Watched(health, "queue/default")
+    assert await watched.next() == NOT_SERVING
+    worker = WorkerService(settings, handlers())
+    await worker.start()
+    assert await watched.next() == SERVING
+    stopping = asyncio.create_task(worker.stop())
+    assert await watched.next() == NOT_SERVING
+    await stopping
+
+
+class CountingDatabase(Database):
+    """Counts the transactions that are asked of it."""
+
+    transactions = 0
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        self.transactions += 1
+        return super().transaction()
+
+
+async def test_any_number_of_watches_and_probes_cost_a_query_a_second(settings: Settings):
+    database = CountingDatabase(settings, application="test")
+    listener = Listener(settings, database, Topic.WORKERS)
+    queues = queue_health(database=database, listener=listener)
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    queues.start()
+    with ExitStack() as watches:
+        for _ in range(100):
+            watches.enter_context(queues.followed())
+        while database.transactions < 4:
+            for name in ("fast", "slow", "default"):
+                await queues.serving(f"queue/{name}")
+            await asyncio.sleep(0)
+    # Who finds a reading too old may be ahead of the one who reads anyway.
+    assert database.transactions <= 2 * (1 + (clock() - began))
+    await queues.stop()
+    await listener.stop()
+    await database.close()
+
+
+class TestOutages:
+    """PostgreSQL stands behind a proxy that a test cuts."""
+
+    @pytest.fixture
+    async def postgres(self, database_url: str) -> AsyncIterator[Proxy]:
+        proxy = Proxy(database_url)
+        await proxy.start()
+        yield proxy
+        await proxy.cut()
+
+    @pytest.fixture
+    async def gateway(self, settings: Settings, postgres: Proxy) -> AsyncIterator[Gateway]:
+        gateway = Gateway(
+            settings.model_copy(
+                update={"database_url": SecretStr(postgres.url), "database_timeout": 2.0}
+            )
+        )
+        await gateway.start()
+        yield gateway
+        await gateway.stop()
+
+    async def test_without_postgresql_no_queue_is_serving_and_afterwards_it_is_again(
+        self, postgres: Proxy, health: health_pb2_grpc.HealthStub, database: Database
+    ):
+        await register(database)
+        watched = Watched(health, "queue/default")
+        assert await watched.next() == SERVING
+        await postgres.cut()
+        assert await watched.next() == NOT_SERVING
+        assert await status(health, "queue/default") == NOT_SERVING
+        await postgres.start()
+        assert await watched.next() == SERVING
+
+
+async def test_a_stop_tells_the_watches_and_ends_them(
+    gateway: Gateway, health: health_pb2_grpc.HealthStub, database: Database
+):
+    await register(database)
+    watched = Watched(health, "queue/default")
+    assert await watched.next() == SERVING
+    await gateway.stop()
+    assert await watched.next() == NOT_SERVING
+    assert await watched.call.code() is grpc.StatusCode.UNAVAILABLE
