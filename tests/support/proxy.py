@@ -1,10 +1,195 @@
-"""A TCP proxy that a test can cut, to take a server away from one client alone."""
+"""A TCP proxy that a test can slow, hold, mute or cut, to part one client from a server."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 from urllib.parse import urlsplit
+
+# What one way takes while nothing passes, until its sender has to wait, in bytes.
+_BUFFER = 65_536
+
+
+class Connection:
+    """One connection through a proxy.
+
+    Attributes:
+        sent: which of the proxy's marks the client has sent on it.
+        last_reply: when the client was given something last, by the monotonic clock; None: never.
+    """
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.sent: set[bytes] = set()
+        self.last_reply: float | None = None
+        self._proxy = proxy
+        self._client = _End(self)
+        self._server = _End(self)
+        self._client.peer, self._server.peer = self._server, self._client
+        self.opened: asyncio.Task[None] | None = None
+
+    async def open(self, host: str | None, port: int | None) -> None:
+        """Connects to the server, and lets the client speak."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_connection(lambda: self._server, host, port)
+        except OSError:
+            self.drop()
+            return
+        self._client.flush()
+
+    def drop(self) -> None:
+        """Breaks it off, at both ends."""
+        if self.opened is not None:
+            self.opened.cancel()
+        for end in (self._client, self._server):
+            end.abort()
+        self._proxy.connections.discard(self)
+
+    def finish(self) -> None:
+        """Closes it, once what was passed on has been sent."""
+        for end in (self._client, self._server):
+            end.close()
+        self._proxy.connections.discard(self)
+
+    def flush(self) -> None:
+        """Passes on what waits and may pass."""
+        for end in (self._client, self._server):
+            end.flush()
+
+    def came(self, end: _End, data: bytes) -> None:
+        """Notes what the client has sent."""
+        if end is self._client:
+            self.sent.update(mark for mark in self._proxy.marks if mark in data)
+
+    def may_pass(self) -> bool:
+        return not self._proxy.holds(self)
+
+    def delay(self) -> float:
+        return self._proxy.delay
+
+    def is_lost(self, end: _End) -> bool:
+        """Whether something from this end is not to arrive."""
+        return end is self._server and self._proxy.mutes(self)
+
+    def passed(self, end: _End) -> None:
+        if end is self._server:
+            self.last_reply = time.monotonic()
+
+
+class _End(asyncio.Protocol):
+    """One end of a connection: what comes from it waits here until it goes to its peer."""
+
+    peer: _End
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._transport: asyncio.Transport | None = None
+        # What has come, with when it may pass: bytes, its end (b""), or its loss (None).
+        self._waiting: deque[tuple[float, bytes | None]] = deque()
+        self._size = 0
+        self._full = False
+        self._timer: asyncio.TimerHandle | None = None
+        # Whether it has said that nothing more comes, and its peer was told.
+        self.ended = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have another base.
+        self._transport = cast("asyncio.Transport", transport)
+        self.peer.flush()
+
+    def data_received(self, data: bytes) -> None:
+        self._connection.came(self, data)
+        self._add(data)
+
+    def eof_received(self) -> bool:
+        self._add(b"")
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._add(None)
+
+    def pause_writing(self) -> None:
+        self.peer.read_on(False)
+
+    def resume_writing(self) -> None:
+        self.peer.read_on(True)
+
+    def read_on(self, wanted: bool) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            (self._transport.resume_reading if wanted else self._transport.pause_reading)()
+
+    def write(self, item: bytes) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if item:
+            self._transport.write(item)
+        else:
+            with suppress(OSError, RuntimeError):
+                self._transport.write_eof()
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None
+
+    def abort(self) -> None:
+        self._waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        self._waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _add(self, item: bytes | None) -> None:
+        self._waiting.append((time.monotonic() + self._connection.delay(), item))
+        self._size += len(item or b"")
+        self.flush()
+        if self._size > _BUFFER and not self._full:
+            self._full = True
+            self.read_on(False)
+
+    def flush(self) -> None:
+        """Passes on what has waited for long enough, unless the connection is held."""
+        while self._waiting and self._connection.may_pass():
+            due, item = self._waiting[0]
+            late = due - time.monotonic()
+            if late > 0:
+                if self._timer is None:
+                    loop = asyncio.get_running_loop()
+                    self._timer = loop.call_later(late, self._tick)
+                return
+            if item is None:
+                self._connection.finish()
+                return
+            if not self.peer.is_open:
+                return
+            self._waiting.popleft()
+            self._size -= len(item)
+            if not item:
+                self.ended = True
+                if self.peer.ended:
+                    self._connection.finish()
+                    return
+            if not self._connection.is_lost(self):
+                self.peer.write(item)
+                self._connection.passed(self)
+        if self._full and self._size <= _BUFFER:
+            self._full = False
+            self.read_on(True)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.flush()
 
 
 class Proxy:
@@ -12,23 +197,39 @@ class Proxy:
 
     Args:
         url: with host and port of the server.
+        marks: texts by which connections are told apart, once the client has sent them
+            (`b"LISTEN "`, say).
+
+    Attributes:
+        delay: how late everything comes, each way, in seconds.
+        connections: those that are open.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, marks: tuple[bytes, ...] = ()) -> None:
         self._parts = urlsplit(url)
         self._server: asyncio.Server | None = None
         self._port = 0
-        self._links: set[asyncio.Task[None]] = set()
+        self._held: Callable[[Connection], bool] | None = None
+        self._muted: Callable[[Connection], bool] | None = None
+        self.marks = marks
+        self.delay = 0.0
+        self.connections: set[Connection] = set()
 
     @property
     def url(self) -> str:
         """The same URL through the proxy."""
         user = self._parts.netloc.rpartition("@")
-        return self._parts._replace(netloc=f"{user[0]}{user[1]}127.0.0.1:{self._port}").geturl()
+        return self._parts._replace(netloc=f"{user[0]}{user[1]}{self.address}").geturl()
+
+    @property
+    def address(self) -> str:
+        """Where it listens, `host:port`."""
+        return f"127.0.0.1:{self._port}"
 
     async def start(self) -> None:
         """Listens; after a cut on the same port as before."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accept, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
@@ -36,32 +237,53 @@ class Proxy:
         if self._server is not None:
             self._server.close()
             self._server = None
-        for link in self._links:
-            link.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
+        for connection in [*self.connections]:
+            connection.drop()
+        # The transports close in the loop's next turn.
+        await asyncio.sleep(0)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._links.add(task)
-        upstream: asyncio.StreamWriter | None = None
-        try:
-            back, upstream = await asyncio.open_connection(self._parts.hostname, self._parts.port)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_copy(reader, upstream))
-                group.create_task(_copy(back, writer))
-        except* (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            self._links.discard(task)
-            for end in (writer, upstream):
-                if end is not None:
-                    end.transport.abort()
+    def hold(self, *, sent: bytes = b"", old: bool = False) -> None:
+        """Lets nothing pass, as a network does that swallows packets: nobody is told.
 
+        What was on its way arrives after `release`, as TCP would have it, an end too.
 
-async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    while data := await source.read(65_536):
-        target.write(data)
-        await target.drain()
-    with suppress(OSError):
-        target.write_eof()
+        Args:
+            sent: only on connections on which the client has sent this mark, or comes to.
+            old: only on those that there are now.
+        """
+        assert not sent or sent in self.marks, "the proxy does not look out for this mark"
+        there = set(self.connections)
+        self._held = lambda connection: (
+            (not sent or sent in connection.sent) and (not old or connection in there)
+        )
+
+    def mute(self, *, sent: bytes = b"") -> None:
+        """Loses what the server answers, while what it is asked still arrives.
+
+        Args:
+            sent: as for `hold`.
+        """
+        assert not sent or sent in self.marks, "the proxy does not look out for this mark"
+        self._muted = lambda connection: not sent or sent in connection.sent
+
+    def release(self) -> None:
+        """Lets everything pass again. Answers that were lost stay so."""
+        self._held = self._muted = None
+        for connection in [*self.connections]:
+            connection.flush()
+
+    def holds(self, connection: Connection) -> bool:
+        """Whether nothing passes on a connection."""
+        return self._held is not None and self._held(connection)
+
+    def mutes(self, connection: Connection) -> bool:
+        """Whether the answers on a connection are lost."""
+        return self._muted is not None and self._muted(connection)
+
+    def _accept(self) -> asyncio.Protocol:
+        connection = Connection(self)
+        self.connections.add(connection)
+        connection.opened = asyncio.create_task(
+            connection.open(self._parts.hostname, self._parts.port)
+        )
+        return connection._client

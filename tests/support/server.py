@@ -60,19 +60,10 @@ class Server:
 
     def wait_until_serving(self) -> None:
         """Waits until it serves."""
-        run_async(self._serving, timeout=self.program.start_timeout + 5)
+        run_async(self.serving, timeout=self.program.start_timeout + 5)
 
-    def terminate(self, *, within: float) -> int:
-        """Tells it to end; returns its exit code."""
-        process, self._process = self._process, None
-        assert process is not None, "not started"
-        process.send_signal(self.program.stop_signal)
-        try:
-            return process.wait(within)
-        finally:
-            self._kill(process)
-
-    async def _serving(self) -> None:
+    async def serving(self) -> None:
+        """Waits until it serves; for those who have an event loop of their own."""
         process = self._process
         assert process is not None
         deadline = time.monotonic() + self.program.start_timeout
@@ -80,6 +71,16 @@ class Server:
             assert process.poll() is None, f"{self.program.name} ended: {self.log.read_text()}"
             assert time.monotonic() < deadline, f"{self.program.name}: {self.log.read_text()}"
             await asyncio.sleep(0.02)
+
+    def terminate(self, *, within: float, signum: signal.Signals | None = None) -> int:
+        """Tells it to end, by its own signal or another; returns its exit code."""
+        process, self._process = self._process, None
+        assert process is not None, "not started"
+        process.send_signal(signum or self.program.stop_signal)
+        try:
+            return process.wait(within)
+        finally:
+            self._kill(process)
 
     def stop(self) -> None:
         """Ends it in its own time, or kills it when that is over."""

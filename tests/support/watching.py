@@ -15,7 +15,7 @@ from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.installation import read_installation
 from headrace_core.store.submit import Submitted, submit_jobs
-from headrace_core.wake import Listener, Topic
+from headrace_core.wake import Listener, Topic, Waker
 from headrace_gateway.job_filter import JobFilter
 from headrace_gateway.watch import Watch, WatchPage
 from headrace_gateway.watch.gauges import Gauges
@@ -83,12 +83,15 @@ async def watching(settings: Settings) -> AsyncIterator[Watch]:
     try:
         async with database.transaction() as connection:
             installation = await read_installation(connection)
-        watch = Watch(settings=settings, database=database, installation=installation)
+        waker = Waker(settings, database)
+        await waker.start()
+        watch = Watch(settings=settings, database=database, installation=installation, waker=waker)
         await watch.start()
         try:
             yield watch
         finally:
             await watch.stop()
+            await waker.stop()
     finally:
         await database.close()
 

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from queue import Queue
 from threading import Thread
 from typing import IO
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -88,10 +90,13 @@ def gone(processes: list[psutil.Process]) -> bool:
 @pytest.mark.timeout(240)
 def test_it_starts_everything_restarts_what_dies_and_stops_cleanly(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with up("--data", str(data), "--gateway-port", "0") as stack:
+    with up("--data", str(data), "--gateway-port", "0", "--metrics-port", "0") as stack:
         address = re.search(r"127\.0\.0\.1:\d+", stack.until("API"))[0]
+        metrics = re.search(r"http://127\.0\.0\.1:\d+/metrics", stack.until("Metrics"))[0]
         stack.until("Ctrl-C stops it")
         assert probe(address, service="", timeout=10) == "SERVING"
+        with urlopen(metrics, timeout=10) as response:
+            assert "headrace_tail_looks_total" in response.read().decode()
         assert {file.stem for file in (data / "logs").iterdir()} == NAMES | {"migrate"}
 
         stack.service("worker").kill()
@@ -141,11 +146,14 @@ def test_two_stacks_do_not_share_a_folder(tmp_path: Path) -> None:
     assert f"in use by process {os.getpid()}" in "".join(stack.printed)
 
 
-def test_a_port_that_is_taken_is_said(tmp_path: Path, redis_server_url: str) -> None:
+@pytest.mark.parametrize("option", ["--gateway-port", "--metrics-port"])
+def test_a_port_that_is_taken_is_said(tmp_path: Path, redis_server_url: str, option: str) -> None:
     port = redis_server_url.rpartition("/")[0].rpartition(":")[2]
-    with up("--data", str(tmp_path), "--gateway-port", port) as stack:
+    ports = {"--gateway-port": "0", option: port}
+    with up("--data", str(tmp_path), *chain.from_iterable(ports.items())) as stack:
         assert stack.finish() == 1
-    assert f"127.0.0.1:{port} is in use" in "".join(stack.printed)
+    said = f"127.0.0.1:{port} is in use. Choose another port with {option}."
+    assert said in "".join(stack.printed)
 
 
 def test_a_server_that_is_named_and_not_there_is_said_without_its_password(tmp_path: Path) -> None:

@@ -10,18 +10,27 @@ from hypothesis import strategies as st
 
 from headrace_core.domain.errors import CursorInvalid, PageTokenInvalid
 from headrace_core.domain.ids import JobId, uuid7
+from headrace_core.domain.subscription import SubscriptionId
 from headrace_core.store.installation import Installation
 from headrace_gateway.tokens import (
+    SubscriptionCursor,
     decode_cursor,
+    decode_name_token,
     decode_page_token,
+    decode_subscription_cursor,
     encode_cursor,
+    encode_name_token,
     encode_page_token,
+    encode_subscription_cursor,
 )
 
 HERE = Installation(id=uuid4(), secret=b"s" * 32)
 OTHER_SECRET = Installation(id=HERE.id, secret=b"t" * 32)
 OTHER_DATABASE = Installation(id=uuid4(), secret=HERE.secret)
 JOB = JobId(uuid7())
+PLACE = SubscriptionCursor(
+    subscription_id=SubscriptionId(uuid4()), epoch=7, xid=2**63 + 5, position=17
+)
 
 
 def test_a_page_token_names_the_job_that_it_was_made_for():
@@ -72,11 +81,60 @@ def test_a_cursor_of_another_tenant_or_database_is_refused(installation: Install
         decode_cursor(installation, tenant, encode_cursor(HERE, "default", 1, 2))
 
 
-def test_a_page_token_is_no_cursor_and_a_cursor_no_page_token():
+def test_a_cursor_of_a_subscription_names_its_epoch_and_place():
+    cursor = encode_subscription_cursor(HERE, "default", PLACE)
+    assert decode_subscription_cursor(HERE, "default", cursor) == PLACE
+    assert len(cursor) < 200
+
+
+@pytest.mark.parametrize(
+    ("installation", "tenant"),
+    [(OTHER_SECRET, "default"), (OTHER_DATABASE, "default"), (HERE, "other")],
+)
+def test_a_cursor_of_a_subscription_of_another_tenant_or_database_is_refused(
+    installation: Installation, tenant: str
+):
+    cursor = encode_subscription_cursor(HERE, "default", PLACE)
     with pytest.raises(CursorInvalid):
-        decode_cursor(HERE, "default", encode_page_token(HERE, "default", "", JOB))
-    with pytest.raises(PageTokenInvalid):
-        decode_page_token(HERE, "default", "", encode_cursor(HERE, "default", 1, 2))
+        decode_subscription_cursor(installation, tenant, cursor)
+
+
+@pytest.mark.parametrize("name", ["a", "billing.v2", "x" * 100])
+def test_a_token_names_the_subscription_that_it_was_made_for(name: str):
+    token = encode_name_token(HERE, "default", name)
+    assert decode_name_token(HERE, "default", token) == name
+    for installation, tenant in ((OTHER_SECRET, "default"), (HERE, "other")):
+        with pytest.raises(PageTokenInvalid):
+            decode_name_token(installation, tenant, token)
+
+
+def test_no_token_is_the_first_page_of_subscriptions():
+    assert decode_name_token(HERE, "default", "") == ""
+
+
+def test_no_token_is_one_of_another_kind():
+    tokens = {
+        "page": encode_page_token(HERE, "default", "", JOB),
+        "cursor": encode_cursor(HERE, "default", 1, 2),
+        "subscription": encode_subscription_cursor(HERE, "default", PLACE),
+        "name": encode_name_token(HERE, "default", "a"),
+        # As long as a place is.
+        "long name": encode_name_token(HERE, "default", "x" * 40),
+        "job's name": encode_name_token(HERE, "default", "x" * 16),
+    }
+    for kind, token in tokens.items():
+        if kind != "cursor":
+            with pytest.raises(CursorInvalid):
+                decode_cursor(HERE, "default", token)
+        if kind != "subscription":
+            with pytest.raises(CursorInvalid):
+                decode_subscription_cursor(HERE, "default", token)
+        if kind != "page":
+            with pytest.raises(PageTokenInvalid):
+                decode_page_token(HERE, "default", "", token)
+        if not kind.endswith("name"):
+            with pytest.raises(PageTokenInvalid):
+                decode_name_token(HERE, "default", token)
 
 
 def test_a_token_that_was_altered_anywhere_is_refused():
@@ -97,5 +155,14 @@ def test_arbitrary_text_is_refused(text: str):
         decode_page_token(HERE, "default", "", text)
     with pytest.raises(CursorInvalid):
         decode_cursor(HERE, "default", text)
+    with pytest.raises(PageTokenInvalid):
+        decode_name_token(HERE, "default", text)
+    with pytest.raises(CursorInvalid):
+        decode_subscription_cursor(HERE, "default", text)
+
+
+def test_an_empty_cursor_is_none():
     with pytest.raises(CursorInvalid):
         decode_cursor(HERE, "default", "")
+    with pytest.raises(CursorInvalid):
+        decode_subscription_cursor(HERE, "default", "")

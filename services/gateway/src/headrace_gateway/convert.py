@@ -1,4 +1,4 @@
-"""The domain as protobuf: jobs, events, handlers, statistics."""
+"""The domain as protobuf: jobs, events, handlers, subscriptions, statistics."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from typing import Final, TypeAlias
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from headrace.v1 import data_pb2, event_pb2, handler_service_pb2, job_pb2, job_service_pb2
+from headrace.v1 import (
+    data_pb2,
+    event_pb2,
+    handler_service_pb2,
+    job_pb2,
+    job_service_pb2,
+    subscription_service_pb2,
+)
 from headrace_core.domain.handler import LiveHandler
 from headrace_core.domain.job import Job, JobError, JobEvent, JobSpec, JsonText, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
+from headrace_core.domain.subscription import Subscription
 from headrace_core.store.stats import Stats
 from headrace_gateway.document import write_data
+from headrace_gateway.job_filter import JobFilter, read_filter
 from headrace_gateway.watch import Mark
 
 Encoding: TypeAlias = data_pb2.DataEncoding.ValueType
@@ -29,6 +38,7 @@ WATCH_MARKS: Final = {
     Mark.EVENTS: job_service_pb2.WATCH_MARK_UNSPECIFIED,
     Mark.CAUGHT_UP: job_service_pb2.WATCH_MARK_CAUGHT_UP,
     Mark.IDLE: job_service_pb2.WATCH_MARK_IDLE,
+    Mark.STANDBY: job_service_pb2.WATCH_MARK_STANDBY,
 }
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -121,6 +131,30 @@ def handler_message(handler: LiveHandler, encoding: Encoding) -> handler_service
         timeout=_duration(spec.timeout),
         retry_policy=_retry(spec.retry),
         live_workers=handler.live_workers,
+    )
+
+
+def filter_message(job_filter: JobFilter) -> job_service_pb2.JobFilter:
+    """Which jobs a watch follows; sets come in an order of their own, which stays the same."""
+    return job_service_pb2.JobFilter(
+        queues=sorted(job_filter.queues),
+        types=sorted(job_filter.types),
+        states=sorted(STATES[state] for state in job_filter.states),
+        labels=job_filter.labels,
+        batch_id=str(job_filter.batch_id) if job_filter.batch_id else "",
+        job_ids=sorted(str(job_id) for job_id in job_filter.job_ids),
+    )
+
+
+def subscription_message(subscription: Subscription) -> subscription_service_pb2.Subscription:
+    """A subscription."""
+    return subscription_service_pb2.Subscription(
+        name=subscription.name,
+        filter=filter_message(read_filter(subscription.filter)),
+        create_time=_time(subscription.create_time),
+        ack_time=_time(subscription.ack_time),
+        consumer=subscription.consumer or "",
+        lag=_duration(subscription.lag),
     )
 
 

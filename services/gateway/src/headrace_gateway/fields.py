@@ -16,6 +16,7 @@ MAX_REQUEST_ID: Final = 128
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1000
 MAX_FILTER_JOBS: Final = 10_000
+MAX_CONSUMER: Final = 128
 
 _STATES = {number: state for state, number in STATES.items()}
 
@@ -103,6 +104,25 @@ def read_job_filter(message: job_service_pb2.JobFilter, found: Violations) -> Jo
             for number, job_id in enumerate(message.job_ids)
         ),
     )
+
+
+def read_stored_filter(message: job_service_pb2.JobFilter, found: Violations) -> JobFilter:
+    """Which jobs to follow, of a filter that is kept; PostgreSQL keeps no NUL."""
+    for field, texts in (
+        ("queues", message.queues),
+        ("types", message.types),
+        ("labels", [*message.labels, *message.labels.values()]),
+    ):
+        if any("\0" in text for text in texts):
+            found.note(f"filter.{field}", "must not hold the character NUL")
+    return read_job_filter(message, found)
+
+
+def read_consumer(consumer: str, found: Violations) -> str:
+    """Who watches; empty for a consumer of the call's own."""
+    if consumer and (len(consumer) > MAX_CONSUMER or not consumer.isprintable()):
+        found.note("consumer", f"must be 1 to {MAX_CONSUMER} printable characters, or empty")
+    return consumer
 
 
 def _uuid(text: str, path: str, kind: str, found: Violations) -> UUID:

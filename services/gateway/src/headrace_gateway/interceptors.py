@@ -13,9 +13,18 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from headrace_core.domain.errors import HeadraceError, LimitExceeded, ShuttingDown, Unavailable
+from headrace_core.domain.errors import (
+    HeadraceError,
+    LimitExceeded,
+    ShuttingDown,
+    SlowConsumer,
+    Unavailable,
+)
 from headrace_core.domain.ids import uuid7
 from headrace_gateway.errors import DETAILS_KEY, UndecodableRequest, to_call_error
+from headrace_gateway.resets import Resets
+from headrace_gateway.stream_writer import StreamWriter
+from headrace_gateway.watch import Gauges
 
 _log = structlog.get_logger()
 
@@ -44,14 +53,25 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         package: the package, as `headrace.v1`.
         requests: the class of each method's request, by the method's full path.
         max_request_bytes: the largest request.
+        stream_patience: how long the client of a stream may take nothing, in seconds.
+        gauges: counts the streams that are ended for that.
     """
 
     def __init__(
-        self, *, package: str, requests: dict[str, type[Message]], max_request_bytes: int
+        self,
+        *,
+        package: str,
+        requests: dict[str, type[Message]],
+        max_request_bytes: int,
+        stream_patience: float,
+        gauges: Gauges,
     ) -> None:
         self._prefix = f"/{package}."
         self._requests = requests
         self._max_request_bytes = max_request_bytes
+        self._stream_patience = stream_patience
+        self._gauges = gauges
+        self._resets = Resets(gauges=gauges)
         self._wrapped: dict[str, _Handler] = {}
         self._draining = False
         self._last_refusal = 0.0
@@ -127,11 +147,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             await context.send_initial_metadata(((REQUEST_ID, request_id),))
             try:
                 request = self._read(raw, request_class)
-                async with aclosing(behavior(request, context)) as responses:
-                    async for response in responses:
-                        await context.write(response)
+                with StreamWriter(
+                    context, request=request, patience=self._stream_patience
+                ) as writer:
+                    async with aclosing(behavior(request, context)) as responses:
+                        async for response in responses:
+                            await writer.write(response)
             except grpc.aio.AbortError:
                 raise
+            except SlowConsumer as error:
+                self._gauges.slow_consumers += 1
+                # It is told as soon as it reads again, if that is soon.
+                self._resets.bound(self._stream_patience)
+                _log.info("stream_not_read", method=method, patience_s=self._stream_patience)
+                await _fail(context, method, request_id, error)
             except Exception as error:  # noqa: BLE001 - every error becomes a status
                 await _fail(context, method, request_id, error)
 
@@ -176,8 +205,12 @@ async def _fail(context: Context, method: str, request_id: str, error: Exception
         _log.error("call_failed", method=method, reason=call_error.reason, exc_info=error)
     elif isinstance(error, HeadraceError):
         _log.debug("call_refused", method=method, reason=call_error.reason)
-    await context.abort(
-        call_error.code,
-        call_error.message,
-        ((REQUEST_ID, request_id), (DETAILS_KEY, call_error.status())),
-    )
+    try:
+        await context.abort(
+            call_error.code,
+            call_error.message,
+            ((REQUEST_ID, request_id), (DETAILS_KEY, call_error.status())),
+        )
+    except grpc.aio.InternalError:
+        # The client has gone before it was told.
+        raise asyncio.CancelledError from None

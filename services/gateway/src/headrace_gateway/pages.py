@@ -1,4 +1,4 @@
-"""Pages of jobs and events, bounded in number and in bytes.
+"""Pages of jobs, events and subscriptions, bounded in number and in bytes.
 
 Most clients refuse a message above 4 MiB. So a page of large documents ends early; the token says
 where it goes on.
@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from headrace.v1 import event_pb2, job_pb2
+from headrace.v1 import event_pb2, job_pb2, subscription_service_pb2
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.query import Query
 from headrace_core.store.database import Database
 from headrace_core.store.events import list_events
 from headrace_core.store.jobs import list_jobs
-from headrace_gateway.convert import Encoding, event_message, job_message
+from headrace_core.store.subscriptions import list_subscriptions
+from headrace_gateway.convert import (
+    Encoding,
+    event_message,
+    job_message,
+    subscription_message,
+)
 
 # A page never becomes larger than this by another item; a single item may be.
 MAX_PAGE_BYTES: Final = 3 * 1024 * 1024
@@ -22,6 +28,8 @@ MAX_PAGE_BYTES: Final = 3 * 1024 * 1024
 # How many jobs with their documents, and how many events, are read at once.
 _FULL_JOBS: Final = 16
 _EVENTS: Final = 100
+# How many subscriptions are, since each may name many jobs.
+_SUBSCRIPTIONS: Final = 16
 
 
 async def read_job_page(
@@ -99,3 +107,32 @@ async def read_event_page(
                 return page, 0
             if len(page) == page_size:
                 return page, after_seq
+
+
+async def read_subscription_page(
+    database: Database, *, tenant: str, after: str, page_size: int
+) -> tuple[list[subscription_service_pb2.Subscription], str]:
+    """Subscriptions by name, behind the name `after`.
+
+    Returns:
+        The subscriptions, and the last one's name when more follow, else nothing.
+    """
+    page: list[subscription_service_pb2.Subscription] = []
+    size = 0
+    async with database.transaction() as conn:
+        while True:
+            wanted = min(page_size - len(page), _SUBSCRIPTIONS)
+            subscriptions = await list_subscriptions(
+                conn, tenant=tenant, after=after, limit=wanted + 1
+            )
+            for subscription in subscriptions[:wanted]:
+                message = subscription_message(subscription)
+                size += message.ByteSize()
+                if page and size > MAX_PAGE_BYTES:
+                    return page, after
+                page.append(message)
+                after = subscription.name
+            if len(subscriptions) <= wanted:
+                return page, ""
+            if len(page) == page_size:
+                return page, after

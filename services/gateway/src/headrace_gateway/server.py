@@ -18,18 +18,24 @@ from headrace.v1 import (
     handler_service_pb2_grpc,
     job_service_pb2,
     job_service_pb2_grpc,
+    subscription_service_pb2,
+    subscription_service_pb2_grpc,
 )
 from headrace_core.domain.errors import Unavailable
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.installation import Installation, read_installation
+from headrace_core.telemetry import MetricsServer
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_gateway.handler_servicer import HandlerServicer
 from headrace_gateway.handlers import HandlerCache
 from headrace_gateway.intake import Intake
 from headrace_gateway.interceptors import CallInterceptor
+from headrace_gateway.metrics import stream_metrics
+from headrace_gateway.queue_health import queue_health
 from headrace_gateway.servicer import JobServicer
 from headrace_gateway.submit import Submitter
+from headrace_gateway.subscription_servicer import SubscriptionServicer
 from headrace_gateway.watch import Gauges, Watch
 from headrace_health import Check, Health
 
@@ -39,6 +45,7 @@ _PACKAGE: Final = "headrace.v1"
 _SERVICES: Final = (
     job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
     handler_service_pb2.DESCRIPTOR.services_by_name["HandlerService"],
+    subscription_service_pb2.DESCRIPTOR.services_by_name["SubscriptionService"],
 )
 
 # gRPC refuses a message above its own limit with a bare error. Ours is checked first, up to here.
@@ -72,6 +79,7 @@ class Gateway:
         # What stop() has to do, the last first.
         self._ending = AsyncExitStack()
         self._port = 0
+        self._metrics_port = 0
         # What its streams tell of themselves, once it is started.
         self.gauges = Gauges()
 
@@ -80,12 +88,18 @@ class Gateway:
         """The port it listens on, once it is started."""
         return self._port
 
+    @property
+    def metrics_port(self) -> int:
+        """The port of its metrics, once it is started; 0 when it serves none."""
+        return self._metrics_port
+
     async def start(self) -> None:
         """Connects and serves.
 
         Raises:
             Unavailable: PostgreSQL did not come within half a minute.
             RuntimeError: the address cannot be had.
+            OSError: that of the metrics cannot be had.
         """
         async with AsyncExitStack() as ending:
             await self._start(ending)
@@ -115,8 +129,11 @@ class Gateway:
         await handlers.start()
         submitter = Submitter(settings=settings, database=database, waker=waker)
         ending.push_async_callback(_close, submitter, settings.database_timeout)
-        watch = Watch(settings=settings, database=database, installation=installation)
+        watch = Watch(settings=settings, database=database, installation=installation, waker=waker)
         self.gauges = watch.gauges
+        workers = Listener(settings, database, Topic.WORKERS)
+        ending.push_async_callback(workers.stop)
+        await workers.start()
         health = Health(
             services=[service.full_name for service in _SERVICES],
             checks=[
@@ -124,9 +141,14 @@ class Gateway:
                 # Wake-ups go through PostgreSQL while Redis is gone: slower, and complete.
                 Check(name="redis", ping=waker.ping, required=False),
             ],
+            lookups=[queue_health(database=database, listener=workers)],
         )
         calls = CallInterceptor(
-            package=_PACKAGE, requests=_requests(), max_request_bytes=settings.max_request_bytes
+            package=_PACKAGE,
+            requests=_requests(),
+            max_request_bytes=settings.max_request_bytes,
+            stream_patience=settings.stream_patience,
+            gauges=watch.gauges,
         )
         server = grpc.aio.server(interceptors=[calls], options=_options(settings))
         job_service_pb2_grpc.add_JobServiceServicer_to_server(
@@ -143,12 +165,29 @@ class Gateway:
         handler_service_pb2_grpc.add_HandlerServiceServicer_to_server(
             HandlerServicer(database=database), server
         )
+        subscription_service_pb2_grpc.add_SubscriptionServiceServicer_to_server(
+            SubscriptionServicer(
+                database=database,
+                installation=installation,
+                waker=waker,
+                watch=watch,
+                max_subscriptions=settings.max_subscriptions,
+            ),
+            server,
+        )
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
         if settings.reflection:
             _reflect(server)
         self._port = server.add_insecure_port(settings.gateway_address)
         ending.push_async_callback(server.stop, settings.shutdown_grace)
         ending.push_async_callback(_leave, watch, calls)
+        if settings.gateway_metrics_address:
+            metrics = MetricsServer(
+                address=settings.gateway_metrics_address, registry=stream_metrics(watch)
+            )
+            await metrics.start()
+            ending.push_async_callback(metrics.stop)
+            self._metrics_port = metrics.port
         await watch.start()
         ending.push_async_callback(health.enter_graceful_shutdown)
         await health.start()
@@ -214,6 +253,10 @@ def _options(settings: Settings) -> list[tuple[str, Any]]:
         # Two processes must not share a port by accident.
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        # Clients that all come back at once wait their turn. Beyond these bounds, a thousand unless
+        # said, gRPC ends calls as CANCELLED, which nobody takes for a reason to try again.
+        ("grpc.server.max_pending_requests", settings.max_concurrent_streams),
+        ("grpc.server.max_pending_requests_hard_limit", settings.max_concurrent_streams),
         ("grpc.max_receive_message_length", settings.max_request_bytes + _OVERSIZE),
         # A job with all its output may be large; the client says what it takes.
         ("grpc.max_send_message_length", -1),

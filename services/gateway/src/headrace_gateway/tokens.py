@@ -1,6 +1,6 @@
-"""Page tokens and watch cursors: opaque to clients, signed with the installation's secret.
+"""Page tokens and cursors: opaque to clients, signed with the installation's secret.
 
-Both are URL-safe base64 of a version, a place and 16 bytes of HMAC-SHA256 over everything that the
+All are URL-safe base64 of a version, a place and 16 bytes of HMAC-SHA256 over everything that the
 place belongs to. What was signed for another tenant, filter or database does not fit.
 """
 
@@ -10,16 +10,30 @@ import base64
 import binascii
 import hmac
 import struct
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
 from headrace_core.domain.errors import CursorInvalid, PageTokenInvalid
 from headrace_core.domain.ids import JobId
+from headrace_core.domain.subscription import SubscriptionId
 from headrace_core.store.installation import Installation
 
 _VERSION: Final = b"\x01"
 _SIGNATURE: Final = 16
 _PLACE: Final = struct.Struct(">QQ")
+_SUBSCRIPTION_PLACE: Final = struct.Struct(">16sQQQ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionCursor:
+    """A place in a subscription, as it was sent in an epoch."""
+
+    subscription_id: SubscriptionId
+    epoch: int
+    xid: int
+    position: int
 
 
 def encode_page_token(installation: Installation, tenant: str, query: str, last: JobId) -> str:
@@ -46,6 +60,8 @@ def decode_page_token(
     return JobId(UUID(bytes=place))
 
 
+# The streams that have seen all that there is are at the same place.
+@lru_cache(maxsize=16)
 def encode_cursor(installation: Installation, tenant: str, xid: int, position: int) -> str:
     """A cursor behind the event at (xid, position) in the order of all events."""
     place = _PLACE.pack(xid, position)
@@ -65,6 +81,58 @@ def decode_cursor(installation: Installation, tenant: str, cursor: str) -> tuple
         raise CursorInvalid
     xid, position = _PLACE.unpack(place)
     return xid, position
+
+
+def encode_subscription_cursor(
+    installation: Installation, tenant: str, cursor: SubscriptionCursor
+) -> str:
+    """A cursor of a subscription."""
+    place = _SUBSCRIPTION_PLACE.pack(
+        cursor.subscription_id.bytes, cursor.epoch, cursor.xid, cursor.position
+    )
+    return _seal(place, _sign(installation, "subscription", tenant, "", place))
+
+
+def decode_subscription_cursor(
+    installation: Installation, tenant: str, cursor: str
+) -> SubscriptionCursor:
+    """What `encode_subscription_cursor` has sealed.
+
+    Raises:
+        CursorInvalid: it is malformed, or of another database or tenant.
+    """
+    place, signature = _open(cursor)
+    if len(place) != _SUBSCRIPTION_PLACE.size or not hmac.compare_digest(
+        signature, _sign(installation, "subscription", tenant, "", place)
+    ):
+        raise CursorInvalid
+    subscription_id, epoch, xid, position = _SUBSCRIPTION_PLACE.unpack(place)
+    return SubscriptionCursor(
+        subscription_id=SubscriptionId(UUID(bytes=subscription_id)),
+        epoch=epoch,
+        xid=xid,
+        position=position,
+    )
+
+
+def encode_name_token(installation: Installation, tenant: str, last: str) -> str:
+    """A token for the page of subscriptions behind the name `last`."""
+    place = last.encode()
+    return _seal(place, _sign(installation, "names", tenant, "", place))
+
+
+def decode_name_token(installation: Installation, tenant: str, token: str) -> str:
+    """The name behind which the page begins; empty for an empty token, the first page.
+
+    Raises:
+        PageTokenInvalid: it was not made here, or for another tenant.
+    """
+    if not token:
+        return ""
+    place, signature = _open(token)
+    if not hmac.compare_digest(signature, _sign(installation, "names", tenant, "", place)):
+        raise PageTokenInvalid
+    return place.decode()
 
 
 def _sign(installation: Installation, kind: str, tenant: str, query: str, place: bytes) -> bytes:

@@ -99,6 +99,17 @@ def read_spec(
     return Submission(spec, payload, path)
 
 
+def is_name(text: str) -> bool:
+    """Whether a type or a queue can be called so."""
+    return _NAME(text) is not None
+
+
+def check_subscription_name(name: str, found: Violations) -> None:
+    """Notes a violation when no subscription can be called so."""
+    if not _NAME(name):
+        found.note("name", _NAME_RULE)
+
+
 def check_batch_size(jobs: Sequence[Any], found: Violations, settings: Settings) -> None:
     """Raises LimitExceeded when a batch is too long; an empty one is a violation."""
     if not jobs:

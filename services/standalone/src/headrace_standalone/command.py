@@ -21,6 +21,9 @@ def up(
     gateway_port: Annotated[
         int | None, Parameter(validator=validators.Number(gte=0, lte=65535))
     ] = None,
+    metrics_port: Annotated[
+        int | None, Parameter(validator=validators.Number(gte=0, lte=65535))
+    ] = None,
     handlers: tuple[str, ...] = (),
     log_format: Literal["console", "json"] = "console",
     show_logs: bool = False,
@@ -36,6 +39,7 @@ def up(
         data: The folder for data, secrets and logs; .headrace by default.
         ephemeral: Keep the data in a temporary folder and delete it at the end.
         gateway_port: The port of the API on 127.0.0.1; 50051 by default, 0 for any free one.
+        metrics_port: Serve the gateway's metrics on this port of 127.0.0.1, 0 for any free one.
         handlers: A module with handlers of your own; may be repeated.
         log_format: How the services write their logs.
         show_logs: Print the logs here as well.
@@ -54,9 +58,13 @@ def up(
     host, _, port = address.rpartition(":")
     if port == "0":
         address = f"{host}:{free_port()}"
+    metrics = os.environ.get("HEADRACE_GATEWAY_METRICS_ADDRESS") or ""
+    if metrics_port is not None:
+        metrics = f"127.0.0.1:{metrics_port or free_port()}"
     plan = Plan(
         workers=workers,
         gateway_address=address,
+        metrics_address=metrics,
         handlers=handlers,
         log_format=log_format,
         ephemeral=ephemeral,

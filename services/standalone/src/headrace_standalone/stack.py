@@ -30,6 +30,7 @@ class Plan:
     Args:
         workers: how many workers.
         gateway_address: where the API is served, `host:port` with a port.
+        metrics_address: where the gateway's metrics are served, `host:port`; empty: nowhere.
         handlers: modules with handlers, beside those that the environment names.
         log_format: `json` or `console`.
         ephemeral: the data folder is deleted afterwards.
@@ -38,6 +39,7 @@ class Plan:
 
     workers: int = 1
     gateway_address: str = "127.0.0.1:50051"
+    metrics_address: str = ""
     handlers: tuple[str, ...] = ()
     log_format: str = "console"
     ephemeral: bool = False
@@ -73,6 +75,7 @@ class Stack:
             "HEADRACE_LOG_FORMAT": plan.log_format,
             "HEADRACE_REFLECTION": os.environ.get("HEADRACE_REFLECTION", "true"),
             "HEADRACE_FILES_ROOT": str(self.files),
+            "HEADRACE_GATEWAY_METRICS_ADDRESS": plan.metrics_address,
             "HEADRACE_HANDLERS": ",".join(handlers),
         }
         # In the order of their start; those of one stage start and stop together.
@@ -82,10 +85,10 @@ class Stack:
         """Starts everything and waits until it serves. If that fails, `stop` what was started.
 
         Raises:
-            EmbeddedServerError: an embedded server cannot be set up, or the API's port is taken.
+            EmbeddedServerError: an embedded server cannot be set up, or a port is taken.
             ProgramFailedError: a process did not come to serve.
         """
-        self._check_address()
+        self._check_addresses()
         await self._start_servers()
         log = self._log("migrate")
         try:
@@ -155,12 +158,16 @@ class Stack:
         files.mkdir(exist_ok=True)
         return files
 
-    def _check_address(self) -> None:
-        host, _, port = self._plan.gateway_address.rpartition(":")
-        if not is_free(host.strip("[]"), int(port)):
-            raise EmbeddedServerError(
-                f"{self._plan.gateway_address} is in use. Choose another port with --gateway-port."
-            )
+    def _check_addresses(self) -> None:
+        for address, option in (
+            (self._plan.gateway_address, "--gateway-port"),
+            (self._plan.metrics_address, "--metrics-port"),
+        ):
+            host, _, port = address.rpartition(":")
+            if address and not is_free(host.strip("[]"), int(port)):
+                raise EmbeddedServerError(
+                    f"{address} is in use. Choose another port with {option}."
+                )
 
     def _log(self, name: str) -> LogFile:
         echo = partial(_echo, name) if self._plan.show_logs else None

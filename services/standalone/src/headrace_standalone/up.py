@@ -82,6 +82,7 @@ def _announce(text: str) -> None:
 
 def _welcome(plan: Plan, folder: DataFolder, *, files: Path) -> None:
     address = plan.gateway_address
+    metrics = f"\n  Metrics http://{plan.metrics_address}/metrics" if plan.metrics_address else ""
     target = "" if address == "127.0.0.1:50051" else f"HEADRACE_TARGET={address} "
     workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
     data = f"{folder.path} (deleted at the end)" if plan.ephemeral else str(folder.path)
@@ -90,10 +91,10 @@ def _welcome(plan: Plan, folder: DataFolder, *, files: Path) -> None:
         f"""\
 Headrace is up, with {workers}.
 
-  API    {address} (gRPC)
-  Data   {data}
-  Files  {files}
-  Logs   {folder.logs}
+  API     {address} (gRPC){metrics}
+  Data    {data}
+  Files   {files}
+  Logs    {folder.logs}
 
 Try it:
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
@@ -69,3 +70,29 @@ async def test_an_error_ends_the_waiting_even_if_there_are_events(make_event: Ma
         await mailbox.wait()
     with pytest.raises(ShuttingDown):
         mailbox.check()
+
+
+def test_the_oldest_is_what_was_handed_over_and_has_not_been_sent(make_event: MakeEvent):
+    mailbox = Mailbox(room=2)
+    assert mailbox.oldest is None
+    first, second, third, fourth = (
+        make_event(time=datetime.fromtimestamp(1000 + second, UTC)) for second in range(4)
+    )
+    mailbox.put(first)
+    mailbox.put(second)
+    assert mailbox.oldest == 1000
+    # What is being sent is still to come for its reader.
+    mailbox.sending = mailbox.take(1)[0].time.timestamp()
+    assert mailbox.oldest == 1000
+    mailbox.sending = None
+    assert mailbox.oldest == 1001
+    # What was dropped is as well, until the stream has come back.
+    mailbox.put(third)
+    mailbox.put(fourth)
+    assert mailbox.overflowed
+    assert mailbox.oldest == 1001
+    mailbox.reopen()
+    mailbox.put(fourth)
+    assert mailbox.oldest == 1001
+    mailbox.behind = None
+    assert mailbox.oldest == 1003

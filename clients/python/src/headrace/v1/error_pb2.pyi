@@ -65,7 +65,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SUBSCRIPTION_CONFLICT: _ErrorReason.ValueType  # 16
     """ALREADY_EXISTS. The name has another filter. {"subscription": "billing"}"""
     ERROR_REASON_SUBSCRIPTION_TAKEN: _ErrorReason.ValueType  # 17
-    """ABORTED. Another consumer receives the subscription now: watch it again.
+    """ABORTED. Another consumer receives the subscription now, or a newer watch of the same one.
     {"subscription": "billing"}
     """
 
@@ -117,7 +117,7 @@ ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 15
 ERROR_REASON_SUBSCRIPTION_CONFLICT: ErrorReason.ValueType  # 16
 """ALREADY_EXISTS. The name has another filter. {"subscription": "billing"}"""
 ERROR_REASON_SUBSCRIPTION_TAKEN: ErrorReason.ValueType  # 17
-"""ABORTED. Another consumer receives the subscription now: watch it again.
+"""ABORTED. Another consumer receives the subscription now, or a newer watch of the same one.
 {"subscription": "billing"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

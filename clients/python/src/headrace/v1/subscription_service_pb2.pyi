@@ -87,7 +87,7 @@ class CreateSubscriptionRequest(_message.Message):
     name: _builtins.str
     """1 to 100 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or a digit. Required."""
     cursor: _builtins.str
-    """A cursor of WatchJobs behind which it begins; empty: now."""
+    """A cursor of WatchJobs behind which it begins; empty: now. What is there already keeps its place."""
     @_builtins.property
     def filter(self) -> _job_service_pb2.JobFilter:
         """Which jobs; absent: all."""
@@ -317,8 +317,8 @@ class WatchSubscriptionResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     MARK_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """What to acknowledge once these events, and all before them, are dealt with. Opaque; empty while
-    it stands by.
+    """What to acknowledge once these events, and all before them, are dealt with. That of a mark is
+    worth it too: it has moved past what does not match. Opaque; empty while it stands by.
     """
     mark: _job_service_pb2.WatchMark.ValueType
     """What this response is."""

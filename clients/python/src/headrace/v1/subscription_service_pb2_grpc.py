@@ -29,10 +29,11 @@ class SubscriptionServiceStub:
     """Named subscriptions: streams over many jobs whose cursor the server keeps, for services that must
     act on each transition.
 
-    What they promise besides what WatchJobs does: an event is sent until it is acknowledged, and never
-    again after that; replicas of a service share one subscription, of which one receives at a time
-    and another goes on when it is gone; whoever was replaced cannot acknowledge any more; and unread
-    events are kept beyond their retention, up to a limit, behind which the watch says so.
+    What they promise besides what WatchJobs does: an event is sent to each watch that receives, until
+    it is acknowledged, and to none that begins after that; replicas of a service share one
+    subscription, of which one receives at a time and another goes on when it is gone; whoever was
+    replaced by another consumer cannot acknowledge any more; and unread events are kept beyond their
+    retention, up to a limit, behind which the watch says so.
     """
 
     def __init__(self, channel):
@@ -77,10 +78,11 @@ class SubscriptionServiceServicer:
     """Named subscriptions: streams over many jobs whose cursor the server keeps, for services that must
     act on each transition.
 
-    What they promise besides what WatchJobs does: an event is sent until it is acknowledged, and never
-    again after that; replicas of a service share one subscription, of which one receives at a time
-    and another goes on when it is gone; whoever was replaced cannot acknowledge any more; and unread
-    events are kept beyond their retention, up to a limit, behind which the watch says so.
+    What they promise besides what WatchJobs does: an event is sent to each watch that receives, until
+    it is acknowledged, and to none that begins after that; replicas of a service share one
+    subscription, of which one receives at a time and another goes on when it is gone; whoever was
+    replaced by another consumer cannot acknowledge any more; and unread events are kept beyond their
+    retention, up to a limit, behind which the watch says so.
     """
 
     def CreateSubscription(self, request, context):
@@ -113,7 +115,9 @@ class SubscriptionServiceServicer:
 
     def WatchSubscription(self, request, context):
         """Streams what has not been acknowledged, then each event as it settles, until the caller ends it.
-        While another consumer receives, it stands by and says so.
+        While another consumer receives, it stands by and says so. When events that were not
+        acknowledged have been pruned it ends with OUT_OF_RANGE; it goes on once the error's
+        `oldest_cursor` is acknowledged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,10 +175,11 @@ class SubscriptionService:
     """Named subscriptions: streams over many jobs whose cursor the server keeps, for services that must
     act on each transition.
 
-    What they promise besides what WatchJobs does: an event is sent until it is acknowledged, and never
-    again after that; replicas of a service share one subscription, of which one receives at a time
-    and another goes on when it is gone; whoever was replaced cannot acknowledge any more; and unread
-    events are kept beyond their retention, up to a limit, behind which the watch says so.
+    What they promise besides what WatchJobs does: an event is sent to each watch that receives, until
+    it is acknowledged, and to none that begins after that; replicas of a service share one
+    subscription, of which one receives at a time and another goes on when it is gone; whoever was
+    replaced by another consumer cannot acknowledge any more; and unread events are kept beyond their
+    retention, up to a limit, behind which the watch says so.
     """
 
     @staticmethod

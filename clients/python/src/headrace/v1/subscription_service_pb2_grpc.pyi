@@ -30,10 +30,11 @@ class SubscriptionServiceStub:
     """Named subscriptions: streams over many jobs whose cursor the server keeps, for services that must
     act on each transition.
 
-    What they promise besides what WatchJobs does: an event is sent until it is acknowledged, and never
-    again after that; replicas of a service share one subscription, of which one receives at a time
-    and another goes on when it is gone; whoever was replaced cannot acknowledge any more; and unread
-    events are kept beyond their retention, up to a limit, behind which the watch says so.
+    What they promise besides what WatchJobs does: an event is sent to each watch that receives, until
+    it is acknowledged, and to none that begins after that; replicas of a service share one
+    subscription, of which one receives at a time and another goes on when it is gone; whoever was
+    replaced by another consumer cannot acknowledge any more; and unread events are kept beyond their
+    retention, up to a limit, behind which the watch says so.
     """
 
     @_typing.overload
@@ -50,7 +51,9 @@ class SubscriptionServiceStub:
     """Deletes a subscription; its watches end with NOT_FOUND."""
     WatchSubscription: _grpc.UnaryStreamMultiCallable[_subscription_service_pb2.WatchSubscriptionRequest, _subscription_service_pb2.WatchSubscriptionResponse]
     """Streams what has not been acknowledged, then each event as it settles, until the caller ends it.
-    While another consumer receives, it stands by and says so.
+    While another consumer receives, it stands by and says so. When events that were not
+    acknowledged have been pruned it ends with OUT_OF_RANGE; it goes on once the error's
+    `oldest_cursor` is acknowledged.
     """
     AckSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.AckSubscriptionRequest, _subscription_service_pb2.AckSubscriptionResponse]
     """Acknowledges everything up to a cursor. Repeating it, or one from before it, changes nothing."""
@@ -60,10 +63,11 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     """Named subscriptions: streams over many jobs whose cursor the server keeps, for services that must
     act on each transition.
 
-    What they promise besides what WatchJobs does: an event is sent until it is acknowledged, and never
-    again after that; replicas of a service share one subscription, of which one receives at a time
-    and another goes on when it is gone; whoever was replaced cannot acknowledge any more; and unread
-    events are kept beyond their retention, up to a limit, behind which the watch says so.
+    What they promise besides what WatchJobs does: an event is sent to each watch that receives, until
+    it is acknowledged, and to none that begins after that; replicas of a service share one
+    subscription, of which one receives at a time and another goes on when it is gone; whoever was
+    replaced by another consumer cannot acknowledge any more; and unread events are kept beyond their
+    retention, up to a limit, behind which the watch says so.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -77,7 +81,9 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     """Deletes a subscription; its watches end with NOT_FOUND."""
     WatchSubscription: _aio.UnaryStreamMultiCallable[_subscription_service_pb2.WatchSubscriptionRequest, _subscription_service_pb2.WatchSubscriptionResponse]  # type: ignore[assignment]
     """Streams what has not been acknowledged, then each event as it settles, until the caller ends it.
-    While another consumer receives, it stands by and says so.
+    While another consumer receives, it stands by and says so. When events that were not
+    acknowledged have been pruned it ends with OUT_OF_RANGE; it goes on once the error's
+    `oldest_cursor` is acknowledged.
     """
     AckSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.AckSubscriptionRequest, _subscription_service_pb2.AckSubscriptionResponse]  # type: ignore[assignment]
     """Acknowledges everything up to a cursor. Repeating it, or one from before it, changes nothing."""
@@ -86,10 +92,11 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Named subscriptions: streams over many jobs whose cursor the server keeps, for services that must
     act on each transition.
 
-    What they promise besides what WatchJobs does: an event is sent until it is acknowledged, and never
-    again after that; replicas of a service share one subscription, of which one receives at a time
-    and another goes on when it is gone; whoever was replaced cannot acknowledge any more; and unread
-    events are kept beyond their retention, up to a limit, behind which the watch says so.
+    What they promise besides what WatchJobs does: an event is sent to each watch that receives, until
+    it is acknowledged, and to none that begins after that; replicas of a service share one
+    subscription, of which one receives at a time and another goes on when it is gone; whoever was
+    replaced by another consumer cannot acknowledge any more; and unread events are kept beyond their
+    retention, up to a limit, behind which the watch says so.
     """
 
     @_abc_1.abstractmethod
@@ -131,7 +138,9 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_subscription_service_pb2.WatchSubscriptionResponse], _abc.AsyncIterator[_subscription_service_pb2.WatchSubscriptionResponse]]:
         """Streams what has not been acknowledged, then each event as it settles, until the caller ends it.
-        While another consumer receives, it stands by and says so.
+        While another consumer receives, it stands by and says so. When events that were not
+        acknowledged have been pruned it ends with OUT_OF_RANGE; it goes on once the error's
+        `oldest_cursor` is acknowledged.
         """
 
     @_abc_1.abstractmethod

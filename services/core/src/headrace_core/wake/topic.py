@@ -16,3 +16,5 @@ class Topic(StrEnum):
     CANCELS = "headrace_cancels"
     # A worker came or went: the gateways, for its handlers.
     WORKERS = "headrace_workers"
+    # A subscription was acquired, let go of or deleted: the gateways.
+    SUBSCRIPTIONS = "headrace_subscriptions"

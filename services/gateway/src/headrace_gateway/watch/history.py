@@ -81,17 +81,17 @@ class History:
                 last_seq=min(after_seq, job.seq),
             )
 
-    async def of_all(self, *, after: Place, through: Place) -> EventPage:
+    async def of_all(self, *, tenant: str, after: Place, through: Place) -> EventPage:
         """Settled events of all jobs behind `after` and up to `through`, as many as make a page.
 
         Raises:
-            Pruned: there may have been more of them.
+            Pruned: there may have been more of the tenant's.
             Unavailable: PostgreSQL cannot be read.
         """
         async with self._readers, self._database.transaction() as conn:
             page = await read_range(conn, after=after, through=through, limit=_PAGE)
             # Behind the page: what was pruned before it was read has moved the start already.
-            start = await read_start(conn)
+            start = await read_start(conn, tenant=tenant)
         if after < start:
             raise Pruned(start)
         return page

@@ -20,7 +20,7 @@ class Mailbox:
         room: how many events it holds at most.
     """
 
-    __slots__ = ("_changed", "_error", "_events", "_room", "overflowed")
+    __slots__ = ("_changed", "_error", "_events", "_room", "behind", "overflowed", "sending")
 
     def __init__(self, *, room: int) -> None:
         self._room = room
@@ -29,6 +29,22 @@ class Mailbox:
         self._error: HeadraceError | None = None
         # Whether it has dropped events since it was made or reopened. It takes none until then.
         self.overflowed = False
+        # For whoever asks how far the stream is behind, in seconds since 1970 by the database's
+        # clock: the oldest event that was dropped, until the stream has come back to where its
+        # mailbox begins, and the oldest of what it is sending.
+        self.behind: float | None = None
+        self.sending: float | None = None
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest event happened that was put here and has not been sent; None: no such.
+
+        It may be asked in any thread.
+        """
+        moments = [self.behind, self.sending]
+        with suppress(IndexError):
+            moments.append(self._events[0].time.timestamp())
+        return min((moment for moment in moments if moment is not None), default=None)
 
     def __bool__(self) -> bool:
         """Whether there is something to take."""
@@ -40,9 +56,16 @@ class Mailbox:
             return
         if len(self._events) < self._room:
             self._events.append(event)
+            self._changed.set()
         else:
-            self.overflowed = True
-            self._events.clear()
+            self.overflow()
+
+    def overflow(self) -> None:
+        """Drops everything: its stream shall go on from PostgreSQL."""
+        if self._events and self.behind is None:
+            self.behind = self._events[0].time.timestamp()
+        self.overflowed = True
+        self._events.clear()
         self._changed.set()
 
     def take(self, limit: int) -> list[JobEvent]:
@@ -78,7 +101,13 @@ class Mailbox:
         self.check()
         if self._events or self.overflowed:
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._changed.wait()
+        timer = None
+        if timeout is not None:
+            # It ends the wait as an event does; asyncio.timeout would cancel and raise, at a price.
+            timer = asyncio.get_running_loop().call_later(timeout, self._changed.set)
+        try:
+            await self._changed.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
         self.check()

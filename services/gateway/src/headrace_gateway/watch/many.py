@@ -24,6 +24,9 @@ from headrace_gateway.watch.tail import Tail
 # After how many seconds without a message a mark is sent. The jitter keeps the marks of streams
 # that began together apart.
 IDLE: Final = (10.0, 15.0)
+# Marks that are due in the same fiftieth of a second go together: of ten thousand streams that is
+# a batch of two milliseconds, and less than half of the CPU time, as most of it is waking up.
+_TOGETHER: Final = 0.02
 
 
 class Mark(Enum):
@@ -35,6 +38,8 @@ class Mark(Enum):
     CAUGHT_UP = auto()
     # Nothing matched for a while.
     IDLE = auto()
+    # Of a subscription: somebody else receives. It has no cursor.
+    STANDBY = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +101,14 @@ class FilterStream:
         self._mark_due = 0.0
         self._live = False
         self._caught_up = False
+        self._error: HeadraceError | None = None
+        self._mailbox: Mailbox | None = None
+
+    def fail(self, error: HeadraceError) -> None:
+        """Ends it with an error, as soon as it looks."""
+        self._error = error
+        if self._mailbox is not None:
+            self._mailbox.fail(error)
 
     async def run(self) -> AsyncGenerator[WatchPage, None]:
         """Yields pages as they are to be sent; it ends with an error alone.
@@ -109,14 +122,24 @@ class FilterStream:
         """
         await self._tail.ready()
         with self._routes.of_filter(self._tenant, self._job_filter) as (mailbox, matches):
+            self._mailbox = mailbox
+            if self._error is not None:
+                mailbox.fail(self._error)
             self._meeting = self._tail.settled
             self._place = self._sent = self._meeting if self._after is None else self._after
-            self._mark_due = self._clock() + random.uniform(*self._idle)
+            self._mark_due = self._next_mark()
+            if self._after is not None:
+                self._gauges.resumes += 1
             try:
                 while True:
-                    step = self._present(mailbox) if self._live else self._past(mailbox, matches)
+                    live = self._live
+                    step = self._present(mailbox) if live else self._past(mailbox, matches)
                     for page in await step:
+                        mailbox.sending = self._gauges.since(page.events if live else ())
                         yield page
+                        mailbox.sending = None
+                        if live:
+                            self._gauges.count_sent(page.events)
             except HeadraceError:
                 if self._live:
                     self._place = max(self._place, self._passed(mailbox))
@@ -131,13 +154,18 @@ class FilterStream:
         passed = self._meeting
         if self._place < self._meeting:
             try:
-                page = await self._history.of_all(after=self._place, through=self._meeting)
+                page = await self._history.of_all(
+                    tenant=self._tenant, after=self._place, through=self._meeting
+                )
             except Pruned as pruned:
+                self._gauges.cursors_expired += 1
                 raise CursorExpired(self._write_cursor(pruned.start)) from None
             events = [event for event in page.events if matches(event)]
             if not page.complete and page.end is not None:
                 passed = page.end
         self._live = passed >= self._meeting
+        if self._live:
+            mailbox.behind = None
         return self._pages(events, passed)
 
     async def _present(self, mailbox: Mailbox) -> Sequence[WatchPage]:
@@ -182,5 +210,10 @@ class FilterStream:
 
     def _page(self, mark: Mark, events: Sequence[JobEvent] = ()) -> WatchPage:
         self._sent = self._place
-        self._mark_due = self._clock() + random.uniform(*self._idle)
+        self._mark_due = self._next_mark()
         return WatchPage(events=events, cursor=self._write_cursor(self._place), mark=mark)
+
+    def _next_mark(self) -> float:
+        """When a mark is due if nothing is sent from now on."""
+        due = self._clock() + random.uniform(*self._idle)
+        return due - due % _TOGETHER

@@ -74,6 +74,18 @@ class Routes:
                     if not mailboxes:
                         del self._by_key[key]
 
+    def oldest(self) -> float | None:
+        """When the oldest event happened that a stream has been handed and has not sent.
+
+        It may be asked in any thread.
+
+        Returns:
+            Seconds since 1970 by the database's clock; None when every stream has sent all.
+        """
+        # The copy is one step, which no other thread comes between.
+        moments = [mailbox.oldest for mailbox in list(self._mailboxes)]
+        return min((moment for moment in moments if moment is not None), default=None)
+
     def show(self, events: Iterable[JobEvent]) -> None:
         """Hands over events that have become visible."""
         if not self._by_job:
@@ -91,6 +103,11 @@ class Routes:
                 for mailbox, matches in self._by_key.get(key, _NOBODY).items():
                     if matches(event):
                         mailbox.put(event)
+
+    def overflow(self) -> None:
+        """Sends every open stream back to PostgreSQL."""
+        for mailbox in self._mailboxes:
+            mailbox.overflow()
 
     def fail(self, error: HeadraceError) -> None:
         """Ends every open stream with an error."""

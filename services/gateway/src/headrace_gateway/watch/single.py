@@ -63,10 +63,17 @@ class JobStream:
         """
         await self._tail.ready()
         with self._routes.of_job(self._job_id) as mailbox:
+            if self._last_seq:
+                self._gauges.resumes += 1
             while not self._ended:
-                events = await (self._present(mailbox) if self._live else self._past(mailbox))
+                live = self._live
+                events = await (self._present(mailbox) if live else self._past(mailbox))
                 for packed in pack(events):
+                    mailbox.sending = self._gauges.since(packed if live else ())
                     yield packed
+                    mailbox.sending = None
+                    if live:
+                        self._gauges.count_sent(packed)
 
     async def _past(self, mailbox: Mailbox) -> Sequence[JobEvent]:
         """What PostgreSQL has behind the last event that was sent, a page of it."""
@@ -76,6 +83,8 @@ class JobStream:
         )
         self._last_seq = page.last_seq
         self._live, self._ended = page.complete, page.ended
+        if self._live:
+            mailbox.behind = None
         return page.events
 
     async def _present(self, mailbox: Mailbox) -> Sequence[JobEvent]:

@@ -86,6 +86,10 @@ class Tail:
         self._begun = asyncio.Event()
         # The newest event when the lag was last 0, and when that was.
         self._behind: tuple[int, float] | None = None
+        # The oldest transaction that is open, and since when it has been the oldest.
+        self._held: tuple[int, float] | None = None
+        # Whether it has told of events of another cluster.
+        self._told = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -126,12 +130,18 @@ class Tail:
         """
         async with self._database.transaction() as conn:
             snapshot = await hold_snapshot(conn)
-            if not self._routes:
+            self._gauges.clock.set(snapshot.clock)
+            self._check_origin(snapshot)
+            # After a sleep that was longer than events are kept, some were pruned that were not
+            # handed over. The streams find out which of these they lack.
+            overtaken = snapshot.start > self._window.place
+            if overtaken or not self._routes:
                 seen, place = await read_end(snapshot)
                 # A stream that came meanwhile may have read its past before this snapshot was
                 # taken: from then on every event is for somebody.
-                if not self._routes:
+                if overtaken or not self._routes:
                     self._begin(seen, place)
+                    self._routes.overflow()
                     return self._measure(snapshot)
             await self._show(snapshot)
             more = await self._settle(snapshot)
@@ -173,6 +183,20 @@ class Tail:
         self._routes.settle(window.take(horizon, self._page))
         return window.has_settled(horizon)
 
+    def _check_origin(self, snapshot: Snapshot) -> None:
+        """Tells once of events that cannot be of this cluster: they would never settle."""
+        newest = max(self._window.place[0], 0 if self._seen is None else self._seen.top)
+        if newest < snapshot.next or self._told:
+            return
+        self._told = True
+        _log.error(
+            "database_of_another_cluster",
+            newest_xid=newest,
+            next_xid=snapshot.next,
+            advice="the database was restored from a dump: stop all services of Headrace, run "
+            "`python -m headrace_core migrate` and start them again",
+        )
+
     def _measure(self, snapshot: Snapshot) -> float:
         assert self._seen is not None
         now = asyncio.get_running_loop().time()
@@ -180,12 +204,18 @@ class Tail:
             self._behind = None
         if self._behind is None and self._seen.top >= snapshot.horizon:
             self._behind = (self._seen.top, now)
-        self._gauges.looks += 1
+        if snapshot.horizon == snapshot.next:
+            self._held = None
+        elif self._held is None or self._held[0] != snapshot.horizon:
+            self._held = (snapshot.horizon, now)
+        gauges = self._gauges
+        gauges.looks += 1
+        gauges.last_look = now
+        gauges.held_since = None if self._held is None else self._held[1]
+        gauges.waiting_since = None if self._behind is None else self._behind[1]
         if self._behind is None:
-            self._gauges.settled_lag = 0.0
             return random.uniform(*_INTERVAL)
-        lag = self._gauges.settled_lag = now - self._behind[1]
-        return min(max(lag, _SETTLE[0]), _SETTLE[1])
+        return min(max(now - self._behind[1], _SETTLE[0]), _SETTLE[1])
 
     async def _run(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -194,6 +224,7 @@ class Tail:
             try:
                 wait = await self.run_once()
             except Exception as error:  # noqa: BLE001 - without the tail every stream stands still
+                self._gauges.failures += 1
                 if not failing:
                     _log.warning("tail_failed", exc_info=_unexpected(error))
                 failing = True

@@ -1,0 +1,202 @@
+"""SubscriptionService."""
+
+# ruff: noqa: N802 - the methods bear the contract's names
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import structlog
+
+from headrace.v1 import subscription_service_pb2 as messages
+from headrace.v1 import subscription_service_pb2_grpc
+from headrace_core.domain.errors import CursorExpired, CursorInvalid
+from headrace_core.store.database import Database
+from headrace_core.store.events import Place, hold_snapshot, read_end
+from headrace_core.store.installation import Installation
+from headrace_core.store.subscriptions import (
+    StartsTooEarly,
+    acknowledge,
+    create_subscription,
+    delete_subscription,
+    get_subscription,
+)
+from headrace_core.wake import Topic, Waker
+from headrace_gateway.convert import WATCH_MARKS, event_messages, subscription_message
+from headrace_gateway.fields import (
+    Violations,
+    read_consumer,
+    read_encoding,
+    read_page_size,
+    read_stored_filter,
+)
+from headrace_gateway.interceptors import Context
+from headrace_gateway.job_filter import write_filter
+from headrace_gateway.pages import read_subscription_page
+from headrace_gateway.tenant import tenant_of
+from headrace_gateway.tokens import (
+    decode_cursor,
+    decode_name_token,
+    decode_subscription_cursor,
+    encode_cursor,
+    encode_name_token,
+)
+from headrace_gateway.validate import check_subscription_name
+from headrace_gateway.watch import Watch
+
+_log = structlog.get_logger()
+
+
+class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServicer):
+    """Keeps named subscriptions, streams them and takes their acknowledgements.
+
+    Args:
+        database: where subscriptions are.
+        installation: signs cursors and page tokens.
+        waker: is rung when a subscription is deleted.
+        watch: streams them.
+        max_subscriptions: how many a tenant may have.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        installation: Installation,
+        waker: Waker,
+        watch: Watch,
+        max_subscriptions: int,
+    ) -> None:
+        self._database = database
+        self._installation = installation
+        self._waker = waker
+        self._watch = watch
+        self._max_subscriptions = max_subscriptions
+
+    async def CreateSubscription(
+        self, request: messages.CreateSubscriptionRequest, context: Context
+    ) -> messages.CreateSubscriptionResponse:
+        """Creates a subscription, or finds it."""
+        tenant = tenant_of(context)
+        found = Violations()
+        check_subscription_name(request.name, found)
+        job_filter = read_stored_filter(request.filter, found)
+        after: Place | None = None
+        if request.cursor:
+            try:
+                after = decode_cursor(self._installation, tenant, request.cursor)
+            except CursorInvalid as error:
+                if not found:
+                    raise
+                found.extend(error.violations)
+        found.check()
+        async with self._database.transaction() as conn:
+            _, end = await read_end(await hold_snapshot(conn))
+        try:
+            async with self._database.transaction() as conn:
+                subscription, created = await create_subscription(
+                    conn,
+                    tenant=tenant,
+                    name=request.name,
+                    job_filter=write_filter(job_filter),
+                    after=after,
+                    end=end,
+                    maximum=self._max_subscriptions,
+                )
+        except StartsTooEarly as early:
+            raise CursorExpired(encode_cursor(self._installation, tenant, *early.start)) from None
+        if created:
+            _log.info("subscription_created", subscription=request.name)
+        return messages.CreateSubscriptionResponse(
+            subscription=subscription_message(subscription), created=created
+        )
+
+    async def GetSubscription(
+        self, request: messages.GetSubscriptionRequest, context: Context
+    ) -> messages.GetSubscriptionResponse:
+        """A subscription as it is now."""
+        _check_name(request.name)
+        async with self._database.transaction() as conn:
+            subscription = await get_subscription(
+                conn, tenant=tenant_of(context), name=request.name
+            )
+        return messages.GetSubscriptionResponse(subscription=subscription_message(subscription))
+
+    async def ListSubscriptions(
+        self, request: messages.ListSubscriptionsRequest, context: Context
+    ) -> messages.ListSubscriptionsResponse:
+        """A page of subscriptions."""
+        tenant = tenant_of(context)
+        found = Violations()
+        page_size = read_page_size(request.page_size, found)
+        found.check()
+        after = decode_name_token(self._installation, tenant, request.page_token)
+        subscriptions, last = await read_subscription_page(
+            self._database, tenant=tenant, after=after, page_size=page_size
+        )
+        return messages.ListSubscriptionsResponse(
+            subscriptions=subscriptions,
+            next_page_token=encode_name_token(self._installation, tenant, last) if last else "",
+        )
+
+    async def DeleteSubscription(
+        self, request: messages.DeleteSubscriptionRequest, context: Context
+    ) -> messages.DeleteSubscriptionResponse:
+        """Deletes a subscription; its watches end."""
+        _check_name(request.name)
+        async with self._database.transaction() as conn:
+            await delete_subscription(conn, tenant=tenant_of(context), name=request.name)
+        self._waker.ring(Topic.SUBSCRIPTIONS)
+        _log.info("subscription_deleted", subscription=request.name)
+        return messages.DeleteSubscriptionResponse()
+
+    async def WatchSubscription(
+        self, request: messages.WatchSubscriptionRequest, context: Context
+    ) -> AsyncGenerator[messages.WatchSubscriptionResponse, None]:
+        """What is not acknowledged, then each event as it settles."""
+        tenant = tenant_of(context)
+        found = Violations()
+        check_subscription_name(request.name, found)
+        consumer = read_consumer(request.consumer, found)
+        encoding = read_encoding(request.data_encoding, found)
+        found.check()
+        stream = self._watch.watch_subscription(tenant, request.name, consumer)
+        async with aclosing(stream) as pages:
+            async for page in pages:
+                yield messages.WatchSubscriptionResponse(
+                    events=event_messages(page.events, encoding),
+                    cursor=page.cursor,
+                    mark=WATCH_MARKS[page.mark],
+                )
+
+    async def AckSubscription(
+        self, request: messages.AckSubscriptionRequest, context: Context
+    ) -> messages.AckSubscriptionResponse:
+        """Acknowledges everything up to a cursor."""
+        tenant = tenant_of(context)
+        found = Violations()
+        check_subscription_name(request.name, found)
+        try:
+            cursor = decode_subscription_cursor(self._installation, tenant, request.cursor)
+        except CursorInvalid as error:
+            if not found:
+                raise
+            found.extend(error.violations)
+        found.check()
+        async with self._database.transaction() as conn:
+            await acknowledge(
+                conn,
+                tenant=tenant,
+                name=request.name,
+                subscription_id=cursor.subscription_id,
+                epoch=cursor.epoch,
+                place=(cursor.xid, cursor.position),
+            )
+        return messages.AckSubscriptionResponse()
+
+
+def _check_name(name: str) -> None:
+    found = Violations()
+    check_subscription_name(name, found)
+    found.check()

@@ -1,0 +1,312 @@
+"""What a gateway's metrics mean, scraped over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import grpc.aio
+import pytest
+
+from headrace.v1.data_pb2 import Data
+from headrace.v1.job_pb2 import JobSpec
+from headrace.v1.job_service_pb2 import (
+    WATCH_MARK_CAUGHT_UP,
+    SubmitJobRequest,
+    WatchJobRequest,
+    WatchJobsRequest,
+)
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace.v1.subscription_service_pb2 import (
+    CreateSubscriptionRequest,
+    WatchSubscriptionRequest,
+)
+from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_gateway.server import Gateway
+from support.gateway import TIMEOUT, PlayedWorker
+from support.scraping import Scrape, scrape, scrape_until
+from support.watching import foreign_transaction
+
+SPEC = JobSpec(type="square_sum", payload=Data(json=b'{"data": [1, 2, 3]}'))
+OUTPUT = '"' + 60_000 * "x" + '"'
+
+SENT = "headrace_stream_commit_to_sent_seconds"
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(
+        update={"gateway_metrics_address": "127.0.0.1:0", "stream_queue_events": 5}
+    )
+
+
+@pytest.fixture
+async def slow(gateway: Gateway) -> AsyncIterator[JobServiceStub]:
+    """Calls over a connection with a small window, which a reader that stays away fills."""
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
+    target = f"127.0.0.1:{gateway.port}"
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
+        yield JobServiceStub(channel)
+
+
+@pytest.fixture
+async def job_id(worker: PlayedWorker, jobs: JobServiceStub) -> str:
+    """A job that waits."""
+    return (await jobs.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
+
+
+async def read(call: Any) -> Any:
+    async with asyncio.timeout(TIMEOUT):
+        return await call.read()
+
+
+async def live(call: Any) -> str:
+    """Waits until a stream of many jobs follows; its cursor."""
+    response = await read(call)
+    while response.mark != WATCH_MARK_CAUGHT_UP:
+        response = await read(call)
+    return str(response.cursor)
+
+
+def streams(samples: Scrape) -> dict[str, float]:
+    kinds = ("job", "jobs", "subscription", "standby")
+    return {kind: samples[f'headrace_streams{{kind="{kind}"}}'] for kind in kinds}
+
+
+async def test_streams_are_counted_by_kind(gateway: Gateway, jobs: JobServiceStub, job_id: str):
+    before = await scrape(gateway.metrics_port)
+    assert streams(before) == {"job": 0, "jobs": 0, "subscription": 0, "standby": 0}
+    calls: list[Any] = [jobs.WatchJobs(WatchJobsRequest()) for _ in range(2)]
+    for call in calls:
+        await live(call)
+    calls.append(jobs.WatchJob(WatchJobRequest(job_id=job_id)))
+    await read(calls[-1])
+    assert streams(await scrape(gateway.metrics_port)) == {
+        "job": 1,
+        "jobs": 2,
+        "subscription": 0,
+        "standby": 0,
+    }
+    for call in calls:
+        call.cancel()
+    await scrape_until(gateway.metrics_port, lambda samples: not any(streams(samples).values()))
+
+
+async def test_of_the_consumers_of_a_subscription_one_receives_and_the_others_stand_by(
+    gateway: Gateway, channel: grpc.aio.Channel
+):
+    subscriptions = SubscriptionServiceStub(channel)
+    await subscriptions.CreateSubscription(CreateSubscriptionRequest(name="billing"))
+    calls = [
+        subscriptions.WatchSubscription(WatchSubscriptionRequest(name="billing", consumer=consumer))
+        for consumer in ("one", "two")
+    ]
+    await live(calls[0])
+    samples = await scrape_until(
+        gateway.metrics_port, lambda samples: streams(samples)["standby"] == 1
+    )
+    assert streams(samples) == {"job": 0, "jobs": 0, "subscription": 1, "standby": 1}
+    for call in calls:
+        call.cancel()
+    await scrape_until(gateway.metrics_port, lambda samples: not any(streams(samples).values()))
+
+
+async def test_live_events_are_timed_from_their_commit_to_their_sending_and_the_past_is_not(
+    gateway: Gateway, jobs: JobServiceStub, worker: PlayedWorker, job_id: str
+):
+    call = jobs.WatchJob(WatchJobRequest(job_id=job_id))
+    assert len((await read(call)).events) == 1
+    assert (await scrape(gateway.metrics_port))[f"{SENT}_count"] == 0
+    await worker.start_job(job_id)
+    await worker.report(job_id, output="1")
+    seen = 1
+    while seen < 3:
+        seen += len((await read(call)).events)
+    samples = await scrape_until(
+        gateway.metrics_port, lambda samples: samples[f"{SENT}_count"] == 2
+    )
+    # The look that found them came within a second, and no clock is far off.
+    assert 0 < samples[f"{SENT}_sum"] < 5
+    assert samples[f'{SENT}_bucket{{le="5.0"}}'] == 2
+    assert samples[f'{SENT}_bucket{{le="+Inf"}}'] == 2
+    call.cancel()
+
+
+async def test_resumed_streams_are_counted(gateway: Gateway, jobs: JobServiceStub, job_id: str):
+    begun = jobs.WatchJobs(WatchJobsRequest())
+    cursor = await live(begun)
+    whole = jobs.WatchJob(WatchJobRequest(job_id=job_id))
+    await read(whole)
+    assert (await scrape(gateway.metrics_port))["headrace_stream_resumes_total"] == 0
+    resumed = jobs.WatchJobs(WatchJobsRequest(cursor=cursor))
+    await live(resumed)
+    behind = jobs.WatchJob(WatchJobRequest(job_id=job_id, after_seq=1))
+    samples = await scrape_until(
+        gateway.metrics_port, lambda samples: samples["headrace_stream_resumes_total"] == 2
+    )
+    assert samples["headrace_stream_gaps_total"] == 0
+    for call in (begun, whole, resumed, behind):
+        call.cancel()
+
+
+async def test_a_reader_that_stays_away_shows_as_lag_that_grows_and_ends_when_it_is_back(
+    gateway: Gateway,
+    jobs: JobServiceStub,
+    slow: JobServiceStub,
+    worker: PlayedWorker,
+    job_id: str,
+):
+    port = gateway.metrics_port
+    reading, away = jobs.WatchJobs(WatchJobsRequest()), slow.WatchJobs(WatchJobsRequest())
+    for call in (reading, away):
+        await live(call)
+    await worker.start_job(job_id)
+    # The window, the messages that the stream has packed, its mailbox, and some more.
+    for _ in range(24):
+        await worker.report(job_id, output=OUTPUT)
+    samples = await scrape_until(port, lambda samples: samples["headrace_stream_lag_seconds"] > 0.3)
+    lag = samples["headrace_stream_lag_seconds"]
+    later = await scrape_until(port, lambda samples: samples["headrace_stream_lag_seconds"] > 0.6)
+    assert later["headrace_stream_lag_seconds"] > lag
+    assert later["headrace_stream_slow_consumers_total"] == 0
+    for call in (reading, away):
+        while not any(event.seq == 26 for event in (await read(call)).events):
+            pass
+    # Its mailbox was too small for what it missed.
+    await scrape_until(
+        port,
+        lambda samples: (
+            samples["headrace_stream_lag_seconds"] == 0
+            and samples["headrace_stream_catch_ups_total"] >= 1
+        ),
+    )
+    for call in (reading, away):
+        call.cancel()
+
+
+async def test_a_foreign_transaction_raises_the_settled_lag_until_it_ends(
+    gateway: Gateway, jobs: JobServiceStub, worker: PlayedWorker, database: Database
+):
+    port = gateway.metrics_port
+    call = jobs.WatchJobs(WatchJobsRequest())
+    await live(call)
+    async with foreign_transaction(database):
+        # It shows before an event waits for it, once anybody else has written anything.
+        await PlayedWorker(database).register()
+        held = await scrape_until(
+            port, lambda samples: samples["headrace_open_transaction_seconds"] > 0.2
+        )
+        assert held["headrace_settled_lag_seconds"] == 0
+        job_id = (await jobs.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
+        raised = await scrape_until(
+            port, lambda samples: samples["headrace_settled_lag_seconds"] > 0.2
+        )
+        # It goes on to rise while nothing happens.
+        await scrape_until(
+            port,
+            lambda samples: (
+                samples["headrace_settled_lag_seconds"]
+                > raised["headrace_settled_lag_seconds"] + 0.2
+            ),
+        )
+        # Nobody has been handed the event, so no stream is slow; those of one job have it.
+        assert len((await read(jobs.WatchJob(WatchJobRequest(job_id=job_id)))).events) == 1
+        assert (await scrape(port))["headrace_stream_lag_seconds"] == 0
+    assert len((await read(call)).events) == 1
+    await scrape_until(
+        port,
+        lambda samples: (
+            samples["headrace_settled_lag_seconds"] == 0
+            and samples["headrace_open_transaction_seconds"] < 0.1
+        ),
+    )
+    call.cancel()
+
+
+async def test_the_tail_tells_of_its_looks(
+    gateway: Gateway, jobs: JobServiceStub, worker: PlayedWorker
+):
+    port = gateway.metrics_port
+    call = jobs.WatchJobs(WatchJobsRequest())
+    await live(call)
+    before = await scrape(port)
+    await jobs.SubmitJob(SubmitJobRequest(job=SPEC))
+    await read(call)
+    after = await scrape_until(
+        port,
+        lambda samples: samples["headrace_tail_looks_total"] > before["headrace_tail_looks_total"],
+    )
+    assert after["headrace_tail_events_total"] == before["headrace_tail_events_total"] + 1
+    assert after["headrace_tail_failures_total"] == 0
+    assert after["headrace_tail_last_look_seconds"] < 5
+    call.cancel()
+
+
+async def test_what_clients_send_makes_no_new_series(
+    gateway: Gateway, channel: grpc.aio.Channel, jobs: JobServiceStub, job_id: str
+):
+    before = set(await scrape(gateway.metrics_port))
+    for name in ("a", "b"):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await channel.unary_unary(f"/headrace.v1.JobService/{name}")(b"")
+        call = jobs.WatchJob(
+            WatchJobRequest(job_id=job_id), metadata=(("user-agent", name), ("x-request-id", name))
+        )
+        await read(call)
+        call.cancel()
+    assert set(await scrape(gateway.metrics_port)) == before
+
+
+async def test_the_process_is_measured_as_well(gateway: Gateway):
+    samples = await scrape(gateway.metrics_port)
+    assert samples["process_resident_memory_bytes"] > 1_000_000
+    assert samples["process_open_fds"] > 3
+
+
+async def test_two_gateways_in_one_process_count_apart(
+    gateway: Gateway, jobs: JobServiceStub, settings: Settings
+):
+    other = Gateway(settings)
+    await other.start()
+    try:
+        call = jobs.WatchJobs(WatchJobsRequest())
+        await live(call)
+        assert streams(await scrape(gateway.metrics_port))["jobs"] == 1
+        assert streams(await scrape(other.metrics_port))["jobs"] == 0
+        call.cancel()
+    finally:
+        await other.stop()
+
+
+async def test_nothing_but_metrics_is_served_and_nothing_is_left_after_the_stop(
+    settings: Settings, database: Database
+):
+    gateway = Gateway(settings)
+    await gateway.start()
+    port = gateway.metrics_port
+    try:
+        with pytest.raises(HTTPError, match="404"):
+            await asyncio.to_thread(urlopen, f"http://127.0.0.1:{port}/", timeout=10)
+        # Who connects and says nothing holds up neither the next one nor the stop.
+        _, idle = await asyncio.open_connection("127.0.0.1", port)
+        await scrape(port)
+    finally:
+        async with asyncio.timeout(10):
+            await gateway.stop()
+    idle.close()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_without_an_address_nothing_is_served(settings: Settings, database: Database):
+    gateway = Gateway(settings.model_copy(update={"gateway_metrics_address": ""}))
+    await gateway.start()
+    try:
+        assert gateway.metrics_port == 0
+    finally:
+        await gateway.stop()

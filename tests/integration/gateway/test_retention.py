@@ -1,0 +1,174 @@
+"""What a client meets once old jobs are pruned: a clear end, and the cursor to go on from."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+
+from headrace.v1.job_pb2 import JobSpec
+from headrace.v1.job_service_pb2 import (
+    WATCH_MARK_CAUGHT_UP,
+    CancelJobRequest,
+    GetJobRequest,
+    ListJobsRequest,
+    SubmitAndWatchRequest,
+    SubmitJobRequest,
+    WatchJobRequest,
+    WatchJobsRequest,
+)
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.store.database import Database
+from headrace_core.store.installation import Installation, read_installation
+from headrace_gateway.tokens import decode_cursor, encode_cursor
+from support.gateway import TIMEOUT, refused
+from support.retention import prune
+
+EXPIRED = (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
+INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
+
+
+async def read(call: Any) -> Any:
+    async with asyncio.timeout(TIMEOUT):
+        return await call.read()
+
+
+async def submitted(jobs: JobServiceStub, count: int = 1) -> list[str]:
+    spec = JobSpec(type="email", queue="mail")
+    return [(await jobs.SubmitJob(SubmitJobRequest(job=spec))).job.id for _ in range(count)]
+
+
+async def cancel(jobs: JobServiceStub, *ids: str) -> None:
+    for job_id in ids:
+        await jobs.CancelJob(CancelJobRequest(job_id=job_id))
+
+
+async def past(jobs: JobServiceStub, cursor: str = "") -> tuple[list[tuple[str, int]], list[str]]:
+    """The events behind a cursor that have happened by now, and the cursors on the way."""
+    call = jobs.WatchJobs(WatchJobsRequest(cursor=cursor))
+    events, cursors = [], []
+    while True:
+        response = await read(call)
+        events += [(event.job_id, event.seq) for event in response.events]
+        cursors.append(response.cursor)
+        if response.mark == WATCH_MARK_CAUGHT_UP:
+            call.cancel()
+            return events, cursors
+
+
+@pytest.fixture
+async def installation(database: Database) -> Installation:
+    async with database.transaction() as connection:
+        return await read_installation(connection)
+
+
+async def test_a_watch_with_an_old_cursor_is_told_from_where_to_go_on(
+    jobs: JobServiceStub, database: Database
+):
+    _, (begin,) = await past(jobs)
+    old = await submitted(jobs, 3)
+    (kept,) = await submitted(jobs)
+    await cancel(jobs, *old)
+    (young,) = await submitted(jobs)
+    # Once these are there the gateway has settled them.
+    follower = jobs.WatchJobs(WatchJobsRequest(cursor=begin))
+    seen: list[Any] = []
+    while len(seen) < 8:
+        seen += (await read(follower)).events
+    follower.cancel()
+    assert (await prune(database)).jobs == 3
+
+    error = await refused(read(jobs.WatchJobs(WatchJobsRequest(cursor=begin))))
+    assert (error.code, error.reason) == EXPIRED
+    assert set(error.metadata) == {"oldest_cursor"}
+    oldest = error.metadata["oldest_cursor"]
+    events, _ = await past(jobs, oldest)
+    # What is kept and stands behind the start is all there.
+    assert events == [(young, 1)]
+    assert (await jobs.GetJob(GetJobRequest(job_id=kept))).job.id == kept
+
+
+async def test_the_start_itself_is_not_too_old(
+    jobs: JobServiceStub, database: Database, installation: Installation
+):
+    _, (begin,) = await past(jobs)
+    (old,) = await submitted(jobs)
+    await cancel(jobs, old)
+    await submitted(jobs, 2)
+    assert (await prune(database)).jobs == 1
+    error = await refused(read(jobs.WatchJobs(WatchJobsRequest(cursor=begin))))
+    start = decode_cursor(installation, DEFAULT_TENANT, error.metadata["oldest_cursor"])
+    at = encode_cursor(installation, DEFAULT_TENANT, *start)
+    assert at == error.metadata["oldest_cursor"]
+    assert len((await past(jobs, at))[0]) == 2
+    just_before = encode_cursor(installation, DEFAULT_TENANT, start[0], start[1] - 1)
+    error = await refused(read(jobs.WatchJobs(WatchJobsRequest(cursor=just_before))))
+    assert (error.code, error.reason) == EXPIRED
+    assert error.metadata["oldest_cursor"] == at
+
+
+async def test_what_is_no_cursor_of_this_database_is_invalid_and_not_old(
+    jobs: JobServiceStub, database: Database, installation: Installation
+):
+    (old,) = await submitted(jobs)
+    await cancel(jobs, old)
+    assert (await prune(database)).jobs == 1
+    elsewhere = Installation(id=uuid4(), secret=installation.secret)
+    forger = Installation(id=installation.id, secret=bytes(32))
+    good = encode_cursor(installation, DEFAULT_TENANT, 1, 1)
+    error = await refused(read(jobs.WatchJobs(WatchJobsRequest(cursor=good))))
+    assert (error.code, error.reason) == EXPIRED
+    for cursor in (
+        encode_cursor(elsewhere, DEFAULT_TENANT, 1, 1),
+        encode_cursor(forger, DEFAULT_TENANT, 1, 1),
+        encode_cursor(installation, "other", 1, 1),
+        good[:-1],
+        good[:5] + ("A" if good[5] != "A" else "B") + good[6:],
+        "no cursor at all",
+    ):
+        error = await refused(read(jobs.WatchJobs(WatchJobsRequest(cursor=cursor))))
+        assert (error.code, error.reason) == INVALID
+
+
+async def test_a_job_that_was_pruned_is_not_found(jobs: JobServiceStub, database: Database):
+    (old,) = await submitted(jobs)
+    await cancel(jobs, old)
+    assert (await prune(database)).jobs == 1
+    for call in (
+        jobs.GetJob(GetJobRequest(job_id=old)),
+        read(jobs.WatchJob(WatchJobRequest(job_id=old))),
+        read(jobs.WatchJob(WatchJobRequest(job_id=old, after_seq=2))),
+        jobs.CancelJob(CancelJobRequest(job_id=old)),
+    ):
+        error = await refused(call)
+        assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
+
+
+async def test_a_request_id_outlives_its_job_by_nothing(jobs: JobServiceStub, database: Database):
+    request = SubmitAndWatchRequest(job=JobSpec(type="email", queue="mail"), request_id="order-17")
+    first = (await read(jobs.SubmitAndWatch(request))).job.id
+    assert (await read(jobs.SubmitAndWatch(request))).job.id == first
+    await cancel(jobs, first)
+    assert (await prune(database)).jobs == 1
+    assert (await read(jobs.SubmitAndWatch(request))).job.id != first
+
+
+async def test_the_pages_of_a_list_stay_as_they_are_while_jobs_go(
+    jobs: JobServiceStub, database: Database
+):
+    ids = await submitted(jobs, 6)
+    first = await jobs.ListJobs(ListJobsRequest(page_size=2))
+    assert [job.id for job in first.jobs] == ids[:-3:-1]
+    # The last one of the page, the next one and the oldest one go.
+    await cancel(jobs, ids[4], ids[3], ids[0])
+    assert (await prune(database)).jobs == 3
+    rest, token = [], first.next_page_token
+    while token:
+        page = await jobs.ListJobs(ListJobsRequest(page_size=1, page_token=token))
+        rest += [job.id for job in page.jobs]
+        token = page.next_page_token
+    assert rest == [ids[2], ids[1]]

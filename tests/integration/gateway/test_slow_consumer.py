@@ -1,0 +1,283 @@
+"""Readers that stay away from their streams, and those beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc.aio import EOF
+
+from headrace.v1.data_pb2 import DATA_ENCODING_JSON, Data
+from headrace.v1.job_pb2 import JobSpec
+from headrace.v1.job_service_pb2 import (
+    WATCH_MARK_CAUGHT_UP,
+    GetStatsRequest,
+    SubmitAndWatchRequest,
+    SubmitJobRequest,
+    WatchJobRequest,
+    WatchJobsRequest,
+)
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace_core.settings import Settings
+from headrace_gateway.server import Gateway
+from support.gateway import TIMEOUT, PlayedWorker, read_error
+from support.until import until
+
+# How long a reader may stay away here, in seconds.
+PATIENCE = 0.5
+
+# A client whose window does not grow with what it could take.
+SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
+
+# As much as an output may be; a few of them fill the window and gRPC's own buffer.
+OUTPUT = '"' + 60_000 * "x" + '"'
+OUTPUTS = 12
+
+# A stream of all jobs that begins behind these events may show them still.
+BEGUN = {1, 2}
+
+SPEC = JobSpec(type="square_sum", payload=Data(json=b'{"data": [1, 2, 3]}'))
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"stream_patience": PATIENCE, "stream_queue_events": 5})
+
+
+@pytest.fixture
+async def slow(gateway: Gateway) -> AsyncIterator[JobServiceStub]:
+    """Calls over a connection with a small window."""
+    target = f"127.0.0.1:{gateway.port}"
+    async with grpc.aio.insecure_channel(target, options=SMALL_WINDOW) as channel:
+        yield JobServiceStub(channel)
+
+
+@pytest.fixture
+async def job_id(worker: PlayedWorker, jobs: JobServiceStub) -> str:
+    """A job that runs."""
+    job_id = (await jobs.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
+    await worker.start_job(job_id)
+    return job_id
+
+
+def watch_jobs(stub: JobServiceStub, cursor: str = "") -> Any:
+    return stub.WatchJobs(WatchJobsRequest(cursor=cursor, data_encoding=DATA_ENCODING_JSON))
+
+
+def watch_job(stub: JobServiceStub, job_id: str, after_seq: int = 0) -> Any:
+    return stub.WatchJob(
+        WatchJobRequest(job_id=job_id, after_seq=after_seq, data_encoding=DATA_ENCODING_JSON)
+    )
+
+
+async def live(call: Any) -> None:
+    """Waits until a stream of many jobs follows, and has sent what began the job."""
+    async with asyncio.timeout(TIMEOUT):
+        response = await call.read()
+        while response.mark != WATCH_MARK_CAUGHT_UP:
+            response = await call.read()
+
+
+async def read_seqs(call: Any, *, through: int) -> list[int]:
+    """The numbers of the events up to the one with a number."""
+    seqs: list[int] = []
+    async with asyncio.timeout(TIMEOUT):
+        while not seqs or seqs[-1] < through:
+            response = await call.read()
+            assert response is not EOF
+            seqs += [event.seq for event in response.events]
+    return seqs
+
+
+async def read_rest(call: Any) -> tuple[list[int], grpc.aio.AioRpcError]:
+    """The numbers of the events that still come, and the error behind them."""
+    seqs: list[int] = []
+    async with asyncio.timeout(TIMEOUT):
+        try:
+            while True:
+                response = await call.read()
+                assert response is not EOF
+                seqs += [event.seq for event in response.events]
+        except grpc.aio.AioRpcError as error:
+            return seqs, error
+
+
+async def emit(worker: PlayedWorker, job_id: str, count: int = OUTPUTS) -> None:
+    for _ in range(count):
+        await worker.report(job_id, output=OUTPUT)
+
+
+async def is_ended(gateway: Gateway, *, slow_consumers: int = 0, resets: int = 0) -> None:
+    await until(
+        lambda: (gateway.gauges.slow_consumers, gateway.gauges.resets) == (slow_consumers, resets)
+    )
+
+
+def keepers() -> int:
+    """How many calls grpc.aio keeps."""
+    return sum(task.get_name() == "rpc_task" for task in asyncio.all_tasks())
+
+
+async def test_who_does_not_read_is_told_where_to_resume(
+    gateway: Gateway,
+    jobs: JobServiceStub,
+    slow: JobServiceStub,
+    worker: PlayedWorker,
+    job_id: str,
+):
+    away, reading = watch_jobs(slow), watch_jobs(jobs)
+    for call in (away, reading):
+        await live(call)
+    last = 2 + OUTPUTS
+    read = asyncio.create_task(read_seqs(reading, through=last))
+    await emit(worker, job_id)
+    # The one that reads has all of it, while the other blocks.
+    assert set(await read) - BEGUN == set(range(3, last + 1))
+    await is_ended(gateway, slow_consumers=1)
+    assert gateway.gauges.filter_streams == 1
+    seen, error = await read_rest(away)
+    refused = read_error(error)
+    assert (refused.code, refused.reason) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "SLOW_CONSUMER",
+    )
+    assert "0.5 s" in refused.message
+    assert seen
+    assert last not in seen
+    resumed = await read_seqs(watch_jobs(slow, refused.metadata["cursor"]), through=last)
+    # Nothing is missing between them, and what comes again is what the reader had read late.
+    assert resumed[0] <= seen[-1] + 1
+    assert sorted({*seen, *resumed} - BEGUN) == list(range(3, last + 1))
+    assert not reading.done()
+    reading.cancel()
+
+
+@pytest.mark.parametrize("begun", [0, 2])
+async def test_a_stream_of_one_job_is_resumed_by_number(
+    gateway: Gateway, slow: JobServiceStub, worker: PlayedWorker, job_id: str, begun: int
+):
+    away = watch_job(slow, job_id, begun)
+    await emit(worker, job_id)
+    await is_ended(gateway, slow_consumers=1)
+    seen, error = await read_rest(away)
+    refused = read_error(error)
+    assert refused.reason == "SLOW_CONSUMER"
+    after_seq = int(refused.metadata["after_seq"])
+    assert begun <= after_seq <= seen[-1]
+    assert seen == list(range(begun + 1, seen[-1] + 1))
+    last = 2 + OUTPUTS
+    resumed = await read_seqs(watch_job(slow, job_id, after_seq), through=last)
+    assert resumed == list(range(after_seq + 1, last + 1))
+
+
+async def test_a_submit_that_is_watched_is_resumed_by_number(
+    gateway: Gateway, slow: JobServiceStub, worker: PlayedWorker
+):
+    def follow(after_seq: int) -> Any:
+        return slow.SubmitAndWatch(
+            SubmitAndWatchRequest(
+                job=SPEC, request_id="a", after_seq=after_seq, data_encoding=DATA_ENCODING_JSON
+            )
+        )
+
+    away = follow(0)
+    async with asyncio.timeout(TIMEOUT):
+        job_id = (await away.read()).job.id
+    await worker.start_job(job_id)
+    await emit(worker, job_id)
+    await is_ended(gateway, slow_consumers=1)
+    seen, error = await read_rest(away)
+    after_seq = int(read_error(error).metadata["after_seq"])
+    resumed = await read_seqs(follow(after_seq), through=2 + OUTPUTS)
+    assert sorted({*seen, *resumed}) == list(range(1, 3 + OUTPUTS))
+
+
+async def test_who_never_comes_back_leaves_nothing_behind(
+    gateway: Gateway,
+    slow: JobServiceStub,
+    worker: PlayedWorker,
+    job_id: str,
+):
+    """Its calls are reset, and those beside them on the same connection go on."""
+    away = [watch_jobs(slow) for _ in range(3)]
+    beside = watch_job(slow, job_id, 2)
+    for call in away:
+        await live(call)
+    last = 2 + OUTPUTS
+    read = asyncio.create_task(read_seqs(beside, through=last))
+    await emit(worker, job_id)
+    assert await read == list(range(3, last + 1))
+    await is_ended(gateway, slow_consumers=3, resets=3)
+    # What is left is the stream beside them. grpc.aio holds on to the newest call until another
+    # one comes.
+    await until(lambda: keepers() == 1)
+    await slow.GetStats(GetStatsRequest(), timeout=TIMEOUT)
+    for call in away:
+        _, error = await read_rest(call)
+        assert error.code() is grpc.StatusCode.CANCELLED
+    await worker.succeed(job_id)
+    assert await read_seqs(beside, through=last + 1) == [last + 1]
+    async with asyncio.timeout(TIMEOUT):
+        assert await beside.read() is EOF
+
+
+async def test_who_goes_away_instead_is_no_slow_consumer(
+    gateway: Gateway,
+    slow: JobServiceStub,
+    worker: PlayedWorker,
+    job_id: str,
+    caplog: pytest.LogCaptureFixture,
+):
+    away = [watch_jobs(slow), watch_job(slow, job_id)]
+    await live(away[0])
+    await emit(worker, job_id)
+    # All has been handed over, and their streams write what does not fit.
+    await until(lambda: gateway.gauges.events >= OUTPUTS)
+    await until(lambda: gateway.gauges.job_streams == gateway.gauges.filter_streams == 1)
+    with caplog.at_level(logging.WARNING):
+        for call in away:
+            call.cancel()
+        await until(lambda: keepers() == 0)
+    assert gateway.gauges.filter_streams == gateway.gauges.job_streams == 0
+    assert gateway.gauges.slow_consumers == gateway.gauges.resets == 0
+    assert caplog.records == []
+
+
+async def test_a_reader_that_is_slow_but_reads_is_served(
+    gateway: Gateway, slow: JobServiceStub, worker: PlayedWorker, job_id: str
+):
+    """It takes longer than the patience for all, and less for each message."""
+    call = watch_jobs(slow)
+    await live(call)
+    await emit(worker, job_id)
+    seqs: list[int] = []
+    while seqs[-1:] != [2 + OUTPUTS]:
+        await asyncio.sleep(PATIENCE / 5)
+        async with asyncio.timeout(TIMEOUT):
+            seqs += [event.seq for event in (await call.read()).events]
+    assert gateway.gauges.slow_consumers == 0
+    call.cancel()
+
+
+async def test_a_stop_does_not_wait_for_who_does_not_read(
+    settings: Settings, worker: PlayedWorker, database: Any
+):
+    patient = settings.model_copy(update={"stream_patience": 60.0, "shutdown_grace": 0.5})
+    gateway = Gateway(patient)
+    await gateway.start()
+    async with grpc.aio.insecure_channel(
+        f"127.0.0.1:{gateway.port}", options=SMALL_WINDOW
+    ) as channel:
+        stub = JobServiceStub(channel)
+        job_id = (await stub.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
+        await worker.start_job(job_id)
+        away = watch_jobs(stub)
+        await live(away)
+        await emit(worker, job_id)
+        async with asyncio.timeout(patient.shutdown_grace + 3):
+            await gateway.stop()

@@ -1,0 +1,210 @@
+"""The Python client's watches and subscriptions, over real gateways."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+
+from headrace import Client, CursorExpired, JobEvent, SubscriptionTaken, SyncClient, _gateways
+from headrace._following import Following
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_gateway.server import Gateway
+from support.gateway import TIMEOUT, PlayedWorker
+from support.retention import prune
+from support.until import until
+
+PAYLOAD = {"data": [1, 2, 3]}
+# A connection whose window does not grow with what could be taken, and as much as an output may be:
+# a few of them fill the window and gRPC's own buffer.
+SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
+OUTPUT = '"' + 60_000 * "x" + '"'
+OUTPUTS = 12
+
+
+@pytest.fixture
+async def other_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+    gateway = Gateway(settings)
+    await gateway.start()
+    yield gateway
+    await gateway.stop()
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[Client]:
+    async with Client(target(gateway)) as client:
+        yield client
+
+
+@pytest.fixture
+def patience() -> float:
+    """How long a reader may stay away here, in seconds."""
+    return 60.0
+
+
+@pytest.fixture
+def settings(settings: Settings, patience: float) -> Settings:
+    return settings.model_copy(update={"stream_patience": patience, "stream_queue_events": 5})
+
+
+def target(gateway: Gateway) -> str:
+    return f"127.0.0.1:{gateway.port}"
+
+
+def names(events: Iterable[JobEvent]) -> list[tuple[str, int]]:
+    return [(event.job_id, event.seq) for event in events]
+
+
+async def take(events: Following, count: int) -> list[JobEvent]:
+    async with asyncio.timeout(TIMEOUT):
+        return [await anext(events) for _ in range(count)]
+
+
+async def test_what_is_acknowledged_never_comes_again(client: Client, worker: PlayedWorker):
+    created = await client.create_subscription("billing", queues=["math"])
+    assert created.created
+    await client.submit("square_sum", PAYLOAD, queue="other")
+    job = await client.submit("square_sum", PAYLOAD)
+    async with client.subscribe("billing") as events:
+        assert names(await take(events, 1)) == [(job.id, 1)]
+        await worker.start_job(job.id)
+        assert names(await take(events, 1)) == [(job.id, 2)]
+    async with client.subscribe("billing") as events:
+        assert names(await take(events, 2)) == [(job.id, 1), (job.id, 2)]
+        assert await events.ack()
+        receiving = await client.subscription("billing")
+        assert receiving.consumer == events.consumer
+    await worker.succeed(job.id)
+    async with client.subscribe("billing") as events:
+        assert names(await take(events, 1)) == [(job.id, 3)]
+
+    assert receiving.ack_time
+    assert receiving.filter.queues == ("math",)
+    assert [s.name async for s in client.subscriptions()] == ["billing"]
+    await client.delete_subscription("billing")
+    assert [s.name async for s in client.subscriptions()] == []
+
+
+async def test_a_consumer_goes_on_at_another_gateway_with_its_acks(
+    gateway: Gateway, other_gateway: Gateway
+):
+    async with Client([target(gateway), target(other_gateway)]) as client:
+        await client.create_subscription("billing")
+        async with client.subscribe("billing", consumer="a") as events:
+            first = await client.submit("square_sum", PAYLOAD)
+            seen = names(await take(events, 1))
+            ahead = asyncio.create_task(anext(events))
+            await gateway.stop()
+            assert await events.ack()
+            second = await client.submit("square_sum", PAYLOAD)
+            async with asyncio.timeout(TIMEOUT):
+                seen += names([await ahead])
+            assert await events.ack()
+
+            assert seen == [(first.id, 1), (second.id, 1)]
+            assert events.resumes == 1
+            assert (await client.subscription("billing")).consumer == "a"
+
+
+async def test_another_consumer_takes_over_and_the_first_one_is_fenced_off(
+    client: Client, other_gateway: Gateway
+):
+    await client.create_subscription("billing")
+    async with (
+        Client(target(other_gateway)) as other,
+        client.subscribe("billing", consumer="a") as first,
+        other.subscribe("billing", consumer="b") as second,
+    ):
+        assert (first.standby, second.standby) == (False, True)
+        job = await client.submit("square_sum", PAYLOAD)
+        assert names(await take(first, 1)) == [(job.id, 1)]
+        await first.aclose()
+
+        assert names(await take(second, 1)) == [(job.id, 1)]
+        assert not second.standby
+        with pytest.raises(SubscriptionTaken):
+            await first.ack()
+        assert await second.ack()
+
+
+async def test_what_was_pruned_is_told_and_can_be_given_up(client: Client, database: Database):
+    await client.create_subscription("billing")
+    old = await client.submit("email")
+    await old.cancel()
+    young = await client.submit("email")
+    assert (await prune(database)).jobs == 1
+    with pytest.raises(CursorExpired) as caught:
+        async with client.subscribe("billing"):
+            pass
+
+    await client.ack_subscription("billing", caught.value.oldest_cursor)
+
+    async with client.subscribe("billing") as events:
+        assert names(await take(events, 1)) == [(young.id, 1)]
+
+
+async def test_of_two_of_one_name_the_newer_one_receives(client: Client):
+    await client.create_subscription("billing")
+    async with (
+        client.subscribe("billing", consumer="a") as older,
+        client.subscribe("billing", consumer="a") as newer,
+    ):
+        job = await client.submit("square_sum", PAYLOAD)
+        assert names(await take(newer, 1)) == [(job.id, 1)]
+        with pytest.raises(SubscriptionTaken):
+            await take(older, 2)
+        assert await newer.ack()
+
+
+async def test_a_synchronous_program_receives(client: Client, gateway: Gateway):
+    await client.create_subscription("billing")
+    job = await client.submit("square_sum", PAYLOAD)
+
+    def work() -> list[tuple[str, int, bool]]:
+        with SyncClient(target(gateway)) as sync, sync.subscribe("billing") as events:
+            event = next(events)
+            return [(event.job_id, event.seq, events.ack())]
+
+    async with asyncio.timeout(TIMEOUT):
+        assert await asyncio.to_thread(work) == [(job.id, 1, True)]
+
+
+async def test_a_queue_serves_while_a_worker_takes_its_jobs(client: Client, worker: PlayedWorker):
+    await until(lambda: client.queue_serving("math"))
+
+
+@pytest.mark.parametrize("patience", [0.5])
+@pytest.mark.parametrize("end", ["slow_consumers", "resets"])
+async def test_a_program_that_was_slow_sees_every_event_once(
+    gateway: Gateway,
+    client: Client,
+    worker: PlayedWorker,
+    end: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    options = [*_gateways._options(), *SMALL_WINDOW]
+    monkeypatch.setattr(_gateways, "_options", lambda: options)
+    await client.create_subscription("billing")
+    async with client.watch() as watch, client.subscribe("billing") as events:
+        job = await client.submit("square_sum", PAYLOAD)
+        one = job.watch()
+        following = (watch, one, events)
+        await take(watch, 1)
+        await anext(one)
+        await take(events, 1)
+        await worker.start_job(job.id)
+        for _ in range(OUTPUTS):
+            await worker.report(job.id, output=OUTPUT)
+        await worker.succeed(job.id)
+        # It stays away until the gateway has given up each of its streams.
+        await until(lambda: getattr(gateway.gauges, end) >= len(following))
+        last = OUTPUTS + 3
+        async with asyncio.timeout(TIMEOUT):
+            for stream in following:
+                seqs = [(await anext(stream)).seq for _ in range(last - 1)]
+                assert seqs == list(range(2, last + 1))
+        assert await events.ack()
+
+    assert all(stream.resumes for stream in following)

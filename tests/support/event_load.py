@@ -1,0 +1,118 @@
+"""Jobs with many events, until there are enough of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import text
+
+from headrace import Batch, Client, JobSpec
+from headrace_core.store.database import Database
+from support.until import until
+from support.watching import open_writer
+
+QUEUES = ("north", "east", "south", "west")
+TEAMS = ("one", "two", "three", "four")
+# Where jobs come from transactions that commit long after they have begun.
+LATE_QUEUE = "late"
+
+# Handlers of the tests: most of them report, each piece an event.
+_TYPES = ("t.output", "t.talkative", "t.thread", "t.flaky", "t.hopeless", "t.echo")
+_WEIGHTS = (4, 4, 4, 1, 1, 1)
+_MOST_PIECES = 15
+
+# How many jobs are submitted at once at most, how long the pause is behind them, in seconds, and
+# how many jobs may wait meanwhile.
+_MOST_AT_ONCE = 40
+_PAUSE_S = (0.2, 0.6)
+_MOST_WAITING = 200
+# How long a late transaction stays open at most, before it writes and after it, in seconds.
+_LATE_S = 0.4
+# When the jobs of a batch come due at the latest, in seconds.
+_SPREAD_S = 25.0
+# How long jobs that are submitted take to end at most, in seconds.
+_PATIENCE_S = 100.0
+
+
+class EventLoad:
+    """Submits jobs of many kinds, singly, in bulk and in transactions that commit late.
+
+    Args:
+        client: submits.
+        database: where late transactions write.
+        chance: decides everything.
+
+    Attributes:
+        jobs: the ids of the jobs that were submitted through the client.
+    """
+
+    def __init__(self, client: Client, database: Database, chance: random.Random) -> None:
+        self.jobs: list[str] = []
+        self._client = client
+        self._database = database
+        self._chance = chance
+        self._enough = False
+
+    async def submit_batch(self, size: int) -> Batch:
+        """Submits a batch whose jobs come due one by one while the load runs."""
+        soon = datetime.now(UTC)
+        times = [soon + timedelta(seconds=self._chance.uniform(0, _SPREAD_S)) for _ in range(size)]
+        return await self._submit([self._spec(pieces=2, schedule_time=time) for time in times])
+
+    async def run(self) -> None:
+        """Submits until there is enough, and waits until every job has ended."""
+        late: set[asyncio.Task[None]] = set()
+        while not self._enough:
+            await asyncio.sleep(self._chance.uniform(*_PAUSE_S))
+            if await self._count(_WAITING) >= _MOST_WAITING:
+                continue
+            late.add(asyncio.create_task(self._write_late()))
+            size = self._chance.randint(1, _MOST_AT_ONCE)
+            await self._submit([self._spec() for _ in range(size)])
+        await asyncio.gather(*late)
+        await until(self._all_ended, within=_PATIENCE_S)
+
+    def is_enough(self) -> None:
+        """Ends the submits."""
+        self._enough = True
+
+    async def has_made(self, events: float) -> bool:
+        """Whether so many events have happened."""
+        return await self._count(_EVENTS) >= events
+
+    def _spec(self, *, pieces: int = _MOST_PIECES, **options: datetime) -> JobSpec:
+        [job_type] = self._chance.choices(_TYPES, _WEIGHTS)
+        return JobSpec(
+            job_type,
+            {"number": self._chance.randint(1, pieces)},
+            queue=self._chance.choice(QUEUES),
+            labels={"team": self._chance.choice(TEAMS)},
+            **options,
+        )
+
+    async def _submit(self, specs: Sequence[JobSpec]) -> Batch:
+        batch = await self._client.submit_many(specs)
+        self.jobs += [job.id for job in batch.jobs]
+        return batch
+
+    async def _write_late(self) -> None:
+        writer = await open_writer(self._database)
+        await asyncio.sleep(self._chance.uniform(0, _LATE_S))
+        await writer.submit(self._chance.randint(1, 3), type="t.echo", queue=LATE_QUEUE)
+        await asyncio.sleep(self._chance.uniform(0, _LATE_S))
+        await writer.commit()
+
+    async def _all_ended(self) -> bool:
+        return not await self._count(_UNFINISHED)
+
+    async def _count(self, query: str) -> int:
+        async with self._database.transaction() as connection:
+            return int(await connection.scalar(text(query)))
+
+
+_EVENTS = "SELECT count(*) FROM job_events"
+_WAITING = "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')"
+_UNFINISHED = "SELECT count(*) FROM jobs WHERE end_time IS NULL"

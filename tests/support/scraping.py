@@ -1,0 +1,40 @@
+"""Metrics, read over HTTP as Prometheus does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
+
+# The value of each sample: of `name` or of `name{label="value"}`.
+Scrape = dict[str, float]
+
+
+async def scrape(port: int) -> Scrape:
+    """What a gateway's metrics say now."""
+    text = await asyncio.to_thread(_get, f"http://127.0.0.1:{port}/metrics")
+    samples: Scrape = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items())
+            samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return samples
+
+
+async def scrape_until(port: int, met: Callable[[Scrape], bool], *, within: float = 15) -> Scrape:
+    """Scrapes again and again until the metrics meet a condition; returns them.
+
+    Raises:
+        TimeoutError: they never did.
+    """
+    async with asyncio.timeout(within):
+        while not met(samples := await scrape(port)):
+            await asyncio.sleep(0.02)
+    return samples
+
+
+def _get(url: str) -> str:
+    with urlopen(url, timeout=10) as response:
+        return str(response.read().decode())

@@ -1,0 +1,83 @@
+"""Subscriptions straight in the store, their streams, and consumers that acknowledge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.subscription import Subscription
+from headrace_core.store.database import Database
+from headrace_core.store.events import Place, hold_snapshot, read_end
+from headrace_core.store.subscriptions import (
+    acknowledge,
+    create_subscription,
+    delete_subscription,
+    get_subscription,
+)
+from headrace_gateway.job_filter import JobFilter, write_filter
+from headrace_gateway.tokens import decode_subscription_cursor
+from headrace_gateway.watch import Mark, Watch
+from support.watching import Reader
+
+NAME = "billing"
+
+
+async def create(
+    database: Database, name: str = NAME, *, after: Place | None = None, **job_filter: Any
+) -> Subscription:
+    """Creates a subscription that begins now, or behind a place."""
+    async with database.transaction() as connection:
+        _, end = await read_end(await hold_snapshot(connection))
+    async with database.transaction() as connection:
+        subscription, _ = await create_subscription(
+            connection,
+            tenant=DEFAULT_TENANT,
+            name=name,
+            job_filter=write_filter(JobFilter(**job_filter)),
+            after=after,
+            end=end,
+            maximum=1000,
+        )
+    return subscription
+
+
+async def read_subscription(database: Database, name: str = NAME) -> Subscription:
+    """A subscription as it is now."""
+    async with database.transaction() as connection:
+        return await get_subscription(connection, tenant=DEFAULT_TENANT, name=name)
+
+
+async def delete(database: Database, name: str = NAME) -> None:
+    """Deletes a subscription; nobody is told."""
+    async with database.transaction() as connection:
+        await delete_subscription(connection, tenant=DEFAULT_TENANT, name=name)
+
+
+def subscribe(watch: Watch, consumer: str = "", name: str = NAME) -> Reader:
+    """Watches a subscription."""
+    return Reader(watch.watch_subscription(DEFAULT_TENANT, name, consumer))
+
+
+async def ack(database: Database, watch: Watch, cursor: str, name: str = NAME) -> bool:
+    """Acknowledges a cursor, as a gateway does; tells whether that changed anything."""
+    told = decode_subscription_cursor(watch._installation, DEFAULT_TENANT, cursor)
+    async with database.transaction() as connection:
+        return await acknowledge(
+            connection,
+            tenant=DEFAULT_TENANT,
+            name=name,
+            subscription_id=told.subscription_id,
+            epoch=told.epoch,
+            place=(told.xid, told.position),
+        )
+
+
+async def receives(reader: Reader) -> None:
+    """Waits until a watch has acquired its subscription."""
+    await reader.until(lambda reader: any(page.mark is not Mark.STANDBY for page in reader.pages))
+
+
+async def stands_by(reader: Reader) -> None:
+    """Waits until a watch says that it stands by, and makes sure that it says nothing else."""
+    await reader.until(lambda reader: bool(reader.pages))
+    assert [(page.mark, page.cursor) for page in reader.pages] == [(Mark.STANDBY, "")]

@@ -1,0 +1,48 @@
+"""Filters as they are kept."""
+
+from __future__ import annotations
+
+import json
+
+from headrace_core.domain.ids import BatchId, JobId, uuid7
+from headrace_core.domain.lifecycle import JobState
+from headrace_gateway.job_filter import JobFilter, read_filter, write_filter
+
+WHOLE = JobFilter(
+    queues=frozenset(["b", "a"]),
+    types=frozenset(["t"]),
+    states=frozenset([JobState.QUEUED, JobState.FAILED]),
+    labels={"team": "ml", "env": ""},
+    batch_id=BatchId(uuid7()),
+    job_ids=frozenset([JobId(uuid7()), JobId(uuid7())]),
+)
+
+
+def test_a_filter_is_read_as_it_was_written():
+    assert read_filter(write_filter(WHOLE)) == WHOLE
+
+
+def test_a_filter_that_says_nothing_is_empty():
+    assert write_filter(JobFilter()) == "{}"
+    assert read_filter("{}") == JobFilter()
+
+
+def test_what_is_not_said_is_not_written():
+    assert json.loads(write_filter(JobFilter(labels={"team": ""}))) == {"labels": {"team": ""}}
+
+
+def test_filters_that_are_equal_are_written_alike():
+    text = write_filter(WHOLE)
+    said = json.loads(text)
+    assert said["queues"] == ["a", "b"]
+    assert said["states"] == ["failed", "queued"]
+    assert said["job_ids"] == sorted(said["job_ids"])
+    again = JobFilter(
+        queues=frozenset(["a", "b"]),
+        types=WHOLE.types,
+        states=frozenset([JobState.FAILED, JobState.QUEUED]),
+        labels={"env": "", "team": "ml"},
+        batch_id=WHOLE.batch_id,
+        job_ids=frozenset(sorted(WHOLE.job_ids, reverse=True)),
+    )
+    assert write_filter(again) == text
