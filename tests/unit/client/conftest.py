@@ -11,10 +11,6 @@ from uuid import uuid4
 
 import grpc
 import pytest
-from google.protobuf.any_pb2 import Any as PbAny
-from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
-from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from headrace.v1 import event_pb2, handler_service_pb2, job_pb2, job_service_pb2
@@ -23,6 +19,9 @@ from headrace.v1.handler_service_pb2_grpc import (
     add_HandlerServiceServicer_to_server,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceServicer, add_JobServiceServicer_to_server
+from headrace.v1.subscription_service_pb2_grpc import add_SubscriptionServiceServicer_to_server
+from support.played_subscriptions import PlayedSubscriptions
+from support.refusals import abort
 
 TERMINAL = {
     job_pb2.JOB_STATE_SUCCEEDED,
@@ -32,23 +31,8 @@ TERMINAL = {
 Event = event_pb2.JobEvent
 
 
-async def abort(context, code, message, reason, *, metadata=None, violations=(), retry=None):
-    """Refuses a call as the gateway does: with a google.rpc.Status."""
-    details = [ErrorInfo(reason=reason, domain="headrace", metadata=metadata or {})]
-    if violations:
-        fields = [BadRequest.FieldViolation(field=f, description=d) for f, d in violations]
-        details.append(BadRequest(field_violations=fields))
-    if retry is not None:
-        info = RetryInfo()
-        info.retry_delay.FromMilliseconds(retry)
-        details.append(info)
-    status = Status(code=Code.Value(code.name), message=message)
-    for detail in details:
-        packed = PbAny()
-        packed.Pack(detail)
-        status.details.append(packed)
-    trailer = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(code, message, trailer)
+class EndedWellError(Exception):
+    """A stream ends with OK."""
 
 
 @dataclass
@@ -77,11 +61,19 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         self.unavailable = 0
         self.retry_ms = None
         self.silent = False
+        # What every call is refused with: a status and a reason.
+        self.refuse = None
+        # Streams over many jobs still read the past.
+        self.reading = False
         self.deadline_exceeded = False
         self.cuts = 0
+        self.ending = None
+        # Cut as soon as a stream over many jobs has said that it is live.
+        self.cut_at_mark = False
         self.watchers = Counter()
         self.left = Counter()
-        self._changed = asyncio.Event()
+        self.subscriptions = PlayedSubscriptions(self)
+        self.changed = asyncio.Event()
 
     # What tests steer.
 
@@ -93,13 +85,40 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
 
     def cut(self):
         """Ends every stream as a gateway that shuts down does."""
+        self.end(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry=0)
+
+    def slow(self):
+        """Ends every stream as a gateway does whose reader stays away."""
+        self.end(grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER")
+
+    def end(self, code, reason=None, *, retry=None):
+        """Ends every stream: with a status, as a proxy does when there is no reason; None is OK."""
         self.cuts += 1
+        self.ending = code, reason, retry
         self.wake()
 
+    def ends(self, context):
+        """Ends a stream when somebody has asked for it since now."""
+        cuts = self.cuts
+
+        async def check():
+            if self.cuts > cuts:
+                await self.end_now(context)
+
+        return check
+
+    async def end_now(self, context):
+        code, reason, retry = self.ending
+        if code is None:
+            raise EndedWellError
+        if reason is None:
+            await context.abort(code, "ended on the way")
+        await abort(context, code, "the stream ends", reason, retry=retry)
+
     async def until(self, condition):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition():
-                await self._changed.wait()
+                await self.changed.wait()
 
     def finish(self, job_id, *, result=None):
         job = self.jobs[job_id]
@@ -128,14 +147,16 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         self.wake()
 
     def wake(self):
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     # What it is made of.
 
     async def arrive(self, method, request, context):
         self.seen.append(Seen(method, request, context.time_remaining() or 0.0))
         self.wake()
+        if method.startswith("Watch") or method == "SubmitAndWatch":
+            await self.take(context)
         if self.unavailable > 0:
             self.unavailable -= 1
             await abort(
@@ -146,8 +167,10 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
                 metadata={"dependency": "postgresql"},
                 retry=self.retry_ms,
             )
+        if self.refuse is not None:
+            await abort(context, self.refuse[0], "refused", self.refuse[1])
         while self.silent:
-            await self._changed.wait()
+            await self.changed.wait()
             if self.deadline_exceeded:
                 await abort(
                     context,
@@ -155,6 +178,12 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
                     "the call took too long",
                     "DEADLINE_EXCEEDED",
                 )
+
+    async def take(self, context):
+        """Says that a stream is taken, before anything else is known of it."""
+        while self.silent:
+            await self.changed.wait()
+        await context.send_initial_metadata((("x-request-id", "1"),))
 
     async def find(self, job_id, context):
         if job_id not in self.jobs:
@@ -231,12 +260,12 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
 
     async def follow(self, job, after_seq, context):
         """Yields lists of a job's events until the terminal one."""
-        cuts = self.cuts
+        ends = self.ends(context)
         self.watchers[job.id] += 1
         self.wake()
         try:
             while True:
-                changed = self._changed
+                changed = self.changed
                 events = self.events[job.id][after_seq:]
                 if events:
                     after_seq = events[-1].seq
@@ -244,10 +273,7 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
                 if job.state in TERMINAL and after_seq == job.seq:
                     return
                 await changed.wait()
-                if self.cuts > cuts:
-                    await abort(
-                        context, grpc.StatusCode.UNAVAILABLE, "shuts down", "SHUTTING_DOWN", retry=0
-                    )
+                await ends()
         finally:
             self.left[job.id] += 1
             self.wake()
@@ -351,17 +377,30 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
             await abort(
                 context,
                 grpc.StatusCode.OUT_OF_RANGE,
-                "the cursor is older than what is kept",
+                "events behind this cursor are not kept any more; go on from oldest_cursor",
                 "CURSOR_EXPIRED",
                 metadata={"oldest_cursor": "7"},
             )
-        cuts = self.cuts
         self.watchers["*"] += 1
+        self.wake()
+        try:
+            async for response in self.follow_many(request, context):
+                yield response
+        except EndedWellError:
+            return
+        finally:
+            self.left["*"] += 1
+            self.wake()
+
+    async def follow_many(self, request, context):
+        ends = self.ends(context)
+        while self.reading:
+            await self.changed.wait()
         # The cursor trails: what was sent last comes again after a resumption.
         position = max(0, int(request.cursor) - 1) if request.cursor else len(self.log)
         mark = job_service_pb2.WATCH_MARK_CAUGHT_UP
         while True:
-            changed = self._changed
+            changed = self.changed
             events = [e for e in self.log[position:] if self.matches(request.filter, e)]
             position = len(self.log)
             if events or mark:
@@ -369,10 +408,11 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
                     events=events, cursor=str(position), mark=mark
                 )
             mark = job_service_pb2.WATCH_MARK_UNSPECIFIED
+            if self.cut_at_mark:
+                await abort(context, grpc.StatusCode.UNAVAILABLE, "shuts down", "SHUTTING_DOWN")
             if position == len(self.log):
                 await changed.wait()
-            if self.cuts > cuts:
-                await abort(context, grpc.StatusCode.UNAVAILABLE, "shuts down", "SHUTTING_DOWN")
+            await ends()
 
     def matches(self, job_filter, event):
         labels = self.jobs[event.job_id].labels
@@ -427,12 +467,27 @@ def submitted(job):
     return copy
 
 
+class Health(health.aio.HealthServicer):
+    """Its answers, which it may keep to itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def Check(self, request, context):
+        self.asked += 1
+        await self.answers.wait()
+        return await super().Check(request, context)
+
+
 class Server:
     """A server on a port of its own, which can be stopped and started again."""
 
     def __init__(self, platform):
         self.platform = platform
-        self.health = health.aio.HealthServicer()
+        self.health = Health()
         self.port = 0
         self._server = None
 
@@ -444,6 +499,7 @@ class Server:
         self._server = grpc.aio.server()
         add_JobServiceServicer_to_server(self.platform, self._server)
         add_HandlerServiceServicer_to_server(self.platform, self._server)
+        add_SubscriptionServiceServicer_to_server(self.platform.subscriptions, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
         self.port = self._server.add_insecure_port(self.target)

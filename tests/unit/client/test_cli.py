@@ -224,7 +224,7 @@ async def test_watch_follows_what_matches_until_ctrl_c(run, start, platform):
     await platform.until(lambda: platform.watchers["*"])
     job = await submit(run, "wait", "--queue", "mail", "--label", "team=ops")
     await submit(run, "wait", "--queue", "mail")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         events = [json.loads(await process.stdout.readline()) for _ in range(2)]
 
     process.send_signal(signal.SIGINT)
@@ -235,7 +235,7 @@ async def test_watch_follows_what_matches_until_ctrl_c(run, start, platform):
         (job, "QUEUED"),
         (job, "RUNNING"),
     ]
-    assert b"--cursor" in err
+    assert f"resume with --since {events[-1]['cursor']}".encode() in err
     assert b"Traceback" not in err
     assert events[-1]["cursor"]
     states = platform.last("WatchJobs").filter.states
@@ -246,7 +246,7 @@ async def test_an_interrupted_json_watch_is_still_json(run, start, platform):
     process = await start("watch", "-o", "json")
     await platform.until(lambda: platform.watchers["*"])
     await submit(run, "fails")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         lines = [await process.stdout.readline() for _ in range(4)]
 
     process.send_signal(signal.SIGINT)
@@ -270,13 +270,22 @@ async def test_watch_takes_jobs_or_a_filter(run):
 async def test_watch_resumes_from_a_cursor(start, run, platform):
     await submit(run, "wait")
 
-    process = await start("watch", "--cursor", "1", "-o", "jsonl")
-    async with asyncio.timeout(10):
-        event = json.loads(await process.stdout.readline())
-    process.send_signal(signal.SIGINT)
-    await process.communicate()
+    for option in ("--since", "--cursor"):
+        process = await start("watch", option, "1", "-o", "jsonl")
+        async with asyncio.timeout(30):
+            event = json.loads(await process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
 
-    assert event["seq"] == 1
+        assert event["seq"] == 1
+
+
+async def test_an_expired_cursor_says_where_to_go_on(run):
+    ended = await run("watch", "--since", "expired")
+
+    assert (ended.code, ended.out) == (2, "")
+    assert "what is kept begins at: --since 7\n" in ended.err
+    assert "error: events behind this cursor are not kept any more" in ended.err
 
 
 async def test_a_terminal_shows_a_live_board(server, run, platform):
@@ -294,7 +303,7 @@ async def test_a_terminal_shows_a_live_board(server, run, platform):
     )
     os.close(theirs)
     shown = asyncio.create_task(asyncio.to_thread(read_until, ours, b"a quarter"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         seen = await shown
         platform.finish(job)
         rest = await asyncio.to_thread(read_until, ours, None)
@@ -319,6 +328,150 @@ def read_until(descriptor, text):
             break
         seen += data
     return seen
+
+
+# subscription
+
+
+async def held(run, platform, *args):
+    """A new subscription `billing`, as the server has it."""
+    assert (await run("subscription", "create", "billing", *args)).code == 0
+    return platform.subscriptions.held["billing"]
+
+
+async def test_a_subscription_is_created_listed_shown_and_deleted(run, platform):
+    create = ("subscription", "create", "billing", "--queue", "mail", "--type", "a")
+    options = ("--state", "failed", "--label", "team=ml", "--batch", "b1", "--since", "0")
+
+    first = await run(*create, *options)
+    assert (first.code, first.out, first.err) == (0, "billing\n", "")
+    again = await run(*create, *options, "-o", "json")
+    assert (again.json["name"], again.json["created"]) == ("billing", False)
+    assert "was there before" in again.err
+    request = platform.last("CreateSubscription")
+    assert (request.filter.batch_id, request.cursor) == ("b1", "0")
+    assert (await run(*create)).code == 2
+
+    await submit(run, "wait")
+    listed = await run("subscription", "list")
+    assert [line.split()[0] for line in listed.out.splitlines()] == ["NAME", "billing"]
+    assert "queue:mail type:a state:failed label:team=ml batch:b1" in listed.out
+    assert (await run("subscription", "list", "-o", "jsonl")).jsonl[0]["lag"] == 90
+    shown = await run("subscription", "get", "billing")
+    for part in ("nobody", "1m 30s", "never", "queue:mail"):
+        assert part in shown.out
+    assert (await run("subscription", "get", "billing", "-o", "json")).json["consumer"] == ""
+
+    assert (await run("subscription", "delete", "billing")).code == 0
+    assert (await run("subscription", "list")).out == "no subscriptions\n"
+    for command in ("get", "delete", "watch"):
+        ended = await run("subscription", command, "billing")
+        assert (ended.code, ended.out) == (3, ""), command
+
+
+async def test_what_is_printed_is_acknowledged(run, start, platform):
+    billing = await held(run, platform)
+    job = await submit(run, "wait")
+    process = await start("subscription", "watch", "billing", "--consumer", "a", "-o", "jsonl")
+    async with asyncio.timeout(30):
+        events = [json.loads(await process.stdout.readline()) for _ in range(2)]
+    await platform.until(lambda: billing.acks == [1, 2])
+
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+
+    assert (process.returncode, out) == (130, b"")
+    assert [(event["job_id"], event["seq"]) for event in events] == [(job, 1), (job, 2)]
+    assert b"1 job: 1 RUNNING; all acknowledged" in err
+    assert b"Traceback" not in err
+    assert billing.consumer == "a"
+
+
+async def test_without_acks_all_of_it_comes_again_until_a_cursor_is_acknowledged(
+    run, start, platform
+):
+    billing = await held(run, platform)
+    await submit(run, "wait")
+    for _ in range(2):
+        process = await start("subscription", "watch", "billing", "--no-ack", "-o", "jsonl")
+        async with asyncio.timeout(30):
+            lines = [json.loads(await process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+        assert [line["seq"] for line in lines] == [1, 2]
+        assert b"comes again" in err
+        assert billing.acks == []
+        await platform.until(lambda: billing.watch is None)
+
+    # No consumer has taken over since.
+    cursor = f"{billing.epoch}:2"
+    assert (await run("subscription", "ack", "billing", cursor)).code == 0
+    assert billing.acks == [2]
+
+
+async def test_what_nobody_could_read_is_not_acknowledged(run, server, platform):
+    billing = await held(run, platform)
+    await submit(run, "wait")
+    process = await asyncio.create_subprocess_shell(
+        f"set -o pipefail; {sys.executable} -m headrace subscription watch billing -o jsonl | true",
+        executable="/bin/bash",
+        env={"HEADRACE_TARGET": server.target, "PATH": os.environ["PATH"]},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+    async with asyncio.timeout(30):
+        await process.communicate()
+
+    assert process.returncode == 141
+    # A pipe takes what its reader, that is about to leave, never reads.
+    assert billing.acks in ([], [1])
+
+
+async def test_a_second_receiver_says_that_it_stands_by(run, start, platform):
+    billing = await held(run, platform)
+    platform.subscriptions.take_away("billing", "somebody else")
+    ended = await run("subscription", "watch", "billing", "--timeout-wait", "0.5s")
+    assert ended.code == 124
+    assert "standing by" in ended.err
+
+    process = await start("subscription", "watch", "billing")
+    await platform.until(lambda: platform.watchers["billing"] == 2)
+    platform.subscriptions.let_go("billing")
+    await submit(run, "fails")
+    async with asyncio.timeout(30):
+        line = await process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+
+    assert b"SUBMITTED" in line
+    assert billing.acks
+
+
+async def test_a_receiver_that_was_replaced_says_so(run, start, platform):
+    billing = await held(run, platform)
+    process = await start("subscription", "watch", "billing", "--consumer", "a")
+    await platform.until(lambda: billing.watch is not None)
+    other = await start("subscription", "watch", "billing", "--consumer", "a")
+    async with asyncio.timeout(30):
+        _, err = await process.communicate()
+    other.send_signal(signal.SIGINT)
+    await other.communicate()
+
+    assert process.returncode == 1
+    assert b"error: another consumer receives subscription 'billing'" in err
+
+
+async def test_events_that_are_not_kept_any_more_can_be_given_up(run, platform):
+    billing = await held(run, platform)
+    billing.expired = True
+    ended = await run("subscription", "watch", "billing")
+    assert ended.code == 2
+    (hint,) = [line for line in ended.err.splitlines() if "subscription ack" in line]
+
+    assert (await run(*hint.split()[1:])).code == 0
+
+    assert not billing.expired
 
 
 # The others
@@ -439,6 +592,7 @@ async def test_help_teaches_with_examples(run, platform):
     assert top.code == 0
     for command in (
         *("submit", "watch", "get", "list", "cancel", "retry", "events", "stats", "handlers"),
+        "subscription",
     ):
         assert command in top.out
         page = await run(command, "--help")
@@ -446,6 +600,10 @@ async def test_help_teaches_with_examples(run, platform):
         assert "Examples:" in page.out
         assert f"headrace {command}" in page.out
         assert "\x1b" not in page.out
+    for command in ("create", "list", "get", "delete", "watch", "ack"):
+        assert command in (await run("subscription", "--help")).out
+        page = await run("subscription", command, "--help")
+        assert f"Examples:\n  headrace subscription {command}" in page.out
     assert platform.seen == []
 
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from headrace import JobFailed, JobNotFound, JobSpec, SyncClient
+from headrace import Client, JobFailed, JobNotFound, JobSpec, SubscriptionNotFound, SyncClient
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ async def use(server):
             with SyncClient(server.target) as client:
                 return work(client)
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             return await asyncio.to_thread(run)
 
     return use
@@ -72,6 +72,30 @@ async def test_many_jobs_are_followed(use):
             return job.id == event.job_id and bool(watch.cursor)
 
     assert await use(work)
+
+
+async def test_a_subscription_is_received_and_acknowledged(use, platform):
+    def work(client):
+        created = client.create_subscription("billing", types=["wait"])
+        assert [s.name for s in client.subscriptions()] == [created.name]
+        client.submit("wait")
+        with client.subscribe("billing", consumer="a") as events:
+            assert (events.name, events.consumer, events.standby) == ("billing", "a", False)
+            for event in events:
+                acknowledged = events.ack()
+                if event.seq == 2:
+                    break
+            assert (acknowledged, events.resumes) == (True, 0)
+            cursor = events.cursor
+            assert client.subscription("billing").consumer == "a"
+        client.ack_subscription("billing", cursor)
+        client.delete_subscription("billing")
+        with pytest.raises(SubscriptionNotFound), client.subscribe("billing"):
+            pass
+        assert not client.queue_serving("nobody's")
+
+    await use(work)
+    assert platform.methods().count("AckSubscription") == 3
 
 
 async def test_a_wait_can_be_given_up(use, platform):
@@ -143,7 +167,46 @@ async def test_ctrl_c_ends_a_wait_and_the_client_goes_on(server, platform, wait)
     await platform.until(lambda: sum(platform.watchers.values()))
 
     process.send_signal(signal.SIGINT)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         out, err = await process.communicate()
 
     assert (process.returncode, out, err) == (0, b"interrupted RUNNING\n", b"")
+
+
+WATCH = """
+from headrace import SyncClient
+with SyncClient() as client:
+    client.create_subscription("billing")
+    with client.subscribe("billing") as events:
+        while True:
+            try:
+                print("receiving", flush=True)
+                for event in events:
+                    print(event.seq, events.ack(), flush=True)
+                break
+            except KeyboardInterrupt:
+                print("interrupted", events.ack(), flush=True)
+"""
+
+
+async def test_ctrl_c_loses_no_event_and_acknowledges_none(server, platform):
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", WATCH),
+        env={"HEADRACE_TARGET": server.target},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    lines = []
+    async with asyncio.timeout(30):
+        for _ in range(3):
+            assert await process.stdout.readline() == b"receiving\n"
+            process.send_signal(signal.SIGINT)
+            lines.append(await process.stdout.readline())
+        assert await process.stdout.readline() == b"receiving\n"
+        async with Client(server.target) as client:
+            await client.submit("wait")
+            lines += [await process.stdout.readline() for _ in range(2)]
+            await client.delete_subscription("billing")
+        await process.wait()
+
+    assert lines == [b"interrupted True\n"] * 3 + [b"1 True\n", b"2 True\n"]
+    assert platform.watchers["billing"] == 1

@@ -119,7 +119,7 @@ async def test_entering_a_watch_has_a_deadline(server, platform):
 
 
 async def test_a_watch_that_is_silent_is_begun_again(server, platform, monkeypatch):
-    monkeypatch.setattr("headrace.watch._SILENCE", 0.1)
+    monkeypatch.setattr("headrace._stream._SILENCE", 0.1)
     async with Client(server.target) as client, client.watch() as watch:
         ahead = asyncio.create_task(anext(watch))
         await platform.until(lambda: platform.methods().count("WatchJobs") >= 2)

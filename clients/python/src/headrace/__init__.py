@@ -24,6 +24,9 @@ from headrace.errors import (
     RequestIdConflict,
     SlowConsumer,
     StateConflict,
+    SubscriptionConflict,
+    SubscriptionNotFound,
+    SubscriptionTaken,
     Unavailable,
     Violation,
 )
@@ -40,12 +43,20 @@ from headrace.job import (
     SubmitOutcome,
 )
 from headrace.stats import HandlerInfo, QueueStats, Stats, TypeStats
+from headrace.subscription import JobFilter, Subscription
 
 if TYPE_CHECKING:
     from headrace.client import Client
     from headrace.handle import Batch, JobHandle
-    from headrace.sync import SyncBatch, SyncClient, SyncJobHandle, SyncWatch
-    from headrace.watch import Watch
+    from headrace.subscription_watch import SubscriptionWatch
+    from headrace.sync import (
+        SyncBatch,
+        SyncClient,
+        SyncJobHandle,
+        SyncSubscriptionWatch,
+        SyncWatch,
+    )
+    from headrace.watch import JobWatch, Watch
 
 __all__ = [
     "Batch",
@@ -65,11 +76,13 @@ __all__ = [
     "JobEvent",
     "JobEventType",
     "JobFailed",
+    "JobFilter",
     "JobHandle",
     "JobNotFound",
     "JobOptions",
     "JobSpec",
     "JobState",
+    "JobWatch",
     "LimitExceeded",
     "PageTokenInvalid",
     "PayloadInvalid",
@@ -82,9 +95,15 @@ __all__ = [
     "StateConflict",
     "Stats",
     "SubmitOutcome",
+    "Subscription",
+    "SubscriptionConflict",
+    "SubscriptionNotFound",
+    "SubscriptionTaken",
+    "SubscriptionWatch",
     "SyncBatch",
     "SyncClient",
     "SyncJobHandle",
+    "SyncSubscriptionWatch",
     "SyncWatch",
     "TypeStats",
     "Unavailable",
@@ -98,9 +117,12 @@ _ON_GRPC = {
     "Batch": "headrace.handle",
     "Client": "headrace.client",
     "JobHandle": "headrace.handle",
+    "JobWatch": "headrace.watch",
+    "SubscriptionWatch": "headrace.subscription_watch",
     "SyncBatch": "headrace.sync",
     "SyncClient": "headrace.sync",
     "SyncJobHandle": "headrace.sync",
+    "SyncSubscriptionWatch": "headrace.sync",
     "SyncWatch": "headrace.sync",
     "Watch": "headrace.watch",
 }

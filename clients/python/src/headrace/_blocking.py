@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from concurrent import futures
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
 
@@ -55,9 +55,12 @@ class LoopThread:
         def interrupt() -> None:
             if task is not None:
                 task.cancel()
+            else:
+                work.close()
+                ended.set_exception(RuntimeError("interrupted before it began"))
 
-        self._loop.call_soon_threadsafe(begin)
         try:
+            self._loop.call_soon_threadsafe(begin)
             return _result(ended)
         except BaseException:
             if not ended.done():
@@ -76,8 +79,9 @@ class LoopThread:
                     return
                 yield item
         finally:
-            if isinstance(source, AsyncGenerator) and not self.closed:
-                self.run(source.aclose())
+            aclose = getattr(source, "aclose", None)
+            if aclose is not None and not self.closed:
+                self.run(aclose())
 
     def close(self) -> None:
         """Ends the loop and its thread, with what still runs in it."""
@@ -146,9 +150,9 @@ def blocking(
 
 
 def iterating(
-    method: Callable[Concatenate[A, P], AsyncGenerator[T, None]],
+    method: Callable[Concatenate[A, P], AsyncIterator[T]],
 ) -> Callable[Concatenate[Blocking[A], P], Generator[T, None, None]]:
-    """Of an asynchronous generator method, a generator."""
+    """Of a method that returns an asynchronous iterator, a generator."""
 
     @functools.wraps(method)
     def call(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:

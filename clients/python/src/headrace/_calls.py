@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from typing import TypeVar, cast
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from grpc import aio
-from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 
 from headrace._backoff import Backoff
 from headrace._gateways import Gateway, Gateways
 from headrace._status import call_error
-from headrace.errors import DeadlineExceeded, Refusal, Unavailable
+from headrace._stream import Stream
+from headrace.errors import DeadlineExceeded, Unavailable
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -27,13 +27,16 @@ class Calls:
         retries: how often a unary call is tried again while it is UNAVAILABLE.
         resume_timeout: how long a stream that was cut is tried again, in seconds, since its last
             response.
+
+    Attributes:
+        timeout: as given.
     """
 
     def __init__(
         self, *, gateways: Gateways, timeout: float, retries: int, resume_timeout: float
     ) -> None:
+        self.timeout = timeout
         self._gateways = gateways
-        self._timeout = timeout
         self._retries = retries
         self._resume_timeout = resume_timeout
 
@@ -50,7 +53,7 @@ class Calls:
             CallError: it was refused or did not come through.
         """
         clock = asyncio.get_running_loop().time
-        end = clock() + self._timeout
+        end = clock() + self.timeout
         backoff = Backoff(longest=4.0)
         retries = 0
         unavailable: Unavailable | None = None
@@ -72,76 +75,25 @@ class Calls:
             retries += 1
             await asyncio.sleep(wait)
 
-    async def stream(
-        self,
-        start: Callable[[Gateway], aio.UnaryStreamCall[Q, R]],
-        *,
-        silence: float | None = None,
-        begin_soon: bool = False,
-    ) -> AsyncGenerator[R, None]:
-        """Yields the responses of a stream, which is started again when it was cut.
+    def stream(self, *, endless: bool) -> Stream[Any]:
+        """A stream, which begins with the first wait for a response.
 
         Args:
-            start: starts the stream at a gateway, from where the last response ended.
-            silence: the longest time without a response, in seconds, after which the stream counts
-                as cut. None: a stream of this kind may be quiet for ever.
-            begin_soon: until the first response it is tried again no more often than a unary call.
-
-        Raises:
-            CallError: it was refused, or could not be resumed in time.
+            endless: it ends with an error alone, and its responses are never far apart; until the
+                first of them it is tried again no more often than a unary call. Else it ends by
+                itself, and may be quiet for ever.
         """
-        clock = asyncio.get_running_loop().time
-        backoff = Backoff(longest=5.0)
-        give_up: float | None = None
-        retries_left = self._retries if begin_soon else None
-        while True:
-            gateway = self._gateways.current()
-            call = start(gateway)
-            try:
-                while True:
-                    response = await _read(call, silence)
-                    if response is EOF:
-                        return
-                    give_up = retries_left = None
-                    backoff.reset()
-                    yield cast(R, response)
-            except aio.AioRpcError as failure:
-                error = call_error(failure)
-                if not isinstance(error, Unavailable):
-                    raise error from failure
-            except Unavailable as failure:
-                error = failure
-            finally:
-                call.cancel()
-            wait = self._wait(gateway, error, backoff)
-            if give_up is None:
-                give_up = clock() + self._resume_timeout
-            if retries_left == 0 or clock() + wait >= give_up:
-                raise error
-            if retries_left is not None:
-                retries_left -= 1
-            await asyncio.sleep(wait)
+        others = len(self._gateways.targets) - 1
+        return Stream(
+            gateways=self._gateways,
+            endless=endless,
+            begin_retries=self._retries if endless else None,
+            resume_timeout=self._resume_timeout,
+            taking=self.timeout / (others + 1) if others else None,
+        )
 
     def _wait(self, gateway: Gateway, error: Unavailable, backoff: Backoff) -> float:
         """Goes on to another gateway if there is one; how long to wait before, in seconds."""
         moved = self._gateways.leave(gateway)
         # What a gateway asks for holds for itself.
         return backoff.next(None if moved else error.refusal.retry_after)
-
-
-async def _read(call: aio.UnaryStreamCall[Q, R], silence: float | None) -> object:
-    """The next response, or EOF.
-
-    Raises:
-        AioRpcError: the stream failed.
-        Unavailable: it was silent for too long.
-    """
-    try:
-        async with asyncio.timeout(silence) as patience:
-            return await call.read()
-    except TimeoutError:
-        if not patience.expired():
-            raise
-        raise Unavailable(
-            Refusal(code="UNAVAILABLE", message=f"the stream was silent for {silence:g} s")
-        ) from None

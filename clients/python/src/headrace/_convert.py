@@ -23,12 +23,14 @@ from headrace.job import (
     SubmitOutcome,
 )
 from headrace.stats import HandlerInfo, QueueStats, Stats, TypeStats
+from headrace.subscription import JobFilter, Subscription
 from headrace.v1 import (
     data_pb2,
     event_pb2,
     handler_service_pb2,
     job_pb2,
     job_service_pb2,
+    subscription_service_pb2,
 )
 
 JSON: Final = data_pb2.DATA_ENCODING_JSON
@@ -82,13 +84,28 @@ def to_spec(spec: JobSpec) -> job_pb2.JobSpec:
     return message
 
 
-def to_states(states: Iterable[JobState | str]) -> list[job_pb2.JobState.ValueType]:
-    """The numbers of states.
+def to_filter(
+    *,
+    queues: Iterable[str],
+    types: Iterable[str],
+    states: Iterable[JobState | str],
+    labels: Mapping[str, str] | None,
+    batch_id: str,
+    job_ids: Iterable[str],
+) -> job_service_pb2.JobFilter:
+    """The message of a filter.
 
     Raises:
-        ValueError: one of them is no state.
+        ValueError: one of `states` is no state.
     """
-    return [job_pb2.JobState.Value(f"JOB_STATE_{JobState(state).name}") for state in states]
+    return job_service_pb2.JobFilter(
+        queues=queues,
+        types=types,
+        states=[job_pb2.JobState.Value(f"JOB_STATE_{JobState(state).name}") for state in states],
+        labels=labels or {},
+        batch_id=batch_id,
+        job_ids=job_ids,
+    )
 
 
 def _to_retry_policy(retry: RetryPolicy) -> job_pb2.RetryPolicy:
@@ -198,6 +215,27 @@ def from_handler(message: handler_service_pb2.Handler) -> HandlerInfo:
         timeout=_duration(message, "timeout"),
         retry_policy=_retry_policy(message.retry_policy),
         live_workers=message.live_workers,
+    )
+
+
+def from_subscription(
+    message: subscription_service_pb2.Subscription, *, created: bool | None = None
+) -> Subscription:
+    return Subscription(
+        name=message.name,
+        filter=JobFilter(
+            queues=tuple(message.filter.queues),
+            types=tuple(message.filter.types),
+            states=tuple(_STATES.get(s, JobState.UNKNOWN) for s in message.filter.states),
+            labels=dict(message.filter.labels),
+            batch_id=message.filter.batch_id,
+            job_ids=tuple(message.filter.job_ids),
+        ),
+        create_time=_time(message, "create_time"),
+        ack_time=_time(message, "ack_time"),
+        consumer=message.consumer,
+        lag=_duration(message, "lag"),
+        created=created,
     )
 
 

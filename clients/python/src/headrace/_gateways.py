@@ -6,15 +6,25 @@ import asyncio
 import os
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import Any, Final
 
 from grpc import aio
 
+from headrace._messages import message_class
 from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
 _MEBIBYTE: Final = 1024 * 1024
+
+_HealthCheckRequest: Final = message_class("HealthCheckRequest")
+_HealthCheckResponse: Final = message_class("HealthCheckResponse")
+
+
+def health_request(service: str) -> Any:
+    """Asks whether a service serves (grpc.health.v1); an empty one is the whole gateway."""
+    return _HealthCheckRequest(service=service)
 
 
 def parse_targets(target: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -63,6 +73,12 @@ class Gateway:
         self.channel = aio.insecure_channel(target, options=_options())
         self.jobs = JobServiceStub(self.channel)
         self.handlers = HandlerServiceStub(self.channel)
+        self.subscriptions = SubscriptionServiceStub(self.channel)
+        self.health: aio.UnaryUnaryMultiCallable[Any, Any] = self.channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=_HealthCheckRequest.SerializeToString,
+            response_deserializer=_HealthCheckResponse.FromString,
+        )
 
 
 class Gateways:

@@ -24,6 +24,9 @@ from headrace.errors import (
     RequestIdConflict,
     SlowConsumer,
     StateConflict,
+    SubscriptionConflict,
+    SubscriptionNotFound,
+    SubscriptionTaken,
     Unavailable,
     Violation,
 )
@@ -48,6 +51,9 @@ _BY_REASON: Final[dict[str, type[CallError]]] = {
     "LIMIT_EXCEEDED": LimitExceeded,
     "SLOW_CONSUMER": SlowConsumer,
     "CURSOR_EXPIRED": CursorExpired,
+    "SUBSCRIPTION_NOT_FOUND": SubscriptionNotFound,
+    "SUBSCRIPTION_CONFLICT": SubscriptionConflict,
+    "SUBSCRIPTION_TAKEN": SubscriptionTaken,
     "UNAVAILABLE": Unavailable,
     "SHUTTING_DOWN": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
@@ -59,6 +65,8 @@ _BY_CODE: Final[dict[str, type[CallError]]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "RESOURCE_EXHAUSTED": LimitExceeded,
     "UNAVAILABLE": Unavailable,
+    # With it a server's transport ends what reaches it in the instant in which it stops.
+    "CANCELLED": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "INTERNAL": InternalError,
     "UNKNOWN": InternalError,

@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any, Final, Self, Unpack
 from uuid import uuid4
 
+from grpc.aio import UnaryStreamCall
+
 from headrace._batches import MAX_BATCH, batches
 from headrace._calls import Calls
 from headrace._convert import (
@@ -19,25 +21,24 @@ from headrace._convert import (
     from_job,
     from_outcome,
     from_stats,
+    to_filter,
     to_spec,
-    to_states,
 )
-from headrace._gateways import Gateways, parse_targets
-from headrace._messages import message_class
-from headrace.errors import Refusal, Unavailable
+from headrace._gateways import Gateway, Gateways, health_request, parse_targets
+from headrace._subscriptions import SubscriptionCalls
+from headrace.errors import CallError, Refusal, Unavailable
 from headrace.event import JobEvent
 from headrace.handle import Batch, JobHandle
 from headrace.job import Job, JobOptions, JobSpec, JobState
 from headrace.stats import HandlerInfo, Stats
 from headrace.v1 import handler_service_pb2, job_pb2, job_service_pb2
-from headrace.watch import Watch
+from headrace.watch import JobWatch, Watch
 
-_HealthCheckRequest: Final = message_class("HealthCheckRequest")
-_HealthCheckResponse: Final = message_class("HealthCheckResponse")
+# Of grpc.health.v1.HealthCheckResponse.ServingStatus.
 _SERVING: Final = 1
 
 
-class Client:
+class Client(SubscriptionCalls):
     """Submits jobs and follows them.
 
     Every call is tried again while no gateway is available, submits too, since they always carry a
@@ -73,7 +74,6 @@ class Client:
     ) -> None:
         if timeout <= 0 or retries < 0 or resume_timeout < 0:
             raise ValueError("timeout must be positive; retries and resume_timeout not negative")
-        self._timeout = timeout
         self._gateways = Gateways(parse_targets(target))
         self._calls = Calls(
             gateways=self._gateways,
@@ -201,7 +201,7 @@ class Client:
             outcome=outcome,
         )
 
-    async def submit_and_watch(
+    def submit_and_watch(
         self,
         job_type: str,
         payload: Any = None,
@@ -209,8 +209,10 @@ class Client:
         request_id: str | None = None,
         after_seq: int = 0,
         **options: Unpack[JobOptions],
-    ) -> AsyncGenerator[JobEvent, None]:
+    ) -> JobWatch:
         """Persists a job and yields its events, in one call; ends after the terminal event.
+
+        The call is made with the first wait for an event.
 
         Args:
             job_type: names the handler.
@@ -220,19 +222,17 @@ class Client:
             after_seq: the number of the last event seen, when re-attaching.
             options: as for `submit`.
         """
-        request = job_service_pb2.SubmitAndWatchRequest(
-            job=to_spec(JobSpec(job_type, payload, **options)),
-            request_id=request_id or str(uuid4()),
-            after_seq=after_seq,
-            data_encoding=JSON,
-        )
-        responses = self._calls.stream(lambda gateway: gateway.jobs.SubmitAndWatch(request))
-        async with aclosing(responses):
-            async for response in responses:
-                for event in response.events:
-                    if event.seq > request.after_seq:
-                        request.after_seq = event.seq
-                        yield from_event(event)
+        spec = to_spec(JobSpec(job_type, payload, **options))
+        key = request_id or str(uuid4())
+
+        def start(gateway: Gateway, seq: int) -> UnaryStreamCall[Any, Any]:
+            return gateway.jobs.SubmitAndWatch(
+                job_service_pb2.SubmitAndWatchRequest(
+                    job=spec, request_id=key, after_seq=seq, data_encoding=JSON
+                )
+            )
+
+        return JobWatch(self._calls, start=start, after_seq=after_seq)
 
     # One job.
 
@@ -277,7 +277,7 @@ class Client:
                 return
             request.after_seq = page.next_after_seq
 
-    async def watch_job(self, job_id: str, *, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
+    def watch_job(self, job_id: str, *, after_seq: int = 0) -> JobWatch:
         """Yields a job's events: the history, then each as it happens; ends after the terminal one.
 
         Each event comes once and in order. When the connection is cut the stream goes on from the
@@ -287,18 +287,17 @@ class Client:
             job_id: the job.
             after_seq: the number of the last event seen; 0 for the whole history.
         """
-        last = after_seq
-        responses = self._calls.stream(
-            lambda gateway: gateway.jobs.WatchJob(
-                job_service_pb2.WatchJobRequest(job_id=job_id, after_seq=last, data_encoding=JSON)
+
+        def start(gateway: Gateway, seq: int) -> UnaryStreamCall[Any, Any]:
+            # The last event comes again, at once, as the sign that the stream is there. Without it
+            # a job that is quiet could not be told from a gateway that is stuck.
+            return gateway.jobs.WatchJob(
+                job_service_pb2.WatchJobRequest(
+                    job_id=job_id, after_seq=max(0, seq - 1), data_encoding=JSON
+                )
             )
-        )
-        async with aclosing(responses):
-            async for response in responses:
-                for event in response.events:
-                    if event.seq > last:
-                        last = event.seq
-                        yield from_event(event)
+
+        return JobWatch(self._calls, start=start, after_seq=after_seq)
 
     # Many jobs.
 
@@ -353,15 +352,15 @@ class Client:
         Raises:
             ValueError: one of `states` is no state.
         """
-        job_filter = job_service_pb2.JobFilter(
+        job_filter = to_filter(
             queues=queues,
             types=types,
-            states=to_states(states),
-            labels=labels or {},
+            states=states,
+            labels=labels,
             batch_id=batch_id,
             job_ids=job_ids,
         )
-        return Watch(self._calls, job_filter=job_filter, cursor=cursor, timeout=self._timeout)
+        return Watch(self._calls, job_filter=job_filter, cursor=cursor)
 
     # The platform.
 
@@ -383,17 +382,21 @@ class Client:
             Unavailable: it does not serve, for instance since its database is gone.
         """
         begin = time.monotonic()
-        response = await self._calls.unary(
-            lambda gateway: gateway.channel.unary_unary(
-                "/grpc.health.v1.Health/Check",
-                request_serializer=_HealthCheckRequest.SerializeToString,
-                response_deserializer=_HealthCheckResponse.FromString,
-            ),
-            _HealthCheckRequest(),
-        )
+        response = await self._calls.unary(lambda gateway: gateway.health, health_request(""))
         if response.status != _SERVING:
             raise Unavailable(Refusal(code="UNAVAILABLE", message="the gateway does not serve now"))
         return timedelta(seconds=time.monotonic() - begin)
+
+    async def queue_serving(self, queue: str) -> bool:
+        """Whether a live worker takes jobs from a queue now (grpc.health.v1, `queue/NAME`)."""
+        request = health_request(f"queue/{queue}")
+        try:
+            response = await self._calls.unary(lambda gateway: gateway.health, request)
+        except CallError as error:
+            if error.refusal.code != "NOT_FOUND":
+                raise
+            return False
+        return bool(response.status == _SERVING)
 
 
 def _view(*, full: bool) -> job_pb2.JobView.ValueType:

@@ -10,8 +10,11 @@ HeadraceError
 │   ├── RequestIdConflict     a request_id was used for another content
 │   ├── StateConflict         the job is in a state that does not allow it
 │   ├── LimitExceeded         something is larger than a limit
-│   ├── SlowConsumer          a watch was read too slowly; resume where it stopped
-│   ├── CursorExpired         older than what is kept
+│   ├── SlowConsumer          a watch was read too slowly; it could not be resumed in time
+│   ├── CursorExpired         older than what is kept; says how to go on
+│   ├── SubscriptionNotFound
+│   ├── SubscriptionConflict  the name has another filter
+│   ├── SubscriptionTaken     another consumer receives it; what was not acknowledged goes there
 │   ├── Unavailable           no gateway could serve it; trying again may help
 │   ├── DeadlineExceeded      the call took too long; a TimeoutError as well
 │   └── InternalError         a bug of the server
@@ -152,15 +155,47 @@ class LimitExceeded(CallError):
 
 
 class SlowConsumer(CallError):
-    """A watch was read too slowly. Watch again from where it stopped."""
+    """A watch was read too slowly. Watches resume by themselves, so this is seldom seen."""
 
 
 class CursorExpired(CallError):
-    """The cursor is older than what is kept; `oldest_cursor` is the oldest usable one."""
+    """The cursor is older than what is kept; `oldest_cursor` is the oldest usable one.
+
+    To go on, watch from `oldest_cursor`, or acknowledge it for a subscription. What had happened
+    before cannot be streamed any more: read the jobs themselves where it matters, with
+    `Client.list` and `Client.get`.
+    """
 
     @property
     def oldest_cursor(self) -> str:
         return self.refusal.metadata.get("oldest_cursor", "")
+
+    def __str__(self) -> str:
+        said = super().__str__()
+        if not self.oldest_cursor or self.oldest_cursor in said:
+            return said
+        return f"{said} (oldest_cursor: {self.oldest_cursor})"
+
+
+class _SubscriptionError(CallError):
+    @property
+    def name(self) -> str:
+        return self.refusal.metadata.get("subscription", "")
+
+
+class SubscriptionNotFound(_SubscriptionError):
+    """No subscription has this `name`; create it first."""
+
+
+class SubscriptionConflict(_SubscriptionError):
+    """The subscription `name` has another filter."""
+
+
+class SubscriptionTaken(_SubscriptionError):
+    """Another consumer receives the subscription `name` now.
+
+    What was not acknowledged goes there. To stand by for the next turn, subscribe again.
+    """
 
 
 class Unavailable(CallError):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headrace.errors import JobCancelled, JobFailed
-from headrace.event import JobEvent
 from headrace.job import Job, JobState, SubmitOutcome
+from headrace.watch import JobWatch
 
 if TYPE_CHECKING:
     from headrace.client import Client
@@ -41,7 +40,7 @@ class JobHandle:
     def __repr__(self) -> str:
         return f"<JobHandle {self.id}>"
 
-    def watch(self, *, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
+    def watch(self, *, after_seq: int = 0) -> JobWatch:
         """Yields the job's events: the history, then each as it happens; see `Client.watch_job`."""
         return self._client.watch_job(self.id, after_seq=after_seq)
 
@@ -76,7 +75,7 @@ class JobHandle:
             job = await self.get()
         # It can have been requeued between the end of the stream and the look at it.
         while not job.state.terminal:
-            async with aclosing(self.watch(after_seq=job.seq)) as events:
+            async with self.watch(after_seq=job.seq) as events:
                 async for _ in events:
                     pass
             job = await self.get()

@@ -5,15 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from headrace._batches import MAX_BATCH
 from headrace._blocking import Blocking, LoopThread, blocking, iterating, wrapping
+from headrace._following import Following
 from headrace.client import Client
 from headrace.event import JobEvent
 from headrace.handle import Batch, JobHandle
 from headrace.job import Job, JobSpec, JobState, SubmitOutcome
+from headrace.subscription_watch import SubscriptionWatch
 from headrace.watch import Watch
+
+F = TypeVar("F", bound=Following)
 
 
 class SyncJobHandle(Blocking[JobHandle]):
@@ -67,8 +71,8 @@ class SyncBatch(Blocking[Batch]):
         return self.jobs[index]
 
 
-class SyncWatch(Blocking[Watch]):
-    """The events of all jobs that match a filter; see `Watch`. Close it, or use it with `with`."""
+class _SyncFollowing(Blocking[F]):
+    """A stream over many jobs. Close it, or use it with `with`."""
 
     @property
     def cursor(self) -> str:
@@ -77,6 +81,10 @@ class SyncWatch(Blocking[Watch]):
     @property
     def caught_up(self) -> bool:
         return self._inner.caught_up
+
+    @property
+    def resumes(self) -> int:
+        return self._inner.resumes
 
     def __enter__(self) -> Self:
         self._thread.run(self._inner.__aenter__())
@@ -90,12 +98,47 @@ class SyncWatch(Blocking[Watch]):
     ) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[JobEvent]:
-        return self._thread.iterate(self._inner)
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> JobEvent:
+        # The event is taken here, and not in the client's thread: a Ctrl-C that comes meanwhile
+        # leaves it to the next call, and it counts as yielded only when it is.
+        if not self._thread.run(self._inner.ready()):
+            raise StopIteration
+        return self._inner.take()
 
     def close(self) -> None:
         """Ends the stream."""
         self._thread.run(self._inner.aclose())
+
+
+class SyncWatch(_SyncFollowing[Watch]):
+    """The events of all jobs that match a filter; see `Watch`. Close it, or use it with `with`."""
+
+
+class SyncSubscriptionWatch(_SyncFollowing[SubscriptionWatch]):
+    """The events of a subscription; see `SubscriptionWatch`. Close it, or use it with `with`.
+
+    with client.subscribe("billing") as events:
+        for event in events:
+            handle(event)
+            events.ack()
+    """
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    @property
+    def consumer(self) -> str:
+        return self._inner.consumer
+
+    @property
+    def standby(self) -> bool:
+        return self._inner.standby
+
+    ack = blocking(SubscriptionWatch.ack)
 
 
 class SyncClient(Blocking[Client]):
@@ -150,6 +193,12 @@ class SyncClient(Blocking[Client]):
     stats = blocking(Client.stats)
     handlers = blocking(Client.handlers)
     ping = blocking(Client.ping)
+    queue_serving = blocking(Client.queue_serving)
+    create_subscription = blocking(Client.create_subscription)
+    subscription = blocking(Client.subscription)
+    subscriptions = iterating(Client.subscriptions)
+    delete_subscription = blocking(Client.delete_subscription)
+    ack_subscription = blocking(Client.ack_subscription)
 
     def submit_in_batches(
         self, jobs: Iterable[JobSpec], *, size: int = MAX_BATCH, request_id: str | None = None
@@ -185,3 +234,7 @@ class SyncClient(Blocking[Client]):
             cursor=cursor,
         )
         return SyncWatch(watch, self._thread)
+
+    def subscribe(self, name: str, *, consumer: str | None = None) -> SyncSubscriptionWatch:
+        """Receives a subscription; see `Client.subscribe`."""
+        return SyncSubscriptionWatch(self._inner.subscribe(name, consumer=consumer), self._thread)

@@ -36,7 +36,8 @@ _COMMANDS: Final = {
         """
   headrace watch 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b
   headrace watch --queue mail --label team=ops
-  headrace watch --state failed -o jsonl""",
+  headrace watch --state failed -o jsonl
+  headrace watch --queue mail --since AQAAAAAAAAMh… -o jsonl""",
     ),
     "get": (
         "Show a job with its payload, result and output.",
@@ -77,6 +78,59 @@ _COMMANDS: Final = {
         """
   headrace handlers
   headrace handlers -o json | jq '.[0].payload_schema'""",
+    ),
+}
+
+_SUBSCRIPTION: Final = (
+    "Watches whose place the server keeps: each event comes until it is acknowledged.",
+    """
+  headrace subscription create billing --queue invoices --state succeeded
+  headrace subscription watch billing
+  headrace subscription watch billing -o jsonl | ./handler
+  headrace subscription list""",
+)
+_SUBSCRIPTION_COMMANDS: Final = {
+    "create": (
+        "subscriptions:create",
+        "Create a subscription; the same one again changes nothing.",
+        """
+  headrace subscription create billing --queue invoices --state succeeded
+  headrace subscription create audit
+  headrace subscription create late --label team=ml --since AQAAAAAAAAMh…""",
+    ),
+    "list": (
+        "subscriptions:list_all",
+        "List subscriptions: who receives them, and how far behind they are.",
+        """
+  headrace subscription list
+  headrace subscription list -o jsonl | jq 'select(.lag > 60)'""",
+    ),
+    "get": (
+        "subscriptions:get",
+        "Show a subscription.",
+        """
+  headrace subscription get billing""",
+    ),
+    "delete": (
+        "subscriptions:delete",
+        "Delete a subscription; whoever receives it is told.",
+        """
+  headrace subscription delete billing""",
+    ),
+    "watch": (
+        "subscription_watch:command",
+        "Receive a subscription, and acknowledge each event once its line is written.",
+        """
+  headrace subscription watch billing
+  headrace subscription watch billing -o jsonl | ./handler
+  headrace subscription watch billing --consumer "$HOSTNAME" -o jsonl >> log
+  headrace subscription watch billing --no-ack""",
+    ),
+    "ack": (
+        "subscriptions:ack",
+        "Acknowledge everything up to a cursor, such as that of a line of watch --no-ack.",
+        """
+  headrace subscription ack billing AQEAAAAAAAMh…""",
     ),
 }
 
@@ -145,6 +199,7 @@ def _app(arguments: Sequence[str], *, errors: Console) -> App:
             help=summary,
             help_epilogue=f"Examples:{examples}",
         )
+    app.command(_subscription())
     add_plugins(app, arguments)
 
     @app.meta.default
@@ -175,6 +230,16 @@ def _app(arguments: Sequence[str], *, errors: Console) -> App:
         return asyncio.run(interruptible(result)) if inspect.iscoroutine(result) else result
 
     return app
+
+
+def _subscription() -> App:
+    summary, examples = _SUBSCRIPTION
+    group = App(name="subscription", help=summary, help_epilogue=f"Examples:{examples}")
+    for name, (place, what, how) in _SUBSCRIPTION_COMMANDS.items():
+        group.command(
+            f"headrace.cli.{place}", name=name, help=what, help_epilogue=f"Examples:{how}"
+        )
+    return group
 
 
 def _usage_text(error: CycloptsError) -> Text:

@@ -135,4 +135,21 @@ MomentOrDurationOption: TypeAlias = Annotated[
 ]
 # An option that may be repeated.
 Repeated: TypeAlias = list[str] | None
+# The filter of a watch or a subscription.
+QueuesOption: TypeAlias = Annotated[
+    Repeated, Parameter(name="--queue", help="Any of these queues; repeatable.")
+]
+TypesOption: TypeAlias = Annotated[
+    Repeated, Parameter(name="--type", help="Any of these types; repeatable.")
+]
+StatesOption: TypeAlias = Annotated[
+    Repeated,
+    Parameter(name="--state", help="Events that lead to any of these states; repeatable."),
+]
+LabelsOption: TypeAlias = Annotated[
+    Repeated, Parameter(name=["--label", "-l"], help="key=value; all of them; repeatable.")
+]
+BatchOption: TypeAlias = Annotated[
+    str | None, Parameter(name="--batch", help="The jobs of this batch.")
+]
 Flag: TypeAlias = Annotated[bool, Parameter(show_default=False)]

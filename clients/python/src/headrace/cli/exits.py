@@ -31,12 +31,13 @@ def exit_for(error: Exception) -> Exit:
             return Exit.TIMED_OUT
         case headrace.Unavailable():
             return Exit.UNAVAILABLE
-        case headrace.JobNotFound():
+        case headrace.JobNotFound() | headrace.SubscriptionNotFound():
             return Exit.NOT_FOUND
         case (
             headrace.InvalidRequest()
             | headrace.LimitExceeded()
             | headrace.RequestIdConflict()
+            | headrace.SubscriptionConflict()
             | headrace.CursorExpired()
         ):
             return Exit.USAGE

@@ -72,12 +72,12 @@ def error_text(error: JobError) -> str:
 
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
-    table = _table("ID", "STATE", "TYPE", "QUEUE", "SUBMITTED", "")
+    rows = table("ID", "STATE", "TYPE", "QUEUE", "SUBMITTED", "")
     # An id is there to be copied. What gives way in a narrow terminal is the note.
-    table.columns[0].min_width = _ID_LENGTH
-    table.columns[-1].no_wrap = False
+    rows.columns[0].min_width = _ID_LENGTH
+    rows.columns[-1].no_wrap = False
     for job in jobs:
-        table.add_row(
+        rows.add_row(
             job.id,
             state_text(job.state),
             plain(job.type),
@@ -85,7 +85,7 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
             _short_time(job.create_time),
             Text(_note(job), overflow="ellipsis", no_wrap=True),
         )
-    return table
+    return rows
 
 
 def job_line(job: Job) -> Text:
@@ -125,11 +125,11 @@ def stats_view(stats: Stats) -> RenderableType:
     """Three tables: all jobs, by queue, by type."""
     shown = [state for state in JobState if stats.states.get(state)]
     names = [state.name for state in shown]
-    queues = _table("QUEUE", *names, "OLDEST QUEUED")
+    queues = table("QUEUE", *names, "OLDEST QUEUED")
     for queue in stats.queues:
         age = span_text(queue.age) if queue.age is not None else ""
         queues.add_row(plain(queue.queue), *_numbers(queue.states, shown), age)
-    types = _table("TYPE", *names)
+    types = table("TYPE", *names)
     for job_type in stats.types:
         types.add_row(plain(job_type.type), *_numbers(job_type.states, shown))
     if not shown:
@@ -139,24 +139,25 @@ def stats_view(stats: Stats) -> RenderableType:
 
 
 def handlers_table(handlers: Iterable[HandlerInfo]) -> Table:
-    table = _table("TYPE", "QUEUE", "WORKERS", "TIMEOUT", "DESCRIPTION")
-    table.columns[-1].no_wrap = False
+    rows = table("TYPE", "QUEUE", "WORKERS", "TIMEOUT", "DESCRIPTION")
+    rows.columns[-1].no_wrap = False
     for handler in handlers:
-        table.add_row(
+        rows.add_row(
             plain(handler.type),
             plain(handler.queue),
             str(handler.live_workers),
             span_text(handler.timeout) if handler.timeout else "",
             plain(handler.description),
         )
-    return table
+    return rows
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+def table(*columns: str) -> Table:
+    """An empty table without lines, whose columns give way on the right."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
-    return table
+        made.add_column(column, no_wrap=True, overflow="ellipsis")
+    return made
 
 
 def _short_time(time: datetime | None) -> str:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from headrace.cli.arguments import DurationOption, Repeated, labels, states
+from headrace import CursorExpired
+from headrace.cli.arguments import (
+    BatchOption,
+    DurationOption,
+    LabelsOption,
+    QueuesOption,
+    StatesOption,
+    TypesOption,
+    labels,
+    states,
+)
 from headrace.cli.exits import Exit
 from headrace.cli.follow import MAX_JOBS, follow
 from headrace.cli.patience import patience
@@ -22,25 +32,24 @@ async def command(
     *jobs: Annotated[
         str, Parameter(help="Jobs to follow to their ends, history included; none: all that match.")
     ],
-    queue: Annotated[Repeated, Parameter(help="Any of these queues; repeatable.")] = None,
-    job_type: Annotated[
-        Repeated, Parameter(name="--type", help="Any of these types; repeatable.")
-    ] = None,
-    state: Annotated[
-        Repeated, Parameter(help="Events that lead to any of these states; repeatable.")
-    ] = None,
-    label: Annotated[
-        Repeated, Parameter(name=["--label", "-l"], help="key=value; all of them; repeatable.")
-    ] = None,
-    batch: Annotated[str | None, Parameter(help="The jobs of this batch.")] = None,
-    cursor: Annotated[
-        str | None, Parameter(help="Resume where a watch ended; now unless given.")
+    queue: QueuesOption = None,
+    job_type: TypesOption = None,
+    state: StatesOption = None,
+    label: LabelsOption = None,
+    batch: BatchOption = None,
+    since: Annotated[
+        str | None,
+        Parameter(
+            name=["--since", "--cursor"],
+            metavar="CURSOR",
+            help="Resume where a watch ended; now unless given.",
+        ),
     ] = None,
     timeout_wait: Annotated[DurationOption, Parameter(help="Watch no longer than this.")] = None,
     session: Injected,
 ) -> Exit:
     label_map, state_list = labels(label), states(state)
-    if jobs and (queue or job_type or state or label or batch or cursor):
+    if jobs and (queue or job_type or state or label or batch or since):
         raise UsageError("name either jobs or what they must match")
     if len(jobs) > MAX_JOBS:
         raise UsageError(f"name at most {MAX_JOBS} jobs; for more of them use --label or --batch")
@@ -56,7 +65,7 @@ async def command(
             states=state_list,
             labels=label_map,
             batch_id=batch or "",
-            cursor=cursor or "",
+            cursor=since or "",
         )
         return await _matching(matching, session)
 
@@ -69,12 +78,17 @@ async def _named(client: Client, jobs: Sequence[str], session: Session) -> Exit:
 
 
 async def _matching(watch: Watch, session: Session) -> Exit:
-    async with watch:
-        session.output.message("watching; Ctrl-C ends it")
-        with EventStream(session.output) as stream:
-            try:
-                async for event in watch:
-                    stream.show(event, cursor=watch.cursor)
-            finally:
-                session.output.message(f"{stream.summary()}; resume with --cursor {watch.cursor}")
+    message = session.output.message
+    try:
+        async with watch:
+            message("watching; Ctrl-C ends it")
+            with EventStream(session.output) as stream:
+                try:
+                    async for event in watch:
+                        stream.show(event, cursor=watch.cursor)
+                finally:
+                    message(f"{stream.summary()}; resume with --since {watch.cursor}")
+    except CursorExpired as error:
+        message(f"what is kept begins at: --since {error.oldest_cursor}")
+        raise
     return Exit.OK

@@ -1,0 +1,283 @@
+"""A stream that is begun again, where it stopped, whenever it was cut."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
+
+from grpc import aio
+from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
+
+from headrace._backoff import Backoff
+from headrace._gateways import Gateway, Gateways, health_request
+from headrace._status import call_error
+from headrace.errors import CallError, Refusal, SlowConsumer, Unavailable
+
+R = TypeVar("R")
+
+# Begins the stream at a gateway, from where its last response ended.
+Start: TypeAlias = Callable[[Gateway], aio.UnaryStreamCall[Any, R]]
+
+# Seconds without a response after which an endless stream counts as cut: a gateway marks an idle
+# one every 15 s at least, and four times that is no accident.
+_SILENCE: Final = 60.0
+# The stream of one job may be quiet for ever. After so many seconds its gateway is asked whether it
+# is still there, and how long it has for the answer.
+_QUIET: Final = 30.0
+_ANSWER: Final = 10.0
+# A stream that was served for so many seconds has found a sound gateway.
+_STEADY: Final = 5.0
+_LONGEST_WAIT: Final = 5.0
+
+# What proxies and transports end a stream with. With a reason the same codes are a gateway's word.
+_CUT_CODES: Final = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
+
+
+class Stream(Generic[R]):
+    """The responses of a stream, one after the other.
+
+    A wait for a response may be cancelled: the stream goes on, and the response comes with the next
+    wait. A stream that nobody refers to any more ends.
+
+    Args:
+        gateways: where it can be served.
+        endless: it ends with an error alone and is never silent for long. Else it ends by itself,
+            and may be quiet for ever.
+        begin_retries: how often it is tried again before its first response. None: as after that.
+        resume_timeout: how long it is tried again, in seconds, since its last response.
+        taking: in how many seconds a gateway must take it, when there are others to go to. None:
+            it may take its time.
+
+    Attributes:
+        resumes: how often it was resumed.
+    """
+
+    def __init__(
+        self,
+        *,
+        gateways: Gateways,
+        endless: bool,
+        begin_retries: int | None,
+        resume_timeout: float,
+        taking: float | None,
+    ) -> None:
+        self.resumes = 0
+        self._gateways = gateways
+        self._endless = endless
+        self._begin_retries = self._retries_left = begin_retries
+        self._resume_timeout = resume_timeout
+        self._taking = taking
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._backoff = Backoff(longest=_LONGEST_WAIT)
+        self._gateway: Gateway | None = None
+        self._call: aio.UnaryStreamCall[Any, R] | None = None
+        self._reading: asyncio.Task[object] | None = None
+        # By the loop's clock: when this call was first answered, when the next one is due, and when
+        # there is no more use in trying.
+        self._answered: float | None = None
+        self._due = 0.0
+        self._give_up: float | None = None
+        self._begun = False
+        self._busy = False
+        self._closing = asyncio.Event()
+
+    def __del__(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._drop(self._loop.call_soon_threadsafe)
+
+    async def next(self, start: Start[R]) -> R | None:
+        """The next response; None when there are no more.
+
+        Args:
+            start: begins the stream, now or whenever it was cut.
+
+        Raises:
+            CallError: it was refused, or could not be resumed in time.
+            RuntimeError: another task waits for it already, or the client is closed.
+        """
+        if self._busy:
+            raise RuntimeError("another task waits for this stream already")
+        self._busy = True
+        try:
+            return await self._next(start)
+        finally:
+            self._busy = False
+
+    def progressed(self) -> None:
+        """Says that the last response had something new, so that the next cut is a first one."""
+        self._backoff.reset()
+
+    async def taken(self) -> bool:
+        """Whether a gateway has taken the stream now, though it may not have answered yet."""
+        return self._call is not None and await _taken(self._call, 0.0)
+
+    async def aclose(self) -> None:
+        """Ends the stream; whoever waits for a response learns that there are no more."""
+        self._closing.set()
+        reading = self._reading
+        self._drop(_at_once)
+        if reading is not None:
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _next(self, start: Start[R]) -> R | None:
+        while not self._closing.is_set():
+            try:
+                if self._call is None:
+                    await self._begin(start)
+                response = await self._read()
+            except aio.AioRpcError as failure:
+                self._lost(call_error(failure), failure)
+            except Unavailable as failure:
+                self._lost(failure, failure.__cause__)
+            else:
+                if response is not EOF:
+                    return cast(R, response)
+                if not self._endless or self._closing.is_set():
+                    self._closing.set()
+                    self._drop(_at_once)
+                    return None
+                self._lost(_unavailable("the stream ended though it has no end"), None)
+        return None
+
+    async def _begin(self, start: Start[R]) -> None:
+        self._loop = asyncio.get_running_loop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._due):
+                await self._closing.wait()
+        if self._closing.is_set():
+            return
+        self._gateway = self._gateways.current()
+        self._call = start(self._gateway)
+        if self._taking is not None and not await _taken(self._call, self._taking):
+            raise _unavailable(f"the gateway has not taken the stream within {self._taking:g} s")
+
+    async def _read(self) -> object:
+        """The next response, or EOF.
+
+        Raises:
+            AioRpcError: the stream failed.
+            Unavailable: it was silent for too long.
+        """
+        if self._call is None:
+            return EOF
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._call.read())
+        reading = self._reading
+        silence = _SILENCE if self._endless else _QUIET
+        while not (await asyncio.wait({reading}, timeout=silence))[0]:
+            if self._endless:
+                raise _unavailable(f"the stream was silent for {silence:g} s")
+            await self._ask()
+        self._reading = None
+        if self._closing.is_set():
+            return EOF
+        response = reading.result()
+        if response is not EOF:
+            self._heard()
+        return response
+
+    async def _ask(self) -> None:
+        """Returns when the gateway is there.
+
+        Raises:
+            Unavailable: it is not.
+        """
+        if self._gateway is None:
+            return
+        try:
+            await self._gateway.health(health_request(""), timeout=_ANSWER)
+        except aio.AioRpcError as failure:
+            # Any other answer is one.
+            if failure.code().name in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
+                raise _unavailable("the gateway does not answer any more") from failure
+
+    def _heard(self) -> None:
+        self._give_up = self._retries_left = None
+        if self._answered is None:
+            self._answered = asyncio.get_running_loop().time()
+            self.resumes += self._begun
+            self._begun = True
+
+    def _lost(self, error: CallError, cause: BaseException | None) -> None:
+        """Plans the next attempt.
+
+        Raises:
+            CallError: it is no use.
+        """
+        gateway, answered = self._gateway, self._answered
+        self._drop(_at_once)
+        if self._closing.is_set():
+            return
+        now = asyncio.get_running_loop().time()
+        steady = answered is not None and now - answered >= _STEADY
+        if steady:
+            self._backoff.reset()
+        if answered is not None and _was_slow(error, steady=steady):
+            # The gateway is well, this program was slow.
+            wait = 0.0
+        elif _is_cut(error) and gateway is not None:
+            moved = self._gateways.leave(gateway)
+            # What a gateway asks for holds for itself.
+            wait = self._backoff.next(None if moved else error.refusal.retry_after)
+        else:
+            self._forgive()
+            raise error from cause
+        if self._give_up is None:
+            self._give_up = now + self._resume_timeout
+        if self._retries_left == 0 or (wait and now + wait >= self._give_up):
+            self._forgive()
+            raise error from cause
+        if self._retries_left is not None:
+            self._retries_left -= 1
+        self._due = now + wait
+
+    def _forgive(self) -> None:
+        """Whoever asks once more after an error has all attempts again."""
+        self._retries_left = None if self._begun else self._begin_retries
+        self._give_up = None
+        self._due = 0.0
+        self._backoff.reset()
+
+    def _drop(self, do: Callable[[Callable[[], object]], object]) -> None:
+        """Ends the call, if there is one.
+
+        Args:
+            do: does it, here or in the loop's thread.
+        """
+        for part in (self._reading, self._call):
+            if part is not None:
+                do(part.cancel)
+        self._reading = self._call = self._gateway = self._answered = None
+
+
+async def _taken(call: aio.UnaryStreamCall[Any, Any], timeout: float) -> bool:  # noqa: ASYNC109
+    """Whether a gateway takes a call in time: its metadata comes at once, or with a response."""
+    try:
+        async with asyncio.timeout(timeout):
+            await call.initial_metadata()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _is_cut(error: CallError) -> bool:
+    if isinstance(error, Unavailable | SlowConsumer):
+        return True
+    return not error.refusal.reason and error.refusal.code in _CUT_CODES
+
+
+def _was_slow(error: CallError, *, steady: bool) -> bool:
+    """Whether a gateway has given up a stream that was not read."""
+    # When even the error is not read, it resets the call, which says CANCELLED and no more.
+    reset = error.refusal.code == "CANCELLED" and not error.refusal.reason
+    return isinstance(error, SlowConsumer) or (reset and steady)
+
+
+def _unavailable(message: str) -> Unavailable:
+    return Unavailable(Refusal(code="UNAVAILABLE", message=message))
+
+
+def _at_once(do: Callable[[], object]) -> None:
+    do()

@@ -1,0 +1,363 @@
+"""How streams survive: cuts, silence, a slow program, gateways that are stuck, waits given up."""
+
+import asyncio
+import random
+import socket
+
+import grpc
+import pytest
+
+from headrace import Client, CursorExpired, InternalError, SlowConsumer, Unavailable
+from headrace._backoff import Backoff
+from support.until import until
+
+
+@pytest.fixture
+async def client(server):
+    async with Client(server.target) as client:
+        yield client
+
+
+@pytest.fixture
+def stuck():
+    """A gateway to which one can connect, and which never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield "{}:{}".format(*listener.getsockname())
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The waits before attempts, which all are none here."""
+    waits = []
+
+    class Recorded(Backoff):
+        def next(self, asked=None):
+            waits.append(super().next(asked))
+            return 0.0
+
+    monkeypatch.setattr("headrace._stream.Backoff", Recorded)
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
+    return waits
+
+
+async def within(seconds, wait):
+    async with asyncio.timeout(seconds):
+        return await wait
+
+
+async def again(platform, method, count):
+    await platform.until(lambda: platform.methods().count(method) >= count)
+
+
+# A slow program
+
+
+async def test_a_stream_that_was_read_too_slowly_is_resumed_at_once(client, platform, waits):
+    async with client.watch() as watch:
+        first = await client.submit("wait")
+        seen = [await anext(watch), await anext(watch)]
+        cursor = watch.cursor
+        platform.slow()
+        ahead = asyncio.create_task(anext(watch))
+        await again(platform, "WatchJobs", 2)
+        platform.finish(first.id)
+        seen.append(await within(30, ahead))
+
+    assert [event.seq for event in seen] == [1, 2, 3]
+    assert (watch.resumes, waits) == (1, [])
+    assert platform.last("WatchJobs").cursor == cursor
+
+
+async def test_the_stream_of_one_job_as_well(client, platform, waits):
+    job = await client.submit("wait")
+    async with job.watch() as watch:
+        seen = [await anext(watch), await anext(watch)]
+        platform.slow()
+        ahead = asyncio.create_task(anext(watch))
+        await again(platform, "WatchJob", 2)
+        platform.finish(job.id)
+        seen.append(await within(30, ahead))
+
+    assert [event.seq for event in seen] == [1, 2, 3]
+    assert (watch.resumes, watch.seq, waits) == (1, 3, [])
+
+
+async def test_a_gateway_that_finds_everybody_slow_is_no_reason_to_hurry(
+    server, platform, waits, monkeypatch
+):
+    async with Client(server.target, retries=3) as client:
+        platform.refuse = grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER"
+        with pytest.raises(SlowConsumer):
+            await anext(client.watch())
+
+    assert waits == [0.25, 0.5, 1.0, 2.0]
+
+
+async def test_a_call_that_was_reset_since_nobody_read_it_is_resumed_at_once(
+    client, platform, waits, monkeypatch
+):
+    monkeypatch.setattr("headrace._stream._STEADY", 0.0)
+    async with client.watch() as watch:
+        platform.end(grpc.StatusCode.CANCELLED)
+        ahead = asyncio.create_task(anext(watch))
+        await again(platform, "WatchJobs", 2)
+        await client.submit("wait")
+        assert (await within(30, ahead)).seq == 1
+
+    assert (watch.resumes, waits) == (1, [])
+
+
+# What cuts a stream, and what ends it
+
+
+@pytest.mark.parametrize("code", ["CANCELLED", "INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED"])
+async def test_what_a_proxy_ends_is_resumed(client, platform, code):
+    async with client.watch() as watch:
+        ahead = asyncio.create_task(anext(watch))
+        platform.end(grpc.StatusCode[code])
+        await again(platform, "WatchJobs", 2)
+        await client.submit("wait")
+
+        assert (await within(30, ahead)).seq == 1
+    assert watch.resumes == 1
+
+
+async def test_an_endless_stream_that_ends_well_is_resumed(client, platform):
+    async with client.watch() as watch:
+        ahead = asyncio.create_task(anext(watch))
+        platform.end(None)
+        await again(platform, "WatchJobs", 2)
+        await client.submit("wait")
+
+        assert (await within(30, ahead)).seq == 1
+
+
+async def test_an_error_of_the_gateway_itself_ends_it(client, platform):
+    async with client.watch() as watch:
+        platform.end(grpc.StatusCode.INTERNAL, "INTERNAL")
+        with pytest.raises(InternalError):
+            await anext(watch)
+
+
+async def test_an_expired_cursor_says_how_to_go_on(client):
+    with pytest.raises(CursorExpired, match=r"go on from oldest_cursor.*\(oldest_cursor: 7\)"):
+        await anext(client.watch(cursor="expired"))
+
+
+async def test_after_an_error_it_can_be_gone_on_with(server, platform):
+    async with Client(server.target, resume_timeout=0.1) as client, client.watch() as watch:
+        await client.submit("wait")
+        assert (await anext(watch)).seq == 1
+        assert (await anext(watch)).seq == 2
+        platform.unavailable = 1000
+        platform.cut()
+        with pytest.raises(Unavailable):
+            await anext(watch)
+        platform.unavailable = 0
+        ahead = asyncio.create_task(anext(watch))
+        await again(platform, "WatchJobs", 2)
+        await client.submit("wait")
+
+        assert (await within(30, ahead)).seq == 1
+
+
+# How it is tried again
+
+
+async def test_waits_grow_until_there_is_something_new(client, platform, waits):
+    platform.cut_at_mark = True
+    async with client.watch() as watch:
+        ahead = asyncio.create_task(anext(watch))
+        await platform.until(lambda: len(waits) >= 4)
+        platform.cut_at_mark = False
+        await client.submit("wait")
+        await within(30, ahead)
+        await within(30, anext(watch))
+        grown = len(waits)
+        platform.cut()
+        ahead = asyncio.create_task(anext(watch))
+        await client.submit("wait")
+        await within(30, ahead)
+
+    assert waits[:4] == [0.25, 0.5, 1.0, 2.0]
+    assert waits[grown] == 0.25
+
+
+async def test_the_watch_of_a_quiet_job_may_be_cut_for_ever(server, platform, monkeypatch):
+    monkeypatch.setattr("headrace._stream._LONGEST_WAIT", 0.3)
+    async with Client(server.target, resume_timeout=0.5) as client:
+        job = await client.submit("wait")
+        watch = job.watch()
+        seen = [await anext(watch), await anext(watch)]
+        ahead = asyncio.create_task(anext(watch))
+        # Each wait is 0.125 s at least: more than half a second in all.
+        for resumes in range(1, 6):
+            platform.cut()
+            await until(lambda: watch.resumes == resumes or ahead.done())  # noqa: B023
+        platform.finish(job.id)
+        seen += [await within(30, ahead), *[event async for event in watch]]
+
+    assert [event.seq for event in seen] == [1, 2, 3]
+
+
+# Gateways that are stuck
+
+
+async def test_a_gateway_that_never_takes_a_stream_is_left(stuck, server, platform):
+    async with Client([stuck, server.target], timeout=8) as client, client.watch() as watch:
+        assert watch.caught_up
+        await client.submit("wait")
+        assert (await within(30, anext(watch))).seq == 1
+
+
+async def test_for_one_job_as_well(stuck, server, platform):
+    async with Client(server.target) as client:
+        job = await client.submit("wait")
+    async with Client([stuck, server.target], timeout=8) as client:
+        assert (await within(30, anext(client.watch_job(job.id)))).seq == 1
+
+
+async def test_a_quiet_job_is_waited_for_while_its_gateway_answers(server, platform, monkeypatch):
+    monkeypatch.setattr("headrace._stream._QUIET", 0.05)
+    async with Client(server.target) as client:
+        job = await client.submit("wait")
+        watch = job.watch()
+        await anext(watch)
+        await anext(watch)
+        ahead = asyncio.create_task(anext(watch))
+        await until(lambda: server.health.asked >= 3)
+        platform.finish(job.id)
+
+        assert (await within(30, ahead)).seq == 3
+    assert watch.resumes == 0
+
+
+async def test_a_gateway_that_has_stopped_answering_is_left(server, second, platform, monkeypatch):
+    monkeypatch.setattr("headrace._stream._QUIET", 0.05)
+    monkeypatch.setattr("headrace._stream._ANSWER", 0.05)
+    async with Client([server.target, second.target]) as client:
+        job = await client.submit("wait")
+        watch = job.watch()
+        await anext(watch)
+        await anext(watch)
+        server.health.answers.clear()
+        ahead = asyncio.create_task(anext(watch))
+        await platform.until(lambda: platform.left[job.id] == 1)
+        monkeypatch.setattr("headrace._stream._ANSWER", 10)
+        await until(lambda: second.health.asked)
+        platform.finish(job.id)
+
+        assert (await within(30, ahead)).seq == 3
+    assert watch.resumes == 1
+    server.health.answers.set()
+
+
+async def test_a_long_past_in_which_nothing_matches_does_not_fail_the_entering(server, platform):
+    platform.reading = True
+    async with Client(server.target, timeout=3) as client, client.watch(cursor="0") as watch:
+        assert not watch.caught_up
+        platform.reading = False
+        platform.wake()
+        ahead = asyncio.create_task(anext(watch))
+        await platform.until(lambda: platform.watchers["*"])
+        await client.submit("wait")
+
+        assert (await within(30, ahead)).seq == 1
+    assert platform.methods().count("WatchJobs") == 1
+
+
+# Waits that are given up, and watches that are left
+
+
+async def test_a_wait_that_is_given_up_loses_nothing(client, platform):
+    job = await client.submit("wait")
+    async with client.watch() as watch, job.watch(after_seq=2) as one:
+        for stream in (watch, one):
+            with pytest.raises(TimeoutError):
+                await within(0.05, anext(stream))
+        platform.finish(job.id)
+
+        assert (await within(30, anext(watch))).seq == 3
+        assert [event.seq async for event in one] == [3]
+    assert platform.methods().count("WatchJobs") == platform.methods().count("WatchJob") == 1
+
+
+async def test_a_wait_that_is_given_up_while_no_gateway_is_there(server, platform):
+    async with Client(server.target) as client:
+        job = await client.submit("wait")
+        watch = job.watch(after_seq=2)
+        with pytest.raises(TimeoutError):
+            await within(0.05, anext(watch))
+        await server.stop()
+        for _ in range(5):
+            with pytest.raises(TimeoutError):
+                await within(0.05, anext(watch))
+        await server.start()
+        platform.finish(job.id)
+
+        assert [event.seq async for event in watch] == [3]
+
+
+async def test_a_watch_that_nobody_refers_to_any_more_ends(client, platform):
+    job = await client.submit("wait")
+
+    async def follow(stream):
+        async for _ in stream:
+            pass
+
+    # Not closed by anybody.
+    tasks = [asyncio.create_task(follow(job.watch())), asyncio.create_task(follow(client.watch()))]
+    await platform.until(lambda: platform.watchers[job.id] and platform.watchers["*"])
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    del task, tasks
+
+    await platform.until(lambda: platform.left[job.id] and platform.left["*"])
+
+
+async def test_closing_ends_the_wait_of_another_task(client, platform):
+    job = await client.submit("wait")
+    watch = job.watch(after_seq=2)
+    ahead = asyncio.create_task(anext(watch, "the end"))
+    await platform.until(lambda: platform.watchers[job.id])
+
+    await watch.aclose()
+
+    assert await within(30, ahead) == "the end"
+    assert await anext(watch, "the end") == "the end"
+    await platform.until(lambda: platform.left[job.id])
+
+
+async def test_closing_ends_a_wait_for_a_gateway(server):
+    await server.stop()
+    async with Client(server.target) as client:
+        watch = client.watch_job("a")
+        ahead = asyncio.create_task(anext(watch, "the end"))
+        with pytest.raises(TimeoutError):
+            await within(0.3, asyncio.shield(ahead))
+        await watch.aclose()
+
+        assert await within(1, ahead) == "the end"
+    await server.start()
+
+
+async def test_two_tasks_cannot_read_one_watch(client, platform):
+    async with client.watch() as watch:
+        ahead = asyncio.create_task(anext(watch))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="another task"):
+            await anext(watch)
+        await client.submit("wait")
+
+        assert (await within(30, ahead)).seq == 1
+
+
+async def test_the_health_of_a_queue(client, server):
+    assert not await client.queue_serving("mail")
+
+    await server.health.set("queue/mail", 1)
+    assert await client.queue_serving("mail")
+
+    await server.health.set("queue/mail", 2)
+    assert not await client.queue_serving("mail")
