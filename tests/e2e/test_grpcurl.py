@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,20 @@ import pytest
 from support.processes import Processes
 
 JOBS = "headrace.v1.JobService"
+SUBSCRIPTIONS = "headrace.v1.SubscriptionService"
 DEADLINE_S = 30
+
+
+def command(*arguments: str) -> list[str]:
+    program = shutil.which("grpcurl", path=sysconfig.get_path("scripts"))
+    assert program is not None, "grpcurl is not installed: make setup"
+    return [program, "-plaintext", "-max-time", str(DEADLINE_S), *arguments]
 
 
 def grpcurl(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs grpcurl to its end."""
-    program = shutil.which("grpcurl", path=sysconfig.get_path("scripts"))
-    assert program is not None, "grpcurl is not installed: make setup"
     return subprocess.run(
-        [program, "-plaintext", "-max-time", str(DEADLINE_S), *arguments],
+        command(*arguments),
         capture_output=True,
         text=True,
         timeout=DEADLINE_S + 10,
@@ -48,6 +54,7 @@ def test_it_lists_and_describes_the_services(processes: Processes) -> None:
         "grpc.health.v1.Health",
         JOBS,
         "headrace.v1.HandlerService",
+        SUBSCRIPTIONS,
     } <= set(listed)
     described = grpcurl(processes.gateway_address, "describe", JOBS).stdout
     assert "rpc SubmitJob ( .headrace.v1.SubmitJobRequest )" in described
@@ -114,12 +121,108 @@ def test_it_probes_the_health_of_every_service(processes: Processes, service: in
     assert answer == {"status": "SERVING"}
 
 
+def test_it_probes_the_health_of_a_queue(processes: Processes) -> None:
+    queue = {"service": "queue/default"}
+    [answer] = call(processes.gateway_address, "grpc.health.v1.Health/Check", queue)
+    assert answer == {"status": "SERVING"}
+    for address, name in (
+        (processes.gateway_address, "queue/No Such Name"),
+        (processes.worker_address, "queue/default"),
+    ):
+        request = json.dumps({"service": name})
+        done = grpcurl("-d", request, address, "grpc.health.v1.Health/Check")
+        assert "Code: NotFound" in done.stderr
+    probe = [sys.executable, "-m", "headrace_health", "probe", processes.gateway_address]
+    done = subprocess.run(
+        [*probe, "--service", "queue/default"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "SERVING\n")
+
+
+def test_it_watches_a_queue_lose_its_worker_and_get_another(processes: Processes) -> None:
+    watch = subprocess.Popen(
+        command(
+            *("-d", json.dumps({"service": "queue/default"})),
+            *(processes.gateway_address, "grpc.health.v1.Health/Watch"),
+        ),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watch.stdout is not None
+    statuses = (json.loads(f"{{{line}}}")["status"] for line in watch.stdout if "status" in line)
+    try:
+        assert next(statuses) == "SERVING"
+        processes.worker.kill()
+        # Nobody tells: its lease has to lapse.
+        assert next(statuses) == "NOT_SERVING"
+        processes.worker.start()
+        assert next(statuses) == "SERVING"
+        processes.worker.stop()
+        assert next(statuses) == "NOT_SERVING"
+    finally:
+        watch.kill()
+        watch.communicate()
+
+
 def test_it_lists_the_handlers_with_their_schemas(processes: Processes) -> None:
     [answer] = call(processes.gateway_address, "headrace.v1.HandlerService/ListHandlers", {})
     handlers = {handler["type"]: handler for handler in answer["handlers"]}
     assert {"email", "data_cleaning", "ai_task", "http_request", "square_sum"} <= set(handlers)
     assert handlers["square_sum"]["live_workers"] == 1
     assert "data" in json.dumps(handlers["square_sum"]["payload_schema"])
+
+
+def first_events(address: str, method: str, request: object) -> dict[str, Any]:
+    """Watches until there are events; returns the response that brings them."""
+    arguments = command("-d", json.dumps(request), address, method)
+    decoder, text = json.JSONDecoder(), ""
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as watch:
+        try:
+            assert watch.stdout is not None
+            for line in watch.stdout:
+                text += line
+                # A response ends with a brace that is not indented.
+                if line.rstrip() in {"}", "{}"}:
+                    response = decoder.decode(text)
+                    if "events" in response:
+                        return response
+                    text = ""
+        finally:
+            watch.terminate()
+    pytest.fail("the watch has ended")
+
+
+def test_a_subscription_shows_each_event_until_it_is_acknowledged(processes: Processes) -> None:
+    address = processes.gateway_address
+    subscription = {"name": "grpcurl", "filter": {"labels": {"for": "grpcurl"}}}
+    [created] = call(address, f"{SUBSCRIPTIONS}/CreateSubscription", subscription)
+    assert created["created"]
+    job = {
+        "type": "t.forever",
+        "labels": {"for": "grpcurl"},
+        "schedule_time": "2100-01-01T00:00:00Z",
+    }
+    [submitted] = call(address, f"{JOBS}/SubmitJob", {"job": job})
+    watch = {"name": "grpcurl", "consumer": "terminal"}
+    for _ in range(2):
+        response = first_events(address, f"{SUBSCRIPTIONS}/WatchSubscription", watch)
+        [event] = response["events"]
+        assert event["job_id"] == submitted["job"]["id"]
+        assert event["type"] == "JOB_EVENT_TYPE_SUBMITTED"
+    [acknowledged] = call(
+        *(address, f"{SUBSCRIPTIONS}/AckSubscription"),
+        {"name": "grpcurl", "cursor": response["cursor"]},
+    )
+    assert acknowledged == {}
+    call(address, f"{JOBS}/CancelJob", {"job_id": submitted["job"]["id"]})
+    [event] = first_events(address, f"{SUBSCRIPTIONS}/WatchSubscription", watch)["events"]
+    assert (event["seq"], event["type"]) == ("2", "JOB_EVENT_TYPE_CANCELLED")
+    [listed] = call(address, f"{SUBSCRIPTIONS}/ListSubscriptions", {})
+    assert [one["name"] for one in listed["subscriptions"]] == ["grpcurl"]
+    assert "ack_time" in listed["subscriptions"][0]
+    call(address, f"{SUBSCRIPTIONS}/DeleteSubscription", {"name": "grpcurl"})
+    done = grpcurl(*("-d", '{"name": "grpcurl"}', address, f"{SUBSCRIPTIONS}/WatchSubscription"))
+    assert "Code: NotFound" in done.stderr
 
 
 def test_the_protos_are_where_the_readme_says(processes: Processes) -> None:

@@ -1,0 +1,161 @@
+"""What streams are for: cut them 1,000 times, restart both gateways, and nothing is missing."""
+
+from __future__ import annotations
+
+import random
+import signal
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from headrace import Client
+from headrace.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_SUCCEEDED
+from headrace.v1.job_service_pb2 import JobFilter
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.store.events import BEGINNING, Place
+from headrace_core.store.installation import read_installation
+from headrace_gateway.tokens import decode_cursor, encode_cursor
+from support.cuts import ClientWatcher, Cuts, JobsWatcher, JobWatcher, Name
+from support.event_load import EventLoad
+from support.scraping import scrape
+from support.two_gateways import GatewayProcess, two_gateways
+from support.until import until
+
+WATCHERS = 50
+CUTS = 1_000
+EVENTS = 20_000
+
+# Far more than any wait should take, for a machine that does much else meanwhile; in seconds.
+DEADLINE_S = 150
+
+
+@pytest.fixture
+async def gateways(
+    settings: Settings, tmp_path: Path
+) -> AsyncIterator[tuple[GatewayProcess, GatewayProcess]]:
+    """Two gateways, and a worker that nobody takes for dead on a busy machine."""
+    patient = settings.model_copy(
+        update={"shutdown_grace": 10.0, "worker_lease": 15.0, "worker_beat": 5.0}
+    )
+    async with two_gateways(patient, logs=tmp_path) as gateways:
+        yield gateways
+
+
+@pytest.mark.timeout(400)
+async def test_watchers_that_are_cut_at_random_see_every_event_once_and_in_order(
+    gateways: tuple[GatewayProcess, GatewayProcess], database: Database
+):
+    seed = random.randrange(1_000_000)
+    print(f"seed {seed}")  # noqa: T201 - shown when this fails
+    chance = random.Random(seed)
+    one, other = gateways
+    async with database.transaction() as connection:
+        installation = await read_installation(connection)
+    start = encode_cursor(installation, DEFAULT_TENANT, *BEGINNING)
+    place_of = partial(decode_cursor, installation, DEFAULT_TENANT)
+
+    async with (
+        Client([one.address, other.address]) as client,
+        Cuts(gateways, chance) as cuts,
+        TaskGroup() as tasks,
+    ):
+        load = EventLoad(client, database, chance)
+
+        # Those that follow with the client, and the rows of job_events that each one must see.
+        proxies = [one.proxy.address, other.proxy.address]
+        clients = [
+            (ClientWatcher(proxies), "true"),
+            (ClientWatcher(proxies[::-1], queues=["late"]), "j.queue = 'late'"),
+            (ClientWatcher(proxies, queues=["south"]), "j.queue = 'south'"),
+            (ClientWatcher(proxies[::-1], labels={"team": "two"}), "j.labels->>'team' = 'two'"),
+        ]
+        following = [tasks.create_task(watcher.follow()) for watcher, _ in clients]
+        for watcher, _ in clients:
+            await watcher.live.wait()
+
+        # Those that are cut, and resume by hand: a filter, its rows, how many follow it.
+        batch, further = await load.submit_batch(1000), await load.submit_batch(1000)
+        thousand = [job.id for job in (*batch.jobs[:500], *further.jobs[:500])]
+        ends = [JOB_STATE_SUCCEEDED, JOB_STATE_FAILED]
+        filters = [
+            (JobFilter(), "true", 2),
+            (JobFilter(queues=["north"]), "j.queue = 'north'", 4),
+            (JobFilter(queues=["late"]), "j.queue = 'late'", 4),
+            (JobFilter(labels={"team": "one"}), "j.labels->>'team' = 'one'", 4),
+            (JobFilter(states=ends), "e.state IN ('succeeded', 'failed')", 4),
+            (JobFilter(batch_id=batch.id), f"j.batch_id = '{batch.id}'", 4),
+            (JobFilter(job_ids=thousand), f"j.id = ANY ('{{{','.join(thousand)}}}')", 4),
+        ]
+        watchers = [
+            (JobsWatcher(cuts, job_filter, start, place_of), rows)
+            for job_filter, rows, count in filters
+            for _ in range(count)
+        ]
+        singles = [JobWatcher(cuts, lambda: chance.choice(load.jobs)) for _ in range(20)]
+        assert len([*clients, *watchers, *singles]) == WATCHERS
+        following += [tasks.create_task(watcher.follow()) for watcher, _ in watchers]
+        following += [tasks.create_task(single.follow()) for single in singles]
+        following += [tasks.create_task(cuts.cut_connections())]
+
+        loading = tasks.create_task(load.run())
+        gaps = []
+        for share, gateway, by in ((0.3, one, signal.SIGTERM), (0.6, other, signal.SIGKILL)):
+            await until(lambda s=share: load.has_made(EVENTS * s), within=DEADLINE_S)
+            gaps.append(await read_gaps(gateway))
+            await gateway.restart(by)
+        await until(lambda: load.has_made(EVENTS), within=DEADLINE_S)
+        await until(lambda: cuts.count >= CUTS, within=DEADLINE_S)
+        cuts.end()
+        load.is_enough()
+        await loading
+
+        expected = {rows: await read_rows(database, rows) for _, rows in (*clients, *watchers)}
+        for watcher, rows in (*clients, *watchers):
+            count = len(expected[rows])
+            await until(lambda w=watcher, c=count: len(w.seen) >= c, within=DEADLINE_S)
+        gaps += [await read_gaps(gateway) for gateway in gateways]
+        for task in following:
+            task.cancel()
+
+    for watcher, rows in (*clients, *watchers):
+        assert watcher.seen == list(expected[rows]), rows
+    for watcher, _ in watchers:
+        check_cursors(watcher, expected["true"])
+    last = dict(expected["true"].keys())
+    for single in singles:
+        assert single.ended
+        for job_id, seqs in single.seen.items():
+            assert seqs == list(range(1, len(seqs) + 1))
+            assert job_id not in single.ended or len(seqs) == last[job_id]
+    assert set(gaps) == {0}
+
+
+def check_cursors(watcher: JobsWatcher, places: dict[Name, Place]) -> None:
+    """Each cursor stood behind all that had come by then, and before what came next."""
+    for place, count in watcher.cursors:
+        assert count == 0 or places[watcher.seen[count - 1]] <= place
+        assert count == len(watcher.seen) or place < places[watcher.seen[count]]
+
+
+async def read_rows(database: Database, rows: str) -> dict[Name, Place]:
+    """The rows of job_events that meet a condition, in the order of all events."""
+    async with database.transaction() as connection:
+        found = await connection.execute(
+            text(
+                "SELECT e.job_id::text AS job_id, e.seq, e.xid::text::bigint AS xid, e.position "
+                "FROM job_events e JOIN jobs j ON j.id = e.job_id "
+                f"WHERE {rows} ORDER BY e.xid, e.position"
+            )
+        )
+        return {(row.job_id, row.seq): (row.xid, row.position) for row in found}
+
+
+async def read_gaps(gateway: GatewayProcess) -> float:
+    """How often a stream of the gateway has missed an event, as its metrics say."""
+    return (await scrape(gateway.metrics_port))["headrace_stream_gaps_total"]
