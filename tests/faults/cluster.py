@@ -1,0 +1,260 @@
+"""The platform as real processes: servers, services, and the links between them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from pydantic import SecretStr
+
+from faults import ledger
+from faults.metrics import read_metric
+from headrace_core.settings import Settings
+from headrace_core.store.migrate import migrate
+from headrace_standalone import services
+from headrace_standalone.embedded.folder import DataFolder
+from headrace_standalone.embedded.port import free_port
+from headrace_standalone.embedded.postgres import EmbeddedPostgres
+from headrace_standalone.embedded.valkey import EmbeddedValkey
+from headrace_standalone.program import Program
+from support.environment import environment_of
+from support.proxy import Proxy
+from support.server import Server
+
+_TESTS = Path(__file__).resolve().parent.parent
+
+# By these a link tells its connections apart: the ones over which wake-ups come.
+LISTEN = b"LISTEN "
+SUBSCRIBE = b"SUBSCRIBE"
+
+# How long a service has to finish what it is doing, in seconds.
+_GRACE = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which processes there are.
+
+    Args:
+        links: the kinds of processes that reach their servers through links which can fail:
+            `gateway`, `scheduler`, `worker`, and `client` for the way to the gateways.
+        settings: changes to the defaults, by the names of `Settings`.
+    """
+
+    gateways: int = 2
+    schedulers: int = 2
+    workers: int = 3
+    links: frozenset[str] = frozenset()
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+class Service:
+    """One process of the platform.
+
+    Attributes:
+        name: `gateway-1`, `worker-3`.
+        address: where it serves.
+        metrics_url: where its metrics are, if it has any.
+        postgres, redis, entrance: its links; None where the plan has none.
+    """
+
+    def __init__(self, server: Server, *, name: str, address: str, metrics_url: str) -> None:
+        self._server = server
+        self.name = name
+        self.address = address
+        self.metrics_url = metrics_url
+        self.postgres: Proxy | None = None
+        self.redis: Proxy | None = None
+        self.entrance: Proxy | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._server.pid
+
+    @property
+    def target(self) -> str:
+        """Where clients reach it."""
+        return self.entrance.address if self.entrance is not None else self.address
+
+    def launch(self) -> None:
+        """Starts it."""
+        # Not in a thread: the process is tied to the thread that starts it.
+        self._server.launch()
+
+    async def serving(self) -> None:
+        """Waits until it serves."""
+        await self._server.serving()
+
+    async def start(self) -> None:
+        """Starts it and waits until it serves."""
+        self.launch()
+        await self.serving()
+
+    async def terminate(self) -> None:
+        """Tells it to end, and waits until it has."""
+        await asyncio.to_thread(self._server.terminate, within=_GRACE + 15)
+
+    async def kill(self) -> None:
+        """Kills it."""
+        await asyncio.to_thread(self._server.kill)
+
+    def memory(self) -> float:
+        """Its resident memory in MiB."""
+        return float(psutil.Process(self.pid).memory_info().rss) / 2**20
+
+    def files(self) -> int:
+        """How many file descriptors it has open."""
+        return int(psutil.Process(self.pid).num_fds())
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The value of one of its metrics, the sum of those with these labels.
+
+        Raises:
+            KeyError: it has none of that name.
+        """
+        return await read_metric(self.metrics_url, name, **labels)
+
+
+class Postgres:
+    """The PostgreSQL server, to crash it and to start it again."""
+
+    def __init__(self, server: Server, url: str) -> None:
+        self._server = server
+        self.url = url
+
+    async def crash(self) -> None:
+        """Ends it as `pg_ctl stop -m immediate` does: without a checkpoint, sessions cut off."""
+        await asyncio.to_thread(self._server.terminate, within=30, signum=signal.SIGQUIT)
+
+    async def start(self) -> None:
+        """Starts it again, and waits until it has recovered and serves."""
+        self._server.launch()
+        await self._server.serving()
+
+
+class Cluster:
+    """All processes, while they run.
+
+    Attributes:
+        settings: how to reach the servers, past all links.
+        logs: the folder of the processes' logs.
+        ledger: what the handlers write down.
+    """
+
+    def __init__(self, folder: DataFolder, plan: Plan) -> None:
+        self.plan = plan
+        self.logs = folder.logs
+        self.ledger = ledger.Ledger(folder.path / "ledger.sqlite")
+        self._ledger_path = folder.path / "ledger.sqlite"
+        postgres = EmbeddedPostgres(folder=folder)
+        valkey = EmbeddedValkey(folder=folder)
+        self.settings = Settings.model_validate(
+            {
+                "database_url": SecretStr(postgres.url),
+                "redis_url": SecretStr(valkey.url),
+                "log_format": "json",
+                "shutdown_grace": _GRACE,
+                **plan.settings,
+            }
+        )
+        self.postgres = Postgres(self._server(postgres.program()), postgres.url)
+        self.valkey = self._server(valkey.program())
+        self.gateways: list[Service] = []
+        self.schedulers: list[Service] = []
+        self.workers: list[Service] = []
+
+    @property
+    def services(self) -> list[Service]:
+        """All three kinds."""
+        return [*self.gateways, *self.schedulers, *self.workers]
+
+    @property
+    def targets(self) -> list[str]:
+        """Where clients reach the gateways."""
+        return [gateway.target for gateway in self.gateways]
+
+    def _server(self, program: Program) -> Server:
+        return Server(program, log=self.logs / f"{program.name}.log")
+
+    async def _start(self, ending: AsyncExitStack) -> None:
+        ending.callback(self.ledger.close)
+        for server in (self.postgres._server, self.valkey):
+            # Killed, PostgreSQL would leave sessions behind that still write to the folder.
+            ending.push_async_callback(asyncio.to_thread, server.stop)
+            server.launch()
+            await server.serving()
+        await asyncio.to_thread(migrate, self.settings)
+        for kind, count, all_of_kind in (
+            ("gateway", self.plan.gateways, self.gateways),
+            ("scheduler", self.plan.schedulers, self.schedulers),
+            ("worker", self.plan.workers, self.workers),
+        ):
+            for number in range(1, count + 1):
+                service = await self._make(kind, number, ending)
+                all_of_kind.append(service)
+                ending.push_async_callback(service.kill)
+                service.launch()
+        await asyncio.gather(*(service.serving() for service in self.services))
+
+    async def _make(self, kind: str, number: int, ending: AsyncExitStack) -> Service:
+        name, address = f"{kind}-{number}", f"127.0.0.1:{free_port()}"
+        environment, metrics_url = self._environment(), ""
+        postgres = redis = entrance = None
+        if kind in self.plan.links:
+            postgres = await _link(self.settings.database_url, LISTEN, ending)
+            redis = await _link(self.settings.redis_url, SUBSCRIBE, ending)
+            environment["HEADRACE_DATABASE_URL"] = postgres.url
+            environment["HEADRACE_REDIS_URL"] = redis.url
+        grace = _GRACE
+        if kind == "gateway":
+            metrics = f"127.0.0.1:{free_port()}"
+            environment["HEADRACE_GATEWAY_METRICS_ADDRESS"] = metrics
+            metrics_url = f"http://{metrics}/metrics"
+            program = services.gateway(address=address, environment=environment, grace=grace)
+            if "client" in self.plan.links:
+                entrance = await _link(SecretStr(f"grpc://{address}"), b"", ending)
+        elif kind == "scheduler":
+            program = services.scheduler(address=address, environment=environment, grace=grace)
+        else:
+            program = services.worker(
+                number=number,
+                address=address,
+                environment=environment,
+                grace=grace + self.settings.worker_cancel_grace,
+            )
+        server = Server(program, log=self.logs / f"{name}.log")
+        service = Service(server, name=name, address=address, metrics_url=metrics_url)
+        service.postgres, service.redis, service.entrance = postgres, redis, entrance
+        return service
+
+    def _environment(self) -> dict[str, str]:
+        paths = filter(None, [str(_TESTS), os.environ.get("PYTHONPATH")])
+        return environment_of(
+            self.settings,
+            HEADRACE_HANDLERS="faults.handlers",
+            PYTHONPATH=os.pathsep.join(paths),
+            **{ledger.VARIABLE: str(self._ledger_path)},
+        )
+
+
+async def _link(url: SecretStr, mark: bytes, ending: AsyncExitStack) -> Proxy:
+    link = Proxy(url.get_secret_value(), marks=(mark,) if mark else ())
+    await link.start()
+    ending.push_async_callback(link.cut)
+    return link
+
+
+@asynccontextmanager
+async def running(plan: Plan) -> AsyncIterator[Cluster]:
+    """Starts everything; however the block ends, every process is gone behind it."""
+    with DataFolder.temporary() as folder:
+        async with AsyncExitStack() as ending:
+            cluster = Cluster(folder, plan)
+            await cluster._start(ending)
+            yield cluster

@@ -1,0 +1,118 @@
+"""What the database says in the end, and what a scenario does to it. It goes past all links."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+
+import asyncpg
+
+from faults.evidence import EventRow, JobRow
+from faults.handlers import WORK_POLICY
+from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
+from headrace_core.domain.retry import RetryPolicy
+from headrace_core.store.rows import to_overrides
+
+# What the handlers say of retries, by type.
+_POLICIES: Mapping[str, RetryPolicy] = {"work": WORK_POLICY}
+
+_TERMINAL = [str(state) for state in TERMINAL]
+
+
+class Records:
+    """Reads the truth.
+
+    Args:
+        url: the server's own, not that of a link.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection of its own."""
+        connection = await asyncpg.connect(self._url, timeout=30, command_timeout=120)
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+
+    @asynccontextmanager
+    async def idle_transaction(self) -> AsyncIterator[None]:
+        """Somebody's transaction that has an id and does nothing, for the length of the block."""
+        async with self.connection() as connection:
+            await connection.execute("BEGIN")
+            await connection.execute("SELECT pg_current_xact_id()")
+            yield
+            await connection.execute("COMMIT")
+
+    async def unfinished(self) -> int:
+        """How many jobs have not ended."""
+        async with self.connection() as connection:
+            count: int = await connection.fetchval(
+                "SELECT count(*) FROM jobs WHERE state <> ALL($1)", _TERMINAL
+            )
+        return count
+
+    async def all_ended(self, *, within: float) -> bool:
+        """Waits until every job has ended; False when the time was over before."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while await self.unfinished():
+                    await asyncio.sleep(0.2)
+                return True
+        return False
+
+    async def sessions(self, application: str) -> int:
+        """How many connections a kind of process has, by its name in pg_stat_activity."""
+        async with self.connection() as connection:
+            count: int = await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1", application
+            )
+        return count
+
+    async def jobs(self) -> dict[str, JobRow]:
+        """Every row of `jobs`."""
+        async with self.connection() as connection:
+            rows = await connection.fetch(
+                "SELECT id, tenant, type, queue, labels::text AS labels, request_id, state, seq, "
+                "retry::text AS retry FROM jobs"
+            )
+        jobs = {}
+        for row in rows:
+            policy = to_overrides(row["retry"]).over(_POLICIES.get(row["type"], RetryPolicy()))
+            jobs[str(row["id"])] = JobRow(
+                id=str(row["id"]),
+                tenant=row["tenant"],
+                type=row["type"],
+                queue=row["queue"],
+                labels=json.loads(row["labels"]),
+                request_id=row["request_id"],
+                state=JobState(row["state"]),
+                seq=row["seq"],
+                policy=policy,
+            )
+        return jobs
+
+    async def events(self) -> list[EventRow]:
+        """Every row of `job_events`, in the order of jobs and numbers."""
+        async with self.connection() as connection:
+            rows = await connection.fetch(
+                "SELECT job_id, seq, type, state, attempt, time, due_time FROM job_events "
+                "ORDER BY job_id, seq"
+            )
+        return [
+            EventRow(
+                job_id=str(row["job_id"]),
+                seq=row["seq"],
+                type=EventType(row["type"]),
+                state=JobState(row["state"]),
+                attempt=row["attempt"],
+                time=row["time"],
+                due_time=row["due_time"],
+            )
+            for row in rows
+        ]

@@ -1,0 +1,37 @@
+"""Metrics of a service, read over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.request import ProxyHandler, build_opener
+
+from prometheus_client.parser import text_string_to_metric_families
+
+_TIMEOUT_S = 5.0
+# Loopback needs no proxy, whatever the environment says.
+_opener = build_opener(ProxyHandler({}))
+
+
+async def read_metric(url: str, name: str, **labels: str) -> float:
+    """The value of a metric, the sum over those with these labels.
+
+    Raises:
+        KeyError: there is none of that name.
+        OSError: nobody answers.
+    """
+    text = await asyncio.to_thread(_fetch, url)
+    values = [
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+    if not values:
+        raise KeyError(name)
+    return sum(values)
+
+
+def _fetch(url: str) -> str:
+    with _opener.open(url, timeout=_TIMEOUT_S) as answer:
+        text: bytes = answer.read()
+    return text.decode()

@@ -1,0 +1,99 @@
+"""Runs trials, and keeps what is needed to understand one that failed."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from faults.cluster import Cluster, running
+from faults.evidence import Evidence
+from faults.invariants import judge
+from faults.measure import Figure
+from faults.report import Result
+from faults.scenario import Scenario
+from faults.trial import Trial
+
+# What is kept of a trial that failed, or of each one when asked to.
+OUTPUT = Path("faults-output")
+# How much of an error is shown, in characters: it may have a whole log in it.
+_FAILURE = 2000
+
+
+async def run_trial(
+    scenario: Scenario,
+    *,
+    seed: int,
+    short: bool,
+    keep: bool,
+    say: Callable[[str], None],
+    output: Path = OUTPUT,
+) -> Result:
+    """Runs a scenario once, on processes of its own.
+
+    Args:
+        scenario: what to do.
+        seed: decides what is left to chance.
+        short: whether long waits may be shorter.
+        keep: keep logs and evidence also when everything is good.
+        say: is told what happens.
+        output: where they are kept.
+    """
+    began = time.monotonic()
+    evidence, figures, failure = Evidence(), list[Figure](), ""
+    say(f"{scenario.title}; seed {seed}")
+    async with AsyncExitStack() as open_:
+        cluster: Cluster | None = None
+        try:
+            cluster = await open_.enter_async_context(running(scenario.plan))
+            trial = Trial(cluster=cluster, seed=seed, short=short, say=say)
+            figures = trial.figures
+            open_.push_async_callback(trial.close)
+            async with asyncio.timeout(scenario.timeout):
+                await scenario.run(trial)
+                await trial.settle()
+                evidence = await trial.evidence()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the trial has failed
+            failure = f"{type(error).__name__}: {error}"[:_FAILURE]
+            say(traceback.format_exc(limit=-3)[:_FAILURE])
+        result = Result(
+            scenario=scenario.id,
+            title=scenario.title,
+            seed=seed,
+            seconds=time.monotonic() - began,
+            verdicts={} if failure else judge(evidence, scenario.shows),
+            figures=figures,
+            evidence=evidence,
+            failure=failure,
+        )
+        if cluster is not None and (keep or not result.good):
+            folder = output / f"{scenario.id}-seed-{seed}"
+            _keep(folder, cluster.logs, evidence)
+            say(f"logs and evidence: {folder}")
+    return result
+
+
+def _keep(folder: Path, logs: Path, evidence: Evidence) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(logs, folder)
+    for name in ("submissions", "events", "ledger", "streams", "usages", "recoveries"):
+        _write(folder / f"{name}.jsonl", getattr(evidence, name))
+    _write(folder / "jobs.jsonl", evidence.jobs.values())
+
+
+def _write(file: Path, items: Iterable[Any]) -> None:
+    with file.open("w") as stream:
+        for item in items:
+            stream.write(json.dumps(dataclasses.asdict(item), default=_as_text) + "\n")
+
+
+def _as_text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,89 @@
+"""F10: somebody leaves a transaction with an id open, and goes for a coffee."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from faults.cluster import Service
+from faults.evidence import Evidence, StreamLog
+from faults.load import Mix
+from faults.measure import claim_waits, percentile
+from faults.scenario import Scenario
+from faults.trial import Trial, until
+
+IDLE_S = 120.0
+SHORT_S = 30.0
+STEADY_S = 30.0
+LAG = "headrace_settled_lag_seconds"
+
+
+async def run(trial: Trial) -> None:
+    await trial.load(rate=50, mix=Mix(watched=0.4), steady=STEADY_S)
+    begin = time.time()
+    async with trial.fault("a transaction stays open"), trial.records.idle_transaction():
+        began = time.monotonic()
+        raised = await asyncio.gather(
+            *(
+                until(lambda gateway=gateway: _lags(gateway), within=30)
+                for gateway in trial.cluster.gateways
+            )
+        )
+        trial.figure("lag metric raised after", max(raised), "s", at_most=10)
+        await asyncio.sleep((SHORT_S if trial.short else IDLE_S) - (time.monotonic() - began))
+        lags = [await gateway.metric(LAG) for gateway in trial.cluster.gateways]
+        trial.figure("lag metric at the end", min(lags), "s")
+    end = time.time()
+    lowered = await asyncio.gather(
+        *(
+            until(lambda gateway=gateway: _follows(gateway), within=30)
+            for gateway in trial.cluster.gateways
+        )
+    )
+    trial.figure("lag metric back after", max(lowered), "s", at_most=10)
+    await asyncio.sleep(5)
+
+    def measure(evidence: Evidence) -> None:
+        single = _latencies(evidence, begin, end, many=False)
+        trial.figure("streams of one job p95", percentile(single, 0.95), "s", at_most=1)
+        trial.figure("p99", percentile(single, 0.99), "s")
+        before = claim_waits(evidence.events, since=begin - STEADY_S / 2, until=begin)
+        during = claim_waits(evidence.events, since=begin, until=end)
+        trial.figure("claims p95 before", percentile(before, 0.95), "s")
+        p95 = percentile(during, 0.95)
+        trial.figure("claims p95", p95, "s", at_most=3 * percentile(before, 0.95))
+        late = _latencies(evidence, begin, end, many=True)
+        trial.figure("streams of many jobs waited", max(late, default=0.0), "s")
+
+    trial.afterwards(measure)
+
+
+async def _lags(gateway: Service) -> bool:
+    return await gateway.metric(LAG) >= 1
+
+
+async def _follows(gateway: Service) -> bool:
+    return await gateway.metric(LAG) < 1
+
+
+def _latencies(evidence: Evidence, since: float, until: float, *, many: bool) -> list[float]:
+    """For how long events were under way that happened in this time, in seconds."""
+    return [
+        shown.received - shown.time
+        for stream in evidence.streams
+        if _of_many(stream) is many
+        for shown in stream.shown
+        if since <= shown.time < until
+    ]
+
+
+def _of_many(stream: StreamLog) -> bool:
+    return not stream.wanted.job_ids
+
+
+SCENARIO = Scenario(
+    id="F10",
+    title="a foreign transaction with an id stays open for 120 s",
+    shows=("I1", "I2", "I3", "I4"),
+    run=run,
+)

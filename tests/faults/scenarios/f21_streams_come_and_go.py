@@ -1,0 +1,161 @@
+"""F21: 20,000 streams are opened and cancelled, and 2,000 clients' vanish without a word."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from grpc import aio
+
+from faults.cluster import Plan
+from faults.evidence import Usage
+from faults.scenario import Scenario
+from faults.trial import Trial, until
+from headrace import Client
+from headrace.v1 import job_service_pb2
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+
+CANCELLED = 20_000
+VANISHED = 2_000
+# Before the first reading: what is made once stays.
+_WARM_UP = 1_000
+_AT_ONCE = 200
+_CONNECTIONS = 4
+# How long a gateway may take to notice that a client is gone: it pings each 30 s, for 10 s.
+GONE_S = 60.0
+# Memory that was freed goes back to the system at its leisure.
+_REST_S = 10.0
+_TESTS = Path(__file__).resolve().parent.parent.parent
+
+
+async def run(trial: Trial) -> None:
+    targets = [gateway.address for gateway in trial.cluster.gateways]
+    async with Client(targets) as client:
+        job = await client.submit("nobodys", queue="nobodys")
+        await _come_and_go(targets, job.id, _WARM_UP)
+        await _vanish(trial, targets, VANISHED // 20)
+        await _all_gone(trial, "the first ones")
+        await asyncio.sleep(_REST_S)
+        before = await _usage(trial)
+        cancelled = CANCELLED // 10 if trial.short else CANCELLED
+        async with trial.fault(f"{cancelled} streams are opened and cancelled"):
+            await _come_and_go(targets, job.id, cancelled)
+        await _all_gone(trial, "the cancelled ones")
+        async with trial.fault(f"{VANISHED} streams of clients that are killed"):
+            await _vanish(trial, targets, VANISHED // 2)
+            await _all_gone(trial, "the killed ones")
+            entrances = [gateway.entrance for gateway in trial.cluster.gateways]
+            through = [link.address for link in entrances if link]
+            async with _crowd(VANISHED // 2, through) as process:
+                # Nobody tells the gateways: neither of the end nor of the connections.
+                for link in entrances:
+                    if link:
+                        link.hold()
+                process.kill()
+                await _all_gone(trial, "those behind a dead link")
+            for link in entrances:
+                if link:
+                    link.release()
+        await asyncio.sleep(_REST_S)
+        after = await _usage(trial)
+        await client.cancel(job.id)
+    for what, (earlier, unit, slack) in before.items():
+        later = after[what][0]
+        trial.usages.append(Usage(what=what, before=earlier, after=later, unit=unit, slack=slack))
+        change = (later - earlier) / earlier * 100
+        trial.figure(what, change, "%")
+
+
+async def _come_and_go(targets: Sequence[str], job_id: str, count: int) -> None:
+    """Opens streams and cancels them, some at once and some when they are live."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channels = [
+        aio.insecure_channel(target, options=options)
+        for target in targets
+        for _ in range(_CONNECTIONS)
+    ]
+    stubs = [JobServiceStub(channel) for channel in channels]
+    numbers = iter(range(count))
+
+    async def one_after_the_other() -> None:
+        for number in numbers:
+            call = _begin(stubs[number % len(stubs)], number, job_id)
+            if number % 5:
+                await call.read()
+            call.cancel()
+
+    try:
+        await asyncio.gather(*(one_after_the_other() for _ in range(_AT_ONCE)))
+    finally:
+        await asyncio.gather(*(channel.close() for channel in channels))
+
+
+def _begin(stub: JobServiceStub, number: int, job_id: str) -> Any:
+    if number % 2:
+        return stub.WatchJob(job_service_pb2.WatchJobRequest(job_id=job_id))
+    job_filter = job_service_pb2.JobFilter(labels={"crowd": str(number)})
+    return stub.WatchJobs(job_service_pb2.WatchJobsRequest(filter=job_filter))
+
+
+async def _vanish(trial: Trial, targets: Sequence[str], count: int) -> None:
+    async with _crowd(count, targets):
+        pass
+
+
+@asynccontextmanager
+async def _crowd(count: int, targets: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A client with open streams, which is killed at the end of the block."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "faults.crowd", str(count), *targets),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(_TESTS)},
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            line = await process.stdout.readline()
+        assert line == b"open\n", "the crowd has not come"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+
+async def _all_gone(trial: Trial, what: str) -> None:
+    """Waits until no gateway has an open stream."""
+
+    async def none_open() -> bool:
+        counts = [await gateway.metric("headrace_streams") for gateway in trial.cluster.gateways]
+        return not any(counts)
+
+    trial.figure(
+        f"{what} gone after", await until(none_open, within=GONE_S * 2), "s", at_most=GONE_S
+    )
+
+
+async def _usage(trial: Trial) -> dict[str, tuple[float, str, float]]:
+    """What is held, by name: how much, its unit, and how much more would mean nothing."""
+    usage: dict[str, tuple[float, str, float]] = {}
+    for gateway in trial.cluster.gateways:
+        usage[f"{gateway.name}: memory"] = gateway.memory(), "MiB", 0.0
+        # A reading over HTTP, or a connection that is just renewed.
+        usage[f"{gateway.name}: files"] = gateway.files(), "", 2.0
+    sessions = await trial.records.sessions("headrace-gateway")
+    usage["database sessions"] = sessions, "", 2.0
+    return usage
+
+
+SCENARIO = Scenario(
+    id="F21",
+    title="20,000 streams are opened and cancelled, 2,000 vanish with their clients",
+    shows=("I8",),
+    run=run,
+    plan=Plan(schedulers=0, workers=0, links=frozenset({"client"})),
+)

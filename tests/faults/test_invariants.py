@@ -1,0 +1,365 @@
+"""The checker, checked: each invariant must fail on a history that somebody has doctored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from faults.evidence import (
+    EventRow,
+    Evidence,
+    JobRow,
+    Outcome,
+    Recovery,
+    Run,
+    Shown,
+    StreamLog,
+    Submission,
+    Usage,
+    Wanted,
+)
+from faults.invariants import INVARIANTS, accepted_twice, judge, run_again, run_twice
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.retry import RetryPolicy
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+POLICY = RetryPolicy(max_attempts=2, max_backoff=timedelta(seconds=10))
+_E, _S = EventType, JobState
+
+
+def at(seconds: float) -> datetime:
+    return BEGAN + timedelta(seconds=seconds)
+
+
+def row(
+    seq: int,
+    kind: EventType,
+    state: JobState,
+    attempt: int,
+    due: float | None = None,
+    *,
+    job_id: str = "a",
+) -> EventRow:
+    return EventRow(
+        job_id=job_id,
+        seq=seq,
+        type=kind,
+        state=state,
+        attempt=attempt,
+        time=at(seq),
+        due_time=None if due is None else at(due),
+    )
+
+
+# A job that waits for its time, fails once and succeeds; and one that fails, and is put back.
+PATIENT = [
+    row(1, _E.SUBMITTED, _S.SCHEDULED, 0, due=1.5),
+    row(2, _E.DUE, _S.QUEUED, 0),
+    row(3, _E.STARTED, _S.RUNNING, 1),
+    row(4, _E.RETRY_SCHEDULED, _S.RETRYING, 1, due=5),
+    row(5, _E.DUE, _S.QUEUED, 1),
+    row(6, _E.STARTED, _S.RUNNING, 2),
+    row(7, _E.SUCCEEDED, _S.SUCCEEDED, 2),
+]
+REQUEUED = [
+    row(1, _E.SUBMITTED, _S.QUEUED, 0, job_id="b"),
+    row(2, _E.STARTED, _S.RUNNING, 1, job_id="b"),
+    row(3, _E.FAILED, _S.FAILED, 1, job_id="b"),
+    row(4, _E.REQUEUED, _S.QUEUED, 1, job_id="b"),
+    row(5, _E.STARTED, _S.RUNNING, 2, job_id="b"),
+    row(6, _E.SUCCEEDED, _S.SUCCEEDED, 2, job_id="b"),
+]
+
+
+def job(job_id: str, seq: int, **changes: object) -> JobRow:
+    sound = JobRow(
+        id=job_id,
+        tenant="default",
+        type="work",
+        queue="default",
+        labels={"of": job_id},
+        request_id=f"key-{job_id}",
+        state=_S.SUCCEEDED,
+        seq=seq,
+        policy=POLICY,
+    )
+    return replace(sound, **changes)
+
+
+def submission(job_id: str) -> Submission:
+    return Submission(request_id=f"key-{job_id}", invoked=0.0, outcome=Outcome.OK, job_id=job_id)
+
+
+def shown(event: EventRow, connection: int = 1) -> Shown:
+    return Shown(connection, event.job_id, event.seq, 0.0, 0.0)
+
+
+def stream(*events: EventRow, wanted: Wanted | None = None) -> StreamLog:
+    return StreamLog(name="s", wanted=wanted or Wanted(), shown=[shown(event) for event in events])
+
+
+def sound() -> Evidence:
+    """A history in which everything is as it should be."""
+    return Evidence(
+        submissions=[submission("a"), submission("b")],
+        jobs={"a": job("a", 7), "b": job("b", 6)},
+        events=[*PATIENT, *REQUEUED],
+        ledger=[Run("a", 1), Run("a", 2), Run("b", 1), Run("b", 2)],
+        streams=[
+            stream(*PATIENT, *REQUEUED),
+            stream(*PATIENT, wanted=Wanted(labels={"of": "a"})),
+            stream(PATIENT[6], REQUEUED[5], wanted=Wanted(states=(_S.SUCCEEDED,))),
+            stream(*REQUEUED, wanted=Wanted(job_ids=("b",))),
+        ],
+        usages=[Usage(what="memory", before=100, after=109)],
+        recoveries=[Recovery(what="crash", before=50, seconds=2.0)],
+    )
+
+
+def broken_by(evidence: Evidence) -> set[str]:
+    """The invariants that a history breaks."""
+    verdicts = judge(evidence, ())
+    return {name for name, verdict in verdicts.items() if verdict.broken}
+
+
+def test_a_sound_history_breaks_nothing_and_everything_is_looked_at():
+    verdicts = judge(sound(), tuple(INVARIANTS))
+    assert {name: verdict.broken for name, verdict in verdicts.items() if verdict.broken} == {}
+    assert set(verdicts) == set(INVARIANTS)
+    assert all(verdict.looked_at for verdict in verdicts.values())
+
+
+def test_a_check_that_has_looked_at_nothing_has_shown_nothing():
+    assert judge(Evidence(), ()) == {}
+    verdicts = judge(Evidence(), tuple(INVARIANTS))
+    assert all(verdict.broken for verdict in verdicts.values())
+    assert set(verdicts) == set(INVARIANTS)
+
+
+Doctor = Callable[[Evidence], Evidence]
+
+
+def without_job(evidence: Evidence) -> Evidence:
+    """A job that was acknowledged, and is gone with all that it had."""
+    return replace(
+        evidence,
+        jobs={"b": evidence.jobs["b"]},
+        events=REQUEUED,
+        streams=[stream(*REQUEUED)],
+    )
+
+
+def with_jobs(**jobs: JobRow) -> Doctor:
+    return lambda evidence: replace(evidence, jobs={**evidence.jobs, **jobs})
+
+
+def with_events(*events: EventRow) -> Doctor:
+    """These events of the first job instead of its own, shown as they are."""
+
+    def doctor(evidence: Evidence) -> Evidence:
+        return replace(
+            evidence,
+            events=[*events, *REQUEUED],
+            jobs={**evidence.jobs, "a": job("a", len(events), state=events[-1].state)},
+            streams=[stream(*events, *REQUEUED)],
+        )
+
+    return doctor
+
+
+def with_stream(*events: EventRow) -> Doctor:
+    return lambda evidence: replace(evidence, streams=[stream(*events)])
+
+
+EVERYTHING = (*PATIENT, *REQUEUED)
+EARLY = replace(PATIENT[2], time=at(1.4))
+UNBOUND = replace(PATIENT[3], due_time=at(60))
+# Tried once more than two attempts allow.
+TOO_OFTEN = [
+    *PATIENT[:6],
+    row(7, _E.RETRY_SCHEDULED, _S.RETRYING, 2, due=8),
+    row(8, _E.DUE, _S.QUEUED, 2),
+    row(9, _E.STARTED, _S.RUNNING, 3),
+    row(10, _E.SUCCEEDED, _S.SUCCEEDED, 3),
+]
+
+DOCTORED: list[tuple[str, str, Doctor]] = [
+    ("I1", "an acknowledged job is missing", without_job),
+    ("I1", "a job has not ended", with_jobs(c=job("c", 0, state=_S.RUNNING))),
+    (
+        "I1",
+        "a submit was refused and is there",
+        lambda e: replace(
+            e,
+            submissions=[
+                *e.submissions,
+                Submission(request_id="key-b", invoked=0.0, outcome=Outcome.FAILED),
+            ],
+        ),
+    ),
+    (
+        "I2",
+        "two outcomes were accepted",
+        with_events(*PATIENT, row(8, _E.FAILED, _S.FAILED, 2)),
+    ),
+    ("I2", "no outcome was accepted", with_events(*PATIENT[:6])),
+    (
+        "I2",
+        "something follows the outcome",
+        with_events(*PATIENT, row(8, _E.STARTED, _S.RUNNING, 3)),
+    ),
+    ("I3", "a number is missing", with_events(*PATIENT[:4], *PATIENT[5:])),
+    (
+        "I3",
+        "a step that the table does not have",
+        with_events(*PATIENT[:2], row(3, _E.SUCCEEDED, _S.SUCCEEDED, 0)),
+    ),
+    (
+        "I3",
+        "an attempt number that goes back",
+        with_events(*PATIENT[:5], replace(PATIENT[5], attempt=1), PATIENT[6]),
+    ),
+    ("I3", "the row and its events differ", with_jobs(a=job("a", 8))),
+    ("I3", "the row is in another state", with_jobs(a=job("a", 7, state=_S.CANCELLED))),
+    ("I4", "a stream misses an event", with_stream(*PATIENT[:3], *PATIENT[4:], *REQUEUED)),
+    ("I4", "a stream misses the end", with_stream(*PATIENT, *REQUEUED[:5])),
+    ("I4", "a stream repeats an event", with_stream(*EVERYTHING, PATIENT[0])),
+    (
+        "I4",
+        "a stream mixes up two events",
+        with_stream(*PATIENT[:2], PATIENT[3], PATIENT[2], *PATIENT[4:], *REQUEUED),
+    ),
+    ("I4", "a stream shows what never was", with_stream(*EVERYTHING, replace(PATIENT[6], seq=8))),
+    (
+        "I4",
+        "a stream shows what it was not asked for",
+        lambda e: replace(e, streams=[stream(*EVERYTHING, wanted=Wanted(labels={"of": "a"}))]),
+    ),
+    (
+        "I4",
+        "a stream resumes and goes on too late",
+        lambda e: replace(
+            e,
+            streams=[
+                StreamLog(
+                    name="s",
+                    wanted=Wanted(job_ids=("a",)),
+                    shown=[
+                        *(shown(event) for event in PATIENT[:3]),
+                        *(shown(event, 2) for event in PATIENT[4:]),
+                    ],
+                )
+            ],
+        ),
+    ),
+    (
+        "I4",
+        "a stream has failed for good",
+        lambda e: replace(
+            e,
+            streams=[
+                StreamLog(
+                    name="s",
+                    wanted=Wanted(job_ids=("a",)),
+                    shown=[shown(event) for event in PATIENT],
+                    failure="INTERNAL",
+                )
+            ],
+        ),
+    ),
+    ("I5", "a job is started before its time", with_events(*PATIENT[:2], EARLY, *PATIENT[3:])),
+    (
+        "I5",
+        "a retry comes before its time",
+        with_events(*PATIENT[:4], replace(PATIENT[4], time=at(4.5)), *PATIENT[5:]),
+    ),
+    ("I6", "a job is tried too often", with_events(*TOO_OFTEN)),
+    ("I6", "a retry waits too long", with_events(*PATIENT[:3], UNBOUND, *PATIENT[4:])),
+    ("I7", "a stream shows another tenant's job", with_jobs(a=job("a", 7, tenant="other"))),
+    (
+        "I8",
+        "memory is not given back",
+        lambda e: replace(e, usages=[Usage(what="memory", before=100, after=111)]),
+    ),
+    (
+        "I8",
+        "a connection is left behind",
+        lambda e: replace(e, usages=[Usage(what="sessions", before=10, after=13, slack=1)]),
+    ),
+    ("I9", "one key has two jobs", with_jobs(c=job("c", 1, request_id="key-b"))),
+    (
+        "I9",
+        "one key was told two jobs",
+        lambda e: replace(
+            e,
+            submissions=[
+                *e.submissions,
+                Submission(request_id="key-b", invoked=0.0, outcome=Outcome.OK, job_id="a"),
+            ],
+        ),
+    ),
+    (
+        "I10",
+        "the throughput comes back too late",
+        lambda e: replace(e, recoveries=[Recovery(what="crash", before=50, seconds=31)]),
+    ),
+    (
+        "I10",
+        "the throughput never comes back",
+        lambda e: replace(e, recoveries=[Recovery(what="crash", before=50, seconds=None)]),
+    ),
+    (
+        "I10",
+        "there was none before",
+        lambda e: replace(e, recoveries=[Recovery(what="crash", before=0, seconds=1.0)]),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("invariant", "doctor"),
+    [
+        pytest.param(invariant, doctor, id=f"{invariant}: {what}")
+        for invariant, what, doctor in DOCTORED
+    ],
+)
+def test_a_doctored_history_breaks_its_invariant(invariant: str, doctor: Doctor):
+    assert invariant in broken_by(doctor(sound()))
+
+
+def test_every_invariant_was_broken_once():
+    assert {invariant for invariant, _, _ in DOCTORED} == set(INVARIANTS)
+
+
+def test_a_resumed_stream_may_repeat_what_its_reader_had_no_newer_cursor_for():
+    resumed = StreamLog(
+        name="s",
+        wanted=Wanted(job_ids=("a",)),
+        shown=[
+            *(shown(event) for event in PATIENT[:4]),
+            *(shown(event, 2) for event in PATIENT[2:]),
+        ],
+    )
+    assert broken_by(replace(sound(), streams=[resumed])) == set()
+
+
+def test_attempts_that_worker_losses_have_cost_are_not_retries():
+    lost = [
+        *PATIENT[:6],
+        row(7, _E.WORKER_LOST, _S.QUEUED, 2),
+        row(8, _E.STARTED, _S.RUNNING, 3),
+        row(9, _E.SUCCEEDED, _S.SUCCEEDED, 3),
+    ]
+    assert broken_by(with_events(*lost)(sound())) == set()
+
+
+def test_what_was_run_and_accepted_more_than_once_is_counted():
+    evidence = sound()
+    assert (run_again(evidence), run_twice(evidence), accepted_twice(evidence)) == (2, 0, [])
+    again = replace(evidence, ledger=[*evidence.ledger, Run("a", 2)])
+    assert (run_again(again), run_twice(again)) == (3, 1)
+    twice = with_events(*PATIENT, row(8, _E.FAILED, _S.FAILED, 2))(evidence)
+    assert len(accepted_twice(twice)) == 1

@@ -1,0 +1,89 @@
+"""The harness, end to end: a scenario that is short, and a Ctrl-C in the middle of one."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from faults.evidence import Evidence
+from faults.report import Result
+from faults.runner import run_trial
+from faults.scenario import find_scenarios
+from faults.scenarios import f09_writers_out_of_order
+from headrace_standalone.program import leashed
+
+TESTS = Path(__file__).resolve().parent.parent
+
+
+async def test_a_scenario_runs_from_its_processes_to_its_verdicts(tmp_path: Path):
+    said: list[str] = []
+    result = await run_trial(
+        f09_writers_out_of_order.SCENARIO,
+        seed=1,
+        short=True,
+        keep=True,
+        say=said.append,
+        output=tmp_path,
+    )
+    assert result.problems() == []
+    assert result.good
+    assert {"I1", "I2", "I3", "I4"} <= set(result.verdicts)
+    assert len(result.evidence.events) > 200
+    assert any("seed 1" in line for line in said)
+    kept = {file.name for file in (tmp_path / "F9-seed-1").iterdir()}
+    assert {"gateway-1.log", "postgres.log", "events.jsonl", "streams.jsonl"} <= kept
+
+
+def test_a_trial_that_came_to_no_end_is_not_good():
+    result = Result(
+        scenario="F0",
+        title="",
+        seed=1,
+        seconds=0.0,
+        verdicts={},
+        figures=[],
+        evidence=Evidence(),
+        failure="TimeoutError",
+    )
+    assert not result.good
+    assert result.problems() == ["TimeoutError"]
+
+
+def test_every_scenario_is_found_under_its_number():
+    scenarios = find_scenarios()
+    assert {"F7", "F9", "F10", "F11", "F17", "F20", "F21"} <= set(scenarios)
+    assert list(scenarios) == sorted(scenarios, key=lambda name: int(name[1:]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing ties processes together")
+async def test_ctrl_c_ends_every_process(tmp_path: Path):
+    process = await asyncio.create_subprocess_exec(
+        *leashed((sys.executable, "-u", "-m", "faults", "F9"), death_signal=signal.SIGKILL),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(TESTS), "PATH": "/usr/bin:/bin"},
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            while b"writers," not in (line := await process.stdout.readline()):
+                assert line, "it has ended"
+        children = psutil.Process(process.pid).children(recursive=True)
+        # PostgreSQL, Valkey and two gateways at least.
+        assert len(children) >= 4
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(30):
+            await process.communicate()
+        assert process.returncode == 130
+        _, alive = await asyncio.to_thread(psutil.wait_procs, children, timeout=10)
+        assert alive == []
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
