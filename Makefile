@@ -56,6 +56,15 @@ up: $(STAMP) ## Start the whole platform and leave it running (Ctrl-C ends it).
 test: $(STAMP) ## Run all tests.
 	"$(BIN)/pytest" -n 2
 
+.PHONY: faults
+faults: $(STAMP) ## Faults, done to real processes under load: all, or S=F7 S="F7 F9"; SEED=17, TIMES=10.
+	@PYTHONPATH=tests "$(BIN)/python" -m faults $(S) $(if $(SEED),--seed $(SEED)) \
+		$(if $(TIMES),--times $(TIMES)) $(if $(SHORT),--short)
+
+.PHONY: bench-streams
+bench-streams: $(STAMP) ## Latency, memory and throughput of the streams; A=--quick or other options.
+	@"$(BIN)/python" bench/streams $(A)
+
 .PHONY: check
 check: $(STAMP) ## Format, lint, types, imports, contract, generated code, unit tests.
 	"$(BIN)/ruff" format --check .

@@ -1,0 +1,41 @@
+"""Latencies, counted in an HDR histogram."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from hdrh.histogram import HdrHistogram
+
+# Microseconds: from one to a minute, three digits of each.
+_LOWEST: Final = 1
+_HIGHEST: Final = 60_000_000
+_DIGITS: Final = 3
+_MS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """How long it took, in milliseconds."""
+
+    count: int
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, microseconds: Iterable[int]) -> Latency:
+        """Counts latencies given in microseconds; all figures are 0 when there is none."""
+        histogram = HdrHistogram(_LOWEST, _HIGHEST, _DIGITS)
+        for value in microseconds:
+            histogram.record_value(min(max(value, _LOWEST), _HIGHEST))
+        count: int = histogram.get_total_count()
+        p50, p95, p99 = (histogram.get_value_at_percentile(p) / _MS for p in (50, 95, 99))
+        largest = histogram.get_max_value() / _MS if count else 0.0
+        return cls(count=count, p50=p50, p95=p95, p99=p99, max=largest)
+
+    def document(self) -> dict[str, float]:
+        """All of it, for JSON."""
+        return asdict(self)

@@ -1,0 +1,1 @@
+"""The status streams: how soon a transition is seen, and what an open stream costs."""

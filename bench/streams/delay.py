@@ -1,0 +1,125 @@
+"""From commit to client: how soon the readers of open streams see an event."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from itertools import chain
+
+from bench.child import Child, Link, Work
+from bench.latency import Latency
+from bench.stack import Stack
+from bench.streams.following import idle_subjects, streams, subjects
+from bench.streams.plan import Plan
+from bench.streams.readers import Collect, Opened, Read, read
+from bench.streams.rounds import END_S, LEAD_S, PREPARE_S, by_round, sample_rounds
+from bench.streams.writer import Prepared, Schedule, Written, write
+from bench.usage import CpuMeter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delay:
+    """What was measured with so many streams open.
+
+    Attributes:
+        streams: how many had events.
+        idle: how many more were open.
+        rounds: each round's latencies; `whole` has those of all of them.
+        cpu: the share of a core that each process used.
+        written, missing, gaps, repeats: events; the last three must be 0.
+        responses: in how many messages they came.
+        marks: how many marks idle streams were sent.
+        skew_ms: by how much the database's clock was ahead of the readers'.
+        late: how late commits began after the time of the schedule.
+        commits: how long commits took; a part of each latency.
+    """
+
+    streams: int
+    idle: int
+    rounds: Sequence[Latency]
+    whole: Latency
+    cpu: dict[str, float]
+    written: int
+    missing: int
+    gaps: int
+    repeats: int
+    responses: int
+    marks: int
+    skew_ms: float
+    late: Latency
+    commits: Latency
+
+    @property
+    def best(self) -> Latency:
+        """The round with the lowest p99."""
+        return min(self.rounds, key=lambda latency: latency.p99)
+
+    @property
+    def exact(self) -> bool:
+        """Whether each event was seen once, in its order."""
+        return not (self.missing or self.gaps or self.repeats)
+
+
+async def measure_delay(stack: Stack, plan: Plan, *, count: int, idle: int) -> Delay:
+    """Opens streams, writes events, and compares when they happened with when they were read.
+
+    Args:
+        stack: gets a fresh gateway.
+        plan: says how much.
+        count: how many streams.
+        idle: how many others are open, none of which has an event.
+    """
+    following = streams(plan.mix, count, prefix=f"s{count}-{idle}")
+    processes = {"postgresql": stack.postgres_pid, "valkey": stack.valkey_pid}
+    async with AsyncExitStack() as running:
+
+        def child(name: str, work: Work, *arguments: object) -> Link:
+            begun = running.enter_context(Child.running(name, work, *arguments))
+            processes[name] = begun.pid
+            return begun.link
+
+        # It gets ready while the gateway starts.
+        writer = child("writer", write, stack.settings, following, plan.seed)
+        gateway = await running.enter_async_context(stack.gateway())
+        processes["gateway"] = gateway.pid
+        prepared = await writer.receive(Prepared, timeout=PREPARE_S)
+        opened = subjects(following, prepared.jobs)
+        readers = child("readers", read, gateway.address, opened, min(count, plan.channels))
+        idlers = None
+        if idle:
+            opened = idle_subjects(idle)
+            idlers = child("idle readers", read, gateway.address, opened, plan.channels)
+            await idlers.receive(Opened, timeout=PREPARE_S)
+        await readers.receive(Opened, timeout=PREPARE_S)
+
+        start = time.time() + LEAD_S
+        seconds = plan.warm_up + plan.rounds * plan.seconds
+        writer.send(Schedule(start=start, rate=plan.rate, seconds=seconds))
+        bounds, samples = await sample_rounds(CpuMeter(processes), plan, start)
+        written = await writer.receive(Written, timeout=END_S)
+        readers.send(Collect(events=written.events))
+        came = await readers.receive(Read, timeout=END_S)
+        marks = 0
+        if idlers is not None:
+            idlers.send(Collect(events=0))
+            marks = len(array("q", (await idlers.receive(Read, timeout=END_S)).marks))
+    rounds = by_round(came.times, came.latencies, bounds)
+    return Delay(
+        streams=count,
+        idle=idle,
+        rounds=[Latency.of(latencies) for latencies in rounds],
+        whole=Latency.of(chain(*rounds)),
+        cpu=samples[0].until(samples[-1]),
+        written=written.events,
+        missing=written.events - len(array("q", came.times)),
+        gaps=came.gaps,
+        repeats=came.repeats,
+        responses=came.responses,
+        marks=marks,
+        skew_ms=prepared.skew * 1000,
+        late=Latency.of(chain(*by_round(written.due, written.late, bounds))),
+        commits=Latency.of(chain(*by_round(written.due, written.took, bounds))),
+    )

@@ -1,0 +1,70 @@
+"""Jobs to follow: submitted and started through the store, as gateway and worker do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Final, TypeVar
+
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.handler import HandlerSpec
+from headrace_core.domain.ids import JobId, WorkerId, uuid7
+from headrace_core.domain.job import DEFAULT_TENANT, JobSpec
+from headrace_core.store.claim import claim_jobs
+from headrace_core.store.database import Database
+from headrace_core.store.submit import NewJob, submit_jobs
+from headrace_core.store.workers import NewWorker, register_worker
+
+TYPE: Final = "bench"
+# By which label the streams over many jobs find theirs.
+LABEL: Final = "stream"
+# A job that was started has the events submitted and started.
+STARTED_SEQ: Final = 2
+
+_BATCH: Final = 500
+_LEASE: Final = timedelta(days=1)
+
+T = TypeVar("T")
+
+
+async def submit(database: Database, labels: Sequence[str]) -> list[JobId]:
+    """Submits a job for each label, in their order."""
+    ids: list[JobId] = []
+    for batch in _batches(labels):
+        jobs = [
+            NewJob(
+                id=JobId(uuid7()),
+                tenant=DEFAULT_TENANT,
+                spec=JobSpec(type=TYPE, queue=TYPE, payload='{"rows": 1000}', labels={LABEL: name}),
+            )
+            for name in batch
+        ]
+        async with database.transaction() as connection:
+            await submit_jobs(connection, jobs)
+        ids += [job.id for job in jobs]
+    return ids
+
+
+async def start(database: Database, ids: Sequence[JobId]) -> WorkerId:
+    """Registers a worker that starts all of these jobs; returns its id."""
+    worker = NewWorker(
+        id=WorkerId(uuid7()),
+        tenant=DEFAULT_TENANT,
+        name="bench",
+        pool="bench",
+        queues=(),
+        slots=len(ids),
+        handlers=[HandlerSpec(type=TYPE)],
+    )
+    async with database.transaction() as connection:
+        await register_worker(connection, worker, lease=_LEASE)
+    for batch in _batches(ids):
+        deliveries = [Delivery(job_id=job_id, attempt=1) for job_id in batch]
+        async with database.transaction() as connection:
+            claimed = await claim_jobs(connection, worker_id=worker.id, deliveries=deliveries)
+        assert len(claimed) == len(batch)
+    return worker.id
+
+
+def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))

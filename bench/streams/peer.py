@@ -1,0 +1,78 @@
+"""The same transitions, seen by clients that poll."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from dataclasses import dataclass
+from itertools import chain
+
+from bench.child import Child
+from bench.latency import Latency
+from bench.stack import Stack
+from bench.streams.following import Mix, streams
+from bench.streams.plan import Plan
+from bench.streams.polling import Begun, Polled, Stop, poll
+from bench.streams.rounds import END_S, LEAD_S, PREPARE_S, by_round, sample_rounds
+from bench.streams.writer import Prepared, Schedule, Written, write
+from bench.usage import CpuMeter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polling:
+    """What clients saw that asked for a job each.
+
+    Attributes:
+        clients: how many.
+        interval: seconds between two calls of each.
+        calls: how many calls a second they made.
+        latency: how late they saw what they saw.
+        seen: the share of all transitions that they saw.
+        cpu: the share of a core that each process used.
+    """
+
+    clients: int
+    interval: float
+    calls: float
+    latency: Latency
+    seen: float
+    cpu: dict[str, float]
+
+
+async def measure_polling(stack: Stack, plan: Plan, *, interval: float) -> Polling:
+    """Polls jobs while events are written as for the streams."""
+    following = streams(Mix.JOB, plan.pollers, prefix=f"poll-{interval}")
+    with Child.running("writer", write, stack.settings, following, plan.seed) as writer:
+        async with stack.gateway() as gateway:
+            prepared = await writer.link.receive(Prepared, timeout=PREPARE_S)
+            ids = [jobs[0] for jobs in prepared.jobs]
+            with Child.running(
+                "pollers", poll, gateway.address, ids, interval, plan.seed
+            ) as pollers:
+                processes = {
+                    "gateway": gateway.pid,
+                    "postgresql": stack.postgres_pid,
+                    "valkey": stack.valkey_pid,
+                    "writer": writer.pid,
+                    "readers": pollers.pid,
+                }
+                await pollers.link.receive(Begun, timeout=PREPARE_S)
+                begun = time.monotonic()
+                start = time.time() + LEAD_S
+                seconds = plan.warm_up + plan.rounds * plan.seconds
+                writer.link.send(Schedule(start=start, rate=plan.rate, seconds=seconds))
+                bounds, samples = await sample_rounds(CpuMeter(processes), plan, start)
+                await writer.link.receive(Written, timeout=END_S)
+                pollers.link.send(Stop())
+                elapsed = time.monotonic() - begun
+                polled = await pollers.link.receive(Polled, timeout=END_S)
+    rounds = by_round(polled.times, polled.latencies, bounds)
+    seen = len(array("q", polled.times))
+    return Polling(
+        clients=plan.pollers,
+        interval=interval,
+        calls=polled.calls / elapsed,
+        latency=Latency.of(chain(*rounds)),
+        seen=seen / max(1, seen + polled.missed),
+        cpu=samples[0].until(samples[-1]),
+    )

@@ -1,0 +1,41 @@
+"""The rounds of a measurement: CPU time at their bounds, and what falls into each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections.abc import Sequence
+from typing import Final
+
+from bench.streams.plan import Plan
+from bench.usage import CpuMeter, CpuSample
+
+# In seconds: how long setting up may take, when a load begins after it was asked for, and how long
+# its end may take.
+PREPARE_S: Final = 300.0
+LEAD_S: Final = 0.5
+END_S: Final = 60.0
+
+
+async def sample_rounds(
+    meter: CpuMeter, plan: Plan, start: float
+) -> tuple[list[float], list[CpuSample]]:
+    """Reads CPU times at the bounds of the rounds; returns the bounds (`time.time()`) with them."""
+    bounds = [start + plan.warm_up + number * plan.seconds for number in range(plan.rounds + 1)]
+    samples = []
+    for bound in bounds:
+        await asyncio.sleep(max(0.0, bound - time.time()))
+        samples.append(meter.sample())
+    return bounds, samples
+
+
+def by_round(times: bytes, latencies: bytes, bounds: Sequence[float]) -> list[list[int]]:
+    """Latencies by the round in which what they belong to happened."""
+    rounds: list[list[int]] = [[] for _ in bounds[1:]]
+    begin, length = bounds[0] * 1e6, (bounds[1] - bounds[0]) * 1e6
+    for stamp, latency in zip(array("q", times), array("q", latencies), strict=True):
+        number = int((stamp - begin) // length)
+        if 0 <= number < len(rounds):
+            rounds[number].append(latency)
+    return rounds

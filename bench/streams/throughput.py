@@ -1,0 +1,63 @@
+"""How many events a second go through one stream."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from bench.child import Child
+from bench.stack import Stack
+from bench.streams.following import Kind, Mix, Subject, streams, subjects
+from bench.streams.plan import Plan
+from bench.streams.readers import Collect, Opened, Read, read
+from bench.streams.rounds import PREPARE_S
+from bench.streams.writer import Burst, Prepared, Written, write
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """Events a second through one WatchJobs.
+
+    Attributes:
+        live: while they are written as fast as one writer can.
+        catch_up: the same events again, from a cursor in front of them.
+        missing: how many did not come; it must be 0.
+    """
+
+    events: int
+    live: float
+    catch_up: float
+    missing: int
+
+
+async def measure_throughput(stack: Stack, plan: Plan) -> Throughput:
+    """Writes a burst, reads it live and then once more from its beginning."""
+    (stream,) = streams(Mix.JOBS, 1, prefix="burst")
+    with Child.running("writer", write, stack.settings, [stream], plan.seed) as writer:
+        async with stack.gateway() as gateway:
+            prepared = await writer.link.receive(Prepared, timeout=PREPARE_S)
+            following = subjects([stream], prepared.jobs)
+            with Child.running("reader", read, gateway.address, following, 1) as reader:
+                opened = await reader.link.receive(Opened, timeout=PREPARE_S)
+                writer.link.send(Burst(events=plan.burst))
+                await writer.link.receive(Written, timeout=PREPARE_S)
+                reader.link.send(Collect(events=plan.burst))
+                live = await reader.link.receive(Read, timeout=PREPARE_S)
+            again = Subject(kind=Kind.JOBS, label=stream.label, cursor=opened.cursor)
+            with Child.running("reader", read, gateway.address, [again], 1) as reader:
+                await reader.link.receive(Opened, timeout=PREPARE_S)
+                reader.link.send(Collect(events=plan.burst))
+                caught_up = await reader.link.receive(Read, timeout=PREPARE_S)
+    seen = [array("q", run.times) for run in (live, caught_up)]
+    return Throughput(
+        events=plan.burst,
+        # Live it begins with the first event, and then with the first message.
+        live=_rate(live, since=seen[0][0]),
+        catch_up=_rate(caught_up, since=seen[1][0] + array("q", caught_up.latencies)[0]),
+        missing=sum(plan.burst - len(times) for times in seen),
+    )
+
+
+def _rate(run: Read, *, since: int) -> float:
+    times, latencies = array("q", run.times), array("q", run.latencies)
+    return len(times) / ((times[-1] + latencies[-1] - since) / 1e6)

@@ -1,0 +1,198 @@
+"""The writer: progress reports of running jobs, committed on a schedule that waits for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Final
+
+from bench.child import IDLE_S, Link
+from bench.streams.following import Stream, turns
+from bench.streams.jobs import start, submit
+from headrace_core.domain.finish import Report
+from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.job import Progress
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.store.report import write_reports
+from headrace_core.wake import Topic, Waker
+
+# How many reports a commit has: what a busy worker's group commit gathers.
+COMMIT: Final = (5, 10)
+# The same when it writes as fast as it can.
+_BURST: Final = 200
+# How often the two clocks are compared.
+_COMPARISONS: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Its jobs are running.
+
+    `jobs` has the ids of each stream's; `skew` is by how many seconds the database's clock is
+    ahead of ours, as far as a round trip can tell.
+    """
+
+    jobs: list[list[str]]
+    skew: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """What to write: events a second from a moment on (`time.time()`), for some seconds."""
+
+    start: float
+    rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Burst:
+    """What to write: so many events, as fast as it goes."""
+
+    events: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What was written.
+
+    Per commit, each an array of microseconds (`q`): when it was due, how much later it began, and
+    how long it took.
+    """
+
+    events: int
+    due: bytes
+    late: bytes
+    took: bytes
+
+
+async def write(link: Link, settings: Settings, streams: Sequence[Stream], seed: int) -> None:
+    """Submits and starts the jobs of some streams, then writes whatever is asked for.
+
+    Args:
+        link: gets Schedules and Bursts; says Prepared, then Written for each.
+        settings: where the servers are.
+        streams: for which to write.
+        seed: of the order of events and the sizes of commits.
+    """
+    database = Database(settings, application="bench-writer")
+    waker = Waker(settings, database)
+    await waker.start()
+    try:
+        labels = [stream.label for stream in streams for _ in range(stream.jobs)]
+        # Connecting is no part of a commit.
+        await asyncio.gather(*(database.ping() for _ in range(settings.database_pool_size)))
+        ids = await submit(database, labels)
+        worker_id = await start(database, ids)
+        numbers = iter(range(len(ids)))
+        by_stream = [list(islice(numbers, stream.jobs)) for stream in streams]
+        link.send(
+            Prepared(
+                jobs=[[str(ids[number]) for number in own] for own in by_stream],
+                skew=await _skew(database),
+            )
+        )
+        writer = _Writer(
+            database=database,
+            waker=waker,
+            worker_id=worker_id,
+            jobs=[ids[number] for number in turns(by_stream, seed)],
+            seed=seed,
+        )
+        while True:
+            order = await link.receive(object, timeout=IDLE_S)
+            if isinstance(order, Burst):
+                link.send(await writer.burst(order.events))
+            else:
+                assert isinstance(order, Schedule)
+                link.send(await writer.write(order))
+    finally:
+        await waker.stop()
+        await database.close()
+
+
+class _Writer:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        waker: Waker,
+        worker_id: WorkerId,
+        jobs: Sequence[JobId],
+        seed: int,
+    ) -> None:
+        self._database = database
+        self._waker = waker
+        self._worker_id = worker_id
+        self._jobs = cycle(jobs)
+        self._random = random.Random(seed)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._due, self._late, self._took = array("q"), array("q"), array("q")
+
+    async def write(self, schedule: Schedule) -> Written:
+        """Writes on schedule: a commit that takes long does not put off those behind it."""
+        self._begin()
+        total, events = round(schedule.rate * schedule.seconds), 0
+        async with asyncio.TaskGroup() as commits:
+            while events < total:
+                size = min(self._random.randint(*COMMIT), total - events)
+                due = schedule.start + events / schedule.rate
+                await asyncio.sleep(max(0.0, due - time.time()))
+                commits.create_task(self._commit(size, due))
+                events += size
+        return self._written(events)
+
+    async def burst(self, events: int) -> Written:
+        """Writes one commit behind the other."""
+        self._begin()
+        for begin in range(0, events, _BURST):
+            await self._commit(min(_BURST, events - begin), time.time())
+        return self._written(events)
+
+    async def _commit(self, size: int, due: float) -> None:
+        reports = [self._report(job_id) for job_id in islice(self._jobs, size)]
+        began = time.time()
+        async with self._database.transaction() as connection:
+            taken = await write_reports(connection, worker_id=self._worker_id, reports=reports)
+        self._waker.ring(Topic.EVENTS)
+        assert taken == {report.job_id for report in reports}
+        self._due.append(round(due * 1e6))
+        self._late.append(round((began - due) * 1e6))
+        self._took.append(round((time.time() - began) * 1e6))
+
+    def _written(self, events: int) -> Written:
+        return Written(
+            events=events,
+            due=self._due.tobytes(),
+            late=self._late.tobytes(),
+            took=self._took.tobytes(),
+        )
+
+    def _report(self, job_id: JobId) -> Report:
+        done = self._random.randrange(1000)
+        progress = Progress(
+            fraction=done / 1000,
+            message=f"row {done} of 1000",
+            counters=f'{{"rows": {done}, "refused": {done // 100}}}',
+        )
+        return Report(job_id=job_id, attempt=1, progress=progress)
+
+
+async def _skew(database: Database) -> float:
+    """By how many seconds the database's clock is ahead, by the shortest of some round trips."""
+    found: list[tuple[float, float]] = []
+    async with database.session() as connection:
+        for _ in range(_COMPARISONS):
+            before = time.time()
+            theirs = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())")
+            after = time.time()
+            found.append((after - before, float(theirs) - (before + after) / 2))
+    return min(found)[1]

@@ -1,0 +1,46 @@
+"""Tables, for people and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Table:
+    """Rows under a title. The first column is text, the others are figures.
+
+    Args:
+        title: what it shows.
+        columns: the heads.
+        rows: cells as they are shown.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+
+    def text(self) -> str:
+        """For a terminal."""
+        widths = self._widths()
+        lines = [self.title, self._line(self.columns, widths), "  ".join("─" * w for w in widths)]
+        lines += (self._line(row, widths) for row in self.rows)
+        return "\n".join(lines)
+
+    def markdown(self) -> str:
+        """For a page."""
+        lines = [f"**{self.title}**", "", _bars(self.columns)]
+        lines.append(_bars(["---", *["---:"] * (len(self.columns) - 1)]))
+        lines += (_bars(row) for row in self.rows)
+        return "\n".join(lines)
+
+    def _widths(self) -> list[int]:
+        return [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
+
+    def _line(self, cells: Sequence[str], widths: Sequence[int]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(w) for cell, w in others)])
+
+
+def _bars(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
