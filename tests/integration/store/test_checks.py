@@ -66,6 +66,33 @@ BATCH: dict[str, str] = {
     "jobs": "1",
 }
 
+PRUNED: dict[str, str] = {"id": "gen_random_uuid()", "removed": "5", "seq": "6"}
+
+SUBSCRIPTION: dict[str, str] = {
+    "tenant": "'default'",
+    "name": "'billing'",
+    "filter": "'{}'",
+    "xid": "'0'",
+    "position": "0",
+}
+
+SUBSCRIPTION: dict[str, str] = {
+    "tenant": "'default'",
+    "name": "'billing'",
+    "filter": "'{}'",
+    "xid": "'1'",
+    "position": "1",
+}
+WATCHED: dict[str, str] = {
+    **SUBSCRIPTION,
+    "name": "'watched'",
+    "consumer": "'one'",
+    "watch_id": "gen_random_uuid()",
+    "lease_expire_time": "now()",
+}
+
+PRUNED: dict[str, str] = {"id": "gen_random_uuid()", "removed": "1", "seq": "2"}
+
 # A table, what is good in it, what makes it bad, and the constraint that says so.
 BAD: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("jobs", JOB, {"state": "'sleeping'"}, "jobs_state_check"),
@@ -125,6 +152,31 @@ BAD: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     *(("workers", WORKER, {name: "NULL"}, f'"{name}"') for name in WORKER),
     ("batches", BATCH, {"jobs": "0"}, "batches_jobs_check"),
     *(("batches", BATCH, {name: "NULL"}, f'"{name}"') for name in BATCH),
+    ("pruned_jobs", PRUNED, {"removed": "6"}, "pruned_jobs_removed_check"),
+    ("pruned_jobs", PRUNED, {"removed": "0"}, "pruned_jobs_removed_check"),
+    ("subscriptions", SUBSCRIPTION, {"epoch": "-1"}, "subscriptions_epoch_check"),
+    ("subscriptions", SUBSCRIPTION, {"filter": "'[]'"}, "subscriptions_filter_check"),
+    (
+        "subscriptions",
+        SUBSCRIPTION,
+        {"watch_id": "gen_random_uuid()", "lease_expire_time": "now()"},
+        "subscriptions_watch_check",
+    ),
+    (
+        "subscriptions",
+        SUBSCRIPTION,
+        {"watch_id": "gen_random_uuid()", "consumer": "'one'"},
+        "subscriptions_watch_check",
+    ),
+    ("subscriptions", SUBSCRIPTION, {"epoch": "-1"}, "subscriptions_epoch_check"),
+    ("subscriptions", SUBSCRIPTION, {"filter": "'[]'"}, "subscriptions_filter_check"),
+    ("subscriptions", WATCHED, {"watch_id": "NULL"}, "subscriptions_watch_check"),
+    ("subscriptions", WATCHED, {"lease_expire_time": "NULL"}, "subscriptions_watch_check"),
+    ("subscriptions", WATCHED, {"consumer": "NULL"}, "subscriptions_watch_check"),
+    *(("subscriptions", SUBSCRIPTION, {name: "NULL"}, f'"{name}"') for name in SUBSCRIPTION),
+    ("pruned_jobs", PRUNED, {"removed": "0"}, "pruned_jobs_removed_check"),
+    ("pruned_jobs", PRUNED, {"removed": "2"}, "pruned_jobs_removed_check"),
+    *(("pruned_jobs", PRUNED, {name: "NULL"}, f'"{name}"') for name in PRUNED),
     (
         "worker_handlers",
         {
@@ -154,6 +206,8 @@ GOOD = [
     ("job_events", EVENT),
     ("workers", WORKER),
     ("batches", BATCH),
+    ("pruned_jobs", PRUNED),
+    ("subscriptions", SUBSCRIPTION),
 ]
 
 
