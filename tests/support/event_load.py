@@ -64,15 +64,14 @@ class EventLoad:
 
     async def run(self) -> None:
         """Submits until there is enough, and waits until every job has ended."""
-        late: set[asyncio.Task[None]] = set()
-        while not self._enough:
-            await asyncio.sleep(self._chance.uniform(*_PAUSE_S))
-            if await self._count(_WAITING) >= _MOST_WAITING:
-                continue
-            late.add(asyncio.create_task(self._write_late()))
-            size = self._chance.randint(1, _MOST_AT_ONCE)
-            await self._submit([self._spec() for _ in range(size)])
-        await asyncio.gather(*late)
+        async with asyncio.TaskGroup() as late:
+            while not self._enough:
+                await asyncio.sleep(self._chance.uniform(*_PAUSE_S))
+                if await self._count(_WAITING) >= _MOST_WAITING:
+                    continue
+                late.create_task(self._write_late())
+                size = self._chance.randint(1, _MOST_AT_ONCE)
+                await self._submit([self._spec() for _ in range(size)])
         await until(self._all_ended, within=_PATIENCE_S)
 
     def is_enough(self) -> None:
@@ -100,10 +99,12 @@ class EventLoad:
 
     async def _write_late(self) -> None:
         writer = await open_writer(self._database)
-        await asyncio.sleep(self._chance.uniform(0, _LATE_S))
-        await writer.submit(self._chance.randint(1, 3), type="t.echo", queue=LATE_QUEUE)
-        await asyncio.sleep(self._chance.uniform(0, _LATE_S))
-        await writer.commit()
+        try:
+            await asyncio.sleep(self._chance.uniform(0, _LATE_S))
+            await writer.submit(self._chance.randint(1, 3), type="t.echo", queue=LATE_QUEUE)
+            await asyncio.sleep(self._chance.uniform(0, _LATE_S))
+        finally:
+            await writer.commit()
 
     async def _all_ended(self) -> bool:
         return not await self._count(_UNFINISHED)

@@ -30,7 +30,7 @@ class GatewayProcess:
 
     async def restart(self, by: signal.Signals) -> None:
         """Ends it by a signal, and starts it again."""
-        await asyncio.to_thread(self.server.terminate, within=20, signum=by)
+        await asyncio.to_thread(self.server.terminate, within=60, signum=by)
         # Not in a thread: the process ends with the thread that starts it.
         self.server.launch()
         await asyncio.to_thread(self.server.wait_until_serving)
