@@ -24,7 +24,7 @@ STUBS := clients/python/src
 
 .PHONY: help
 help: ## Show this list.
-	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: setup
 setup: $(STAMP) ## Create .venv with everything that is needed (done by the others on their own).

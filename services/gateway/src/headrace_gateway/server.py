@@ -60,6 +60,8 @@ _KEEPALIVE: Final = (
     # The server pings a quiet connection, so that a peer that is gone is noticed.
     ("grpc.keepalive_time_ms", 30 * _MILLISECONDS),
     ("grpc.keepalive_timeout_ms", 10 * _MILLISECONDS),
+    # What really ends the wait for the answer; by default it is a minute, whatever stands above.
+    ("grpc.http2.ping_timeout_ms", 10 * _MILLISECONDS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # Clients may ping as often as every 5 s, also without a call.

@@ -283,6 +283,25 @@ async def test_a_quiet_stream_sends_marks_that_move_the_cursor(watch: Watch, dat
     await reader.cancel()
 
 
+async def test_a_past_that_does_not_match_moves_the_cursor(
+    watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    everything = follow_jobs(watch)
+    await live(everything)
+    start = everything.pages[0].cursor
+    await submit_many(database, 1200, queue="b")
+    await everything.has(1200)
+    await everything.cancel()
+
+    monkeypatch.setattr("headrace_gateway.watch.many._PROGRESS", 0.0)
+    reader = follow_jobs(watch, start, queues=frozenset(["nobody's"]))
+    await live(reader)
+    assert [page.mark for page in reader.pages] == [Mark.IDLE, Mark.IDLE, Mark.CAUGHT_UP]
+    passed = await places(database, reader)
+    assert passed == sorted(set(passed))
+    await reader.cancel()
+
+
 def quiet_stream(watch: Watch, *, idle: tuple[float, float]):
     """A stream over a queue that nobody uses, with marks in quick succession."""
     installation = watch._installation

@@ -24,6 +24,9 @@ from headrace_gateway.watch.tail import Tail
 # After how many seconds without a message a mark is sent. The jitter keeps the marks of streams
 # that began together apart.
 IDLE: Final = (10.0, 15.0)
+# The same in the past: whoever is cut shall not have to begin there again, however much of it does
+# not match.
+_PROGRESS: Final = 1.0
 # Marks that are due in the same fiftieth of a second go together: of ten thousand streams that is
 # a batch of two milliseconds, and less than half of the CPU time, as most of it is waking up.
 _TOGETHER: Final = 0.02
@@ -215,5 +218,7 @@ class FilterStream:
 
     def _next_mark(self) -> float:
         """When a mark is due if nothing is sent from now on."""
+        if not self._live:
+            return self._clock() + _PROGRESS
         due = self._clock() + random.uniform(*self._idle)
         return due - due % _TOGETHER

@@ -1,0 +1,30 @@
+"""Clients that all come at once, as they do after a gateway has restarted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import grpc
+import grpc.aio
+
+from headrace.v1.job_service_pb2 import GetJobRequest
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from support.gateway import TIMEOUT
+
+# More than gRPC lets wait unless it is told otherwise: it cancels some beyond 1,000, and all
+# beyond 3,000.
+_CROWD = 5000
+
+
+async def test_everybody_of_a_crowd_is_answered(jobs: JobServiceStub):
+    async def ask() -> grpc.StatusCode:
+        try:
+            await jobs.GetJob(GetJobRequest(job_id="none"), timeout=TIMEOUT * 2)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+    async with asyncio.timeout(TIMEOUT * 3):
+        codes = Counter(await asyncio.gather(*(ask() for _ in range(_CROWD))))
+    assert codes == {grpc.StatusCode.INVALID_ARGUMENT: _CROWD}
