@@ -216,7 +216,7 @@ async def test_a_foreign_transaction_raises_the_settled_lag_until_it_ends(
         )
         # Nobody has been handed the event, so no stream is slow; those of one job have it.
         assert len((await read(jobs.WatchJob(WatchJobRequest(job_id=job_id)))).events) == 1
-        assert (await scrape(port))["headrace_stream_lag_seconds"] == 0
+        await scrape_until(port, lambda samples: samples["headrace_stream_lag_seconds"] == 0)
     assert len((await read(call)).events) == 1
     await scrape_until(
         port,
