@@ -96,8 +96,9 @@ class Consumer:
 
     async def mark(self, mark: int) -> None:
         """Reads up to a mark."""
-        while (await self.read()).mark != mark:
-            pass
+        async with asyncio.timeout(TIMEOUT):
+            while (await self.read()).mark != mark:
+                pass
 
     async def end(self) -> None:
         while True:
@@ -318,8 +319,9 @@ async def test_the_watches_of_one_that_is_deleted_end(
     service: SubscriptionServiceStub, other: SubscriptionServiceStub
 ):
     await create(service)
-    one, second = Consumer(service, "one"), Consumer(other, "second")
+    one = Consumer(service, "one")
     await one.mark(WATCH_MARK_CAUGHT_UP)
+    second = Consumer(other, "second")
     await second.mark(WATCH_MARK_STANDBY)
     await service.DeleteSubscription(DeleteSubscriptionRequest(name=NAME))
     for consumer in (one, second):
@@ -451,8 +453,9 @@ async def test_a_gateway_that_stops_hands_over(
     service: SubscriptionServiceStub, other: SubscriptionServiceStub, gateway: Gateway
 ):
     await create(service)
-    one, second = Consumer(service, "one"), Consumer(other, "second")
+    one = Consumer(service, "one")
     await one.mark(WATCH_MARK_CAUGHT_UP)
+    second = Consumer(other, "second")
     await second.mark(WATCH_MARK_STANDBY)
     stopping = asyncio.create_task(gateway.stop())
     error = await refused(one.end())
