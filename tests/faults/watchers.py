@@ -32,13 +32,21 @@ _RESUME_S = 600.0
 _OPTIONS = (
     # Streams over other channels to the same gateway are on other connections.
     ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_receive_message_length", 16 * 2**20),
+)
+
+# A slow reader is told to come again, the others to go elsewhere; and what reaches a server in the
+# instant in which it stops, its transport cancels.
+_CUT = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.CANCELLED,
 )
 
 _JSON = data_pb2.DATA_ENCODING_JSON
@@ -147,8 +155,7 @@ class RawFollower(Follower):
             except aio.AioRpcError as failure:
                 code = failure.code()
                 self.log.codes.append(code.name)
-                # A slow reader is told to come again, and the others to go elsewhere.
-                if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
+                if code not in _CUT:
                     self.log.failure = f"{code.name}: {failure.details()}"
                     self.job.cancel()
                     return

@@ -15,9 +15,10 @@ from faults.watchers import ClientFollower, Follower
 from headrace import Client
 
 STREAMS = 1000
-# They follow this many jobs, each of which tells its progress for so many seconds, this often.
+# They follow this many jobs, which tell their progress this often, in seconds, until the end: at
+# most for so long.
 JOBS = 20
-LASTING_S = 150.0
+LASTING_S = 400.0
 TELLING_S = 2.0
 # Seconds.
 RESUMED_S = 30.0
@@ -28,15 +29,19 @@ _ON_ITS_WAY_S = 0.3
 
 async def run(trial: Trial) -> None:
     await trial.load(rate=20, steady=9)
-    crowd = await _open_streams(trial)
+    crowd, jobs = await _open_streams(trial)
     await _restart(trial, crowd, Service.terminate, "restarted")
     await asyncio.sleep(5)
     await _restart(trial, crowd, Service.kill, "killed")
-    trial.codes(at_most=frozenset({"UNAVAILABLE"}))
+    async with Client(trial.cluster.targets) as client:
+        for job_id in jobs:
+            await client.cancel(job_id)
+    # Bare CANCELLED is how gRPC's server ends calls that it had not handed over when it stopped.
+    trial.codes(at_most=frozenset({"UNAVAILABLE", "CANCELLED"}))
 
 
-async def _open_streams(trial: Trial) -> list[Follower]:
-    """A crowd: over jobs and filters, with the client and without."""
+async def _open_streams(trial: Trial) -> tuple[list[Follower], list[str]]:
+    """A crowd, over jobs and filters, with the client and without; and the ids of its jobs."""
     watchers = trial.more_watchers(channels=5)
     for number in range(STREAMS // 2):
         wanted = Wanted(labels={"crowd": str(number % JOBS)})
@@ -46,21 +51,22 @@ async def _open_streams(trial: Trial) -> list[Follower]:
     await watchers.are_live(within=60)
     reports = int(LASTING_S / TELLING_S)
     async with Client(trial.cluster.targets) as client:
-        handles = [
+        submitted = [
             await client.submit(
                 "work", {"seconds": LASTING_S, "reports": reports}, labels={"crowd": str(number)}
             )
             for number in range(JOBS)
         ]
+    jobs = [job.id for job in submitted]
     for number in range(STREAMS // 8):
-        watchers.follow_job(handles[number % JOBS].id)
-        watchers.follow_job_with_client(handles[number % JOBS].id)
+        watchers.follow_job(jobs[number % JOBS])
+        watchers.follow_job_with_client(jobs[number % JOBS])
     crowd = watchers.followers
     trial.say(f"{len(crowd)} streams")
     async with asyncio.timeout(30):
         # Each one has shown how its job was submitted and started.
         await asyncio.gather(*(follower.has_shown(2) for follower in crowd))
-    return crowd
+    return crowd, jobs
 
 
 async def _restart(

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from faults.evidence import Evidence, Wanted
+from faults.load import Mix
 from faults.measure import percentile
 from faults.scenario import Scenario
 from faults.trial import Trial
@@ -30,7 +31,7 @@ async def run(trial: Trial) -> None:
         watchers.follow(f"slow {number}", Wanted(labels={"load": "load-1"}))
         for number in range(READERS)
     ]
-    await trial.load(rate=JOBS_PER_S, steady=20)
+    await trial.load(rate=JOBS_PER_S, mix=Mix(watched=0.05), steady=9)
     before = [gateway.memory() for gateway in trial.cluster.gateways]
     most = list(before)
     begin = time.time()

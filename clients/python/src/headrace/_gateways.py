@@ -52,6 +52,8 @@ def _options() -> list[tuple[str, int | str]]:
         # it. The interval is above the minimum that the gateway allows.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # What really ends the wait for the answer; by default a minute, whatever stands above.
+        ("grpc.http2.ping_timeout_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),
         # A full job holds its payload, its result and all of its output.
         ("grpc.max_receive_message_length", 16 * _MEBIBYTE),

@@ -65,7 +65,7 @@ _KEEPALIVE: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # Clients may ping as often as every 5 s, also without a call.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5 * _MILLISECONDS),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5 * _MILLISECONDS),
 )
 
 

@@ -13,6 +13,7 @@ from headrace_core.domain.lifecycle import TERMINAL
 from headrace_core.store.database import Database
 from headrace_core.store.events import EventPage, Place, list_events, read_range, read_start
 from headrace_core.store.jobs import get_job
+from headrace_gateway.watch.recent import Recent
 
 # How many events of a job, and of all jobs, are read at once.
 _JOB_PAGE: Final = 200
@@ -54,6 +55,7 @@ class History:
     def __init__(self, *, database: Database, readers: int) -> None:
         self._database = database
         self._readers = asyncio.Semaphore(readers)
+        self._recent = Recent()
 
     async def of_job(self, *, tenant: str, job_id: JobId, after_seq: int) -> JobPage:
         """The events of a job with numbers above `after_seq`, as many as make a page.
@@ -89,7 +91,11 @@ class History:
             Unavailable: PostgreSQL cannot be read.
         """
         async with self._readers, self._database.transaction() as conn:
-            page = await read_range(conn, after=after, through=through, limit=_PAGE)
+            # Others may have read it while this one waited for its turn.
+            page = self._recent.page(after=after, through=through, limit=_PAGE)
+            if page is None:
+                page = await read_range(conn, after=after, through=through, limit=_PAGE)
+                self._recent.add(page, after=after, through=through)
             # Behind the page: what was pruned before it was read has moved the start already.
             start = await read_start(conn, tenant=tenant)
         if after < start:

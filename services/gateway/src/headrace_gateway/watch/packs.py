@@ -19,7 +19,7 @@ def pack(events: Iterable[JobEvent]) -> Iterator[list[JobEvent]]:
     packed: list[JobEvent] = []
     size = 0
     for event in events:
-        weight = _weigh(event)
+        weight = weigh(event)
         if packed and (len(packed) == MAX_EVENTS or size + weight > _MAX_CHARACTERS):
             yield packed
             packed, size = [], 0
@@ -29,7 +29,8 @@ def pack(events: Iterable[JobEvent]) -> Iterator[list[JobEvent]]:
         yield packed
 
 
-def _weigh(event: JobEvent) -> int:
+def weigh(event: JobEvent) -> int:
+    """How long an event's documents are, in characters."""
     weight = len(event.output or "")
     if event.progress is not None:
         weight += len(event.progress.message) + len(event.progress.counters)
