@@ -11,10 +11,10 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import SecretStr
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.ids import WorkerId
 from headrace_core.settings import Settings
+from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.workers import remove_worker
 from headrace_core.wake import Listener, Topic, Waker
@@ -145,7 +145,7 @@ class CountingDatabase(Database):
 
     transactions = 0
 
-    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
         self.transactions += 1
         return super().transaction()
 

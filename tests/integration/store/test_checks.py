@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from asyncpg import IntegrityConstraintViolationError
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 
 from headrace_core.store.database import Database
 
@@ -228,7 +228,7 @@ async def test_a_row_that_cannot_be_is_refused(
     for table, good, bad, constraint in BAD:
         with subtests.test(table=table, bad=bad):
             row: dict[str, Any] = {**(JOB if table == "jobs" else {}), **good, **bad}
-            with pytest.raises(IntegrityError, match=constraint):
+            with pytest.raises(IntegrityConstraintViolationError, match=constraint):
                 await insert(database, table, row)
 
 
@@ -254,5 +254,5 @@ async def test_two_jobs_never_share_a_key_nor_two_events_a_number(database: Data
         ("batches", batch, "batches_request_id_idx"),
     ):
         await insert(database, table, row)
-        with pytest.raises(IntegrityError, match=constraint):
+        with pytest.raises(IntegrityConstraintViolationError, match=constraint):
             await insert(database, table, row)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.finish import Report
@@ -18,6 +17,7 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.query import Comparison
 from headrace_core.store.cancel import cancel_job, cancel_requests
 from headrace_core.store.claim import claim_jobs
+from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.events import list_events
 from headrace_core.store.finish import finish_attempts
@@ -65,7 +65,7 @@ READ = text("""
     FROM pg_stat_xact_user_tables WHERE relname = 'jobs'
 """)
 
-Look = Callable[[AsyncConnection], Awaitable[object]]
+Look = Callable[[Connection], Awaitable[object]]
 
 
 @pytest.fixture(params=["analysed", "not analysed yet"])
@@ -110,11 +110,11 @@ def looks_at(queued: list[JobId], running: list[JobId], worker_id: WorkerId) -> 
     label = (Comparison(field="labels", operator="=", key="user", value="u100"),)
     again = [new_job(request_id=f"r{number}") for number in range(1, 21)]
 
-    async def history(connection: AsyncConnection) -> None:
+    async def history(connection: Connection) -> None:
         if queued:
             await list_events(connection, **one, after_seq=0, limit=100)
 
-    async def cancel(connection: AsyncConnection) -> None:
+    async def cancel(connection: Connection) -> None:
         if queued:
             await cancel_job(connection, **one)
             await requeue_job(connection, **one)

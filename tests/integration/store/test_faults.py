@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
-import sqlalchemy.exc
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -150,20 +150,20 @@ async def test_no_server_is_there(settings: Settings) -> None:
 
 
 async def test_a_value_that_its_type_cannot_hold(database: Database) -> None:
-    with pytest.raises(sqlalchemy.exc.DBAPIError, match="int32"):
+    with pytest.raises(asyncpg.DataError, match="int32"):
         async with database.transaction() as connection:
             await connection.execute(text("SELECT CAST(:n AS integer)"), {"n": 2**40})
 
 
 async def test_a_row_that_a_check_refuses(database: Database) -> None:
     await submit(database)
-    with pytest.raises(sqlalchemy.exc.IntegrityError, match="jobs_priority_check"):
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="jobs_priority_check"):
         async with database.transaction() as connection:
             await connection.execute(text("UPDATE jobs SET priority = 101"))
 
 
 async def test_a_statement_that_is_wrong(database: Database) -> None:
-    with pytest.raises(sqlalchemy.exc.ProgrammingError):
+    with pytest.raises(asyncpg.UndefinedColumnError):
         async with database.transaction() as connection:
             await connection.execute(text("SELECT no_such_column"))
 

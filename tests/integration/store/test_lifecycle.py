@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import pytest
+from asyncpg import IntegrityConstraintViolationError
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 
 from headrace_core.domain.errors import StateConflict
 from headrace_core.domain.finish import Report
@@ -225,8 +225,8 @@ async def test_the_database_refuses_an_event_that_leads_elsewhere(database: Data
             async with database.transaction() as connection:
                 await connection.execute(INSERT_EVENT, values)
             accepted.add((event, state))
-        except IntegrityError as refusal:
-            refusals.add(getattr(refusal.orig.__cause__, "constraint_name", None))
+        except IntegrityConstraintViolationError as refusal:
+            refusals.add(refusal.constraint_name)
     assert refusals == {"job_events_step_check"}
     assert accepted == {(event, target) for _, event, target in ROWS}
 

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.errors import Unavailable
+from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.events import (
     BEGINNING,
@@ -155,7 +155,7 @@ async def test_an_event_whose_job_is_gone_still_counts(database: Database):
     assert page.end > place_of(page.events[-1])
 
 
-Look = Callable[[AsyncConnection], Awaitable[object]]
+Look = Callable[[Connection], Awaitable[object]]
 
 
 @pytest.mark.parametrize("analysed", [True, False])

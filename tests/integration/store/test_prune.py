@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.errors import JobNotFound, RequestIdConflict
 from headrace_core.domain.ids import BatchId, JobId, WorkerId, uuid7
@@ -18,6 +17,7 @@ from headrace_core.domain.job import DEFAULT_TENANT, Job, JobSpec
 from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
 from headrace_core.store import submit as submitting
 from headrace_core.store.cancel import cancel_job
+from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.events import BEGINNING, Place, end_of, place_of, read_range, read_start
 from headrace_core.store.prune import Pruned, list_tenants, prune_jobs, remove_leftovers
@@ -40,7 +40,7 @@ async def prune(database: Database, **options: Any) -> Pruned:
     return await retention.prune(database, **{"older_than": HOUR, "held_for": MONTH, **options})
 
 
-async def prune_in(connection: AsyncConnection, *, limit: int = 100) -> Pruned:
+async def prune_in(connection: Connection, *, limit: int = 100) -> Pruned:
     """The same within a transaction."""
     return await prune_jobs(
         connection, tenant=DEFAULT_TENANT, older_than=HOUR, held_for=MONTH, limit=limit

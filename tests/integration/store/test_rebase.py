@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.errors import CursorInvalid
 from headrace_core.domain.job import DEFAULT_TENANT, JobEvent
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.settings import Settings
 from headrace_core.store.cancel import cancel_job
+from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.events import (
     BEGINNING,
@@ -146,7 +146,7 @@ async def installation(database: Database) -> Installation:
         return await read_installation(connection)
 
 
-async def subscribe(connection: AsyncConnection, name: str, place: Place) -> None:
+async def subscribe(connection: Connection, name: str, place: Place) -> None:
     await connection.execute(
         text(
             "INSERT INTO subscriptions (tenant, name, filter, xid, position) "

@@ -10,6 +10,7 @@ import sqlalchemy.exc
 import structlog
 
 from headrace_core import logs
+from headrace_core.domain.errors import Unavailable
 from headrace_core.settings import Settings
 from headrace_core.store.migrate import migrate
 
@@ -34,7 +35,13 @@ def main() -> int:
     logs.configure(settings, service="migrate")
     try:
         migrate(settings, restored=arguments.restored)
-    except (OSError, TimeoutError, asyncpg.PostgresError, sqlalchemy.exc.DBAPIError) as error:
+    except (
+        OSError,
+        TimeoutError,
+        Unavailable,
+        asyncpg.PostgresError,
+        sqlalchemy.exc.DBAPIError,
+    ) as error:
         # The text of a driver may quote the URL, and the password with it.
         sys.stderr.write(
             f"headrace migrate: the database of HEADRACE_DATABASE_URL cannot be used "

@@ -139,6 +139,11 @@ class Settings(BaseSettings):
                     )
         return self
 
+    @property
+    def postgresql_url(self) -> str:
+        """The database's URL without the name of a driver in its scheme."""
+        return f"postgresql://{self.database_url.get_secret_value().partition('://')[2]}"
+
     @cached_property
     def sqlalchemy_url(self) -> str:
         """The database's URL with SQLAlchemy's driver name in it."""

@@ -28,7 +28,7 @@ class HandlerServicer(handler_service_pb2_grpc.HandlerServiceServicer):
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
         found.check()
-        async with self._database.transaction() as conn:
+        async with self._database.statement() as conn:
             handlers = await live_handlers(conn, tenant=tenant_of(context))
         return handler_service_pb2.ListHandlersResponse(
             handlers=[

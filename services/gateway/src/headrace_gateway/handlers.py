@@ -106,7 +106,7 @@ class HandlerCache:
                 known.handlers = await self._read(tenant)
 
     async def _read(self, tenant: str) -> Mapping[str, KnownHandler]:
-        async with self._database.transaction() as conn:
+        async with self._database.statement() as conn:
             live = await live_handlers(conn, tenant=tenant)
         return {
             handler.spec.type: KnownHandler(

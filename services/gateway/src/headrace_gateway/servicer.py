@@ -136,7 +136,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         full = read_view(request.view, found, default_full=True)
         encoding = read_encoding(request.data_encoding, found)
         found.check()
-        async with self._database.transaction() as conn:
+        async with self._database.statement() as conn:
             job = await get_job(conn, tenant=tenant, job_id=job_id, full=full)
             output: list[JsonText] = []
             if full and job.attempt:
@@ -283,7 +283,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         context: Context,
     ) -> job_service_pb2.GetStatsResponse:
         """How many jobs there are."""
-        async with self._database.transaction() as conn:
+        async with self._database.statement() as conn:
             stats = await read_stats(conn, tenant=tenant_of(context))
         return stats_message(stats)
 

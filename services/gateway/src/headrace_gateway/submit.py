@@ -95,7 +95,7 @@ class Submitter:
             return [(await self._commit([job]))[0] for job in jobs]
 
     async def _persist(self, jobs: list[NewJob]) -> list[Submitted | RequestIdConflict]:
-        async with self._database.transaction() as conn:
+        async with self._database.statement() as conn:
             results = await submit_jobs(conn, jobs)
         self._waker.ring(Topic.JOBS, Topic.EVENTS)
         return results

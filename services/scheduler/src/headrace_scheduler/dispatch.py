@@ -72,7 +72,7 @@ class Dispatch:
 
     async def _deliver_batch(self) -> bool:
         """Delivers the next jobs whose turn it is; tells whether there may be more."""
-        async with self._database.transaction() as connection:
+        async with self._database.statement() as connection:
             # In this order, so that a job that is claimed meanwhile counts twice and not nowhere.
             waiting = await still_waiting(connection, list(self._underway))
             pools = await live_pools(connection)

@@ -25,7 +25,7 @@ class Promote:
     async def run_once(self) -> float:
         """Queues all that is due, page by page; returns the seconds until the next job is."""
         while True:
-            async with self._database.transaction() as connection:
+            async with self._database.statement() as connection:
                 promoted = await promote_due(connection, limit=_PAGE)
                 wait = await next_due(connection)
             if promoted:

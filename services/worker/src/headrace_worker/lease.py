@@ -95,7 +95,7 @@ class Lease:
                     await self.take()
                     return
                 asked = time.monotonic()
-                async with self._database.transaction() as connection:
+                async with self._database.statement() as connection:
                     renewed = await renew_lease(
                         connection,
                         worker_id=self._worker_id,

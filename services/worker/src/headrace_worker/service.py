@@ -7,8 +7,8 @@ import hashlib
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence, Sized
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import TypeVar
 
 import structlog
@@ -22,6 +22,7 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.settings import Settings
 from headrace_core.store.cancel import cancel_requests
 from headrace_core.store.claim import claim_jobs, held_attempts
+from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.finish import finish_attempts
 from headrace_core.store.group_commit import GroupCommit
@@ -185,7 +186,7 @@ class WorkerService:
     async def _claim(self, deliveries: Sequence[Delivery]) -> list[Execution]:
         async with self._claiming:
             worker_id = self._lease.worker_id
-            async with self._database.transaction() as connection:
+            async with self._database.statement() as connection:
                 jobs = await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries)
             if jobs:
                 self._waker.ring(Topic.EVENTS)
@@ -224,7 +225,7 @@ class WorkerService:
             self._waker.ring(Topic.EVENTS, Topic.JOBS)
 
     async def _find(self, limit: int) -> list[Delivery]:
-        async with self._database.transaction() as connection:
+        async with self._database.statement() as connection:
             jobs = await ready_jobs(connection, pools=[self._pool.name], limit=limit)
         return [job.delivery for job in jobs]
 
@@ -292,11 +293,15 @@ class WorkerService:
                 _log.exception("finish_refused", job_id=str(finish.job_id), attempt=finish.attempt)
                 return await self._write(alone, worker_id, unwritable(execution.job))
 
+    def _committing(self, groups: Sized) -> AbstractAsyncContextManager[Connection]:
+        """All groups or none; the only group is a statement, which is that by itself."""
+        return self._database.statement() if len(groups) == 1 else self._database.transaction()
+
     async def _write_report(self, worker_id: WorkerId, report: Report) -> bool:
         """Writes a report; False when the attempt is no longer this worker's.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: the database refuses what it says.
+            asyncpg.PostgresError: the database refuses what it says.
         """
 
         async def alone(item: tuple[WorkerId, Report]) -> bool:
@@ -329,8 +334,8 @@ class WorkerService:
         self, items: list[tuple[WorkerId, Finish]]
     ) -> list[EventType | None]:
         written: dict[tuple[WorkerId, JobId], EventType] = {}
-        async with self._database.transaction() as connection:
-            for worker_id, finishes in _by_worker(items).items():
+        async with self._committing(grouped := _by_worker(items)) as connection:
+            for worker_id, finishes in grouped.items():
                 events = await finish_attempts(connection, worker_id=worker_id, finishes=finishes)
                 written.update(((worker_id, job_id), e) for job_id, e in events.items())
         # A slot is free, and maybe a retry waits.
@@ -339,8 +344,8 @@ class WorkerService:
 
     async def _commit_reports(self, items: list[tuple[WorkerId, Report]]) -> list[bool]:
         taken: set[tuple[WorkerId, JobId]] = set()
-        async with self._database.transaction() as connection:
-            for worker_id, reports in _by_worker(items).items():
+        async with self._committing(grouped := _by_worker(items)) as connection:
+            for worker_id, reports in grouped.items():
                 jobs = await write_reports(connection, worker_id=worker_id, reports=reports)
                 taken.update((worker_id, job_id) for job_id in jobs)
         self._waker.ring(Topic.EVENTS)
@@ -352,7 +357,7 @@ class WorkerService:
             if not self._executions:
                 continue
             try:
-                async with self._database.transaction() as connection:
+                async with self._database.statement() as connection:
                     requests = await cancel_requests(connection, worker_id=self._lease.worker_id)
             except Unavailable:
                 await asyncio.sleep(random.uniform(0.2, 0.6))

@@ -7,11 +7,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from headrace_core.domain.errors import (
     CursorExpired,
@@ -24,6 +25,7 @@ from headrace_core.domain.errors import (
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.settings import Settings
+from headrace_core.store.connection import Driver, Rows
 from headrace_core.store.database import Database
 from headrace_core.store.events import place_of
 from headrace_core.wake import Topic, Waker
@@ -395,8 +397,11 @@ async def test_hundreds_that_stand_by_cost_a_query_a_look(
     statements: Counter[str] = Counter()
     looks = 0
 
-    def count(*arguments: object) -> None:
-        statements[str(arguments[2]).split()[0]] += "subscriptions" in str(arguments[2])
+    run = Driver.run
+
+    async def count(driver: Driver, sql: str, arguments: Sequence[Any]) -> Rows:
+        statements[sql.split(maxsplit=1)[0]] += "subscriptions" in sql
+        return await run(driver, sql, arguments)
 
     see = watch._leases._see
 
@@ -406,12 +411,9 @@ async def test_hundreds_that_stand_by_cost_a_query_a_look(
         return await see()
 
     monkeypatch.setattr(watch._leases, "_see", counted)
-    engine = watch._leases._database._engine.sync_engine
-    event.listen(engine, "before_cursor_execute", count)
-    try:
+    with monkeypatch.context() as counting:
+        counting.setattr(Driver, "run", count)
         await until(lambda: looks >= 3)
-    finally:
-        event.remove(engine, "before_cursor_execute", count)
     assert statements["SELECT"] <= looks
     assert statements["UPDATE"] <= 1
     for reader in [holder, *readers]:

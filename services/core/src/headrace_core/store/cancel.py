@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.errors import StateConflict
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import Job
 from headrace_core.domain.lifecycle import EventType, JobState, sources
+from headrace_core.store.connection import Connection
 from headrace_core.store.guards import EVENT_XID, source_guard
 from headrace_core.store.jobs import get_job, lock_job
 from headrace_core.store.rows import job_columns, to_job
@@ -19,7 +19,7 @@ from headrace_core.store.tables import in_list
 _WAITING = tuple(s for s in sources(EventType.CANCELLED) if s is not JobState.RUNNING)
 
 
-async def cancel_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> Job:
+async def cancel_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
     """Cancels a job that waits, or records the request when it runs.
 
     Returns:
@@ -30,7 +30,7 @@ async def cancel_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> Jo
         StateConflict: it ended otherwise.
     """
     await lock_job(conn, tenant=tenant, job_id=job_id)
-    row = (await conn.execute(_CANCEL, {"id": job_id})).mappings().one_or_none()
+    row = (await conn.execute(_CANCEL, {"id": job_id})).one_or_none()
     if row is not None:
         return to_job(row)
     job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
@@ -41,9 +41,7 @@ async def cancel_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> Jo
     )
 
 
-async def cancel_requests(
-    conn: AsyncConnection, *, worker_id: WorkerId
-) -> Sequence[tuple[JobId, int]]:
+async def cancel_requests(conn: Connection, *, worker_id: WorkerId) -> Sequence[tuple[JobId, int]]:
     """The running attempts of a worker whose cancellation was asked for: (job, attempt)."""
     rows = await conn.execute(_REQUESTS, {"worker_id": worker_id})
     return [(row.id, row.attempt) for row in rows]

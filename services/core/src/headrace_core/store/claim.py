@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.delivery import ClaimedJob, Delivery
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.connection import Connection
 from headrace_core.store.guards import EVENT_XID, LIVE_WORKER, keyed_guard
 from headrace_core.store.rows import to_labels, to_overrides
 
 
 async def claim_jobs(
-    conn: AsyncConnection, *, worker_id: WorkerId, deliveries: Sequence[Delivery]
+    conn: Connection, *, worker_id: WorkerId, deliveries: Sequence[Delivery]
 ) -> list[ClaimedJob]:
     """Takes what was delivered, in the order of the deliveries.
 
@@ -46,14 +46,12 @@ async def claim_jobs(
             deadline=row["deadline"],
             time_left=row["time_left"],
         )
-        for row in rows.mappings()
+        for row in rows
     }
     return [claimed.pop(delivery) for delivery in deliveries if delivery in claimed]
 
 
-async def held_attempts(
-    conn: AsyncConnection, *, worker_id: WorkerId
-) -> Sequence[tuple[JobId, int]]:
+async def held_attempts(conn: Connection, *, worker_id: WorkerId) -> Sequence[tuple[JobId, int]]:
     """The attempts that a worker runs, as far as the database knows: (job, attempt)."""
     rows = await conn.execute(_HELD, {"worker_id": worker_id})
     return [(row.id, row.attempt) for row in rows]

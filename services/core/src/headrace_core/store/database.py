@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import asyncpg
-import sqlalchemy.exc
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from headrace_core.domain.errors import Unavailable
 from headrace_core.settings import Settings
+from headrace_core.store.connection import Connection, Driver, Row
 
 # SQLSTATE classes and codes after which the same call may succeed: connection exceptions,
 # insufficient resources, operator intervention, system errors, deadlock and serialization failure,
@@ -22,7 +21,9 @@ from headrace_core.settings import Settings
 _PASSING_CLASSES = ("08", "53", "57", "58")
 _PASSING_CODES = ("40001", "40P01", "55P03", "25P03", "25P04", "25006")
 
-# How long the connections have to close, in seconds.
+# How long a connection that is given back has to answer a cancellation, and how long all of them
+# have to close, in seconds.
+_RELEASE_S = 2.0
 _CLOSE_S = 5.0
 
 
@@ -32,38 +33,40 @@ class Database:
     Args:
         settings: the URL, the size of the pool and the deadline of a statement.
         application: how the connections call themselves in pg_stat_activity.
+        bounded: whether the deadline holds; maintenance may take its time.
     """
 
-    def __init__(self, settings: Settings, *, application: str) -> None:
-        self._engine = create_async_engine(
-            settings.sqlalchemy_url,
-            pool_size=settings.database_pool_size,
-            max_overflow=0,
-            # An error's text must not show payloads.
-            hide_parameters=True,
-            pool_timeout=settings.database_timeout,
-            connect_args={
-                "timeout": settings.database_timeout,
-                "command_timeout": settings.database_timeout,
-                "server_settings": {
-                    "application_name": f"headrace-{application}",
-                    # The guards compare what another transaction has just committed.
-                    "default_transaction_isolation": "read committed",
-                    # The statements are short: compiling them would cost more than running them.
-                    "jit": "off",
-                    # Each statement is planned once and kept, since planning costs more than
-                    # running. A plan from when a table was empty must not read all of it when
-                    # it is full, so plans go by indexes and keys, whatever the table's size.
-                    "plan_cache_mode": "force_generic_plan",
-                    "enable_seqscan": "off",
-                    "enable_hashjoin": "off",
-                    "enable_mergejoin": "off",
-                },
+    def __init__(self, settings: Settings, *, application: str, bounded: bool = True) -> None:
+        self._timeout = settings.database_timeout
+        self._size = settings.database_pool_size
+        self._connect: dict[str, Any] = {
+            "dsn": settings.postgresql_url,
+            "timeout": settings.database_timeout,
+            "command_timeout": settings.database_timeout if bounded else None,
+            "record_class": Row,
+            "connection_class": Driver,
+            # Every statement of a service, prepared once for each connection.
+            "statement_cache_size": 500,
+            "max_cached_statement_lifetime": 0,
+            "server_settings": {
+                "application_name": f"headrace-{application}",
+                # The guards compare what another transaction has just committed.
+                "default_transaction_isolation": "read committed",
+                # The statements are short: compiling them would cost more than running them.
+                "jit": "off",
+                # Each statement is planned once and kept, since planning costs more than
+                # running. A plan from when a table was empty must not read all of it when
+                # it is full, so plans go by indexes and keys, whatever the table's size.
+                "plan_cache_mode": "force_generic_plan",
+                "enable_seqscan": "off",
+                "enable_hashjoin": "off",
+                "enable_mergejoin": "off",
             },
-        )
+        }
+        self._pool: asyncpg.Pool[Row] | None = None
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self) -> AsyncIterator[Connection]:
         """A connection with an open transaction, committed at the end of the block.
 
         Raises:
@@ -71,8 +74,23 @@ class Database:
                 COMMIT that was cut off took place is then unknown.
         """
         with _faults():
-            async with self._engine.begin() as connection:
+            async with self._driver() as driver:
+                await driver.execute("BEGIN")
+                connection = Connection(driver, begun=True)
+                # What is not committed is rolled back when the connection is given back.
                 yield connection
+                await connection.commit()
+
+    @asynccontextmanager
+    async def statement(self) -> AsyncIterator[Connection]:
+        """A connection on which each statement is a transaction of its own: one round trip.
+
+        Raises:
+            Unavailable: as for a transaction.
+        """
+        with _faults():
+            async with self._driver() as driver:
+                yield Connection(driver, begun=False)
 
     async def ping(self) -> None:
         """Asks the database for a sign of life.
@@ -80,8 +98,8 @@ class Database:
         Raises:
             Unavailable: there is none.
         """
-        async with self.transaction() as connection:
-            await connection.execute(text("SELECT 1"))
+        async with self.statement() as connection:
+            await connection.execute(_PING)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[asyncpg.Connection]:
@@ -91,22 +109,50 @@ class Database:
             Unavailable: as for a transaction.
         """
         with _faults():
-            async with self._engine.connect() as connection:
-                raw = await connection.get_raw_connection()
-                driver = raw.driver_connection
-                assert isinstance(driver, asyncpg.Connection)
-                # It leaves the pool for good, so that no state of it reaches another user.
-                raw.detach()
-                try:
-                    yield driver
-                finally:
-                    driver.terminate()
+            driver = await asyncpg.connect(**self._connect)
+            try:
+                yield driver
+            finally:
+                driver.terminate()
 
     async def close(self) -> None:
         """Closes all connections; those that do not close in time are left to the end."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_S):
-                await self._engine.dispose()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            try:
+                async with asyncio.timeout(_CLOSE_S):
+                    await pool.close()
+            except TimeoutError:
+                pool.terminate()
+
+    @asynccontextmanager
+    async def _driver(self) -> AsyncIterator[Driver]:
+        pool = self._pool
+        if pool is None:
+            # It connects nobody yet.
+            pool = self._pool = asyncpg.create_pool(
+                **self._connect,
+                min_size=0,
+                max_size=self._size,
+                max_queries=2**31,
+                max_inactive_connection_lifetime=0,
+            )
+        # Makes it ready, at once, when it is not.
+        await pool
+        lent = await pool.acquire(timeout=self._timeout)
+        # The pool takes it out of `lent` when it is lost; then the driver itself still says so.
+        driver: Driver = lent._con  # type: ignore[attr-defined] # noqa: SLF001
+        try:
+            yield driver
+        except BaseException as error:
+            if isinstance(error, asyncpg.InternalClientError):
+                # So it shows itself when the server has said goodbye and has not hung up yet.
+                driver.terminate()
+            # Whatever comes of it, a cancellation most of all, must not get lost to another error.
+            with suppress(Exception):
+                await pool.release(lent, timeout=_RELEASE_S)
+            raise
+        await pool.release(lent, timeout=_RELEASE_S)
 
 
 async def until_lost(connection: asyncpg.Connection, *, probe: float) -> NoReturn:
@@ -129,6 +175,9 @@ async def until_lost(connection: asyncpg.Connection, *, probe: float) -> NoRetur
         await connection.execute("SELECT 1", timeout=probe)
 
 
+_PING = text("SELECT 1")
+
+
 class _faults:  # noqa: N801 - reads as a function: with _faults():
     """Turns faults of the database that may pass into Unavailable."""
 
@@ -141,14 +190,9 @@ class _faults:  # noqa: N801 - reads as a function: with _faults():
 
 
 def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, sqlalchemy.exc.DBAPIError):
-        if error.connection_invalidated:
-            return True
-        cause = error.orig.__cause__ if error.orig is not None else None
-        return cause is not None and _may_pass(cause)
     if isinstance(error, asyncpg.PostgresError):
         code = error.sqlstate or ""
         return code[:2] in _PASSING_CLASSES or code in _PASSING_CODES
     return isinstance(
-        error, sqlalchemy.exc.TimeoutError | OSError | TimeoutError | asyncpg.InterfaceError
+        error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError
     )

@@ -29,11 +29,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import RowMapping, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import text
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
+from headrace_core.store.connection import Connection, Row
 from headrace_core.store.jobs import get_job
 from headrace_core.store.rows import EVENT_COLUMNS, to_event
 
@@ -88,7 +88,7 @@ class Snapshot:
     transaction of `connection`.
     """
 
-    connection: AsyncConnection = field(repr=False)
+    connection: Connection = field(repr=False)
     horizon: int
     next: int
     open: frozenset[int]
@@ -114,7 +114,7 @@ class EventPage:
 
 
 async def list_events(
-    conn: AsyncConnection, *, tenant: str, job_id: JobId, after_seq: int, limit: int
+    conn: Connection, *, tenant: str, job_id: JobId, after_seq: int, limit: int
 ) -> list[JobEvent]:
     """Up to `limit` events of a job with numbers above `after_seq`, in order.
 
@@ -124,13 +124,13 @@ async def list_events(
     rows = await conn.execute(
         _HISTORY, {"tenant": tenant, "id": job_id, "after_seq": after_seq, "limit": limit}
     )
-    events = [to_event(row) for row in rows.mappings()]
+    events = [to_event(row) for row in rows]
     if not events:
         await get_job(conn, tenant=tenant, job_id=job_id, full=False)
     return events
 
 
-async def hold_snapshot(conn: AsyncConnection) -> Snapshot:
+async def hold_snapshot(conn: Connection) -> Snapshot:
     """Lets the rest of a transaction see one state of the database, and returns what that is.
 
     It must be the first thing that the transaction does.
@@ -186,10 +186,10 @@ async def read_unseen(snapshot: Snapshot, *, seen: Seen, after: Place, limit: in
             "limit": limit,
         },
     )
-    return _page(rows.mappings().all(), limit)
+    return _page(rows, limit)
 
 
-async def read_start(conn: AsyncConnection, *, tenant: str) -> Place:
+async def read_start(conn: Connection, *, tenant: str) -> Place:
     """Where a tenant's part of the log begins.
 
     Its events up to here may have been pruned, all behind it are there. Read behind a page, in READ
@@ -199,9 +199,7 @@ async def read_start(conn: AsyncConnection, *, tenant: str) -> Place:
     return BEGINNING if row is None else (row.xid, row.position)
 
 
-async def read_range(
-    conn: AsyncConnection, *, after: Place, through: Place, limit: int
-) -> EventPage:
+async def read_range(conn: Connection, *, after: Place, through: Place, limit: int) -> EventPage:
     """Up to `limit` events behind `after` and up to `through`, which must have settled.
 
     Args:
@@ -220,10 +218,10 @@ async def read_range(
             "limit": limit,
         },
     )
-    return _page(rows.mappings().all(), limit)
+    return _page(rows, limit)
 
 
-def _page(rows: Sequence[RowMapping], limit: int) -> EventPage:
+def _page(rows: Sequence[Row], limit: int) -> EventPage:
     return EventPage(
         # The job of an old event may be gone already; the event still counts as a row of the page.
         events=[to_event(row) for row in rows if row["job_type"] is not None],

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.finish import Finish
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType, JobState, targets
+from headrace_core.store.connection import Connection
 from headrace_core.store.guards import EVENT_XID, TERMINAL_LIST
 from headrace_core.store.rows import column, from_error
 
 
 async def finish_attempts(
-    conn: AsyncConnection, *, worker_id: WorkerId, finishes: Sequence[Finish]
+    conn: Connection, *, worker_id: WorkerId, finishes: Sequence[Finish]
 ) -> dict[JobId, EventType]:
     """Ends attempts of one worker.
 

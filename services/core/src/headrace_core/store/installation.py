@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.store.connection import Connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,7 @@ class Installation:
         return f"Installation(id={self.id})"
 
 
-async def read_installation(conn: AsyncConnection) -> Installation:
+async def read_installation(conn: Connection) -> Installation:
     """Reads the one row that there is."""
     row = (await conn.execute(text("SELECT id, secret FROM installation"))).one()
     return Installation(id=row.id, secret=bytes(row.secret))

@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, literal_column, not_, or_, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.errors import JobNotFound
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job, JsonText
 from headrace_core.domain.query import Comparison, Query
+from headrace_core.store.connection import Connection
 from headrace_core.store.rows import job_columns, to_job
 from headrace_core.store.tables import jobs
 
@@ -26,20 +26,20 @@ _OPERATORS = {
 }
 
 
-async def get_job(conn: AsyncConnection, *, tenant: str, job_id: JobId, full: bool) -> Job:
+async def get_job(conn: Connection, *, tenant: str, job_id: JobId, full: bool) -> Job:
     """A job.
 
     Raises:
         JobNotFound: the tenant has no such job.
     """
     statement = _GET_FULL if full else _GET_BASIC
-    row = (await conn.execute(statement, {"tenant": tenant, "id": job_id})).mappings().one_or_none()
+    row = (await conn.execute(statement, {"tenant": tenant, "id": job_id})).one_or_none()
     if row is None:
         raise JobNotFound(job_id)
     return to_job(row)
 
 
-async def lock_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> None:
+async def lock_job(conn: Connection, *, tenant: str, job_id: JobId) -> None:
     """Keeps everybody else from changing a job until the transaction ends.
 
     The next statement sees the job as it is by then, and so does a refusal. (A single statement
@@ -53,14 +53,14 @@ async def lock_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> None
         raise JobNotFound(job_id)
 
 
-async def get_output(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> list[JsonText]:
+async def get_output(conn: Connection, *, tenant: str, job_id: JobId) -> list[JsonText]:
     """What the job's handler emitted, in order, over all attempts."""
     rows = await conn.execute(_OUTPUT, {"tenant": tenant, "id": job_id})
     return [row.output for row in rows]
 
 
 async def list_jobs(
-    conn: AsyncConnection,
+    conn: Connection,
     *,
     tenant: str,
     query: Query,
@@ -80,7 +80,7 @@ async def list_jobs(
     )
     if before is not None:
         statement = statement.where(jobs.c.id < before)
-    return [to_job(row) for row in (await conn.execute(statement)).mappings()]
+    return [to_job(row) for row in (await conn.execute(statement))]
 
 
 def _clause(comparisons: tuple[Comparison, ...]) -> ColumnElement[bool]:
@@ -106,7 +106,7 @@ def _comparison(comparison: Comparison) -> ColumnElement[bool]:
     return compared
 
 
-async def database_time(conn: AsyncConnection) -> datetime:
+async def database_time(conn: Connection) -> datetime:
     """The time by the only clock that decides."""
     now: datetime = (await conn.execute(select(func.clock_timestamp()))).scalar_one()
     return now

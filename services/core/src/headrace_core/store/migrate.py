@@ -9,10 +9,9 @@ import structlog
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from headrace_core.settings import Settings
+from headrace_core.store.database import Database
 from headrace_core.store.rebase import is_foreign, rebase
 
 _log = structlog.get_logger()
@@ -52,10 +51,10 @@ def alembic_config(settings: Settings) -> Config:
 
 
 async def _adopt(settings: Settings, *, restored: bool) -> None:
-    # Without a deadline for a statement: it may have many events to go through.
-    engine = create_async_engine(settings.sqlalchemy_url, poolclass=NullPool)
+    # It may have many events to go through.
+    database = Database(settings, application="migrate", bounded=False)
     try:
-        async with engine.begin() as connection:
+        async with database.transaction() as connection:
             await connection.execute(LOCK)
             if restored or await is_foreign(connection):
                 rebased = await rebase(connection)
@@ -66,4 +65,4 @@ async def _adopt(settings: Settings, *, restored: bool) -> None:
                     subscriptions=rebased.subscriptions,
                 )
     finally:
-        await engine.dispose()
+        await database.close()

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database, until_lost
 
 
-async def notify(conn: AsyncConnection, channels: Sequence[str]) -> None:
+async def notify(conn: Connection, channels: Sequence[str]) -> None:
     """Notifies whoever listens to one of `channels`, when the transaction commits."""
     await conn.execute(_NOTIFY, {"channels": list(channels)})
 

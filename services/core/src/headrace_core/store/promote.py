@@ -5,20 +5,20 @@ from __future__ import annotations
 from datetime import timedelta
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.connection import Connection
 from headrace_core.store.guards import EVENT_XID, source_guard
 from headrace_core.store.submit import RANK
 
 
-async def promote_due(conn: AsyncConnection, *, limit: int) -> int:
+async def promote_due(conn: Connection, *, limit: int) -> int:
     """Queues up to `limit` jobs whose time has come, the longest due first; returns how many."""
     result = await conn.execute(_PROMOTE, {"limit": limit})
-    return len(result.all())
+    return len(result)
 
 
-async def next_due(conn: AsyncConnection) -> timedelta | None:
+async def next_due(conn: Connection) -> timedelta | None:
     """How long until the next job is due (negative when it is late); None when none waits."""
     wait: timedelta | None = (await conn.execute(_NEXT)).scalar_one()
     return wait

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.store.connection import Connection
 
 # About how many events one transaction removes, twice as many at most.
 MAX_EVENTS = 5_000
@@ -34,13 +35,13 @@ class Pruned:
     unread: Mapping[str, int]
 
 
-async def list_tenants(conn: AsyncConnection) -> Sequence[str]:
+async def list_tenants(conn: Connection) -> Sequence[str]:
     """The tenants that have jobs."""
     return list(await conn.scalars(_TENANTS))
 
 
 async def prune_jobs(
-    conn: AsyncConnection,
+    conn: Connection,
     *,
     tenant: str,
     older_than: timedelta,
@@ -93,7 +94,7 @@ async def prune_jobs(
     )
 
 
-async def remove_leftovers(conn: AsyncConnection, *, max_events: int = MAX_EVENTS) -> int:
+async def remove_leftovers(conn: Connection, *, max_events: int = MAX_EVENTS) -> int:
     """Removes up to `max_events` events of a job that had too many for one transaction.
 
     Returns:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.connection import Connection
 from headrace_core.store.guards import TAKING_WORKER, keyed_guard, source_guard
 from headrace_core.store.workers import serves_queue
 
@@ -56,7 +56,7 @@ class ReadyJob:
         return Delivery(job_id=self.id, attempt=self.attempt + 1)
 
 
-async def live_pools(conn: AsyncConnection) -> list[Pool]:
+async def live_pools(conn: Connection) -> list[Pool]:
     """The pools that have live workers that don't drain."""
     rows = await conn.execute(_POOLS)
     return [
@@ -73,7 +73,7 @@ async def live_pools(conn: AsyncConnection) -> list[Pool]:
     ]
 
 
-async def ready_jobs(conn: AsyncConnection, *, pools: Sequence[str], limit: int) -> list[ReadyJob]:
+async def ready_jobs(conn: Connection, *, pools: Sequence[str], limit: int) -> list[ReadyJob]:
     """Up to `limit` QUEUED jobs that a live worker of one of `pools` could run, in the order of
     their turn.
     """
@@ -91,7 +91,7 @@ async def ready_jobs(conn: AsyncConnection, *, pools: Sequence[str], limit: int)
     ]
 
 
-async def still_waiting(conn: AsyncConnection, deliveries: Sequence[Delivery]) -> set[Delivery]:
+async def still_waiting(conn: Connection, deliveries: Sequence[Delivery]) -> set[Delivery]:
     """Those of `deliveries` that nobody has claimed, and that could still be."""
     rows = await conn.execute(
         _WAITING,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+
+from headrace_core.store.connection import Connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,7 @@ class Rebased:
     subscriptions: int
 
 
-async def is_foreign(conn: AsyncConnection) -> bool:
+async def is_foreign(conn: Connection) -> bool:
     """Whether the database has transaction ids that its cluster has not come to yet.
 
     Args:
@@ -30,7 +31,7 @@ async def is_foreign(conn: AsyncConnection) -> bool:
     return (await conn.execute(_FOREIGN)).one_or_none() is not None
 
 
-async def rebase(conn: AsyncConnection) -> Rebased:
+async def rebase(conn: Connection) -> Rebased:
     """Puts all events below whatever the cluster will write, in the order of their positions.
 
     That keeps the events of each job in the order of their numbers: a position is drawn while the

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.connection import Connection
 from headrace_core.store.guards import EVENT_XID, keyed_guard
 from headrace_core.store.rows import column, from_progress
 
 
 async def write_reports(
-    conn: AsyncConnection, *, worker_id: WorkerId, reports: Sequence[Report]
+    conn: Connection, *, worker_id: WorkerId, reports: Sequence[Report]
 ) -> set[JobId]:
     """Writes what running attempts said, each report as an event of its own, in the order given.
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.errors import StateConflict
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job
 from headrace_core.domain.lifecycle import EventType, sources
+from headrace_core.store.connection import Connection
 from headrace_core.store.guards import EVENT_XID, source_guard
 from headrace_core.store.jobs import get_job, lock_job
 from headrace_core.store.rows import job_columns, to_job
 from headrace_core.store.submit import RANK
 
 
-async def requeue_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> Job:
+async def requeue_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
     """Puts a job back. A deadline that has passed is dropped: the person knows that it is late.
 
     Returns:
@@ -26,7 +26,7 @@ async def requeue_job(conn: AsyncConnection, *, tenant: str, job_id: JobId) -> J
         StateConflict: it has not failed and was not cancelled.
     """
     await lock_job(conn, tenant=tenant, job_id=job_id)
-    row = (await conn.execute(_REQUEUE, {"id": job_id})).mappings().one_or_none()
+    row = (await conn.execute(_REQUEUE, {"id": job_id})).one_or_none()
     if row is not None:
         return to_job(row)
     job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)

@@ -7,11 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import RowMapping
 
 from headrace_core.domain.job import Job, JobError, JobEvent, JsonText, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
+from headrace_core.store.connection import Row
 
 _BASIC = (
     "id, tenant, type, queue, priority, labels::text AS labels, timeout, deadline, "
@@ -40,7 +40,7 @@ EVENT_COLUMNS = (
 )
 
 
-def to_job(row: RowMapping) -> Job:
+def to_job(row: Row) -> Job:
     """A row with `job_columns`."""
     return Job(
         id=row["id"],
@@ -73,7 +73,7 @@ def to_job(row: RowMapping) -> Job:
     )
 
 
-def to_event(row: RowMapping) -> JobEvent:
+def to_event(row: Row) -> JobEvent:
     """A row with EVENT_COLUMNS."""
     return JobEvent(
         job_id=row["job_id"],

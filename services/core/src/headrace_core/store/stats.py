@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.lifecycle import JobState
+from headrace_core.store.connection import Connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +24,9 @@ class Stats:
     ages: dict[str, timedelta]
 
 
-async def read_stats(conn: AsyncConnection, *, tenant: str) -> Stats:
+async def read_stats(conn: Connection, *, tenant: str) -> Stats:
     """Counts a tenant's jobs."""
-    rows = (await conn.execute(_STATS, {"tenant": tenant})).all()
+    rows = await conn.execute(_STATS, {"tenant": tenant})
     ages: dict[str, timedelta] = {}
     for row in rows:
         if row.age is not None:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
-from sqlalchemy import RowMapping, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import text
 
 from headrace_core.domain.errors import RequestIdConflict
 from headrace_core.domain.ids import BatchId, JobId, uuid7
 from headrace_core.domain.job import PRIORITY_POINT, Job, JobSpec
 from headrace_core.domain.lifecycle import JobState
+from headrace_core.store.connection import Connection, Row
 from headrace_core.store.rows import from_overrides, job_columns, to_job
 
 # The rank of a job that is due at `due` (see tables.jobs.rank).
@@ -46,7 +46,7 @@ class Submitted:
 
 
 async def submit_jobs(
-    conn: AsyncConnection, jobs: Sequence[NewJob]
+    conn: Connection, jobs: Sequence[NewJob]
 ) -> list[Submitted | RequestIdConflict]:
     """Persists jobs with their first events, in one statement.
 
@@ -54,7 +54,7 @@ async def submit_jobs(
         One result per job, in the order given: the job (an earlier one, when its request_id was
         used for the same content), or the conflict.
     """
-    created: dict[JobId, RowMapping] = {}
+    created: dict[JobId, Row] = {}
     earlier: dict[tuple[str, str], tuple[Job, bytes]] = {}
     new = jobs
     while new:
@@ -79,7 +79,7 @@ async def submit_jobs(
 
 
 async def submit_batch(
-    conn: AsyncConnection,
+    conn: Connection,
     *,
     batch_id: BatchId,
     tenant: str,
@@ -107,13 +107,13 @@ async def submit_batch(
     while row is None and (await conn.execute(_INSERT_BATCH, new_batch)).rowcount == 0:
         # There is none when it was pruned between the two statements.
         earlier = await conn.execute(_BATCH, {"tenant": tenant, "request_id": request_id})
-        row = earlier.mappings().one_or_none()
+        row = earlier.one_or_none()
     if row is not None:
         assert request_id is not None
         if bytes(row["fingerprint"]) != fingerprint:
             raise RequestIdConflict(request_id, kind="batch", existing_id=str(row["id"]))
         rows = await conn.execute(_BATCH_JOBS, {"batch_id": row["id"]})
-        return BatchId(row["id"]), [to_job(job) for job in rows.mappings()], False
+        return BatchId(row["id"]), [to_job(job) for job in rows], False
     # Ids grow, so that the order of the ids is the order of the request.
     new = [NewJob(id=JobId(uuid7()), tenant=tenant, spec=spec) for spec in specs]
     created = await _insert(conn, new, batch_id=batch_id)
@@ -121,8 +121,8 @@ async def submit_batch(
 
 
 async def _insert(
-    conn: AsyncConnection, jobs: Sequence[NewJob], *, batch_id: BatchId | None
-) -> dict[JobId, RowMapping]:
+    conn: Connection, jobs: Sequence[NewJob], *, batch_id: BatchId | None
+) -> dict[JobId, Row]:
     specs = [job.spec for job in jobs]
     rows = await conn.execute(
         _INSERT,
@@ -145,11 +145,11 @@ async def _insert(
             "retries": [from_overrides(spec.retry) for spec in specs],
         },
     )
-    return {row["id"]: row for row in rows.mappings()}
+    return {row["id"]: row for row in rows}
 
 
 async def _by_request_id(
-    conn: AsyncConnection, jobs: Sequence[NewJob]
+    conn: Connection, jobs: Sequence[NewJob]
 ) -> dict[tuple[str, str], tuple[Job, bytes]]:
     """The jobs that hold the keys of `jobs`, with their fingerprints."""
     rows = await conn.execute(
@@ -160,12 +160,11 @@ async def _by_request_id(
         },
     )
     return {
-        (row["tenant"], row["request_id"]): (to_job(row), bytes(row["fingerprint"]))
-        for row in rows.mappings()
+        (row["tenant"], row["request_id"]): (to_job(row), bytes(row["fingerprint"])) for row in rows
     }
 
 
-def _job(new: NewJob, row: RowMapping, *, batch_id: BatchId | None) -> Job:
+def _job(new: NewJob, row: Row, *, batch_id: BatchId | None) -> Job:
     """The job as it was inserted, put together here to spare a second reading."""
     spec = new.spec
     return Job(

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
-from sqlalchemy import RowMapping, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import text
 
 from headrace_core.domain.errors import (
     CursorInvalid,
@@ -29,6 +28,7 @@ from headrace_core.domain.subscription import (
     SubscriptionWatch,
     WatchId,
 )
+from headrace_core.store.connection import Connection, Row
 from headrace_core.store.events import Place, read_start
 from headrace_core.store.rows import column
 
@@ -51,7 +51,7 @@ class StartsTooEarly(Exception):
 
 
 async def create_subscription(
-    conn: AsyncConnection,
+    conn: Connection,
     *,
     tenant: str,
     name: str,
@@ -82,11 +82,11 @@ async def create_subscription(
     key = {"tenant": tenant, "name": name}
     # Of two that create at once the second one sees what the first one has done.
     await conn.execute(_LOCK_CREATION, {"lock": _CREATION, "tenant": tenant})
-    same = (await conn.execute(_COMPARE, {**key, "filter": job_filter})).scalar_one_or_none()
+    same = await conn.scalar(_COMPARE, {**key, "filter": job_filter})
     if same is False:
         raise SubscriptionConflict(name)
     if same is None:
-        count = (await conn.execute(_COUNT, {"tenant": tenant})).scalar_one()
+        count = await conn.scalar(_COUNT, {"tenant": tenant})
         if count >= maximum:
             raise LimitExceeded(
                 "tenant",
@@ -105,27 +105,27 @@ async def create_subscription(
     return await get_subscription(conn, tenant=tenant, name=name), same is None
 
 
-async def get_subscription(conn: AsyncConnection, *, tenant: str, name: str) -> Subscription:
+async def get_subscription(conn: Connection, *, tenant: str, name: str) -> Subscription:
     """A subscription.
 
     Raises:
         SubscriptionNotFound: the tenant has none of this name.
     """
-    row = (await conn.execute(_GET, {"tenant": tenant, "name": name})).mappings().one_or_none()
+    row = (await conn.execute(_GET, {"tenant": tenant, "name": name})).one_or_none()
     if row is None:
         raise SubscriptionNotFound(name)
     return _to_subscription(row)
 
 
 async def list_subscriptions(
-    conn: AsyncConnection, *, tenant: str, after: str, limit: int
+    conn: Connection, *, tenant: str, after: str, limit: int
 ) -> list[Subscription]:
     """Up to `limit` subscriptions in the order of their names, behind the name `after`."""
     rows = await conn.execute(_LIST, {"tenant": tenant, "after": after, "limit": limit})
-    return [_to_subscription(row) for row in rows.mappings()]
+    return [_to_subscription(row) for row in rows]
 
 
-async def delete_subscription(conn: AsyncConnection, *, tenant: str, name: str) -> None:
+async def delete_subscription(conn: Connection, *, tenant: str, name: str) -> None:
     """Deletes a subscription.
 
     Raises:
@@ -136,7 +136,7 @@ async def delete_subscription(conn: AsyncConnection, *, tenant: str, name: str) 
 
 
 async def acquire_subscription(
-    conn: AsyncConnection, watch: SubscriptionWatch, *, consumer: str, lease: timedelta
+    conn: Connection, watch: SubscriptionWatch, *, consumer: str, lease: timedelta
 ) -> Acquired | None:
     """Acquires a subscription for a watch, if it can be had.
 
@@ -156,7 +156,7 @@ async def acquire_subscription(
     acquired = await conn.execute(
         _ACQUIRE, {**key, "watch_id": watch.watch_id, "consumer": consumer, "lease": lease}
     )
-    row = acquired.mappings().one_or_none()
+    row = acquired.one_or_none()
     if row is not None:
         return Acquired(**row)
     if (await conn.execute(_EXISTS, key)).one_or_none() is None:
@@ -165,7 +165,7 @@ async def acquire_subscription(
 
 
 async def renew_watches(
-    conn: AsyncConnection, watches: Sequence[SubscriptionWatch], *, lease: timedelta
+    conn: Connection, watches: Sequence[SubscriptionWatch], *, lease: timedelta
 ) -> set[WatchId]:
     """Renews the leases of watches, also those that have lapsed while nobody took over.
 
@@ -176,7 +176,7 @@ async def renew_watches(
     return {row.watch_id for row in renewed}
 
 
-async def release_watches(conn: AsyncConnection, watches: Sequence[SubscriptionWatch]) -> int:
+async def release_watches(conn: Connection, watches: Sequence[SubscriptionWatch]) -> int:
     """Lets go of the subscriptions that these watches still have; returns how many.
 
     The consumer's epoch stays, and with it what it may acknowledge, until another one acquires.
@@ -185,7 +185,7 @@ async def release_watches(conn: AsyncConnection, watches: Sequence[SubscriptionW
 
 
 async def read_holders(
-    conn: AsyncConnection, keys: Collection[SubscriptionKey]
+    conn: Connection, keys: Collection[SubscriptionKey]
 ) -> Mapping[SubscriptionKey, Holder]:
     """Who has acquired these subscriptions; those that do not exist are left out."""
     rows = await conn.execute(
@@ -200,7 +200,7 @@ async def read_holders(
 
 
 async def acknowledge(
-    conn: AsyncConnection,
+    conn: Connection,
     *,
     tenant: str,
     name: str,
@@ -257,7 +257,7 @@ def _columns(watches: Sequence[SubscriptionWatch]) -> dict[str, object]:
     }
 
 
-def _to_subscription(row: RowMapping) -> Subscription:
+def _to_subscription(row: Row) -> Subscription:
     subscription = Subscription(**row)
     if subscription.lag is not None and subscription.lag < timedelta():
         # The clock was set back.

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.connection import Connection
 from headrace_core.store.guards import EVENT_XID, LIVE_WORKER, TERMINAL_LIST, source_guard
 
 
 async def take_back_lost(
-    conn: AsyncConnection, *, limit: int, max_losses: int
+    conn: Connection, *, limit: int, max_losses: int
 ) -> Sequence[tuple[JobId, str]]:
     """Takes back RUNNING jobs whose worker's lease has lapsed or whose worker is missing.
 
@@ -32,7 +32,7 @@ async def take_back_lost(
 
 
 async def expire_overdue(
-    conn: AsyncConnection, *, limit: int, running_grace: timedelta
+    conn: Connection, *, limit: int, running_grace: timedelta
 ) -> Sequence[JobId]:
     """Fails jobs whose deadline has passed.
 

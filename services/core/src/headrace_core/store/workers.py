@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headrace_core.domain.handler import HandlerSpec, LiveHandler
 from headrace_core.domain.ids import WorkerId
+from headrace_core.store.connection import Connection
 from headrace_core.store.guards import LIVE_WORKER, TAKING_WORKER
 from headrace_core.store.rows import column, from_policy, to_policy
 
@@ -48,7 +48,7 @@ class ServedQueues:
         return isinstance(queue, str) and any(serves_queue(one, queue) for one in self.queues)
 
 
-async def register_worker(conn: AsyncConnection, worker: NewWorker, *, lease: timedelta) -> None:
+async def register_worker(conn: Connection, worker: NewWorker, *, lease: timedelta) -> None:
     """Adds a worker with its handlers; its lease begins."""
     await conn.execute(
         _REGISTER,
@@ -79,7 +79,7 @@ async def register_worker(conn: AsyncConnection, worker: NewWorker, *, lease: ti
 
 
 async def renew_lease(
-    conn: AsyncConnection, *, worker_id: WorkerId, lease: timedelta, draining: bool
+    conn: Connection, *, worker_id: WorkerId, lease: timedelta, draining: bool
 ) -> bool:
     """Renews a worker's lease.
 
@@ -90,17 +90,17 @@ async def renew_lease(
     return result.rowcount == 1
 
 
-async def remove_worker(conn: AsyncConnection, *, worker_id: WorkerId) -> None:
+async def remove_worker(conn: Connection, *, worker_id: WorkerId) -> None:
     """Removes a worker that stops; what it still runs is swept at once."""
     await conn.execute(_REMOVE, {"id": worker_id})
 
 
-async def remove_lapsed(conn: AsyncConnection, *, older_than: timedelta) -> int:
+async def remove_lapsed(conn: Connection, *, older_than: timedelta) -> int:
     """Removes workers whose lease lapsed longer than `older_than` ago; returns how many."""
     return (await conn.execute(_REMOVE_LAPSED, {"older_than": older_than})).rowcount
 
 
-async def live_handlers(conn: AsyncConnection, *, tenant: str) -> list[LiveHandler]:
+async def live_handlers(conn: Connection, *, tenant: str) -> list[LiveHandler]:
     """The handlers of live workers, by type; of several versions the newest worker's."""
     rows = await conn.execute(_HANDLERS, {"tenant": tenant})
     return [
@@ -120,7 +120,7 @@ async def live_handlers(conn: AsyncConnection, *, tenant: str) -> list[LiveHandl
     ]
 
 
-async def served_queues(conn: AsyncConnection, *, tenant: str) -> ServedQueues:
+async def served_queues(conn: Connection, *, tenant: str) -> ServedQueues:
     """The queues from which a worker with a handler takes jobs: it is alive and does not drain."""
     rows = await conn.execute(_SERVED, {"tenant": tenant})
     return ServedQueues(frozenset(frozenset(row.queues) for row in rows))

@@ -93,7 +93,7 @@ class Waker:
                 self._redis_down_until = now + _PAUSE
                 _log.warning("wake_up_through_postgresql", reason="redis is not available")
         try:
-            async with self._database.transaction() as connection:
+            async with self._database.statement() as connection:
                 await notify(connection, sorted(topics))
         except Exception as fault:  # noqa: BLE001 - a lost wake-up costs a moment, no more
             _log.warning("wake_up_lost", error=type(fault).__name__)

@@ -64,7 +64,7 @@ class History:
             JobNotFound: the tenant has no such job.
             Unavailable: PostgreSQL cannot be read.
         """
-        async with self._readers, self._database.transaction() as conn:
+        async with self._readers, self._database.statement() as conn:
             events = await list_events(
                 conn, tenant=tenant, job_id=job_id, after_seq=after_seq, limit=_JOB_PAGE
             )
@@ -90,7 +90,7 @@ class History:
             Pruned: there may have been more of the tenant's.
             Unavailable: PostgreSQL cannot be read.
         """
-        async with self._readers, self._database.transaction() as conn:
+        async with self._readers, self._database.statement() as conn:
             # Others may have read it while this one waited for its turn.
             page = self._recent.page(after=after, through=through, limit=_PAGE)
             if page is None:
