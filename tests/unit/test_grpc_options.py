@@ -14,7 +14,7 @@ from headrace_gateway import server
 
 @pytest.fixture(scope="module")
 def library() -> bytes:
-    """gRPC's core, which has the names of its options in it."""
+    """The core of gRPC, which has the names of its options in it."""
     return Path(cygrpc.__file__).read_bytes()
 
 
