@@ -13,7 +13,7 @@ from support.databases import Databases
 async def test_a_test_has_a_database_of_its_own(settings: Settings, database: Database) -> None:
     async with database.transaction() as connection:
         name = await connection.scalar(text("SELECT current_database()"))
-    assert settings.sqlalchemy_url.endswith(f"/{name}")
+    assert settings.postgresql_url.endswith(f"/{name}")
 
 
 def test_a_test_begins_with_an_empty_redis(settings: Settings) -> None:

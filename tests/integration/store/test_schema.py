@@ -93,7 +93,11 @@ def on(url: str, function: Callable[[Connection], T]) -> T:
     """Runs a function on a connection to a database, and commits."""
 
     async def run() -> T:
-        engine = create_async_engine(at(url).sqlalchemy_url, poolclass=NullPool)
+        engine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=lambda: asyncpg.connect(at(url).postgresql_url),
+            poolclass=NullPool,
+        )
         try:
             async with engine.begin() as connection:
                 return await connection.run_sync(function)

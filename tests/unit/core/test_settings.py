@@ -72,12 +72,12 @@ def test_lists_are_written_with_commas(
     [
         "postgresql://u:p@h:1/d?ssl=require",
         "postgres://u:p@h:1/d?ssl=require",
-        "postgresql+psycopg://u:p@h:1/d?ssl=require",
+        "postgresql+psycopg://u:p@h:1/d?sslmode=require",
     ],
 )
 def test_the_database_is_reached_with_our_driver(url: str) -> None:
     settings = Settings(database_url=url)
-    assert settings.sqlalchemy_url == "postgresql+asyncpg://u:p@h:1/d?ssl=require"
+    assert settings.postgresql_url == "postgresql://u:p@h:1/d?sslmode=require"
 
 
 @pytest.mark.parametrize(

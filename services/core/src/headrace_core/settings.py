@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -141,14 +140,13 @@ class Settings(BaseSettings):
 
     @property
     def postgresql_url(self) -> str:
-        """The database's URL without the name of a driver in its scheme."""
-        return f"postgresql://{self.database_url.get_secret_value().partition('://')[2]}"
+        """The database's URL as PostgreSQL knows it.
 
-    @cached_property
-    def sqlalchemy_url(self) -> str:
-        """The database's URL with SQLAlchemy's driver name in it."""
-        url = self.database_url.get_secret_value()
-        return f"postgresql+asyncpg://{url.partition('://')[2]}"
+        A driver's name in the scheme is left out, and SQLAlchemy's `ssl` is the `sslmode` that it
+        stands for.
+        """
+        _, _, rest = self.database_url.get_secret_value().partition("://")
+        return "postgresql://" + re.sub(r"([?&])ssl=", r"\1sslmode=", rest)
 
 
 def _is_loopback(address: str) -> bool:

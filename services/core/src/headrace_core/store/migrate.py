@@ -46,7 +46,7 @@ def alembic_config(settings: Settings) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
-    config.attributes["url"] = settings.sqlalchemy_url
+    config.attributes["url"] = settings.postgresql_url
     return config
 
 

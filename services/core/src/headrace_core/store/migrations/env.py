@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import asyncpg
 from alembic import context
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -21,8 +22,14 @@ def _run(connection: Connection) -> None:
         context.run_migrations()
 
 
+async def _connect() -> asyncpg.Connection:
+    return await asyncpg.connect(context.config.attributes["url"])
+
+
 async def _main() -> None:
-    engine = create_async_engine(context.config.attributes["url"], poolclass=NullPool)
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=_connect, poolclass=NullPool
+    )
     try:
         async with engine.connect() as connection:
             await connection.run_sync(_run)
