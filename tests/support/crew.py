@@ -11,6 +11,7 @@ from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.settings import Settings
+from headrace_core.tasks import end_tasks
 
 POOL = "pool"
 
@@ -90,12 +91,8 @@ async def at_work(
     try:
         yield worker
     finally:
-        main.cancel()
         async with asyncio.timeout(10):
-            await asyncio.gather(main, return_exceptions=True)
-        for task in list(worker.tasks.values()):
-            task.cancel()
-        await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+            await end_tasks(main, *worker.tasks.values())
         await worker.close()
     assert main.cancelled(), main.exception()
 

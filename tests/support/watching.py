@@ -15,6 +15,7 @@ from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.installation import read_installation
 from headrace_core.store.submit import Submitted, submit_jobs
+from headrace_core.tasks import end_tasks
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_gateway.job_filter import JobFilter
 from headrace_gateway.watch import Watch, WatchPage
@@ -198,8 +199,7 @@ class Reader:
 
     async def cancel(self) -> None:
         """Goes away, as a client does."""
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
+        await end_tasks(self.task)
 
 
 def follow_job(watch: Watch, job_id: JobId, after_seq: int = 0) -> Reader:

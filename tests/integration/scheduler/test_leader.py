@@ -16,6 +16,7 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.leadership import Leadership, try_lead
+from headrace_core.tasks import end_tasks
 from headrace_core.wake import Topic, Waker
 from headrace_scheduler import leader
 from headrace_scheduler.leader import Leader
@@ -59,9 +60,8 @@ async def candidate(settings: Settings, office: Office) -> AsyncIterator[Leader]
     try:
         yield standing
     finally:
-        running.cancel()
         async with asyncio.timeout(10):
-            await asyncio.gather(running, return_exceptions=True)
+            await end_tasks(running)
         await database.close()
     assert running.cancelled(), running.exception()
 

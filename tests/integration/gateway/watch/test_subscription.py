@@ -28,6 +28,7 @@ from headrace_core.settings import Settings
 from headrace_core.store.connection import Driver, Rows
 from headrace_core.store.database import Database
 from headrace_core.store.events import place_of
+from headrace_core.tasks import end_tasks
 from headrace_core.wake import Topic, Waker
 from headrace_gateway.watch import Mark, Watch
 from headrace_gateway.watch import leases as leases_module
@@ -66,9 +67,7 @@ def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def die(watch: Watch) -> None:
     """Has a gateway keep nothing any more, as if it were killed: it lets go of nothing."""
-    for task in watch._leases._tasks:
-        task.cancel()
-    await asyncio.wait(watch._leases._tasks)
+    await end_tasks(*watch._leases._tasks)
     watch._leases._nothing_closed.set()
 
 
