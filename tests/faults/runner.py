@@ -61,7 +61,11 @@ async def run_trial(
                 await scenario.run(trial)
                 await trial.settle()
                 evidence = await trial.evidence()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the trial has failed
+        except Exception as error:  # whatever it is, the trial has failed
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # It is what somebody made of a Ctrl-C.
+                raise asyncio.CancelledError from error
             failure = f"{type(error).__name__}: {error}"[:_FAILURE]
             say(traceback.format_exc(limit=-3)[:_FAILURE])
         result = Result(

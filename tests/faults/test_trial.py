@@ -10,11 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from faults.cluster import Plan
 from faults.evidence import Evidence
 from faults.report import Result
 from faults.runner import run_trial
-from faults.scenario import find_scenarios
+from faults.scenario import Scenario, find_scenarios
 from faults.scenarios import f09_writers_out_of_order
+from faults.trial import Trial
 from headrace_standalone.program import leashed
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -52,6 +54,34 @@ def test_a_trial_that_came_to_no_end_is_not_good():
     )
     assert not result.good
     assert result.problems() == ["TimeoutError"]
+
+
+async def test_a_ctrl_c_is_one_whatever_a_scenario_makes_of_it(tmp_path: Path):
+    begun = asyncio.Event()
+
+    async def run(trial: Trial) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ValueError from None
+
+    scenario = Scenario(
+        id="F0",
+        title="",
+        shows=(),
+        run=run,
+        plan=Plan(gateways=0, schedulers=0, workers=0),
+    )
+    trial = asyncio.create_task(
+        run_trial(scenario, seed=1, short=True, keep=False, say=lambda _: None, output=tmp_path)
+    )
+    async with asyncio.timeout(60):
+        await begun.wait()
+        trial.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await trial
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_every_scenario_is_found_under_its_number():

@@ -10,6 +10,8 @@ from contextlib import suppress
 from typing import cast
 from urllib.parse import urlsplit
 
+from headrace_standalone.embedded.port import free_port
+
 # What one way takes while nothing passes, until its sender has to wait, in bytes.
 _BUFFER = 65_536
 
@@ -228,9 +230,10 @@ class Proxy:
 
     async def start(self) -> None:
         """Listens; after a cut on the same port as before."""
+        # None that a client's own end could be given while it tries to reach us after a cut.
+        self._port = self._port or free_port()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._accept, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
         """Refuses new connections and drops those that there are."""
