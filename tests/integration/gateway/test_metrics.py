@@ -171,8 +171,10 @@ async def test_a_reader_that_stays_away_shows_as_lag_that_grows_and_ends_when_it
         await worker.report(job_id, output=OUTPUT)
     samples = await scrape_until(port, lambda samples: samples["headrace_stream_lag_seconds"] > 0.3)
     lag = samples["headrace_stream_lag_seconds"]
-    later = await scrape_until(port, lambda samples: samples["headrace_stream_lag_seconds"] > 0.6)
-    assert later["headrace_stream_lag_seconds"] > lag
+    # It may fall once, when the transport's window opens a little more, and then it grows on.
+    later = await scrape_until(
+        port, lambda samples: samples["headrace_stream_lag_seconds"] > lag + 0.3
+    )
     assert later["headrace_stream_slow_consumers_total"] == 0
     for call in (reading, away):
         while not any(event.seq == 26 for event in (await read(call)).events):

@@ -141,13 +141,13 @@ async def test_a_watch_follows_a_real_worker(
 
 
 class CountingDatabase(Database):
-    """Counts the transactions that are asked of it."""
+    """Counts the statements that are asked of it."""
 
-    transactions = 0
+    statements = 0
 
-    def transaction(self) -> AbstractAsyncContextManager[Connection]:
-        self.transactions += 1
-        return super().transaction()
+    def statement(self) -> AbstractAsyncContextManager[Connection]:
+        self.statements += 1
+        return super().statement()
 
 
 async def test_any_number_of_watches_and_probes_cost_a_query_a_second(settings: Settings):
@@ -160,12 +160,12 @@ async def test_any_number_of_watches_and_probes_cost_a_query_a_second(settings: 
     with ExitStack() as watches:
         for _ in range(100):
             watches.enter_context(queues.followed())
-        while database.transactions < 4:
+        while database.statements < 4:
             for name in ("fast", "slow", "default"):
                 await queues.serving(f"queue/{name}")
             await asyncio.sleep(0)
     # Who finds a reading too old may be ahead of the one who reads anyway.
-    assert database.transactions <= 2 * (1 + (clock() - began))
+    assert database.statements <= 2 * (1 + (clock() - began))
     await queues.stop()
     await listener.stop()
     await database.close()

@@ -111,8 +111,8 @@ async def test_workers_that_lapsed_long_ago_are_removed_with_their_handlers(
     async with database.transaction() as connection:
         assert await remove_lapsed(connection, older_than=timedelta(minutes=1)) == 0
         assert await remove_lapsed(connection, older_than=timedelta(seconds=1)) == 1
-        left = await connection.execute(text("SELECT worker_id FROM worker_handlers"))
-        assert left.scalars() == [live]
+        left = await connection.scalars(text("SELECT worker_id FROM worker_handlers"))
+        assert left == [live]
 
 
 async def served(database: Database, tenant: str = DEFAULT_TENANT) -> ServedQueues:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 from uuid import UUID
 
@@ -28,6 +29,16 @@ class Violations(list[Violation]):
         """Adds a violation."""
         self.append(Violation(field, description))
 
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """What the block finds invalid counts among the others; alone it is raised as it is."""
+        try:
+            yield
+        except InvalidRequest as error:
+            if not self:
+                raise
+            self.extend(error.violations)
+
     def check(self) -> None:
         """Raises InvalidRequest when there is any."""
         if self:
@@ -36,8 +47,7 @@ class Violations(list[Violation]):
 
 def read_request_id(request_id: str, found: Violations) -> str | None:
     """An idempotency key; None when it is empty."""
-    if request_id and (len(request_id) > MAX_REQUEST_ID or not request_id.isprintable()):
-        found.note("request_id", f"must be 1 to {MAX_REQUEST_ID} printable characters, or empty")
+    _check_printable("request_id", request_id, MAX_REQUEST_ID, found)
     return request_id or None
 
 
@@ -120,9 +130,13 @@ def read_stored_filter(message: job_service_pb2.JobFilter, found: Violations) ->
 
 def read_consumer(consumer: str, found: Violations) -> str:
     """Who watches; empty for a consumer of the call's own."""
-    if consumer and (len(consumer) > MAX_CONSUMER or not consumer.isprintable()):
-        found.note("consumer", f"must be 1 to {MAX_CONSUMER} printable characters, or empty")
+    _check_printable("consumer", consumer, MAX_CONSUMER, found)
     return consumer
+
+
+def _check_printable(field: str, text: str, maximum: int, found: Violations) -> None:
+    if text and (len(text) > maximum or not text.isprintable()):
+        found.note(field, f"must be 1 to {maximum} printable characters, or empty")
 
 
 def _uuid(text: str, path: str, kind: str, found: Violations) -> UUID:

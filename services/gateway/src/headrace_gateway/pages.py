@@ -90,7 +90,7 @@ async def read_event_page(
     """
     page: list[event_pb2.JobEvent] = []
     size = 0
-    async with database.transaction() as conn:
+    async with database.statement() as conn:
         while True:
             wanted = min(page_size - len(page), _EVENTS)
             events = await list_events(
@@ -119,7 +119,7 @@ async def read_subscription_page(
     """
     page: list[subscription_service_pb2.Subscription] = []
     size = 0
-    async with database.transaction() as conn:
+    async with database.statement() as conn:
         while True:
             wanted = min(page_size - len(page), _SUBSCRIPTIONS)
             subscriptions = await list_subscriptions(

@@ -23,7 +23,7 @@ def queue_health(*, database: Database, listener: Listener) -> Lookup:
     """
 
     async def read() -> ServedQueues:
-        async with database.transaction() as conn:
+        async with database.statement() as conn:
             # A probe says nothing of its tenant.
             return await served_queues(conn, tenant=DEFAULT_TENANT)
 

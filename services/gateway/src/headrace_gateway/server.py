@@ -230,7 +230,7 @@ async def _installation(database: Database) -> Installation:
     waiting = False
     while True:
         try:
-            async with database.transaction() as conn:
+            async with database.statement() as conn:
                 return await read_installation(conn)
         except Unavailable:
             if asyncio.get_running_loop().time() > deadline:

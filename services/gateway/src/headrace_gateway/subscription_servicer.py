@@ -11,7 +11,7 @@ import structlog
 
 from headrace.v1 import subscription_service_pb2 as messages
 from headrace.v1 import subscription_service_pb2_grpc
-from headrace_core.domain.errors import CursorExpired, CursorInvalid
+from headrace_core.domain.errors import CursorExpired
 from headrace_core.store.database import Database
 from headrace_core.store.events import Place, hold_snapshot, read_end
 from headrace_core.store.installation import Installation
@@ -84,12 +84,8 @@ class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServ
         job_filter = read_stored_filter(request.filter, found)
         after: Place | None = None
         if request.cursor:
-            try:
+            with found.gathering():
                 after = decode_cursor(self._installation, tenant, request.cursor)
-            except CursorInvalid as error:
-                if not found:
-                    raise
-                found.extend(error.violations)
         found.check()
         async with self._database.transaction() as conn:
             _, end = await read_end(await hold_snapshot(conn))
@@ -117,7 +113,7 @@ class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServ
     ) -> messages.GetSubscriptionResponse:
         """A subscription as it is now."""
         _check_name(request.name)
-        async with self._database.transaction() as conn:
+        async with self._database.statement() as conn:
             subscription = await get_subscription(
                 conn, tenant=tenant_of(context), name=request.name
             )
@@ -145,7 +141,7 @@ class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServ
     ) -> messages.DeleteSubscriptionResponse:
         """Deletes a subscription; its watches end."""
         _check_name(request.name)
-        async with self._database.transaction() as conn:
+        async with self._database.statement() as conn:
             await delete_subscription(conn, tenant=tenant_of(context), name=request.name)
         self._waker.ring(Topic.SUBSCRIPTIONS)
         _log.info("subscription_deleted", subscription=request.name)
@@ -177,14 +173,10 @@ class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServ
         tenant = tenant_of(context)
         found = Violations()
         check_subscription_name(request.name, found)
-        try:
+        with found.gathering():
             cursor = decode_subscription_cursor(self._installation, tenant, request.cursor)
-        except CursorInvalid as error:
-            if not found:
-                raise
-            found.extend(error.violations)
         found.check()
-        async with self._database.transaction() as conn:
+        async with self._database.statement() as conn:
             await acknowledge(
                 conn,
                 tenant=tenant,

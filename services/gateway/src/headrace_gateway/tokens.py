@@ -38,8 +38,7 @@ class SubscriptionCursor:
 
 def encode_page_token(installation: Installation, tenant: str, query: str, last: JobId) -> str:
     """A token for the page behind the job `last`, of the filter with the text `query`."""
-    place = last.bytes
-    return _seal(place, _sign(installation, "page", tenant, query, place))
+    return _seal(installation, "page", tenant, query, last.bytes)
 
 
 def decode_page_token(
@@ -52,10 +51,8 @@ def decode_page_token(
     """
     if not token:
         return None
-    place, signature = _open(token)
-    if len(place) != 16 or not hmac.compare_digest(
-        signature, _sign(installation, "page", tenant, query, place)
-    ):
+    place = _open(installation, "page", tenant, query, token)
+    if place is None or len(place) != 16:
         raise PageTokenInvalid
     return JobId(UUID(bytes=place))
 
@@ -64,8 +61,7 @@ def decode_page_token(
 @lru_cache(maxsize=16)
 def encode_cursor(installation: Installation, tenant: str, xid: int, position: int) -> str:
     """A cursor behind the event at (xid, position) in the order of all events."""
-    place = _PLACE.pack(xid, position)
-    return _seal(place, _sign(installation, "cursor", tenant, "", place))
+    return _seal(installation, "cursor", tenant, "", _PLACE.pack(xid, position))
 
 
 def decode_cursor(installation: Installation, tenant: str, cursor: str) -> tuple[int, int]:
@@ -74,10 +70,8 @@ def decode_cursor(installation: Installation, tenant: str, cursor: str) -> tuple
     Raises:
         CursorInvalid: it is malformed, or of another database or tenant.
     """
-    place, signature = _open(cursor)
-    if len(place) != _PLACE.size or not hmac.compare_digest(
-        signature, _sign(installation, "cursor", tenant, "", place)
-    ):
+    place = _open(installation, "cursor", tenant, "", cursor)
+    if place is None or len(place) != _PLACE.size:
         raise CursorInvalid
     xid, position = _PLACE.unpack(place)
     return xid, position
@@ -90,7 +84,7 @@ def encode_subscription_cursor(
     place = _SUBSCRIPTION_PLACE.pack(
         cursor.subscription_id.bytes, cursor.epoch, cursor.xid, cursor.position
     )
-    return _seal(place, _sign(installation, "subscription", tenant, "", place))
+    return _seal(installation, "subscription", tenant, "", place)
 
 
 def decode_subscription_cursor(
@@ -101,10 +95,8 @@ def decode_subscription_cursor(
     Raises:
         CursorInvalid: it is malformed, or of another database or tenant.
     """
-    place, signature = _open(cursor)
-    if len(place) != _SUBSCRIPTION_PLACE.size or not hmac.compare_digest(
-        signature, _sign(installation, "subscription", tenant, "", place)
-    ):
+    place = _open(installation, "subscription", tenant, "", cursor)
+    if place is None or len(place) != _SUBSCRIPTION_PLACE.size:
         raise CursorInvalid
     subscription_id, epoch, xid, position = _SUBSCRIPTION_PLACE.unpack(place)
     return SubscriptionCursor(
@@ -117,8 +109,7 @@ def decode_subscription_cursor(
 
 def encode_name_token(installation: Installation, tenant: str, last: str) -> str:
     """A token for the page of subscriptions behind the name `last`."""
-    place = last.encode()
-    return _seal(place, _sign(installation, "names", tenant, "", place))
+    return _seal(installation, "names", tenant, "", last.encode())
 
 
 def decode_name_token(installation: Installation, tenant: str, token: str) -> str:
@@ -129,8 +120,8 @@ def decode_name_token(installation: Installation, tenant: str, token: str) -> st
     """
     if not token:
         return ""
-    place, signature = _open(token)
-    if not hmac.compare_digest(signature, _sign(installation, "names", tenant, "", place)):
+    place = _open(installation, "names", tenant, "", token)
+    if place is None:
         raise PageTokenInvalid
     return place.decode()
 
@@ -142,18 +133,23 @@ def _sign(installation: Installation, kind: str, tenant: str, query: str, place:
     return hmac.digest(installation.secret, _VERSION + message, "sha256")[:_SIGNATURE]
 
 
-def _seal(place: bytes, signature: bytes) -> str:
+def _seal(installation: Installation, kind: str, tenant: str, query: str, place: bytes) -> str:
+    signature = _sign(installation, kind, tenant, query, place)
     return base64.urlsafe_b64encode(_VERSION + place + signature).rstrip(b"=").decode()
 
 
-def _open(token: str) -> tuple[bytes, bytes]:
-    """Place and signature; both empty when it is no token at all."""
+def _open(
+    installation: Installation, kind: str, tenant: str, query: str, token: str
+) -> bytes | None:
+    """The place that was sealed for exactly this; None when the token is another or none at all."""
     if len(token) > 200:
-        return b"", b""
+        return None
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except (ValueError, binascii.Error):
-        return b"", b""
+        return None
     if raw[:1] != _VERSION:
-        return b"", b""
-    return raw[1:-_SIGNATURE], raw[-_SIGNATURE:]
+        return None
+    place, signature = raw[1:-_SIGNATURE], raw[-_SIGNATURE:]
+    expected = _sign(installation, kind, tenant, query, place)
+    return place if hmac.compare_digest(signature, expected) else None

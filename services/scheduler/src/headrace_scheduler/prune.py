@@ -51,7 +51,7 @@ class Prune:
 
     async def run_once(self) -> float:
         """Removes everything that is too old; returns the seconds until the next run."""
-        async with self._database.transaction() as connection:
+        async with self._database.statement() as connection:
             tenants = await list_tenants(connection)
         for tenant in tenants:
             await self._prune(tenant)
@@ -92,7 +92,7 @@ class Prune:
         """Removes the events of the jobs that had very many."""
         while True:
             began = self._clock()
-            async with self._database.transaction() as connection:
+            async with self._database.statement() as connection:
                 if not await remove_leftovers(connection):
                     break
             await self._rest(began)

@@ -54,6 +54,6 @@ class Sweep:
                 self._waker.ring(Topic.JOBS, Topic.EVENTS)
             if len(lost) < _PAGE and len(expired) < _PAGE:
                 break
-        async with self._database.transaction() as connection:
+        async with self._database.statement() as connection:
             await remove_lapsed(connection, older_than=_KEEP_LAPSED)
         return _INTERVAL

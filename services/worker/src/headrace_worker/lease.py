@@ -122,7 +122,7 @@ class Lease:
         """Removes the worker's row, at the end."""
         worker_id, self._worker_id = self._worker_id, None
         if worker_id is not None:
-            async with self._database.transaction() as connection:
+            async with self._database.statement() as connection:
                 await remove_worker(connection, worker_id=worker_id)
 
     def _lose(self, why: str) -> None:

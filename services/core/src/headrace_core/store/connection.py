@@ -8,7 +8,7 @@ what a service does. So statements are SQLAlchemy's, and what sends them is this
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -68,14 +68,6 @@ class Rows(Sequence[Row]):
         """The only row, or None."""
         return self.one() if self._rows else None
 
-    def scalar_one(self) -> Any:
-        """The first column of the only row."""
-        return self.one()[0]
-
-    def scalars(self) -> list[Any]:
-        """The first column of each row."""
-        return [row[0] for row in self._rows]
-
 
 class Driver(asyncpg.Connection):
     """asyncpg's connection."""
@@ -109,11 +101,6 @@ class Connection:
         self._driver = driver
         self._open = begun
 
-    @property
-    def driver(self) -> asyncpg.Connection:
-        """The driver's own connection."""
-        return self._driver
-
     async def execute(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
         """Runs a statement.
 
@@ -138,9 +125,9 @@ class Connection:
 
     async def scalars(
         self, statement: Executable, parameters: Parameters | None = None
-    ) -> Iterable[Any]:
+    ) -> list[Any]:
         """The first column of each row."""
-        return (await self.execute(statement, parameters)).scalars()
+        return [row[0] for row in await self.execute(statement, parameters)]
 
     async def rollback(self) -> None:
         """Undoes the transaction; the end of its block then commits nothing."""

@@ -108,7 +108,7 @@ def _comparison(comparison: Comparison) -> ColumnElement[bool]:
 
 async def database_time(conn: Connection) -> datetime:
     """The time by the only clock that decides."""
-    now: datetime = (await conn.execute(select(func.clock_timestamp()))).scalar_one()
+    now: datetime = await conn.scalar(select(func.clock_timestamp()))
     return now
 
 

@@ -20,7 +20,7 @@ async def promote_due(conn: Connection, *, limit: int) -> int:
 
 async def next_due(conn: Connection) -> timedelta | None:
     """How long until the next job is due (negative when it is late); None when none waits."""
-    wait: timedelta | None = (await conn.execute(_NEXT)).scalar_one()
+    wait: timedelta | None = await conn.scalar(_NEXT)
     return wait
 
 

@@ -37,7 +37,7 @@ class Pruned:
 
 async def list_tenants(conn: Connection) -> Sequence[str]:
     """The tenants that have jobs."""
-    return list(await conn.scalars(_TENANTS))
+    return await conn.scalars(_TENANTS)
 
 
 async def prune_jobs(
@@ -100,7 +100,7 @@ async def remove_leftovers(conn: Connection, *, max_events: int = MAX_EVENTS) ->
     Returns:
         How many there were; 0 when nothing is left over.
     """
-    removed: int = (await conn.execute(_LEFTOVERS, {"max_events": max_events})).scalar_one()
+    removed: int = await conn.scalar(_LEFTOVERS, {"max_events": max_events})
     return removed
 
 

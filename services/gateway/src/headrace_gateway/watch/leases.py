@@ -132,7 +132,7 @@ class Leases:
             # The lease runs from before the database began it: a late answer makes it shorter here.
             until = self._clock() + _LEASE
             try:
-                async with asyncio.timeout(_BEAT), self._database.transaction() as conn:
+                async with asyncio.timeout(_BEAT), self._database.statement() as conn:
                     acquired = await acquire_subscription(
                         conn,
                         lease.watch,
@@ -184,7 +184,7 @@ class Leases:
         closed = [lease for lease in self._closed if not lease.is_acquiring]
         if not closed:
             return
-        async with self._database.transaction() as conn:
+        async with self._database.statement() as conn:
             released = await release_watches(conn, [lease.watch for lease in closed])
         for lease in closed:
             del self._closed[lease]
@@ -198,7 +198,7 @@ class Leases:
         now = self._clock()
         if not holding or now < self._beat_due:
             return
-        async with self._database.transaction() as conn:
+        async with self._database.statement() as conn:
             renewed = await renew_watches(
                 conn,
                 [lease.watch for lease in holding],
@@ -214,7 +214,7 @@ class Leases:
         holding = [(lease, lease.acquired) for lease in self._open if lease.acquired is not None]
         waiting = [lease for lease in self._open if lease.waits]
         keys = {lease.key for lease in self._open}
-        async with self._database.transaction() as conn:
+        async with self._database.statement() as conn:
             holders = await read_holders(conn, keys)
         for lease, acquired in holding:
             holder = holders.get(lease.key)
