@@ -31,6 +31,8 @@ class Crew:
         self.gate = asyncio.Event()
         self.gate.set()
         self._changed = asyncio.Condition()
+        self.worker: BatchWorker[Delivery] | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
 
     async def claim(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         if self.unavailable:
@@ -41,7 +43,17 @@ class Crew:
         await self._tell()
         return list(deliveries)
 
-    async def run(self, delivery: Delivery) -> None:
+    def start(self, delivery: Delivery) -> None:
+        task = asyncio.create_task(self._run(delivery))
+        self.tasks.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self.tasks.remove(task)
+        assert self.worker is not None
+        self.worker.release()
+
+    async def _run(self, delivery: Delivery) -> None:
         self.started.append(delivery)
         self.running.add(delivery)
         self.most_running = max(self.most_running, len(self.running))
@@ -84,15 +96,16 @@ async def at_work(
     settings: Settings, crew: Crew, *, pool: str = POOL
 ) -> AsyncIterator[BatchWorker[Delivery]]:
     """A BatchWorker that takes and runs for the length of the block."""
-    worker = BatchWorker(settings, pool=pool, claim=crew.claim, run=crew.run, find=crew.find)
-    # Nothing but the bell shall wake it.
-    worker._doorbell_s = settings.redis_timeout / 2
+    worker = BatchWorker(settings, pool=pool, claim=crew.claim, start=crew.start, find=crew.find)
+    # Nothing but a delivery shall wake it.
+    worker._wait_s = settings.redis_timeout / 2
+    crew.worker = worker
     main = asyncio.create_task(worker.main())
     try:
         yield worker
     finally:
         async with asyncio.timeout(10):
-            await end_tasks(main, *worker.tasks.values())
+            await end_tasks(main, *crew.tasks)
         await worker.close()
     assert main.cancelled(), main.exception()
 

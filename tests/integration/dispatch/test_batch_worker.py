@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from headrace_core.dispatch import Deliverer
-from headrace_core.dispatch.keys import bell_key, queue_key
+from headrace_core.dispatch.keys import queue_key
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.lifecycle import JobState
@@ -28,7 +28,7 @@ def slots(settings: Settings, count: int) -> Settings:
 
 
 def patient(settings: Settings) -> Settings:
-    """Settings with which only a bell could wake a worker in time."""
+    """Settings with which only a delivery could wake a worker in time."""
     return settings.model_copy(update={"redis_timeout": 300.0})
 
 
@@ -37,15 +37,15 @@ def ranked(deliveries: list[Delivery]) -> list[tuple[Delivery, float]]:
 
 
 async def until_waiting(redis: Redis) -> None:
-    """Waits until a worker stands at its doorbell."""
+    """Waits until a worker stands at its queue."""
 
     async def waiting() -> bool:
-        return any(client["cmd"] == "blpop" for client in await redis.client_list())
+        return any(client["cmd"] == "bzpopmin" for client in await redis.client_list())
 
     await until(waiting)
 
 
-async def test_a_bell_wakes_it_at_once(
+async def test_a_delivery_wakes_it_at_once(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
@@ -69,7 +69,7 @@ async def test_several_workers_are_woken_while_there_is_something_left(
         await until_waiting(redis)
         deliveries = some(2)
         await deliverer.deliver(POOL, ranked(deliveries))
-        # One bell was rung: whoever takes and leaves something rings for the next.
+        # They came at once, and each wakes a worker.
         await until(lambda: len(one.started) + len(other.started) == 2)
         assert len(one.started) == len(other.started) == 1
 
@@ -111,7 +111,7 @@ async def test_a_slot_is_filled_again_as_soon_as_it_is_free(
     deliveries = some(20)
     await deliverer.deliver(POOL, ranked(deliveries))
     crew = Crew()
-    # At a doorbell nobody rings, or after a pause, the second would come too late.
+    # After a wait, or a pause, the second would come too late.
     async with at_work(slots(patient(settings), 1), crew):
         await crew.until_started(*deliveries)
     assert crew.most_running == 1
@@ -155,12 +155,6 @@ async def test_a_delivery_that_comes_twice_stands_in_the_queue_once(
     async with at_work(settings, crew):
         await crew.until_started(*deliveries)
     assert sorted(map(str, crew.started)) == sorted(map(str, deliveries))
-
-
-async def test_bells_do_not_pile_up(deliverer: Deliverer, redis: Redis) -> None:
-    for _ in range(40):
-        await deliverer.deliver(POOL, ranked(some(1)))
-    assert await redis.llen(bell_key(POOL)) <= 16
 
 
 async def test_a_job_that_goes_to_two_pools_runs_once(
@@ -303,34 +297,17 @@ async def test_a_worker_that_pauses_takes_nothing_until_it_resumes(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
-    async with at_work(settings, crew) as worker:
+    async with at_work(patient(settings), crew) as worker:
+        await until_waiting(redis)
         worker.allow_pick_jobs = False
-        # It stands at the doorbell; this one rings it out of there.
-        await redis.lpush(bell_key(POOL), b"")
-        await until(lambda: not worker._slot_free.is_set())
-        worker.resume()
+        # It stands at the queue; what it gets there it gives back.
         [one] = some(1)
-        await deliverer.deliver(POOL, [(one, 0)])
+        await deliverer.deliver(POOL, [(one, 7)])
+        await until(lambda: not worker._slot_free.is_set())
+        assert await redis.zscore(queue_key(POOL), str(one)) == 7
+        assert crew.started == []
+        worker.resume()
         await crew.until_started(one)
-
-
-async def test_a_run_that_raises_gives_its_slot_back(
-    settings: Settings, deliverer: Deliverer
-) -> None:
-    crew = Crew()
-    first, second = some(2)
-    whole = crew.run
-
-    async def run(delivery: Delivery) -> None:
-        await whole(delivery)
-        if delivery == first:
-            raise ValueError("it must not")
-
-    crew.run = run  # type: ignore[method-assign]
-    await deliverer.deliver(POOL, ranked([first, second]))
-    async with at_work(slots(settings, 1), crew) as worker:
-        await crew.until_started(first, second)
-        await until(lambda: worker.free_slots == 1)
 
 
 async def test_the_deliverer_says_when_redis_is_gone(settings: Settings, valkey: OwnValkey) -> None:

@@ -23,7 +23,7 @@ from headrace_core.store.events import list_events
 from headrace_core.store.finish import finish_attempts
 from headrace_core.store.jobs import list_jobs
 from headrace_core.store.promote import next_due, promote_due
-from headrace_core.store.ready import live_pools, ready_jobs, still_waiting
+from headrace_core.store.ready import live_pools, ready_jobs
 from headrace_core.store.report import write_reports
 from headrace_core.store.requeue import requeue_job
 from headrace_core.store.submit import submit_jobs
@@ -129,7 +129,6 @@ def looks_at(queued: list[JobId], running: list[JobId], worker_id: WorkerId) -> 
         "promote_due": lambda c: promote_due(c, limit=1000),
         "next_due": next_due,
         "ready_jobs": lambda c: ready_jobs(c, pools=["pool"], limit=100),
-        "still_waiting": lambda c: still_waiting(c, deliveries),
         "claim_jobs": lambda c: claim_jobs(c, worker_id=worker_id, deliveries=deliveries),
         "finish_attempts": lambda c: finish_attempts(c, worker_id=worker_id, finishes=finishes),
         "write_reports": lambda c: write_reports(c, worker_id=worker_id, reports=reports),
@@ -147,7 +146,7 @@ def looks_at(queued: list[JobId], running: list[JobId], worker_id: WorkerId) -> 
 # These count what runs, or look through it: the price of one look is the number of running jobs.
 COUNTING = {"live_pools", "cancel_requests"}
 # Of these the planner thinks wrongly until the first ANALYZE, which comes within a minute.
-GUESSED = {"still_waiting", "finish_attempts", "list_jobs"}
+GUESSED = {"list_jobs"}
 
 
 async def test_a_look_reads_no_more_than_it_needs(

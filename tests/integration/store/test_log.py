@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from sqlalchemy import text
 
-from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.events import (
@@ -16,17 +16,18 @@ from headrace_core.store.events import (
     Place,
     Seen,
     end_of,
-    hold_snapshot,
     list_events,
     place_of,
     read_end,
     read_range,
     read_unseen,
 )
+from headrace_core.store.finish import finish_attempts
 from support.jobs import submit, submit_many
-from support.watching import foreign_transaction, open_writer
+from support.watching import foreign_transaction, names, open_writer
+from support.workers import ending, register, start
 
-NOTHING = Seen(top=0, open=frozenset())
+NOTHING = Seen(top=BEGINNING, open={})
 
 EVENTS = 20_000
 FILL = """
@@ -44,12 +45,11 @@ READ = text("""
 """)
 
 
-async def unseen(database: Database, seen: Seen) -> tuple[EventPage, Seen]:
+async def unseen(database: Database, seen: Seen, limit: int = 100) -> tuple[EventPage, Seen]:
     """What is new, in one page, and what has been seen then."""
-    async with database.transaction() as connection:
-        snapshot = await hold_snapshot(connection)
-        page = await read_unseen(snapshot, seen=seen, after=BEGINNING, limit=100)
-        return page, snapshot.seen(max(seen.top, page.end[0] if page.end else 0))
+    async with database.statement() as connection:
+        look = await read_unseen(connection, seen=seen, limit=limit)
+        return look.page, look.seen
 
 
 async def settled_range(
@@ -60,9 +60,9 @@ async def settled_range(
 
 
 async def test_an_empty_log_ends_where_it_begins(database: Database):
-    async with database.transaction() as connection:
-        seen, settled = await read_end(await hold_snapshot(connection))
-    assert (seen.top, settled) == (0, BEGINNING)
+    async with database.statement() as connection:
+        end = await read_end(connection)
+    assert (end.seen.top, end.settled) == (BEGINNING, BEGINNING)
     page, _ = await unseen(database, NOTHING)
     assert page == EventPage(events=[], end=None, complete=True)
 
@@ -71,13 +71,12 @@ async def test_the_end_of_the_log_is_that_of_events(database: Database):
     jobs = await submit_many(database, 3)
     async with foreign_transaction(database):
         newest = await submit(database)
-        async with database.transaction() as connection:
-            seen, settled = await read_end(await hold_snapshot(connection))
+        async with database.statement() as connection:
+            end = await read_end(connection)
     page, _ = await unseen(database, NOTHING)
     assert [event.job_id for event in page.events] == [job.id for job in [*jobs, newest]]
-    assert place_of(page.events[2]) == settled
-    assert page.end == place_of(page.events[3])
-    assert seen.top == page.events[3].xid
+    assert place_of(page.events[2]) == end.settled
+    assert page.end == place_of(page.events[3]) == end.seen.top
 
 
 async def test_what_was_seen_is_not_read_again_and_what_was_open_is(database: Database):
@@ -87,13 +86,13 @@ async def test_what_was_seen_is_not_read_again_and_what_was_open_is(database: Da
     await late.commit()
     page, seen = await unseen(database, NOTHING)
     assert [event.job_id for event in page.events] == [second]
-    assert seen == Seen(top=late.xid, open=frozenset([early.xid]))
+    assert seen == Seen(top=place_of(page.events[0]), open={early.xid: BEGINNING})
     (first,) = await early.submit()
     await early.commit()
     page, seen = await unseen(database, seen)
     assert [event.xid for event in page.events] == [early.xid, early.xid]
     assert page.events[1].job_id == first
-    assert seen == Seen(top=late.xid, open=frozenset())
+    assert seen == Seen(top=seen.top, open={})
     page, _ = await unseen(database, seen)
     assert page.events == []
 
@@ -102,32 +101,49 @@ async def test_a_transaction_above_the_last_event_needs_no_mention(database: Dat
     await submit(database)
     above = await open_writer(database)
     _, seen = await unseen(database, NOTHING)
-    assert seen.open == frozenset()
+    assert seen.open == {}
     (job_id,) = await above.submit()
     await above.commit()
     page, _ = await unseen(database, seen)
     assert [event.job_id for event in page.events] == [job_id]
 
 
-async def test_the_pages_of_a_reading_are_of_one_state(database: Database):
-    await submit_many(database, 5)
-    async with database.transaction() as connection:
-        snapshot = await hold_snapshot(connection)
-        events, end, complete = [], BEGINNING, False
-        while not complete:
-            page = await read_unseen(snapshot, seen=NOTHING, after=end, limit=2)
-            events += page.events
-            complete, end = page.complete, page.end or end
+async def test_a_reading_goes_on_behind_a_full_page_though_it_sees_more_by_then(
+    database: Database,
+):
+    """Transactions that were open behind what was seen end in the midst of the reading."""
+    worker_id = await register(database)
+    writers = [await open_writer(database) for _ in range(4)]
+    for writer in writers:
+        await writer.submit(3)
+    job = await submit(database)
+    await start(database, worker_id, job)
+    page, seen = await unseen(database, NOTHING)
+    assert seen.open == {writer.xid: BEGINNING for writer in writers}
+    read, new = names(page.events), []
+    # An event that stands behind a larger id than that of its writer, and ends last.
+    ends = [ending(job.id, 1, EventType.SUCCEEDED)]
+    raising = writers.pop(0)
+    await finish_attempts(raising.connection, worker_id=worker_id, finishes=ends)
+    await writers.pop(1).commit()
+    complete = False
+    while not complete:
+        page, seen = await unseen(database, seen, limit=2)
+        complete = page.complete
+        new += names(page.events)
+        if writers:
+            await writers.pop().commit()
             await submit(database)
-    assert len(events) == 5
-    assert events == sorted(events, key=place_of)
-
-
-async def test_a_reading_only_reads(database: Database):
-    with pytest.raises(Unavailable):
-        async with database.transaction() as connection:
-            await hold_snapshot(connection)
-            await connection.execute(text("DELETE FROM jobs"))
+        elif raising is not None:
+            await raising.commit()
+            raising = None
+    page, _ = await unseen(database, seen)
+    new += names(page.events)
+    assert len(new) == 4 * 3 + 1 + 2
+    everything, seen = await unseen(database, NOTHING)
+    assert sorted(read + new) == sorted(names(everything.events))
+    page, _ = await unseen(database, seen)
+    assert page.events == []
 
 
 async def test_a_range_is_read_in_pages(database: Database):
@@ -168,20 +184,19 @@ async def test_a_look_costs_what_it_finds(database: Database, analysed: bool):
         if analysed:
             await connection.execute(text("ANALYZE job_events"))
     async with database.transaction() as connection:
-        seen, settled = await read_end(await hold_snapshot(connection))
+        end = await read_end(connection)
         assert await connection.scalar(READ) <= ENOUGH
-    assert seen.open == frozenset([early.xid])
+    assert end.seen.open == {early.xid: BEGINNING}
     await early.submit(5)
     await early.commit()
     jobs = await submit_many(database, 5)
     async with database.transaction() as connection:
-        snapshot = await hold_snapshot(connection)
-        page = await read_unseen(snapshot, seen=seen, after=BEGINNING, limit=100)
+        page = (await read_unseen(connection, seen=end.seen, limit=100)).page
         assert [event.xid for event in page.events[:5]] == [early.xid] * 5
         assert [event.job_id for event in page.events[5:]] == [job.id for job in jobs]
         assert await connection.scalar(READ) <= ENOUGH
     async with database.transaction() as connection:
-        page = await read_range(connection, after=settled, through=end_of(2**62), limit=10)
+        page = await read_range(connection, after=end.settled, through=end_of(2**62), limit=10)
         assert len(page.events) == 5
         assert page.end is not None
         assert await connection.scalar(READ) <= ENOUGH

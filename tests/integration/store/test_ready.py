@@ -5,12 +5,19 @@ from __future__ import annotations
 from sqlalchemy import text
 
 from headrace_core.domain.delivery import Delivery
-from headrace_core.domain.ids import JobId, uuid7
-from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.cancel import cancel_job
 from headrace_core.store.database import Database
-from headrace_core.store.ready import Pool, ReadyJob, live_pools, ready_jobs, still_waiting
+from headrace_core.store.ready import (
+    Head,
+    Lane,
+    Pool,
+    ReadyJob,
+    live_pools,
+    ready_heads,
+    ready_jobs,
+)
 from support.jobs import submit, submit_many
 from support.states import bring
 from support.workers import delivery, drain, lapse, register, start
@@ -33,14 +40,14 @@ async def test_jobs_come_in_the_order_of_their_turn(database: Database) -> None:
     second = await submit(database, type="a", queue="y")
     high = await submit(database, type="b", priority=10)
     order = [high.id, first.id, second.id, low.id]
-    assert [job.id for job in await ready(database)] == order
-    assert [job.id for job in await ready(database, limit=2)] == order[:2]
+    assert [job.delivery.job_id for job in await ready(database)] == order
+    assert [job.delivery.job_id for job in await ready(database, limit=2)] == order[:2]
 
 
 async def test_a_point_of_priority_is_worth_a_minute_of_waiting(database: Database) -> None:
     await register(database)
     patient, eager = await submit(database), await submit(database, priority=10)
-    assert [job.id for job in await ready(database)] == [eager.id, patient.id]
+    assert [job.delivery.job_id for job in await ready(database)] == [eager.id, patient.id]
     for minutes, order in ((9, [eager.id, patient.id]), (11, [patient.id, eager.id])):
         async with database.transaction() as connection:
             await connection.execute(
@@ -51,7 +58,7 @@ async def test_a_point_of_priority_is_worth_a_minute_of_waiting(database: Databa
                 # Ten minutes for ten points, less what it has waited.
                 {"id": patient.id, "other": eager.id, "more": (10 - minutes) * 60_000},
             )
-        assert [job.id for job in await ready(database)] == order
+        assert [job.delivery.job_id for job in await ready(database)] == order
 
 
 async def test_a_job_is_delivered_for_the_attempt_that_would_come_next(database: Database) -> None:
@@ -63,7 +70,7 @@ async def test_a_job_is_delivered_for_the_attempt_that_would_come_next(database:
 
 async def test_only_queued_jobs_are_ready(database: Database) -> None:
     queued = [await bring(database, state) for state in JobState]
-    assert [job.id for job in await ready(database)] == [
+    assert [job.delivery.job_id for job in await ready(database)] == [
         brought.job.id for brought in queued if brought.job.state is JobState.QUEUED
     ]
 
@@ -84,16 +91,20 @@ async def test_what_nobody_serves_is_passed_over(database: Database) -> None:
         await submit(database, type="c", tenant="another"),
     ]
     found = await ready(database, *names, limit=3)
-    assert [job.id for job in found] == [job.id for job in expected]
+    assert [job.delivery.job_id for job in found] == [job.id for job in expected]
 
 
 async def test_only_the_pools_that_are_named_are_supplied(database: Database) -> None:
     await register(database, "a", "both", pool="one")
     await register(database, "b", "both", pool="two")
     a, b, both = [await submit(database, type=name) for name in ("a", "b", "both")]
-    assert [job.id for job in await ready(database, "one")] == [a.id, both.id]
-    assert [job.id for job in await ready(database, "two")] == [b.id, both.id]
-    assert [job.id for job in await ready(database, "one", "two")] == [a.id, b.id, both.id]
+    assert [job.delivery.job_id for job in await ready(database, "one")] == [a.id, both.id]
+    assert [job.delivery.job_id for job in await ready(database, "two")] == [b.id, both.id]
+    assert [job.delivery.job_id for job in await ready(database, "one", "two")] == [
+        a.id,
+        b.id,
+        both.id,
+    ]
     assert await ready(database, "none") == []
 
 
@@ -134,14 +145,55 @@ async def test_a_worker_without_handlers_is_a_pool_that_serves_nothing(database:
     assert (await pools(database))["bare"].types == frozenset()
 
 
+async def heads(database: Database, *, limit: int, **behind: int) -> dict[str, Head]:
+    """The heads of the lanes of the default queue, by type; `behind` by type as well."""
+    known = {Lane(DEFAULT_TENANT, DEFAULT_QUEUE, name): count for name, count in behind.items()}
+    async with database.transaction() as connection:
+        found = await ready_heads(connection, pools=["pool"], limit=limit, behind=known)
+    return {head.lane.type: head for head in found}
+
+
+async def test_a_single_lane_gives_all_that_is_wanted(database: Database) -> None:
+    await register(database, "a")
+    jobs = await submit_many(database, 5, type="a")
+    for limit, count in ((3, 3), (5, 5), (9, 5)):
+        head = (await heads(database, limit=limit))["a"]
+        assert head.deliveries == [delivery(job) for job in jobs[:count]]
+        assert list(head.ranks) == sorted(head.ranks)
+        assert head.whole == (limit > 5)
+    # What is known already comes on top.
+    assert len((await heads(database, limit=2, a=2))["a"].deliveries) == 4
+
+
+async def test_of_several_lanes_each_gives_its_share_and_some_more(database: Database) -> None:
+    await register(database, "a", "b", "c")
+    for job_type in ("a", "b"):
+        await submit_many(database, 200, type=job_type)
+    await submit_many(database, 7, type="c")
+    found = await heads(database, limit=150, b=10)
+    # Twice the share of 150 is 100.
+    sizes = {job_type: len(head.deliveries) for job_type, head in found.items()}
+    assert sizes == {"a": 132, "b": 142, "c": 7}
+    assert {job_type for job_type, head in found.items() if head.whole} == {"c"}
+
+
+async def test_jobs_behind_the_last_known_one_of_a_lane_are_not_taken_for_next(
+    database: Database,
+) -> None:
+    await register(database, "a", "b")
+    early = await submit_many(database, 100, type="a", priority=10)
+    await submit_many(database, 5, type="b")
+    # A lane gives 2 · 60 / 2 + 32 = 92: the eight others of it come before those of the other.
+    assert [job.delivery for job in await ready(database, limit=60)] == [
+        delivery(job) for job in early[:60]
+    ]
+    assert len(await ready(database, limit=105)) == 105
+
+
 async def test_what_was_claimed_or_has_ended_no_longer_waits(database: Database) -> None:
     worker_id = await register(database)
     waiting, claimed, cancelled = await submit_many(database, 3)
-    deliveries = [delivery(job) for job in (waiting, claimed, cancelled)]
     await start(database, worker_id, claimed)
-    unknown = Delivery(job_id=JobId(uuid7()), attempt=1)
-    later = Delivery(job_id=waiting.id, attempt=2)
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=cancelled.id)
-        still = await still_waiting(connection, [*deliveries, unknown, later])
-    assert still == {delivery(waiting)}
+    assert [job.delivery for job in await ready(database)] == [delivery(waiting)]

@@ -23,7 +23,6 @@ from headrace_core.store.events import (
     BEGINNING,
     Place,
     end_of,
-    hold_snapshot,
     place_of,
     read_end,
     read_range,
@@ -205,7 +204,7 @@ async def test_a_dump_that_is_restored_elsewhere_goes_on(
         assert_legal(await read_job(restored, job_id), await history(restored, job_id))
     # Everything has settled, and what comes now stands behind it.
     async with restored.transaction() as connection:
-        _, settled = await read_end(await hold_snapshot(connection))
+        settled = (await read_end(connection)).settled
     assert settled == place_of(events[-1])
     job = await submit(restored)
     (waiting, *_) = [

@@ -166,7 +166,7 @@ async def batch(
     database: Database, specs: list[JobSpec], *, request_id: str | None, content: bytes = b"1"
 ) -> tuple[BatchId, list[Job], bool]:
     async with database.transaction() as connection:
-        return await submit_batch(
+        submitted = await submit_batch(
             connection,
             batch_id=BatchId(uuid7()),
             tenant=DEFAULT_TENANT,
@@ -174,6 +174,7 @@ async def batch(
             fingerprint=content,
             specs=specs,
         )
+    return submitted.id, list(submitted.jobs), submitted.created
 
 
 SPECS = [JobSpec(type="test", queue="default", payload=str(number)) for number in range(50)]

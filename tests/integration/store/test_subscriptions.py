@@ -27,7 +27,7 @@ from headrace_core.domain.subscription import (
     WatchId,
 )
 from headrace_core.store.database import Database
-from headrace_core.store.events import BEGINNING, Place, hold_snapshot, place_of, read_end
+from headrace_core.store.events import BEGINNING, Place, place_of, read_end
 from headrace_core.store.subscriptions import (
     StartsTooEarly,
     acknowledge,
@@ -61,7 +61,7 @@ async def create(
     maximum: int = 1000,
 ) -> tuple[Subscription, bool]:
     async with database.transaction() as connection:
-        _, end = await read_end(await hold_snapshot(connection))
+        end = (await read_end(connection)).settled
     async with database.transaction() as connection:
         return await create_subscription(
             connection,

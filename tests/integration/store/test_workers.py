@@ -194,6 +194,6 @@ async def test_a_queue_is_served_just_when_a_job_in_it_would_be_dispatched(
             await register(database, pool="all")
         async with database.transaction() as connection:
             ready = await ready_jobs(connection, pools=pools, limit=10)
-        assert {job.queue for job in ready} == expected
+        assert {job.lane.queue for job in ready} == expected
         now = await served(database)
         assert {name for name in names if name in now} == expected

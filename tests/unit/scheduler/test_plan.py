@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.ids import JobId, uuid7
-from headrace_core.store.ready import Pool, ReadyJob
+from headrace_core.store.ready import Head, Lane, Pool, ReadyJob
 from headrace_scheduler.plan import plan
 
 TENANTS = ("one", "two")
@@ -14,9 +15,24 @@ QUEUES = ("mail", "reports", "slow")
 TYPES = ("a", "b", "c", "d")
 
 
-def job(**fields: object) -> ReadyJob:
-    said = {"tenant": "one", "queue": "mail", "type": "a", "attempt": 0, "rank": 0.0, **fields}
-    return ReadyJob(id=JobId(uuid7()), **said)  # type: ignore[arg-type]
+def job(rank: float = 0.0, **fields: str) -> ReadyJob:
+    lane = Lane(**{"tenant": "one", "queue": "mail", "type": "a", **fields})
+    return ReadyJob(rank, Delivery(job_id=JobId(uuid7()), attempt=1), lane)
+
+
+def in_heads(jobs: list[ReadyJob], *, whole: bool = True) -> list[Head]:
+    lanes: dict[Lane, list[ReadyJob]] = {}
+    for each in sorted(jobs):
+        lanes.setdefault(each.lane, []).append(each)
+    return [
+        Head(
+            lane=lane,
+            ranks=[each.rank for each in members],
+            deliveries=[each.delivery for each in members],
+            whole=whole,
+        )
+        for lane, members in lanes.items()
+    ]
 
 
 def pool(name: str, **fields: object) -> Pool:
@@ -35,6 +51,7 @@ def pool(name: str, **fields: object) -> Pool:
 jobs = st.lists(
     st.builds(
         job,
+        rank=st.integers(0, 5).map(float),
         tenant=st.sampled_from(TENANTS),
         queue=st.sampled_from(QUEUES),
         type=st.sampled_from(TYPES),
@@ -60,42 +77,59 @@ rooms = st.lists(st.integers(0, 8), min_size=5, max_size=5).map(
 def test_a_plan_keeps_all_its_promises(
     jobs: list[ReadyJob], pools: list[Pool], room: dict[str, int]
 ) -> None:
-    planned = plan(jobs, pools, room)
+    planned = plan(in_heads(jobs), pools, room).jobs
     by_name = {each.name: each for each in pools}
-    turn = {each.id: number for number, each in enumerate(jobs)}
-    chosen = [each.id for batch in planned.values() for each in batch]
+    turn = {each.delivery: number for number, each in enumerate(sorted(jobs))}
+    chosen = [each.delivery for batch in planned.values() for each in batch]
 
     # Nothing goes twice, and nothing to a pool that cannot run it or has no room.
     assert len(chosen) == len(set(chosen))
     for name, batch in planned.items():
         assert 0 < len(batch) <= room[name]
-        assert all(by_name[name].serves(each) for each in batch)
+        assert all(by_name[name].serves(each.lane) for each in batch)
         # In the order of their turn.
-        assert batch == sorted(batch, key=lambda each: turn[each.id])
+        assert list(batch) == sorted(batch, key=lambda each: turn[each.delivery])
 
     # What was passed over found every pool that could run it full, with nothing but jobs whose turn
     # was before its own.
     for each in jobs:
-        if each.id in chosen:
+        if each.delivery in chosen:
             continue
-        for able in (name for name, one in by_name.items() if one.serves(each)):
+        for able in (name for name, one in by_name.items() if one.serves(each.lane)):
             batch = planned.get(able, [])
             assert len(batch) == room[able]
-            assert all(turn[other.id] < turn[each.id] for other in batch)
+            assert all(turn[other.delivery] < turn[each.delivery] for other in batch)
 
 
 def test_a_job_goes_where_there_is_most_room() -> None:
     pools = [pool("small"), pool("large")]
-    planned = plan([job() for _ in range(6)], pools, {"small": 2, "large": 6})
-    assert {name: len(batch) for name, batch in planned.items()} == {"small": 1, "large": 5}
+    planned = plan(in_heads([job() for _ in range(6)]), pools, {"small": 2, "large": 6})
+    assert {name: len(batch) for name, batch in planned.jobs.items()} == {"small": 1, "large": 5}
+    assert not planned.full
 
 
 def test_a_job_without_room_holds_up_nothing_behind_it() -> None:
-    waiting, next_one = job(type="a"), job(type="b")
+    waiting, next_one = job(type="a"), job(rank=1.0, type="b")
     pools = [pool("full"), pool("free", types=frozenset("b"))]
-    planned = plan([waiting, next_one], pools, {"full": 0, "free": 1})
-    assert planned == {"free": [next_one]}
+    planned = plan(in_heads([waiting, next_one]), pools, {"full": 0, "free": 1})
+    assert planned.jobs == {"free": [next_one]}
+    assert planned.whole
+    assert planned.full
 
 
 def test_a_pool_that_the_room_does_not_name_gets_nothing() -> None:
-    assert plan([job()], [pool("unknown")], {}) == {}
+    assert plan(in_heads([job()]), [pool("unknown")], {}).jobs == {}
+
+
+def test_it_stops_where_others_of_a_lane_may_come_next() -> None:
+    first, last = job(type="a"), job(rank=1.0, type="a")
+    later = job(rank=2.0, type="b")
+    heads = in_heads([first, last], whole=False) + in_heads([later])
+    one = pool("one", types=frozenset("ab"))
+    planned = plan(heads, [one], {"one": 9})
+    assert planned.jobs == {"one": [first, last]}
+    assert not planned.whole
+    # When its jobs find no room, what stands behind them would find none either.
+    planned = plan(heads, [pool("a"), pool("b", types=frozenset("b"))], {"a": 1, "b": 9})
+    assert planned.jobs == {"a": [first], "b": [later]}
+    assert planned.whole

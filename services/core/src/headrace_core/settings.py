@@ -73,14 +73,14 @@ class Settings(BaseSettings):
     subscription_retention: float = Field(30 * 86_400.0, gt=0)
 
     # Scheduler.
-    dispatch_prefetch: int = Field(100, ge=0)
+    dispatch_prefetch: int = Field(400, ge=0)
     redeliver_after: float = Field(10.0, gt=0)
     max_worker_losses: int = Field(3, ge=0)
 
     # Worker.
     worker_tenant: str = "default"
     worker_queues: Annotated[tuple[str, ...], NoDecode] = ()
-    worker_slots: int = Field(32, ge=1, le=10_000)
+    worker_slots: int = Field(100, ge=1, le=10_000)
     worker_processes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
     worker_lease: float = Field(15.0, gt=0)
     worker_beat: float = Field(5.0, gt=0)

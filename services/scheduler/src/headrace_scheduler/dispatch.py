@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -12,7 +12,7 @@ import structlog
 from headrace_core.dispatch import Deliverer
 from headrace_core.domain.delivery import Delivery
 from headrace_core.store.database import Database
-from headrace_core.store.ready import Pool, live_pools, ready_jobs, still_waiting
+from headrace_core.store.ready import Head, Lane, Pool, live_pools, ready_heads
 from headrace_scheduler.plan import plan
 
 _log = structlog.get_logger()
@@ -22,6 +22,14 @@ _MAX_WAIT = 1.0
 # The most jobs that one look delivers.
 _MAX_BATCH = 1000
 
+# Between two looks, in seconds. A look costs much the same whether it delivers one job or hundreds,
+# so the more there are, the longer: this much for each that the last look delivered, and while more
+# waits than there is room for, as long as the workers take for a share of what they can hold.
+_BREATH = (0.001, 0.02)
+_FOR_EACH = 0.0002
+_SHARE = 0.3
+_FULL_BREATH = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class _Underway:
@@ -29,6 +37,20 @@ class _Underway:
 
     pool: str
     since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """What a look has come to.
+
+    How many it delivered, how many the pools can hold in all, whether it knew of all whose turn it
+    was, and whether some found no room.
+    """
+
+    delivered: int
+    capacity: int
+    whole: bool
+    full: bool
 
 
 class Dispatch:
@@ -62,62 +84,109 @@ class Dispatch:
         self._prefetch = prefetch
         self._redeliver_after = redeliver_after
         self._clock = clock
-        self._underway: dict[Delivery, _Underway] = {}
+        self._underway: dict[Lane, dict[Delivery, _Underway]] = {}
+        self._looked = clock()
+        self.breath = _BREATH[0]
 
     async def run_once(self) -> float:
         """Delivers what there is room for; returns the seconds until the next look."""
-        while await self._deliver_batch():
-            pass
+        delivered, whole = 0, False
+        while not whole:
+            look = await self._deliver_batch()
+            delivered += look.delivered
+            whole = look.whole
+        now = self._clock()
+        elapsed, self._looked = now - self._looked, now
+        low, high = _BREATH
+        if look.full and delivered:
+            high = _FULL_BREATH
+            breath = _SHARE * look.capacity * elapsed / delivered
+        else:
+            breath = _FOR_EACH * delivered
+        self.breath = min(max(low, breath), high)
         return _MAX_WAIT
 
-    async def _deliver_batch(self) -> bool:
-        """Delivers the next jobs whose turn it is; tells whether there may be more."""
+    async def _deliver_batch(self) -> _Look:
+        """Delivers the next jobs whose turn it is."""
         async with self._database.statement() as connection:
-            # In this order, so that a job that is claimed meanwhile counts twice and not nowhere.
-            waiting = await still_waiting(connection, list(self._underway))
             pools = await live_pools(connection)
-            self._forget(waiting, pools)
-            room = self._room(pools)
-            wanted = min(_MAX_BATCH, sum(room.values()))
-            if not wanted:
-                return False
-            # What is underway still waits in PostgreSQL, at the head of its queue.
-            limit = wanted + len(self._underway)
-            jobs = await ready_jobs(connection, pools=list(room), limit=limit)
-        fresh = [job for job in jobs if job.delivery not in self._underway][:wanted]
+            most = {
+                pool.name: pool.slots - pool.running + pool.workers * self._prefetch
+                for pool in pools
+            }
+            able = [name for name, places in most.items() if places > 0]
+            if not able:
+                return _Look(delivered=0, capacity=0, whole=True, full=True)
+            # Read behind the pools: a job that is claimed meanwhile counts twice and not nowhere.
+            heads = await ready_heads(
+                connection,
+                pools=able,
+                limit=min(_MAX_BATCH, sum(most[name] for name in able)),
+                # What is underway still waits in PostgreSQL, at the head of its lane.
+                behind={lane: len(known) for lane, known in self._underway.items()},
+            )
+        fresh = self._compare(heads, pools, able)
+        underway = Counter(
+            entry.pool for known in self._underway.values() for entry in known.values()
+        )
+        room = {name: places - underway[name] for name, places in most.items()}
         planned = plan(fresh, pools, room)
-        for pool, chosen in planned.items():
-            await self._deliverer.deliver(pool, [(job.delivery, job.rank) for job in chosen])
-            now = self._clock()
-            self._underway.update((job.delivery, _Underway(pool, now)) for job in chosen)
-        # A pool that was filled takes no part in the next batch, so that the jobs that wait for it
-        # hide none that another pool has room for.
-        return bool(planned) and len(jobs) == limit
+        for name, jobs in planned.jobs.items():
+            await self._deliverer.deliver(name, [(job.delivery, job.rank) for job in jobs])
+            entry = _Underway(name, self._clock())
+            for job in jobs:
+                self._underway.setdefault(job.lane, {})[job.delivery] = entry
+        return _Look(
+            delivered=sum(map(len, planned.jobs.values())),
+            capacity=sum(pool.slots + pool.workers * self._prefetch for pool in pools),
+            whole=planned.whole,
+            full=planned.full,
+        )
 
-    def _forget(self, waiting: set[Delivery], pools: list[Pool]) -> None:
-        """Drops what was claimed or ended, and what has waited so long that it goes again."""
+    def _compare(
+        self, heads: Sequence[Head], pools: Sequence[Pool], read: Sequence[str]
+    ) -> list[Head]:
+        """Drops from what is underway what no longer waits, and what has waited so long that it
+        goes again; returns the heads without what is underway.
+        """
         now = self._clock()
         live = {pool.name for pool in pools}
         late = 0
-        kept: dict[Delivery, _Underway] = {}
-        for delivery, underway in self._underway.items():
-            if delivery not in waiting:
-                continue
-            if now - underway.since > self._redeliver_after or underway.pool not in live:
-                late += 1
-                continue
-            kept[delivery] = underway
+        kept: dict[Lane, dict[Delivery, _Underway]] = self._unread(heads, pools, read)
+        fresh: list[Head] = []
+        for head in heads:
+            known = self._underway.get(head.lane, {})
+            still: dict[Delivery, _Underway] = {}
+            ranks, deliveries = [], []
+            for rank, delivery in zip(head.ranks, head.deliveries, strict=True):
+                entry = known.get(delivery)
+                if entry is not None and entry.pool in live:
+                    if now - entry.since <= self._redeliver_after:
+                        still[delivery] = entry
+                        continue
+                    late += 1
+                ranks.append(rank)
+                deliveries.append(delivery)
+            if still:
+                kept[head.lane] = still
+            fresh.append(Head(lane=head.lane, ranks=ranks, deliveries=deliveries, whole=head.whole))
         if late:
             _log.info("jobs_delivered_again", jobs=late)
         self._underway = kept
+        return fresh
 
-    def _room(self, pools: list[Pool]) -> dict[str, int]:
-        """How many more deliveries each pool takes; a pool that is full is left out."""
-        underway = Counter(underway.pool for underway in self._underway.values())
-        room = {
-            pool.name: (
-                pool.slots - pool.running + pool.workers * self._prefetch - underway[pool.name]
-            )
-            for pool in pools
-        }
-        return {pool: places for pool, places in room.items() if places > 0}
+    def _unread(
+        self, heads: Sequence[Head], pools: Sequence[Pool], read: Sequence[str]
+    ) -> dict[Lane, dict[Delivery, _Underway]]:
+        """What is underway in lanes of which nothing is known, since their pools are full."""
+        seen = {head.lane for head in heads}
+        readable = [pool for pool in pools if pool.name in set(read)]
+        full = {pool.name for pool in pools} - set(read)
+        kept: dict[Lane, dict[Delivery, _Underway]] = {}
+        for lane, known in self._underway.items():
+            if lane in seen or any(pool.serves(lane) for pool in readable):
+                continue
+            left = {delivery: entry for delivery, entry in known.items() if entry.pool in full}
+            if left:
+                kept[lane] = left
+        return kept

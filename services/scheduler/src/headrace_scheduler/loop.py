@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -13,15 +13,20 @@ from headrace_core.domain.errors import Unavailable
 
 _log = structlog.get_logger()
 
-# How long a loop that was woken while it looked waits before it looks again, in seconds. Workers
-# have deliveries in advance for far longer.
-_BREATH = 0.003
+
+# The breath of a loop that has no pace of its own, in seconds.
+BREATH: Final = 0.003
 
 
 class Loop(Protocol):
-    """A loop. `run_once` does what there is to do and returns how long it may wait, in seconds."""
+    """A loop. `run_once` does what there is to do and returns how long it may wait, in seconds.
+
+    One that was woken while it looked looks again after `breath` seconds: what comes in the
+    meantime is worth one look and not many.
+    """
 
     name: str
+    breath: float
 
     async def run_once(self) -> float:
         """Looks once."""
@@ -44,8 +49,7 @@ async def keep_running(loop: Loop, woken: asyncio.Event) -> None:
             _log.exception("loop_failed", loop=loop.name)
         else:
             if woken.is_set():
-                # It is busy: what comes in the meantime is worth one look and not many.
-                await asyncio.sleep(_BREATH)
+                await asyncio.sleep(loop.breath)
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await woken.wait()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from headrace_core.store.database import Database
 from headrace_core.store.promote import next_due, promote_due
 from headrace_core.wake import Topic, Waker
+from headrace_scheduler.loop import BREATH
 
 _PAGE = 1000
 # The longest wait, in seconds: a wake-up that was lost delays a job by no more.
@@ -17,6 +20,7 @@ class Promote:
     """SCHEDULED and RETRYING jobs become QUEUED when the database's clock says so."""
 
     name = "promote"
+    breath = BREATH
 
     def __init__(self, *, database: Database, waker: Waker) -> None:
         self._database = database
@@ -26,12 +30,12 @@ class Promote:
         """Queues all that is due, page by page; returns the seconds until the next job is."""
         while True:
             async with self._database.statement() as connection:
-                promoted = await promote_due(connection, limit=_PAGE)
                 wait = await next_due(connection)
-            if promoted:
-                self._waker.ring(Topic.JOBS, Topic.EVENTS)
-            if promoted < _PAGE:
+                due = wait is not None and wait <= timedelta()
+                promoted = await promote_due(connection, limit=_PAGE) if due else 0
+            if not promoted:
                 break
+            self._waker.ring(Topic.JOBS, Topic.EVENTS)
         if wait is None:
             return _MAX_WAIT
         return min(_MAX_WAIT, max(_MIN_WAIT, wait.total_seconds()))

@@ -12,6 +12,7 @@ import structlog
 
 from headrace_core.store.database import Database
 from headrace_core.store.prune import list_tenants, prune_jobs, remove_leftovers
+from headrace_scheduler.loop import BREATH
 
 _log = structlog.get_logger()
 
@@ -35,6 +36,7 @@ class Prune:
     """
 
     name = "prune"
+    breath = BREATH
 
     def __init__(
         self,

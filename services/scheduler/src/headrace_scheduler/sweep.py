@@ -10,6 +10,7 @@ from headrace_core.store.database import Database
 from headrace_core.store.sweep import expire_overdue, take_back_lost
 from headrace_core.store.workers import remove_lapsed
 from headrace_core.wake import Topic, Waker
+from headrace_scheduler.loop import BREATH
 
 _log = structlog.get_logger()
 
@@ -32,6 +33,7 @@ class Sweep:
     """
 
     name = "sweep"
+    breath = BREATH
 
     def __init__(self, *, database: Database, waker: Waker, max_losses: int) -> None:
         self._database = database

@@ -1,8 +1,13 @@
-"""One attempt, from its claim to its end."""
+"""One attempt, from its claim to its end.
+
+Most attempts are short and end by themselves, so one is a single task, and what else may come over
+it are callbacks: a stop from outside, a timer, the end.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 
@@ -11,10 +16,11 @@ import structlog
 from headrace_core.domain.delivery import ClaimedJob
 from headrace_core.domain.finish import Finish
 from headrace_core.domain.ids import WorkerId
-from headrace_core.domain.job import JobError
+from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
-from headrace_worker.context import Attempt
-from headrace_worker.modes import Modes
+from headrace_worker.context import Attempt, Context
+from headrace_worker.modes import Modes, call
+from headrace_worker.payload import decode, encode
 from headrace_worker.registry import RegisteredHandler
 from headrace_worker.reporting import AttemptReporter
 from headrace_worker.verdict import HandlerTimeout, broken, expired, failed, raised, succeeded
@@ -40,9 +46,11 @@ class Execution:
         job: the claimed job.
         worker_id: under which it was claimed.
         handler: its handler; None when this worker has none.
-        modes: runs it.
-        reporter: takes what it says.
+        modes: runs handlers that do not run in the loop.
+        reporter: makes what takes its reports, for a handler that can make any.
         max_result_bytes: the largest result.
+        grace: seconds that a handler in the loop has to end by itself once it is cancelled.
+        on_end: called once, with how it ended, or None when that is not ours to say.
     """
 
     def __init__(
@@ -52,84 +60,89 @@ class Execution:
         worker_id: WorkerId,
         handler: RegisteredHandler | None,
         modes: Modes,
-        reporter: AttemptReporter,
+        reporter: Callable[[Execution], AttemptReporter],
         max_result_bytes: int,
+        grace: float,
+        on_end: Callable[[Execution, Finish | None], None],
     ) -> None:
         self.job = job
         self.worker_id = worker_id
         self._handler = handler
         self._modes = modes
-        self._reporter = reporter
+        self._make_reporter = reporter
+        self._reporter: AttemptReporter | None = None
         self._max_result_bytes = max_result_bytes
-        self._stop = asyncio.Event()
+        self._grace = grace
+        self._on_end = on_end
+        self._work: asyncio.Task[JsonText] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        # What a handler in the loop was given, if it takes one.
+        self._context: Context | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._overdue: float | None = None
+        self._timeout = timedelta()
         self._reason: StopReason | None = None
+        # Its time was up: its own, or its job's.
+        self._timed_out = self._at_deadline = False
+        # It was told to end before it had: whatever it says now comes too late.
+        self._interrupted = False
+
+    def start(self) -> None:
+        """Begins to run the handler; it never raises."""
+        if self._handler is None:
+            error = JobError(
+                type="NO_HANDLER",
+                message=f"the worker has no handler of type {self.job.type!r}",
+                retryable=False,
+            )
+            self._on_end(self, failed(self.job, error))
+            return
+        self._timeout = self.job.timeout or self._handler.spec.timeout
+        loop = asyncio.get_running_loop()
+        if self.job.time_left is not None:
+            self._overdue = loop.time() + self.job.time_left.total_seconds()
+            self._timer = loop.call_at(self._overdue, self._time_up, True)
+        self._work = loop.create_task(self._run(self._handler))
+        self._work.add_done_callback(self._ended)
 
     def stop(self, reason: StopReason) -> None:
         """Ends the attempt soon. The first reason stands, but for the loss of the lease."""
         if self._reason is None or reason is StopReason.LOST:
             self._reason = reason
-        self._stop.set()
+        self._interrupt()
 
-    async def run(self) -> Finish | None:
-        """Runs the handler to its end; returns how it ended, or None when that is not ours to say.
+    # Running.
 
-        It never raises, but for its own cancellation.
-        """
-        try:
-            return await self._run()
-        except Exception:  # noqa: BLE001 - else the job would stay RUNNING as long as its worker
-            _log.exception("execution_failed", job_id=str(self.job.id), attempt=self.job.attempt)
-            return broken(self.job)
-
-    async def _run(self) -> Finish | None:
-        if self._handler is None:
-            return failed(
-                self.job,
-                JobError(
-                    type="NO_HANDLER",
-                    message=f"the worker has no handler of type {self.job.type!r}",
-                    retryable=False,
-                ),
-            )
-        timeout = self.job.timeout or self._handler.spec.timeout
-        loop = asyncio.get_running_loop()
-        left = self.job.time_left
-        overdue = None if left is None else loop.time() + left.total_seconds()
-        begun = asyncio.Event()
-        work = asyncio.create_task(self._work(self._handler, timeout, overdue, begun))
-        try:
-            # The wait for a place counts for the deadline and not for the timeout.
-            timed_out = await self._watch(work, overdue, begun)
-            ends_at_deadline = timed_out
-            if not timed_out and begun.is_set() and not work.done():
-                ends = loop.time() + timeout.total_seconds()
-                ends_at_deadline = overdue is not None and overdue < ends
-                timed_out = await self._watch(work, overdue if ends_at_deadline else ends)
-        finally:
-            # Ends it when this task is cancelled; else it has ended.
-            work.cancel()
-        finish = self._judge(
-            work, timed_out=timed_out, ends_at_deadline=ends_at_deadline, timeout=timeout
-        )
-        await self._reporter.close()
-        return finish
-
-    async def _work(
-        self,
-        handler: RegisteredHandler,
-        limit: timedelta,
-        overdue: float | None,
-        begun: asyncio.Event,
-    ) -> str:
+    async def _run(self, handler: RegisteredHandler) -> JsonText:
+        if handler.mode == "async":
+            self._begin()
+            payload = decode(self.job.payload, handler.payload_type)
+            if not handler.takes_context:
+                return encode(await call(handler.function, payload))
+            self._reporter = self._make_reporter(self)
+            self._context = Context(self._attempt(), self._reporter)
+            return encode(await call(handler.function, payload, self._context))
+        # The wait for a place counts for the deadline and not for the timeout.
         async with self._modes.place(handler):
-            begun.set()
-            if overdue is not None:
-                left = timedelta(seconds=overdue - asyncio.get_running_loop().time())
-                limit = min(limit, max(left, timedelta()))
-            attempt = self._attempt(limit)
-            return await self._modes.run(handler, self.job.payload, attempt, self._reporter)
+            self._begin()
+            reporter = self._reporter = self._make_reporter(self)
+            return await self._modes.run(handler, self.job.payload, self._attempt(), reporter)
 
-    def _attempt(self, timeout: timedelta) -> Attempt:
+    def _begin(self) -> None:
+        """Its time begins to run."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + self._timeout.total_seconds()
+        if self._overdue is not None and self._overdue < ends:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(ends, self._time_up, False)
+
+    def _attempt(self) -> Attempt:
+        limit = self._timeout
+        if self._overdue is not None:
+            left = timedelta(seconds=self._overdue - asyncio.get_running_loop().time())
+            limit = min(limit, max(left, timedelta()))
         return Attempt(
             job_id=self.job.id,
             number=self.job.attempt,
@@ -137,66 +150,92 @@ class Execution:
             queue=self.job.queue,
             tenant=self.job.tenant,
             labels=self.job.labels,
-            deadline=datetime.now(UTC) + timeout,
+            deadline=datetime.now(UTC) + limit,
         )
 
-    async def _watch(
-        self, work: asyncio.Task[str], until: float | None, begun: asyncio.Event | None = None
-    ) -> bool:
-        """Waits until the work has ended, by itself or stopped, or has `begun`.
+    # Ending.
 
-        Returns:
-            Whether its time was up, at `until` by the loop's clock.
-        """
-        waits = [asyncio.create_task(self._stop.wait())]
-        if begun is not None:
-            waits.append(asyncio.create_task(begun.wait()))
-        left = None if until is None else max(0.0, until - asyncio.get_running_loop().time())
+    def _time_up(self, at_deadline: bool) -> None:
+        if self._work is None or self._work.done() or self._interrupted:
+            return
+        self._timed_out, self._at_deadline = True, at_deadline
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self._work is None or self._work.done() or self._interrupted:
+            return
+        self._interrupted = True
+        if self._context is not None:
+            self._context.cancel_event.set()
+        self._work.cancel()
+        if self._handler is not None and self._handler.mode == "async":
+            # The other modes know by themselves when to leave a handler behind.
+            self._cancel_timer()
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._grace, self._leave_behind, self._work)
+
+    def _leave_behind(self, work: asyncio.Task[JsonText]) -> None:
+        _log.warning(
+            "handler_left_behind",
+            job_id=str(self.job.id),
+            attempt=self.job.attempt,
+            type=self.job.type,
+            grace_s=self._grace,
+        )
+        work.remove_done_callback(self._ended)
+        # Nobody waits for it any more: what it raises later is not news.
+        work.add_done_callback(lambda late: late.cancelled() or late.exception())
+        self._end(work)
+
+    def _ended(self, work: asyncio.Task[JsonText]) -> None:
+        self._cancel_timer()
+        self._end(work)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _end(self, work: asyncio.Task[JsonText]) -> None:
         try:
-            done, _ = await asyncio.wait(
-                {work, *waits}, timeout=left, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            for wait in waits:
-                wait.cancel()
-        if not self._stop.is_set() and begun is not None and begun.is_set():
-            return False
-        if work not in done:
-            # The mode ends the handler, within its grace.
-            work.cancel()
-            await asyncio.wait({work})
-        return not done
+            finish = self._judge(work)
+        except Exception:  # noqa: BLE001 - else the job would stay RUNNING as long as its worker
+            _log.exception("execution_failed", job_id=str(self.job.id), attempt=self.job.attempt)
+            finish = broken(self.job)
+        if self._reporter is None or self._reporter.idle:
+            self._on_end(self, finish)
+        else:
+            self._closing = asyncio.create_task(self._close(self._reporter, finish))
 
-    def _judge(
-        self,
-        work: asyncio.Task[str],
-        *,
-        timed_out: bool,
-        ends_at_deadline: bool,
-        timeout: timedelta,
-    ) -> Finish | None:
+    async def _close(self, reporter: AttemptReporter, finish: Finish | None) -> None:
+        """Writes what was reported last before the end."""
+        try:
+            await reporter.close()
+        except Exception:  # noqa: BLE001 - as for the verdict
+            _log.exception("execution_failed", job_id=str(self.job.id), attempt=self.job.attempt)
+            finish = broken(self.job)
+        self._on_end(self, finish)
+
+    def _judge(self, work: asyncio.Task[JsonText]) -> Finish | None:
         assert self._handler is not None
         if self._reason is StopReason.LOST:
             return None
-        if not work.cancelled() and work.exception() is None and not timed_out:
+        cancelled = self._interrupted or work.cancelled()
+        error: BaseException | None = None if cancelled else work.exception()
+        if not cancelled and error is None:
             # It finished first, whatever was asked meanwhile.
             return succeeded(self.job, work.result(), max_bytes=self._max_result_bytes)
         if self._reason is StopReason.CANCEL:
-            return self._ended(EventType.CANCELLED)
-        if timed_out and ends_at_deadline:
+            return self._without_result(EventType.CANCELLED)
+        if self._at_deadline:
             return expired(self.job)
-        if self._reason is StopReason.DRAIN and work.cancelled():
-            return self._ended(EventType.INTERRUPTED)
-        policy = self.job.retry.over(self._handler.spec.retry)
-        error: BaseException | None
-        if timed_out:
-            error = HandlerTimeout(f"the attempt did not end within {timeout.total_seconds():g} s")
-        elif work.cancelled():
+        if self._reason is StopReason.DRAIN and cancelled and not self._timed_out:
+            return self._without_result(EventType.INTERRUPTED)
+        if self._timed_out:
+            limit = self._timeout.total_seconds()
+            error = HandlerTimeout(f"the attempt did not end within {limit:g} s")
+        elif error is None:
             error = asyncio.CancelledError("the handler was cancelled from within")
-        else:
-            error = work.exception()
-        assert error is not None
-        return raised(self.job, error, policy)
+        return raised(self.job, error, self.job.retry.over(self._handler.spec.retry))
 
-    def _ended(self, event: EventType) -> Finish:
+    def _without_result(self, event: EventType) -> Finish:
         return Finish(job_id=self.job.id, attempt=self.job.attempt, event=event)

@@ -1,4 +1,4 @@
-"""The three ways to run a handler. Each is a coroutine that cleans up when it is cancelled."""
+"""The ways to run a handler: in the loop, in a thread, in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from headrace_core.domain.job import JsonText, Progress
-from headrace_worker.context import Attempt, Context, Reporter, SyncContext
+from headrace_worker.context import Attempt, Reporter, SyncContext
 from headrace_worker.isolation import ProcessPool
 from headrace_worker.payload import decode, encode
 from headrace_worker.registry import RegisteredHandler
@@ -21,7 +21,12 @@ from headrace_worker.verdict import RemoteError
 _log = structlog.get_logger()
 
 
-async def _call(function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...]) -> Any:
+async def call(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    """Runs a handler in the loop.
+
+    Raises:
+        Exception: whatever it raised; SystemExit and KeyboardInterrupt as a RemoteError.
+    """
     try:
         return await function(*arguments)
     except (SystemExit, KeyboardInterrupt) as error:
@@ -40,7 +45,7 @@ def _tame(error: BaseException) -> Exception:
 
 
 class Modes:
-    """Runs handlers by their mode.
+    """Runs handlers outside of the loop, by coroutines that clean up when they are cancelled.
 
     Args:
         processes: for handlers in processes of their own.
@@ -62,7 +67,7 @@ class Modes:
         attempt: Attempt,
         reporter: Reporter,
     ) -> JsonText:
-        """Runs a handler that has its place; returns its result as JSON.
+        """Runs a handler that has its place, in a thread or a process; returns its result as JSON.
 
         Raises:
             PayloadMismatch: the payload does not fit.
@@ -72,27 +77,7 @@ class Modes:
         if handler.mode == "process":
             return await self._processes.run(handler, payload, attempt, reporter)
         argument = decode(payload, handler.payload_type)
-        if handler.mode == "async":
-            result = await self._in_loop(handler, argument, attempt, reporter)
-        else:
-            result = await self._in_thread(handler, argument, attempt, reporter)
-        return encode(result)
-
-    async def _in_loop(
-        self, handler: RegisteredHandler, argument: Any, attempt: Attempt, reporter: Reporter
-    ) -> Any:
-        context = Context(attempt, reporter)
-        arguments = (argument, context) if handler.takes_context else (argument,)
-        task = asyncio.create_task(_call(handler.function, arguments))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.done():
-                raise
-            context.cancel_event.set()
-            task.cancel()
-            await self._await_end(task, attempt)
-            raise
+        return encode(await self._in_thread(handler, argument, attempt, reporter))
 
     async def _in_thread(
         self, handler: RegisteredHandler, argument: Any, attempt: Attempt, reporter: Reporter

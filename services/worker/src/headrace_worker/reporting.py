@@ -80,6 +80,11 @@ class AttemptReporter:
             await self._report(Report(job_id=self._job_id, attempt=self._attempt, output=chunk))
         self._check()
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to write."""
+        return self._latest is None and self._writer is None
+
     async def close(self) -> None:
         """Writes the last progress."""
         self._closing.set()

@@ -9,7 +9,6 @@ import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence, Sized
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import TypeVar
 
 import structlog
 
@@ -33,17 +32,14 @@ from headrace_core.tasks import end_tasks
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_health import Check, Health, HealthServer
 from headrace_worker.execution import Execution, StopReason
+from headrace_worker.finishing import Finishes
 from headrace_worker.isolation import ProcessPool
 from headrace_worker.lease import Lease
 from headrace_worker.modes import Modes
 from headrace_worker.registry import Registry
 from headrace_worker.reporting import AttemptReporter
-from headrace_worker.verdict import unwritable
 
 _log = structlog.get_logger()
-
-Written = TypeVar("Written", Finish, Report)
-Result = TypeVar("Result")
 
 _MAX_BATCH = 1000
 _LOG_NAMES = {
@@ -76,18 +72,18 @@ class WorkerService:
         )
         self._modes = Modes(processes=self._processes, grace=settings.worker_cancel_grace)
         self._executions: dict[tuple[JobId, int], Execution] = {}
-        self._finishes: GroupCommit[tuple[WorkerId, Finish], EventType | None] = GroupCommit(
-            commit=self._commit_finishes,
-            max_batch=_MAX_BATCH,
-            max_pending=2 * settings.worker_slots,
-        )
+        self._none_runs = asyncio.Event()
         self._reports: GroupCommit[tuple[WorkerId, Report], bool] = GroupCommit(
             commit=self._commit_reports,
             max_batch=_MAX_BATCH,
             max_pending=4 * settings.worker_slots,
         )
         self._deliveries: BatchWorker[Execution] = BatchWorker(
-            settings, pool=self._pool.name, claim=self._claim, run=self._run, find=self._find
+            settings,
+            pool=self._pool.name,
+            claim=self._claim,
+            start=Execution.start,
+            find=self._find,
         )
         self._lease = Lease(
             database=self._database,
@@ -96,6 +92,9 @@ class WorkerService:
             beat_s=settings.worker_beat,
             on_lost=self._on_lost,
             on_held=self._on_held,
+        )
+        self._finishes = Finishes(
+            database=self._database, held=self._lease.held, on_written=self._on_written
         )
         self._health = HealthServer(
             address=settings.worker_address,
@@ -170,16 +169,24 @@ class WorkerService:
         _log.info("worker_stopped")
 
     async def _end_attempts(self) -> None:
-        running = set(self._deliveries.tasks.values())
-        if not running:
+        if not self._executions:
             return
-        _log.info("worker_drains", running=len(running), grace_s=self._settings.shutdown_grace)
-        _, late = await asyncio.wait(running, timeout=self._settings.shutdown_grace)
+        grace = self._settings.shutdown_grace
+        _log.info("worker_drains", running=len(self._executions), grace_s=grace)
+        if await self._until_none_runs(grace):
+            return
         for execution in list(self._executions.values()):
             execution.stop(StopReason.DRAIN)
-        if late:
-            # A handler that is told to end has its own grace, and then the finish is written.
-            await asyncio.wait(late, timeout=self._settings.worker_cancel_grace + 2)
+        # A handler that is told to end has its own grace, and then the finish is written.
+        await self._until_none_runs(self._settings.worker_cancel_grace + 2)
+
+    async def _until_none_runs(self, within: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while self._executions:
+                    self._none_runs.clear()
+                    await self._none_runs.wait()
+        return not self._executions
 
     # Taking.
 
@@ -212,6 +219,9 @@ class WorkerService:
             worker_id = self._lease.worker_id
             async with self._database.transaction() as connection:
                 held = await held_attempts(connection, worker_id=worker_id)
+                if not self._lease.held(worker_id):
+                    # Lost meanwhile: the sweep takes back what just ended here for that.
+                    return
                 # One that ends right now is refused.
                 strays = [
                     Finish(job_id=job_id, attempt=attempt, event=EventType.INTERRUPTED)
@@ -230,68 +240,54 @@ class WorkerService:
         return [job.delivery for job in jobs]
 
     def _execution(self, job: ClaimedJob, worker_id: WorkerId) -> Execution:
-        async def write(report: Report) -> bool:
-            taken = await self._write_report(worker_id, report)
-            if not taken:
-                # Somebody else decides about the job: there is nothing left to run for.
-                execution.stop(StopReason.LOST)
-            return taken
-
         execution = Execution(
             job=job,
             worker_id=worker_id,
             handler=self._handlers.get(job.type),
             modes=self._modes,
-            reporter=AttemptReporter(
-                job_id=job.id,
-                attempt=job.attempt,
-                write=write,
-                max_output_bytes=self._settings.max_output_bytes,
-            ),
+            reporter=self._reporter,
             max_result_bytes=self._settings.max_result_bytes,
+            grace=self._settings.worker_cancel_grace,
+            on_end=self._on_end,
         )
         self._executions[job.id, job.attempt] = execution
         return execution
 
-    # Running.
+    def _reporter(self, execution: Execution) -> AttemptReporter:
+        async def write(report: Report) -> bool:
+            taken = await self._write_report(execution.worker_id, report)
+            if not taken:
+                # Somebody else decides about the job: there is nothing left to run for.
+                execution.stop(StopReason.LOST)
+            return taken
 
-    async def _run(self, execution: Execution) -> None:
-        job = execution.job
-        log = _log.bind(
-            job_id=str(job.id),
-            attempt=job.attempt,
-            type=job.type,
-            correlation_id=job.request_id,
+        return AttemptReporter(
+            job_id=execution.job.id,
+            attempt=execution.job.attempt,
+            write=write,
+            max_output_bytes=self._settings.max_output_bytes,
         )
-        log.info("job_started", queue=job.queue)
-        try:
-            finish = await execution.run()
-            event = await self._write_finish(execution, finish) if finish is not None else None
-        finally:
+
+    # Ending.
+
+    def _on_end(self, execution: Execution, finish: Finish | None) -> None:
+        if finish is None:
+            self._on_written([(execution, None, None)])
+        else:
+            self._finishes.add(execution, finish)
+
+    def _on_written(
+        self, ends: Sequence[tuple[Execution, Finish | None, EventType | None]]
+    ) -> None:
+        for execution, finish, event in ends:
+            job = execution.job
             del self._executions[job.id, job.attempt]
-        if event is None:
-            # Fenced: the sweep, a cancellation or the deadline was first.
-            log.warning("attempt_refused")
-            return
-        error = finish.error if finish is not None else None
-        log.info(_LOG_NAMES[event], **({} if error is None else {"error_type": error.type}))
-
-    async def _write_finish(self, execution: Execution, finish: Finish) -> EventType | None:
-        """Writes a finish; None when the attempt is no longer this worker's."""
-        worker_id = execution.worker_id
-
-        async def alone(item: tuple[WorkerId, Finish]) -> EventType | None:
-            [event] = await self._commit_finishes([item])
-            return event
-
-        try:
-            return await self._write(self._finishes.submit, worker_id, finish)
-        except Exception:  # noqa: BLE001 - one that is refused spoils all that is written with it
-            try:
-                return await self._write(alone, worker_id, finish)
-            except Exception:  # noqa: BLE001 - the job must not stay RUNNING for ever
-                _log.exception("finish_refused", job_id=str(finish.job_id), attempt=finish.attempt)
-                return await self._write(alone, worker_id, unwritable(execution.job))
+            _log_end(job, finish, event)
+        self._deliveries.release(len(ends))
+        if not self._executions:
+            self._none_runs.set()
+        # A slot is free, and maybe a retry waits.
+        self._waker.ring(Topic.EVENTS, Topic.JOBS)
 
     def _committing(self, groups: Sized) -> AbstractAsyncContextManager[Connection]:
         """All groups or none; the only group is a statement, which is that by itself."""
@@ -309,38 +305,26 @@ class WorkerService:
             return taken
 
         try:
-            return bool(await self._write(self._reports.submit, worker_id, report))
+            return await self._write(self._reports.submit, worker_id, report)
         except Exception:  # noqa: BLE001 - one that is refused spoils all that is written with it
-            return bool(await self._write(alone, worker_id, report))
+            return await self._write(alone, worker_id, report)
 
     async def _write(
         self,
-        submit: Callable[[tuple[WorkerId, Written]], Awaitable[Result]],
+        submit: Callable[[tuple[WorkerId, Report]], Awaitable[bool]],
         worker_id: WorkerId,
-        item: Written,
-    ) -> Result | None:
+        report: Report,
+    ) -> bool:
         """Writes, again and again while the lease is held and the database is gone."""
         while True:
             try:
-                return await submit((worker_id, item))
+                return await submit((worker_id, report))
             except ShuttingDown:
-                return None
+                return False
             except Unavailable:
                 if not self._lease.held(worker_id):
-                    return None
+                    return False
                 await asyncio.sleep(random.uniform(0.1, 0.5))
-
-    async def _commit_finishes(
-        self, items: list[tuple[WorkerId, Finish]]
-    ) -> list[EventType | None]:
-        written: dict[tuple[WorkerId, JobId], EventType] = {}
-        async with self._committing(grouped := _by_worker(items)) as connection:
-            for worker_id, finishes in grouped.items():
-                events = await finish_attempts(connection, worker_id=worker_id, finishes=finishes)
-                written.update(((worker_id, job_id), e) for job_id, e in events.items())
-        # A slot is free, and maybe a retry waits.
-        self._waker.ring(Topic.EVENTS, Topic.JOBS)
-        return [written.get((worker_id, finish.job_id)) for worker_id, finish in items]
 
     async def _commit_reports(self, items: list[tuple[WorkerId, Report]]) -> list[bool]:
         taken: set[tuple[WorkerId, JobId]] = set()
@@ -399,9 +383,31 @@ async def _keep_running(loop: Callable[[], Awaitable[None]], name: str) -> None:
         await asyncio.sleep(random.uniform(0.5, 1.5))
 
 
-def _by_worker(items: Sequence[tuple[WorkerId, Written]]) -> dict[WorkerId, list[Written]]:
+def _log_end(job: ClaimedJob, finish: Finish | None, event: EventType | None) -> None:
+    # The common end is in the history and on the streams; a line for each would cost as much as
+    # all else that a short job takes.
+    log = _log.debug if event is EventType.SUCCEEDED else _log.info
+    name = "attempt_refused"
+    if event is None:
+        # Fenced: the sweep, a cancellation or the deadline was first.
+        log = _log.warning
+    else:
+        name = _LOG_NAMES[event]
+    error = None if finish is None else finish.error
+    log(
+        name,
+        job_id=str(job.id),
+        attempt=job.attempt,
+        type=job.type,
+        queue=job.queue,
+        correlation_id=job.request_id,
+        **({} if error is None or event is None else {"error_type": error.type}),
+    )
+
+
+def _by_worker(items: Sequence[tuple[WorkerId, Report]]) -> dict[WorkerId, list[Report]]:
     """Items by the id under which their job was claimed: one, but for a moment after a rejoin."""
-    grouped: dict[WorkerId, list[Written]] = {}
+    grouped: dict[WorkerId, list[Report]] = {}
     for worker_id, item in items:
         grouped.setdefault(worker_id, []).append(item)
     return grouped

@@ -12,7 +12,6 @@ from arq.jobs import serialize_job
 from headrace_core.dispatch.keys import (
     EXPIRE_MS,
     FUNCTION,
-    bell_key,
     connect,
     queue_key,
     serialize,
@@ -22,9 +21,15 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.redis_client import RedisFault
 from headrace_core.settings import Settings
 
-# More rings than this would wake nobody new: a worker that leaves something rings for the next.
-_MAX_RINGS = 16
-_BELL_EXPIRE_S = 60
+# Writes the record and the place of each delivery, as arq does for a job. The worker waits at the
+# queue itself. Nobody empties the queue of a pool that is gone for good: it expires.
+_DELIVER = f"""
+for i = 2, #ARGV, 3 do
+    redis.call('SET', '{job_key_prefix}' .. ARGV[i], ARGV[i + 2], 'PX', ARGV[1])
+    redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+"""
 
 
 class Deliverer:
@@ -36,6 +41,7 @@ class Deliverer:
 
     def __init__(self, settings: Settings) -> None:
         self._redis: ArqRedis = connect(settings)
+        self._script = self._redis.register_script(_DELIVER)
 
     async def deliver(self, pool: str, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         """Delivers to a pool, in one round trip: the delivery and its rank, lowest first.
@@ -46,23 +52,13 @@ class Deliverer:
             Unavailable: Redis is gone. Some may have been delivered.
         """
         now_ms = int(time.time() * 1000)
-        scores: dict[str, float] = {}
+        arguments: list[str | bytes | int | float] = [EXPIRE_MS]
+        for delivery, rank in deliveries:
+            name = str(delivery)
+            record = serialize_job(FUNCTION, (name,), {}, None, now_ms, serializer=serialize)
+            arguments += (name, rank, record)
         try:
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for delivery, rank in deliveries:
-                    name = str(delivery)
-                    scores[name] = rank
-                    record = serialize_job(
-                        FUNCTION, (name,), {}, None, now_ms, serializer=serialize
-                    )
-                    pipeline.set(job_key_prefix + name, record, px=EXPIRE_MS)
-                pipeline.zadd(queue_key(pool), scores)
-                # Nobody empties the queue of a pool that is gone for good.
-                pipeline.pexpire(queue_key(pool), EXPIRE_MS)
-                pipeline.lpush(bell_key(pool), b"")
-                pipeline.ltrim(bell_key(pool), 0, _MAX_RINGS - 1)
-                pipeline.expire(bell_key(pool), _BELL_EXPIRE_S)
-                await pipeline.execute()
+            await self._script(keys=[queue_key(pool)], args=arguments)
         except RedisFault as fault:
             raise Unavailable("redis") from fault
 

@@ -22,11 +22,6 @@ def queue_key(pool: str) -> str:
     return f"headrace:queue:{pool}"
 
 
-def bell_key(pool: str) -> str:
-    """The doorbell of a pool: a list whose entries wake one worker each."""
-    return f"headrace:bell:{pool}"
-
-
 def serialize(value: dict[str, Any]) -> bytes:
     """Arq's job record as msgpack. arq's default would be pickle, which runs what it reads."""
     return msgspec.msgpack.encode(value)

@@ -3,8 +3,8 @@
 Stock arq polls every half second, reads a job's record, its try counter and its in-progress mark in
 separate round trips, and writes a result that nobody needs here, about 0.55 ms of CPU a job. This
 one takes up to as many deliveries as it has free slots with one script over arq's own keys, and
-waits at a doorbell while there is nothing. Taking removes a delivery: should this process die with
-it, the scheduler delivers again what nobody has claimed.
+waits at the queue itself while there is nothing. Taking removes a delivery: should this process die
+with it, the scheduler delivers again what nobody has claimed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from arq.worker import Worker, func
 
 from headrace_core.dispatch.keys import (
     FUNCTION,
-    bell_key,
     connect,
     deserialize,
     queue_key,
@@ -37,21 +36,20 @@ _log = structlog.get_logger()
 
 Claimed = TypeVar("Claimed")
 
-# The most that one script call takes, so that it never keeps Redis busy for long.
-_MAX_BATCH = 500
-# How long one wait at the doorbell lasts, in seconds; then the queue is looked at anyway.
-_DOORBELL_S = 1.0
+# The most that is taken at once: while these are claimed, those before them run and end.
+_MAX_BATCH = 200
+# How long one wait at the queue lasts, in seconds.
+_WAIT_S = 1.0
 
+# ARGV: how many to take, and the names of those whose records are left over from a wait.
 _TAKE = f"""
 local names = redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1)
-if #names == 0 then return {{0, names}} end
-redis.call('ZREM', KEYS[1], unpack(names))
 local records = {{}}
-for i, name in ipairs(names) do records[i] = '{job_key_prefix}' .. name end
-redis.call('DEL', unpack(records))
-local left = redis.call('ZCARD', KEYS[1])
-if left > 0 then redis.call('LPUSH', KEYS[2], '') end
-return {{left, names}}
+if #names > 0 then redis.call('ZREM', KEYS[1], unpack(names)) end
+for _, name in ipairs(names) do records[#records + 1] = '{job_key_prefix}' .. name end
+for i = 2, #ARGV do records[#records + 1] = '{job_key_prefix}' .. ARGV[i] end
+if #records > 0 then redis.call('DEL', unpack(records)) end
+return names
 """
 
 
@@ -61,8 +59,8 @@ class BatchWorker(Worker, Generic[Claimed]):
     Args:
         settings: where Redis is, and the number of slots.
         pool: the pool whose queue it serves.
-        claim: makes deliveries this worker's own; what it returns is run.
-        run: runs one of them to its end; it must not raise.
+        claim: makes deliveries this worker's own; what it returns is started.
+        start: starts one of them. It must not raise, and whoever ends it calls `release`.
         find: what to claim while Redis is gone: up to that many deliveries, straight from
             PostgreSQL.
     """
@@ -73,7 +71,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         *,
         pool: str,
         claim: Callable[[Sequence[Delivery]], Awaitable[Sequence[Claimed]]],
-        run: Callable[[Claimed], Awaitable[None]],
+        start: Callable[[Claimed], None],
         find: Callable[[int], Awaitable[Sequence[Delivery]]],
     ) -> None:
         super().__init__(
@@ -85,12 +83,13 @@ class BatchWorker(Worker, Generic[Claimed]):
             job_serializer=serialize,
             job_deserializer=deserialize,
         )
-        self._bell = bell_key(pool)
+        # Taken, but their records are still there.
+        self._leftovers: list[bytes] = []
         self._take_script = self.pool.register_script(_TAKE)
-        self._claim, self._run, self._find = claim, run, find
+        self._claim, self._start, self._find = claim, start, find
         self._slot_free = asyncio.Event()
         # Well within what a call to Redis may take.
-        self._doorbell_s = min(_DOORBELL_S, settings.redis_timeout / 2)
+        self._wait_s = min(_WAIT_S, settings.redis_timeout / 2)
 
     @property
     def free_slots(self) -> int:
@@ -107,11 +106,16 @@ class BatchWorker(Worker, Generic[Claimed]):
                 await self._do_without_redis()
                 continue
             # What is taken and not claimed is delivered again.
-            await self._start(deliveries)
+            await self._begin(deliveries)
 
     def resume(self) -> None:
         """Takes deliveries again after `allow_pick_jobs` was False."""
         self.allow_pick_jobs = True
+        self._slot_free.set()
+
+    def release(self, slots: int = 1) -> None:
+        """Makes slots free whose jobs have ended."""
+        self.job_counter -= slots
         self._slot_free.set()
 
     async def close(self) -> None:
@@ -125,13 +129,28 @@ class BatchWorker(Worker, Generic[Claimed]):
             await self._slot_free.wait()
 
     async def _take(self) -> Sequence[Delivery]:
-        """What the queue has for the free slots; nothing after a wait at the doorbell."""
+        """What the queue has for the free slots: the first that comes, when it has nothing."""
         wanted = min(self.free_slots, _MAX_BATCH)
-        _, names = await self._take_script(keys=[self.queue_name, self._bell], args=[wanted])
+        leftovers, self._leftovers = self._leftovers, []
+        names: list[bytes] = await self._take_script(
+            keys=[self.queue_name], args=[wanted, *leftovers]
+        )
         if not names:
-            # redis-py types it for its two kinds of client at once.
-            await self.pool.blpop([self._bell], timeout=self._doorbell_s)  # type: ignore[misc, arg-type]
+            names = await self._wait()
         return _parse(names)
+
+    async def _wait(self) -> list[bytes]:
+        """Waits at the queue for the first that comes."""
+        first = await self.pool.bzpopmin(self.queue_name, self._wait_s)
+        if first is None:
+            return []
+        _, name, rank = first
+        if not self.allow_pick_jobs:
+            # It paused meanwhile: others may take it.
+            await self.pool.zadd(self.queue_name, {name: rank})
+            return []
+        self._leftovers = [name]
+        return [name]
 
     async def _do_without_redis(self) -> None:
         """Claims straight from PostgreSQL until Redis is back."""
@@ -146,7 +165,7 @@ class BatchWorker(Worker, Generic[Claimed]):
                 except Unavailable as fault:
                     await _pause(fault)
                     continue
-                if not await self._start(deliveries):
+                if not await self._begin(deliveries):
                     await asyncio.wait({back}, timeout=random.uniform(0.1, 0.3))
         finally:
             await end_tasks(back)
@@ -159,8 +178,8 @@ class BatchWorker(Worker, Generic[Claimed]):
                 await self.pool.ping()
                 return
 
-    async def _start(self, deliveries: Sequence[Delivery]) -> bool:
-        """Claims deliveries and runs what it gets; tells whether it got any."""
+    async def _begin(self, deliveries: Sequence[Delivery]) -> bool:
+        """Claims deliveries and starts what it gets; tells whether it got any."""
         if not deliveries:
             return False
         try:
@@ -168,23 +187,10 @@ class BatchWorker(Worker, Generic[Claimed]):
         except Unavailable as fault:
             await _pause(fault)
             return False
+        self.job_counter += len(jobs)
         for claimed in jobs:
-            self.job_counter += 1
-            task = asyncio.get_running_loop().create_task(self._run_in_slot(claimed))
-            # arq's own table of tasks; a strong reference keeps a task alive.
-            self.tasks[str(id(task))] = task
-            task.add_done_callback(self._slot_done)
+            self._start(claimed)
         return bool(jobs)
-
-    async def _run_in_slot(self, claimed: Claimed) -> None:
-        await self._run(claimed)
-
-    def _slot_done(self, task: asyncio.Task[Any]) -> None:
-        del self.tasks[str(id(task))]
-        self.job_counter -= 1
-        self._slot_free.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("run_raised", exc_info=error)
 
 
 async def _pause(fault: Unavailable) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from headrace_core.domain.ids import JobId
@@ -14,8 +15,7 @@ from headrace_core.domain.retry import RetryOverrides
 _MAX_ATTEMPT = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(NamedTuple):
     """A job that is on its way to a worker, for the attempt of this number."""
 
     job_id: JobId

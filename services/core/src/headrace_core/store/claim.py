@@ -59,24 +59,26 @@ async def held_attempts(conn: Connection, *, worker_id: WorkerId) -> Sequence[tu
 
 _HELD = text("SELECT id, attempt FROM jobs WHERE worker_id = :worker_id AND state = 'running'")
 
+# Each job is looked up and locked by its key, in the order of the keys: `LATERAL … FOR UPDATE`
+# leaves the planner no other way, however little it knows of the sizes.
 _CLAIM = text(f"""
-    WITH input AS (
+    WITH input AS MATERIALIZED (
         -- An attempt that is over may stand beside the one that is to come.
         SELECT DISTINCT id, attempt
         FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[])) AS t (id, attempt)
+        ORDER BY id
     ),
     free AS (
-        SELECT j.id FROM jobs j JOIN input i ON i.id = j.id
-        WHERE {keyed_guard(EventType.STARTED)}
-            AND j.attempt = i.attempt - 1
-            AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
-            AND EXISTS (
-                SELECT 1 FROM workers w
-                WHERE w.id = :worker_id AND w.tenant = j.tenant AND {LIVE_WORKER}
-            )
-        ORDER BY j.id
-        -- Whoever holds the row is claiming or cancelling it: nothing to wait for.
-        FOR UPDATE OF j SKIP LOCKED
+        SELECT f.id
+        FROM (SELECT w.tenant FROM workers w WHERE w.id = :worker_id AND {LIVE_WORKER}) worker
+        CROSS JOIN input i CROSS JOIN LATERAL (
+            SELECT j.id FROM jobs j
+            WHERE j.id = i.id AND j.attempt = i.attempt - 1 AND {keyed_guard(EventType.STARTED)}
+                AND j.tenant = worker.tenant
+                AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
+            -- Whoever holds the row is claiming or cancelling it: nothing to wait for.
+            FOR UPDATE SKIP LOCKED
+        ) f
     ),
     claimed AS (
         UPDATE jobs j

@@ -14,7 +14,7 @@ from headrace_core.domain.finish import Finish
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType, JobState, targets
 from headrace_core.store.connection import Connection
-from headrace_core.store.guards import EVENT_XID, TERMINAL_LIST
+from headrace_core.store.guards import EVENT_XID, TERMINAL_LIST, keyed_guard
 from headrace_core.store.rows import column, from_error
 
 
@@ -45,26 +45,28 @@ async def finish_attempts(
     return {row.id: EventType(row.event) for row in rows}
 
 
+# Each job is looked up and locked by its key, as in `claim`.
 _FINISH = text(f"""
-    WITH input AS (
+    WITH input AS MATERIALIZED (
         SELECT * FROM unnest(
             CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:events AS text[]),
             CAST(:states AS text[]), CAST(:results AS text[]), CAST(:errors AS text[]),
             CAST(:backoffs AS interval[])
         ) AS t (id, attempt, event, state, result, error, backoff)
+        ORDER BY id
     ),
     own AS (
-        SELECT j.id, i.result, i.error, i.backoff,
-            CASE WHEN dropped THEN '{EventType.CANCELLED}' ELSE i.event END AS event,
-            CASE WHEN dropped THEN '{JobState.CANCELLED}' ELSE i.state END AS state
-        FROM jobs j JOIN input i ON i.id = j.id AND i.attempt = j.attempt,
-        LATERAL (
-            SELECT j.cancel_request_time IS NOT NULL
+        SELECT l.id, i.result, i.error, i.backoff,
+            CASE WHEN l.dropped THEN '{EventType.CANCELLED}' ELSE i.event END AS event,
+            CASE WHEN l.dropped THEN '{JobState.CANCELLED}' ELSE i.state END AS state
+        FROM input i CROSS JOIN LATERAL (
+            SELECT j.id, j.cancel_request_time IS NOT NULL
                 AND i.event IN ('{EventType.RETRY_SCHEDULED}', '{EventType.INTERRUPTED}') AS dropped
-        ) d
-        WHERE j.state = 'running' AND j.worker_id = :worker_id
-        ORDER BY j.id
-        FOR UPDATE OF j
+            FROM jobs j
+            WHERE j.id = i.id AND j.attempt = i.attempt AND j.worker_id = :worker_id
+                AND {keyed_guard(EventType.SUCCEEDED)}
+            FOR UPDATE
+        ) l
     ),
     ended AS (
         UPDATE jobs j

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import text
 
 from headrace_core.domain.delivery import Delivery
-from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.connection import Connection
-from headrace_core.store.guards import TAKING_WORKER, keyed_guard, source_guard
+from headrace_core.store.guards import TAKING_WORKER, source_guard
 from headrace_core.store.workers import serves_queue
+
+
+class Lane(NamedTuple):
+    """QUEUED jobs that the same workers can run."""
+
+    tenant: str
+    queue: str
+    type: str
+
+
+class ReadyJob(NamedTuple):
+    """A QUEUED job as it would be delivered; the lower its rank, the earlier its turn.
+
+    So the order of the tuples is the order of their turn.
+    """
+
+    rank: float
+    delivery: Delivery
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The next jobs of a lane, in the order of their turn; `whole` when there are no others."""
+
+    lane: Lane
+    ranks: Sequence[float]
+    deliveries: Sequence[Delivery]
+    whole: bool
+
+    def __iter__(self) -> Iterator[ReadyJob]:
+        for rank, delivery in zip(self.ranks, self.deliveries, strict=True):
+            yield ReadyJob(rank, delivery, self.lane)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,30 +63,13 @@ class Pool:
     slots: int
     running: int
 
-    def serves(self, job: ReadyJob) -> bool:
-        """Whether a job can run here."""
+    def serves(self, lane: Lane) -> bool:
+        """Whether its jobs can run here."""
         return (
-            job.tenant == self.tenant
-            and job.type in self.types
-            and serves_queue(self.queues, job.queue)
+            lane.tenant == self.tenant
+            and lane.type in self.types
+            and serves_queue(self.queues, lane.queue)
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadyJob:
-    """A QUEUED job; the lower its rank, the earlier its turn."""
-
-    id: JobId
-    tenant: str
-    queue: str
-    type: str
-    attempt: int
-    rank: float
-
-    @property
-    def delivery(self) -> Delivery:
-        """How it is delivered: for the attempt that would come next."""
-        return Delivery(job_id=self.id, attempt=self.attempt + 1)
 
 
 async def live_pools(conn: Connection) -> list[Pool]:
@@ -73,34 +89,51 @@ async def live_pools(conn: Connection) -> list[Pool]:
     ]
 
 
+async def ready_heads(
+    conn: Connection, *, pools: Sequence[str], limit: int, behind: Mapping[Lane, int]
+) -> list[Head]:
+    """The heads of the lanes that a live worker of one of `pools` serves.
+
+    Args:
+        conn: where to read.
+        pools: their names.
+        limit: how many jobs are wanted in all. A single lane gives as many. Of several each gives
+            about twice its share, since nobody knows before whose turn it is.
+        behind: how many more each lane gives, for those at its head that are known already.
+    """
+    rows = await conn.execute(
+        _HEADS,
+        {
+            "pools": list(pools),
+            "limit": limit,
+            "tenants": [lane.tenant for lane in behind],
+            "queues": [lane.queue for lane in behind],
+            "types": [lane.type for lane in behind],
+            "counts": list(behind.values()),
+        },
+    )
+    return [
+        Head(
+            lane=Lane(row.tenant, row.queue, row.type),
+            ranks=row.ranks,
+            deliveries=list(map(Delivery, row.ids, row.attempts)),
+            whole=len(row.ids) < row.size,
+        )
+        for row in rows
+        # Claimed since the lanes were found.
+        if row.ids
+    ]
+
+
 async def ready_jobs(conn: Connection, *, pools: Sequence[str], limit: int) -> list[ReadyJob]:
     """Up to `limit` QUEUED jobs that a live worker of one of `pools` could run, in the order of
     their turn.
     """
-    rows = await conn.execute(_READY, {"pools": list(pools), "limit": limit})
-    return [
-        ReadyJob(
-            id=row.id,
-            tenant=row.tenant,
-            queue=row.queue,
-            type=row.type,
-            attempt=row.attempt,
-            rank=row.rank,
-        )
-        for row in rows
-    ]
-
-
-async def still_waiting(conn: Connection, deliveries: Sequence[Delivery]) -> set[Delivery]:
-    """Those of `deliveries` that nobody has claimed, and that could still be."""
-    rows = await conn.execute(
-        _WAITING,
-        {
-            "ids": [delivery.job_id for delivery in deliveries],
-            "attempts": [delivery.attempt for delivery in deliveries],
-        },
-    )
-    return {Delivery(job_id=row.id, attempt=row.attempt) for row in rows}
+    heads = await ready_heads(conn, pools=pools, limit=limit, behind={})
+    jobs = sorted(job for head in heads for job in head)[:limit]
+    # What stands behind the last known job of a lane may have to wait for others of that lane.
+    known = [head.ranks[-1] for head in heads if not head.whole]
+    return [job for job in jobs if job.rank <= min(known)] if known else jobs
 
 
 _POOLS = text(f"""
@@ -114,9 +147,9 @@ _POOLS = text(f"""
     GROUP BY w.pool, w.tenant, w.queues
 """)
 
-# Walks from lane to lane (tenant, queue, type) of the index on queued jobs, and reads the head of
-# each lane that somebody serves: what nobody can run costs nothing, however much of it waits.
-_READY = text(f"""
+# Walks from lane to lane of the index on queued jobs, and reads the head of each lane that somebody
+# serves: what nobody can run costs nothing, however much of it waits.
+_HEADS = text(f"""
     WITH RECURSIVE lane AS (
         (SELECT tenant, queue, type FROM jobs j WHERE {source_guard(EventType.STARTED)}
             ORDER BY tenant, queue, type LIMIT 1)
@@ -127,25 +160,33 @@ _READY = text(f"""
                 AND (j.tenant, j.queue, j.type) > (l.tenant, l.queue, l.type)
             ORDER BY j.tenant, j.queue, j.type LIMIT 1
         ) n
+    ),
+    served AS MATERIALIZED (
+        SELECT l.*, count(*) OVER () AS lanes FROM lane l
+        WHERE EXISTS (
+            SELECT 1 FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
+            WHERE h.tenant = l.tenant AND h.type = l.type AND {TAKING_WORKER}
+                AND w.pool = ANY (CAST(:pools AS text[]))
+                AND (w.queues = '{{}}' OR l.queue = ANY (w.queues))
+        )
+    ),
+    sized AS MATERIALIZED (
+        SELECT s.tenant, s.queue, s.type, coalesce(b.count, 0)
+            + least(CAST(:limit AS bigint), 2 * CAST(:limit AS bigint) / s.lanes + 32) AS size
+        FROM served s LEFT JOIN unnest(
+            CAST(:tenants AS text[]), CAST(:queues AS text[]), CAST(:types AS text[]),
+            CAST(:counts AS bigint[])
+        ) AS b (tenant, queue, type, count) USING (tenant, queue, type)
     )
-    SELECT r.* FROM lane l CROSS JOIN LATERAL (
-        SELECT j.id, j.tenant, j.queue, j.type, j.attempt, j.rank FROM jobs j
-        WHERE {source_guard(EventType.STARTED)} AND j.tenant = l.tenant AND j.queue = l.queue
-            AND j.type = l.type
-        ORDER BY j.rank, j.id LIMIT :limit
-    ) r
-    WHERE EXISTS (
-        SELECT 1 FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
-        WHERE h.tenant = l.tenant AND h.type = l.type AND {TAKING_WORKER}
-            AND w.pool = ANY (CAST(:pools AS text[]))
-            AND (w.queues = '{{}}' OR l.queue = ANY (w.queues))
-    )
-    ORDER BY r.rank, r.id LIMIT :limit
-""")
-
-_WAITING = text(f"""
-    SELECT j.id, i.attempt
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[])) AS i (id, attempt)
-    JOIN jobs j ON j.id = i.id AND j.attempt = i.attempt - 1
-    WHERE {keyed_guard(EventType.STARTED)}
+    SELECT s.tenant, s.queue, s.type, s.size, h.ids, h.attempts, h.ranks
+    FROM sized s CROSS JOIN LATERAL (
+        SELECT array_agg(r.id) AS ids, array_agg(r.attempt) AS attempts,
+            array_agg(r.rank) AS ranks
+        FROM (
+            SELECT j.id, j.attempt + 1 AS attempt, j.rank FROM jobs j
+            WHERE {source_guard(EventType.STARTED)} AND j.tenant = s.tenant
+                AND j.queue = s.queue AND j.type = s.type
+            ORDER BY j.rank, j.id LIMIT s.size
+        ) r
+    ) h
 """)

@@ -1,0 +1,129 @@
+"""How attempts end is written in groups: what ends while a group is written makes the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.finish import Finish
+from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.database import Database
+from headrace_core.store.finish import finish_attempts
+from headrace_worker.execution import Execution
+from headrace_worker.verdict import unwritable
+
+_log = structlog.get_logger()
+
+# The most that one statement writes: what it is told of is told together.
+_MAX_BATCH = 500
+# Seconds between two attempts while PostgreSQL is gone.
+_RETRY = (0.1, 0.5)
+
+
+class Ended(NamedTuple):
+    """An attempt that has ended, and how."""
+
+    execution: Execution
+    finish: Finish
+
+
+class Finishes:
+    """Writes finishes, again and again while the lease is held and the database is gone.
+
+    Args:
+        database: where they go.
+        held: whether the lease under an id is still held.
+        on_written: told of each what was to be written, and the event that was; None when the
+            attempt is no longer this worker's.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        held: Callable[[WorkerId], bool],
+        on_written: Callable[[Sequence[tuple[Execution, Finish, EventType | None]]], None],
+    ) -> None:
+        self._database = database
+        self._held = held
+        self._on_written = on_written
+        self._waiting: deque[Ended] = deque()
+        self._writer: asyncio.Task[None] | None = None
+
+    def add(self, execution: Execution, finish: Finish) -> None:
+        """Has a finish written. There are never more than the worker has slots."""
+        self._waiting.append(Ended(execution, finish))
+        if self._writer is None:
+            # A task begins at the loop's next turn: what this turn still ends joins in.
+            self._writer = asyncio.create_task(self._run(), name="finishes")
+
+    async def close(self) -> None:
+        """Waits until all are written, or the lease is lost."""
+        while self._writer is not None:
+            await asyncio.wait({self._writer})
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                size = min(len(self._waiting), _MAX_BATCH)
+                await self._write_group([self._waiting.popleft() for _ in range(size)])
+        finally:
+            self._writer = None
+
+    async def _write_group(self, group: Sequence[Ended]) -> None:
+        try:
+            events = await self._write(group)
+        except Exception:  # noqa: BLE001 - one that is refused spoils all that is written with it
+            events = {}
+            for ended in group:
+                events |= await self._write_alone(ended)
+        self._on_written(
+            [(execution, finish, events.get(finish.job_id)) for execution, finish in group]
+        )
+
+    async def _write_alone(self, ended: Ended) -> dict[JobId, EventType]:
+        job = ended.execution.job
+        try:
+            return await self._write([ended])
+        except Exception:  # noqa: BLE001 - the job must not stay RUNNING for ever
+            _log.exception("finish_refused", job_id=str(job.id), attempt=job.attempt)
+        try:
+            return await self._write([Ended(ended.execution, unwritable(job))])
+        except Exception:  # noqa: BLE001 - the worker hands it back as a stray
+            _log.exception("attempt_lost", job_id=str(job.id), attempt=job.attempt)
+            return {}
+
+    async def _write(self, group: Sequence[Ended]) -> dict[JobId, EventType]:
+        """Writes a group; those that are missing are no longer this worker's.
+
+        Raises:
+            asyncpg.PostgresError: the database refuses what one of them says.
+        """
+        while True:
+            try:
+                events = await self._commit(group)
+            except Unavailable:
+                group = [ended for ended in group if self._held(ended.execution.worker_id)]
+                if not group:
+                    return {}
+                await asyncio.sleep(random.uniform(*_RETRY))
+            else:
+                return events
+
+    async def _commit(self, group: Sequence[Ended]) -> dict[JobId, EventType]:
+        by_worker: dict[WorkerId, list[Finish]] = {}
+        for ended in group:
+            by_worker.setdefault(ended.execution.worker_id, []).append(ended.finish)
+        # One id, but for a moment after a rejoin. A job is in the group once.
+        written: dict[JobId, EventType] = {}
+        for worker_id, finishes in by_worker.items():
+            async with self._database.statement() as connection:
+                written |= await finish_attempts(connection, worker_id=worker_id, finishes=finishes)
+        return written
