@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 
 import pytest
 from pydantic import SecretStr
@@ -36,13 +37,16 @@ def ranked(deliveries: list[Delivery]) -> list[tuple[Delivery, float]]:
     return [(delivery, float(rank)) for rank, delivery in enumerate(deliveries)]
 
 
+async def is_waiting(redis: Redis) -> bool:
+    """Whether a worker stands at its queue."""
+    clients = await redis.client_list()
+    # `b`: blocked; the last command of one that is served stands there too.
+    return any(client["cmd"] == "bzmpop" and "b" in client["flags"] for client in clients)
+
+
 async def until_waiting(redis: Redis) -> None:
     """Waits until a worker stands at its queue."""
-
-    async def waiting() -> bool:
-        return any(client["cmd"] == "bzpopmin" for client in await redis.client_list())
-
-    await until(waiting)
+    await until(partial(is_waiting, redis))
 
 
 async def test_a_delivery_wakes_it_at_once(
@@ -303,7 +307,11 @@ async def test_a_worker_that_pauses_takes_nothing_until_it_resumes(
         # It stands at the queue; what it gets there it gives back.
         [one] = some(1)
         await deliverer.deliver(POOL, [(one, 7)])
-        await until(lambda: not worker._slot_free.is_set())
+
+        async def given_back() -> bool:
+            return not await is_waiting(redis) and bool(await redis.zcard(queue_key(POOL)))
+
+        await until(given_back)
         assert await redis.zscore(queue_key(POOL), str(one)) == 7
         assert crew.started == []
         worker.resume()
