@@ -154,6 +154,7 @@ class Counting:
     """A loop that counts its looks, and raises what it is told to."""
 
     name = "counting"
+    breath = 0.001
 
     def __init__(self, *faults: Exception, wait: float = 3600.0) -> None:
         self.looks = 0

@@ -15,14 +15,14 @@ _log = structlog.get_logger()
 
 
 # The breath of a loop that has no pace of its own, in seconds.
-BREATH: Final = 0.003
+BREATH: Final = 0.02
 
 
 class Loop(Protocol):
     """A loop. `run_once` does what there is to do and returns how long it may wait, in seconds.
 
-    One that was woken while it looked looks again after `breath` seconds: what comes in the
-    meantime is worth one look and not many.
+    Between two looks there are `breath` seconds at least: what comes in the meantime is worth one
+    look and not many.
     """
 
     name: str
@@ -39,6 +39,7 @@ async def keep_running(loop: Loop, woken: asyncio.Event) -> None:
         loop: the loop.
         woken: ends its wait early.
     """
+    clock = asyncio.get_running_loop().time
     while True:
         woken.clear()
         try:
@@ -48,10 +49,11 @@ async def keep_running(loop: Loop, woken: asyncio.Event) -> None:
         except Exception:  # noqa: BLE001 - what one stumbles over must not end the others
             _log.exception("loop_failed", loop=loop.name)
         else:
-            if woken.is_set():
-                await asyncio.sleep(loop.breath)
+            rested = clock() + loop.breath
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await woken.wait()
+            if (left := rested - clock()) > 0:
+                await asyncio.sleep(left)
             continue
         await asyncio.sleep(random.uniform(0.5, 1.5))
