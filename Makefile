@@ -61,6 +61,14 @@ faults: $(STAMP) ## Faults, done to real processes under load: all, or S=F7 S="F
 	@PYTHONPATH=tests "$(BIN)/python" -m faults $(S) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TIMES),--times $(TIMES)) $(if $(SHORT),--short)
 
+.PHONY: bench
+bench: $(STAMP) ## Headrace beside its peers, half an hour; A=--docs writes docs/benchmarks.md, or other options.
+	@"$(BIN)/python" bench/compare $(A)
+
+.PHONY: bench-quick
+bench-quick: $(STAMP) ## The same in three minutes: fewer peers, less of everything.
+	@"$(BIN)/python" bench/compare --quick $(A)
+
 .PHONY: bench-streams
 bench-streams: $(STAMP) ## Latency, memory and throughput of the streams; A=--quick or other options.
 	@"$(BIN)/python" bench/streams $(A)
@@ -127,8 +135,10 @@ pins: $(STAMP) ## Pin what the packages ask for in requirements/ (UPGRADE=1: to 
 	$(call pin,gateway.txt,services/gateway/pyproject.toml --constraints requirements/dev.txt)
 	$(call pin,scheduler.txt,services/scheduler/pyproject.toml --constraints requirements/dev.txt)
 	$(call pin,worker.txt,services/worker/pyproject.toml --constraints requirements/dev.txt)
+	@for input in bench/peers/*/requirements.in bench/compare/draw/requirements.in; do \
+		echo "$${input%.in}.txt"; $(COMPILE) "$$input" --output-file "$${input%.in}.txt" >/dev/null; done
 
 .PHONY: clean
 clean: ## Remove .venv and caches. The data of make up (.headrace) stays.
-	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf "$(VENV)" .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

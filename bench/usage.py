@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,23 +28,46 @@ class CpuSample:
             for name, seconds in self.seconds.items()
         }
 
+    def microseconds_each(self, later: CpuSample, count: int) -> dict[str, float]:
+        """The CPU microseconds for each of `count` things that were done until a later sample."""
+        return {
+            name: (later.seconds[name] - seconds) * 1e6 / count
+            for name, seconds in self.seconds.items()
+        }
+
 
 class CpuMeter:
     """Reads the CPU time of processes, each together with its children.
 
     Args:
-        processes: their ids, by the names that are reported.
+        processes: their ids, one or several, by the names that are reported.
     """
 
-    def __init__(self, processes: Mapping[str, int]) -> None:
-        self._processes = {name: psutil.Process(pid) for name, pid in processes.items()}
+    def __init__(self, processes: Mapping[str, int | Sequence[int]]) -> None:
+        self._processes = {
+            name: [psutil.Process(pid) for pid in ([pids] if isinstance(pids, int) else pids)]
+            for name, pids in processes.items()
+        }
 
     def sample(self) -> CpuSample:
         """What they have used so far."""
         return CpuSample(
             at=time.monotonic(),
-            seconds={name: _seconds(process) for name, process in self._processes.items()},
+            seconds={
+                name: sum(_seconds(process) for process in processes)
+                for name, processes in self._processes.items()
+            },
         )
+
+
+def proportional_kib(pid: int) -> float:
+    """The memory of a process and its children, in KiB; what several share counts once in all."""
+    process = psutil.Process(pid)
+    total = 0
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            total += one.memory_full_info().pss
+    return total / KIB
 
 
 def resident_kib(pid: int) -> float:

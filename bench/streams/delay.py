@@ -73,7 +73,7 @@ async def measure_delay(stack: Stack, plan: Plan, *, count: int, idle: int) -> D
         idle: how many others are open, none of which has an event.
     """
     following = streams(plan.mix, count, prefix=f"s{count}-{idle}")
-    processes = {"postgresql": stack.postgres_pid, "valkey": stack.valkey_pid}
+    processes = dict(stack.servers)
     async with AsyncExitStack() as running:
 
         def child(name: str, work: Work, *arguments: object) -> Link:

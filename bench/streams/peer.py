@@ -51,8 +51,7 @@ async def measure_polling(stack: Stack, plan: Plan, *, interval: float) -> Polli
             ) as pollers:
                 processes = {
                     "gateway": gateway.pid,
-                    "postgresql": stack.postgres_pid,
-                    "valkey": stack.valkey_pid,
+                    **stack.servers,
                     "writer": writer.pid,
                     "readers": pollers.pid,
                 }

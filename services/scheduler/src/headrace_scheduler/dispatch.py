@@ -95,16 +95,22 @@ class Dispatch:
             look = await self._deliver_batch()
             delivered += look.delivered
             whole = look.whole
+        self._pace(delivered, look)
+        return _MAX_WAIT
+
+    def _pace(self, delivered: int, look: _Look) -> None:
         now = self._clock()
         elapsed, self._looked = now - self._looked, now
         low, high = _BREATH
-        if look.full and delivered:
+        if delivered == 0:
+            # Rings for what nobody can run, or for slots that nothing waits for.
+            breath = 2 * self.breath
+        elif look.full:
             high = _FULL_BREATH
             breath = _SHARE * look.capacity * elapsed / delivered
         else:
             breath = _FOR_EACH * delivered
         self.breath = min(max(low, breath), high)
-        return _MAX_WAIT
 
     async def _deliver_batch(self) -> _Look:
         """Delivers the next jobs whose turn it is."""

@@ -1,0 +1,58 @@
+"""C: from submit to when the client knows that the job has ended, while there is little to do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bench.compare.measurement import Measurement
+from bench.compare.plan import Plan
+from bench.compare.stage import Stage
+from bench.latency import Latency
+from bench.peers.contract import LATENCY
+
+MODE: Final = LATENCY
+_GRACE_S: Final = 60.0
+
+
+def case(plan: Plan) -> str:
+    """The name of the measurement."""
+    return f"{plan.rate:g} jobs/s"
+
+
+async def measure_answer(stage: Stage, *, plan: Plan, number: int) -> Measurement:
+    """Submits at fixed times, whatever became of the jobs before.
+
+    Args:
+        stage: has no workers.
+        plan: says how many and for how long.
+        number: of the round.
+    """
+
+    async def load(seconds: float) -> list[int]:
+        answer = await stage.control.ask(
+            "latency", timeout=seconds + _GRACE_S, rate=plan.rate, seconds=seconds
+        )
+        return [int(value) for value in answer["microseconds"]]
+
+    async with stage.workers(1):
+        await load(plan.warm_up)
+        meter = stage.meter()
+        before = meter.sample()
+        samples = await load(plan.seconds)
+        cpu = before.microseconds_each(meter.sample(), len(samples))
+    latency = Latency.of(samples)
+    return Measurement(
+        figure="C",
+        contestant=stage.contestant.name,
+        case=case(plan),
+        round=number,
+        values={
+            "jobs": latency.count,
+            "p50_ms": latency.p50,
+            "p95_ms": latency.p95,
+            "p99_ms": latency.p99,
+            "max_ms": latency.max,
+        },
+        cpu=cpu,
+        samples=tuple(samples),
+    )

@@ -1,0 +1,145 @@
+"""The charts: bars, drawn by `bench/compare/draw/draw.py` in an environment of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.compare import accept, answer, drain, end_to_end
+from bench.compare.contestant import HEADRACE
+from bench.compare.environment import EnvironmentFailedError, environment
+from bench.compare.report import Report
+
+_DRAW: Final = Path(__file__).parent / "draw"
+_RATE: Final = "jobs_per_s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One bar; `ours` is drawn in a colour of its own."""
+
+    label: str
+    value: float
+    ours: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """One chart.
+
+    Args:
+        name: of its files.
+        title: what it shows, with the unit.
+        bars: from the top.
+    """
+
+    name: str
+    title: str
+    bars: tuple[Bar, ...]
+
+
+def charts(report: Report) -> list[Chart]:
+    """All for which there are figures."""
+    plan = report.plan
+    found = [
+        *(
+            _ranked(report, f"drain-{workers}", f"Drain, {_workers(workers)} (jobs/s)", case)
+            for workers, case in _drains(report)
+        ),
+        _ranked(report, "accept", "Single submits accepted (jobs/s)", ("B", accept.SINGLE)),
+        _ranked(report, "bulk", "Bulk submits accepted (jobs/s)", ("B", accept.BULK)),
+        _ranked(
+            report,
+            "latency",
+            f"Submit to the end at the client, p99 at {plan.rate:g} jobs/s (ms)",
+            ("C", answer.case(plan)),
+            value="p99_ms",
+        ),
+        _ranked(
+            report, "end-to-end", "Submit to the end at the client (jobs/s)", ("D", end_to_end.ENDS)
+        ),
+        _cpu(report),
+        _growth(report),
+    ]
+    return [chart for chart in found if chart.bars]
+
+
+async def draw(drawn: list[Chart], folder: Path) -> None:
+    """Writes each as SVG and as PNG.
+
+    Raises:
+        EnvironmentFailedError: what draws them could not be installed, or failed.
+    """
+    python = await environment("draw", _DRAW / "requirements.txt")
+    process = await asyncio.create_subprocess_exec(
+        *(str(python), str(_DRAW / "draw.py"), str(folder)),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    _, printed = await process.communicate(json.dumps([asdict(one) for one in drawn]).encode())
+    if process.returncode != 0:
+        raise EnvironmentFailedError(f"the charts: {printed.decode(errors='replace').strip()}")
+
+
+def _ranked(
+    report: Report, name: str, title: str, case: tuple[str, str], *, value: str = _RATE
+) -> Chart:
+    """The contestants in a case, the best one first."""
+    titles = {one.name: one.title for one in report.contestants}
+    bars = [
+        Bar(
+            label=titles[one.contestant],
+            value=one.values[value],
+            ours=one.contestant == HEADRACE,
+        )
+        for one in report.summaries
+        if (one.figure, one.case) == case
+    ]
+    return Chart(
+        name=name,
+        title=title,
+        bars=tuple(sorted(bars, key=lambda bar: bar.value, reverse=value == _RATE)),
+    )
+
+
+def _drains(report: Report) -> list[tuple[int, tuple[str, str]]]:
+    """The first case for each number of workers."""
+    return [
+        (workers, ("A", drain.case(report.plan.drain[0], workers)))
+        for workers in report.plan.workers
+    ]
+
+
+def _cpu(report: Report) -> Chart:
+    titles = {one.name: one.title for one in report.contestants}
+    _, case = _drains(report)[0]
+    bars = [
+        Bar(label=titles[one.contestant], value=one.cpu_total, ours=one.contestant == HEADRACE)
+        for one in report.summaries
+        if (one.figure, one.case) == case
+    ]
+    return Chart(
+        name="cpu",
+        title="CPU time of all processes for a drained job (µs)",
+        bars=tuple(sorted(bars, key=lambda bar: bar.value)),
+    )
+
+
+def _growth(report: Report) -> Chart:
+    return Chart(
+        name="growth",
+        title="Submit to the end at the client, with a lot in the database (jobs/s)",
+        bars=tuple(
+            Bar(label=one.case, value=one.values[_RATE], ours=True)
+            for one in report.summaries
+            if one.figure == "E"
+        ),
+    )
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker process{'es' if count > 1 else ''}"

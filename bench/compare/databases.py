@@ -1,0 +1,78 @@
+"""Fresh databases on one server."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+from bench.stack import Stack
+
+_PREFIX: Final = "headrace_bench"
+_TEMPLATE: Final = f"{_PREFIX}_template"
+_COMMAND_TIMEOUT: Final = 900.0
+
+
+class Databases:
+    """Creates databases, and drops those that are not needed any more.
+
+    Args:
+        stack: has the server.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._url = stack.settings.postgresql_url
+        self._numbers = itertools.count(1)
+        self._template = ""
+
+    @asynccontextmanager
+    async def fresh(self, *, migrated: bool) -> AsyncIterator[str]:
+        """A database for the length of the block; yields its URL.
+
+        Args:
+            migrated: it has our schema; it is empty otherwise.
+        """
+        template = await self._migrated() if migrated else "template1"
+        name = f"{_PREFIX}_{next(self._numbers)}"
+        async with self.connection() as connection:
+            await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield named(self._url, name)
+        finally:
+            async with self.connection() as connection:
+                await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    async def settle(self) -> None:
+        """Writes what the server holds back, so that it does not do so during a measurement."""
+        async with self.connection() as connection:
+            await connection.execute("CHECKPOINT")
+
+    @asynccontextmanager
+    async def connection(self, url: str = "") -> AsyncIterator[asyncpg.Connection]:
+        """A connection to a database; to that of the stack unless said otherwise."""
+        connection = await asyncpg.connect(url or self._url, command_timeout=_COMMAND_TIMEOUT)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def _migrated(self) -> str:
+        """The name of a database that has our schema and nothing in it."""
+        if not self._template:
+            async with self.connection() as connection:
+                await connection.execute(f"DROP DATABASE IF EXISTS {_TEMPLATE} WITH (FORCE)")
+                await connection.execute(f"CREATE DATABASE {_TEMPLATE}")
+            await self._stack.migrate({"HEADRACE_DATABASE_URL": named(self._url, _TEMPLATE)})
+            self._template = _TEMPLATE
+        return self._template
+
+
+def named(url: str, database: str) -> str:
+    """The URL of another database of the same server."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))

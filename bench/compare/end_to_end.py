@@ -1,0 +1,61 @@
+"""D: submits while workers run and clients watch, until the client knows of all ends."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bench.compare.measurement import Measurement
+from bench.compare.plan import Plan
+from bench.compare.stage import Stage
+from bench.latency import Latency
+from bench.peers.contract import THROUGHPUT
+
+MODE: Final = THROUGHPUT
+ENDS: Final = "ends are watched"
+ALL: Final = "every transition is watched"
+_TIMEOUT_S: Final = 300.0
+# Jobs that go through before, so that pools, plans and streams are there.
+_WARM_UP: Final = 200
+
+
+async def measure_end_to_end(
+    stage: Stage,
+    *,
+    plan: Plan,
+    number: int,
+    figure: str = "D",
+    case: str = ENDS,
+    **fields: object,
+) -> Measurement:
+    """Has a client submit jobs and wait for all ends, with one worker process.
+
+    Args:
+        stage: has no workers.
+        plan: says how many.
+        number: of the round.
+        figure: D, or E for the same under other circumstances.
+        case: the name of the measurement.
+        fields: what the request says beside the number of jobs.
+    """
+    jobs = plan.slow_jobs if stage.contestant.slow else plan.jobs
+
+    async with stage.workers(1):
+        await stage.control.ask("end_to_end", timeout=_TIMEOUT_S, count=_WARM_UP)
+        meter = stage.meter()
+        before = meter.sample()
+        answer = await stage.control.ask("end_to_end", timeout=_TIMEOUT_S, count=jobs, **fields)
+        total = jobs + len(answer.get("late_ms", ()))
+        cpu = before.microseconds_each(meter.sample(), total)
+    values = {"jobs": float(total), "jobs_per_s": total / float(answer["seconds"])}
+    if answer.get("late_ms"):
+        late = Latency.of(round(ms * 1000) for ms in answer["late_ms"])
+        values |= {"late_p50_ms": late.p50, "late_p99_ms": late.p99, "late_max_ms": late.max}
+    return Measurement(
+        figure=figure,
+        contestant=stage.contestant.name,
+        case=case,
+        round=number,
+        values=values,
+        cpu=cpu,
+        note="" if jobs == plan.jobs else f"{jobs:,} jobs",
+    )

@@ -1,0 +1,55 @@
+"""F: the memory of each service at rest, and after many jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from bench.compare.measurement import Measurement
+from bench.compare.plan import Plan
+from bench.compare.stage import Stage
+from bench.peers.contract import THROUGHPUT
+from bench.usage import KIB, proportional_kib
+
+MODE: Final = THROUGHPUT
+# How many jobs one request has, so that the client does not grow for ever.
+_PART: Final = 50_000
+_TIMEOUT_S: Final = 300.0
+
+
+def case(plan: Plan) -> str:
+    """The name of the measurement."""
+    return f"{plan.memory_jobs:,} jobs"
+
+
+async def measure_memory(stage: Stage, *, plan: Plan) -> Measurement:
+    """Reads it, has many jobs run from end to end, and reads it again.
+
+    Args:
+        stage: has no workers.
+        plan: says how many jobs.
+    """
+    async with stage.workers(1):
+        await asyncio.sleep(plan.rest)
+        rest = _read(stage)
+        done = 0
+        while done < plan.memory_jobs:
+            part = min(_PART, plan.memory_jobs - done)
+            await stage.control.ask("end_to_end", timeout=_TIMEOUT_S, count=part)
+            done += part
+        await asyncio.sleep(plan.rest)
+        after = _read(stage)
+    values = {f"{name}_rest_mib": mib for name, mib in rest.items()}
+    values |= {f"{name}_after_mib": mib for name, mib in after.items()}
+    return Measurement(
+        figure="F", contestant=stage.contestant.name, case=case(plan), round=1, values=values
+    )
+
+
+def _read(stage: Stage) -> dict[str, float]:
+    """MiB by process, that of the client left out."""
+    return {
+        name: sum(proportional_kib(pid) for pid in pids) / KIB
+        for name, pids in stage.processes.items()
+        if pids and name != "client"
+    }

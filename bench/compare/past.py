@@ -1,0 +1,189 @@
+"""Databases that have seen a lot: rows as the store would have written them, by the million.
+
+They are put in by SQL, since ten million jobs would take hours to run. A waiting job has its row
+and its `submitted` event, a finished one its row and all three of its events, with ids and times
+spread over the days before. Rows are inserted in the order of their ids, as in life, in many
+transactions; then the indexes are made, tables are vacuumed and analysed, as autovacuum would have
+done by then, and everything is written to the disk. PostgreSQL syncs nothing while they are put in,
+and does so again before anything is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import Enum
+from typing import Final
+
+import asyncpg
+
+from bench.compare.databases import Databases
+
+# Jobs of a transaction, and how many of those are made at once.
+_PART: Final = 50_000
+_AT_ONCE: Final = 2
+# What PostgreSQL does not wait for while rows are put in.
+_HURRY: Final = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "8GB"}
+
+_CONSTRAINTS: Final = """
+    SELECT conrelid::regclass::text, quote_ident(conname), pg_get_constraintdef(oid)
+    FROM pg_constraint
+    WHERE conrelid IN ('jobs'::regclass, 'job_events'::regclass) AND contype IN ('p', 'u')
+"""
+_INDEXES: Final = """
+    SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid)
+    FROM pg_index WHERE indrelid IN ('jobs'::regclass, 'job_events'::regclass)
+"""
+
+
+class Past(Enum):
+    """What is in a database."""
+
+    UNSERVED = "waiting, of a type that nobody serves, in the same queue"
+    SCHEDULED = "scheduled for another day, of the same type and queue"
+    FINISHED = "finished"
+
+
+async def fill(databases: Databases, url: str, past: Past, count: int) -> None:
+    """Puts jobs into a migrated database.
+
+    Args:
+        databases: has the server.
+        url: of the database.
+        past: what they are.
+        count: how many.
+    """
+    statement = _FINISHED if past is Past.FINISHED else _WAITING[past]
+    parts = iter(range(0, count, _PART))
+
+    async def insert() -> None:
+        async with databases.connection(url) as connection:
+            # What comes first has ended first.
+            for begin in parts:
+                await connection.execute(statement, begin, min(_PART, count - begin), count)
+
+    async with databases.connection(url) as connection:
+        async with _hurried(connection), _without_indexes(connection):
+            await asyncio.gather(*(insert() for _ in range(_AT_ONCE)))
+        await connection.execute("VACUUM (ANALYZE)")
+    await asyncio.to_thread(os.sync)
+    await databases.settle()
+
+
+@asynccontextmanager
+async def _hurried(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """The server waits for no disk meanwhile."""
+    try:
+        for name, value in _HURRY.items():
+            await connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        await _reload(connection, fsync="off")
+        yield
+    finally:
+        for name in _HURRY:
+            await connection.execute(f"ALTER SYSTEM RESET {name}")
+        await _reload(connection, fsync="on")
+        await connection.execute("CHECKPOINT")
+
+
+async def _reload(connection: asyncpg.Connection, *, fsync: str) -> None:
+    """Has the server read its settings; a session sees them a moment later."""
+    await connection.execute("SELECT pg_reload_conf()")
+    async with asyncio.timeout(30):
+        while await connection.fetchval("SHOW fsync") != fsync:  # noqa: ASYNC110 - a server's
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def _without_indexes(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """Makes the indexes once all rows are there, which takes a fraction of the time."""
+    constraints = await connection.fetch(_CONSTRAINTS)
+    for table, name, _ in constraints:
+        await connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+    indexes = await connection.fetch(_INDEXES)
+    for name, _ in indexes:
+        await connection.execute(f"DROP INDEX {name}")
+    yield
+    await connection.execute("SET maintenance_work_mem = '1GB'")
+    for table, name, definition in constraints:
+        await connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
+    for _, definition in indexes:
+        await connection.execute(definition.replace(" ON ONLY ", " ON "))
+    await connection.execute("RESET maintenance_work_mem")
+
+
+# Rows by their numbers. Ids begin with the milliseconds of their time, as those of the store do
+# (RFC 9562, version 7). $1: the first number, $2: how many, $3: how many there are in all.
+_NUMBERED: Final = """
+    WITH numbered AS (
+        SELECT n, moment, overlay(overlay(
+                lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0')
+                    || md5(n::text)
+                PLACING '7' FROM 13) PLACING '8' FROM 17
+            )::text AS hex
+        FROM generate_series($1::bigint, $1::bigint + $2::bigint - 1) AS n,
+            LATERAL (SELECT now() - interval '1 day' - ($3::bigint - n) * interval '10 ms'
+                AS moment) AS m
+    ),
+    job AS (
+        SELECT n, moment, left(hex, 32)::uuid AS id FROM numbered
+    )
+"""
+
+_WAITING_ROWS: Final = (
+    _NUMBERED
+    + """,
+    created AS (
+        INSERT INTO jobs (
+            id, tenant, type, queue, payload, priority, labels, state, rank,
+            create_time, due_time, queue_time, update_time
+        )
+        SELECT id, 'default', '{type}', 'default', json_build_object('n', n), 0, '{{}}', '{state}',
+            extract(epoch FROM {due}) * 1000, moment, {due}, {queued}, moment
+        FROM job ORDER BY id
+        RETURNING id, xid, create_time, due_time
+    )
+    INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, due_time)
+    SELECT id, 1, xid, 'default', 'submitted', '{state}', 0, create_time, {event_due}
+    FROM created ORDER BY id
+"""
+)
+
+_WAITING: Final = {
+    Past.UNSERVED: _WAITING_ROWS.format(
+        type="nobody", state="queued", due="moment", queued="moment", event_due="NULL"
+    ),
+    Past.SCHEDULED: _WAITING_ROWS.format(
+        type="noop",
+        state="scheduled",
+        due="moment + interval '30 days'",
+        queued="NULL",
+        event_due="due_time",
+    ),
+}
+
+_FINISHED: Final = (
+    _NUMBERED
+    + """,
+    ended AS (
+        INSERT INTO jobs (
+            id, tenant, type, queue, payload, priority, labels, state, attempt, seq, result,
+            worker_id, rank, create_time, due_time, queue_time, start_time, end_time, update_time
+        )
+        SELECT id, 'default', 'noop', 'default', json_build_object('n', n), 0, '{}', 'succeeded',
+            1, 3, 'null', 'c0ffee00-0000-7000-8000-000000000000',
+            extract(epoch FROM moment) * 1000, moment, moment, moment,
+            moment + interval '20 ms', moment + interval '30 ms', moment + interval '30 ms'
+        FROM job ORDER BY id
+        RETURNING id, xid, create_time, worker_id
+    )
+    INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, worker_id)
+    SELECT id, seq, xid, 'default', type, state, least(seq - 1, 1),
+        create_time + (seq - 1) * interval '15 ms', CASE WHEN seq > 1 THEN worker_id END
+    FROM ended, (VALUES
+        (1, 'submitted', 'queued'), (2, 'started', 'running'), (3, 'succeeded', 'succeeded')
+    ) AS step (seq, type, state)
+    ORDER BY id, seq
+"""
+)

@@ -1,0 +1,233 @@
+"""All measurements, one after the other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+
+from bench.compare import accept, answer, drain, end_to_end, growth, memory
+from bench.compare.contestant import Contestant, read_contestants
+from bench.compare.databases import Databases
+from bench.compare.environment import EnvironmentFailedError, environment, is_made, version
+from bench.compare.janitor import Janitor
+from bench.compare.measurement import Failure, Measurement
+from bench.compare.plan import Plan
+from bench.compare.process import PeerFailedError
+from bench.compare.report import Report
+from bench.compare.stage import Ground, Stage
+from bench.machine import read_machine
+from bench.stack import Stack
+from headrace_standalone.supervised import ProgramFailedError
+
+# What makes one contestant's measurement come to nothing, and stops nobody else.
+_FAILURES: Final = (
+    PeerFailedError,
+    ProgramFailedError,
+    TimeoutError,
+    OSError,
+    LookupError,
+    asyncpg.PostgresError,
+)
+
+Announce: TypeAlias = Callable[[str], None]
+# Measures on a stage; all but the stage is given by name.
+Measure: TypeAlias = Callable[..., Awaitable[Any]]
+
+
+async def run(
+    plan: Plan,
+    *,
+    announce: Announce,
+    database_url: str | None = None,
+    redis_url: str | None = None,
+) -> Report:
+    """Measures what the plan says.
+
+    Args:
+        plan: how much.
+        announce: is told what comes next.
+        database_url: of a server to use instead of one of our own; databases are made in it.
+        redis_url: the same; all that it holds is deleted.
+
+    Raises:
+        ValueError: the plan names a contestant that there is not.
+    """
+    contestants = _chosen(plan)
+    failures: list[Failure] = []
+    pythons = await _environments(contestants, failures, announce)
+    contestants = [one for one in contestants if one.name in pythons]
+    announce("starting PostgreSQL and Valkey")
+    async with Stack.running(database_url=database_url, redis_url=redis_url) as stack:
+        report = Report(
+            plan=plan,
+            machine=await read_machine(stack.settings),
+            contestants=contestants,
+            versions={
+                one.name: await version(pythons[one.name], one.package) for one in contestants
+            },
+            failures=failures,
+        )
+        with Janitor.running() as janitor:
+            ground = Ground(
+                stack=stack,
+                databases=Databases(stack),
+                janitor=janitor,
+                pythons=pythons,
+                gateways=plan.gateways,
+            )
+            comparison = _Comparison(ground, plan, report, announce)
+            for figure in plan.figures:
+                await comparison.measure(figure)
+    return report
+
+
+class _Comparison:
+    """Measures figure by figure, and puts what it finds into the report."""
+
+    def __init__(self, ground: Ground, plan: Plan, report: Report, announce: Announce) -> None:
+        self._ground = ground
+        self._plan = plan
+        self._report = report
+        self._announce = announce
+
+    async def measure(self, figure: str) -> None:
+        """Measures all of a figure; contestants in turn in each round."""
+        await {
+            "A": self._drain,
+            "B": self._accept,
+            "C": self._answer,
+            "D": self._end_to_end,
+            "E": self._growth,
+            "F": self._memory,
+        }[figure]()
+
+    async def _drain(self) -> None:
+        plan = self._plan
+        for index, jobs in enumerate(plan.drain):
+            for number in range(1, (1 if index else plan.rounds) + 1):
+                for workers in plan.workers:
+                    for one in self._of("A"):
+                        if not (index and one.slow):
+                            case = drain.case(jobs, workers)
+                            await self._try(
+                                *("A", one, f"{case}, round {number}", drain.MODE),
+                                partial(
+                                    drain.measure_drain,
+                                    plan=plan,
+                                    jobs=jobs,
+                                    workers=workers,
+                                    number=number,
+                                ),
+                            )
+
+    async def _accept(self) -> None:
+        await self._in_rounds("B", accept.MODE, accept.measure_accept)
+
+    async def _answer(self) -> None:
+        await self._in_rounds("C", answer.MODE, answer.measure_answer)
+
+    async def _end_to_end(self) -> None:
+        measure = end_to_end.measure_end_to_end
+        for number in range(1, self._plan.rounds + 1):
+            for one in self._of("D"):
+                said = f"round {number}"
+                measured = partial(measure, plan=self._plan, number=number)
+                await self._try("D", one, said, end_to_end.MODE, measured)
+                if one.is_headrace:
+                    measured = partial(measured, case=end_to_end.ALL, watch="all")
+                    await self._try("D", one, f"{said}, all", end_to_end.MODE, measured)
+
+    async def _growth(self) -> None:
+        for one in self._of("E"):
+            with self._noting("E", one):
+                async with aclosing(
+                    growth.measure_growth(self._ground, one, self._plan, announce=self._announce)
+                ) as measured:
+                    async for measurement in measured:
+                        self._report.measurements.append(measurement)
+
+    async def _memory(self) -> None:
+        measure = partial(memory.measure_memory, plan=self._plan)
+        for one in self._of("F"):
+            await self._try("F", one, memory.case(self._plan), memory.MODE, measure)
+
+    async def _in_rounds(self, figure: str, mode: str, measure: Measure) -> None:
+        for number in range(1, self._plan.rounds + 1):
+            for one in self._of(figure):
+                measured = partial(measure, plan=self._plan, number=number)
+                await self._try(figure, one, f"round {number}", mode, measured)
+
+    def _of(self, figure: str) -> list[Contestant]:
+        """Those that take part in a figure and have not failed in it."""
+        failed = {
+            failure.contestant for failure in self._report.failures if failure.figure == figure
+        }
+        return [
+            one
+            for one in self._report.contestants
+            if figure in one.figures and one.name not in failed
+        ]
+
+    async def _try(
+        self, figure: str, contestant: Contestant, said: str, mode: str, measure: Measure
+    ) -> None:
+        self._announce(f"{figure}: {contestant.title}, {said}")
+        with self._noting(figure, contestant):
+            async with Stage.of(self._ground, contestant, mode=mode) as stage:
+                measured = await measure(stage)
+            self._report.measurements += (
+                [measured] if isinstance(measured, Measurement) else measured
+            )
+
+    @contextmanager
+    def _noting(self, figure: str, contestant: Contestant) -> Iterator[None]:
+        """Whoever fails does not stop the others."""
+        try:
+            yield
+        except _FAILURES as error:
+            reason = str(error) or type(error).__name__
+            if isinstance(error, ProgramFailedError):
+                reason = f"{reason}\n{error.tail}"
+            self._announce(f"{figure}: {contestant.title} failed: {reason}")
+            self._report.failures.append(
+                Failure(figure=figure, contestant=contestant.name, reason=reason)
+            )
+
+
+def _chosen(plan: Plan) -> list[Contestant]:
+    contestants = read_contestants()
+    names = {one.name for one in contestants}
+    if unknown := [name for name in plan.contestants if name not in names]:
+        raise ValueError(f"no contestant is called {', '.join(unknown)}; there are: {names}")
+    wanted = set(plan.contestants) or names
+    return [
+        one for one in contestants if one.name in wanted and set(one.figures) & set(plan.figures)
+    ]
+
+
+async def _environments(
+    contestants: Sequence[Contestant], failures: list[Failure], announce: Announce
+) -> dict[str, Path]:
+    """The interpreter of each; who has none has failed in all its figures."""
+    pythons = {}
+    for one in contestants:
+        if one.is_headrace:
+            pythons[one.name] = Path(sys.executable)
+            continue
+        try:
+            if not is_made(one.name, one.requirements, one.python):
+                announce(f"making the environment of {one.title}")
+            pythons[one.name] = await environment(one.name, one.requirements, one.python)
+        except EnvironmentFailedError as error:
+            announce(f"{one.title} is left out: {error}")
+            failures += (
+                Failure(figure=figure, contestant=one.name, reason=str(error))
+                for figure in one.figures
+            )
+    return pythons

@@ -1,0 +1,215 @@
+"""A contestant, set up afresh for one measurement."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from redis.asyncio import Redis
+
+from bench.compare.contestant import Contestant
+from bench.compare.counters import Counters
+from bench.compare.databases import Databases
+from bench.compare.janitor import Janitor
+from bench.compare.process import PeerProcess
+from bench.stack import Stack
+from bench.usage import CpuMeter
+from headrace_standalone.embedded.port import free_port
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_PATH: Final = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+_SETUP_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What all contestants stand on.
+
+    Args:
+        stack: the servers, and our services.
+        databases: on the stack's server.
+        janitor: ends what we cannot.
+        pythons: the interpreter of each contestant, by its name.
+        gateways: how many gateways Headrace has.
+    """
+
+    stack: Stack
+    databases: Databases
+    janitor: Janitor
+    pythons: Mapping[str, Path]
+    gateways: int = 1
+
+
+class Stage:
+    """What a measurement works with.
+
+    Attributes:
+        contestant: who is measured.
+        counters: how many jobs its workers have handled.
+        control: the process that submits.
+        processes: all processes that run and are ours, by name.
+    """
+
+    def __init__(
+        self, ground: Ground, contestant: Contestant, *, mode: str, database_url: str, folder: Path
+    ) -> None:
+        self.contestant = contestant
+        self.counters = Counters(folder)
+        self.control: PeerProcess
+        self.processes: dict[str, list[int]] = {
+            name: [pid] for name, pid in ground.stack.servers.items() if name in contestant.servers
+        }
+        self._ground = ground
+        self._targets: list[str] = []
+        self._controls = 0
+        redis_url = ground.stack.settings.redis_url.get_secret_value()
+        said = contestant.environment.get(mode, {})
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("HEADRACE_", "BENCH_"))},
+            "PYTHONPATH": _PATH,
+            "BENCH_DATABASE_URL": database_url,
+            "BENCH_REDIS_URL": redis_url,
+            "BENCH_MODE": mode,
+            "BENCH_COUNTER": str(self.counters.prefix),
+            **said,
+        }
+        # Our services keep what the stack says otherwise.
+        self._services = {
+            "HEADRACE_DATABASE_URL": database_url,
+            "PYTHONPATH": _PATH,
+            "BENCH_COUNTER": str(self.counters.prefix),
+            "HEADRACE_HANDLERS": "bench.peers.headrace.handlers",
+            **said,
+        }
+
+    @classmethod
+    @asynccontextmanager
+    async def of(
+        cls, ground: Ground, contestant: Contestant, *, mode: str, database_url: str = ""
+    ) -> AsyncIterator[Stage]:
+        """Sets a contestant up for the length of the block: its schema, and whatever it has beside
+        its workers.
+
+        Args:
+            ground: what it stands on.
+            contestant: who.
+            mode: `throughput` or `latency`.
+            database_url: a database to use; none: a fresh one.
+        """
+        async with AsyncExitStack() as running:
+            folder = running.enter_context(_counters())
+            if not database_url:
+                database_url = await running.enter_async_context(
+                    ground.databases.fresh(migrated=contestant.is_headrace)
+                )
+            redis = Redis.from_url(ground.stack.settings.redis_url.get_secret_value())
+            await redis.flushall()
+            await redis.aclose()
+            await ground.databases.settle()
+            stage = cls(
+                ground, contestant, mode=mode, database_url=database_url, folder=Path(folder)
+            )
+            if contestant.is_headrace:
+                await stage._start_services(running)
+            if contestant.server:
+                await stage._start_server(running)
+            stage.control = await running.enter_async_context(stage.another_control())
+            await stage.control.ask("setup", timeout=_SETUP_S)
+            yield stage
+
+    def meter(self) -> CpuMeter:
+        """Reads the CPU time of all processes that run now."""
+        return CpuMeter(self.processes)
+
+    @asynccontextmanager
+    async def another_control(self) -> AsyncIterator[PeerProcess]:
+        """One more client. Several gateways are taken in turn."""
+        targets, first = self._targets, self._controls % max(1, len(self._targets))
+        self._controls += 1
+        environment = {"BENCH_TARGET": ",".join(targets[first:] + targets[:first])}
+        async with self._process("control", "client", environment) as control:
+            yield control
+
+    @asynccontextmanager
+    async def workers(
+        self, count: int, environment: Mapping[str, str] | None = None
+    ) -> AsyncIterator[None]:
+        """Workers that take jobs, for the length of the block.
+
+        Args:
+            count: how many processes.
+            environment: what differs from that of others.
+        """
+        async with AsyncExitStack() as running:
+            await asyncio.gather(
+                *(
+                    running.enter_async_context(self._worker(number, environment or {}))
+                    for number in range(1, count + 1)
+                )
+            )
+            yield
+
+    @asynccontextmanager
+    async def _worker(self, number: int, environment: Mapping[str, str]) -> AsyncIterator[None]:
+        if self.contestant.is_headrace:
+            said = {**self._services, **environment}
+            async with self._ground.stack.worker(number, said) as service:
+                with self._listed("worker", service.pid):
+                    yield
+        else:
+            async with self._process("worker", "worker", environment) as worker:
+                await worker.until_ready()
+                yield
+
+    async def _start_services(self, running: AsyncExitStack) -> None:
+        stack = self._ground.stack
+        gateways = [stack.gateway(self._services) for _ in range(self._ground.gateways)]
+        scheduler, *served = await asyncio.gather(
+            running.enter_async_context(stack.scheduler(self._services)),
+            *(running.enter_async_context(gateway) for gateway in gateways),
+        )
+        running.enter_context(self._listed("scheduler", scheduler.pid))
+        for gateway in served:
+            running.enter_context(self._listed("gateway", gateway.pid))
+            self._targets.append(gateway.address)
+
+    async def _start_server(self, running: AsyncExitStack) -> None:
+        self._targets.append(f"127.0.0.1:{free_port()}")
+        environment = {"BENCH_TARGET": self._targets[0]}
+        server = await running.enter_async_context(self._process("server", "server", environment))
+        await server.until_ready()
+
+    @asynccontextmanager
+    async def _process(
+        self, role: str, name: str, environment: Mapping[str, str]
+    ) -> AsyncIterator[PeerProcess]:
+        async with PeerProcess.running(
+            role,
+            python=self._ground.pythons[self.contestant.name],
+            program=self.contestant.folder / "peer.py",
+            environment={**self._environment, **environment},
+            log=self._ground.stack.folder.logs / f"{self.contestant.name}.{role}.log",
+            janitor=self._ground.janitor,
+        ) as process:
+            with self._listed(name, process.pid):
+                yield process
+
+    @contextmanager
+    def _listed(self, name: str, pid: int) -> Iterator[None]:
+        self.processes.setdefault(name, []).append(pid)
+        try:
+            yield
+        finally:
+            self.processes[name].remove(pid)
+
+
+@contextmanager
+def _counters() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="headrace-count-") as folder:
+        yield folder

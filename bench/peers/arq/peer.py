@@ -1,0 +1,117 @@
+"""arq on Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import uvloop
+from arq import create_pool
+from arq.connections import ArqRedis, RedisSettings
+from arq.constants import default_queue_name, expires_extra_ms, job_key_prefix
+from arq.jobs import serialize_job
+from arq.worker import Worker, func
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import contract
+
+ENVIRONMENT = contract.Environment.read()
+REDIS = RedisSettings.from_dsn(ENVIRONMENT.redis_url)
+# Seconds. A worker of arq has no other way to learn of a job, nor a client to learn of its end.
+POLL = 0.005 if ENVIRONMENT.for_latency else 0.01
+MAX_JOBS = 100
+
+
+async def noop(_context: dict[Any, Any], n: int) -> None:  # noqa: ARG001, RUF029
+    """The handler."""
+    contract.count()
+
+
+class Control:
+    """What the harness asks of the client."""
+
+    def __init__(self, redis: ArqRedis) -> None:
+        self._redis = redis
+
+    async def fill(self, count: int) -> None:
+        """Writes what `enqueue_job` writes, many at a time."""
+        for numbers in contract.batches(count, 1_000):
+            now = time.time_ns() // 1_000_000
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for n in numbers:
+                    job_id = uuid4().hex
+                    job = serialize_job("noop", (), {"n": n}, None, now)
+                    pipe.psetex(job_key_prefix + job_id, expires_extra_ms, job)
+                    pipe.zadd(default_queue_name, {job_id: now})
+                await pipe.execute()
+
+    async def accept(self, count: int, in_flight: int) -> contract.Answer:
+        """Single submits."""
+        return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
+
+    async def unfinished(self) -> contract.Answer:
+        """An id leaves the queue in the transaction that keeps the result."""
+        return {"jobs": await self._redis.zcard(default_queue_name)}
+
+    async def latency(self, rate: float, seconds: float) -> contract.Answer:
+        """Waits as arq has it."""
+        return {"microseconds": await contract.open_loop(rate, seconds, self._submit_and_wait)}
+
+    async def _submit(self, n: int) -> None:
+        await self._redis.enqueue_job("noop", n=n)
+
+    async def _submit_and_wait(self, n: int) -> None:
+        job = await self._redis.enqueue_job("noop", n=n)
+        assert job is not None
+        await job.result(timeout=60, poll_delay=POLL)
+
+
+async def control() -> None:
+    """Answers the harness."""
+    redis = await create_pool(REDIS)
+    asked = Control(redis)
+    await contract.serving(
+        {
+            "setup": lambda: None,
+            "fill": asked.fill,
+            "accept": asked.accept,
+            "bulk": lambda **_: {"unsupported": True},
+            "unfinished": asked.unfinished,
+            "latency": asked.latency,
+        }
+    )
+    await redis.aclose()
+
+
+async def started(_context: dict[Any, Any]) -> None:  # noqa: RUF029
+    """The worker polls from now on."""
+    contract.ready()
+
+
+def worker() -> None:
+    """Takes jobs."""
+    logging.getLogger("arq").setLevel(logging.WARNING)
+    # arq takes the loop of the thread.
+    asyncio.set_event_loop(uvloop.new_event_loop())
+    Worker(
+        functions=[func(noop, name="noop")],
+        redis_settings=REDIS,
+        on_startup=started,
+        poll_delay=POLL,
+        max_jobs=MAX_JOBS,
+        log_results=False,
+    ).run()
+
+
+if __name__ == "__main__":
+    match sys.argv[1]:
+        case "control":
+            uvloop.run(control())
+        case "worker":
+            worker()

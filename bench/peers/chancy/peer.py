@@ -1,0 +1,129 @@
+"""chancy."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Final
+
+import uvloop
+from chancy import Chancy, Job, Queue, Reference, Worker, job
+
+from bench.peers import contract
+from bench.peers.polling import INTERVAL_S
+
+ENVIRONMENT: Final = contract.Environment.read()
+QUEUE: Final = Queue(
+    "noop",
+    executor=Chancy.Executor.Async,
+    # Jobs that run at once in a worker, and so how many it fetches together.
+    concurrency=500,
+    # It polls again when a job has ended, and is told of new ones by NOTIFY.
+    eager_polling=True,
+)
+# A worker writes what has ended so often, in seconds.
+UPDATES_S: Final = INTERVAL_S if ENVIRONMENT.for_latency else 1
+# Of the client.
+CONNECTIONS: Final = 16
+
+UNFINISHED: Final = """
+    SELECT count(*) FROM chancy_jobs WHERE state IN ('pending', 'running', 'retrying')
+"""
+
+
+@job(queue=QUEUE.name)
+async def noop(n: int) -> None:  # noqa: ARG001
+    """The handler."""
+    contract.count()
+
+
+class Control:
+    """What the harness asks of the client."""
+
+    def __init__(self, chancy: Chancy) -> None:
+        self._chancy = chancy
+
+    async def setup(self) -> None:
+        await self._chancy.migrate()
+        await self._chancy.declare(QUEUE)
+
+    async def fill(self, count: int) -> None:
+        """Autovacuum looks at the table once a minute only; by then a worker has long begun."""
+        await contract.in_batches(count, 1000, self._submit_many, at_once=2)
+        async with self._chancy.pool.connection() as connection:
+            await connection.execute("ANALYZE chancy_jobs")
+
+    async def accept(self, count: int, in_flight: int) -> contract.Answer:
+        return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
+
+    async def bulk(self, count: int, batch: int) -> contract.Answer:
+        return {"seconds": await contract.in_batches(count, batch, self._submit_many, at_once=2)}
+
+    async def unfinished(self) -> contract.Answer:
+        async with self._chancy.pool.connection() as connection:
+            row = await (await connection.execute(UNFINISHED)).fetchone()
+        return {"jobs": row[0]}
+
+    async def latency(self, rate: float, seconds: float) -> contract.Answer:
+        return {"microseconds": await contract.open_loop(rate, seconds, self._submit_and_wait)}
+
+    async def _submit(self, n: int) -> Reference:
+        return await self._chancy.push(payload(n))
+
+    async def _submit_many(self, numbers: range) -> None:
+        async for _ in self._chancy.push_many([payload(n) for n in numbers]):
+            pass
+
+    async def _submit_and_wait(self, n: int) -> None:
+        await self._chancy.wait_for_job(await self._submit(n), interval=INTERVAL_S)
+
+
+def payload(n: int) -> Job:
+    """One job."""
+    return noop.job.with_kwargs(n=n)
+
+
+def opened(connections: int) -> Chancy:
+    """With its own plugins: it elects a leader, prunes, recovers and measures."""
+    log = logging.getLogger("chancy")
+    log.setLevel(logging.WARNING)
+    return Chancy(
+        ENVIRONMENT.database_url,
+        min_connection_pool_size=connections,
+        max_connection_pool_size=connections,
+        log=log,
+    )
+
+
+async def control() -> None:
+    """Answers the harness."""
+    async with opened(CONNECTIONS) as chancy:
+        asked = Control(chancy)
+        await contract.serving(
+            {
+                "setup": asked.setup,
+                "fill": asked.fill,
+                "accept": asked.accept,
+                "bulk": asked.bulk,
+                "unfinished": asked.unfinished,
+                "latency": asked.latency,
+            }
+        )
+
+
+async def work() -> None:
+    """Takes jobs."""
+    async with opened(connections=10) as chancy:
+        worker = Worker(chancy)
+        worker.send_outgoing_interval = UPDATES_S
+        async with worker:
+            contract.ready()
+            await worker.wait_for_shutdown()
+
+
+if __name__ == "__main__":
+    match sys.argv[1]:
+        case "control":
+            uvloop.run(control())
+        case "worker":
+            uvloop.run(work())

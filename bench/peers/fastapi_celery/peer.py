@@ -1,0 +1,205 @@
+"""FastAPI, Celery on Redis and a table of jobs in PostgreSQL: the design that Headrace replaces."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import aiohttp
+import asyncpg
+import jwt
+import uvicorn
+import uvloop
+import web
+from celery.signals import worker_ready
+from tasks import ENVIRONMENT, app, run
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import contract
+
+THREADS = 4
+# How often clients ask, in seconds.
+POLL = 0.1
+# How many jobs a client asks about at once.
+PAGE = 100
+# A bulk request of this API.
+BATCH = 100
+IN_FLIGHT = 64
+OWNER = "bench"
+
+
+class Control:
+    """What the harness asks of the client.
+
+    Args:
+        http: has the address and the token.
+        database: for what is not measured.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession, database: asyncpg.Connection) -> None:
+        self._http = http
+        self._database = database
+
+    async def setup(self) -> None:
+        """The table."""
+        await self._database.execute(web.SCHEMA)
+
+    async def fill(self, count: int) -> None:
+        """Rows and messages, past the server."""
+        for numbers in contract.batches(count, 1_000):
+            ids = [uuid4() for _ in numbers]
+            await self._database.execute(
+                web.INSERT_MANY, ids, OWNER, ["noop"] * len(ids), [f'{{"n": {n}}}' for n in numbers]
+            )
+            for n, job_id in zip(numbers, ids, strict=True):
+                run.delay(str(job_id), "noop", {"n": n})
+
+    async def accept(self, count: int, in_flight: int) -> contract.Answer:
+        """Single submits."""
+        return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
+
+    async def bulk(self, count: int, batch: int) -> contract.Answer:
+        """Bulk submits."""
+        return {"seconds": await contract.in_batches(count, batch, self._submit_many)}
+
+    async def unfinished(self) -> contract.Answer:
+        """What the rows say."""
+        query = "SELECT count(*) FROM jobs WHERE status <> 'succeeded'"
+        return {"jobs": await self._database.fetchval(query)}
+
+    async def latency(self, rate: float, seconds: float) -> contract.Answer:
+        """A client asks every 100 ms."""
+        return {"microseconds": await contract.open_loop(rate, seconds, self._submit_and_wait)}
+
+    async def end_to_end(self, count: int) -> contract.Answer:
+        """Bulk requests, and meanwhile the client asks for those that have waited longest."""
+        outstanding: deque[UUID] = deque()
+
+        async def submit(numbers: range) -> None:
+            outstanding.extend(await self._submit_many(numbers))
+
+        async def submit1(n) -> None:
+            outstanding.append(await self._submit(n))
+
+        began = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as group:
+            if os.environ.get("X_SINGLE"):
+                group.create_task(contract.in_flight(count, 64, submit1))
+            else:
+                group.create_task(contract.in_batches(count, BATCH, submit, at_once=int(os.environ.get("X_AT", "1"))))
+            group.create_task(self._watch(count, outstanding))
+        return {"seconds": asyncio.get_running_loop().time() - began}
+
+    async def _watch(self, count: int, outstanding: deque[str]) -> None:
+        while count:
+            page = [outstanding.popleft() for _ in range(min(PAGE, len(outstanding)))]
+            waiting = await self._waiting(page) if page else []
+            count -= len(page) - len(waiting)
+            outstanding.extendleft(reversed(waiting))
+            if waiting or not page:
+                await asyncio.sleep(POLL)
+
+    async def _waiting(self, ids: list[str]) -> list[str]:
+        """Those of `ids` that have not ended."""
+        async with self._http.get("/jobs", params=[("ids", job_id) for job_id in ids]) as response:
+            jobs = await response.json()
+        ended = {job["id"] for job in jobs if job["status"] == "succeeded"}
+        return [job_id for job_id in ids if job_id not in ended]
+
+    async def _submit(self, n: int) -> str:
+        async with self._http.post("/jobs", json=_job(n)) as response:
+            return (await response.json())["id"]
+
+    async def _submit_many(self, numbers: range) -> list[str]:
+        async with self._http.post("/jobs/bulk", json=[_job(n) for n in numbers]) as response:
+            return [job["id"] for job in await response.json()]
+
+    async def _submit_and_wait(self, n: int) -> None:
+        job_id = await self._submit(n)
+        while True:
+            await asyncio.sleep(POLL)
+            async with self._http.get(f"/jobs/{job_id}") as response:
+                if (await response.json())["status"] == "succeeded":
+                    return
+
+
+def _job(n: int) -> dict[str, Any]:
+    return {"type": "noop", "payload": {"n": n}}
+
+
+async def control() -> None:
+    """Answers the harness."""
+    token = jwt.encode({"sub": OWNER}, web.SECRET, web.ALGORITHM)
+    database = await asyncpg.connect(ENVIRONMENT.database_url)
+    async with aiohttp.ClientSession(
+        f"http://{ENVIRONMENT.target}",
+        headers={"Authorization": f"Bearer {token}"},
+        raise_for_status=True,
+        connector=aiohttp.TCPConnector(limit=IN_FLIGHT),
+    ) as http:
+        asked = Control(http, database)
+        await contract.serving(
+            {
+                "setup": asked.setup,
+                "fill": asked.fill,
+                "accept": asked.accept,
+                "bulk": asked.bulk,
+                "unfinished": asked.unfinished,
+                "latency": asked.latency,
+                "end_to_end": asked.end_to_end,
+            }
+        )
+    await database.close()
+
+
+class Server(uvicorn.Server):
+    """Tells the harness when it serves."""
+
+    async def startup(self, *args: Any, **kwargs: Any) -> None:
+        """Listens."""
+        await super().startup(*args, **kwargs)
+        contract.ready()
+
+
+def server() -> None:
+    """Serves the REST API."""
+    host, port = ENVIRONMENT.target.rsplit(":", 1)
+    settings = uvicorn.Config(
+        web.app,
+        host=host,
+        port=int(port),
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+    )
+    Server(settings).run()
+
+
+@worker_ready.connect
+def started(**_: Any) -> None:
+    """The worker takes messages from now on."""
+    contract.ready()
+
+
+def worker() -> None:
+    """Takes jobs."""
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    pool = ["--pool", os.environ.get("X_POOL", "solo"), "--concurrency", os.environ.get("X_CONC", str(THREADS))]
+    app.worker_main(["worker", "--loglevel", "WARNING", *quiet, *pool])
+
+
+if __name__ == "__main__":
+    match sys.argv[1]:
+        case "control":
+            uvloop.run(control())
+        case "server":
+            server()
+        case "worker":
+            worker()

@@ -1,0 +1,66 @@
+"""The Celery side: a job's row says that it runs, then that it has succeeded."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from celery import Celery
+from psycopg.types.json import Jsonb
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import contract
+
+ENVIRONMENT = contract.Environment.read()
+
+# The row has the result, so Celery keeps none.
+app = Celery("bench", broker=ENVIRONMENT.redis_url)
+app.conf.update(
+    task_ignore_result=True,
+    worker_prefetch_multiplier=int(__import__("os").environ.get("X_MULT","1")),
+    worker_redirect_stdouts=False,  # the harness reads stdout
+)
+
+_thread = threading.local()
+
+
+def noop(n: int) -> None:  # noqa: ARG001
+    """The handler."""
+    contract.count()
+
+
+_HANDLERS = {"noop": noop}
+
+
+@app.task(name="run")
+def run(job_id: str, kind: str, payload: dict[str, Any]) -> None:
+    """Runs a job; a commit for each of its transitions.
+
+    Args:
+        job_id: the row's.
+        kind: says which handler.
+        payload: for the handler.
+    """
+    database = _connection()
+    # Each is a transaction.
+    database.execute(
+        "UPDATE jobs SET status = 'running', started_at = now() WHERE id = %s", (job_id,)
+    )
+    result = _HANDLERS[kind](**payload)
+    database.execute(
+        "UPDATE jobs SET status = 'succeeded', result = %s, finished_at = now() WHERE id = %s",
+        (Jsonb(result), job_id),
+    )
+
+
+def _connection() -> psycopg.Connection:
+    """The connection of this thread."""
+    if not hasattr(_thread, "connection"):
+        _thread.connection = psycopg.connect(
+            ENVIRONMENT.database_url, autocommit=True, prepare_threshold=1
+        )
+    return _thread.connection

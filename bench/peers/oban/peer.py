@@ -1,0 +1,124 @@
+"""Oban for Python."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from typing import Final
+
+import uvloop
+from oban import Oban, worker
+from oban.schema import install
+from psycopg_pool import AsyncConnectionPool
+
+from bench.peers import contract
+from bench.peers.polling import Outstanding
+
+ENVIRONMENT: Final = contract.Environment.read()
+QUEUE: Final = "noop"
+# Jobs that run at once in a worker, and so how many it fetches and acknowledges together.
+LIMIT: Final = 500
+# Of the client.
+CONNECTIONS: Final = 32
+
+UNFINISHED: Final = """
+    SELECT count(*) FROM oban_jobs
+    WHERE state IN ('available', 'scheduled', 'executing', 'retryable')
+"""
+ENDED: Final = """
+    SELECT id FROM oban_jobs
+    WHERE id = ANY(%s) AND state IN ('completed', 'discarded', 'cancelled')
+"""
+
+
+@worker(queue=QUEUE)
+class Noop:
+    """The handler."""
+
+    async def process(self, _job: object) -> None:
+        contract.count()
+
+
+class Control:
+    """What the harness asks of the client."""
+
+    def __init__(self, pool: AsyncConnectionPool) -> None:
+        self._pool = pool
+        self._oban = Oban(pool=pool)
+        self._outstanding = Outstanding(self._ended)
+
+    async def setup(self) -> None:
+        await install(self._pool)
+
+    async def fill(self, count: int) -> None:
+        """Autovacuum looks at the table once a minute only; by then a worker has long begun."""
+        await contract.in_batches(count, 1000, self._submit_many, at_once=2)
+        async with self._pool.connection() as connection:
+            await connection.execute("ANALYZE oban_jobs")
+
+    async def accept(self, count: int, in_flight: int) -> contract.Answer:
+        return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
+
+    async def bulk(self, count: int, batch: int) -> contract.Answer:
+        return {"seconds": await contract.in_batches(count, batch, self._submit_many, at_once=2)}
+
+    async def unfinished(self) -> contract.Answer:
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(UNFINISHED)).fetchone()
+        return {"jobs": row[0]}
+
+    async def latency(self, rate: float, seconds: float) -> contract.Answer:
+        return {"microseconds": await contract.open_loop(rate, seconds, self._submit_and_wait)}
+
+    async def _submit(self, n: int) -> int:
+        return (await self._oban.enqueue(Noop.new({"n": n}))).id
+
+    async def _submit_many(self, numbers: range) -> None:
+        await self._oban.enqueue_many(Noop.new({"n": n}) for n in numbers)
+
+    async def _submit_and_wait(self, n: int) -> None:
+        await self._outstanding.wait(await self._submit(n))
+
+    async def _ended(self, jobs: list[int]) -> list[int]:
+        async with self._pool.connection() as connection:
+            rows = await (await connection.execute(ENDED, (jobs,))).fetchall()
+        return [job for (job,) in rows]
+
+
+async def control() -> None:
+    """Answers the harness."""
+    async with await Oban.create_pool(
+        ENVIRONMENT.database_url, min_size=CONNECTIONS, max_size=CONNECTIONS
+    ) as pool:
+        asked = Control(pool)
+        await contract.serving(
+            {
+                "setup": asked.setup,
+                "fill": asked.fill,
+                "accept": asked.accept,
+                "bulk": asked.bulk,
+                "unfinished": asked.unfinished,
+                "latency": asked.latency,
+            }
+        )
+
+
+async def work() -> None:
+    """Takes jobs."""
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    async with (
+        await Oban.create_pool(ENVIRONMENT.database_url) as pool,
+        Oban(pool=pool, queues={QUEUE: LIMIT}),
+    ):
+        contract.ready()
+        await stopped.wait()
+
+
+if __name__ == "__main__":
+    match sys.argv[1]:
+        case "control":
+            uvloop.run(control())
+        case "worker":
+            uvloop.run(work())

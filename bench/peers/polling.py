@@ -1,0 +1,46 @@
+"""Learning that jobs have ended where the library tells nobody: one query for all, again and again.
+
+Standard library alone, like `contract.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, Generic, TypeVar
+
+# Between two queries, in seconds. Nobody polls faster outside of a benchmark.
+INTERVAL_S: Final = 0.005
+
+Id = TypeVar("Id")
+
+
+class Outstanding(Generic[Id]):
+    """The jobs that one client waits for.
+
+    Args:
+        ended: tells which of the given jobs have ended; asked every 5 ms while there are any.
+    """
+
+    def __init__(self, ended: Callable[[list[Id]], Awaitable[Iterable[Id]]]) -> None:
+        self._ended = ended
+        self._waiters: dict[Id, asyncio.Future[None]] = {}
+        self._polling: asyncio.Task[None] | None = None
+
+    async def wait(self, job: Id) -> None:
+        """Returns when the job has ended."""
+        waiter = self._waiters[job] = asyncio.get_running_loop().create_future()
+        if self._polling is None or self._polling.done():
+            self._polling = asyncio.create_task(self._poll())
+        await waiter
+
+    async def _poll(self) -> None:
+        try:
+            while self._waiters:
+                for job in await self._ended(list(self._waiters)):
+                    self._waiters.pop(job).set_result(None)
+                await asyncio.sleep(INTERVAL_S)
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+            for waiter in self._waiters.values():
+                waiter.set_exception(error)
+            self._waiters.clear()

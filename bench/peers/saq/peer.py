@@ -1,0 +1,129 @@
+"""SAQ on Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from saq import Job, Queue, Status, Worker
+from saq.job import TERMINAL_STATUSES
+from saq.utils import now
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import contract
+
+ENVIRONMENT = contract.Environment.read()
+CONCURRENCY = 100
+# How long a client waits before it looks for itself, in seconds: what is published may be lost.
+LOST = 5.0
+
+
+async def noop(_context: Any, *, n: int) -> None:  # noqa: ARG001, RUF029
+    """The handler."""
+    contract.count()
+
+
+class Control:
+    """What the harness asks of the client.
+
+    Args:
+        queue: connected.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    async def fill(self, count: int) -> None:
+        """Writes what `enqueue` writes, many at a time."""
+        queue = self._queue
+        for numbers in contract.batches(count, 1_000):
+            async with queue.redis.pipeline(transaction=False) as pipe:
+                for n in numbers:
+                    job = Job("noop", kwargs={"n": n}, queue=queue)
+                    job.queued, job.status = now(), Status.QUEUED
+                    pipe.set(job.id, queue.serialize(job))
+                    pipe.zadd(queue.namespace("incomplete"), {job.id: 0})
+                    pipe.rpush(queue.namespace("queued"), job.id)
+                await pipe.execute()
+
+    async def accept(self, count: int, in_flight: int) -> contract.Answer:
+        """Single submits."""
+        return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
+
+    async def unfinished(self) -> contract.Answer:
+        """An id leaves the set in the transaction that keeps the result."""
+        return {"jobs": await self._queue.count("incomplete")}
+
+    async def latency(self, rate: float, seconds: float) -> contract.Answer:
+        """Listens to what the workers publish.
+
+        `Queue.apply` does not: it polls, and sleeps once more after the end was seen.
+        """
+        # The subscription ends with the last listener, so one stays. It hears of its job when the
+        # subscription is there.
+        first = Job("noop", kwargs={"n": 0}, queue=self._queue)
+        subscribed = asyncio.Event()
+        staying = asyncio.create_task(
+            self._queue.listen([first.key], lambda *_: subscribed.set(), timeout=None)
+        )
+        while not subscribed.is_set():
+            await self._queue.notify(first)
+            await asyncio.sleep(0.01)
+        try:
+            return {"microseconds": await contract.open_loop(rate, seconds, self._submit_and_wait)}
+        finally:
+            staying.cancel()
+
+    async def _submit(self, n: int) -> None:
+        await self._queue.enqueue("noop", n=n)
+
+    async def _submit_and_wait(self, n: int) -> None:
+        job = Job("noop", kwargs={"n": n}, queue=self._queue)
+        ended = asyncio.create_task(
+            self._queue.listen([job.key], lambda _, status: status in TERMINAL_STATUSES, LOST)
+        )
+        await self._queue.enqueue(job)
+        try:
+            await ended
+        except TimeoutError:
+            await job.refresh(until_complete=LOST)
+
+
+async def control() -> None:
+    """Answers the harness."""
+    queue = Queue.from_url(ENVIRONMENT.redis_url)
+    asked = Control(queue)
+    await contract.serving(
+        {
+            "setup": lambda: None,
+            "fill": asked.fill,
+            "accept": asked.accept,
+            "bulk": lambda **_: {"unsupported": True},
+            "unfinished": asked.unfinished,
+            "latency": asked.latency,
+        }
+    )
+    await queue.disconnect()
+
+
+async def started(_context: Any) -> None:  # noqa: RUF029
+    """The worker takes jobs from now on."""
+    contract.ready()
+
+
+async def worker() -> None:
+    """Takes jobs."""
+    logging.getLogger("saq").setLevel(logging.WARNING)
+    queue = Queue.from_url(ENVIRONMENT.redis_url)
+    functions = [("noop", noop)]
+    await Worker(queue, functions, concurrency=CONCURRENCY, startup=started).start()
+    await queue.disconnect()
+
+
+if __name__ == "__main__":
+    uvloop.run({"control": control, "worker": worker}[sys.argv[1]]())

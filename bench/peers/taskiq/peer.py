@@ -1,0 +1,110 @@
+"""taskiq on a Redis stream."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import uvloop
+from redis.asyncio import Redis
+from taskiq import TaskiqEvents, TaskiqMessage, TaskiqState
+from taskiq.cli.worker.args import WorkerArgs
+from taskiq.cli.worker.run import start_listen
+from taskiq.serializers import ORJSONSerializer
+from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import contract
+
+ENVIRONMENT = contract.Environment.read()
+# Seconds. A client has no other way to learn of an end.
+POLL = 0.005
+KEEP_RESULTS = 3600
+
+broker = (
+    RedisStreamBroker(ENVIRONMENT.redis_url)
+    .with_result_backend(
+        RedisAsyncResultBackend(
+            ENVIRONMENT.redis_url, result_ex_time=KEEP_RESULTS, serializer=ORJSONSerializer()
+        )
+    )
+    .with_serializer(ORJSONSerializer())
+)
+
+
+@broker.task(task_name="noop")
+async def noop(n: int) -> None:  # noqa: ARG001, RUF029
+    """The handler."""
+    contract.count()
+
+
+@broker.on_event(TaskiqEvents.WORKER_STARTUP)
+def started(_state: TaskiqState) -> None:
+    """The worker reads the stream from now on."""
+    contract.ready()
+
+
+async def fill(count: int) -> None:
+    """Writes what `kiq` writes, many at a time."""
+    async with Redis(connection_pool=broker.connection_pool) as redis:
+        for numbers in contract.batches(count, 1_000):
+            async with redis.pipeline(transaction=False) as pipe:
+                for n in numbers:
+                    message = TaskiqMessage(
+                        task_id=broker.id_generator(),
+                        task_name="noop",
+                        labels={},
+                        args=[],
+                        kwargs={"n": n},
+                    )
+                    data = broker.formatter.dumps(message).message
+                    pipe.xadd(broker.queue_name, {b"data": data})
+                await pipe.execute()
+
+
+async def accept(count: int, in_flight: int) -> contract.Answer:
+    """Single submits."""
+    return {"seconds": await contract.in_flight(count, in_flight, noop.kiq)}
+
+
+async def unfinished() -> contract.Answer:
+    """A message is acknowledged after its result was kept."""
+    async with Redis(connection_pool=broker.connection_pool) as redis:
+        [group] = await redis.xinfo_groups(broker.queue_name)
+    return {"jobs": group["pending"] + group["lag"]}
+
+
+async def latency(rate: float, seconds: float) -> contract.Answer:
+    """Waits as taskiq has it."""
+
+    async def submit_and_wait(n: int) -> None:
+        task = await noop.kiq(n)
+        await task.wait_result(check_interval=POLL, timeout=60)
+
+    return {"microseconds": await contract.open_loop(rate, seconds, submit_and_wait)}
+
+
+async def control() -> None:
+    """Answers the harness. The first who starts makes the stream and its group."""
+    await broker.startup()
+    await contract.serving(
+        {
+            "setup": lambda: None,
+            "fill": fill,
+            "accept": accept,
+            "bulk": lambda **_: {"unsupported": True},
+            "unfinished": unfinished,
+            "latency": latency,
+        }
+    )
+    await broker.shutdown()
+
+
+if __name__ == "__main__":
+    match sys.argv[1]:
+        case "control":
+            uvloop.run(control())
+        case "worker":
+            # What `taskiq worker --workers 1 --no-parse` runs in its child, with uvloop.
+            start_listen(WorkerArgs(broker=broker, modules=[], no_parse=True))

@@ -1,0 +1,64 @@
+"""Tables, charts and the page."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bench.compare.accept import SINGLE
+from bench.compare.charts import charts
+from bench.compare.drain import case as drain
+from bench.compare.measurement import Failure
+from bench.compare.page import BEGIN, END, images, replaced
+from bench.compare.report import Report
+
+ONE = drain(20_000, 1)
+
+
+def filled(report: Report, measure) -> Report:
+    cpu = {"client": 1.0, "worker": 100.0, "postgresql": 50.0}
+    report.measurements += [
+        measure("A", "headrace", ONE, 8000, cpu),
+        measure("A", "oban", ONE, 3000, cpu, note="the first 5,000 in 10 s"),
+        measure("B", "headrace", SINGLE, 1500, cpu),
+    ]
+    report.failures.append(Failure(figure="C", contestant="celery", reason="why\ntraceback"))
+    return report
+
+
+def test_each_contestant_has_a_row_with_what_it_keeps(report: Report, measure) -> None:
+    text = filled(report, measure).markdown()
+    assert "| Headrace | 8,000 | row; FLUSHALL: all jobs; kill -9: never |" in text
+    assert "| Oban | 3,000* | row; FLUSHALL: all jobs; kill -9: never |" in text
+    assert "| Headrace | 1 |  |  |  | 100 | 50 |  | 151 |" in text
+    assert "commit 0123456789ab" in text
+
+
+def test_what_is_different_and_who_failed_is_told(report: Report, measure) -> None:
+    text = filled(report, measure).markdown()
+    assert f"- A, {ONE}: Oban: the first 5,000 in 10 s" in text
+    assert "- C: Celery failed: why\n" in f"{text}\n"
+
+
+def test_the_document_has_everything(report: Report, measure) -> None:
+    document = json.loads(json.dumps(filled(report, measure).document()))
+    assert document.keys() >= {"machine", "settings", "contestants", "measurements", "failures"}
+    assert document["targets"][0]["ratio"] == pytest.approx(8 / 3)
+    assert document["summaries"][0]["cpu_total"] == 151
+
+
+def test_a_chart_has_the_best_one_first(report: Report, measure) -> None:
+    drawn = {chart.name: chart for chart in charts(filled(report, measure))}
+    assert drawn.keys() == {"drain-1", "accept", "cpu"}
+    assert [(bar.label, bar.ours) for bar in drawn["drain-1"].bars] == [
+        *(("Headrace", True), ("Oban", False))
+    ]
+
+
+def test_a_run_replaces_what_is_between_the_marks() -> None:
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert replaced(page, "new") == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    with pytest.raises(ValueError, match="has no"):
+        replaced("no marks", "new")
+    assert images([("a", "A"), ("b", "B")], "folder") == "![A](folder/a.svg)\n\n![B](folder/b.svg)"
