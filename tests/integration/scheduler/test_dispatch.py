@@ -308,3 +308,32 @@ async def test_without_redis_nothing_is_taken_for_delivered(
     assert await queues.of("pool") == deliveries(job)
     assert (await read_job(database, job.id)).seq == 1
     await gone.close()
+
+
+async def test_a_free_slot_is_news_only_while_something_finds_no_room(
+    database: Database, dispatch: Dispatch
+) -> None:
+    await register(database, slots=2)
+    await submit_many(database, 2)
+    await dispatch.run_once()
+    assert dispatch.supplied
+    await submit(database)
+    await dispatch.run_once()
+    assert not dispatch.supplied
+
+
+async def test_the_more_it_delivers_the_longer_it_rests(
+    database: Database, dispatch: Dispatch, clock: Clock
+) -> None:
+    await register(database, slots=400)
+    breaths = []
+    for count in (1, 50, 300):
+        await submit_many(database, count)
+        clock.now += 0.01
+        await dispatch.run_once()
+        breaths.append(dispatch.breath)
+    assert breaths == sorted(set(breaths))
+    # It looks ever less often for nothing.
+    for _ in range(9):
+        await dispatch.run_once()
+    assert dispatch.breath == max(breaths)

@@ -42,8 +42,8 @@ async def rings(
     ):
         await look()
         wait = LONG if expected else SHORT
-        rung = {await jobs.wait(wait), await events.wait(wait)}
-    return rung == {True}
+        heard = [await jobs.wait(wait), await events.wait(wait)]
+    return heard == [{Topic.JOBS}, {Topic.EVENTS}]
 
 
 # Promote.

@@ -69,6 +69,8 @@ class Dispatch:
     """
 
     name = "dispatch"
+    # Whether everything that waited found room at the last look: then no free slot is news.
+    supplied = False
 
     def __init__(
         self,
@@ -90,11 +92,14 @@ class Dispatch:
 
     async def run_once(self) -> float:
         """Delivers what there is room for; returns the seconds until the next look."""
+        # A slot that becomes free meanwhile may be one that this look did not see.
+        self.supplied = False
         delivered, whole = 0, False
         while not whole:
             look = await self._deliver_batch()
             delivered += look.delivered
             whole = look.whole
+        self.supplied = not look.full
         self._pace(delivered, look)
         return _MAX_WAIT
 

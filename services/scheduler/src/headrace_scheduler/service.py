@@ -37,7 +37,7 @@ class Scheduler:
         self._settings = settings
         self._database = Database(settings, application="scheduler")
         self._waker = Waker(settings, self._database)
-        self._listener = Listener(settings, self._database, Topic.JOBS)
+        self._listener = Listener(settings, self._database, Topic.JOBS, Topic.SLOTS)
         self._deliverer = Deliverer(settings)
         self._health = HealthServer(
             address=settings.scheduler_address,
@@ -81,14 +81,16 @@ class Scheduler:
     async def _run_loops(self) -> None:
         settings = self._settings
         # Fresh loops for each term: what an earlier one remembered is not to be trusted.
+        promote = Promote(database=self._database, waker=self._waker)
+        dispatch = Dispatch(
+            database=self._database,
+            deliverer=self._deliverer,
+            prefetch=settings.dispatch_prefetch,
+            redeliver_after=settings.redeliver_after,
+        )
         loops: tuple[Loop, ...] = (
-            Promote(database=self._database, waker=self._waker),
-            Dispatch(
-                database=self._database,
-                deliverer=self._deliverer,
-                prefetch=settings.dispatch_prefetch,
-                redeliver_after=settings.redeliver_after,
-            ),
+            promote,
+            dispatch,
             Sweep(
                 database=self._database,
                 waker=self._waker,
@@ -100,16 +102,18 @@ class Scheduler:
                 subscription_retention=timedelta(seconds=settings.subscription_retention),
             ),
         )
-        woken = [asyncio.Event() for _ in loops]
+        woken = {loop.name: asyncio.Event() for loop in loops}
         running = [
-            asyncio.create_task(keep_running(loop, event), name=loop.name)
-            for loop, event in zip(loops, woken, strict=True)
+            asyncio.create_task(keep_running(loop, woken[loop.name]), name=loop.name)
+            for loop in loops
         ]
         try:
             while True:
-                if await self._listener.wait(_LISTEN):
-                    # The others have a pace of their own.
-                    for event in woken[:2]:
-                        event.set()
+                heard = await self._listener.wait(_LISTEN)
+                # The others have a pace of their own.
+                if Topic.JOBS in heard:
+                    woken[promote.name].set()
+                if Topic.JOBS in heard or (Topic.SLOTS in heard and not dispatch.supplied):
+                    woken[dispatch.name].set()
         finally:
             await end_tasks(*running)

@@ -52,6 +52,10 @@ _LOG_NAMES = {
 }
 
 
+# Behind these a job waits: for its time, or for a slot.
+_WAITS_AGAIN = (EventType.RETRY_SCHEDULED, EventType.INTERRUPTED)
+
+
 class WorkerService:
     """A worker.
 
@@ -286,8 +290,9 @@ class WorkerService:
         self._deliveries.release(len(ends))
         if not self._executions:
             self._none_runs.set()
-        # A slot is free, and maybe a retry waits.
-        self._waker.ring(Topic.EVENTS, Topic.JOBS)
+        self._waker.ring(Topic.EVENTS, Topic.SLOTS)
+        if any(event in _WAITS_AGAIN for _, _, event in ends):
+            self._waker.ring(Topic.JOBS)
 
     def _committing(self, groups: Sized) -> AbstractAsyncContextManager[Connection]:
         """All groups or none; the only group is a statement, which is that by itself."""

@@ -20,10 +20,11 @@ async def listen(
     database: Database,
     channels: Sequence[str],
     *,
-    heard: Callable[[], None],
+    heard: Callable[[Sequence[str]], None],
     probe: float,
 ) -> NoReturn:
-    """Calls `heard` once it listens and then at every notification, until the connection fails.
+    """Calls `heard` with all channels once it listens, and then with the one of every notification,
+    until the connection fails.
 
     Args:
         database: where to connect.
@@ -36,8 +37,8 @@ async def listen(
     """
     async with database.session() as connection:
         for channel in channels:
-            await connection.add_listener(channel, lambda *_: heard())
-        heard()
+            await connection.add_listener(channel, lambda *said: heard((said[2],)))
+        heard(channels)
         await until_lost(connection, probe=probe)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -43,7 +43,8 @@ class Listener:
         self._redis = Redis(connection_pool=connection_pool(settings))
         self._database = database
         self._topics = topics
-        self._heard = asyncio.Event()
+        self._heard: set[Topic] = set()
+        self._rung = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -53,12 +54,18 @@ class Listener:
             asyncio.create_task(self._hear_for_ever("postgresql", self._hear_postgresql)),
         ]
 
-    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - a wait without one is a bug
-        """Waits for a wake-up since the last call, at most `timeout` seconds; tells if one came."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._heard.wait()
-        heard = self._heard.is_set()
+    async def wait(self, timeout: float) -> frozenset[Topic]:  # noqa: ASYNC109 - one without is a bug
+        """Waits for a wake-up since the last call, at most `timeout` seconds.
+
+        Returns:
+            What the wake-ups since then were about; empty when none came.
+        """
+        if not self._heard:
+            self._rung.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._rung.wait()
+        heard = frozenset(self._heard)
         self._heard.clear()
         return heard
 
@@ -69,16 +76,17 @@ class Listener:
         await self._redis.connection_pool.disconnect()
 
     async def _hear_for_ever(
-        self, way: str, hear: Callable[[Callable[[], None]], Awaitable[NoReturn]]
+        self, way: str, hear: Callable[[Callable[[Sequence[str]], None]], Awaitable[NoReturn]]
     ) -> None:
         lost = False
 
-        def heard() -> None:
+        def heard(topics: Sequence[str]) -> None:
             nonlocal lost
             if lost:
                 _log.info("wake_ups_found", dependency=way)
             lost = False
-            self._heard.set()
+            self._heard.update(map(Topic, topics))
+            self._rung.set()
 
         while True:
             try:
@@ -89,22 +97,22 @@ class Listener:
                 lost = True
             await asyncio.sleep(random.uniform(0.2, 1.0))
 
-    async def _hear_redis(self, heard: Callable[[], None]) -> NoReturn:
+    async def _hear_redis(self, heard: Callable[[Sequence[str]], None]) -> NoReturn:
         async with self._redis.pubsub() as subscription:
             await subscription.subscribe(*self._topics)
-            heard()
+            heard(self._topics)
             probed = False
             while True:
                 message = await subscription.get_message(timeout=_PROBE)
                 if message is not None:
                     probed = False
                     if message["type"] == "message":
-                        heard()
+                        heard((message["channel"].decode(),))
                 elif probed:
                     raise TimeoutError
                 else:
                     await subscription.ping()
                     probed = True
 
-    async def _hear_postgresql(self, heard: Callable[[], None]) -> NoReturn:
+    async def _hear_postgresql(self, heard: Callable[[Sequence[str]], None]) -> NoReturn:
         await listen(self._database, self._topics, heard=heard, probe=_PROBE)

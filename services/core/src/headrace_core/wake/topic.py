@@ -8,8 +8,10 @@ from enum import StrEnum
 class Topic(StrEnum):
     """What has changed, and so who looks."""
 
-    # A job waits, or a slot is free: the scheduler.
+    # A job waits, or a worker came: the scheduler.
     JOBS = "headrace_jobs"
+    # A job has ended, so a slot is free: the scheduler, when it lacks room.
+    SLOTS = "headrace_slots"
     # An event was written: the gateways.
     EVENTS = "headrace_events"
     # The cancellation of a running job was asked for: the workers.
