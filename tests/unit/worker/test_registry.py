@@ -12,7 +12,7 @@ import pydantic
 import pytest
 
 from headrace_worker import Context, RetryPolicy, SyncContext, handler
-from headrace_worker.payload import PayloadMismatch, decode, encode, schema
+from headrace_worker.payload import Decoder, PayloadMismatch, encode, schema
 from headrace_worker.registry import registry
 
 
@@ -57,11 +57,11 @@ def test_the_annotations_give_the_mode_the_schemas_and_the_description() -> None
 
 @pytest.mark.parametrize("annotation", [Struct, Model])
 def test_a_payload_is_decoded_as_its_type_says(annotation: Any) -> None:
-    assert decode('{"count": 3}', annotation).count == 3
+    assert Decoder(annotation)('{"count": 3}').count == 3
     with pytest.raises(PayloadMismatch, match="count"):
-        decode('{"count": "three"}', annotation)
+        Decoder(annotation)('{"count": "three"}')
     assert json.loads(schema(annotation))
-    assert json.loads(encode(decode('{"count": 3}', annotation))) == {"count": 3}
+    assert json.loads(encode(Decoder(annotation)('{"count": 3}'))) == {"count": 3}
 
 
 def test_a_plain_def_runs_in_a_thread_or_in_a_process() -> None:

@@ -20,7 +20,7 @@ from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_worker.context import Attempt, Context
 from headrace_worker.modes import Modes, call
-from headrace_worker.payload import decode, encode
+from headrace_worker.payload import encode
 from headrace_worker.registry import RegisteredHandler
 from headrace_worker.reporting import AttemptReporter
 from headrace_worker.verdict import HandlerTimeout, broken, expired, failed, raised, succeeded
@@ -116,7 +116,7 @@ class Execution:
     async def _run(self, handler: RegisteredHandler) -> JsonText:
         if handler.mode == "async":
             self._begin()
-            payload = decode(self.job.payload, handler.payload_type)
+            payload = handler.decode(self.job.payload)
             if not handler.takes_context:
                 return encode(await call(handler.function, payload))
             self._reporter = self._make_reporter(self)

@@ -21,7 +21,7 @@ from headrace_core.domain.job import JsonText, Progress
 from headrace_worker import frames
 from headrace_worker.context import Attempt, SyncContext
 from headrace_worker.outcome import Fail, Retry
-from headrace_worker.payload import PayloadMismatch, decode, encode
+from headrace_worker.payload import PayloadMismatch, encode
 from headrace_worker.registry import registry
 
 
@@ -73,7 +73,7 @@ def _perform(link: _Link, run: frames.Run) -> frames.Returned | frames.Raised:
         importlib.import_module(run.module)
         handler = registry.get(run.type)
         assert handler is not None, f"{run.module} does not register {run.type}"
-        argument = decode(run.payload, handler.payload_type)
+        argument = handler.decode(run.payload)
         context = SyncContext(
             Attempt(
                 job_id=JobId(UUID(run.job_id)),

@@ -14,7 +14,7 @@ import structlog
 from headrace_core.domain.job import JsonText, Progress
 from headrace_worker.context import Attempt, Reporter, SyncContext
 from headrace_worker.isolation import ProcessPool
-from headrace_worker.payload import decode, encode
+from headrace_worker.payload import encode
 from headrace_worker.registry import RegisteredHandler
 from headrace_worker.verdict import RemoteError
 
@@ -76,7 +76,7 @@ class Modes:
         """
         if handler.mode == "process":
             return await self._processes.run(handler, payload, attempt, reporter)
-        argument = decode(payload, handler.payload_type)
+        argument = handler.decode(payload)
         return encode(await self._in_thread(handler, argument, attempt, reporter))
 
     async def _in_thread(

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from headrace_core.domain.job import JsonText
 
+# What most handlers return.
+_PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})
+
 
 class PayloadMismatch(Exception):
     """The payload does not fit the handler's type."""
 
 
-def decode(payload: JsonText, annotation: Any) -> Any:
-    """A payload as its handler's first argument.
+class Decoder:
+    """Makes payloads a handler's first argument.
 
-    Raises:
-        PayloadMismatch: it does not fit.
+    Args:
+        annotation: the argument's type.
     """
-    try:
-        if _is_model(annotation):
-            return annotation.model_validate_json(payload)
-        return msgspec.json.decode(payload, type=annotation)
-    # pydantic's ValidationError is a ValueError, as msgspec's errors are.
-    except (ValueError, RecursionError) as error:
-        raise PayloadMismatch(str(error)) from error
+
+    def __init__(self, annotation: Any) -> None:
+        self._decode: Callable[[JsonText], Any] = (
+            annotation.model_validate_json
+            if _is_model(annotation)
+            else msgspec.json.Decoder(annotation).decode
+        )
+
+    def __call__(self, payload: JsonText) -> Any:
+        """The payload as its type.
+
+        Raises:
+            PayloadMismatch: it does not fit.
+        """
+        try:
+            return self._decode(payload)
+        # pydantic's ValidationError is a ValueError, as msgspec's errors are.
+        except (ValueError, RecursionError) as error:
+            raise PayloadMismatch(str(error)) from error
 
 
 def encode(result: Any) -> JsonText:
@@ -35,7 +51,7 @@ def encode(result: Any) -> JsonText:
     Raises:
         TypeError, ValueError: JSON cannot say it.
     """
-    if _is_model(type(result)):
+    if type(result) not in _PLAIN and _is_model(type(result)):
         text: JsonText = result.model_dump_json()
         return text
     return msgspec.json.encode(result).decode()

@@ -17,7 +17,7 @@ from headrace_core.domain.job import DEFAULT_QUEUE
 from headrace_core.domain.retry import RetryPolicy
 from headrace_worker import handlers
 from headrace_worker.context import Context, SyncContext
-from headrace_worker.payload import schema
+from headrace_worker.payload import Decoder, schema
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,7 +34,7 @@ class RegisteredHandler:
     spec: HandlerSpec
     function: Callable[..., Any]
     mode: Mode
-    payload_type: Any
+    decode: Decoder
     result_type: Any
     takes_context: bool
 
@@ -173,7 +173,7 @@ def _inspect(
         ),
         function=function,
         mode=mode,
-        payload_type=payload_type,
+        decode=Decoder(payload_type),
         result_type=result_type,
         takes_context=len(parameters) == 2,
     )

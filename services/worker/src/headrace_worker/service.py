@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import random
 import socket
@@ -283,10 +284,14 @@ class WorkerService:
     def _on_written(
         self, ends: Sequence[tuple[Execution, Finish | None, EventType | None]]
     ) -> None:
+        # The common end is in the history and on the streams; a line for each would cost as much as
+        # all else that a short job takes.
+        silent = None if _log.is_enabled_for(logging.DEBUG) else EventType.SUCCEEDED
         for execution, finish, event in ends:
             job = execution.job
             del self._executions[job.id, job.attempt]
-            _log_end(job, finish, event)
+            if event is None or event is not silent:
+                _log_end(job, finish, event)
         self._deliveries.release(len(ends))
         if not self._executions:
             self._none_runs.set()
@@ -389,8 +394,6 @@ async def _keep_running(loop: Callable[[], Awaitable[None]], name: str) -> None:
 
 
 def _log_end(job: ClaimedJob, finish: Finish | None, event: EventType | None) -> None:
-    # The common end is in the history and on the streams; a line for each would cost as much as
-    # all else that a short job takes.
     log = _log.debug if event is EventType.SUCCEEDED else _log.info
     name = "attempt_refused"
     if event is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -39,8 +38,7 @@ class Delivery(NamedTuple):
         return cls(job_id=JobId(UUID(job_id)), attempt=attempt)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedJob:
+class ClaimedJob(NamedTuple):
     """A job that its worker now owns. `time_left` is what its deadline leaves it."""
 
     id: JobId

@@ -9,14 +9,16 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobError, JsonText, Progress
 from headrace_core.domain.lifecycle import EventType
 
-# How a worker may end an attempt, and what it then has to say.
-_SAYS: dict[EventType, set[str]] = {
-    EventType.SUCCEEDED: {"result"},
-    EventType.RETRY_SCHEDULED: {"error", "backoff"},
-    EventType.FAILED: {"error"},
-    EventType.INTERRUPTED: set(),
-    EventType.CANCELLED: set(),
-    EventType.EXPIRED: {"error"},
+_NAMES = ("result", "error", "backoff")
+
+# How a worker may end an attempt, and which of result, error and backoff it then has to say.
+_SAYS: dict[EventType, tuple[bool, bool, bool]] = {
+    EventType.SUCCEEDED: (True, False, False),
+    EventType.RETRY_SCHEDULED: (False, True, True),
+    EventType.FAILED: (False, True, False),
+    EventType.INTERRUPTED: (False, False, False),
+    EventType.CANCELLED: (False, False, False),
+    EventType.EXPIRED: (False, True, False),
 }
 
 
@@ -44,9 +46,10 @@ class Finish:
     backoff: timedelta | None = None
 
     def __post_init__(self) -> None:
-        said = {name for name in ("result", "error", "backoff") if getattr(self, name) is not None}
+        said = (self.result is not None, self.error is not None, self.backoff is not None)
         if said != _SAYS.get(self.event):
-            raise ValueError(f"an attempt cannot end as {self.event} with {sorted(said)}")
+            names = [name for name, is_said in zip(_NAMES, said, strict=True) if is_said]
+            raise ValueError(f"an attempt cannot end as {self.event} with {sorted(names)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,14 +36,18 @@ async def finish_attempts(
             "ids": column(finishes, "job_id"),
             "attempts": column(finishes, "attempt"),
             "events": column(finishes, "event"),
-            "states": [targets(finish.event)[0] for finish in finishes],
+            "states": [_STATES[finish.event] for finish in finishes],
             "results": column(finishes, "result"),
             "errors": [from_error(finish.error) for finish in finishes],
             "backoffs": column(finishes, "backoff"),
         },
     )
-    return {row.id: EventType(row.event) for row in rows}
+    return {row["id"]: _EVENTS[row["event"]] for row in rows}
 
+
+# What a worker asks for, and where it leads unless a cancellation was asked for before.
+_STATES = {event: targets(event)[0] for event in EventType}
+_EVENTS = {str(event): event for event in EventType}
 
 # Each job is looked up and locked by its key, as in `claim`.
 _FINISH = text(f"""
