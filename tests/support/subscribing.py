@@ -7,7 +7,7 @@ from typing import Any
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.subscription import Subscription
 from headrace_core.store.database import Database
-from headrace_core.store.events import Place, hold_snapshot, read_end
+from headrace_core.store.events import Place, read_end
 from headrace_core.store.subscriptions import (
     acknowledge,
     create_subscription,
@@ -27,7 +27,7 @@ async def create(
 ) -> Subscription:
     """Creates a subscription that begins now, or behind a place."""
     async with database.transaction() as connection:
-        _, end = await read_end(await hold_snapshot(connection))
+        end = (await read_end(connection)).settled
     async with database.transaction() as connection:
         subscription, _ = await create_subscription(
             connection,

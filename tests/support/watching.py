@@ -113,8 +113,8 @@ class LookingTail:
 
     async def begin(self) -> None:
         """Finds the end of the log; from here on every event is recorded."""
-        await self.tail.run_once()
         self.routes.open = True
+        await self.tail.run_once()
 
     async def look(self) -> None:
         """Looks until it has nothing more to hand over."""

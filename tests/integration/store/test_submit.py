@@ -189,6 +189,38 @@ async def test_a_batch_comes_back_in_its_order(database: Database) -> None:
     assert await count(database) == await count(database, "job_events") == 50
 
 
+async def test_jobs_that_share_a_spec_are_stored_as_those_that_do_not(database: Database) -> None:
+    async with database.transaction() as connection:
+        now = await database_time(connection)
+        late = dataclasses.replace(SPEC, schedule_time=now + timedelta(hours=1))
+        soon = dataclasses.replace(SPEC, schedule_time=now - timedelta(hours=1))
+        made = await submit_batch(
+            connection,
+            batch_id=BatchId(uuid7()),
+            tenant=DEFAULT_TENANT,
+            request_id=None,
+            fingerprint=b"1",
+            specs=[SPEC, late, SPEC, soon, SPEC],
+            payloads=["0", "1", "2", "3", "4"],
+        )
+    stored = [await read_job(database, job_id) for job_id in made.jobs.ids]
+    assert [job.payload for job in stored] == ["0", "1", "2", "3", "4"]
+    assert [job.state.name for job in stored] == ["QUEUED", "SCHEDULED", *["QUEUED"] * 3]
+    assert list(made.jobs) == [dataclasses.replace(job, payload=None) for job in stored]
+    assert list(made.jobs[1:3]) == [made.jobs[1], made.jobs[2]]
+    for job in stored:
+        [event] = await history(database, job.id)
+        assert (event.state, event.time) == (job.state, job.create_time)
+        assert event.due_time == (job.due_time if job.state is JobState.SCHEDULED else None)
+
+
+async def test_a_batch_of_one_kind_is_told_what_is_stored(database: Database) -> None:
+    batch_id, jobs, _ = await batch(database, [SPEC] * 3, request_id=None)
+    stored = [await read_job(database, job.id) for job in jobs]
+    assert jobs == [dataclasses.replace(job, payload=None) for job in stored]
+    assert {(job.payload, job.batch_id) for job in stored} == {(SPEC.payload, batch_id)}
+
+
 async def test_a_batch_is_replayed_in_its_order(database: Database) -> None:
     first = await batch(database, SPECS, request_id="once")
     again = await batch(database, SPECS, request_id="once")

@@ -202,6 +202,7 @@ def test_no_enum_value_of_the_contract_is_unknown_to_the_domain():
         ({}, {}),
         ({"worker_id": WorkerId(uuid4())}, {"workerId"}),
         ({"error": JobError(type="E", message="m", retryable=False)}, {"error"}),
+        ({"error": JobError(type="", message="", retryable=False)}, {"error"}),
         ({"progress": Progress(fraction=1.0)}, {"progress"}),
         ({"output": '"x"'}, {"output"}),
         ({"due_time": at(1)}, {"scheduleTime"}),

@@ -20,7 +20,7 @@ from headrace_core.domain.job import JobSpec
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.settings import Settings
 from headrace_gateway.fields import Violations
-from headrace_gateway.validate import Submission, check_batch_size, read_spec
+from headrace_gateway.validate import Submission, check_batch_size, read_spec, read_specs
 
 SETTINGS = Settings(max_payload_bytes=1000, max_labels=3, max_batch_jobs=10)
 
@@ -272,3 +272,30 @@ _DURATION = st.builds(Duration, seconds=_INT64, nanos=_INT32)
 )
 def test_whatever_is_sent_is_a_job_or_violations(message: JobSpecMessage):
     read(message)
+
+
+def test_jobs_that_differ_in_their_payloads_alone_share_a_spec():
+    messages = [
+        JobSpecMessage(type="email", labels={"team": team}, payload=Data(json=text))
+        for team, text in (("a", b"1"), ("a", b"2"), ("b", b"3"))
+    ]
+    messages.append(JobSpecMessage(type="email", labels={"team": "a"}))
+    found = Violations()
+    one, two, three, four = read_specs(messages, "jobs", found, SETTINGS)
+    assert found == []
+    assert one.spec is two.spec is four.spec
+    assert three.spec is not one.spec
+    assert [s.payload and s.payload.text for s in (one, two, three, four)] == ["1", "2", "3", "{}"]
+    assert [s.path for s in (one, four)] == ["jobs[0]", "jobs[3]"]
+
+
+def test_each_of_many_jobs_is_told_of_its_violations():
+    messages = [JobSpecMessage(type="email", priority=priority) for priority in (0, 101, 101)]
+    messages[0].payload.json = b"oops"
+    found = Violations()
+    read_specs(messages, "jobs", found, SETTINGS)
+    assert [violation.field for violation in found] == [
+        "jobs[0].payload",
+        "jobs[1].priority",
+        "jobs[2].priority",
+    ]

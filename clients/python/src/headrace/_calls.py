@@ -54,7 +54,7 @@ class Calls:
         """
         clock = asyncio.get_running_loop().time
         end = clock() + self.timeout
-        backoff = Backoff(longest=4.0)
+        backoff: Backoff | None = None
         retries = 0
         unavailable: Unavailable | None = None
         while True:
@@ -69,6 +69,7 @@ class Calls:
                 if not isinstance(error, Unavailable):
                     raise error from failure
                 unavailable = error
+                backoff = backoff or Backoff(longest=4.0)
                 wait = self._wait(gateway, error, backoff)
                 if retries == self._retries or clock() + wait >= end:
                     raise error from failure

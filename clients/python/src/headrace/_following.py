@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
@@ -92,7 +93,8 @@ class Following(ABC):
         return self
 
     async def __anext__(self) -> JobEvent:
-        if not await self.ready():
+        # What has come already is there for the taking.
+        if not self._events and not await self.ready():
             raise StopAsyncIteration
         return self.take()
 
@@ -112,7 +114,8 @@ class Following(ABC):
         event = from_event(self._events[0])
         self._events.popleft()
         self._yielded += 1
-        self._settle()
+        if not self._events:
+            self._settle()
         return event
 
     @property
@@ -137,7 +140,7 @@ class Following(ABC):
         if response is None:
             return False
         self._response = response
-        self._events.extend(e for e in response.events if self._seen.add(e.job_id, e.seq))
+        self._events.extend(self._seen.new(response.events))
         if self._events:
             self._stream.progressed()
         self._arrived(response, news=bool(self._events))
@@ -163,12 +166,15 @@ class _Seen:
     def __init__(self) -> None:
         self._seqs: OrderedDict[str, int] = OrderedDict()
 
-    def add(self, job_id: str, seq: int) -> bool:
-        """Remembers an event; False when it was seen before."""
-        if seq <= self._seqs.get(job_id, 0):
-            return False
-        self._seqs[job_id] = seq
-        self._seqs.move_to_end(job_id)
-        if len(self._seqs) > _REMEMBERED_JOBS:
-            self._seqs.popitem(last=False)
-        return True
+    def new(self, events: Iterable[event_pb2.JobEvent]) -> list[event_pb2.JobEvent]:
+        """Those of some events that were not seen before; they are remembered."""
+        seqs, new = self._seqs, []
+        for event in events:
+            job_id, seq = event.job_id, event.seq
+            if seq > seqs.get(job_id, 0):
+                seqs[job_id] = seq
+                seqs.move_to_end(job_id)
+                new.append(event)
+        while len(seqs) > _REMEMBERED_JOBS:
+            seqs.popitem(last=False)
+        return new

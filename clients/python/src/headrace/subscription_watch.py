@@ -168,6 +168,8 @@ class SubscriptionWatch(Following):
 
     async def _lose(self, taken: SubscriptionTaken) -> None:
         self._taken = taken
+        # Nothing more is yielded.
+        self._events.clear()
         await self.aclose()
 
 

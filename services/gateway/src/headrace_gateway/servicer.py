@@ -13,7 +13,7 @@ from headrace.v1 import job_service_pb2, job_service_pb2_grpc
 from headrace.v1.data_pb2 import DATA_ENCODING_VALUE
 from headrace_core.domain.errors import InvalidRequest
 from headrace_core.domain.ids import BatchId, uuid7
-from headrace_core.domain.job import Job, JsonText
+from headrace_core.domain.job import JsonText
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import Query
 from headrace_core.store.cancel import cancel_job
@@ -22,14 +22,15 @@ from headrace_core.store.installation import Installation
 from headrace_core.store.jobs import get_job, get_output
 from headrace_core.store.requeue import requeue_job
 from headrace_core.store.stats import read_stats
-from headrace_core.store.submit import submit_batch
+from headrace_core.store.submit import SubmittedBatch, submit_batch
 from headrace_core.wake import Topic, Waker
 from headrace_gateway.convert import (
     WATCH_MARKS,
-    event_messages,
     job_message,
     spec_message,
     stats_message,
+    write_batch,
+    write_events,
 )
 from headrace_gateway.fields import (
     Violations,
@@ -42,7 +43,7 @@ from headrace_gateway.fields import (
     read_view,
 )
 from headrace_gateway.filter import parse_filter
-from headrace_gateway.intake import Accepted, Intake, batch_fingerprint
+from headrace_gateway.intake import Accepted, AcceptedBatch, Intake
 from headrace_gateway.interceptors import Context
 from headrace_gateway.pages import read_event_page, read_job_page
 from headrace_gateway.submit import Submitter
@@ -111,20 +112,20 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         encoding = read_encoding(request.data_encoding, found)
         request_id = read_request_id(request.request_id, found)
         check_batch_size(request.jobs, found, self._intake.settings)
-        accepted = await self._intake.accept(
-            tenant, [(f"jobs[{n}]", job) for n, job in enumerate(request.jobs)], found
-        )
+        accepted = await self._intake.accept_batch(tenant, request.jobs, found)
         if request.validate_only:
             return job_service_pb2.BatchSubmitJobsResponse(
-                jobs=[spec_message(job.spec, tenant=tenant, request_id=None) for job in accepted],
-                outcome=_prospect(accepted),
+                jobs=[
+                    spec_message(job.spec, tenant=tenant, request_id=None) for job in accepted.jobs
+                ],
+                outcome=_prospect(accepted.jobs),
             )
-        batch_id, jobs, created = await self._submit_batch(tenant, request_id, accepted)
-        return job_service_pb2.BatchSubmitJobsResponse(
-            jobs=[job_message(job, encoding) for job in jobs],
-            batch_id=str(batch_id),
-            outcome=_outcome(created),
+        batch = await self._submit_batch(tenant, request_id, accepted)
+        response = job_service_pb2.BatchSubmitJobsResponse(
+            batch_id=str(batch.id), outcome=_outcome(batch.created)
         )
+        write_batch(batch.jobs, response, encoding)
+        return response
 
     async def GetJob(
         self, request: job_service_pb2.GetJobRequest, context: Context
@@ -239,7 +240,9 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         found.check()
         async with aclosing(self._watch.watch_job(tenant, job_id, after_seq)) as pages:
             async for events in pages:
-                yield job_service_pb2.WatchJobResponse(events=event_messages(events, encoding))
+                response = job_service_pb2.WatchJobResponse()
+                write_events(events, response.events, encoding)
+                yield response
 
     async def WatchJobs(
         self, request: job_service_pb2.WatchJobsRequest, context: Context
@@ -252,11 +255,11 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         found.check()
         async with aclosing(self._watch.watch_jobs(tenant, job_filter, request.cursor)) as pages:
             async for page in pages:
-                yield job_service_pb2.WatchJobsResponse(
-                    events=event_messages(page.events, encoding),
-                    cursor=page.cursor,
-                    mark=WATCH_MARKS[page.mark],
+                response = job_service_pb2.WatchJobsResponse(
+                    cursor=page.cursor, mark=WATCH_MARKS[page.mark]
                 )
+                write_events(page.events, response.events, encoding)
+                yield response
 
     async def SubmitAndWatch(
         self, request: job_service_pb2.SubmitAndWatchRequest, context: Context
@@ -273,9 +276,9 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         yield job_service_pb2.SubmitAndWatchResponse(job=job_message(job, encoding))
         async with aclosing(self._watch.watch_job(tenant, job.id, after_seq)) as pages:
             async for events in pages:
-                yield job_service_pb2.SubmitAndWatchResponse(
-                    events=event_messages(events, encoding)
-                )
+                response = job_service_pb2.SubmitAndWatchResponse()
+                write_events(events, response.events, encoding)
+                yield response
 
     async def GetStats(
         self,
@@ -296,24 +299,26 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         if not request.HasField("job"):
             found.note("job", "is required")
             found.check()
-        return (await self._intake.accept(tenant, [("job", request.job)], found))[0]
+        return await self._intake.accept(tenant, request.job, found)
 
     async def _submit_batch(
-        self, tenant: str, request_id: str | None, accepted: Sequence[Accepted]
-    ) -> tuple[BatchId, list[Job], bool]:
-        async with self._database.transaction() as conn:
-            result = await submit_batch(
+        self, tenant: str, request_id: str | None, accepted: AcceptedBatch
+    ) -> SubmittedBatch:
+        async with self._database.statement() as conn:
+            batch = await submit_batch(
                 conn,
                 batch_id=BatchId(uuid7()),
                 tenant=tenant,
                 request_id=request_id,
-                fingerprint=batch_fingerprint(accepted),
-                specs=[job.spec for job in accepted],
+                fingerprint=accepted.fingerprint(),
+                specs=[job.spec for job in accepted.jobs],
+                payloads=accepted.payloads,
             )
         self._waker.ring(Topic.JOBS, Topic.EVENTS)
-        batch_id, jobs, created = result
-        _log.info("batch_submitted", batch_id=str(batch_id), jobs=len(jobs), created=created)
-        return result
+        _log.info(
+            "batch_submitted", batch_id=str(batch.id), jobs=len(batch.jobs), created=batch.created
+        )
+        return batch
 
 
 def _outcome(created: bool) -> job_service_pb2.SubmitOutcome.ValueType:

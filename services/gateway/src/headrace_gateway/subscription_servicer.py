@@ -13,7 +13,7 @@ from headrace.v1 import subscription_service_pb2 as messages
 from headrace.v1 import subscription_service_pb2_grpc
 from headrace_core.domain.errors import CursorExpired
 from headrace_core.store.database import Database
-from headrace_core.store.events import Place, hold_snapshot, read_end
+from headrace_core.store.events import Place, read_end
 from headrace_core.store.installation import Installation
 from headrace_core.store.subscriptions import (
     StartsTooEarly,
@@ -23,7 +23,7 @@ from headrace_core.store.subscriptions import (
     get_subscription,
 )
 from headrace_core.wake import Topic, Waker
-from headrace_gateway.convert import WATCH_MARKS, event_messages, subscription_message
+from headrace_gateway.convert import WATCH_MARKS, subscription_message, write_events
 from headrace_gateway.fields import (
     Violations,
     read_consumer,
@@ -87,8 +87,8 @@ class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServ
             with found.gathering():
                 after = decode_cursor(self._installation, tenant, request.cursor)
         found.check()
-        async with self._database.transaction() as conn:
-            _, end = await read_end(await hold_snapshot(conn))
+        async with self._database.statement() as conn:
+            end = await read_end(conn)
         try:
             async with self._database.transaction() as conn:
                 subscription, created = await create_subscription(
@@ -97,7 +97,7 @@ class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServ
                     name=request.name,
                     job_filter=write_filter(job_filter),
                     after=after,
-                    end=end,
+                    end=end.settled,
                     maximum=self._max_subscriptions,
                 )
         except StartsTooEarly as early:
@@ -160,11 +160,11 @@ class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServ
         stream = self._watch.watch_subscription(tenant, request.name, consumer)
         async with aclosing(stream) as pages:
             async for page in pages:
-                yield messages.WatchSubscriptionResponse(
-                    events=event_messages(page.events, encoding),
-                    cursor=page.cursor,
-                    mark=WATCH_MARKS[page.mark],
+                response = messages.WatchSubscriptionResponse(
+                    cursor=page.cursor, mark=WATCH_MARKS[page.mark]
                 )
+                write_events(page.events, response.events, encoding)
+                yield response
 
     async def AckSubscription(
         self, request: messages.AckSubscriptionRequest, context: Context

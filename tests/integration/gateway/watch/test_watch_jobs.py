@@ -20,6 +20,7 @@ from headrace_gateway.job_filter import JobFilter
 from headrace_gateway.tokens import decode_cursor, encode_cursor
 from headrace_gateway.watch import Mark, Watch
 from headrace_gateway.watch.many import FilterStream
+from headrace_gateway.watch.packs import MAX_EVENTS
 from support.jobs import submit, submit_many
 from support.watching import (
     Reader,
@@ -72,8 +73,9 @@ async def test_the_past_comes_before_the_mark_and_the_present_behind_it(
     reader = follow_jobs(watch)
     await live(reader)
     cursor = reader.pages[-1].cursor
-    before = await submit_many(database, 120)
-    await reader.has(120)
+    count = 2 * MAX_EVENTS + 20
+    before = await submit_many(database, count)
+    await reader.has(count)
     await reader.cancel()
 
     again = follow_jobs(watch, cursor)
@@ -81,7 +83,7 @@ async def test_the_past_comes_before_the_mark_and_the_present_behind_it(
     assert [event.job_id for event in again.events] == [job.id for job in before]
     assert [page.mark for page in again.pages] == [*[Mark.EVENTS] * 3, Mark.CAUGHT_UP]
     after = await submit(database)
-    await again.has(121)
+    await again.has(count + 1)
     assert again.events[-1].job_id == after.id
     await again.cancel()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
 import pytest
 
@@ -16,9 +15,7 @@ AHEAD = 1_700_000_000.0
 
 def reading(asked: float, read: float, answered: float, *, ahead: float = AHEAD) -> ClockReading:
     """A reading whose clock was read at a moment between the question and the answer."""
-    return ClockReading(
-        asked=asked, time=datetime.fromtimestamp(read + ahead, UTC), answered=answered
-    )
+    return ClockReading(asked=asked, time=read + ahead, answered=answered)
 
 
 def distance(clock: DatabaseClock) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -89,6 +90,17 @@ def test_a_stream_that_ends_leaves_nothing_behind(
     assert not routes._by_job
     assert not routes._by_key
     assert gauges == Gauges()
+
+
+async def test_who_waits_for_a_stream_is_told_when_one_is_open(routes: Routes):
+    async with asyncio.timeout(5):
+        await routes.wait(0.001)
+        waiting = asyncio.create_task(routes.wait(5))
+        await asyncio.sleep(0)
+        with routes.of_job(JobId(uuid7())):
+            await waiting
+            await routes.wait(5)
+    await routes.wait(0.001)
 
 
 async def test_a_failure_reaches_the_streams_that_are_open(routes: Routes):

@@ -36,7 +36,7 @@ def test_what_was_added_twice_comes_out_once(make_event: MakeEvent):
 
 def test_a_full_window_lets_go_and_says_what_is_missing(make_event: MakeEvent):
     window = Window(room=2)
-    window.add([make_event(xid=xid, position=xid) for xid in (10, 12, 11)])
+    window.add([make_event(xid=xid, position=xid) for xid in (10, 11, 12)])
     assert window.missing_through == 12
     later = make_event(xid=13, position=13)
     window.add([later])
@@ -44,6 +44,18 @@ def test_a_full_window_lets_go_and_says_what_is_missing(make_event: MakeEvent):
     assert window.take(horizon=99, limit=9) == []
     window.move((12, 12), found_all=True)
     assert window.take(horizon=99, limit=9) == [later]
+
+
+def test_nothing_comes_out_behind_the_end_of_a_look_that_was_full(make_event: MakeEvent):
+    window = Window(room=9)
+    early, waiting = make_event(xid=10, position=1), make_event(xid=12, position=1)
+    window.add([waiting])
+    window.add([early])
+    # The next look may bring what stands between them.
+    assert window.take(horizon=13, limit=9, through=(10, 1)) == [early]
+    assert window.take(horizon=13, limit=9, through=(10, 1)) == []
+    window.add([between := make_event(xid=11, position=1)])
+    assert window.take(horizon=13, limit=9) == [between, waiting]
 
 
 @given(

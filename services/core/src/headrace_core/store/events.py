@@ -16,6 +16,11 @@ the one before it, whichever transaction had its id first (`guards.EVENT_XID`). 
 of the `writer`, the transaction that wrote the event, or a larger one: what has an xid below a
 horizon was written below it, and what was seen and has a larger id was seen with its writer.
 
+A look is one statement, so that it costs one round trip and sees one snapshot. One that is full
+ends at a place, and the next one goes on from there, though it sees more by then: what the first
+one could have seen behind its end, and what has become visible since, wherever it stands. `Seen`
+tells both from what was seen.
+
 A place that is given to anybody is always that of an event. A crash of the server lets it give
 transaction ids again, those of transactions of which nothing had reached its disk. What has been
 committed is on its disk, so every id that is given later lies above every event; but it may lie
@@ -25,17 +30,17 @@ below the end of an earlier snapshot.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
 from headrace_core.store.connection import Connection, Row
 from headrace_core.store.jobs import get_job
-from headrace_core.store.rows import EVENT_COLUMNS, to_event
+from headrace_core.store.rows import EVENT_COLUMNS, NO_EVENT, to_event
 
 # The place of an event in the log: (xid, position).
 Place = tuple[int, int]
@@ -59,45 +64,49 @@ def end_of(xid: int) -> Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """Which events a reading has seen: those with an xid up to `top` and a writer not in `open`.
+    """Which events have been seen: those up to the place `top` whose writer is not in `open`.
 
-    It needs to know nothing of the transactions above `top`, the xid of an event, and so stays true
-    when their ids are given again after a crash.
+    `open` has the transactions that were open then, each with the place up to which its events have
+    been seen since: BEGINNING, unless it had ended by a look that was full.
+
+    It needs to know nothing of the transactions above `top`, the place of an event, and so stays
+    true when their ids are given again after a crash.
     """
 
-    top: int
-    open: frozenset[int]
+    top: Place
+    open: Mapping[int, Place]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockReading:
-    """What the database's clock showed between two moments of `time.monotonic()` here."""
+    """What the database's clock showed between two moments of `time.monotonic()` here.
+
+    `time` is in seconds since 1970.
+    """
 
     asked: float
-    time: datetime
+    time: float
     answered: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a transaction sees: all that was committed, except by the transactions in `open`.
+    """What a statement has seen: all that was committed, except by the transactions in `open`.
 
     `horizon` is the oldest transaction that was still open: all below it had ended; `next` is the
     one behind all that had ended, and so above every event. `start` is the greatest place up to
-    which anything was pruned; `clock` what the database's clock showed. It holds for as long as the
-    transaction of `connection`.
+    which anything was pruned; `clock` what the database's clock showed.
     """
 
-    connection: Connection = field(repr=False)
     horizon: int
     next: int
     open: frozenset[int]
     start: Place
     clock: ClockReading
 
-    def seen(self, top: int) -> Seen:
-        """What has been seen once everything visible, the last event at `top`, has been read."""
-        return Seen(top=top, open=frozenset(xid for xid in self.open if xid <= top))
+    def open_below(self, place: Place) -> dict[int, Place]:
+        """The transactions that were open and may write events that stand before a place."""
+        return {xid: BEGINNING for xid in self.open if xid <= place[0]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +120,24 @@ class EventPage:
     events: Sequence[JobEvent]
     end: Place | None
     complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A page of what had not been seen, the snapshot that it was read in, and what is seen now."""
+
+    snapshot: Snapshot
+    page: EventPage
+    seen: Seen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEnd:
+    """Where the log ends in a snapshot: what there is to see, and the last settled place."""
+
+    snapshot: Snapshot
+    seen: Seen
+    settled: Place
 
 
 async def list_events(
@@ -130,63 +157,66 @@ async def list_events(
     return events
 
 
-async def hold_snapshot(conn: Connection) -> Snapshot:
-    """Lets the rest of a transaction see one state of the database, and returns what that is.
+async def read_end(conn: Connection) -> LogEnd:
+    """Where the log ends.
 
-    It must be the first thing that the transaction does.
+    The last settled place may be that of an event which has been pruned: nobody shall begin before
+    the start.
     """
-    await conn.execute(_HOLD)
     asked = time.monotonic()
-    row = (await conn.execute(_SNAPSHOT)).one()
-    answered = time.monotonic()
-    # xmin:xmax:xip,xip,… (PostgreSQL's documentation, "Snapshot Components").
-    horizon, unassigned, in_progress = row.snapshot.split(":")
-    return Snapshot(
-        connection=conn,
-        horizon=int(horizon),
-        next=int(unassigned),
-        open=frozenset(int(xid) for xid in in_progress.split(",") if xid),
-        start=(row.xid, row.position),
-        clock=ClockReading(asked=asked, time=row.time, answered=answered),
+    row = (await conn.execute(_END)).one()
+    snapshot = _snapshot(row["head"], asked)
+    top = (row["top_xid"], row["top_position"])
+    return LogEnd(
+        snapshot=snapshot,
+        seen=Seen(top=top, open=snapshot.open_below(top)),
+        settled=max((row["xid"], row["position"]), snapshot.start),
     )
 
 
-async def read_end(snapshot: Snapshot) -> tuple[Seen, Place]:
-    """Where the log ends: what there is to see, and the place of the last settled event.
-
-    That may have been pruned: nobody shall begin before the start.
-    """
-    row = (await snapshot.connection.execute(_END, {"horizon": str(snapshot.horizon)})).one()
-    return snapshot.seen(row.top), max((row.xid, row.position), snapshot.start)
-
-
-async def read_unseen(snapshot: Snapshot, *, seen: Seen, after: Place, limit: int) -> EventPage:
-    """Up to `limit` events that are visible and that `seen` does not have.
+async def read_unseen(conn: Connection, *, seen: Seen, limit: int) -> Look:
+    """Up to `limit` events that are visible and have not been seen, in the order of their places.
 
     It costs as much as there are of them, however many were seen behind an open transaction.
 
     Args:
-        snapshot: what is visible. Only pages of the same one make a whole.
-        seen: from the last page of the reading before.
-        after: the end of the page before, BEGINNING for the first one.
-        limit: how many events at most.
+        conn: with no transaction open, or in READ COMMITTED.
+        seen: from the look before.
+        limit: how many events at most; each other number is a statement of its own.
     """
     # An event that is visible now and was not then: its writer was open then, and either had an id
     # above every event that was seen, and so has the event, or stands in seen.open.
-    above = max(after, end_of(seen.top))
-    rows = await snapshot.connection.execute(
-        _UNSEEN,
+    asked = time.monotonic()
+    rows = await conn.execute(
+        _unseen(limit),
         {
-            "above_xid": str(above[0]),
-            "above_position": above[1],
+            "top_xid": seen.top[0],
+            "top_position": seen.top[1],
+            # As text: asyncpg would ask each connection what arrays of these types are.
             "open": [str(xid) for xid in seen.open],
-            "top": str(seen.top),
-            "after_xid": str(after[0]),
-            "after_position": after[1],
-            "limit": limit,
+            "after_xids": [str(place[0]) for place in seen.open.values()],
+            "after_positions": [str(place[1]) for place in seen.open.values()],
         },
     )
-    return _page(rows, limit)
+    snapshot = _snapshot(rows[0]["head"], asked)
+    page = _page(rows[1:], limit)
+    return Look(snapshot=snapshot, page=page, seen=_with_page(seen, snapshot, page))
+
+
+def _with_page(seen: Seen, snapshot: Snapshot, page: EventPage) -> Seen:
+    """What has been seen with a page that was read in a snapshot."""
+    if page.end is None:
+        top, end = seen.top, None
+    else:
+        top = max(seen.top, page.end)
+        # When it has come beyond what was seen it is through with all that lies before.
+        end = None if page.complete or page.end == top else page.end
+    still_open = snapshot.open_below(top)
+    if end is None:
+        return Seen(top=top, open=still_open)
+    # A transaction that has just ended may stand before those that are half read.
+    ended = {xid: max(after, end) for xid, after in seen.open.items() if xid not in snapshot.open}
+    return Seen(top=top, open=ended | still_open)
 
 
 async def read_start(conn: Connection, *, tenant: str) -> Place:
@@ -211,14 +241,29 @@ async def read_range(conn: Connection, *, after: Place, through: Place, limit: i
     rows = await conn.execute(
         _RANGE,
         {
-            "after_xid": str(after[0]),
+            "after_xid": after[0],
             "after_position": after[1],
-            "through_xid": str(through[0]),
+            "through_xid": through[0],
             "through_position": through[1],
             "limit": limit,
         },
     )
     return _page(rows, limit)
+
+
+def _snapshot(head: str, asked: float) -> Snapshot:
+    """Reads the head of an answer."""
+    answered = time.monotonic()
+    visible, clock, start_xid, start_position = head.split(" ")
+    # xmin:xmax:xip,xip,… (PostgreSQL's documentation, "Snapshot Components").
+    horizon, unassigned, in_progress = visible.split(":")
+    return Snapshot(
+        horizon=int(horizon),
+        next=int(unassigned),
+        open=frozenset(int(xid) for xid in in_progress.split(",") if xid),
+        start=(int(start_xid), int(start_position)),
+        clock=ClockReading(asked=asked, time=float(clock), answered=answered),
+    )
 
 
 def _page(rows: Sequence[Row], limit: int) -> EventPage:
@@ -243,87 +288,100 @@ _HISTORY = text(f"""
     ORDER BY e.seq
 """)
 
-_HOLD = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-
-_SNAPSHOT = text("""
-    SELECT pg_current_snapshot()::text AS snapshot, clock_timestamp() AS time,
-        coalesce(start.xid, 0) AS xid, coalesce(start.position, 0) AS position
+# The snapshot, the clock and the start in one text, so that the rows of events below it carry one
+# empty column and no more.
+_HEAD = """
+    SELECT concat_ws(' ', pg_current_snapshot(), extract(epoch FROM clock_timestamp()),
+        coalesce(start.start_xid, '0'), coalesce(start.start_position, 0)) AS head
     FROM (SELECT 1) always
     LEFT JOIN (
-        SELECT start_xid::text::bigint AS xid, start_position AS position FROM event_log
+        SELECT start_xid, start_position FROM event_log
         ORDER BY start_xid DESC, start_position DESC LIMIT 1
     ) start ON true
-""")
+"""
 
 _START = text("""
     SELECT start_xid::text::bigint AS xid, start_position AS position FROM event_log
     WHERE tenant = :tenant
 """)
 
-_END = text("""
-    SELECT coalesce(newest.xid, 0) AS top, coalesce(settled.xid, 0) AS xid,
-        coalesce(settled.position, 0) AS position
-    FROM (SELECT 1) always
+_END = text(f"""
+    SELECT head, coalesce(newest.xid, 0) AS top_xid, coalesce(newest.position, 0) AS top_position,
+        coalesce(settled.xid, 0) AS xid, coalesce(settled.position, 0) AS position
+    FROM ({_HEAD}) head
     LEFT JOIN (
-        SELECT e.xid::text::bigint AS xid FROM job_events e ORDER BY e.xid DESC LIMIT 1
+        SELECT e.xid::text::bigint AS xid, e.position FROM job_events e
+        ORDER BY e.xid DESC, e.position DESC LIMIT 1
     ) newest ON true
     LEFT JOIN (
         SELECT e.xid::text::bigint AS xid, e.position FROM job_events e
-        WHERE e.xid < CAST(CAST(:horizon AS text) AS xid8)
+        WHERE e.xid < pg_snapshot_xmin(pg_current_snapshot())
         ORDER BY e.xid DESC, e.position DESC LIMIT 1
     ) settled ON true
 """)
 
+
 # Walks along indexes, none longer than the page: behind what was seen, and for each transaction
 # that was open then along its own events, found by their xid or, for the few that have a larger one
 # than their writer's id, by their writer. Each is a loop of its own, so that no plan, however
-# general, can make one long walk of them.
-_UNSEEN = text(f"""
-    WITH open AS (
-        SELECT xid FROM unnest(CAST(CAST(:open AS text[]) AS xid8[])) AS t (xid)
-    )
-    SELECT {EVENT_COLUMNS} FROM (
+# general, can make one long walk of them; and the limit is a number, since the planner takes one
+# that it does not know for a tenth of the table.
+@lru_cache
+def _unseen(limit: int) -> TextClause:
+    return text(f"""
+        WITH open AS (
+            SELECT * FROM unnest(
+                CAST(CAST(:open AS text[]) AS xid8[]),
+                CAST(CAST(:after_xids AS text[]) AS xid8[]),
+                CAST(CAST(:after_positions AS text[]) AS bigint[])
+            ) AS t (xid, after_xid, after_position)
+        )
+        SELECT {NO_EVENT}, head FROM ({_HEAD}) head
+        UNION ALL
         SELECT * FROM (
-            (
-                SELECT * FROM job_events
-                WHERE (xid, position)
-                    > (CAST(CAST(:above_xid AS text) AS xid8), CAST(:above_position AS bigint))
-                ORDER BY xid, position LIMIT :limit
-            )
-            UNION ALL
-            SELECT own.* FROM open CROSS JOIN LATERAL (
-                SELECT * FROM job_events o
-                WHERE o.xid = open.xid AND (o.xid, o.position)
-                    > (CAST(CAST(:after_xid AS text) AS xid8), CAST(:after_position AS bigint))
-                ORDER BY o.xid, o.position LIMIT :limit
-            ) own
-            UNION ALL
-            SELECT raised.* FROM open CROSS JOIN LATERAL (
-                -- OFFSET 0 keeps the planner from a walk along the places, in search of a writer.
+            SELECT {EVENT_COLUMNS}, NULL FROM (
                 SELECT * FROM (
-                    SELECT * FROM job_events w
-                    WHERE w.writer = open.xid AND w.writer <> w.xid OFFSET 0
-                ) r
-                WHERE r.xid <= CAST(CAST(:top AS text) AS xid8)
-                    AND NOT r.xid = ANY(CAST(CAST(:open AS text[]) AS xid8[]))
-                    AND (r.xid, r.position)
-                    > (CAST(CAST(:after_xid AS text) AS xid8), CAST(:after_position AS bigint))
-                ORDER BY r.xid, r.position LIMIT :limit
-            ) raised
-        ) unseen
-        ORDER BY xid, position LIMIT :limit
-    ) e
-    LEFT JOIN jobs j ON j.id = e.job_id
-    ORDER BY e.xid, e.position
-""")
+                    (
+                        SELECT * FROM job_events WHERE (xid, position)
+                            > (CAST(:top_xid AS xid8), CAST(:top_position AS bigint))
+                        ORDER BY xid, position LIMIT {limit:d}
+                    )
+                    UNION ALL
+                    SELECT own.* FROM open CROSS JOIN LATERAL (
+                        SELECT * FROM job_events o
+                        WHERE o.xid = open.xid AND o.writer = o.xid
+                            AND (o.xid, o.position) > (open.after_xid, open.after_position)
+                        ORDER BY o.xid, o.position LIMIT {limit:d}
+                    ) own
+                    UNION ALL
+                    SELECT raised.* FROM open CROSS JOIN LATERAL (
+                        -- OFFSET 0 keeps the planner from a walk along the places, in search of a
+                        -- writer.
+                        SELECT * FROM (
+                            SELECT * FROM job_events w
+                            WHERE w.writer = open.xid AND w.writer <> w.xid OFFSET 0
+                        ) r
+                        WHERE (r.xid, r.position)
+                                <= (CAST(:top_xid AS xid8), CAST(:top_position AS bigint))
+                            AND (r.xid, r.position) > (open.after_xid, open.after_position)
+                        ORDER BY r.xid, r.position LIMIT {limit:d}
+                    ) raised
+                ) unseen
+                ORDER BY xid, position LIMIT {limit:d}
+            ) e
+            LEFT JOIN jobs j ON j.id = e.job_id
+            ORDER BY e.xid, e.position
+        ) events
+    """)
+
 
 _RANGE = text(f"""
     SELECT {EVENT_COLUMNS} FROM (
         SELECT * FROM job_events
         WHERE (xid, position)
-                > (CAST(CAST(:after_xid AS text) AS xid8), CAST(:after_position AS bigint))
+                > (CAST(:after_xid AS xid8), CAST(:after_position AS bigint))
             AND (xid, position)
-                <= (CAST(CAST(:through_xid AS text) AS xid8), CAST(:through_position AS bigint))
+                <= (CAST(:through_xid AS xid8), CAST(:through_position AS bigint))
         ORDER BY xid, position LIMIT :limit
     ) e
     LEFT JOIN jobs j ON j.id = e.job_id

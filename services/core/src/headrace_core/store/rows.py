@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -33,11 +34,15 @@ def job_columns(*, full: bool, table: str = "") -> str:
 
 
 EVENT_COLUMNS = (
-    "e.job_id, e.seq, e.type, e.state, e.attempt, e.time, e.tenant, e.error::text AS error, "
+    "e.job_id, e.seq, e.type, e.state, e.attempt, e.time, j.type AS job_type, j.queue, "
+    "j.labels::text AS labels, j.batch_id, e.tenant, e.error::text AS error, "
     "e.progress::text AS progress, e.output::text AS output, e.due_time, e.worker_id, "
-    "e.xid::text::bigint AS xid, e.position, j.type AS job_type, j.queue, "
-    "j.labels::text AS labels, j.batch_id"
+    "e.xid, e.position"
 )
+_EVENT_NAMES = [re.split("[. ]", part)[-1] for part in EVENT_COLUMNS.split(", ")]
+_EVENT_WIDTH = len(_EVENT_NAMES)
+# The same columns of a row that is no event.
+NO_EVENT = ", ".join(f"NULL AS {name}" for name in _EVENT_NAMES)
 
 
 def to_job(row: Row) -> Job:
@@ -74,29 +79,53 @@ def to_job(row: Row) -> Job:
 
 
 def to_event(row: Row) -> JobEvent:
-    """A row with EVENT_COLUMNS."""
+    """A row that begins with EVENT_COLUMNS."""
+    # Every event of every stream comes through here: columns by their order, and members of enums
+    # from a dictionary, take a third of the time.
+    (
+        job_id,
+        seq,
+        kind,
+        state,
+        attempt,
+        time,
+        job_type,
+        queue,
+        labels,
+        batch_id,
+        tenant,
+        error,
+        progress,
+        output,
+        due_time,
+        worker_id,
+        xid,
+        position,
+    ) = row[:_EVENT_WIDTH]
     return JobEvent(
-        job_id=row["job_id"],
-        seq=row["seq"],
-        type=EventType(row["type"]),
-        state=JobState(row["state"]),
-        attempt=row["attempt"],
-        time=row["time"],
-        job_type=row["job_type"],
-        queue=row["queue"],
-        labels=to_labels(row["labels"]),
-        batch_id=row["batch_id"],
-        tenant=row["tenant"],
-        error=to_error(row["error"]),
-        progress=to_progress(row["progress"]),
-        output=row["output"],
-        due_time=row["due_time"],
-        worker_id=row["worker_id"],
-        xid=row["xid"],
-        position=row["position"],
+        job_id=job_id,
+        seq=seq,
+        type=_EVENT_TYPES[kind],
+        state=_STATES[state],
+        attempt=attempt,
+        time=time,
+        job_type=job_type,
+        queue=queue,
+        labels=_EMPTY if labels == "{}" or labels is None else _labels.decode(labels),
+        batch_id=batch_id,
+        tenant=tenant,
+        error=None if error is None else _error.decode(error),
+        progress=None if progress is None else to_progress(progress),
+        output=output,
+        due_time=due_time,
+        worker_id=worker_id,
+        xid=xid,
+        position=position,
     )
 
 
+_EVENT_TYPES = {kind.value: kind for kind in EventType}
+_STATES = {state.value: state for state in JobState}
 _EMPTY: dict[str, str] = {}
 _labels = msgspec.json.Decoder(dict[str, str])
 _error = msgspec.json.Decoder(JobError)

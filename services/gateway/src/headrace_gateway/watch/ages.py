@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Final
 
@@ -35,8 +36,9 @@ class Ages:
             now: by the same clock, in seconds since 1970.
         """
         counts, total = self._counts, 0.0
+        moment = datetime.fromtimestamp(now, UTC)
         for event in events:
-            age = now - event.time.timestamp()
+            age = (moment - event.time).total_seconds()
             counts[bisect_left(BOUNDS, age)] += 1
             total += age
         # The clock is known to some fraction of a millisecond, so a fresh event may come out as not

@@ -28,7 +28,7 @@ class DatabaseClock:
 
     def set(self, reading: ClockReading) -> None:
         """Takes what a reading says of the distance."""
-        shown = reading.time.timestamp()
+        shown = reading.time
         low, high = shown - reading.answered, shown - reading.asked
         slack = (reading.answered - self._read) * _DRIFT
         self._low = max(self._low - slack, low)

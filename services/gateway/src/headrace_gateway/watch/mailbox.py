@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import suppress
 
 from headrace_core.domain.errors import HeadraceError
@@ -24,7 +23,7 @@ class Mailbox:
 
     def __init__(self, *, room: int) -> None:
         self._room = room
-        self._events: deque[JobEvent] = deque()
+        self._events: list[JobEvent] = []
         self._changed = asyncio.Event()
         self._error: HeadraceError | None = None
         # Whether it has dropped events since it was made or reopened. It takes none until then.
@@ -50,15 +49,14 @@ class Mailbox:
         """Whether there is something to take."""
         return bool(self._events)
 
-    def put(self, event: JobEvent) -> None:
-        """Adds an event; never waits."""
+    def put(self, *events: JobEvent) -> None:
+        """Adds events; never waits."""
         if self.overflowed:
             return
-        if len(self._events) < self._room:
-            self._events.append(event)
-            self._changed.set()
-        else:
+        self._events.extend(events)
+        if len(self._events) > self._room:
             self.overflow()
+        self._changed.set()
 
     def overflow(self) -> None:
         """Drops everything: its stream shall go on from PostgreSQL."""
@@ -70,8 +68,9 @@ class Mailbox:
 
     def take(self, limit: int) -> list[JobEvent]:
         """Removes up to `limit` events and returns them, the oldest first."""
-        events = self._events
-        return [events.popleft() for _ in range(min(limit, len(events)))]
+        taken = self._events[:limit]
+        del self._events[:limit]
+        return taken
 
     def reopen(self) -> None:
         """Begins anew after an overflow, with nothing in it."""

@@ -123,11 +123,11 @@ class FilterStream:
             Unavailable: the past cannot be read.
             ShuttingDown: the gateway shuts down.
         """
-        await self._tail.ready()
         with self._routes.of_filter(self._tenant, self._job_filter) as (mailbox, matches):
             self._mailbox = mailbox
             if self._error is not None:
                 mailbox.fail(self._error)
+            await self._tail.ready()
             self._meeting = self._tail.settled
             self._place = self._sent = self._meeting if self._after is None else self._after
             self._mark_due = self._next_mark()
@@ -174,7 +174,9 @@ class FilterStream:
     async def _present(self, mailbox: Mailbox) -> Sequence[WatchPage]:
         """What the tail hands over next; nothing when it was too much."""
         await mailbox.wait(max(0.0, self._mark_due - self._clock()))
-        events = [event for event in mailbox.take(MAX_EVENTS) if place_of(event) > self._place]
+        events = mailbox.take(MAX_EVENTS)
+        if events and place_of(events[0]) <= self._place:
+            events = [event for event in events if place_of(event) > self._place]
         if mailbox.overflowed:
             self._gauges.catch_ups += 1
             self._live = False

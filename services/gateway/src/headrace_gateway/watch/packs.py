@@ -8,7 +8,7 @@ from typing import Final
 from headrace_core.domain.job import JobEvent
 
 # How many events a message holds at most.
-MAX_EVENTS: Final = 50
+MAX_EVENTS: Final = 200
 # What a message's documents may come to together, in characters, beyond the first event. A client
 # takes 4 MiB by default, and a character may need several bytes.
 _MAX_CHARACTERS: Final = 256 * 1024
@@ -31,6 +31,8 @@ def pack(events: Iterable[JobEvent]) -> Iterator[list[JobEvent]]:
 
 def weigh(event: JobEvent) -> int:
     """How long an event's documents are, in characters."""
+    if event.output is None and event.progress is None and event.error is None:
+        return 0
     weight = len(event.output or "")
     if event.progress is not None:
         weight += len(event.progress.message) + len(event.progress.counters)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import asyncio
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from headrace_core.domain.errors import HeadraceError
 from headrace_core.domain.ids import JobId
@@ -12,10 +14,10 @@ from headrace_gateway.job_filter import JobFilter
 from headrace_gateway.watch.gauges import Gauges
 from headrace_gateway.watch.mailbox import Mailbox
 from headrace_gateway.watch.predicate import (
+    KEYS_OF_EVENT,
     Key,
     Predicate,
     compile_filter,
-    keys_of_event,
     keys_of_filter,
 )
 
@@ -33,12 +35,21 @@ class Routes:
         self._gauges = gauges
         self._by_job: dict[JobId, set[Mailbox]] = {}
         self._by_key: dict[Key, dict[Mailbox, Predicate]] = {}
+        # How many routes are found by each kind of key: only those of an event are looked up.
+        self._kinds: Counter[Hashable] = Counter()
         self._mailboxes: set[Mailbox] = set()
+        self._opened = asyncio.Event()
         self._closed: HeadraceError | None = None
 
     def __bool__(self) -> bool:
         """Whether any stream is open."""
         return bool(self._mailboxes)
+
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - a wait without one is a bug
+        """Waits until any stream is open, at most `timeout` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._opened.wait()
 
     @contextmanager
     def of_job(self, job_id: JobId) -> Iterator[Mailbox]:
@@ -61,6 +72,8 @@ class Routes:
         matches = compile_filter(tenant, job_filter)
         keys = keys_of_filter(tenant, job_filter)
         with self._mailbox() as mailbox:
+            kind = keys[0][0]
+            self._kinds[kind] += 1
             for key in keys:
                 self._by_key.setdefault(key, {})[mailbox] = matches
             self._gauges.filter_streams += 1
@@ -68,6 +81,9 @@ class Routes:
                 yield mailbox, matches
             finally:
                 self._gauges.filter_streams -= 1
+                self._kinds[kind] -= 1
+                if not self._kinds[kind]:
+                    del self._kinds[kind]
                 for key in keys:
                     mailboxes = self._by_key[key]
                     del mailboxes[mailbox]
@@ -94,15 +110,19 @@ class Routes:
             for mailbox in self._by_job.get(event.job_id, ()):
                 mailbox.put(event)
 
-    def settle(self, events: Iterable[JobEvent]) -> None:
+    def settle(self, events: Sequence[JobEvent]) -> None:
         """Hands over events that have settled, in the order of their places."""
-        if not self._by_key:
-            return
-        for event in events:
-            for key in keys_of_event(event):
-                for mailbox, matches in self._by_key.get(key, _NOBODY).items():
-                    if matches(event):
-                        mailbox.put(event)
+        found: dict[Mailbox, list[JobEvent]] = {}
+        # All keys of a stream are of one kind, so it gets its events in their order.
+        for kind in self._kinds:
+            keys_of = KEYS_OF_EVENT[kind]
+            for event in events:
+                for key in keys_of(event):
+                    for mailbox, matches in self._by_key.get(key, _NOBODY).items():
+                        if matches(event):
+                            found.setdefault(mailbox, []).append(event)
+        for mailbox, matching in found.items():
+            mailbox.put(*matching)
 
     def overflow(self) -> None:
         """Sends every open stream back to PostgreSQL."""
@@ -125,10 +145,13 @@ class Routes:
             raise self._closed
         mailbox = Mailbox(room=self._room)
         self._mailboxes.add(mailbox)
+        self._opened.set()
         try:
             yield mailbox
         finally:
             self._mailboxes.discard(mailbox)
+            if not self._mailboxes:
+                self._opened.clear()
 
 
 _NOBODY: dict[Mailbox, Predicate] = {}

@@ -61,8 +61,8 @@ class JobStream:
             Unavailable: the past cannot be read.
             ShuttingDown: the gateway shuts down.
         """
-        await self._tail.ready()
         with self._routes.of_job(self._job_id) as mailbox:
+            await self._tail.ready()
             if self._last_seq:
                 self._gauges.resumes += 1
             while not self._ended:

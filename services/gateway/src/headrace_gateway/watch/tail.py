@@ -9,14 +9,15 @@ from typing import Final
 import structlog
 
 from headrace_core.domain.errors import Unavailable
+from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.events import (
-    BEGINNING,
+    LogEnd,
+    Look,
     Place,
     Seen,
     Snapshot,
     end_of,
-    hold_snapshot,
     read_end,
     read_range,
     read_unseen,
@@ -24,6 +25,7 @@ from headrace_core.store.events import (
 from headrace_core.tasks import end_tasks
 from headrace_core.wake import Listener
 from headrace_gateway.watch.gauges import Gauges
+from headrace_gateway.watch.pace import Pace
 from headrace_gateway.watch.routing import Routes
 from headrace_gateway.watch.window import Window
 
@@ -34,9 +36,8 @@ _PAGE: Final = 500
 # How many events wait for an open transaction before they are left to PostgreSQL.
 _WINDOW: Final = 10_000
 
-# Seconds between two looks: without a wake-up, and at least, so that under load a look finds more.
+# Seconds between two looks without a wake-up.
 _INTERVAL: Final = (0.7, 1.0)
-_PAUSE: Final = 0.005
 # The same while events wait for a transaction, which may ring nobody when it ends: as long as they
 # have waited by now, within these bounds.
 _SETTLE: Final = (0.01, 0.7)
@@ -46,8 +47,10 @@ _SETTLE: Final = (0.01, 0.7)
 _RETRY: Final = (0.1, 0.4)
 _PATIENCE: Final = 10.0
 
-# How long a stream waits for the first look of a gateway that starts, in seconds.
+# How long a stream waits until an idle tail has begun, in seconds; and how long that one still
+# reads on once nobody follows anything, since often somebody else comes.
 _READY: Final = 5.0
+_LINGER: Final = 5.0
 
 
 class Tail:
@@ -56,6 +59,9 @@ class Tail:
     A wake-up only says that there is something to see. The tail knows what it has seen and how far
     it has settled, so it loses nothing while PostgreSQL is away, and it hands over nothing twice
     unless a look is cut off in the middle; streams know what they have sent.
+
+    While there are no streams it rests: once a second it sees where the log ends, and with the next
+    stream it begins there.
 
     Args:
         database: where the events are.
@@ -82,8 +88,13 @@ class Tail:
         self._gauges = gauges
         self._page = page
         self._window = Window(room=window)
+        self._pace = Pace()
+        # How many events the last look has found.
+        self._found = 0
         self._seen: Seen | None = None
+        # Whether it reads on, and since when there is no stream to read for.
         self._begun = asyncio.Event()
+        self._deserted: float | None = None
         # The newest event when the lag was last 0, and when that was.
         self._behind: tuple[int, float] | None = None
         # The oldest transaction that is open, and since when it has been the oldest.
@@ -108,7 +119,9 @@ class Tail:
             await end_tasks(task)
 
     async def ready(self) -> None:
-        """Returns once it knows where the log ends.
+        """Returns once it hands over what comes behind `settled`.
+
+        To be asked by a stream whose mailbox is up, and which reads its past afterwards.
 
         Raises:
             Unavailable: it does not, after some seconds.
@@ -128,64 +141,76 @@ class Tail:
         Raises:
             Unavailable: PostgreSQL cannot be read. Nothing is lost.
         """
-        async with self._database.transaction() as conn:
-            snapshot = await hold_snapshot(conn)
+        self._found = 0
+        async with self._database.statement() as conn:
+            if self._seen is None or self._is_idle():
+                return self._begin(await read_end(conn))
+            look = await read_unseen(conn, seen=self._seen, limit=self._page)
+            snapshot = look.snapshot
             self._gauges.clock.set(snapshot.clock)
             self._check_origin(snapshot)
-            # After a sleep that was longer than events are kept, some were pruned that were not
-            # handed over. The streams find out which of these they lack.
-            overtaken = snapshot.start > self._window.place
-            if overtaken or not self._routes:
-                seen, place = await read_end(snapshot)
-                # A stream that came meanwhile may have read its past before this snapshot was
-                # taken: from then on every event is for somebody.
-                if overtaken or not self._routes:
-                    self._begin(seen, place)
-                    self._routes.overflow()
-                    return self._measure(snapshot)
-            await self._show(snapshot)
-            more = await self._settle(snapshot)
+            if snapshot.start > self._window.place:
+                # After a sleep that was longer than events are kept, some were pruned that were not
+                # handed over. The streams find out which of these they lack.
+                wait = self._begin(await read_end(conn))
+                self._routes.overflow()
+                return wait
+            self._show(look)
+            more = await self._settle(conn, look)
         wait = self._measure(snapshot)
         return 0.0 if more else wait
 
-    def _begin(self, seen: Seen, place: Place) -> None:
-        self._seen = seen
-        self._window.begin(place, through=seen.top)
-        self._begun.set()
+    def _is_idle(self) -> bool:
+        """Whether nobody has followed anything for a while, and nobody waits for it to begin."""
+        now = asyncio.get_running_loop().time()
+        if self._routes:
+            self._deserted = None
+            return not self._begun.is_set()
+        if self._deserted is None:
+            self._deserted = now
+        if now - self._deserted > _LINGER:
+            self._begun.clear()
+        return not self._begun.is_set()
 
-    async def _show(self, snapshot: Snapshot) -> None:
-        assert self._seen is not None, "there are no streams before the first look"
-        top, end = self._seen.top, BEGINNING
-        complete = False
-        while not complete:
-            page = await read_unseen(snapshot, seen=self._seen, after=end, limit=self._page)
-            self._routes.show(page.events)
-            self._window.add(page.events)
-            self._gauges.events += len(page.events)
-            if page.end is not None:
-                end = page.end
-                top = max(top, end[0])
-            complete = page.complete
-        # Only now: what is cut off is read again from where this look began.
-        self._seen = snapshot.seen(top)
+    def _begin(self, end: LogEnd) -> float:
+        """Begins at the end of the log."""
+        self._gauges.clock.set(end.snapshot.clock)
+        self._check_origin(end.snapshot)
+        self._seen = end.seen
+        self._window.begin(end.settled, through=end.seen.top[0])
+        # Whoever waits has its mailbox up, and reads its past from now on.
+        if self._routes:
+            self._begun.set()
+        return self._measure(end.snapshot)
 
-    async def _settle(self, snapshot: Snapshot) -> bool:
-        window, horizon = self._window, snapshot.horizon
+    def _show(self, look: Look) -> None:
+        events = look.page.events
+        self._routes.show(events)
+        self._window.add(events)
+        self._seen = look.seen
+        self._found = len(events)
+        self._gauges.events += len(events)
+
+    async def _settle(self, conn: Connection, look: Look) -> bool:
+        """Hands over a page of what has settled; whether there is more to see or to hand over."""
+        window, horizon = self._window, look.snapshot.horizon
         if missing := window.missing_through:
             last = min(missing, horizon - 1)
             page = await read_range(
-                snapshot.connection, after=window.place, through=end_of(last), limit=self._page
+                conn, after=window.place, through=end_of(last), limit=self._page
             )
             # Handing over and moving on are one step for whoever compares with the place.
             self._routes.settle(page.events)
             window.move(page.end, found_all=page.complete and last == missing)
-            return not page.complete or window.has_settled(horizon)
-        self._routes.settle(window.take(horizon, self._page))
-        return window.has_settled(horizon)
+            return not (look.page.complete and page.complete) or window.has_settled(horizon)
+        # What a full look has left for the next one may stand before what waits here.
+        through = None if look.page.complete else look.page.end
+        self._routes.settle(window.take(horizon, self._page, through=through))
+        return not look.page.complete or window.has_settled(horizon)
 
     def _check_origin(self, snapshot: Snapshot) -> None:
         """Tells once of events that cannot be of this cluster: they would never settle."""
-        newest = max(self._window.place[0], 0 if self._seen is None else self._seen.top)
+        newest = max(self._window.place[0], 0 if self._seen is None else self._seen.top[0])
         if newest < snapshot.next or self._told:
             return
         self._told = True
@@ -202,8 +227,9 @@ class Tail:
         now = asyncio.get_running_loop().time()
         if self._behind is not None and snapshot.horizon > self._behind[0]:
             self._behind = None
-        if self._behind is None and self._seen.top >= snapshot.horizon:
-            self._behind = (self._seen.top, now)
+        top = self._seen.top[0]
+        if self._behind is None and top >= snapshot.horizon:
+            self._behind = (top, now)
         if snapshot.horizon == snapshot.next:
             self._held = None
         elif self._held is None or self._held[0] != snapshot.horizon:
@@ -235,9 +261,13 @@ class Tail:
             if failing:
                 _log.info("tail_resumed", gone_s=round(clock() - last_look, 1))
             last_look, failing = clock(), False
-            await asyncio.sleep(_PAUSE)
-            if wait:
+            rest = self._pace.rest(self._found, now=last_look)
+            # When there is more, the streams take what there is before it reads on.
+            await asyncio.sleep(rest if wait else 0)
+            if wait and self._begun.is_set():
                 await self._listener.wait(wait)
+            elif wait:
+                await self._routes.wait(wait)
 
 
 def _unexpected(error: Exception) -> Exception | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from operator import attrgetter
 
 from headrace_core.domain.job import JobEvent
 from headrace_core.store.events import BEGINNING, Place, place_of
@@ -22,8 +23,8 @@ class Window:
 
     def __init__(self, *, room: int) -> None:
         self._room = room
-        self._heap: list[Place] = []
-        self._events: dict[Place, JobEvent] = {}
+        # In the order of their places, all of them behind `place`.
+        self._events: list[JobEvent] = []
         # All events up to this one have settled and were taken.
         self.place: Place = BEGINNING
         # Events behind `place` of transactions up to this one may be missing here.
@@ -31,39 +32,58 @@ class Window:
 
     def begin(self, place: Place, *, through: int) -> None:
         """Begins behind `place`, where events of transactions up to `through` were not added."""
-        self._clear()
+        self._events.clear()
         self.place = place
         self.missing_through = through if through > place[0] else 0
 
-    def add(self, events: Iterable[JobEvent]) -> None:
-        """Adds events that have become visible, in any order; the same ones again do no harm."""
-        for event in events:
-            place = place_of(event)
-            if place > self.place and place not in self._events:
-                heapq.heappush(self._heap, place)
-                self._events[place] = event
-        if len(self._heap) > self._room:
-            self.missing_through = max(self.missing_through, max(self._heap)[0])
-            self._clear()
+    def add(self, events: Sequence[JobEvent]) -> None:
+        """Adds events that have become visible; the same ones again do no harm.
 
-    def take(self, horizon: int, limit: int) -> list[JobEvent]:
+        Args:
+            events: in the order of their places.
+        """
+        if not events:
+            return
+        held = self._events
+        if place_of(events[0]) > (place_of(held[-1]) if held else self.place):
+            held.extend(events)
+        else:
+            both = {place_of(event): event for event in (*held, *events)}
+            self._events = [both[place] for place in sorted(both) if place > self.place]
+        if len(self._events) > self._room:
+            self.missing_through = max(self.missing_through, self._events[-1].xid)
+            self._events.clear()
+
+    def take(self, horizon: int, limit: int, *, through: Place | None = None) -> list[JobEvent]:
         """Removes up to `limit` events below `horizon`, in order, and moves behind them.
 
         While events are missing there is nothing to take.
+
+        Args:
+            horizon: the oldest transaction that was open.
+            limit: how many at most.
+            through: the last place to take, if there is such a bound.
         """
-        taken: list[JobEvent] = []
-        while self.has_settled(horizon) and len(taken) < limit:
-            place = heapq.heappop(self._heap)
-            event = self._events.pop(place)
-            # What was missing has been read from PostgreSQL, and may have come here as well.
-            if place > self.place:
-                self.place = place
-                taken.append(event)
+        events = self._events
+        if not self.has_settled(horizon):
+            return []
+        if through is not None:
+            limit = min(limit, bisect_right(events, through, key=place_of))
+        if not limit:
+            return []
+        if events[-1].xid < horizon and len(events) <= limit:
+            # All of them, as mostly when no transaction stays open for long.
+            taken, self._events = events, []
+        else:
+            count = min(limit, bisect_left(events, horizon, key=_xid))
+            taken = events[:count]
+            del events[:count]
+        self.place = place_of(taken[-1])
         return taken
 
     def has_settled(self, horizon: int) -> bool:
         """Whether there is something below `horizon` to take."""
-        return not self.missing_through and bool(self._heap) and self._heap[0][0] < horizon
+        return not self.missing_through and bool(self._events) and self._events[0].xid < horizon
 
     def move(self, place: Place | None, *, found_all: bool) -> None:
         """Moves behind events that were read from PostgreSQL.
@@ -74,9 +94,10 @@ class Window:
         """
         if place is not None:
             self.place = place
+            # Some of them may have come here as well.
+            del self._events[: bisect_right(self._events, place, key=place_of)]
         if found_all:
             self.missing_through = 0
 
-    def _clear(self) -> None:
-        self._heap.clear()
-        self._events.clear()
+
+_xid = attrgetter("xid")
