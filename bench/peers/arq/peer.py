@@ -6,7 +6,6 @@ import asyncio
 import logging
 import sys
 import time
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -17,9 +16,7 @@ from arq.constants import default_queue_name, expires_extra_ms, job_key_prefix
 from arq.jobs import serialize_job
 from arq.worker import Worker, func
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import contract
+from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
 REDIS = RedisSettings.from_dsn(ENVIRONMENT.redis_url)
@@ -28,7 +25,7 @@ POLL = 0.005 if ENVIRONMENT.for_latency else 0.01
 MAX_JOBS = 100
 
 
-async def noop(_context: dict[Any, Any], n: int) -> None:  # noqa: ARG001, RUF029
+async def noop(_context: dict[Any, Any], n: int) -> None:  # noqa: ARG001
     """The handler."""
     contract.count()
 
@@ -89,7 +86,7 @@ async def control() -> None:
     await redis.aclose()
 
 
-async def started(_context: dict[Any, Any]) -> None:  # noqa: RUF029
+async def started(_context: dict[Any, Any]) -> None:
     """The worker polls from now on."""
     contract.ready()
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from celery import Celery
 from celery.result import AsyncResult
 from celery.signals import worker_ready
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import contract
+from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
-# A thread spares the pipes between the processes of a prefork pool. At rest even that hand-over
-# costs, and nothing waits behind a job.
-import os
-POOL = ["--pool", os.environ.get("X_POOL", "solo"), "--concurrency", os.environ.get("X_CONC", "1")]
-PREFETCH = int(os.environ.get("X_MULT", "1"))
+# Threads spare the pipes of a prefork pool, and the main thread reads on while they work. At rest
+# nothing waits behind a job, so that it may as well run in the main thread.
+POOL = (
+    ["--pool", "solo"] if ENVIRONMENT.for_latency else ["--pool", "threads", "--concurrency", "2"]
+)
+# Messages that a worker holds for each thread. One that is full stops reading for up to 2 s.
+PREFETCH = 1 if ENVIRONMENT.for_latency else 100
 
 app = Celery("bench", broker=ENVIRONMENT.redis_url, backend=ENVIRONMENT.redis_url)
 app.conf.update(

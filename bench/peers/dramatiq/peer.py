@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from pathlib import Path
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
@@ -13,9 +12,7 @@ from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 from dramatiq.worker import Worker
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import contract
+from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
 THREADS = 4 if ENVIRONMENT.for_latency else 2

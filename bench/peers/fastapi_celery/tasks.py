@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import psycopg
 from celery import Celery
 from psycopg.types.json import Jsonb
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import contract
+from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
 
@@ -21,7 +17,7 @@ ENVIRONMENT = contract.Environment.read()
 app = Celery("bench", broker=ENVIRONMENT.redis_url)
 app.conf.update(
     task_ignore_result=True,
-    worker_prefetch_multiplier=int(__import__("os").environ.get("X_MULT","1")),
+    worker_prefetch_multiplier=100,  # a full worker stops reading for up to 2 s
     worker_redirect_stdouts=False,  # the harness reads stdout
 )
 

@@ -104,7 +104,9 @@ async def submit_many(request: Request, owner: Owner, jobs: list[Submitted]) -> 
 
 
 @app.get("/jobs")
-async def list_jobs(request: Request, owner: Owner, ids: Annotated[list[UUID], Query()]) -> list[Job]:
+async def list_jobs(
+    request: Request, owner: Owner, ids: Annotated[list[UUID], Query()]
+) -> list[Job]:
     """Some jobs."""
     rows = await request.app.state.database.fetch(SELECT, ids, owner)
     return [Job(id=row["id"], status=row["status"]) for row in rows]

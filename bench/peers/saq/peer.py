@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -13,9 +12,7 @@ from saq import Job, Queue, Status, Worker
 from saq.job import TERMINAL_STATUSES
 from saq.utils import now
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import contract
+from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
 CONCURRENCY = 100
@@ -23,7 +20,7 @@ CONCURRENCY = 100
 LOST = 5.0
 
 
-async def noop(_context: Any, *, n: int) -> None:  # noqa: ARG001, RUF029
+async def noop(_context: Any, *, n: int) -> None:  # noqa: ARG001
     """The handler."""
     contract.count()
 
@@ -111,7 +108,7 @@ async def control() -> None:
     await queue.disconnect()
 
 
-async def started(_context: Any) -> None:  # noqa: RUF029
+async def started(_context: Any) -> None:
     """The worker takes jobs from now on."""
     contract.ready()
 

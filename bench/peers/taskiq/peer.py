@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import uvloop
 from redis.asyncio import Redis
@@ -13,9 +12,7 @@ from taskiq.cli.worker.run import start_listen
 from taskiq.serializers import ORJSONSerializer
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import contract
+from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
 # Seconds. A client has no other way to learn of an end.
@@ -34,7 +31,7 @@ broker = (
 
 
 @broker.task(task_name="noop")
-async def noop(n: int) -> None:  # noqa: ARG001, RUF029
+async def noop(n: int) -> None:  # noqa: ARG001
     """The handler."""
     contract.count()
 
