@@ -40,7 +40,10 @@ def shared_processes(
             shutdown_grace=1.0,
         )
         environment = environment_of(
-            settings, HEADRACE_HANDLERS="support.handlers", PYTHONPATH=str(TESTS)
+            settings,
+            HEADRACE_HANDLERS="support.handlers",
+            HEADRACE_LOG_LEVEL="debug",
+            PYTHONPATH=str(TESTS),
         )
         gateway, scheduler, worker = (f"127.0.0.1:{free_port()}" for _ in range(3))
         grace = settings.shutdown_grace

@@ -66,13 +66,19 @@ class Control:
         return {"jobs": await self._database.fetchval(_UNFINISHED)}
 
     async def latency(self, rate: float, seconds: float) -> dict[str, list[int]]:
-        """SubmitAndWatch: its stream ends with the job."""
+        """Single submits, while one WatchJobs stream tells of all ends."""
+        async with self._client.watch(types=[_TYPE], states=_ENDED) as events:
+            ends = _Ends(events)
+            following = asyncio.create_task(ends.follow())
 
-        async def submit_and_watch(number: int) -> None:
-            async for _ in self._client.submit_and_watch(_TYPE, {"n": number}):
-                pass
+            async def submit_and_wait(number: int) -> None:
+                handle = await self._client.submit(_TYPE, {"n": number})
+                await ends.of(handle.id)
 
-        return {"microseconds": await open_loop(rate, seconds, submit_and_watch)}
+            try:
+                return {"microseconds": await open_loop(rate, seconds, submit_and_wait)}
+            finally:
+                following.cancel()
 
     async def end_to_end(
         self, count: int, queues: int = 0, delayed: int = 0, watch: str = "ends"
@@ -134,6 +140,7 @@ class _Ends:
     def __init__(self, events: Watch) -> None:
         self.times: dict[str, float] = {}
         self._events = events
+        self._awaited: dict[str, asyncio.Future[None]] = {}
         self._wanted: set[str] | None = None
         self._all = asyncio.get_running_loop().create_future()
 
@@ -143,11 +150,20 @@ class _Ends:
             async for event in self._events:
                 if event.state.terminal:
                     self.times[event.job_id] = time.time()
+                    if (awaited := self._awaited.pop(event.job_id, None)) is not None:
+                        awaited.set_result(None)
                     if self._wanted is not None:
                         self._wanted.discard(event.job_id)
                         self._check()
         except Exception as error:  # noqa: BLE001 - it belongs to who waits
-            self._all.set_exception(error)
+            for waiting in (self._all, *self._awaited.values()):
+                waiting.set_exception(error)
+
+    async def of(self, job_id: str) -> None:
+        """Waits until the end of a job is known."""
+        if job_id not in self.times:
+            self._awaited[job_id] = asyncio.get_running_loop().create_future()
+            await self._awaited[job_id]
 
     async def until(self, ids: set[str]) -> float:
         """Waits until the ends of all these are known; returns when, by `time.perf_counter()`."""

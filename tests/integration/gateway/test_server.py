@@ -241,7 +241,7 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
         sys.executable,
         "-m",
         "headrace_gateway",
-        env=environment_of(settings, HEADRACE_LOG_FORMAT="json"),
+        env=environment_of(settings, HEADRACE_LOG_FORMAT="json", HEADRACE_LOG_LEVEL="debug"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         limit=16 * 1024 * 1024,

@@ -22,7 +22,8 @@ from headrace_core.store.database import Database
 from headrace_core.store.events import BEGINNING, Place, end_of, place_of, read_range, read_start
 from headrace_core.store.prune import Pruned, list_tenants, prune_jobs, remove_leftovers
 from headrace_core.store.requeue import requeue_job
-from headrace_core.store.submit import submit_batch, submit_jobs
+from headrace_core.store.submit import submit_jobs
+from headrace_core.store.submit_batch import submit_batch
 from support import retention
 from support.histories import assert_legal
 from support.jobs import history, new_job, read_job, set_column, submit, submit_many

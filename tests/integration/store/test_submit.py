@@ -16,7 +16,8 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.store.database import Database
 from headrace_core.store.jobs import database_time
-from headrace_core.store.submit import NewJob, Submitted, submit_batch, submit_jobs
+from headrace_core.store.submit import NewJob, Submitted, submit_jobs
+from headrace_core.store.submit_batch import submit_batch
 from support.jobs import history, new_job, read_job, submit
 from support.until import until_blocked
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -249,6 +250,39 @@ async def test_any_number_of_jobs_goes_in_batches(client, platform):
     assert [len(batch) for batch in batches] == [10, 10, 5]
     ids = [call.request.request_id for call in platform.seen]
     assert ids == ["nightly/1", "nightly/2", "nightly/3"]
+
+
+async def test_batches_can_be_on_their_way_together_and_come_in_their_order(client, platform):
+    jobs = (JobSpec("wait", {"n": n}) for n in range(45))
+
+    batches = [
+        [job.job.create_time is not None for job in batch]
+        async for batch in client.submit_in_batches(jobs, size=10, in_flight=3, request_id="k")
+    ]
+
+    assert [len(batch) for batch in batches] == [10, 10, 10, 10, 5]
+    assert sorted(c.request.request_id for c in platform.seen) == [f"k/{n}" for n in range(1, 6)]
+
+
+async def test_who_stops_early_has_submitted_no_more_than_was_on_its_way(client, platform):
+    taken = []
+
+    def jobs():
+        for n in range(1000):
+            taken.append(n)
+            yield JobSpec("wait")
+
+    async with aclosing(client.submit_in_batches(jobs(), size=10, in_flight=2)) as batches:
+        async for _ in batches:
+            break
+
+    assert len(taken) == 20
+    assert len(platform.seen) <= 2
+
+
+async def test_batches_in_flight_are_at_least_one(client):
+    with pytest.raises(ValueError, match="in_flight must be at least 1"):
+        await anext(client.submit_in_batches([JobSpec("wait")], in_flight=0))
 
 
 async def test_batches_stay_below_the_size_of_a_request(client, platform):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_core.domain.errors import ShuttingDown, Unavailable
+from headrace_core.store import group_commit
 from headrace_core.store.group_commit import GroupCommit, Overloaded
 
 
@@ -253,3 +254,43 @@ def test_every_item_is_committed_once_and_in_order(turns: list[list[int]], max_b
         assert all(1 <= len(batch) <= max_batch for batch in store.batches)
 
     asyncio.run(scenario())
+
+
+async def test_a_crowd_that_keeps_coming_shares_a_commit(monkeypatch: pytest.MonkeyPatch):
+    # So long that a machine that is busy with other things still brings somebody in it.
+    monkeypatch.setattr(group_commit, "_STEP", 0.2)
+    store = Store()
+    commits = group(store, gather=60.0, max_batch=40)
+    crowd = await submit_all(commits, range(10))
+    await store.begun.wait()
+
+    async def come() -> None:
+        # One at a time, until a batch is full.
+        for n in range(10, 50):
+            crowd.extend(await submit_all(commits, [n]))
+
+    await asyncio.gather(come(), *crowd)
+    await asyncio.gather(*crowd)
+    assert store.batches == [list(range(10)), list(range(10, 50))]
+
+
+async def test_who_comes_alone_never_waits_for_others():
+    store = Store()
+    commits = group(store, gather=60.0)
+    for n in range(20):
+        assert await commits.submit(n) == f"done {n}"
+    assert store.batches == [[n] for n in range(20)]
+
+
+async def test_a_caller_that_waits_no_longer_takes_its_item_back():
+    store = Store()
+    commits = group(store)
+    store.hold()
+    first = asyncio.create_task(commits.submit(1))
+    await store.begun.wait()
+    with pytest.raises(TimeoutError):
+        await commits.submit(2, timeout=0.001)
+    (last,) = await submit_all(commits, [3])
+    store.let_through()
+    assert await asyncio.gather(first, last) == ["done 1", "done 3"]
+    assert store.batches == [[1], [3]]

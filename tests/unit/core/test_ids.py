@@ -8,7 +8,7 @@ from unittest.mock import patch
 from uuid import RFC_4122, UUID
 
 from headrace_core.domain import ids
-from headrace_core.domain.ids import uuid7
+from headrace_core.domain.ids import uuid7, uuid7_bytes
 
 
 def stamp(value: UUID) -> int:
@@ -29,6 +29,15 @@ def test_it_grows_with_every_call() -> None:
     made = [uuid7() for _ in range(10_000)]
     assert made == sorted(set(made))
     assert [str(value) for value in made] == sorted(str(value) for value in made)
+
+
+def test_many_at_once_grow_too_and_the_next_one_is_behind_them() -> None:
+    before = uuid7()
+    made = [UUID(bytes=raw) for raw in uuid7_bytes(1000)]
+    after = uuid7()
+    assert [before, *made, after] == sorted({before, *made, after})
+    assert {(value.version, value.variant) for value in made} == {(7, RFC_4122)}
+    assert uuid7_bytes(0) == []
 
 
 def test_it_grows_in_every_thread_and_is_never_drawn_twice() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import Final
 
-from headrace._convert import to_spec
+from headrace._convert import write_spec
 from headrace.job import JobSpec
-from headrace.v1 import job_pb2
+from headrace.v1 import job_service_pb2
 
 # The contract's.
 MAX_BATCH: Final = 1_000
@@ -19,8 +19,8 @@ _FRAME: Final = 8
 
 async def batches(
     jobs: Iterable[JobSpec] | AsyncIterable[JobSpec], size: int
-) -> AsyncGenerator[list[job_pb2.JobSpec], None]:
-    """Yields the jobs in lists of at most `size` that fit in a request.
+) -> AsyncGenerator[job_service_pb2.BatchSubmitJobsRequest, None]:
+    """Yields requests of at most `size` jobs, none of them too large.
 
     The same jobs are always cut in the same places. A job that is too large for any request comes
     alone, for the gateway to refuse.
@@ -30,26 +30,49 @@ async def batches(
     """
     if not 1 <= size <= MAX_BATCH:
         raise ValueError(f"size must be 1 to {MAX_BATCH}")
-    batch: list[job_pb2.JobSpec] = []
-    batch_bytes = 0
-    async for job in _each(jobs):
-        spec = to_spec(job)
-        spec_bytes = spec.ByteSize() + _FRAME
-        if batch and (len(batch) == size or batch_bytes + spec_bytes > _MAX_BYTES):
-            yield batch
-            batch, batch_bytes = [], 0
-        batch.append(spec)
-        batch_bytes += spec_bytes
-    if batch:
-        yield batch
-
-
-async def _each(
-    jobs: Iterable[JobSpec] | AsyncIterable[JobSpec],
-) -> AsyncGenerator[JobSpec, None]:
+    cut = _Cut(size)
     if isinstance(jobs, AsyncIterable):
         async for job in jobs:
-            yield job
+            if cut.add(job):
+                yield cut.take()
     else:
         for job in jobs:
-            yield job
+            if cut.add(job):
+                yield cut.take()
+    while cut:
+        yield cut.take()
+
+
+class _Cut:
+    """A request that is being filled, and the one behind it, which begins with what overflowed."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._filling = job_service_pb2.BatchSubmitJobsRequest()
+        self._bytes = 0
+        self._behind: job_service_pb2.BatchSubmitJobsRequest | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._filling.jobs)
+
+    def add(self, job: JobSpec) -> bool:
+        """Adds a job; tells whether a request is full, which must then be taken."""
+        jobs = self._filling.jobs
+        message = jobs.add()
+        write_spec(job, message)
+        size = message.ByteSize() + _FRAME
+        self._bytes += size
+        if self._bytes > _MAX_BYTES and len(jobs) > 1:
+            self._behind = job_service_pb2.BatchSubmitJobsRequest(jobs=[jobs.pop()])
+            self._bytes = size
+            return True
+        return len(jobs) == self._size
+
+    def take(self) -> job_service_pb2.BatchSubmitJobsRequest:
+        """The request that is full, or the last one."""
+        taken, behind = self._filling, self._behind
+        if behind is None:
+            behind = job_service_pb2.BatchSubmitJobsRequest()
+            self._bytes = 0
+        self._filling, self._behind = behind, None
+        return taken

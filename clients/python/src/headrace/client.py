@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
-from uuid import uuid4
 
 from grpc.aio import UnaryStreamCall
 
@@ -23,6 +25,7 @@ from headrace._convert import (
     from_stats,
     to_filter,
     to_spec,
+    write_spec,
 )
 from headrace._gateways import Gateway, Gateways, health_request, parse_targets
 from headrace._subscriptions import SubscriptionCalls
@@ -121,13 +124,13 @@ class Client(SubscriptionCalls):
         """
         request = job_service_pb2.SubmitJobRequest(
             job=to_spec(JobSpec(job_type, payload, **options)),
-            request_id=request_id or str(uuid4()),
+            request_id=request_id or _fresh_key(),
             validate_only=validate_only,
             data_encoding=JSON,
         )
         response = await self._calls.unary(lambda gateway: gateway.jobs.SubmitJob, request)
-        job = from_job(response.job)
-        return JobHandle(self, job.id, job=job, outcome=from_outcome(response.outcome))
+        job = response.job
+        return JobHandle(self, job.id, message=job, outcome=from_outcome(response.outcome))
 
     async def submit_many(
         self,
@@ -146,21 +149,22 @@ class Client(SubscriptionCalls):
         Raises:
             ValueError: there are none, or more than 1,000.
         """
-        specs = [to_spec(spec) for spec in jobs]
-        if not 1 <= len(specs) <= MAX_BATCH:
+        request = job_service_pb2.BatchSubmitJobsRequest(validate_only=validate_only)
+        for spec in jobs:
+            write_spec(spec, request.jobs.add())
+        if not 1 <= len(request.jobs) <= MAX_BATCH:
             raise ValueError(
-                f"a batch has 1 to {MAX_BATCH} jobs, and these are {len(specs)}; "
+                f"a batch has 1 to {MAX_BATCH} jobs, and these are {len(request.jobs)}; "
                 "submit_in_batches takes any number"
             )
-        return await self._submit_batch(
-            specs, request_id=request_id or str(uuid4()), validate_only=validate_only
-        )
+        return await self._submit_batch(request, request_id or _fresh_key())
 
     async def submit_in_batches(
         self,
         jobs: Iterable[JobSpec] | AsyncIterable[JobSpec],
         *,
         size: int = MAX_BATCH,
+        in_flight: int = 1,
         request_id: str | None = None,
     ) -> AsyncGenerator[Batch, None]:
         """Persists any number of jobs in batches, each all or nothing, and yields each batch.
@@ -171,33 +175,47 @@ class Client(SubscriptionCalls):
         Args:
             jobs: the jobs.
             size: the most jobs in a batch; 1 to 1,000.
+            in_flight: how many batches are on their way at once. With one, a batch is submitted
+                when the one before it was taken from here. With some, client, gateway and database
+                work at the same time, and whoever stops early has submitted as many more.
             request_id: an idempotency key for all of it: repeated with the same jobs and size, it
                 submits only what is missing. At most 100 characters. None: a fresh one.
 
         Raises:
-            ValueError: `size` is out of its range.
+            ValueError: `size` or `in_flight` is out of its range.
         """
-        key = request_id or str(uuid4())
+        if in_flight < 1:
+            raise ValueError("in_flight must be at least 1")
+        key = request_id or _fresh_key()
+        calls: deque[asyncio.Task[Batch]] = deque()
         number = 0
-        async with aclosing(batches(jobs, size)) as parts:
-            async for specs in parts:
-                number += 1
-                yield await self._submit_batch(
-                    specs, request_id=f"{key}/{number}", validate_only=False
-                )
+        try:
+            async with aclosing(batches(jobs, size)) as requests:
+                async for request in requests:
+                    number += 1
+                    call = self._submit_batch(request, f"{key}/{number}")
+                    calls.append(asyncio.create_task(call))
+                    if len(calls) == in_flight:
+                        yield await calls.popleft()
+            while calls:
+                yield await calls.popleft()
+        finally:
+            for task in calls:
+                task.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
 
     async def _submit_batch(
-        self, specs: Sequence[job_pb2.JobSpec], *, request_id: str, validate_only: bool
+        self, request: job_service_pb2.BatchSubmitJobsRequest, request_id: str
     ) -> Batch:
-        request = job_service_pb2.BatchSubmitJobsRequest(
-            jobs=specs, request_id=request_id, validate_only=validate_only, data_encoding=JSON
-        )
+        request.request_id = request_id
+        request.data_encoding = JSON
         response = await self._calls.unary(lambda gateway: gateway.jobs.BatchSubmitJobs, request)
         outcome = from_outcome(response.outcome)
-        jobs = [from_job(message) for message in response.jobs]
         return Batch(
             id=response.batch_id,
-            jobs=tuple(JobHandle(self, job.id, job=job, outcome=outcome) for job in jobs),
+            jobs=tuple(
+                JobHandle(self, job.id, message=job, outcome=outcome) for job in response.jobs
+            ),
             outcome=outcome,
         )
 
@@ -223,7 +241,7 @@ class Client(SubscriptionCalls):
             options: as for `submit`.
         """
         spec = to_spec(JobSpec(job_type, payload, **options))
-        key = request_id or str(uuid4())
+        key = request_id or _fresh_key()
 
         def start(gateway: Gateway, seq: int) -> UnaryStreamCall[Any, Any]:
             return gateway.jobs.SubmitAndWatch(
@@ -397,6 +415,11 @@ class Client(SubscriptionCalls):
                 raise
             return False
         return bool(response.status == _SERVING)
+
+
+def _fresh_key() -> str:
+    """An idempotency key that nobody has had."""
+    return os.urandom(16).hex()
 
 
 def _view(*, full: bool) -> job_pb2.JobView.ValueType:

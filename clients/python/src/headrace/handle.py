@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from headrace._convert import from_job
 from headrace.errors import JobCancelled, JobFailed
 from headrace.job import Job, JobState, SubmitOutcome
+from headrace.v1 import job_pb2
 from headrace.watch import JobWatch
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ class JobHandle:
 
     Attributes:
         id: the job's id; empty when it was only validated.
-        job: the job as it was when it was submitted; None when the handle was made from an id.
         outcome: what the submit did; None when the handle was made from an id.
     """
 
@@ -29,13 +30,22 @@ class JobHandle:
         client: Client,
         job_id: str,
         *,
-        job: Job | None = None,
+        message: job_pb2.Job | None = None,
         outcome: SubmitOutcome | None = None,
     ) -> None:
         self._client = client
+        self._message = message
+        self._job: Job | None = None
         self.id = job_id
-        self.job = job
         self.outcome = outcome
+
+    @property
+    def job(self) -> Job | None:
+        """The job as it was when it was submitted; None when the handle was made from an id."""
+        # Most of those who submit thousands of jobs look at none of them.
+        if self._message is not None:
+            self._job, self._message = from_job(self._message), None
+        return self._job
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.id}>"

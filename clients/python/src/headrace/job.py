@@ -28,7 +28,10 @@ class JobState(StrEnum):
     @property
     def terminal(self) -> bool:
         """Whether the job has ended (until somebody requeues it)."""
-        return self in {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
 class SubmitOutcome(StrEnum):
@@ -114,10 +117,10 @@ class JobSpec:
     def __post_init__(self) -> None:
         if self.delay is not None and self.schedule_time is not None:
             raise ValueError("say either delay or schedule_time")
-        for name in ("schedule_time", "deadline"):
-            time = getattr(self, name)
-            if time is not None and time.tzinfo is None:
-                raise ValueError(f"{name} must have a time zone")
+        if self.schedule_time is not None and self.schedule_time.tzinfo is None:
+            raise ValueError("schedule_time must have a time zone")
+        if self.deadline is not None and self.deadline.tzinfo is None:
+            raise ValueError("deadline must have a time zone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

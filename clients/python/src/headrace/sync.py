@@ -201,10 +201,17 @@ class SyncClient(Blocking[Client]):
     ack_subscription = blocking(Client.ack_subscription)
 
     def submit_in_batches(
-        self, jobs: Iterable[JobSpec], *, size: int = MAX_BATCH, request_id: str | None = None
+        self,
+        jobs: Iterable[JobSpec],
+        *,
+        size: int = MAX_BATCH,
+        in_flight: int = 1,
+        request_id: str | None = None,
     ) -> Generator[SyncBatch, None, None]:
         """Persists any number of jobs in batches, and yields each; see `Client`."""
-        batches = self._inner.submit_in_batches(jobs, size=size, request_id=request_id)
+        batches = self._inner.submit_in_batches(
+            jobs, size=size, in_flight=in_flight, request_id=request_id
+        )
         for batch in self._thread.iterate(batches):
             yield SyncBatch(batch, self._thread)
 

@@ -25,7 +25,7 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_core.domain.subscription import Subscription
 from headrace_core.store.stats import Stats
-from headrace_core.store.submit import BatchJobs
+from headrace_core.store.submit_batch import BatchJobs
 from headrace_gateway.document import write_data
 from headrace_gateway.job_filter import JobFilter, read_filter
 from headrace_gateway.watch import Mark

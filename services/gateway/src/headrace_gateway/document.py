@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from google.protobuf import struct_pb2
@@ -25,8 +24,7 @@ _EXACT: Final = 2**53
 _decode = msgspec.json.Decoder().decode
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """A document as text, which is stored, and as Python's objects, which are validated."""
 
     text: JsonText
@@ -39,7 +37,7 @@ EMPTY: Final = Document("{}", {})
 def read_data(data: data_pb2.Data) -> Document:
     """A document that a client sent.
 
-    `json` keeps its text exactly. A `value` is written with sorted keys, since protobuf maps have
+    `json` keeps its text. A `value` is written with sorted keys, since protobuf maps have
     no order and the same content must be the same text; its integral numbers become integers.
 
     Raises:
@@ -47,7 +45,7 @@ def read_data(data: data_pb2.Data) -> Document:
     """
     kind = data.WhichOneof("kind")
     if kind == "json":
-        return _read_json(data.json)
+        return read_json(data.json)
     if kind == "value":
         content = _plain(data.value)
         return Document(msgspec.json.encode(content, order="deterministic").decode(), content)
@@ -67,7 +65,12 @@ def write_data(text: JsonText, encoding: data_pb2.DataEncoding.ValueType) -> dat
     return data
 
 
-def _read_json(raw: bytes) -> Document:
+def read_json(raw: bytes) -> Document:
+    """A document that a client sent as its text, which is kept exactly.
+
+    Raises:
+        ValueError: it is no JSON document; the message says what it must be.
+    """
     try:
         content = _decode(raw)
         text = raw.decode()

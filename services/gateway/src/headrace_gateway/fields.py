@@ -19,6 +19,8 @@ MAX_PAGE_SIZE: Final = 1000
 MAX_FILTER_JOBS: Final = 10_000
 MAX_CONSUMER: Final = 128
 
+_ENCODINGS = frozenset(data_pb2.DataEncoding.values())
+_VIEWS = frozenset(job_pb2.JobView.values())
 _STATES = {number: state for state, number in STATES.items()}
 
 
@@ -75,14 +77,14 @@ def read_encoding(
     encoding: data_pb2.DataEncoding.ValueType, found: Violations
 ) -> data_pb2.DataEncoding.ValueType:
     """The form of documents in the response."""
-    if encoding not in data_pb2.DataEncoding.values():
+    if encoding not in _ENCODINGS:
         found.note("data_encoding", "must be DATA_ENCODING_VALUE or DATA_ENCODING_JSON")
     return encoding
 
 
 def read_view(view: job_pb2.JobView.ValueType, found: Violations, *, default_full: bool) -> bool:
     """Whether the FULL view is asked for."""
-    if view not in job_pb2.JobView.values():
+    if view not in _VIEWS:
         found.note("view", "must be JOB_VIEW_BASIC or JOB_VIEW_FULL")
     return default_full if view == job_pb2.JOB_VIEW_UNSPECIFIED else view == job_pb2.JOB_VIEW_FULL
 

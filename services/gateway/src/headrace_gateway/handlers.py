@@ -39,6 +39,11 @@ class KnownHandler:
     queue: str
     payload_schema: JsonText
 
+    def takes(self, payload: Any) -> bool:
+        """Whether a payload (as Python's objects) keeps to the schema."""
+        validator = _validator(self.payload_schema)
+        return validator is None or validator.is_valid(payload)
+
     def violations(self, payload: Any, path: str) -> Iterator[Violation]:
         """Where a payload (as Python's objects) breaks the schema, up to a bound.
 

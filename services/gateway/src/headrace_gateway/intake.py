@@ -5,38 +5,46 @@ with its queue decided.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from headrace.v1 import job_pb2
 from headrace_core.domain.errors import InvalidRequest, PayloadInvalid
-from headrace_core.domain.job import DEFAULT_QUEUE, JobSpec
+from headrace_core.domain.job import DEFAULT_QUEUE, JobSpec, JsonText, fingerprints
 from headrace_core.settings import Settings
 from headrace_gateway.fields import Violations
-from headrace_gateway.handlers import HandlerCache
-from headrace_gateway.validate import read_spec
+from headrace_gateway.handlers import HandlerCache, KnownHandler
+from headrace_gateway.validate import Submission, read_spec, read_specs
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """A job that may be persisted.
 
-    `spec` has its queue decided, `said` is what the submitter said; `has_worker` tells whether a
-    live worker has its type.
+    `spec` has its queue decided, `said` is what the submitter said, which names the content
+    whichever workers are alive; `has_worker` tells whether a live worker has its type.
     """
 
     spec: JobSpec
     said: JobSpec
     has_worker: bool
 
+
+@dataclass(frozen=True, slots=True)
+class AcceptedBatch:
+    """Jobs that may be persisted, in the order given.
+
+    Those that differ in their payloads alone share an `Accepted`, whose own payload means nothing:
+    `payloads` has that of each.
+    """
+
+    jobs: Sequence[Accepted]
+    payloads: Sequence[JsonText]
+
     def fingerprint(self) -> bytes:
-        """32 bytes that name the content, whichever workers are alive."""
-        return self.said.fingerprint()
-
-
-def batch_fingerprint(jobs: Sequence[Accepted]) -> bytes:
-    """32 bytes that name the content of a batch."""
-    return hashlib.sha256(b"".join(job.fingerprint() for job in jobs)).digest()
+        """32 bytes that name the content of all."""
+        said = [job.said for job in self.jobs]
+        return hashlib.sha256(b"".join(fingerprints(said, self.payloads))).digest()
 
 
 class Intake:
@@ -51,14 +59,12 @@ class Intake:
         self.settings = settings
         self._handlers = handlers
 
-    async def accept(
-        self, tenant: str, messages: Sequence[tuple[str, job_pb2.JobSpec]], found: Violations
-    ) -> list[Accepted]:
-        """Validates the jobs of a request, each given with its path.
+    async def accept(self, tenant: str, message: job_pb2.JobSpec, found: Violations) -> Accepted:
+        """Validates the job of a request, which stands at `job`.
 
         Args:
             tenant: whose handlers apply.
-            messages: (path, job).
+            message: the job.
             found: what was found wrong with the rest of the request.
 
         Raises:
@@ -66,25 +72,60 @@ class Intake:
                 payloads that break their schemas are all that is wrong.
             LimitExceeded: something is too large.
         """
-        submissions = [read_spec(message, path, found, self.settings) for path, message in messages]
-        handlers = await self._handlers.of(tenant)
+        submission = read_spec(message, "job", found, self.settings)
+        [accepted] = self._accept([submission], await self._handlers.of(tenant), found)
+        return accepted
+
+    async def accept_batch(
+        self, tenant: str, messages: Sequence[job_pb2.JobSpec], found: Violations
+    ) -> AcceptedBatch:
+        """Validates the jobs of a request, which stand at `jobs`.
+
+        Args:
+            tenant: whose handlers apply.
+            messages: the jobs; what they hold is gone afterwards.
+            found: what was found wrong with the rest of the request.
+
+        Raises:
+            InvalidRequest: as for one job.
+            LimitExceeded: something is too large.
+        """
+        submissions = read_specs(messages, "jobs", found, self.settings)
+        accepted = self._accept(submissions, await self._handlers.of(tenant), found)
+        # Nothing was found, so each is a document.
+        return AcceptedBatch(accepted, [s.payload.text for s in submissions if s.payload])
+
+    def _accept(
+        self,
+        submissions: Sequence[Submission],
+        handlers: Mapping[str, KnownHandler],
+        found: Violations,
+    ) -> list[Accepted]:
         malformed = bool(found)
         refused: set[str] = set()
+        # By the spec, which alike jobs share.
+        alike: dict[int, tuple[Accepted, KnownHandler | None]] = {}
         accepted = []
-        for submission in submissions:
-            spec = submission.spec
-            handler = handlers.get(spec.type)
-            payload = submission.payload
-            if handler is not None and payload is not None:
-                before = len(found)
-                found.extend(handler.violations(payload.content, f"{submission.path}.payload"))
-                if len(found) > before:
-                    refused.add(spec.type)
-            if not spec.queue:
-                spec = replace(spec, queue=handler.queue if handler else DEFAULT_QUEUE)
-            accepted.append(Accepted(spec, submission.spec, handler is not None))
+        for said, payload, path in submissions:
+            known = alike.get(id(said))
+            if known is None:
+                handler = handlers.get(said.type)
+                known = alike[id(said)] = (_decided(said, handler), handler)
+            job, handler = known
+            if handler is not None and payload is not None and not handler.takes(payload.content):
+                found.extend(handler.violations(payload.content, f"{path}.payload"))
+                refused.add(said.type)
+            accepted.append(job)
         if malformed:
             raise InvalidRequest(found)
         if found:
             raise PayloadInvalid(", ".join(sorted(refused)), found)
         return accepted
+
+
+def _decided(said: JobSpec, handler: KnownHandler | None) -> Accepted:
+    """The job with its queue decided."""
+    spec = said
+    if not spec.queue:
+        spec = replace(spec, queue=handler.queue if handler else DEFAULT_QUEUE)
+    return Accepted(spec, said, handler is not None)

@@ -29,6 +29,7 @@ from headrace_core.telemetry import MetricsServer
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_gateway.handler_servicer import HandlerServicer
 from headrace_gateway.handlers import HandlerCache
+from headrace_gateway.handoff import HandOff
 from headrace_gateway.intake import Intake
 from headrace_gateway.interceptors import CallInterceptor
 from headrace_gateway.metrics import stream_metrics
@@ -129,7 +130,9 @@ class Gateway:
         handlers = HandlerCache(database=database, listener=listener)
         ending.push_async_callback(handlers.stop)
         await handlers.start()
-        submitter = Submitter(settings=settings, database=database, waker=waker)
+        hand_off = HandOff(settings=settings, database=database, waker=waker)
+        ending.push_async_callback(hand_off.close)
+        submitter = Submitter(settings=settings, database=database, waker=waker, hand_off=hand_off)
         ending.push_async_callback(_close, submitter, settings.database_timeout)
         watch = Watch(settings=settings, database=database, installation=installation, waker=waker)
         self.gauges = watch.gauges

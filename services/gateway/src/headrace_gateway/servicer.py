@@ -22,7 +22,7 @@ from headrace_core.store.installation import Installation
 from headrace_core.store.jobs import get_job, get_output
 from headrace_core.store.requeue import requeue_job
 from headrace_core.store.stats import read_stats
-from headrace_core.store.submit import SubmittedBatch, submit_batch
+from headrace_core.store.submit_batch import SubmittedBatch, submit_batch
 from headrace_core.wake import Topic, Waker
 from headrace_gateway.convert import (
     WATCH_MARKS,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
 from headrace_core.domain.errors import HeadraceError, RequestIdConflict, Unavailable
-from headrace_core.domain.ids import JobId, uuid7
+from headrace_core.domain.job import fingerprints
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.group_commit import GroupCommit
+from headrace_core.store.new_jobs import new_ids
 from headrace_core.store.submit import NewJob, Submitted, submit_jobs
 from headrace_core.wake import Topic, Waker
+from headrace_gateway.handoff import HandOff
 from headrace_gateway.intake import Accepted
 
 _log = structlog.get_logger()
@@ -22,6 +23,20 @@ _MAX_BATCH: Final = 1000
 # Bytes of payloads that one transaction may carry, and that may wait in all.
 _MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 _MAX_PENDING_BYTES: Final = 256 * 1024 * 1024
+# How long a transaction waits for more jobs while they come thick, in seconds. A commit costs as
+# much as a dozen of the jobs in it.
+_GATHER: Final = 0.01
+
+
+class _Submit(NamedTuple):
+    """A job that is handed in. What many share a transaction for is done for all of them at once,
+    which is a good deal cheaper than the same in each of their calls.
+    """
+
+    job: Accepted
+    tenant: str
+    request_id: str | None
+    correlation_id: str
 
 
 class Submitter:
@@ -31,20 +46,27 @@ class Submitter:
         settings: how many submits may wait, and the database's deadline.
         database: where jobs are stored.
         waker: is rung after each commit.
+        hand_off: is offered what was committed.
     """
 
-    def __init__(self, *, settings: Settings, database: Database, waker: Waker) -> None:
+    def __init__(
+        self, *, settings: Settings, database: Database, waker: Waker, hand_off: HandOff
+    ) -> None:
         self._database = database
         self._waker = waker
+        self._hand_off = hand_off
         # The commit that runs and the one behind it.
         self._timeout = 2 * settings.database_timeout
-        self._commits: GroupCommit[NewJob, Submitted | RequestIdConflict | Exception] = GroupCommit(
-            commit=self._commit,
-            max_batch=_MAX_BATCH,
-            max_pending=settings.max_pending_submits,
-            weigh=_weigh,
-            max_batch_weight=_MAX_BATCH_BYTES,
-            max_pending_weight=_MAX_PENDING_BYTES,
+        self._commits: GroupCommit[_Submit, Submitted | RequestIdConflict | Exception] = (
+            GroupCommit(
+                commit=self._commit,
+                max_batch=_MAX_BATCH,
+                max_pending=settings.max_pending_submits,
+                weigh=_weigh,
+                max_batch_weight=_MAX_BATCH_BYTES,
+                max_pending_weight=_MAX_PENDING_BYTES,
+                gather=_GATHER,
+            )
         )
 
     async def submit(self, job: Accepted, *, tenant: str, request_id: str | None) -> Submitted:
@@ -55,51 +77,70 @@ class Submitter:
             Unavailable: the database is gone or too much waits for it. The job may be stored
                 nevertheless; with a request_id the call can be repeated without harm.
         """
-        new = NewJob(
-            id=JobId(uuid7()),
-            tenant=tenant,
-            spec=job.spec,
-            request_id=request_id,
-            fingerprint=job.fingerprint() if request_id else None,
-        )
+        call = structlog.contextvars.get_contextvars()
+        submit = _Submit(job, tenant, request_id, call.get("correlation_id", ""))
         try:
-            async with asyncio.timeout(self._timeout):
-                result = await self._commits.submit(new)
+            result = await self._commits.submit(submit, timeout=self._timeout)
         except TimeoutError:
             raise Unavailable("postgresql") from None
         if isinstance(result, Exception):
             raise result
-        _log.info(
-            "job_submitted",
-            job_id=str(result.job.id),
-            type=result.job.type,
-            queue=result.job.queue,
-            created=result.created,
-        )
         return result
 
     async def close(self) -> None:
         """Takes no more jobs and commits those that wait."""
         await self._commits.close()
 
-    async def _commit(self, jobs: list[NewJob]) -> list[Submitted | RequestIdConflict | Exception]:
+    async def _commit(
+        self, submits: list[_Submit]
+    ) -> list[Submitted | RequestIdConflict | Exception]:
         try:
-            return list(await self._persist(jobs))
+            return list(await self._persist(submits))
         except HeadraceError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is one job's error
             # One job that the database refuses, a bug of ours, must not fail the others.
-            if len(jobs) == 1:
+            if len(submits) == 1:
                 return [error]
-            _log.exception("batch_refused", jobs=len(jobs))
-            return [(await self._commit([job]))[0] for job in jobs]
+            _log.exception("batch_refused", jobs=len(submits))
+            return [(await self._commit([submit]))[0] for submit in submits]
 
-    async def _persist(self, jobs: list[NewJob]) -> list[Submitted | RequestIdConflict]:
+    async def _persist(self, submits: list[_Submit]) -> list[Submitted | RequestIdConflict]:
+        jobs = _new_jobs(submits)
         async with self._database.statement() as conn:
             results = await submit_jobs(conn, jobs)
-        self._waker.ring(Topic.JOBS, Topic.EVENTS)
+        stored = [result for result in results if isinstance(result, Submitted) and result.created]
+        if stored:
+            self._hand_off.offer([submitted.job for submitted in stored])
+            self._waker.ring(Topic.EVENTS)
+        for submit, result in zip(submits, results, strict=True):
+            if isinstance(result, Submitted):
+                # It is in the history: a line for each would cost as much as all of its validation.
+                _log.debug(
+                    "job_submitted",
+                    correlation_id=submit.correlation_id,
+                    job_id=str(result.job.id),
+                    type=result.job.type,
+                    queue=result.job.queue,
+                    created=result.created,
+                )
         return results
 
 
-def _weigh(job: NewJob) -> int:
-    return len(job.spec.payload)
+def _new_jobs(submits: list[_Submit]) -> list[NewJob]:
+    said = [submit.job.said for submit in submits]
+    contents = fingerprints(said, [spec.payload for spec in said])
+    return [
+        NewJob(
+            id=job_id,
+            tenant=submit.tenant,
+            spec=submit.job.spec,
+            request_id=submit.request_id,
+            fingerprint=content if submit.request_id else None,
+        )
+        for submit, job_id, content in zip(submits, new_ids(len(submits)), contents, strict=True)
+    ]
+
+
+def _weigh(submit: _Submit) -> int:
+    return len(submit.job.spec.payload)

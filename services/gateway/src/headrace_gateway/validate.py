@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from headrace.v1 import job_pb2
+from headrace.v1 import data_pb2, job_pb2
 from headrace_core.domain.errors import LimitExceeded
 from headrace_core.domain.job import MAX_PRIORITY, MIN_PRIORITY, JobSpec
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.settings import Settings
-from headrace_gateway.document import EMPTY, Document, read_data
+from headrace_gateway.document import EMPTY, Document, read_data, read_json
 from headrace_gateway.fields import Violations
 
 MAX_TIMEOUT: Final = timedelta(days=7)
@@ -29,6 +28,7 @@ _NAME_RULE = "must be 1 to 100 of a-z, 0-9, _, - and ., beginning with a letter 
 _LABEL_KEY_RULE = "must be 1 to 63 of a-z, 0-9, _, - and ., beginning with a letter or digit"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_RETRY = RetryOverrides()
+_NO_LABELS: Final[Mapping[str, str]] = {}
 
 # The ranges that protobuf defines for its Timestamp and Duration.
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
@@ -37,11 +37,12 @@ _LONGEST_SECONDS = 315_576_000_000
 N = TypeVar("N", int, float)
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """A job as its submitter described it, and its payload for the handler's schema.
 
-    `payload` is None when it is no JSON document, which is a violation by itself.
+    Of many that were read together, those that differ in their payloads alone share a `spec`, which
+    has the payload of the first. `payload` is None when it is no JSON document, which is itself a
+    violation.
     """
 
     spec: JobSpec
@@ -63,6 +64,44 @@ def read_spec(
     Raises:
         LimitExceeded: the payload is too large or there are too many labels.
     """
+    data = message.payload if message.HasField("payload") else None
+    return _read(message, data, path, found, settings)
+
+
+def read_specs(
+    messages: Iterable[job_pb2.JobSpec], path: str, found: Violations, settings: Settings
+) -> list[Submission]:
+    """Many jobs to submit, as `read_spec` reads one; job 3 stands at `path[3]`.
+
+    What jobs have in common is read once. Takes the payloads out of the messages.
+    """
+    known: dict[bytes, JobSpec] = {}
+    submissions = []
+    for number, message in enumerate(messages):
+        place = f"{path}[{number}]"
+        data = message.payload if message.HasField("payload") else None
+        message.ClearField("payload")
+        # Labels may come in any order: then jobs are read once more than they had to be.
+        rest = message.SerializeToString()
+        spec = known.get(rest)
+        if spec is not None:
+            submission = Submission(spec, _payload(data, place, found, settings), place)
+        else:
+            submission = _read(message, data, place, found, settings)
+            # A violation is told for each job that has it.
+            if not found:
+                known[rest] = submission.spec
+        submissions.append(submission)
+    return submissions
+
+
+def _read(
+    message: job_pb2.JobSpec,
+    data: data_pb2.Data | None,
+    path: str,
+    found: Violations,
+    settings: Settings,
+) -> Submission:
     if not _NAME(message.type):
         found.note(f"{path}.type", _NAME_RULE)
     if message.queue and not _NAME(message.queue):
@@ -80,7 +119,7 @@ def read_spec(
         timeout = _duration(message.timeout, f"{path}.timeout", found)
         if timeout is not None and not timedelta() < timeout <= MAX_TIMEOUT:
             found.note(f"{path}.timeout", f"must be positive and at most {MAX_TIMEOUT.days} days")
-    payload = _payload(message, f"{path}.payload", found, settings)
+    payload = _payload(data, path, found, settings)
     spec = JobSpec(
         type=message.type,
         queue=message.queue,
@@ -125,37 +164,42 @@ def check_batch_size(jobs: Sequence[Any], found: Violations, settings: Settings)
 
 
 def _payload(
-    message: job_pb2.JobSpec, path: str, found: Violations, settings: Settings
+    data: data_pb2.Data | None, path: str, found: Violations, settings: Settings
 ) -> Document | None:
-    if not message.HasField("payload"):
+    """The payload of the job at `path`."""
+    if data is None:
         return EMPTY
-    data = message.payload
+    text = data.json
     # Before it is decoded, so that what is too large costs nothing.
-    _check_payload_size(len(data.json), path, settings)
+    if len(text) > settings.max_payload_bytes:
+        raise _too_large(len(text), path, settings)
     try:
-        document = read_data(data)
+        document = read_json(text) if text else read_data(data)
     except ValueError as error:
-        found.note(path, str(error))
+        found.note(f"{path}.payload", str(error))
         return None
-    if not data.json:
-        _check_payload_size(len(document.text.encode()), path, settings)
+    if not text:
+        size = len(document.text.encode())
+        if size > settings.max_payload_bytes:
+            raise _too_large(size, path, settings)
     return document
 
 
-def _check_payload_size(size: int, path: str, settings: Settings) -> None:
-    if size > settings.max_payload_bytes:
-        raise LimitExceeded(
-            path,
-            limit="HEADRACE_MAX_PAYLOAD_BYTES",
-            maximum=settings.max_payload_bytes,
-            actual=size,
-            unit="bytes",
-        )
+def _too_large(size: int, path: str, settings: Settings) -> LimitExceeded:
+    return LimitExceeded(
+        f"{path}.payload",
+        limit="HEADRACE_MAX_PAYLOAD_BYTES",
+        maximum=settings.max_payload_bytes,
+        actual=size,
+        unit="bytes",
+    )
 
 
 def _labels(
     labels: Mapping[str, str], path: str, found: Violations, settings: Settings
-) -> dict[str, str]:
+) -> Mapping[str, str]:
+    if not labels:
+        return _NO_LABELS
     if len(labels) > settings.max_labels:
         raise LimitExceeded(
             path,

@@ -205,6 +205,9 @@ class WorkerService:
             if not self._lease.held(worker_id):
                 # Lost meanwhile: the sweep takes them back.
                 return []
+            if _log.is_enabled_for(logging.DEBUG):
+                for job in jobs:
+                    _log.debug("job_started", **_facts(job))
             return [self._execution(job, worker_id) for job in jobs]
 
     async def _watch_strays(self) -> None:
@@ -402,15 +405,19 @@ def _log_end(job: ClaimedJob, finish: Finish | None, event: EventType | None) ->
     else:
         name = _LOG_NAMES[event]
     error = None if finish is None else finish.error
-    log(
-        name,
-        job_id=str(job.id),
-        attempt=job.attempt,
-        type=job.type,
-        queue=job.queue,
-        correlation_id=job.request_id,
-        **({} if error is None or event is None else {"error_type": error.type}),
-    )
+    more = {} if error is None or event is None else {"error_type": error.type}
+    log(name, **_facts(job), **more)
+
+
+def _facts(job: ClaimedJob) -> dict[str, object]:
+    """What stands in each line about a job."""
+    return {
+        "job_id": str(job.id),
+        "attempt": job.attempt,
+        "type": job.type,
+        "queue": job.queue,
+        "correlation_id": job.request_id,
+    }
 
 
 def _by_worker(items: Sequence[tuple[WorkerId, Report]]) -> dict[WorkerId, list[Report]]:

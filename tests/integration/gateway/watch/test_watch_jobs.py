@@ -14,7 +14,7 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.installation import read_installation
-from headrace_core.store.submit import submit_batch
+from headrace_core.store.submit_batch import submit_batch
 from headrace_core.wake import Topic, Waker
 from headrace_gateway.job_filter import JobFilter
 from headrace_gateway.tokens import decode_cursor, encode_cursor

@@ -21,15 +21,19 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.redis_client import RedisFault
 from headrace_core.settings import Settings
 
-# Writes the record and the place of each delivery, as arq does for a job. The worker waits at the
-# queue itself. Nobody empties the queue of a pool that is gone for good: it expires.
+# Writes the record and the place of each delivery, as arq does for a job, unless as many as the
+# second argument says wait there already. The worker waits at the queue itself. Nobody empties the
+# queue of a pool that is gone for good: it expires.
 _DELIVER = f"""
-for i = 2, #ARGV, 3 do
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+for i = 3, #ARGV, 3 do
     redis.call('SET', '{job_key_prefix}' .. ARGV[i], ARGV[i + 2], 'PX', ARGV[1])
     redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1
 """
+_NO_LIMIT = 2**31
 
 
 class Deliverer:
@@ -51,14 +55,32 @@ class Deliverer:
         Raises:
             Unavailable: Redis is gone. Some may have been delivered.
         """
+        await self._deliver(pool, deliveries, _NO_LIMIT)
+
+    async def hand_off(
+        self, pool: str, deliveries: Sequence[tuple[Delivery, float]], *, most: int
+    ) -> bool:
+        """Delivers to a pool all of these, or nothing when `most` or more wait there already.
+
+        Returns:
+            Whether they were delivered.
+
+        Raises:
+            Unavailable: Redis is gone. They may have been delivered.
+        """
+        return await self._deliver(pool, deliveries, most)
+
+    async def _deliver(
+        self, pool: str, deliveries: Sequence[tuple[Delivery, float]], most: int
+    ) -> bool:
         now_ms = int(time.time() * 1000)
-        arguments: list[str | bytes | int | float] = [EXPIRE_MS]
+        arguments: list[str | bytes | int | float] = [EXPIRE_MS, most]
         for delivery, rank in deliveries:
             name = str(delivery)
             record = serialize_job(FUNCTION, (name,), {}, None, now_ms, serializer=serialize)
             arguments += (name, rank, record)
         try:
-            await self._script(keys=[queue_key(pool)], args=arguments)
+            return bool(await self._script(keys=[queue_key(pool)], args=arguments))
         except RedisFault as fault:
             raise Unavailable("redis") from fault
 

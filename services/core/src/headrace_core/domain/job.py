@@ -126,6 +126,13 @@ class Job:
     update_time: datetime
 
 
+def rank_of(job: Job) -> float:
+    """What queues are served by, lowest first: the milliseconds since 1970 at which a job was due,
+    less the worth of its priority.
+    """
+    return (job.due_time.timestamp() - job.priority * PRIORITY_POINT.total_seconds()) * 1000
+
+
 # Not frozen, though nothing ever changes one: making a frozen one takes three times as long, and
 # every event of every stream is made once in each gateway.
 @dataclass(slots=True, kw_only=True)

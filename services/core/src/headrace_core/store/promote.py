@@ -9,7 +9,7 @@ from sqlalchemy import text
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.connection import Connection
 from headrace_core.store.guards import EVENT_XID, source_guard
-from headrace_core.store.submit import RANK
+from headrace_core.store.new_jobs import RANK
 
 
 async def promote_due(conn: Connection, *, limit: int) -> int:

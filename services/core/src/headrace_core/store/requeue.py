@@ -11,8 +11,8 @@ from headrace_core.domain.lifecycle import EventType, sources
 from headrace_core.store.connection import Connection
 from headrace_core.store.guards import EVENT_XID, source_guard
 from headrace_core.store.jobs import get_job, lock_job
+from headrace_core.store.new_jobs import RANK
 from headrace_core.store.rows import job_columns, to_job
-from headrace_core.store.submit import RANK
 
 
 async def requeue_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
