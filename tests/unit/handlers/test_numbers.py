@@ -18,7 +18,7 @@ from headrace_worker.handlers.numbers import (
     square_sum,
     sum_range,
 )
-from headrace_worker.payload import PayloadMismatch, decode, encode
+from headrace_worker.payload import PayloadMismatch, encode
 from headrace_worker.registry import registry
 from support.recording import Recording, sync_context
 
@@ -99,7 +99,7 @@ def test_a_malformed_range_is_refused(payload: str, problem: str) -> None:
     registered = registry.get("sum_range")
     assert registered is not None
     with pytest.raises(PayloadMismatch, match=problem):
-        decode(payload, registered.payload_type)
+        registered.decode(payload)
 
 
 @pytest.mark.parametrize("payload", ['{"data": ["1"]}', '{"data": [true]}', '{"data": [1e101]}'])
@@ -107,12 +107,12 @@ def test_what_is_no_number_is_refused(payload: str) -> None:
     registered = registry.get("square_sum")
     assert registered is not None
     with pytest.raises(PayloadMismatch):
-        decode(payload, registered.payload_type)
+        registered.decode(payload)
 
 
 def test_a_sum_beyond_64_bits_is_exact_json() -> None:
     registered = registry.get("cube_sum")
     assert registered is not None
-    payload = decode('{"data": [9007199254740993]}', registered.payload_type)
+    payload = registered.decode('{"data": [9007199254740993]}')
     result = registered.function(payload, sync_context())
     assert encode(result) == f'{{"result":{9007199254740993**3}}}'

@@ -10,7 +10,6 @@ import jsonschema_rs
 import pytest
 
 from headrace_worker import Fail, Retry, Stopped
-from headrace_worker.payload import decode
 from headrace_worker.registry import load_handlers
 from support.recording import async_context, sync_context
 
@@ -52,7 +51,7 @@ def test_a_schema_takes_what_the_handler_takes_and_describes_every_field(job_typ
     schema = json.loads(registered.spec.payload_schema)
     validator = jsonschema_rs.validator_for(schema)
     validator.validate(EXAMPLES[job_type])
-    decode(json.dumps(EXAMPLES[job_type]), registered.payload_type)
+    registered.decode(json.dumps(EXAMPLES[job_type]))
     assert not validator.is_valid({**EXAMPLES[job_type], "typo": 1})
     assert not validator.is_valid({})
     for definition in schema["$defs"].values():
