@@ -322,6 +322,17 @@ async def test_a_free_slot_is_news_only_while_something_finds_no_room(
     assert not dispatch.supplied
 
 
+async def test_of_a_pool_that_is_full_it_is_not_known_what_waits_for_it(
+    database: Database, dispatch: Dispatch
+) -> None:
+    busy = await register(database, "slow", pool="full", slots=1)
+    await start(database, busy, await submit(database, type="slow"))
+    await register(database, "quick", pool="free", slots=2)
+    await submit(database, type="slow")
+    await dispatch.run_once()
+    assert not dispatch.supplied
+
+
 async def test_the_more_it_delivers_the_longer_it_rests(
     database: Database, dispatch: Dispatch, clock: Clock
 ) -> None:

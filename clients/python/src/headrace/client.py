@@ -195,7 +195,9 @@ class Client(SubscriptionCalls):
                     number += 1
                     call = self._submit_batch(request, f"{key}/{number}")
                     calls.append(asyncio.create_task(call))
-                    if len(calls) == in_flight:
+                    # It is on its way before the next one is put together.
+                    await asyncio.sleep(0)
+                    while calls and (len(calls) >= in_flight or calls[0].done()):
                         yield await calls.popleft()
             while calls:
                 yield await calls.popleft()

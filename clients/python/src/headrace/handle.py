@@ -43,8 +43,9 @@ class JobHandle:
     def job(self) -> Job | None:
         """The job as it was when it was submitted; None when the handle was made from an id."""
         # Most of those who submit thousands of jobs look at none of them.
-        if self._message is not None:
-            self._job, self._message = from_job(self._message), None
+        message = self._message
+        if message is not None:
+            self._job, self._message = from_job(message), None
         return self._job
 
     def __repr__(self) -> str:

@@ -104,9 +104,13 @@ class _SyncFollowing(Blocking[F]):
     def __next__(self) -> JobEvent:
         # The event is taken here, and not in the client's thread: a Ctrl-C that comes meanwhile
         # leaves it to the next call, and it counts as yielded only when it is.
-        if not self._thread.run(self._inner.ready()):
-            raise StopIteration
-        return self._inner.take()
+        while self._thread.run(self._inner.ready()):
+            try:
+                return self._inner.take()
+            except IndexError:
+                # Another thread has ended the stream, or taken it.
+                continue
+        raise StopIteration
 
     def close(self) -> None:
         """Ends the stream."""

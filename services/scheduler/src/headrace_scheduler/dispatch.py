@@ -19,8 +19,10 @@ _log = structlog.get_logger()
 
 # The longest wait, in seconds: a wake-up that was lost delays a job by no more.
 _MAX_WAIT = 1.0
-# The most jobs that one look delivers.
+# The most jobs that one look asks for, and the fewest: twice as many as the one before delivered,
+# so that hundreds of lanes are not read in vain. What is missed comes with the next look, at once.
 _MAX_BATCH = 1000
+_MIN_BATCH = 100
 
 # Between two looks, in seconds. A look costs much the same whether it delivers one job or hundreds,
 # so the more there are, the longer: this much for each that the last look delivered, and while more
@@ -88,22 +90,25 @@ class Dispatch:
         self._clock = clock
         self._underway: dict[Lane, dict[Delivery, _Underway]] = {}
         self._looked = clock()
+        self._batch = _MIN_BATCH
         self.breath = _BREATH[0]
 
     async def run_once(self) -> float:
         """Delivers what there is room for; returns the seconds until the next look."""
         # A slot that becomes free meanwhile may be one that this look did not see.
         self.supplied = False
+        began = self._clock()
         delivered, whole = 0, False
         while not whole:
             look = await self._deliver_batch()
             delivered += look.delivered
             whole = look.whole
+            self._batch = min(max(_MIN_BATCH, 2 * look.delivered), _MAX_BATCH)
         self.supplied = not look.full
-        self._pace(delivered, look)
+        self._pace(delivered, look, took=self._clock() - began)
         return _MAX_WAIT
 
-    def _pace(self, delivered: int, look: _Look) -> None:
+    def _pace(self, delivered: int, look: _Look, *, took: float) -> None:
         now = self._clock()
         elapsed, self._looked = now - self._looked, now
         low, high = _BREATH
@@ -115,7 +120,8 @@ class Dispatch:
             breath = _SHARE * look.capacity * elapsed / delivered
         else:
             breath = _FOR_EACH * delivered
-        self.breath = min(max(low, breath), high)
+        # No more than half of its time goes into looks.
+        self.breath = min(max(low, breath, took), high)
 
     async def _deliver_batch(self) -> _Look:
         """Delivers the next jobs whose turn it is."""
@@ -128,11 +134,12 @@ class Dispatch:
             able = [name for name, places in most.items() if places > 0]
             if not able:
                 return _Look(delivered=0, capacity=0, whole=True, full=True)
-            # Read behind the pools: a job that is claimed meanwhile counts twice and not nowhere.
+            # A job that is claimed between the two counts nowhere: one too many goes to Redis, and
+            # waits there for the next slot.
             heads = await ready_heads(
                 connection,
                 pools=able,
-                limit=min(_MAX_BATCH, sum(most[name] for name in able)),
+                limit=min(self._batch, sum(most[name] for name in able)),
                 # What is underway still waits in PostgreSQL, at the head of its lane.
                 behind={lane: len(known) for lane, known in self._underway.items()},
             )
@@ -151,7 +158,8 @@ class Dispatch:
             delivered=sum(map(len, planned.jobs.values())),
             capacity=sum(pool.slots + pool.workers * self._prefetch for pool in pools),
             whole=planned.whole,
-            full=planned.full,
+            # Of a pool that takes nothing it is not known what waits for it.
+            full=planned.full or len(able) < len(pools),
         )
 
     def _compare(

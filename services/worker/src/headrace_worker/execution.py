@@ -175,6 +175,9 @@ class Execution:
             self._timer = loop.call_later(self._grace, self._leave_behind, self._work)
 
     def _leave_behind(self, work: asyncio.Task[JsonText]) -> None:
+        if work.done():
+            # It ended in this very turn of the loop: `_ended` is about to be called.
+            return
         _log.warning(
             "handler_left_behind",
             job_id=str(self.job.id),
@@ -201,10 +204,14 @@ class Execution:
         except Exception:  # noqa: BLE001 - else the job would stay RUNNING as long as its worker
             _log.exception("execution_failed", job_id=str(self.job.id), attempt=self.job.attempt)
             finish = broken(self.job)
-        if self._reporter is None or self._reporter.idle:
+        reporter = self._reporter
+        # An error holds the frames that it came through, and those hold this: without the circle,
+        # payload and result go as soon as nobody needs them.
+        self._work = self._context = self._reporter = None
+        if reporter is None or reporter.idle:
             self._on_end(self, finish)
         else:
-            self._closing = asyncio.create_task(self._close(self._reporter, finish))
+            self._closing = asyncio.create_task(self._close(reporter, finish))
 
     async def _close(self, reporter: AttemptReporter, finish: Finish | None) -> None:
         """Writes what was reported last before the end."""

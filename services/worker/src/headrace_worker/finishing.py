@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import structlog
 
@@ -25,6 +25,10 @@ _log = structlog.get_logger()
 _MAX_BATCH = 500
 # Seconds between two attempts while PostgreSQL is gone.
 _RETRY = (0.1, 0.5)
+
+
+# Which attempt: the job and its number.
+Attempt: TypeAlias = tuple[JobId, int]
 
 
 class Ended(NamedTuple):
@@ -85,10 +89,13 @@ class Finishes:
             for ended in group:
                 events |= await self._write_alone(ended)
         self._on_written(
-            [(execution, finish, events.get(finish.job_id)) for execution, finish in group]
+            [
+                (execution, finish, events.get((finish.job_id, finish.attempt)))
+                for execution, finish in group
+            ]
         )
 
-    async def _write_alone(self, ended: Ended) -> dict[JobId, EventType]:
+    async def _write_alone(self, ended: Ended) -> dict[Attempt, EventType]:
         job = ended.execution.job
         try:
             return await self._write([ended])
@@ -100,7 +107,7 @@ class Finishes:
             _log.exception("attempt_lost", job_id=str(job.id), attempt=job.attempt)
             return {}
 
-    async def _write(self, group: Sequence[Ended]) -> dict[JobId, EventType]:
+    async def _write(self, group: Sequence[Ended]) -> dict[Attempt, EventType]:
         """Writes a group; those that are missing are no longer this worker's.
 
         Raises:
@@ -117,13 +124,18 @@ class Finishes:
             else:
                 return events
 
-    async def _commit(self, group: Sequence[Ended]) -> dict[JobId, EventType]:
+    async def _commit(self, group: Sequence[Ended]) -> dict[Attempt, EventType]:
         by_worker: dict[WorkerId, list[Finish]] = {}
         for ended in group:
             by_worker.setdefault(ended.execution.worker_id, []).append(ended.finish)
-        # One id, but for a moment after a rejoin. A job is in the group once.
-        written: dict[JobId, EventType] = {}
+        written: dict[Attempt, EventType] = {}
+        # One id, but for a moment after a rejoin.
         for worker_id, finishes in by_worker.items():
             async with self._database.statement() as connection:
-                written |= await finish_attempts(connection, worker_id=worker_id, finishes=finishes)
+                events = await finish_attempts(connection, worker_id=worker_id, finishes=finishes)
+            written.update(
+                ((finish.job_id, finish.attempt), events[finish.job_id])
+                for finish in finishes
+                if finish.job_id in events
+            )
         return written

@@ -293,9 +293,9 @@ class WorkerService:
         for execution, finish, event in ends:
             job = execution.job
             del self._executions[job.id, job.attempt]
+            self._deliveries.release()
             if event is None or event is not silent:
                 _log_end(job, finish, event)
-        self._deliveries.release(len(ends))
         if not self._executions:
             self._none_runs.set()
         self._waker.ring(Topic.EVENTS, Topic.SLOTS)

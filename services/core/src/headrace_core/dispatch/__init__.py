@@ -1,4 +1,4 @@
-"""arq and Redis: deliveries on their way from the scheduler to a worker.
+"""arq and Redis: deliveries on their way to a worker.
 
 Redis holds ids only, and nothing that PostgreSQL could not rebuild. A delivery is an arq job whose
 id is `{job}:{attempt}`; the workers of a pool share one arq queue.

@@ -1,4 +1,4 @@
-"""The scheduler's end."""
+"""The end of who delivers: the scheduler, and a gateway on the short way."""
 
 from __future__ import annotations
 

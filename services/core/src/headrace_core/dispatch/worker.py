@@ -20,6 +20,7 @@ from arq.constants import job_key_prefix
 from arq.worker import Worker, func
 
 from headrace_core.dispatch.keys import (
+    EXPIRE_MS,
     FUNCTION,
     connect,
     deserialize,
@@ -134,7 +135,10 @@ class BatchWorker(Worker, Generic[Claimed]):
         _, taken = popped
         if not self.allow_pick_jobs:
             # It paused meanwhile: others may take them.
-            await self.pool.zadd(self.queue_name, {name: float(rank) for name, rank in taken})
+            async with self.pool.pipeline(transaction=True) as pipeline:
+                pipeline.zadd(self.queue_name, {name: float(rank) for name, rank in taken})
+                pipeline.pexpire(self.queue_name, EXPIRE_MS)
+                await pipeline.execute()
             return []
         names = [name for name, _ in taken]
         self._leftovers = [_RECORD + name for name in names]

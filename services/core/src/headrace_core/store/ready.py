@@ -172,7 +172,7 @@ _HEADS = text(f"""
     ),
     sized AS MATERIALIZED (
         SELECT s.tenant, s.queue, s.type, coalesce(b.count, 0)
-            + least(CAST(:limit AS bigint), 2 * CAST(:limit AS bigint) / s.lanes + 32) AS size
+            + least(CAST(:limit AS bigint), 2 * CAST(:limit AS bigint) / s.lanes + 8) AS size
         FROM served s LEFT JOIN unnest(
             CAST(:tenants AS text[]), CAST(:queues AS text[]), CAST(:types AS text[]),
             CAST(:counts AS bigint[])

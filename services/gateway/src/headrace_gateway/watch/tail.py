@@ -152,9 +152,7 @@ class Tail:
             if snapshot.start > self._window.place:
                 # After a sleep that was longer than events are kept, some were pruned that were not
                 # handed over. The streams find out which of these they lack.
-                wait = self._begin(await read_end(conn))
-                self._routes.overflow()
-                return wait
+                return self._begin_anew(await read_end(conn))
             self._show(look)
             more = await self._settle(conn, look)
         wait = self._measure(snapshot)
@@ -183,6 +181,12 @@ class Tail:
             self._begun.set()
         return self._measure(end.snapshot)
 
+    def _begin_anew(self, end: LogEnd) -> float:
+        """Begins at the end of the log, and sends the streams to PostgreSQL for what it skips."""
+        wait = self._begin(end)
+        self._routes.overflow()
+        return wait
+
     def _show(self, look: Look) -> None:
         events = look.page.events
         self._routes.show(events)
@@ -199,6 +203,11 @@ class Tail:
             page = await read_range(
                 conn, after=window.place, through=end_of(last), limit=self._page
             )
+            # Read behind the page: something may have been pruned since the look.
+            end = await read_end(conn)
+            if end.snapshot.start > window.place:
+                self._begin_anew(end)
+                return True
             # Handing over and moving on are one step for whoever compares with the place.
             self._routes.settle(page.events)
             window.move(page.end, found_all=page.complete and last == missing)

@@ -1,0 +1,203 @@
+"""Jobs that go straight to a pool, and those that do not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from headrace_core.dispatch import Deliverer
+from headrace_core.dispatch.keys import queue_key
+from headrace_core.domain.job import Job, rank_of
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.wake import Listener, Topic, Waker
+from headrace_gateway.handoff import HandOff
+from headrace_scheduler.dispatch import Dispatch
+from support.jobs import submit, submit_many
+from support.listening import LONG, SHORT, listening
+from support.until import until
+from support.workers import delivery, register, start
+
+POOL = "pool"
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[Redis]:
+    client: Redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=10)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def waker(settings: Settings, database: Database) -> AsyncIterator[Waker]:
+    waker = Waker(settings, database)
+    await waker.start()
+    yield waker
+    await waker.stop()
+
+
+@asynccontextmanager
+async def knowing(settings: Settings, database: Database, waker: Waker) -> AsyncIterator[HandOff]:
+    """One that has read which pools there are."""
+    hand_off = HandOff(settings=settings, database=database, waker=waker)
+    hand_off.offer([])
+    await until(lambda: bool(hand_off._pools))
+    yield hand_off
+    await hand_off.close()
+
+
+@pytest.fixture
+async def hand_off(settings: Settings, database: Database, waker: Waker) -> AsyncIterator[HandOff]:
+    """One that knows of a worker with two slots."""
+    await register(database, slots=2)
+    async with knowing(settings, database, waker) as hand_off:
+        yield hand_off
+
+
+@pytest.fixture
+async def scheduler(settings: Settings, database: Database) -> AsyncIterator[Listener]:
+    """Hears what a scheduler would hear of waiting jobs."""
+    async with listening(settings, database, Topic.JOBS) as listener:
+        yield listener
+
+
+async def queued(redis: Redis) -> list[str]:
+    return [name.decode() for name in await redis.zrange(queue_key(POOL), 0, -1)]
+
+
+def names(*jobs: Job) -> list[str]:
+    return [str(delivery(job)) for job in jobs]
+
+
+async def test_while_a_pool_has_nothing_to_do_a_job_goes_straight_to_it(
+    database: Database, hand_off: HandOff, scheduler: Listener, redis: Redis
+) -> None:
+    later, sooner = await submit(database), await submit(database, priority=10)
+    for job in (later, sooner):
+        hand_off.offer([job])
+
+        async def came(job: Job = job) -> bool:
+            return names(job)[0] in await queued(redis)
+
+        await until(came)
+    # By rank, as the scheduler would.
+    assert await queued(redis) == names(sooner, later)
+    assert await redis.zscore(queue_key(POOL), names(later)[0]) == pytest.approx(rank_of(later))
+    assert not await scheduler.wait(SHORT)
+
+
+async def test_what_the_scheduler_should_decide_goes_to_it(
+    database: Database,
+    hand_off: HandOff,
+    scheduler: Listener,
+    redis: Redis,
+    subtests: pytest.Subtests,
+) -> None:
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    cases = {
+        "nobody runs its type": [await submit(database, type="nobody")],
+        "it waits for its time": [await submit(database, schedule_time=tomorrow)],
+        "it is another tenant's": [await submit(database, tenant="another")],
+        "they are many": await submit_many(database, 17),
+    }
+    for name, jobs in cases.items():
+        with subtests.test(name):
+            hand_off.offer(jobs)
+            assert await scheduler.wait(LONG) == {Topic.JOBS}
+            assert await queued(redis) == []
+
+
+async def test_as_soon_as_jobs_wait_in_the_pool_the_scheduler_decides(
+    database: Database, hand_off: HandOff, scheduler: Listener, redis: Redis
+) -> None:
+    first = await submit_many(database, 4)
+    hand_off.offer(first)
+
+    async def full() -> bool:
+        return len(await queued(redis)) == 4
+
+    await until(full)
+    hand_off.offer([await submit(database)])
+    assert await scheduler.wait(LONG) == {Topic.JOBS}
+    assert await queued(redis) == names(*first)
+
+
+async def test_a_pool_whose_slots_are_taken_gets_nothing(
+    settings: Settings,
+    database: Database,
+    waker: Waker,
+    scheduler: Listener,
+    redis: Redis,
+) -> None:
+    busy = await register(database, slots=1)
+    await start(database, busy, await submit(database))
+    async with knowing(settings, database, waker) as hand_off:
+        hand_off.offer([await submit(database)])
+        assert await scheduler.wait(LONG) == {Topic.JOBS}
+    assert await queued(redis) == []
+
+
+async def test_of_several_pools_the_one_with_the_most_room_gets_it(
+    settings: Settings, database: Database, waker: Waker, redis: Redis
+) -> None:
+    await register(database, pool="small", slots=1)
+    await register(database, pool=POOL, slots=5)
+    jobs = await submit_many(database, 3)
+    async with knowing(settings, database, waker) as hand_off:
+        hand_off.offer(jobs)
+
+        async def came() -> bool:
+            return len(await queued(redis)) == 3
+
+        await until(came)
+
+
+async def test_without_a_prefetch_the_scheduler_decides_everything(
+    settings: Settings, database: Database, waker: Waker, scheduler: Listener, redis: Redis
+) -> None:
+    # An empty queue in Redis says nothing then.
+    await register(database)
+    strict = settings.model_copy(update={"dispatch_prefetch": 0})
+    hand_off = HandOff(settings=strict, database=database, waker=waker)
+    hand_off.offer([await submit(database)])
+    assert await scheduler.wait(LONG) == {Topic.JOBS}
+    assert await queued(redis) == []
+    await hand_off.close()
+
+
+async def test_without_redis_the_scheduler_is_told_through_postgresql(
+    settings: Settings, database: Database, scheduler: Listener
+) -> None:
+    gone = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
+    waker = Waker(gone, database)
+    await waker.start()
+    await register(database)
+    async with knowing(gone, database, waker) as hand_off:
+        for _ in range(2):
+            hand_off.offer([await submit(database)])
+            assert await scheduler.wait(LONG) == {Topic.JOBS}
+    await waker.stop()
+
+
+async def test_what_was_given_and_lost_goes_again_at_the_schedulers_next_look(
+    settings: Settings, database: Database, hand_off: HandOff, redis: Redis
+) -> None:
+    job = await submit(database)
+    hand_off.offer([job])
+
+    async def came() -> bool:
+        return bool(await queued(redis))
+
+    await until(came)
+    await redis.flushdb()
+    deliverer = Deliverer(settings)
+    await Dispatch(
+        database=database, deliverer=deliverer, prefetch=0, redeliver_after=10
+    ).run_once()
+    assert await queued(redis) == names(job)
+    await deliverer.close()

@@ -1,0 +1,159 @@
+"""An attempt ends once, whatever comes over it in the same moment."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import uvloop
+
+from headrace_core.domain.delivery import ClaimedJob
+from headrace_core.domain.finish import Finish, Report
+from headrace_core.domain.handler import HandlerSpec
+from headrace_core.domain.ids import JobId, WorkerId, uuid7
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.retry import RetryOverrides, RetryPolicy
+from headrace_worker.context import Context
+from headrace_worker.execution import Execution, StopReason
+from headrace_worker.isolation import ProcessPool
+from headrace_worker.modes import Modes
+from headrace_worker.payload import Decoder
+from headrace_worker.registry import RegisteredHandler
+from headrace_worker.reporting import AttemptReporter
+
+
+def registered(
+    function: Callable[..., Awaitable[Any]], *, takes_context: bool = False
+) -> RegisteredHandler:
+    return RegisteredHandler(
+        spec=HandlerSpec(
+            type="t",
+            queue="default",
+            description="",
+            payload_schema="{}",
+            result_schema="{}",
+            timeout=timedelta(minutes=1),
+            retry=RetryPolicy(),
+        ),
+        function=function,
+        mode="async",
+        decode=Decoder(Any),
+        result_type=Any,
+        takes_context=takes_context,
+    )
+
+
+def job() -> ClaimedJob:
+    return ClaimedJob(
+        id=JobId(uuid7()),
+        tenant="default",
+        type="t",
+        queue="default",
+        payload="{}",
+        labels={},
+        attempt=1,
+        retries_used=0,
+        retry=RetryOverrides(),
+        request_id=None,
+        timeout=None,
+        deadline=None,
+        time_left=None,
+    )
+
+
+def reporter(execution: Execution) -> AttemptReporter:
+    async def write(_: Report) -> bool:
+        return True
+
+    return AttemptReporter(job_id=execution.job.id, attempt=1, write=write, max_output_bytes=1000)
+
+
+def execution(
+    handler: RegisteredHandler,
+    on_end: Callable[[Execution, Finish | None], None],
+    *,
+    grace: float = 5.0,
+) -> Execution:
+    return Execution(
+        job=job(),
+        worker_id=WorkerId(uuid7()),
+        handler=handler,
+        modes=Modes(processes=ProcessPool(size=1, grace=1), grace=grace),
+        reporter=reporter,
+        max_result_bytes=1000,
+        grace=grace,
+        on_end=on_end,
+    )
+
+
+async def _waits(_: object) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def _cleans_up_for_long(_: object) -> None:
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@pytest.mark.parametrize(
+    ("function", "grace"), [(_waits, 0.0), (_waits, 5.0), (_cleans_up_for_long, 0.02)]
+)
+def test_a_cancelled_attempt_ends_once(
+    function: Callable[..., Awaitable[Any]], grace: float, run: Callable[..., None]
+) -> None:
+    ends: list[Finish | None] = []
+
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        def on_end(_: Execution, finish: Finish | None) -> None:
+            ends.append(finish)
+            ended.set()
+
+        attempt = execution(registered(function), on_end, grace=grace)
+        attempt.start()
+        await asyncio.sleep(0)
+        attempt.stop(StopReason.CANCEL)
+        await ended.wait()
+        # Whatever else was due in this moment.
+        await asyncio.sleep(0.1)
+
+    run(main())
+    assert [finish and finish.event for finish in ends] == [EventType.CANCELLED]
+
+
+async def _fails(_: object) -> None:
+    raise ValueError("it fails")
+
+
+async def _reports(_: object, context: Context) -> None:
+    await context.progress(0.5)
+
+
+@pytest.mark.parametrize(("function", "takes_context"), [(_fails, False), (_reports, True)])
+async def test_an_attempt_that_has_ended_is_gone_at_once(
+    function: Callable[..., Awaitable[Any]], takes_context: bool
+) -> None:
+    ended = asyncio.Event()
+    attempt = execution(registered(function, takes_context=takes_context), lambda *_: ended.set())
+    gone = weakref.ref(attempt)
+    gc.collect()
+    gc.disable()
+    try:
+        attempt.start()
+        del attempt
+        await ended.wait()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert gone() is None
+    finally:
+        gc.enable()
