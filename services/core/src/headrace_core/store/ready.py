@@ -148,7 +148,9 @@ _POOLS = text(f"""
 """)
 
 # Walks from lane to lane of the index on queued jobs, and reads the head of each lane that somebody
-# serves: what nobody can run costs nothing, however much of it waits.
+# serves: what nobody can run costs nothing, however much of it waits. A head is a range of that
+# index: of an equality the planner expects a single row while it knows little of the table, and
+# might as well read and sort all jobs of the tenant.
 _HEADS = text(f"""
     WITH RECURSIVE lane AS (
         (SELECT tenant, queue, type FROM jobs j WHERE {source_guard(EventType.STARTED)}
@@ -184,9 +186,12 @@ _HEADS = text(f"""
             array_agg(r.rank) AS ranks
         FROM (
             SELECT j.id, j.attempt + 1 AS attempt, j.rank FROM jobs j
-            WHERE {source_guard(EventType.STARTED)} AND j.tenant = s.tenant
-                AND j.queue = s.queue AND j.type = s.type
-            ORDER BY j.rank, j.id LIMIT s.size
+            WHERE {source_guard(EventType.STARTED)}
+                AND (j.tenant, j.queue, j.type, j.rank)
+                    >= (s.tenant, s.queue, s.type, '-infinity'::double precision)
+                AND (j.tenant, j.queue, j.type, j.rank)
+                    <= (s.tenant, s.queue, s.type, 'infinity'::double precision)
+            ORDER BY j.tenant, j.queue, j.type, j.rank, j.id LIMIT s.size
         ) r
     ) h
 """)
