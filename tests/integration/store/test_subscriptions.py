@@ -542,3 +542,21 @@ async def test_acknowledgements_at_once_leave_the_farthest_place(crowd: Database
     somewhere = await places(crowd, 12)
     await asyncio.gather(*(ack(crowd, subscription, one) for one in reversed(somewhere)))
     assert place(await get(crowd)) == somewhere[-1]
+
+
+async def test_a_watch_that_stood_by_takes_nothing_from_a_newer_one_of_its_consumer(
+    database: Database,
+) -> None:
+    await create(database)
+    older, newer = new_watch(), new_watch()
+    assert await acquire(database, newer, consumer="one") is not None
+    async with database.transaction() as connection:
+        refused = await acquire_subscription(
+            connection, older, consumer="one", lease=LEASE, takes_over=False
+        )
+        assert refused is None
+        # Whoever comes just now does, whatever the clocks of the gateways say.
+        assert await acquire_subscription(connection, older, consumer="one", lease=LEASE)
+        assert await acquire_subscription(
+            connection, newer, consumer="one", lease=LEASE, takes_over=False
+        )

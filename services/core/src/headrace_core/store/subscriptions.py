@@ -136,7 +136,12 @@ async def delete_subscription(conn: Connection, *, tenant: str, name: str) -> No
 
 
 async def acquire_subscription(
-    conn: Connection, watch: SubscriptionWatch, *, consumer: str, lease: timedelta
+    conn: Connection,
+    watch: SubscriptionWatch,
+    *,
+    consumer: str,
+    lease: timedelta,
+    takes_over: bool = True,
 ) -> Acquired | None:
     """Acquires a subscription for a watch, if it can be had.
 
@@ -145,16 +150,24 @@ async def acquire_subscription(
         watch: the watch and the subscription.
         consumer: who watches.
         lease: for how long.
+        takes_over: from any watch of the same consumer; otherwise from an older one alone.
 
     Returns:
-        What the watch has acquired; None while another consumer has it.
+        What the watch has acquired; None while another has it.
 
     Raises:
         SubscriptionNotFound: the tenant has none of this name.
     """
     key = {"tenant": watch.tenant, "name": watch.name}
     acquired = await conn.execute(
-        _ACQUIRE, {**key, "watch_id": watch.watch_id, "consumer": consumer, "lease": lease}
+        _ACQUIRE,
+        {
+            **key,
+            "watch_id": watch.watch_id,
+            "consumer": consumer,
+            "lease": lease,
+            "takes_over": takes_over,
+        },
     )
     row = acquired.one_or_none()
     if row is not None:
@@ -315,7 +328,10 @@ _ACQUIRE = text("""
         consumer = :consumer, watch_id = :watch_id,
         lease_expire_time = clock_timestamp() + CAST(:lease AS interval)
     WHERE tenant = :tenant AND name = :name AND (
-        watch_id IS NULL OR consumer = :consumer OR lease_expire_time <= clock_timestamp()
+        watch_id IS NULL OR lease_expire_time <= clock_timestamp()
+        -- Of two watches of a consumer that stood by the newer one, whichever is the last to ask.
+        OR (consumer = :consumer
+            AND (CAST(:takes_over AS boolean) OR watch_id <= CAST(:watch_id AS uuid)))
     )
     RETURNING id, filter::text AS filter, epoch, xid::text::bigint AS xid, position
 """)

@@ -48,6 +48,8 @@ class Lease:
         self._asked = False
         # Whether anybody has looked for it yet, and what that has brought.
         self._is_new = True
+        # From any watch of its consumer; once it has stood by from an older one alone.
+        self.takes_over = True
         self._has_turn = False
         self._news = asyncio.Event()
         self._error: HeadraceError | None = None
@@ -130,12 +132,14 @@ class Lease:
     def give_turn(self) -> bool:
         """Lets it try; returns False when it has not used its last turn yet."""
         given = not self._has_turn
+        self.takes_over = self.takes_over and self._is_new
         self._is_new, self._has_turn = False, True
         self._news.set()
         return given
 
     def refuse(self) -> None:
         """Tells it that it has to wait."""
+        self.takes_over = False
         if self._is_new:
             self._is_new = False
             self._news.set()

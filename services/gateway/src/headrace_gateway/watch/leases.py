@@ -138,6 +138,7 @@ class Leases:
                         lease.watch,
                         consumer=lease.consumer,
                         lease=timedelta(seconds=_LEASE),
+                        takes_over=lease.takes_over,
                     )
             except TimeoutError:
                 raise Unavailable("postgresql") from None
