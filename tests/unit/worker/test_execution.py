@@ -44,7 +44,6 @@ def registered(
         function=function,
         mode="async",
         decode=Decoder(Any),
-        result_type=Any,
         takes_context=takes_context,
     )
 

@@ -35,7 +35,6 @@ class RegisteredHandler:
     function: Callable[..., Any]
     mode: Mode
     decode: Decoder
-    result_type: Any
     takes_context: bool
 
 
@@ -174,7 +173,6 @@ def _inspect(
         function=function,
         mode=mode,
         decode=Decoder(payload_type),
-        result_type=result_type,
         takes_context=len(parameters) == 2,
     )
 

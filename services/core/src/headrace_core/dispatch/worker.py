@@ -104,9 +104,9 @@ class BatchWorker(Worker, Generic[Claimed]):
         self.allow_pick_jobs = True
         self._slot_free.set()
 
-    def release(self, slots: int = 1) -> None:
-        """Makes slots free whose jobs have ended."""
-        self.job_counter -= slots
+    def release(self) -> None:
+        """Makes the slot free of a job that has ended."""
+        self.job_counter -= 1
         self._slot_free.set()
 
     async def close(self) -> None:
