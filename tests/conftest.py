@@ -13,9 +13,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from pydantic import SecretStr
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
+from headrace_core.wake import Waker
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
 from headrace_standalone.embedded.valkey import EmbeddedValkey
@@ -121,3 +123,20 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[AsyncRedis]:
+    """Redis as it is."""
+    client = AsyncRedis.from_url(settings.redis_url.get_secret_value(), socket_timeout=10)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def waker(settings: Settings, database: Database) -> AsyncIterator[Waker]:
+    """Rings."""
+    waker = Waker(settings, database)
+    await waker.start()
+    yield waker
+    await waker.stop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from redis.asyncio import Redis
 
 from headrace_core.dispatch import Deliverer
 from headrace_core.settings import Settings
@@ -31,11 +30,3 @@ async def deliverer(settings: Settings) -> AsyncIterator[Deliverer]:
     deliverer = Deliverer(settings)
     yield deliverer
     await deliverer.close()
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[Redis]:
-    """Redis as it is."""
-    client: Redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=10)
-    yield client
-    await client.aclose()

@@ -26,21 +26,6 @@ from support.workers import delivery, register, start
 POOL = "pool"
 
 
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[Redis]:
-    client: Redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=10)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-async def waker(settings: Settings, database: Database) -> AsyncIterator[Waker]:
-    waker = Waker(settings, database)
-    await waker.start()
-    yield waker
-    await waker.stop()
-
-
 @asynccontextmanager
 async def knowing(settings: Settings, database: Database, waker: Waker) -> AsyncIterator[HandOff]:
     """One that has read which pools there are."""
