@@ -135,7 +135,7 @@ async def redis(settings: Settings) -> AsyncIterator[AsyncRedis]:
 
 @pytest.fixture
 async def waker(settings: Settings, database: Database) -> AsyncIterator[Waker]:
-    """Rings."""
+    """Rings after commits; a test that does not ask for it lives without wake-ups."""
     waker = Waker(settings, database)
     await waker.start()
     yield waker

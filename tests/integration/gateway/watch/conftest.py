@@ -9,7 +9,6 @@ import pytest
 from headrace_core.domain.ids import WorkerId
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
-from headrace_core.wake import Waker
 from headrace_gateway.watch import Watch
 from support.watching import subscriptions, watching
 from support.workers import register
@@ -21,15 +20,6 @@ async def watch(settings: Settings) -> AsyncIterator[Watch]:
     async with watching(settings) as watch:
         yield watch
         assert subscriptions(watch) == (0, 0, 0)
-
-
-@pytest.fixture
-async def waker(settings: Settings, database: Database) -> AsyncIterator[Waker]:
-    """Rings after commits; a test that does not ask for it lives without wake-ups."""
-    waker = Waker(settings, database)
-    await waker.start()
-    yield waker
-    await waker.stop()
 
 
 @pytest.fixture
