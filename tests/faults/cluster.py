@@ -60,7 +60,7 @@ class Service:
     Attributes:
         name: `gateway-1`, `worker-3`.
         address: where it serves.
-        metrics_url: where its metrics are, if it has any.
+        metrics_url: where its metrics are.
         postgres, redis, entrance: its links; None where the plan has none.
     """
 
@@ -204,7 +204,9 @@ class Cluster:
 
     async def _make(self, kind: str, number: int, ending: AsyncExitStack) -> Service:
         name, address = f"{kind}-{number}", f"127.0.0.1:{free_port()}"
-        environment, metrics_url = self._environment(), ""
+        environment = self._environment()
+        metrics = f"127.0.0.1:{free_port()}"
+        environment[f"HEADRACE_{kind.upper()}_METRICS_ADDRESS"] = metrics
         postgres = redis = entrance = None
         if kind in self.plan.links:
             postgres = await _link(self.settings.database_url, LISTEN, ending)
@@ -213,9 +215,6 @@ class Cluster:
             environment["HEADRACE_REDIS_URL"] = redis.url
         grace = _GRACE
         if kind == "gateway":
-            metrics = f"127.0.0.1:{free_port()}"
-            environment["HEADRACE_GATEWAY_METRICS_ADDRESS"] = metrics
-            metrics_url = f"http://{metrics}/metrics"
             program = services.gateway(address=address, environment=environment, grace=grace)
             if "client" in self.plan.links:
                 entrance = await _link(SecretStr(f"grpc://{address}"), b"", ending)
@@ -229,7 +228,9 @@ class Cluster:
                 grace=grace + self.settings.worker_cancel_grace,
             )
         server = Server(program, log=self.logs / f"{name}.log")
-        service = Service(server, name=name, address=address, metrics_url=metrics_url)
+        service = Service(
+            server, name=name, address=address, metrics_url=f"http://{metrics}/metrics"
+        )
         service.postgres, service.redis, service.entrance = postgres, redis, entrance
         return service
 

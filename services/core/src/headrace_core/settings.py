@@ -14,6 +14,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+_SERVICES = ("gateway", "scheduler", "worker")
+
 
 class Settings(BaseSettings):
     """What the environment says.
@@ -49,8 +51,10 @@ class Settings(BaseSettings):
     scheduler_address: str = "127.0.0.1:50052"
     worker_address: str = "127.0.0.1:50053"
     allow_insecure: bool = False
-    # Where the gateway serves its metrics over HTTP; empty: nowhere.
+    # Where each service serves its metrics over HTTP; empty: nowhere.
     gateway_metrics_address: str = ""
+    scheduler_metrics_address: str = ""
+    worker_metrics_address: str = ""
     reflection: bool = False
     shutdown_grace: float = Field(10.0, ge=0)
 
@@ -125,10 +129,9 @@ class Settings(BaseSettings):
                 f"shorter than HEADRACE_RETENTION ({self.retention:g} s)"
             )
         if not self.allow_insecure:
-            names = ["gateway_address", "scheduler_address", "worker_address"]
-            if self.gateway_metrics_address:
-                names.append("gateway_metrics_address")
-            for name in names:
+            names = [f"{service}_address" for service in _SERVICES]
+            metrics = [f"{service}_metrics_address" for service in _SERVICES]
+            for name in (*names, *(name for name in metrics if getattr(self, name))):
                 address = getattr(self, name)
                 if not _is_loopback(address):
                     raise ValueError(

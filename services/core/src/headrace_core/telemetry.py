@@ -11,8 +11,9 @@ from socketserver import TCPServer
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client.registry import Collector
 
 _PATH: Final = "/metrics"
 
@@ -21,6 +22,21 @@ _TIMEOUT: Final = 5.0
 # How often the server looks whether it shall stop, and how long that may take at most.
 _POLL: Final = 0.2
 _STOP: Final = 5.0
+
+
+def registry_of(*collectors: Collector) -> CollectorRegistry:
+    """A registry of what a service tells of itself, and of its process.
+
+    Args:
+        collectors: read when somebody asks, in whichever thread. No label may have a value that a
+            client chooses.
+    """
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry
 
 
 class MetricsServer:

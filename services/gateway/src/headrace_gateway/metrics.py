@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Metric, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -13,6 +13,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from headrace_core.telemetry import registry_of
 from headrace_gateway.watch import Gauges, Watch
 from headrace_gateway.watch.ages import BOUNDS
 
@@ -66,18 +67,12 @@ _COUNTS: Final[dict[str, tuple[str, _Read]]] = {
 
 
 def stream_metrics(watch: Watch) -> CollectorRegistry:
-    """A registry of what the streams of a gateway tell of themselves, and of its process.
-
-    No label has a value that a client chooses.
+    """What the streams of a gateway tell of themselves.
 
     Args:
-        watch: the streams. They are read when somebody asks, in whichever thread.
+        watch: the streams.
     """
-    registry = CollectorRegistry()
-    registry.register(_Streams(watch))
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    return registry
+    return registry_of(_Streams(watch))
 
 
 class _Streams(Collector):
