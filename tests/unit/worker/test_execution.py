@@ -22,6 +22,7 @@ from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_worker.context import Context
 from headrace_worker.execution import Execution, StopReason
 from headrace_worker.isolation import ProcessPool
+from headrace_worker.metrics import Counts
 from headrace_worker.modes import Modes
 from headrace_worker.payload import Decoder
 from headrace_worker.registry import RegisteredHandler
@@ -83,7 +84,7 @@ def execution(
         job=job(),
         worker_id=WorkerId(uuid7()),
         handler=handler,
-        modes=Modes(processes=ProcessPool(size=1, grace=1), grace=grace),
+        modes=Modes(processes=ProcessPool(size=1, grace=1), grace=grace, counts=Counts()),
         reporter=reporter,
         max_result_bytes=1000,
         grace=grace,

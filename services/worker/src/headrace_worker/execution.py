@@ -178,13 +178,7 @@ class Execution:
         if work.done():
             # It ended in this very turn of the loop: `_ended` is about to be called.
             return
-        _log.warning(
-            "handler_left_behind",
-            job_id=str(self.job.id),
-            attempt=self.job.attempt,
-            type=self.job.type,
-            grace_s=self._grace,
-        )
+        self._modes.left_behind(self.job.id, self.job.attempt, self.job.type)
         work.remove_done_callback(self._ended)
         # Nobody waits for it any more: what it raises later is not news.
         work.add_done_callback(lambda late: late.cancelled() or late.exception())

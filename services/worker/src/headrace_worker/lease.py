@@ -14,6 +14,7 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.ids import WorkerId
 from headrace_core.store.database import Database
 from headrace_core.store.workers import NewWorker, register_worker, remove_worker, renew_lease
+from headrace_worker.metrics import Counts
 
 _log = structlog.get_logger()
 
@@ -28,6 +29,7 @@ class Lease:
         beat_s: how often it is renewed, in seconds; at most a third of that.
         on_lost: called when it is lost: whatever runs must end.
         on_held: called when it is held, again.
+        counts: has how often it was lost.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Lease:
         beat_s: float,
         on_lost: Callable[[], None],
         on_held: Callable[[], None],
+        counts: Counts,
     ) -> None:
         self._database = database
         self._describe = describe
@@ -46,6 +49,7 @@ class Lease:
         self._beat_s = beat_s
         self._on_lost = on_lost
         self._on_held = on_held
+        self._counts = counts
         self._worker_id: WorkerId | None = None
         self._renewed = 0.0
         self.draining = False
@@ -128,4 +132,5 @@ class Lease:
     def _lose(self, why: str) -> None:
         _log.error("lease_lost", worker_id=str(self._worker_id), why=why)
         self._worker_id = None
+        self._counts.lease_losses += 1
         self._on_lost()

@@ -11,9 +11,11 @@ from typing import Any
 
 import structlog
 
+from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
 from headrace_worker.context import Attempt, Reporter, SyncContext
 from headrace_worker.isolation import ProcessPool
+from headrace_worker.metrics import Counts
 from headrace_worker.payload import encode
 from headrace_worker.registry import RegisteredHandler
 from headrace_worker.verdict import RemoteError
@@ -50,11 +52,13 @@ class Modes:
     Args:
         processes: for handlers in processes of their own.
         grace: seconds that a cancelled handler has to end by itself.
+        counts: has how many handlers were left behind.
     """
 
-    def __init__(self, *, processes: ProcessPool, grace: float) -> None:
+    def __init__(self, *, processes: ProcessPool, grace: float, counts: Counts) -> None:
         self._processes = processes
         self._grace = grace
+        self._counts = counts
 
     def place(self, handler: RegisteredHandler) -> AbstractAsyncContextManager[Any]:
         """What a handler needs before it can run: in a process, room for one."""
@@ -78,6 +82,17 @@ class Modes:
             return await self._processes.run(handler, payload, attempt, reporter)
         argument = handler.decode(payload)
         return encode(await self._in_thread(handler, argument, attempt, reporter))
+
+    def left_behind(self, job_id: JobId, attempt: int, job_type: str) -> None:
+        """Notes that a handler did not end in its grace, and that nobody waits for it any more."""
+        self._counts.left_behind += 1
+        _log.warning(
+            "handler_left_behind",
+            job_id=str(job_id),
+            attempt=attempt,
+            type=job_type,
+            grace_s=self._grace,
+        )
 
     async def _in_thread(
         self, handler: RegisteredHandler, argument: Any, attempt: Attempt, reporter: Reporter
@@ -132,13 +147,7 @@ class Modes:
         """Waits out the grace of a handler that was told to end."""
         done, _ = await asyncio.wait({future}, timeout=self._grace)
         if not done:
-            _log.warning(
-                "handler_left_behind",
-                job_id=str(attempt.job_id),
-                attempt=attempt.number,
-                type=attempt.type,
-                grace_s=self._grace,
-            )
+            self.left_behind(attempt.job_id, attempt.number, attempt.type)
             # Nobody waits for it any more: what it raises later is not news.
             future.add_done_callback(lambda f: f.cancelled() or f.exception())
         elif not future.cancelled():

@@ -30,12 +30,14 @@ from headrace_core.store.ready import Pool, ready_jobs
 from headrace_core.store.report import write_reports
 from headrace_core.store.workers import NewWorker
 from headrace_core.tasks import end_tasks
+from headrace_core.telemetry import MetricsServer
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_health import Check, Health, HealthServer
 from headrace_worker.execution import Execution, StopReason
 from headrace_worker.finishing import Finishes
 from headrace_worker.isolation import ProcessPool
 from headrace_worker.lease import Lease
+from headrace_worker.metrics import Counts, Levels, worker_metrics
 from headrace_worker.modes import Modes
 from headrace_worker.registry import Registry
 from headrace_worker.reporting import AttemptReporter
@@ -75,7 +77,10 @@ class WorkerService:
         self._processes = ProcessPool(
             size=settings.worker_processes, grace=settings.worker_cancel_grace
         )
-        self._modes = Modes(processes=self._processes, grace=settings.worker_cancel_grace)
+        self.counts = Counts()
+        self._modes = Modes(
+            processes=self._processes, grace=settings.worker_cancel_grace, counts=self.counts
+        )
         self._executions: dict[tuple[JobId, int], Execution] = {}
         self._none_runs = asyncio.Event()
         self._reports: GroupCommit[tuple[WorkerId, Report], bool] = GroupCommit(
@@ -97,6 +102,7 @@ class WorkerService:
             beat_s=settings.worker_beat,
             on_lost=self._on_lost,
             on_held=self._on_held,
+            counts=self.counts,
         )
         self._finishes = Finishes(
             database=self._database, held=self._lease.held, on_written=self._on_written
@@ -112,6 +118,21 @@ class WorkerService:
                 )
             ),
         )
+        self._metrics = (
+            MetricsServer(
+                address=settings.worker_metrics_address,
+                registry=worker_metrics(
+                    self.counts,
+                    Levels(
+                        running=lambda: self.running,
+                        slots=settings.worker_slots,
+                        without_redis=lambda: self._deliveries.without_redis,
+                    ),
+                ),
+            )
+            if settings.worker_metrics_address
+            else None
+        )
         self._claiming = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -119,6 +140,11 @@ class WorkerService:
     def port(self) -> int:
         """Where its health is served."""
         return self._health.port
+
+    @property
+    def metrics_port(self) -> int:
+        """Where its metrics are served; 0 when they are not."""
+        return 0 if self._metrics is None else self._metrics.port
 
     @property
     def running(self) -> int:
@@ -130,7 +156,10 @@ class WorkerService:
 
         Raises:
             Unavailable: the database cannot be reached.
+            OSError: the address of the metrics cannot be had.
         """
+        if self._metrics is not None:
+            await self._metrics.start()
         await self._waker.start()
         await self._cancels.start()
         await self._lease.take()
@@ -171,6 +200,8 @@ class WorkerService:
         await self._waker.stop()
         await self._health.stop()
         await self._database.close()
+        if self._metrics is not None:
+            await self._metrics.stop()
         _log.info("worker_stopped")
 
     async def _end_attempts(self) -> None:
@@ -294,6 +325,10 @@ class WorkerService:
             job = execution.job
             del self._executions[job.id, job.attempt]
             self._deliveries.release()
+            if event is None:
+                self.counts.finishes_refused += 1
+            else:
+                self.counts.ended[event] += 1
             if event is None or event is not silent:
                 _log_end(job, finish, event)
         if not self._executions:
@@ -336,6 +371,7 @@ class WorkerService:
                 return False
             except Unavailable:
                 if not self._lease.held(worker_id):
+                    self.counts.reports_refused += 1
                     return False
                 await asyncio.sleep(random.uniform(0.1, 0.5))
 
@@ -346,7 +382,9 @@ class WorkerService:
                 jobs = await write_reports(connection, worker_id=worker_id, reports=reports)
                 taken.update((worker_id, job_id) for job_id in jobs)
         self._waker.ring(Topic.EVENTS)
-        return [(worker_id, report.job_id) in taken for worker_id, report in items]
+        written = [(worker_id, report.job_id) in taken for worker_id, report in items]
+        self.counts.reports_refused += written.count(False)
+        return written
 
     async def _watch_cancels(self) -> None:
         while True:

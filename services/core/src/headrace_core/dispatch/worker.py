@@ -79,6 +79,8 @@ class BatchWorker(Worker, Generic[Claimed]):
         self._leftovers: list[bytes] = []
         self._claim, self._start, self._find = claim, start, find
         self._slot_free = asyncio.Event()
+        # Redis is gone, and what runs comes straight from PostgreSQL.
+        self.without_redis = False
         # Well within what a call to Redis may take.
         self._wait_s = min(_WAIT_S, settings.redis_timeout / 2)
 
@@ -149,6 +151,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         _log.warning("redis_lost", fallback="claiming from postgresql")
         # Asked on the side: a Redis that hangs must not hold up the jobs.
         back = asyncio.create_task(self._until_redis_is_back(), name="redis-is-back")
+        self.without_redis = True
         try:
             while not back.done():
                 await self._until_free()
@@ -160,6 +163,7 @@ class BatchWorker(Worker, Generic[Claimed]):
                 if not await self._begin(deliveries):
                     await asyncio.wait({back}, timeout=random.uniform(0.1, 0.3))
         finally:
+            self.without_redis = False
             await end_tasks(back)
         _log.info("redis_found")
 

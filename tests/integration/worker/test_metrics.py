@@ -1,0 +1,93 @@
+"""What a worker's metrics mean, scraped over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.retry import RetryOverrides
+from headrace_core.settings import Settings
+from headrace_worker.metrics import ENDS
+from headrace_worker.service import WorkerService
+from support.handlers import handlers
+from support.platform import Platform, platform
+from support.scraping import scrape, scrape_until
+
+
+@pytest.fixture
+def served(settings: Settings) -> Settings:
+    return settings.model_copy(
+        update={"worker_metrics_address": "127.0.0.1:0", "shutdown_grace": 0.1}
+    )
+
+
+@pytest.fixture
+async def jobs(served: Settings) -> AsyncIterator[Platform]:
+    async with platform(served, handlers(), workers=0) as running:
+        yield running
+
+
+@pytest.fixture
+async def worker(served: Settings, jobs: Platform) -> AsyncIterator[WorkerService]:
+    worker = WorkerService(served, handlers())
+    await worker.start()
+    yield worker
+    await worker.stop()
+
+
+async def test_attempts_are_counted_by_how_they_ended(
+    jobs: Platform, worker: WorkerService
+) -> None:
+    before = await scrape(worker.metrics_port)
+    assert before['headrace_attempts_ended_total{event="succeeded"}'] == 0
+    assert before["headrace_slots"] == jobs.settings.worker_slots
+    await asyncio.gather(*(jobs.ended(i) for i in await jobs.submit_many(3, "t.echo")))
+    await jobs.ended(await jobs.submit("t.hopeless"))
+    await jobs.ended(
+        await jobs.submit("t.flaky", '{"number": 1}', retry=RetryOverrides(max_attempts=2))
+    )
+    after = await scrape_until(
+        worker.metrics_port, lambda samples: samples["headrace_attempts_running"] == 0
+    )
+    ended = {event: after[f'headrace_attempts_ended_total{{event="{event}"}}'] for event in ENDS}
+    assert ended == {
+        E.SUCCEEDED: 4,
+        E.FAILED: 1,
+        E.RETRY_SCHEDULED: 1,
+        E.INTERRUPTED: 0,
+        E.CANCELLED: 0,
+        E.EXPIRED: 0,
+    }
+
+
+async def test_a_handler_that_is_left_behind_is_counted(
+    jobs: Platform, worker: WorkerService
+) -> None:
+    job_id = await jobs.submit("t.stubborn")
+    await jobs.until(job_id, E.STARTED)
+    assert (await scrape(worker.metrics_port))["headrace_attempts_running"] == 1
+    await jobs.cancel(job_id)
+    await jobs.ended(job_id)
+    assert (await scrape(worker.metrics_port))["headrace_handlers_left_behind_total"] == 1
+
+
+async def test_what_a_worker_may_no_longer_write_is_counted_and_so_is_the_loss_of_its_lease(
+    jobs: Platform, worker: WorkerService
+) -> None:
+    job_id = await jobs.submit("t.deaf")
+    await jobs.until(job_id, E.OUTPUT)
+    async with jobs.database.transaction() as connection:
+        await connection.execute(text("DELETE FROM workers"))
+    await jobs.until(job_id, E.WORKER_LOST)
+    await scrape_until(
+        worker.metrics_port,
+        lambda samples: (
+            samples['headrace_writes_refused_total{write="finish"}'] == 1
+            and samples["headrace_lease_losses_total"] == 1
+        ),
+    )
+    await jobs.cancel(job_id)
