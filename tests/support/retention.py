@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import text
 
 from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.lifecycle import TERMINAL
 from headrace_core.store.database import Database
 from headrace_core.store.prune import Pruned, prune_jobs
 from support.until import until
@@ -24,7 +26,12 @@ async def settle(database: Database) -> None:
 
 
 async def prune(database: Database, **options: Any) -> Pruned:
-    """Prunes what has ended, read or not, once it has settled; `options` of `prune_jobs`."""
+    """Prunes what has ended, read or not, once it has settled.
+
+    Args:
+        database: where.
+        options: those of `prune_jobs`. Without a state it is done for each, and told as one.
+    """
     await settle(database)
     defaults: dict[str, Any] = {
         "tenant": DEFAULT_TENANT,
@@ -32,8 +39,17 @@ async def prune(database: Database, **options: Any) -> Pruned:
         "held_for": timedelta(),
         "limit": 1000,
     }
-    async with database.transaction() as connection:
-        return await prune_jobs(connection, **{**defaults, **options})
+    states = [options.pop("state")] if "state" in options else sorted(TERMINAL)
+    each = []
+    for state in states:
+        async with database.transaction() as connection:
+            each.append(await prune_jobs(connection, **{**defaults, **options, "state": state}))
+    return Pruned(
+        jobs=sum(pruned.jobs for pruned in each),
+        events=sum(pruned.events for pruned in each),
+        end_time=max((pruned.end_time for pruned in each if pruned.end_time), default=None),
+        unread=sum((Counter(pruned.unread) for pruned in each), Counter()),
+    )
 
 
 _SETTLED = text("""

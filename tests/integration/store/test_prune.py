@@ -44,7 +44,12 @@ async def prune(database: Database, **options: Any) -> Pruned:
 async def prune_in(connection: Connection, *, limit: int = 100) -> Pruned:
     """The same within a transaction."""
     return await prune_jobs(
-        connection, tenant=DEFAULT_TENANT, older_than=HOUR, held_for=MONTH, limit=limit
+        connection,
+        tenant=DEFAULT_TENANT,
+        state=JobState.CANCELLED,
+        older_than=HOUR,
+        held_for=MONTH,
+        limit=limit,
     )
 
 
@@ -457,7 +462,7 @@ async def test_a_job_with_very_many_events_goes_at_once_and_they_follow(
     job = await long_job(database, worker_id, 100)
     newest = (await places(database, job))[-1]
     (other,) = await ended(database, 1, by="90 min")
-    pruned = await prune(database, max_events=30, limit=1)
+    pruned = await prune(database, state=JobState.SUCCEEDED, max_events=30)
     assert (pruned.jobs, pruned.events) == (1, 30)
     assert await log_start(database) == newest
     with pytest.raises(JobNotFound):
@@ -487,12 +492,16 @@ ENOUGH = 400
 FILL = """
     WITH made AS (
         INSERT INTO jobs (id, tenant, type, queue, payload, priority, labels, state, seq, rank,
-            create_time, due_time, queue_time, end_time, update_time, batch_id, xid)
+            create_time, due_time, queue_time, end_time, update_time, batch_id, xid, error)
         SELECT ('01900000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid,
             'tenant ' || n % 3, 'test', 'default', '{}', 0, '{}',
-            CASE WHEN n % 2 = 0 THEN 'cancelled' ELSE 'queued' END, 2, n, now(), now(), now(),
-            CASE WHEN n % 2 = 0 THEN now() - interval '1 d' + n * interval '1 ms' END, now(),
-            ('01900000-0000-7000-8000-' || lpad((n % 500)::text, 12, '0'))::uuid, '10'
+            -- Those that have failed are kept for longer.
+            CASE n % 4 WHEN 0 THEN 'cancelled' WHEN 1 THEN 'failed' ELSE 'queued' END, 2, n,
+            now(), now(), now(),
+            CASE n % 4 WHEN 0 THEN now() - interval '1 d' + n * interval '1 ms'
+                WHEN 1 THEN now() - interval '9 d' END, now(),
+            ('01900000-0000-7000-8000-' || lpad((n % 500)::text, 12, '0'))::uuid, '10',
+            CASE n % 4 WHEN 1 THEN '{"type": "E", "message": "", "retryable": false}'::json END
         FROM generate_series(1, :jobs) n
         RETURNING id, tenant, state
     )
@@ -512,6 +521,7 @@ READ = text("""
 async def test_a_page_costs_what_it_removes(database: Database, analysed: bool, held: bool) -> None:
     page: dict[str, Any] = {
         "tenant": "tenant 1",
+        "state": JobState.CANCELLED,
         "older_than": HOUR,
         "held_for": MONTH,
         "limit": 10,

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from headrace_core.domain.lifecycle import TERMINAL, JobState
 from headrace_core.store.database import Database
 from headrace_core.store.prune import list_tenants, prune_jobs, remove_leftovers
 from headrace_scheduler.loop import BREATH
@@ -26,7 +27,7 @@ _BREATH = 0.05
 
 
 class Prune:
-    """Prunes jobs and their events, page by page, tenant by tenant.
+    """Prunes jobs and their events, page by page, by tenant and state.
 
     Args:
         database: where the jobs are.
@@ -56,11 +57,12 @@ class Prune:
         async with self._database.statement() as connection:
             tenants = await list_tenants(connection)
         for tenant in tenants:
-            await self._prune(tenant)
+            for state in sorted(TERMINAL):
+                await self._prune(tenant, state)
         await self._remove_leftovers()
         return _INTERVAL
 
-    async def _prune(self, tenant: str) -> None:
+    async def _prune(self, tenant: str, state: JobState) -> None:
         jobs = events = 0
         unread: Counter[str] = Counter()
         since: datetime | None = None
@@ -71,6 +73,7 @@ class Prune:
                     pruned = await prune_jobs(
                         connection,
                         tenant=tenant,
+                        state=state,
                         older_than=self._retention,
                         held_for=self._subscription_retention,
                         limit=_PAGE,
@@ -84,10 +87,14 @@ class Prune:
                 await self._rest(began)
         finally:
             if jobs:
-                _log.info("jobs_pruned", tenant=tenant, jobs=jobs, events=events)
+                _log.info("jobs_pruned", tenant=tenant, state=state, jobs=jobs, events=events)
             for subscription, count in unread.items():
                 _log.warning(
-                    "unread_jobs_pruned", tenant=tenant, subscription=subscription, jobs=count
+                    "unread_jobs_pruned",
+                    tenant=tenant,
+                    state=state,
+                    subscription=subscription,
+                    jobs=count,
                 )
 
     async def _remove_leftovers(self) -> None:

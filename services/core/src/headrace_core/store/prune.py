@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
+from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.connection import Connection
 
 # About how many events one transaction removes, twice as many at most.
@@ -44,13 +45,17 @@ async def prune_jobs(
     conn: Connection,
     *,
     tenant: str,
+    state: JobState,
     older_than: timedelta,
     held_for: timedelta,
     limit: int,
     since: datetime | None = None,
     max_events: int = MAX_EVENTS,
 ) -> Pruned:
-    """Removes jobs that have ended, the longest ended first, with their events.
+    """Removes jobs that have ended in a state, the longest ended first, with their events.
+
+    Each state is pruned by itself, so that no look goes through jobs of another one that are kept
+    for longer.
 
     A job stays while a subscription of its tenant has not acknowledged all of its events, whether
     they match its filter or not. It also stays while some transaction is open that began before it
@@ -60,6 +65,7 @@ async def prune_jobs(
     Args:
         conn: its transaction must do nothing else.
         tenant: whose jobs.
+        state: a terminal one.
         older_than: how long ago a job must have ended.
         held_for: how long ago it must have ended to go although a subscription has not
             acknowledged it.
@@ -74,6 +80,7 @@ async def prune_jobs(
             _PRUNE,
             {
                 "tenant": tenant,
+                "state": state,
                 "older_than": older_than,
                 "held_for": held_for,
                 "limit": limit,
@@ -125,7 +132,7 @@ _TENANTS = text("""
 _PRUNE = text("""
     WITH ended AS MATERIALIZED (
         SELECT j.id, j.seq, j.xid, j.end_time FROM jobs j
-        WHERE j.tenant = :tenant
+        WHERE j.tenant = :tenant AND j.state = :state
             AND j.end_time >= coalesce(CAST(:since AS timestamptz), '-infinity')
             AND j.end_time <= statement_timestamp() - CAST(:older_than AS interval)
         ORDER BY j.end_time, j.id LIMIT :limit

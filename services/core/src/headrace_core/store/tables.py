@@ -195,10 +195,11 @@ jobs = Table(
         postgresql_where=text("request_id IS NOT NULL"),
     ),
     Index("jobs_tenant_idx", "tenant", "id"),
-    # The terminal ones, the longest ended first.
+    # The terminal ones of each state, the longest ended first.
     Index(
         "jobs_ended_idx",
         "tenant",
+        "state",
         "end_time",
         "id",
         postgresql_where=text("end_time IS NOT NULL"),
@@ -282,6 +283,20 @@ worker_handlers = Table(
     Column("timeout", Interval, nullable=False),
     Column("retry", JSONB, nullable=False),
     Index("worker_handlers_type_idx", "tenant", "type"),
+)
+
+# Who of the schedulers leads. There is no row before the first one has led.
+leadership = Table(
+    "leadership",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    # It grows whenever somebody begins to lead, and what a scheduler writes compares it.
+    Column("term", BigInteger, nullable=False),
+    Column("holder", Uuid),
+    _time("lease_expire_time"),
+    CheckConstraint("singleton", name="singleton"),
+    CheckConstraint("term > 0", name="term"),
+    CheckConstraint("(holder IS NULL) = (lease_expire_time IS NULL)", name="lease"),
 )
 
 # Where a tenant's part of the log begins: what stands up to there may have been pruned. Without a
