@@ -56,10 +56,16 @@ up: $(STAMP) ## Start the whole platform and leave it running (Ctrl-C ends it).
 test: $(STAMP) ## Run all tests.
 	"$(BIN)/pytest" -n 2
 
+FAULTS = PYTHONPATH=tests:. "$(BIN)/python" -m faults
+
 .PHONY: faults
-faults: $(STAMP) ## Faults, done to real processes under load: all, or S=F7 S="F7 F9"; SEED=17, TIMES=10.
-	@PYTHONPATH=tests "$(BIN)/python" -m faults $(S) $(if $(SEED),--seed $(SEED)) \
-		$(if $(TIMES),--times $(TIMES)) $(if $(SHORT),--short)
+faults: $(STAMP) ## Faults, done to real processes under load: all, or S=F7 S="F7 F9"; SEED=17, TIMES=10, A=--docs.
+	@$(FAULTS) $(S) $(if $(SEED),--seed $(SEED)) $(if $(TIMES),--times $(TIMES)) \
+		$(if $(SHORT),--short) $(A)
+
+.PHONY: faults-quick
+faults-quick: $(STAMP) ## As many of them as fit into eight minutes (BUDGET=8), drawn by SEED, in short.
+	@$(FAULTS) --quick $(if $(SEED),--seed $(SEED)) $(if $(BUDGET),--budget $(BUDGET)) $(A)
 
 .PHONY: bench
 bench: $(STAMP) ## Headrace beside its peers, half an hour; A=--docs writes docs/benchmarks.md, or other options.

@@ -60,8 +60,8 @@ async def read_machine(settings: Settings) -> Machine:
         await database.close()
     return Machine(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=_commit(),
-        cpu=_cpu(),
+        commit=commit(),
+        cpu=cpu(),
         cores=os.cpu_count() or 1,
         memory_gib=psutil.virtual_memory().total / 2**30,
         system=f"{platform.system()} {platform.release()}",
@@ -72,7 +72,7 @@ async def read_machine(settings: Settings) -> Machine:
     )
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit, with `-dirty` when the tree has changes."""
     try:
         done = subprocess.run(
@@ -87,7 +87,8 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The command: `make faults`, or `PYTHONPATH=tests .venv/bin/python -m faults`."""
+"""The command: `make faults`, or `PYTHONPATH=tests:. .venv/bin/python -m faults`."""
 
 from __future__ import annotations
 
@@ -8,65 +8,28 @@ import random
 import sys
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 
 import uvloop
 from rich.console import Console
 
-from faults.report import Result, show
+from faults import page, report
+from faults.choice import choose
+from faults.options import read_options
+from faults.result import Result
 from faults.runner import run_trial
 from faults.scenario import Scenario, find_scenarios
 
 _WIDTH = 160
 
-_EPILOG = """\
-examples:
-  make faults                     every scenario, each with a seed of its own
-  make faults S=F7                one of them
-  make faults S="F7 F9" SEED=17   two, with the seed that a report has named
-  make faults S=F9 TIMES=10       ten seeds in turn
 
-Each scenario starts its own PostgreSQL, Valkey, gateways, schedulers and workers on loopback, in a
-folder that is deleted afterwards. What is needed to understand a trial that failed is kept in
-faults-output. The exit code is 1 when an invariant or a figure is broken, and 130 after Ctrl-C,
-which ends every process.
-"""
-
-
-def _arguments(scenarios: dict[str, Scenario]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m faults",
-        description="Faults that Headrace survives, done to real processes under load.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "scenarios", nargs="*", metavar="SCENARIO", help="which ones, F7 for instance; all of them"
-    )
-    parser.add_argument("--list", action="store_true", help="show which there are, and end")
-    parser.add_argument("--seed", type=int, help="decides what is left to chance; default: drawn")
-    parser.add_argument(
-        "--times", type=int, default=1, help="run each so often, with seeds that count up"
-    )
-    parser.add_argument(
-        "--short", action="store_true", help="shorten the long waits: for CI, not for figures"
-    )
-    parser.add_argument(
-        "--keep", action="store_true", help="keep logs and evidence of good trials as well"
-    )
-    arguments = parser.parse_args()
-    arguments.scenarios = [name.upper() for name in arguments.scenarios]
-    unknown = [name for name in arguments.scenarios if name not in scenarios]
-    if unknown:
-        parser.error(f"no such scenario: {', '.join(unknown)} (there are {', '.join(scenarios)})")
-    return arguments
-
-
-async def _run(arguments: argparse.Namespace, chosen: list[Scenario], console: Console) -> int:
+async def _run(
+    options: argparse.Namespace, chosen: Sequence[Scenario], console: Console, *, seed: int
+) -> list[Result]:
     results: list[Result] = []
-    first = random.randrange(1_000_000) if arguments.seed is None else arguments.seed
     try:
         for scenario in chosen:
-            for number in range(arguments.times):
+            for number in range(options.times):
                 began = time.monotonic()
 
                 def say(text: str, name: str = scenario.id, since: float = began) -> None:
@@ -75,37 +38,70 @@ async def _run(arguments: argparse.Namespace, chosen: list[Scenario], console: C
 
                 result = await run_trial(
                     scenario,
-                    seed=first + number,
-                    short=arguments.short,
-                    keep=arguments.keep,
+                    seed=seed + number,
+                    short=options.short,
+                    keep=options.keep,
                     say=say,
                 )
                 results.append(result)
                 say("good" if result.good else "[red]broken[/]")
+                # After each one: what has been shown stays, whatever becomes of the others.
+                report.write(report.as_markdown(results), options.markdown)
+                report.write(report.as_json(results), options.json)
     finally:
         if results:
-            show(console, results)
-    return 0 if all(result.good for result in results) else 1
+            report.show(console, results)
+    return results
+
+
+def _choice(
+    options: argparse.Namespace, scenarios: Mapping[str, Scenario], seed: int
+) -> list[Scenario]:
+    chosen = [scenarios[name] for name in options.scenarios or scenarios]
+    if options.quick:
+        chosen = choose(chosen, seed=seed, budget=options.budget * 60, short=True)
+    return chosen
+
+
+def _list(console: Console, scenarios: Mapping[str, Scenario]) -> None:
+    for scenario in scenarios.values():
+        times = f"{scenario.usual:4.0f} s, in short {scenario.usual_short:3.0f} s"
+        console.print(f"{scenario.id:4} {times}  {scenario.title}; {' '.join(scenario.shows)}")
+    full, short = (
+        sum(scenario.seconds(short=short) for scenario in scenarios.values()) / 60
+        for short in (False, True)
+    )
+    console.print(f"all {len(scenarios)}: about {full:.0f} min, in short {short:.0f} min")
 
 
 def main() -> int:
-    """Runs what the arguments say; returns the exit code."""
+    """Runs what the options say; returns the exit code."""
     # asyncpg and grpc know of what they leave open only when it is collected.
     warnings.simplefilter("ignore", ResourceWarning)
     # A file or a pipe has no width of its own.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     scenarios = find_scenarios()
-    arguments = _arguments(scenarios)
-    if arguments.list:
-        for scenario in scenarios.values():
-            console.print(f"{scenario.id:4} {scenario.title}; {' '.join(scenario.shows)}")
+    options = read_options(scenarios)
+    if options.list:
+        _list(console, scenarios)
         return 0
-    chosen = [scenarios[name] for name in arguments.scenarios or scenarios]
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_run(arguments, chosen, console))
-    except KeyboardInterrupt:
-        return 130
+    if options.earlier:
+        results = [result for file in options.earlier for result in report.read_json(file)]
+        report.show(console, results)
+    else:
+        seed = random.randrange(1_000_000) if options.seed is None else options.seed
+        chosen = _choice(options, scenarios, seed)
+        about = sum(one.seconds(short=options.short) for one in chosen) * options.times / 60
+        names = " ".join(scenario.id for scenario in chosen)
+        console.print(f"seed {seed}: {names}; about {about:.0f} min")
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                results = runner.run(_run(options, chosen, console, seed=seed))
+        except KeyboardInterrupt:
+            return 130
+    if options.docs:
+        page.publish(scenarios.values(), results)
+    return 0 if all(result.good for result in results) else 1
 
 
 if __name__ == "__main__":

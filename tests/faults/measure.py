@@ -39,7 +39,7 @@ class Figure:
 
     def __str__(self) -> str:
         text = f"{self.name} {self.value:.3g} {self.unit}".rstrip()
-        if self.value >= 1000 or self.value == int(self.value):
+        if self.value >= 1000 or float(self.value).is_integer():
             text = f"{self.name} {self.value:.0f} {self.unit}".rstrip()
         for sign, limit in (("≤", self.at_most), ("≥", self.at_least)):
             if limit is not None:

@@ -1,58 +1,24 @@
-"""What came of the trials, as a table."""
+"""What came of the trials: as a table for people at a terminal, as Markdown, as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from faults.evidence import Evidence
-from faults.invariants import INVARIANTS, Verdict, accepted_twice, run_again, run_twice
-from faults.measure import Figure
+from faults.evidence import Recovery
+from faults.result import Result
 
-# How many breaches of an invariant are shown.
-_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What came of one trial.
-
-    `failure` says why it came to no end, with empty evidence then.
-    """
-
-    scenario: str
-    title: str
-    seed: int
-    seconds: float
-    verdicts: Mapping[str, Verdict]
-    figures: Sequence[Figure]
-    evidence: Evidence
-    failure: str = ""
-
-    @property
-    def good(self) -> bool:
-        return (
-            not self.failure
-            and not any(verdict.broken for verdict in self.verdicts.values())
-            and all(figure.good for figure in self.figures)
-        )
-
-    def problems(self) -> list[str]:
-        """What is wrong, in lines."""
-        lines = [self.failure] if self.failure else []
-        for invariant, verdict in self.verdicts.items():
-            lines += [
-                f"{invariant} ({INVARIANTS[invariant].promise}): {broken}"
-                for broken in verdict.broken[:_SHOWN]
-            ]
-            if len(verdict.broken) > _SHOWN:
-                lines.append(f"{invariant}: and {len(verdict.broken) - _SHOWN} more")
-        lines += [f"figure: {figure}" for figure in self.figures if not figure.good]
-        return lines
+_COLUMNS = (
+    *("scenario", "seed", "s", "jobs", "invariants", "verify", "recovered after", "figures"),
+    *("run again", "run twice", "accepted twice"),
+)
 
 
 def show(console: Console, results: Sequence[Result]) -> None:
@@ -63,34 +29,133 @@ def show(console: Console, results: Sequence[Result]) -> None:
     table.add_column("s", justify="right")
     table.add_column("jobs", justify="right")
     table.add_column("invariants")
+    table.add_column("verify")
     table.add_column("recovered after")
     table.add_column("figures")
     for column in ("run again", "run twice", "accepted twice"):
         table.add_column(column, justify="right", max_width=8)
     for result in results:
-        evidence = result.evidence
         table.add_row(
             f"[{'green' if result.good else 'red'}]{result.scenario}[/]",
             str(result.seed),
             f"{result.seconds:.0f}",
-            str(len(evidence.jobs)),
+            str(result.counts.jobs),
             " ".join(
                 f"[red]{name}✗[/]" if verdict.broken else f"{name}✓"
                 for name, verdict in result.verdicts.items()
             ),
-            "\n".join(
-                "never" if recovery.seconds is None else f"{recovery.seconds:.1f} s"
-                for recovery in evidence.recoveries
-            ),
+            "[red]✗[/]" if result.audit and result.audit.broken else _audit(result),
+            "\n".join(map(_seconds, result.recoveries)),
             "\n".join(
                 escape(str(figure)) if figure.good else f"[red]{escape(str(figure))}[/]"
                 for figure in result.figures
             ),
-            str(run_again(evidence)),
-            str(run_twice(evidence)),
-            str(len(accepted_twice(evidence))),
+            str(result.counts.run_again),
+            str(result.counts.run_twice),
+            str(result.counts.accepted_twice),
         )
     console.print(table)
     for result in results:
         for problem in result.problems():
             console.print(f"[red]✗[/] {result.scenario}, seed {result.seed}: {escape(problem)}")
+
+
+def as_markdown(results: Sequence[Result]) -> str:
+    """The same table, and what is wrong, for a page of text."""
+    lines = [
+        f"| {' | '.join(_COLUMNS)} |",
+        "|---|--:|--:|--:|---|---|---|---|--:|--:|--:|",
+    ]
+    for result in results:
+        cells = (
+            f"{result.scenario}{'' if result.good else ' **broken**'}",
+            f"{result.seed}{' (short)' if result.short else ''}",
+            f"{result.seconds:.0f}",
+            str(result.counts.jobs),
+            " ".join(
+                f"{name}{'✗' if verdict.broken else '✓'}"
+                for name, verdict in result.verdicts.items()
+            ),
+            _audit(result),
+            ", ".join(map(_seconds, result.recoveries)),
+            "; ".join(str(figure) if figure.good else f"**{figure}**" for figure in result.figures),
+            str(result.counts.run_again),
+            str(result.counts.run_twice),
+            str(result.counts.accepted_twice),
+        )
+        lines.append(f"| {' | '.join(map(cell, cells))} |")
+    problems = [
+        f"- {result.scenario}, seed {result.seed}: {one_line(problem)}"
+        for result in results
+        for problem in result.problems()
+    ]
+    if problems:
+        lines += ["", "What is broken:", "", *problems]
+    lines += ["", *circumstances_of(results)]
+    return "\n".join(lines) + "\n"
+
+
+def as_json(results: Sequence[Result]) -> str:
+    """All of it, but the evidence."""
+    return json.dumps([_finite(result.document()) for result in results], indent=1) + "\n"
+
+
+def read_json(file: Path) -> list[Result]:
+    """The results that `as_json` wrote."""
+    return [Result.from_document(document) for document in json.loads(file.read_text())]
+
+
+def write(text: str, file: Path) -> None:
+    """Writes a report, with its folder; what is there is replaced as a whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f"{file.name}.new")
+    draft.write_text(text)
+    draft.replace(file)
+
+
+def cell(text: str) -> str:
+    """Text that no cell of a Markdown table takes for its end."""
+    return one_line(text).replace("|", "\\|")
+
+
+def one_line(text: str) -> str:
+    """Text without breaks."""
+    return " ".join(text.split())
+
+
+def _audit(result: Result) -> str:
+    if result.audit is None:
+        return "not asked"
+    return "✗" if result.audit.broken else "✓"
+
+
+def _seconds(recovery: Recovery) -> str:
+    return "never" if recovery.seconds is None else f"{recovery.seconds:.1f} s"
+
+
+def circumstances_of(results: Sequence[Result]) -> list[str]:
+    """The days, commits and machines of the trials, each once."""
+    found = {
+        "{time}: commit {commit}, {cpu}, {cores} cores, {memory_gib} GiB, {system}, "
+        "Python {python}".format(**{**result.circumstances, "time": _day(result)})
+        for result in results
+        if result.circumstances
+    }
+    return sorted(found)
+
+
+def _day(result: Result) -> str:
+    return str(result.circumstances["time"])[:10]
+
+
+def _finite(value: Any) -> Any:
+    """The same without NaN and infinity, which JSON does not have."""
+    match value:
+        case dict():
+            return {name: _finite(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value

@@ -14,11 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from faults.circumstances import circumstances
 from faults.cluster import Cluster, running
 from faults.evidence import Evidence
 from faults.invariants import judge
 from faults.measure import Figure
-from faults.report import Result
+from faults.result import Counts, Result
 from faults.scenario import Scenario
 from faults.trial import Trial
 
@@ -47,7 +48,7 @@ async def run_trial(
         say: is told what happens.
         output: where they are kept.
     """
-    began = time.monotonic()
+    began, where = time.monotonic(), circumstances()
     evidence, figures, failure = Evidence(), list[Figure](), ""
     say(f"{scenario.title}; seed {seed}")
     async with AsyncExitStack() as open_:
@@ -72,10 +73,13 @@ async def run_trial(
             scenario=scenario.id,
             title=scenario.title,
             seed=seed,
+            short=short,
             seconds=time.monotonic() - began,
             verdicts={} if failure else judge(evidence, scenario.shows),
             figures=figures,
-            evidence=evidence,
+            recoveries=evidence.recoveries,
+            counts=Counts.of(evidence),
+            circumstances=where,
             failure=failure,
         )
         if cluster is not None and (keep or not result.good):

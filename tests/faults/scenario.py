@@ -25,6 +25,8 @@ class Scenario:
         run: does it: starts the load, makes the fault, measures. What it leaves running is brought
             to its end, and everything is judged behind it.
         plan: the processes.
+        usual, usual_short: seconds that a trial takes, in full and with shorter waits: by these a
+            choice is made that fits into a time.
         timeout: seconds that all of it may take.
     """
 
@@ -33,12 +35,18 @@ class Scenario:
     shows: tuple[str, ...]
     run: Callable[[Trial], Awaitable[None]]
     plan: Plan = field(default_factory=Plan)
+    usual: float = 120.0
+    usual_short: float = 90.0
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
         unknown = set(self.shows) - set(INVARIANTS)
         if unknown:
             raise ValueError(f"{self.id}: no such invariant: {', '.join(sorted(unknown))}")
+
+    def seconds(self, *, short: bool) -> float:
+        """How long a trial usually takes."""
+        return self.usual_short if short else self.usual
 
 
 def find_scenarios() -> dict[str, Scenario]:

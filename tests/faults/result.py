@@ -1,0 +1,123 @@
+"""What came of one trial: enough to judge it and to tell of it, without its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from faults.evidence import Evidence, Recovery
+from faults.invariants import INVARIANTS, Verdict, accepted_twice, run_again, run_twice
+from faults.measure import Figure
+
+# How many breaches of an invariant are shown.
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What the evidence amounts to.
+
+    Attributes:
+        jobs, events: how many there were.
+        run_again: attempts beyond the first of their job.
+        run_twice: attempts that a handler was given more than once.
+        accepted_twice: jobs of which more than one outcome was accepted.
+    """
+
+    jobs: int = 0
+    events: int = 0
+    run_again: int = 0
+    run_twice: int = 0
+    accepted_twice: int = 0
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> Counts:
+        """Counts what is there."""
+        return cls(
+            jobs=len(evidence.jobs),
+            events=len(evidence.events),
+            run_again=run_again(evidence),
+            run_twice=run_twice(evidence),
+            accepted_twice=len(accepted_twice(evidence)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came of one trial.
+
+    Attributes:
+        audit: what `headrace verify` said of the database; None when it was not asked.
+        circumstances: when, of which commit and on which machine.
+        failure: why it came to no end; then there is nothing else.
+    """
+
+    scenario: str
+    title: str
+    seed: int
+    short: bool = False
+    seconds: float = 0.0
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    figures: Sequence[Figure] = ()
+    recoveries: Sequence[Recovery] = ()
+    counts: Counts = field(default_factory=Counts)
+    audit: Verdict | None = None
+    circumstances: Mapping[str, Any] = field(default_factory=dict)
+    failure: str = ""
+
+    @property
+    def good(self) -> bool:
+        return (
+            not self.failure
+            and not any(verdict.broken for verdict in self.verdicts.values())
+            and not (self.audit is not None and self.audit.broken)
+            and all(figure.good for figure in self.figures)
+        )
+
+    def problems(self) -> list[str]:
+        """What is wrong, in lines."""
+        lines = [self.failure] if self.failure else []
+        for invariant, verdict in self.verdicts.items():
+            lines += _breaches(f"{invariant} ({INVARIANTS[invariant].promise})", verdict)
+        if self.audit is not None:
+            lines += _breaches("headrace verify", self.audit)
+        lines += [f"figure: {figure}" for figure in self.figures if not figure.good]
+        return lines
+
+    def document(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {**asdict(self), "good": self.good}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Result:
+        """A result as `document` gave it."""
+        given = {name: value for name, value in document.items() if name != "good"}
+        return cls(
+            **given
+            | {
+                "verdicts": {name: _verdict(one) for name, one in given["verdicts"].items()},
+                "figures": [
+                    Figure(**one | {"value": _number(one["value"])}) for one in given["figures"]
+                ],
+                "recoveries": [Recovery(**one) for one in given["recoveries"]],
+                "counts": Counts(**given["counts"]),
+                "audit": _verdict(given["audit"]) if given["audit"] else None,
+            }
+        )
+
+
+def _breaches(name: str, verdict: Verdict) -> list[str]:
+    lines = [f"{name}: {broken}" for broken in verdict.broken[:_SHOWN]]
+    if len(verdict.broken) > _SHOWN:
+        lines.append(f"{name}: and {len(verdict.broken) - _SHOWN} more")
+    return lines
+
+
+def _verdict(document: Mapping[str, Any]) -> Verdict:
+    return Verdict(document["looked_at"], tuple(document["broken"]))
+
+
+def _number(value: float | None) -> float:
+    # JSON has no NaN.
+    return float("nan") if value is None else value

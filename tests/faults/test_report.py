@@ -1,0 +1,158 @@
+"""What is written of trials: nothing that was broken may look well, and what is missing is said."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from faults import page, report
+from faults.choice import choose
+from faults.evidence import Recovery
+from faults.invariants import Verdict
+from faults.measure import Figure
+from faults.result import Counts, Result
+from faults.scenario import Scenario, find_scenarios
+from faults.trial import Trial
+
+
+async def nothing(_: Trial) -> None:
+    pass
+
+
+def scenario(number: int, *, seconds: float = 60.0) -> Scenario:
+    return Scenario(
+        id=f"F{number}",
+        title=f"fault {number}",
+        shows=(),
+        run=nothing,
+        usual=seconds,
+        usual_short=seconds,
+    )
+
+
+GOOD = Result(
+    scenario="F1",
+    title="fault 1",
+    seed=17,
+    seconds=61.0,
+    verdicts={"I1": Verdict(10, ()), "I10": Verdict(1, ())},
+    figures=[Figure(name="slowest", value=1.5, unit="s", at_most=2.0)],
+    recoveries=[Recovery(what="crash", before=60.0, seconds=2.2, limit=15.0)],
+    counts=Counts(jobs=10, events=30, run_again=2),
+    audit=Verdict(30, ()),
+    circumstances={
+        "time": "2026-11-22T10:00:00+00:00",
+        "commit": "abc",
+        "cpu": "a processor",
+        "cores": 2,
+        "memory_gib": 8.0,
+        "system": "Linux 6",
+        "python": "3.13.1",
+        "load": 0.5,
+    },
+)
+BROKEN = Result(
+    scenario="F1",
+    title="fault 1",
+    seed=18,
+    verdicts={"I1": Verdict(10, tuple(f"job {n} is | missing" for n in range(9)))},
+    figures=[Figure(name="slowest", value=math.nan, unit="s", at_most=2.0)],
+    recoveries=[Recovery(what="crash", before=60.0, seconds=None)],
+    audit=Verdict(30, ("job 7 has two ends",)),
+    circumstances=GOOD.circumstances,
+)
+FAILED = Result(scenario="F2", title="fault 2", seed=3, failure="TimeoutError: \nnot in time")
+
+
+def test_each_kind_of_breach_is_a_problem() -> None:
+    assert GOOD.good
+    assert GOOD.problems() == []
+    assert not BROKEN.good
+    problems = "\n".join(BROKEN.problems())
+    assert "I1" in problems
+    assert "and 4 more" in problems
+    assert "headrace verify: job 7 has two ends" in problems
+    assert "figure: slowest nan s" in problems
+    audited = Result(scenario="F1", title="", seed=1, audit=Verdict(1, ("an orphan",)))
+    assert not audited.good
+    assert not FAILED.good
+
+
+def test_json_gives_back_what_it_was_given() -> None:
+    text = report.as_json([GOOD, BROKEN, FAILED])
+    assert "NaN" not in text
+    assert [trial["good"] for trial in json.loads(text)] == [True, False, False]
+
+
+def test_reports_are_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "report.json"
+    report.write(report.as_json([GOOD, BROKEN, FAILED]), file)
+    good, broken, failed = report.read_json(file)
+    assert good.document() == GOOD.document()
+    assert broken.problems() == BROKEN.problems()
+    assert failed.problems() == FAILED.problems()
+    assert [one.name for one in file.parent.iterdir()] == ["report.json"]
+
+
+def test_markdown_tells_of_what_is_broken() -> None:
+    text = report.as_markdown([GOOD, BROKEN, FAILED])
+    assert "| F1 | 17 |" in text
+    assert "| F1 **broken** | 18 |" in text
+    assert "**slowest nan s (≤ 2)**" in text
+    assert "- F2, seed 3: TimeoutError: not in time" in text
+    assert "2026-11-22: commit abc, a processor, 2 cores" in text
+    rows = [line for line in text.splitlines() if line.startswith("| F")]
+    assert all(row.replace("\\|", "").count("|") == 12 for row in rows)
+
+
+def test_the_page_says_what_has_no_trial(tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text(f"# Words\n\n{page.BEGIN}\nwhat was\n{page.END}\n\nMore words.\n")
+    page.publish([scenario(1), scenario(2), scenario(3)], [GOOD, FAILED], file)
+    text = file.read_text()
+    assert text.startswith("# Words\n")
+    assert text.endswith("More words.\n")
+    assert "what was" not in text
+    assert "| F1 | fault 1 | holds | 1 (17) | ≤ 2.2 s | 0 | 0 | clean |" in text
+    assert "| F2 | fault 2 | **broken in 1 of 1** |" in text
+    assert "| F3 | fault 3 | **no trial** |" in text
+    assert "- slowest 1.5 s (≤ 2)" in text
+
+
+def test_the_page_shows_the_worst_of_all_trials() -> None:
+    text = page.section([scenario(1)], [GOOD, BROKEN])
+    assert "**broken in 1 of 2**" in text
+    assert "≤ 2.2 s, 1 never" in text
+    assert "**1 not clean**" in text
+    assert "- **slowest nan s (≤ 2)**" in text
+    assert "slowest 1.5" not in text
+
+
+def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text(page.BEGIN)
+    with pytest.raises(ValueError, match="end"):
+        page.publish([], [], file)
+    assert file.read_text() == page.BEGIN
+
+
+def test_a_choice_fits_and_is_the_same_with_the_same_seed() -> None:
+    all_of_them = [scenario(number, seconds=40.0 * number) for number in range(1, 11)]
+    choices = [choose(all_of_them, seed=n, budget=480, short=True) for n in range(50)]
+    for number, chosen in enumerate(choices):
+        used = sum(one.usual for one in chosen)
+        assert used <= 480
+        # There is no room for another one.
+        assert all(one in chosen or used + one.usual > 480 for one in all_of_them)
+        assert chosen == choose(all_of_them, seed=number, budget=480, short=True)
+    assert {one.id for chosen in choices for one in chosen} == {one.id for one in all_of_them}
+
+
+def test_all_scenarios_together_keep_to_their_time() -> None:
+    scenarios = find_scenarios().values()
+    assert sum(one.usual for one in scenarios) <= 45 * 60
+    # Each one has its turn in a choice of eight minutes.
+    assert all(one.usual_short <= 8 * 60 for one in scenarios)
