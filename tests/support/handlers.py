@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -129,6 +130,30 @@ async def large_output(payload: Number, ctx: Context) -> None:
 async def large_result(payload: Number) -> str:
     """Returns as many bytes."""
     return "x" * payload.number
+
+
+@handler("t.nan", retry=_QUICK)
+async def nan(payload: Any) -> dict[str, Any]:
+    """Returns what JSON cannot say."""
+    return {"mean": [1.0, math.nan], "none": None}
+
+
+@handler("t.nan_thread", retry=_QUICK)
+def nan_in_thread(payload: Any) -> float:
+    """Returns what JSON cannot say, from a thread."""
+    return math.inf
+
+
+@handler("t.nan_process", isolation="process", retry=_QUICK)
+def nan_in_process(payload: Any) -> float:
+    """Returns what JSON cannot say, from a process."""
+    return -math.inf
+
+
+@handler("t.nan_output", retry=_QUICK)
+async def nan_output(payload: Any, ctx: Context) -> None:
+    """Emits what JSON cannot say."""
+    await ctx.emit({"loss": math.nan})
 
 
 @handler("t.process", isolation="process")

@@ -49,6 +49,14 @@ async def test_a_payload_that_does_not_fit_fails_without_a_retry(jobs: Platform)
     assert job.attempt == 1
 
 
+@pytest.mark.parametrize("job_type", ["t.nan", "t.nan_thread", "t.nan_process", "t.nan_output"])
+async def test_what_json_cannot_say_fails_without_a_retry(jobs: Platform, job_type: str) -> None:
+    job = await jobs.ended(await jobs.submit(job_type))
+    assert (job.state, job.attempt, job.result) == (JobState.FAILED, 1, None)
+    assert job.error is not None
+    assert (job.error.type, job.error.retryable) == ("NotJson", False)
+
+
 async def test_a_failure_is_tried_again_until_it_succeeds(jobs: Platform) -> None:
     job = await jobs.ended(await jobs.submit("t.flaky", '{"number": 2}'))
     assert (job.state, job.attempt, job.retries_used) == (JobState.SUCCEEDED, 3, 2)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-import msgspec
-
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
 from headrace_worker.outcome import Stopped
+from headrace_worker.payload import encode
 
 Signal = TypeVar("Signal", asyncio.Event, threading.Event)
 
@@ -51,7 +50,7 @@ def as_progress(fraction: float, message: str, counters: Mapping[str, float]) ->
     return Progress(
         fraction=min(1.0, max(0.0, float(fraction))),
         message=message[:500],
-        counters=msgspec.json.encode(dict(counters)).decode(),
+        counters=encode(dict(counters)),
     )
 
 
@@ -106,6 +105,9 @@ class Context(_AttemptContext[asyncio.Event]):
             fraction: 0 to 1.
             message: what it is doing, at most 500 characters.
             counters: numbers of the handler's own, by name.
+
+        Raises:
+            Fail: a counter is NaN or Infinity, which JSON cannot say.
         """
         await self._reporter.progress(as_progress(fraction, message, counters))
 
@@ -115,9 +117,9 @@ class Context(_AttemptContext[asyncio.Event]):
         It is kept, numbered and pushed to whoever watches the job.
 
         Raises:
-            Fail: the piece is larger than HEADRACE_MAX_OUTPUT_BYTES.
+            Fail: the piece is larger than HEADRACE_MAX_OUTPUT_BYTES, or JSON cannot say it.
         """
-        await self._reporter.output(msgspec.json.encode(chunk).decode())
+        await self._reporter.output(encode(chunk))
 
 
 class SyncContext(_AttemptContext[threading.Event]):
@@ -141,4 +143,4 @@ class SyncContext(_AttemptContext[threading.Event]):
 
     def emit(self, chunk: object) -> None:
         """As Context.emit."""
-        self._report(msgspec.json.encode(chunk).decode())
+        self._report(encode(chunk))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 
 from headrace_core.domain.job import JsonText
+from headrace_worker.outcome import Fail
 
 # What most handlers return.
 _PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})
@@ -45,16 +47,44 @@ class Decoder:
             raise PayloadMismatch(str(error)) from error
 
 
-def encode(result: Any) -> JsonText:
-    """What a handler returned, as JSON text.
+def encode(value: Any) -> JsonText:
+    """What a handler returned or emits, as JSON text.
 
     Raises:
-        TypeError, ValueError: JSON cannot say it.
+        Fail: JSON cannot say it, and could not the next time either.
     """
-    if type(result) not in _PLAIN and _is_model(type(result)):
-        text: JsonText = result.model_dump_json()
-        return text
-    return msgspec.json.encode(result).decode()
+    try:
+        return _encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Fail(f"JSON cannot say what the handler did: {error}", type="NotJson") from error
+
+
+def _encode(value: Any) -> JsonText:
+    text: JsonText
+    if type(value) not in _PLAIN and _is_model(type(value)):
+        text = value.model_dump_json()
+        # A model may ask for NaN as text, or for what is no JSON any more.
+        if value.model_config.get("ser_json_inf_nan") == "strings":
+            return text
+        strange = any(word in text for word in ("null", "NaN", "Infinity"))
+        content = value.model_dump() if strange else None
+    else:
+        text = msgspec.json.encode(value).decode()
+        content = msgspec.to_builtins(value) if "null" in text else None
+    # The encoders write null for NaN and Infinity, silently; what has no null had none of them.
+    if content is not None and not _is_finite(content):
+        raise ValueError("it has no NaN and no Infinity")
+    return text
+
+
+def _is_finite(content: Any) -> bool:
+    if isinstance(content, float):
+        return math.isfinite(content)
+    if isinstance(content, dict):
+        return all(_is_finite(item) for item in content.values())
+    if isinstance(content, list | tuple | set | frozenset):
+        return all(_is_finite(item) for item in content)
+    return True
 
 
 def schema(annotation: Any) -> JsonText:
