@@ -111,6 +111,8 @@ def settings(database_url: str, redis_url: str) -> Settings:
         worker_processes=2,
         worker_lease=3.0,
         worker_beat=1.0,
+        # It would end the tests' own process.
+        worker_watchdog=0.0,
         worker_cancel_grace=1.0,
     )
 

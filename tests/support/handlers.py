@@ -75,6 +75,12 @@ async def forever(payload: Any, ctx: Context) -> None:
     await asyncio.Event().wait()
 
 
+@handler("t.block", retry=_ONCE)
+async def block_the_loop(payload: Number) -> None:
+    """Blocks the worker's event loop for as many seconds."""
+    time.sleep(payload.number)
+
+
 @handler("t.stubborn")
 async def stubborn(payload: Any, ctx: Context) -> None:
     """Swallows its cancellation, once."""

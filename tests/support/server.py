@@ -82,6 +82,13 @@ class Server:
         finally:
             self._kill(process)
 
+    def wait_until_ended(self, *, within: float) -> int:
+        """Waits until it has ended by itself; returns its exit code."""
+        assert self._process is not None, "not started"
+        code = self._process.wait(within)
+        self._process = None
+        return code
+
     def stop(self) -> None:
         """Ends it in its own time, or kills it when that is over."""
         process, self._process = self._process, None

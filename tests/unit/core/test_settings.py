@@ -67,6 +67,13 @@ def test_lists_are_written_with_commas(
     assert settings.handlers == read
 
 
+def test_the_watchdog_waits_longer_than_the_lease_or_is_off() -> None:
+    Settings(worker_lease=15, worker_watchdog=15.1)
+    Settings(worker_watchdog=0)
+    with pytest.raises(ValidationError, match="HEADRACE_WORKER_WATCHDOG"):
+        Settings(worker_lease=15, worker_watchdog=15)
+
+
 @pytest.mark.parametrize(
     "url",
     [

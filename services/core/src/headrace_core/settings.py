@@ -88,6 +88,7 @@ class Settings(BaseSettings):
     worker_processes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
     worker_lease: float = Field(15.0, gt=0)
     worker_beat: float = Field(5.0, gt=0)
+    worker_watchdog: float = Field(30.0, ge=0)
     worker_cancel_grace: float = Field(5.0, ge=0)
     handlers: Annotated[tuple[str, ...], NoDecode] = ()
 
@@ -122,6 +123,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"HEADRACE_WORKER_BEAT ({self.worker_beat:g} s) must be at most a third of "
                 f"HEADRACE_WORKER_LEASE ({self.worker_lease:g} s)"
+            )
+        if 0 < self.worker_watchdog <= self.worker_lease:
+            raise ValueError(
+                f"HEADRACE_WORKER_WATCHDOG ({self.worker_watchdog:g} s) must be longer than "
+                f"HEADRACE_WORKER_LEASE ({self.worker_lease:g} s), or 0 for none"
             )
         if self.subscription_retention < self.retention:
             raise ValueError(

@@ -41,6 +41,7 @@ from headrace_worker.metrics import Counts, Levels, worker_metrics
 from headrace_worker.modes import Modes
 from headrace_worker.registry import Registry
 from headrace_worker.reporting import AttemptReporter
+from headrace_worker.watchdog import Watchdog
 
 _log = structlog.get_logger()
 
@@ -133,6 +134,14 @@ class WorkerService:
             if settings.worker_metrics_address
             else None
         )
+        self._watchdog = (
+            Watchdog(
+                limit=settings.worker_watchdog,
+                running=lambda: [job_id for job_id, _ in list(self._executions)],
+            )
+            if settings.worker_watchdog
+            else None
+        )
         self._claiming = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -173,6 +182,8 @@ class WorkerService:
             )
         ]
         await self._health.start()
+        if self._watchdog is not None:
+            self._watchdog.start()
         _log.info("worker_started", port=self.port, pool=self._pool.name, types=len(self._handlers))
 
     async def stop(self) -> None:
@@ -202,6 +213,8 @@ class WorkerService:
         await self._database.close()
         if self._metrics is not None:
             await self._metrics.stop()
+        if self._watchdog is not None:
+            self._watchdog.stop()
         _log.info("worker_stopped")
 
     async def _end_attempts(self) -> None:

@@ -1,0 +1,68 @@
+"""A worker whose process hangs: its loop is blocked, or all of it was stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.settings import Settings
+from headrace_worker.watchdog import EXIT_CODE
+from support.handlers import handlers
+from support.platform import DEADLINE_S, Platform, platform
+from support.worker_process import worker_process
+
+
+@pytest.fixture
+def hasty(settings: Settings) -> Settings:
+    return settings.model_copy(
+        update={"worker_lease": 1.5, "worker_beat": 0.5, "worker_watchdog": 3.0}
+    )
+
+
+@pytest.fixture
+async def jobs(hasty: Settings) -> AsyncIterator[Platform]:
+    async with platform(hasty, handlers(), workers=0) as running:
+        yield running
+
+
+async def test_a_worker_whose_loop_stays_blocked_ends_itself_and_its_job_goes_on(
+    jobs: Platform, tmp_path: Path
+) -> None:
+    async with worker_process(jobs.settings, tmp_path) as worker:
+        job_id = await jobs.submit("t.block", '{"number": 600}')
+        await jobs.until(job_id, E.STARTED)
+        # Others have its job before it ends.
+        await jobs.until(job_id, E.WORKER_LOST)
+        code = await asyncio.to_thread(worker.wait_until_ended, within=DEADLINE_S)
+    assert code == EXIT_CODE
+    lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
+    [last] = [line for line in lines if line["event"] == "event_loop_blocked"]
+    assert last["job_ids"] == [str(job_id)]
+    assert "block_the_loop" in last["frames"][-1]
+
+
+async def test_a_worker_that_was_stopped_comes_back_under_a_new_id(
+    jobs: Platform, tmp_path: Path
+) -> None:
+    async with worker_process(jobs.settings, tmp_path) as worker:
+        job_id = await jobs.submit("t.forever")
+        first = await jobs.until(job_id, E.STARTED)
+        os.kill(worker.pid, signal.SIGSTOP)
+        await jobs.until(job_id, E.WORKER_LOST)
+        os.kill(worker.pid, signal.SIGCONT)
+        async with asyncio.timeout(DEADLINE_S):
+            while (again := await jobs.until(job_id, E.STARTED)).attempt == 1:
+                await jobs.wait()
+        assert again.worker_id != first.worker_id
+        assert worker.running
+        await jobs.cancel(job_id)
+        assert (await jobs.ended(job_id)).state is JobState.CANCELLED
+    assert [e.attempt for e in await jobs.events(job_id) if e.type is E.STARTED] == [1, 2]
