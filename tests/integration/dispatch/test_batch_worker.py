@@ -329,3 +329,56 @@ async def test_the_deliverer_says_when_redis_is_gone(settings: Settings, valkey:
     await valkey.give_back()
     await deliverer.ping()
     await deliverer.close()
+
+
+@pytest.mark.parametrize(
+    ("take_away", "give_back"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    ],
+    ids=["out of memory", "a replica"],
+)
+async def test_a_redis_that_takes_no_writes_holds_up_no_job(
+    settings: Settings, valkey: OwnValkey, take_away: tuple[str, ...], give_back: tuple[str, ...]
+) -> None:
+    own = settings.model_copy(update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0})
+    crew = Crew()
+    deliverer = Deliverer(own)
+    async with at_work(own, crew) as worker, Redis.from_url(valkey.url) as client:
+        await until_waiting(client)
+        await client.execute_command(*take_away)
+        # It answers, and nothing can be delivered.
+        assert await client.ping()
+        with pytest.raises(Unavailable):
+            await deliverer.deliver(POOL, ranked(some(1)))
+        await until(lambda: worker.without_redis)
+        for _ in range(5):
+            crew.found = some(1)
+            await crew.until_started(*crew.found)
+        assert worker.without_redis
+
+        await client.execute_command(*give_back)
+        await until(lambda: not worker.without_redis)
+        [one] = some(1)
+        await deliverer.deliver(POOL, [(one, 0)])
+        await crew.until_started(one)
+    await deliverer.close()
+
+
+async def test_what_nobody_delivers_is_found_while_redis_is_there(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    crew = Crew()
+    async with at_work(slots(settings, 1), crew) as worker:
+        worker._wait_s = 0.1
+        await until_waiting(redis)
+        found = some(20)
+        crew.found = list(found)
+        await crew.until_started(*found)
+        # It looks as long as it finds something, and stands at its queue all the while.
+        assert not worker.without_redis
+        [one] = some(1)
+        await deliverer.deliver(POOL, [(one, 0)])
+        await crew.until_started(one)
+    assert crew.most_running == 1

@@ -22,6 +22,11 @@ def queue_key(pool: str) -> str:
     return f"headrace:queue:{pool}"
 
 
+def probe_key(pool: str) -> str:
+    """What a pool's workers write to see whether Redis takes writes."""
+    return f"headrace:probe:{pool}"
+
+
 def serialize(value: dict[str, Any]) -> bytes:
     """Arq's job record as msgpack. arq's default would be pickle, which runs what it reads."""
     return msgspec.msgpack.encode(value)

@@ -24,6 +24,7 @@ from headrace_core.dispatch.keys import (
     FUNCTION,
     connect,
     deserialize,
+    probe_key,
     queue_key,
     serialize,
 )
@@ -41,6 +42,12 @@ Claimed = TypeVar("Claimed")
 _MAX_BATCH = 200
 # How long one wait at the queue lasts, in seconds.
 _WAIT_S = 1.0
+# How often a worker whose queue stays empty looks into PostgreSQL, before jitter, in seconds, and
+# how long it then waits at the queue while it finds something there.
+_LOOK_S = 2.0
+_GLANCE_S = 0.02
+# How long a mark stands by which a worker sees that Redis takes writes, in milliseconds.
+_PROBE_MS = 1000
 # Where arq keeps a job's record.
 _RECORD = job_key_prefix.encode()
 
@@ -53,8 +60,8 @@ class BatchWorker(Worker, Generic[Claimed]):
         pool: the pool whose queue it serves.
         claim: makes deliveries this worker's own; what it returns is started.
         start: starts one of them. It must not raise, and whoever ends it calls `release`.
-        find: what to claim while Redis is gone: up to that many deliveries, straight from
-            PostgreSQL.
+        find: what to claim while nothing comes through Redis: up to that many deliveries, straight
+            from PostgreSQL.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class BatchWorker(Worker, Generic[Claimed]):
             job_serializer=serialize,
             job_deserializer=deserialize,
         )
+        self._probe_key = probe_key(pool)
         # The records of what was taken last.
         self._leftovers: list[bytes] = []
         self._claim, self._start, self._find = claim, start, find
@@ -83,6 +91,10 @@ class BatchWorker(Worker, Generic[Claimed]):
         self.without_redis = False
         # Well within what a call to Redis may take.
         self._wait_s = min(_WAIT_S, settings.redis_timeout / 2)
+        # When an empty queue is a reason to look into PostgreSQL, and whether the last look found
+        # something.
+        self._look_at = self.loop.time()
+        self._overlooked = False
 
     @property
     def free_slots(self) -> int:
@@ -98,8 +110,12 @@ class BatchWorker(Worker, Generic[Claimed]):
             except RedisFault:
                 await self._do_without_redis()
                 continue
-            # What is taken and not claimed is delivered again.
-            await self._begin(deliveries)
+            if deliveries:
+                self._overlooked = False
+                # What is taken and not claimed is delivered again.
+                await self._begin(deliveries)
+            elif self._overlooked or self.loop.time() >= self._look_at:
+                await self._look()
 
     def resume(self) -> None:
         """Takes deliveries again after `allow_pick_jobs` was False."""
@@ -128,9 +144,8 @@ class BatchWorker(Worker, Generic[Claimed]):
         async with self.pool.pipeline(transaction=False) as pipeline:
             if leftovers:
                 pipeline.unlink(*leftovers)
-            pipeline.execute_command(
-                "BZMPOP", self._wait_s, 1, self.queue_name, "MIN", "COUNT", wanted
-            )
+            wait = _GLANCE_S if self._overlooked else self._wait_s
+            pipeline.execute_command("BZMPOP", wait, 1, self.queue_name, "MIN", "COUNT", wanted)
             *_, popped = await pipeline.execute()
         if popped is None:
             return []
@@ -146,6 +161,24 @@ class BatchWorker(Worker, Generic[Claimed]):
         self._leftovers = [_RECORD + name for name in names]
         return _parse(names)
 
+    async def _look(self) -> None:
+        """Begins what waits in PostgreSQL though nothing comes.
+
+        Who delivers may be cut off from a Redis that is there for this worker, or there is nobody.
+        What is on its way at this moment is found as well, and its delivery dies at the claim.
+        """
+        self._look_at = self.loop.time() + random.uniform(0.5, 1.5) * _LOOK_S
+        try:
+            await self._probe()
+        except RedisFault:
+            await self._do_without_redis()
+            return
+        await self._until_free()
+        found = await self._begin(await self._find_some())
+        if found and not self._overlooked:
+            _log.info("jobs_found_undelivered")
+        self._overlooked = found
+
     async def _do_without_redis(self) -> None:
         """Claims straight from PostgreSQL until Redis is back."""
         _log.warning("redis_lost", fallback="claiming from postgresql")
@@ -155,12 +188,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         try:
             while not back.done():
                 await self._until_free()
-                try:
-                    deliveries = await self._find(min(self.free_slots, _MAX_BATCH))
-                except Unavailable as fault:
-                    await _pause(fault)
-                    continue
-                if not await self._begin(deliveries):
+                if not await self._begin(await self._find_some()):
                     await asyncio.wait({back}, timeout=random.uniform(0.1, 0.3))
         finally:
             self.without_redis = False
@@ -171,8 +199,26 @@ class BatchWorker(Worker, Generic[Claimed]):
         while True:
             await asyncio.sleep(random.uniform(0.2, 0.6))
             with suppress(*RedisFault):
-                await self.pool.ping()
+                await self._probe()
                 return
+
+    async def _probe(self) -> None:
+        """Sees whether Redis takes what would be delivered.
+
+        One that is full, or a replica by now, answers all the same, and its queues stay empty.
+
+        Raises:
+            RedisError, OSError, TimeoutError: it does not.
+        """
+        await self.pool.set(self._probe_key, b"", px=_PROBE_MS)
+
+    async def _find_some(self) -> Sequence[Delivery]:
+        """What waits in PostgreSQL for the free slots; nothing while it is gone."""
+        try:
+            return await self._find(min(self.free_slots, _MAX_BATCH))
+        except Unavailable as fault:
+            await _pause(fault)
+            return []
 
     async def _begin(self, deliveries: Sequence[Delivery]) -> bool:
         """Claims deliveries and starts what it gets; tells whether it got any."""
