@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -45,6 +46,23 @@ def test_a_wait_is_never_negative_nor_longer_than_the_longest(
     policy: RetryPolicy, retry: int, draw: float
 ) -> None:
     assert timedelta() <= policy.backoff(retry, lambda: draw) <= policy.max_backoff
+
+
+@given(policies(), st.integers(1, 10_000), draws, waits)
+def test_a_wait_that_was_asked_for_is_kept_and_its_end_is_spread(
+    policy: RetryPolicy, retry: int, draw: float, asked: timedelta
+) -> None:
+    wait = policy.backoff(retry, lambda: draw, asked=asked)
+    assert asked <= wait <= asked + policy.max_backoff
+    assert policy.backoff(retry, lambda: 0.0, asked=asked) == asked
+
+
+def test_a_thousand_that_were_told_the_same_do_not_come_back_at_once() -> None:
+    policy = RetryPolicy(initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=30))
+    asked = timedelta(seconds=5)
+    seconds = Counter(int(policy.backoff(6, asked=asked).total_seconds()) for _ in range(1000))
+    assert min(seconds) >= 5
+    assert max(seconds.values()) < 100
 
 
 @given(policies(), st.integers(1, 10_000), draws)

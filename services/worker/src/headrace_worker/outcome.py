@@ -10,7 +10,8 @@ class Retry(Exception):
 
     Args:
         message: why, for the people who look at the job.
-        after: how long to wait; None leaves it to the job's backoff. Seconds or a timedelta.
+        after: how long to wait at least, seconds or a timedelta; the random share of the job's
+            backoff comes on top. None leaves it to the backoff.
     """
 
     def __init__(self, message: str = "", *, after: float | timedelta | None = None) -> None:

@@ -63,13 +63,15 @@ def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Finish
     if not policy.may_retry(job.retries_used):
         return failed(job, described)
     asked = error.after if isinstance(error, Retry) else None
-    backoff = policy.backoff(job.retries_used + 1) if asked is None else asked
+    if asked is not None:
+        asked = min(asked, _MAX_BACKOFF)
+    backoff = policy.backoff(job.retries_used + 1, asked=asked)
     return Finish(
         job_id=job.id,
         attempt=job.attempt,
         event=EventType.RETRY_SCHEDULED,
         error=described,
-        backoff=min(max(backoff, timedelta()), _MAX_BACKOFF),
+        backoff=min(backoff, _MAX_BACKOFF),
     )
 
 

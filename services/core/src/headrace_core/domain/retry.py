@@ -47,15 +47,29 @@ class RetryPolicy:
         """Whether another attempt is left after `retries_used` retries."""
         return retries_used + 1 < self.max_attempts
 
-    def backoff(self, retry: int, draw: Callable[[], float] = random.random) -> timedelta:
-        """The wait before retry number `retry` (1 is the first).
+    def backoff(
+        self,
+        retry: int,
+        draw: Callable[[], float] = random.random,
+        *,
+        asked: timedelta | None = None,
+    ) -> timedelta:
+        """The wait before a retry.
 
-        `draw` returns a number in [0, 1).
+        Args:
+            retry: its number; 1 is the first.
+            draw: returns a number in [0, 1).
+            asked: how long the handler, or what it has called, wants to wait in any case. What was
+                told the same would come back in the same moment, so the random share of the
+                backoff comes on top.
         """
         # The exponent is bounded so that a large retry number cannot overflow a float.
         growth = self.multiplier ** min(retry - 1, 64)
         base = min(self.max_backoff.total_seconds(), self.initial_backoff.total_seconds() * growth)
-        return timedelta(seconds=base * (1 - self.jitter * draw()))
+        random_share = base * self.jitter * draw()
+        if asked is not None:
+            return max(asked, timedelta()) + timedelta(seconds=random_share)
+        return timedelta(seconds=base - random_share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
