@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from faults import ledger
 from faults.metrics import read_metric
+from faults.valkey import Valkey
 from headrace_core.settings import Settings
 from headrace_core.store.migrate import migrate
 from headrace_standalone import services
@@ -44,6 +45,7 @@ class Plan:
     Args:
         links: the kinds of processes that reach their servers through links which can fail:
             `gateway`, `scheduler`, `worker`, and `client` for the way to the gateways.
+        statement: text of the statements whose answers the links to PostgreSQL can lose.
         settings: changes to the defaults, by the names of `Settings`.
     """
 
@@ -51,6 +53,7 @@ class Plan:
     schedulers: int = 2
     workers: int = 3
     links: frozenset[str] = frozenset()
+    statement: bytes = b""
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -81,6 +84,16 @@ class Service:
     def target(self) -> str:
         """Where clients reach it."""
         return self.entrance.address if self.entrance is not None else self.address
+
+    @property
+    def links(self) -> dict[str, Proxy]:
+        """Its links, by what they are called: `worker-1 to redis`, `clients to gateway-2`."""
+        named = {
+            f"{self.name} to postgresql": self.postgres,
+            f"{self.name} to redis": self.redis,
+            f"clients to {self.name}": self.entrance,
+        }
+        return {name: link for name, link in named.items() if link is not None}
 
     def launch(self) -> None:
         """Starts it."""
@@ -164,7 +177,7 @@ class Cluster:
             }
         )
         self.postgres = Postgres(self._server(postgres.program()), postgres.url)
-        self.valkey = self._server(valkey.program())
+        self.valkey = Valkey(self._server(valkey.program()), valkey.url, folder.path / "valkey")
         self.gateways: list[Service] = []
         self.schedulers: list[Service] = []
         self.workers: list[Service] = []
@@ -184,7 +197,7 @@ class Cluster:
 
     async def _start(self, ending: AsyncExitStack) -> None:
         ending.callback(self.ledger.close)
-        for server in (self.postgres._server, self.valkey):
+        for server in (self.postgres._server, self.valkey.server):
             # Killed, PostgreSQL would leave sessions behind that still write to the folder.
             ending.push_async_callback(asyncio.to_thread, server.stop)
             server.launch()
@@ -209,7 +222,9 @@ class Cluster:
         environment[f"HEADRACE_{kind.upper()}_METRICS_ADDRESS"] = metrics
         postgres = redis = entrance = None
         if kind in self.plan.links:
-            postgres = await _link(self.settings.database_url, LISTEN, ending)
+            postgres = await _link(
+                self.settings.database_url, LISTEN, ending, statement=self.plan.statement
+            )
             redis = await _link(self.settings.redis_url, SUBSCRIBE, ending)
             environment["HEADRACE_DATABASE_URL"] = postgres.url
             environment["HEADRACE_REDIS_URL"] = redis.url
@@ -239,13 +254,16 @@ class Cluster:
         return environment_of(
             self.settings,
             HEADRACE_HANDLERS="faults.handlers",
+            HEADRACE_HTTP_ALLOWED_HOSTS="127.0.0.1",
             PYTHONPATH=os.pathsep.join(paths),
             **{ledger.VARIABLE: str(self._ledger_path)},
         )
 
 
-async def _link(url: SecretStr, mark: bytes, ending: AsyncExitStack) -> Proxy:
-    link = Proxy(url.get_secret_value(), marks=(mark,) if mark else ())
+async def _link(
+    url: SecretStr, mark: bytes, ending: AsyncExitStack, *, statement: bytes = b""
+) -> Proxy:
+    link = Proxy(url.get_secret_value(), marks=(mark,) if mark else (), statement=statement)
     await link.start()
     ending.push_async_callback(link.cut)
     return link

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 
 import asyncpg
 
 from faults.evidence import EventRow, JobRow
-from faults.handlers import WORK_POLICY
+from faults.handlers import CALL_POLICY, LONGEST_RETRY_AFTER, WORK_POLICY
 from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.store.rows import to_overrides
 
 # What the handlers say of retries, by type.
-_POLICIES: Mapping[str, RetryPolicy] = {"work": WORK_POLICY}
+_POLICIES: Mapping[str, RetryPolicy] = {"work": WORK_POLICY, "call": CALL_POLICY}
+# What they may be told to wait, beyond that.
+_ASKED = {"call": LONGEST_RETRY_AFTER}
 
 _TERMINAL = [str(state) for state in TERMINAL]
 
@@ -66,6 +69,16 @@ class Records:
                 return True
         return False
 
+    async def span(self, job_ids: Sequence[str]) -> float:
+        """How long it took from the first start of these jobs to their last end, in seconds."""
+        async with self.connection() as connection:
+            seconds: float = await connection.fetchval(
+                "SELECT extract(epoch FROM max(end_time) - min(start_time))::float8 "
+                "FROM jobs WHERE id = ANY ($1::uuid[])",
+                job_ids,
+            )
+        return seconds
+
     async def sessions(self, application: str) -> int:
         """How many connections a kind of process has, by its name in pg_stat_activity."""
         async with self.connection() as connection:
@@ -94,6 +107,7 @@ class Records:
                 state=JobState(row["state"]),
                 seq=row["seq"],
                 policy=policy,
+                asked=_ASKED.get(row["type"], timedelta()),
             )
         return jobs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from headrace_core.domain.lifecycle import EventType, JobState
@@ -42,7 +42,11 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
-    """A row of `jobs`; `policy` is what its retries must keep to."""
+    """A row of `jobs`.
+
+    `policy` is what its retries must keep to, and `asked` what somebody whom it calls may put each
+    of them off for. `unwatched` is one that had ended before any stream was opened.
+    """
 
     id: str
     tenant: str
@@ -53,6 +57,8 @@ class JobRow:
     state: JobState
     seq: int
     policy: RetryPolicy
+    asked: timedelta = timedelta()
+    unwatched: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +100,8 @@ class Wanted:
     def matches(self, job: JobRow, event: EventRow) -> bool:
         """Whether an event should have been shown. It shares no code with the gateway's filters."""
         return (
-            job.tenant == self.tenant
+            not job.unwatched
+            and job.tenant == self.tenant
             and (not self.queues or job.queue in self.queues)
             and (not self.types or job.type in self.types)
             and (not self.states or event.state in self.states)

@@ -13,10 +13,17 @@ from msgspec import Meta, Struct
 
 from faults.ledger import VARIABLE, Ledger
 from headrace_worker import Context, Retry, RetryPolicy, handler
+from headrace_worker.handlers import http_request
 
 WORK_POLICY = RetryPolicy(
     max_attempts=5, initial_backoff=timedelta(seconds=0.2), max_backoff=timedelta(seconds=2)
 )
+
+CALL_POLICY = RetryPolicy(
+    max_attempts=100, initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=20)
+)
+# How long a call that is refused may be told to wait.
+LONGEST_RETRY_AFTER = timedelta(seconds=5)
 
 
 class Work(Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,6 +35,12 @@ class Work(Struct, frozen=True, forbid_unknown_fields=True):
     chunks: Annotated[int, Meta(description="Pieces of output.", ge=0)] = 0
 
 
+class Call(Work, frozen=True, forbid_unknown_fields=True):
+    """Work that begins with a call."""
+
+    url: Annotated[str, Meta(description="What is called with GET.")] = ""
+
+
 @cache
 def _ledger() -> Ledger:
     return Ledger(Path(os.environ[VARIABLE]))
@@ -36,8 +49,24 @@ def _ledger() -> Ledger:
 @handler("work", retry=WORK_POLICY, timeout=timedelta(minutes=10))
 async def work(payload: Work, ctx: Context) -> None:
     """Takes its time, as told."""
+    _note(ctx)
+    await _work(payload, ctx)
+
+
+@handler("call", retry=CALL_POLICY, timeout=timedelta(minutes=10))
+async def call(payload: Call, ctx: Context) -> None:
+    """Calls a web service as `http_request` does, and then takes its time."""
+    _note(ctx)
+    await http_request.http_request(http_request.Call(url=payload.url, method="GET"), ctx)
+    await _work(payload, ctx)
+
+
+def _note(ctx: Context) -> None:
+    _ledger().append(str(ctx.attempt.job_id), ctx.attempt.number)
+
+
+async def _work(payload: Work, ctx: Context) -> None:
     attempt = ctx.attempt
-    _ledger().append(str(attempt.job_id), attempt.number)
     steps = 1 + payload.reports + payload.chunks
     if attempt.number <= payload.failures:
         await asyncio.sleep(payload.seconds / 2)

@@ -188,6 +188,7 @@ def _retries_within_policy(evidence: Evidence) -> Verdict:
         job = evidence.jobs.get(job_id)
         if job is None:
             continue
+        longest = job.policy.max_backoff + job.asked + _INSTANT
         for life in lives(history):
             kinds = Counter(event.type for event in life)
             retries = kinds[EventType.RETRY_SCHEDULED]
@@ -201,7 +202,7 @@ def _retries_within_policy(evidence: Evidence) -> Verdict:
             for event in life:
                 if event.type is EventType.RETRY_SCHEDULED and event.due_time is not None:
                     wait = event.due_time - event.time
-                    if not -_INSTANT <= wait <= job.policy.max_backoff + _INSTANT:
+                    if not -_INSTANT <= wait <= longest:
                         broken.append(f"{job_id}: a retry waits {wait.total_seconds():.1f} s")
     return Verdict(looked_at, tuple(broken))
 

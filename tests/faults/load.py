@@ -39,6 +39,7 @@ class Mix:
         telling: report progress and emit output.
         watched: are followed by a stream of their own.
         attached: are submitted and followed in one call.
+        calls: where each job calls over HTTP before it does anything else; empty: nowhere.
     """
 
     seconds: tuple[float, float] = (0.02, 0.2)
@@ -47,6 +48,7 @@ class Mix:
     telling: float = 0.1
     watched: float = 0.2
     attached: float = 0.05
+    calls: str = ""
 
 
 class Load:
@@ -112,25 +114,32 @@ class Load:
         while True:
             due += self._chance.uniform(0.5, 1.5) / self._rate
             await asyncio.sleep(max(0.0, due - clock()))
-            submission = Submission(
-                request_id=f"{self._name}-{len(self.history)}", invoked=time.time()
-            )
-            self.history.append(submission)
-            attached = self._chance.random() < self._mix.attached
-            watched = self._chance.random() < self._mix.watched
-            client = self._clients[len(self.history) % len(self._clients)]
-            spec = self._spec()
-            work = (
-                self._attach(submission, spec)
-                if attached
-                else self._submit(submission, spec, client, watched=watched)
-            )
-            task = asyncio.create_task(work)
-            self._open.add(task)
-            task.add_done_callback(self._open.discard)
+            self._begin(self._mix)
 
-    def _spec(self) -> JobSpec:
-        chance, mix = self._chance, self._mix
+    def burst(self, count: int, mix: Mix) -> None:
+        """Submits so many jobs at once, beside the others."""
+        for _ in range(count):
+            self._begin(mix)
+
+    def _begin(self, mix: Mix) -> None:
+        """Submits a job."""
+        submission = Submission(request_id=f"{self._name}-{len(self.history)}", invoked=time.time())
+        self.history.append(submission)
+        attached = self._chance.random() < mix.attached
+        watched = self._chance.random() < mix.watched
+        client = self._clients[len(self.history) % len(self._clients)]
+        spec = self._spec(mix)
+        work = (
+            self._attach(submission, spec)
+            if attached
+            else self._submit(submission, spec, client, watched=watched)
+        )
+        task = asyncio.create_task(work)
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
+    def _spec(self, mix: Mix) -> JobSpec:
+        chance = self._chance
         payload: dict[str, Any] = {"seconds": round(chance.uniform(*mix.seconds), 3)}
         if chance.random() < mix.failing:
             payload["failures"] = chance.randint(1, 2)
@@ -139,8 +148,10 @@ class Load:
         later = chance.random() < mix.later
         # A time, not a delay, since what is repeated under a key must be the same.
         soon = timedelta(seconds=chance.uniform(0.5, 3)) if later else None
+        if mix.calls:
+            payload["url"] = mix.calls
         return JobSpec(
-            "work",
+            "call" if mix.calls else "work",
             payload,
             queue=chance.choice(QUEUES),
             labels={"load": self._name, "shard": str(chance.randrange(SHARDS))},

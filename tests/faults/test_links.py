@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+import asyncpg
 import pytest
 
 from support.proxy import Proxy
@@ -194,3 +195,27 @@ async def test_a_cut_drops_connections_and_refuses_new_ones(echo: tuple[Server, 
     assert await again.ask(b"hello") == b"hello"
     for each in (end, again):
         await each.close()
+
+
+async def test_a_statement_whose_answer_is_lost_has_been_committed(database_url: str):
+    link = Proxy(database_url, statement=b"INSERT INTO gone")
+    await link.start()
+    direct = await asyncpg.connect(database_url)
+    await direct.execute("CREATE TABLE gone (number integer)")
+    for size in (1, 10_000):
+        connection = await asyncpg.connect(link.url)
+        # An answer that is longer than what the server sends at once, the second time.
+        insert = f"INSERT INTO gone SELECT g FROM generate_series(1, {size}) g RETURNING number"
+        assert len(await connection.fetch(insert)) == size
+        link.dooms = lambda: True
+        # Others are left alone.
+        assert await connection.fetchval("SELECT count(*) FROM gone WHERE number = 1") > 0
+        with pytest.raises((ConnectionError, asyncpg.PostgresConnectionError)):
+            await connection.fetch(insert)
+        link.dooms = lambda: False
+        assert await direct.fetchval("SELECT count(*) FROM gone WHERE number = $1", size) % 2 == 0
+        assert not link.connections
+        connection.terminate()
+        await direct.execute("TRUNCATE gone")
+    await direct.close()
+    await link.cut()

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from faults.cluster import Cluster
 from faults.database import Records
@@ -15,6 +15,7 @@ from faults.evidence import EventRow, Evidence, JobRow, StreamLog, Usage, Wanted
 from faults.load import SHARDS, Load, Mix
 from faults.measure import Figure, ends, recovery
 from faults.watchers import Watchers
+from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.lifecycle import JobState
 
 # How long jobs may take to end, and streams to show that, once the load has stopped, in seconds.
@@ -66,6 +67,7 @@ class Trial:
         self._steady_since = 0.0
         self._stopped = 0.0
         self._checks: list[Callable[[Evidence], None]] = []
+        self._unwatched: frozenset[str] = frozenset()
         self._open = AsyncExitStack()
         # For how long the harness itself stood still at most, in seconds.
         self._stalled = 0.0
@@ -154,6 +156,17 @@ class Trial:
         if recovers_within is not None:
             self._faults.append(_Fault(what, time.time(), recovers_within))
 
+    async def deliveries_wait(self) -> set[Delivery]:
+        """The deliveries in Redis, once there are some that no worker has a slot for.
+
+        Raises:
+            TimeoutError: there are none.
+        """
+        async with asyncio.timeout(10):
+            while not (waiting := await self.cluster.valkey.waiting()):
+                await asyncio.sleep(0.02)
+        return waiting
+
     def figure(
         self,
         name: str,
@@ -194,6 +207,16 @@ class Trial:
             await asyncio.sleep(_TICK_S)
             self._stalled = max(self._stalled, time.monotonic() - due)
 
+    async def nobody_watched(self) -> None:
+        """Notes that no stream can show the jobs that there are: it will be opened behind them."""
+        self._unwatched = frozenset(await self.records.jobs())
+
+    async def _jobs(self) -> dict[str, JobRow]:
+        return {
+            job_id: replace(job, unwatched=job_id in self._unwatched)
+            for job_id, job in (await self.records.jobs()).items()
+        }
+
     # The end.
 
     async def settle(self) -> None:
@@ -206,7 +229,7 @@ class Trial:
             await load.stop()
         if not await self.records.all_ended(within=_DRAIN_S):
             self.say(f"{await self.records.unfinished()} jobs have not ended")
-        jobs, events = await self.records.jobs(), await self.records.events()
+        jobs, events = await self._jobs(), await self.records.events()
         self.say(f"{len(jobs)} jobs with {len(events)} events; waiting for the streams")
         wanted = _counting(jobs, events)
         for watchers in self._watchers:
@@ -215,7 +238,7 @@ class Trial:
 
     async def evidence(self) -> Evidence:
         """Everything, read once it has settled."""
-        jobs, events = await self.records.jobs(), await self.records.events()
+        jobs, events = await self._jobs(), await self.records.events()
         times = ends(events)
         recoveries = [
             recovery(

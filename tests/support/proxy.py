@@ -11,6 +11,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from headrace_standalone.embedded.port import free_port
+from support.statements import READY, Statements
 
 # What one way takes while nothing passes, until its sender has to wait, in bytes.
 _BUFFER = 65_536
@@ -22,12 +23,17 @@ class Connection:
     Attributes:
         sent: which of the proxy's marks the client has sent on it.
         last_reply: when the client was given something last, by the monotonic clock; None: never.
+        doomed: its next answer is lost, and it is cut when the server has given it.
     """
 
     def __init__(self, proxy: Proxy) -> None:
         self.sent: set[bytes] = set()
         self.last_reply: float | None = None
+        self.doomed = False
         self._proxy = proxy
+        self._statements = Statements(proxy.statement) if proxy.statement else None
+        # The end of the answer that is lost, which may come in pieces.
+        self._tail = b""
         self._client = _End(self)
         self._server = _End(self)
         self._client.peer, self._server.peer = self._server, self._client
@@ -64,8 +70,11 @@ class Connection:
 
     def came(self, end: _End, data: bytes) -> None:
         """Notes what the client has sent."""
-        if end is self._client:
-            self.sent.update(mark for mark in self._proxy.marks if mark in data)
+        if end is not self._client:
+            return
+        self.sent.update(mark for mark in self._proxy.marks if mark in data)
+        if self._statements is not None and self._statements.runs(data):
+            self.doomed = self.doomed or self._proxy.dooms()
 
     def may_pass(self) -> bool:
         return not self._proxy.holds(self)
@@ -75,7 +84,14 @@ class Connection:
 
     def is_lost(self, end: _End) -> bool:
         """Whether something from this end is not to arrive."""
-        return end is self._server and self._proxy.mutes(self)
+        return end is self._server and (self.doomed or self._proxy.mutes(self))
+
+    def is_over(self, end: _End, data: bytes) -> bool:
+        """Whether with this the server has answered what a doomed connection is cut for."""
+        if end is not self._server or not self.doomed:
+            return False
+        self._tail = (self._tail + data)[-len(READY) :]
+        return self._tail == READY
 
     def passed(self, end: _End) -> None:
         if end is self._server:
@@ -185,6 +201,9 @@ class _End(asyncio.Protocol):
             if not self._connection.is_lost(self):
                 self.peer.write(item)
                 self._connection.passed(self)
+            elif self._connection.is_over(self, item):
+                self._connection.drop()
+                return
         if self._full and self._size <= _BUFFER:
             self._full = False
             self.read_on(True)
@@ -201,20 +220,25 @@ class Proxy:
         url: with host and port of the server.
         marks: texts by which connections are told apart, once the client has sent them
             (`b"LISTEN "`, say).
+        statement: text of PostgreSQL's statements whose answers can be lost.
 
     Attributes:
         delay: how late everything comes, each way, in seconds.
+        dooms: is asked when such a statement is run whether its answer is lost, and the connection
+            is cut in its place.
         connections: those that are open.
     """
 
-    def __init__(self, url: str, *, marks: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, url: str, *, marks: tuple[bytes, ...] = (), statement: bytes = b"") -> None:
         self._parts = urlsplit(url)
         self._server: asyncio.Server | None = None
         self._port = 0
         self._held: Callable[[Connection], bool] | None = None
         self._muted: Callable[[Connection], bool] | None = None
         self.marks = marks
+        self.statement = statement
         self.delay = 0.0
+        self.dooms: Callable[[], bool] = lambda: False
         self.connections: set[Connection] = set()
 
     @property
