@@ -12,6 +12,7 @@ from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import TERMINAL
 from headrace_core.store.database import Database
 from headrace_core.store.prune import Pruned, prune_jobs
+from support.leading import lead
 from support.until import until
 
 
@@ -34,6 +35,7 @@ async def prune(database: Database, **options: Any) -> Pruned:
     """
     await settle(database)
     defaults: dict[str, Any] = {
+        "term": await lead(database),
         "tenant": DEFAULT_TENANT,
         "older_than": timedelta(),
         "held_for": timedelta(),

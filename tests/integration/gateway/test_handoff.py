@@ -19,6 +19,7 @@ from headrace_core.wake import Listener, Topic, Waker
 from headrace_gateway.handoff import HandOff
 from headrace_scheduler.dispatch import Dispatch
 from support.jobs import submit, submit_many
+from support.leading import lead
 from support.listening import LONG, SHORT, listening
 from support.until import until
 from support.workers import delivery, register, start
@@ -182,7 +183,11 @@ async def test_what_was_given_and_lost_goes_again_at_the_schedulers_next_look(
     await redis.flushdb()
     deliverer = Deliverer(settings)
     await Dispatch(
-        database=database, deliverer=deliverer, prefetch=0, redeliver_after=10
+        database=database,
+        deliverer=deliverer,
+        term=await lead(database),
+        prefetch=0,
+        redeliver_after=10,
     ).run_once()
     assert await queued(redis) == names(job)
     await deliverer.close()

@@ -20,6 +20,7 @@ from headrace_core.store.cancel import cancel_job
 from headrace_core.store.database import Database
 from headrace_scheduler.dispatch import Dispatch
 from support.jobs import read_job, submit, submit_many
+from support.leading import lead
 from support.workers import delivery, drain, ending, finish, lapse, register, start
 
 
@@ -46,10 +47,21 @@ async def deliverer(settings: Settings) -> AsyncIterator[Deliverer]:
 
 
 @pytest.fixture
-def dispatch(database: Database, deliverer: Deliverer, clock: Clock) -> Dispatch:
+async def term(database: Database) -> int:
+    """The term in which all is done."""
+    return await lead(database)
+
+
+@pytest.fixture
+def dispatch(database: Database, deliverer: Deliverer, term: int, clock: Clock) -> Dispatch:
     """A loop that has just begun, without prefetch."""
     return Dispatch(
-        database=database, deliverer=deliverer, prefetch=0, redeliver_after=10, clock=clock
+        database=database,
+        deliverer=deliverer,
+        term=term,
+        prefetch=0,
+        redeliver_after=10,
+        clock=clock,
     )
 
 
@@ -104,9 +116,11 @@ async def test_jobs_go_by_priority_within_the_free_slots(
 
 
 async def test_a_prefetch_keeps_every_worker_supplied(
-    database: Database, deliverer: Deliverer, queues: Queues
+    database: Database, deliverer: Deliverer, queues: Queues, term: int
 ) -> None:
-    dispatch = Dispatch(database=database, deliverer=deliverer, prefetch=4, redeliver_after=10)
+    dispatch = Dispatch(
+        database=database, deliverer=deliverer, term=term, prefetch=4, redeliver_after=10
+    )
     await register(database, slots=3)
     await register(database, slots=2)
     await submit_many(database, 30)
@@ -152,12 +166,14 @@ async def test_what_nobody_claims_goes_again_after_a_while(
 
 
 async def test_a_scheduler_that_has_just_begun_delivers_what_it_does_not_know_of(
-    database: Database, dispatch: Dispatch, deliverer: Deliverer, queues: Queues
+    database: Database, dispatch: Dispatch, deliverer: Deliverer, queues: Queues, term: int
 ) -> None:
     await register(database)
     jobs = await submit_many(database, 5)
     await dispatch.run_once()
-    after = Dispatch(database=database, deliverer=deliverer, prefetch=0, redeliver_after=10)
+    after = Dispatch(
+        database=database, deliverer=deliverer, term=term, prefetch=0, redeliver_after=10
+    )
     await after.run_once()
     # The second delivery finds the first.
     assert await queues.of("pool") == deliveries(*jobs)
@@ -295,10 +311,12 @@ async def test_waiting_jobs_of_the_future_do_not_go(
 
 
 async def test_without_redis_nothing_is_taken_for_delivered(
-    settings: Settings, database: Database, deliverer: Deliverer, queues: Queues
+    settings: Settings, database: Database, deliverer: Deliverer, queues: Queues, term: int
 ) -> None:
     gone = Deliverer(settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")}))
-    dispatch = Dispatch(database=database, deliverer=gone, prefetch=0, redeliver_after=10)
+    dispatch = Dispatch(
+        database=database, deliverer=gone, term=term, prefetch=0, redeliver_after=10
+    )
     await register(database)
     job = await submit(database)
     with pytest.raises(Unavailable):

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
 
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
-from sqlalchemy import text
 
 from headrace_core.dispatch.keys import queue_key
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
-from headrace_core.store.leadership import Leadership, try_lead
+from headrace_core.store.leadership import give_up_lead, renew_lead, take_lead
 from headrace_core.tasks import end_tasks
 from headrace_core.wake import Topic, Waker
 from headrace_scheduler import leader
+from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.leader import Leader
 from headrace_scheduler.service import Scheduler
 from support.jobs import read_job, set_column, submit
+from support.leading import lead, lose_lead
+from support.proxy import Proxy
+from support.scraping import scrape
 from support.until import until
 from support.workers import register
 
@@ -33,16 +39,17 @@ def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Office:
-    """Work that lasts for as long as its leader leads, and a count of who does it."""
+    """Work that lasts for as long as its leader leads, how many do it, and in which terms."""
 
     def __init__(self) -> None:
         self.at_work = 0
-        self.terms = 0
+        self.terms: list[int] = []
+        self.gauges = Gauges()
         self.fault: Exception | None = None
 
-    async def work(self) -> None:
+    async def work(self, term: int) -> None:
         self.at_work += 1
-        self.terms += 1
+        self.terms.append(term)
         try:
             if self.fault is not None:
                 fault, self.fault = self.fault, None
@@ -53,9 +60,11 @@ class Office:
 
 
 @asynccontextmanager
-async def candidate(settings: Settings, office: Office) -> AsyncIterator[Leader]:
+async def candidate(
+    settings: Settings, office: Office, *, lease: float = leader.LEASE
+) -> AsyncIterator[Leader]:
     database = Database(settings, application="test-candidate")
-    standing = Leader(database=database, work=office.work)
+    standing = Leader(database=database, work=office.work, gauges=office.gauges, lease=lease)
     running = asyncio.create_task(standing.run())
     try:
         yield standing
@@ -73,26 +82,15 @@ async def leads(*leaders: Leader) -> Leader:
     return leading
 
 
-async def terminate_leader(database: Database) -> None:
-    async with database.transaction() as connection:
-        ended = await connection.execute(
-            text(
-                "SELECT pg_terminate_backend(pid) FROM pg_locks "
-                "WHERE locktype = 'advisory' AND granted"
-            )
-        )
-        assert ended.rowcount == 1
-
-
 async def test_one_of_several_leads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     office = Office()
     tries = []
 
-    def counted(database: Database) -> AbstractAsyncContextManager[Leadership | None]:
-        tries.append(database)
-        return try_lead(database)
+    async def counted(*args: Any, **options: Any) -> int | None:
+        tries.append(args)
+        return await take_lead(*args, **options)
 
-    monkeypatch.setattr(leader, "try_lead", counted)
+    monkeypatch.setattr(leader, "take_lead", counted)
     async with AsyncExitStack() as stack:
         candidates = [
             await stack.enter_async_context(candidate(settings, office)) for _ in range(3)
@@ -101,61 +99,124 @@ async def test_one_of_several_leads(settings: Settings, monkeypatch: pytest.Monk
         # The others try again and again.
         await until(lambda: len(tries) > 20)
         assert sum(one.leading.is_set() for one in candidates) == 1
-        assert (office.at_work, office.terms) == (1, 1)
+        assert (office.at_work, office.terms) == (1, [1])
     assert office.at_work == 0
 
 
-async def test_when_the_leader_ends_another_takes_over(settings: Settings) -> None:
+async def test_when_the_leader_ends_another_takes_over_at_once(settings: Settings) -> None:
     office = Office()
     async with AsyncExitStack() as first:
-        await leads(await first.enter_async_context(candidate(settings, office)))
+        await leads(await first.enter_async_context(candidate(settings, office, lease=3600)))
         async with candidate(settings, office) as standby:
             assert not standby.leading.is_set()
             await first.aclose()
+            # The lease would have lasted for an hour.
             await leads(standby)
-            await until(lambda: (office.at_work, office.terms) == (1, 2))
+            await until(lambda: (office.at_work, office.terms) == (1, [1, 2]))
+            assert (office.gauges.leading, office.gauges.term) == (True, 2)
+        assert office.gauges == Gauges(leading=False, term=2)
 
 
-async def test_when_its_connection_is_ended_another_takes_over(
-    settings: Settings, database: Database
+async def test_a_leader_renews_its_lease(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     office = Office()
-    async with candidate(settings, office) as one, candidate(settings, office) as two:
-        first = await leads(one, two)
-        await terminate_leader(database)
-        # It stops at once: the lock is no longer its own.
-        await until(lambda: not first.leading.is_set(), within=5)
-        await leads(one, two)
-        await until(lambda: (office.at_work, office.terms) == (1, 2))
+    renewals = []
+
+    async def counted(*args: Any, **options: Any) -> None:
+        await renew_lead(*args, **options)
+        renewals.append(options)
+
+    monkeypatch.setattr(leader, "renew_lead", counted)
+    async with candidate(settings, office, lease=3) as first:
+        await leads(first)
+        async with candidate(settings, office) as standby:
+            # There are three to a lease.
+            await until(lambda: len(renewals) == 5)
+            assert not standby.leading.is_set()
+            assert (office.at_work, office.terms) == (1, [1])
+
+
+async def test_whose_renewal_is_refused_stops_and_counts_it(
+    settings: Settings, database: Database
+) -> None:
+    office, rival = Office(), uuid4()
+    async with candidate(settings, office, lease=1.5) as only:
+        await leads(only)
+        # As it is for one that has stood still: another one leads when it goes on.
+        await lose_lead(database)
+        async with database.statement() as connection:
+            await take_lead(connection, holder=rival, lease=timedelta(hours=1))
+        await until(lambda: not only.leading.is_set(), within=5)
+        assert (office.at_work, office.gauges.stale_writes) == (0, 1)
+        # It stands by, and comes again.
+        async with database.statement() as connection:
+            await give_up_lead(connection, holder=rival)
+        await leads(only)
+        assert office.terms == [1, 3]
+
+
+async def test_who_cannot_renew_stops_before_its_lease_ends(settings: Settings) -> None:
+    lease = 3.0
+    proxy = Proxy(settings.postgresql_url)
+    await proxy.start()
+    cut_off = settings.model_copy(update={"database_url": SecretStr(proxy.url)})
+    clock = asyncio.get_running_loop().time
+    office, next_office = Office(), Office()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(proxy.cut)
+        first = await stack.enter_async_context(candidate(cut_off, office, lease=lease))
+        await leads(first)
+        standby = await stack.enter_async_context(candidate(settings, next_office, lease=lease))
+        proxy.hold()
+        held = clock()
+        await until(lambda: not office.at_work)
+        assert clock() - held < lease
+        assert not standby.leading.is_set()
+        await leads(standby)
+        # Its last words come through now, and count for nothing.
+        proxy.release()
+        await asyncio.sleep(lease / 2)
+        assert standby.leading.is_set()
+        assert (office.at_work, next_office.at_work, next_office.terms) == (0, 1, [2])
 
 
 async def test_a_fault_of_its_work_ends_a_term_and_no_more(settings: Settings) -> None:
     office = Office()
     office.fault = ExceptionGroup("loops", [ValueError("it must not")])
-    async with candidate(settings, office) as only:
-        await until(lambda: office.terms == 2)
+    # The next term begins at once, whatever the lease.
+    async with candidate(settings, office, lease=3600) as only:
+        await until(lambda: office.terms == [1, 2])
         await leads(only)
 
 
-@pytest.mark.parametrize("how", ["stopped", "cut off"])
+@pytest.mark.parametrize("how", ["stopped", "replaced"])
 async def test_the_standby_goes_on_with_the_leaders_work(
     settings: Settings, database: Database, redis: Redis, waker: Waker, how: str
 ) -> None:
     await register(database)
-    schedulers = [Scheduler(settings) for _ in range(2)]
+    served = settings.model_copy(update={"scheduler_metrics_address": "127.0.0.1:0"})
+    schedulers = [Scheduler(served) for _ in range(2)]
     for scheduler in schedulers:
         await scheduler.start()
     try:
         first = await leads(*(scheduler.leader for scheduler in schedulers))
         leading, standby = schedulers if schedulers[0].leader is first else reversed(schedulers)
         await promoted_and_delivered(database, redis, waker)
+        assert (await scrape(leading.metrics_port))["headrace_leader_term"] == 1
         if how == "stopped":
             await leading.stop()
             schedulers.remove(leading)
             await leads(standby.leader)
+            assert (await scrape(standby.metrics_port))["headrace_leading"] == 1
         else:
-            await terminate_leader(database)
+            await lose_lead(database)
+            await until(lambda: not leading.leader.leading.is_set())
+            # Whichever of its loops has looked first, or its renewal.
+            seen = await scrape(leading.metrics_port)
+            assert seen["headrace_stale_writes_refused_total"] >= 1
         await promoted_and_delivered(database, redis, waker)
+        assert await lead(database) == 2
     finally:
         for scheduler in schedulers:
             await scheduler.stop()

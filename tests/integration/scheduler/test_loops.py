@@ -15,15 +15,31 @@ from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.wake import Topic, Waker
 from headrace_scheduler import loop
+from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.loop import keep_running
 from headrace_scheduler.promote import Promote
 from headrace_scheduler.sweep import Sweep
 from support.jobs import set_column, submit, submit_many
+from support.leading import lead
 from support.listening import LONG, SHORT, listening
 from support.until import until
 from support.workers import lapse, register, start
 
 LATER = datetime.now(UTC) + timedelta(hours=1)
+
+
+async def promote_loop(database: Database, waker: Waker) -> Promote:
+    return Promote(database=database, waker=waker, term=await lead(database))
+
+
+async def sweep_loop(database: Database, waker: Waker, *, max_losses: int = 3) -> Sweep:
+    return Sweep(
+        database=database,
+        waker=waker,
+        term=await lead(database),
+        gauges=Gauges(),
+        max_losses=max_losses,
+    )
 
 
 async def states(database: Database) -> dict[str, int]:
@@ -56,14 +72,14 @@ async def test_everything_that_is_due_is_queued_in_one_look(
     async with database.transaction() as connection:
         await connection.execute(text("UPDATE jobs SET due_time = now()"))
     future = await submit(database, schedule_time=LATER)
-    wait = await Promote(database=database, waker=waker).run_once()
+    wait = await (await promote_loop(database, waker)).run_once()
     assert await states(database) == {"queued": 2100, "scheduled": 1}
     assert wait == 1.0
     assert future.state is JobState.SCHEDULED
 
 
 async def test_it_looks_again_when_the_next_job_is_due(database: Database, waker: Waker) -> None:
-    promote = Promote(database=database, waker=waker)
+    promote = await promote_loop(database, waker)
     assert await promote.run_once() == 1.0
     job = await submit(database, schedule_time=LATER)
     assert await promote.run_once() == 1.0
@@ -78,14 +94,14 @@ async def test_a_job_that_somebody_holds_is_not_asked_for_without_a_pause(
     await set_column(database, job.id, "due_time = now() - interval '1 h'")
     async with database.transaction() as connection:
         await connection.execute(text("SELECT FROM jobs FOR UPDATE"))
-        assert await Promote(database=database, waker=waker).run_once() >= 0.01
+        assert await (await promote_loop(database, waker)).run_once() >= 0.01
     assert await states(database) == {"scheduled": 1}
 
 
 async def test_what_was_queued_wakes_others_and_nothing_does_not(
     settings: Settings, database: Database, waker: Waker
 ) -> None:
-    promote = Promote(database=database, waker=waker)
+    promote = await promote_loop(database, waker)
     assert not await rings(settings, database, promote.run_once, expected=False)
     job = await submit(database, schedule_time=LATER)
     await set_column(database, job.id, "due_time = now()")
@@ -107,12 +123,12 @@ async def test_everything_that_is_lost_or_late_is_found_in_one_look(
         await connection.execute(
             text("UPDATE jobs SET deadline = now() - interval '1 s' WHERE state = 'queued'")
         )
-    assert await Sweep(database=database, waker=waker, max_losses=3).run_once() == 2.0
+    assert await (await sweep_loop(database, waker)).run_once() == 2.0
     assert await states(database) == {"queued": 1100, "running": 50, "failed": 150}
 
 
 async def test_a_job_that_has_lost_too_many_workers_fails(database: Database, waker: Waker) -> None:
-    sweep = Sweep(database=database, waker=waker, max_losses=0)
+    sweep = await sweep_loop(database, waker, max_losses=0)
     lost = await register(database)
     await start(database, lost, await submit(database))
     await lapse(database, lost)
@@ -131,7 +147,7 @@ async def test_workers_that_lapsed_long_ago_are_forgotten(database: Database, wa
                 ),
                 {"id": worker_id},
             )
-    await Sweep(database=database, waker=waker, max_losses=3).run_once()
+    await (await sweep_loop(database, waker)).run_once()
     async with database.transaction() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM workers")) == 1
 
@@ -139,7 +155,7 @@ async def test_workers_that_lapsed_long_ago_are_forgotten(database: Database, wa
 async def test_what_was_found_wakes_others_and_nothing_does_not(
     settings: Settings, database: Database, waker: Waker
 ) -> None:
-    sweep = Sweep(database=database, waker=waker, max_losses=3)
+    sweep = await sweep_loop(database, waker)
     assert not await rings(settings, database, sweep.run_once, expected=False)
     lost = await register(database)
     await start(database, lost, await submit(database))

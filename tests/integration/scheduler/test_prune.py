@@ -16,19 +16,26 @@ from headrace_core.settings import Settings
 from headrace_core.store.cancel import cancel_job
 from headrace_core.store.database import Database
 from headrace_scheduler import prune as pruning
+from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.prune import Prune
 from headrace_scheduler.service import Scheduler
 from support.jobs import submit_many
+from support.leading import lead
 from support.retention import settle
 from support.until import until
 
 DAY = timedelta(days=1)
 
 
-def loop(database: Database, **options: Any) -> Prune:
-    return Prune(
-        database=database, **{"retention": DAY, "subscription_retention": 2 * DAY, **options}
-    )
+async def prune(database: Database, **options: Any) -> float:
+    """One run of the loop."""
+    defaults: dict[str, Any] = {
+        "gauges": Gauges(),
+        "retention": DAY,
+        "subscription_retention": 2 * DAY,
+    }
+    loop = Prune(database=database, term=await lead(database), **{**defaults, **options})
+    return await loop.run_once()
 
 
 async def ended(database: Database, count: int, *, days: float, **job: Any) -> list[Job]:
@@ -66,14 +73,14 @@ async def test_one_run_removes_all_that_is_too_old_of_everybody(
     await ended(database, 10, days=1.5, tenant="other")
     await ended(database, 3, days=0.5)
     with capture_logs() as logs:
-        assert await loop(database).run_once() == 60
+        assert await prune(database) == 60
     assert await counts(database) == (3, 6)
     assert {(log["tenant"], log["jobs"], log["events"]) for log in logs} == {
         ("default", 45, 90),
         ("other", 10, 20),
     }
     with capture_logs() as logs:
-        assert await loop(database).run_once() == 60
+        assert await prune(database) == 60
     assert logs == []
 
 
@@ -91,7 +98,7 @@ async def test_what_was_pruned_unread_is_told_once_for_each_subscription(
             )
         )
     with capture_logs() as logs:
-        await loop(database).run_once()
+        await prune(database)
     assert await counts(database) == (1, 2)
     (warning,) = (log for log in logs if log["log_level"] == "warning")
     assert (warning["event"], warning["tenant"], warning["subscription"], warning["jobs"]) == (
@@ -123,7 +130,7 @@ async def test_the_events_of_a_job_that_has_very_many_go_in_the_same_run(
         )
     await settle(database)
     monkeypatch.setattr(pruning, "_BREATH", 0)
-    await loop(database).run_once()
+    await prune(database)
     assert await counts(database) == (0, 0)
 
 
@@ -142,11 +149,11 @@ async def test_it_rests_as_long_as_it_works(
     monkeypatch.setattr(pruning.asyncio, "sleep", rest)
     # Each reading of the clock is later than the one before by one second more.
     clock = itertools.accumulate(itertools.count())
-    await loop(database, clock=lambda: float(next(clock))).run_once()
+    await prune(database, clock=lambda: float(next(clock)))
     assert rests == [1, 3, 5]
     rests.clear()
     await ended(database, 1, days=2)
-    await loop(database, clock=lambda: 0.0).run_once()
+    await prune(database, clock=lambda: 0.0)
     assert rests == [0.05]
 
 

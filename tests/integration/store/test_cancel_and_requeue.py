@@ -18,6 +18,7 @@ from headrace_core.store.requeue import requeue_job
 from headrace_core.store.sweep import take_back_lost
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit
+from support.leading import lead
 from support.states import bring
 from support.until import until_blocked
 from support.workers import ending, finish, lapse, start
@@ -70,7 +71,7 @@ async def test_a_requeued_job_begins_afresh(database: Database) -> None:
     job_id = brought.job.id
     await lapse(database, brought.worker_id)
     async with database.transaction() as connection:
-        await take_back_lost(connection, limit=10, max_losses=0)
+        await take_back_lost(connection, term=await lead(database), limit=10, max_losses=0)
     failed = await read_job(database, job_id)
     await set_column(database, job_id, "retries_used = 1, deadline = now() - interval '1 h'")
     job = await requeue(database, job_id)
@@ -87,7 +88,9 @@ async def test_a_requeued_job_begins_afresh(database: Database) -> None:
     await start(database, other.worker_id, job)
     await lapse(database, other.worker_id)
     async with database.transaction() as connection:
-        assert await take_back_lost(connection, limit=10, max_losses=1) == [(job_id, "queued")]
+        assert await take_back_lost(
+            connection, term=await lead(database), limit=10, max_losses=1
+        ) == [(job_id, "queued")]
     assert_legal(await read_job(database, job_id), await history(database, job_id))
 
 

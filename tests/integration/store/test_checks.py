@@ -59,6 +59,12 @@ WORKER: dict[str, str] = {
     "lease_expire_time": "now()",
 }
 
+LEADERSHIP: dict[str, str] = {
+    "term": "1",
+    "holder": "gen_random_uuid()",
+    "lease_expire_time": "now()",
+}
+
 BATCH: dict[str, str] = {
     "id": "gen_random_uuid()",
     "tenant": "'default'",
@@ -152,6 +158,10 @@ BAD: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     *(("workers", WORKER, {name: "NULL"}, f'"{name}"') for name in WORKER),
     ("batches", BATCH, {"jobs": "0"}, "batches_jobs_check"),
     *(("batches", BATCH, {name: "NULL"}, f'"{name}"') for name in BATCH),
+    ("leadership", LEADERSHIP, {"singleton": "false"}, "leadership_singleton_check"),
+    ("leadership", LEADERSHIP, {"term": "0"}, "leadership_term_check"),
+    ("leadership", LEADERSHIP, {"holder": "NULL"}, "leadership_lease_check"),
+    ("leadership", LEADERSHIP, {"lease_expire_time": "NULL"}, "leadership_lease_check"),
     ("pruned_jobs", PRUNED, {"removed": "6"}, "pruned_jobs_removed_check"),
     ("pruned_jobs", PRUNED, {"removed": "0"}, "pruned_jobs_removed_check"),
     ("subscriptions", SUBSCRIPTION, {"epoch": "-1"}, "subscriptions_epoch_check"),
@@ -206,6 +216,7 @@ GOOD = [
     ("job_events", EVENT),
     ("workers", WORKER),
     ("batches", BATCH),
+    ("leadership", LEADERSHIP),
     ("pruned_jobs", PRUNED),
     ("subscriptions", SUBSCRIPTION),
 ]

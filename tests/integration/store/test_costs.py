@@ -29,6 +29,7 @@ from headrace_core.store.requeue import requeue_job
 from headrace_core.store.submit import submit_jobs
 from headrace_core.store.sweep import expire_overdue, take_back_lost
 from support.jobs import new_job
+from support.leading import lead
 from support.workers import ending, register
 
 JOBS = 20_000
@@ -74,10 +75,10 @@ async def looks(database: Database, request: pytest.FixtureRequest) -> dict[str,
 
     Each was made when it was empty: a plan that is kept from then reads everything.
     """
-    worker_id = await register(database)
+    worker_id, term = await register(database), await lead(database)
     async with database.transaction() as connection:
         await connection.execute(text("ALTER TABLE jobs SET (autovacuum_enabled = off)"))
-    for look in looks_at([], [], worker_id).values():
+    for look in looks_at([], [], worker_id, term).values():
         # PostgreSQL keeps a plan from the sixth time on.
         for _ in range(6):
             async with database.transaction() as connection:
@@ -94,7 +95,7 @@ async def looks(database: Database, request: pytest.FixtureRequest) -> dict[str,
             )
             for state in ("queued", "running")
         ]
-    looks = looks_at(queued, running, worker_id)
+    looks = looks_at(queued, running, worker_id, term)
     if request.param != "analysed":
         return {name: look for name, look in looks.items() if name not in GUESSED}
     async with database.transaction() as connection:
@@ -102,7 +103,9 @@ async def looks(database: Database, request: pytest.FixtureRequest) -> dict[str,
     return looks
 
 
-def looks_at(queued: list[JobId], running: list[JobId], worker_id: WorkerId) -> dict[str, Look]:
+def looks_at(
+    queued: list[JobId], running: list[JobId], worker_id: WorkerId, term: int
+) -> dict[str, Look]:
     deliveries = [Delivery(job_id=job_id, attempt=1) for job_id in queued]
     finishes = [ending(job_id, 1, EventType.SUCCEEDED) for job_id in running]
     reports = [Report(job_id=job_id, attempt=1, output="1") for job_id in running]
@@ -126,25 +129,28 @@ def looks_at(queued: list[JobId], running: list[JobId], worker_id: WorkerId) -> 
 
     return {
         "submit": lambda c: submit_jobs(c, again),
-        "promote_due": lambda c: promote_due(c, limit=1000),
+        "promote_due": lambda c: promote_due(c, term=term, limit=1000),
         "next_due": next_due,
         "ready_jobs": lambda c: ready_jobs(c, pools=["pool"], limit=100),
         "claim_jobs": lambda c: claim_jobs(c, worker_id=worker_id, deliveries=deliveries),
         "finish_attempts": lambda c: finish_attempts(c, worker_id=worker_id, finishes=finishes),
         "write_reports": lambda c: write_reports(c, worker_id=worker_id, reports=reports),
         "cancel_requests": lambda c: cancel_requests(c, worker_id=worker_id),
-        "take_back_lost": lambda c: take_back_lost(c, limit=500, max_losses=3),
-        "expire_overdue": lambda c: expire_overdue(c, limit=500, running_grace=timedelta()),
+        "take_back_lost": lambda c: take_back_lost(c, term=term, limit=500, max_losses=3),
+        "expire_overdue": lambda c: expire_overdue(
+            c, term=term, limit=500, running_grace=timedelta()
+        ),
         "cancel and requeue": cancel,
         "list_events": history,
         "list_jobs": listing(),
         "list_jobs by label": listing(label),
         "live_pools": live_pools,
+        "live_pools of a term": lambda c: live_pools(c, term=term),
     }
 
 
 # These count what runs, or look through it: the price of one look is the number of running jobs.
-COUNTING = {"live_pools", "cancel_requests"}
+COUNTING = {"live_pools", "live_pools of a term", "cancel_requests"}
 # Of these the planner thinks wrongly until the first ANALYZE, which comes within a minute.
 GUESSED = {"list_jobs"}
 

@@ -224,11 +224,18 @@ async def test_the_server_says_what_is_ours(database: Database) -> None:
     async with database.transaction() as connection:
         said = {
             name: await connection.scalar(text(f"SHOW {name}"))
-            for name in ("application_name", "transaction_isolation", "plan_cache_mode", "jit")
+            for name in (
+                "application_name",
+                "transaction_isolation",
+                "plan_cache_mode",
+                "jit",
+                "idle_in_transaction_session_timeout",
+            )
         }
     assert said == {
         "application_name": "headrace-test",
         "transaction_isolation": "read committed",
         "plan_cache_mode": "force_generic_plan",
         "jit": "off",
+        "idle_in_transaction_session_timeout": "10s",
     }

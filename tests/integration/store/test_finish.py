@@ -15,6 +15,7 @@ from headrace_core.store.database import Database
 from headrace_core.store.promote import promote_due
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many
+from support.leading import lead
 from support.states import bring
 from support.until import until_blocked
 from support.workers import (
@@ -93,7 +94,7 @@ async def test_success_clears_the_error_of_an_earlier_attempt(database: Database
     brought = await bring(database, JobState.RETRYING)
     await set_column(database, brought.job.id, "due_time = now()")
     async with database.transaction() as connection:
-        await promote_due(connection, limit=1)
+        await promote_due(connection, term=await lead(database), limit=1)
     job = await read_job(database, brought.job.id)
     assert job.error == ERROR
     await start(database, brought.worker_id, job)

@@ -28,6 +28,7 @@ from headrace_core.store.submit import RequestIdConflict, submit_jobs
 from headrace_core.store.sweep import expire_overdue, take_back_lost
 from support.histories import assert_legal
 from support.jobs import history, new_job, read_job, set_column, submit
+from support.leading import lead
 from support.states import Brought, bring
 from support.workers import claim, delivery, ending, finish, lapse, report
 
@@ -46,7 +47,7 @@ async def submit_again(database: Database, brought: Brought) -> bool:
 async def promote(database: Database, brought: Brought) -> bool:
     await set_column(database, brought.job.id, "due_time = now() - interval '1 s'")
     async with database.transaction() as connection:
-        return await promote_due(connection, limit=10) == 1
+        return await promote_due(connection, term=await lead(database), limit=10) == 1
 
 
 async def claims(database: Database, brought: Brought) -> bool:
@@ -75,7 +76,9 @@ def sweeps(*, max_losses: int) -> Performer:
     async def perform(database: Database, brought: Brought) -> bool:
         await lapse(database, brought.worker_id)
         async with database.transaction() as connection:
-            lost = await take_back_lost(connection, limit=10, max_losses=max_losses)
+            lost = await take_back_lost(
+                connection, term=await lead(database), limit=10, max_losses=max_losses
+            )
         return bool(lost)
 
     return perform
@@ -84,7 +87,9 @@ def sweeps(*, max_losses: int) -> Performer:
 async def expires(database: Database, brought: Brought) -> bool:
     await set_column(database, brought.job.id, "deadline = now() - interval '1 s'")
     async with database.transaction() as connection:
-        expired = await expire_overdue(connection, limit=10, running_grace=timedelta())
+        expired = await expire_overdue(
+            connection, term=await lead(database), limit=10, running_grace=timedelta()
+        )
     assert expired in ([], [brought.job.id])
     return bool(expired)
 

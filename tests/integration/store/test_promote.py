@@ -15,13 +15,14 @@ from headrace_core.store.jobs import database_time
 from headrace_core.store.promote import next_due, promote_due
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many
+from support.leading import lead
 from support.states import bring
 from support.until import until
 
 
 async def promote(database: Database, limit: int = 100) -> int:
     async with database.transaction() as connection:
-        return await promote_due(connection, limit=limit)
+        return await promote_due(connection, term=await lead(database), limit=limit)
 
 
 async def wait(database: Database) -> timedelta | None:

@@ -27,6 +27,7 @@ from headrace_core.store.submit_batch import submit_batch
 from support import retention
 from support.histories import assert_legal
 from support.jobs import history, new_job, read_job, set_column, submit, submit_many
+from support.leading import lead
 from support.states import bring
 from support.until import until_blocked
 from support.watching import foreign_transaction, open_writer
@@ -41,10 +42,11 @@ async def prune(database: Database, **options: Any) -> Pruned:
     return await retention.prune(database, **{"older_than": HOUR, "held_for": MONTH, **options})
 
 
-async def prune_in(connection: Connection, *, limit: int = 100) -> Pruned:
+async def prune_in(connection: Connection, *, term: int, limit: int = 100) -> Pruned:
     """The same within a transaction."""
     return await prune_jobs(
         connection,
+        term=term,
         tenant=DEFAULT_TENANT,
         state=JobState.CANCELLED,
         older_than=HOUR,
@@ -56,7 +58,7 @@ async def prune_in(connection: Connection, *, limit: int = 100) -> Pruned:
 async def prune_beside(database: Database, *, limit: int = 100) -> Pruned:
     """The same while other transactions are open."""
     async with database.transaction() as connection:
-        return await prune_in(connection, limit=limit)
+        return await prune_in(connection, term=await lead(database), limit=limit)
 
 
 async def cancel(database: Database, *jobs: Job) -> None:
@@ -317,7 +319,7 @@ async def test_a_submit_with_the_key_of_a_job_that_is_going_waits_and_makes_a_ne
     (old,) = await ended(database, 1, request_id="order-17")
     await retention.settle(database)
     async with database.transaction() as connection:
-        await prune_in(connection)
+        await prune_in(connection, term=await lead(database))
         again = asyncio.create_task(submit(database, request_id="order-17"))
         await until_blocked(database)
     job = await again
@@ -344,7 +346,7 @@ async def test_of_a_requeue_and_a_prune_one_comes_first(database: Database) -> N
     await age(database, one)
     await retention.settle(database)
     async with database.transaction() as connection:
-        await prune_in(connection)
+        await prune_in(connection, term=await lead(database))
         late = asyncio.create_task(requeue(database, one))
         await until_blocked(database)
     with pytest.raises(JobNotFound):
@@ -361,7 +363,7 @@ async def test_nobody_but_a_prune_waits_for_a_prune(database: Database) -> None:
     await ended(database, 2)
     await retention.settle(database)
     async with database.transaction() as connection:
-        await prune_in(connection, limit=1)
+        await prune_in(connection, term=await lead(database), limit=1)
         async with asyncio.timeout(10):
             worker_id = await register(database)
             (job,) = await submit_many(database, 1)
@@ -382,7 +384,7 @@ async def test_two_that_prune_a_batch_leave_nothing_of_it(database: Database) ->
         await age(database, job)
     await retention.settle(database)
     async with database.transaction() as connection:
-        await prune_in(connection, limit=1)
+        await prune_in(connection, term=await lead(database), limit=1)
         # It skips the one that is taken, and waits with the other one.
         second = asyncio.create_task(prune_beside(database))
         await until_blocked(database)
@@ -474,10 +476,10 @@ async def test_a_job_with_very_many_events_goes_at_once_and_they_follow(
     # However often it is broken off.
     async def remove() -> int:
         async with database.transaction() as connection:
-            return await remove_leftovers(connection, max_events=30)
+            return await remove_leftovers(connection, term=await lead(database), max_events=30)
 
     async with database.transaction() as connection:
-        await remove_leftovers(connection, max_events=30)
+        await remove_leftovers(connection, term=await lead(database), max_events=30)
         await connection.rollback()
     assert [await remove() for _ in range(4)] == [30, 30, 10, 0]
     assert await kept(database, "job_events", "job_id") == {other.id}
@@ -519,7 +521,9 @@ READ = text("""
 @pytest.mark.parametrize("analysed", [True, False])
 @pytest.mark.parametrize("held", [False, True])
 async def test_a_page_costs_what_it_removes(database: Database, analysed: bool, held: bool) -> None:
+    term = await lead(database)
     page: dict[str, Any] = {
+        "term": term,
         "tenant": "tenant 1",
         "state": JobState.CANCELLED,
         "older_than": HOUR,
@@ -540,7 +544,7 @@ async def test_a_page_costs_what_it_removes(database: Database, analysed: bool, 
     looks: list[Callable[..., Awaitable[Any]]] = [
         lambda connection: prune_jobs(connection, **page),
         list_tenants,
-        remove_leftovers,
+        lambda connection: remove_leftovers(connection, term=term),
     ]
     for look in looks:
         async with database.transaction() as connection:

@@ -23,6 +23,7 @@ from headrace_core.store.requeue import requeue_job
 from headrace_core.store.sweep import expire_overdue, take_back_lost
 from support.histories import assert_legal
 from support.jobs import history, set_column, submit_many
+from support.leading import lead
 from support.workers import claim, ending, finish, lapse, register, report
 
 ROUNDS = 4
@@ -49,14 +50,16 @@ refusals: list[StateConflict] = []
 
 
 async def sweep(database: Database) -> None:
+    term = await lead(database)
     async with database.transaction() as connection:
-        await take_back_lost(connection, limit=JOBS, max_losses=1)
-        await expire_overdue(connection, limit=JOBS, running_grace=timedelta())
+        await take_back_lost(connection, term=term, limit=JOBS, max_losses=1)
+        await expire_overdue(connection, term=term, limit=JOBS, running_grace=timedelta())
 
 
 async def promote(database: Database) -> None:
+    term = await lead(database)
     async with database.transaction() as connection:
-        await promote_due(connection, limit=JOBS)
+        await promote_due(connection, term=term, limit=JOBS)
 
 
 @pytest.mark.parametrize("seed", range(2))

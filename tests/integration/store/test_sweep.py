@@ -14,6 +14,7 @@ from headrace_core.store.sweep import expire_overdue, take_back_lost
 from headrace_core.store.workers import remove_worker
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many
+from support.leading import lead
 from support.states import bring
 from support.workers import ending, finish, lapse, register, start
 
@@ -22,14 +23,18 @@ async def sweep(
     database: Database, *, limit: int = 100, max_losses: int = 3
 ) -> Sequence[tuple[JobId, str]]:
     async with database.transaction() as connection:
-        return await take_back_lost(connection, limit=limit, max_losses=max_losses)
+        return await take_back_lost(
+            connection, term=await lead(database), limit=limit, max_losses=max_losses
+        )
 
 
 async def expire(
     database: Database, *, limit: int = 100, running_grace: timedelta = timedelta()
 ) -> Sequence[JobId]:
     async with database.transaction() as connection:
-        return await expire_overdue(connection, limit=limit, running_grace=running_grace)
+        return await expire_overdue(
+            connection, term=await lead(database), limit=limit, running_grace=running_grace
+        )
 
 
 async def test_the_jobs_of_live_workers_stay_however_old_they_are(database: Database) -> None:

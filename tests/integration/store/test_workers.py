@@ -23,6 +23,7 @@ from headrace_core.store.workers import (
     served_queues,
 )
 from support.jobs import submit
+from support.leading import lead
 from support.workers import drain, lapse, register
 
 
@@ -109,8 +110,18 @@ async def test_workers_that_lapsed_long_ago_are_removed_with_their_handlers(
     live, lapsed = await register(database, "a"), await register(database, "b")
     await lapse(database, lapsed)
     async with database.transaction() as connection:
-        assert await remove_lapsed(connection, older_than=timedelta(minutes=1)) == 0
-        assert await remove_lapsed(connection, older_than=timedelta(seconds=1)) == 1
+        assert (
+            await remove_lapsed(
+                connection, term=await lead(database), older_than=timedelta(minutes=1)
+            )
+            == 0
+        )
+        assert (
+            await remove_lapsed(
+                connection, term=await lead(database), older_than=timedelta(seconds=1)
+            )
+            == 1
+        )
         left = await connection.scalars(text("SELECT worker_id FROM worker_handlers"))
         assert left == [live]
 

@@ -65,6 +65,7 @@ class Dispatch:
     Args:
         database: where jobs wait.
         deliverer: how they go.
+        term: the scheduler's.
         prefetch: deliveries per worker beyond its free slots.
         redeliver_after: seconds after which an unclaimed delivery is delivered again.
         clock: monotonic seconds.
@@ -79,12 +80,14 @@ class Dispatch:
         *,
         database: Database,
         deliverer: Deliverer,
+        term: int,
         prefetch: int,
         redeliver_after: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._deliverer = deliverer
+        self._term = term
         self._prefetch = prefetch
         self._redeliver_after = redeliver_after
         self._clock = clock
@@ -126,7 +129,7 @@ class Dispatch:
     async def _deliver_batch(self) -> _Look:
         """Delivers the next jobs whose turn it is."""
         async with self._database.statement() as connection:
-            pools = await live_pools(connection)
+            pools = await live_pools(connection, term=self._term)
             most = {
                 pool.name: pool.slots - pool.running + pool.workers * self._prefetch
                 for pool in pools

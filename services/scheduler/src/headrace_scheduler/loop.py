@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.errors import StaleTerm, Unavailable
 
 _log = structlog.get_logger()
 
@@ -38,12 +38,18 @@ async def keep_running(loop: Loop, woken: asyncio.Event) -> None:
     Args:
         loop: the loop.
         woken: ends its wait early.
+
+    Raises:
+        StaleTerm: the scheduler leads no more.
     """
     clock = asyncio.get_running_loop().time
     while True:
         woken.clear()
         try:
             wait = await loop.run_once()
+        except StaleTerm:
+            _log.warning("stale_write_refused", loop=loop.name)
+            raise
         except Unavailable as fault:
             _log.warning("loop_failed", loop=loop.name, dependency=fault.dependency)
         except Exception:  # noqa: BLE001 - what one stumbles over must not end the others

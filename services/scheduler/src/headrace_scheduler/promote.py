@@ -17,14 +17,21 @@ _MIN_WAIT = 0.01
 
 
 class Promote:
-    """SCHEDULED and RETRYING jobs become QUEUED when the database's clock says so."""
+    """SCHEDULED and RETRYING jobs become QUEUED when the database's clock says so.
+
+    Args:
+        database: where the jobs are.
+        waker: rung when something was queued.
+        term: the scheduler's.
+    """
 
     name = "promote"
     breath = BREATH
 
-    def __init__(self, *, database: Database, waker: Waker) -> None:
+    def __init__(self, *, database: Database, waker: Waker, term: int) -> None:
         self._database = database
         self._waker = waker
+        self._term = term
 
     async def run_once(self) -> float:
         """Queues all that is due, page by page; returns the seconds until the next job is."""
@@ -32,7 +39,7 @@ class Promote:
             async with self._database.statement() as connection:
                 wait = await next_due(connection)
                 due = wait is not None and wait <= timedelta()
-                promoted = await promote_due(connection, limit=_PAGE) if due else 0
+                promoted = await promote_due(connection, term=self._term, limit=_PAGE) if due else 0
             if not promoted:
                 break
             self._waker.ring(Topic.JOBS, Topic.EVENTS)

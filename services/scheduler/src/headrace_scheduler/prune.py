@@ -13,6 +13,7 @@ import structlog
 from headrace_core.domain.lifecycle import TERMINAL, JobState
 from headrace_core.store.database import Database
 from headrace_core.store.prune import list_tenants, prune_jobs, remove_leftovers
+from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.loop import BREATH
 
 _log = structlog.get_logger()
@@ -31,6 +32,8 @@ class Prune:
 
     Args:
         database: where the jobs are.
+        term: the scheduler's.
+        gauges: told how many jobs it has pruned.
         retention: how long a job that has ended is kept.
         subscription_retention: how long at most while a subscription has not acknowledged it.
         clock: monotonic seconds.
@@ -43,11 +46,15 @@ class Prune:
         self,
         *,
         database: Database,
+        term: int,
+        gauges: Gauges,
         retention: timedelta,
         subscription_retention: timedelta,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
+        self._term = term
+        self._gauges = gauges
         self._retention = retention
         self._subscription_retention = subscription_retention
         self._clock = clock
@@ -72,6 +79,7 @@ class Prune:
                 async with self._database.transaction() as connection:
                     pruned = await prune_jobs(
                         connection,
+                        term=self._term,
                         tenant=tenant,
                         state=state,
                         older_than=self._retention,
@@ -81,6 +89,7 @@ class Prune:
                     )
                 if not pruned.jobs:
                     break
+                self._gauges.pruned += pruned.jobs
                 jobs, events = jobs + pruned.jobs, events + pruned.events
                 unread.update(pruned.unread)
                 since = pruned.end_time
@@ -102,7 +111,7 @@ class Prune:
         while True:
             began = self._clock()
             async with self._database.statement() as connection:
-                if not await remove_leftovers(connection):
+                if not await remove_leftovers(connection, term=self._term):
                     break
             await self._rest(began)
 

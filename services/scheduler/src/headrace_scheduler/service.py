@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 
 import structlog
 
@@ -11,19 +10,15 @@ from headrace_core.dispatch import Deliverer
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.tasks import end_tasks
+from headrace_core.telemetry import MetricsServer
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_health import Check, Health, HealthServer
-from headrace_scheduler.dispatch import Dispatch
+from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.leader import Leader
-from headrace_scheduler.loop import Loop, keep_running
-from headrace_scheduler.promote import Promote
-from headrace_scheduler.prune import Prune
-from headrace_scheduler.sweep import Sweep
+from headrace_scheduler.metrics import scheduler_metrics
+from headrace_scheduler.term import Term
 
 _log = structlog.get_logger()
-
-# The longest time between two looks at the wake-ups, in seconds.
-_LISTEN = 10.0
 
 
 class Scheduler:
@@ -50,7 +45,14 @@ class Scheduler:
                 )
             ),
         )
-        self.leader = Leader(database=self._database, work=self._run_loops)
+        self._gauges = Gauges()
+        self._metrics: MetricsServer | None = None
+        if settings.scheduler_metrics_address:
+            self._metrics = MetricsServer(
+                address=settings.scheduler_metrics_address,
+                registry=scheduler_metrics(self._gauges),
+            )
+        self.leader = Leader(database=self._database, work=self._lead, gauges=self._gauges)
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -58,8 +60,15 @@ class Scheduler:
         """Where its health is served."""
         return self._health.port
 
+    @property
+    def metrics_port(self) -> int:
+        """Where its metrics are served; 0 when they are not."""
+        return self._metrics.port if self._metrics is not None else 0
+
     async def start(self) -> None:
-        """Starts to stand by, and to serve its health."""
+        """Starts to stand by, and to serve its health and its metrics."""
+        if self._metrics is not None:
+            await self._metrics.start()
         await self._waker.start()
         await self._listener.start()
         await self._health.start()
@@ -75,45 +84,18 @@ class Scheduler:
         await self._waker.stop()
         await self._deliverer.close()
         await self._health.stop()
+        if self._metrics is not None:
+            await self._metrics.stop()
         await self._database.close()
         _log.info("scheduler_stopped")
 
-    async def _run_loops(self) -> None:
-        settings = self._settings
-        # Fresh loops for each term: what an earlier one remembered is not to be trusted.
-        promote = Promote(database=self._database, waker=self._waker)
-        dispatch = Dispatch(
+    async def _lead(self, term: int) -> None:
+        await Term(
+            term,
+            settings=self._settings,
             database=self._database,
+            waker=self._waker,
+            listener=self._listener,
             deliverer=self._deliverer,
-            prefetch=settings.dispatch_prefetch,
-            redeliver_after=settings.redeliver_after,
-        )
-        loops: tuple[Loop, ...] = (
-            promote,
-            dispatch,
-            Sweep(
-                database=self._database,
-                waker=self._waker,
-                max_losses=settings.max_worker_losses,
-            ),
-            Prune(
-                database=self._database,
-                retention=timedelta(seconds=settings.retention),
-                subscription_retention=timedelta(seconds=settings.subscription_retention),
-            ),
-        )
-        woken = {loop.name: asyncio.Event() for loop in loops}
-        running = [
-            asyncio.create_task(keep_running(loop, woken[loop.name]), name=loop.name)
-            for loop in loops
-        ]
-        try:
-            while True:
-                heard = await self._listener.wait(_LISTEN)
-                # The others have a pace of their own.
-                if Topic.JOBS in heard:
-                    woken[promote.name].set()
-                if Topic.JOBS in heard or (Topic.SLOTS in heard and not dispatch.supplied):
-                    woken[dispatch.name].set()
-        finally:
-            await end_tasks(*running)
+            gauges=self._gauges,
+        ).run()

@@ -10,6 +10,7 @@ from headrace_core.store.database import Database
 from headrace_core.store.sweep import expire_overdue, take_back_lost
 from headrace_core.store.workers import remove_lapsed
 from headrace_core.wake import Topic, Waker
+from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.loop import BREATH
 
 _log = structlog.get_logger()
@@ -29,25 +30,35 @@ class Sweep:
     Args:
         database: where the jobs are.
         waker: rung when something was found.
+        term: the scheduler's.
+        gauges: told how many jobs it has taken back.
         max_losses: how many workers a job may lose before the next one fails it.
     """
 
     name = "sweep"
     breath = BREATH
 
-    def __init__(self, *, database: Database, waker: Waker, max_losses: int) -> None:
+    def __init__(
+        self, *, database: Database, waker: Waker, term: int, gauges: Gauges, max_losses: int
+    ) -> None:
         self._database = database
         self._waker = waker
+        self._term = term
+        self._gauges = gauges
         self._max_losses = max_losses
 
     async def run_once(self) -> float:
         """Sweeps everything once; returns the seconds until the next sweep."""
         while True:
-            async with self._database.transaction() as connection:
-                lost = await take_back_lost(connection, limit=_PAGE, max_losses=self._max_losses)
-                expired = await expire_overdue(
-                    connection, limit=_PAGE, running_grace=_RUNNING_GRACE
+            # Each is a transaction by itself: none stays open while this process stands still.
+            async with self._database.statement() as connection:
+                lost = await take_back_lost(
+                    connection, term=self._term, limit=_PAGE, max_losses=self._max_losses
                 )
+                expired = await expire_overdue(
+                    connection, term=self._term, limit=_PAGE, running_grace=_RUNNING_GRACE
+                )
+            self._gauges.taken_back += len(lost)
             for job_id, state in lost:
                 _log.warning("job_worker_lost", job_id=str(job_id), state=state)
             for job_id in expired:
@@ -57,5 +68,5 @@ class Sweep:
             if len(lost) < _PAGE and len(expired) < _PAGE:
                 break
         async with self._database.statement() as connection:
-            await remove_lapsed(connection, older_than=_KEEP_LAPSED)
+            await remove_lapsed(connection, term=self._term, older_than=_KEEP_LAPSED)
         return _INTERVAL

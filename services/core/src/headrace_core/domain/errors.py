@@ -14,6 +14,7 @@ HeadraceError
 ├── SubscriptionNotFound
 ├── SubscriptionConflict      the name has another filter
 ├── SubscriptionTaken         another watch receives the subscription
+├── StaleTerm                 a scheduler's term is over
 ├── Unavailable               a server that is needed is gone; trying again may help
 └── ShuttingDown
 """
@@ -169,6 +170,14 @@ class SubscriptionTaken(HeadraceError):
     def __init__(self, name: str) -> None:
         self.name = name
         super().__init__(f"another watch receives subscription {name!r} now; watch it again")
+
+
+class StaleTerm(HeadraceError):
+    """What a scheduler would have written was refused: its term is over."""
+
+    def __init__(self, term: int) -> None:
+        self.term = term
+        super().__init__(f"term {term} is over")
 
 
 class Unavailable(HeadraceError):

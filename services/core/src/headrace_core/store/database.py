@@ -26,6 +26,10 @@ _PASSING_CODES = ("40001", "40P01", "55P03", "25P03", "25P04", "25006")
 _RELEASE_S = 2.0
 _CLOSE_S = 5.0
 
+# For how long a transaction may stay open while nothing is asked of it, in milliseconds. A process
+# that stands still within one holds locks, and all streams of many jobs wait for it.
+_IDLE_TRANSACTION_MS = 10_000
+
 
 class Database:
     """A pool of connections.
@@ -61,6 +65,7 @@ class Database:
                 "enable_seqscan": "off",
                 "enable_hashjoin": "off",
                 "enable_mergejoin": "off",
+                "idle_in_transaction_session_timeout": str(_IDLE_TRANSACTION_MS),
             },
         }
         self._pool: asyncpg.Pool[Row] | None = None
@@ -103,7 +108,7 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[asyncpg.Connection]:
-        """A raw connection of its own, outside the pool, for LISTEN and advisory locks.
+        """A raw connection of its own, outside the pool, for LISTEN.
 
         Raises:
             Unavailable: as for a transaction.

@@ -1,44 +1,89 @@
-"""Who leads: whoever holds one advisory lock of the database."""
+"""Who leads: whoever holds the one lease there is, by the database's clock. Each lead is a term.
+
+A leader that stands still cannot know that its term is over. So every statement of the scheduler
+begins with `CURRENT_TERM` and does nothing once it is; `of_term` tells that from nothing to do.
+Nobody locks the row for that: a leader that stands still would hold up the next one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import NoReturn
+from datetime import timedelta
+from uuid import UUID
 
-import asyncpg
+from sqlalchemy import text
 
-from headrace_core.store.database import Database, until_lost
-
-# Any number that nobody else takes: the first eight bytes of "headrace scheduler", reversed.
-_LOCK = int.from_bytes(b"ecardaeh") >> 1
+from headrace_core.domain.errors import StaleTerm
+from headrace_core.store.connection import Connection, Rows
 
 
-class Leadership:
-    """The lock, held on a connection of its own: when that is lost, so is the lock."""
+async def take_lead(conn: Connection, *, holder: UUID, lease: timedelta) -> int | None:
+    """Begins a new term, if nobody leads.
 
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self._connection = connection
+    Args:
+        conn: on which it commits by itself.
+        holder: who asks.
+        lease: how long the term lasts unless it is renewed.
 
-    async def hold(self, probe: float) -> NoReturn:
-        """Never returns while the lock is held.
-
-        Args:
-            probe: seconds between two checks of the connection, and the deadline of each.
-
-        Raises:
-            Exception: it is lost. Out of `try_lead` that comes as Unavailable.
-        """
-        await until_lost(self._connection, probe=probe)
+    Returns:
+        The term; None while somebody leads.
+    """
+    term: int | None = await conn.scalar(_TAKE, {"holder": holder, "lease": lease})
+    return term
 
 
-@asynccontextmanager
-async def try_lead(database: Database) -> AsyncIterator[Leadership | None]:
-    """Tries to take the lock; yields None when another one leads.
+async def renew_lead(conn: Connection, *, term: int, lease: timedelta) -> None:
+    """Lets a term last for another lease from now on.
 
     Raises:
-        Unavailable: the database is gone, at the beginning or within the block.
+        StaleTerm: it is over.
     """
-    async with database.session() as connection:
-        led = await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK)
-        yield Leadership(connection) if led else None
+    if not (await conn.execute(_RENEW, {"term": term, "lease": lease})).rowcount:
+        raise StaleTerm(term)
+
+
+async def give_up_lead(conn: Connection, *, holder: UUID) -> None:
+    """Ends the term of somebody who leads; of others nothing changes."""
+    await conn.execute(_GIVE_UP, {"holder": holder})
+
+
+# Only one who has found nobody touches the row, so that those who stand by write nothing. Of two
+# who have, the second one finds the first one's lease when its turn comes.
+_TAKE = text("""
+    INSERT INTO leadership AS l (term, holder, lease_expire_time)
+    SELECT 1, CAST(:holder AS uuid), clock_timestamp() + CAST(:lease AS interval)
+    WHERE NOT EXISTS (
+        SELECT FROM leadership WHERE singleton AND lease_expire_time > clock_timestamp()
+    )
+    ON CONFLICT (singleton) DO UPDATE
+    SET term = l.term + 1, holder = excluded.holder,
+        lease_expire_time = clock_timestamp() + CAST(:lease AS interval)
+    WHERE l.holder IS NULL OR l.lease_expire_time <= clock_timestamp()
+    RETURNING term
+""")
+
+_RENEW = text("""
+    UPDATE leadership SET lease_expire_time = clock_timestamp() + CAST(:lease AS interval)
+    WHERE singleton AND term = :term AND lease_expire_time > clock_timestamp()
+""")
+
+_GIVE_UP = text("""
+    UPDATE leadership SET holder = NULL, lease_expire_time = NULL
+    WHERE singleton AND holder = :holder
+""")
+
+# A row while the term `:term` lasts. It is read once for each statement.
+CURRENT_TERM = """current_term AS MATERIALIZED (
+        SELECT term FROM leadership
+        WHERE singleton AND term = :term AND lease_expire_time > clock_timestamp()
+    )"""
+
+
+def of_term(term: int, rows: Rows) -> Rows:
+    """What a statement returned that has a row whenever `current_term` has one.
+
+    Raises:
+        StaleTerm: it has none, so the statement has done nothing.
+    """
+    if not rows:
+        raise StaleTerm(term)
+    return rows

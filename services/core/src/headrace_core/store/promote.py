@@ -9,13 +9,18 @@ from sqlalchemy import text
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.connection import Connection
 from headrace_core.store.guards import EVENT_XID, source_guard
+from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.new_jobs import RANK
 
 
-async def promote_due(conn: Connection, *, limit: int) -> int:
-    """Queues up to `limit` jobs whose time has come, the longest due first; returns how many."""
-    result = await conn.execute(_PROMOTE, {"limit": limit})
-    return len(result)
+async def promote_due(conn: Connection, *, term: int, limit: int) -> int:
+    """Queues up to `limit` jobs whose time has come, the longest due first; returns how many.
+
+    Raises:
+        StaleTerm: the scheduler's term is over.
+    """
+    queued: int = of_term(term, await conn.execute(_PROMOTE, {"term": term, "limit": limit}))[0][0]
+    return queued
 
 
 async def next_due(conn: Connection) -> timedelta | None:
@@ -25,10 +30,12 @@ async def next_due(conn: Connection) -> timedelta | None:
 
 
 _PROMOTE = text(f"""
-    WITH due AS (
+    WITH {CURRENT_TERM},
+    due AS (
         SELECT id FROM jobs j
         -- The time of the statement, and not of each row: the index ends the scan at it.
-        WHERE {source_guard(EventType.DUE)} AND due_time <= statement_timestamp()
+        WHERE EXISTS (SELECT FROM current_term)
+            AND {source_guard(EventType.DUE)} AND due_time <= statement_timestamp()
         ORDER BY due_time, id LIMIT :limit
         FOR UPDATE SKIP LOCKED
     ),
@@ -44,7 +51,7 @@ _PROMOTE = text(f"""
         INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time)
         SELECT id, seq, xid, tenant, 'due', state, attempt, update_time FROM queued ORDER BY id
     )
-    SELECT id FROM queued
+    SELECT (SELECT count(*) FROM queued) FROM current_term
 """)
 
 _NEXT = text(f"""

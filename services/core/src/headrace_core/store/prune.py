@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.connection import Connection
+from headrace_core.store.leadership import CURRENT_TERM, of_term
 
 # About how many events one transaction removes, twice as many at most.
 MAX_EVENTS = 5_000
@@ -44,6 +45,7 @@ async def list_tenants(conn: Connection) -> Sequence[str]:
 async def prune_jobs(
     conn: Connection,
     *,
+    term: int,
     tenant: str,
     state: JobState,
     older_than: timedelta,
@@ -64,6 +66,7 @@ async def prune_jobs(
 
     Args:
         conn: its transaction must do nothing else.
+        term: the scheduler's.
         tenant: whose jobs.
         state: a terminal one.
         older_than: how long ago a job must have ended.
@@ -74,11 +77,16 @@ async def prune_jobs(
             pages before have left dead in the index.
         max_events: about how many events it removes. Those that a single job has beyond that are
             left to `remove_leftovers`, and nobody finds them any more.
+
+    Raises:
+        StaleTerm: the scheduler's term is over.
     """
-    row = (
+    row = of_term(
+        term,
         await conn.execute(
             _PRUNE,
             {
+                "term": term,
                 "tenant": tenant,
                 "state": state,
                 "older_than": older_than,
@@ -87,12 +95,12 @@ async def prune_jobs(
                 "since": since,
                 "max_events": max_events,
             },
-        )
+        ),
     ).one()
     if row.batches:
         # A statement of its own: it sees what the one before has deleted, and so has every prune
         # that waited for the row of the start.
-        await conn.execute(_EMPTY_BATCHES, {"ids": row.batches})
+        of_term(term, await conn.execute(_EMPTY_BATCHES, {"term": term, "ids": row.batches}))
     return Pruned(
         jobs=row.jobs,
         events=row.events,
@@ -101,13 +109,17 @@ async def prune_jobs(
     )
 
 
-async def remove_leftovers(conn: Connection, *, max_events: int = MAX_EVENTS) -> int:
+async def remove_leftovers(conn: Connection, *, term: int, max_events: int = MAX_EVENTS) -> int:
     """Removes up to `max_events` events of a job that had too many for one transaction.
 
     Returns:
         How many there were; 0 when nothing is left over.
+
+    Raises:
+        StaleTerm: the scheduler's term is over.
     """
-    removed: int = await conn.scalar(_LEFTOVERS, {"max_events": max_events})
+    rows = await conn.execute(_LEFTOVERS, {"term": term, "max_events": max_events})
+    removed: int = of_term(term, rows)[0][0]
     return removed
 
 
@@ -129,10 +141,12 @@ _TENANTS = text("""
 # that row. What was deleted is what the snapshot shows: `seq` grows with each event of a job, so a
 # job whose row is still as the snapshot has it has no further ones. And as the places of a job's
 # events stand in the order of their numbers, that of its newest is the greatest.
-_PRUNE = text("""
-    WITH ended AS MATERIALIZED (
+_PRUNE = text(f"""
+    WITH {CURRENT_TERM},
+    ended AS MATERIALIZED (
         SELECT j.id, j.seq, j.xid, j.end_time FROM jobs j
-        WHERE j.tenant = :tenant AND j.state = :state
+        WHERE EXISTS (SELECT FROM current_term)
+            AND j.tenant = :tenant AND j.state = :state
             AND j.end_time >= coalesce(CAST(:since AS timestamptz), '-infinity')
             AND j.end_time <= statement_timestamp() - CAST(:older_than AS interval)
         ORDER BY j.end_time, j.id LIMIT :limit
@@ -182,23 +196,31 @@ _PRUNE = text("""
         JOIN subscriptions s ON s.tenant = :tenant AND (s.xid, s.position) < (c.xid, c.position)
         GROUP BY s.name
     )
-    SELECT count(*) AS jobs, coalesce(sum(least(seq, :max_events)), 0)::bigint AS events,
-        max(end_time) AS end_time,
-        array_agg(DISTINCT batch_id) FILTER (WHERE batch_id IS NOT NULL) AS batches,
-        (SELECT array_agg(name ORDER BY name) FROM unread) AS subscriptions,
-        (SELECT array_agg(jobs ORDER BY name) FROM unread) AS unread
-    FROM chosen
+    SELECT r.* FROM current_term CROSS JOIN (
+        SELECT count(*) AS jobs, coalesce(sum(least(seq, :max_events)), 0)::bigint AS events,
+            max(end_time) AS end_time,
+            array_agg(DISTINCT batch_id) FILTER (WHERE batch_id IS NOT NULL) AS batches,
+            (SELECT array_agg(name ORDER BY name) FROM unread) AS subscriptions,
+            (SELECT array_agg(jobs ORDER BY name) FROM unread) AS unread
+        FROM chosen
+    ) r
 """)
 
-_EMPTY_BATCHES = text("""
-    DELETE FROM batches b
-    WHERE b.id = ANY (CAST(:ids AS uuid[]))
-        AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.batch_id = b.id)
+_EMPTY_BATCHES = text(f"""
+    WITH {CURRENT_TERM},
+    gone AS (
+        DELETE FROM batches b
+        WHERE EXISTS (SELECT FROM current_term) AND b.id = ANY (CAST(:ids AS uuid[]))
+            AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.batch_id = b.id)
+    )
+    SELECT term FROM current_term
 """)
 
-_LEFTOVERS = text("""
-    WITH job AS MATERIALIZED (
-        SELECT id, removed, seq FROM pruned_jobs ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+_LEFTOVERS = text(f"""
+    WITH {CURRENT_TERM},
+    job AS MATERIALIZED (
+        SELECT id, removed, seq FROM pruned_jobs WHERE EXISTS (SELECT FROM current_term)
+        ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
     ),
     gone AS (
         DELETE FROM job_events e USING job
@@ -212,5 +234,6 @@ _LEFTOVERS = text("""
         DELETE FROM pruned_jobs p USING job
         WHERE p.id = job.id AND job.removed + :max_events >= job.seq
     )
-    SELECT coalesce(sum(least(job.seq - job.removed, :max_events)), 0)::bigint FROM job
+    SELECT coalesce((SELECT least(seq - removed, :max_events) FROM job), 0)::bigint
+    FROM current_term
 """)

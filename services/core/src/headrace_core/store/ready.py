@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,8 +10,9 @@ from sqlalchemy import text
 
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.connection import Connection
+from headrace_core.store.connection import Connection, Row
 from headrace_core.store.guards import TAKING_WORKER, source_guard
+from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.workers import serves_queue
 
 
@@ -72,9 +73,21 @@ class Pool:
         )
 
 
-async def live_pools(conn: Connection) -> list[Pool]:
-    """The pools that have live workers that don't drain."""
-    rows = await conn.execute(_POOLS)
+async def live_pools(conn: Connection, *, term: int | None = None) -> list[Pool]:
+    """The pools that have live workers that don't drain.
+
+    Args:
+        conn: where to read.
+        term: that of the scheduler that asks, which is to deliver to them.
+
+    Raises:
+        StaleTerm: the scheduler's term is over.
+    """
+    if term is None:
+        rows: Iterable[Row] = await conn.execute(_POOLS)
+    else:
+        led = of_term(term, await conn.execute(_POOLS_OF_TERM, {"term": term}))
+        rows = (row for row in led if row.pool is not None)
     return [
         Pool(
             name=row.pool,
@@ -136,7 +149,7 @@ async def ready_jobs(conn: Connection, *, pools: Sequence[str], limit: int) -> l
     return [job for job in jobs if job.rank <= min(known)] if known else jobs
 
 
-_POOLS = text(f"""
+_LIVE_POOLS = f"""
     SELECT w.pool, w.tenant, w.queues, count(*) AS workers, sum(w.slots) AS slots,
         sum((SELECT count(*) FROM jobs j
             WHERE j.worker_id = w.id AND j.state = 'running'))::integer AS running,
@@ -145,6 +158,13 @@ _POOLS = text(f"""
     FROM workers w
     WHERE {TAKING_WORKER}
     GROUP BY w.pool, w.tenant, w.queues
+"""
+
+_POOLS = text(_LIVE_POOLS)
+
+_POOLS_OF_TERM = text(f"""
+    WITH {CURRENT_TERM}
+    SELECT p.* FROM current_term LEFT JOIN ({_LIVE_POOLS}) p ON true
 """)
 
 # Walks from lane to lane of the index on queued jobs, and reads the head of each lane that somebody

@@ -11,44 +11,59 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.connection import Connection
 from headrace_core.store.guards import EVENT_XID, LIVE_WORKER, TERMINAL_LIST, source_guard
+from headrace_core.store.leadership import CURRENT_TERM, of_term
 
 
 async def take_back_lost(
-    conn: Connection, *, limit: int, max_losses: int
+    conn: Connection, *, term: int, limit: int, max_losses: int
 ) -> Sequence[tuple[JobId, str]]:
     """Takes back RUNNING jobs whose worker's lease has lapsed or whose worker is missing.
 
     It never judges by age: the job of a live worker stays with it.
 
     Args:
+        conn: where to write.
+        term: the scheduler's.
         limit: how many at most.
         max_losses: how many workers a job may lose; the next one fails it.
 
     Returns:
         Each job and its new state.
+
+    Raises:
+        StaleTerm: the scheduler's term is over.
     """
-    rows = await conn.execute(_LOST, {"limit": limit, "max_losses": max_losses})
-    return [(row.id, row.state) for row in rows]
+    values = {"term": term, "limit": limit, "max_losses": max_losses}
+    rows = of_term(term, await conn.execute(_LOST, values))
+    return [(row.id, row.state) for row in rows if row.id is not None]
 
 
 async def expire_overdue(
-    conn: Connection, *, limit: int, running_grace: timedelta
+    conn: Connection, *, term: int, limit: int, running_grace: timedelta
 ) -> Sequence[JobId]:
     """Fails jobs whose deadline has passed.
 
     Args:
+        conn: where to write.
+        term: the scheduler's.
         limit: how many at most.
         running_grace: how much longer a RUNNING job is left to its worker, which ends it by itself.
+
+    Raises:
+        StaleTerm: the scheduler's term is over.
     """
-    rows = await conn.execute(_EXPIRED, {"limit": limit, "grace": running_grace})
-    return [row.id for row in rows]
+    values = {"term": term, "limit": limit, "grace": running_grace}
+    rows = of_term(term, await conn.execute(_EXPIRED, values))
+    return [row.id for row in rows if row.id is not None]
 
 
 # Walks from worker to worker of the index on running jobs, so that it costs what there are workers
 # and not what they run. A job that has gone to another worker meanwhile no longer joins.
 _LOST = text(f"""
-    WITH RECURSIVE holder AS (
-        (SELECT worker_id FROM jobs j WHERE {source_guard(EventType.WORKER_LOST)}
+    WITH RECURSIVE {CURRENT_TERM},
+    holder AS (
+        (SELECT worker_id FROM jobs j
+            WHERE EXISTS (SELECT FROM current_term) AND {source_guard(EventType.WORKER_LOST)}
             ORDER BY worker_id LIMIT 1)
         UNION ALL
         SELECT n.* FROM holder h CROSS JOIN LATERAL (
@@ -94,13 +109,15 @@ _LOST = text(f"""
             state, attempt, update_time, CASE WHEN state <> 'cancelled' THEN error END
         FROM released ORDER BY id
     )
-    SELECT id, state FROM released
+    SELECT r.id, r.state FROM current_term LEFT JOIN released r ON true
 """)
 
 _EXPIRED = text(f"""
-    WITH overdue AS (
+    WITH {CURRENT_TERM},
+    overdue AS (
         SELECT j.id FROM jobs j
-        WHERE j.deadline IS NOT NULL AND j.state NOT IN ({TERMINAL_LIST})
+        WHERE EXISTS (SELECT FROM current_term)
+            AND j.deadline IS NOT NULL AND j.state NOT IN ({TERMINAL_LIST})
             AND {source_guard(EventType.EXPIRED)}
             -- The first bound ends the scan of the index, the second looks at each row.
             AND j.deadline <= statement_timestamp()
@@ -124,5 +141,5 @@ _EXPIRED = text(f"""
         SELECT id, seq, xid, tenant, 'expired', state, attempt, update_time, error
         FROM expired ORDER BY id
     )
-    SELECT id FROM expired
+    SELECT e.id FROM current_term LEFT JOIN expired e ON true
 """)

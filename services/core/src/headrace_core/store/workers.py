@@ -12,6 +12,7 @@ from headrace_core.domain.handler import HandlerSpec, LiveHandler
 from headrace_core.domain.ids import WorkerId
 from headrace_core.store.connection import Connection
 from headrace_core.store.guards import LIVE_WORKER, TAKING_WORKER
+from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.rows import column, from_policy, to_policy
 
 
@@ -95,9 +96,15 @@ async def remove_worker(conn: Connection, *, worker_id: WorkerId) -> None:
     await conn.execute(_REMOVE, {"id": worker_id})
 
 
-async def remove_lapsed(conn: Connection, *, older_than: timedelta) -> int:
-    """Removes workers whose lease lapsed longer than `older_than` ago; returns how many."""
-    return (await conn.execute(_REMOVE_LAPSED, {"older_than": older_than})).rowcount
+async def remove_lapsed(conn: Connection, *, term: int, older_than: timedelta) -> int:
+    """Removes workers whose lease lapsed longer than `older_than` ago; returns how many.
+
+    Raises:
+        StaleTerm: the scheduler's term is over.
+    """
+    rows = await conn.execute(_REMOVE_LAPSED, {"term": term, "older_than": older_than})
+    removed: int = of_term(term, rows)[0][0]
+    return removed
 
 
 async def live_handlers(conn: Connection, *, tenant: str) -> list[LiveHandler]:
@@ -157,8 +164,15 @@ _RENEW = text(f"""
 
 _REMOVE = text("DELETE FROM workers WHERE id = :id")
 
-_REMOVE_LAPSED = text("""
-    DELETE FROM workers WHERE lease_expire_time < clock_timestamp() - CAST(:older_than AS interval)
+_REMOVE_LAPSED = text(f"""
+    WITH {CURRENT_TERM},
+    gone AS (
+        DELETE FROM workers
+        WHERE EXISTS (SELECT FROM current_term)
+            AND lease_expire_time < clock_timestamp() - CAST(:older_than AS interval)
+        RETURNING id
+    )
+    SELECT (SELECT count(*) FROM gone) FROM current_term
 """)
 
 _HANDLERS = text(f"""

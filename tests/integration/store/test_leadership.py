@@ -1,0 +1,243 @@
+"""Who leads, for how long, and that nothing is written in a term that is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from headrace_core.domain.errors import StaleTerm
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.store.connection import Connection
+from headrace_core.store.database import Database
+from headrace_core.store.leadership import give_up_lead, renew_lead, take_lead
+from headrace_core.store.promote import promote_due
+from headrace_core.store.prune import Pruned, prune_jobs, remove_leftovers
+from headrace_core.store.ready import live_pools
+from headrace_core.store.sweep import expire_overdue, take_back_lost
+from headrace_core.store.workers import remove_lapsed
+from support.jobs import set_column
+from support.leading import lead, lose_lead
+from support.retention import settle
+from support.states import bring
+from support.workers import lapse, register
+
+LEASE = timedelta(minutes=1)
+
+
+async def take(database: Database, holder: UUID | None = None) -> int | None:
+    async with database.statement() as connection:
+        return await take_lead(connection, holder=holder or uuid4(), lease=LEASE)
+
+
+async def renew(database: Database, term: int) -> None:
+    async with database.statement() as connection:
+        await renew_lead(connection, term=term, lease=LEASE)
+
+
+async def give_up(database: Database, holder: UUID) -> None:
+    async with database.statement() as connection:
+        await give_up_lead(connection, holder=holder)
+
+
+async def test_one_leads_and_the_others_stand_by(database: Database) -> None:
+    assert await take(database) == 1
+    assert await take(database) is None
+    await renew(database, 1)
+    assert await take(database) is None
+
+
+async def test_of_many_at_once_one_leads(crowd: Database) -> None:
+    for term in (1, 2):
+        taken = await asyncio.gather(*(take(crowd) for _ in range(20)))
+        assert [one for one in taken if one is not None] == [term]
+        await lose_lead(crowd)
+
+
+async def test_each_lead_is_a_new_term(database: Database) -> None:
+    holder = uuid4()
+    assert await take(database, holder) == 1
+    await lose_lead(database)
+    # Also when it is the same one again.
+    assert await take(database, holder) == 2
+    with pytest.raises(StaleTerm):
+        await renew(database, 1)
+    await renew(database, 2)
+
+
+async def test_a_term_that_has_lapsed_is_over_though_nobody_else_leads(database: Database) -> None:
+    assert await take(database) == 1
+    await lose_lead(database)
+    with pytest.raises(StaleTerm) as refusal:
+        await renew(database, 1)
+    assert refusal.value.term == 1
+
+
+async def test_whoever_gives_up_leaves_the_lead_to_the_next_one_at_once(database: Database) -> None:
+    holder = uuid4()
+    await take(database, holder)
+    # One that does not lead has nothing to give up.
+    await give_up(database, uuid4())
+    await renew(database, 1)
+    await give_up(database, holder)
+    with pytest.raises(StaleTerm):
+        await renew(database, 1)
+    assert await take(database) == 2
+
+
+async def test_a_lease_runs_by_the_databases_clock(database: Database) -> None:
+    for _ in range(2):
+        async with database.statement() as connection:
+            await take_lead(connection, holder=uuid4(), lease=LEASE)
+            await renew_lead(connection, term=1, lease=LEASE)
+            left = await connection.scalar(
+                text("SELECT lease_expire_time - clock_timestamp() FROM leadership")
+            )
+        assert timedelta(seconds=50) < left <= LEASE
+
+
+async def test_who_stands_by_writes_nothing(database: Database) -> None:
+    await take(database)
+    async with database.transaction() as connection:
+        assert await take_lead(connection, holder=uuid4(), lease=LEASE) is None
+        assert await connection.scalar(text("SELECT pg_current_xact_id_if_assigned()")) is None
+
+
+# What a scheduler writes, and reads to deliver by.
+
+
+async def a_job_is_due(database: Database) -> None:
+    brought = await bring(database, JobState.SCHEDULED)
+    await set_column(database, brought.job.id, "due_time = now()")
+
+
+async def a_job_has_lost_its_worker(database: Database) -> None:
+    await lapse(database, (await bring(database, JobState.RUNNING)).worker_id)
+
+
+async def a_job_is_past_its_deadline(database: Database) -> None:
+    brought = await bring(database, JobState.QUEUED)
+    await set_column(database, brought.job.id, "deadline = now()")
+
+
+async def a_job_has_ended(database: Database) -> None:
+    brought = await bring(database, JobState.CANCELLED)
+    batch = "INSERT INTO batches (id, tenant, fingerprint, jobs) VALUES (:id, :tenant, 'a', 1)"
+    async with database.statement() as connection:
+        await connection.execute(text(batch), {"id": brought.job.id, "tenant": DEFAULT_TENANT})
+    await set_column(database, brought.job.id, "batch_id = id")
+    await settle(database)
+
+
+async def events_are_left_over(database: Database) -> None:
+    brought = await bring(database, JobState.CANCELLED)
+    async with database.statement() as connection:
+        await connection.execute(
+            text("INSERT INTO pruned_jobs (id, removed, seq) VALUES (:id, 1, 2)"),
+            {"id": brought.job.id},
+        )
+
+
+async def a_worker_has_lapsed(database: Database) -> None:
+    await lapse(database, await register(database))
+
+
+async def a_worker_is_live(database: Database) -> None:
+    await register(database)
+
+
+async def prune(connection: Connection, *, term: int) -> int:
+    pruned: Pruned = await prune_jobs(
+        connection,
+        term=term,
+        tenant=DEFAULT_TENANT,
+        state=JobState.CANCELLED,
+        older_than=timedelta(),
+        held_for=timedelta(),
+        limit=10,
+    )
+    return pruned.jobs
+
+
+STATEMENTS: dict[
+    str, tuple[Callable[[Database], Awaitable[None]], Callable[..., Awaitable[object]]]
+] = {
+    "promote_due": (a_job_is_due, lambda c, term: promote_due(c, term=term, limit=10)),
+    "take_back_lost": (
+        a_job_has_lost_its_worker,
+        lambda c, term: take_back_lost(c, term=term, limit=10, max_losses=1),
+    ),
+    "expire_overdue": (
+        a_job_is_past_its_deadline,
+        lambda c, term: expire_overdue(c, term=term, limit=10, running_grace=timedelta()),
+    ),
+    "prune_jobs": (a_job_has_ended, prune),
+    "remove_leftovers": (events_are_left_over, remove_leftovers),
+    "remove_lapsed": (
+        a_worker_has_lapsed,
+        lambda c, term: remove_lapsed(c, term=term, older_than=timedelta()),
+    ),
+    "live_pools": (a_worker_is_live, live_pools),
+}
+
+TABLES = ("jobs", "job_events", "workers", "batches", "event_log", "pruned_jobs")
+
+
+async def contents(database: Database) -> list[object]:
+    async with database.statement() as connection:
+        return [
+            sorted(await connection.scalars(text(f"SELECT t::text FROM {table} t")))
+            for table in TABLES
+        ]
+
+
+@pytest.mark.parametrize("over", ["it has lapsed", "another one leads", "it was given up"])
+@pytest.mark.parametrize("name", STATEMENTS)
+async def test_a_statement_of_a_term_that_is_over_is_refused(
+    database: Database, name: str, over: str
+) -> None:
+    prepare, run = STATEMENTS[name]
+    await prepare(database)
+    term = await lead(database)
+    if over == "it was given up":
+        await give_up(database, UUID(int=0))
+    else:
+        await lose_lead(database)
+    if over == "another one leads":
+        assert await take(database) == term + 1
+    before = await contents(database)
+    async with database.statement() as connection:
+        with pytest.raises(StaleTerm):
+            await run(connection, term=term)
+    assert await contents(database) == before
+    # In the term that lasts it finds what there is to do, and then nothing more.
+    now = await lead(database)
+    async with database.statement() as connection:
+        assert await run(connection, term=now)
+        if name != "live_pools":
+            assert not await run(connection, term=now)
+
+
+async def test_without_anything_to_do_a_term_that_is_over_is_refused_as_well(
+    database: Database,
+) -> None:
+    for _, run in STATEMENTS.values():
+        async with database.statement() as connection:
+            with pytest.raises(StaleTerm):
+                await run(connection, term=1)
+
+
+async def test_a_leader_that_stands_still_within_a_transaction_holds_up_no_takeover(
+    database: Database,
+) -> None:
+    await a_job_is_due(database)
+    term = await lead(database)
+    async with asyncio.timeout(10), database.transaction() as connection:
+        assert await promote_due(connection, term=term, limit=10) == 1
+        await lose_lead(database)
+        assert await take(database) == term + 1

@@ -1,0 +1,32 @@
+"""A scheduler's term, for tests that do by hand what a scheduler does."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import text
+
+from headrace_core.store.database import Database
+from headrace_core.store.leadership import take_lead
+
+_HOLDER = UUID(int=0)
+
+
+async def lead(database: Database) -> int:
+    """The term of who leads: a test, unless somebody does already."""
+    async with database.statement() as connection:
+        term = await take_lead(connection, holder=_HOLDER, lease=timedelta(hours=1))
+        if term is None:
+            term = await connection.scalar(text("SELECT term FROM leadership"))
+    assert term is not None
+    return term
+
+
+async def lose_lead(database: Database) -> None:
+    """Lets the term of whoever leads lapse now."""
+    async with database.statement() as connection:
+        lapsed = await connection.execute(
+            text("UPDATE leadership SET lease_expire_time = now() - interval '1 ms'")
+        )
+    assert lapsed.rowcount == 1
