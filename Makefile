@@ -14,7 +14,7 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE
 
 PACKAGES := clients/python services/core services/health services/gateway services/scheduler \
-	services/worker services/standalone
+	services/worker services/standalone services/ops
 # The environment is made anew when one of these changes.
 PINS := requirements/uv.txt requirements/dev.txt
 STAMP := $(VENV)/.headrace-is-set-up
@@ -126,7 +126,7 @@ gen-check: $(STAMP) ## Check that the generated stubs are those of protos/.
 COMPILE = "$(BIN)/uv" pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	$(foreach package,headrace headrace-core headrace-health headrace-gateway headrace-scheduler \
-		headrace-worker headrace-standalone,--no-emit-package $(package)) $(if $(UPGRADE),--upgrade)
+		headrace-worker headrace-standalone headrace-ops,--no-emit-package $(package)) $(if $(UPGRADE),--upgrade)
 define pin
 @echo "requirements/$(1)"
 @$(COMPILE) $(2) --output-file requirements/$(1) >/dev/null

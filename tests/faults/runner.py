@@ -17,11 +17,12 @@ from typing import Any
 from faults.circumstances import circumstances
 from faults.cluster import Cluster, running
 from faults.evidence import Evidence
-from faults.invariants import judge
+from faults.invariants import Verdict, judge
 from faults.measure import Figure
 from faults.result import Counts, Result
 from faults.scenario import Scenario
 from faults.trial import Trial
+from faults.verify import verify
 
 # What is kept of a trial that failed, or of each one when asked to.
 OUTPUT = Path("faults-output")
@@ -50,6 +51,7 @@ async def run_trial(
     """
     began, where = time.monotonic(), circumstances()
     evidence, figures, failure = Evidence(), list[Figure](), ""
+    audit: Verdict | None = None
     say(f"{scenario.title}; seed {seed}")
     async with AsyncExitStack() as open_:
         cluster: Cluster | None = None
@@ -62,6 +64,7 @@ async def run_trial(
                 await scenario.run(trial)
                 await trial.settle()
                 evidence = await trial.evidence()
+                audit = await verify(cluster.postgres.url)
         except Exception as error:  # whatever it is, the trial has failed
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -79,6 +82,7 @@ async def run_trial(
             figures=figures,
             recoveries=evidence.recoveries,
             counts=Counts.of(evidence),
+            audit=audit,
             circumstances=where,
             failure=failure,
         )

@@ -35,6 +35,9 @@ async def test_a_scenario_runs_from_its_processes_to_its_verdicts(tmp_path: Path
     assert result.good
     assert {"I1", "I2", "I3", "I4"} <= set(result.verdicts)
     assert result.counts.events > 200
+    # The command itself has looked at all of it.
+    assert result.audit is not None
+    assert (result.audit.looked_at, result.audit.broken) == (result.counts.events, ())
     assert any("seed 1" in line for line in said)
     kept = {file.name for file in (tmp_path / "F9-seed-1").iterdir()}
     assert {"gateway-1.log", "postgres.log", "events.jsonl", "streams.jsonl"} <= kept

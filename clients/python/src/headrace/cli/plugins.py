@@ -12,7 +12,10 @@ from headrace.cli.session import UsageError
 
 _GROUP: Final = "headrace.commands"
 # Commands that are worth telling of when nobody brings them: the package, and what they do.
-_KNOWN: Final = {"up": ("headrace-standalone", "Start the whole platform on this machine.")}
+_KNOWN: Final = {
+    "up": ("headrace-standalone", "Start the whole platform on this machine."),
+    "verify": ("headrace-ops", "Audit a database against what must always hold."),
+}
 
 
 def add_plugins(app: App, arguments: Sequence[str]) -> None:

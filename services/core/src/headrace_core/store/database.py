@@ -87,6 +87,29 @@ class Database:
                 await connection.commit()
 
     @asynccontextmanager
+    async def snapshot(self, *, statement_timeout: float) -> AsyncIterator[Connection]:
+        """A transaction that only reads, all of it as of one moment: for statements over much.
+
+        Args:
+            statement_timeout: seconds that one statement may take.
+
+        Raises:
+            Unavailable: as for a transaction; a statement that took too long is one.
+        """
+        with _faults():
+            async with self._driver() as driver:
+                await driver.execute(
+                    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+                    f"SET LOCAL statement_timeout = {round(statement_timeout * 1000)};"
+                    # Such statements are worth planning, and their pages are worth joining.
+                    "SET LOCAL plan_cache_mode = force_custom_plan;"
+                    "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on"
+                )
+                connection = Connection(driver, begun=True)
+                yield connection
+                await connection.commit()
+
+    @asynccontextmanager
     async def statement(self) -> AsyncIterator[Connection]:
         """A connection on which each statement is a transaction of its own: one round trip.
 

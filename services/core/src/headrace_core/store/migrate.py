@@ -8,9 +8,11 @@ from pathlib import Path
 import structlog
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from headrace_core.settings import Settings
+from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.rebase import is_foreign, rebase
 
@@ -48,6 +50,25 @@ def alembic_config(settings: Settings) -> Config:
     config.set_main_option("path_separator", "os")
     config.attributes["url"] = settings.postgresql_url
     return config
+
+
+def head_revision() -> str:
+    """The schema that this version expects."""
+    head = ScriptDirectory(str(Path(__file__).parent / "migrations")).get_current_head()
+    assert head is not None
+    return head
+
+
+async def read_revision(conn: Connection) -> str | None:
+    """The schema that a database has; None when it has none of ours."""
+    if await conn.scalar(_HAS_REVISION) is None:
+        return None
+    revision: str | None = await conn.scalar(_REVISION)
+    return revision
+
+
+_HAS_REVISION = text("SELECT to_regclass('alembic_version')::text")
+_REVISION = text("SELECT version_num FROM alembic_version")
 
 
 async def _adopt(settings: Settings, *, restored: bool) -> None:

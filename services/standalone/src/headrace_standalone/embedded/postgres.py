@@ -52,7 +52,7 @@ class EmbeddedPostgres:
         self._ephemeral = ephemeral
         self._password = folder.secret("postgres")
         self._account = unprivileged_account(data=self._data, executable=_BINARIES / "postgres")
-        self.url = f"postgresql://{_ROLE}:{self._password}@127.0.0.1:{self._port}/{_DATABASE}"
+        self.url = postgres_url(password=self._password, port=self._port)
 
     def prepare(self) -> None:
         """Makes the data fit to be served: creates it if there is none, and clears what a killed
@@ -207,6 +207,11 @@ class EmbeddedPostgres:
             ) from None
         # Without it, a server checks by shared memory that no session of an earlier one is left.
         pid_file.unlink(missing_ok=True)
+
+
+def postgres_url(*, password: str, port: int) -> str:
+    """Where our database on such a server is."""
+    return f"postgresql://{_ROLE}:{password}@127.0.0.1:{port}/{_DATABASE}"
 
 
 def _environment() -> dict[str, str]:

@@ -32,7 +32,7 @@ class EmbeddedValkey:
         self._home = folder.path / "valkey"
         self._port = port or free_port()
         self._password = folder.secret("valkey")
-        self.url = f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+        self.url = valkey_url(password=self._password, port=self._port)
 
     def prepare(self) -> None:
         """Writes the server's configuration, which is private since the password is in it."""
@@ -79,6 +79,11 @@ class EmbeddedValkey:
         finally:
             await client.aclose()
         return True
+
+
+def valkey_url(*, password: str, port: int) -> str:
+    """Where our database on such a server is."""
+    return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
 def _quoted(text: str) -> str:

@@ -1,0 +1,1 @@
+"""The operator's commands: `headrace verify` and `headrace doctor`."""

@@ -1,0 +1,442 @@
+"""`headrace verify`: a database is doctored in every way, and each check must notice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from headrace_core.domain.finish import Report
+from headrace_core.domain.ids import BatchId, uuid7
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.settings import Settings
+from headrace_core.store.connection import Connection
+from headrace_core.store.database import Database
+from headrace_core.store.requeue import requeue_job
+from headrace_core.store.submit_batch import submit_batch
+from headrace_ops.audit import Audit, Auditor, OtherSchema
+from headrace_ops.verify import RULES
+from support.databases import Databases
+from support.environment import environment_of
+from support.jobs import new_job, read_job, set_column, submit, submit_many
+from support.retention import prune
+from support.server import run_async
+from support.states import bring
+from support.workers import ending, finish, lapse, register, report, start
+
+
+async def populate(database: Database) -> None:
+    """Jobs in every state, on many ways, a batch, and what is left over of a pruned job."""
+    for state in JobState:
+        await bring(database, state)
+    brought = await bring(database, JobState.FAILED)
+    async with database.transaction() as connection:
+        await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
+    job = await read_job(database, brought.job.id)
+    await start(database, brought.worker_id, job)
+    await report(
+        database, brought.worker_id, Report(job_id=job.id, attempt=2, output='{"line": 1}')
+    )
+    await finish(database, brought.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
+
+
+async def audit(
+    database: Database, *, patience: float | None = None, page: int = 3, limit: int = 20
+) -> Audit:
+    auditor = Auditor(database, limit=limit, progress=lambda *_: None, page=page)
+    return await auditor.run(patience=patience)
+
+
+async def doctor(database: Database, *statements: str) -> None:
+    """Runs statements that no trigger and no foreign key stands against."""
+    async with database.transaction() as connection:
+        await operate(connection, *statements)
+
+
+async def operate(connection: Connection, *statements: str) -> None:
+    await connection.execute(text("SET LOCAL session_replication_role = replica"))
+    for statement in statements:
+        await connection.execute(text(statement))
+
+
+@pytest.fixture(scope="module")
+def populated_url(databases: Databases) -> Iterator[str]:
+    """A populated database, which each test leaves as it is."""
+
+    async def fill() -> None:
+        database = Database(Settings(database_url=SecretStr(url)), application="test")
+        await populate(database)
+        await database.close()
+
+    with databases.fresh() as url:
+        run_async(fill)
+        yield url
+
+
+@pytest.fixture
+async def populated(populated_url: str) -> AsyncIterator[Database]:
+    """It, to be read."""
+    database = Database(Settings(database_url=SecretStr(populated_url)), application="test")
+    yield database
+    await database.close()
+
+
+async def audit_doctored(database: Database, *statements: str) -> Audit:
+    """What is found once the statements have been run; afterwards they are undone."""
+    async with database.transaction() as connection:
+        await operate(connection, *statements)
+        auditor = Auditor(database, limit=20, progress=lambda *_: None, page=3)
+        found = await auditor.read(connection)
+        await connection.rollback()
+    return found
+
+
+@pytest.mark.parametrize("page", [1, 3, 10_000])
+async def test_a_healthy_database_is_clean_whatever_the_size_of_a_page(
+    populated: Database, page: int
+) -> None:
+    found = await audit(populated, page=page)
+    assert found.breaches == []
+    assert not found.counts
+    assert found.jobs == len(JobState) + 1
+    async with populated.transaction() as connection:
+        assert found.events == await connection.scalar(text("SELECT count(*) FROM job_events"))
+
+
+async def test_an_empty_database_is_clean(database: Database) -> None:
+    found = await audit(database, patience=0.0)
+    assert (found.jobs, found.events, found.breaches) == (0, 0, [])
+
+
+EVENTS = "UPDATE job_events SET"
+LATE = "INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time) "
+SUBSCRIBED = "INSERT INTO subscriptions (tenant, name, filter, xid, position) VALUES "
+ENDED = "(SELECT id FROM jobs WHERE state = 'succeeded' AND attempt = 1)"
+NOW = "CROSS JOIN pg_current_xact_id() AS now_xid"
+OF_ENDED = f"FROM jobs {NOW} WHERE id = {ENDED}"
+SCHEDULED = f"FROM jobs {NOW} WHERE state = 'scheduled'"
+TWICE = "(SELECT id FROM jobs WHERE attempt = 2)"
+UNCHECKED = "ALTER TABLE {} DROP CONSTRAINT {}".format
+
+# What is broken, and how.
+DOCTORED: list[tuple[str, Sequence[str]]] = [
+    ("missing", [f"DELETE FROM job_events WHERE job_id = {ENDED}"]),
+    ("orphan", [f"DELETE FROM jobs WHERE id = {ENDED}"]),
+    ("gap", [f"DELETE FROM job_events WHERE job_id = {ENDED} AND seq = 2"]),
+    ("gap", [f"DELETE FROM job_events WHERE job_id = {ENDED} AND seq = 1"]),
+    ("row", [f"DELETE FROM job_events WHERE job_id = {ENDED} AND seq = 3"]),
+    (
+        "step",
+        [
+            f"{EVENTS} type = 'due', state = 'queued' WHERE job_id = {ENDED} AND seq = 2",
+        ],
+    ),
+    (
+        "step",
+        [
+            UNCHECKED("job_events", "job_events_first_check"),
+            f"{EVENTS} type = 'started', state = 'running' WHERE job_id = {ENDED} AND seq = 1",
+        ],
+    ),
+    ("attempt", [f"UPDATE job_events SET attempt = 2 WHERE job_id = {ENDED} AND seq = 2"]),
+    ("attempt", [f"UPDATE job_events SET attempt = 1 WHERE job_id = {ENDED} AND seq = 1"]),
+    (
+        "end",
+        [
+            f"{LATE} SELECT id, 4, now_xid, tenant, 'failed', 'failed', 1, now() {OF_ENDED}",
+        ],
+    ),
+    (
+        "end",
+        [
+            UNCHECKED("job_events", "job_events_step_check"),
+            f"UPDATE job_events SET type = 'due' WHERE job_id = {TWICE} AND type = 'requeued'",
+        ],
+    ),
+    ("row", [f"UPDATE jobs SET seq = 4 WHERE id = {ENDED}"]),
+    ("row", [f"UPDATE jobs SET attempt = 2 WHERE id = {ENDED}"]),
+    ("row", ["UPDATE jobs SET state = 'retrying', error = '{}' WHERE state = 'queued'"]),
+    ("place", [f"UPDATE jobs SET xid = pg_current_xact_id() WHERE id = {ENDED}"]),
+    (
+        "place",
+        [
+            f"UPDATE job_events SET xid = pg_current_xact_id() WHERE job_id = {ENDED} AND seq = 2",
+        ],
+    ),
+    ("tenant", [f"UPDATE jobs SET tenant = 'other' WHERE id = {ENDED}"]),
+    ("tenant", [f"UPDATE job_events SET tenant = 'other' WHERE job_id = {ENDED} AND seq = 2"]),
+    (
+        "early",
+        [
+            f"{LATE} SELECT id, 2, now_xid, tenant, 'due', 'queued', 0, now() {SCHEDULED}",
+        ],
+    ),
+    (
+        "key",
+        [
+            "DROP INDEX jobs_request_id_idx",
+            "UPDATE jobs SET request_id = 'same' WHERE request_id IS NOT NULL",
+        ],
+    ),
+    ("batch", [f"UPDATE jobs SET batch_id = gen_random_uuid() WHERE id = {ENDED}"]),
+    (
+        "batch",
+        ["INSERT INTO batches VALUES (gen_random_uuid(), 'default', NULL, 'a', 1)"],
+    ),
+    (
+        "batch",
+        [
+            "INSERT INTO batches VALUES (gen_random_uuid(), 'default', NULL, 'a', 1)",
+            "UPDATE jobs SET batch_id = (SELECT id FROM batches)",
+        ],
+    ),
+    ("leftover", [f"INSERT INTO pruned_jobs SELECT id, 1, 3 FROM jobs WHERE id = {ENDED}"]),
+    ("leftover", ["INSERT INTO pruned_jobs VALUES (gen_random_uuid(), 1, 3)"]),
+    (
+        "leftover",
+        [
+            f"INSERT INTO pruned_jobs SELECT id, 1, 3 FROM jobs WHERE id = {ENDED}",
+            f"DELETE FROM job_events WHERE job_id = {ENDED} AND seq = 2",
+            f"DELETE FROM jobs WHERE id = {ENDED}",
+        ],
+    ),
+    ("handler", ["DELETE FROM workers WHERE id = (SELECT worker_id FROM worker_handlers LIMIT 1)"]),
+    ("log", ["INSERT INTO event_log VALUES ('default', '1000000000', 1)"]),
+    ("log", ["INSERT INTO event_log VALUES ('default', '3', 1000000000)"]),
+    ("log", [f"UPDATE job_events SET xid = '1000000000' WHERE job_id = {ENDED}"]),
+    (
+        "log",
+        [
+            f"{SUBSCRIBED} ('default', 'billing', '{{}}', '1000000000', 1)",
+        ],
+    ),
+    ("installation", ["DELETE FROM installation"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("check", "statements"),
+    DOCTORED,
+    ids=[f"{check}-{number}" for number, (check, _) in enumerate(DOCTORED)],
+)
+async def test_what_is_broken_is_noticed(
+    populated: Database, check: str, statements: Sequence[str]
+) -> None:
+    found = await audit_doctored(populated, *statements)
+    assert check in found.counts, found
+
+
+@pytest.mark.parametrize("event", EventType)
+async def test_every_event_that_the_lifecycle_does_not_have_there_is_noticed(
+    populated: Database, event: EventType
+) -> None:
+    before = "started" if event is EventType.SUBMITTED else "submitted"
+    found = await audit_doctored(
+        populated,
+        UNCHECKED("job_events", "job_events_step_check"),
+        UNCHECKED("job_events", "job_events_first_check"),
+        UNCHECKED("job_events", "job_events_output_check"),
+        UNCHECKED("job_events", "job_events_progress_check"),
+        # Before the first event there is no state, and behind it the job is QUEUED.
+        f"UPDATE job_events SET type = '{event}', state = 'running' "
+        f"WHERE job_id = {ENDED} AND type = '{before}'",
+    )
+    assert "step" in found.counts
+
+
+def test_every_check_of_the_written_is_doctored() -> None:
+    waiting = {"lease", "due", "deadline", "delivery"}
+    assert {check for check, _ in DOCTORED} == set(RULES) - waiting
+
+
+async def test_leftovers_of_a_pruned_job_are_no_orphans(database: Database) -> None:
+    brought = await bring(database, JobState.SUCCEEDED)
+    await prune(database, max_events=2)
+    async with database.transaction() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM pruned_jobs")) == 1
+        assert await connection.scalar(text("SELECT count(*) FROM job_events")) == 1
+    assert brought.job.seq == 3
+    assert (await audit(database)).breaches == []
+
+
+async def test_batches_are_clean(database: Database) -> None:
+    async with database.transaction() as connection:
+        await submit_batch(
+            connection,
+            batch_id=BatchId(uuid7()),
+            tenant=DEFAULT_TENANT,
+            request_id=None,
+            fingerprint=b"made",
+            specs=[new_job().spec] * 5,
+        )
+    assert (await audit(database)).breaches == []
+
+
+async def test_breaches_are_counted_when_they_are_too_many_to_tell(database: Database) -> None:
+    await submit_many(database, 30)
+    await doctor(database, "DELETE FROM job_events")
+    found = await audit(database, limit=5, page=7)
+    assert found.counts == {"missing": 30}
+    assert len(found.breaches) == 5
+
+
+# What waits for somebody.
+
+
+async def test_a_running_job_without_a_live_worker_is_noticed(database: Database) -> None:
+    lapsed, missing, _ = [await bring(database, JobState.RUNNING) for _ in range(3)]
+    await lapse(database, lapsed.worker_id)
+    await doctor(
+        database,
+        f"DELETE FROM worker_handlers WHERE worker_id = '{missing.worker_id}'",
+        f"DELETE FROM workers WHERE id = '{missing.worker_id}'",
+    )
+    found = await audit(database, patience=0.0)
+    assert {(one.check, one.subject) for one in found.breaches} == {
+        ("lease", f"job {lapsed.job.id}"),
+        ("lease", f"job {missing.job.id}"),
+    }
+    assert (await audit(database)).breaches == []
+
+
+async def test_a_job_that_is_due_is_noticed(database: Database) -> None:
+    brought = await bring(database, JobState.SCHEDULED)
+    await set_column(database, brought.job.id, "due_time = now() - interval '1 s'")
+    [breach] = (await audit(database, patience=0.0)).breaches
+    assert (breach.check, breach.subject) == ("due", f"job {brought.job.id}")
+
+
+async def test_a_job_past_its_deadline_is_noticed(database: Database) -> None:
+    early, late = await submit(database), await submit(database)
+    await set_column(database, early.id, "deadline = now() - interval '1 s'")
+    await set_column(database, late.id, "deadline = now() - interval '11 s'")
+    [breach] = (await audit(database, patience=0.0)).breaches
+    assert (breach.check, breach.subject) == ("deadline", f"job {late.id}")
+
+
+async def test_a_job_that_free_workers_do_not_get_is_noticed(database: Database) -> None:
+    await register(database, slots=10)
+    first, _, elsewhere = [
+        await submit(database, **spec) for spec in ({"priority": 1}, {}, {"type": "unknown"})
+    ]
+    assert elsewhere.type == "unknown"
+    [breach] = (await audit(database, patience=0.0)).breaches
+    assert (breach.check, breach.subject) == ("delivery", f"job {first.id}")
+
+
+async def test_a_job_that_waits_for_a_busy_worker_is_none(database: Database) -> None:
+    worker_id = await register(database, slots=2)
+    await start(database, worker_id, await submit(database))
+    await submit(database)
+    assert (await audit(database, patience=0.0)).breaches == []
+
+
+async def test_what_moves_on_meanwhile_is_no_breach(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    await lapse(database, brought.worker_id)
+    looks = 0
+
+    class Sweeping(Auditor):
+        async def _stuck(self):
+            nonlocal looks
+            looks += 1
+            found = await super()._stuck()
+            if looks == 1:
+                assert found
+                await set_column(
+                    database, brought.job.id, "state = 'queued', queue_time = now(), seq = 3"
+                )
+            return found
+
+    auditor = Sweeping(database, limit=1, progress=lambda *_: None)
+    found = await auditor.run(patience=60.0)
+    assert found.breaches == []
+    assert looks == 2
+
+
+# The command.
+
+
+def verify(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "headrace", "verify", *arguments],
+        env=environment_of(settings),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+async def test_its_exit_code_says_what_it_found(settings: Settings, database: Database) -> None:
+    await populate(database)
+    done = verify(settings, "--at-rest")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("clean: 8 jobs")
+    await doctor(database, f"DELETE FROM job_events WHERE job_id = {ENDED} AND seq = 2")
+    done = verify(settings, "--at-rest")
+    assert done.returncode == 1
+    assert "gap: events are numbered 1, 2, 3 … without a gap" in done.stdout
+    assert "event 3 does not follow the one before" in done.stdout
+    for arguments in (("--json",), ("-o", "json")):
+        done = verify(settings, "--at-rest", *arguments)
+        told = json.loads(done.stdout)
+        assert (done.returncode, told["verdict"], told["counts"]) == (1, "breach", {"gap": 1})
+        assert told["breaches"][0]["subject"].startswith("job ")
+
+
+async def test_what_cannot_be_reached_is_no_verdict(settings: Settings) -> None:
+    gone = settings.model_copy(
+        update={"database_url": SecretStr("postgresql://headrace:pa55word@127.0.0.1:1/headrace")}
+    )
+    done = verify(gone, "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["verdict"] == "unknown"
+    assert "pa55word" not in done.stdout + done.stderr
+
+
+async def test_a_wrong_password_is_no_verdict_and_is_not_told(settings: Settings) -> None:
+    url = settings.postgresql_url.replace("@127", "x@127")
+    done = verify(settings.model_copy(update={"database_url": SecretStr(url)}))
+    assert done.returncode == 2
+    assert "cannot tell" in done.stderr
+    assert url.partition("//headrace:")[2].partition("@")[0] not in done.stdout + done.stderr
+
+
+async def test_another_schema_is_no_verdict(settings: Settings, database: Database) -> None:
+    await doctor(database, "UPDATE alembic_version SET version_num = '0001'")
+    done = verify(settings)
+    assert done.returncode == 2
+    assert "schema 0001, and this version expects" in done.stderr
+
+
+async def test_a_database_without_a_schema_is_no_verdict(populated: Database) -> None:
+    with pytest.raises(OtherSchema, match="no schema"):
+        await audit_doctored(populated, "DROP TABLE alembic_version")
+
+
+def test_a_folder_in_which_nothing_runs_is_no_verdict(settings: Settings, tmp_path: Path) -> None:
+    done = verify(settings, "--data", str(tmp_path))
+    assert done.returncode == 2
+    assert "no headrace up" in done.stderr
+
+
+async def test_it_changes_nothing_and_waits_for_nobody(database: Database) -> None:
+    await populate(database)
+    async with database.transaction() as connection:
+        # Somebody holds every row, and a page of them is being written.
+        await connection.execute(text("UPDATE jobs SET update_time = update_time"))
+        await connection.execute(text("UPDATE job_events SET time = time"))
+        found = await audit(database, page=2)
+        assert found.breaches == []
+    async with database.snapshot(statement_timeout=timedelta(seconds=5).seconds) as connection:
+        with pytest.raises(Exception, match="read-only"):
+            await connection.execute(text("UPDATE jobs SET seq = seq"))
