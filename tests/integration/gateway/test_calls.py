@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import tracemalloc
 from uuid import UUID, uuid4
 
 import grpc
@@ -163,6 +165,29 @@ class TestSizes:
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         # The connection is still good.
         await jobs.GetStats(GetStatsRequest())
+
+
+async def test_a_refused_request_leaves_nothing_behind(channel: grpc.aio.Channel):
+    """An aborted call is kept in a cycle by gRPC; the request must not hang on that."""
+    jobs = b"\x0a\x00" * 500_000
+    filter_ = _field(1, b"\x0a\x00" * 500_000)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            for method, raw in (("BatchSubmitJobs", jobs), ("WatchJobs", filter_)):
+                kind = "unary_stream" if method == "WatchJobs" else "unary_unary"
+                call = getattr(channel, kind)(PREFIX + method)(raw)
+                assert await call.code() in (
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                )
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert held < len(jobs)
 
 
 async def test_violations_of_the_watch_calls_come_at_once(jobs: JobServiceStub):

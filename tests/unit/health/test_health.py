@@ -44,7 +44,7 @@ class Served:
             ),
             timeout=0.05,
         )
-        self.server = HealthServer(address="127.0.0.1:0", health=self.health)
+        self.server = HealthServer(address="127.0.0.1:0", health=self.health, reflection=True)
 
     async def status(self, service: str = "") -> int:
         request = health_pb2.HealthCheckRequest(service=service)
@@ -59,7 +59,7 @@ async def served() -> AsyncIterator[Served]:
     served = Served()
     await served.server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{served.server.port}") as channel:
-        served.stub = health_pb2_grpc.HealthStub(channel)
+        served.channel, served.stub = channel, health_pb2_grpc.HealthStub(channel)
         yield served
     await served.server.stop()
 
@@ -100,6 +100,36 @@ async def test_an_unknown_service_is_not_found(served: Served):
     stream = served.watch("nobody.Knows")
     assert (await stream.read()).status == SERVICE_UNKNOWN
     stream.cancel()
+
+
+async def test_the_list_has_all_fixed_names(served: Served):
+    served.cache.alive = False
+    await served.health.run_once()
+    answer = await served.stub.List(health_pb2.HealthListRequest())
+    assert {name: each.status for name, each in answer.statuses.items()} == {
+        "": SERVING,
+        "headrace.v1.JobService": SERVING,
+        "postgresql": SERVING,
+        "redis": NOT_SERVING,
+    }
+
+
+@pytest.mark.parametrize("raw", [b"\xff", b"\x0a\x01\xff"], ids=["bytes", "invalid UTF-8"])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("grpc.health.v1.Health/Check", "unary_unary"),
+        ("grpc.health.v1.Health/Watch", "unary_stream"),
+        ("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "stream_stream"),
+    ],
+    ids=["Check", "Watch", "reflection"],
+)
+async def test_what_is_no_request_is_an_invalid_argument(
+    served: Served, method: str, kind: str, raw: bytes
+):
+    begin = getattr(served.channel, kind)(f"/{method}")
+    call = begin(iter([raw])) if kind == "stream_stream" else begin(raw)
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_watch_shows_every_change(served: Served):

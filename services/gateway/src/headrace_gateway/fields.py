@@ -17,6 +17,8 @@ MAX_REQUEST_ID: Final = 128
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1000
 MAX_FILTER_JOBS: Final = 10_000
+# Nobody has as many queues, and a stream keeps its filter for as long as it lives.
+MAX_FILTER_VALUES: Final = 1000
 MAX_CONSUMER: Final = 128
 
 _ENCODINGS = frozenset(data_pb2.DataEncoding.values())
@@ -94,6 +96,10 @@ def read_job_filter(message: job_service_pb2.JobFilter, found: Violations) -> Jo
     if len(message.job_ids) > MAX_FILTER_JOBS:
         found.note("filter.job_ids", f"must hold at most {MAX_FILTER_JOBS} ids")
         return JobFilter()
+    for name in ("queues", "types", "states", "labels"):
+        if len(getattr(message, name)) > MAX_FILTER_VALUES:
+            found.note(f"filter.{name}", f"must hold at most {MAX_FILTER_VALUES} values")
+            return JobFilter()
     states = set()
     for number, value in enumerate(message.states):
         state = _STATES.get(value)

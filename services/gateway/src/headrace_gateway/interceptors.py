@@ -21,10 +21,11 @@ from headrace_core.domain.errors import (
     Unavailable,
 )
 from headrace_core.domain.ids import uuid7
-from headrace_gateway.errors import DETAILS_KEY, UndecodableRequest, to_call_error
+from headrace_gateway.errors import DETAILS_KEY, CallError, UndecodableRequest, to_call_error
 from headrace_gateway.resets import Resets
 from headrace_gateway.stream_writer import StreamWriter
 from headrace_gateway.watch import Gauges
+from headrace_health import strict
 
 _log = structlog.get_logger()
 
@@ -43,7 +44,7 @@ _Stream: TypeAlias = Callable[[Any, Context], AsyncGenerator[Message, None]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not at runtime
-    """Wraps the methods of one protobuf package; health and reflection stay as they are.
+    """Wraps the methods of one protobuf package; health and reflection only decode strictly.
 
     A call's request id is the one that the client sent in `x-request-id`, or a new one. It stands
     in every log line of the call as `correlation_id` and goes back to the client: for a unary call
@@ -102,8 +103,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         if wrapped is not None:
             return wrapped
         handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(self._prefix):
-            return handler
+        if handler is None:
+            return None
+        if not method.startswith(self._prefix):
+            return strict(handler)
         wrapped = self._wrapped[method] = self._wrap(method, handler)
         return wrapped
 
@@ -131,9 +134,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001 - every error becomes a status
-                await _fail(context, method, request_id, error)
-            context.set_trailing_metadata(((REQUEST_ID, request_id),))
-            return response
+                told = _tell(method, request_id, error)
+            else:
+                context.set_trailing_metadata(((REQUEST_ID, request_id),))
+                return response
+            del raw
+            return await _abort(context, request_id, told)
 
         return unary
 
@@ -142,17 +148,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
     ) -> Callable[[bytes, Context], Awaitable[None]]:
         # It writes, rather than being a generator itself: so the servicer's generator is closed
         # here and now when the call is cancelled, and not when somebody collects the garbage.
+        async def respond(raw: bytes, context: Context) -> None:
+            request = self._read(raw, request_class)
+            with StreamWriter(context, request=request, patience=self._stream_patience) as writer:
+                async with aclosing(behavior(request, context)) as responses:
+                    async for response in responses:
+                        await writer.write(response)
+
         async def stream(raw: bytes, context: Context) -> None:
             request_id = _begin(context)
             await context.send_initial_metadata(((REQUEST_ID, request_id),))
+            told: CallError | None = None
             try:
-                request = self._read(raw, request_class)
-                with StreamWriter(
-                    context, request=request, patience=self._stream_patience
-                ) as writer:
-                    async with aclosing(behavior(request, context)) as responses:
-                        async for response in responses:
-                            await writer.write(response)
+                await respond(raw, context)
             except grpc.aio.AbortError:
                 raise
             except SlowConsumer as error:
@@ -160,9 +168,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
                 # It is told as soon as it reads again, if that is soon.
                 self._resets.bound(self._stream_patience)
                 _log.info("stream_not_read", method=method, patience_s=self._stream_patience)
-                await _fail(context, method, request_id, error)
+                told = _tell(method, request_id, error)
             except Exception as error:  # noqa: BLE001 - every error becomes a status
-                await _fail(context, method, request_id, error)
+                told = _tell(method, request_id, error)
+            del raw
+            if told is not None:
+                await _abort(context, request_id, told)
 
         return stream
 
@@ -197,19 +208,30 @@ def _begin(context: Context) -> str:
     return request_id
 
 
-async def _fail(context: Context, method: str, request_id: str, error: Exception) -> NoReturn:
-    call_error = to_call_error(error, request_id=request_id)
+def _tell(method: str, request_id: str, error: Exception) -> CallError:
+    """What the client is told of an error; the log has the rest."""
+    told = to_call_error(error, request_id=request_id)
     if isinstance(error, Unavailable):
-        _log.warning("call_failed", method=method, reason=call_error.reason, error=str(error))
-    elif call_error.code is grpc.StatusCode.INTERNAL:
-        _log.error("call_failed", method=method, reason=call_error.reason, exc_info=error)
+        _log.warning("call_failed", method=method, reason=told.reason, error=str(error))
+    elif told.code is grpc.StatusCode.INTERNAL:
+        _log.error("call_failed", method=method, reason=told.reason, exc_info=error)
     elif isinstance(error, HeadraceError):
-        _log.debug("call_refused", method=method, reason=call_error.reason)
+        _log.debug("call_refused", method=method, reason=told.reason)
+    return told
+
+
+async def _abort(context: Context, request_id: str, told: CallError) -> NoReturn:
+    """Ends a call with an error.
+
+    gRPC keeps what `abort` raises with the call, in a cycle that lives until somebody collects the
+    garbage. Nothing that is large may hang on that: neither the request in a caller's frame nor,
+    when it is called while an error is handled, that error with the frames it came through.
+    """
     try:
         await context.abort(
-            call_error.code,
-            call_error.message,
-            ((REQUEST_ID, request_id), (DETAILS_KEY, call_error.status())),
+            told.code,
+            told.message,
+            ((REQUEST_ID, request_id), (DETAILS_KEY, told.status())),
         )
     except grpc.aio.InternalError:
         # The client has gone before it was told.

@@ -7,5 +7,6 @@ from headrace_health.health import Check, Health
 from headrace_health.lookup import Lookup
 from headrace_health.server import HealthServer
 from headrace_health.servicer import HealthServicer
+from headrace_health.strict import strict
 
-__all__ = ["Check", "Health", "HealthServer", "HealthServicer", "Lookup"]
+__all__ = ["Check", "Health", "HealthServer", "HealthServicer", "Lookup", "strict"]

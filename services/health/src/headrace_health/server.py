@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION_NAME
 from grpc_reflection.v1alpha.reflection import enable_server_reflection
 
 from headrace_health.health import Health
+from headrace_health.strict import StrictRequests
 
 
 class HealthServer:
@@ -41,7 +42,9 @@ class HealthServer:
             RuntimeError: the address cannot be had.
         """
         # Two processes must not share a port by accident.
-        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        server = grpc.aio.server(
+            interceptors=(StrictRequests(),), options=(("grpc.so_reuseport", 0),)
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if self._reflection:
             enable_server_reflection((SERVICE_NAME, REFLECTION_NAME), server)

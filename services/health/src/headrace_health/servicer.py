@@ -92,6 +92,21 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return health_pb2.HealthCheckResponse(status=status)
 
+    async def List(  # noqa: N802 - the protocol's name
+        self,
+        request: health_pb2.HealthListRequest,  # noqa: ARG002 - the protocol's
+        context: grpc.aio.ServicerContext[  # noqa: ARG002
+            health_pb2.HealthListRequest, health_pb2.HealthListResponse
+        ],
+    ) -> health_pb2.HealthListResponse:
+        """The statuses of all fixed names; what can be looked up has no list."""
+        return health_pb2.HealthListResponse(
+            statuses={
+                service: health_pb2.HealthCheckResponse(status=status)
+                for service, status in self._statuses.items()
+            }
+        )
+
     async def Watch(  # noqa: N802 - the protocol's name
         self,
         request: health_pb2.HealthCheckRequest,
