@@ -44,7 +44,7 @@ async def _run(
                     say=say,
                 )
                 results.append(result)
-                say("good" if result.good else "[red]broken[/]")
+                say("good" if result.good else f"[red]{result.word}[/] {result.not_run}")
                 # After each one: what has been shown stays, whatever becomes of the others.
                 report.write(report.as_markdown(results), options.markdown)
                 report.write(report.as_json(results), options.json)
@@ -101,7 +101,7 @@ def main() -> int:
             return 130
     if options.docs:
         page.publish(scenarios.values(), results)
-    return 0 if all(result.good for result in results) else 1
+    return 1 if any(result.broken for result in results) else 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import psutil
 from pydantic import SecretStr
 
 from faults import ledger
+from faults.clock import Clock, forget
+from faults.disk import Disk, disk
 from faults.metrics import read_metric
 from faults.valkey import Valkey
 from headrace_core.settings import Settings
@@ -47,6 +49,8 @@ class Plan:
             `gateway`, `scheduler`, `worker`, and `client` for the way to the gateways.
         statement: text of the statements whose answers the links to PostgreSQL can lose.
         settings: changes to the defaults, by the names of `Settings`.
+        clocks: whether each service has a clock of its own, `service.clock`, that can be wrong.
+        disk_mib: how large the disk of PostgreSQL is, `cluster.disk`; None for the machine's own.
     """
 
     gateways: int = 2
@@ -55,6 +59,8 @@ class Plan:
     links: frozenset[str] = frozenset()
     statement: bytes = b""
     settings: Mapping[str, object] = field(default_factory=dict)
+    clocks: bool = False
+    disk_mib: int | None = None
 
 
 class Service:
@@ -65,6 +71,7 @@ class Service:
         address: where it serves.
         metrics_url: where its metrics are.
         postgres, redis, entrance: its links; None where the plan has none.
+        clock: its wall clock; None where the plan has none.
     """
 
     def __init__(self, server: Server, *, name: str, address: str, metrics_url: str) -> None:
@@ -75,6 +82,7 @@ class Service:
         self.postgres: Proxy | None = None
         self.redis: Proxy | None = None
         self.entrance: Proxy | None = None
+        self.clock: Clock | None = None
 
     @property
     def pid(self) -> int:
@@ -115,7 +123,10 @@ class Service:
 
     async def kill(self) -> None:
         """Kills it."""
+        pid = self.pid if self.clock is not None and self._server.running else None
         await asyncio.to_thread(self._server.kill)
+        if pid is not None:
+            forget(pid)
 
     def memory(self) -> float:
         """Its resident memory in MiB."""
@@ -141,12 +152,18 @@ class Postgres:
         self._server = server
         self.url = url
 
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._server.running
+
     async def crash(self) -> None:
         """Ends it as `pg_ctl stop -m immediate` does: without a checkpoint, sessions cut off."""
         await asyncio.to_thread(self._server.terminate, within=30, signum=signal.SIGQUIT)
 
     async def start(self) -> None:
         """Starts it again, and waits until it has recovered and serves."""
+        await asyncio.to_thread(self._server.stop)
         self._server.launch()
         await self._server.serving()
 
@@ -158,14 +175,18 @@ class Cluster:
         settings: how to reach the servers, past all links.
         logs: the folder of the processes' logs.
         ledger: what the handlers write down.
+        disk: what PostgreSQL's data lies on; None for the machine's own.
     """
 
-    def __init__(self, folder: DataFolder, plan: Plan) -> None:
+    def __init__(self, folder: DataFolder, plan: Plan, disk: Disk | None) -> None:
         self.plan = plan
         self.logs = folder.logs
         self.ledger = ledger.Ledger(folder.path / "ledger.sqlite")
         self._ledger_path = folder.path / "ledger.sqlite"
-        postgres = EmbeddedPostgres(folder=folder)
+        self._clocks = folder.path / "clocks"
+        self._clocks.mkdir()
+        self.disk = disk
+        postgres = EmbeddedPostgres(folder=folder if disk is None else DataFolder(disk.path))
         valkey = EmbeddedValkey(folder=folder)
         self.settings = Settings.model_validate(
             {
@@ -228,6 +249,10 @@ class Cluster:
             redis = await _link(self.settings.redis_url, SUBSCRIBE, ending)
             environment["HEADRACE_DATABASE_URL"] = postgres.url
             environment["HEADRACE_REDIS_URL"] = redis.url
+        clock = None
+        if self.plan.clocks:
+            clock = Clock(self._clocks / name)
+            environment |= clock.environment
         grace = _GRACE
         if kind == "gateway":
             program = services.gateway(address=address, environment=environment, grace=grace)
@@ -247,6 +272,7 @@ class Cluster:
             server, name=name, address=address, metrics_url=f"http://{metrics}/metrics"
         )
         service.postgres, service.redis, service.entrance = postgres, redis, entrance
+        service.clock = clock
         return service
 
     def _environment(self) -> dict[str, str]:
@@ -274,6 +300,9 @@ async def running(plan: Plan) -> AsyncIterator[Cluster]:
     """Starts everything; however the block ends, every process is gone behind it."""
     with DataFolder.temporary() as folder:
         async with AsyncExitStack() as ending:
-            cluster = Cluster(folder, plan)
+            mounted = None
+            if plan.disk_mib is not None:
+                mounted = ending.enter_context(disk(folder.path / "disk", mib=plan.disk_mib))
+            cluster = Cluster(folder, plan, mounted)
             await cluster._start(ending)
             yield cluster

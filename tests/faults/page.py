@@ -49,7 +49,7 @@ def section(scenarios: Iterable[Scenario], results: Sequence[Result]) -> str:
             details += ["", f"**{scenario.id}** shows {_shown(trials)}.", ""]
             details += [f"- {line}" for line in _figures(trials)]
             details += [
-                f"- **broken**, seed {trial.seed}: {report.one_line(problem)}"
+                f"- **{trial.word}**, seed {trial.seed}: {report.one_line(problem)}"
                 for trial in trials
                 for problem in trial.problems()
             ]
@@ -58,9 +58,10 @@ def section(scenarios: Iterable[Scenario], results: Sequence[Result]) -> str:
 
 
 def _summary(trials: Sequence[Result]) -> tuple[str, ...]:
+    trials = [trial for trial in trials if not trial.not_run]
     if not trials:
         return ("**no trial**", "", "", "", "", "")
-    broken = sum(not trial.good for trial in trials)
+    broken = sum(trial.broken for trial in trials)
     recoveries = [recovery for trial in trials for recovery in trial.recoveries]
     times = [recovery.seconds for recovery in recoveries if recovery.seconds is not None]
     never = len(recoveries) - len(times)

@@ -19,6 +19,7 @@ _COLUMNS = (
     *("scenario", "seed", "s", "jobs", "invariants", "verify", "recovered after", "figures"),
     *("run again", "run twice", "accepted twice"),
 )
+_COLOURS = {"good": "green", "broken": "red", "not run": "yellow"}
 
 
 def show(console: Console, results: Sequence[Result]) -> None:
@@ -36,7 +37,7 @@ def show(console: Console, results: Sequence[Result]) -> None:
         table.add_column(column, justify="right", max_width=8)
     for result in results:
         table.add_row(
-            f"[{'green' if result.good else 'red'}]{result.scenario}[/]",
+            f"[{_COLOURS[result.word]}]{result.scenario}[/]",
             str(result.seed),
             f"{result.seconds:.0f}",
             str(result.counts.jobs),
@@ -68,7 +69,7 @@ def as_markdown(results: Sequence[Result]) -> str:
     ]
     for result in results:
         cells = (
-            f"{result.scenario}{'' if result.good else ' **broken**'}",
+            result.scenario if result.good else f"{result.scenario} **{result.word}**",
             f"{result.seed}{' (short)' if result.short else ''}",
             f"{result.seconds:.0f}",
             str(result.counts.jobs),
@@ -90,7 +91,7 @@ def as_markdown(results: Sequence[Result]) -> str:
         for problem in result.problems()
     ]
     if problems:
-        lines += ["", "What is broken:", "", *problems]
+        lines += ["", "What is broken or was not run:", "", *problems]
     lines += ["", *circumstances_of(results)]
     return "\n".join(lines) + "\n"
 

@@ -51,6 +51,7 @@ class Result:
         audit: what `headrace verify` said of the database; None when it was not asked.
         circumstances: when, of which commit and on which machine.
         failure: why it came to no end; then there is nothing else.
+        not_run: why it could not be done on this machine; then it shows nothing at all.
     """
 
     scenario: str
@@ -65,19 +66,32 @@ class Result:
     audit: Verdict | None = None
     circumstances: Mapping[str, Any] = field(default_factory=dict)
     failure: str = ""
+    not_run: str = ""
 
     @property
     def good(self) -> bool:
         return (
-            not self.failure
+            not self.not_run
+            and not self.failure
             and not any(verdict.broken for verdict in self.verdicts.values())
             and not (self.audit is not None and self.audit.broken)
             and all(figure.good for figure in self.figures)
         )
 
+    @property
+    def broken(self) -> bool:
+        """Whether it has shown that something does not hold."""
+        return not self.good and not self.not_run
+
+    @property
+    def word(self) -> str:
+        """What came of it, in a word."""
+        return "not run" if self.not_run else "good" if self.good else "broken"
+
     def problems(self) -> list[str]:
-        """What is wrong, in lines."""
-        lines = [self.failure] if self.failure else []
+        """What is wrong or missing, in lines."""
+        lines = [f"not run: {self.not_run}"] if self.not_run else []
+        lines += [self.failure] if self.failure else []
         for invariant, verdict in self.verdicts.items():
             lines += _breaches(f"{invariant} ({INVARIANTS[invariant].promise})", verdict)
         if self.audit is not None:

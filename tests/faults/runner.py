@@ -50,6 +50,15 @@ async def run_trial(
         output: where they are kept.
     """
     began, where = time.monotonic(), circumstances()
+    if missing := scenario.cannot():
+        return Result(
+            scenario=scenario.id,
+            title=scenario.title,
+            seed=seed,
+            short=short,
+            circumstances=where,
+            not_run=missing,
+        )
     evidence, figures, failure = Evidence(), list[Figure](), ""
     audit: Verdict | None = None
     say(f"{scenario.title}; seed {seed}")

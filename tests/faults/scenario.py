@@ -27,6 +27,8 @@ class Scenario:
         plan: the processes.
         usual, usual_short: seconds that a trial takes, in full and with shorter waits: by these a
             choice is made that fits into a time.
+        cannot: says why this machine cannot do it, or nothing when it can. Such a trial is told as
+            not run.
         timeout: seconds that all of it may take.
     """
 
@@ -37,6 +39,7 @@ class Scenario:
     plan: Plan = field(default_factory=Plan)
     usual: float = 120.0
     usual_short: float = 90.0
+    cannot: Callable[[], str] = str
     timeout: float = 600.0
 
     def __post_init__(self) -> None:

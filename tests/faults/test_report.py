@@ -65,6 +65,7 @@ BROKEN = Result(
     circumstances=GOOD.circumstances,
 )
 FAILED = Result(scenario="F2", title="fault 2", seed=3, failure="TimeoutError: \nnot in time")
+MISSING = Result(scenario="F1", title="fault 1", seed=4, not_run="there is no compiler")
 
 
 def test_each_kind_of_breach_is_a_problem() -> None:
@@ -156,3 +157,12 @@ def test_all_scenarios_together_keep_to_their_time() -> None:
     assert sum(one.usual for one in scenarios) <= 45 * 60
     # Each one has its turn in a choice of eight minutes.
     assert all(one.usual_short <= 8 * 60 for one in scenarios)
+
+
+def test_what_was_not_run_is_neither_good_nor_broken() -> None:
+    assert not MISSING.good
+    assert not MISSING.broken
+    assert "F1 **not run**" in report.as_markdown([MISSING])
+    assert "there is no compiler" in report.as_markdown([MISSING])
+    assert "holds" not in page.section([scenario(1)], [MISSING])
+    assert "**not run**, seed 4" in page.section([scenario(1)], [MISSING])

@@ -110,3 +110,11 @@ async def test_ctrl_c_ends_every_process(tmp_path: Path):
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_what_this_machine_cannot_do_is_not_run(tmp_path: Path):
+    scenario = Scenario(id="F0", title="", shows=(), run=None, cannot=lambda: "no rights")  # type: ignore[arg-type]
+    result = await run_trial(
+        scenario, seed=1, short=True, keep=False, say=lambda _: None, output=tmp_path
+    )
+    assert result.not_run == "no rights"
