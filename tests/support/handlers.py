@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import itertools
 import math
 import os
 import signal
@@ -198,6 +200,61 @@ async def flaky_worker(payload: Number, ctx: Context) -> int:
 def process_raises(payload: Any) -> None:
     """Raises in a process."""
     raise KeyError("gone")
+
+
+@handler("t.crash_at_once", retry=_ONCE)
+async def crash_at_once(payload: Number) -> None:
+    """Ends the process in which it runs with this code, without a word."""
+    os._exit(payload.number)
+
+
+_RUNS = itertools.count(1)
+_TICKS = [0]
+_KEPT: set[asyncio.Task[None]] = set()
+
+
+@handler("t.keeps", isolation="process")
+async def keeps(payload: Any) -> dict[str, int]:
+    """Keeps a task in the loop, as a client does; tells how far it has come between two runs."""
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(0.001)
+            _TICKS[0] += 1
+
+    run, ticks = next(_RUNS), _TICKS[0]
+    if not _KEPT:
+        _KEPT.add(asyncio.create_task(tick()))
+    _TICKS[0] = 0
+    return {"run": run, "ticks": ticks, "pid": os.getpid()}
+
+
+_NAME: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nobody")
+
+
+@handler("t.leaves", isolation="process")
+async def leaves(payload: str, ctx: Context) -> str:
+    """Leaves a task that goes on emitting, and a context variable; returns the one it had."""
+
+    async def chatter() -> None:
+        while True:
+            await asyncio.sleep(0.001)
+            await ctx.emit(f"{payload}, later")
+
+    _KEPT.add(asyncio.create_task(chatter()))
+    name = _NAME.get()
+    _NAME.set(payload)
+    await ctx.emit(payload)
+    return name
+
+
+@handler("t.memory", isolation="process", retry=_QUICK)
+def memory(payload: Any, ctx: SyncContext) -> int:
+    """Lets its process run out of memory, once; returns the process that had enough."""
+    ctx.emit(os.getpid())
+    if ctx.fence == 1:
+        raise MemoryError
+    return os.getpid()
 
 
 @handler("t.exits", retry=_ONCE)

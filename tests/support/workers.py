@@ -28,6 +28,7 @@ _SAYS: dict[EventType, dict[str, Any]] = {
     EventType.RETRY_SCHEDULED: {"error": ERROR, "backoff": timedelta(hours=1)},
     EventType.FAILED: {"error": ERROR},
     EventType.EXPIRED: {"error": ERROR},
+    EventType.WORKER_LOST: {"error": ERROR},
 }
 
 

@@ -37,6 +37,7 @@ ENDS = [
     EventType.INTERRUPTED,
     EventType.CANCELLED,
     EventType.EXPIRED,
+    EventType.WORKER_LOST,
 ]
 
 
@@ -55,10 +56,11 @@ async def test_a_mixed_batch_is_written_in_one_go(database: Database) -> None:
         JobState.QUEUED,
         JobState.CANCELLED,
         JobState.FAILED,
+        JobState.QUEUED,
     ]
-    assert [job.retries_used for job in ended] == [0, 1, 0, 0, 0, 0]
-    assert [job.result for job in ended] == ['{"sum": 6}', *[None] * 5]
-    assert [job.error for job in ended] == [None, ERROR, ERROR, None, None, ERROR]
+    assert [job.retries_used for job in ended] == [0, 1, 0, 0, 0, 0, 0]
+    assert [job.result for job in ended] == ['{"sum": 6}', *[None] * 6]
+    assert [job.error for job in ended] == [None, ERROR, ERROR, None, None, ERROR, ERROR]
     for job in ended:
         assert_legal(job, await history(database, job.id))
 
@@ -88,6 +90,25 @@ async def test_an_interruption_spends_no_retry_but_takes_a_number(database: Data
         await finish(database, worker_id, ending(job.id, attempt, EventType.INTERRUPTED))
     job = await read_job(database, job.id)
     assert (job.attempt, job.retries_used, job.state) == (3, 0, JobState.QUEUED)
+
+
+async def test_a_process_that_died_counts_as_a_lost_worker_and_as_no_retry(
+    database: Database,
+) -> None:
+    worker_id = await register(database)
+    job = await submit(database)
+    for attempt in (1, 2, 3):
+        [claimed] = await start(database, worker_id, await read_job(database, job.id))
+        assert claimed.worker_losses == attempt - 1
+        said = ending(job.id, attempt, EventType.WORKER_LOST)
+        assert await finish(database, worker_id, said) == {job.id: EventType.WORKER_LOST}
+    await start(database, worker_id, await read_job(database, job.id))
+    last = JobError(type="WORKER_LOST", message="it was one too many", retryable=False)
+    await finish(database, worker_id, ending(job.id, 4, EventType.WORKER_LOST, error=last))
+    job = await read_job(database, job.id)
+    assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 4, 0)
+    assert job.error == last
+    assert_legal(job, await history(database, job.id))
 
 
 async def test_success_clears_the_error_of_an_earlier_attempt(database: Database) -> None:
@@ -164,6 +185,7 @@ async def test_a_job_that_is_still_the_workers_ends_though_its_lease_has_lapsed(
     [
         (EventType.RETRY_SCHEDULED, EventType.CANCELLED, JobState.CANCELLED),
         (EventType.INTERRUPTED, EventType.CANCELLED, JobState.CANCELLED),
+        (EventType.WORKER_LOST, EventType.CANCELLED, JobState.CANCELLED),
         (EventType.CANCELLED, EventType.CANCELLED, JobState.CANCELLED),
         (EventType.SUCCEEDED, EventType.SUCCEEDED, JobState.SUCCEEDED),
         (EventType.FAILED, EventType.FAILED, JobState.FAILED),

@@ -125,7 +125,11 @@ PERFORMERS: dict[EventType, tuple[Performer, ...]] = {
     EventType.RETRY_SCHEDULED: (finishes(EventType.RETRY_SCHEDULED),),
     EventType.FAILED: (finishes(EventType.FAILED),),
     EventType.INTERRUPTED: (finishes(EventType.INTERRUPTED),),
-    EventType.WORKER_LOST: (sweeps(max_losses=3), sweeps(max_losses=0)),
+    EventType.WORKER_LOST: (
+        sweeps(max_losses=3),
+        sweeps(max_losses=0),
+        finishes(EventType.WORKER_LOST),
+    ),
     EventType.CANCEL_REQUESTED: (asks(cancel_job),),
     EventType.CANCELLED: (asks(cancel_job), finishes(EventType.CANCELLED)),
     EventType.EXPIRED: (expires, finishes(EventType.EXPIRED)),

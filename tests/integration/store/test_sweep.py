@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+import pytest
+
+from headrace_core.domain.crash_budget import LOSSES_BEFORE_OWN_PROCESS
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
@@ -69,16 +72,37 @@ async def test_only_running_jobs_are_taken_back(database: Database) -> None:
     assert len(await sweep(database)) == 1
 
 
-async def test_a_job_that_keeps_killing_its_worker_ends_as_failed(database: Database) -> None:
+async def lose(database: Database, job_id: JobId, *, max_losses: int) -> tuple[int, str]:
+    """Loses the worker of one more attempt; with how many losses it ran, and its state then."""
+    worker_id = await register(database)
+    [claimed] = await start(database, worker_id, await read_job(database, job_id))
+    await lapse(database, worker_id)
+    [(swept, state)] = await sweep(database, max_losses=max_losses)
+    assert swept == job_id
+    return claimed.worker_losses, state
+
+
+async def test_a_job_that_runs_apart_is_charged_with_no_worker_that_dies(
+    database: Database,
+) -> None:
     job = await submit(database)
-    for losses in range(4):
-        worker_id = await register(database)
-        await start(database, worker_id, await read_job(database, job.id))
-        await lapse(database, worker_id)
-        expected = "queued" if losses < 3 else "failed"
-        assert await sweep(database, max_losses=3) == [(job.id, expected)]
+    lost = [await lose(database, job.id, max_losses=3) for _ in range(6)]
+    assert [losses for losses, _ in lost] == [0, 1, 2, 2, 2, 2]
+    assert {state for _, state in lost} == {"queued"}
     job = await read_job(database, job.id)
-    assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 4, 0)
+    assert (job.attempt, job.retries_used) == (6, 0)
+    assert_legal(job, await history(database, job.id))
+
+
+@pytest.mark.parametrize("limit", range(LOSSES_BEFORE_OWN_PROCESS))
+async def test_a_budget_that_ends_before_a_job_runs_apart_is_kept_to(
+    database: Database, limit: int
+) -> None:
+    job = await submit(database)
+    lost = [await lose(database, job.id, max_losses=limit) for _ in range(limit + 1)]
+    assert [state for _, state in lost] == ["queued"] * limit + ["failed"]
+    job = await read_job(database, job.id)
+    assert (job.attempt, job.retries_used) == (limit + 1, 0)
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("WORKER_LOST", False)
     assert job.end_time is not None

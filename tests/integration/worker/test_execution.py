@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import psutil
 import pytest
 
+from headrace_core.domain import crash_budget
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.retry import RetryOverrides
@@ -18,8 +19,13 @@ from support.handlers import handlers
 from support.platform import Platform, platform
 
 
-@pytest.fixture
-async def jobs(settings: Settings) -> AsyncIterator[Platform]:
+@pytest.fixture(params=["where it belongs", "in a process of its own"])
+async def jobs(
+    settings: Settings, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Platform]:
+    """Every job runs where its handler belongs, and then as one that has lost its worker twice."""
+    if request.param != "where it belongs":
+        monkeypatch.setattr(crash_budget, "LOSSES_BEFORE_OWN_PROCESS", 0)
     async with platform(settings, handlers()) as running:
         yield running
 
@@ -212,9 +218,10 @@ async def test_a_handler_that_takes_its_process_with_it_fails_alone(
     jobs: Platform, signum: signal.Signals
 ) -> None:
     job = await jobs.ended(await jobs.submit("t.crash", f'{{"number": {int(signum)}}}'))
-    assert job.state is JobState.FAILED
+    assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 4, 0)
     assert job.error is not None
-    assert job.error.type == "PROCESS_DIED"
+    assert (job.error.type, job.error.retryable) == ("WORKER_LOST", False)
+    assert await jobs.history(job.id) == [E.SUBMITTED, *[E.STARTED, E.WORKER_LOST] * 4]
     assert signum.name in job.error.message
     after = await jobs.ended(await jobs.submit("t.process", '{"number": 1}'))
     assert after.state is JobState.SUCCEEDED

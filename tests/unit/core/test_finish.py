@@ -24,12 +24,13 @@ SAYS = {
     EventType.FAILED: {"error"},
     EventType.EXPIRED: {"error"},
     EventType.INTERRUPTED: set(),
+    EventType.WORKER_LOST: {"error"},
     EventType.CANCELLED: set(),
 }
 
 
 @pytest.mark.parametrize("event", EventType)
-def test_an_attempt_ends_in_six_ways_each_with_what_it_has_to_say(event: EventType) -> None:
+def test_an_attempt_ends_in_seven_ways_each_with_what_it_has_to_say(event: EventType) -> None:
     for size in range(4):
         for said in itertools.combinations(SAYABLE, size):
             fields = {name: SAYABLE[name] for name in said}
@@ -42,6 +43,13 @@ def test_an_attempt_ends_in_six_ways_each_with_what_it_has_to_say(event: EventTy
 
 def test_all_of_them_lead_out_of_running() -> None:
     assert all(JobState.RUNNING in sources(event) for event in SAYS)
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_a_lost_worker_fails_the_job_when_its_budget_is_spent(retryable: bool) -> None:
+    error = JobError(type="WORKER_LOST", message="SIGSEGV", retryable=retryable)
+    finish = Finish(job_id=JobId(uuid7()), attempt=1, event=EventType.WORKER_LOST, error=error)
+    assert finish.state is (JobState.QUEUED if retryable else JobState.FAILED)
 
 
 def test_a_report_is_progress_or_output_and_not_both() -> None:

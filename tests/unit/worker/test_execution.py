@@ -59,6 +59,7 @@ def job() -> ClaimedJob:
         labels={},
         attempt=1,
         retries_used=0,
+        worker_losses=0,
         retry=RetryOverrides(),
         request_id=None,
         timeout=None,
@@ -84,9 +85,14 @@ def execution(
         job=job(),
         worker_id=WorkerId(uuid7()),
         handler=handler,
-        modes=Modes(processes=ProcessPool(size=1, grace=1), grace=grace, counts=Counts()),
+        modes=Modes(
+            processes=ProcessPool(size=1, grace=1, max_message_bytes=1000),
+            grace=grace,
+            counts=Counts(),
+        ),
         reporter=reporter,
         max_result_bytes=1000,
+        max_losses=3,
         grace=grace,
         on_end=on_end,
     )

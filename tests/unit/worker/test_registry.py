@@ -64,22 +64,26 @@ def test_a_payload_is_decoded_as_its_type_says(annotation: Any) -> None:
     assert json.loads(encode(Decoder(annotation)('{"count": 3}'))) == {"count": 3}
 
 
-def test_a_plain_def_runs_in_a_thread_or_in_a_process() -> None:
+def test_a_handler_runs_in_the_loop_or_in_a_thread_or_in_a_process() -> None:
+    @handler("r.loop")
+    async def loop(payload: Any) -> None: ...
+
     @handler("r.thread")
     def thread(payload: Any) -> None: ...
 
     @handler("r.process", isolation="process")
     def process(payload: Any, ctx: SyncContext) -> None: ...
 
+    @handler("r.async_process", isolation="process")
+    async def async_process(payload: Any, ctx: Context) -> None: ...
+
     modes = {h.spec.type: h.mode for h in registry if h.spec.type.startswith("r.")}
-    assert modes == {"r.thread": "thread", "r.process": "process"}
-
-
-def test_an_async_def_cannot_have_a_process() -> None:
-    with pytest.raises(TypeError, match="plain def"):
-
-        @handler("r.no", isolation="process")
-        async def no(payload: Any) -> None: ...
+    assert modes == {
+        "r.loop": "async",
+        "r.thread": "thread",
+        "r.process": "process",
+        "r.async_process": "process",
+    }
 
 
 def test_a_handler_takes_one_or_two_arguments() -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 
 import structlog
 
+from headrace_core.domain.crash_budget import needs_own_process
 from headrace_core.domain.delivery import ClaimedJob
 from headrace_core.domain.finish import Finish
 from headrace_core.domain.ids import WorkerId
@@ -23,7 +25,16 @@ from headrace_worker.modes import Modes, call
 from headrace_worker.payload import encode
 from headrace_worker.registry import RegisteredHandler
 from headrace_worker.reporting import AttemptReporter
-from headrace_worker.verdict import HandlerTimeout, broken, expired, failed, raised, succeeded
+from headrace_worker.verdict import (
+    HandlerTimeout,
+    ProcessDied,
+    broken,
+    expired,
+    failed,
+    raised,
+    succeeded,
+    worker_lost,
+)
 
 _log = structlog.get_logger()
 
@@ -49,6 +60,7 @@ class Execution:
         modes: runs handlers that do not run in the loop.
         reporter: makes what takes its reports, for a handler that can make any.
         max_result_bytes: the largest result.
+        max_losses: how many workers the job may lose.
         grace: seconds that a handler in the loop has to end by itself once it is cancelled.
         on_end: called once, with how it ended, or None when that is not ours to say.
     """
@@ -62,16 +74,20 @@ class Execution:
         modes: Modes,
         reporter: Callable[[Execution], AttemptReporter],
         max_result_bytes: int,
+        max_losses: int,
         grace: float,
         on_end: Callable[[Execution, Finish | None], None],
     ) -> None:
         self.job = job
         self.worker_id = worker_id
         self._handler = handler
+        if handler is not None and needs_own_process(job.worker_losses):
+            self._handler = replace(handler, mode="process")
         self._modes = modes
         self._make_reporter = reporter
         self._reporter: AttemptReporter | None = None
         self._max_result_bytes = max_result_bytes
+        self._max_losses = max_losses
         self._grace = grace
         self._on_end = on_end
         self._work: asyncio.Task[JsonText] | None = None
@@ -236,6 +252,8 @@ class Execution:
             error = HandlerTimeout(f"the attempt did not end within {limit:g} s")
         elif error is None:
             error = asyncio.CancelledError("the handler was cancelled from within")
+        elif isinstance(error, ProcessDied):
+            return worker_lost(self.job, error, max_losses=self._max_losses)
         return raised(self.job, error, self.job.retry.over(self._handler.spec.retry))
 
     def _without_result(self, event: EventType) -> Finish:

@@ -86,12 +86,23 @@ def read_body(stream: BinaryIO) -> bytes | None:
     return body if len(body) == size else None
 
 
-async def receive(reader: Any) -> bytes:
+class TooLarge(Exception):
+    """A message has `size` bytes, and nobody can take that many."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"{size} bytes")
+        self.size = size
+
+
+async def receive(reader: Any, *, max_bytes: int) -> bytes:
     """The next message's bytes.
 
     Raises:
         asyncio.IncompleteReadError: the other end is gone.
+        TooLarge: it has more than `max_bytes`; nothing behind its head has been read.
     """
-    head = await reader.readexactly(_LENGTH_BYTES)
-    body: bytes = await reader.readexactly(int.from_bytes(head))
+    size = int.from_bytes(await reader.readexactly(_LENGTH_BYTES))
+    if size > max_bytes:
+        raise TooLarge(size)
+    body: bytes = await reader.readexactly(size)
     return body

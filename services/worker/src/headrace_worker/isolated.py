@@ -7,109 +7,125 @@ its input ends then.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import importlib
 import os
-import queue
 import signal
 import sys
 import threading
-from typing import BinaryIO
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+import uvloop
+
 from headrace_core.domain.ids import JobId
-from headrace_core.domain.job import JsonText, Progress
 from headrace_worker import frames
-from headrace_worker.context import Attempt, SyncContext
+from headrace_worker.context import Attempt, Context, SyncContext
+from headrace_worker.link import Link
 from headrace_worker.outcome import Fail, Retry
 from headrace_worker.payload import PayloadMismatch, encode
-from headrace_worker.registry import registry
+from headrace_worker.registry import RegisteredHandler, registry
+from headrace_worker.verdict import RemoteError, as_backoff
+
+# Of all processes of the machine the kernel ends this one first when memory runs out, and not the
+# worker. proc(5): -1000 to 1000.
+_OOM_SCORE = "1000"
 
 
-class _Link:
-    """The connection to the worker: a thread of its own reads, the handler's thread writes."""
-
-    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
-        self._source = source
-        self._sink = sink
-        self.runs: queue.SimpleQueue[frames.Run] = queue.SimpleQueue()
-        self.taken: queue.SimpleQueue[frames.Taken] = queue.SimpleQueue()
-        self.cancelled = threading.Event()
-
-    def read(self) -> None:
-        while (body := frames.read_body(self._source)) is not None:
-            message = frames.decode_to_handler(body)
-            match message:
-                case frames.Run():
-                    self.cancelled.clear()
-                    self.runs.put(message)
-                case frames.Cancel():
-                    self.cancelled.set()
-                case frames.Taken():
-                    self.taken.put(message)
-        # The worker is gone: nobody wants the result any more.
-        os._exit(0)
-
-    def write(self, message: frames.FromHandler) -> None:
-        self._sink.write(frames.frame(message))
-        self._sink.flush()
-
-    def report(self, item: Progress | JsonText) -> None:
-        """Says one thing and waits until it was taken."""
-        if isinstance(item, Progress):
-            self.write(
-                frames.Progressed(
-                    fraction=item.fraction, message=item.message, counters=item.counters
-                )
-            )
-        else:
-            self.write(frames.Output(chunk=item))
-        answer = self.taken.get()
-        if answer.fail:
-            raise Fail(answer.fail, type="LimitExceeded")
-
-
-def _perform(link: _Link, run: frames.Run) -> frames.Returned | frames.Raised:
+def _perform(link: Link, loop: asyncio.Runner, run: frames.Run) -> frames.Returned | frames.Raised:
+    voice = link.begin()
     try:
         importlib.import_module(run.module)
         handler = registry.get(run.type)
         assert handler is not None, f"{run.module} does not register {run.type}"
         argument = handler.decode(run.payload)
-        context = SyncContext(
-            Attempt(
-                job_id=JobId(UUID(run.job_id)),
-                number=run.attempt,
-                type=run.type,
-                queue=run.queue,
-                tenant=run.tenant,
-                labels=run.labels,
-                deadline=run.deadline,
-            ),
-            link.report,
-            link.cancelled,
+        attempt = Attempt(
+            job_id=JobId(UUID(run.job_id)),
+            number=run.attempt,
+            type=run.type,
+            queue=run.queue,
+            tenant=run.tenant,
+            labels=run.labels,
+            deadline=run.deadline,
         )
-        arguments = (argument, context) if handler.takes_context else (argument,)
-        return frames.Returned(result=encode(handler.function(*arguments)))
+        if handler.is_async:
+            # What it sets of context variables is gone with it, as in the worker.
+            result = loop.run(
+                _call(handler, argument, Context(attempt, voice), link),
+                context=contextvars.copy_context(),
+            )
+        else:
+            context = SyncContext(attempt, voice.report, link.cancelled)
+            arguments = (argument, context) if handler.takes_context else (argument,)
+            result = handler.function(*arguments)
+        return frames.Returned(result=encode(result))
     except PayloadMismatch as error:
         return frames.Raised(kind="payload", type="PayloadMismatch", message=str(error))
     except Fail as error:
         return frames.Raised(kind="fail", type=error.type, message=str(error))
     except Retry as error:
-        after = None if error.after is None else error.after.total_seconds()
+        after = None if error.after is None else as_backoff(error.after).total_seconds()
         return frames.Raised(kind="retry", type="Retry", message=str(error), after=after)
-    except Exception as error:  # noqa: BLE001 - it is the job's error
-        return frames.Raised(kind="error", type=type(error).__name__, message=str(error))
+    except asyncio.CancelledError:
+        # Unless the worker has asked for it, and knows.
+        return _raised("CancelledError", "the handler was cancelled from within")
+    except RemoteError as error:
+        return _raised(error.type, str(error))
+    # SystemExit too: it is the job's error, as it is in the worker.
+    except BaseException as error:  # noqa: BLE001
+        return _raised(type(error).__name__, _text(error))
+
+
+async def _call(handler: RegisteredHandler, argument: Any, context: Context, link: Link) -> Any:
+    task = asyncio.current_task()
+    assert task is not None
+
+    def cancel() -> None:
+        if not context.cancelled:
+            context.cancel_event.set()
+            task.cancel()
+
+    link.on_cancel(cancel)
+    try:
+        arguments = (argument, context) if handler.takes_context else (argument,)
+        return await handler.function(*arguments)
+    except (SystemExit, KeyboardInterrupt) as error:
+        # Out of a task it would end the loop.
+        raise RemoteError(type(error).__name__, str(error)) from error
+    finally:
+        link.on_cancel(None)
+
+
+def _raised(name: str, message: str) -> frames.Raised:
+    return frames.Raised(kind="error", type=name, message=message)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - it is the handler's class
+        return ""
 
 
 def main() -> None:
     """Serves the worker until it is gone."""
     # The worker decides when this ends, whatever key a terminal sends to the whole group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    link = _Link(sys.stdin.buffer, sink)
-    threading.Thread(target=link.read, name="link", daemon=True).start()
-    while True:
-        link.write(_perform(link, link.runs.get()))
+    # One loop for all runs: the clients that a module of handlers keeps live on in it, also while
+    # nothing runs.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        link = Link(sys.stdin.buffer, sink, loop.get_loop())
+        threading.Thread(target=link.read, name="link", daemon=True).start()
+        while True:
+            run = loop.run(link.next_run())
+            link.end(_perform(link, loop, run))
 
 
 if __name__ == "__main__":

@@ -15,28 +15,30 @@ from headrace_worker.context import Attempt, Reporter
 from headrace_worker.outcome import Fail, Retry
 from headrace_worker.payload import PayloadMismatch
 from headrace_worker.registry import RegisteredHandler
-from headrace_worker.verdict import RemoteError
+from headrace_worker.verdict import ProcessDied, RemoteError
 
 # A process that has closed its output ends within this many seconds, or is killed.
 _END_S = 1.0
 # A killed process is gone within this many seconds, or the machine has other troubles.
 _REAP_S = 5.0
+_CHUNK_BYTES = 2**16
 
 
 class _HandlerProcess:
     """A process that serves one job at a time."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, *, max_message_bytes: int) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
+        self._max_message_bytes = max_message_bytes
         self._stdin = process.stdin
         self._stdout = process.stdout
         # A report of its handler has no answer yet, and it waits for one.
         self.waits = False
 
     @classmethod
-    async def spawn(cls) -> _HandlerProcess:
+    async def spawn(cls, *, max_message_bytes: int) -> _HandlerProcess:
         """Starts a process."""
         return cls(
             await asyncio.create_subprocess_exec(
@@ -47,7 +49,8 @@ class _HandlerProcess:
                 stdout=PIPE,
                 # What can be imported here can be imported there, however it got onto the path.
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
+            ),
+            max_message_bytes=max_message_bytes,
         )
 
     @property
@@ -65,12 +68,19 @@ class _HandlerProcess:
         """Waits for what it says.
 
         Raises:
-            RemoteError: it died.
+            ProcessDied: it died.
+            Fail: it says more than fits into this process.
         """
         try:
             message: frames.FromHandler = frames.decode_from_handler(
-                await frames.receive(self._stdout)
+                await frames.receive(self._stdout, max_bytes=self._max_message_bytes)
             )
+        except frames.TooLarge as error:
+            raise Fail(
+                f"the handler said {error.size} bytes at once; its worker takes at most "
+                f"{self._max_message_bytes}",
+                type="LimitExceeded",
+            ) from None
         except (asyncio.IncompleteReadError, ConnectionError):
             # It closes its output as it ends. Killing it now could take the place of its real end,
             # and so could even asking whether it is alive.
@@ -78,7 +88,7 @@ class _HandlerProcess:
                 async with asyncio.timeout(_END_S):
                     await self._process.wait()
             code = await self.kill()
-            raise RemoteError("PROCESS_DIED", f"the handler's process {_ending(code)}") from None
+            raise ProcessDied(f"the handler's process {_ending(code)}") from None
         return message
 
     async def kill(self) -> int | None:
@@ -88,6 +98,9 @@ class _HandlerProcess:
                 self._process.kill()
         with suppress(TimeoutError):
             async with asyncio.timeout(_REAP_S):
+                # Its output is only closed when everything in it has been read.
+                while await self._stdout.read(_CHUNK_BYTES):
+                    pass
                 await self._process.wait()
         self._stdin.close()
         return self._process.returncode
@@ -99,11 +112,14 @@ class ProcessPool:
     Args:
         size: how many there are places for; a job beyond waits for one.
         grace: seconds that a cancelled handler has before its process is killed.
+        max_message_bytes: the most that a handler may say at once, its result included. It is more
+            than anybody allows: it only keeps a handler from filling the worker's memory.
     """
 
-    def __init__(self, *, size: int, grace: float) -> None:
+    def __init__(self, *, size: int, grace: float, max_message_bytes: int) -> None:
         self.place = asyncio.Semaphore(size)
         self._grace = grace
+        self._max_message_bytes = max_message_bytes
         self._idle: list[_HandlerProcess] = []
 
     async def run(
@@ -117,6 +133,7 @@ class ProcessPool:
 
         Raises:
             Fail, Retry, PayloadMismatch, RemoteError: how it ended.
+            ProcessDied: it has ended its process.
             CancelledError: it was cancelled, and its process has ended the job or is gone.
         """
         run = frames.Run(
@@ -135,7 +152,8 @@ class ProcessPool:
         try:
             await process.send(run)
             end = await self._converse(process, reporter)
-            ended = True
+            # One whose memory has run out may have too little for the next job as well.
+            ended = not (isinstance(end, frames.Raised) and end.type == MemoryError.__name__)
         except asyncio.CancelledError:
             ended = await self._ends_in_grace(process)
             raise
@@ -157,7 +175,7 @@ class ProcessPool:
             if process.alive:
                 return process
             await process.kill()
-        return await _HandlerProcess.spawn()
+        return await _HandlerProcess.spawn(max_message_bytes=self._max_message_bytes)
 
     async def _converse(
         self, process: _HandlerProcess, reporter: Reporter
@@ -195,7 +213,7 @@ class ProcessPool:
                     await process.send(frames.Taken())
                 while not isinstance(await process.receive(), frames.Returned | frames.Raised):
                     await process.send(frames.Taken())
-        except (TimeoutError, RemoteError):
+        except (TimeoutError, ProcessDied, Fail):
             return False
         return True
 

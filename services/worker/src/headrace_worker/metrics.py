@@ -20,6 +20,7 @@ ENDS: Final = (
     EventType.RETRY_SCHEDULED,
     EventType.FAILED,
     EventType.INTERRUPTED,
+    EventType.WORKER_LOST,
     EventType.CANCELLED,
     EventType.EXPIRED,
 )

@@ -37,6 +37,11 @@ class RegisteredHandler:
     decode: Decoder
     takes_context: bool
 
+    @property
+    def is_async(self) -> bool:
+        """Whether its function is an `async def`."""
+        return inspect.iscoroutinefunction(self.function)
+
 
 class Registry:
     """Handlers by type."""
@@ -86,8 +91,9 @@ def handler(
     The function takes the payload, typed as a msgspec Struct, a pydantic model or anything else
     that msgspec decodes, and optionally a context; its annotations give the JSON Schemas and the
     first paragraph of its docstring the description. An `async def` runs in the worker's event
-    loop, a `def` in a thread. With `isolation="process"` a `def` runs in a process of its own that
-    a timeout or a cancel really ends.
+    loop, a `def` in a thread. With `isolation="process"` either runs in a process of its own that a
+    timeout or a cancel really ends. So does each job that has lost its worker twice: it may have
+    killed them.
 
     Args:
         job_type: the type, 1 to 100 of a-z, 0-9, `_`, `-`, `.`.
@@ -148,8 +154,6 @@ def _inspect(
     isolation: str,
 ) -> RegisteredHandler:
     is_async = inspect.iscoroutinefunction(function)
-    if is_async and isolation == "process":
-        raise TypeError(f"{_place(function)}: a handler in a process of its own is a plain def")
     parameters = list(inspect.signature(function).parameters.values())
     if not 1 <= len(parameters) <= 2:
         raise TypeError(f"{_place(function)}: a handler takes its payload and maybe a context")
@@ -159,7 +163,7 @@ def _inspect(
         raise TypeError(f"{_place(function)}: its second argument must be a {expected.__name__}")
     payload_type = hints.get(parameters[0].name, Any)
     result_type = hints.get("return", Any)
-    mode: Mode = "async" if is_async else ("process" if isolation == "process" else "thread")
+    mode: Mode = "async" if is_async else "thread"
     return RegisteredHandler(
         spec=HandlerSpec(
             type=job_type,
@@ -171,7 +175,7 @@ def _inspect(
             retry=retry,
         ),
         function=function,
-        mode=mode,
+        mode="process" if isolation == "process" else mode,
         decode=Decoder(payload_type),
         takes_context=len(parameters) == 2,
     )

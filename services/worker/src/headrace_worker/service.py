@@ -51,13 +51,17 @@ _LOG_NAMES = {
     EventType.RETRY_SCHEDULED: "job_retry_scheduled",
     EventType.FAILED: "job_failed",
     EventType.INTERRUPTED: "job_interrupted",
+    EventType.WORKER_LOST: "job_worker_lost",
     EventType.CANCELLED: "job_cancelled",
     EventType.EXPIRED: "job_expired",
 }
 
+# How far a handler's process may go beyond the limits of results and outputs, in bytes: what is not
+# much too large is told by its size.
+_MESSAGE_SLACK = 16 * 2**20
 
 # Behind these a job waits: for its time, or for a slot.
-_WAITS_AGAIN = (EventType.RETRY_SCHEDULED, EventType.INTERRUPTED)
+_WAITS_AGAIN = (EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST)
 
 
 class WorkerService:
@@ -76,7 +80,10 @@ class WorkerService:
         self._waker = Waker(settings, self._database)
         self._cancels = Listener(settings, self._database, Topic.CANCELS)
         self._processes = ProcessPool(
-            size=settings.worker_processes, grace=settings.worker_cancel_grace
+            size=settings.worker_processes,
+            grace=settings.worker_cancel_grace,
+            max_message_bytes=_MESSAGE_SLACK
+            + max(settings.max_result_bytes, settings.max_output_bytes),
         )
         self.counts = Counts()
         self._modes = Modes(
@@ -299,6 +306,7 @@ class WorkerService:
             modes=self._modes,
             reporter=self._reporter,
             max_result_bytes=self._settings.max_result_bytes,
+            max_losses=self._settings.max_worker_losses,
             grace=self._settings.worker_cancel_grace,
             on_end=self._on_end,
         )

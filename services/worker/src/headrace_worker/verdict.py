@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from headrace_core.domain.crash_budget import is_spent
 from headrace_core.domain.delivery import ClaimedJob
 from headrace_core.domain.finish import Finish
 from headrace_core.domain.job import JobError, JsonText
@@ -19,6 +20,10 @@ _MAX_BACKOFF = timedelta(days=7)
 
 class HandlerTimeout(Exception):
     """The attempt's time is up."""
+
+
+class ProcessDied(Exception):
+    """The handler's process has died; the message says how."""
 
 
 class RemoteError(Exception):
@@ -64,7 +69,7 @@ def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Finish
         return failed(job, described)
     asked = error.after if isinstance(error, Retry) else None
     if asked is not None:
-        asked = min(asked, _MAX_BACKOFF)
+        asked = as_backoff(asked)
     backoff = policy.backoff(job.retries_used + 1, asked=asked)
     return Finish(
         job_id=job.id,
@@ -72,6 +77,28 @@ def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Finish
         event=EventType.RETRY_SCHEDULED,
         error=described,
         backoff=min(backoff, _MAX_BACKOFF),
+    )
+
+
+def as_backoff(asked: timedelta) -> timedelta:
+    """The wait that is next to what a handler asks for."""
+    return min(max(asked, timedelta()), _MAX_BACKOFF)
+
+
+def worker_lost(job: ClaimedJob, death: ProcessDied, *, max_losses: int) -> Finish:
+    """The handler's process died: that spends no retry and counts as the loss of a worker.
+
+    Args:
+        job: the job.
+        death: how it died.
+        max_losses: how many workers a job may lose.
+    """
+    spent = is_spent(job.worker_losses, limit=max_losses)
+    return Finish(
+        job_id=job.id,
+        attempt=job.attempt,
+        event=EventType.WORKER_LOST,
+        error=_describe("WORKER_LOST", death, retryable=not spent),
     )
 
 

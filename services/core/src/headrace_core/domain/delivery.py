@@ -49,6 +49,7 @@ class ClaimedJob(NamedTuple):
     labels: dict[str, str]
     attempt: int
     retries_used: int
+    worker_losses: int
     retry: RetryOverrides
     request_id: str | None
     timeout: timedelta | None

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobError, JsonText, Progress
-from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.lifecycle import EventType, JobState, targets
 
 _NAMES = ("result", "error", "backoff")
 
@@ -17,9 +17,12 @@ _SAYS: dict[EventType, tuple[bool, bool, bool]] = {
     EventType.RETRY_SCHEDULED: (False, True, True),
     EventType.FAILED: (False, True, False),
     EventType.INTERRUPTED: (False, False, False),
+    EventType.WORKER_LOST: (False, True, False),
     EventType.CANCELLED: (False, False, False),
     EventType.EXPIRED: (False, True, False),
 }
+
+_LEADS_TO = {event: targets(event)[0] for event in _SAYS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +31,10 @@ class Finish:
 
     Args:
         job_id, attempt: which attempt; the fence.
-        event: succeeded, retry scheduled, failed, interrupted, cancelled or expired.
+        event: succeeded, retry scheduled, failed, interrupted, worker lost, cancelled or expired.
         result: of succeeded.
-        error: of retry scheduled, failed and expired.
+        error: of retry scheduled, failed, worker lost and expired. A worker lost fails the job
+            unless its error is retryable.
         backoff: of retry scheduled: how long to wait.
 
     Raises:
@@ -50,6 +54,14 @@ class Finish:
         if said != _SAYS.get(self.event):
             names = [name for name, is_said in zip(_NAMES, said, strict=True) if is_said]
             raise ValueError(f"an attempt cannot end as {self.event} with {sorted(names)}")
+
+    @property
+    def state(self) -> JobState:
+        """Where it leads, unless a cancellation was asked for before."""
+        if self.event is EventType.WORKER_LOST:
+            assert self.error is not None
+            return JobState.QUEUED if self.error.retryable else JobState.FAILED
+        return _LEADS_TO[self.event]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

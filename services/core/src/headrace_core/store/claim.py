@@ -40,6 +40,7 @@ async def claim_jobs(
             labels=to_labels(row["labels"]),
             attempt=row["attempt"],
             retries_used=row["retries_used"],
+            worker_losses=row["worker_losses"],
             retry=to_overrides(row["retry"]),
             request_id=row["request_id"],
             timeout=row["timeout"],
@@ -94,7 +95,7 @@ _CLAIM = text(f"""
         FROM claimed ORDER BY id
     )
     SELECT id, tenant, type, queue, payload::text AS payload, labels::text AS labels, attempt,
-        retries_used, retry::text AS retry, request_id, timeout, deadline,
+        retries_used, worker_losses, retry::text AS retry, request_id, timeout, deadline,
         deadline - start_time AS time_left
     FROM claimed
 """)

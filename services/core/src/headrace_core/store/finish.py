@@ -1,4 +1,4 @@
-"""How attempts end: succeeded, retry scheduled, failed, interrupted, cancelled, expired.
+"""How attempts end: succeeded, failed, or in any other way that their worker says.
 
 All of them leave RUNNING and are compared with the attempt and the worker, so one statement writes
 a mixed batch.
@@ -12,10 +12,11 @@ from sqlalchemy import text
 
 from headrace_core.domain.finish import Finish
 from headrace_core.domain.ids import JobId, WorkerId
-from headrace_core.domain.lifecycle import EventType, JobState, targets
+from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.store.connection import Connection
 from headrace_core.store.guards import EVENT_XID, TERMINAL_LIST, keyed_guard
 from headrace_core.store.rows import column, from_error
+from headrace_core.store.tables import in_list
 
 
 async def finish_attempts(
@@ -23,7 +24,7 @@ async def finish_attempts(
 ) -> dict[JobId, EventType]:
     """Ends attempts of one worker.
 
-    A retry or an interruption of a job whose cancellation was asked for cancels it.
+    What would have a job run again cancels it when its cancellation was asked for.
 
     Returns:
         The event that was written for each job. A job that is missing was refused: its attempt is
@@ -36,7 +37,7 @@ async def finish_attempts(
             "ids": column(finishes, "job_id"),
             "attempts": column(finishes, "attempt"),
             "events": column(finishes, "event"),
-            "states": [_STATES[finish.event] for finish in finishes],
+            "states": column(finishes, "state"),
             "results": column(finishes, "result"),
             "errors": [from_error(finish.error) for finish in finishes],
             "backoffs": column(finishes, "backoff"),
@@ -45,9 +46,9 @@ async def finish_attempts(
     return {row["id"]: _EVENTS[row["event"]] for row in rows}
 
 
-# What a worker asks for, and where it leads unless a cancellation was asked for before.
-_STATES = {event: targets(event)[0] for event in EventType}
 _EVENTS = {str(event): event for event in EventType}
+# After these a job runs again, or would if its crash budget were not spent.
+_RUNS_AGAIN = in_list([EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST])
 
 # Each job is looked up and locked by its key, as in `claim`.
 _FINISH = text(f"""
@@ -65,7 +66,7 @@ _FINISH = text(f"""
             CASE WHEN l.dropped THEN '{JobState.CANCELLED}' ELSE i.state END AS state
         FROM input i CROSS JOIN LATERAL (
             SELECT j.id, j.cancel_request_time IS NOT NULL
-                AND i.event IN ('{EventType.RETRY_SCHEDULED}', '{EventType.INTERRUPTED}') AS dropped
+                AND i.event IN ({_RUNS_AGAIN}) AS dropped
             FROM jobs j
             WHERE j.id = i.id AND j.attempt = i.attempt AND j.worker_id = :worker_id
                 AND {keyed_guard(EventType.SUCCEEDED)}
@@ -78,6 +79,7 @@ _FINISH = text(f"""
             error = CASE WHEN own.state = 'succeeded' THEN NULL
                 ELSE coalesce(own.error::json, j.error) END,
             retries_used = j.retries_used + (own.event = 'retry_scheduled')::integer,
+            worker_losses = j.worker_losses + (own.event = 'worker_lost')::integer,
             due_time = CASE WHEN own.event = 'retry_scheduled'
                 THEN clock_timestamp() + own.backoff ELSE j.due_time END,
             queue_time = CASE WHEN own.state = 'queued'
@@ -93,7 +95,8 @@ _FINISH = text(f"""
             job_id, seq, xid, tenant, type, state, attempt, time, error, due_time
         )
         SELECT id, seq, xid, tenant, event, state, attempt, update_time,
-            CASE WHEN event IN ('retry_scheduled', 'failed', 'expired') THEN error::json END,
+            CASE WHEN event IN ('retry_scheduled', 'failed', 'worker_lost', 'expired')
+                THEN error::json END,
             CASE WHEN event = 'retry_scheduled' THEN due_time END
         FROM ended ORDER BY id
     )

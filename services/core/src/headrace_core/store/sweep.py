@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
+from headrace_core.domain.crash_budget import LOSSES_BEFORE_OWN_PROCESS
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.connection import Connection
@@ -20,6 +21,9 @@ async def take_back_lost(
     """Takes back RUNNING jobs whose worker's lease has lapsed or whose worker is missing.
 
     It never judges by age: the job of a live worker stays with it.
+
+    A job that ran in a process of its own is taken back without a charge: it was not what ended
+    the worker.
 
     Args:
         conn: where to write.
@@ -57,6 +61,9 @@ async def expire_overdue(
     return [row.id for row in rows if row.id is not None]
 
 
+# The others had a process of their own, and have not ended the worker.
+_CHARGED = f"j.worker_losses < {LOSSES_BEFORE_OWN_PROCESS}"
+
 # Walks from worker to worker of the index on running jobs, so that it costs what there are workers
 # and not what they run. A job that has gone to another worker meanwhile no longer joins.
 _LOST = text(f"""
@@ -80,7 +87,9 @@ _LOST = text(f"""
         SELECT l.* FROM gone g CROSS JOIN LATERAL (
             SELECT j.id,
                 CASE WHEN j.cancel_request_time IS NOT NULL THEN 'cancelled'
-                    WHEN j.worker_losses >= :max_losses THEN 'failed' ELSE 'queued' END AS state
+                    WHEN {_CHARGED} AND j.worker_losses >= :max_losses THEN 'failed'
+                    ELSE 'queued' END AS state,
+                {_CHARGED} AS charged
             FROM jobs j
             WHERE {source_guard(EventType.WORKER_LOST)} AND j.worker_id = g.worker_id
             ORDER BY j.id LIMIT :limit
@@ -91,7 +100,7 @@ _LOST = text(f"""
     released AS (
         UPDATE jobs j
         SET state = lost.state, seq = j.seq + 1, xid = {EVENT_XID},
-            worker_losses = j.worker_losses + 1,
+            worker_losses = j.worker_losses + lost.charged::integer,
             error = json_build_object('type', 'WORKER_LOST', 'message',
                 'the worker of attempt ' || j.attempt || ' died or hung',
                 'retryable', lost.state = 'queued'),

@@ -1,0 +1,100 @@
+"""What becomes of jobs that kill, and of those beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.settings import Settings
+from headrace_core.wake import Topic
+from support.handlers import handlers
+from support.jobs import set_column
+from support.platform import DEADLINE_S, Platform, platform
+
+
+@pytest.fixture
+async def jobs(settings: Settings) -> AsyncIterator[Platform]:
+    # One process, so that whoever is next has that of the one before.
+    narrow = settings.model_copy(update={"worker_processes": 1})
+    async with platform(narrow, handlers()) as running:
+        yield running
+
+
+async def suspect(jobs: Platform, job_type: str, payload: str = "{}") -> JobId:
+    """A job that has lost its worker twice."""
+    later = datetime.now(UTC) + timedelta(hours=1)
+    job_id = await jobs.submit(job_type, payload, schedule_time=later)
+    await set_column(jobs.database, job_id, "attempt = 2, worker_losses = 2, due_time = now()")
+    jobs.waker.ring(Topic.JOBS)
+    return job_id
+
+
+async def test_a_suspect_takes_nobody_along(jobs: Platform) -> None:
+    beside = await jobs.submit("t.forever")
+    await jobs.until(beside, E.STARTED)
+    job = await jobs.ended(await suspect(jobs, "t.crash_at_once", '{"number": 3}'))
+    assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 4, 0)
+    assert job.error is not None
+    assert (job.error.type, job.error.retryable) == ("WORKER_LOST", False)
+    assert "exited with code 3" in job.error.message
+    losses = [event for event in await jobs.events(job.id) if event.type is E.WORKER_LOST]
+    assert [event.state for event in losses] == [JobState.QUEUED, JobState.FAILED]
+    assert (await jobs.job(beside)).state is JobState.RUNNING
+    assert (await jobs.job(beside)).attempt == 1
+
+
+async def test_an_innocent_suspect_is_done(jobs: Platform) -> None:
+    job = await jobs.ended(await suspect(jobs, "t.echo", '{"a": 1}'))
+    assert (job.state, job.result) == (JobState.SUCCEEDED, '{"a":1,"attempt":3}')
+
+
+async def test_a_suspect_whose_cancellation_was_asked_for_is_cancelled(jobs: Platform) -> None:
+    job_id = await suspect(jobs, "t.forever")
+    await jobs.until(job_id, E.STARTED)
+    await jobs.cancel(job_id)
+    assert (await jobs.ended(job_id)).state is JobState.CANCELLED
+
+
+async def test_what_a_handler_keeps_in_the_loop_lives_on_between_its_runs(
+    jobs: Platform,
+) -> None:
+    first = json.loads((await jobs.ended(await jobs.submit("t.keeps"))).result or "")
+    second = first
+    async with asyncio.timeout(DEADLINE_S):
+        # However short the time between two runs is.
+        while second["ticks"] == 0:
+            second = json.loads((await jobs.ended(await jobs.submit("t.keeps"))).result or "")
+    assert second["pid"] == first["pid"]
+    assert second["run"] > first["run"]
+
+
+async def test_what_a_handler_leaves_behind_says_nothing_in_the_name_of_the_next(
+    jobs: Platform,
+) -> None:
+    for name in ("one", "two", "three"):
+        job = await jobs.ended(await jobs.submit("t.leaves", f'"{name}"'))
+        assert (job.state, job.result) == (JobState.SUCCEEDED, '"nobody"')
+        outputs = [event.output for event in await jobs.events(job.id) if event.output]
+        assert set(outputs) <= {f'"{name}"', f'"{name}, later"'}
+
+
+async def test_a_process_that_ran_out_of_memory_is_not_used_again(jobs: Platform) -> None:
+    job = await jobs.ended(await jobs.submit("t.memory"))
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
+    first, second = [event.output for event in await jobs.events(job.id) if event.output]
+    assert first != second == job.result
+
+
+async def test_what_is_much_too_large_does_not_get_into_the_worker(jobs: Platform) -> None:
+    job = await jobs.ended(await suspect(jobs, "t.large_result", '{"number": 30000000}'))
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert (job.error.type, job.error.retryable) == ("LimitExceeded", False)
+    assert "30000" in job.error.message
