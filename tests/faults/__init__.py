@@ -1,4 +1,4 @@
 """Faults that Headrace survives: scenarios on real processes, and the invariants that must hold.
 
-`make faults` runs them; `docs/faults.md` tells what each one does and shows.
+`make faults` runs them; `docs/reliability.md` tells what each one does and shows.
 """

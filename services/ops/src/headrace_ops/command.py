@@ -48,3 +48,21 @@ def verify(
         patience=patience,
         limit=limit,
     )
+
+
+def doctor(*, data: _Data = None, json: bool = False, session: Injected) -> int:
+    """Look at the servers and what runs on them, and say what to do.
+
+    It asks PostgreSQL and Redis of HEADRACE_DATABASE_URL and HEADRACE_REDIS_URL,
+    or those of `headrace up`. It changes nothing, and prints no password.
+
+    Args:
+        data: The folder of `headrace up`, whose servers are asked; .headrace by default.
+        json: Print the findings as JSON, as -o json does.
+
+    Returns:
+        The exit code: 0 when nothing is bad, 1 when something is, 2 when that cannot be told.
+    """
+    from headrace_ops.doctor import run  # noqa: PLC0415
+
+    return run(data=data, output=session.output, json=json or session.output.format != "text")

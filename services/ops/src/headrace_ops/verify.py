@@ -13,13 +13,11 @@ from rich.text import Text
 
 from headrace.cli.documents import json_text
 from headrace.cli.output import Output
-from headrace_core.domain.errors import Unavailable
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
-from headrace_ops.audit import Audit, Auditor, OtherSchema
-from headrace_ops.place import UnknownPlace, find_settings
-
-CLEAN, BREACH, UNKNOWN = 0, 1, 2
+from headrace_ops.audit import Audit, Auditor
+from headrace_ops.exits import Exit, whether
+from headrace_ops.place import find_settings
 
 # What each check holds.
 RULES: Final[Mapping[str, str]] = {
@@ -70,28 +68,20 @@ def run(
     Returns:
         The exit code.
     """
-    try:
+    found = Audit()
+
+    def audit() -> None:
+        nonlocal found
         settings = find_settings(data)
         found = asyncio.run(_audit(settings, patience=None if at_rest else patience, limit=limit))
-    except (UnknownPlace, OtherSchema) as error:
-        return _cannot_tell(str(error), output=output, json=json)
-    except Unavailable as error:
-        fault = type(error.__cause__ or error).__name__
-        return _cannot_tell(
-            f"the database cannot be reached, or takes too long ({fault})",
-            output=output,
-            json=json,
-        )
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
-        # The text of a driver may quote the URL, and the password with it.
-        return _cannot_tell(
-            f"the database cannot be used ({type(error).__name__})", output=output, json=json
-        )
+
+    if not whether(audit, output=output, json=json):
+        return Exit.UNKNOWN
     if json:
         output.line(json_text(document(found)))
     else:
         output.console.print(text(found))
-    return BREACH if found.counts else CLEAN
+    return Exit.BROKEN if found.counts else Exit.CLEAN
 
 
 async def _audit(settings: Settings, *, patience: float | None, limit: int) -> Audit:
@@ -135,13 +125,6 @@ def text(found: Audit) -> Text:
         if check in _ADVICE:
             lines.append(Text(f"  {_ADVICE[check]}", style="italic"))
     return Text("\n").join(lines)
-
-
-def _cannot_tell(why: str, *, output: Output, json: bool) -> int:
-    if json:
-        output.line(json_text({"verdict": "unknown", "reason": why}))
-    output.errors.print(Text.assemble(("cannot tell: ", "bold red"), why))
-    return UNKNOWN
 
 
 class _Progress:

@@ -14,6 +14,7 @@ _GROUP: Final = "headrace.commands"
 # Commands that are worth telling of when nobody brings them: the package, and what they do.
 _KNOWN: Final = {
     "up": ("headrace-standalone", "Start the whole platform on this machine."),
+    "doctor": ("headrace-ops", "Look at the servers and what runs on them, and say what to do."),
     "verify": ("headrace-ops", "Audit a database against what must always hold."),
 }
 

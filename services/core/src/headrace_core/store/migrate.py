@@ -54,9 +54,18 @@ def alembic_config(settings: Settings) -> Config:
 
 def head_revision() -> str:
     """The schema that this version expects."""
-    head = ScriptDirectory(str(Path(__file__).parent / "migrations")).get_current_head()
+    head = _scripts().get_current_head()
     assert head is not None
     return head
+
+
+def known_revisions() -> list[str]:
+    """Every schema that this version knows, the newest first."""
+    return [script.revision for script in _scripts().walk_revisions()]
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(Path(__file__).parent / "migrations"))
 
 
 async def read_revision(conn: Connection) -> str | None:

@@ -1,0 +1,49 @@
+"""What a Redis server says of itself, for whoever has to look after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.redis_client import RedisFault, connection_pool
+from headrace_core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisServer:
+    """The server. `version` is that of the protocol's reference, also for what is like it.
+
+    `memory` and `max_memory` (0: no limit) are bytes, `policy` what it does at that limit.
+    """
+
+    name: str
+    version: str
+    connections: int
+    memory: int
+    max_memory: int
+    policy: str
+
+
+async def read_redis(settings: Settings) -> RedisServer:
+    """Asks the server.
+
+    Raises:
+        Unavailable: it cannot be reached, or refuses to answer.
+    """
+    client = Redis(connection_pool=connection_pool(settings))
+    try:
+        info = await client.info("everything")
+    except RedisFault as fault:
+        raise Unavailable("redis") from fault
+    finally:
+        await client.aclose(close_connection_pool=True)
+    return RedisServer(
+        name=str(info.get("server_name", "redis")),
+        version=str(info["redis_version"]),
+        connections=int(info["connected_clients"]),
+        memory=int(info["used_memory"]),
+        max_memory=int(info["maxmemory"]),
+        policy=str(info["maxmemory_policy"]),
+    )

@@ -1,0 +1,260 @@
+"""What a database says of itself, for whoever has to look after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import text
+
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.connection import Connection
+from headrace_core.store.guards import LIVE_WORKER, TAKING_WORKER, source_guard
+
+# Settings on which durability stands, or that end what takes too long.
+_SETTINGS = (
+    "fsync",
+    "full_page_writes",
+    "synchronous_commit",
+    "autovacuum",
+    "statement_timeout",
+    "idle_in_transaction_session_timeout",
+    "data_directory",
+)
+_TABLES = ("jobs", "job_events")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseServer:
+    """The server. `connections` are those that are open, of `max_connections` at most.
+
+    `settings` has what this role may read: names as PostgreSQL has them, times in milliseconds.
+    `size` is the database's, in bytes.
+    """
+
+    version: str
+    version_number: int
+    standby: bool
+    connections: int
+    max_connections: int
+    size: int
+    settings: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTransaction:
+    """A transaction that has written, or is about to, and how long it has been open."""
+
+    pid: int | None
+    application: str
+    user: str
+    state: str
+    age: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableHealth:
+    """How many rows a table has, dead ones beside, and when it was last vacuumed."""
+
+    name: str
+    live: int
+    dead: int
+    vacuum_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerState:
+    """A worker that is registered; `lease` is negative once it has lapsed."""
+
+    name: str
+    pool: str
+    queues: Sequence[str]
+    types: int
+    slots: int
+    running: int
+    draining: bool
+    lease: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderState:
+    """Who leads: the term, and for how long the leader has its lease (None: nobody does)."""
+
+    term: int
+    lease: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnservedLane:
+    """QUEUED jobs that no live worker takes, and for how long the first of them has waited."""
+
+    tenant: str
+    queue: str
+    type: str
+    age: timedelta
+
+
+async def read_clock(conn: Connection) -> datetime:
+    """The database's clock."""
+    now: datetime = await conn.scalar(_CLOCK)
+    return now
+
+
+async def read_server(conn: Connection) -> DatabaseServer:
+    """Reads what the server is and how it is set."""
+    row = (await conn.execute(_SERVER)).one()
+    settings = await conn.execute(_SETTING, {"names": list(_SETTINGS)})
+    return DatabaseServer(
+        version=row.version,
+        version_number=row.version_number,
+        standby=row.standby,
+        connections=row.connections,
+        max_connections=row.max_connections,
+        size=row.size,
+        settings={setting.name: setting.setting for setting in settings},
+    )
+
+
+async def oldest_transaction(conn: Connection) -> OpenTransaction | None:
+    """The oldest open transaction that has an id, prepared ones included."""
+    row = (await conn.execute(_OLDEST)).one_or_none()
+    if row is None:
+        return None
+    return OpenTransaction(
+        pid=row.pid,
+        application=row.application,
+        user=row.usename,
+        state=row.state,
+        age=row.age,
+    )
+
+
+async def settled_lag(conn: Connection) -> timedelta:
+    """For how long the oldest event that has not settled has been waiting; zero: there is none."""
+    lag: timedelta = await conn.scalar(_LAG)
+    return lag
+
+
+async def read_tables(conn: Connection) -> Sequence[TableHealth]:
+    """The tables that grow, as the server's statistics know them."""
+    return [
+        TableHealth(name=row.name, live=row.live, dead=row.dead, vacuum_time=row.vacuum_time)
+        for row in await conn.execute(_TABLE, {"names": list(_TABLES)})
+    ]
+
+
+async def read_workers(conn: Connection) -> Sequence[WorkerState]:
+    """Every worker that is registered, those that have lapsed included."""
+    return [
+        WorkerState(
+            name=row.name,
+            pool=row.pool,
+            queues=row.queues,
+            types=row.types,
+            slots=row.slots,
+            running=row.running,
+            draining=row.draining,
+            lease=row.lease,
+        )
+        for row in await conn.execute(_WORKERS)
+    ]
+
+
+async def read_leader(conn: Connection) -> LeaderState | None:
+    """The newest term; None when nobody has ever led."""
+    row = (await conn.execute(_LEADER)).one_or_none()
+    return None if row is None else LeaderState(term=row.term, lease=row.lease)
+
+
+async def unserved_lanes(conn: Connection) -> Sequence[UnservedLane]:
+    """Lanes with QUEUED jobs that no live worker takes."""
+    return [
+        UnservedLane(tenant=row.tenant, queue=row.queue, type=row.type, age=row.age)
+        for row in await conn.execute(_UNSERVED)
+    ]
+
+
+_CLOCK = text("SELECT clock_timestamp()")
+
+_SERVER = text("""
+    SELECT current_setting('server_version') AS version,
+        current_setting('server_version_num')::integer AS version_number,
+        pg_is_in_recovery() AS standby,
+        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
+            AS connections,
+        current_setting('max_connections')::integer
+            - current_setting('superuser_reserved_connections')::integer AS max_connections,
+        pg_database_size(current_database()) AS size
+""")
+
+_SETTING = text("""
+    SELECT name, setting FROM pg_settings WHERE name = ANY (CAST(:names AS text[]))
+""")
+
+_OLDEST = text("""
+    SELECT pid, application, usename, state, clock_timestamp() - since AS age FROM (
+        SELECT pid, coalesce(application_name, '') AS application,
+            coalesce(usename::text, '') AS usename, coalesce(state, '') AS state,
+            xact_start AS since
+        FROM pg_stat_activity
+        WHERE backend_xid IS NOT NULL AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
+            AND datname = current_database()
+        UNION ALL
+        SELECT NULL, '', owner::text, 'prepared as ' || gid, prepared FROM pg_prepared_xacts
+    ) open ORDER BY since LIMIT 1
+""")
+
+_LAG = text("""
+    SELECT coalesce(clock_timestamp() - min(time), interval '0') FROM job_events
+    WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())
+""")
+
+_TABLE = text("""
+    SELECT relname AS name, n_live_tup AS live, n_dead_tup AS dead,
+        greatest(last_vacuum, last_autovacuum) AS vacuum_time
+    FROM pg_stat_user_tables
+    WHERE relid = ANY (CAST(CAST(:names AS text[]) AS regclass[]))
+    ORDER BY relname
+""")
+
+_WORKERS = text("""
+    SELECT w.name, w.pool, w.queues, w.slots, w.draining,
+        w.lease_expire_time - clock_timestamp() AS lease,
+        (SELECT count(*) FROM worker_handlers h WHERE h.worker_id = w.id) AS types,
+        (SELECT count(*) FROM jobs j WHERE j.worker_id = w.id AND j.state = 'running') AS running
+    FROM workers w ORDER BY w.name, w.start_time
+""")
+
+_LEADER = text(f"""
+    SELECT term, CASE WHEN {LIVE_WORKER} THEN w.lease_expire_time - clock_timestamp() END AS lease
+    FROM leadership w
+""")
+
+# From lane to lane of the index on queued jobs, as the scheduler goes.
+_UNSERVED = text(f"""
+    WITH RECURSIVE lane AS (
+        (SELECT tenant, queue, type FROM jobs j WHERE {source_guard(EventType.STARTED)}
+            ORDER BY tenant, queue, type LIMIT 1)
+        UNION ALL
+        SELECT n.* FROM lane l CROSS JOIN LATERAL (
+            SELECT j.tenant, j.queue, j.type FROM jobs j
+            WHERE {source_guard(EventType.STARTED)}
+                AND (j.tenant, j.queue, j.type) > (l.tenant, l.queue, l.type)
+            ORDER BY j.tenant, j.queue, j.type LIMIT 1
+        ) n
+    )
+    SELECT l.tenant, l.queue, l.type, clock_timestamp() - first.queue_time AS age
+    FROM lane l CROSS JOIN LATERAL (
+        SELECT j.queue_time FROM jobs j
+        WHERE {source_guard(EventType.STARTED)}
+            AND (j.tenant, j.queue, j.type) = (l.tenant, l.queue, l.type)
+        ORDER BY j.rank, j.id LIMIT 1
+    ) first
+    WHERE NOT EXISTS (
+        SELECT 1 FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
+        WHERE h.tenant = l.tenant AND h.type = l.type AND {TAKING_WORKER}
+            AND (w.queues = '{{}}' OR l.queue = ANY (w.queues))
+    )
+    ORDER BY age DESC LIMIT 100
+""")

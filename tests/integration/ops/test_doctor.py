@@ -1,0 +1,355 @@
+"""`headrace doctor`: what it says of servers that are well, and of those that are not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from headrace_core.dispatch.redis_server import RedisServer, read_redis
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.store.diagnosis import (
+    DatabaseServer,
+    LeaderState,
+    OpenTransaction,
+    TableHealth,
+    WorkerState,
+    oldest_transaction,
+    read_leader,
+    read_server,
+    read_tables,
+    read_workers,
+    settled_lag,
+    unserved_lanes,
+)
+from headrace_ops import findings
+from headrace_ops.findings import Finding, Level
+from support.environment import environment_of
+from support.jobs import submit
+from support.states import bring
+from support.workers import lapse, register
+
+# From what the servers say to what is good and what is not.
+
+SERVER = DatabaseServer(
+    version="18.1",
+    version_number=180001,
+    standby=False,
+    connections=10,
+    max_connections=100,
+    size=2**30,
+    settings={
+        "fsync": "on",
+        "full_page_writes": "on",
+        "synchronous_commit": "on",
+        "autovacuum": "on",
+        "statement_timeout": "0",
+        "idle_in_transaction_session_timeout": "60000",
+    },
+)
+WORKER = WorkerState(
+    name="one",
+    pool="pool",
+    queues=(),
+    types=3,
+    slots=10,
+    running=4,
+    draining=False,
+    lease=timedelta(seconds=12),
+)
+REDIS = RedisServer(
+    name="valkey",
+    version="7.2.4",
+    connections=3,
+    memory=2**20,
+    max_memory=0,
+    policy="noeviction",
+)
+
+
+def worst(found: list[Finding] | Finding) -> Level:
+    """The worst level; what is not well must come with advice."""
+    found = [found] if isinstance(found, Finding) else found
+    assert all(one.advice for one in found if one.level is not Level.OK)
+    return max((one.level for one in found), key=list(Level).index)
+
+
+def with_setting(name: str, value: str) -> DatabaseServer:
+    return replace(SERVER, settings={**SERVER.settings, name: value})
+
+
+def test_a_good_server_is_well() -> None:
+    assert worst([*findings.look_at_server(SERVER)]) is Level.OK
+
+
+def test_what_costs_durability_is_bad() -> None:
+    for name in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum"):
+        found = [*findings.look_at_server(with_setting(name, "off"))]
+        assert worst(found) is Level.BAD
+        assert any(f"Set {name} = on." == one.advice for one in found)
+
+
+def test_other_faults_of_a_server() -> None:
+    levels = {
+        Level.BAD: (
+            replace(SERVER, version_number=130_010),
+            replace(SERVER, standby=True),
+            replace(SERVER, connections=97),
+        ),
+        Level.WARN: (
+            replace(SERVER, connections=85),
+            with_setting("statement_timeout", "1000"),
+        ),
+        Level.OK: (
+            with_setting("statement_timeout", "30000"),
+            with_setting("idle_in_transaction_session_timeout", "0"),
+        ),
+    }
+    for level, servers in levels.items():
+        for server in servers:
+            assert worst([*findings.look_at_server(server)]) is level
+
+
+def test_the_schema() -> None:
+    known = ["0001", "0002"]
+    assert findings.look_at_schema("0002", "0002", known).level is Level.OK
+    for found, advice in ((None, "migrate"), ("0001", "migrate"), ("0009", "upgrade")):
+        finding = findings.look_at_schema(found, "0002", known)
+        assert finding.level is Level.BAD
+        assert advice in finding.advice
+
+
+def test_a_clock_is_off_when_that_is_certain() -> None:
+    def look(seconds: float, took: float) -> Level:
+        return worst(findings.look_at_clock(timedelta(seconds=seconds), timedelta(seconds=took)))
+
+    assert look(0.01, 0.1) is Level.OK
+    assert look(0.9, 0.0) is Level.OK
+    assert look(1.5, 0.1) is Level.WARN
+    assert look(-600, 0.1) is Level.WARN
+    assert look(1.5, 1.0) is Level.OK
+
+
+def test_a_transaction_that_stays_open() -> None:
+    def look(age: timedelta, lag: float = 0.0) -> list[Finding]:
+        oldest = OpenTransaction(pid=7, application="psql", user="ann", state="idle", age=age)
+        return [*findings.look_at_transactions(oldest, timedelta(seconds=lag))]
+
+    assert worst([*findings.look_at_transactions(None, timedelta())]) is Level.OK
+    assert worst(look(timedelta(seconds=10))) is Level.OK
+    assert worst(look(timedelta(seconds=10), lag=11)) is Level.WARN
+    [open_one, _] = look(timedelta(minutes=5))
+    assert open_one.level is Level.WARN
+    assert "psql as ann" in open_one.text
+    assert "pg_terminate_backend(7)" in open_one.advice
+    assert worst(look(timedelta(hours=2))) is Level.BAD
+
+
+def test_dead_rows() -> None:
+    def look(live: int, dead: int) -> Level:
+        table = TableHealth(name="jobs", live=live, dead=dead, vacuum_time=None)
+        return worst([*findings.look_at_tables([table])])
+
+    assert look(0, 0) is Level.OK
+    assert look(10, 10_000) is Level.OK
+    assert look(1_000_000, 100_000) is Level.OK
+    assert look(100_000, 100_000) is Level.WARN
+
+
+def test_nobody_leads() -> None:
+    assert worst(findings.look_at_leader(None)) is Level.BAD
+    assert worst(findings.look_at_leader(LeaderState(term=3, lease=None))) is Level.BAD
+    led = LeaderState(term=3, lease=timedelta(seconds=5))
+    assert worst(findings.look_at_leader(led)) is Level.OK
+
+
+def test_workers() -> None:
+    assert worst([*findings.look_at_workers([WORKER])]) is Level.OK
+    assert worst([*findings.look_at_workers([])]) is Level.BAD
+    lapsed = replace(WORKER, lease=timedelta(seconds=-1))
+    assert worst([*findings.look_at_workers([lapsed])]) is Level.BAD
+    assert worst([*findings.look_at_workers([WORKER, lapsed])]) is Level.OK
+    assert worst([*findings.look_at_workers([replace(WORKER, running=10)])]) is Level.WARN
+    assert worst([*findings.look_at_workers([replace(WORKER, types=0)])]) is Level.WARN
+
+
+def test_redis() -> None:
+    def look(**changes: object) -> Level:
+        return worst([*findings.look_at_redis(replace(REDIS, **changes))])
+
+    assert look() is Level.OK
+    assert look(version="6.2.14") is Level.BAD
+    assert look(version="8.0") is Level.OK
+    assert look(max_memory=2**30) is Level.OK
+    assert look(max_memory=2**30, policy="allkeys-lru") is Level.WARN
+    assert look(max_memory=2**20) is Level.WARN
+    assert worst(findings.no_redis()) is Level.BAD
+
+
+# What real servers say.
+
+
+async def test_a_database_tells_of_itself(database: Database) -> None:
+    async with database.snapshot(statement_timeout=10) as connection:
+        server = await read_server(connection)
+        tables = await read_tables(connection)
+        leader = await read_leader(connection)
+    assert server.version_number >= 140_000
+    assert 0 < server.connections <= server.max_connections
+    assert server.settings["synchronous_commit"] == "on"
+    assert {table.name for table in tables} == {"jobs", "job_events"}
+    assert findings.look_at_leader(leader).level is Level.BAD
+
+
+async def test_a_leader_leads_while_its_lease_lasts(database: Database) -> None:
+    async def lead(until: str) -> LeaderState | None:
+        async with database.transaction() as connection:
+            await connection.execute(text("DELETE FROM leadership"))
+            await connection.execute(
+                text(
+                    "INSERT INTO leadership (term, holder, lease_expire_time) "
+                    f"VALUES (7, gen_random_uuid(), now() + interval '{until}')"
+                )
+            )
+            return await read_leader(connection)
+
+    led = await lead("10 s")
+    assert led is not None
+    assert led.lease is not None
+    assert (led.term, timedelta() < led.lease <= timedelta(seconds=10)) == (7, True)
+    assert await lead("-1 s") == LeaderState(term=7, lease=None)
+
+
+async def test_workers_and_their_load_are_told(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    lapsed = await register(database, queues=("mail",))
+    await lapse(database, lapsed)
+    async with database.snapshot(statement_timeout=10) as connection:
+        workers = await read_workers(connection)
+    assert len(workers) == 2
+    [live] = [worker for worker in workers if worker.lease > timedelta()]
+    assert (live.running, live.slots, live.types) == (1, 10, 1)
+    assert brought.job.state is JobState.RUNNING
+
+
+async def test_a_queue_without_a_worker_is_told_with_its_age(database: Database) -> None:
+    await register(database, "test", queues=("mail",))
+    for queue, job_type in (("mail", "test"), ("mail", "other"), ("default", "test")):
+        await submit(database, queue=queue, type=job_type)
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE jobs SET queue_time = now() - interval '1 h' WHERE type = 'other'")
+        )
+        lanes = await unserved_lanes(connection)
+    assert [(lane.queue, lane.type) for lane in lanes] == [("mail", "other"), ("default", "test")]
+    assert lanes[0].age >= timedelta(hours=1)
+    assert all(one.level is Level.WARN for one in findings.look_at_lanes(lanes))
+
+
+async def test_whose_transaction_is_open_is_told(settings: Settings, database: Database) -> None:
+    holder = await asyncpg.connect(
+        settings.postgresql_url, server_settings={"application_name": "somebody's psql"}
+    )
+    try:
+        await holder.execute("BEGIN")
+        await holder.execute("SELECT pg_current_xact_id()")
+        await submit(database)
+        async with database.snapshot(statement_timeout=10) as connection:
+            oldest = await oldest_transaction(connection)
+            lag = await settled_lag(connection)
+    finally:
+        await holder.close()
+    assert oldest is not None
+    assert (oldest.application, oldest.state) == ("somebody's psql", "idle in transaction")
+    assert lag > timedelta()
+    async with database.snapshot(statement_timeout=10) as connection:
+        assert await settled_lag(connection) == timedelta()
+
+
+async def test_redis_tells_of_itself(settings: Settings) -> None:
+    server = await read_redis(settings)
+    assert worst([*findings.look_at_redis(server)]) is Level.OK
+    assert server.memory > 0
+
+
+# The command.
+
+
+def doctor(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "headrace", "doctor", *arguments],
+        env=environment_of(settings),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def password(settings: Settings) -> str:
+    return settings.postgresql_url.partition("//headrace:")[2].partition("@")[0]
+
+
+async def test_it_says_what_is_bad_and_what_to_do(settings: Settings, database: Database) -> None:
+    began = datetime.now(UTC)
+    done = doctor(settings)
+    assert done.returncode == 1, done.stderr
+    assert "bad  scheduler: nobody leads" in done.stdout
+    assert "→ Start python -m headrace_scheduler" in done.stdout
+    assert "ok   schema:" in done.stdout
+    secret = password(settings)
+    assert secret
+    assert secret not in done.stdout + done.stderr
+    told = json.loads(doctor(settings, "--json").stdout)
+    assert told["verdict"] == "bad"
+    topics = {finding["topic"] for finding in told["findings"]}
+    assert {"headrace", "postgresql", "connections", "clock", "redis", "transactions"} <= topics
+    assert datetime.now(UTC) - began < timedelta(minutes=1)
+
+
+async def test_what_runs_well_ends_with_0(settings: Settings, database: Database) -> None:
+    await register(database)
+    async with database.transaction() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO leadership (term, holder, lease_expire_time) "
+                "VALUES (1, gen_random_uuid(), now() + interval '1 min')"
+            )
+        )
+    told = json.loads(doctor(settings, "-o", "json").stdout)
+    bad = {one["topic"] for one in told["findings"] if one["level"] == "bad"}
+    # The tests' own server need not survive a crash of the machine.
+    assert bad <= {"fsync", "full_page_writes"}
+
+
+async def test_it_goes_on_without_redis(settings: Settings, database: Database) -> None:
+    gone = settings.model_copy(update={"redis_url": SecretStr("redis://:pa55@127.0.0.1:1/0")})
+    done = doctor(gone)
+    assert done.returncode == 1
+    assert "bad  redis: it cannot be reached" in done.stdout
+    assert "pa55" not in done.stdout + done.stderr
+
+
+async def test_an_older_schema_is_told_first(settings: Settings, database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        await connection.execute(text("DROP TABLE leadership"))
+    done = doctor(settings)
+    assert done.returncode == 1
+    assert "→ Run: python -m headrace_core migrate" in done.stdout
+
+
+async def test_without_a_database_there_is_no_verdict(settings: Settings) -> None:
+    url = SecretStr("postgresql://headrace:pa55word@127.0.0.1:1/headrace")
+    done = doctor(settings.model_copy(update={"database_url": url}))
+    assert done.returncode == 2
+    assert "cannot tell" in done.stderr
+    assert "pa55word" not in done.stdout + done.stderr
