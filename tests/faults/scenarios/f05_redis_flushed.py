@@ -1,0 +1,72 @@
+"""F5: everything in Redis is deleted, five times, while deliveries wait in it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from faults.evidence import EventRow, Evidence
+from faults.load import Mix
+from faults.scenario import Scenario
+from faults.trial import Trial
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.lifecycle import EventType
+
+FLUSHES = 5
+EVERY_S = 10.0
+# So many jobs come at once before each, more than there are slots, and take so long, in seconds:
+# the deliveries of some wait in Redis.
+BURST = 600
+LASTING_S = (0.5, 1.5)
+# Seconds.
+DELIVERED_S = 20.0
+
+
+async def run(trial: Trial) -> None:
+    load = await trial.load()
+    valkey = trial.cluster.valkey
+    lost: list[tuple[float, set[Delivery]]] = []
+    for number in range(1, FLUSHES + 1):
+        async with trial.fault(f"flush {number}", recovers_within=30):
+            load.burst(BURST, Mix(seconds=LASTING_S, watched=0, attached=0, later=0))
+            waiting = await trial.deliveries_wait()
+            await valkey.flush()
+            lost.append((time.time(), waiting))
+        await asyncio.sleep(EVERY_S)
+    # The time in which all must have recovered.
+    await asyncio.sleep(DELIVERED_S)
+
+    def measure(evidence: Evidence) -> None:
+        waits = list(_waits(lost, evidence.events))
+        trial.figure("deliveries lost", sum(len(names) for _, names in lost), at_least=FLUSHES)
+        trial.figure(
+            "started again after",
+            max((wait for wait in waits if wait > 0), default=float("nan")),
+            "s",
+            at_most=DELIVERED_S,
+        )
+
+    trial.afterwards(measure)
+    trial.codes(at_most=frozenset())
+
+
+def _waits(
+    lost: Iterable[tuple[float, set[Delivery]]], events: Iterable[EventRow]
+) -> Iterable[float]:
+    """How long after its loss each delivery's attempt has started, in seconds."""
+    started = {
+        (event.job_id, event.attempt): event.time.timestamp()
+        for event in events
+        if event.type is EventType.STARTED
+    }
+    last = {(str(d.job_id), d.attempt): moment for moment, names in lost for d in names}
+    return [started.get(name, float("inf")) - moment for name, moment in last.items()]
+
+
+SCENARIO = Scenario(
+    id="F5",
+    title="FLUSHALL five times, 10 s apart, while deliveries wait",
+    shows=("I1", "I2", "I3", "I4", "I10"),
+    run=run,
+)

@@ -1,0 +1,53 @@
+"""F8: submits are committed, and the gateway's link is cut before it hears of that."""
+
+from __future__ import annotations
+
+import asyncio
+
+from faults.cluster import Plan
+from faults.scenario import Scenario
+from faults.trial import Trial
+
+LASTING_S = 60.0
+SHORT_S = 15.0
+# How many of the statements that store submits have no answer.
+SHARE = 0.05
+RATE = 100.0
+
+
+async def run(trial: Trial) -> None:
+    load = await trial.load(rate=RATE)
+    links = [link for gateway in trial.cluster.gateways if (link := gateway.postgres)]
+    cuts = 0
+
+    def dooms() -> bool:
+        nonlocal cuts
+        lost = trial.chance.random() < SHARE
+        cuts += lost
+        return lost
+
+    before = len(load.history)
+    async with trial.fault(
+        f"{SHARE:.0%} of the submits' commits are not heard of", recovers_within=30
+    ):
+        for link in links:
+            link.dooms = dooms
+        await asyncio.sleep(SHORT_S if trial.short else LASTING_S)
+        for link in links:
+            link.dooms = lambda: False
+    during = load.history[before:]
+    await asyncio.sleep(5)
+    hit = sum(bool(submission.codes) for submission in during)
+    trial.figure("links cut", cuts, at_least=1)
+    trial.figure("submits whose answer was lost", hit, at_least=1)
+    trial.figure("of all", hit / len(during))
+    trial.codes(at_most=frozenset({"UNAVAILABLE"}))
+
+
+SCENARIO = Scenario(
+    id="F8",
+    title="the link is cut between COMMIT and its reply, on 5 % of the submits",
+    shows=("I1", "I2", "I3", "I4", "I9", "I10"),
+    run=run,
+    plan=Plan(links=frozenset({"gateway"}), statement=b"INSERT INTO jobs"),
+)

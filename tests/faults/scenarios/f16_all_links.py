@@ -1,0 +1,45 @@
+"""F16: all links are blackholed one by one, and restored in another order."""
+
+from __future__ import annotations
+
+import asyncio
+
+from faults.cluster import Plan
+from faults.scenario import Scenario
+from faults.trial import Trial
+
+# Between two links, in seconds.
+STEP_S = 3.0
+SHORT_S = 1.0
+# For how long there is none, in seconds.
+NONE_S = 20.0
+RECOVERY_S = 30.0
+
+
+async def run(trial: Trial) -> None:
+    await trial.load()
+    step = SHORT_S if trial.short else STEP_S
+    links = [item for service in trial.cluster.services for item in service.links.items()]
+    trial.chance.shuffle(links)
+    async with trial.fault(f"{len(links)} links are blackholed", recovers_within=RECOVERY_S):
+        for name, link in links:
+            trial.say(f"blackholed: {name}")
+            link.hold()
+            await asyncio.sleep(step)
+        await asyncio.sleep(step if trial.short else NONE_S)
+        trial.chance.shuffle(links)
+        for name, link in links:
+            trial.say(f"restored: {name}")
+            link.release()
+            await asyncio.sleep(step)
+    await asyncio.sleep(RECOVERY_S + 4)
+    trial.codes(at_most=frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "SILENT"}))
+
+
+SCENARIO = Scenario(
+    id="F16",
+    title="all links are blackholed one by one, and restored in random order",
+    shows=("I1", "I2", "I3", "I4", "I10"),
+    run=run,
+    plan=Plan(links=frozenset({"gateway", "scheduler", "worker", "client"})),
+)
