@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -382,3 +383,51 @@ async def test_what_nobody_delivers_is_found_while_redis_is_there(
         await deliverer.deliver(POOL, [(one, 0)])
         await crew.until_started(one)
     assert crew.most_running == 1
+
+
+async def test_what_nobody_delivers_is_found_though_a_few_still_come(
+    settings: Settings, deliverer: Deliverer
+) -> None:
+    crew = Crew()
+    found = some(50)
+    crew.found = list(found)
+    async with at_work(settings, crew):
+
+        async def a_few_come() -> bool:
+            # The queue is never empty for long.
+            [one] = some(1)
+            await deliverer.deliver(POOL, [(one, 0)])
+            await crew.until_started(one)
+            return set(found) <= set(crew.started)
+
+        await until(a_few_come)
+
+
+async def test_without_redis_workers_do_not_stand_in_each_others_way(
+    settings: Settings, valkey: OwnValkey
+) -> None:
+    own = slots(settings, 5).model_copy(update={"redis_url": SecretStr(valkey.url)})
+
+    class Late(Crew):
+        """Others have always claimed what it has found."""
+
+        late = True
+
+        async def find(self, limit: int) -> list[Delivery]:
+            await super().find(limit)
+            return some(limit)
+
+        async def claim(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+            await super().claim(deliveries)
+            return [] if self.late else list(deliveries)
+
+    crew = Late()
+    async with at_work(own, crew):
+        valkey.kill()
+        await until(lambda: len(crew.asked_for) >= 6)
+        # It looks further and further, and claims no more than it can run.
+        assert crew.asked_for[:6] == [5, 10, 20, 40, 80, 80]
+        assert {len(batch) for batch in crew.batches} == {5}
+        crew.late = False
+        await until(lambda: 5 in crew.asked_for[6:])
+    assert crew.most_running <= 5

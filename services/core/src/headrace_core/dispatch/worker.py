@@ -42,10 +42,14 @@ Claimed = TypeVar("Claimed")
 _MAX_BATCH = 200
 # How long one wait at the queue lasts, in seconds.
 _WAIT_S = 1.0
-# How often a worker whose queue stays empty looks into PostgreSQL, before jitter, in seconds, and
+# How often a worker to whom too little comes looks into PostgreSQL, before jitter, in seconds, and
 # how long it then waits at the queue while it finds something there.
 _LOOK_S = 2.0
 _GLANCE_S = 0.02
+# Without Redis all workers look at the same jobs. One that comes too late looks at up to so many
+# times as many as it has slots for, and at no more than that, and takes any of them.
+_MAX_SPREAD = 16
+_MAX_FOUND = 1000
 # How long a mark stands by which a worker sees that Redis takes writes, in milliseconds.
 _PROBE_MS = 1000
 # Where arq keeps a job's record.
@@ -91,8 +95,8 @@ class BatchWorker(Worker, Generic[Claimed]):
         self.without_redis = False
         # Well within what a call to Redis may take.
         self._wait_s = min(_WAIT_S, settings.redis_timeout / 2)
-        # When an empty queue is a reason to look into PostgreSQL, and whether the last look found
-        # something.
+        # When slots that nothing comes for are a reason to look into PostgreSQL; whether the last
+        # look found something, and nothing has come since.
         self._look_at = self.loop.time()
         self._overlooked = False
 
@@ -101,12 +105,17 @@ class BatchWorker(Worker, Generic[Claimed]):
         """How many more jobs can run."""
         return self.max_jobs - self.job_counter
 
+    @property
+    def _wanted(self) -> int:
+        return min(self.free_slots, _MAX_BATCH)
+
     async def main(self) -> None:
         """Takes and runs for ever; through faults of Redis and PostgreSQL too."""
         while True:
             await self._until_free()
+            wanted = self._wanted
             try:
-                deliveries = await self._take()
+                deliveries = await self._take(wanted)
             except RedisFault:
                 await self._do_without_redis()
                 continue
@@ -114,7 +123,8 @@ class BatchWorker(Worker, Generic[Claimed]):
                 self._overlooked = False
                 # What is taken and not claimed is delivered again.
                 await self._begin(deliveries)
-            elif self._overlooked or self.loop.time() >= self._look_at:
+            too_few = len(deliveries) < wanted
+            if too_few and (self._overlooked or self.loop.time() >= self._look_at):
                 await self._look()
 
     def resume(self) -> None:
@@ -137,9 +147,8 @@ class BatchWorker(Worker, Generic[Claimed]):
             self._slot_free.clear()
             await self._slot_free.wait()
 
-    async def _take(self) -> Sequence[Delivery]:
-        """What the queue has for the free slots; while it has nothing, what comes first."""
-        wanted = min(self.free_slots, _MAX_BATCH)
+    async def _take(self, wanted: int) -> Sequence[Delivery]:
+        """Up to so many as the queue has; while it has nothing, what comes first."""
         leftovers, self._leftovers = self._leftovers, []
         async with self.pool.pipeline(transaction=False) as pipeline:
             if leftovers:
@@ -162,10 +171,11 @@ class BatchWorker(Worker, Generic[Claimed]):
         return _parse(names)
 
     async def _look(self) -> None:
-        """Begins what waits in PostgreSQL though nothing comes.
+        """Begins what waits in PostgreSQL while there are slots for it.
 
-        Who delivers may be cut off from a Redis that is there for this worker, or there is nobody.
-        What is on its way at this moment is found as well, and its delivery dies at the claim.
+        Who delivers may be cut off from a Redis that is there for this worker, or there is nobody;
+        a few may come all the same, the short way from a gateway. What is on its way at this moment
+        is found as well, and its delivery dies at the claim.
         """
         self._look_at = self.loop.time() + random.uniform(0.5, 1.5) * _LOOK_S
         try:
@@ -174,10 +184,10 @@ class BatchWorker(Worker, Generic[Claimed]):
             await self._do_without_redis()
             return
         await self._until_free()
-        found = await self._begin(await self._find_some())
-        if found and not self._overlooked:
-            _log.info("jobs_found_undelivered")
-        self._overlooked = found
+        begun = await self._begin(await self._find_some(self._wanted))
+        if begun and not self._overlooked:
+            _log.info("jobs_found_undelivered", jobs=begun)
+        self._overlooked = begun > 0
 
     async def _do_without_redis(self) -> None:
         """Claims straight from PostgreSQL until Redis is back."""
@@ -185,11 +195,20 @@ class BatchWorker(Worker, Generic[Claimed]):
         # Asked on the side: a Redis that hangs must not hold up the jobs.
         back = asyncio.create_task(self._until_redis_is_back(), name="redis-is-back")
         self.without_redis = True
+        spread = 1
         try:
             while not back.done():
                 await self._until_free()
-                if not await self._begin(await self._find_some()):
+                wanted = self._wanted
+                found = await self._find_some(max(wanted, min(wanted * spread, _MAX_FOUND)))
+                chosen = _some_of(found, wanted)
+                begun = await self._begin(chosen)
+                if not begun and (not chosen or spread == _MAX_SPREAD):
                     await asyncio.wait({back}, timeout=random.uniform(0.1, 0.3))
+                if 2 * begun < len(chosen):
+                    spread = min(2 * spread, _MAX_SPREAD)
+                elif begun == len(chosen):
+                    spread = max(1, spread // 2)
         finally:
             self.without_redis = False
             await end_tasks(back)
@@ -212,27 +231,34 @@ class BatchWorker(Worker, Generic[Claimed]):
         """
         await self.pool.set(self._probe_key, b"", px=_PROBE_MS)
 
-    async def _find_some(self) -> Sequence[Delivery]:
-        """What waits in PostgreSQL for the free slots; nothing while it is gone."""
+    async def _find_some(self, limit: int) -> Sequence[Delivery]:
+        """What waits in PostgreSQL; nothing while it is gone."""
         try:
-            return await self._find(min(self.free_slots, _MAX_BATCH))
+            return await self._find(limit)
         except Unavailable as fault:
             await _pause(fault)
             return []
 
-    async def _begin(self, deliveries: Sequence[Delivery]) -> bool:
-        """Claims deliveries and starts what it gets; tells whether it got any."""
+    async def _begin(self, deliveries: Sequence[Delivery]) -> int:
+        """Claims deliveries and starts what it gets; tells how many these are."""
         if not deliveries:
-            return False
+            return 0
         try:
             jobs = await self._claim(deliveries)
         except Unavailable as fault:
             await _pause(fault)
-            return False
+            return 0
         self.job_counter += len(jobs)
         for claimed in jobs:
             self._start(claimed)
-        return bool(jobs)
+        return len(jobs)
+
+
+def _some_of(deliveries: Sequence[Delivery], count: int) -> Sequence[Delivery]:
+    """Any of these, in their order."""
+    if len(deliveries) <= count:
+        return deliveries
+    return [deliveries[place] for place in sorted(random.sample(range(len(deliveries)), count))]
 
 
 async def _pause(fault: Unavailable) -> None:
