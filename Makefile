@@ -141,6 +141,7 @@ pins: $(STAMP) ## Pin what the packages ask for in requirements/ (UPGRADE=1: to 
 	$(call pin,gateway.txt,services/gateway/pyproject.toml --constraints requirements/dev.txt)
 	$(call pin,scheduler.txt,services/scheduler/pyproject.toml --constraints requirements/dev.txt)
 	$(call pin,worker.txt,services/worker/pyproject.toml --constraints requirements/dev.txt)
+	$(call pin,ops.txt,services/ops/pyproject.toml --constraints requirements/dev.txt)
 	@for input in bench/peers/*/requirements.in bench/compare/draw/requirements.in; do \
 		echo "$${input%.in}.txt"; $(COMPILE) "$$input" --output-file "$${input%.in}.txt" >/dev/null; done
 

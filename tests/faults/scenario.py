@@ -37,8 +37,8 @@ class Scenario:
     shows: tuple[str, ...]
     run: Callable[[Trial], Awaitable[None]]
     plan: Plan = field(default_factory=Plan)
-    usual: float = 120.0
-    usual_short: float = 90.0
+    usual: float = 90.0
+    usual_short: float = 75.0
     cannot: Callable[[], str] = str
     timeout: float = 600.0
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-OURS = ("migrate", "gateway", "scheduler", "worker")
+OURS = ("migrate", "gateway", "scheduler", "worker", "ops")
 # Which packages of this repository go into which image.
 PACKAGE = {"migrate": "headrace-core"} | {name: f"headrace-{name}" for name in OURS[1:]}
 
@@ -68,6 +68,11 @@ def test_services_are_asked_over_grpc_where_they_listen(compose: dict, name: str
         *("CMD", "python", "-m", "headrace_health", "probe"),
         f"127.0.0.1:{port}",
     ]
+
+
+def test_the_operators_commands_are_there_when_they_are_asked_for(compose: dict) -> None:
+    assert compose["services"]["ops"]["profiles"] == ["ops"]
+    assert all("profiles" not in compose["services"][name] for name in OURS if name != "ops")
 
 
 @pytest.mark.parametrize("name", ["gateway", "scheduler", "worker"])

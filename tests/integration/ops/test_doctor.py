@@ -52,7 +52,6 @@ SERVER = DatabaseServer(
         "synchronous_commit": "on",
         "autovacuum": "on",
         "statement_timeout": "0",
-        "idle_in_transaction_session_timeout": "60000",
     },
 )
 WORKER = WorkerState(
@@ -108,10 +107,7 @@ def test_other_faults_of_a_server() -> None:
             replace(SERVER, connections=85),
             with_setting("statement_timeout", "1000"),
         ),
-        Level.OK: (
-            with_setting("statement_timeout", "30000"),
-            with_setting("idle_in_transaction_session_timeout", "0"),
-        ),
+        Level.OK: (with_setting("statement_timeout", "30000"),),
     }
     for level, servers in levels.items():
         for server in servers:

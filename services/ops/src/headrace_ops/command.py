@@ -27,6 +27,7 @@ def verify(
     and rows that belong to nothing are found, and jobs that nobody moves on.
     It reads one snapshot of HEADRACE_DATABASE_URL, or of the database of `headrace up`.
     It changes nothing and holds nobody up, while the platform runs.
+    It ends with 0 when all is well, 1 when something is broken, 2 when that cannot be told.
 
     Args:
         data: The folder of `headrace up`, whose database is audited; .headrace by default.
@@ -36,7 +37,7 @@ def verify(
         limit: How many breaches of a kind are printed.
 
     Returns:
-        The exit code: 0 when all is well, 1 when something is broken, 2 when that cannot be told.
+        The exit code.
     """
     from headrace_ops.verify import run  # noqa: PLC0415
 
@@ -55,13 +56,14 @@ def doctor(*, data: _Data = None, json: bool = False, session: Injected) -> int:
 
     It asks PostgreSQL and Redis of HEADRACE_DATABASE_URL and HEADRACE_REDIS_URL,
     or those of `headrace up`. It changes nothing, and prints no password.
+    It ends with 0 when nothing is bad, 1 when something is, 2 when that cannot be told.
 
     Args:
         data: The folder of `headrace up`, whose servers are asked; .headrace by default.
         json: Print the findings as JSON, as -o json does.
 
     Returns:
-        The exit code: 0 when nothing is bad, 1 when something is, 2 when that cannot be told.
+        The exit code.
     """
     from headrace_ops.doctor import run  # noqa: PLC0415
 

@@ -119,14 +119,6 @@ def _look_at_settings(server: DatabaseServer) -> Iterator[Finding]:
             f"{timeout} ms also ends what takes long under load",
             "Leave it at 0 for Headrace's role: HEADRACE_DATABASE_TIMEOUT bounds each call.",
         )
-    if value("idle_in_transaction_session_timeout") == "0":
-        yield Finding(
-            "idle transactions",
-            Level.OK,
-            "may stay open for ever",
-            "Others than Headrace may forget one, and streams of many jobs then wait for it: "
-            "idle_in_transaction_session_timeout = '60s' ends it.",
-        )
 
 
 def look_at_clock(difference: timedelta, uncertainty: timedelta) -> Finding:

@@ -19,7 +19,6 @@ _SETTINGS = (
     "synchronous_commit",
     "autovacuum",
     "statement_timeout",
-    "idle_in_transaction_session_timeout",
     "data_directory",
 )
 _TABLES = ("jobs", "job_events")
