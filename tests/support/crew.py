@@ -34,14 +34,17 @@ class Crew:
         self.worker: BatchWorker[Delivery] | None = None
         self.tasks: set[asyncio.Task[None]] = set()
 
-    async def claim(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    async def claim(self, deliveries: Sequence[Delivery], most: int) -> list[Delivery]:
         if self.unavailable:
             self.refusals += 1
             await self._tell()
             raise Unavailable("postgresql")
-        self.batches.append(list(deliveries))
+        claimed = list(deliveries[:most])
+        # What it has found and has no slot for is found again.
+        self.found = [*deliveries[most:], *self.found]
+        self.batches.append(claimed)
         await self._tell()
-        return list(deliveries)
+        return claimed
 
     def start(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._run(delivery))

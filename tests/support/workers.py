@@ -76,11 +76,15 @@ async def drain(database: Database, worker_id: WorkerId) -> None:
 
 
 async def claim(
-    database: Database, worker_id: WorkerId, deliveries: Sequence[Delivery]
+    database: Database,
+    worker_id: WorkerId,
+    deliveries: Sequence[Delivery],
+    *,
+    most: int | None = None,
 ) -> list[ClaimedJob]:
     """Claims deliveries in a transaction of their own."""
     async with database.transaction() as connection:
-        return await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries)
+        return await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries, most=most)
 
 
 def delivery(job: Job) -> Delivery:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 
 import pytest
@@ -18,8 +18,9 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
+from headrace_core.store.ready import ready_jobs
 from support.crew import POOL, Crew, at_work, some
-from support.jobs import read_job, submit
+from support.jobs import read_job, submit, submit_many
 from support.until import until
 from support.valkey import OwnValkey
 from support.workers import claim, delivery, register
@@ -170,10 +171,10 @@ async def test_a_job_that_goes_to_two_pools_runs_once(
     for pool, crew in crews.items():
         worker_id = await register(database, pool=pool)
 
-        async def take(deliveries: list[Delivery], worker_id=worker_id, crew=crew):
+        async def take(deliveries: list[Delivery], most: int, worker_id=worker_id, crew=crew):
             claimed = await claim(database, worker_id, deliveries)
             return await crew.__class__.claim(
-                crew, [Delivery(job_id=job.id, attempt=job.attempt) for job in claimed]
+                crew, [Delivery(job_id=job.id, attempt=job.attempt) for job in claimed], most
             )
 
         crew.claim = take  # type: ignore[method-assign, assignment]
@@ -232,7 +233,7 @@ async def test_without_redis_it_claims_straight_from_postgresql_until_redis_is_b
         await crew.until_started(*found)
         # Never more than there are slots.
         assert crew.most_running <= 2
-        assert max(crew.asked_for) <= 2
+        assert max(map(len, crew.batches)) <= 2
         assert 0 not in crew.asked_for
 
         await valkey.give_back()
@@ -404,30 +405,33 @@ async def test_what_nobody_delivers_is_found_though_a_few_still_come(
 
 
 async def test_without_redis_workers_do_not_stand_in_each_others_way(
-    settings: Settings, valkey: OwnValkey
+    settings: Settings, valkey: OwnValkey, database: Database
 ) -> None:
     own = slots(settings, 5).model_copy(update={"redis_url": SecretStr(valkey.url)})
+    jobs = await submit_many(database, 100)
+    crews = [Crew() for _ in range(4)]
 
-    class Late(Crew):
-        """Others have always claimed what it has found."""
+    async def find(limit: int) -> list[Delivery]:
+        async with database.statement() as connection:
+            ready = await ready_jobs(connection, pools=[POOL], limit=limit)
+        return [job.delivery for job in ready]
 
-        late = True
-
-        async def find(self, limit: int) -> list[Delivery]:
-            await super().find(limit)
-            return some(limit)
-
-        async def claim(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-            await super().claim(deliveries)
-            return [] if self.late else list(deliveries)
-
-    crew = Late()
-    async with at_work(own, crew):
+    async with AsyncExitStack() as open_:
         valkey.kill()
-        await until(lambda: len(crew.asked_for) >= 6)
-        # It looks further and further, and claims no more than it can run.
-        assert crew.asked_for[:6] == [5, 10, 20, 40, 80, 80]
-        assert {len(batch) for batch in crew.batches} == {5}
-        crew.late = False
-        await until(lambda: 5 in crew.asked_for[6:])
-    assert crew.most_running <= 5
+        for crew in crews:
+            worker_id = await register(database, pool=POOL)
+
+            async def take(deliveries: list[Delivery], most: int, worker_id=worker_id, crew=crew):
+                claimed = await claim(database, worker_id, deliveries, most=most)
+                crew.batches.append(claimed)
+                return [Delivery(job_id=job.id, attempt=job.attempt) for job in claimed]
+
+            crew.claim = take  # type: ignore[method-assign, assignment]
+            crew.find = find  # type: ignore[method-assign]
+            await open_.enter_async_context(at_work(own, crew))
+        await until(lambda: sum(len(crew.started) for crew in crews) == len(jobs))
+    started = [delivery for crew in crews for delivery in crew.started]
+    assert sorted(map(str, started)) == sorted(str(delivery(job)) for job in jobs)
+    # Who comes too late takes what is behind, in the same moment.
+    empty = sum(not batch for crew in crews for batch in crew.batches)
+    assert empty <= len(crews)

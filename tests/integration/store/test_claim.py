@@ -8,6 +8,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
@@ -136,6 +137,25 @@ async def test_a_job_that_somebody_holds_is_not_waited_for(database: Database) -
         async with asyncio.timeout(10):
             claimed = await claim(database, worker_id, [delivery(held), delivery(free)])
         assert [each.id for each in claimed] == [free.id]
+
+
+async def test_the_first_that_can_be_had_are_claimed_and_no_more(database: Database) -> None:
+    worker_id, other = await register(database), await register(database)
+    jobs = await submit_many(database, 6)
+    await start(database, other, jobs[0])
+    deliveries = [delivery(job) for job in jobs]
+    async with database.transaction() as connection:
+        # Somebody is claiming it at this moment.
+        await connection.execute(_HOLD, {"id": jobs[2].id})
+        claimed = await claim(database, worker_id, deliveries, most=2)
+    assert [job.id for job in claimed] == [jobs[1].id, jobs[3].id]
+    states = [(await read_job(database, job.id)).state for job in (jobs[2], *jobs[4:])]
+    assert set(states) == {JobState.QUEUED}
+    rest = await claim(database, worker_id, deliveries, most=10)
+    assert [job.id for job in rest] == [jobs[2].id, jobs[4].id, jobs[5].id]
+
+
+_HOLD = text("SELECT id FROM jobs WHERE id = :id FOR UPDATE")
 
 
 async def test_a_claim_raced_by_32_workers_has_one_winner_for_each_job(crowd: Database) -> None:

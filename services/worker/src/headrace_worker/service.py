@@ -246,11 +246,13 @@ class WorkerService:
 
     # Taking.
 
-    async def _claim(self, deliveries: Sequence[Delivery]) -> list[Execution]:
+    async def _claim(self, deliveries: Sequence[Delivery], most: int) -> list[Execution]:
         async with self._claiming:
             worker_id = self._lease.worker_id
             async with self._database.statement() as connection:
-                jobs = await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries)
+                jobs = await claim_jobs(
+                    connection, worker_id=worker_id, deliveries=deliveries, most=most
+                )
             if jobs:
                 self._waker.ring(Topic.EVENTS)
             if not self._lease.held(worker_id):

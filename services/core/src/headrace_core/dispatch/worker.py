@@ -46,9 +46,9 @@ _WAIT_S = 1.0
 # how long it then waits at the queue while it finds something there.
 _LOOK_S = 2.0
 _GLANCE_S = 0.02
-# Without Redis all workers look at the same jobs. One that comes too late looks at up to so many
-# times as many as it has slots for, and at no more than that, and takes any of them.
-_MAX_SPREAD = 16
+# All workers look at the same jobs in PostgreSQL, so each one looks at so many times as many as it
+# has slots for, and at no more than that in all: it takes the first ones that no other has.
+_SPREAD = 8
 _MAX_FOUND = 1000
 # How long a mark stands by which a worker sees that Redis takes writes, in milliseconds.
 _PROBE_MS = 1000
@@ -62,7 +62,8 @@ class BatchWorker(Worker, Generic[Claimed]):
     Args:
         settings: where Redis is, and the number of slots.
         pool: the pool whose queue it serves.
-        claim: makes deliveries this worker's own; what it returns is started.
+        claim: makes deliveries this worker's own, the first that can be had, up to so many; what it
+            returns is started.
         start: starts one of them. It must not raise, and whoever ends it calls `release`.
         find: what to claim while nothing comes through Redis: up to that many deliveries, straight
             from PostgreSQL.
@@ -73,7 +74,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         settings: Settings,
         *,
         pool: str,
-        claim: Callable[[Sequence[Delivery]], Awaitable[Sequence[Claimed]]],
+        claim: Callable[[Sequence[Delivery], int], Awaitable[Sequence[Claimed]]],
         start: Callable[[Claimed], None],
         find: Callable[[int], Awaitable[Sequence[Delivery]]],
     ) -> None:
@@ -184,7 +185,7 @@ class BatchWorker(Worker, Generic[Claimed]):
             await self._do_without_redis()
             return
         await self._until_free()
-        begun = await self._begin(await self._find_some(self._wanted))
+        begun = await self._begin(await self._find_some())
         if begun and not self._overlooked:
             _log.info("jobs_found_undelivered", jobs=begun)
         self._overlooked = begun > 0
@@ -195,20 +196,11 @@ class BatchWorker(Worker, Generic[Claimed]):
         # Asked on the side: a Redis that hangs must not hold up the jobs.
         back = asyncio.create_task(self._until_redis_is_back(), name="redis-is-back")
         self.without_redis = True
-        spread = 1
         try:
             while not back.done():
                 await self._until_free()
-                wanted = self._wanted
-                found = await self._find_some(max(wanted, min(wanted * spread, _MAX_FOUND)))
-                chosen = _some_of(found, wanted)
-                begun = await self._begin(chosen)
-                if not begun and (not chosen or spread == _MAX_SPREAD):
+                if not await self._begin(await self._find_some()):
                     await asyncio.wait({back}, timeout=random.uniform(0.1, 0.3))
-                if 2 * begun < len(chosen):
-                    spread = min(2 * spread, _MAX_SPREAD)
-                elif begun == len(chosen):
-                    spread = max(1, spread // 2)
         finally:
             self.without_redis = False
             await end_tasks(back)
@@ -231,20 +223,20 @@ class BatchWorker(Worker, Generic[Claimed]):
         """
         await self.pool.set(self._probe_key, b"", px=_PROBE_MS)
 
-    async def _find_some(self, limit: int) -> Sequence[Delivery]:
-        """What waits in PostgreSQL; nothing while it is gone."""
+    async def _find_some(self) -> Sequence[Delivery]:
+        """What waits in PostgreSQL for the free slots, and more; nothing while it is gone."""
         try:
-            return await self._find(limit)
+            return await self._find(min(self._wanted * _SPREAD, _MAX_FOUND))
         except Unavailable as fault:
             await _pause(fault)
             return []
 
     async def _begin(self, deliveries: Sequence[Delivery]) -> int:
-        """Claims deliveries and starts what it gets; tells how many these are."""
+        """Claims deliveries for the free slots and starts what it gets; tells how many it got."""
         if not deliveries:
             return 0
         try:
-            jobs = await self._claim(deliveries)
+            jobs = await self._claim(deliveries, self._wanted)
         except Unavailable as fault:
             await _pause(fault)
             return 0
@@ -252,13 +244,6 @@ class BatchWorker(Worker, Generic[Claimed]):
         for claimed in jobs:
             self._start(claimed)
         return len(jobs)
-
-
-def _some_of(deliveries: Sequence[Delivery], count: int) -> Sequence[Delivery]:
-    """Any of these, in their order."""
-    if len(deliveries) <= count:
-        return deliveries
-    return [deliveries[place] for place in sorted(random.sample(range(len(deliveries)), count))]
 
 
 async def _pause(fault: Unavailable) -> None:

@@ -15,12 +15,22 @@ from headrace_core.store.rows import to_labels, to_overrides
 
 
 async def claim_jobs(
-    conn: Connection, *, worker_id: WorkerId, deliveries: Sequence[Delivery]
+    conn: Connection,
+    *,
+    worker_id: WorkerId,
+    deliveries: Sequence[Delivery],
+    most: int | None = None,
 ) -> list[ClaimedJob]:
     """Takes what was delivered, in the order of the deliveries.
 
     A delivery whose job is gone, claimed, cancelled, expired or locked by somebody else is left
     out, and so is one that stands there twice, and everything when the worker's lease has lapsed.
+
+    Args:
+        conn: where to write.
+        worker_id: whose they become.
+        deliveries: what to take.
+        most: how many at most, the first ones that can be had; None: all.
     """
     rows = await conn.execute(
         _CLAIM,
@@ -28,6 +38,7 @@ async def claim_jobs(
             "worker_id": worker_id,
             "ids": [delivery.job_id for delivery in deliveries],
             "attempts": [delivery.attempt for delivery in deliveries],
+            "most": most,
         },
     )
     claimed = {
@@ -60,14 +71,16 @@ async def held_attempts(conn: Connection, *, worker_id: WorkerId) -> Sequence[tu
 
 _HELD = text("SELECT id, attempt FROM jobs WHERE worker_id = :worker_id AND state = 'running'")
 
-# Each job is looked up and locked by its key, in the order of the keys: `LATERAL … FOR UPDATE`
-# leaves the planner no other way, however little it knows of the sizes.
+# Each job is looked up and locked by its key, in the order given: `LATERAL … FOR UPDATE` leaves the
+# planner no other way, however little it knows of the sizes, and ends once it has enough.
 _CLAIM = text(f"""
     WITH input AS MATERIALIZED (
         -- An attempt that is over may stand beside the one that is to come.
-        SELECT DISTINCT id, attempt
-        FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[])) AS t (id, attempt)
-        ORDER BY id
+        SELECT id, attempt
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[])) WITH ORDINALITY
+            AS t (id, attempt, place)
+        GROUP BY id, attempt
+        ORDER BY min(place)
     ),
     free AS (
         SELECT f.id
@@ -80,6 +93,7 @@ _CLAIM = text(f"""
             -- Whoever holds the row is claiming or cancelling it: nothing to wait for.
             FOR UPDATE SKIP LOCKED
         ) f
+        LIMIT CAST(:most AS bigint)
     ),
     claimed AS (
         UPDATE jobs j
