@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import grpc
 import pytest
 
-from headrace.v1.job_pb2 import JobSpec
+from headrace.v1.job_pb2 import JOB_STATE_FAILED, JobSpec
 from headrace.v1.job_service_pb2 import (
     WATCH_MARK_CAUGHT_UP,
     CancelJobRequest,
     GetJobRequest,
+    JobFilter,
+    ListJobEventsRequest,
     ListJobsRequest,
+    RetryJobRequest,
     SubmitAndWatchRequest,
     SubmitJobRequest,
     WatchJobRequest,
     WatchJobsRequest,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.database import Database
 from headrace_core.store.installation import Installation, read_installation
 from headrace_gateway.tokens import decode_cursor, encode_cursor
 from support.gateway import TIMEOUT, refused
+from support.jobs import set_column
 from support.retention import prune
 
 EXPIRED = (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
@@ -172,3 +178,38 @@ async def test_the_pages_of_a_list_stay_as_they_are_while_jobs_go(
         rest += [job.id for job in page.jobs]
         token = page.next_page_token
     assert rest == [ids[2], ids[1]]
+
+
+async def test_a_job_that_is_kept_for_longer_has_its_whole_history_before_the_logs_start(
+    jobs: JobServiceStub, database: Database
+):
+    _, (begin,) = await past(jobs)
+    (kept,) = await submitted(jobs)
+    await cancel(jobs, kept)
+    others = await submitted(jobs, 2)
+    await cancel(jobs, *others)
+    failed = 'state = \'failed\', error = \'{"type": "E", "message": "", "retryable": false}\''
+    await set_column(database, JobId(UUID(kept)), failed)
+    assert (await prune(database, state=JobState.CANCELLED)).jobs == 2
+
+    assert (await jobs.GetJob(GetJobRequest(job_id=kept))).job.state == JOB_STATE_FAILED
+    listed = await jobs.ListJobEvents(ListJobEventsRequest(job_id=kept))
+    assert [event.seq for event in listed.events] == [1, 2]
+    shown: list[int] = []
+    async with asyncio.timeout(TIMEOUT):
+        async for response in jobs.WatchJob(WatchJobRequest(job_id=kept)):
+            shown += [event.seq for event in response.events]
+    assert shown == [1, 2]
+    # A stream of many jobs cannot begin there any more, and misses nothing behind.
+    only = JobFilter(job_ids=[kept])
+    old = WatchJobsRequest(filter=only, cursor=begin)
+    error = await refused(read(jobs.WatchJobs(old)))
+    assert (error.code, error.reason) == EXPIRED
+    await jobs.RetryJob(RetryJobRequest(job_id=kept))
+    begun = WatchJobsRequest(filter=only, cursor=error.metadata["oldest_cursor"])
+    follower = jobs.WatchJobs(begun)
+    behind: list[Any] = []
+    while not behind:
+        behind += (await read(follower)).events
+    follower.cancel()
+    assert [(event.job_id, event.seq) for event in behind] == [(kept, 3)]

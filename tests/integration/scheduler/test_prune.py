@@ -12,6 +12,8 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from headrace_core.domain.job import Job
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.retention import Retention, parse_rules
 from headrace_core.settings import Settings
 from headrace_core.store.cancel import cancel_job
 from headrace_core.store.database import Database
@@ -19,7 +21,7 @@ from headrace_scheduler import prune as pruning
 from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.prune import Prune
 from headrace_scheduler.service import Scheduler
-from support.jobs import submit_many
+from support.jobs import set_column, submit_many
 from support.leading import lead
 from support.retention import settle
 from support.until import until
@@ -31,7 +33,7 @@ async def prune(database: Database, **options: Any) -> float:
     """One run of the loop."""
     defaults: dict[str, Any] = {
         "gauges": Gauges(),
-        "retention": DAY,
+        "retention": Retention(default=DAY),
         "subscription_retention": 2 * DAY,
     }
     loop = Prune(database=database, term=await lead(database), **{**defaults, **options})
@@ -132,6 +134,32 @@ async def test_the_events_of_a_job_that_has_very_many_go_in_the_same_run(
     monkeypatch.setattr(pruning, "_BREATH", 0)
     await prune(database)
     assert await counts(database) == (0, 0)
+
+
+async def test_each_tenant_and_state_is_kept_as_long_as_its_rule_says(database: Database) -> None:
+    rules = parse_rules("failed=10d, acme=2d, acme/failed=5d")
+    for tenant in ("default", "acme"):
+        for state in (JobState.CANCELLED, JobState.FAILED):
+            for days in (1.5, 3, 7, 12):
+                [job] = await ended(database, 1, days=days, tenant=tenant)
+                if state is JobState.FAILED:
+                    error = '{"type": "E", "message": "", "retryable": false}'
+                    await set_column(database, job.id, f"state = 'failed', error = '{error}'")
+    gauges = Gauges()
+    await prune(database, gauges=gauges, retention=Retention(default=DAY, rules=rules))
+    async with database.statement() as connection:
+        left = await connection.execute(
+            text(
+                "SELECT tenant, state, count(*) FROM jobs "
+                "GROUP BY tenant, state ORDER BY tenant, state"
+            )
+        )
+    assert [tuple(row) for row in left] == [
+        ("acme", "cancelled", 1),
+        ("acme", "failed", 2),
+        ("default", "failed", 3),
+    ]
+    assert gauges.pruned == 16 - 6
 
 
 async def test_it_rests_as_long_as_it_works(

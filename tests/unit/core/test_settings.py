@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from headrace_core.domain.lifecycle import JobState
 from headrace_core.settings import Settings
 
 ADDRESSES = ("gateway_address", "scheduler_address", "worker_address")
@@ -72,6 +74,17 @@ def test_the_watchdog_waits_longer_than_the_lease_or_is_off() -> None:
     Settings(worker_watchdog=0)
     with pytest.raises(ValidationError, match="HEADRACE_WORKER_WATCHDOG"):
         Settings(worker_lease=15, worker_watchdog=15)
+
+
+def test_rules_of_retention_are_read_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_RETENTION_RULES", "failed=30d,acme=3d")
+    kept = Settings(retention=60).kept_for
+    assert kept.of("acme", JobState.FAILED) == timedelta(days=3)
+    assert kept.of("default", JobState.FAILED) == timedelta(days=30)
+    assert kept.of("default", JobState.SUCCEEDED) == timedelta(minutes=1)
+    monkeypatch.setenv("HEADRACE_RETENTION_RULES", "acme/lost=3d")
+    with pytest.raises(ValidationError, match="'lost' is no state in which jobs have ended"):
+        Settings()
 
 
 @pytest.mark.parametrize(

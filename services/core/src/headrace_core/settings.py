@@ -9,10 +9,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from datetime import timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from headrace_core.domain.retention import Retention, parse_rules
 
 _SERVICES = ("gateway", "scheduler", "worker")
 
@@ -71,9 +74,10 @@ class Settings(BaseSettings):
     stream_queue_events: int = Field(1000, ge=1)
     stream_patience: float = Field(60.0, gt=0)
 
-    # How long a finished job and its events are kept, and at most for how long a subscription that
-    # has not read them holds on to them.
+    # How long a finished job and its events are kept, with rules for some tenants and states;
+    # and for how long at most a subscription that has not read them holds on to them.
     retention: float = Field(7 * 86_400.0, gt=0)
+    retention_rules: str = ""
     subscription_retention: float = Field(30 * 86_400.0, gt=0)
 
     # Scheduler.
@@ -101,6 +105,12 @@ class Settings(BaseSettings):
             if isinstance(value, str):
                 values[name] = tuple(part.strip() for part in value.split(",") if part.strip())
         return values
+
+    @field_validator("retention_rules")
+    @classmethod
+    def _check_retention_rules(cls, rules: str) -> str:
+        parse_rules(rules)
+        return rules
 
     @field_validator("database_url")
     @classmethod
@@ -146,6 +156,13 @@ class Settings(BaseSettings):
                         "everybody who can reach it."
                     )
         return self
+
+    @property
+    def kept_for(self) -> Retention:
+        """How long finished jobs are kept, by tenant and state."""
+        return Retention(
+            default=timedelta(seconds=self.retention), rules=parse_rules(self.retention_rules)
+        )
 
     @property
     def postgresql_url(self) -> str:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from headrace_core.domain.lifecycle import TERMINAL, JobState
+from headrace_core.domain.retention import Retention
 from headrace_core.store.database import Database
 from headrace_core.store.prune import list_tenants, prune_jobs, remove_leftovers
 from headrace_scheduler.gauges import Gauges
@@ -34,7 +35,7 @@ class Prune:
         database: where the jobs are.
         term: the scheduler's.
         gauges: told how many jobs it has pruned.
-        retention: how long a job that has ended is kept.
+        retention: how long jobs that have ended are kept.
         subscription_retention: how long at most while a subscription has not acknowledged it.
         clock: monotonic seconds.
     """
@@ -48,7 +49,7 @@ class Prune:
         database: Database,
         term: int,
         gauges: Gauges,
-        retention: timedelta,
+        retention: Retention,
         subscription_retention: timedelta,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -82,7 +83,7 @@ class Prune:
                         term=self._term,
                         tenant=tenant,
                         state=state,
-                        older_than=self._retention,
+                        older_than=self._retention.of(tenant, state),
                         held_for=self._subscription_retention,
                         limit=_PAGE,
                         since=since,

@@ -73,7 +73,7 @@ class Term:
                 database=database,
                 term=term,
                 gauges=gauges,
-                retention=timedelta(seconds=settings.retention),
+                retention=settings.kept_for,
                 subscription_retention=timedelta(seconds=settings.subscription_retention),
             ),
         )
