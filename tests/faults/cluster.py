@@ -128,6 +128,14 @@ class Service:
         if pid is not None:
             forget(pid)
 
+    def stand_still(self) -> None:
+        """Stops it where it is: it keeps its connections, and answers nobody."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Lets it go on as if nothing had been."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def memory(self) -> float:
         """Its resident memory in MiB."""
         return float(psutil.Process(self.pid).memory_info().rss) / 2**20

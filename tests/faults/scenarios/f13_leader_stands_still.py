@@ -1,0 +1,96 @@
+"""F13: the scheduler that leads stands still, and goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from datetime import UTC, datetime
+
+from faults.cluster import Service
+from faults.evidence import Evidence
+from faults.scenario import Scenario
+from faults.trial import Trial, until
+from headrace import Client, JobSpec
+from headrace_core.domain.lifecycle import EventType
+
+STILL_S = 30.0
+SHORT_S = 15.0
+# So many jobs become due while it stands still, and so many in the moment in which it goes on.
+DUE = 500
+DUE_AGAIN = 100
+# How much later they become due than they are submitted, in seconds.
+AHEAD_S = 10.0
+# Seconds.
+TAKEOVER_S = 20.0
+
+
+async def run(trial: Trial) -> None:
+    await trial.load(rate=30)
+    [leader] = [one for one in trial.cluster.schedulers if await _leads(one)]
+    [standby] = [one for one in trial.cluster.schedulers if one is not leader]
+    first_term = await leader.metric("headrace_leader_term")
+    still = time.time() + AHEAD_S
+    goes_on = still + (SHORT_S if trial.short else STILL_S)
+    first = await _submit(trial, DUE, due=still + 1)
+    second = await _submit(trial, DUE_AGAIN, due=goes_on)
+    await asyncio.sleep(still - time.time())
+    async with trial.fault("the leader stands still", recovers_within=30):
+        leader.stand_still()
+        taken = await until(lambda: _leads(standby), within=TAKEOVER_S + 5)
+        trial.figure("another one leads after", taken, "s", at_most=TAKEOVER_S)
+        await asyncio.sleep(goes_on - time.time())
+        leader.go_on()
+    told = await until(lambda: _was_refused(leader), within=15)
+    trial.figure("it learns that its term is over after", told, "s", at_most=5)
+    refused = await leader.metric("headrace_stale_writes_refused_total")
+    trial.figure("writes of it that were refused", refused, at_least=1)
+    leading = sum([await _leads(leader), await _leads(standby)])
+    trial.figure("schedulers that lead", leading, at_least=1, at_most=1)
+    terms = await standby.metric("headrace_leader_term") - first_term
+    trial.figure("terms that have begun", terms, at_least=1)
+    await asyncio.sleep(5)
+
+    def measure(evidence: Evidence) -> None:
+        runs = Counter(run.job_id for run in evidence.ledger)
+        due = first | second
+        trial.figure(
+            "due jobs that ran once", sum(runs[job] == 1 for job in due), at_least=len(due)
+        )
+        trial.figure("due jobs that ran twice", sum(runs[job] > 1 for job in due), at_most=0)
+        late = [
+            event.time.timestamp() - (still + 1)
+            for event in evidence.events
+            if event.job_id in first and event.type is EventType.STARTED
+        ]
+        trial.figure("the last of them started so late", max(late), "s", at_most=TAKEOVER_S)
+
+    trial.afterwards(measure)
+
+
+async def _submit(trial: Trial, count: int, *, due: float) -> set[str]:
+    """Submits jobs that become due at a time, in seconds since 1970; returns their ids."""
+    at = datetime.fromtimestamp(due, UTC)
+    async with Client(trial.cluster.targets) as client:
+        batch = await client.submit_many(
+            [JobSpec("work", {"seconds": 0.02}, schedule_time=at) for _ in range(count)]
+        )
+    return {job.id for job in batch}
+
+
+async def _leads(scheduler: Service) -> bool:
+    return await scheduler.metric("headrace_leading") == 1
+
+
+async def _was_refused(scheduler: Service) -> bool:
+    return await scheduler.metric("headrace_stale_writes_refused_total") > 0
+
+
+SCENARIO = Scenario(
+    id="F13",
+    title="the scheduler that leads stands still for 30 s with 500 jobs due",
+    shows=("I1", "I2", "I3", "I4", "I5", "I10"),
+    run=run,
+    usual=100,
+    usual_short=80,
+)
