@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,20 @@ async def double(payload: Number) -> Number:
 @handler("t.flaky", retry=_QUICK)
 async def flaky(payload: Number, ctx: Context) -> int:
     """Fails as often as it is told, then succeeds."""
+    if ctx.fence <= payload.number:
+        raise ValueError(f"attempt {ctx.fence} fails")
+    return ctx.fence
+
+
+@handler("t.picky", retry=replace(_QUICK, non_retryable_error_types=("ValueError",)))
+async def picky(payload: Number, ctx: Context) -> int:
+    """As `flaky`, with errors that are not worth another attempt."""
+    return await flaky(payload, ctx)
+
+
+@handler("t.process_flaky", retry=_QUICK, isolation="process")
+def process_flaky(payload: Number, ctx: SyncContext) -> int:
+    """As `flaky`, in a process."""
     if ctx.fence <= payload.number:
         raise ValueError(f"attempt {ctx.fence} fails")
     return ctx.fence

@@ -61,7 +61,12 @@ async def test_a_job_is_stored_as_it_was_described(jobs: JobServiceStub):
         labels={"team": "ml", "run": "2026-11"},
         timeout=Duration(seconds=30),
         deadline=Timestamp(seconds=4_000_000_000),
-        retry_policy=RetryPolicy(max_attempts=5, initial_backoff=Duration(seconds=2), jitter=0.5),
+        retry_policy=RetryPolicy(
+            max_attempts=5,
+            initial_backoff=Duration(seconds=2),
+            jitter=0.5,
+            non_retryable_error_types=["ValueError", "TIMEOUT"],
+        ),
     )
     response = await jobs.SubmitJob(SubmitJobRequest(job=spec, request_id="order-17"))
     assert response.outcome == SUBMIT_OUTCOME_CREATED
@@ -285,6 +290,7 @@ OTHER_CONTENT = [
     {"schedule_time": Timestamp(seconds=4_000_000_000)},
     {"deadline": Timestamp(seconds=4_000_000_000)},
     {"retry_policy": RetryPolicy(max_attempts=2)},
+    {"retry_policy": RetryPolicy(non_retryable_error_types=["ValueError"])},
 ]
 
 

@@ -84,6 +84,47 @@ async def test_the_submitters_policy_goes_over_the_handlers(jobs: Platform) -> N
     assert (job.state, job.attempt) == (JobState.FAILED, 1)
 
 
+@pytest.mark.parametrize(
+    ("job_type", "payload", "named"),
+    [
+        ("t.flaky", '{"number": 9}', "ValueError"),
+        ("t.process_flaky", '{"number": 9}', "ValueError"),
+        ("t.later", '{"number": 300}', "Retry"),
+        ("t.forever", "{}", "TIMEOUT"),
+    ],
+)
+async def test_an_error_of_a_type_that_the_submitter_names_is_not_tried_again(
+    jobs: Platform, job_type: str, payload: str, named: str
+) -> None:
+    job = await jobs.ended(
+        await jobs.submit(
+            job_type,
+            payload,
+            timeout=timedelta(seconds=2 if named == "TIMEOUT" else 60),
+            retry=RetryOverrides(max_attempts=5, non_retryable_error_types=(named, "Other")),
+        )
+    )
+    assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 1, 0)
+    assert job.error is not None
+    assert (job.error.type, job.error.retryable) == (named, False)
+
+
+async def test_an_error_of_a_type_that_the_handler_names_is_not_tried_again(
+    jobs: Platform,
+) -> None:
+    picky = await jobs.ended(await jobs.submit("t.picky", '{"number": 9}'))
+    assert (picky.state, picky.attempt) == (JobState.FAILED, 1)
+    # What the submitter names stands in the place of what the handler does.
+    other = await jobs.ended(
+        await jobs.submit(
+            "t.picky",
+            '{"number": 2}',
+            retry=RetryOverrides(non_retryable_error_types=("KeyError",)),
+        )
+    )
+    assert (other.state, other.attempt) == (JobState.SUCCEEDED, 3)
+
+
 async def test_retry_after_sets_the_wait(jobs: Platform) -> None:
     job = await jobs.ended(await jobs.submit("t.later", '{"number": 300}'))
     assert job.state is JobState.SUCCEEDED

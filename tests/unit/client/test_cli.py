@@ -37,7 +37,7 @@ async def test_submit_passes_every_option_on(run, platform):
         run,
         *("email", "[1]", "--queue", "mail", "--priority", "-5", "--label", "a=b", "-l", "c=d=e"),
         *("--delay", "1.5m", "--timeout", "90", "--deadline", "1h30m", "--max-attempts", "4"),
-        *("--request-id", "order-17"),
+        *("--no-retry-on", "ValueError", "--no-retry-on", "TIMEOUT", "--request-id", "order-17"),
     )
 
     request = platform.last("SubmitJob")
@@ -46,6 +46,7 @@ async def test_submit_passes_every_option_on(run, platform):
     assert (spec.payload.json, dict(spec.labels)) == (b"[1]", {"a": "b", "c": "d=e"})
     assert spec.timeout.ToSeconds() == 90
     assert spec.retry_policy.max_attempts == 4
+    assert spec.retry_policy.non_retryable_error_types == ["ValueError", "TIMEOUT"]
     assert request.request_id == "order-17"
     delay = spec.schedule_time.ToDatetime(tzinfo=UTC) - before
     assert timedelta(seconds=90) <= delay < timedelta(seconds=120)

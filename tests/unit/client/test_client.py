@@ -61,7 +61,12 @@ async def test_a_spec_reaches_the_server_whole(client, platform):
         schedule_time=at,
         timeout=1.5,
         deadline=at + timedelta(hours=1),
-        retry=RetryPolicy(max_attempts=4, initial_backoff=0.5, jitter=0.0),
+        retry=RetryPolicy(
+            max_attempts=4,
+            initial_backoff=0.5,
+            jitter=0.0,
+            non_retryable_error_types=["ValueError"],
+        ),
         request_id="order-17",
     )
 
@@ -82,6 +87,7 @@ async def test_a_spec_reaches_the_server_whole(client, platform):
     assert spec.retry_policy.initial_backoff.ToMilliseconds() == 500
     assert spec.retry_policy.HasField("jitter")
     assert spec.retry_policy.jitter == 0
+    assert spec.retry_policy.non_retryable_error_types == ["ValueError"]
     assert not spec.retry_policy.HasField("multiplier")
     assert not spec.retry_policy.HasField("max_backoff")
 

@@ -148,9 +148,33 @@ def test_no_jitter_can_be_said() -> None:
         {"jitter": -0.1},
         {"jitter": 1.1},
         {"jitter": float("nan")},
+        {"non_retryable_error_types": ("",)},
+        {"non_retryable_error_types": ("a\0b",)},
+        {"non_retryable_error_types": ("a" * 201,)},
+        {"non_retryable_error_types": ("a",) * 33},
     ],
     ids=str,
 )
 def test_what_is_out_of_range_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
         RetryPolicy(**fields)
+
+
+def test_a_single_name_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(TypeError, match="must"):
+        RetryPolicy(non_retryable_error_types="ValueError")  # type: ignore[arg-type]
+
+
+def test_types_of_errors_are_named_to_the_letter() -> None:
+    policy = RetryPolicy(non_retryable_error_types=("ValueError", "TIMEOUT"))
+    assert not policy.retries("ValueError")
+    assert not policy.retries("TIMEOUT")
+    assert policy.retries("valueerror")
+    assert policy.retries("KeyError")
+
+
+def test_the_types_that_a_submitter_names_stand_in_place_of_the_handlers() -> None:
+    handlers = RetryPolicy(non_retryable_error_types=("ValueError",))
+    named = RetryOverrides(non_retryable_error_types=("KeyError",))
+    assert named.over(handlers).non_retryable_error_types == ("KeyError",)
+    assert RetryOverrides().over(handlers) == handlers

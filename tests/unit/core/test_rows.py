@@ -29,6 +29,7 @@ waits = st.timedeltas(timedelta(), timedelta(days=3650))
 fractions = st.floats(0, 1)
 multipliers = st.floats(1, 100)
 attempts = st.integers(1, 100)
+error_types = st.lists(st.sampled_from(["ValueError", "TIMEOUT", "ä"]), max_size=3).map(tuple)
 counters = st.dictionaries(texts, st.integers() | st.floats(allow_nan=False, allow_infinity=False))
 
 overrides = st.builds(
@@ -38,6 +39,7 @@ overrides = st.builds(
     max_backoff=st.none() | waits,
     multiplier=st.none() | multipliers,
     jitter=st.none() | fractions,
+    non_retryable_error_types=st.none() | error_types,
 )
 policies = st.builds(
     lambda shorter, more, **rest: RetryPolicy(
@@ -48,6 +50,7 @@ policies = st.builds(
     max_attempts=attempts,
     multiplier=multipliers,
     jitter=fractions,
+    non_retryable_error_types=error_types,
 )
 errors = st.builds(JobError, type=texts, message=texts, retryable=st.booleans())
 progresses = st.builds(

@@ -59,6 +59,7 @@ def test_a_job_with_everything():
                 max_backoff=Duration(seconds=60),
                 multiplier=1.0,
                 jitter=0.0,
+                non_retryable_error_types=["ValueError", "TIMEOUT"],
             ),
         )
     )
@@ -78,6 +79,7 @@ def test_a_job_with_everything():
             max_backoff=timedelta(seconds=60),
             multiplier=1.0,
             jitter=0.0,
+            non_retryable_error_types=("ValueError", "TIMEOUT"),
         ),
     )
     assert submission.payload is not None
@@ -136,6 +138,13 @@ def test_a_type_is_required_and_a_queue_is_not():
         ({"retry_policy": RetryPolicy(max_attempts=0)}, "job.retry_policy.max_attempts"),
         ({"retry_policy": RetryPolicy(max_attempts=101)}, "job.retry_policy.max_attempts"),
         ({"retry_policy": RetryPolicy(multiplier=0.9)}, "job.retry_policy.multiplier"),
+        *(
+            (
+                {"retry_policy": RetryPolicy(non_retryable_error_types=types)},
+                "job.retry_policy.non_retryable_error_types",
+            )
+            for types in ([""], ["a\0"], ["a" * 201], ["a"] * 33)
+        ),
         ({"retry_policy": RetryPolicy(multiplier=math.nan)}, "job.retry_policy.multiplier"),
         ({"retry_policy": RetryPolicy(multiplier=math.inf)}, "job.retry_policy.multiplier"),
         ({"retry_policy": RetryPolicy(jitter=1.1)}, "job.retry_policy.jitter"),

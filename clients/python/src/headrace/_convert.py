@@ -120,7 +120,10 @@ def to_filter(
 
 def _to_retry_policy(retry: RetryPolicy) -> job_pb2.RetryPolicy:
     message = job_pb2.RetryPolicy(
-        max_attempts=retry.max_attempts, multiplier=retry.multiplier, jitter=retry.jitter
+        max_attempts=retry.max_attempts,
+        multiplier=retry.multiplier,
+        jitter=retry.jitter,
+        non_retryable_error_types=retry.non_retryable_error_types,
     )
     if retry.initial_backoff is not None:
         message.initial_backoff.CopyFrom(_to_duration(retry.initial_backoff))
@@ -285,6 +288,7 @@ def _retry_policy(message: job_pb2.RetryPolicy) -> RetryPolicy:
         max_backoff=_duration(message, "max_backoff"),
         multiplier=message.multiplier if message.HasField("multiplier") else None,
         jitter=message.jitter if message.HasField("jitter") else None,
+        non_retryable_error_types=tuple(message.non_retryable_error_types) or None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -59,6 +59,12 @@ class RetryPolicy:
         max_backoff: the longest wait.
         multiplier: the growth from one wait to the next; 1 to 100.
         jitter: the share of the wait that is random; 0 to 1, and 1 is full jitter.
+        non_retryable_error_types: errors that end the job whatever is left of its attempts, by
+            `JobError.type` to the letter, such as `ValueError` or `TIMEOUT`; at most 32. None or
+            an empty list: those of the handler.
+
+    Raises:
+        TypeError: the types of errors are a single name.
     """
 
     max_attempts: int | None = None
@@ -66,6 +72,11 @@ class RetryPolicy:
     max_backoff: Duration | None = None
     multiplier: float | None = None
     jitter: float | None = None
+    non_retryable_error_types: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.non_retryable_error_types, str):
+            raise TypeError("non_retryable_error_types must be a list of names")
 
 
 class JobOptions(TypedDict, total=False):

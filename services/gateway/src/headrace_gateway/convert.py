@@ -274,4 +274,5 @@ def _retry(retry: RetryOverrides | RetryPolicy) -> job_pb2.RetryPolicy | None:
         max_backoff=_duration(retry.max_backoff),
         multiplier=retry.multiplier,
         jitter=retry.jitter,
+        non_retryable_error_types=retry.non_retryable_error_types,
     )

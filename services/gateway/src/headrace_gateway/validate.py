@@ -14,7 +14,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from headrace.v1 import data_pb2, job_pb2
 from headrace_core.domain.errors import LimitExceeded
 from headrace_core.domain.job import MAX_PRIORITY, MIN_PRIORITY, JobSpec
-from headrace_core.domain.retry import RetryOverrides
+from headrace_core.domain.retry import (
+    ERROR_TYPES_RULE,
+    MAX_ERROR_TYPES,
+    RetryOverrides,
+    is_error_type,
+)
 from headrace_core.settings import Settings
 from headrace_gateway.document import EMPTY, Document, read_data, read_json
 from headrace_gateway.fields import Violations
@@ -229,12 +234,16 @@ def _retry(message: job_pb2.RetryPolicy, path: str, found: Violations) -> RetryO
         longest = _backoff(message.max_backoff, f"{path}.max_backoff", found)
     if initial is not None and longest is not None and longest < initial:
         found.note(f"{path}.max_backoff", "must not be shorter than initial_backoff")
+    types = tuple(message.non_retryable_error_types)
+    if len(types) > MAX_ERROR_TYPES or not all(map(is_error_type, types)):
+        found.note(f"{path}.non_retryable_error_types", f"must be {ERROR_TYPES_RULE}")
     return RetryOverrides(
         max_attempts=_within(message, "max_attempts", (1, 100), path, found),
         initial_backoff=initial,
         max_backoff=longest,
         multiplier=_within(message, "multiplier", (1.0, 100.0), path, found),
         jitter=_within(message, "jitter", (0.0, 1.0), path, found),
+        non_retryable_error_types=types or None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from headrace_core.domain.crash_budget import is_spent
@@ -65,6 +66,8 @@ def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Finish
             described = _describe(error.type, error, retryable=True)
         case _:
             described = _describe(type(error).__name__, error, retryable=True)
+    if not policy.retries(described.type):
+        return failed(job, replace(described, retryable=False))
     if not policy.may_retry(job.retries_used):
         return failed(job, described)
     asked = error.after if isinstance(error, Retry) else None

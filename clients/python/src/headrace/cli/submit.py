@@ -53,6 +53,9 @@ def command(
         MomentOrDurationOption, Parameter(help="When the job must have ended.")
     ] = None,
     max_attempts: Annotated[int | None, Parameter(help="Attempts in all; 1 to 100.")] = None,
+    no_retry_on: Annotated[
+        Repeated, Parameter(help="A type of errors that ends the job at once; repeatable.")
+    ] = None,
     request_id: Annotated[
         str | None,
         Parameter(help="The idempotency key: the same one with the same job submits it once."),
@@ -77,7 +80,7 @@ def command(
         schedule_time=at,
         timeout=run_timeout,
         deadline=deadline,
-        retry=RetryPolicy(max_attempts=max_attempts) if max_attempts is not None else None,
+        retry=RetryPolicy(max_attempts=max_attempts, non_retryable_error_types=no_retry_on),
     )
     # Before the event loop runs, since a read of stdin would block it, and Ctrl-C with it.
     argument = read_payload(payload)

@@ -10,6 +10,21 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
+
+# How many types of errors a policy may name, and how many characters each may have.
+MAX_ERROR_TYPES: Final = 32
+MAX_ERROR_TYPE: Final = 200
+
+
+ERROR_TYPES_RULE: Final = (
+    f"at most {MAX_ERROR_TYPES} names of 1 to {MAX_ERROR_TYPE} characters, none of them NUL"
+)
+
+
+def is_error_type(name: str) -> bool:
+    """Whether a policy can name a type of errors so."""
+    return 1 <= len(name) <= MAX_ERROR_TYPE and "\0" not in name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +37,12 @@ class RetryPolicy:
         max_backoff: the longest wait.
         multiplier: the growth from one wait to the next.
         jitter: the share of the wait that is random, 0 to 1.
+        non_retryable_error_types: errors that end the job whatever is left of its attempts, by
+            `JobError.type` to the letter: an exception's name (not that of a class above it), the
+            type of a `Fail`, TIMEOUT. At most 32.
 
     Raises:
+        TypeError: the types of errors are a single name.
         ValueError: a value is out of its range.
     """
 
@@ -32,6 +51,7 @@ class RetryPolicy:
     max_backoff: timedelta = timedelta(minutes=5)
     multiplier: float = 2.0
     jitter: float = 1.0
+    non_retryable_error_types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_attempts <= 100:
@@ -42,10 +62,20 @@ class RetryPolicy:
             raise ValueError("multiplier must be 1 to 100")
         if not 0 <= self.jitter <= 1:
             raise ValueError("jitter must be 0 to 1")
+        if isinstance(self.non_retryable_error_types, str):
+            raise TypeError("non_retryable_error_types must be a tuple of names")
+        if len(self.non_retryable_error_types) > MAX_ERROR_TYPES or not all(
+            is_error_type(name) for name in self.non_retryable_error_types
+        ):
+            raise ValueError(f"non_retryable_error_types must be {ERROR_TYPES_RULE}")
 
     def may_retry(self, retries_used: int) -> bool:
         """Whether another attempt is left after `retries_used` retries."""
         return retries_used + 1 < self.max_attempts
+
+    def retries(self, error_type: str) -> bool:
+        """Whether an error of this type is worth another attempt."""
+        return error_type not in self.non_retryable_error_types
 
     def backoff(
         self,
@@ -81,6 +111,7 @@ class RetryOverrides:
     max_backoff: timedelta | None = None
     multiplier: float | None = None
     jitter: float | None = None
+    non_retryable_error_types: tuple[str, ...] | None = None
 
     def over(self, policy: RetryPolicy) -> RetryPolicy:
         """`policy` with what was said put over it.
@@ -100,4 +131,9 @@ class RetryOverrides:
             max_backoff=longest,
             multiplier=self.multiplier or policy.multiplier,
             jitter=policy.jitter if self.jitter is None else self.jitter,
+            non_retryable_error_types=(
+                policy.non_retryable_error_types
+                if self.non_retryable_error_types is None
+                else self.non_retryable_error_types
+            ),
         )

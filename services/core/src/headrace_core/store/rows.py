@@ -195,7 +195,7 @@ def to_overrides(retry: JsonText | None) -> RetryOverrides:
     if retry is None:
         return _NO_OVERRIDES
     fields = _overrides.decode(retry)
-    return RetryOverrides(**_with_durations(fields))
+    return RetryOverrides(**_typed(fields))
 
 
 _NO_OVERRIDES = RetryOverrides()
@@ -210,7 +210,7 @@ def from_overrides(retry: RetryOverrides) -> JsonText | None:
 
 def to_policy(retry: JsonText) -> RetryPolicy:
     """A handler's policy from its JSON object."""
-    return RetryPolicy(**_with_durations(_overrides.decode(retry)))
+    return RetryPolicy(**_typed(_overrides.decode(retry)))
 
 
 def from_policy(retry: RetryPolicy) -> JsonText:
@@ -227,10 +227,12 @@ def _retry_text(retry: RetryOverrides | RetryPolicy) -> JsonText:
     return msgspec.json.encode(fields).decode()
 
 
-def _with_durations(fields: dict[str, Any]) -> dict[str, Any]:
+def _typed(fields: dict[str, Any]) -> dict[str, Any]:
     for name in ("initial_backoff", "max_backoff"):
         if fields.get(name) is not None:
             fields[name] = timedelta(seconds=fields[name])
+    if (types := fields.get("non_retryable_error_types")) is not None:
+        fields["non_retryable_error_types"] = tuple(types)
     return fields
 
 
