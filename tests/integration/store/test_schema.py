@@ -89,6 +89,12 @@ def read_catalog(connection: Connection) -> Catalog:
     }
 
 
+def read_functions(connection: Connection) -> list[str]:
+    """What a handler calls, and in which schema the tables are that it works on."""
+    named = "SELECT proname FROM pg_proc WHERE pronamespace = to_regnamespace('headrace')::oid"
+    return sorted(row.proname for row in connection.execute(text(named)))
+
+
 def on(url: str, function: Callable[[Connection], T]) -> T:
     """Runs a function on a connection to a database, and commits."""
 
@@ -133,8 +139,23 @@ def test_migrations_can_be_undone_and_done_again(databases: Databases) -> None:
         before = on(url, read_catalog)
         command.downgrade(alembic_config(at(url)), "base")
         assert not any(on(url, read_catalog).values())
+        assert on(url, read_functions) == []
         migrate(at(url))
         assert on(url, read_catalog) == before
+
+
+def test_no_table_gets_into_the_schema_of_the_functions(databases: Databases) -> None:
+    with databases.fresh(migrated=False) as url:
+        # As for a role `headrace`, to which the schema of its name comes first.
+        settings = at(f"{url}?search_path=headrace,public")
+        on(url, lambda c: c.execute(text("CREATE SCHEMA headrace")))
+        migrate(settings)
+        migrate(settings)
+        with databases.fresh() as usual:
+            assert on(url, read_catalog) == on(usual, read_catalog)
+        inside = "SELECT count(*) FROM pg_class WHERE relnamespace = 'headrace'::regnamespace"
+        assert on(url, lambda c: c.execute(text(inside)).scalar()) == 0
+        assert on(url, read_functions) == ["check_fence", "complete"]
 
 
 @pytest.fixture

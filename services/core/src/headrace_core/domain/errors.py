@@ -8,6 +8,7 @@ HeadraceError
 ├── JobNotFound
 ├── RequestIdConflict         an idempotency key was used for another content
 ├── StateConflict             the job is in a state that does not allow it
+├── AttemptNotCurrent         the attempt does not run any more
 ├── LimitExceeded             something is larger than a limit
 ├── CursorExpired             what the cursor stands before is not kept any more
 ├── SlowConsumer              the reader of a stream stayed away
@@ -105,6 +106,15 @@ class StateConflict(HeadraceError):
         self.allowed = tuple(allowed)
         names = " or ".join(s.name for s in self.allowed)
         super().__init__(f"job {job_id} is {state.name}; to {action} it, it must be {names}")
+
+
+class AttemptNotCurrent(HeadraceError):
+    """The attempt does not run any more: its job has ended, or is another attempt's."""
+
+    def __init__(self, job_id: JobId, attempt: int) -> None:
+        self.job_id = job_id
+        self.attempt = attempt
+        super().__init__(f"attempt {attempt} of job {job_id} does not run any more")
 
 
 class LimitExceeded(HeadraceError):

@@ -70,7 +70,7 @@ _FINISH = text(f"""
             FROM jobs j
             WHERE j.id = i.id AND j.attempt = i.attempt AND j.worker_id = :worker_id
                 AND {keyed_guard(EventType.SUCCEEDED)}
-            FOR UPDATE
+            FOR NO KEY UPDATE
         ) l
     ),
     ended AS (

@@ -1,4 +1,9 @@
-"""Pieces of SQL that stand in more than one statement, all derived from the lifecycle."""
+"""Pieces of SQL that stand in more than one statement, all derived from the lifecycle.
+
+How a transition locks its job's row: what a worker or a client writes of its own takes FOR NO KEY
+UPDATE, and what may lead to another attempt (promote, claim, take back, expire, prune) FOR UPDATE
+SKIP LOCKED. So the FOR KEY SHARE of `headrace.check_fence` holds off the latter and nothing else.
+"""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ _PLAN_EACH_TIME = text("SET LOCAL plan_cache_mode = force_custom_plan")
 _GET = "SELECT {columns} FROM jobs WHERE tenant = :tenant AND id = :id"
 _GET_FULL = text(_GET.format(columns=job_columns(full=True)))
 _GET_BASIC = text(_GET.format(columns=job_columns(full=False)))
-_LOCK = text("SELECT id FROM jobs WHERE tenant = :tenant AND id = :id FOR UPDATE")
+_LOCK = text("SELECT id FROM jobs WHERE tenant = :tenant AND id = :id FOR NO KEY UPDATE")
 _OUTPUT = text("""
     SELECT output::text AS output FROM job_events
     WHERE job_id = :id AND tenant = :tenant AND type = 'output' ORDER BY seq

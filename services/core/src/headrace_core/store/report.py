@@ -55,7 +55,7 @@ _REPORT = text(f"""
         FROM jobs j JOIN summed s ON s.id = j.id AND s.attempt = j.attempt
         WHERE {keyed_guard(EventType.PROGRESSED)} AND j.worker_id = :worker_id
         ORDER BY j.id
-        FOR UPDATE OF j
+        FOR NO KEY UPDATE OF j
     ),
     told AS (
         UPDATE jobs j

@@ -1,0 +1,75 @@
+"""Functions with which handlers fence what they write into this database, and finish their jobs."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    # A schema of their own, so that a handler's role needs rights on nothing else.
+    op.execute("CREATE SCHEMA IF NOT EXISTS headrace")
+    tables = op.get_bind().scalar(sa.text("SELECT quote_ident(current_schema())"))
+    for function in (_CHECK_FENCE, _COMPLETE):
+        op.execute(sa.text(function.replace("{tables}", tables)))
+
+
+def downgrade() -> None:
+    op.execute("DROP FUNCTION headrace.complete(uuid, integer, json)")
+    op.execute("DROP FUNCTION headrace.check_fence(uuid, integer)")
+    op.execute("DROP SCHEMA headrace")
+
+
+# Both run with the rights of the tables' owner, so nothing that the caller has made may come before
+# what they name: temporary tables come last in the path, and everything else names its schema.
+#
+# The lock conflicts with FOR UPDATE alone, which is what leads to another attempt takes first.
+_CHECK_FENCE = """
+CREATE FUNCTION headrace.check_fence(job uuid, attempt integer) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    PERFORM FROM {tables}.jobs j
+    WHERE j.id = check_fence.job AND j.attempt = check_fence.attempt AND j.state = 'running'
+    FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'attempt % of job % does not run any more',
+            check_fence.attempt, check_fence.job
+            USING ERRCODE = 'JF001', HINT = 'Roll back: another attempt may run already.';
+    END IF;
+END
+$function$
+"""
+
+# As a worker's finish writes it (store/finish.py).
+_COMPLETE = """
+CREATE FUNCTION headrace.complete(job uuid, attempt integer, result json) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    WITH ended AS (
+        UPDATE {tables}.jobs j
+        SET state = 'succeeded', seq = j.seq + 1, xid = greatest(j.xid, pg_current_xact_id()),
+            result = coalesce(complete.result, 'null'), error = NULL,
+            end_time = clock_timestamp(), update_time = clock_timestamp()
+        WHERE j.id = complete.job AND j.attempt = complete.attempt AND j.state = 'running'
+        RETURNING j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time
+    )
+    INSERT INTO {tables}.job_events (job_id, seq, xid, tenant, type, state, attempt, time)
+    SELECT e.id, e.seq, e.xid, e.tenant, 'succeeded', e.state, e.attempt, e.update_time
+    FROM ended e;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'attempt % of job % does not run any more',
+            complete.attempt, complete.job
+            USING ERRCODE = 'JF001', HINT = 'Roll back: another attempt may run already.';
+    END IF;
+    -- At the commit, to the gateways (wake/topic.py).
+    PERFORM pg_notify('headrace_events', '');
+END
+$function$
+"""

@@ -1,0 +1,308 @@
+"""`headrace.complete`: a handler ends its job in a transaction of its own, with any driver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from headrace_core.domain.errors import AttemptNotCurrent
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.settings import Settings
+from headrace_core.store.complete import (
+    complete_attempt,
+    complete_attempt_sync,
+    was_completed,
+)
+from headrace_core.store.database import Database
+from headrace_core.store.sweep import take_back_lost
+from headrace_core.wake import Listener, Topic
+from support.histories import assert_legal
+from support.jobs import history, read_job
+from support.states import Brought, bring
+from support.workers import ending, finish, lapse
+
+# A connection with a transaction that is committed at the end of the block.
+Opener = Callable[[str], AbstractAsyncContextManager[Any]]
+SyncOpener = Callable[[str], AbstractContextManager[Any]]
+
+
+@asynccontextmanager
+async def by_asyncpg(url: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        async with connection.transaction():
+            yield connection
+    finally:
+        connection.terminate()
+
+
+@asynccontextmanager
+async def by_asyncpg_pool(url: str) -> AsyncIterator[Any]:
+    async with (
+        asyncpg.create_pool(url, min_size=1, max_size=1) as pool,
+        pool.acquire() as connection,
+        connection.transaction(),
+    ):
+        yield connection
+
+
+@asynccontextmanager
+async def by_sqlalchemy(url: str) -> AsyncIterator[Any]:
+    engine = create_async_engine(_engine_url(url, "asyncpg"), poolclass=NullPool)
+    async with engine.begin() as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def by_sqlalchemy_session(url: str) -> AsyncIterator[Any]:
+    engine = create_async_engine(_engine_url(url, "psycopg"), poolclass=NullPool)
+    async with AsyncSession(engine) as session, session.begin():
+        yield session
+
+
+@asynccontextmanager
+async def by_psycopg(url: str) -> AsyncIterator[Any]:
+    async with (
+        await psycopg.AsyncConnection.connect(url, autocommit=True) as connection,
+        connection.transaction(),
+    ):
+        yield connection
+
+
+@contextmanager
+def by_sync_sqlalchemy(url: str) -> Any:
+    with create_engine(_engine_url(url, "psycopg"), poolclass=NullPool).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def by_sync_sqlalchemy_session(url: str) -> Any:
+    engine = create_engine(_engine_url(url, "psycopg"), poolclass=NullPool)
+    with Session(engine) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def by_sync_psycopg(url: str) -> Any:
+    with psycopg.connect(url) as connection:
+        yield connection
+
+
+ASYNC: list[Opener] = [
+    by_asyncpg,
+    by_asyncpg_pool,
+    by_sqlalchemy,
+    by_sqlalchemy_session,
+    by_psycopg,
+]
+SYNC: list[SyncOpener] = [by_sync_sqlalchemy, by_sync_sqlalchemy_session, by_sync_psycopg]
+
+
+def _engine_url(url: str, driver: str) -> str:
+    return url.replace("postgresql://", f"postgresql+{driver}://", 1)
+
+
+def _name(opener: Opener | SyncOpener) -> str:
+    return opener.__name__
+
+
+class Rollback(Exception):
+    """What ends a transaction without a commit."""
+
+
+@pytest.fixture
+async def running(database: Database) -> Brought:
+    """A job in its first attempt."""
+    return await bring(database, JobState.RUNNING)
+
+
+@pytest.mark.parametrize("opener", ASYNC, ids=_name)
+async def test_a_handler_ends_its_job_at_its_commit(
+    database: Database, settings: Settings, running: Brought, opener: Opener
+) -> None:
+    job_id = running.job.id
+    with pytest.raises(Rollback):
+        async with opener(settings.postgresql_url) as connection:
+            await complete_attempt(connection, job_id=job_id, attempt=1, result="[0]")
+            raise Rollback
+    await assert_untouched(database, running)
+    async with opener(settings.postgresql_url) as connection:
+        await complete_attempt(connection, job_id=job_id, attempt=1, result='{"a":  1}')
+        assert (await read_job(database, job_id)).state is JobState.RUNNING
+    await assert_completed(database, job_id, '{"a":  1}')
+
+
+@pytest.mark.parametrize("opener", SYNC, ids=_name)
+async def test_a_plain_def_ends_its_job_at_its_commit(
+    database: Database, settings: Settings, running: Brought, opener: SyncOpener
+) -> None:
+    job_id = running.job.id
+
+    def handle(*, fail: bool, result: str) -> None:
+        with opener(settings.postgresql_url) as connection:
+            complete_attempt_sync(connection, job_id=job_id, attempt=1, result=result)
+            if fail:
+                raise Rollback
+
+    with pytest.raises(Rollback):
+        await asyncio.to_thread(handle, fail=True, result="[0]")
+    await assert_untouched(database, running)
+    await asyncio.to_thread(handle, fail=False, result='"\\u0000 %s :x ä"')
+    await assert_completed(database, job_id, '"\\u0000 %s :x ä"')
+
+
+@pytest.mark.parametrize("opener", ASYNC, ids=_name)
+async def test_an_attempt_that_is_over_ends_nothing(
+    database: Database, settings: Settings, running: Brought, opener: Opener
+) -> None:
+    with pytest.raises(AttemptNotCurrent) as caught:
+        async with opener(settings.postgresql_url) as connection:
+            await complete_attempt(connection, job_id=running.job.id, attempt=2, result="[]")
+    assert (caught.value.job_id, caught.value.attempt) == (running.job.id, 2)
+    await assert_untouched(database, running)
+
+
+@pytest.mark.parametrize("opener", SYNC, ids=_name)
+async def test_an_attempt_of_a_plain_def_that_is_over_ends_nothing(
+    database: Database, settings: Settings, running: Brought, opener: SyncOpener
+) -> None:
+    def handle() -> None:
+        with opener(settings.postgresql_url) as connection:
+            complete_attempt_sync(connection, job_id=running.job.id, attempt=2, result="[]")
+
+    with pytest.raises(AttemptNotCurrent):
+        await asyncio.to_thread(handle)
+    await assert_untouched(database, running)
+
+
+@pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
+async def test_only_a_running_job_is_completed(
+    database: Database, settings: Settings, state: JobState
+) -> None:
+    brought = await bring(database, state)
+    attempt = brought.job.attempt
+    with pytest.raises(AttemptNotCurrent):
+        async with by_asyncpg(settings.postgresql_url) as connection:
+            await complete_attempt(connection, job_id=brought.job.id, attempt=attempt, result="[]")
+    await assert_untouched(database, brought)
+
+
+async def test_a_job_that_was_asked_to_cancel_may_finish_first(
+    database: Database, settings: Settings, running: Brought
+) -> None:
+    async with by_asyncpg(settings.postgresql_url) as connection:
+        await complete_attempt(connection, job_id=running.job.id, attempt=1, result="null")
+        # Its worker's own end waits for the handler's and is then refused.
+        late = asyncio.create_task(
+            finish(database, running.worker_id, ending(running.job.id, 1, EventType.CANCELLED))
+        )
+        await asyncio.sleep(0)
+    assert await late == {}
+    await assert_completed(database, running.job.id, "null")
+
+
+async def test_only_a_commit_counts_as_completed(
+    database: Database, settings: Settings, running: Brought
+) -> None:
+    async def completed(attempt: int) -> bool:
+        async with database.statement() as connection:
+            return await was_completed(connection, job_id=running.job.id, attempt=attempt)
+
+    async with by_asyncpg(settings.postgresql_url) as connection:
+        await complete_attempt(connection, job_id=running.job.id, attempt=1, result="1")
+        assert not await completed(1)
+    assert await completed(1)
+    assert not await completed(2)
+
+
+async def test_the_gateways_are_rung_at_the_commit(
+    database: Database, settings: Settings, running: Brought
+) -> None:
+    listener = Listener(settings, database, Topic.EVENTS)
+    await listener.start()
+    try:
+        async with asyncio.timeout(20):
+            # Listening begins with a wake-up of its own, on each of the two ways.
+            while await listener.wait(0.5):
+                pass
+            async with by_asyncpg(settings.postgresql_url) as connection:
+                await complete_attempt(connection, job_id=running.job.id, attempt=1, result="1")
+                assert not await listener.wait(0.2)
+            assert await listener.wait(10) == {Topic.EVENTS}
+    finally:
+        await listener.stop()
+
+
+async def test_a_sweep_leaves_a_job_alone_that_is_being_completed(
+    database: Database, settings: Settings, running: Brought
+) -> None:
+    await lapse(database, running.worker_id)
+    async with by_asyncpg(settings.postgresql_url) as connection:
+        await complete_attempt(connection, job_id=running.job.id, attempt=1, result="1")
+        async with database.transaction() as sweeping:
+            assert await take_back_lost(sweeping, limit=10, max_losses=3) == []
+    await assert_completed(database, running.job.id, "1")
+
+
+async def test_without_a_transaction_nothing_is_completed(
+    database: Database, settings: Settings, running: Brought
+) -> None:
+    arguments: dict[str, Any] = {"job_id": running.job.id, "attempt": 1, "result": "1"}
+    connection = await asyncpg.connect(settings.postgresql_url, timeout=10)
+    with pytest.raises(ValueError, match="transaction"):
+        await complete_attempt(connection, **arguments)
+    connection.terminate()
+    async with await psycopg.AsyncConnection.connect(
+        settings.postgresql_url, autocommit=True
+    ) as alone:
+        with pytest.raises(ValueError, match="transaction"):
+            await complete_attempt(alone, **arguments)
+    await assert_untouched(database, running)
+
+
+@pytest.mark.parametrize("opener", SYNC, ids=_name)
+async def test_a_connection_that_blocks_is_not_taken_in_the_loop(
+    settings: Settings, running: Brought, opener: SyncOpener
+) -> None:
+    with (
+        opener(settings.postgresql_url) as connection,
+        pytest.raises(TypeError, match=r"no (psycopg|sqlalchemy)"),
+    ):
+        await complete_attempt(connection, job_id=running.job.id, attempt=1, result="1")
+
+
+@pytest.mark.parametrize("opener", ASYNC, ids=_name)
+async def test_a_connection_of_a_loop_is_not_taken_in_a_plain_def(
+    settings: Settings, running: Brought, opener: Opener
+) -> None:
+    async with opener(settings.postgresql_url) as connection:
+        with pytest.raises(TypeError, match=r"no (asyncpg|psycopg|sqlalchemy)"):
+            complete_attempt_sync(connection, job_id=running.job.id, attempt=1, result="1")
+
+
+async def assert_untouched(database: Database, brought: Brought) -> None:
+    assert await read_job(database, brought.job.id) == brought.job
+
+
+async def assert_completed(database: Database, job_id: JobId, result: str) -> None:
+    job = await read_job(database, job_id)
+    assert (job.state, job.result, job.error) == (JobState.SUCCEEDED, result, None)
+    events = await history(database, job_id)
+    assert [event.type for event in events][-1] is EventType.SUCCEEDED
+    assert_legal(job, events)

@@ -1,0 +1,193 @@
+"""`headrace.check_fence`: what a handler writes in a transaction of its own, and what may go on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.finish import Report
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import DEFAULT_TENANT, Progress
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.settings import Settings
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from headrace_core.store.requeue import requeue_job
+from headrace_core.store.sweep import expire_overdue, take_back_lost
+from support.histories import assert_legal
+from support.jobs import history, read_job, set_column
+from support.states import Brought, bring
+from support.workers import claim, ending, finish, lapse, register, report
+
+CHECK = "SELECT headrace.check_fence($1, $2)"
+
+
+async def sweep(database: Database, *, limit: int = 100) -> Sequence[tuple[JobId, str]]:
+    async with database.transaction() as connection:
+        return await take_back_lost(connection, limit=limit, max_losses=3)
+
+
+async def expire(database: Database) -> Sequence[JobId]:
+    async with database.transaction() as connection:
+        return await expire_overdue(connection, limit=100, running_grace=timedelta())
+
+
+@pytest.fixture
+async def handler(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of a handler's own; what it has open ends with the test."""
+    connection = await asyncpg.connect(settings.postgresql_url, timeout=10, command_timeout=10)
+    yield connection
+    connection.terminate()
+
+
+@pytest.fixture
+async def running(database: Database) -> Brought:
+    """A job in its first attempt."""
+    return await bring(database, JobState.RUNNING)
+
+
+async def test_a_sweep_leaves_a_checked_job_alone_until_the_transaction_ends(
+    database: Database, handler: asyncpg.Connection, running: Brought
+) -> None:
+    other = await bring(database, JobState.RUNNING)
+    for worker_id in (running.worker_id, other.worker_id):
+        await lapse(database, worker_id)
+    async with handler.transaction():
+        await handler.execute(CHECK, running.job.id, 1)
+        # The page goes on behind it.
+        assert await sweep(database, limit=1) == [(other.job.id, JobState.QUEUED)]
+        assert await sweep(database) == []
+    assert await sweep(database) == [(running.job.id, JobState.QUEUED)]
+
+
+async def test_a_checked_job_does_not_expire_until_the_transaction_ends(
+    database: Database, handler: asyncpg.Connection, running: Brought
+) -> None:
+    await set_column(database, running.job.id, "deadline = now() - interval '1 s'")
+    async with handler.transaction():
+        await handler.execute(CHECK, running.job.id, 1)
+        assert await expire(database) == []
+    assert await expire(database) == [running.job.id]
+
+
+@pytest.mark.parametrize("event", [EventType.INTERRUPTED, EventType.FAILED])
+async def test_no_other_attempt_starts_until_the_transaction_ends(
+    database: Database, handler: asyncpg.Connection, running: Brought, event: EventType
+) -> None:
+    job_id = running.job.id
+    worker_id = await register(database)
+    second = [Delivery(job_id=job_id, attempt=2)]
+    async with handler.transaction():
+        await handler.execute(CHECK, job_id, 1)
+        # The attempt may end, as by a worker that has left its handler behind.
+        assert await finish(database, running.worker_id, ending(job_id, 1, event))
+        if event is EventType.FAILED:
+            async with database.transaction() as connection:
+                await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
+        assert (await read_job(database, job_id)).state is JobState.QUEUED
+        assert await claim(database, worker_id, second) == []
+    assert [job.attempt for job in await claim(database, worker_id, second)] == [2]
+    assert_legal(await read_job(database, job_id), await history(database, job_id))
+
+
+async def test_whatever_is_no_takeover_goes_on_beside_a_checked_transaction(
+    settings: Settings, handler: asyncpg.Connection, running: Brought
+) -> None:
+    job_id, worker_id = running.job.id, running.worker_id
+    # Whoever had to wait for the handler would wait for too long.
+    hasty = Database(settings.model_copy(update={"database_timeout": 5.0}), application="test")
+    async with handler.transaction():
+        await handler.execute(CHECK, job_id, 1)
+        reports = [
+            Report(job_id=job_id, attempt=1, progress=Progress(fraction=0.5)),
+            Report(job_id=job_id, attempt=1, output='"half"'),
+        ]
+        assert await report(hasty, worker_id, *reports) == {job_id}
+        async with hasty.transaction() as connection:
+            asked = await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
+        assert asked.cancel_request_time is not None
+        written = await finish(hasty, worker_id, ending(job_id, 1, EventType.SUCCEEDED))
+        assert written == {job_id: EventType.SUCCEEDED}
+    assert_legal(await read_job(hasty, job_id), await history(hasty, job_id))
+    await hasty.close()
+
+
+@pytest.mark.parametrize("attempt", [0, 2])
+async def test_another_attempt_is_refused(
+    handler: asyncpg.Connection, running: Brought, attempt: int
+) -> None:
+    with pytest.raises(asyncpg.PostgresError, match="does not run any more") as caught:
+        await handler.execute(CHECK, running.job.id, attempt)
+    assert caught.value.sqlstate == "JF001"
+
+
+@pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
+async def test_an_attempt_that_does_not_run_is_refused(
+    database: Database, handler: asyncpg.Connection, state: JobState
+) -> None:
+    brought = await bring(database, state)
+    with pytest.raises(asyncpg.PostgresError) as caught:
+        await handler.execute(CHECK, brought.job.id, brought.job.attempt)
+    assert caught.value.sqlstate == "JF001"
+
+
+async def test_a_takeover_that_came_first_is_seen(
+    database: Database, handler: asyncpg.Connection, running: Brought
+) -> None:
+    async with handler.transaction():
+        # The transaction has a snapshot from before.
+        await handler.execute("SELECT 1")
+        await lapse(database, running.worker_id)
+        assert await sweep(database)
+        with pytest.raises(asyncpg.PostgresError) as caught:
+            await handler.execute(CHECK, running.job.id, 1)
+    assert caught.value.sqlstate == "JF001"
+
+
+async def test_a_role_of_the_handlers_needs_the_schema_alone(
+    database: Database, handler: asyncpg.Connection, running: Brought
+) -> None:
+    role = "headrace_test_handler"
+    arguments = (running.job.id, 1)
+    await handler.execute(f"""
+        DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END $$
+    """)
+    try:
+        await handler.execute(f"SET ROLE {role}")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="schema headrace"):
+            await handler.execute(CHECK, *arguments)
+        await handler.execute(
+            f"RESET ROLE; GRANT USAGE ON SCHEMA headrace TO {role}; SET ROLE {role}"
+        )
+        await handler.execute(CHECK, *arguments)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await handler.execute("SELECT FROM jobs")
+        # What the caller calls by the names of our tables is not what the functions look at.
+        await handler.execute("CREATE TEMP TABLE jobs (id uuid, attempt integer, state text)")
+        await handler.execute("INSERT INTO jobs VALUES ($1, 7, 'running')", running.job.id)
+        with pytest.raises(asyncpg.PostgresError, match="does not run any more"):
+            await handler.execute(CHECK, running.job.id, 7)
+        await handler.execute("SELECT headrace.complete($1, $2, '[1]')", *arguments)
+    finally:
+        await handler.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
+    assert (await read_job(database, running.job.id)).result == "[1]"
+
+
+async def test_the_backoff_of_a_retry_runs_beside_a_checked_transaction(
+    database: Database, handler: asyncpg.Connection, running: Brought
+) -> None:
+    job_id = running.job.id
+    async with handler.transaction():
+        await handler.execute(CHECK, job_id, 1)
+        retry = ending(job_id, 1, EventType.RETRY_SCHEDULED, backoff=timedelta())
+        assert await finish(database, running.worker_id, retry)
+        assert (await read_job(database, job_id)).state is JobState.RETRYING
+        # It is over, and so the handler may not write anything more.
+        with pytest.raises(asyncpg.PostgresError) as caught:
+            async with handler.transaction():
+                await handler.execute(CHECK, job_id, 1)
+        assert caught.value.sqlstate == "JF001"
