@@ -89,6 +89,11 @@ class Service:
         return self._server.pid
 
     @property
+    def running(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._server.running
+
+    @property
     def target(self) -> str:
         """Where clients reach it."""
         return self.entrance.address if self.entrance is not None else self.address

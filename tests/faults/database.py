@@ -92,7 +92,7 @@ class Records:
         async with self.connection() as connection:
             rows = await connection.fetch(
                 "SELECT id, tenant, type, queue, labels::text AS labels, request_id, state, seq, "
-                "retry::text AS retry FROM jobs"
+                "retry::text AS retry, attempt, result::text AS result FROM jobs"
             )
         jobs = {}
         for row in rows:
@@ -107,6 +107,8 @@ class Records:
                 state=JobState(row["state"]),
                 seq=row["seq"],
                 policy=policy,
+                attempt=row["attempt"],
+                result=row["result"],
                 asked=_ASKED.get(row["type"], timedelta()),
             )
         return jobs

@@ -57,6 +57,8 @@ class JobRow:
     state: JobState
     seq: int
     policy: RetryPolicy
+    attempt: int = 0
+    result: str | None = None
     asked: timedelta = timedelta()
     unwatched: bool = False
 

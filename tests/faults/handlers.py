@@ -7,7 +7,7 @@ import os
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
@@ -47,10 +47,11 @@ def _ledger() -> Ledger:
 
 
 @handler("work", retry=WORK_POLICY, timeout=timedelta(minutes=10))
-async def work(payload: Work, ctx: Context) -> None:
-    """Takes its time, as told."""
+async def work(payload: Work, ctx: Context) -> int:
+    """Takes its time, as told; its result is the attempt."""
     _note(ctx)
     await _work(payload, ctx)
+    return ctx.attempt.number
 
 
 @handler("call", retry=CALL_POLICY, timeout=timedelta(minutes=10))
@@ -78,3 +79,10 @@ async def _work(payload: Work, ctx: Context) -> None:
         await asyncio.sleep(payload.seconds / steps)
         await ctx.emit(f"piece {number}")
     await asyncio.sleep(payload.seconds / steps)
+
+
+@handler("echo")
+async def echo(payload: Any, ctx: Context) -> Any:
+    """Returns whatever it is given."""
+    _note(ctx)
+    return payload

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_worker.handlers.retry_after import MAX_WAIT, parse_retry_after
+from headrace_worker.handlers.retry_after import MAX_WAIT, parse_retry_after, server_time
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -40,3 +40,14 @@ def test_a_wait_is_read(value: str | None, wait: timedelta | None) -> None:
 def test_nothing_that_a_server_sends_raises(value: str) -> None:
     wait = parse_retry_after(value, NOW)
     assert wait is None or timedelta() <= wait <= MAX_WAIT
+
+
+def test_a_date_is_measured_against_the_clock_of_its_server() -> None:
+    headers = {"date": "Sun, 01 Mar 2020 12:00:00 GMT"}
+    wait = parse_retry_after("Sun, 01 Mar 2020 12:00:30 GMT", server_time(headers))
+    assert wait == timedelta(seconds=30)
+
+
+@pytest.mark.parametrize("headers", [{}, {"date": ""}, {"date": "soon"}])
+def test_a_response_without_a_date_was_sent_now(headers: dict[str, str]) -> None:
+    assert abs(server_time(headers) - datetime.now(UTC)) < timedelta(minutes=1)

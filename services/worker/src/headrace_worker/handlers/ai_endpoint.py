@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import httpx2
 import openai
@@ -20,7 +19,7 @@ from pydantic import SecretStr
 
 from headrace_worker.context import Context
 from headrace_worker.handlers.coalesced_output import CoalescedOutput
-from headrace_worker.handlers.retry_after import parse_retry_after
+from headrace_worker.handlers.retry_after import parse_retry_after, server_time
 from headrace_worker.handlers.tls import tls_context
 from headrace_worker.outcome import Fail, Retry
 
@@ -146,6 +145,7 @@ def _outcome(error: openai.APIStatusError) -> Retry | Fail:
     status = error.status_code
     message = f"the endpoint answered {status}: {error.message}"
     if status in _TRY_AGAIN or status >= 500:
-        wait = parse_retry_after(error.response.headers.get("retry-after"), datetime.now(UTC))
+        headers = error.response.headers
+        wait = parse_retry_after(headers.get("retry-after"), server_time(headers))
         return Retry(message, after=wait)
     return Fail(message, type="EndpointRefused")

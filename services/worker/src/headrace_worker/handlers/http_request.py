@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 import httpx2
@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from headrace_core.domain.retry import RetryPolicy
 from headrace_worker.context import Attempt, Context
-from headrace_worker.handlers.retry_after import parse_retry_after
+from headrace_worker.handlers.retry_after import parse_retry_after, server_time
 from headrace_worker.handlers.tls import tls_context
 from headrace_worker.outcome import Fail, Retry
 from headrace_worker.registry import handler
@@ -254,7 +254,8 @@ def _outcome(response: httpx2.Response) -> Retry | Fail:
     """What an unexpected status means for the job."""
     status = f"{response.request.url.host} answered {response.status_code}"
     if response.status_code == _TOO_MANY_REQUESTS or response.status_code >= 500:
-        wait = parse_retry_after(response.headers.get("retry-after"), datetime.now(UTC))
+        headers = response.headers
+        wait = parse_retry_after(headers.get("retry-after"), server_time(headers))
         return Retry(status, after=wait)
     if response.is_redirect:
         return Fail(

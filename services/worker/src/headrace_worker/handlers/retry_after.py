@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 # A server cannot put a job off for longer than this.
 MAX_WAIT = timedelta(hours=24)
+
+
+def server_time(headers: Mapping[str, str]) -> datetime:
+    """When a response was sent, by its server's clock, or by ours when it doesn't say.
+
+    A date of that server means what it means by its own clock, however wrong either one is.
+    """
+    try:
+        sent = parsedate_to_datetime(headers.get("date", ""))
+    except ValueError:
+        return datetime.now(UTC)
+    return sent if sent.tzinfo else sent.replace(tzinfo=UTC)
 
 
 def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
