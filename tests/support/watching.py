@@ -37,6 +37,10 @@ def names(events: list[JobEvent]) -> list[Name]:
     return [(event.job_id, event.seq) for event in events]
 
 
+# The tests decide how long these stay open.
+_TAKES_ITS_TIME = "SET LOCAL idle_in_transaction_session_timeout = 0"
+
+
 class OpenWriter:
     """A transaction that has its id, and commits when the test says so."""
 
@@ -46,6 +50,7 @@ class OpenWriter:
 
     async def open(self) -> OpenWriter:
         self.connection = await self._stack.enter_async_context(self._database.transaction())
+        await self.connection.execute(text(_TAKES_ITS_TIME))
         self.xid = int(await self.connection.scalar(text("SELECT pg_current_xact_id()::text")))
         return self
 
@@ -72,6 +77,7 @@ async def foreign_transaction(database: Database) -> AsyncIterator[None]:
     """Somebody else's transaction that has an id and does nothing, for the length of the block."""
     async with database.session() as connection:
         await connection.execute("BEGIN")
+        await connection.execute(_TAKES_ITS_TIME)
         await connection.execute("SELECT pg_current_xact_id()")
         yield
         await connection.execute("COMMIT")

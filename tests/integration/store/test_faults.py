@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from headrace_core.domain.errors import Unavailable
 from headrace_core.settings import Settings
+from headrace_core.store import database as databases
 from headrace_core.store.database import Database, until_lost
 from headrace_standalone.embedded.port import free_port
 from support.jobs import read_job, submit
@@ -181,6 +182,21 @@ async def test_an_error_of_the_caller_passes_through_and_undoes_the_transaction(
             await connection.execute(text("UPDATE jobs SET priority = 1"))
             raise asyncio.CancelledError
     assert (await read_job(database, job.id)).priority == 0
+
+
+async def test_a_transaction_in_which_nothing_happens_holds_its_locks_for_a_bounded_time(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await submit(database)
+    monkeypatch.setattr(databases, "_IDLE_TRANSACTION_MS", 200)
+    stands_still = Database(settings, application="test-still")
+    with pytest.raises(Unavailable):
+        async with stands_still.transaction() as connection:
+            await connection.execute(text("UPDATE jobs SET priority = 1"))
+            async with asyncio.timeout(10), database.transaction() as other:
+                await other.execute(text("UPDATE jobs SET priority = 2"))
+    await stands_still.close()
+    assert (await read_job(database, job.id)).priority == 2
 
 
 # Sessions of their own.

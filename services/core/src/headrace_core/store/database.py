@@ -37,7 +37,8 @@ class Database:
     Args:
         settings: the URL, the size of the pool and the deadline of a statement.
         application: how the connections call themselves in pg_stat_activity.
-        bounded: whether the deadline holds; maintenance may take its time.
+        bounded: whether the deadline holds, and a transaction in which nothing happens is ended;
+            maintenance may take its time.
     """
 
     def __init__(self, settings: Settings, *, application: str, bounded: bool = True) -> None:
@@ -65,7 +66,7 @@ class Database:
                 "enable_seqscan": "off",
                 "enable_hashjoin": "off",
                 "enable_mergejoin": "off",
-                "idle_in_transaction_session_timeout": str(_IDLE_TRANSACTION_MS),
+                "idle_in_transaction_session_timeout": str(_IDLE_TRANSACTION_MS if bounded else 0),
             },
         }
         self._pool: asyncpg.Pool[Row] | None = None
