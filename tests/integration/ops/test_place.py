@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_ops.place import UnknownPlace, find_settings
+from headrace_ops.place import UnknownPlace, describe, find_settings
 from headrace_standalone.embedded.folder import DataFolder
 
 OWN_SERVERS = pytest.mark.skipif(
@@ -66,3 +66,13 @@ def test_a_wrong_setting_is_named_and_not_quoted(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UnknownPlace, match="HEADRACE_DATABASE_URL") as refused:
         find_settings(None)
     assert "pa55word" not in str(refused.value)
+
+
+def test_where_it_is_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in (
+        "postgresql://me:pa55word@db:5433/jobs",
+        "postgresql://me:pa55@word@db:5433/jobs?sslmode=require",
+        "postgresql://db:5433/jobs?user=me&password=pa55word",
+    ):
+        monkeypatch.setenv("HEADRACE_DATABASE_URL", url)
+        assert describe(find_settings(None)) == "db:5433/jobs"

@@ -23,7 +23,7 @@ from headrace_core.store.migrate import head_revision, known_revisions, read_rev
 from headrace_ops import findings
 from headrace_ops.exits import Exit, whether
 from headrace_ops.findings import Finding, Level
-from headrace_ops.place import find_settings
+from headrace_ops.place import describe, find_settings
 
 _STATEMENT_S: Final = 30.0
 _STYLES: Final = {Level.OK: "green", Level.WARN: "yellow", Level.BAD: "bold red"}
@@ -80,7 +80,8 @@ def _line(finding: Finding) -> Text:
 
 
 async def _examine(settings: Settings) -> list[Finding]:
-    found = [Finding("headrace", Level.OK, version("headrace-core"))]
+    words = f"{version('headrace-core')}, on the database at {describe(settings)}"
+    found = [Finding("headrace", Level.OK, words)]
     database = Database(settings, application="doctor")
     try:
         async with database.snapshot(statement_timeout=_STATEMENT_S) as connection:

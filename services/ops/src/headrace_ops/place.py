@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
@@ -63,3 +64,10 @@ def find_settings(data: Path | None) -> Settings:
             if url is not None
         }
     )
+
+
+def describe(settings: Settings) -> str:
+    """Where the database is, without what is secret: `127.0.0.1:5432/headrace`."""
+    url = urlsplit(settings.postgresql_url)
+    # What stands before the host is the user and the password, and a query may have them as well.
+    return url.netloc.rpartition("@")[2] + url.path

@@ -17,7 +17,7 @@ from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_ops.audit import Audit, Auditor
 from headrace_ops.exits import Exit, whether
-from headrace_ops.place import find_settings
+from headrace_ops.place import describe, find_settings
 
 # What each check holds.
 RULES: Final[Mapping[str, str]] = {
@@ -68,19 +68,20 @@ def run(
     Returns:
         The exit code.
     """
-    found = Audit()
+    found, where = Audit(), ""
 
     def audit() -> None:
-        nonlocal found
+        nonlocal found, where
         settings = find_settings(data)
+        where = describe(settings)
         found = asyncio.run(_audit(settings, patience=None if at_rest else patience, limit=limit))
 
     if not whether(audit, output=output, json=json):
         return Exit.UNKNOWN
     if json:
-        output.line(json_text(document(found)))
+        output.line(json_text(document(found, where)))
     else:
-        output.console.print(text(found))
+        output.console.print(text(found, where))
     return Exit.BROKEN if found.counts else Exit.CLEAN
 
 
@@ -92,10 +93,11 @@ async def _audit(settings: Settings, *, patience: float | None, limit: int) -> A
         await database.close()
 
 
-def document(found: Audit) -> dict[str, Any]:
+def document(found: Audit, where: str) -> dict[str, Any]:
     """The result, for JSON."""
     return {
         "verdict": "breach" if found.counts else "clean",
+        "database": where,
         "jobs": found.jobs,
         "events": found.events,
         "seconds": round(found.seconds, 3),
@@ -106,14 +108,16 @@ def document(found: Audit) -> dict[str, Any]:
     }
 
 
-def text(found: Audit) -> Text:
+def text(found: Audit, where: str) -> Text:
     """The result, for people."""
-    looked_at = f"{found.jobs:,} jobs with {found.events:,} events in {found.seconds:.1f} s"
+    looked_at = (
+        f"{found.jobs:,} jobs with {found.events:,} events at {where} in {found.seconds:.1f} s"
+    )
     if not found.counts:
         return Text.assemble(("clean", "bold green"), f": {looked_at}, and nothing is broken")
-    lines = [
-        Text.assemble(("broken", "bold red"), f": {looked_at}, {found.counts.total():,} breaches")
-    ]
+    total = found.counts.total()
+    breaches = "1 breach" if total == 1 else f"{total:,} breaches"
+    lines = [Text.assemble(("broken", "bold red"), f": {looked_at}, {breaches}")]
     for check, rule in RULES.items():
         if not (count := found.counts[check]):
             continue
