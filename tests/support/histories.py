@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from headrace_core.domain.job import Job, JobEvent
-from headrace_core.domain.lifecycle import TERMINAL, EventType, allows
+from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, EventType, JobState, allows
+
+# A row of the lifecycle, from one state to one other: (source, event, target).
+Row = tuple[JobState | None, EventType, JobState]
+
+ROWS: frozenset[Row] = frozenset(
+    (source, rule.event, target)
+    for rule in LIFECYCLE
+    for source in rule.sources or (None,)
+    for target in rule.targets
+)
+
+
+def rows_report(rows: Iterable[Row]) -> str:
+    """Rows of the lifecycle as a person reads them."""
+    lines = sorted(f"{source or '–'} --({event})--> {target}" for source, event, target in rows)
+    return "\n".join(["rows taken:", *lines, ""])
 
 
 def assert_legal(job: Job, events: Sequence[JobEvent]) -> None:

@@ -19,14 +19,14 @@ from sqlalchemy import text
 from headrace_core.domain.errors import StateConflict
 from headrace_core.domain.finish import Report
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobEvent, Progress
-from headrace_core.domain.lifecycle import LIFECYCLE, EventType, JobState, allows, sources
+from headrace_core.domain.lifecycle import EventType, JobState, allows, sources
 from headrace_core.store.cancel import cancel_job
 from headrace_core.store.database import Database
 from headrace_core.store.promote import promote_due
 from headrace_core.store.requeue import requeue_job
 from headrace_core.store.submit import RequestIdConflict, submit_jobs
 from headrace_core.store.sweep import expire_overdue, take_back_lost
-from support.histories import assert_legal
+from support.histories import ROWS, Row, assert_legal, rows_report
 from support.jobs import history, new_job, read_job, set_column, submit
 from support.leading import lead
 from support.states import Brought, bring
@@ -136,15 +136,6 @@ PERFORMERS: dict[EventType, tuple[Performer, ...]] = {
     EventType.REQUEUED: (asks(requeue_job),),
 }
 
-Row = tuple[JobState | None, EventType, JobState]
-
-ROWS: set[Row] = {
-    (source, rule.event, target)
-    for rule in LIFECYCLE
-    for source in rule.sources or (None,)
-    for target in rule.targets
-}
-
 
 async def attempt_row(database: Database, state: JobState, perform: Performer) -> Row | None:
     """Tries one performer on a fresh job; returns the row that it took, None for none."""
@@ -211,8 +202,7 @@ async def test_every_row_is_taken_and_every_other_combination_refused(
         assert submitted.due_time == (time and job.due_time)
         assert_legal(await read_job(database, job.id), [submitted])
         taken.add((None, submitted.type, submitted.state))
-    report = [f"{source or '–'} --({event})--> {target}" for source, event, target in taken]
-    sys.stdout.write("\n".join(["rows taken:", *sorted(report), ""]))
+    sys.stdout.write(rows_report(taken))
     assert taken == ROWS
 
 

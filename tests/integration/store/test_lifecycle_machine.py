@@ -1,0 +1,555 @@
+"""A model of jobs beside the real store: whatever is called in whatever order, both agree.
+
+The same steps are taken at every run. `HEADRACE_TEST_LIFECYCLE_EXAMPLES=1000` takes others, and as
+many sequences of them; a failure prints the steps that lead to it, and how to take them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.errors import JobNotFound, RequestIdConflict, StaleTerm, StateConflict
+from headrace_core.domain.finish import Report
+from headrace_core.domain.ids import BatchId, uuid7
+from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT, Job, JobEvent, JobSpec, Progress
+from headrace_core.domain.lifecycle import EventType, JobState, sources
+from headrace_core.settings import Settings
+from headrace_core.store.cancel import cancel_job, cancel_requests
+from headrace_core.store.claim import held_attempts
+from headrace_core.store.connection import Connection
+from headrace_core.store.database import Database
+from headrace_core.store.jobs import get_output, list_jobs
+from headrace_core.store.promote import promote_due
+from headrace_core.store.requeue import requeue_job
+from headrace_core.store.submit import submit_jobs
+from headrace_core.store.submit_batch import SubmittedBatch, submit_batch
+from headrace_core.store.sweep import expire_overdue, take_back_lost
+from headrace_core.store.tables import installation, metadata
+from headrace_core.store.workers import remove_lapsed, remove_worker, renew_lease
+from support.histories import ROWS, Row, assert_legal, rows_report
+from support.jobs import history, new_job, set_column
+from support.leading import lead
+from support.lifecycle_model import LifecycleModel, ModelBatch, ModelJob, ModelWorker
+from support.retention import prune
+from support.workers import claim, ending, finish, lapse, register, report
+
+T = TypeVar("T")
+
+_EXAMPLES = "HEADRACE_TEST_LIFECYCLE_EXAMPLES"
+_LONG = timedelta(hours=1)
+
+keys = st.sampled_from([None, None, "a key", "another key"])
+contents = st.integers(0, 1)
+sizes = st.integers(1, 3)
+flags = st.booleans()
+# How many rows a loop looks at; with none, time has passed and nobody has looked yet.
+limits = st.sampled_from([1000, 1000, 1, 0])
+# By how much an attempt is not the one that is meant, mostly not at all.
+shifts = st.sampled_from([0, 0, 0, 0, 0, -1, 1])
+# Some reports: pieces of output, and progress in tenths.
+sayings = st.lists(st.none() | st.integers(0, 10), min_size=1, max_size=3)
+# Whether an action takes what it can change, or anything.
+aims = st.sampled_from([True] * 7 + [False])
+ends = st.sampled_from(
+    [
+        EventType.RETRY_SCHEDULED,
+        EventType.INTERRUPTED,
+        EventType.FAILED,
+        EventType.SUCCEEDED,
+        EventType.CANCELLED,
+        EventType.EXPIRED,
+    ]
+)
+# Those that a job needs to go on are taken more often than those that end it.
+ACTIONS = (
+    *("submit", "submit_a_batch", "cancel", "requeue"),
+    *("claim", "claim", "claim", "finish", "finish", "report"),
+    *("promote", "sweep", "expire", "prune", "change_worker", "remove_lapsed"),
+)
+
+
+class LifecycleMachine(RuleBasedStateMachine):
+    """Calls the store and the model alike."""
+
+    # Set by the test: where the store is, how it is waited for, and what was taken over all runs.
+    database: Database
+    run: Callable[[Coroutine[Any, Any, Any]], Any]
+    taken: Counter[Row]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = LifecycleModel(self.taken)
+        self.seen: dict[object, tuple[Job, list[JobEvent]]] = {}
+        self.run(_empty(self.database))
+        self.term = self.run(lead(self.database))
+
+    @initialize()
+    def begin(self) -> None:
+        self._register()
+        self._submit(None, 0, later=False, deadline=True)
+
+    # One rule for all: of many rules each run would leave most out, and few jobs would ever end.
+    @rule(action=st.sampled_from(ACTIONS), data=st.data())
+    def act(self, action: str, data: st.DataObject) -> None:
+        getattr(self, action)(data)
+
+    # What an action is about.
+
+    def _jobs(
+        self, data: st.DataObject, fits: Callable[[ModelJob], bool], *, most: int = 3
+    ) -> list[ModelJob]:
+        """Some jobs, mostly such that fit."""
+        aimed = data.draw(aims)
+        there = self.model.jobs
+        found = [job for job in there if not aimed or (fits(job) and not job.pruned)] or there
+        return data.draw(st.lists(st.sampled_from(found), min_size=1, max_size=most, unique_by=id))
+
+    def _worker(self, data: st.DataObject) -> ModelWorker:
+        """A worker, mostly a live one."""
+        aimed = data.draw(aims)
+        found = [one for one in self.model.workers if not aimed or (one.live and one.there)]
+        return data.draw(st.sampled_from(found or self.model.workers))
+
+    # Clients.
+
+    def submit(self, data: st.DataObject) -> None:
+        key, content = data.draw(keys), data.draw(contents)
+        self._submit(key, content, later=data.draw(flags), deadline=data.draw(flags))
+
+    def _submit(self, key: str | None, content: int, *, later: bool, deadline: bool) -> None:
+        spec = {"payload": str(content)} | _times(later=later, deadline=deadline)
+        new = new_job(request_id=key, **spec)
+        if key is not None:
+            # Times are part of what a key stands for, and each call has times of its own.
+            new = type(new)(
+                id=new.id,
+                tenant=new.tenant,
+                spec=new.spec,
+                request_id=key,
+                fingerprint=bytes([content]),
+            )
+        [result] = self._in_transaction(lambda connection: submit_jobs(connection, [new]))
+        held = self.model.holder(key)
+        if held is None:
+            assert result.created
+            job = ModelJob(new.id, has_deadline=deadline)
+            self.model.submit(job, later=later, key=key, content=content)
+            return
+        earlier, its_content = held
+        if its_content == content:
+            assert (result.created, result.job.id) == (False, earlier.id)
+        else:
+            assert isinstance(result, RequestIdConflict)
+            assert result.existing_id == str(earlier.id)
+
+    def submit_a_batch(self, data: st.DataObject) -> None:
+        key, content = data.draw(keys), data.draw(contents)
+        size, later, alike = data.draw(sizes), data.draw(flags), data.draw(flags)
+        spec = JobSpec(type="test", queue=DEFAULT_QUEUE, **_times(later=later, deadline=False))
+        specs = [spec] * size if alike else [_copy(spec) for _ in range(size)]
+        batch = ModelBatch(BatchId(uuid7()), content)
+        held = self.model.batch_holder(key)
+
+        def call(connection: Connection) -> Coroutine[Any, Any, SubmittedBatch]:
+            return submit_batch(
+                connection,
+                batch_id=batch.id,
+                tenant=DEFAULT_TENANT,
+                request_id=key,
+                fingerprint=bytes([content]),
+                specs=specs,
+            )
+
+        if held is not None and held.content != content:
+            with pytest.raises(RequestIdConflict) as caught:
+                self._in_transaction(call)
+            assert caught.value.existing_id == str(held.id)
+            return
+        result = self._in_transaction(call)
+        if held is not None:
+            assert (result.id, result.created) == (held.id, False)
+            assert list(result.jobs.ids) == sorted(job.id for job in held.left)
+            return
+        assert (result.id, result.created) == (batch.id, True)
+        batch.jobs = [ModelJob(job_id, batch=batch) for job_id in result.jobs.ids]
+        self.model.submit_batch(batch, later=later, key=key)
+
+    def cancel(self, data: st.DataObject) -> None:
+        [job] = self._jobs(data, lambda job: not job.ended, most=1)
+        self._ask(cancel_job, self.model.cancel, job)
+
+    def requeue(self, data: st.DataObject) -> None:
+        [job] = self._jobs(data, lambda job: job.ended, most=1)
+        self._ask(requeue_job, self.model.requeue, job)
+
+    def _ask(
+        self,
+        function: Callable[..., Coroutine[Any, Any, Job]],
+        expect: Callable[[ModelJob], bool],
+        job: ModelJob,
+    ) -> None:
+        def call(connection: Connection) -> Coroutine[Any, Any, Job]:
+            return function(connection, tenant=DEFAULT_TENANT, job_id=job.id)
+
+        if job.pruned:
+            with pytest.raises(JobNotFound):
+                self._in_transaction(call)
+            return
+        before = job.state
+        if not expect(job):
+            with pytest.raises(StateConflict) as caught:
+                self._in_transaction(call)
+            assert caught.value.state is before
+            return
+        answer = self._in_transaction(call)
+        assert (answer.state, answer.seq) == (job.state, len(job.events))
+
+    # Workers.
+
+    def change_worker(self, data: st.DataObject) -> None:
+        action = data.draw(st.sampled_from(["register", "renew", "lapse", "remove"]))
+        if action == "register":
+            self._register()
+            return
+        worker = self._worker(data)
+        if action == "lapse":
+            self._lapse(worker)
+        elif action == "remove":
+            self._in_transaction(lambda connection: remove_worker(connection, worker_id=worker.id))
+            worker.there = False
+        else:
+            renewed = self._in_transaction(
+                lambda connection: renew_lease(
+                    connection,
+                    worker_id=worker.id,
+                    lease=_LONG,
+                    draining=data.draw(flags),
+                )
+            )
+            assert renewed == (worker.there and worker.live)
+
+    def _lapse(self, worker: ModelWorker) -> None:
+        self.run(lapse(self.database, worker.id))
+        worker.live = False
+
+    def _register(self) -> None:
+        self.model.workers.append(ModelWorker(self.run(register(self.database))))
+
+    def remove_lapsed(self, data: st.DataObject) -> None:
+        older_than = data.draw(st.sampled_from([timedelta(), _LONG]))
+        removed = self._lead(data, remove_lapsed, older_than=older_than)
+        if removed is None:
+            return
+        lapsed = [worker for worker in self.model.workers if worker.there and not worker.live]
+        assert removed == (0 if older_than else len(lapsed))
+        for worker in () if older_than else lapsed:
+            worker.there = False
+
+    def claim(self, data: st.DataObject) -> None:
+        shift = data.draw(shifts)
+        worker = self._worker(data)
+        chosen = self._jobs(data, lambda job: job.state is JobState.QUEUED)
+        # Twice in one batch, as after a redelivery.
+        deliveries = [Delivery(job.id, max(1, job.attempt + 1 + shift)) for job in chosen] * 2
+        due = [
+            job
+            for job, (_, attempt) in zip(chosen, deliveries, strict=False)
+            if self.model.may_claim(worker, job, attempt)
+        ]
+        claimed = self.run(claim(self.database, worker.id, deliveries))
+        for job in due:
+            self.model.claim(worker, job)
+        assert [(one.id, one.attempt, one.retries_used) for one in claimed] == [
+            (job.id, job.attempt, job.retries_used) for job in due
+        ]
+
+    def finish(self, data: st.DataObject) -> None:
+        event, shift, soon = data.draw(ends), data.draw(shifts), data.draw(flags)
+        chosen = self._jobs(data, lambda job: job.runs)
+        other = None if data.draw(aims) else self._worker(data)
+        says = {"backoff": timedelta() if soon else _LONG} if event is _RETRY else {}
+        by_worker = self._by_worker(chosen, other)
+        for worker, owned in by_worker:
+            finishes = [ending(job.id, max(1, job.attempt + shift), event, **says) for job in owned]
+            allowed = [
+                job
+                for job, end in zip(owned, finishes, strict=True)
+                if self.model.owns(worker, job, end.attempt)
+            ]
+            written = self.run(finish(self.database, worker.id, *finishes))
+            assert written == {job.id: self.model.finish(job, event) for job in allowed}
+            for job in allowed:
+                job.due = event is _RETRY and soon
+            # A repetition is refused.
+            assert self.run(finish(self.database, worker.id, *finishes)) == {}
+
+    def report(self, data: st.DataObject) -> None:
+        shift, says = data.draw(shifts), data.draw(sayings)
+        chosen = self._jobs(data, lambda job: job.runs)
+        other = None if data.draw(aims) else self._worker(data)
+        for worker, owned in self._by_worker(chosen, other):
+            allowed = [
+                job for job in owned if self.model.owns(worker, job, max(1, job.attempt + shift))
+            ]
+            reports = []
+            for job in owned:
+                for tenths in says:
+                    fraction = None if tenths is None else tenths / 10
+                    output = f'"piece {len(job.outputs)}"' if tenths is None else None
+                    reports.append(
+                        Report(
+                            job_id=job.id,
+                            attempt=max(1, job.attempt + shift),
+                            progress=None if fraction is None else Progress(fraction=fraction),
+                            output=output,
+                        )
+                    )
+                    if job in allowed:
+                        self.model.report(job, fraction=fraction, output=output)
+            taken = self.run(report(self.database, worker.id, *reports))
+            assert taken == {job.id for job in allowed}
+
+    def _by_worker(
+        self, chosen: Sequence[ModelJob], other: ModelWorker | None
+    ) -> list[tuple[ModelWorker, list[ModelJob]]]:
+        """Jobs by the worker that writes: the last that had them, or another one."""
+        grouped: dict[ModelWorker, list[ModelJob]] = {}
+        for job in chosen:
+            if (writer := other or job.worker) is not None:
+                grouped.setdefault(writer, []).append(job)
+        return list(grouped.items())
+
+    # The scheduler, and time, which passes by moving rows into the past.
+
+    def promote(self, data: st.DataObject) -> None:
+        limit = data.draw(limits)
+        for job in self._jobs(data, lambda job: job.state in sources(EventType.DUE)):
+            if not job.pruned:
+                self._move(job, "due_time = now() - interval '1 s'")
+                job.due = True
+        due = self.model.promotable()
+        count = self._lead(data, promote_due, limit=limit)
+        if count is None:
+            return
+        assert count == min(limit, len(due))
+        now = self._read()
+        for job in due:
+            if now[job.id][0].seq > len(job.events):
+                self.model.promote(job)
+
+    def sweep(self, data: st.DataObject) -> None:
+        limit, max_losses = data.draw(limits), data.draw(st.integers(0, 2))
+        if data.draw(flags):
+            self._lapse(self._worker(data))
+        lost = {job.id: job for job in self.model.lost()}
+        swept = self._lead(data, take_back_lost, limit=limit, max_losses=max_losses)
+        if swept is None:
+            return
+        assert len(swept) == min(limit, len(lost))
+        for job_id, state in swept:
+            assert state == self.model.lose(lost.pop(job_id), max_losses=max_losses)
+
+    def expire(self, data: st.DataObject) -> None:
+        limit, grace = data.draw(limits), data.draw(flags)
+        for job in self._jobs(data, lambda job: job.has_deadline and not job.ended):
+            if job.has_deadline and not job.pruned:
+                self._move(job, "deadline = now() - interval '10 min'")
+                job.overdue = True
+        overdue = {job.id: job for job in self.model.overdue(grace=grace)}
+        running_grace = _LONG if grace else timedelta()
+        expired = self._lead(data, expire_overdue, limit=limit, running_grace=running_grace)
+        if expired is None:
+            return
+        assert len(expired) == min(limit, len(overdue))
+        for job_id in expired:
+            self.model.expire(overdue.pop(job_id))
+
+    def prune(self, data: st.DataObject) -> None:
+        limit = data.draw(limits)
+        for job in self._jobs(data, lambda job: job.ended, most=2):
+            if job.ended:
+                self._move(job, "end_time = now() - interval '2 h'")
+                job.ended_long_ago = True
+        old = self.model.prunable()
+        pruned = self.run(prune(self.database, older_than=_LONG, held_for=_LONG, limit=limit))
+        # Each state is pruned by itself.
+        by_state = Counter(job.state for job in old)
+        assert pruned.jobs == sum(min(limit, count) for count in by_state.values())
+        left = self._read()
+        gone = [job for job in old if job.id not in left]
+        assert pruned.events == sum(len(job.events) for job in gone)
+        self.model.prune(gone)
+
+    def _lead(self, data: st.DataObject, call: Callable[..., Any], **options: Any) -> Any:
+        """What a call of the leader comes to; None when its term was over before."""
+        if data.draw(aims):
+            return self._in_transaction(
+                lambda connection: call(connection, term=self.term, **options)
+            )
+        with pytest.raises(StaleTerm):
+            self._in_transaction(lambda connection: call(connection, term=self.term - 1, **options))
+        return None
+
+    def _move(self, job: ModelJob, assignment: str) -> None:
+        self.run(set_column(self.database, job.id, assignment))
+        # That was the test and not the store.
+        self.seen[job.id] = self._read()[job.id]
+
+    # What must hold after each step.
+
+    @invariant()
+    def both_agree(self) -> None:
+        now = self._read()
+        there = [job for job in self.model.jobs if not job.pruned]
+        assert set(now) == {job.id for job in there}
+        for job in there:
+            row, events = now[job.id]
+            before, its_events = self.seen.get(job.id, (row, []))
+            if row.seq == before.seq:
+                # Whoever was refused, or wrote to others, has changed nothing here.
+                assert row == before
+            if row.seq != before.seq or job.id not in self.seen:
+                self._compare(job, row, events)
+                assert events[: len(its_events)] == its_events
+        self.seen = now
+        self.run(self._compare_others(there))
+
+    def _compare(self, job: ModelJob, row: Job, events: Sequence[JobEvent]) -> None:
+        assert [(event.type, event.state, event.attempt) for event in events] == job.events
+        assert_legal(row, events)
+        assert row.state is job.state
+        assert row.retries_used == job.retries_used
+        assert (row.cancel_request_time is not None) == job.cancel_requested
+        assert row.worker_id == (job.worker and job.worker.id)
+        assert (row.deadline is not None) == job.has_deadline
+        assert (row.end_time is not None) == job.ended
+        assert (row.progress and row.progress.fraction) == job.fraction
+        assert [event.output for event in events if event.output is not None] == job.outputs
+        started = [event.worker_id for event in events if event.type is EventType.STARTED]
+        assert started[-1:] == ([job.worker.id] if job.worker else [])
+
+    async def _compare_others(self, there: Sequence[ModelJob]) -> None:
+        """What other functions tell of the same jobs."""
+        async with self.database.statement() as connection:
+            rows = await connection.execute(text("SELECT id, worker_losses FROM jobs"))
+            assert dict(map(tuple, rows)) == {job.id: job.losses for job in there}
+            batches = await connection.scalars(text("SELECT id FROM batches"))
+            assert set(batches) == {job.batch.id for job in there if job.batch}
+            events = await connection.scalar(text("SELECT count(*) FROM job_events"))
+            assert events == sum(len(job.events) for job in there)
+            for worker in self.model.workers[-3:]:
+                running = [job for job in there if job.runs and job.worker is worker]
+                held = await held_attempts(connection, worker_id=worker.id)
+                assert set(held) == {(job.id, job.attempt) for job in running}
+                asked = await cancel_requests(connection, worker_id=worker.id)
+                assert set(asked) == {
+                    (job.id, job.attempt) for job in running if job.cancel_requested
+                }
+            for job in there[-1:]:
+                output = await get_output(connection, tenant=DEFAULT_TENANT, job_id=job.id)
+                assert output == job.outputs
+
+    def _read(self) -> dict[object, tuple[Job, list[JobEvent]]]:
+        async def read() -> dict[object, tuple[Job, list[JobEvent]]]:
+            async with self.database.transaction() as connection:
+                found = await list_jobs(
+                    connection,
+                    tenant=DEFAULT_TENANT,
+                    query=(),
+                    limit=1000,
+                    before=None,
+                    full=True,
+                )
+            now: dict[object, tuple[Job, list[JobEvent]]] = {}
+            for job in found:
+                known = self.seen.get(job.id)
+                unchanged = known is not None and known[0].seq == job.seq
+                events = known[1] if known and unchanged else await history(self.database, job.id)
+                now[job.id] = (job, events)
+            return now
+
+        read_all: dict[object, tuple[Job, list[JobEvent]]] = self.run(read())
+        return read_all
+
+    def _in_transaction(self, call: Callable[[Any], Coroutine[Any, Any, T]]) -> Any:
+        async def execute() -> T:
+            async with self.database.transaction() as connection:
+                return await call(connection)
+
+        return self.run(execute())
+
+
+_RETRY = EventType.RETRY_SCHEDULED
+
+
+def _times(*, later: bool, deadline: bool) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    return {
+        "schedule_time": now + _LONG if later else None,
+        "deadline": now + 24 * _LONG if deadline else None,
+    }
+
+
+def _copy(spec: JobSpec) -> JobSpec:
+    return JobSpec(**{name: getattr(spec, name) for name in JobSpec.__dataclass_fields__})
+
+
+def _profile(examples: int) -> settings:
+    return settings(
+        max_examples=examples or 100,
+        stateful_step_count=40,
+        derandomize=not examples,
+        database=None,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+async def _empty(database: Database) -> None:
+    async with database.statement() as connection:
+        await connection.execute(_EMPTY)
+
+
+_TABLES = ", ".join(table.name for table in metadata.sorted_tables if table is not installation)
+_EMPTY = text(f"TRUNCATE {_TABLES}")
+
+
+# As many examples as are asked for may take their time, and so may the way to a short failure.
+@pytest.mark.timeout(600 + 2 * int(os.environ.get(_EXAMPLES, "0")))
+def test_the_store_does_what_the_model_says(settings: Settings) -> None:
+    with asyncio.Runner() as runner:
+        database = Database(settings, application="test")
+
+        class Machine(LifecycleMachine):
+            pass
+
+        Machine.database = database
+        Machine.run = staticmethod(runner.run)
+        Machine.taken = Counter()
+        try:
+            profile = _profile(int(os.environ.get(_EXAMPLES, "0")))
+            run_state_machine_as_test(Machine, settings=profile)
+        finally:
+            sys.stdout.write(rows_report(Machine.taken))
+            runner.run(database.close())
+        assert set(Machine.taken) == ROWS
