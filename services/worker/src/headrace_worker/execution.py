@@ -234,10 +234,13 @@ class Execution:
 
     def _judge(self, work: asyncio.Task[JsonText]) -> Finish | None:
         assert self._handler is not None
+        # Asked for whether it counts or not: asyncio complains of what nobody has asked for.
+        error = None if work.cancelled() or not work.done() else work.exception()
         if self._reason is StopReason.LOST:
             return None
         cancelled = self._interrupted or work.cancelled()
-        error: BaseException | None = None if cancelled else work.exception()
+        if cancelled:
+            error = None
         if not cancelled and error is None:
             # It finished first, whatever was asked meanwhile.
             return succeeded(self.job, work.result(), max_bytes=self._max_result_bytes)

@@ -45,6 +45,10 @@ class AttemptReporter:
         self._writer: asyncio.Task[None] | None = None
         self._lost = False
         self._turn = asyncio.Lock()
+        # One report after the other, so that each has its number.
+        self._one = asyncio.Lock()
+        # How many have been written; None when that is not known any more.
+        self._written: int | None = 0
         self._closing = asyncio.Event()
 
     async def progress(self, progress: Progress) -> None:
@@ -77,7 +81,7 @@ class AttemptReporter:
         async with self._turn:
             # What was said before comes before.
             await self._flush()
-            await self._report(Report(job_id=self._job_id, attempt=self._attempt, output=chunk))
+            await self._report(output=chunk)
         self._check()
 
     @property
@@ -109,8 +113,23 @@ class AttemptReporter:
         latest, self._latest = self._latest, None
         if latest is None:
             return
-        await self._report(Report(job_id=self._job_id, attempt=self._attempt, progress=latest))
+        await self._report(progress=latest)
 
-    async def _report(self, report: Report) -> None:
-        if not await self._write(report):
+    async def _report(
+        self, *, progress: Progress | None = None, output: JsonText | None = None
+    ) -> None:
+        async with self._one:
+            number = None if self._written is None else self._written + 1
+            # Who is cancelled now, or refused, learns no more whether it was written.
+            self._written = None
+            report = Report(
+                job_id=self._job_id,
+                attempt=self._attempt,
+                progress=progress,
+                output=output,
+                number=number,
+            )
+            taken = await self._write(report)
+            self._written = number
+        if not taken:
             self._lost = True

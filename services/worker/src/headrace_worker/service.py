@@ -25,9 +25,9 @@ from headrace_core.store.claim import claim_jobs, held_attempts
 from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.finish import finish_attempts
-from headrace_core.store.group_commit import GroupCommit
+from headrace_core.store.group_commit import GroupCommit, Overloaded
 from headrace_core.store.ready import Pool, ready_jobs
-from headrace_core.store.report import write_reports
+from headrace_core.store.report import count_reports, write_reports
 from headrace_core.store.workers import NewWorker
 from headrace_core.tasks import end_tasks
 from headrace_core.telemetry import MetricsServer
@@ -387,16 +387,28 @@ class WorkerService:
         report: Report,
     ) -> bool:
         """Writes, again and again while the lease is held and the database is gone."""
+        unsure = False
         while True:
             try:
+                # What was written before the answer got lost must not be in the history twice.
+                if unsure and await self._is_written(report):
+                    return True
                 return await submit((worker_id, report))
             except ShuttingDown:
                 return False
-            except Unavailable:
+            except Unavailable as fault:
                 if not self._lease.held(worker_id):
                     self.counts.reports_refused += 1
                     return False
+                unsure = unsure or not isinstance(fault, Overloaded)
                 await asyncio.sleep(random.uniform(0.1, 0.5))
+
+    async def _is_written(self, report: Report) -> bool:
+        if report.number is None:
+            return False
+        async with self._database.transaction() as connection:
+            written = await count_reports(connection, job_id=report.job_id, attempt=report.attempt)
+        return written >= report.number
 
     async def _commit_reports(self, items: list[tuple[WorkerId, Report]]) -> list[bool]:
         taken: set[tuple[WorkerId, JobId]] = set()

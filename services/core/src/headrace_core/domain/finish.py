@@ -68,6 +68,12 @@ class Finish:
 class Report:
     """What a running attempt said: progress or a piece of output, one of the two.
 
+    Args:
+        job_id, attempt: which attempt; the fence.
+        progress, output: what it said.
+        number: the how manieth of its attempt it is, from 1 on. It tells whether one whose answer
+            got lost was written. None when that is not known.
+
     Raises:
         ValueError: it is none of them, or both.
     """
@@ -76,6 +82,7 @@ class Report:
     attempt: int
     progress: Progress | None = None
     output: JsonText | None = None
+    number: int | None = None
 
     def __post_init__(self) -> None:
         if (self.progress is None) == (self.output is None):

@@ -36,6 +36,27 @@ async def write_reports(
     return {row.id for row in rows}
 
 
+async def count_reports(conn: Connection, *, job_id: JobId, attempt: int) -> int:
+    """How many reports of an attempt have been written.
+
+    Args:
+        conn: must have a transaction: it waits for whoever is writing one now.
+        job_id: the job.
+        attempt: which of its attempts.
+    """
+    await conn.execute(_LOCK, {"id": job_id})
+    # A statement of its own: it sees what was written until the lock was had.
+    count: int = await conn.scalar(_COUNT, {"id": job_id, "attempt": attempt})
+    return count
+
+
+_LOCK = text("SELECT FROM jobs WHERE id = :id FOR UPDATE")
+
+_COUNT = text("""
+    SELECT count(*) FROM job_events
+    WHERE job_id = :id AND attempt = :attempt AND type IN ('progressed', 'output')
+""")
+
 _REPORT = text(f"""
     WITH input AS (
         SELECT *, row_number() OVER (PARTITION BY id, attempt ORDER BY ordinal) AS number
