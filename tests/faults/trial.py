@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -231,7 +231,7 @@ class Trial:
             self.say(f"{await self.records.unfinished()} jobs have not ended")
         jobs, events = await self._jobs(), await self.records.events()
         self.say(f"{len(jobs)} jobs with {len(events)} events; waiting for the streams")
-        wanted = _counting(jobs, events)
+        wanted = counting(jobs, events)
         for watchers in self._watchers:
             await watchers.have_shown(wanted, within=_SHOW_S)
         await asyncio.sleep(_SURPLUS_S)
@@ -270,7 +270,7 @@ class Trial:
         await self._open.aclose()
 
 
-def _counting(jobs: dict[str, JobRow], events: list[EventRow]) -> Callable[[StreamLog], int]:
+def counting(jobs: Mapping[str, JobRow], events: Sequence[EventRow]) -> Callable[[StreamLog], int]:
     """How many events each stream should show."""
     counts: dict[str, int] = {}
 

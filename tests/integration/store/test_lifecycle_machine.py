@@ -104,8 +104,14 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
+        """A job in each state that things can happen to, so that every row is one action away."""
         self._register()
-        self._submit(None, 0, later=False, deadline=True)
+        for later in (False, False, False, False, True):
+            self._submit(None, 0, later=later, deadline=True)
+        [worker], [_, runs, waits_again, has_failed, _] = self.model.workers, self.model.jobs
+        self._claim(worker, [runs, waits_again, has_failed], shift=0)
+        self._finish([waits_again], _RETRY, shift=0, soon=False, other=None)
+        self._finish([has_failed], EventType.FAILED, shift=0, soon=False, other=None)
 
     # One rule for all: of many rules each run would leave most out, and few jobs would ever end.
     @rule(action=st.sampled_from(ACTIONS), data=st.data())
@@ -265,9 +271,11 @@ class LifecycleMachine(RuleBasedStateMachine):
             worker.there = False
 
     def claim(self, data: st.DataObject) -> None:
-        shift = data.draw(shifts)
         worker = self._worker(data)
         chosen = self._jobs(data, lambda job: job.state is JobState.QUEUED)
+        self._claim(worker, chosen, shift=data.draw(shifts))
+
+    def _claim(self, worker: ModelWorker, chosen: Sequence[ModelJob], *, shift: int) -> None:
         # Twice in one batch, as after a redelivery.
         deliveries = [Delivery(job.id, max(1, job.attempt + 1 + shift)) for job in chosen] * 2
         due = [
@@ -286,6 +294,17 @@ class LifecycleMachine(RuleBasedStateMachine):
         event, shift, soon = data.draw(ends), data.draw(shifts), data.draw(flags)
         chosen = self._jobs(data, lambda job: job.runs)
         other = None if data.draw(aims) else self._worker(data)
+        self._finish(chosen, event, shift=shift, soon=soon, other=other)
+
+    def _finish(
+        self,
+        chosen: Sequence[ModelJob],
+        event: EventType,
+        *,
+        shift: int,
+        soon: bool,
+        other: ModelWorker | None,
+    ) -> None:
         says = {"backoff": timedelta() if soon else _LONG} if event is _RETRY else {}
         by_worker = self._by_worker(chosen, other)
         for worker, owned in by_worker:
@@ -515,8 +534,8 @@ def _copy(spec: JobSpec) -> JobSpec:
 
 def _profile(examples: int) -> settings:
     return settings(
-        max_examples=examples or 100,
-        stateful_step_count=40,
+        max_examples=examples or 60,
+        stateful_step_count=30,
         derandomize=not examples,
         database=None,
         deadline=None,

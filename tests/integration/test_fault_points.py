@@ -1,0 +1,486 @@
+"""Faults in each function of the store that a service calls, while all services work.
+
+A whole platform runs in this process, with load, streams, clients that ask for everything that
+there is to ask for, and workers and gateways that come and go. In the end the invariants of the
+fault suite must hold. `HEADRACE_TEST_FAULT_SEED=7` decides other faults, and
+`HEADRACE_TEST_FAULT_METHODS="claim_jobs finish_attempts"` leaves the other methods alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import handlers as fault_handlers
+from faults.database import Records
+from faults.evidence import Evidence, Wanted
+from faults.invariants import judge
+from faults.ledger import VARIABLE, Ledger
+from faults.load import QUEUES, Load, Mix
+from faults.trial import counting
+from faults.watchers import Watchers
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from headrace import CallError, Client, JobSpec
+from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.lifecycle import TERMINAL
+from headrace_core.settings import Settings
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.database import Database
+from headrace_gateway.server import Gateway
+from headrace_scheduler.service import Scheduler
+from headrace_worker.registry import Registry, registry
+from headrace_worker.service import WorkerService
+from support.fault_points import FaultPoints, points
+from support.jobs import set_column, submit
+
+SEED = int(os.environ.get("HEADRACE_TEST_FAULT_SEED", "1"))
+CHOSEN = os.environ.get("HEADRACE_TEST_FAULT_METHODS", "").split()
+
+# Everything that the services ask of the store. A new function belongs here, and something below
+# has to call it.
+METHODS = (
+    "acknowledge",
+    "acquire_subscription",
+    "cancel_job",
+    "cancel_requests",
+    "claim_jobs",
+    "count_reports",
+    "create_subscription",
+    "delete_subscription",
+    "expire_overdue",
+    "finish_attempts",
+    "get_job",
+    "get_output",
+    "get_subscription",
+    "give_up_lead",
+    "held_attempts",
+    "list_events",
+    "list_jobs",
+    "list_subscriptions",
+    "list_tenants",
+    "listen",
+    "live_handlers",
+    "live_pools",
+    "next_due",
+    "notify",
+    "promote_due",
+    "prune_jobs",
+    "read_end",
+    "read_holders",
+    "read_installation",
+    "read_range",
+    "read_start",
+    "read_stats",
+    "read_unseen",
+    "ready_heads",
+    "ready_jobs",
+    "register_worker",
+    "release_watches",
+    "remove_lapsed",
+    "remove_leftovers",
+    "remove_worker",
+    "renew_lease",
+    "renew_lead",
+    "renew_watches",
+    "requeue_job",
+    "served_queues",
+    "submit_batch",
+    "submit_jobs",
+    "take_back_lost",
+    "take_lead",
+    "write_reports",
+)
+
+# What is only called when another one has failed: both meet faults in its turn.
+BEHIND = {"count_reports": "write_reports", "give_up_lead": "take_lead"}
+
+# Jobs per second, and what they are: each fifth tells something, so that reports are many.
+RATE = 15.0
+MIX = Mix(seconds=(0.01, 0.1), telling=0.3, attached=0.1)
+# How many faults each method meets in its turn, how long that may take, and how long the platform
+# has afterwards, in seconds.
+FAULTS = 2
+TURN_S = 30.0
+SETTLE_S = 45.0
+# How long there is trouble everywhere, in seconds.
+TROUBLE_S = 10.0
+SUBSCRIPTION = "trouble"
+# Whose jobs are pruned, and not judged.
+OLD = "old"
+SHOWN = ("I1", "I2", "I3", "I4", "I6", "I9")
+# What a client may be told when the database fails a call.
+PASSING = {"UNAVAILABLE"}
+
+
+def test_the_list_of_methods_is_whole() -> None:
+    assert sorted({point.method for point in points()}) == sorted(METHODS)
+
+
+@dataclass
+class Trouble:
+    """A platform under load.
+
+    Attributes:
+        refused: calls that failed otherwise than a client may be told.
+    """
+
+    settings: Settings
+    targets: list[str]
+    handlers: Registry
+    watchers: Watchers
+    load: Load
+    records: Records
+    ledger: Ledger
+    chance: random.Random
+    refused: list[str] = field(default_factory=list)
+    chores: Sequence[asyncio.Task[None]] = ()
+
+    async def chore(self, name: str, *work: Callable[[Client], Awaitable[object]]) -> None:
+        """Does something again and again, with a client that repeats nothing by itself."""
+        async with Client(self.targets, retries=0, resume_timeout=600) as client:
+            while True:
+                for step in work:
+                    await self._until_done(name, step, client)
+                await asyncio.sleep(self.chance.uniform(0.05, 0.15))
+
+    async def _until_done(
+        self, name: str, step: Callable[[Client], Awaitable[object]], client: Client
+    ) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(SETTLE_S):
+                    await step(client)
+                return
+            except CallError as error:
+                if error.refusal.code not in PASSING:
+                    self.refused.append(f"{name}: {error.refusal.code} {error.refusal.message}")
+                    return
+                await asyncio.sleep(self.chance.uniform(0.02, 0.1))
+
+    async def settle(self) -> None:
+        """Waits until everything has ended and the streams have shown it."""
+        await _end(self.chores)
+        await self.load.stop()
+        ended = await self.records.all_ended(within=SETTLE_S)
+        evidence = await self.evidence()
+        left = [
+            (job, evidence.by_job()[job.id])
+            for job in evidence.jobs.values()
+            if job.state not in TERMINAL
+        ]
+        assert ended, f"seed {SEED}: {left}"
+        await self.watchers.have_shown(counting(evidence.jobs, evidence.events), within=SETTLE_S)
+
+    async def evidence(self) -> Evidence:
+        """All that there is to judge."""
+        jobs, events = await self.records.jobs(), await self.records.events()
+        judged = {job_id: job for job_id, job in jobs.items() if job.tenant != OLD}
+        return Evidence(
+            submissions=self.load.history,
+            jobs=judged,
+            events=[event for event in events if event.job_id in judged],
+            ledger=self.ledger.read(),
+            streams=self.watchers.logs,
+        )
+
+
+@pytest.fixture
+def fault_points(monkeypatch: pytest.MonkeyPatch) -> FaultPoints:
+    """Between the services and the store. The loops of the scheduler look more often."""
+    fault_points = FaultPoints(SEED)
+    fault_points.install(monkeypatch)
+    monkeypatch.setattr("headrace_scheduler.sweep._INTERVAL", 0.3)
+    monkeypatch.setattr("headrace_scheduler.prune._INTERVAL", 0.3)
+    monkeypatch.setattr("headrace_gateway.watch.leases._BEAT", 1.0)
+    return fault_points
+
+
+@pytest.fixture
+async def trouble(
+    settings: Settings, fault_points: FaultPoints, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> AsyncIterator[Trouble]:
+    """A platform that works, so far without a fault."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "ledger"))
+    fault_handlers._ledger.cache_clear()
+    handlers = Registry()
+    work = registry.get("work")
+    assert work is not None
+    handlers.add(work)
+    async with AsyncExitStack() as stack:
+        gateways = [Gateway(settings) for _ in range(2)]
+        for gateway in gateways:
+            await gateway.start()
+            stack.push_async_callback(gateway.stop)
+        for _ in range(2):
+            scheduler = Scheduler(settings)
+            await scheduler.start()
+            stack.push_async_callback(scheduler.stop)
+        # One of the workers finds no Redis: it claims and rings over PostgreSQL.
+        deaf = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
+        for each in (settings, deaf):
+            worker = WorkerService(each, handlers)
+            await worker.start()
+            stack.push_async_callback(worker.stop)
+        targets = [f"127.0.0.1:{gateway.port}" for gateway in gateways]
+        watchers = Watchers(targets)
+        stack.push_async_callback(watchers.close)
+        chance = random.Random(SEED)
+        load = Load(
+            targets=targets, watchers=watchers, chance=chance, rate=RATE, mix=MIX, name="load"
+        )
+        stack.push_async_callback(load.close)
+        ledger = Ledger(tmp_path / "ledger")
+        stack.callback(ledger.close)
+        trouble = Trouble(
+            settings=settings,
+            targets=targets,
+            handlers=handlers,
+            watchers=watchers,
+            load=load,
+            records=Records(settings.postgresql_url),
+            ledger=ledger,
+            chance=chance,
+        )
+        watchers.follow("all")
+        watchers.follow("shard", Wanted(labels={"shard": "1"}))
+        watchers.follow_with_client("client's", Wanted(types=("work",)))
+        await watchers.are_live()
+        load.start()
+        chores = [asyncio.create_task(chore) for chore in _chores(trouble)]
+        stack.push_async_callback(_end, chores)
+        trouble.chores = chores
+        yield trouble
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for ended in await asyncio.gather(*tasks, return_exceptions=True):
+        if not isinstance(ended, asyncio.CancelledError | None):
+            raise ended
+
+
+# What clients do besides, and what comes over the services.
+
+
+def _chores(trouble: Trouble) -> list[Coroutine[Any, Any, None]]:
+    chores = Chores(trouble)
+    return [
+        trouble.chore("queue", lambda client: client.queue_serving("default")),
+        trouble.chore("look around", chores.look_around),
+        trouble.chore("look at a job", chores.look_at_a_job),
+        trouble.chore("batch", chores.submit_a_batch),
+        trouble.chore(
+            "cancel", chores.submit_for_long, chores.cancel, chores.requeue, chores.cancel
+        ),
+        trouble.chore("deadline", chores.submit_too_late),
+        trouble.chore("resume", chores.resume),
+        trouble.chore(
+            "subscription",
+            chores.subscribe,
+            chores.receive,
+            chores.unsubscribe,
+        ),
+        chores.workers_come_and_go(),
+        chores.gateways_come_and_go(),
+        chores.workers_are_forgotten(),
+        chores.jobs_grow_old(),
+    ]
+
+
+class Chores:
+    """The steps; each may be repeated after a failure whose outcome is unknown."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        self._trouble = trouble
+        self._chance = trouble.chance
+        self._numbers = itertools.count()
+        self._job_id = ""
+        self._lives = 0
+        self._cursor = ""
+
+    async def look_around(self, client: Client) -> None:
+        await client.stats()
+        await client.handlers()
+        async for _ in client.list(page_size=10):
+            break
+        async for _ in client.subscriptions():
+            break
+
+    async def look_at_a_job(self, client: Client) -> None:
+        known = [one.job_id for one in self._trouble.load.history if one.job_id]
+        if known:
+            job_id = self._chance.choice(known)
+            await client.get(job_id)
+            async for _ in client.events(job_id):
+                pass
+
+    async def submit_a_batch(self, client: Client) -> None:
+        specs = [JobSpec("work", {"seconds": 0.01}, queue=queue) for queue in QUEUES]
+        await client.submit_many(specs, request_id=f"batch {next(self._numbers)}")
+
+    async def submit_for_long(self, client: Client) -> None:
+        # What is repeated must not become another job: nobody would cancel that one.
+        key = f"long {self._lives}"
+        handle = await client.submit("work", {"seconds": 5}, request_id=key)
+        self._job_id, self._lives = handle.id, self._lives + 1
+
+    async def cancel(self, client: Client) -> None:
+        await asyncio.sleep(self._chance.uniform(0, 0.3))
+        await client.cancel(self._job_id)
+        # The request is recorded; that it comes through is for the worker to see to.
+        async with client.watch_job(self._job_id) as events:
+            async for event in events:
+                if event.state.terminal:
+                    latest = await client.get(self._job_id, full=False)
+                    if latest.state.terminal:
+                        return
+
+    async def requeue(self, client: Client) -> None:
+        try:
+            await client.retry(self._job_id)
+        except CallError as error:
+            # An earlier call came through, and its answer did not.
+            if error.refusal.code != "FAILED_PRECONDITION":
+                raise
+
+    async def submit_too_late(self, client: Client) -> None:
+        soon = datetime.now(UTC) + timedelta(seconds=0.3)
+        await client.submit(
+            "work", {"seconds": 5}, deadline=soon, queue=self._chance.choice(QUEUES)
+        )
+
+    async def resume(self, client: Client) -> None:
+        async with client.watch(cursor=self._cursor) as events:
+            async for _ in events:
+                break
+            self._cursor = events.cursor
+
+    async def subscribe(self, client: Client) -> None:
+        await client.create_subscription(SUBSCRIPTION)
+        await client.subscription(SUBSCRIPTION)
+
+    async def receive(self, client: Client) -> None:
+        seen = 0
+        async with client.subscribe(SUBSCRIPTION) as events:
+            async for _ in events:
+                seen += 1
+                # A message of many events is acknowledged as a whole.
+                if await events.ack() and seen >= 5:
+                    break
+
+    async def unsubscribe(self, client: Client) -> None:
+        try:
+            await client.delete_subscription(SUBSCRIPTION)
+        except CallError as error:
+            # An earlier call came through, and its answer did not.
+            if error.refusal.code != "NOT_FOUND":
+                raise
+
+    async def workers_come_and_go(self) -> None:
+        hasty = self._trouble.settings.model_copy(update={"shutdown_grace": 0.1})
+        while True:
+            worker = WorkerService(hasty, self._trouble.handlers)
+            # As a supervisor would: what does not start is started again.
+            with suppress(Unavailable):
+                await worker.start()
+                await asyncio.sleep(self._chance.uniform(0.2, 0.5))
+            await worker.stop()
+
+    async def gateways_come_and_go(self) -> None:
+        while True:
+            gateway = Gateway(self._trouble.settings)
+            with suppress(Unavailable):
+                await gateway.start()
+                await asyncio.sleep(0.1)
+                await gateway.stop()
+
+    async def workers_are_forgotten(self) -> None:
+        """A worker's row goes, as if its lease had ended; its jobs are taken back."""
+        async with self._trouble.records.connection() as connection:
+            while True:
+                await asyncio.sleep(self._chance.uniform(1, 3))
+                await connection.execute(
+                    "DELETE FROM workers WHERE id = (SELECT id FROM workers "
+                    "WHERE lease_expire_time > clock_timestamp() ORDER BY random() LIMIT 1)"
+                )
+
+    async def jobs_grow_old(self) -> None:
+        """Jobs of another tenant, which ended long ago and are pruned."""
+        database = Database(self._trouble.settings, application="test")
+        try:
+            while True:
+                old = await submit(database, tenant=OLD)
+                async with database.transaction() as connection:
+                    await cancel_job(connection, tenant=OLD, job_id=old.id)
+                with suppress(AssertionError):
+                    await set_column(database, old.id, "end_time = now() - interval '10 years'")
+                await asyncio.sleep(0.2)
+        finally:
+            await database.close()
+
+
+async def _outputs_of_attempts(settings: Settings) -> list[list[str]]:
+    """What each attempt has emitted, as the history has it."""
+    database = Database(settings, application="test")
+    try:
+        async with database.statement() as connection:
+            rows = await connection.execute(_OUTPUTS)
+        return [[json.loads(piece) for piece in row.pieces] for row in rows]
+    finally:
+        await database.close()
+
+
+_OUTPUTS = text("""
+    SELECT array_agg(output::text ORDER BY seq) AS pieces FROM job_events
+    WHERE type = 'output' GROUP BY job_id, attempt
+""")
+
+
+async def _judge(trouble: Trouble, fault_points: FaultPoints) -> None:
+    report = [f"{method}: {fault}: {count}" for (method, fault), count in fault_points.met.items()]
+    sys.stdout.write("\n".join([f"seed {SEED}", *sorted(report), ""]))
+    verdicts = judge(await trouble.evidence(), SHOWN)
+    broken = {name: verdict.broken for name, verdict in verdicts.items() if verdict.broken}
+    assert not broken, f"seed {SEED}"
+    assert not trouble.refused
+    # What a handler emits once is in the history once.
+    outputs = await _outputs_of_attempts(trouble.settings)
+    assert outputs
+    assert [of for of in outputs if of != [f"piece {n}" for n in range(len(of))]] == []
+
+
+@pytest.mark.timeout(600)
+async def test_every_method_in_turn(trouble: Trouble, fault_points: FaultPoints) -> None:
+    for method in CHOSEN or METHODS:
+        with fault_points.armed({method, BEHIND.get(method, method)}, rate=0.5):
+            try:
+                async with asyncio.timeout(TURN_S):
+                    await fault_points.have_met([method], faults=FAULTS)
+            except TimeoutError:
+                pytest.fail(
+                    f"seed {SEED}: {method} has met {fault_points.faults_of(method)} faults"
+                )
+    await trouble.settle()
+    await _judge(trouble, fault_points)
+
+
+@pytest.mark.timeout(600)
+async def test_all_methods_at_once(trouble: Trouble, fault_points: FaultPoints) -> None:
+    with fault_points.armed(METHODS, rate=0.05):
+        await asyncio.sleep(TROUBLE_S)
+    await trouble.settle()
+    await _judge(trouble, fault_points)
