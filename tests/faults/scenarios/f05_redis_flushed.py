@@ -14,6 +14,7 @@ from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.lifecycle import EventType
 
 FLUSHES = 5
+SHORT_FLUSHES = 2
 EVERY_S = 10.0
 # So many jobs come at once before each, more than there are slots, and take so long, in seconds:
 # the deliveries of some wait in Redis.
@@ -27,7 +28,8 @@ async def run(trial: Trial) -> None:
     load = await trial.load()
     valkey = trial.cluster.valkey
     lost: list[tuple[float, set[Delivery]]] = []
-    for number in range(1, FLUSHES + 1):
+    flushes = SHORT_FLUSHES if trial.short else FLUSHES
+    for number in range(1, flushes + 1):
         async with trial.fault(f"flush {number}", recovers_within=30):
             load.burst(BURST, Mix(seconds=LASTING_S, watched=0, attached=0, later=0))
             waiting = await trial.deliveries_wait()
@@ -39,7 +41,7 @@ async def run(trial: Trial) -> None:
 
     def measure(evidence: Evidence) -> None:
         waits = list(_waits(lost, evidence.events))
-        trial.figure("deliveries lost", sum(len(names) for _, names in lost), at_least=FLUSHES)
+        trial.figure("deliveries lost", sum(len(names) for _, names in lost), at_least=flushes)
         trial.figure(
             "started again after",
             max((wait for wait in waits if wait > 0), default=float("nan")),
@@ -69,4 +71,6 @@ SCENARIO = Scenario(
     title="FLUSHALL five times, 10 s apart, while deliveries wait",
     shows=("I1", "I2", "I3", "I4", "I10"),
     run=run,
+    usual=120,
+    usual_short=75,
 )

@@ -9,10 +9,10 @@ from faults.scenario import Scenario
 from faults.trial import Trial
 
 # Between two links, in seconds.
-STEP_S = 3.0
+STEP_S = 2.0
 SHORT_S = 1.0
 # For how long there is none, in seconds.
-NONE_S = 20.0
+NONE_S = 15.0
 RECOVERY_S = 30.0
 
 
@@ -41,5 +41,7 @@ SCENARIO = Scenario(
     title="all links are blackholed one by one, and restored in random order",
     shows=("I1", "I2", "I3", "I4", "I10"),
     run=run,
+    usual=150,
+    usual_short=100,
     plan=Plan(links=frozenset({"gateway", "scheduler", "worker", "client"})),
 )

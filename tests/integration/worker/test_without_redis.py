@@ -1,0 +1,101 @@
+"""Redis gone in each way that there is: jobs go on from PostgreSQL, and use it again afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.settings import Settings
+from support.handlers import handlers
+from support.platform import platform
+from support.proxy import Proxy
+from support.until import until
+from support.valkey import OwnValkey, own_valkey
+
+Fault = Callable[[OwnValkey, Proxy], Awaitable[Callable[[], Awaitable[None]]]]
+
+
+@pytest.fixture
+def valkey() -> Iterator[OwnValkey]:
+    """A Valkey of the test's own."""
+    with own_valkey() as valkey:
+        yield valkey
+
+
+async def say(valkey: OwnValkey, *command: str) -> None:
+    async with Redis.from_url(valkey.url) as client:
+        await client.execute_command(*command)
+
+
+async def killed(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
+    valkey.kill()
+    return valkey.give_back
+
+
+async def silent(_: OwnValkey, link: Proxy) -> Callable[[], Awaitable[None]]:
+    """It accepts connections, and never answers."""
+    link.mute()
+
+    async def back() -> None:
+        link.release()
+
+    return back
+
+
+async def full(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
+    await say(valkey, "CONFIG", "SET", "maxmemory", "1")
+    return lambda: say(valkey, "CONFIG", "SET", "maxmemory", "0")
+
+
+async def replica(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
+    await say(valkey, "REPLICAOF", "127.0.0.1", "1")
+    return lambda: say(valkey, "REPLICAOF", "NO", "ONE")
+
+
+@asynccontextmanager
+async def linked(valkey: OwnValkey, settings: Settings) -> AsyncIterator[tuple[Settings, Proxy]]:
+    """Settings with which everything reaches Redis through a link."""
+    link = Proxy(valkey.url)
+    await link.start()
+    yield (
+        settings.model_copy(update={"redis_url": SecretStr(link.url), "redis_timeout": 1.0}),
+        link,
+    )
+    await link.cut()
+
+
+@pytest.mark.parametrize("fault", [killed, silent, full, replica], ids=lambda f: f.__name__)
+async def test_jobs_go_on_without_redis_and_with_it_again(
+    settings: Settings, valkey: OwnValkey, fault: Fault
+) -> None:
+    async with (
+        linked(valkey, settings) as (own, link),
+        platform(own, handlers(), workers=2) as jobs,
+    ):
+        before = await jobs.submit("t.echo")
+        assert (await jobs.ended(before)).state is JobState.SUCCEEDED
+
+        give_back = await fault(valkey, link)
+        for job_id in await jobs.submit_many(100, "t.echo"):
+            assert (await jobs.ended(job_id)).state is JobState.SUCCEEDED
+            assert await jobs.history(job_id) == [E.SUBMITTED, E.STARTED, E.SUCCEEDED]
+
+        await give_back()
+
+        async def taken_from_redis() -> bool:
+            # Each worker stands at its queue, behind the link.
+            async with Redis.from_url(valkey.url) as client:
+                clients = await client.client_list()
+            return sum(each["cmd"] == "bzmpop" and "b" in each["flags"] for each in clients) == 2
+
+        await until(taken_from_redis, within=20)
+        async with asyncio.timeout(20):
+            after = await jobs.submit("t.echo")
+            assert (await jobs.ended(after)).state is JobState.SUCCEEDED
