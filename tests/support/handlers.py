@@ -107,6 +107,27 @@ async def stubborn(payload: Any, ctx: Context) -> None:
         await asyncio.Event().wait()
 
 
+@handler("t.unstoppable")
+async def unstoppable(payload: Any, ctx: Context) -> None:
+    """Swallows every cancellation."""
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+
+@handler("t.stubborn_thread")
+def stubborn_thread(payload: Any, ctx: SyncContext) -> None:
+    """Waits in a thread and never looks whether it is cancelled."""
+    threading.Event().wait()
+
+
+@handler("t.sleep_in_process", isolation="process")
+def sleep_in_process(payload: Number, ctx: SyncContext) -> None:
+    """Takes as many milliseconds, and tells when they begin."""
+    ctx.emit(os.getpid())
+    time.sleep(payload.number / 1000)
+
+
 @handler("t.thread")
 def in_thread(payload: Number, ctx: SyncContext) -> str:
     """Reports from a thread."""

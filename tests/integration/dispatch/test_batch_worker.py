@@ -291,12 +291,13 @@ async def test_while_postgresql_is_gone_it_goes_on_trying(
     crew = Crew()
     crew.unavailable = True
     async with at_work(settings, crew):
-        lost, after = some(2)
-        await deliverer.deliver(POOL, [(lost, 0)])
-        await until(lambda: crew.refusals)
+        before, after = some(2)
+        await deliverer.deliver(POOL, [(before, 7)])
+        await until(lambda: crew.refusals > 1)
         crew.unavailable = False
         await deliverer.deliver(POOL, [(after, 0)])
-        await crew.until_started(after)
+        # What could not be claimed was given back: nobody delivers it again.
+        await crew.until_started(before, after)
 
 
 async def test_a_worker_that_pauses_takes_nothing_until_it_resumes(
@@ -305,7 +306,7 @@ async def test_a_worker_that_pauses_takes_nothing_until_it_resumes(
     crew = Crew()
     async with at_work(patient(settings), crew) as worker:
         await until_waiting(redis)
-        worker.allow_pick_jobs = False
+        worker.pause()
         # It stands at the queue; what it gets there it gives back.
         [one] = some(1)
         await deliverer.deliver(POOL, [(one, 7)])
@@ -318,6 +319,22 @@ async def test_a_worker_that_pauses_takes_nothing_until_it_resumes(
         assert crew.started == []
         worker.resume()
         await crew.until_started(one)
+
+
+async def test_a_worker_that_leaves_does_so_at_once_and_takes_nothing_with_it(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    crew = Crew()
+    async with at_work(patient(settings), crew) as worker:
+        for _ in range(20):
+            await until_waiting(redis)
+            [one] = some(1)
+            # Both at once: it may have been handed over already.
+            await asyncio.gather(deliverer.deliver(POOL, [(one, 0)]), worker.leave())
+            kept = await redis.zcard(queue_key(POOL))
+            assert kept + crew.started.count(one) == 1
+            await redis.delete(queue_key(POOL))
+            worker.resume()
 
 
 async def test_the_deliverer_says_when_redis_is_gone(settings: Settings, valkey: OwnValkey) -> None:

@@ -7,6 +7,7 @@ import gc
 import time
 import weakref
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -25,7 +26,7 @@ from headrace_worker.isolation import ProcessPool
 from headrace_worker.metrics import Counts
 from headrace_worker.modes import Modes
 from headrace_worker.payload import Decoder
-from headrace_worker.registry import RegisteredHandler
+from headrace_worker.registry import Mode, RegisteredHandler
 from headrace_worker.reporting import AttemptReporter
 
 
@@ -80,13 +81,16 @@ def execution(
     on_end: Callable[[Execution, Finish | None], None],
     *,
     grace: float = 5.0,
+    processes: ProcessPool | None = None,
+    holds: Callable[[WorkerId], bool] = lambda _: True,
 ) -> Execution:
     return Execution(
         job=job(),
         worker_id=WorkerId(uuid7()),
         handler=handler,
+        holds=holds,
         modes=Modes(
-            processes=ProcessPool(size=1, grace=1, max_message_bytes=1000),
+            processes=processes or ProcessPool(size=1, grace=1, max_message_bytes=1000),
             grace=grace,
             counts=Counts(),
         ),
@@ -135,6 +139,38 @@ def test_a_cancelled_attempt_ends_once(
 
     run(main())
     assert [finish and finish.event for finish in ends] == [EventType.CANCELLED]
+
+
+@pytest.mark.parametrize("mode", ["async", "thread", "process"])
+async def test_nothing_starts_once_its_lease_has_lapsed(mode: Mode) -> None:
+    started = []
+    ended = asyncio.Event()
+    ends: list[Finish | None] = []
+
+    def on_end(_: Execution, finish: Finish | None) -> None:
+        ends.append(finish)
+        ended.set()
+
+    def starts(_: object) -> None:
+        started.append(True)
+
+    async def starts_in_the_loop(_: object) -> None:
+        started.append(True)
+
+    held = True
+    processes = ProcessPool(size=1, grace=1, max_message_bytes=1000)
+    function: Callable[..., Any] = starts_in_the_loop if mode == "async" else starts
+    attempt = execution(
+        replace(registered(function), mode=mode), on_end, processes=processes, holds=lambda _: held
+    )
+    async with processes.place:
+        # It waits for a place, or for the loop's next turn.
+        attempt.start()
+        held = False
+        await asyncio.sleep(0)
+    await ended.wait()
+    assert ends == [None]
+    assert started == []
 
 
 async def _fails(_: object) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,6 +23,9 @@ _BAD_CONFIGURATION = 78
 
 # Of Python's three generations; by default 700 objects, 10 and 10 rounds.
 _GC_THRESHOLDS = (10_000, 10, 10)
+
+# How long what a stopped service has left behind may take to end, in seconds.
+_LAST_S = 0.3
 
 
 class Service(Protocol):
@@ -72,6 +77,14 @@ async def _run(create: Callable[[Settings], Service], settings: Settings) -> Non
         await stop.wait()
     finally:
         await service.stop()
+    _end_soon()
+
+
+def _end_soon() -> None:
+    """Ends the process for sure, though a task swallows its cancellation or a thread goes on."""
+    last = threading.Timer(_LAST_S, os._exit, (0,))
+    last.daemon = True
+    last.start()
 
 
 def _spare_the_collector() -> None:

@@ -13,10 +13,14 @@ from headrace_core.settings import Settings
 RedisFault = (RedisError, OSError, TimeoutError)
 
 
-def connection_pool(settings: Settings) -> ConnectionPool:
+def connection_pool(settings: Settings, *, name: str | None = None) -> ConnectionPool:
     """Connections that give up after `redis_timeout` seconds, and never retry by themselves.
 
     Whoever uses one knows what a fault means there; a hidden retry would only delay that.
+
+    Args:
+        settings: where Redis is.
+        name: what Redis calls the connections in its list of clients.
     """
     return ConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
@@ -25,4 +29,5 @@ def connection_pool(settings: Settings) -> ConnectionPool:
         socket_keepalive=True,
         retry=Retry(NoBackoff(), 0),
         max_connections=1000,
+        client_name=name,
     )

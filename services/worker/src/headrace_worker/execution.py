@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
+from typing import Final
 
 import structlog
 
@@ -38,6 +39,9 @@ from headrace_worker.verdict import (
 
 _log = structlog.get_logger()
 
+# How long a handler has to end at the end of a drain, in seconds: the process is about to go.
+DRAIN_S: Final = 1.0
+
 
 class StopReason(Enum):
     """Why an attempt is stopped from outside."""
@@ -50,6 +54,10 @@ class StopReason(Enum):
     LOST = auto()
 
 
+class LeaseLost(Exception):
+    """The lease under which the job was claimed is over."""
+
+
 class Execution:
     """One attempt of a job.
 
@@ -57,6 +65,7 @@ class Execution:
         job: the claimed job.
         worker_id: under which it was claimed.
         handler: its handler; None when this worker has none.
+        holds: whether the lease under an id is held now.
         modes: runs handlers that do not run in the loop.
         reporter: makes what takes its reports, for a handler that can make any.
         max_result_bytes: the largest result.
@@ -71,6 +80,7 @@ class Execution:
         job: ClaimedJob,
         worker_id: WorkerId,
         handler: RegisteredHandler | None,
+        holds: Callable[[WorkerId], bool],
         modes: Modes,
         reporter: Callable[[Execution], AttemptReporter],
         max_result_bytes: int,
@@ -83,6 +93,7 @@ class Execution:
         self._handler = handler
         if handler is not None and needs_own_process(job.worker_losses):
             self._handler = replace(handler, mode="process")
+        self._holds = holds
         self._modes = modes
         self._make_reporter = reporter
         self._reporter: AttemptReporter | None = None
@@ -126,11 +137,14 @@ class Execution:
         if self._reason is None or reason is StopReason.LOST:
             self._reason = reason
         self._interrupt()
+        if reason is StopReason.DRAIN:
+            self._leave_within(min(self._grace, DRAIN_S))
 
     # Running.
 
     async def _run(self, handler: RegisteredHandler) -> JsonText:
         if handler.mode == "async":
+            self._check_lease()
             self._begin()
             payload = handler.decode(self.job.payload)
             if not handler.takes_context:
@@ -140,9 +154,22 @@ class Execution:
             return encode(await call(handler.function, payload, self._context))
         # The wait for a place counts for the deadline and not for the timeout.
         async with self._modes.place(handler):
+            self._check_lease()
             self._begin()
             reporter = self._reporter = self._make_reporter(self)
-            return await self._modes.run(handler, self.job.payload, self._attempt(), reporter)
+            return await self._modes.run(
+                handler, self.job.payload, self._attempt(), reporter, check=self._check_lease
+            )
+
+    def _check_lease(self) -> None:
+        """To be called right before the handler: much time may have gone by since the claim.
+
+        Raises:
+            LeaseLost: others may run the job by now.
+        """
+        if not self._holds(self.worker_id):
+            self._reason = StopReason.LOST
+            raise LeaseLost
 
     def _begin(self) -> None:
         """Its time begins to run."""
@@ -186,15 +213,22 @@ class Execution:
         self._work.cancel()
         if self._handler is not None and self._handler.mode == "async":
             # The other modes know by themselves when to leave a handler behind.
-            self._cancel_timer()
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._grace, self._leave_behind, self._work)
+            self._leave_within(self._grace)
+
+    def _leave_within(self, seconds: float) -> None:
+        if self._work is None or self._work.done():
+            return
+        self._cancel_timer()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, self._leave_behind, self._work)
 
     def _leave_behind(self, work: asyncio.Task[JsonText]) -> None:
         if work.done():
             # It ended in this very turn of the loop: `_ended` is about to be called.
             return
-        self._modes.left_behind(self.job.id, self.job.attempt, self.job.type)
+        if self._handler is not None and self._handler.mode != "process":
+            # A process is killed.
+            self._modes.left_behind(self.job.id, self.job.attempt, self.job.type)
         work.remove_done_callback(self._ended)
         # Nobody waits for it any more: what it raises later is not news.
         work.add_done_callback(lambda late: late.cancelled() or late.exception())

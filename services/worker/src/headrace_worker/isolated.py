@@ -112,8 +112,10 @@ def _text(error: BaseException) -> str:
 
 def main() -> None:
     """Serves the worker until it is gone."""
-    # The worker decides when this ends, whatever key a terminal sends to the whole group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The worker decides when this ends, whatever a terminal or a supervisor sends to the whole
+    # group. A signal that is ignored would be ignored by a handler's own children too.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: None)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

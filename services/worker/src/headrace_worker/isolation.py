@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
 from contextlib import suppress
 
 from headrace_core.domain.job import JsonText, Progress
@@ -121,6 +122,7 @@ class ProcessPool:
         self._grace = grace
         self._max_message_bytes = max_message_bytes
         self._idle: list[_HandlerProcess] = []
+        self._busy: set[_HandlerProcess] = set()
 
     async def run(
         self,
@@ -128,8 +130,14 @@ class ProcessPool:
         payload: JsonText,
         attempt: Attempt,
         reporter: Reporter,
+        *,
+        check: Callable[[], None],
     ) -> JsonText:
         """Runs a handler in a process, by a caller that has a `place`.
+
+        Args:
+            handler, payload, attempt, reporter: what is run.
+            check: called when the process is there; what it raises ends the attempt.
 
         Raises:
             Fail, Retry, PayloadMismatch, RemoteError: how it ended.
@@ -148,8 +156,10 @@ class ProcessPool:
             deadline=attempt.deadline,
         )
         process = await self._take()
+        self._busy.add(process)
         ended = False
         try:
+            check()
             await process.send(run)
             end = await self._converse(process, reporter)
             # One whose memory has run out may have too little for the next job as well.
@@ -158,6 +168,7 @@ class ProcessPool:
             ended = await self._ends_in_grace(process)
             raise
         finally:
+            self._busy.discard(process)
             if ended:
                 self._idle.append(process)
             else:
@@ -165,9 +176,9 @@ class ProcessPool:
         return _result(end)
 
     async def close(self) -> None:
-        """Ends the processes that wait for a job."""
+        """Ends all processes, those of handlers too that were left behind."""
         idle, self._idle = self._idle, []
-        await asyncio.gather(*(process.kill() for process in idle))
+        await asyncio.gather(*(process.kill() for process in (*idle, *self._busy)))
 
     async def _take(self) -> _HandlerProcess:
         while self._idle:

@@ -6,7 +6,9 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from typing import Final
 
 import structlog
 
@@ -18,15 +20,30 @@ from headrace_worker.metrics import Counts
 
 _log = structlog.get_logger()
 
+# Seconds between two tries while the lease is in doubt or lost.
+_SOON: Final = (0.2, 0.6)
+# The least time that a try has, in seconds.
+_LEAST_TRY_S: Final = 0.1
+# It goes on while the machine sleeps, where there is one that does: so does the database's.
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def _now() -> float:
+    return time.clock_gettime(_CLOCK)
+
 
 class Lease:
-    """Holds the lease, and takes a new one under a fresh id when it is lost.
+    """Registers the worker, renews its lease, and takes a fresh id when it is lost.
+
+    A lease that could not be renewed is in doubt: from then on nothing new is to be taken. One beat
+    before its end it is lost, so that whatever runs has that long to end.
 
     Args:
         database: which has the worker's row.
         describe: the worker as it registers, with a fresh id at each call.
         lease_s: how long the lease runs, in seconds.
         beat_s: how often it is renewed, in seconds; at most a third of that.
+        on_doubt: called when it could not be renewed.
         on_lost: called when it is lost: whatever runs must end.
         on_held: called when it is held, again.
         counts: has how often it was lost.
@@ -39,19 +56,23 @@ class Lease:
         describe: Callable[[], NewWorker],
         lease_s: float,
         beat_s: float,
+        on_doubt: Callable[[], None],
         on_lost: Callable[[], None],
         on_held: Callable[[], None],
         counts: Counts,
     ) -> None:
         self._database = database
         self._describe = describe
-        self._lease = timedelta(seconds=lease_s)
+        self._lease_s = lease_s
         self._beat_s = beat_s
+        self._on_doubt = on_doubt
         self._on_lost = on_lost
         self._on_held = on_held
         self._counts = counts
         self._worker_id: WorkerId | None = None
-        self._renewed = 0.0
+        # When it lapses, unless it is renewed.
+        self._ends = 0.0
+        self._in_doubt = asyncio.Event()
         self.draining = False
 
     @property
@@ -61,13 +82,22 @@ class Lease:
         Raises:
             Unavailable: it doesn't.
         """
-        if self._worker_id is None:
+        if self._worker_id is None or not self.held(self._worker_id):
             raise Unavailable("postgresql")
         return self._worker_id
 
     def held(self, worker_id: WorkerId) -> bool:
-        """Whether the lease under this id is still held."""
-        return self._worker_id == worker_id
+        """Whether the lease under this id is held.
+
+        It goes by the time: after a stop of the whole process this knows at once.
+        """
+        return self._worker_id == worker_id and _now() < self._ends
+
+    def doubt(self) -> None:
+        """Puts the lease in doubt until it is renewed, which is tried soon."""
+        if not self._in_doubt.is_set():
+            self._in_doubt.set()
+            self._on_doubt()
 
     async def take(self) -> None:
         """Registers the worker.
@@ -77,50 +107,59 @@ class Lease:
         """
         worker = self._describe()
         # The lease runs from before the database began it: a late answer makes it shorter here.
-        asked = time.monotonic()
+        asked = _now()
         async with self._database.transaction() as connection:
             await register_worker(connection, worker, lease=self._lease)
-        self._worker_id, self._renewed = worker.id, asked
+        self._worker_id, self._ends = worker.id, asked + self._lease_s
         _log.info("worker_registered", worker_id=str(worker.id), slots=worker.slots)
+        self._in_doubt.clear()
         self._on_held()
 
     async def run(self) -> None:
         """Renews the lease for ever."""
         while True:
-            await asyncio.sleep(self._beat_s * random.uniform(0.8, 1.0))
+            if self._in_doubt.is_set():
+                await asyncio.sleep(random.uniform(*_SOON))
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._beat_s * random.uniform(0.8, 1.0)):
+                        await self._in_doubt.wait()
             await self.beat()
 
     async def beat(self) -> None:
         """Renews the lease once, or takes a new one when it is lost."""
+        # Ends what runs one beat before the lease does, so that nothing runs twice.
+        last = self._ends - self._beat_s
+        worker_id = self._worker_id
         try:
-            # A renewal that takes longer could tell of a lease that has lapsed meanwhile.
-            async with asyncio.timeout(self._beat_s):
-                if self._worker_id is None:
+            if worker_id is None:
+                async with asyncio.timeout(self._beat_s):
                     await self.take()
-                    return
-                asked = time.monotonic()
+                return
+            asked = _now()
+            # A renewal that takes longer could tell of a lease that has lapsed meanwhile.
+            async with asyncio.timeout(max(min(self._beat_s, last - asked), _LEAST_TRY_S)):
                 async with self._database.statement() as connection:
                     renewed = await renew_lease(
                         connection,
-                        worker_id=self._worker_id,
+                        worker_id=worker_id,
                         lease=self._lease,
                         draining=self.draining,
                     )
         except Exception as fault:  # noqa: BLE001 - whatever it is, the lease was not renewed
             if not isinstance(fault, Unavailable | TimeoutError):
                 _log.exception("lease_not_renewed")
-            # Ends what runs one beat before the lease does, so that nothing runs twice.
-            if (
-                self._worker_id is not None
-                and time.monotonic() - self._renewed
-                > self._lease.total_seconds() - 2 * self._beat_s
-            ):
-                self._lose("the database is not available")
+            self.doubt()
+            if worker_id is not None and _now() >= last:
+                self._lose(worker_id, "the database is not available")
             return
-        if renewed:
-            self._renewed = asked
-        else:
-            self._lose("it had lapsed")
+        if not renewed:
+            self._lose(worker_id, "it had lapsed")
+            return
+        self._ends = asked + self._lease_s
+        if self._in_doubt.is_set():
+            self._in_doubt.clear()
+            self._on_held()
 
     async def give_up(self) -> None:
         """Removes the worker's row, at the end."""
@@ -129,8 +168,16 @@ class Lease:
             async with self._database.statement() as connection:
                 await remove_worker(connection, worker_id=worker_id)
 
-    def _lose(self, why: str) -> None:
-        _log.error("lease_lost", worker_id=str(self._worker_id), why=why)
+    @property
+    def _lease(self) -> timedelta:
+        return timedelta(seconds=self._lease_s)
+
+    def _lose(self, worker_id: WorkerId, why: str) -> None:
+        if worker_id != self._worker_id:
+            # Another beat has noticed it meanwhile.
+            return
+        _log.error("lease_lost", worker_id=str(worker_id), why=why)
         self._worker_id = None
         self._counts.lease_losses += 1
+        self.doubt()
         self._on_lost()

@@ -70,8 +70,14 @@ class Modes:
         payload: JsonText,
         attempt: Attempt,
         reporter: Reporter,
+        *,
+        check: Callable[[], None],
     ) -> JsonText:
         """Runs a handler that has its place, in a thread or a process; returns its result as JSON.
+
+        Args:
+            handler, payload, attempt, reporter: what is run.
+            check: called once more when a process is there; what it raises ends the attempt.
 
         Raises:
             PayloadMismatch: the payload does not fit.
@@ -79,7 +85,7 @@ class Modes:
             Exception: whatever the handler raised.
         """
         if handler.mode == "process":
-            return await self._processes.run(handler, payload, attempt, reporter)
+            return await self._processes.run(handler, payload, attempt, reporter, check=check)
         argument = handler.decode(payload)
         return encode(await self._in_thread(handler, argument, attempt, reporter))
 

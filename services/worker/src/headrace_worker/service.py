@@ -33,7 +33,7 @@ from headrace_core.tasks import end_tasks
 from headrace_core.telemetry import MetricsServer
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_health import Check, Health, HealthServer
-from headrace_worker.execution import Execution, StopReason
+from headrace_worker.execution import DRAIN_S, Execution, StopReason
 from headrace_worker.finishing import Finishes
 from headrace_worker.isolation import ProcessPool
 from headrace_worker.lease import Lease
@@ -46,6 +46,11 @@ from headrace_worker.watchdog import Watchdog
 _log = structlog.get_logger()
 
 _MAX_BATCH = 1000
+# How long the stop may take beyond the grace, in seconds, so that the process ends within two.
+_STOP_S = 1.7
+# How long each step of a drain may take that tells others, and background tasks to end, in seconds.
+_HAND_BACK_S = 1.5
+_END_S = 0.5
 _LOG_NAMES = {
     EventType.SUCCEEDED: "job_succeeded",
     EventType.RETRY_SCHEDULED: "job_retry_scheduled",
@@ -108,6 +113,7 @@ class WorkerService:
             describe=self._describe,
             lease_s=settings.worker_lease,
             beat_s=settings.worker_beat,
+            on_doubt=self._deliveries.pause,
             on_lost=self._on_lost,
             on_held=self._on_held,
             counts=self.counts,
@@ -122,7 +128,7 @@ class WorkerService:
                 checks=(
                     Check(name="postgresql", ping=self._database.ping),
                     # Without Redis it claims straight from PostgreSQL.
-                    Check(name="redis", ping=self._deliveries.pool.ping, required=False),
+                    Check(name="redis", ping=self._deliveries.ping, required=False),
                 )
             ),
         )
@@ -194,65 +200,96 @@ class WorkerService:
         _log.info("worker_started", port=self.port, pool=self._pool.name, types=len(self._handlers))
 
     async def stop(self) -> None:
-        """Drains: takes nothing more, gives what runs the grace, hands the rest back."""
-        await self._health.enter_graceful_shutdown()
-        self._lease.draining = True
-        self._deliveries.allow_pick_jobs = False
-        if self._tasks:
-            await end_tasks(self._tasks[0])
-            with suppress(Unavailable, TimeoutError):
-                # Tells the scheduler at once; the lease is kept while jobs end.
-                await self._lease.beat()
-                await self._hand_back_strays()
-            await self._end_attempts()
-            await end_tasks(*self._tasks)
-        with suppress(Unavailable, TimeoutError):
-            async with asyncio.timeout(self._settings.worker_beat):
-                await self._lease.give_up()
-        self._waker.ring(Topic.JOBS, Topic.WORKERS)
-        await self._finishes.close()
-        await self._reports.close()
-        await self._processes.close()
-        await self._deliveries.close()
-        await self._cancels.stop()
-        await self._waker.stop()
-        await self._health.stop()
-        await self._database.close()
+        """Drains: takes nothing more, gives what runs the grace, hands the rest back.
+
+        It takes no longer than the grace and two seconds, whatever hangs.
+        """
+        clock = asyncio.get_running_loop().time
+        ends = clock() + self._settings.shutdown_grace
+        try:
+            async with asyncio.timeout_at(ends + _STOP_S):
+                await self._health.enter_graceful_shutdown()
+                if self._tasks:
+                    await self._drain(ends)
+                await self._close()
+        except TimeoutError:
+            # What is not handed back is swept; connections end with the process.
+            _log.warning("worker_stop_cut_short", running=len(self._executions))
         if self._metrics is not None:
             await self._metrics.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
         _log.info("worker_stopped")
 
-    async def _end_attempts(self) -> None:
-        if not self._executions:
-            return
-        grace = self._settings.shutdown_grace
-        _log.info("worker_drains", running=len(self._executions), grace_s=grace)
-        if await self._until_none_runs(grace):
+    async def _drain(self, ends: float) -> None:
+        self._lease.draining = True
+        deliveries, *others = self._tasks
+        leaving = asyncio.create_task(self._leave(deliveries), name="leave")
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(_HAND_BACK_S):
+                # Tells the scheduler at once; the lease is kept while jobs end.
+                await self._lease.beat()
+        await leaving
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(_HAND_BACK_S):
+                await self._hand_back_strays()
+        await self._end_attempts(ends)
+        await end_tasks(*others, within=_END_S)
+
+    async def _leave(self, deliveries: asyncio.Task[None]) -> None:
+        """Leaves the queue; what was taken from it is started or given back."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_HAND_BACK_S):
+                await self._deliveries.leave()
+        await end_tasks(deliveries, within=_END_S)
+
+    async def _end_attempts(self, ends: float) -> None:
+        clock = asyncio.get_running_loop().time
+        if self._executions:
+            left = max(0.0, ends - clock())
+            _log.info("worker_drains", running=len(self._executions), grace_s=round(left, 1))
+        if await self._until_none_runs(ends):
             return
         for execution in list(self._executions.values()):
             execution.stop(StopReason.DRAIN)
-        # A handler that is told to end has its own grace, and then the finish is written.
-        await self._until_none_runs(self._settings.worker_cancel_grace + 2)
+        await self._until_none_runs(clock() + DRAIN_S + _HAND_BACK_S)
 
-    async def _until_none_runs(self, within: float) -> bool:
+    async def _until_none_runs(self, until: float) -> bool:
         with suppress(TimeoutError):
-            async with asyncio.timeout(within):
+            async with asyncio.timeout_at(until):
                 while self._executions:
                     self._none_runs.clear()
                     await self._none_runs.wait()
         return not self._executions
+
+    async def _close(self) -> None:
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(_HAND_BACK_S):
+                await self._lease.give_up()
+        self._waker.ring(Topic.JOBS, Topic.WORKERS)
+        await asyncio.gather(self._finishes.close(), self._reports.close(), self._processes.close())
+        await asyncio.gather(
+            self._deliveries.close(), self._cancels.stop(), self._waker.stop(), self._health.stop()
+        )
+        await self._database.close()
 
     # Taking.
 
     async def _claim(self, deliveries: Sequence[Delivery], most: int) -> list[Execution]:
         async with self._claiming:
             worker_id = self._lease.worker_id
-            async with self._database.statement() as connection:
-                jobs = await claim_jobs(
-                    connection, worker_id=worker_id, deliveries=deliveries, most=most
-                )
+            try:
+                # As long as a renewal has: a claim that hangs shall keep nothing from others.
+                async with (
+                    asyncio.timeout(self._settings.worker_beat),
+                    self._database.statement() as connection,
+                ):
+                    jobs = await claim_jobs(
+                        connection, worker_id=worker_id, deliveries=deliveries, most=most
+                    )
+            except (Unavailable, TimeoutError) as fault:
+                self._lease.doubt()
+                raise Unavailable("postgresql") from fault
             if jobs:
                 self._waker.ring(Topic.EVENTS)
             if not self._lease.held(worker_id):
@@ -305,6 +342,7 @@ class WorkerService:
             job=job,
             worker_id=worker_id,
             handler=self._handlers.get(job.type),
+            holds=self._lease.held,
             modes=self._modes,
             reporter=self._reporter,
             max_result_bytes=self._settings.max_result_bytes,
@@ -450,11 +488,11 @@ class WorkerService:
         )
 
     def _on_held(self) -> None:
-        self._deliveries.resume()
+        if not self._lease.draining:
+            self._deliveries.resume()
         self._waker.ring(Topic.WORKERS, Topic.JOBS)
 
     def _on_lost(self) -> None:
-        self._deliveries.allow_pick_jobs = False
         for execution in list(self._executions.values()):
             execution.stop(StopReason.LOST)
 

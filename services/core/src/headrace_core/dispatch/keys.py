@@ -38,10 +38,10 @@ def deserialize(value: bytes) -> dict[str, Any]:
     return record
 
 
-def connect(settings: Settings) -> ArqRedis:
-    """Arq's Redis client with our serializer."""
+def connect(settings: Settings, *, name: str | None = None) -> ArqRedis:
+    """Arq's Redis client with our serializer; Redis knows its connections by `name`."""
     return ArqRedis(
-        connection_pool(settings),
+        connection_pool(settings, name=name),
         job_serializer=serialize,
         job_deserializer=deserialize,
         expires_extra_ms=EXPIRE_MS,

@@ -4,7 +4,7 @@ Stock arq polls every half second, reads a job's record, its try counter and its
 separate round trips, and writes a result that nobody needs here, about 0.55 ms of CPU a job. This
 one takes up to as many deliveries as it has free slots with one command from arq's own queue, and
 waits there while there is nothing. Taking removes a delivery: should this process die with it, the
-scheduler delivers again what nobody has claimed.
+scheduler delivers again what nobody has claimed. What it cannot claim it gives back.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
+from uuid import uuid4
 
 import structlog
 from arq.constants import job_key_prefix
 from arq.worker import Worker, func
+from redis.exceptions import RedisError
 
 from headrace_core.dispatch.keys import (
     EXPIRE_MS,
@@ -52,8 +54,14 @@ _SPREAD = 8
 _MAX_FOUND = 1000
 # How long a mark stands by which a worker sees that Redis takes writes, in milliseconds.
 _PROBE_MS = 1000
+# A delivery's name and its rank, as Redis says them.
+_Taken = tuple[bytes, bytes]
 # Where arq keeps a job's record.
 _RECORD = job_key_prefix.encode()
+
+
+class RedisTooOldError(RedisError):
+    """Redis lacks BZMPOP, which came with 7.0."""
 
 
 class BatchWorker(Worker, Generic[Claimed]):
@@ -81,19 +89,25 @@ class BatchWorker(Worker, Generic[Claimed]):
         super().__init__(
             functions=[func(_never, name=FUNCTION)],  # type: ignore[arg-type]
             queue_name=queue_key(pool),
-            redis_pool=connect(settings),
+            redis_pool=connect(settings, name=(name := f"headrace-worker-{uuid4().hex}")),
             max_jobs=settings.worker_slots,
             handle_signals=False,
             job_serializer=serialize,
             job_deserializer=deserialize,
         )
         self._probe_key = probe_key(pool)
+        # By this name Redis knows its connections.
+        self._name = name
         # The records of what was taken last.
         self._leftovers: list[bytes] = []
         self._claim, self._start, self._find = claim, start, find
         self._slot_free = asyncio.Event()
+        # It takes nothing, and holds nothing that it has taken.
+        self._idle = asyncio.Event()
         # Redis is gone, and what runs comes straight from PostgreSQL.
         self.without_redis = False
+        # Redis does not know the command by which deliveries are taken.
+        self._too_old = False
         # Well within what a call to Redis may take.
         self._wait_s = min(_WAIT_S, settings.redis_timeout / 2)
         # When slots that nothing comes for are a reason to look into PostgreSQL; whether the last
@@ -116,20 +130,58 @@ class BatchWorker(Worker, Generic[Claimed]):
             await self._until_free()
             wanted = self._wanted
             try:
-                deliveries = await self._take(wanted)
-            except RedisFault:
+                taken = await self._take(wanted)
+            except RedisFault as fault:
+                if "unknown command" in str(fault):
+                    self._too_old = True
+                    _log.error("redis_too_old", needed="Redis 7.0 or newer, or Valkey")
                 await self._do_without_redis()
                 continue
-            if deliveries:
+            if taken:
                 self._overlooked = False
-                # What is taken and not claimed is delivered again.
-                await self._begin(deliveries)
-            too_few = len(deliveries) < wanted
+                try:
+                    await self._begin(_parse(taken))
+                except Unavailable as fault:
+                    # Another worker may have the way to PostgreSQL that this one lacks.
+                    await self._give_back(taken)
+                    await _pause(fault)
+                    continue
+                self._leftovers = [_RECORD + name for name, _ in taken]
+            too_few = len(taken) < wanted
             if too_few and (self._overlooked or self.loop.time() >= self._look_at):
                 await self._look()
 
+    async def ping(self) -> None:
+        """Asks Redis for a sign of life, and whether it can do what is needed.
+
+        Raises:
+            RedisError, OSError, TimeoutError: there is none, or it cannot.
+        """
+        if self._too_old:
+            # It may have been replaced meanwhile.
+            [known] = await self.pool.execute_command("COMMAND INFO", "BZMPOP")
+            if known is None:
+                raise RedisTooOldError
+            self._too_old = False
+        else:
+            await self.pool.ping()
+
+    def pause(self) -> None:
+        """Takes nothing more; what it has in hand it starts or gives back."""
+        self.allow_pick_jobs = False
+
+    async def leave(self) -> None:
+        """Pauses, and returns once it has nothing in hand."""
+        self.pause()
+        with suppress(*RedisFault):
+            # Its wait at the queue would end by itself, but a moment later.
+            for client in await self.pool.client_list():
+                if client["name"] == self._name and "b" in client["flags"]:
+                    await self.pool.client_unblock(int(client["id"]))
+        await self._idle.wait()
+
     def resume(self) -> None:
-        """Takes deliveries again after `allow_pick_jobs` was False."""
+        """Takes deliveries again after a pause."""
         self.allow_pick_jobs = True
         self._slot_free.set()
 
@@ -146,9 +198,11 @@ class BatchWorker(Worker, Generic[Claimed]):
     async def _until_free(self) -> None:
         while not (self.allow_pick_jobs and self.free_slots > 0):
             self._slot_free.clear()
+            self._idle.set()
             await self._slot_free.wait()
+        self._idle.clear()
 
-    async def _take(self, wanted: int) -> Sequence[Delivery]:
+    async def _take(self, wanted: int) -> Sequence[_Taken]:
         """Up to so many as the queue has; while it has nothing, what comes first."""
         leftovers, self._leftovers = self._leftovers, []
         async with self.pool.pipeline(transaction=False) as pipeline:
@@ -159,17 +213,20 @@ class BatchWorker(Worker, Generic[Claimed]):
             *_, popped = await pipeline.execute()
         if popped is None:
             return []
-        _, taken = popped
+        taken: Sequence[_Taken] = popped[1]
         if not self.allow_pick_jobs:
             # It paused meanwhile: others may take them.
+            await self._give_back(taken)
+            return []
+        return taken
+
+    async def _give_back(self, taken: Sequence[_Taken]) -> None:
+        """Puts deliveries back where they were; should Redis be gone, they are made again."""
+        with suppress(*RedisFault):
             async with self.pool.pipeline(transaction=True) as pipeline:
                 pipeline.zadd(self.queue_name, {name: float(rank) for name, rank in taken})
                 pipeline.pexpire(self.queue_name, EXPIRE_MS)
                 await pipeline.execute()
-            return []
-        names = [name for name, _ in taken]
-        self._leftovers = [_RECORD + name for name in names]
-        return _parse(names)
 
     async def _look(self) -> None:
         """Begins what waits in PostgreSQL while there are slots for it.
@@ -185,7 +242,7 @@ class BatchWorker(Worker, Generic[Claimed]):
             await self._do_without_redis()
             return
         await self._until_free()
-        begun = await self._begin(await self._find_some())
+        begun = await self._begin_found(await self._find_some())
         if begun and not self._overlooked:
             _log.info("jobs_found_undelivered", jobs=begun)
         self._overlooked = begun > 0
@@ -199,7 +256,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         try:
             while not back.done():
                 await self._until_free()
-                if not await self._begin(await self._find_some()):
+                if not await self._begin_found(await self._find_some()):
                     await asyncio.wait({back}, timeout=random.uniform(0.1, 0.3))
         finally:
             self.without_redis = False
@@ -221,6 +278,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         Raises:
             RedisError, OSError, TimeoutError: it does not.
         """
+        await self.ping()
         await self.pool.set(self._probe_key, b"", px=_PROBE_MS)
 
     async def _find_some(self) -> Sequence[Delivery]:
@@ -231,15 +289,23 @@ class BatchWorker(Worker, Generic[Claimed]):
             await _pause(fault)
             return []
 
-    async def _begin(self, deliveries: Sequence[Delivery]) -> int:
-        """Claims deliveries for the free slots and starts what it gets; tells how many it got."""
-        if not deliveries:
-            return 0
+    async def _begin_found(self, found: Sequence[Delivery]) -> int:
+        """Begins what was found in PostgreSQL; tells how many these are."""
         try:
-            jobs = await self._claim(deliveries, self._wanted)
+            return await self._begin(found)
         except Unavailable as fault:
             await _pause(fault)
             return 0
+
+    async def _begin(self, deliveries: Sequence[Delivery]) -> int:
+        """Claims deliveries for the free slots and starts what it gets; tells how many it got.
+
+        Raises:
+            Unavailable: they cannot be claimed now.
+        """
+        if not (deliveries and self.allow_pick_jobs):
+            return 0
+        jobs = await self._claim(deliveries, self._wanted)
         self.job_counter += len(jobs)
         for claimed in jobs:
             self._start(claimed)
@@ -251,9 +317,9 @@ async def _pause(fault: Unavailable) -> None:
     await asyncio.sleep(random.uniform(0.2, 0.6))
 
 
-def _parse(names: Sequence[bytes]) -> list[Delivery]:
+def _parse(taken: Sequence[_Taken]) -> list[Delivery]:
     deliveries = []
-    for name in names:
+    for name, _ in taken:
         try:
             deliveries.append(Delivery.parse(name.decode()))
         except ValueError:

@@ -1,0 +1,127 @@
+"""A cancellation and a timeout on a worker: what they reach, and when the slot is free."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+
+import pytest
+from pydantic import SecretStr
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.retry import RetryOverrides
+from headrace_core.settings import Settings
+from headrace_core.store.cancel import cancel_job
+from headrace_core.store.requeue import requeue_job
+from headrace_core.wake import Topic
+from headrace_worker.service import WorkerService
+from support.handlers import handlers
+from support.platform import Platform, platform
+from support.until import until
+from support.valkey import OwnValkey, own_valkey
+
+# Each ignores that it is told to end.
+STUBBORN = ["t.stubborn", "t.stubborn_thread", "t.spin"]
+
+
+@pytest.fixture
+def narrow(settings: Settings) -> Settings:
+    return settings.model_copy(update={"worker_slots": 1, "shutdown_grace": 0.1})
+
+
+@pytest.fixture
+async def jobs(narrow: Settings) -> AsyncIterator[Platform]:
+    async with platform(narrow, handlers(), workers=0) as running:
+        yield running
+
+
+@pytest.fixture
+async def worker(narrow: Settings, jobs: Platform) -> AsyncIterator[WorkerService]:
+    worker = WorkerService(narrow, handlers())
+    await worker.start()
+    yield worker
+    await worker.stop()
+
+
+@pytest.mark.parametrize("job_type", STUBBORN)
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+async def test_the_slot_of_a_handler_that_ignores_its_end_is_free_within_the_grace_and_a_second(
+    jobs: Platform, worker: WorkerService, job_type: str, how: str
+) -> None:
+    timeout = timedelta(seconds=1 if how == "timeout" else 60)
+    job_id = await jobs.submit(job_type, timeout=timeout, retry=RetryOverrides(max_attempts=1))
+    await jobs.until(job_id, E.OUTPUT if job_type == "t.spin" else E.STARTED)
+    # There is one slot: the next one waits for it.
+    waiting = await jobs.submit("t.echo")
+    if how == "cancel":
+        await jobs.cancel(job_id)
+    ended = await jobs.ended(job_id)
+    after = await jobs.ended(waiting)
+    assert ended.state is (JobState.CANCELLED if how == "cancel" else JobState.FAILED)
+    told = ended.cancel_request_time
+    if told is None:
+        assert ended.start_time is not None
+        told = ended.start_time + timeout
+    assert after.start_time is not None
+    free_after = (after.start_time - told).total_seconds()
+    assert jobs.settings.worker_cancel_grace - 0.1 <= free_after
+    assert free_after <= jobs.settings.worker_cancel_grace + 1
+    assert worker.counts.left_behind == (job_type != "t.spin")
+
+
+async def test_a_cancel_of_one_attempt_never_touches_the_next_one_on_the_same_worker(
+    settings: Settings,
+) -> None:
+    steady = settings.model_copy(update={"shutdown_grace": 0.1})
+    async with platform(steady, handlers()) as jobs:
+        job_id = await jobs.submit("t.stubborn")
+        first = await jobs.until(job_id, E.STARTED)
+        await jobs.cancel(job_id)
+        assert (await jobs.ended(job_id)).state is JobState.CANCELLED
+        # Its handler was left behind and goes on.
+        async with jobs.database.transaction() as connection:
+            await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
+        jobs.waker.ring(Topic.JOBS)
+        await until(lambda: _has_started(jobs, job_id, times=2))
+        # Whoever still rings for the first one has the worker look.
+        for _ in range(3):
+            jobs.waker.ring(Topic.CANCELS)
+            await jobs.ended(await jobs.submit("t.echo"))
+        job = await jobs.job(job_id)
+        assert (job.state, job.attempt, job.cancel_request_time) == (JobState.RUNNING, 2, None)
+        second = await jobs.until(job_id, E.STARTED)
+        assert second.worker_id == first.worker_id
+        await jobs.cancel(job_id)
+        await jobs.ended(job_id)
+
+
+@pytest.fixture
+def valkey() -> Iterator[OwnValkey]:
+    with own_valkey() as server:
+        yield server
+
+
+async def test_a_cancel_whose_push_was_lost_arrives_within_a_beat_without_redis(
+    settings: Settings, valkey: OwnValkey
+) -> None:
+    lonely = settings.model_copy(
+        update={"redis_url": SecretStr(valkey.url), "redis_timeout": 0.5, "shutdown_grace": 0.1}
+    )
+    async with platform(lonely, handlers()) as jobs:
+        job_id = await jobs.submit("t.forever")
+        await jobs.until(job_id, E.STARTED)
+        valkey.kill()
+        began = time.monotonic()
+        async with jobs.database.transaction() as connection:
+            await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
+        # Nobody rings.
+        assert (await jobs.ended(job_id)).state is JobState.CANCELLED
+        assert time.monotonic() - began < lonely.worker_beat + 1.5
+
+
+async def _has_started(jobs: Platform, job_id: JobId, *, times: int) -> bool:
+    return (await jobs.history(job_id)).count(E.STARTED) == times

@@ -1,0 +1,70 @@
+"""A worker's end: SIGTERM, and what becomes of what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.settings import Settings
+from support.handlers import handlers
+from support.platform import Platform, platform
+from support.worker_process import worker_process
+
+GRACE_S = 2.0
+
+
+@pytest.fixture
+async def jobs(settings: Settings) -> AsyncIterator[Platform]:
+    # The grace of a cancelled handler is longer than what is left then.
+    brief = settings.model_copy(update={"shutdown_grace": GRACE_S, "worker_cancel_grace": 10.0})
+    async with platform(brief, handlers(), workers=0) as running:
+        yield running
+
+
+async def test_a_worker_ends_within_its_grace_and_two_seconds_whatever_its_handlers_do(
+    jobs: Platform, tmp_path: Path
+) -> None:
+    stubborn = ("t.forever", "t.unstoppable", "t.stubborn_thread", "t.spin")
+    async with worker_process(jobs.settings, tmp_path) as worker:
+        ids = [await jobs.submit(job_type) for job_type in stubborn]
+        for job_id in ids:
+            await jobs.until(job_id, E.STARTED)
+        # The process of the last one runs.
+        await jobs.until(ids[-1], E.OUTPUT)
+        began = time.monotonic()
+        code = await asyncio.to_thread(worker.terminate, within=GRACE_S + 10)
+        took = time.monotonic() - began
+    assert code == 0
+    assert GRACE_S <= took <= GRACE_S + 2
+    for job_id in ids:
+        job = await jobs.job(job_id)
+        assert (job.state, job.attempt, job.retries_used) == (JobState.QUEUED, 1, 0)
+        assert (await jobs.history(job_id))[-1] is E.INTERRUPTED
+
+
+async def test_a_signal_to_the_whole_group_lets_isolated_handlers_end(
+    jobs: Platform, tmp_path: Path
+) -> None:
+    async with worker_process(jobs.settings, tmp_path) as worker:
+        job_id = await jobs.submit("t.sleep_in_process", '{"number": 500}')
+        await jobs.until(job_id, E.OUTPUT)
+        os.killpg(worker.pid, signal.SIGTERM)
+        assert await asyncio.to_thread(worker.wait_until_ended, within=GRACE_S + 10) == 0
+    job = await jobs.job(job_id)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
+
+
+async def test_a_worker_with_nothing_to_do_ends_at_once(jobs: Platform, tmp_path: Path) -> None:
+    async with worker_process(jobs.settings, tmp_path) as worker:
+        began = time.monotonic()
+        code = await asyncio.to_thread(worker.terminate, within=GRACE_S + 10)
+        assert time.monotonic() - began < GRACE_S
+    assert code == 0

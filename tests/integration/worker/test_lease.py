@@ -1,0 +1,96 @@
+"""A worker that cannot renew its lease."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from headrace_core.dispatch.keys import queue_key
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.settings import Settings
+from headrace_worker.service import WorkerService
+from support.handlers import handlers
+from support.platform import DEADLINE_S, Platform, platform
+from support.proxy import Proxy
+from support.until import until
+
+
+@asynccontextmanager
+async def behind(link: Proxy, settings: Settings) -> AsyncIterator[WorkerService]:
+    """A worker that reaches PostgreSQL over a link."""
+    worker = WorkerService(
+        settings.model_copy(update={"database_url": SecretStr(link.url)}), handlers()
+    )
+    await worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.stop()
+
+
+@pytest.fixture
+async def link(settings: Settings) -> AsyncIterator[Proxy]:
+    link = Proxy(settings.postgresql_url)
+    await link.start()
+    yield link
+    link.release()
+    await link.cut()
+
+
+@pytest.fixture
+async def jobs(settings: Settings) -> AsyncIterator[Platform]:
+    steady = settings.model_copy(update={"shutdown_grace": 0.1, "redeliver_after": 600.0})
+    async with platform(steady, handlers(), workers=0) as running:
+        yield running
+
+
+async def test_a_worker_that_lost_postgresql_keeps_no_delivery_and_comes_back_under_a_new_id(
+    jobs: Platform, link: Proxy, redis: Redis
+) -> None:
+    async with behind(link, jobs.settings) as worker:
+        held = await jobs.submit("t.forever")
+        first = await jobs.until(held, E.STARTED)
+        link.hold()
+        began = time.monotonic()
+        waiting = await jobs.submit("t.echo")
+        # Nobody delivers it again: it is there since it was given back.
+        await until(lambda: worker.counts.lease_losses)
+        # What runs has ended one beat before others may have it.
+        await until(lambda: not worker.running)
+        assert time.monotonic() - began < jobs.settings.worker_lease
+        await until(lambda: redis.keys(queue_key("*")))
+        link.release()
+        assert (await jobs.ended(waiting)).state is JobState.SUCCEEDED
+        again = await started_again(jobs, held)
+        assert again != first.worker_id
+        await jobs.cancel(held)
+        await jobs.ended(held)
+
+
+async def test_a_short_loss_of_postgresql_costs_no_lease(jobs: Platform, link: Proxy) -> None:
+    async with behind(link, jobs.settings) as worker:
+        held = await jobs.submit("t.forever")
+        await jobs.until(held, E.STARTED)
+        await link.cut()
+        await link.start()
+        ids = await jobs.submit_many(5, "t.echo")
+        assert {(await jobs.ended(job_id)).state for job_id in ids} == {JobState.SUCCEEDED}
+        assert worker.counts.lease_losses == 0
+        assert (await jobs.job(held)).attempt == 1
+        await jobs.cancel(held)
+        await jobs.ended(held)
+
+
+async def started_again(jobs: Platform, job_id: JobId) -> object:
+    async with asyncio.timeout(DEADLINE_S):
+        while (event := await jobs.until(job_id, E.STARTED)).attempt == 1:
+            await jobs.wait()
+    return event.worker_id
