@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.valkey import EmbeddedValkey
@@ -29,9 +29,11 @@ class OwnValkey:
 
 
 @contextmanager
-def own_valkey() -> Iterator[OwnValkey]:
-    """Starts a Valkey for the length of the block."""
+def own_valkey(*options: str) -> Iterator[OwnValkey]:
+    """Starts a Valkey for the length of the block; `options` go over its configuration."""
     with DataFolder.temporary() as folder:
         valkey = EmbeddedValkey(folder=folder)
-        with serving(valkey.program(), log=folder.logs / "valkey.log") as server:
+        program = valkey.program()
+        program = replace(program, command=(*program.command, *options))
+        with serving(program, log=folder.logs / "valkey.log") as server:
             yield OwnValkey(server, valkey.url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -13,6 +14,7 @@ from redis.asyncio import Redis
 
 from headrace_core.dispatch import Deliverer
 from headrace_core.dispatch.keys import queue_key
+from headrace_core.dispatch.worker import RedisTooOldError
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.lifecycle import JobState
@@ -22,7 +24,7 @@ from headrace_core.store.ready import ready_jobs
 from support.crew import POOL, Crew, at_work, some
 from support.jobs import read_job, submit, submit_many
 from support.until import until
-from support.valkey import OwnValkey
+from support.valkey import OwnValkey, own_valkey
 from support.workers import claim, delivery, register
 
 
@@ -335,6 +337,32 @@ async def test_a_worker_that_leaves_does_so_at_once_and_takes_nothing_with_it(
             assert kept + crew.started.count(one) == 1
             await redis.delete(queue_key(POOL))
             worker.resume()
+
+
+@pytest.fixture
+def old_redis() -> Iterator[OwnValkey]:
+    """One without the command, which came with 7.0."""
+    with own_valkey("--rename-command", "BZMPOP", "") as valkey:
+        yield valkey
+
+
+async def test_a_redis_that_is_too_old_is_told_of_and_jobs_come_from_postgresql(
+    settings: Settings, old_redis: OwnValkey, capfd: pytest.CaptureFixture[str]
+) -> None:
+    crew = Crew()
+    own = settings.model_copy(update={"redis_url": SecretStr(old_redis.url)})
+    async with at_work(own, crew) as worker:
+        await crew.until_asked()
+        crew.found = found = some(1)
+        await crew.until_started(*found)
+        assert worker.without_redis
+        with pytest.raises(RedisTooOldError):
+            await worker.ping()
+        # It is not taken for one that is back.
+        await crew.until_asked()
+    said = "".join(capfd.readouterr())
+    assert said.count("redis_too_old") == 1
+    assert "redis_found" not in said
 
 
 async def test_the_deliverer_says_when_redis_is_gone(settings: Settings, valkey: OwnValkey) -> None:

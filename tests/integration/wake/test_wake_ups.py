@@ -14,8 +14,10 @@ from sqlalchemy import text
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.notify import notify
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Listener, Topic, Waker
+from headrace_core.wake.listener import DeafError
 from support.listening import LONG, SHORT, hears_redis, listening
+from support.proxy import Proxy
 from support.until import until
 from support.valkey import OwnValkey, own_valkey
 
@@ -162,6 +164,39 @@ async def test_a_listener_that_lost_postgresql_hears_it_again(
         async with database.transaction() as connection:
             await notify(connection, [Topic.JOBS])
         assert await listener.wait(LONG)
+
+
+async def test_who_hears_on_neither_way_for_a_while_is_deaf_until_it_hears_again(
+    own: Settings, valkey: OwnValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace_core.wake.listener._DEAF", 1.0)
+    link = Proxy(own.postgresql_url)
+    await link.start()
+    behind = own.model_copy(update={"database_url": SecretStr(link.url)})
+    database = Database(behind, application="test")
+
+    async with listening(behind, database, Topic.JOBS) as listener:
+        await listener.ping()
+        await asyncio.to_thread(valkey.kill)
+        # One way is enough, for however long.
+        await asyncio.sleep(1.5)
+        await listener.ping()
+        await link.cut()
+        # A blip is none yet.
+        await listener.ping()
+        await until(lambda: _is_deaf(listener))
+        await link.start()
+        await until(lambda: _is_deaf(listener, not_any_more=True))
+    await link.cut()
+    await database.close()
+
+
+async def _is_deaf(listener: Listener, *, not_any_more: bool = False) -> bool:
+    try:
+        await listener.ping()
+    except DeafError:
+        return not not_any_more
+    return not_any_more
 
 
 async def test_a_notification_goes_out_with_its_transaction(

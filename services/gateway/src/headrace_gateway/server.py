@@ -143,6 +143,7 @@ class Gateway:
             services=[service.full_name for service in _SERVICES],
             checks=[
                 Check(name="postgresql", ping=database.ping),
+                Check(name="wake-ups", ping=watch.hears),
                 # Wake-ups go through PostgreSQL while Redis is gone: slower, and complete.
                 Check(name="redis", ping=waker.ping, required=False),
             ],

@@ -40,6 +40,7 @@ class Scheduler:
             health=Health(
                 checks=(
                     Check(name="postgresql", ping=self._database.ping),
+                    Check(name="wake-ups", ping=self._listener.ping),
                     # Without Redis the workers help themselves, and the other loops go on.
                     Check(name="redis", ping=self._deliverer.ping, required=False),
                 )

@@ -127,6 +127,7 @@ class WorkerService:
             health=Health(
                 checks=(
                     Check(name="postgresql", ping=self._database.ping),
+                    Check(name="wake-ups", ping=self._cancels.ping),
                     # Without Redis it claims straight from PostgreSQL.
                     Check(name="redis", ping=self._deliveries.ping, required=False),
                 )

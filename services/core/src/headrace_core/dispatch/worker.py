@@ -159,7 +159,8 @@ class BatchWorker(Worker, Generic[Claimed]):
         """
         if self._too_old:
             # It may have been replaced meanwhile.
-            [known] = await self.pool.execute_command("COMMAND INFO", "BZMPOP")
+            asked = self.pool.execute_command("COMMAND INFO", "BZMPOP")  # type: ignore[no-untyped-call]
+            [known] = await asked
             if known is None:
                 raise RedisTooOldError
             self._too_old = False

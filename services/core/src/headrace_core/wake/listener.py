@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
@@ -28,6 +29,14 @@ _PROBE = 5.0
 _END = 2.0
 
 
+# It is deaf once it has heard on neither way for this long, in seconds: a reconnection takes less.
+_DEAF = 5.0
+
+
+class DeafError(Exception):
+    """Wake-ups come neither through Redis nor through PostgreSQL."""
+
+
 class Listener:
     """Hears wake-ups on both ways at once, and reconnects for ever.
 
@@ -46,9 +55,13 @@ class Listener:
         self._heard: set[Topic] = set()
         self._rung = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        # The ways on which it hears, and since when there has been none, by the monotonic clock.
+        self._ways: set[str] = set()
+        self._deaf_since = time.monotonic()
 
     async def start(self) -> None:
         """Begins to listen, in the background."""
+        self._deaf_since = time.monotonic()
         self._tasks = [
             asyncio.create_task(self._hear_for_ever("redis", self._hear_redis)),
             asyncio.create_task(self._hear_for_ever("postgresql", self._hear_postgresql)),
@@ -69,6 +82,15 @@ class Listener:
         self._heard.clear()
         return heard
 
+    async def ping(self) -> None:
+        """Tells whether it hears, for a check of health.
+
+        Raises:
+            DeafError: on neither way, and so for longer than a reconnection takes.
+        """
+        if not self._ways and time.monotonic() - self._deaf_since > _DEAF:
+            raise DeafError
+
     async def stop(self) -> None:
         """Stops listening."""
         await end_tasks(*self._tasks, within=_END)
@@ -85,6 +107,7 @@ class Listener:
             if lost:
                 _log.info("wake_ups_found", dependency=way)
             lost = False
+            self._ways.add(way)
             self._heard.update(map(Topic, topics))
             self._rung.set()
 
@@ -95,6 +118,9 @@ class Listener:
                 if not lost:
                     _log.warning("wake_ups_lost", dependency=way, error=type(fault).__name__)
                 lost = True
+                if way in self._ways:
+                    self._ways.remove(way)
+                    self._deaf_since = time.monotonic()
             await asyncio.sleep(random.uniform(0.2, 1.0))
 
     async def _hear_redis(self, heard: Callable[[Sequence[str]], None]) -> NoReturn:

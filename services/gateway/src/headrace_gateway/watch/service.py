@@ -61,6 +61,14 @@ class Watch:
             askers=max(1, settings.database_pool_size // 4),
         )
 
+    async def hears(self) -> None:
+        """Tells whether it is told of new events, for a check of health.
+
+        Raises:
+            DeafError: it looks by itself, and so every stream is late.
+        """
+        await self._listener.ping()
+
     async def start(self) -> None:
         """Begins to listen and to read, in the background."""
         await self._listener.start()
