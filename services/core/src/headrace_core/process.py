@@ -25,7 +25,7 @@ _BAD_CONFIGURATION = 78
 _GC_THRESHOLDS = (10_000, 10, 10)
 
 # How long what a stopped service has left behind may take to end, in seconds.
-_LAST_S = 0.3
+_LAST_S = 0.2
 
 
 class Service(Protocol):
@@ -57,15 +57,21 @@ def run_service(name: str, create: Callable[[Settings], Service]) -> int:
             sys.stderr.write(f"headrace {name}: {where}{problem['msg']}\n")
         return _BAD_CONFIGURATION
     logs.configure(settings, service=name)
+    return uvloop.run(_run(create, settings))
+
+
+async def _run(create: Callable[[Settings], Service], settings: Settings) -> int:
+    code = 0
     try:
-        uvloop.run(_run(create, settings))
+        await _serve(create, settings)
     except Exception:  # noqa: BLE001 - the last place that can tell what happened
         structlog.get_logger().exception("service_failed")
-        return 1
-    return 0
+        code = 1
+    _end_soon(code)
+    return code
 
 
-async def _run(create: Callable[[Settings], Service], settings: Settings) -> None:
+async def _serve(create: Callable[[Settings], Service], settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -77,12 +83,11 @@ async def _run(create: Callable[[Settings], Service], settings: Settings) -> Non
         await stop.wait()
     finally:
         await service.stop()
-    _end_soon()
 
 
-def _end_soon() -> None:
+def _end_soon(code: int) -> None:
     """Ends the process for sure, though a task swallows its cancellation or a thread goes on."""
-    last = threading.Timer(_LAST_S, os._exit, (0,))
+    last = threading.Timer(_LAST_S, os._exit, (code,))
     last.daemon = True
     last.start()
 

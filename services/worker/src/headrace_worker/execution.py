@@ -40,7 +40,7 @@ from headrace_worker.verdict import (
 _log = structlog.get_logger()
 
 # How long a handler has to end at the end of a drain, in seconds: the process is about to go.
-DRAIN_S: Final = 1.0
+DRAIN_S: Final = 0.5
 
 
 class StopReason(Enum):

@@ -92,11 +92,15 @@ class _HandlerProcess:
             raise ProcessDied(f"the handler's process {_ending(code)}") from None
         return message
 
-    async def kill(self) -> int | None:
-        """Kills it if it is alive; returns its exit code."""
+    def abort(self) -> None:
+        """Kills it if it is alive, and waits for nothing."""
         with suppress(ProcessLookupError):
             if self.alive:
                 self._process.kill()
+
+    async def kill(self) -> int | None:
+        """Kills it if it is alive; returns its exit code."""
+        self.abort()
         with suppress(TimeoutError):
             async with asyncio.timeout(_REAP_S):
                 # Its output is only closed when everything in it has been read.
@@ -177,8 +181,11 @@ class ProcessPool:
 
     async def close(self) -> None:
         """Ends all processes, those of handlers too that were left behind."""
+        for process in self._busy:
+            # Whoever waits for it learns of that.
+            process.abort()
         idle, self._idle = self._idle, []
-        await asyncio.gather(*(process.kill() for process in (*idle, *self._busy)))
+        await asyncio.gather(*(process.kill() for process in idle))
 
     async def _take(self) -> _HandlerProcess:
         while self._idle:

@@ -47,9 +47,9 @@ _log = structlog.get_logger()
 
 _MAX_BATCH = 1000
 # How long the stop may take beyond the grace, in seconds, so that the process ends within two.
-_STOP_S = 1.7
+_STOP_S = 1.5
 # How long each step of a drain may take that tells others, and background tasks to end, in seconds.
-_HAND_BACK_S = 1.5
+_HAND_BACK_S = 1.0
 _END_S = 0.5
 _LOG_NAMES = {
     EventType.SUCCEEDED: "job_succeeded",
