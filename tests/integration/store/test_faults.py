@@ -255,3 +255,14 @@ async def test_the_server_says_what_is_ours(database: Database) -> None:
         "jit": "off",
         "idle_in_transaction_session_timeout": "10s",
     }
+
+
+async def test_a_full_disk_may_pass_and_the_log_is_told_of_it(database: Database) -> None:
+    full = text("DO $$ BEGIN RAISE EXCEPTION 'no room left' USING ERRCODE = 'disk_full'; END $$")
+    with pytest.raises(Unavailable) as caught:
+        async with database.statement() as connection:
+            await connection.execute(full)
+    assert caught.value.cause == "DiskFullError: no room left"
+    # Clients are told neither of disks nor of drivers.
+    assert "room" not in str(caught.value)
+    await database.ping()

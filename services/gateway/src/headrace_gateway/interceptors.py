@@ -212,7 +212,9 @@ def _tell(method: str, request_id: str, error: Exception) -> CallError:
     """What the client is told of an error; the log has the rest."""
     told = to_call_error(error, request_id=request_id)
     if isinstance(error, Unavailable):
-        _log.warning("call_failed", method=method, reason=told.reason, error=str(error))
+        _log.warning(
+            "call_failed", method=method, reason=told.reason, error=str(error), cause=error.cause
+        )
     elif told.code is grpc.StatusCode.INTERNAL:
         _log.error("call_failed", method=method, reason=told.reason, exc_info=error)
     elif isinstance(error, HeadraceError):

@@ -51,7 +51,9 @@ async def keep_running(loop: Loop, woken: asyncio.Event) -> None:
             _log.warning("stale_write_refused", loop=loop.name)
             raise
         except Unavailable as fault:
-            _log.warning("loop_failed", loop=loop.name, dependency=fault.dependency)
+            _log.warning(
+                "loop_failed", loop=loop.name, dependency=fault.dependency, cause=fault.cause
+            )
         except Exception:  # noqa: BLE001 - what one stumbles over must not end the others
             _log.exception("loop_failed", loop=loop.name)
         else:

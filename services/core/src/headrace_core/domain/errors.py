@@ -197,6 +197,12 @@ class Unavailable(HeadraceError):
         self.dependency = dependency
         super().__init__(f"{dependency} is not available; try again")
 
+    @property
+    def cause(self) -> str:
+        """What its driver says, for the log: that a disk is full, or a password is wrong."""
+        cause = self.__cause__
+        return "" if cause is None else f"{type(cause).__name__}: {cause}"
+
 
 class ShuttingDown(HeadraceError):
     """The process that was asked shuts down."""
