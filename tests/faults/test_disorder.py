@@ -1,0 +1,77 @@
+"""Wrong clocks and full disks: that they are what a scenario takes them for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from faults import clock, disk
+from faults.clock import Clock
+
+# Says both clocks each time it is asked.
+_TELL = """
+import sys, time
+for _ in sys.stdin:
+    print(time.time(), time.monotonic(), flush=True)
+"""
+
+
+def _lacks_clocks() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        return clock.why_not(Path(folder))
+
+
+def _lacks_disks() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        return disk.why_not(Path(folder))
+
+
+@pytest.mark.skipif(bool(_lacks_clocks()), reason="this machine has no wrong clocks")
+def test_a_process_goes_by_its_own_wall_clock_while_time_runs_on_as_ever(tmp_path: Path):
+    wrong = Clock(tmp_path / "clock")
+    with subprocess.Popen(
+        [sys.executable, "-c", _TELL],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **wrong.environment},
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def ahead() -> tuple[float, float]:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            wall, steady = map(float, process.stdout.readline().split())
+            return wall - time.time(), steady - time.monotonic()
+
+        assert ahead() == pytest.approx((0, 0), abs=1)
+        for seconds in (3600, -600):
+            wrong.set(seconds)
+            deadline = time.monotonic() + 10
+            while abs(ahead()[0] - seconds) > 1:
+                assert time.monotonic() < deadline, f"it is {ahead()} ahead"
+                time.sleep(0.05)
+            assert ahead()[1] == pytest.approx(0, abs=1)
+        process.stdin.close()
+
+
+@pytest.mark.skipif(bool(_lacks_disks()), reason="nothing can be mounted here")
+def test_a_disk_is_full_until_it_is_freed(tmp_path: Path):
+    with disk.disk(tmp_path / "disk", mib=8) as small:
+        assert small.free_mib > 7
+        small.fill()
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            (small.path / "more").write_bytes(bytes(2**16))
+        small.free()
+        (small.path / "more").write_bytes(bytes(2**16))
+    assert list((tmp_path / "disk").iterdir()) == []
