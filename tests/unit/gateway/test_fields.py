@@ -142,3 +142,20 @@ def test_what_is_wrong_with_a_job_filter():
     found.clear()
     read_job_filter(JobFilterMessage(job_ids=["x"] * 10_001), found)
     assert [violation.field for violation in found] == ["filter.job_ids"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        JobFilterMessage(queues=["q"] * 1001),
+        JobFilterMessage(types=["t"] * 1001),
+        JobFilterMessage(states=[job_pb2.JOB_STATE_QUEUED] * 1001),
+        JobFilterMessage(labels={str(number): "" for number in range(1001)}),
+    ],
+    ids=["queues", "types", "states", "labels"],
+)
+def test_a_job_filter_is_bounded(message: JobFilterMessage):
+    found = Violations()
+    assert read_job_filter(message, found) == JobFilter()
+    assert [violation.field.partition(".")[0] for violation in found] == ["filter"]
+    assert "at most 1000" in found[0].description
