@@ -1,0 +1,169 @@
+"""F25: clients send what no client should: too large, too deep, no protobuf, no UTF-8."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from faults.cluster import Service
+from faults.measure import percentile
+from faults.scenario import Scenario
+from faults.trial import Trial
+from headrace import CallError, Client
+from headrace_core.domain.lifecycle import TERMINAL
+from headrace_standalone.program import leashed
+
+LOAD_PER_S = 20.0
+HEALTH_S = 0.2
+# What a gateway may need on top while it decodes the worst that its limits let in, one by one; and
+# what may stay, which the allocator keeps for the next time.
+PEAK_MIB = 256.0
+REST_MIB = 128.0
+_PROBE_EVERY_S = 0.02
+# For how long it is looked at without garbage.
+_USUAL_S = 5.0
+
+# What garbage may be told; some of it is good enough for an answer.
+_FITTING = frozenset(
+    {
+        *("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "NOT_FOUND"),
+        *("ALREADY_EXISTS", "FAILED_PRECONDITION", "OUT_OF_RANGE", "ABORTED"),
+    }
+)
+_TESTS = Path(__file__).resolve().parent.parent.parent
+
+
+class _Health:
+    """How fast the gateways answer for their health, and what memory they have meanwhile."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+        self.most: dict[str, float] = {}
+
+
+async def run(trial: Trial) -> None:
+    gateways = trial.cluster.gateways
+    await trial.load(rate=LOAD_PER_S)
+    pids = [service.pid for service in trial.cluster.services]
+    before = {gateway.name: gateway.memory() for gateway in gateways}
+    async with _probing(trial) as usual:
+        await asyncio.sleep(_USUAL_S)
+    trial.figure("health p99 before", percentile(usual.waits, 0.99), "s")
+    async with _probing(trial) as health, trial.fault("garbage"):
+        answers = await _throw(trial, seconds=20 if trial.short else 90)
+    trial.codes(at_most=frozenset())
+    counts = Counter[str]()
+    for kind, codes in sorted(answers["counts"].items()):
+        counts.update(codes)
+        trial.say(f"{kind}: {', '.join(f'{code} {count}' for code, count in codes.items())}")
+    others = sorted(set(counts) - _FITTING)
+    for name, example in answers["examples"].items():
+        if name.rpartition(" ")[2] in others:
+            trial.say(f"{name}: {example}")
+    trial.figure("pieces of garbage", sum(counts.values()), at_least=1000)
+    trial.figure(
+        f"with another code{': ' if others else ''}{', '.join(others)}",
+        sum(counts[code] for code in others),
+        at_most=0,
+    )
+    trial.figure("health p99", percentile(health.waits, 0.99), "s", at_most=HEALTH_S)
+    await _end_what_was_accepted(trial)
+    growth = max(health.most[name] - before[name] for name in before)
+    trial.figure("a gateway grows by", growth, "MiB", at_most=PEAK_MIB)
+    rest = max(gateway.memory() - before[gateway.name] for gateway in gateways)
+    trial.figure("and stays larger by", rest, "MiB", at_most=REST_MIB)
+    same = sum(
+        service.pid == pid for service, pid in zip(trial.cluster.services, pids, strict=True)
+    )
+    running = sum(service.running for service in trial.cluster.services)
+    trial.figure("processes that did not restart", min(same, running), at_least=len(pids))
+
+
+async def _throw(trial: Trial, *, seconds: float) -> dict[str, Any]:
+    """Has another process send garbage, so that its making disturbs no measurement here."""
+    # Not asyncio's: uvloop forks, and a fork in the middle of gRPC's calls may not survive.
+    process = subprocess.Popen(
+        leashed(
+            (
+                *(sys.executable, "-m", "faults.garbage", str(trial.seed), str(seconds)),
+                *(gateway.address for gateway in trial.cluster.gateways),
+            ),
+            death_signal=signal.SIGKILL,
+        ),
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(_TESTS)},
+    )
+    try:
+        out, _ = await asyncio.to_thread(process.communicate, timeout=seconds + 60)
+    finally:
+        process.kill()
+        process.wait()
+    answers: dict[str, Any] = json.loads(out)
+    return answers
+
+
+@asynccontextmanager
+async def _probing(trial: Trial) -> AsyncIterator[_Health]:
+    health = _Health()
+    probes = [
+        asyncio.create_task(_probe(gateway, health), name=f"probe of {gateway.name}")
+        for gateway in trial.cluster.gateways
+    ]
+    try:
+        yield health
+    finally:
+        for probe in probes:
+            probe.cancel()
+        ended = await asyncio.gather(*probes, return_exceptions=True)
+    failed = [end for end in ended if not isinstance(end, asyncio.CancelledError)]
+    assert not failed, f"a probe of health failed: {failed[0]!r}"
+
+
+async def _probe(gateway: Service, health: _Health) -> None:
+    async with aio.insecure_channel(gateway.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        while True:
+            began = time.monotonic()
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
+            health.waits.append(time.monotonic() - began)
+            most = health.most.get(gateway.name, 0.0)
+            health.most[gateway.name] = max(most, gateway.memory())
+            await asyncio.sleep(_PROBE_EVERY_S)
+
+
+async def _end_what_was_accepted(trial: Trial) -> None:
+    """Cancels the jobs that garbage has made, as far as no worker knows what to do with them."""
+    async with Client([gateway.address for gateway in trial.cluster.gateways]) as client:
+        made = [
+            job_id
+            for job_id, job in (await trial.records.jobs()).items()
+            if "load" not in job.labels and job.state not in TERMINAL
+        ]
+        for job_id in made:
+            # It may have ended meanwhile.
+            with suppress(CallError):
+                await client.cancel(job_id)
+    trial.figure("jobs that were made of garbage and had to be cancelled", len(made))
+
+
+SCENARIO = Scenario(
+    id="F25",
+    title="messages of 5 and 100 MB, random and mutated protobuf, deep and endless documents",
+    shows=("I1", "I2", "I3", "I4"),
+    run=run,
+    usual=170.0,
+    usual_short=80.0,
+)
