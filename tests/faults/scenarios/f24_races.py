@@ -1,0 +1,315 @@
+"""F24: many at once with one key, at one job, in one worker's name; and one lost job among many."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from faults.evidence import Evidence, Outcome, Submission
+from faults.scenario import Scenario
+from faults.trial import Trial, until
+from headrace import CallError, Client, JobSpec
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.finish import Finish
+from headrace_core.domain.ids import JobId, WorkerId, uuid7
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.claim import claim_jobs
+from headrace_core.store.database import Database
+from headrace_core.store.finish import finish_attempts
+from headrace_core.store.workers import NewWorker, register_worker, remove_worker, renew_lease
+
+LOAD_PER_S = 20.0
+KEYS = 5
+SUBMITS = 200
+STORMY = 30
+PARKED = 20_000
+LEASE_S = 15.0
+BEAT_S = 5.0
+RESCUED_S = 25.0
+# Rows of `jobs` that a second may read: those of the load, and a share of those that need nothing.
+# A sweep each 2 s that looked at all of these would read half of them.
+LOADS_ROWS_PER_S = 1_000.0
+PARKEDS_SHARE_PER_S = 1 / 8
+# Nobody's: what no worker of the platform takes.
+_TYPE = "parked"
+_PAGE = 500
+_WHAT_LOSERS_ARE_TOLD = frozenset({"FAILED_PRECONDITION"})
+
+
+async def run(trial: Trial) -> None:
+    targets = [gateway.address for gateway in trial.cluster.gateways]
+    clients = [Client([target], retries=0) for target in targets]
+    database = Database(trial.cluster.settings, application="faults")
+    try:
+        await trial.load(rate=LOAD_PER_S)
+        async with trial.fault(f"{SUBMITS} submits at once with one key, {KEYS} times"):
+            await _one_key(trial, clients)
+        async with trial.fault(f"cancels, requeues and ends of {STORMY} jobs at once"):
+            await _storm(trial, clients, seconds=5 if trial.short else 20)
+        async with trial.fault("the row of a live worker is deleted"):
+            await _deleted_row(trial, clients[0])
+        parked = PARKED // 5 if trial.short else PARKED
+        async with (
+            _parked(clients[0], database, parked),
+            trial.fault(f"a worker is lost beside {parked} jobs of a live one"),
+        ):
+            most = LOADS_ROWS_PER_S + parked * PARKEDS_SHARE_PER_S
+            await _twins(trial, clients[0], database, most=most)
+    finally:
+        await asyncio.gather(*(client.close() for client in clients))
+        await database.close()
+    trial.codes(at_most=frozenset())
+    trial.afterwards(lambda evidence: _one_winner(trial, evidence))
+
+
+async def _one_key(trial: Trial, clients: Sequence[Client]) -> None:
+    ids: list[set[str]] = []
+    refused = 0
+    for number in range(KEYS):
+        key = f"race-{trial.seed}-{number}"
+
+        async def submit(turn: int, key: str = key) -> str | None:
+            # Every tenth means something else, and is told so unless it is the first of all.
+            other = turn % 10 == 9
+            submission = Submission(request_id=key, invoked=time.time())
+            client = clients[turn % len(clients)]
+            try:
+                handle = await client.submit("work", {"seconds": 0.2 + other}, request_id=key)
+            except CallError as error:
+                if error.refusal.code != "ALREADY_EXISTS":
+                    raise
+                return None
+            submission.outcome, submission.job_id = Outcome.OK, handle.id
+            submission.answered = time.time()
+            trial.loads[0].history.append(submission)
+            return handle.id
+
+        found = await asyncio.gather(*(submit(turn) for turn in range(SUBMITS)))
+        ids.append({job_id for job_id in found if job_id is not None})
+        refused += found.count(None)
+    trial.figure("jobs for a key", max(map(len, ids)), at_most=1, at_least=1)
+    trial.figure("submits of something else that were refused", refused, at_least=KEYS)
+
+
+async def _storm(trial: Trial, clients: Sequence[Client], *, seconds: float) -> None:
+    """Cancels and requeues jobs again and again while workers run and end them."""
+    chance = trial.chance
+    jobs = [
+        await clients[0].submit("work", {"seconds": chance.uniform(0.1, 2)}) for _ in range(STORMY)
+    ]
+    codes: list[str] = []
+    won = 0
+    end = time.monotonic() + seconds
+
+    async def at(job_id: str, act: Callable[[str], Coroutine[Any, Any, Any]]) -> None:
+        nonlocal won
+        while time.monotonic() < end:
+            try:
+                await act(job_id)
+                won += 1
+            except CallError as error:
+                codes.append(error.refusal.code)
+            await asyncio.sleep(chance.uniform(0, 0.1))
+
+    await asyncio.gather(
+        *(
+            at(job.id, act)
+            for job in jobs
+            for client in clients
+            for act in (client.cancel, client.retry)
+        )
+    )
+    trial.figure("cancels and requeues that won", won, at_least=STORMY)
+    trial.figure("that came too late", len(codes), at_least=1)
+    others = set(codes) - _WHAT_LOSERS_ARE_TOLD
+    trial.figure(f"told something else {' '.join(others)}".strip(), len(others), at_most=0)
+
+
+async def _deleted_row(trial: Trial, client: Client) -> None:
+    jobs = [await client.submit("work", {"seconds": 8}) for _ in range(12)]
+    ids = [UUID(job.id) for job in jobs]
+
+    async def running() -> bool:
+        return len(await holders()) == len(jobs)
+
+    async def holders() -> dict[UUID, UUID]:
+        async with trial.records.connection() as connection:
+            rows = await connection.fetch(
+                "SELECT id, worker_id FROM jobs WHERE id = ANY($1) AND state = 'running'", ids
+            )
+        return {row["id"]: row["worker_id"] for row in rows}
+
+    await until(running, within=10)
+    before = await holders()
+    victim = trial.chance.choice(sorted(set(before.values())))
+    theirs = [job_id for job_id, worker in before.items() if worker == victim]
+    refused = await _metric(trial, "headrace_lease_losses_total")
+    async with trial.records.connection() as connection:
+        await connection.execute("DELETE FROM workers WHERE id = $1", victim)
+
+    async def elsewhere() -> bool:
+        now = await holders()
+        return all(now.get(job_id, victim) != victim for job_id in theirs)
+
+    async def back() -> bool:
+        async with trial.records.connection() as connection:
+            count = await connection.fetchval(
+                "SELECT count(*) FROM workers WHERE lease_expire_time > clock_timestamp()"
+            )
+        return bool(count >= len(trial.cluster.workers))
+
+    after = await until(elsewhere, within=RESCUED_S * 2)
+    trial.figure("its jobs run elsewhere after", after, "s", at_most=RESCUED_S)
+    trial.figure("it is back after", await until(back, within=30), "s", at_most=10)
+    lost = await _metric(trial, "headrace_lease_losses_total") - refused
+    trial.figure("workers that noticed", lost, at_least=1, at_most=1)
+
+
+async def _metric(trial: Trial, name: str) -> float:
+    return sum([await worker.metric(name) for worker in trial.cluster.workers])
+
+
+@asynccontextmanager
+async def _parked(client: Client, database: Database, count: int) -> AsyncIterator[None]:
+    """So many jobs run on a live worker for the length of the block."""
+    specs = (JobSpec(_TYPE) for _ in range(count))
+    ids = [job.id async for batch in client.submit_in_batches(specs) for job in batch.jobs]
+    async with _worker(database, "parking", beats=True) as worker_id:
+        for page in _pages(ids):
+            assert len(await _claim(database, worker_id, page)) == len(page)
+        yield
+        for page in _pages(ids):
+            assert await _finish(database, worker_id, page) == len(page)
+
+
+async def _twins(trial: Trial, client: Client, database: Database, *, most: float) -> None:
+    """A worker vanishes with a job, and another one comes under its name.
+
+    Args:
+        trial, client, database: where.
+        most: how many rows of `jobs` may be read in a second until the job is found.
+    """
+    job = await client.submit(_TYPE)
+    async with _worker(database, "twin", beats=False) as first:
+        assert await _claim(database, first, [job.id])
+        async with _worker(database, "twin", beats=True) as second:
+            assert not await _finish(database, second, [job.id])
+            read = await _rows_read(trial)
+            began = time.monotonic()
+
+            async def rescued() -> bool:
+                return bool(await _claim(database, second, [job.id], attempt=2))
+
+            after = await until(rescued, within=RESCUED_S * 2)
+            trial.figure("the lost job runs again after", after, "s", at_most=RESCUED_S)
+            rate = (await _rows_read(trial) - read) / (time.monotonic() - began)
+            trial.figure("rows of jobs that were read", rate, "/s", at_most=most)
+            late = [
+                await _finish(database, first, [job.id], attempt=1),
+                await _finish(database, first, [job.id], attempt=2),
+                await _finish(database, second, [job.id], attempt=1),
+            ]
+            trial.figure("writes for another's attempt that were accepted", sum(late), at_most=0)
+            assert await _finish(database, second, [job.id], attempt=2)
+
+
+@asynccontextmanager
+async def _worker(database: Database, name: str, *, beats: bool) -> AsyncIterator[WorkerId]:
+    """A worker as the store knows it, which runs nothing.
+
+    It drains: of those that take jobs the dispatch counts what they run, which is no sweep's work.
+    """
+    worker = NewWorker(
+        id=WorkerId(uuid7()),
+        tenant="default",
+        name=name,
+        pool=name,
+        queues=(),
+        slots=PARKED,
+        handlers=(),
+    )
+    lease = timedelta(seconds=LEASE_S)
+
+    async def renew() -> None:
+        async with database.statement() as connection:
+            assert await renew_lease(connection, worker_id=worker.id, lease=lease, draining=True)
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            await renew()
+
+    async with database.transaction() as connection:
+        await register_worker(connection, worker, lease=lease)
+    await renew()
+    beating = asyncio.create_task(beat(), name=f"beat of {name}") if beats else None
+    try:
+        yield worker.id
+        assert beating is None or not beating.done(), "the lease of a live worker was lost"
+    finally:
+        if beating is not None:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+    async with database.statement() as connection:
+        await remove_worker(connection, worker_id=worker.id)
+
+
+def _pages(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[begin : begin + _PAGE] for begin in range(0, len(ids), _PAGE)]
+
+
+async def _claim(
+    database: Database, worker_id: WorkerId, ids: Sequence[str], attempt: int = 1
+) -> list[Any]:
+    deliveries = [Delivery(job_id=JobId(UUID(job_id)), attempt=attempt) for job_id in ids]
+    async with database.statement() as connection:
+        return list(await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries))
+
+
+async def _finish(
+    database: Database, worker_id: WorkerId, ids: Sequence[str], attempt: int = 1
+) -> int:
+    """How many ends were accepted."""
+    finishes = [
+        Finish(
+            job_id=JobId(UUID(job_id)), attempt=attempt, event=EventType.SUCCEEDED, result="null"
+        )
+        for job_id in ids
+    ]
+    async with database.statement() as connection:
+        return len(await finish_attempts(connection, worker_id=worker_id, finishes=finishes))
+
+
+async def _rows_read(trial: Trial) -> float:
+    """How many rows of `jobs` all sessions have looked at so far."""
+    async with trial.records.connection() as connection:
+        await connection.execute("SELECT pg_stat_clear_snapshot()")
+        count = await connection.fetchval(
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'jobs'"
+        )
+    return float(count)
+
+
+def _one_winner(trial: Trial, evidence: Evidence) -> None:
+    """A handler's result tells its attempt: it must be the one that was accepted."""
+    wrong = [
+        job
+        for job in evidence.jobs.values()
+        if job.type == "work" and job.result not in (None, str(job.attempt))
+    ]
+    trial.figure("results of another attempt than the accepted one", len(wrong), at_most=0)
+
+
+SCENARIO = Scenario(
+    id="F24",
+    title="races for a key, a job and a worker's name; one lost job beside 20,000",
+    shows=("I1", "I2", "I3", "I4", "I9"),
+    run=run,
+    usual=150.0,
+    usual_short=100.0,
+)
