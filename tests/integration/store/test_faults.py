@@ -258,7 +258,10 @@ async def test_the_server_says_what_is_ours(database: Database) -> None:
 
 
 async def test_a_full_disk_may_pass_and_the_log_is_told_of_it(database: Database) -> None:
-    full = text("DO $$ BEGIN RAISE EXCEPTION 'no room left' USING ERRCODE = 'disk_full'; END $$")
+    full = text(
+        "DO $$ BEGIN RAISE EXCEPTION 'no room left' "
+        "USING ERRCODE = 'disk_full', DETAIL = 'a row'; END $$"
+    )
     with pytest.raises(Unavailable) as caught:
         async with database.statement() as connection:
             await connection.execute(full)

@@ -199,9 +199,14 @@ class Unavailable(HeadraceError):
 
     @property
     def cause(self) -> str:
-        """What its driver says, for the log: that a disk is full, or a password is wrong."""
+        """What its driver says, for the log: that a disk is full, or a password is wrong.
+
+        It is the first line: the others may quote rows, and rows hold payloads.
+        """
         cause = self.__cause__
-        return "" if cause is None else f"{type(cause).__name__}: {cause}"
+        if cause is None:
+            return ""
+        return f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
 
 
 class ShuttingDown(HeadraceError):
