@@ -11,9 +11,10 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
 
+from headrace_core.domain.errors import Unavailable
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
-from headrace_core.store.notify import notify
+from headrace_core.store.notify import listen, notify
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_core.wake.listener import DeafError
 from support.listening import LONG, SHORT, hears_redis, listening
@@ -235,3 +236,23 @@ async def test_a_ring_never_fails_and_never_blocks(
             waker.ring(*Topic)
             await until(lambda number=number: len(flushed) > number)
     await cut_off.close()
+
+
+async def test_a_link_that_dies_at_the_first_word_is_found_as_fast_as_later(
+    settings: Settings,
+) -> None:
+    link = Proxy(settings.postgresql_url, marks=(b"LISTEN ",))
+    await link.start()
+    link.hold(sent=b"LISTEN ")
+    # A statement may take far longer than this test.
+    patient = settings.model_copy(
+        update={"database_url": SecretStr(link.url), "database_timeout": 300.0}
+    )
+    database = Database(patient, application="test")
+    heard: list[str] = []
+    async with asyncio.timeout(LONG):
+        with pytest.raises(Unavailable):
+            await listen(database, [Topic.JOBS], heard=heard.extend, probe=0.2)
+    assert heard == []
+    await database.close()
+    await link.cut()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -30,14 +31,17 @@ async def listen(
         database: where to connect.
         channels: what to listen to.
         heard: must not block.
-        probe: seconds between two checks that the connection lives, and the deadline of each.
+        probe: seconds between two checks that the connection lives, and the deadline of each, as
+            of the first word on it.
 
     Raises:
         Unavailable: the connection failed.
     """
     async with database.session() as connection:
-        for channel in channels:
-            await connection.add_listener(channel, lambda *said: heard((said[2],)))
+        # A link that has just died must not be waited for as long as a statement may take.
+        async with asyncio.timeout(probe):
+            for channel in channels:
+                await connection.add_listener(channel, lambda *said: heard((said[2],)))
         heard(channels)
         await until_lost(connection, probe=probe)
 
