@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
+import logging
 import math
 import os
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 
 from headrace_worker import Context, Fail, Retry, RetryPolicy, SyncContext
 from headrace_worker.registry import Registry, handler, registry
@@ -282,6 +284,14 @@ async def leaves(payload: str, ctx: Context) -> str:
     _NAME.set(payload)
     await ctx.emit(payload)
     return name
+
+
+@handler("t.logs", isolation="process")
+async def logs(payload: str) -> None:
+    """Logs in both ways."""
+    structlog.get_logger().info("said_by_handler", what=payload)
+    structlog.get_logger().debug("not_said_by_handler")
+    logging.getLogger("its.library").warning(payload)
 
 
 @handler("t.memory", isolation="process", retry=_QUICK)

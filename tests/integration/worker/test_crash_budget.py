@@ -22,7 +22,7 @@ from support.platform import DEADLINE_S, Platform, platform
 @pytest.fixture
 async def jobs(settings: Settings) -> AsyncIterator[Platform]:
     # One process, so that whoever is next has that of the one before.
-    narrow = settings.model_copy(update={"worker_processes": 1})
+    narrow = settings.model_copy(update={"worker_processes": 1, "log_format": "json"})
     async with platform(narrow, handlers()) as running:
         yield running
 
@@ -98,3 +98,13 @@ async def test_what_is_much_too_large_does_not_get_into_the_worker(jobs: Platfor
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("LimitExceeded", False)
     assert "30000" in job.error.message
+
+
+async def test_a_process_logs_as_its_worker_does(
+    jobs: Platform, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert (await jobs.ended(await jobs.submit("t.logs", '"a word"'))).state is JobState.SUCCEEDED
+    lines = [line for line in capfd.readouterr().err.splitlines() if "a word" in line]
+    said, library = map(json.loads, lines)
+    assert (said["event"], said["level"], said["service"]) == ("said_by_handler", "info", "worker")
+    assert (library["level"], library["logger"]) == ("warning", "its.library")

@@ -20,6 +20,7 @@ from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
+from headrace_core.settings import Settings
 from headrace_worker.context import Context
 from headrace_worker.execution import Execution, StopReason
 from headrace_worker.isolation import ProcessPool
@@ -90,7 +91,7 @@ def execution(
         handler=handler,
         holds=holds,
         modes=Modes(
-            processes=processes or ProcessPool(size=1, grace=1, max_message_bytes=1000),
+            processes=processes or ProcessPool(Settings()),
             grace=grace,
             counts=Counts(),
         ),
@@ -158,7 +159,7 @@ async def test_nothing_starts_once_its_lease_has_lapsed(mode: Mode) -> None:
         started.append(True)
 
     held = True
-    processes = ProcessPool(size=1, grace=1, max_message_bytes=1000)
+    processes = ProcessPool(Settings(worker_processes=1))
     function: Callable[..., Any] = starts_in_the_loop if mode == "async" else starts
     attempt = execution(
         replace(registered(function), mode=mode), on_end, processes=processes, holds=lambda _: held

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import structlog
 
-from headrace_core.settings import Settings
+
+class LogSettings(Protocol):
+    """How to log: what `Settings` has, for a process that reads no settings."""
+
+    @property
+    def log_level(self) -> str:
+        """From which level on."""
+
+    @property
+    def log_format(self) -> str:
+        """`json` or `console`."""
 
 
-def configure(settings: Settings, *, service: str) -> None:
+def configure(settings: LogSettings, *, service: str) -> None:
     """Sets up structlog, and the standard library's logging to go the same way, to stderr.
 
     Args:

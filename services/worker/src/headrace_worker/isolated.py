@@ -1,4 +1,6 @@
-"""The process of isolated handlers: `python -m headrace_worker.isolated`, started by the worker.
+"""The process of isolated handlers, started by the worker.
+
+`python -m headrace_worker.isolated LEVEL FORMAT`, which are those of the worker's logs.
 
 It reads what to run from its standard input, one job at a time, and answers on what was its
 standard output; whatever a handler prints goes to standard error. It ends with its worker, since
@@ -15,12 +17,14 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import uvloop
 
+from headrace_core import logs
 from headrace_core.domain.ids import JobId
 from headrace_worker import frames
 from headrace_worker.context import Attempt, Context, SyncContext
@@ -110,7 +114,13 @@ def _text(error: BaseException) -> str:
         return ""
 
 
-def main() -> None:
+@dataclass(frozen=True, slots=True)
+class _Logs:
+    log_level: str
+    log_format: str
+
+
+def main(log_level: str, log_format: str) -> None:
     """Serves the worker until it is gone."""
     # The worker decides when this ends, whatever a terminal or a supervisor sends to the whole
     # group. A signal that is ignored would be ignored by a handler's own children too.
@@ -120,6 +130,7 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    logs.configure(_Logs(log_level, log_format), service="worker")
     # One loop for all runs: the clients that a module of handlers keeps live on in it, also while
     # nothing runs.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
@@ -131,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

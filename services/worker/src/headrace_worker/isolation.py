@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from headrace_core.domain.job import JsonText, Progress
+from headrace_core.settings import Settings
 from headrace_worker import frames
 from headrace_worker.context import Attempt, Reporter
 from headrace_worker.outcome import Fail, Retry
@@ -23,6 +24,9 @@ _END_S = 1.0
 # A killed process is gone within this many seconds, or the machine has other troubles.
 _REAP_S = 5.0
 _CHUNK_BYTES = 2**16
+# How far a process may go beyond the limits of results and outputs at once: what is not much too
+# large is told by its size, and what is shall not fill the worker's memory.
+_SLACK_BYTES = 16 * 2**20
 
 
 class _HandlerProcess:
@@ -39,19 +43,22 @@ class _HandlerProcess:
         self.waits = False
 
     @classmethod
-    async def spawn(cls, *, max_message_bytes: int) -> _HandlerProcess:
+    async def spawn(cls, settings: Settings) -> _HandlerProcess:
         """Starts a process."""
+        largest = max(settings.max_result_bytes, settings.max_output_bytes)
         return cls(
             await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "headrace_worker.isolated",
+                settings.log_level,
+                settings.log_format,
                 stdin=PIPE,
                 stdout=PIPE,
                 # What can be imported here can be imported there, however it got onto the path.
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             ),
-            max_message_bytes=max_message_bytes,
+            max_message_bytes=largest + _SLACK_BYTES,
         )
 
     @property
@@ -112,19 +119,17 @@ class _HandlerProcess:
 
 
 class ProcessPool:
-    """At most `size` processes; one that has ended its job by itself serves the next one.
+    """Some processes; one that has ended its job by itself serves the next one.
 
     Args:
-        size: how many there are places for; a job beyond waits for one.
-        grace: seconds that a cancelled handler has before its process is killed.
-        max_message_bytes: the most that a handler may say at once, its result included. It is more
-            than anybody allows: it only keeps a handler from filling the worker's memory.
+        settings: how many there are places for, beyond which a job waits for one; how long a
+            cancelled handler has before its process is killed; logs and limits.
     """
 
-    def __init__(self, *, size: int, grace: float, max_message_bytes: int) -> None:
-        self.place = asyncio.Semaphore(size)
-        self._grace = grace
-        self._max_message_bytes = max_message_bytes
+    def __init__(self, settings: Settings) -> None:
+        self.place = asyncio.Semaphore(settings.worker_processes)
+        self._grace = settings.worker_cancel_grace
+        self._settings = settings
         self._idle: list[_HandlerProcess] = []
         self._busy: set[_HandlerProcess] = set()
 
@@ -193,7 +198,7 @@ class ProcessPool:
             if process.alive:
                 return process
             await process.kill()
-        return await _HandlerProcess.spawn(max_message_bytes=self._max_message_bytes)
+        return await _HandlerProcess.spawn(self._settings)
 
     async def _converse(
         self, process: _HandlerProcess, reporter: Reporter

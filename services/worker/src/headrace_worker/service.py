@@ -61,10 +61,6 @@ _LOG_NAMES = {
     EventType.EXPIRED: "job_expired",
 }
 
-# How far a handler's process may go beyond the limits of results and outputs, in bytes: what is not
-# much too large is told by its size.
-_MESSAGE_SLACK = 16 * 2**20
-
 # Behind these a job waits: for its time, or for a slot.
 _WAITS_AGAIN = (EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST)
 
@@ -84,12 +80,7 @@ class WorkerService:
         self._database = Database(settings, application="worker")
         self._waker = Waker(settings, self._database)
         self._cancels = Listener(settings, self._database, Topic.CANCELS)
-        self._processes = ProcessPool(
-            size=settings.worker_processes,
-            grace=settings.worker_cancel_grace,
-            max_message_bytes=_MESSAGE_SLACK
-            + max(settings.max_result_bytes, settings.max_output_bytes),
-        )
+        self._processes = ProcessPool(settings)
         self.counts = Counts()
         self._modes = Modes(
             processes=self._processes, grace=settings.worker_cancel_grace, counts=self.counts
