@@ -39,6 +39,11 @@ SUBSCRIBE = b"SUBSCRIBE"
 # How long a service has to finish what it is doing, in seconds.
 _GRACE = 5.0
 
+# How often a supervisor looks whether its process lives, and for how long it lets it rest before it
+# starts it again, in seconds.
+_LOOK_S = 0.1
+_RESTART_S = 0.5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -72,6 +77,7 @@ class Service:
         metrics_url: where its metrics are.
         postgres, redis, entrance: its links; None where the plan has none.
         clock: its wall clock; None where the plan has none.
+        restarts: how often it was started again since it had died.
     """
 
     def __init__(self, server: Server, *, name: str, address: str, metrics_url: str) -> None:
@@ -83,6 +89,7 @@ class Service:
         self.redis: Proxy | None = None
         self.entrance: Proxy | None = None
         self.clock: Clock | None = None
+        self.restarts = 0
 
     @property
     def pid(self) -> int:
@@ -140,6 +147,20 @@ class Service:
     def go_on(self) -> None:
         """Lets it go on as if nothing had been."""
         os.kill(self.pid, signal.SIGCONT)
+
+    async def supervise(self) -> None:
+        """Starts it again whenever it has died, as systemd or Kubernetes do; for ever.
+
+        What a scenario ends by `kill` or `terminate` is left to the scenario.
+        """
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if self._server.died:
+                await asyncio.sleep(_RESTART_S)
+                # Its children go with it.
+                await self.kill()
+                self.launch()
+                self.restarts += 1
 
     def memory(self) -> float:
         """Its resident memory in MiB."""

@@ -52,11 +52,14 @@ class Records:
             yield
             await connection.execute("COMMIT")
 
-    async def unfinished(self) -> int:
-        """How many jobs have not ended."""
+    async def unfinished(self, *, job_type: str | None = None) -> int:
+        """How many jobs have not ended, of a type or of all."""
         async with self.connection() as connection:
             count: int = await connection.fetchval(
-                "SELECT count(*) FROM jobs WHERE state <> ALL($1)", _TERMINAL
+                "SELECT count(*) FROM jobs "
+                "WHERE state <> ALL($1) AND ($2::text IS NULL OR type = $2)",
+                _TERMINAL,
+                job_type,
             )
         return count
 
@@ -117,8 +120,8 @@ class Records:
         """Every row of `job_events`, in the order of jobs and numbers."""
         async with self.connection() as connection:
             rows = await connection.fetch(
-                "SELECT job_id, seq, type, state, attempt, time, due_time FROM job_events "
-                "ORDER BY job_id, seq"
+                "SELECT job_id, seq, type, state, attempt, time, due_time, worker_id "
+                "FROM job_events ORDER BY job_id, seq"
             )
         return [
             EventRow(
@@ -129,6 +132,13 @@ class Records:
                 attempt=row["attempt"],
                 time=row["time"],
                 due_time=row["due_time"],
+                worker_id=str(row["worker_id"] or ""),
             )
             for row in rows
         ]
+
+    async def worker_pids(self) -> dict[str, int]:
+        """The process of each worker that there is or was lately, by the worker's id."""
+        async with self.connection() as connection:
+            rows = await connection.fetch("SELECT id, name FROM workers")
+        return {str(row["id"]): int(row["name"].rpartition(":")[2]) for row in rows}

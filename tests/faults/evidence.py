@@ -65,7 +65,10 @@ class JobRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRow:
-    """A row of `job_events`. `time` and `due_time` are by the database's clock."""
+    """A row of `job_events`. `time` and `due_time` are by the database's clock.
+
+    `worker_id` is that of the worker that started the attempt.
+    """
 
     job_id: str
     seq: int
@@ -74,6 +77,7 @@ class EventRow:
     attempt: int
     time: datetime
     due_time: datetime | None = None
+    worker_id: str = ""
 
     @property
     def name(self) -> Name:

@@ -49,7 +49,7 @@ def _ledger() -> Ledger:
 @handler("work", retry=WORK_POLICY, timeout=timedelta(minutes=10))
 async def work(payload: Work, ctx: Context) -> int:
     """Takes its time, as told; its result is the attempt."""
-    _note(ctx)
+    note(ctx)
     await _work(payload, ctx)
     return ctx.attempt.number
 
@@ -57,12 +57,13 @@ async def work(payload: Work, ctx: Context) -> int:
 @handler("call", retry=CALL_POLICY, timeout=timedelta(minutes=10))
 async def call(payload: Call, ctx: Context) -> None:
     """Calls a web service as `http_request` does, and then takes its time."""
-    _note(ctx)
+    note(ctx)
     await http_request.http_request(http_request.Call(url=payload.url, method="GET"), ctx)
     await _work(payload, ctx)
 
 
-def _note(ctx: Context) -> None:
+def note(ctx: Context) -> None:
+    """Writes down that an attempt has begun."""
     _ledger().append(str(ctx.attempt.job_id), ctx.attempt.number)
 
 
@@ -84,5 +85,5 @@ async def _work(payload: Work, ctx: Context) -> None:
 @handler("echo")
 async def echo(payload: Any, ctx: Context) -> Any:
     """Returns whatever it is given."""
-    _note(ctx)
+    note(ctx)
     return payload

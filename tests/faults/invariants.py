@@ -12,10 +12,13 @@ from datetime import datetime, timedelta
 
 from faults.evidence import EventRow, Evidence, Name, Outcome, StreamLog
 from headrace_core.domain.lifecycle import TERMINAL, EventType, allows
+from headrace_core.settings import Settings
 
 # How far memory and the like may be off afterwards, and the share of the throughput that counts as
 # recovered.
 TOLERANCE = 0.10
+# How many workers a job may lose, by default; that is a budget of its own.
+_MAX_WORKER_LOSSES: int = Settings.model_fields["max_worker_losses"].default
 # Two clock readings of one statement.
 _INSTANT = timedelta(milliseconds=100)
 
@@ -199,6 +202,10 @@ def _retries_within_policy(evidence: Evidence) -> Verdict:
                 broken.append(f"{job_id} was tried again {retries} times")
             if kinds[EventType.STARTED] > job.policy.max_attempts + given_back:
                 broken.append(f"{job_id} was started {kinds[EventType.STARTED]} times")
+            losses = kinds[EventType.WORKER_LOST]
+            ended = {event.type for event in life if event.state in TERMINAL}
+            if EventType.WORKER_LOST in ended and losses <= _MAX_WORKER_LOSSES:
+                broken.append(f"{job_id} has failed for {losses} lost workers")
             for event in life:
                 if event.type is EventType.RETRY_SCHEDULED and event.due_time is not None:
                     wait = event.due_time - event.time

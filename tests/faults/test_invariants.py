@@ -277,6 +277,11 @@ DOCTORED: list[tuple[str, str, Doctor]] = [
         with_events(*PATIENT[:4], replace(PATIENT[4], time=at(4.5)), *PATIENT[5:]),
     ),
     ("I6", "a job is tried too often", with_events(*TOO_OFTEN)),
+    (
+        "I6",
+        "a job fails for fewer workers than it may lose",
+        with_events(*PATIENT[:6], row(7, _E.WORKER_LOST, _S.FAILED, 2)),
+    ),
     ("I6", "a retry waits too long", with_events(*PATIENT[:3], UNBOUND, *PATIENT[4:])),
     ("I7", "a stream shows another tenant's job", with_jobs(a=job("a", 7, tenant="other"))),
     (

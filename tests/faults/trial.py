@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
-from faults.cluster import Cluster
+from faults.cluster import Cluster, Service
 from faults.database import Records
 from faults.evidence import EventRow, Evidence, JobRow, StreamLog, Usage, Wanted
 from faults.load import SHARDS, Load, Mix
@@ -155,6 +155,12 @@ class Trial:
         self.say(f"over after {time.monotonic() - began:.1f} s")
         if recovers_within is not None:
             self._faults.append(_Fault(what, time.time(), recovers_within))
+
+    def supervise(self, services: Iterable[Service]) -> None:
+        """Has services started again whenever they die."""
+        for service in services:
+            task = asyncio.create_task(service.supervise(), name=f"supervise {service.name}")
+            self._open.callback(task.cancel)
 
     async def deliveries_wait(self) -> set[Delivery]:
         """The deliveries in Redis, once there are some that no worker has a slot for.

@@ -45,6 +45,11 @@ class Server:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def died(self) -> bool:
+        """Whether it has ended, and nobody has ended it by this object."""
+        return self._process is not None and self._process.poll() is not None
+
     def start(self) -> None:
         """Starts it and waits until it serves."""
         self.launch()
