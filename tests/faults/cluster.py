@@ -313,7 +313,7 @@ class Cluster:
         paths = filter(None, [str(_TESTS), os.environ.get("PYTHONPATH")])
         return environment_of(
             self.settings,
-            HEADRACE_HANDLERS="faults.handlers",
+            HEADRACE_HANDLERS="faults.handlers,faults.poison",
             HEADRACE_HTTP_ALLOWED_HOSTS="127.0.0.1",
             PYTHONPATH=os.pathsep.join(paths),
             **{ledger.VARIABLE: str(self._ledger_path)},

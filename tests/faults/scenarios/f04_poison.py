@@ -1,0 +1,105 @@
+"""F4: jobs that kill what they run in, among a thousand good ones."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import get_args
+
+from faults.evidence import Evidence, JobRow
+from faults.poison import Way
+from faults.scenario import Scenario
+from faults.trial import Trial, until
+from headrace import Client
+from headrace_core.domain.crash_budget import LOSSES_BEFORE_OWN_PROCESS
+from headrace_core.domain.lifecycle import EventType, JobState
+
+# So many jobs of each kind, and good ones in all.
+OF_EACH = 3
+GOOD = 1000
+SHORT_GOOD = 500
+# Two lives of a worker for each that is alone with it, with a lease of 15 s each time.
+ENDED_S = 240.0
+RECOVERY_S = 30.0
+
+
+async def run(trial: Trial) -> None:
+    workers = trial.cluster.workers
+    trial.supervise(workers)
+    load = await trial.load(rate=40.0)
+    async with trial.fault("poison", recovers_within=RECOVERY_S):
+        async with Client(trial.cluster.targets) as client:
+            jobs = [("poison", {"way": way}) for way in get_args(Way)] * (
+                1 if trial.short else OF_EACH
+            )
+            # The schema takes them, and the handler's type does not.
+            jobs += [("picky", {"number": 2 * number + 1}) for number in range(OF_EACH)]
+            trial.chance.shuffle(jobs)
+            for job_type, payload in jobs:
+                await client.submit(job_type, payload)
+                await asyncio.sleep(trial.chance.uniform(0, 1))
+        trial.figure(
+            "all poison had ended after",
+            await until(lambda: _no_poison(trial), within=ENDED_S),
+            "s",
+            at_most=ENDED_S,
+        )
+    while len(load.history) < (SHORT_GOOD if trial.short else GOOD):
+        await asyncio.sleep(0.5)
+    await asyncio.sleep(RECOVERY_S + 4)
+    died = sum(worker.restarts for worker in workers)
+    trial.figure("workers that died", died, at_least=LOSSES_BEFORE_OWN_PROCESS)
+    poison = len(jobs) - OF_EACH
+    trial.afterwards(lambda evidence: _look(trial, evidence, poison))
+
+
+async def _no_poison(trial: Trial) -> bool:
+    return await trial.records.unfinished(job_type="poison") == 0
+
+
+def _look(trial: Trial, evidence: Evidence, poison: int) -> None:
+    histories = evidence.by_job()
+
+    def of(job_type: str) -> list[JobRow]:
+        return [job for job in evidence.jobs.values() if job.type == job_type]
+
+    def losses(job: JobRow) -> int:
+        return sum(event.type is EventType.WORKER_LOST for event in histories[job.id])
+
+    ended = [
+        job
+        for job in of("poison")
+        if job.state is JobState.FAILED and histories[job.id][-1].type is EventType.WORKER_LOST
+    ]
+    trial.figure("poison that ended as FAILED, WORKER_LOST", len(ended), at_least=poison)
+    limit = trial.cluster.settings.max_worker_losses
+    # A worker that dies beside it costs it an attempt and nothing of its budget.
+    trial.figure("deaths of each, at least", min(map(losses, ended)), at_least=limit + 1)
+    trial.figure("deaths of each, at most", max(map(losses, ended)), at_most=2 * (limit + 1))
+    refused = [
+        job
+        for job in of("picky")
+        if job.state is JobState.FAILED and histories[job.id][-1].attempt == 1
+    ]
+    trial.figure("unreadable ones that FAILED at once", len(refused), at_least=OF_EACH)
+    good = of("work")
+    trial.figure("good jobs", len(good), at_least=SHORT_GOOD if trial.short else GOOD)
+    trial.figure(
+        "good jobs that did not succeed",
+        sum(job.state is not JobState.SUCCEEDED for job in good),
+        at_most=0,
+    )
+    trial.figure("good jobs that lost a worker", sum(losses(job) > 0 for job in good))
+    trial.figure(
+        "good jobs that came to run apart",
+        sum(losses(job) >= LOSSES_BEFORE_OWN_PROCESS for job in good),
+    )
+
+
+SCENARIO = Scenario(
+    id="F4",
+    title="jobs that kill what they run in (os._exit, SIGSEGV, no memory, SIGKILL) among good ones",
+    shows=("I1", "I2", "I3", "I6", "I10"),
+    run=run,
+    usual=200,
+    usual_short=150,
+)
