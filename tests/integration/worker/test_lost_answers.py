@@ -1,0 +1,37 @@
+"""What a worker has written while the answer got lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.settings import Settings
+from headrace_core.store.connection import Connection
+from headrace_worker import service
+from support.handlers import handlers
+from support.platform import platform
+
+
+async def test_output_whose_answer_got_lost_is_in_the_history_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, lost = service.write_reports, []
+
+    async def write_unheard(connection: Connection, **options: Any) -> set[Any]:
+        taken = await write(connection, **options)
+        # The first two answers, of a statement that has been committed by itself.
+        if len(lost) < 2:
+            lost.append(options["reports"])
+            raise TimeoutError
+        return taken
+
+    monkeypatch.setattr(service, "write_reports", write_unheard)
+    async with platform(settings, handlers()) as jobs:
+        job_id = await jobs.submit("t.output", '{"number": 4}')
+        assert (await jobs.ended(job_id)).state is JobState.SUCCEEDED
+        outputs = [event.output for event in await jobs.events(job_id) if event.type is E.OUTPUT]
+    assert outputs == ['{"n":0}', '{"n":1}', '{"n":2}', '{"n":3}']
+    assert len(lost) == 2
