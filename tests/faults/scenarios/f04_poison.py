@@ -78,9 +78,11 @@ def _look(trial: Trial, evidence: Evidence, poison: int) -> None:
     refused = [
         job
         for job in of("picky")
-        if job.state is JobState.FAILED and histories[job.id][-1].attempt == 1
+        if histories[job.id][-1].type is EventType.FAILED
+        # It may have lost workers first, to the poison beside it.
+        and not any(event.type is EventType.RETRY_SCHEDULED for event in histories[job.id])
     ]
-    trial.figure("unreadable ones that FAILED at once", len(refused), at_least=OF_EACH)
+    trial.figure("unreadable ones that FAILED without a retry", len(refused), at_least=OF_EACH)
     good = of("work")
     trial.figure("good jobs", len(good), at_least=SHORT_GOOD if trial.short else GOOD)
     trial.figure(
