@@ -54,6 +54,7 @@ class Plan:
             `gateway`, `scheduler`, `worker`, and `client` for the way to the gateways.
         statement: text of the statements whose answers the links to PostgreSQL can lose.
         settings: changes to the defaults, by the names of `Settings`.
+        settings_of: further changes, by the names of services: `{"worker-1": {"worker_slots": 5}}`.
         clocks: whether each service has a clock of its own, `service.clock`, that can be wrong.
         disk_mib: how large the disk of PostgreSQL is, `cluster.disk`; None for the machine's own.
     """
@@ -64,6 +65,7 @@ class Plan:
     links: frozenset[str] = frozenset()
     statement: bytes = b""
     settings: Mapping[str, object] = field(default_factory=dict)
+    settings_of: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     clocks: bool = False
     disk_mib: int | None = None
 
@@ -129,9 +131,9 @@ class Service:
         self.launch()
         await self.serving()
 
-    async def terminate(self) -> None:
-        """Tells it to end, and waits until it has."""
-        await asyncio.to_thread(self._server.terminate, within=_GRACE + 15)
+    async def terminate(self) -> int:
+        """Tells it to end, and waits until it has; returns its exit code."""
+        return await asyncio.to_thread(self._server.terminate, within=_GRACE + 15)
 
     async def kill(self) -> None:
         """Kills it."""
@@ -272,7 +274,7 @@ class Cluster:
 
     async def _make(self, kind: str, number: int, ending: AsyncExitStack) -> Service:
         name, address = f"{kind}-{number}", f"127.0.0.1:{free_port()}"
-        environment = self._environment()
+        environment = self._environment(self.plan.settings_of.get(name, {}))
         metrics = f"127.0.0.1:{free_port()}"
         environment[f"HEADRACE_{kind.upper()}_METRICS_ADDRESS"] = metrics
         postgres = redis = entrance = None
@@ -309,10 +311,10 @@ class Cluster:
         service.clock = clock
         return service
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, changes: Mapping[str, object]) -> dict[str, str]:
         paths = filter(None, [str(_TESTS), os.environ.get("PYTHONPATH")])
         return environment_of(
-            self.settings,
+            self.settings.model_copy(update=dict(changes)),
             HEADRACE_HANDLERS="faults.handlers,faults.poison",
             HEADRACE_HTTP_ALLOWED_HOSTS="127.0.0.1",
             PYTHONPATH=os.pathsep.join(paths),

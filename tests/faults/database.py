@@ -17,7 +17,11 @@ from headrace_core.domain.retry import RetryPolicy
 from headrace_core.store.rows import to_overrides
 
 # What the handlers say of retries, by type.
-_POLICIES: Mapping[str, RetryPolicy] = {"work": WORK_POLICY, "call": CALL_POLICY}
+_POLICIES: Mapping[str, RetryPolicy] = {
+    "work": WORK_POLICY,
+    "block": WORK_POLICY,
+    "call": CALL_POLICY,
+}
 # What they may be told to wait, beyond that.
 _ASKED = {"call": LONGEST_RETRY_AFTER}
 

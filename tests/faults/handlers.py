@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,14 @@ async def work(payload: Work, ctx: Context) -> int:
     note(ctx)
     await _work(payload, ctx)
     return ctx.attempt.number
+
+
+@handler("block", retry=WORK_POLICY, timeout=timedelta(minutes=10))
+async def block(payload: Work, ctx: Context) -> None:
+    """Blocks the event loop of its worker for as long, in its first attempt."""
+    note(ctx)
+    if ctx.attempt.number == 1:
+        time.sleep(payload.seconds)
 
 
 @handler("call", retry=CALL_POLICY, timeout=timedelta(minutes=10))

@@ -1,0 +1,93 @@
+"""F2: a worker that holds ten jobs stands still for three leases, and then goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from faults.cluster import Plan
+from faults.evidence import Evidence
+from faults.scenario import Scenario
+from faults.trial import Trial, until
+from headrace import Client
+from headrace_core.domain.lifecycle import EventType
+
+JOBS = 10
+# They have a queue and a worker of their own, so that it is known who runs them.
+QUEUE = "held"
+LEASES = 3
+SHORT_LEASES = 1.5
+# How long each takes: it would end while its worker stands still, in seconds.
+TAKES_S = 8.0
+# Seconds.
+RETURN_S = 10.0
+REFUSED_S = 10.0
+
+
+async def run(trial: Trial) -> None:
+    await trial.load(rate=40)
+    worker = trial.cluster.workers[0]
+    async with Client(trial.cluster.targets) as client:
+        submitted = [
+            await client.submit("work", {"seconds": TAKES_S}, queue=QUEUE) for _ in range(JOBS)
+        ]
+    jobs = {job.id for job in submitted}
+    held = await until(lambda: _runs(trial, jobs), within=5)
+    trial.figure("the worker holds them all after", held, "s", at_most=5)
+    lease = trial.cluster.settings.worker_lease
+    async with trial.fault("a worker stands still", recovers_within=30):
+        worker.stand_still()
+        await asyncio.sleep((SHORT_LEASES if trial.short else LEASES) * lease)
+        worker.go_on()
+        goes_on = time.time()
+
+    async def all_refused() -> bool:
+        return await worker.metric("headrace_writes_refused_total", write="finish") >= JOBS
+
+    await until(all_refused, within=REFUSED_S)
+    refused = await worker.metric("headrace_writes_refused_total", write="finish")
+    trial.figure("late outcomes refused", refused, at_least=JOBS, at_most=JOBS)
+    losses = await worker.metric("headrace_lease_losses_total")
+    trial.figure("leases that it noticed to be lost", losses, at_least=1, at_most=1)
+    # Until each of them has run again, and the throughput is measured.
+    await asyncio.sleep(TAKES_S + 26)
+
+    def measure(evidence: Evidence) -> None:
+        first, again = set(), {}
+        for event in evidence.events:
+            if event.job_id in jobs and event.type is EventType.STARTED:
+                if event.attempt == 1:
+                    first.add(event.worker_id)
+                else:
+                    again[event.job_id] = event
+        trial.figure("of them ran again", len(again), at_least=JOBS)
+        returned = {event.worker_id for event in again.values()}
+        trial.figure("new ids of the worker", len(returned - first), at_least=1, at_most=1)
+        last = max((event.time.timestamp() for event in again.values()), default=float("nan"))
+        trial.figure("and the last of them after", last - goes_on, "s", at_most=RETURN_S)
+
+    trial.afterwards(measure)
+
+
+async def _runs(trial: Trial, jobs: set[str]) -> bool:
+    started = {e.job_id for e in await trial.records.events() if e.type is EventType.STARTED}
+    return jobs <= started
+
+
+OTHERS = {"worker_queues": ("default", "side")}
+
+SCENARIO = Scenario(
+    id="F2",
+    title=f"a worker that holds {JOBS} jobs is stopped for {LEASES} leases, and goes on (SIGCONT)",
+    shows=("I1", "I2", "I3", "I6", "I10"),
+    run=run,
+    usual=115,
+    usual_short=90,
+    plan=Plan(
+        settings_of={
+            "worker-1": {"worker_queues": (QUEUE,)},
+            "worker-2": OTHERS,
+            "worker-3": OTHERS,
+        }
+    ),
+)

@@ -1,0 +1,84 @@
+"""F3: a handler blocks the event loop of its worker for a minute."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from faults.cluster import Plan
+from faults.evidence import Evidence
+from faults.measure import claim_waits, percentile
+from faults.scenario import Scenario
+from faults.trial import Trial, until
+from headrace import Client
+from headrace_core.domain.lifecycle import EventType
+
+BLOCKED_S = 60.0
+# The queue of the two workers of which one is blocked; the others serve those of the load.
+QUEUE = "blocking"
+# Seconds.
+ELSEWHERE_S = 25.0
+# From the block to the process that took the place of the blocked one: the watchdog, and a start.
+REPLACED_S = 45.0
+SLOWER = 2.0
+# A wait of less than this is not told from another, in seconds.
+_NOISE_S = 0.01
+
+
+async def run(trial: Trial) -> None:
+    trial.supervise(trial.cluster.workers)
+    await trial.load(rate=60, steady=20)
+    calm = time.time() - 12
+    async with trial.fault("a handler blocks the loop", recovers_within=30):
+        blocks = time.time()
+        async with Client(trial.cluster.targets) as client:
+            job = await client.submit("block", {"seconds": BLOCKED_S}, queue=QUEUE)
+        replaced = await until(lambda: _restarted(trial), within=REPLACED_S + 15)
+        trial.figure("the process is replaced after", replaced, "s", at_most=REPLACED_S)
+        await asyncio.sleep(5 if trial.short else max(0.0, blocks + BLOCKED_S - time.time()))
+        over = time.time()
+    await asyncio.sleep(34 if not trial.short else 10)
+
+    def measure(evidence: Evidence) -> None:
+        starts = [
+            event
+            for event in evidence.events
+            if event.job_id == job.id and event.type is EventType.STARTED
+        ]
+        trial.figure("attempts of its job", len(starts), at_least=2, at_most=2)
+        again = starts[-1].time - starts[0].time
+        trial.figure("it runs elsewhere after", again.total_seconds(), "s", at_most=ELSEWHERE_S)
+        others = [event for event in evidence.events if event.job_id != job.id]
+        before = percentile(claim_waits(others, since=calm, until=blocks), 0.95)
+        during = percentile(claim_waits(others, since=blocks, until=over), 0.95)
+        trial.figure("claims of other queues, p95 before", before * 1000, "ms")
+        limit = SLOWER * max(before, _NOISE_S) * 1000
+        trial.figure("and during", during * 1000, "ms", at_most=limit)
+
+    trial.afterwards(measure)
+
+
+async def _restarted(trial: Trial) -> bool:
+    return any(worker.restarts for worker in trial.cluster.workers)
+
+
+BLOCKING = {"worker_queues": (QUEUE,)}
+OTHERS = {"worker_queues": ("default", "side")}
+
+SCENARIO = Scenario(
+    id="F3",
+    title=f"a handler blocks the event loop of its worker for {BLOCKED_S:g} s",
+    shows=("I1", "I2", "I3", "I6", "I10"),
+    run=run,
+    usual=140,
+    usual_short=85,
+    plan=Plan(
+        workers=4,
+        settings_of={
+            "worker-1": BLOCKING,
+            "worker-2": BLOCKING,
+            "worker-3": OTHERS,
+            "worker-4": OTHERS,
+        },
+    ),
+)
