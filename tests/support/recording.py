@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +21,8 @@ class Recording:
 
     steps: list[Progress] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
+    # The size of the result that a handler finishes its job with by itself.
+    completed: int | None = None
     reported: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def progress(self, progress: Progress) -> None:
@@ -29,6 +32,13 @@ class Recording:
     async def output(self, chunk: JsonText) -> None:
         self.outputs.append(json.loads(chunk))
         self.reported.set()
+
+    async def completing(self, size: int) -> None:
+        self.complete(size)
+
+    def complete(self, size: int) -> None:
+        """As a SyncContext says it."""
+        self.completed = size
 
     def take(self, item: Progress | JsonText) -> None:
         """As a SyncContext reports."""
@@ -53,6 +63,7 @@ def attempt(number: int = 1, job_id: JobId | None = None) -> Attempt:
         tenant="default",
         labels={},
         deadline=datetime.now(UTC) + timedelta(minutes=5),
+        ends=time.monotonic() + 300,
     )
 
 
@@ -63,4 +74,5 @@ def async_context(recording: Recording | None = None, **of: Any) -> Context:
 
 def sync_context(recording: Recording | None = None, **of: Any) -> SyncContext:
     """A context for a `def` handler; `of` goes to `attempt`."""
-    return SyncContext(attempt(**of), (recording or Recording()).take, threading.Event())
+    recording = recording or Recording()
+    return SyncContext(attempt(**of), recording.take, recording.complete, threading.Event())

@@ -34,6 +34,7 @@ from headrace_core.store.sweep import take_back_lost
 from headrace_core.wake import Listener, Topic
 from support.histories import assert_legal
 from support.jobs import history, read_job
+from support.leading import lead
 from support.states import Brought, bring
 from support.workers import ending, finish, lapse
 
@@ -256,7 +257,8 @@ async def test_a_sweep_leaves_a_job_alone_that_is_being_completed(
     async with by_asyncpg(settings.postgresql_url) as connection:
         await complete_attempt(connection, job_id=running.job.id, attempt=1, result="1")
         async with database.transaction() as sweeping:
-            assert await take_back_lost(sweeping, limit=10, max_losses=3) == []
+            term = await lead(database)
+            assert await take_back_lost(sweeping, term=term, limit=10, max_losses=3) == []
     await assert_completed(database, running.job.id, "1")
 
 

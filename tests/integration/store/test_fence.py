@@ -20,6 +20,7 @@ from headrace_core.store.requeue import requeue_job
 from headrace_core.store.sweep import expire_overdue, take_back_lost
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column
+from support.leading import lead
 from support.states import Brought, bring
 from support.workers import claim, ending, finish, lapse, register, report
 
@@ -28,12 +29,16 @@ CHECK = "SELECT headrace.check_fence($1, $2)"
 
 async def sweep(database: Database, *, limit: int = 100) -> Sequence[tuple[JobId, str]]:
     async with database.transaction() as connection:
-        return await take_back_lost(connection, limit=limit, max_losses=3)
+        return await take_back_lost(
+            connection, term=await lead(database), limit=limit, max_losses=3
+        )
 
 
 async def expire(database: Database) -> Sequence[JobId]:
     async with database.transaction() as connection:
-        return await expire_overdue(connection, limit=100, running_grace=timedelta())
+        return await expire_overdue(
+            connection, term=await lead(database), limit=100, running_grace=timedelta()
+        )
 
 
 @pytest.fixture

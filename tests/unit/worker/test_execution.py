@@ -74,7 +74,13 @@ def reporter(execution: Execution) -> AttemptReporter:
     async def write(_: Report) -> bool:
         return True
 
-    return AttemptReporter(job_id=execution.job.id, attempt=1, write=write, max_output_bytes=1000)
+    return AttemptReporter(
+        job_id=execution.job.id,
+        attempt=1,
+        write=write,
+        max_output_bytes=1000,
+        max_result_bytes=1000,
+    )
 
 
 def execution(

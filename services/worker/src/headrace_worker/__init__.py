@@ -6,6 +6,7 @@ from headrace_worker import Context, Fail, Retry, handler
 async def greet(payload: Greeting, ctx: Context) -> Greeted: ...
 """
 
+from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.retry import RetryPolicy
 from headrace_worker.context import Attempt, Context, SyncContext
 from headrace_worker.outcome import Fail, Retry, Stopped
@@ -13,6 +14,7 @@ from headrace_worker.registry import handler
 
 __all__ = [
     "Attempt",
+    "AttemptNotCurrent",
     "Context",
     "Fail",
     "Retry",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
@@ -23,7 +24,8 @@ class Attempt:
 
     `number` is the fence: it grows with each start of the job, so whatever stands behind a side
     effect can refuse a number below the highest that it has seen. `deadline` is when the attempt's
-    time is up by this machine's clock.
+    time is up by this machine's clock, `ends` the same by `time.monotonic()` of this process, in
+    seconds.
     """
 
     job_id: JobId
@@ -33,6 +35,7 @@ class Attempt:
     tenant: str
     labels: Mapping[str, str]
     deadline: datetime
+    ends: float
 
 
 class Reporter(Protocol):
@@ -43,6 +46,13 @@ class Reporter(Protocol):
 
     async def output(self, chunk: JsonText) -> None:
         """Takes a piece of output; each one is kept."""
+
+    async def completing(self, size: int) -> None:
+        """Takes nothing more: the handler finishes its job by itself.
+
+        Args:
+            size: of the result, in bytes.
+        """
 
 
 def as_progress(fraction: float, message: str, counters: Mapping[str, float]) -> Progress:
@@ -73,6 +83,15 @@ class _AttemptContext(Generic[Signal]):
     def deadline(self) -> datetime:
         """When the attempt's time is up."""
         return self.attempt.deadline
+
+    @property
+    def time_left(self) -> float:
+        """Seconds until then, whatever this machine's clock does; never negative.
+
+        It is the attempt's timeout or the job's deadline, whichever comes first: what to give to a
+        call of something else.
+        """
+        return max(0.0, self.attempt.ends - time.monotonic())
 
     @property
     def cancelled(self) -> bool:
@@ -121,21 +140,53 @@ class Context(_AttemptContext[asyncio.Event]):
         """
         await self._reporter.output(encode(chunk))
 
+    async def complete_in(self, connection: Any, result: object = None) -> None:
+        """Finishes the job in a transaction of the handler's own, so that what the handler writes
+        there and the end of its job are one: both are committed, or none.
+
+        It is the last thing to do before the commit: nothing can be reported afterwards, and what
+        the handler returns is ignored. A transaction that was rolled back may be begun again, and
+        completed again. A handler that returns without a commit has failed (`NotCommitted`, which
+        is tried again); one that raises after its commit has succeeded.
+
+        Args:
+            connection: to the database of the jobs, with its transaction open: asyncpg's
+                Connection, SQLAlchemy's AsyncConnection or AsyncSession, psycopg's AsyncConnection.
+            result: of the job; what else a handler returns.
+
+        Raises:
+            AttemptNotCurrent: the attempt does not run any more; the transaction must not commit.
+            Fail: the result is larger than HEADRACE_MAX_RESULT_BYTES, or JSON cannot say it.
+            TypeError: it is no such connection.
+            ValueError: it has no transaction open.
+        """
+        # A process of an isolated handler has no use for SQLAlchemy before this.
+        from headrace_core.store.complete import complete_attempt  # noqa: PLC0415
+
+        text = encode(result)
+        await self._reporter.completing(len(text.encode()))
+        await complete_attempt(
+            connection, job_id=self.attempt.job_id, attempt=self.attempt.number, result=text
+        )
+
 
 class SyncContext(_AttemptContext[threading.Event]):
     """What a plain `def` handler is given, in its thread or its process.
 
-    `report` delivers one item and blocks until there is room for it.
+    `report` delivers one item and blocks until there is room for it; `completing` announces a
+    result of so many bytes, as Reporter.completing.
     """
 
     def __init__(
         self,
         attempt: Attempt,
         report: Callable[[Progress | JsonText], None],
+        completing: Callable[[int], None],
         cancel_event: threading.Event,
     ) -> None:
         super().__init__(attempt, cancel_event)
         self._report = report
+        self._completing = completing
 
     def progress(self, fraction: float, message: str = "", **counters: float) -> None:
         """As Context.progress."""
@@ -144,3 +195,19 @@ class SyncContext(_AttemptContext[threading.Event]):
     def emit(self, chunk: object) -> None:
         """As Context.emit."""
         self._report(encode(chunk))
+
+    def complete_in(self, connection: Any, result: object = None) -> None:
+        """As Context.complete_in.
+
+        Args:
+            connection: SQLAlchemy's Connection or Session, or a connection of psycopg, psycopg2,
+                pg8000 or Django.
+            result: as there.
+        """
+        from headrace_core.store.complete import complete_attempt_sync  # noqa: PLC0415
+
+        text = encode(result)
+        self._completing(len(text.encode()))
+        complete_attempt_sync(
+            connection, job_id=self.attempt.job_id, attempt=self.attempt.number, result=text
+        )

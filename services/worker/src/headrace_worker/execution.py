@@ -7,6 +7,7 @@ it are callbacks: a stop from outside, a timer, the end.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_worker.context import Attempt, Context
 from headrace_worker.modes import Modes, call
+from headrace_worker.outcome import NotCommitted
 from headrace_worker.payload import encode
 from headrace_worker.registry import RegisteredHandler
 from headrace_worker.reporting import AttemptReporter
@@ -72,6 +74,10 @@ class Execution:
         max_losses: how many workers the job may lose.
         grace: seconds that a handler in the loop has to end by itself once it is cancelled.
         on_end: called once, with how it ended, or None when that is not ours to say.
+
+    Attributes:
+        completes: whether the handler set out to finish its job in a transaction of its own; what
+            `on_end` is told then holds only if that was not committed.
     """
 
     def __init__(
@@ -109,6 +115,8 @@ class Execution:
         self._overdue: float | None = None
         self._timeout = timedelta()
         self._reason: StopReason | None = None
+        # The handler finishes its job itself: how that ended, the database knows.
+        self.completes = False
         # Its time was up: its own, or its job's.
         self._timed_out = self._at_deadline = False
         # It was told to end before it had: whatever it says now comes too late.
@@ -194,6 +202,7 @@ class Execution:
             tenant=self.job.tenant,
             labels=self.job.labels,
             deadline=datetime.now(UTC) + limit,
+            ends=time.monotonic() + limit.total_seconds(),
         )
 
     # Ending.
@@ -249,6 +258,9 @@ class Execution:
             _log.exception("execution_failed", job_id=str(self.job.id), attempt=self.job.attempt)
             finish = broken(self.job)
         reporter = self._reporter
+        if reporter is not None:
+            reporter.end()
+            self.completes = reporter.completes
         # An error holds the frames that it came through, and those hold this: without the circle,
         # payload and result go as soon as nobody needs them.
         self._work = self._context = self._reporter = None
@@ -277,7 +289,10 @@ class Execution:
             error = None
         if not cancelled and error is None:
             # It finished first, whatever was asked meanwhile.
-            return succeeded(self.job, work.result(), max_bytes=self._max_result_bytes)
+            if self._reporter is None or not self._reporter.completes:
+                return succeeded(self.job, work.result(), max_bytes=self._max_result_bytes)
+            error = NotCommitted()
+            return raised(self.job, error, self.job.retry.over(self._handler.spec.retry))
         if self._reason is StopReason.CANCEL:
             return self._without_result(EventType.CANCELLED)
         if self._at_deadline:

@@ -14,9 +14,11 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.finish import Finish
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.complete import was_completed
 from headrace_core.store.database import Database
 from headrace_core.store.finish import finish_attempts
 from headrace_worker.execution import Execution
+from headrace_worker.outcome import NotCommitted
 from headrace_worker.verdict import unwritable
 
 _log = structlog.get_logger()
@@ -53,13 +55,14 @@ class Finishes:
         *,
         database: Database,
         held: Callable[[WorkerId], bool],
-        on_written: Callable[[Sequence[tuple[Execution, Finish, EventType | None]]], None],
+        on_written: Callable[[Sequence[tuple[Execution, Finish | None, EventType | None]]], None],
     ) -> None:
         self._database = database
         self._held = held
         self._on_written = on_written
         self._waiting: deque[Ended] = deque()
         self._writer: asyncio.Task[None] | None = None
+        self._settling: set[asyncio.Task[None]] = set()
 
     def add(self, execution: Execution, finish: Finish) -> None:
         """Has a finish written. There are never more than the worker has slots."""
@@ -68,10 +71,56 @@ class Finishes:
             # A task begins at the loop's next turn: what this turn still ends joins in.
             self._writer = asyncio.create_task(self._run(), name="finishes")
 
+    def settle(self, execution: Execution, finish: Finish) -> None:
+        """Has a finish written unless the handler has finished its job itself.
+
+        It goes alone: where the handler's transaction is still open, as that of one that was left
+        behind, it waits for its end.
+        """
+        settling = asyncio.create_task(self._settle(Ended(execution, finish)), name="settling")
+        self._settling.add(settling)
+        settling.add_done_callback(self._settling.discard)
+
     async def close(self) -> None:
         """Waits until all are written, or the lease is lost."""
-        while self._writer is not None:
-            await asyncio.wait({self._writer})
+        while tasks := self._settling | ({self._writer} if self._writer else set()):
+            await asyncio.wait(tasks)
+
+    async def _settle(self, ended: Ended) -> None:
+        execution, finish = ended
+        job = execution.job
+        event: EventType | None = None
+        completed = await self._was_completed(ended)
+        if not completed:
+            event = (await self._write_alone(ended)).get((job.id, job.attempt))
+            # A commit whose answer was lost may have come only now.
+            completed = event is None and await self._was_completed(ended)
+        if not completed:
+            self._on_written([(execution, finish, event)])
+            return
+        if finish.error is not None and finish.error.type != NotCommitted.__name__:
+            _log.warning(
+                "handler_failed_after_completion",
+                job_id=str(job.id),
+                attempt=job.attempt,
+                type=job.type,
+                error_type=finish.error.type,
+            )
+        self._on_written([(execution, None, EventType.SUCCEEDED)])
+
+    async def _was_completed(self, ended: Ended) -> bool:
+        """Whether the handler's commit is there; False as well when the lease is lost before the
+        database answers.
+        """
+        job = ended.execution.job
+        while True:
+            try:
+                async with self._database.statement() as connection:
+                    return await was_completed(connection, job_id=job.id, attempt=job.attempt)
+            except Unavailable:
+                if not self._held(ended.execution.worker_id):
+                    return False
+                await asyncio.sleep(random.uniform(*_RETRY))
 
     async def _run(self) -> None:
         try:

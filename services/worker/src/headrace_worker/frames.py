@@ -11,7 +11,7 @@ _LENGTH_BYTES = 4
 
 
 class Run(msgspec.Struct, tag="run", tag_field="frame", array_like=True):
-    """Run this. `module` registers the handler of `type`."""
+    """Run this, within `time_left` seconds. `module` registers the handler of `type`."""
 
     module: str
     type: str
@@ -22,6 +22,7 @@ class Run(msgspec.Struct, tag="run", tag_field="frame", array_like=True):
     tenant: str
     labels: dict[str, str]
     deadline: datetime
+    time_left: float
 
 
 class Cancel(msgspec.Struct, tag="cancel", tag_field="frame", array_like=True):
@@ -29,7 +30,7 @@ class Cancel(msgspec.Struct, tag="cancel", tag_field="frame", array_like=True):
 
 
 class Taken(msgspec.Struct, tag="taken", tag_field="frame", array_like=True):
-    """The last report was taken: say the next. `fail` ends the handler instead."""
+    """What was said last was taken: say the next. `fail` ends the handler instead."""
 
     fail: str = ""
 
@@ -48,6 +49,12 @@ class Output(msgspec.Struct, tag="output", tag_field="frame", array_like=True):
     chunk: str
 
 
+class Completing(msgspec.Struct, tag="completing", tag_field="frame", array_like=True):
+    """It finishes its job itself, with a result of so many bytes."""
+
+    size: int
+
+
 class Returned(msgspec.Struct, tag="returned", tag_field="frame", array_like=True):
     """The handler returned this JSON text."""
 
@@ -64,7 +71,7 @@ class Raised(msgspec.Struct, tag="raised", tag_field="frame", array_like=True):
 
 
 ToHandler = Run | Cancel | Taken
-FromHandler = Progressed | Output | Returned | Raised
+FromHandler = Progressed | Output | Completing | Returned | Raised
 
 decode_to_handler = msgspec.msgpack.Decoder(ToHandler).decode
 decode_from_handler = msgspec.msgpack.Decoder(FromHandler).decode

@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ def _perform(link: Link, loop: asyncio.Runner, run: frames.Run) -> frames.Return
             tenant=run.tenant,
             labels=run.labels,
             deadline=run.deadline,
+            ends=time.monotonic() + run.time_left,
         )
         if handler.is_async:
             # What it sets of context variables is gone with it, as in the worker.
@@ -62,7 +64,7 @@ def _perform(link: Link, loop: asyncio.Runner, run: frames.Run) -> frames.Return
                 context=contextvars.copy_context(),
             )
         else:
-            context = SyncContext(attempt, voice.report, link.cancelled)
+            context = SyncContext(attempt, voice.report, voice.announce, link.cancelled)
             arguments = (argument, context) if handler.takes_context else (argument,)
             result = handler.function(*arguments)
         return frames.Returned(result=encode(result))

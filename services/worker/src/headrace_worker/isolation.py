@@ -6,10 +6,13 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
+from typing import assert_never
 
+from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.job import JsonText, Progress
 from headrace_core.settings import Settings
 from headrace_worker import frames
@@ -163,6 +166,7 @@ class ProcessPool:
             tenant=attempt.tenant,
             labels=dict(attempt.labels),
             deadline=attempt.deadline,
+            time_left=max(0.0, attempt.ends - time.monotonic()),
         )
         process = await self._take()
         self._busy.add(process)
@@ -174,7 +178,7 @@ class ProcessPool:
             # One whose memory has run out may have too little for the next job as well.
             ended = not (isinstance(end, frames.Raised) and end.type == MemoryError.__name__)
         except asyncio.CancelledError:
-            ended = await self._ends_in_grace(process)
+            ended = await self._ends_in_grace(process, reporter)
             raise
         finally:
             self._busy.discard(process)
@@ -208,25 +212,12 @@ class ProcessPool:
             message = await process.receive()
             if isinstance(message, frames.Returned | frames.Raised):
                 return message
-            answer = frames.Taken()
             process.waits = True
-            try:
-                if isinstance(message, frames.Progressed):
-                    await reporter.progress(
-                        Progress(
-                            fraction=message.fraction,
-                            message=message.message,
-                            counters=message.counters,
-                        )
-                    )
-                else:
-                    await reporter.output(message.chunk)
-            except Fail as refusal:
-                answer = frames.Taken(fail=str(refusal))
+            answer = await _take(message, reporter)
             process.waits = False
             await process.send(answer)
 
-    async def _ends_in_grace(self, process: _HandlerProcess) -> bool:
+    async def _ends_in_grace(self, process: _HandlerProcess, reporter: Reporter) -> bool:
         """Asks the handler to end, and tells whether it did."""
         try:
             async with asyncio.timeout(self._grace):
@@ -234,11 +225,36 @@ class ProcessPool:
                 if process.waits:
                     process.waits = False
                     await process.send(frames.Taken())
-                while not isinstance(await process.receive(), frames.Returned | frames.Raised):
-                    await process.send(frames.Taken())
-        except (TimeoutError, ProcessDied, Fail):
+                while not isinstance(
+                    message := await process.receive(), frames.Returned | frames.Raised
+                ):
+                    answer = frames.Taken()
+                    if isinstance(message, frames.Completing):
+                        # It may finish its job yet, and that counts.
+                        answer = await _take(message, reporter)
+                    await process.send(answer)
+        except (TimeoutError, ProcessDied, Fail, AttemptNotCurrent):
             return False
         return True
+
+
+async def _take(
+    message: frames.Progressed | frames.Output | frames.Completing, reporter: Reporter
+) -> frames.Taken:
+    try:
+        match message:
+            case frames.Progressed(fraction=fraction, message=text, counters=counters):
+                progress = Progress(fraction=fraction, message=text, counters=counters)
+                await reporter.progress(progress)
+            case frames.Output(chunk=chunk):
+                await reporter.output(chunk)
+            case frames.Completing(size=size):
+                await reporter.completing(size)
+            case _:
+                assert_never(message)
+    except Fail as refusal:
+        return frames.Taken(fail=str(refusal))
+    return frames.Taken()
 
 
 def _result(end: frames.Returned | frames.Raised) -> JsonText:

@@ -8,11 +8,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from headrace_core.domain.job import JsonText, Progress
 from headrace_worker import frames
 from headrace_worker.outcome import Fail
+
+# What a run says before its end.
+Said: TypeAlias = frames.Progressed | frames.Output | frames.Completing
 
 
 class AttemptEnded(Exception):
@@ -87,7 +90,7 @@ class Link:
             self._voice = None
             self._write(message)
 
-    def say(self, voice: Voice, message: frames.Progressed | frames.Output) -> Future[frames.Taken]:
+    def say(self, voice: Voice, message: Said) -> Future[frames.Taken]:
         """Says something of a run; what it gives is the answer that is to come.
 
         Raises:
@@ -111,7 +114,7 @@ class Link:
 
 
 class Voice:
-    """What a run reports with: the Reporter of an `async def`, and `report` of a `def`."""
+    """What a run speaks with: Reporter of an `async def`; `report` and `announce` of a `def`."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -126,18 +129,30 @@ class Voice:
         """
         _check(self._link.say(self, _reported(item)).result())
 
+    def announce(self, size: int) -> None:
+        """As `Reporter.completing`, for a `def`.
+
+        Raises:
+            Fail, AttemptEnded: as `report`.
+        """
+        _check(self._link.say(self, frames.Completing(size=size)).result())
+
     async def progress(self, progress: Progress) -> None:
         """As `report`."""
-        await self._report_in_turn(progress)
+        await self._say_in_turn(_reported(progress))
 
     async def output(self, chunk: JsonText) -> None:
         """As `report`."""
-        await self._report_in_turn(chunk)
+        await self._say_in_turn(_reported(chunk))
 
-    async def _report_in_turn(self, item: Progress | JsonText) -> None:
+    async def completing(self, size: int) -> None:
+        """As `announce`."""
+        await self._say_in_turn(frames.Completing(size=size))
+
+    async def _say_in_turn(self, message: Said) -> None:
         # One at a time: to write more than the worker takes would stop the loop.
         async with self._turn:
-            _check(await asyncio.wrap_future(self._link.say(self, _reported(item))))
+            _check(await asyncio.wrap_future(self._link.say(self, message)))
 
 
 def _reported(item: Progress | JsonText) -> frames.Progressed | frames.Output:

@@ -110,7 +110,10 @@ class Modes:
             said = reporter.progress(item) if isinstance(item, Progress) else reporter.output(item)
             asyncio.run_coroutine_threadsafe(said, loop).result()
 
-        context = SyncContext(attempt, report, cancelled)
+        def completing(size: int) -> None:
+            asyncio.run_coroutine_threadsafe(reporter.completing(size), loop).result()
+
+        context = SyncContext(attempt, report, completing, cancelled)
         arguments = (argument, context) if handler.takes_context else (argument,)
         future: asyncio.Future[Any] = loop.create_future()
 

@@ -32,6 +32,15 @@ class Fail(Exception):
         self.type = type
 
 
+class NotCommitted(Exception):
+    """The handler returned, and the transaction in which it finished its job was not committed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the handler has called complete_in, and returned without a commit of its transaction"
+        )
+
+
 class Stopped(Exception):
     """The handler has stopped before its end because it was asked to (`ctx.cancelled`).
 

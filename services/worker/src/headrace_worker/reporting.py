@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
@@ -27,6 +28,10 @@ class AttemptReporter:
         write: persists a report, through faults of the database; False when the attempt is no
             longer this worker's.
         max_output_bytes: the largest piece of output.
+        max_result_bytes: the largest result.
+
+    Attributes:
+        completes: whether the handler finishes its job itself, in a transaction of its own.
     """
 
     def __init__(
@@ -36,11 +41,15 @@ class AttemptReporter:
         attempt: int,
         write: Callable[[Report], Awaitable[bool]],
         max_output_bytes: int,
+        max_result_bytes: int,
     ) -> None:
         self._job_id = job_id
         self._attempt = attempt
         self._write = write
         self._max_output_bytes = max_output_bytes
+        self._max_result_bytes = max_result_bytes
+        self.completes = False
+        self._over = False
         self._latest: Progress | None = None
         self._writer: asyncio.Task[None] | None = None
         self._lost = False
@@ -84,6 +93,32 @@ class AttemptReporter:
             await self._report(output=chunk)
         self._check()
 
+    async def completing(self, size: int) -> None:
+        """Writes what was reported, and takes nothing more: from the handler's statement to its
+        commit the job's row is locked, and a report would wait for the handler that waits for it.
+
+        Raises:
+            Fail: the result is too large.
+            AttemptNotCurrent: the attempt is over, or an earlier report was refused.
+        """
+        if size > self._max_result_bytes:
+            raise Fail(
+                f"the result has {size} bytes; at most {self._max_result_bytes} are allowed "
+                "(HEADRACE_MAX_RESULT_BYTES)",
+                type="LimitExceeded",
+            )
+        if not self._over:
+            self.completes = True
+            async with self._turn:
+                await self.close()
+        # A handler that was left behind comes too late.
+        if self._over or self._lost:
+            raise AttemptNotCurrent(self._job_id, self._attempt)
+
+    def end(self) -> None:
+        """The attempt is over: whatever its handler does is no business of this worker any more."""
+        self._over = True
+
     @property
     def idle(self) -> bool:
         """Whether there is nothing to write."""
@@ -99,6 +134,8 @@ class AttemptReporter:
     def _check(self) -> None:
         if self._lost:
             raise AttemptLost
+        if self.completes:
+            raise RuntimeError("nothing can be reported after complete_in")
 
     async def _write_progress(self) -> None:
         # It waits first, so that a job that is soon done has one event of progress and not two.

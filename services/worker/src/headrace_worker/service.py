@@ -358,6 +358,7 @@ class WorkerService:
             attempt=execution.job.attempt,
             write=write,
             max_output_bytes=self._settings.max_output_bytes,
+            max_result_bytes=self._settings.max_result_bytes,
         )
 
     # Ending.
@@ -365,6 +366,8 @@ class WorkerService:
     def _on_end(self, execution: Execution, finish: Finish | None) -> None:
         if finish is None:
             self._on_written([(execution, None, None)])
+        elif execution.completes:
+            self._finishes.settle(execution, finish)
         else:
             self._finishes.add(execution, finish)
 

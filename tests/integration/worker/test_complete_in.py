@@ -1,0 +1,234 @@
+"""A handler finishes its job in a transaction of its own, so that effect and end are one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.settings import Settings
+from support.effects import CREATE, effect_handlers
+from support.environment import environment_of
+from support.histories import assert_legal
+from support.platform import DEADLINE_S, Platform, platform
+
+MODES = ["e.loop", "e.thread", "e.process", "e.process_loop"]
+
+
+@pytest.fixture
+async def jobs(settings: Settings) -> AsyncIterator[Platform]:
+    """With one slot, so that one that is not given back would be missed."""
+    narrow = settings.model_copy(update={"worker_slots": 1})
+    async with platform(narrow, effect_handlers()) as running:
+        await execute(running, CREATE)
+        yield running
+
+
+async def execute(jobs: Platform, statement: str) -> Any:
+    async with jobs.database.statement() as connection:
+        return await connection.execute(text(statement))
+
+
+async def submit(jobs: Platform, mode: str, **payload: Any) -> JobId:
+    return await jobs.submit(mode, json.dumps({"url": jobs.settings.postgresql_url, **payload}))
+
+
+async def effects(jobs: Platform, job_id: JobId) -> list[int]:
+    """The attempts of a job whose effects were committed."""
+    rows = await execute(jobs, "SELECT job_id, attempt FROM effects ORDER BY attempt")
+    return [row.attempt for row in rows if row.job_id == job_id]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_effect_and_end_are_committed_together(jobs: Platform, mode: str) -> None:
+    job = await jobs.ended(await submit(jobs, mode))
+    assert (job.state, job.result, job.attempt) == (JobState.SUCCEEDED, '"x"', 1)
+    # What was reported before comes before.
+    assert await jobs.history(job.id) == [E.SUBMITTED, E.STARTED, E.PROGRESSED, E.SUCCEEDED]
+    assert await effects(jobs, job.id) == [1]
+    # Its slot serves the next one.
+    assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_return_without_a_commit_is_a_failure_that_is_tried_again(
+    jobs: Platform, mode: str
+) -> None:
+    job = await jobs.ended(await submit(jobs, mode, commit=False))
+    assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 2, 1)
+    assert job.error is not None
+    assert (job.error.type, job.error.retryable) == ("NotCommitted", True)
+    assert "commit" in job.error.message
+    assert await effects(jobs, job.id) == []
+    assert_legal(job, await jobs.events(job.id))
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_is_raised_after_the_commit_changes_nothing(
+    jobs: Platform, mode: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = await jobs.ended(await submit(jobs, mode, fail=True))
+    assert (job.state, job.result, job.attempt) == (JobState.SUCCEEDED, '"x"', 1)
+    assert await effects(jobs, job.id) == [1]
+    assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
+    assert "handler_failed_after_completion" in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_is_raised_without_a_commit_is_how_the_attempt_ends(
+    jobs: Platform, mode: str
+) -> None:
+    job = await jobs.ended(await submit(jobs, mode, commit=False, fail=True))
+    assert (job.state, job.attempt) == (JobState.FAILED, 2)
+    assert job.error is not None
+    assert job.error.type == "LookupError"
+    assert await effects(jobs, job.id) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_report_behind_the_completion_undoes_both(jobs: Platform, mode: str) -> None:
+    job = await jobs.ended(await submit(jobs, mode, report=True))
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error.type == "RuntimeError"
+    assert "after complete_in" in job.error.message
+    assert await effects(jobs, job.id) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_result_that_is_too_large_undoes_both(jobs: Platform, mode: str) -> None:
+    job = await jobs.ended(await submit(jobs, mode, size=jobs.settings.max_result_bytes))
+    assert (job.state, job.attempt) == (JobState.FAILED, 1)
+    assert job.error is not None
+    assert job.error.type == "LimitExceeded"
+    assert "HEADRACE_MAX_RESULT_BYTES" in job.error.message
+    assert await effects(jobs, job.id) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_timeout_after_the_commit_changes_nothing_and_frees_the_slot(
+    jobs: Platform, mode: str
+) -> None:
+    job_id = await jobs.submit(
+        mode,
+        json.dumps({"url": jobs.settings.postgresql_url, "hang": True}),
+        timeout=timedelta(seconds=15),
+    )
+    assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
+    job = await jobs.job(job_id)
+    assert (job.state, job.result, job.attempt) == (JobState.SUCCEEDED, '"x"', 1)
+
+
+async def test_a_handler_that_was_left_behind_with_its_transaction_holds_up_nobody(
+    settings: Settings,
+) -> None:
+    hasty = settings.model_copy(update={"worker_cancel_grace": 0.1, "worker_slots": 2})
+    async with platform(hasty, effect_handlers()) as jobs:
+        await execute(jobs, CREATE)
+        stuck = await jobs.submit(
+            "e.never_ends",
+            json.dumps({"url": jobs.settings.postgresql_url}),
+            timeout=timedelta(seconds=2),
+        )
+        holder = "SELECT pid FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)'"
+        async with asyncio.timeout(DEADLINE_S):
+            while not (pids := [row.pid for row in await execute(jobs, holder)]):
+                await jobs.wait()
+        # Its time is up long before these are through, and its end waits for the row.
+        for _ in range(3):
+            other = await jobs.submit("e.time_left", '{"url": ""}')
+            assert (await jobs.ended(other)).state is JobState.SUCCEEDED
+        blocked = "SELECT 1 FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
+        await _until(jobs, blocked)
+        other = await submit(jobs, "e.loop")
+        assert (await jobs.ended(other)).state is JobState.SUCCEEDED
+        await execute(jobs, f"SELECT pg_terminate_backend({pids[0]})")
+        # Its transaction is gone, and what came over it in the meantime is written.
+        event = await jobs.until(stuck, E.RETRY_SCHEDULED)
+        assert event.error is not None
+        assert event.error.type == "TIMEOUT"
+
+
+async def test_effects_are_those_of_succeeded_jobs_whenever_their_workers_are_killed(
+    settings: Settings,
+) -> None:
+    count, kills = 60, 2
+    chance = random.Random(17)
+    several = settings.model_copy(
+        update={
+            "worker_slots": 4,
+            "handlers": ("support.effects",),
+            "worker_lease": 6.0,
+            "worker_beat": 1.0,
+        }
+    )
+    async with platform(several, effect_handlers(), workers=0) as jobs, AsyncExitStack() as stack:
+        await execute(jobs, CREATE)
+        workers = [await stack.enter_async_context(_worker(several)) for _ in range(kills + 1)]
+        await _until(jobs, "SELECT 1 FROM workers HAVING count(*) > 2")
+        ids = await jobs.submit_many(
+            count, "e.slow", json.dumps({"url": jobs.settings.postgresql_url})
+        )
+        for worker in workers[:kills]:
+            [before] = await execute(jobs, "SELECT max(position) AS p FROM job_events")
+            await _until(
+                jobs, f"SELECT 1 FROM job_events WHERE type = 'started' AND position > {before.p}"
+            )
+            await asyncio.sleep(chance.uniform(0, 0.3))
+            worker.kill()
+        ended = [await jobs.ended(job_id) for job_id in ids]
+        rows = await execute(jobs, "SELECT job_id, attempt FROM effects")
+        succeeded = [job for job in ended if job.state is JobState.SUCCEEDED]
+        assert sorted((row.job_id, row.attempt) for row in rows) == sorted(
+            (job.id, job.attempt) for job in succeeded
+        )
+        # The kills came in time to interrupt something, and nothing was given up for good.
+        assert max(job.attempt for job in ended) > 1
+        assert len(succeeded) > count / 2
+        for job in ended:
+            assert_legal(job, await jobs.events(job.id))
+
+
+@asynccontextmanager
+async def _worker(settings: Settings) -> AsyncIterator[asyncio.subprocess.Process]:
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "headrace_worker"),
+        env=environment_of(settings, PYTHONPATH=":".join(filter(None, sys.path))),
+    )
+    try:
+        yield worker
+    finally:
+        with suppress(ProcessLookupError):
+            worker.kill()
+        await worker.wait()
+
+
+async def _until(jobs: Platform, question: str) -> None:
+    """Waits until a query has a row."""
+    async with asyncio.timeout(3 * DEADLINE_S):
+        while not await execute(jobs, question):
+            await jobs.wait()
+
+
+@pytest.mark.parametrize("mode", ["e.time_left", "e.thread_time_left", "e.process_time_left"])
+async def test_a_handler_knows_how_long_it_has(jobs: Platform, mode: str) -> None:
+    payload = json.dumps({"url": ""})
+    by_timeout = await jobs.submit(mode, payload)
+    soon = datetime.now(UTC) + timedelta(seconds=20)
+    by_deadline = await jobs.submit(mode, payload, deadline=soon)
+    for job_id, most in ((by_timeout, 30), (by_deadline, 20)):
+        job = await jobs.ended(job_id)
+        before, after = json.loads(job.result or "")
+        assert most - 15 < after < before <= most
+        assert 0.05 <= before - after < 5
