@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,17 @@ def test_it_submits_and_watches_to_the_end(processes: Processes) -> None:
     assert got["job"]["result"] == {"value": {"big": 1, "text": "ü", "attempt": 1}}
     watched = call(processes.gateway_address, f"{JOBS}/WatchJob", {"job_id": job_id})
     assert [event for response in watched for event in response["events"]] == events
+
+
+def test_its_max_time_can_be_the_deadline_of_a_job(processes: Processes) -> None:
+    [submitted] = call(
+        processes.gateway_address,
+        f"{JOBS}/SubmitJob",
+        {"job": {"type": "t.echo"}, "use_call_deadline": True},
+    )
+    job = submitted["job"]
+    made, ends = (datetime.fromisoformat(job[name]) for name in ("create_time", "deadline"))
+    assert timedelta() < ends - made < timedelta(seconds=DEADLINE_S + 5)
 
 
 def test_it_cancels_a_running_job_and_requeues_it(processes: Processes) -> None:

@@ -92,6 +92,18 @@ async def test_a_spec_reaches_the_server_whole(client, platform):
     assert not spec.retry_policy.HasField("max_backoff")
 
 
+async def test_the_deadline_of_a_call_is_the_jobs_when_it_is_asked_for(client, platform):
+    await client.submit("email", use_call_deadline=True, call_timeout=500)
+    await client.submit_many([JobSpec("email")], use_call_deadline=True, call_timeout=500)
+    await client.submit("email")
+
+    *asked, usual = platform.seen[-3:]
+    assert [seen.request.use_call_deadline for seen in asked] == [True, True]
+    assert all(400 < seen.seconds_left < 510 for seen in asked)
+    assert not usual.request.use_call_deadline
+    assert usual.seconds_left < 20
+
+
 async def test_a_delay_becomes_a_time(client, platform):
     before = datetime.now(UTC)
     job = await client.submit("later", delay=timedelta(minutes=1))

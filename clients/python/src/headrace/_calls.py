@@ -41,19 +41,24 @@ class Calls:
         self._resume_timeout = resume_timeout
 
     async def unary(
-        self, method: Callable[[Gateway], aio.UnaryUnaryMultiCallable[Q, R]], request: Q
+        self,
+        method: Callable[[Gateway], aio.UnaryUnaryMultiCallable[Q, R]],
+        request: Q,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server
     ) -> R:
         """Calls a unary method.
 
         Args:
             method: picks the method of a gateway.
             request: what is sent.
+            timeout: the deadline, in seconds, instead of the usual one.
 
         Raises:
             CallError: it was refused or did not come through.
         """
         clock = asyncio.get_running_loop().time
-        end = clock() + self.timeout
+        end = clock() + (self.timeout if timeout is None else timeout)
         backoff: Backoff | None = None
         retries = 0
         unavailable: Unavailable | None = None

@@ -109,6 +109,8 @@ class Client(SubscriptionCalls):
         *,
         request_id: str | None = None,
         validate_only: bool = False,
+        use_call_deadline: bool = False,
+        call_timeout: float | None = None,
         **options: Unpack[JobOptions],
     ) -> JobHandle:
         """Persists a job. When this returns, the job is safe.
@@ -119,6 +121,10 @@ class Client(SubscriptionCalls):
             request_id: the idempotency key, 1 to 128 characters. The same key with the same content
                 returns the same job. None: a fresh one.
             validate_only: only say what would happen, in the handle's `outcome`.
+            use_call_deadline: what is left of this call's deadline when it arrives becomes the
+                job's: whoever would not wait any longer wants no result any more.
+            call_timeout: the deadline of this call with all its retries, in seconds. None: that of
+                the client.
             options: queue, priority, labels, delay or schedule_time, timeout, deadline, retry; see
                 `JobSpec`.
         """
@@ -126,9 +132,12 @@ class Client(SubscriptionCalls):
             job=to_spec(JobSpec(job_type, payload, **options)),
             request_id=request_id or _fresh_key(),
             validate_only=validate_only,
+            use_call_deadline=use_call_deadline,
             data_encoding=JSON,
         )
-        response = await self._calls.unary(lambda gateway: gateway.jobs.SubmitJob, request)
+        response = await self._calls.unary(
+            lambda gateway: gateway.jobs.SubmitJob, request, timeout=call_timeout
+        )
         job = response.job
         return JobHandle(self, job.id, message=job, outcome=from_outcome(response.outcome))
 
@@ -138,6 +147,8 @@ class Client(SubscriptionCalls):
         *,
         request_id: str | None = None,
         validate_only: bool = False,
+        use_call_deadline: bool = False,
+        call_timeout: float | None = None,
     ) -> Batch:
         """Persists 1 to 1,000 jobs, all or nothing.
 
@@ -145,11 +156,14 @@ class Client(SubscriptionCalls):
             jobs: the jobs. For more of them see `submit_in_batches`.
             request_id: the idempotency key of the whole batch. None: a fresh one.
             validate_only: only say what would happen, in the batch's `outcome`.
+            use_call_deadline, call_timeout: as for `submit`, for each job.
 
         Raises:
             ValueError: there are none, or more than 1,000.
         """
-        request = job_service_pb2.BatchSubmitJobsRequest(validate_only=validate_only)
+        request = job_service_pb2.BatchSubmitJobsRequest(
+            validate_only=validate_only, use_call_deadline=use_call_deadline
+        )
         for spec in jobs:
             write_spec(spec, request.jobs.add())
         if not 1 <= len(request.jobs) <= MAX_BATCH:
@@ -157,7 +171,7 @@ class Client(SubscriptionCalls):
                 f"a batch has 1 to {MAX_BATCH} jobs, and these are {len(request.jobs)}; "
                 "submit_in_batches takes any number"
             )
-        return await self._submit_batch(request, request_id or _fresh_key())
+        return await self._submit_batch(request, request_id or _fresh_key(), timeout=call_timeout)
 
     async def submit_in_batches(
         self,
@@ -207,11 +221,17 @@ class Client(SubscriptionCalls):
             await asyncio.gather(*calls, return_exceptions=True)
 
     async def _submit_batch(
-        self, request: job_service_pb2.BatchSubmitJobsRequest, request_id: str
+        self,
+        request: job_service_pb2.BatchSubmitJobsRequest,
+        request_id: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server
     ) -> Batch:
         request.request_id = request_id
         request.data_encoding = JSON
-        response = await self._calls.unary(lambda gateway: gateway.jobs.BatchSubmitJobs, request)
+        response = await self._calls.unary(
+            lambda gateway: gateway.jobs.BatchSubmitJobs, request, timeout=timeout
+        )
         outcome = from_outcome(response.outcome)
         return Batch(
             id=response.batch_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -20,6 +21,9 @@ MAX_FILTER_JOBS: Final = 10_000
 # Nobody has as many queues, and a stream keeps its filter for as long as it lives.
 MAX_FILTER_VALUES: Final = 1000
 MAX_CONSUMER: Final = 128
+
+# No call lasts as long, and every calendar holds it.
+_LONGEST_CALL: Final = timedelta(days=3650)
 
 _ENCODINGS = frozenset(data_pb2.DataEncoding.values())
 _VIEWS = frozenset(job_pb2.JobView.values())
@@ -53,6 +57,24 @@ def read_request_id(request_id: str, found: Violations) -> str | None:
     """An idempotency key; None when it is empty."""
     _check_printable("request_id", request_id, MAX_REQUEST_ID, found)
     return request_id or None
+
+
+def read_call_deadline(
+    use: bool, time_remaining: float | None, found: Violations
+) -> timedelta | None:
+    """What is left of a call whose deadline becomes that of its jobs; None when it does not.
+
+    Args:
+        use: whether that was asked for.
+        time_remaining: what is left, in seconds; None when the call has no deadline.
+        found: gets a violation when there is none to use.
+    """
+    if not use:
+        return None
+    if time_remaining is None:
+        found.note("use_call_deadline", "needs a call with a deadline")
+        return None
+    return min(timedelta(seconds=time_remaining), _LONGEST_CALL)
 
 
 def read_job_id(job_id: str, found: Violations, field: str = "job_id") -> JobId:

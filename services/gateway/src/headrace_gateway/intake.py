@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from headrace.v1 import job_pb2
 from headrace_core.domain.errors import InvalidRequest, PayloadInvalid
@@ -59,13 +60,21 @@ class Intake:
         self.settings = settings
         self._handlers = handlers
 
-    async def accept(self, tenant: str, message: job_pb2.JobSpec, found: Violations) -> Accepted:
+    async def accept(
+        self,
+        tenant: str,
+        message: job_pb2.JobSpec,
+        found: Violations,
+        *,
+        deadline_after: timedelta | None = None,
+    ) -> Accepted:
         """Validates the job of a request, which stands at `job`.
 
         Args:
             tenant: whose handlers apply.
             message: the job.
             found: what was found wrong with the rest of the request.
+            deadline_after: what is left of the call, when its deadline is the job's.
 
         Raises:
             InvalidRequest: with every violation, those in `found` included; a PayloadInvalid when
@@ -73,11 +82,17 @@ class Intake:
             LimitExceeded: something is too large.
         """
         submission = read_spec(message, "job", found, self.settings)
-        [accepted] = self._accept([submission], await self._handlers.of(tenant), found)
+        handlers = await self._handlers.of(tenant)
+        [accepted] = self._accept([submission], handlers, found, deadline_after)
         return accepted
 
     async def accept_batch(
-        self, tenant: str, messages: Sequence[job_pb2.JobSpec], found: Violations
+        self,
+        tenant: str,
+        messages: Sequence[job_pb2.JobSpec],
+        found: Violations,
+        *,
+        deadline_after: timedelta | None = None,
     ) -> AcceptedBatch:
         """Validates the jobs of a request, which stand at `jobs`.
 
@@ -85,13 +100,15 @@ class Intake:
             tenant: whose handlers apply.
             messages: the jobs; what they hold is gone afterwards.
             found: what was found wrong with the rest of the request.
+            deadline_after: as for one job.
 
         Raises:
             InvalidRequest: as for one job.
             LimitExceeded: something is too large.
         """
         submissions = read_specs(messages, "jobs", found, self.settings)
-        accepted = self._accept(submissions, await self._handlers.of(tenant), found)
+        handlers = await self._handlers.of(tenant)
+        accepted = self._accept(submissions, handlers, found, deadline_after)
         # Nothing was found, so each is a document.
         return AcceptedBatch(accepted, [s.payload.text for s in submissions if s.payload])
 
@@ -100,7 +117,12 @@ class Intake:
         submissions: Sequence[Submission],
         handlers: Mapping[str, KnownHandler],
         found: Violations,
+        deadline_after: timedelta | None,
     ) -> list[Accepted]:
+        if deadline_after is not None:
+            for said, _, path in submissions:
+                if said.deadline is not None:
+                    found.note(f"{path}.deadline", "must be absent with use_call_deadline")
         malformed = bool(found)
         refused: set[str] = set()
         # By the spec, which alike jobs share.
@@ -110,7 +132,7 @@ class Intake:
             known = alike.get(id(said))
             if known is None:
                 handler = handlers.get(said.type)
-                known = alike[id(said)] = (_decided(said, handler), handler)
+                known = alike[id(said)] = (_decided(said, handler, deadline_after), handler)
             job, handler = known
             if handler is not None and payload is not None and not handler.takes(payload.content):
                 found.extend(handler.violations(payload.content, f"{path}.payload"))
@@ -123,9 +145,12 @@ class Intake:
         return accepted
 
 
-def _decided(said: JobSpec, handler: KnownHandler | None) -> Accepted:
-    """The job with its queue decided."""
+def _decided(
+    said: JobSpec, handler: KnownHandler | None, deadline_after: timedelta | None
+) -> Accepted:
+    """The job with its queue decided, and with the deadline of its call if that is its own."""
+    queue = said.queue or (handler.queue if handler else DEFAULT_QUEUE)
     spec = said
-    if not spec.queue:
-        spec = replace(spec, queue=handler.queue if handler else DEFAULT_QUEUE)
+    if queue != said.queue or deadline_after is not None:
+        spec = replace(said, queue=queue, deadline_after=deadline_after)
     return Accepted(spec, said, handler is not None)

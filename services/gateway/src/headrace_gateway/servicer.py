@@ -35,6 +35,7 @@ from headrace_gateway.convert import (
 from headrace_gateway.fields import (
     Violations,
     read_after_seq,
+    read_call_deadline,
     read_encoding,
     read_job_filter,
     read_job_id,
@@ -92,7 +93,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
         request_id = read_request_id(request.request_id, found)
-        accepted = await self._accept(tenant, request, found)
+        accepted = await self._accept(tenant, request, context, found)
         if request.validate_only:
             return job_service_pb2.SubmitJobResponse(
                 job=spec_message(accepted.spec, tenant=tenant, request_id=request_id),
@@ -112,7 +113,8 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         encoding = read_encoding(request.data_encoding, found)
         request_id = read_request_id(request.request_id, found)
         check_batch_size(request.jobs, found, self._intake.settings)
-        accepted = await self._intake.accept_batch(tenant, request.jobs, found)
+        left = read_call_deadline(request.use_call_deadline, context.time_remaining(), found)
+        accepted = await self._intake.accept_batch(tenant, request.jobs, found, deadline_after=left)
         if request.validate_only:
             return job_service_pb2.BatchSubmitJobsResponse(
                 jobs=[
@@ -270,7 +272,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         encoding = read_encoding(request.data_encoding, found)
         after_seq = read_after_seq(request.after_seq, found)
         request_id = read_request_id(request.request_id, found)
-        accepted = await self._accept(tenant, request, found)
+        accepted = await self._accept(tenant, request, context, found)
         submitted = await self._submitter.submit(accepted, tenant=tenant, request_id=request_id)
         job = submitted.job
         yield job_service_pb2.SubmitAndWatchResponse(job=job_message(job, encoding))
@@ -294,12 +296,14 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         self,
         tenant: str,
         request: job_service_pb2.SubmitJobRequest | job_service_pb2.SubmitAndWatchRequest,
+        context: Context,
         found: Violations,
     ) -> Accepted:
         if not request.HasField("job"):
             found.note("job", "is required")
             found.check()
-        return await self._intake.accept(tenant, request.job, found)
+        left = read_call_deadline(request.use_call_deadline, context.time_remaining(), found)
+        return await self._intake.accept(tenant, request.job, found, deadline_after=left)
 
     async def _submit_batch(
         self, tenant: str, request_id: str | None, accepted: AcceptedBatch

@@ -94,6 +94,7 @@ class SubmitJobRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
+    USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The idempotency key, 1 to 128 characters. The same key with the same content returns the same
     job; with another content it is refused. Empty: every call is a new job.
@@ -102,6 +103,11 @@ class SubmitJobRequest(_message.Message):
     """Only say what would happen; nothing is persisted."""
     data_encoding: _data_pb2.DataEncoding.ValueType
     """How the response writes payloads."""
+    use_call_deadline: _builtins.bool
+    """The deadline of this call becomes that of the job: what is left of it when the call arrives,
+    counted from when the job is stored, by the database's clock. Needs a call with a deadline, and
+    excludes `job.deadline`. A repeated call with the same `request_id` changes nothing.
+    """
     @_builtins.property
     def job(self) -> _job_pb2.JobSpec:
         """The job. Required."""
@@ -113,10 +119,11 @@ class SubmitJobRequest(_message.Message):
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         data_encoding: _data_pb2.DataEncoding.ValueType = ...,
+        use_call_deadline: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_encoding", b"data_encoding", "job", b"job", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_encoding", b"data_encoding", "job", b"job", "request_id", b"request_id", "use_call_deadline", b"use_call_deadline", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,12 +167,18 @@ class BatchSubmitJobsRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
+    USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The idempotency key of the whole batch."""
     validate_only: _builtins.bool
     """Only say what would happen; nothing is persisted."""
     data_encoding: _data_pb2.DataEncoding.ValueType
     """How the response writes payloads."""
+    use_call_deadline: _builtins.bool
+    """The deadline of this call becomes that of each job: what is left of it when the call arrives,
+    counted from when they are stored, by the database's clock. Needs a call with a deadline, and
+    excludes `jobs.deadline`. A repeated call with the same `request_id` changes nothing.
+    """
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.JobSpec]:
         """1 to 1,000 jobs."""
@@ -177,10 +190,11 @@ class BatchSubmitJobsRequest(_message.Message):
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         data_encoding: _data_pb2.DataEncoding.ValueType = ...,
+        use_call_deadline: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_encoding", b"data_encoding", "jobs", b"jobs", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_encoding", b"data_encoding", "jobs", b"jobs", "request_id", b"request_id", "use_call_deadline", b"use_call_deadline", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -697,12 +711,18 @@ class SubmitAndWatchRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQ_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
+    USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The idempotency key; with it a call that was cut can be repeated."""
     after_seq: _builtins.int
     """The number of the last event seen, when re-attaching."""
     data_encoding: _data_pb2.DataEncoding.ValueType
     """How the responses write output."""
+    use_call_deadline: _builtins.bool
+    """The deadline of this call becomes that of the job: what is left of it when the call arrives,
+    counted from when the job is stored, by the database's clock. Needs a call with a deadline, and
+    excludes `job.deadline`. A repeated call with the same `request_id` changes nothing.
+    """
     @_builtins.property
     def job(self) -> _job_pb2.JobSpec:
         """The job. Required."""
@@ -714,10 +734,11 @@ class SubmitAndWatchRequest(_message.Message):
         request_id: _builtins.str = ...,
         after_seq: _builtins.int = ...,
         data_encoding: _data_pb2.DataEncoding.ValueType = ...,
+        use_call_deadline: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "data_encoding", b"data_encoding", "job", b"job", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "data_encoding", b"data_encoding", "job", b"job", "request_id", b"request_id", "use_call_deadline", b"use_call_deadline"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

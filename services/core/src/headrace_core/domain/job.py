@@ -28,7 +28,11 @@ JsonText = str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
-    """What a submitter said, validated. `queue` is empty when the handler shall decide."""
+    """What a submitter said, validated. `queue` is empty when the handler shall decide.
+
+    `deadline_after` sets the deadline so long after the insert, by the database's clock. It is what
+    was left of a call, another one each time, and so no part of the content.
+    """
 
     type: str
     queue: str = ""
@@ -38,6 +42,7 @@ class JobSpec:
     schedule_time: datetime | None = None
     timeout: timedelta | None = None
     deadline: datetime | None = None
+    deadline_after: timedelta | None = None
     retry: RetryOverrides = RetryOverrides()
 
     def fingerprint(self) -> bytes:

@@ -60,7 +60,11 @@ def created_job(
         priority=spec.priority,
         labels=spec.labels,
         timeout=spec.timeout,
-        deadline=spec.deadline,
+        deadline=(
+            spec.deadline
+            if spec.deadline_after is None
+            else start.create_time + spec.deadline_after
+        ),
         retry=spec.retry,
         request_id=request_id,
         batch_id=batch_id,
@@ -109,6 +113,7 @@ def spec_values(spec: JobSpec) -> tuple[Any, ...]:
         spec.schedule_time,
         spec.timeout,
         spec.deadline,
+        spec.deadline_after,
         from_overrides(spec.retry),
     )
 
@@ -122,6 +127,7 @@ SPEC: Final = {
     "schedule_time": "timestamptz",
     "timeout": "interval",
     "deadline": "timestamptz",
+    "deadline_after": "interval",
     "retry": "text",
 }
 
@@ -143,7 +149,8 @@ DUE = """
 """
 # What the two ways insert alike into `jobs`, and into which columns.
 AS_GIVEN = f"""
-    id, type, queue, payload::json, priority, labels::jsonb, timeout, deadline, retry::jsonb,
+    id, type, queue, payload::json, priority, labels::jsonb, timeout,
+    coalesce(deadline, now + deadline_after), retry::jsonb,
     {STATE}, {RANK.format(due="due", priority="priority")}, now, due,
     CASE WHEN later THEN NULL ELSE now END, now
 """

@@ -1,0 +1,112 @@
+"""The deadline of a call becomes that of its jobs, by the database's clock."""
+
+from __future__ import annotations
+
+from datetime import UTC, timedelta
+from uuid import UUID
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from headrace.v1.job_pb2 import Job, JobSpec
+from headrace.v1.job_service_pb2 import (
+    SUBMIT_OUTCOME_EXISTING,
+    BatchSubmitJobsRequest,
+    GetJobRequest,
+    SubmitAndWatchRequest,
+    SubmitJobRequest,
+)
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace_core.domain.ids import JobId
+from headrace_core.store.database import Database
+from support.gateway import refused
+from support.jobs import read_job
+
+EMAIL = JobSpec(type="email")
+# Seconds that a call may take, and how many of them may be gone when it arrives. A deadline is
+# rounded up on its way.
+TIMEOUT = 60
+SLOW = 40
+
+
+def assert_within_the_call(job: Job) -> None:
+    left = job.deadline.ToDatetime() - job.create_time.ToDatetime()
+    assert timedelta(seconds=TIMEOUT - SLOW) < left < timedelta(seconds=TIMEOUT + 5)
+
+
+async def test_the_deadline_of_a_call_becomes_that_of_its_job(
+    jobs: JobServiceStub, database: Database
+):
+    request = SubmitJobRequest(job=EMAIL, request_id="order-17", use_call_deadline=True)
+    job = (await jobs.SubmitJob(request, timeout=TIMEOUT)).job
+    assert_within_the_call(job)
+    # What the submit answered is what is stored.
+    stored = await read_job(database, JobId(UUID(job.id)))
+    assert stored.deadline == job.deadline.ToDatetime(tzinfo=UTC)
+    # It is no part of the content: the same call has another deadline each time.
+    again = await jobs.SubmitJob(request, timeout=10 * TIMEOUT)
+    assert (again.outcome, again.job.id) == (SUBMIT_OUTCOME_EXISTING, job.id)
+    assert again.job.deadline == job.deadline
+
+
+async def test_the_deadline_of_a_call_becomes_that_of_each_job_of_its_batch(jobs: JobServiceStub):
+    for specs in ([EMAIL, EMAIL], [EMAIL, JobSpec(type="other", priority=1), EMAIL]):
+        request = BatchSubmitJobsRequest(
+            jobs=specs, use_call_deadline=True, request_id=f"batch of {len(specs)}"
+        )
+        made = await jobs.BatchSubmitJobs(request, timeout=TIMEOUT)
+        for job in made.jobs:
+            assert_within_the_call(job)
+            stored = (await jobs.GetJob(GetJobRequest(job_id=job.id))).job
+            assert stored.deadline == job.deadline
+        again = await jobs.BatchSubmitJobs(request, timeout=10 * TIMEOUT)
+        assert (again.outcome, again.batch_id) == (SUBMIT_OUTCOME_EXISTING, made.batch_id)
+
+
+async def test_the_deadline_of_a_stream_becomes_that_of_its_job(jobs: JobServiceStub):
+    request = SubmitAndWatchRequest(job=EMAIL, use_call_deadline=True)
+    stream = jobs.SubmitAndWatch(request, timeout=TIMEOUT)
+    job = (await stream.read()).job
+    stream.cancel()
+    assert_within_the_call(job)
+
+
+async def test_a_call_of_any_length_is_taken(jobs: JobServiceStub):
+    request = SubmitJobRequest(job=EMAIL, use_call_deadline=True)
+    job = (await jobs.SubmitJob(request, timeout=3e9)).job
+    assert job.deadline.ToDatetime() > job.create_time.ToDatetime()
+
+
+async def test_a_call_whose_deadline_is_not_asked_for_gives_none(jobs: JobServiceStub):
+    job = (await jobs.SubmitJob(SubmitJobRequest(job=EMAIL), timeout=TIMEOUT)).job
+    assert not job.HasField("deadline")
+
+
+async def test_a_call_without_a_deadline_has_none_to_give(jobs: JobServiceStub):
+    for call in (
+        jobs.SubmitJob(SubmitJobRequest(job=EMAIL, use_call_deadline=True)),
+        jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=[EMAIL], use_call_deadline=True)),
+        jobs.SubmitAndWatch(SubmitAndWatchRequest(job=EMAIL, use_call_deadline=True)).read(),
+    ):
+        error = await refused(call)
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert set(error.violations) == {"use_call_deadline"}
+
+
+async def test_a_job_has_one_deadline(jobs: JobServiceStub):
+    own = JobSpec(type="email", deadline=Timestamp(seconds=4_000_000_000))
+    for call, field in (
+        (
+            jobs.SubmitJob(SubmitJobRequest(job=own, use_call_deadline=True), timeout=TIMEOUT),
+            "job.deadline",
+        ),
+        (
+            jobs.BatchSubmitJobs(
+                BatchSubmitJobsRequest(jobs=[EMAIL, own], use_call_deadline=True), timeout=TIMEOUT
+            ),
+            "jobs[1].deadline",
+        ),
+    ):
+        error = await refused(call)
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert set(error.violations) == {field}
