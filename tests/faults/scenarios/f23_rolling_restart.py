@@ -1,0 +1,85 @@
+"""F23: every process is told to end, one after the other, and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from faults.evidence import Evidence, Wanted
+from faults.load import Mix
+from faults.scenario import Scenario
+from faults.trial import Trial, until
+from headrace import Client
+from headrace_core.domain.lifecycle import EventType
+
+STREAMS = 100
+# So many jobs begin before each end of a process, besides the load, and run for longer than the
+# grace, in seconds.
+LONG_JOBS = 10
+LONG_S = 30.0
+# How much longer than its grace a process may take, in seconds, and how long each one then has.
+BEYOND_S = 2.0
+REST_S = 5.0
+RECOVERY_S = 30.0
+
+
+async def run(trial: Trial) -> None:
+    watchers = trial.more_watchers(channels=4)
+    for number in range(STREAMS // 2):
+        watchers.follow(f"crowd {number}", Wanted(labels={"shard": str(number % 4)}))
+        watchers.follow_with_client(f"client's crowd {number}", Wanted(queues=("side",)))
+    await watchers.are_live(within=60)
+    # Whoever fails, fails by itself: what is tried again was interrupted.
+    await trial.load(rate=40, mix=Mix(failing=0.0))
+    jobs: set[str] = set()
+    grace = trial.cluster.settings.shutdown_grace
+    took: dict[str, float] = {}
+    codes = []
+    async with (
+        Client(trial.cluster.targets) as client,
+        trial.fault("every process is restarted", recovers_within=RECOVERY_S),
+    ):
+        for service in trial.cluster.services:
+            for _ in range(LONG_JOBS):
+                job = await client.submit("work", {"seconds": LONG_S}, labels={"shard": "0"})
+                jobs.add(job.id)
+            await until(lambda: _run(trial, jobs), within=REST_S)
+            began = time.monotonic()
+            codes.append(await service.terminate())
+            took[service.name] = time.monotonic() - began
+            await service.start()
+            await asyncio.sleep(REST_S)
+    for kind in ("gateway", "scheduler", "worker"):
+        longest = max(time for name, time in took.items() if name.startswith(kind))
+        trial.figure(f"a {kind} ends after", longest, "s", at_most=grace + BEYOND_S)
+    trial.figure("processes that did not end well", sum(map(bool, codes)), at_most=0)
+    await asyncio.sleep(RECOVERY_S + 4)
+    # Bare CANCELLED is how gRPC's server ends calls that it had not handed over when it stopped.
+    trial.codes(at_most=frozenset({"UNAVAILABLE", "CANCELLED"}))
+
+    def measure(evidence: Evidence) -> None:
+        kinds = [event.type for event in evidence.events]
+        interrupted = sum(
+            event.type is EventType.INTERRUPTED for event in evidence.events if event.job_id in jobs
+        )
+        trial.figure("long jobs interrupted", interrupted, at_least=1)
+        trial.figure("retries spent", kinds.count(EventType.RETRY_SCHEDULED), at_most=0)
+        trial.figure("workers lost", kinds.count(EventType.WORKER_LOST), at_most=0)
+
+    trial.afterwards(measure)
+
+
+async def _run(trial: Trial, jobs: set[str]) -> bool:
+    started = {e.job_id for e in await trial.records.events() if e.type is EventType.STARTED}
+    return jobs <= started
+
+
+SCENARIO = Scenario(
+    id="F23",
+    title=f"every process is restarted in turn, under {STREAMS} streams and with {LONG_S:g} s jobs",
+    shows=("I1", "I2", "I3", "I4", "I6", "I10"),
+    run=run,
+    usual=155,
+    usual_short=155,
+    timeout=900.0,
+)
