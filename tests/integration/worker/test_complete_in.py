@@ -123,7 +123,7 @@ async def test_a_timeout_after_the_commit_changes_nothing_and_frees_the_slot(
     job_id = await jobs.submit(
         mode,
         json.dumps({"url": jobs.settings.postgresql_url, "hang": True}),
-        timeout=timedelta(seconds=15),
+        timeout=timedelta(seconds=5),
     )
     assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
     job = await jobs.job(job_id)

@@ -61,6 +61,7 @@ async def test_attempts_are_counted_by_how_they_ended(
         E.INTERRUPTED: 0,
         E.CANCELLED: 0,
         E.EXPIRED: 0,
+        E.WORKER_LOST: 0,
     }
 
 
