@@ -80,14 +80,17 @@ bench-streams: $(STAMP) ## Latency, memory and throughput of the streams; A=--qu
 	@"$(BIN)/python" bench/streams $(A)
 
 .PHONY: check
-check: $(STAMP) ## Format, lint, types, imports, contract, generated code, unit tests.
+check: lint $(STAMP) ## All of lint, and the unit tests.
+	"$(BIN)/pytest" -q -n 2 tests/unit
+
+.PHONY: lint
+lint: $(STAMP) ## Format, lint, types, imports, contract, generated code.
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/ruff" check .
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports" --no-cache
 	"$(BIN)/buf" lint
 	@$(MAKE) breaking gen-check
-	"$(BIN)/pytest" -q -n 2 tests/unit
 
 # The contract may grow, but what the last release promised stays.
 .PHONY: breaking

@@ -91,7 +91,7 @@ class Trial:
     # The load.
 
     async def load(
-        self, *, rate: float = 60.0, mix: Mix | None = None, steady: float = 12.0
+        self, *, rate: float = 60.0, mix: Mix | None = None, steady: float = 9.0
     ) -> Load:
         """Starts the load, with streams that follow it, and waits until it runs steadily.
 

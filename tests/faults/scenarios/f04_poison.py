@@ -102,6 +102,6 @@ SCENARIO = Scenario(
     title="jobs that kill what they run in (os._exit, SIGSEGV, no memory, SIGKILL) among good ones",
     shows=("I1", "I2", "I3", "I6", "I10"),
     run=run,
-    usual=200,
-    usual_short=150,
+    usual=110,
+    usual_short=110,
 )

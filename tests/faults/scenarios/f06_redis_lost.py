@@ -114,6 +114,6 @@ SCENARIO = Scenario(
     title="Redis is killed for 20 s and comes back empty, and then from an old snapshot",
     shows=("I1", "I2", "I3", "I4", "I10"),
     run=run,
-    usual=120,
+    usual=95,
     usual_short=90,
 )

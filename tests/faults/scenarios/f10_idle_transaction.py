@@ -86,6 +86,6 @@ SCENARIO = Scenario(
     title="a foreign transaction with an id stays open for 120 s",
     shows=("I1", "I2", "I3", "I4"),
     run=run,
-    usual=190,
+    usual=160,
     usual_short=100,
 )

@@ -91,6 +91,6 @@ SCENARIO = Scenario(
     shows=("I1", "I2", "I3", "I4", "I10"),
     run=run,
     plan=Plan(links=frozenset({"gateway", "scheduler", "worker"})),
-    usual=115,
+    usual=110,
     usual_short=80,
 )

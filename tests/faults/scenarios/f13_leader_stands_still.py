@@ -91,6 +91,6 @@ SCENARIO = Scenario(
     title="the scheduler that leads stands still for 30 s with 500 jobs due",
     shows=("I1", "I2", "I3", "I4", "I5", "I10"),
     run=run,
-    usual=100,
-    usual_short=80,
+    usual=75,
+    usual_short=75,
 )

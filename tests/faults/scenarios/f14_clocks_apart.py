@@ -125,6 +125,6 @@ SCENARIO = Scenario(
     run=run,
     plan=Plan(clocks=True),
     cannot=_cannot,
-    usual=160.0,
-    usual_short=110.0,
+    usual=120,
+    usual_short=110,
 )

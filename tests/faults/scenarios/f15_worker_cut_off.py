@@ -93,7 +93,7 @@ SCENARIO = Scenario(
     title=f"a worker loses PostgreSQL for {LASTS_S:g} s but keeps Redis, and then the reverse",
     shows=("I1", "I2", "I3", "I4", "I6", "I10"),
     run=run,
-    usual=225,
+    usual=185,
     usual_short=155,
     plan=Plan(links=frozenset({"worker"})),
 )

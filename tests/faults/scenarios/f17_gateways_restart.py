@@ -111,6 +111,6 @@ SCENARIO = Scenario(
     title="both gateways are restarted, and then killed, under 1,000 streams",
     shows=("I1", "I2", "I3", "I4"),
     run=run,
-    usual=80,
-    usual_short=80,
+    usual=75,
+    usual_short=75,
 )

@@ -75,7 +75,7 @@ async def _full(disk: Disk, trial: Trial, seconds: float, *, log: bool) -> None:
 
 async def _back(trial: Trial) -> None:
     """Waits until it should have recovered; the load goes on, and so it is seen when it did."""
-    await asyncio.sleep(25.0 if trial.short else 40.0)
+    await asyncio.sleep(25)
 
 
 @asynccontextmanager
@@ -115,6 +115,6 @@ SCENARIO = Scenario(
     run=run,
     plan=Plan(disk_mib=DISK_MIB),
     cannot=_cannot,
-    usual=230.0,
-    usual_short=150.0,
+    usual=150,
+    usual_short=150,
 )

@@ -79,7 +79,7 @@ SCENARIO = Scenario(
     title=f"every process is restarted in turn, under {STREAMS} streams and with {LONG_S:g} s jobs",
     shows=("I1", "I2", "I3", "I4", "I6", "I10"),
     run=run,
-    usual=155,
-    usual_short=155,
+    usual=150,
+    usual_short=150,
     timeout=900.0,
 )

@@ -164,6 +164,6 @@ SCENARIO = Scenario(
     title="messages of 5 and 100 MB, random and mutated protobuf, deep and endless documents",
     shows=("I1", "I2", "I3", "I4"),
     run=run,
-    usual=170.0,
-    usual_short=80.0,
+    usual=100,
+    usual_short=80,
 )
