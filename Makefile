@@ -67,6 +67,10 @@ faults: $(STAMP) ## Faults, done to real processes under load: all, or S=F7 S="F
 faults-quick: $(STAMP) ## As many of them as fit into eight minutes (BUDGET=8), drawn by SEED, in short.
 	@$(FAULTS) --quick $(if $(SEED),--seed $(SEED)) $(if $(BUDGET),--budget $(BUDGET)) $(A)
 
+.PHONY: fault-points
+fault-points: $(STAMP) ## Faults in each function of the store, in one process, while a whole platform works.
+	HEADRACE_TEST_FAULT_POINTS=1 "$(BIN)/pytest" -n 2 tests/integration/test_fault_points.py
+
 .PHONY: bench
 bench: $(STAMP) ## Headrace beside its peers, half an hour; A=--docs writes docs/benchmarks.md, or other options.
 	@"$(BIN)/python" bench/compare $(A)

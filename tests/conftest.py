@@ -24,6 +24,10 @@ from headrace_standalone.embedded.valkey import EmbeddedValkey
 from support.databases import Databases
 from support.server import serving
 
+# The tests run services and start processes from one process. gRPC's handlers of a fork would stop
+# its own threads for that, and might wait for ever; a worker sets the same.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 # What a developer has set for a stack of their own is not for the tests.
 for _name in list(os.environ):
     if _name.startswith("HEADRACE_") and not _name.startswith("HEADRACE_TEST_"):
