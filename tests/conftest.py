@@ -10,6 +10,11 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
 
+# The tests run services and start processes from one process. gRPC's handlers of a fork would stop
+# its own threads for that, and might wait for ever; a worker sets the same. gRPC reads it when it
+# is imported.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 import pytest
 from pydantic import SecretStr
 from redis import Redis
@@ -23,10 +28,6 @@ from headrace_standalone.embedded.postgres import EmbeddedPostgres
 from headrace_standalone.embedded.valkey import EmbeddedValkey
 from support.databases import Databases
 from support.server import serving
-
-# The tests run services and start processes from one process. gRPC's handlers of a fork would stop
-# its own threads for that, and might wait for ever; a worker sets the same.
-os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 # What a developer has set for a stack of their own is not for the tests.
 for _name in list(os.environ):

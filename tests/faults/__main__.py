@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import random
 import sys
 import time
@@ -77,9 +76,6 @@ def _list(console: Console, scenarios: Mapping[str, Scenario]) -> None:
 
 def main() -> int:
     """Runs what the options say; returns the exit code."""
-    # uvloop forks for each command, such as `headrace verify`. With gRPC's handlers of a fork one
-    # child of ten ended with SIGSEGV before it became the command, beside a channel that was busy.
-    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     # asyncpg and grpc know of what they leave open only when it is collected.
     warnings.simplefilter("ignore", ResourceWarning)
     # A file or a pipe has no width of its own.
