@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
-from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.connection import Connection
-from headrace_core.store.guards import LIVE_WORKER, TAKING_WORKER, source_guard
+from headrace_core.store.guards import LIVE_WORKER
+from headrace_core.store.lanes import LANES, SERVES_LANE, head_of
 
 # Settings on which durability stands, or that end what takes too long.
 _SETTINGS = (
@@ -230,30 +230,17 @@ _LEADER = text(f"""
     FROM leadership w
 """)
 
-# From lane to lane of the index on queued jobs, as the scheduler goes.
+# From lane to lane, as the scheduler goes.
 _UNSERVED = text(f"""
-    WITH RECURSIVE lane AS (
-        (SELECT tenant, queue, type FROM jobs j WHERE {source_guard(EventType.STARTED)}
-            ORDER BY tenant, queue, type LIMIT 1)
-        UNION ALL
-        SELECT n.* FROM lane l CROSS JOIN LATERAL (
-            SELECT j.tenant, j.queue, j.type FROM jobs j
-            WHERE {source_guard(EventType.STARTED)}
-                AND (j.tenant, j.queue, j.type) > (l.tenant, l.queue, l.type)
-            ORDER BY j.tenant, j.queue, j.type LIMIT 1
-        ) n
-    )
+    WITH RECURSIVE {LANES}
     SELECT l.tenant, l.queue, l.type, clock_timestamp() - first.queue_time AS age
     FROM lane l CROSS JOIN LATERAL (
         SELECT j.queue_time FROM jobs j
-        WHERE {source_guard(EventType.STARTED)}
-            AND (j.tenant, j.queue, j.type) = (l.tenant, l.queue, l.type)
-        ORDER BY j.rank, j.id LIMIT 1
+            {head_of("l")} LIMIT 1
     ) first
     WHERE NOT EXISTS (
         SELECT 1 FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
-        WHERE h.tenant = l.tenant AND h.type = l.type AND {TAKING_WORKER}
-            AND (w.queues = '{{}}' OR l.queue = ANY (w.queues))
+        WHERE {SERVES_LANE}
     )
     ORDER BY age DESC LIMIT 100
 """)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from sqlalchemy import text
 
 from headrace_core.domain.delivery import Delivery
-from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.connection import Connection, Row
-from headrace_core.store.guards import TAKING_WORKER, source_guard
+from headrace_core.store.guards import TAKING_WORKER
+from headrace_core.store.lanes import LANES, SERVES_LANE, head_of
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.workers import serves_queue
 
@@ -167,29 +167,15 @@ _POOLS_OF_TERM = text(f"""
     SELECT p.* FROM current_term LEFT JOIN ({_LIVE_POOLS}) p ON true
 """)
 
-# Walks from lane to lane of the index on queued jobs, and reads the head of each lane that somebody
-# serves: what nobody can run costs nothing, however much of it waits. A head is a range of that
-# index: of an equality the planner expects a single row while it knows little of the table, and
-# might as well read and sort all jobs of the tenant.
+# Reads the head of each lane that somebody serves: what nobody can run costs nothing, however much
+# of it waits.
 _HEADS = text(f"""
-    WITH RECURSIVE lane AS (
-        (SELECT tenant, queue, type FROM jobs j WHERE {source_guard(EventType.STARTED)}
-            ORDER BY tenant, queue, type LIMIT 1)
-        UNION ALL
-        SELECT n.* FROM lane l CROSS JOIN LATERAL (
-            SELECT j.tenant, j.queue, j.type FROM jobs j
-            WHERE {source_guard(EventType.STARTED)}
-                AND (j.tenant, j.queue, j.type) > (l.tenant, l.queue, l.type)
-            ORDER BY j.tenant, j.queue, j.type LIMIT 1
-        ) n
-    ),
+    WITH RECURSIVE {LANES},
     served AS MATERIALIZED (
         SELECT l.*, count(*) OVER () AS lanes FROM lane l
         WHERE EXISTS (
             SELECT 1 FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
-            WHERE h.tenant = l.tenant AND h.type = l.type AND {TAKING_WORKER}
-                AND w.pool = ANY (CAST(:pools AS text[]))
-                AND (w.queues = '{{}}' OR l.queue = ANY (w.queues))
+            WHERE {SERVES_LANE} AND w.pool = ANY (CAST(:pools AS text[]))
         )
     ),
     sized AS MATERIALIZED (
@@ -206,12 +192,7 @@ _HEADS = text(f"""
             array_agg(r.rank) AS ranks
         FROM (
             SELECT j.id, j.attempt + 1 AS attempt, j.rank FROM jobs j
-            WHERE {source_guard(EventType.STARTED)}
-                AND (j.tenant, j.queue, j.type, j.rank)
-                    >= (s.tenant, s.queue, s.type, '-infinity'::double precision)
-                AND (j.tenant, j.queue, j.type, j.rank)
-                    <= (s.tenant, s.queue, s.type, 'infinity'::double precision)
-            ORDER BY j.tenant, j.queue, j.type, j.rank, j.id LIMIT s.size
+            {head_of("s")} LIMIT s.size
         ) r
     ) h
 """)

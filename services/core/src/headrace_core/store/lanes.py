@@ -1,0 +1,39 @@
+"""Lanes, the waiting jobs of one queue and type, as statements walk them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.guards import TAKING_WORKER, source_guard
+
+# For WITH RECURSIVE: walks from lane to lane of the index on queued jobs.
+LANES: Final = f"""lane AS (
+        (SELECT tenant, queue, type FROM jobs j WHERE {source_guard(EventType.STARTED)}
+            ORDER BY tenant, queue, type LIMIT 1)
+        UNION ALL
+        SELECT n.* FROM lane l CROSS JOIN LATERAL (
+            SELECT j.tenant, j.queue, j.type FROM jobs j
+            WHERE {source_guard(EventType.STARTED)}
+                AND (j.tenant, j.queue, j.type) > (l.tenant, l.queue, l.type)
+            ORDER BY j.tenant, j.queue, j.type LIMIT 1
+        ) n
+    )"""
+
+# A handler `h` of a worker `w` that takes jobs of the lane `l`.
+SERVES_LANE: Final = f"""h.tenant = l.tenant AND h.type = l.type AND {TAKING_WORKER}
+            AND (w.queues = '{{}}' OR l.queue = ANY (w.queues))"""
+
+
+def head_of(lane: str) -> str:
+    """The waiting jobs `j` of a lane in the order of their turn, from WHERE to ORDER BY.
+
+    It is a range of the index: of an equality the planner expects a single row while it knows
+    little of the table, and might as well read and sort all jobs of the tenant.
+    """
+    return f"""WHERE {source_guard(EventType.STARTED)}
+                AND (j.tenant, j.queue, j.type, j.rank)
+                    >= ({lane}.tenant, {lane}.queue, {lane}.type, '-infinity'::double precision)
+                AND (j.tenant, j.queue, j.type, j.rank)
+                    <= ({lane}.tenant, {lane}.queue, {lane}.type, 'infinity'::double precision)
+            ORDER BY j.tenant, j.queue, j.type, j.rank, j.id"""
