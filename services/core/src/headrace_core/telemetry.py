@@ -45,23 +45,21 @@ class MetricsServer:
     So it answers also while the event loop is busy.
 
     Args:
-        address: `host:port`; port 0 takes any free one. Only this address is listened to.
+        address: `host:port`; port 0 takes any free one. Only this address is listened to. Empty:
+            nothing is served, and starting it does nothing.
         registry: what is served. What it collects is read in another thread.
     """
 
     def __init__(self, *, address: str, registry: CollectorRegistry) -> None:
-        host, _, port = address.rpartition(":")
-        self._host = host.strip("[]")
-        self._requested = int(port)
+        self._address = address
         self._registry = registry
         self._server: WSGIServer | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def port(self) -> int:
-        """The port it listens on, once it is started."""
-        assert self._server is not None
-        return self._server.server_port
+        """The port it listens on; 0 while it does not."""
+        return self._server.server_port if self._server is not None else 0
 
     async def start(self) -> None:
         """Listens.
@@ -69,11 +67,15 @@ class MetricsServer:
         Raises:
             OSError: the address cannot be had.
         """
+        if not self._address:
+            return
+        host, _, port = self._address.rpartition(":")
+        host = host.strip("[]")
         self._server = make_server(
-            self._host,
-            self._requested,
+            host,
+            int(port),
             _only_metrics(make_wsgi_app(self._registry)),
-            _ServerV6 if _is_v6(self._host) else _Server,
+            _ServerV6 if _is_v6(host) else _Server,
             _Handler,
         )
         self._thread = threading.Thread(

@@ -187,13 +187,12 @@ class Gateway:
         self._port = server.add_insecure_port(settings.gateway_address)
         ending.push_async_callback(server.stop, settings.shutdown_grace)
         ending.push_async_callback(_leave, watch, calls)
-        if settings.gateway_metrics_address:
-            metrics = MetricsServer(
-                address=settings.gateway_metrics_address, registry=stream_metrics(watch)
-            )
-            await metrics.start()
-            ending.push_async_callback(metrics.stop)
-            self._metrics_port = metrics.port
+        metrics = MetricsServer(
+            address=settings.gateway_metrics_address, registry=stream_metrics(watch)
+        )
+        await metrics.start()
+        ending.push_async_callback(metrics.stop)
+        self._metrics_port = metrics.port
         await watch.start()
         ending.push_async_callback(health.enter_graceful_shutdown)
         await health.start()

@@ -47,12 +47,9 @@ class Scheduler:
             ),
         )
         self._gauges = Gauges()
-        self._metrics: MetricsServer | None = None
-        if settings.scheduler_metrics_address:
-            self._metrics = MetricsServer(
-                address=settings.scheduler_metrics_address,
-                registry=scheduler_metrics(self._gauges),
-            )
+        self._metrics = MetricsServer(
+            address=settings.scheduler_metrics_address, registry=scheduler_metrics(self._gauges)
+        )
         self.leader = Leader(database=self._database, work=self._lead, gauges=self._gauges)
         self._task: asyncio.Task[None] | None = None
 
@@ -64,12 +61,11 @@ class Scheduler:
     @property
     def metrics_port(self) -> int:
         """Where its metrics are served; 0 when they are not."""
-        return self._metrics.port if self._metrics is not None else 0
+        return self._metrics.port
 
     async def start(self) -> None:
         """Starts to stand by, and to serve its health and its metrics."""
-        if self._metrics is not None:
-            await self._metrics.start()
+        await self._metrics.start()
         await self._waker.start()
         await self._listener.start()
         await self._health.start()
@@ -85,8 +81,7 @@ class Scheduler:
         await self._waker.stop()
         await self._deliverer.close()
         await self._health.stop()
-        if self._metrics is not None:
-            await self._metrics.stop()
+        await self._metrics.stop()
         await self._database.close()
         _log.info("scheduler_stopped")
 

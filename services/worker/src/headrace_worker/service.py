@@ -124,20 +124,13 @@ class WorkerService:
                 )
             ),
         )
-        self._metrics = (
-            MetricsServer(
-                address=settings.worker_metrics_address,
-                registry=worker_metrics(
-                    self.counts,
-                    Levels(
-                        running=lambda: self.running,
-                        slots=settings.worker_slots,
-                        without_redis=lambda: self._deliveries.without_redis,
-                    ),
-                ),
-            )
-            if settings.worker_metrics_address
-            else None
+        levels = Levels(
+            running=lambda: self.running,
+            slots=settings.worker_slots,
+            without_redis=lambda: self._deliveries.without_redis,
+        )
+        self._metrics = MetricsServer(
+            address=settings.worker_metrics_address, registry=worker_metrics(self.counts, levels)
         )
         self._watchdog = (
             Watchdog(
@@ -158,7 +151,7 @@ class WorkerService:
     @property
     def metrics_port(self) -> int:
         """Where its metrics are served; 0 when they are not."""
-        return 0 if self._metrics is None else self._metrics.port
+        return self._metrics.port
 
     @property
     def running(self) -> int:
@@ -172,8 +165,7 @@ class WorkerService:
             Unavailable: the database cannot be reached.
             OSError: the address of the metrics cannot be had.
         """
-        if self._metrics is not None:
-            await self._metrics.start()
+        await self._metrics.start()
         await self._waker.start()
         await self._cancels.start()
         await self._lease.take()
@@ -207,8 +199,7 @@ class WorkerService:
         except TimeoutError:
             # What is not handed back is swept; connections end with the process.
             _log.warning("worker_stop_cut_short", running=len(self._executions))
-        if self._metrics is not None:
-            await self._metrics.stop()
+        await self._metrics.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
         _log.info("worker_stopped")
