@@ -16,7 +16,7 @@ import structlog
 import uvloop
 
 from headrace_core import logs
-from headrace_core.settings import Settings
+from headrace_core.settings import Settings, problems
 
 # sysexits.h: EX_CONFIG.
 _BAD_CONFIGURATION = 78
@@ -51,10 +51,8 @@ def run_service(name: str, create: Callable[[Settings], Service]) -> int:
     try:
         settings = Settings()
     except pydantic.ValidationError as error:
-        for problem in error.errors():
-            setting = "_".join(("HEADRACE", *(str(part).upper() for part in problem["loc"])))
-            where = f"{setting}: " if problem["loc"] else ""
-            sys.stderr.write(f"headrace {name}: {where}{problem['msg']}\n")
+        for problem in problems(error):
+            sys.stderr.write(f"headrace {name}: {problem}\n")
         return _BAD_CONFIGURATION
     logs.configure(settings, service=name)
     return uvloop.run(_run(create, settings))

@@ -12,7 +12,7 @@ import re
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from headrace_core.domain.retention import Retention, parse_rules
@@ -173,6 +173,17 @@ class Settings(BaseSettings):
         """
         _, _, rest = self.database_url.get_secret_value().partition("://")
         return "postgresql://" + re.sub(r"([?&])ssl=", r"\1sslmode=", rest)
+
+
+def problems(error: ValidationError) -> list[str]:
+    """What is wrong with the settings, one by one, without their values: those may be secret."""
+    return [_named(problem["loc"]) + problem["msg"] for problem in error.errors()]
+
+
+def _named(location: tuple[int | str, ...]) -> str:
+    # What concerns several settings has no place, and names them itself.
+    names = [str(part).upper() for part in location]
+    return "_".join(("HEADRACE", *names)) + ": " if names else ""
 
 
 def _is_loopback(address: str) -> bool:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
-from headrace_core.settings import Settings
+from headrace_core.settings import Settings, problems
 
 # Where `headrace up` keeps its data unless it is told otherwise.
 _DEFAULT = Path(".headrace")
@@ -31,13 +31,7 @@ def find_settings(data: Path | None) -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        # Its own text may quote the settings.
-        names = ", ".join(
-            "_".join(("HEADRACE", *(str(part).upper() for part in problem["loc"])))
-            + f": {problem['msg']}"
-            for problem in error.errors()
-        )
-        raise UnknownPlace(f"a setting is wrong: {names}") from None
+        raise UnknownPlace("; ".join(problems(error))) from None
     named = bool(os.environ.get("HEADRACE_DATABASE_URL"))
     if data is None and (named or not _DEFAULT.is_dir()):
         return settings

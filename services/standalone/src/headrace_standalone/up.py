@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pydantic
 
+from headrace_core.settings import problems
 from headrace_standalone.embedded.errors import EmbeddedServerError
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.stack import Plan, Stack
@@ -32,8 +33,8 @@ async def _run(*, plan: Plan, folder: DataFolder) -> int:
         stack = Stack(plan=plan, folder=folder, announce=_announce)
     except pydantic.ValidationError as error:
         # Its own text would quote the settings, and passwords with them.
-        for problem in error.errors():
-            _announce(f"{'.'.join(map(str, problem['loc']))} {problem['msg']}".strip())
+        for problem in problems(error):
+            _announce(problem)
         return 1
     stop = _stop_event(stack)
     starting = asyncio.create_task(stack.start())
