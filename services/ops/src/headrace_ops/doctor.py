@@ -21,7 +21,7 @@ from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.migrate import head_revision, known_revisions, read_revision
 from headrace_ops import findings
-from headrace_ops.exits import Exit, whether
+from headrace_ops.exits import Exit, ask
 from headrace_ops.findings import Finding, Level
 from headrace_ops.place import describe, find_settings
 
@@ -36,12 +36,8 @@ def run(*, data: Path | None, output: Output, json: bool) -> int:
     Returns:
         The exit code.
     """
-    found: list[Finding] = []
-
-    def examine() -> None:
-        found.extend(asyncio.run(_examine(find_settings(data))))
-
-    if not whether(examine, output=output, json=json):
+    found = ask(lambda: asyncio.run(_examine(find_settings(data))), output=output, json=json)
+    if found is None:
         return Exit.UNKNOWN
     if json:
         output.line(

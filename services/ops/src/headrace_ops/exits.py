@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from typing import TypeVar
 
 from rich.text import Text
 
@@ -12,6 +13,8 @@ from headrace.cli.output import Output
 from headrace_core.domain.errors import Unavailable
 from headrace_ops.audit import OtherSchema
 from headrace_ops.place import UnknownPlace
+
+_T = TypeVar("_T")
 
 
 class Exit(IntEnum):
@@ -23,10 +26,10 @@ class Exit(IntEnum):
     UNKNOWN = 2
 
 
-def whether(look: Callable[[], None], *, output: Output, json: bool) -> bool:
-    """Looks; False when nothing can be told, and then says why."""
+def ask(look: Callable[[], _T], *, output: Output, json: bool) -> _T | None:
+    """Looks; None when nothing can be told, and then says why."""
     try:
-        look()
+        return look()
     except (UnknownPlace, OtherSchema) as error:
         why = str(error)
     except Unavailable as error:
@@ -35,9 +38,7 @@ def whether(look: Callable[[], None], *, output: Output, json: bool) -> bool:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
         # The text of a driver may quote the URL, and the password with it.
         why = f"the database cannot be used ({type(error).__name__})"
-    else:
-        return True
     if json:
         output.line(json_text({"verdict": "unknown", "reason": why}))
     output.errors.print(Text.assemble(("cannot tell: ", "bold red"), why))
-    return False
+    return None

@@ -16,7 +16,7 @@ from headrace.cli.output import Output
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_ops.audit import Audit, Auditor
-from headrace_ops.exits import Exit, whether
+from headrace_ops.exits import Exit, ask
 from headrace_ops.place import describe, find_settings
 
 # What each check holds.
@@ -68,16 +68,16 @@ def run(
     Returns:
         The exit code.
     """
-    found, where = Audit(), ""
 
-    def audit() -> None:
-        nonlocal found, where
+    def audit() -> tuple[Audit, str]:
         settings = find_settings(data)
-        where = describe(settings)
-        found = asyncio.run(_audit(settings, patience=None if at_rest else patience, limit=limit))
+        audited = _audit(settings, patience=None if at_rest else patience, limit=limit)
+        return asyncio.run(audited), describe(settings)
 
-    if not whether(audit, output=output, json=json):
+    answer = ask(audit, output=output, json=json)
+    if answer is None:
         return Exit.UNKNOWN
+    found, where = answer
     if json:
         output.line(json_text(document(found, where)))
     else:
