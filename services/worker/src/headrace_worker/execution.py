@@ -23,7 +23,7 @@ from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_worker.context import Attempt, Context
-from headrace_worker.modes import Modes, call
+from headrace_worker.modes import Modes
 from headrace_worker.outcome import NotCommitted
 from headrace_worker.payload import encode
 from headrace_worker.registry import RegisteredHandler
@@ -32,6 +32,7 @@ from headrace_worker.verdict import (
     HandlerTimeout,
     ProcessDied,
     broken,
+    call,
     expired,
     failed,
     raised,

@@ -33,7 +33,7 @@ from headrace_worker.link import Link
 from headrace_worker.outcome import Fail, Retry
 from headrace_worker.payload import PayloadMismatch, encode
 from headrace_worker.registry import RegisteredHandler, registry
-from headrace_worker.verdict import RemoteError, as_backoff
+from headrace_worker.verdict import RemoteError, as_backoff, call, text_of
 
 # Of all processes of the machine the kernel ends this one first when memory runs out, and not the
 # worker. proc(5): -1000 to 1000.
@@ -82,7 +82,7 @@ def _perform(link: Link, loop: asyncio.Runner, run: frames.Run) -> frames.Return
         return _raised(error.type, str(error))
     # SystemExit too: it is the job's error, as it is in the worker.
     except BaseException as error:  # noqa: BLE001
-        return _raised(type(error).__name__, _text(error))
+        return _raised(type(error).__name__, text_of(error))
 
 
 async def _call(handler: RegisteredHandler, argument: Any, context: Context, link: Link) -> Any:
@@ -97,23 +97,13 @@ async def _call(handler: RegisteredHandler, argument: Any, context: Context, lin
     link.on_cancel(cancel)
     try:
         arguments = (argument, context) if handler.takes_context else (argument,)
-        return await handler.function(*arguments)
-    except (SystemExit, KeyboardInterrupt) as error:
-        # Out of a task it would end the loop.
-        raise RemoteError(type(error).__name__, str(error)) from error
+        return await call(handler.function, *arguments)
     finally:
         link.on_cancel(None)
 
 
 def _raised(name: str, message: str) -> frames.Raised:
     return frames.Raised(kind="error", type=name, message=message)
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - it is the handler's class
-        return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any
 
@@ -18,32 +18,9 @@ from headrace_worker.isolation import ProcessPool
 from headrace_worker.metrics import Counts
 from headrace_worker.payload import encode
 from headrace_worker.registry import RegisteredHandler
-from headrace_worker.verdict import RemoteError
+from headrace_worker.verdict import tame
 
 _log = structlog.get_logger()
-
-
-async def call(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-    """Runs a handler in the loop.
-
-    Raises:
-        Exception: whatever it raised; SystemExit and KeyboardInterrupt as a RemoteError.
-    """
-    try:
-        return await function(*arguments)
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise _tame(error) from error
-
-
-def _tame(error: BaseException) -> Exception:
-    """What a handler raised, as an error of its job.
-
-    SystemExit out of a task would end the worker and all that runs on it, and a StopIteration is
-    taken by no future: who waits for it would wait for ever.
-    """
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    return RemoteError(type(error).__name__, str(error))
 
 
 class Modes:
@@ -130,7 +107,7 @@ class Modes:
             try:
                 result = handler.function(*arguments)
             except BaseException as caught:  # noqa: BLE001 - it is told to who waits
-                error = _tame(caught)
+                error = tame(caught)
             # The loop may be gone by now when the thread was left behind.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(settle, result, error)

@@ -32,6 +32,22 @@ class Fail(Exception):
         self.type = type
 
 
+class SizeExceeded(Fail):
+    """What the handler has to say is larger than a setting allows.
+
+    Args:
+        what: what it is, as in "the result".
+        size, limit: in bytes.
+        setting: the setting's name.
+    """
+
+    def __init__(self, what: str, *, size: int, limit: int, setting: str) -> None:
+        super().__init__(
+            f"{what} has {size} bytes; at most {limit} are allowed ({setting})",
+            type="LimitExceeded",
+        )
+
+
 class NotCommitted(Exception):
     """The handler returned, and the transaction in which it finished its job was not committed."""
 

@@ -10,7 +10,7 @@ from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
-from headrace_worker.outcome import Fail
+from headrace_worker.outcome import SizeExceeded
 
 # Progress that comes faster is merged: at most ten events a second and job.
 _INTERVAL_S = 0.1
@@ -75,16 +75,17 @@ class AttemptReporter:
         """Writes a piece of output; returns once it is durable.
 
         Raises:
-            Fail: it is too large.
+            SizeExceeded: it is.
             AttemptLost: this report or an earlier one was refused.
         """
         self._check()
         size = len(chunk.encode())
         if size > self._max_output_bytes:
-            raise Fail(
-                f"a piece of output has {size} bytes; at most {self._max_output_bytes} are "
-                "allowed (HEADRACE_MAX_OUTPUT_BYTES)",
-                type="LimitExceeded",
+            raise SizeExceeded(
+                "a piece of output",
+                size=size,
+                limit=self._max_output_bytes,
+                setting="HEADRACE_MAX_OUTPUT_BYTES",
             )
         # One at a time: a handler that emits many at once shall not fill the queue of all.
         async with self._turn:
@@ -98,14 +99,15 @@ class AttemptReporter:
         commit the job's row is locked, and a report would wait for the handler that waits for it.
 
         Raises:
-            Fail: the result is too large.
+            SizeExceeded: the result is.
             AttemptNotCurrent: the attempt is over, or an earlier report was refused.
         """
         if size > self._max_result_bytes:
-            raise Fail(
-                f"the result has {size} bytes; at most {self._max_result_bytes} are allowed "
-                "(HEADRACE_MAX_RESULT_BYTES)",
-                type="LimitExceeded",
+            raise SizeExceeded(
+                "the result",
+                size=size,
+                limit=self._max_result_bytes,
+                setting="HEADRACE_MAX_RESULT_BYTES",
             )
         if not self._over:
             self.completes = True

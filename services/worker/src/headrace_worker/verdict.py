@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from headrace_core.domain.crash_budget import is_spent
 from headrace_core.domain.delivery import ClaimedJob
@@ -11,7 +13,7 @@ from headrace_core.domain.finish import Finish
 from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryPolicy
-from headrace_worker.outcome import Fail, Retry
+from headrace_worker.outcome import Fail, Retry, SizeExceeded
 from headrace_worker.payload import PayloadMismatch
 
 _MAX_MESSAGE = 2000
@@ -35,19 +37,45 @@ class RemoteError(Exception):
         self.type = type
 
 
+def text_of(error: BaseException) -> str:
+    """What an error of a handler's own class says; nothing when it cannot say it."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - it is the handler's class
+        return ""
+
+
+def tame(error: BaseException) -> Exception:
+    """What a handler raised, as an error of its job.
+
+    SystemExit out of a task would end the loop and all that runs on it, and a StopIteration is
+    taken by no future: who waits for it would wait for ever.
+    """
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return RemoteError(type(error).__name__, text_of(error))
+
+
+async def call(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    """Runs a handler in the loop.
+
+    Raises:
+        Exception: whatever it raised; SystemExit and KeyboardInterrupt as a RemoteError.
+    """
+    try:
+        return await function(*arguments)
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise tame(error) from error
+
+
 def succeeded(job: ClaimedJob, result: JsonText, *, max_bytes: int) -> Finish:
     """The handler returned."""
     size = len(result.encode())
     if size > max_bytes:
-        return failed(
-            job,
-            JobError(
-                type="LimitExceeded",
-                message=f"the result has {size} bytes; at most {max_bytes} are allowed "
-                "(HEADRACE_MAX_RESULT_BYTES)",
-                retryable=False,
-            ),
+        error = SizeExceeded(
+            "the result", size=size, limit=max_bytes, setting="HEADRACE_MAX_RESULT_BYTES"
         )
+        return failed(job, _describe(error.type, error, retryable=False))
     return Finish(job_id=job.id, attempt=job.attempt, event=EventType.SUCCEEDED, result=result)
 
 
@@ -149,10 +177,6 @@ def expired(job: ClaimedJob) -> Finish:
 
 
 def _describe(name: str, error: BaseException, *, retryable: bool) -> JobError:
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - it is the handler's class
-        text = ""
     # PostgreSQL's text knows every character but this one.
-    message = text.replace("\0", "")[:_MAX_MESSAGE]
+    message = text_of(error).replace("\0", "")[:_MAX_MESSAGE]
     return JobError(type=name, message=message or name, retryable=retryable)
