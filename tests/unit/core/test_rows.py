@@ -101,3 +101,8 @@ def test_text_that_utf8_cannot_say_costs_a_character_and_not_the_batch() -> None
 def test_a_table_stands_before_every_column(full: bool) -> None:
     for column in job_columns(full=full, table="j").split(", "):
         assert column.startswith(("j.", "NULL "))
+
+
+def test_what_a_newer_version_says_besides_is_left_alone() -> None:
+    assert to_overrides('{"max_attempts": 4, "mood": "calm"}') == RetryOverrides(max_attempts=4)
+    assert to_policy('{"max_attempts": 4, "mood": "calm"}') == RetryPolicy(max_attempts=4)

@@ -75,7 +75,12 @@ def _around_payload(spec: JobSpec) -> tuple[str, str]:
         spec.schedule_time and spec.schedule_time.timestamp(),
         spec.timeout and spec.timeout.total_seconds(),
         spec.deadline and spec.deadline.timestamp(),
-        spec.retry,
+        # What was not said is left out, so that another field changes no fingerprint of before.
+        {
+            name: value
+            for name in RetryOverrides.__slots__
+            if (value := getattr(spec.retry, name)) is not None
+        },
     )
     return f"({spec.type!r}, {spec.queue!r}, ", f", {repr(behind)[1:]}"
 

@@ -228,6 +228,9 @@ def _retry_text(retry: RetryOverrides | RetryPolicy) -> JsonText:
 
 
 def _typed(fields: dict[str, Any]) -> dict[str, Any]:
+    # While services are upgraded one by one, a newer one may have said what is not known here yet.
+    for name in fields.keys() - RetryOverrides.__dataclass_fields__.keys():
+        del fields[name]
     for name in ("initial_backoff", "max_backoff"):
         if fields.get(name) is not None:
             fields[name] = timedelta(seconds=fields[name])
