@@ -105,6 +105,7 @@ METHODS = (
     "take_back_lost",
     "take_lead",
     "write_reports",
+    "written_ends",
 )
 
 # Asked only for handlers that finish their job themselves; tests/integration/worker has those, with
@@ -112,7 +113,11 @@ METHODS = (
 APART = {"was_completed"}
 
 # What is only called when another one has failed: both meet faults in its turn.
-BEHIND = {"count_reports": "write_reports", "give_up_lead": "take_lead"}
+BEHIND = {
+    "count_reports": "write_reports",
+    "give_up_lead": "take_lead",
+    "written_ends": "finish_attempts",
+}
 
 # Jobs per second, and what they are: each fifth tells something, so that reports are many.
 RATE = 15.0

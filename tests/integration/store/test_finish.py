@@ -12,6 +12,7 @@ from headrace_core.domain.job import DEFAULT_TENANT, JobError, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.store.cancel import cancel_job, cancel_requests
 from headrace_core.store.database import Database
+from headrace_core.store.finish import written_ends
 from headrace_core.store.promote import promote_due
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many
@@ -63,6 +64,24 @@ async def test_a_mixed_batch_is_written_in_one_go(database: Database) -> None:
     assert [job.error for job in ended] == [None, ERROR, ERROR, None, None, ERROR, ERROR]
     for job in ended:
         assert_legal(job, await history(database, job.id))
+
+
+async def test_what_was_written_can_be_looked_up(database: Database) -> None:
+    worker_id = await register(database)
+    *jobs, dropped, running = await submit_many(database, len(ENDS) + 2)
+    await start(database, worker_id, *jobs, dropped, running)
+    async with database.transaction() as connection:
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=dropped.id)
+    ended = [ending(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
+    ended.append(ending(dropped.id, 1, EventType.INTERRUPTED))
+    await finish(database, worker_id, *ended)
+    others = [ending(running.id, 1, EventType.SUCCEEDED), ending(jobs[0].id, 1, EventType.FAILED)]
+    async with database.statement() as connection:
+        written = await written_ends(connection, finishes=[*ended, *others])
+    assert written == {
+        **{(job.id, 1): event for job, event in zip(jobs, ENDS, strict=True)},
+        (dropped.id, 1): EventType.CANCELLED,
+    }
 
 
 async def test_a_result_is_kept_to_the_letter(database: Database) -> None:

@@ -10,7 +10,8 @@ from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.settings import Settings
 from headrace_core.store.connection import Connection
-from headrace_worker import service
+from headrace_worker import finishing, service
+from headrace_worker.service import WorkerService
 from support.handlers import handlers
 from support.platform import platform
 
@@ -35,3 +36,27 @@ async def test_output_whose_answer_got_lost_is_in_the_history_once(
         outputs = [event.output for event in await jobs.events(job_id) if event.type is E.OUTPUT]
     assert outputs == ['{"n":0}', '{"n":1}', '{"n":2}', '{"n":3}']
     assert len(lost) == 2
+
+
+async def test_an_end_whose_answer_got_lost_was_not_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, lost = finishing.finish_attempts, []
+
+    async def write_unheard(connection: Connection, **options: Any) -> dict[Any, E]:
+        events = await write(connection, **options)
+        if not lost:
+            lost.append(events)
+            raise TimeoutError
+        return events
+
+    monkeypatch.setattr(finishing, "finish_attempts", write_unheard)
+    async with platform(settings, handlers(), workers=0) as jobs:
+        worker = WorkerService(settings, handlers())
+        await worker.start()
+        job_id = await jobs.submit("t.echo")
+        assert (await jobs.ended(job_id)).state is JobState.SUCCEEDED
+        await worker.stop()
+        assert worker.counts.ended[E.SUCCEEDED] == 1
+        assert worker.counts.finishes_refused == 0
+    assert [list(events.values()) for events in lost] == [[E.SUCCEEDED]]

@@ -16,7 +16,7 @@ from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.complete import was_completed
 from headrace_core.store.database import Database
-from headrace_core.store.finish import finish_attempts
+from headrace_core.store.finish import finish_attempts, written_ends
 from headrace_worker.execution import Execution
 from headrace_worker.outcome import NotCommitted
 from headrace_worker.verdict import unwritable
@@ -162,18 +162,18 @@ class Finishes:
         Raises:
             asyncpg.PostgresError: the database refuses what one of them says.
         """
+        again = False
         while True:
             try:
-                events = await self._commit(group)
+                return await self._commit(group, again=again)
             except Unavailable:
+                again = True
                 group = [ended for ended in group if self._held(ended.execution.worker_id)]
                 if not group:
                     return {}
                 await asyncio.sleep(random.uniform(*_RETRY))
-            else:
-                return events
 
-    async def _commit(self, group: Sequence[Ended]) -> dict[Attempt, EventType]:
+    async def _commit(self, group: Sequence[Ended], *, again: bool) -> dict[Attempt, EventType]:
         by_worker: dict[WorkerId, list[Finish]] = {}
         for ended in group:
             by_worker.setdefault(ended.execution.worker_id, []).append(ended.finish)
@@ -187,4 +187,9 @@ class Finishes:
                 for finish in finishes
                 if finish.job_id in events
             )
+        missing = [finish for _, finish in group if (finish.job_id, finish.attempt) not in written]
+        if again and missing:
+            # What was committed before the answer got lost was not refused.
+            async with self._database.statement() as connection:
+                written |= await written_ends(connection, finishes=missing)
         return written

@@ -46,6 +46,28 @@ async def finish_attempts(
     return {row["id"]: _EVENTS[row["event"]] for row in rows}
 
 
+async def written_ends(
+    conn: Connection, *, finishes: Sequence[Finish]
+) -> dict[tuple[JobId, int], EventType]:
+    """Which of `finishes` are in the history, for a worker whose answers were lost.
+
+    Only of a worker that holds its lease can this be said: of all others the scheduler may have
+    written the same.
+
+    Returns:
+        The event of each attempt, job and number, whose end was written.
+    """
+    rows = await conn.execute(
+        _WRITTEN,
+        {
+            "ids": column(finishes, "job_id"),
+            "attempts": column(finishes, "attempt"),
+            "events": column(finishes, "event"),
+        },
+    )
+    return {(row["id"], row["attempt"]): _EVENTS[row["event"]] for row in rows}
+
+
 _EVENTS = {str(event): event for event in EventType}
 # After these a job runs again, or would if its crash budget were not spent.
 _RUNS_AGAIN = in_list([EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST])
@@ -101,4 +123,19 @@ _FINISH = text(f"""
         FROM ended ORDER BY id
     )
     SELECT id, event FROM ended
+""")
+
+_WRITTEN = text(f"""
+    SELECT i.id, i.attempt, e.type AS event
+    FROM unnest(
+        CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:events AS text[])
+    ) AS i (id, attempt, event)
+    CROSS JOIN LATERAL (
+        SELECT e.type FROM job_events e
+        WHERE e.job_id = i.id AND e.attempt = i.attempt AND (
+            e.type = i.event
+            OR e.type = '{EventType.CANCELLED}' AND i.event IN ({_RUNS_AGAIN})
+        )
+        ORDER BY e.seq DESC LIMIT 1
+    ) e
 """)
