@@ -10,7 +10,7 @@ from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.settings import Settings
 from headrace_core.store.connection import Connection
-from headrace_worker import finishing, service
+from headrace_worker import finishing, reports
 from headrace_worker.service import WorkerService
 from support.handlers import handlers
 from support.platform import platform
@@ -19,7 +19,7 @@ from support.platform import platform
 async def test_output_whose_answer_got_lost_is_in_the_history_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, lost = service.write_reports, []
+    write, lost = reports.write_reports, []
 
     async def write_unheard(connection: Connection, **options: Any) -> set[Any]:
         taken = await write(connection, **options)
@@ -29,7 +29,7 @@ async def test_output_whose_answer_got_lost_is_in_the_history_once(
             raise TimeoutError
         return taken
 
-    monkeypatch.setattr(service, "write_reports", write_unheard)
+    monkeypatch.setattr(reports, "write_reports", write_unheard)
     async with platform(settings, handlers()) as jobs:
         job_id = await jobs.submit("t.output", '{"number": 4}')
         assert (await jobs.ended(job_id)).state is JobState.SUCCEEDED

@@ -8,26 +8,23 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable, Sequence, Sized
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
 from headrace_core.dispatch import BatchWorker
 from headrace_core.domain.delivery import ClaimedJob, Delivery
-from headrace_core.domain.errors import ShuttingDown, Unavailable
+from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.finish import Finish, Report
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.settings import Settings
 from headrace_core.store.cancel import cancel_requests
 from headrace_core.store.claim import claim_jobs, held_attempts
-from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.finish import finish_attempts
-from headrace_core.store.group_commit import GroupCommit, Overloaded
 from headrace_core.store.ready import Pool, ready_jobs
-from headrace_core.store.report import count_reports, write_reports
 from headrace_core.store.workers import NewWorker
 from headrace_core.tasks import end_tasks
 from headrace_core.telemetry import MetricsServer
@@ -41,11 +38,11 @@ from headrace_worker.metrics import Counts, Levels, worker_metrics
 from headrace_worker.modes import Modes
 from headrace_worker.registry import Registry
 from headrace_worker.reporting import AttemptReporter
+from headrace_worker.reports import Reports
 from headrace_worker.watchdog import Watchdog
 
 _log = structlog.get_logger()
 
-_MAX_BATCH = 1000
 # How long the stop may take beyond the grace, in seconds, so that the process ends within two.
 _STOP_S = 1.5
 # How long each step of a drain may take that tells others, and background tasks to end, in seconds.
@@ -87,11 +84,6 @@ class WorkerService:
         )
         self._executions: dict[tuple[JobId, int], Execution] = {}
         self._none_runs = asyncio.Event()
-        self._reports: GroupCommit[tuple[WorkerId, Report], bool] = GroupCommit(
-            commit=self._commit_reports,
-            max_batch=_MAX_BATCH,
-            max_pending=4 * settings.worker_slots,
-        )
         self._deliveries: BatchWorker[Execution] = BatchWorker(
             settings,
             pool=self._pool.name,
@@ -111,6 +103,13 @@ class WorkerService:
         )
         self._finishes = Finishes(
             database=self._database, held=self._lease.held, on_written=self._on_written
+        )
+        self._reports = Reports(
+            database=self._database,
+            held=self._lease.held,
+            on_written=lambda: self._waker.ring(Topic.EVENTS),
+            max_pending=4 * settings.worker_slots,
+            counts=self.counts,
         )
         self._health = HealthServer(
             address=settings.worker_address,
@@ -338,7 +337,7 @@ class WorkerService:
 
     def _reporter(self, execution: Execution) -> AttemptReporter:
         async def write(report: Report) -> bool:
-            taken = await self._write_report(execution.worker_id, report)
+            taken = await self._reports.write(execution.worker_id, report)
             if not taken:
                 # Somebody else decides about the job: there is nothing left to run for.
                 execution.stop(StopReason.LOST)
@@ -383,67 +382,6 @@ class WorkerService:
         self._waker.ring(Topic.EVENTS, Topic.SLOTS)
         if any(event in _WAITS_AGAIN for _, _, event in ends):
             self._waker.ring(Topic.JOBS)
-
-    def _committing(self, groups: Sized) -> AbstractAsyncContextManager[Connection]:
-        """All groups or none; the only group is a statement, which is that by itself."""
-        return self._database.statement() if len(groups) == 1 else self._database.transaction()
-
-    async def _write_report(self, worker_id: WorkerId, report: Report) -> bool:
-        """Writes a report; False when the attempt is no longer this worker's.
-
-        Raises:
-            asyncpg.PostgresError: the database refuses what it says.
-        """
-
-        async def alone(item: tuple[WorkerId, Report]) -> bool:
-            [taken] = await self._commit_reports([item])
-            return taken
-
-        try:
-            return await self._write(self._reports.submit, worker_id, report)
-        except Exception:  # noqa: BLE001 - one that is refused spoils all that is written with it
-            return await self._write(alone, worker_id, report)
-
-    async def _write(
-        self,
-        submit: Callable[[tuple[WorkerId, Report]], Awaitable[bool]],
-        worker_id: WorkerId,
-        report: Report,
-    ) -> bool:
-        """Writes, again and again while the lease is held and the database is gone."""
-        unsure = False
-        while True:
-            try:
-                # What was written before the answer got lost must not be in the history twice.
-                if unsure and await self._is_written(report):
-                    return True
-                return await submit((worker_id, report))
-            except ShuttingDown:
-                return False
-            except Unavailable as fault:
-                if not self._lease.held(worker_id):
-                    self.counts.reports_refused += 1
-                    return False
-                unsure = unsure or not isinstance(fault, Overloaded)
-                await asyncio.sleep(random.uniform(0.1, 0.5))
-
-    async def _is_written(self, report: Report) -> bool:
-        if report.number is None:
-            return False
-        async with self._database.transaction() as connection:
-            written = await count_reports(connection, job_id=report.job_id, attempt=report.attempt)
-        return written >= report.number
-
-    async def _commit_reports(self, items: list[tuple[WorkerId, Report]]) -> list[bool]:
-        taken: set[tuple[WorkerId, JobId]] = set()
-        async with self._committing(grouped := _by_worker(items)) as connection:
-            for worker_id, reports in grouped.items():
-                jobs = await write_reports(connection, worker_id=worker_id, reports=reports)
-                taken.update((worker_id, job_id) for job_id in jobs)
-        self._waker.ring(Topic.EVENTS)
-        written = [(worker_id, report.job_id) in taken for worker_id, report in items]
-        self.counts.reports_refused += written.count(False)
-        return written
 
     async def _watch_cancels(self) -> None:
         while True:
@@ -515,14 +453,6 @@ def _facts(job: ClaimedJob) -> dict[str, object]:
         "queue": job.queue,
         "correlation_id": job.request_id,
     }
-
-
-def _by_worker(items: Sequence[tuple[WorkerId, Report]]) -> dict[WorkerId, list[Report]]:
-    """Items by the id under which their job was claimed: one, but for a moment after a rejoin."""
-    grouped: dict[WorkerId, list[Report]] = {}
-    for worker_id, item in items:
-        grouped.setdefault(worker_id, []).append(item)
-    return grouped
 
 
 def _pool(settings: Settings, handlers: Registry) -> Pool:
