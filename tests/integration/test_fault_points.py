@@ -18,7 +18,7 @@ import os
 import random
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -413,18 +413,18 @@ class Chores:
         while True:
             worker = WorkerService(hasty, self._trouble.handlers)
             # As a supervisor would: what does not start is started again.
-            with suppress(Unavailable):
-                await worker.start()
-                await asyncio.sleep(self._chance.uniform(0.2, 0.5))
-            await worker.stop()
+            async with _stopped_in_the_end(worker):
+                with suppress(Unavailable):
+                    await worker.start()
+                    await asyncio.sleep(self._chance.uniform(0.2, 0.5))
 
     async def gateways_come_and_go(self) -> None:
         while True:
             gateway = Gateway(self._trouble.settings)
-            with suppress(Unavailable):
-                await gateway.start()
-                await asyncio.sleep(0.1)
-                await gateway.stop()
+            async with _stopped_in_the_end(gateway):
+                with suppress(Unavailable):
+                    await gateway.start()
+                    await asyncio.sleep(0.1)
 
     async def workers_are_forgotten(self) -> None:
         """A worker's row goes, as if its lease had ended; its jobs are taken back."""
@@ -449,6 +449,21 @@ class Chores:
                 await asyncio.sleep(0.2)
         finally:
             await database.close()
+
+
+@asynccontextmanager
+async def _stopped_in_the_end(service: Gateway | WorkerService) -> AsyncIterator[None]:
+    """Stops a service for sure: one that is cancelled in its stop would keep its jobs, since it
+    still renews its lease.
+    """
+    try:
+        yield
+    finally:
+        stopping = asyncio.create_task(service.stop())
+        try:
+            await asyncio.shield(stopping)
+        finally:
+            await stopping
 
 
 async def _outputs_of_attempts(settings: Settings) -> list[list[str]]:
