@@ -99,7 +99,7 @@ class Records:
         async with self.connection() as connection:
             rows = await connection.fetch(
                 "SELECT id, tenant, type, queue, labels::text AS labels, request_id, state, seq, "
-                "retry::text AS retry, attempt, result::text AS result FROM jobs"
+                "retry::text AS retry, attempt, worker_losses, result::text AS result FROM jobs"
             )
         jobs = {}
         for row in rows:
@@ -115,6 +115,7 @@ class Records:
                 seq=row["seq"],
                 policy=policy,
                 attempt=row["attempt"],
+                worker_losses=row["worker_losses"],
                 result=row["result"],
                 asked=_ASKED.get(row["type"], timedelta()),
             )

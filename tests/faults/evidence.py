@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryPolicy
+
+# Whose jobs the load submits, and the streams follow.
+TENANT = "default"
 
 # What names an event for ever: (job, seq).
 Name = tuple[str, int]
@@ -58,6 +61,7 @@ class JobRow:
     seq: int
     policy: RetryPolicy
     attempt: int = 0
+    worker_losses: int = 0
     result: str | None = None
     asked: timedelta = timedelta()
     unwatched: bool = False
@@ -96,7 +100,7 @@ class Run:
 class Wanted:
     """What a stream asked for. Empty: everything."""
 
-    tenant: str = "default"
+    tenant: str = TENANT
     queues: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     states: tuple[JobState, ...] = ()
@@ -190,6 +194,12 @@ class Evidence:
     streams: Sequence[StreamLog] = ()
     usages: Sequence[Usage] = ()
     recoveries: Sequence[Recovery] = ()
+
+    def without_neighbours(self) -> Evidence:
+        """The same of the load's own tenant."""
+        jobs = {job_id: job for job_id, job in self.jobs.items() if job.tenant == TENANT}
+        events = [event for event in self.events if event.job_id in jobs]
+        return replace(self, jobs=jobs, events=events)
 
     def by_job(self) -> dict[str, list[EventRow]]:
         """The events of each job, by number."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from faults.evidence import Outcome, Submission
@@ -24,8 +25,13 @@ _LONGEST_WAIT_S = 2.0
 # How many of the streams of single jobs go through the client.
 _CLIENTS_SHARE = 0.25
 
+# The label of what came at once.
+BURST = "burst"
+
 QUEUES = ("default", "side")
 SHARDS = 4
+
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,16 +125,16 @@ class Load:
     def burst(self, count: int, mix: Mix) -> None:
         """Submits so many jobs at once, beside the others."""
         for _ in range(count):
-            self._begin(mix)
+            self._begin(mix, labels={BURST: str(count)})
 
-    def _begin(self, mix: Mix) -> None:
+    def _begin(self, mix: Mix, labels: Mapping[str, str] = _NO_LABELS) -> None:
         """Submits a job."""
         submission = Submission(request_id=f"{self._name}-{len(self.history)}", invoked=time.time())
         self.history.append(submission)
         attached = self._chance.random() < mix.attached
         watched = self._chance.random() < mix.watched
         client = self._clients[len(self.history) % len(self._clients)]
-        spec = self._spec(mix)
+        spec = self._spec(mix, labels)
         work = (
             self._attach(submission, spec)
             if attached
@@ -138,7 +144,7 @@ class Load:
         self._open.add(task)
         task.add_done_callback(self._open.discard)
 
-    def _spec(self, mix: Mix) -> JobSpec:
+    def _spec(self, mix: Mix, labels: Mapping[str, str]) -> JobSpec:
         chance = self._chance
         payload: dict[str, Any] = {"seconds": round(chance.uniform(*mix.seconds), 3)}
         if chance.random() < mix.failing:
@@ -154,7 +160,7 @@ class Load:
             "call" if mix.calls else "work",
             payload,
             queue=chance.choice(QUEUES),
-            labels={"load": self._name, "shard": str(chance.randrange(SHARDS))},
+            labels={"load": self._name, "shard": str(chance.randrange(SHARDS)), **labels},
             schedule_time=datetime.now(UTC) + soon if soon else None,
         )
 

@@ -90,7 +90,7 @@ def recovery(
     last: float,
     limit: float,
 ) -> Recovery:
-    """When 90 % of the throughput was back.
+    """When 90 % of the throughput was back: the end of the first window that has it.
 
     Args:
         what: the fault.
@@ -109,6 +109,7 @@ def recovery(
     begin = end
     while begin + _WINDOW_S <= last:
         if count(begin, begin + _WINDOW_S) >= enough:
-            return Recovery(what=what, before=before, seconds=begin - end, limit=limit)
+            seconds = begin + _WINDOW_S - end
+            return Recovery(what=what, before=before, seconds=seconds, limit=limit)
         begin += _STEP_S
     return Recovery(what=what, before=before, seconds=None, limit=limit)

@@ -89,6 +89,14 @@ def job(job_id: str, seq: int, **changes: object) -> JobRow:
     return replace(sound, **changes)
 
 
+# Of another tenant, and otherwise like the others.
+NEIGHBOUR = job("n", 2, tenant="neighbour", request_id=None, state=_S.CANCELLED)
+NEIGHBOURS = [
+    row(1, _E.SUBMITTED, _S.QUEUED, 0, job_id="n"),
+    row(2, _E.CANCELLED, _S.CANCELLED, 0, job_id="n"),
+]
+
+
 def submission(job_id: str) -> Submission:
     return Submission(request_id=f"key-{job_id}", invoked=0.0, outcome=Outcome.OK, job_id=job_id)
 
@@ -105,8 +113,8 @@ def sound() -> Evidence:
     """A history in which everything is as it should be."""
     return Evidence(
         submissions=[submission("a"), submission("b")],
-        jobs={"a": job("a", 7), "b": job("b", 6)},
-        events=[*PATIENT, *REQUEUED],
+        jobs={"a": job("a", 7), "b": job("b", 6), "n": NEIGHBOUR},
+        events=[*PATIENT, *REQUEUED, *NEIGHBOURS],
         ledger=[Run("a", 1), Run("a", 2), Run("b", 1), Run("b", 2)],
         streams=[
             stream(*PATIENT, *REQUEUED),
@@ -162,7 +170,7 @@ def with_events(*events: EventRow) -> Doctor:
     def doctor(evidence: Evidence) -> Evidence:
         return replace(
             evidence,
-            events=[*events, *REQUEUED],
+            events=[*events, *REQUEUED, *NEIGHBOURS],
             jobs={**evidence.jobs, "a": job("a", len(events), state=events[-1].state)},
             streams=[stream(*events, *REQUEUED)],
         )
@@ -283,7 +291,12 @@ DOCTORED: list[tuple[str, str, Doctor]] = [
         with_events(*PATIENT[:6], row(7, _E.WORKER_LOST, _S.FAILED, 2)),
     ),
     ("I6", "a retry waits too long", with_events(*PATIENT[:3], UNBOUND, *PATIENT[4:])),
-    ("I7", "a stream shows another tenant's job", with_jobs(a=job("a", 7, tenant="other"))),
+    (
+        "I6",
+        "a first retry waits as long as a later one may",
+        with_events(*PATIENT[:3], replace(PATIENT[3], due_time=at(4 + 5)), *PATIENT[4:]),
+    ),
+    ("I7", "a stream shows another tenant's job", with_stream(*EVERYTHING, *NEIGHBOURS)),
     (
         "I8",
         "memory is not given back",
@@ -349,6 +362,12 @@ def test_a_resumed_stream_may_repeat_what_its_reader_had_no_newer_cursor_for():
         ],
     )
     assert broken_by(replace(sound(), streams=[resumed])) == set()
+
+
+def test_without_a_neighbour_nothing_is_shown_of_tenants():
+    alone = sound().without_neighbours()
+    assert "n" not in alone.jobs
+    assert "I7" not in judge(alone, ())
 
 
 def test_attempts_that_worker_losses_have_cost_are_not_retries():

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 
 from faults.cluster import Cluster, Service
 from faults.database import Records
-from faults.evidence import EventRow, Evidence, JobRow, StreamLog, Usage, Wanted
-from faults.load import SHARDS, Load, Mix
+from faults.evidence import TENANT, EventRow, Evidence, JobRow, StreamLog, Usage, Wanted
+from faults.load import BURST, SHARDS, Load, Mix
 from faults.measure import Figure, ends, recovery
+from faults.neighbour import live
 from faults.watchers import Watchers
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.lifecycle import JobState
+from headrace_core.tasks import end_tasks
 
 # How long jobs may take to end, and streams to show that, once the load has stopped, in seconds.
 _DRAIN_S = 90.0
@@ -113,6 +115,11 @@ class Trial:
         )
         self._open.push_async_callback(load.close)
         self.loads.append(load)
+        neighbour = asyncio.create_task(
+            live(self.cluster.settings, load=name, chance=random.Random(self.chance.random())),
+            name="neighbour",
+        )
+        self._open.push_async_callback(end_tasks, neighbour)
         load.start()
         self.say(f"{rate:g} jobs/s")
         # What is being warmed up is not what it will be.
@@ -197,15 +204,20 @@ class Trial:
         Args:
             at_most: the codes that may be.
         """
-        seen = [code for load in self.loads for s in load.history for code in s.codes]
-        seen += [code for log in self.streams for code in log.codes]
-        others = sorted(set(seen) - at_most)
-        self.figure("failed calls", len(seen))
-        self.figure(
-            f"with another code{': ' if others else ''}{', '.join(others)}",
-            sum(code in others for code in seen),
-            at_most=0,
-        )
+
+        def look(evidence: Evidence) -> None:
+            seen = [code for s in evidence.submissions for code in s.codes]
+            seen += [code for log in evidence.streams for code in log.codes]
+            others = sorted(set(seen) - at_most)
+            self.figure("failed calls", len(seen))
+            self.figure(
+                f"with another code{': ' if others else ''}{', '.join(others)}",
+                sum(code in others for code in seen),
+                at_most=0,
+            )
+
+        # In the end: what is still underway when a scenario is over counts as well.
+        self.afterwards(look)
 
     async def _tick(self) -> None:
         while True:
@@ -245,7 +257,9 @@ class Trial:
     async def evidence(self) -> Evidence:
         """Everything, read once it has settled."""
         jobs, events = await self._jobs(), await self.records.events()
-        times = ends(events)
+        # What came at once is not what the throughput was before.
+        steady = {j.id for j in jobs.values() if j.tenant == TENANT and BURST not in j.labels}
+        times = ends(event for event in events if event.job_id in steady)
         recoveries = [
             recovery(
                 fault.what,
@@ -267,8 +281,9 @@ class Trial:
             usages=self.usages,
             recoveries=recoveries,
         )
+        ours = evidence.without_neighbours()
         for check in self._checks:
-            check(evidence)
+            check(ours)
         return evidence
 
     async def close(self) -> None:

@@ -72,9 +72,11 @@ def _look(trial: Trial, evidence: Evidence, poison: int) -> None:
     ]
     trial.figure("poison that ended as FAILED, WORKER_LOST", len(ended), at_least=poison)
     limit = trial.cluster.settings.max_worker_losses
+    charged = [job.worker_losses for job in ended]
+    trial.figure("losses charged to each, at least", min(charged), at_least=limit + 1)
+    trial.figure("losses charged to each, at most", max(charged), at_most=limit + 1)
     # A worker that dies beside it costs it an attempt and nothing of its budget.
-    trial.figure("deaths of each, at least", min(map(losses, ended)), at_least=limit + 1)
-    trial.figure("deaths of each, at most", max(map(losses, ended)), at_most=2 * (limit + 1))
+    trial.figure("deaths of each, at most", max(map(losses, ended)))
     refused = [
         job
         for job in of("picky")
@@ -100,7 +102,7 @@ def _look(trial: Trial, evidence: Evidence, poison: int) -> None:
 SCENARIO = Scenario(
     id="F4",
     title="jobs that kill what they run in (os._exit, SIGSEGV, no memory, SIGKILL) among good ones",
-    shows=("I1", "I2", "I3", "I6", "I10"),
+    shows=("I1", "I2", "I3", "I6", "I7", "I10"),
     run=run,
     usual=110,
     usual_short=110,

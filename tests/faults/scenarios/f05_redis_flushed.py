@@ -69,7 +69,7 @@ def _waits(
 SCENARIO = Scenario(
     id="F5",
     title="FLUSHALL five times, 10 s apart, while deliveries wait",
-    shows=("I1", "I2", "I3", "I4", "I10"),
+    shows=("I1", "I2", "I3", "I4", "I7", "I10"),
     run=run,
     usual=105,
     usual_short=75,

@@ -112,7 +112,7 @@ async def _drain(trial: Trial, count: int) -> float:
 SCENARIO = Scenario(
     id="F6",
     title="Redis is killed for 20 s and comes back empty, and then from an old snapshot",
-    shows=("I1", "I2", "I3", "I4", "I10"),
+    shows=("I1", "I2", "I3", "I4", "I7", "I10"),
     run=run,
     usual=95,
     usual_short=90,

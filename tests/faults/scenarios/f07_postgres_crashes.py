@@ -27,7 +27,7 @@ async def run(trial: Trial) -> None:
 SCENARIO = Scenario(
     id="F7",
     title="PostgreSQL crashes (pg_ctl stop -m immediate) and is started again, 3 times",
-    shows=("I1", "I2", "I3", "I4", "I9", "I10"),
+    shows=("I1", "I2", "I3", "I4", "I7", "I9", "I10"),
     run=run,
     usual=105,
     usual_short=105,

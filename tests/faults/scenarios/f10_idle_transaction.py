@@ -84,7 +84,7 @@ def _of_many(stream: StreamLog) -> bool:
 SCENARIO = Scenario(
     id="F10",
     title="a foreign transaction with an id stays open for 120 s",
-    shows=("I1", "I2", "I3", "I4"),
+    shows=("I1", "I2", "I3", "I4", "I7"),
     run=run,
     usual=160,
     usual_short=100,

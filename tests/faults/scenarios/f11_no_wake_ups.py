@@ -26,6 +26,9 @@ async def run(trial: Trial) -> None:
     postgres = [link for service in services if (link := service.postgres)]
     redis = [link for service in services if (link := service.redis)]
     listening, subscribed = _count(postgres, LISTEN), _count(redis, SUBSCRIBE)
+    # One each; and a subscription of whoever takes wake-ups over Redis as well.
+    trial.figure("LISTEN connections", sum(listening.values()), at_least=len(services))
+    trial.figure("SUBSCRIBE connections", sum(subscribed.values()), at_least=1)
     begin = time.time()
     async with trial.fault("no wake-up arrives", recovers_within=30):
         for link in postgres:
@@ -88,7 +91,7 @@ async def _all_answered(links: dict[Proxy, int], mark: bytes, since: float) -> b
 SCENARIO = Scenario(
     id="F11",
     title="the LISTEN connections are blackholed for 60 s, and all wake-ups with them",
-    shows=("I1", "I2", "I3", "I4", "I10"),
+    shows=("I1", "I2", "I3", "I4", "I7", "I10"),
     run=run,
     plan=Plan(links=frozenset({"gateway", "scheduler", "worker"})),
     usual=110,

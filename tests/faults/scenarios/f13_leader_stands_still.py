@@ -89,7 +89,7 @@ async def _was_refused(scheduler: Service) -> bool:
 SCENARIO = Scenario(
     id="F13",
     title="the scheduler that leads stands still for 30 s with 500 jobs due",
-    shows=("I1", "I2", "I3", "I4", "I5", "I10"),
+    shows=("I1", "I2", "I3", "I4", "I5", "I7", "I10"),
     run=run,
     usual=75,
     usual_short=75,

@@ -121,7 +121,7 @@ def _cannot() -> str:
 SCENARIO = Scenario(
     id="F14",
     title="clocks of all services up to 20 min apart, and jumps of an hour",
-    shows=("I1", "I2", "I3", "I4", "I5", "I6", "I9", "I10"),
+    shows=("I1", "I2", "I3", "I4", "I5", "I6", "I7", "I9", "I10"),
     run=run,
     plan=Plan(clocks=True),
     cannot=_cannot,

@@ -7,6 +7,7 @@ import time
 
 from faults.cluster import Plan, Service
 from faults.evidence import Evidence
+from faults.measure import claim_waits
 from faults.scenario import Scenario
 from faults.trial import Trial, until
 from headrace_core.domain.lifecycle import EventType
@@ -15,6 +16,7 @@ LASTS_S = 60.0
 SHORT_S = 25.0
 # Seconds.
 REJOINED_S = 10.0
+WAIT_S = 5.0
 # Others run what it had once its lease is over.
 RECOVERY_S = 30.0
 
@@ -62,6 +64,9 @@ async def run(trial: Trial) -> None:
         ]
         last = max((moment for moment in starts if moment < back), default=lost)
         trial.figure("its last start after the loss", max(0.0, last - lost), "s", at_most=beat)
+        # What it took from Redis and cannot claim would wait until it is delivered again, 10 s.
+        waits = claim_waits(evidence.events, since=lost + beat, until=back)
+        trial.figure("a job waits for a worker then", max(waits), "s", at_most=WAIT_S)
         trial.figure(
             "starts under the old id behind it",
             sum(moment > lost + beat for moment in starts),
@@ -91,7 +96,7 @@ async def _started(worker: Service) -> float:
 SCENARIO = Scenario(
     id="F15",
     title=f"a worker loses PostgreSQL for {LASTS_S:g} s but keeps Redis, and then the reverse",
-    shows=("I1", "I2", "I3", "I4", "I6", "I10"),
+    shows=("I1", "I2", "I3", "I4", "I6", "I7", "I10"),
     run=run,
     usual=185,
     usual_short=155,

@@ -39,7 +39,7 @@ async def run(trial: Trial) -> None:
 SCENARIO = Scenario(
     id="F16",
     title="all links are blackholed one by one, and restored in random order",
-    shows=("I1", "I2", "I3", "I4", "I10"),
+    shows=("I1", "I2", "I3", "I4", "I7", "I10"),
     run=run,
     usual=110,
     usual_short=100,

@@ -109,7 +109,7 @@ def _resumed(log: StreamLog, gone: float) -> float | None:
 SCENARIO = Scenario(
     id="F17",
     title="both gateways are restarted, and then killed, under 1,000 streams",
-    shows=("I1", "I2", "I3", "I4"),
+    shows=("I1", "I2", "I3", "I4", "I7"),
     run=run,
     usual=75,
     usual_short=75,

@@ -109,7 +109,7 @@ def _peak(counts: Counter[int], lasting: int) -> float:
 SCENARIO = Scenario(
     id="F18",
     title="everything that handlers call fails for 2 min",
-    shows=("I1", "I2", "I3", "I4", "I6"),
+    shows=("I1", "I2", "I3", "I4", "I6", "I7"),
     run=run,
     usual=200,
     usual_short=95,

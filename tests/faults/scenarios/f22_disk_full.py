@@ -111,7 +111,7 @@ def _cannot() -> str:
 SCENARIO = Scenario(
     id="F22",
     title="PostgreSQL's disk is full for a while, with and without room for its log; Redis' memory",
-    shows=("I1", "I2", "I3", "I4", "I9", "I10"),
+    shows=("I1", "I2", "I3", "I4", "I7", "I9", "I10"),
     run=run,
     plan=Plan(disk_mib=DISK_MIB),
     cannot=_cannot,

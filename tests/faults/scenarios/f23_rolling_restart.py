@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from faults.evidence import Evidence, Wanted
+from faults.evidence import Evidence, Outcome, Wanted
 from faults.load import Mix
 from faults.scenario import Scenario
 from faults.trial import Trial, until
@@ -63,6 +63,8 @@ async def run(trial: Trial) -> None:
             event.type is EventType.INTERRUPTED for event in evidence.events if event.job_id in jobs
         )
         trial.figure("long jobs interrupted", interrupted, at_least=1)
+        unheard = sum(one.outcome is not Outcome.OK for one in evidence.submissions)
+        trial.figure("submits that no retry has healed", unheard, at_most=0)
         trial.figure("retries spent", kinds.count(EventType.RETRY_SCHEDULED), at_most=0)
         trial.figure("workers lost", kinds.count(EventType.WORKER_LOST), at_most=0)
 
@@ -77,7 +79,7 @@ async def _run(trial: Trial, jobs: set[str]) -> bool:
 SCENARIO = Scenario(
     id="F23",
     title=f"every process is restarted in turn, under {STREAMS} streams and with {LONG_S:g} s jobs",
-    shows=("I1", "I2", "I3", "I4", "I6", "I10"),
+    shows=("I1", "I2", "I3", "I4", "I6", "I7", "I10"),
     run=run,
     usual=150,
     usual_short=150,

@@ -308,7 +308,7 @@ def _one_winner(trial: Trial, evidence: Evidence) -> None:
 SCENARIO = Scenario(
     id="F24",
     title="races for a key, a job and a worker's name; one lost job beside 20,000",
-    shows=("I1", "I2", "I3", "I4", "I9"),
+    shows=("I1", "I2", "I3", "I4", "I7", "I9"),
     run=run,
     usual=115,
     usual_short=100,
