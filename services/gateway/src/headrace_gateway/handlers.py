@@ -128,6 +128,8 @@ class HandlerCache:
             except HeadraceError as error:
                 # What was known stays in use; without the database no submit succeeds anyway.
                 _log.warning("handlers_not_read", error=str(error))
+            except Exception:  # noqa: BLE001 - nobody would notice that it has ended
+                _log.exception("handlers_not_read")
 
 
 @lru_cache(maxsize=1024)

@@ -20,6 +20,7 @@ from headrace_core.store.audit import (
 )
 from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
+from headrace_core.store.diagnosis import read_server
 from headrace_core.store.migrate import head_revision, read_revision
 from headrace_core.store.stuck import Stuck, find_stuck
 
@@ -100,11 +101,16 @@ class Auditor:
         began = time.monotonic()
         async with self._database.snapshot(statement_timeout=_STATEMENT_S) as connection:
             await self.read(connection)
-        if patience is not None:
+        if patience is not None and not await self._is_standby():
             for stuck in sorted(await self._stuck_for(patience)):
                 self._note(Breach(stuck.check, f"job {stuck.job_id}", stuck.text))
         self._found.seconds = time.monotonic() - began
         return self._found
+
+    async def _is_standby(self) -> bool:
+        """Whether it is a copy: who waits there, and for how long, is not what it seems."""
+        async with self._database.statement() as connection:
+            return (await read_server(connection)).standby
 
     async def read(self, connection: Connection) -> Audit:
         """Looks at what is written, and not at who waits.

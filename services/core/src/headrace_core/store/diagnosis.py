@@ -180,25 +180,27 @@ _SERVER = text("""
     SELECT current_setting('server_version') AS version,
         current_setting('server_version_num')::integer AS version_number,
         pg_is_in_recovery() AS standby,
-        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
-            AS connections,
+        (SELECT sum(numbackends) FROM pg_stat_database)::integer AS connections,
         current_setting('max_connections')::integer
             - current_setting('superuser_reserved_connections')::integer AS max_connections,
         pg_database_size(current_database()) AS size
 """)
 
 _SETTING = text("""
-    SELECT name, setting FROM pg_settings WHERE name = ANY (CAST(:names AS text[]))
+    -- What a session begins with: each of ours sets a time limit of its own.
+    SELECT name, reset_val AS setting FROM pg_settings WHERE name = ANY (CAST(:names AS text[]))
 """)
 
+# Those of other databases as well: a snapshot waits for every transaction of the cluster.
 _OLDEST = text("""
     SELECT pid, application, usename, state, clock_timestamp() - since AS age FROM (
         SELECT pid, coalesce(application_name, '') AS application,
-            coalesce(usename::text, '') AS usename, coalesce(state, '') AS state,
+            coalesce(usename::text, '') AS usename,
+            coalesce(state, '') || CASE WHEN datname <> current_database()
+                THEN ' in the database ' || datname ELSE '' END AS state,
             xact_start AS since
         FROM pg_stat_activity
         WHERE backend_xid IS NOT NULL AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
-            AND datname = current_database()
         UNION ALL
         SELECT NULL, '', owner::text, 'prepared as ' || gid, prepared FROM pg_prepared_xacts
     ) open ORDER BY since LIMIT 1

@@ -120,6 +120,9 @@ async def submit_batch(
         if bytes(row["fingerprint"]) != fingerprint:
             raise RequestIdConflict(request_id, kind="batch", existing_id=str(row["id"]))
         jobs = [to_job(job) for job in await conn.execute(_BATCH_JOBS, {"batch_id": row["id"]})]
+        if not jobs:
+            # So were all of its jobs.
+            continue
         return SubmittedBatch(BatchId(row["id"]), BatchJobs([job.id for job in jobs], jobs), False)
     starts = {row["schedule_time"]: to_start(row) for row in rows}
     alike: dict[int, Job] = {}

@@ -11,7 +11,7 @@ from headrace_core.domain.crash_budget import LOSSES_BEFORE_OWN_PROCESS
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.connection import Connection
-from headrace_core.store.guards import EVENT_XID, LIVE_WORKER, TERMINAL_LIST, source_guard
+from headrace_core.store.guards import EVENT_XID, TERMINAL_LIST, source_guard
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 
 
@@ -80,8 +80,11 @@ _LOST = text(f"""
         ) n
     ),
     gone AS MATERIALIZED (
+        -- Compared with when the statement began: one that is held up must not take what workers
+        -- have renewed meanwhile, which its snapshot does not show.
         SELECT h.worker_id FROM holder h
-        WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = h.worker_id AND {LIVE_WORKER})
+        WHERE NOT EXISTS (SELECT 1 FROM workers w
+            WHERE w.id = h.worker_id AND w.lease_expire_time > statement_timestamp())
     ),
     lost AS (
         SELECT l.* FROM gone g CROSS JOIN LATERAL (
