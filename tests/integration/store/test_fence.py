@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.settings import Settings
 from headrace_core.store.cancel import cancel_job
 from headrace_core.store.database import Database
+from headrace_core.store.report import count_reports
 from headrace_core.store.requeue import requeue_job
 from headrace_core.store.sweep import expire_overdue, take_back_lost
 from support.histories import assert_legal
@@ -151,6 +153,19 @@ async def test_a_takeover_that_came_first_is_seen(
         with pytest.raises(asyncpg.PostgresError) as caught:
             await handler.execute(CHECK, running.job.id, 1)
     assert caught.value.sqlstate == "JF001"
+
+
+async def test_whether_a_report_was_written_can_be_asked_while_its_handler_has_checked(
+    database: Database, handler: asyncpg.Connection, running: Brought
+) -> None:
+    job = running.job
+    async with handler.transaction():
+        await handler.execute(CHECK, job.id, 1)
+        said = Report(job_id=job.id, attempt=1, progress=Progress(fraction=0.5))
+        await report(database, running.worker_id, said)
+        # The handler waits for the answer, so the answer must not wait for the handler.
+        async with asyncio.timeout(10), database.transaction() as connection:
+            assert await count_reports(connection, job_id=job.id, attempt=1) == 1
 
 
 async def test_a_role_of_the_handlers_needs_the_schema_alone(
