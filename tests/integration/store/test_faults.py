@@ -150,6 +150,30 @@ async def test_no_server_is_there(settings: Settings) -> None:
 # Mistakes of ours do not pass, however often they are tried again.
 
 
+async def test_who_was_let_in_may_be_again(settings: Settings, database: Database) -> None:
+    await database.ping()
+    name = settings.postgresql_url.rpartition("/")[2]
+    other = settings.postgresql_url.removesuffix(name) + "postgres"
+    operator = await asyncpg.connect(other)
+    newcomer = Database(settings, application="test-newcomer")
+    try:
+        await operator.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        await operator.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", name
+        )
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await database.ping()
+        # Who never was may have a wrong setting, and is told what the server says.
+        with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
+            await newcomer.ping()
+    finally:
+        await operator.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await operator.close()
+        await newcomer.close()
+    await database.ping()
+
+
 async def test_a_value_that_its_type_cannot_hold(database: Database) -> None:
     with pytest.raises(asyncpg.DataError, match="int32"):
         async with database.transaction() as connection:

@@ -70,6 +70,8 @@ class Database:
             },
         }
         self._pool: asyncpg.Pool[Row] | None = None
+        # Whether it ever was.
+        self._connected = False
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -166,9 +168,17 @@ class Database:
                 max_queries=2**31,
                 max_inactive_connection_lifetime=0,
             )
-        # Makes it ready, at once, when it is not.
-        await pool
-        lent = await pool.acquire(timeout=self._timeout)
+        try:
+            # Makes it ready, at once, when it is not.
+            await pool
+            lent = await pool.acquire(timeout=self._timeout)
+        except asyncpg.PostgresError as error:
+            if not self._connected:
+                # What never was let in is set wrong, and should hear of it.
+                raise
+            # A password that is being changed, or a server that is taking over: it may pass.
+            raise Unavailable("postgresql") from error
+        self._connected = True
         # The pool takes it out of `lent` when it is lost; then the driver itself still says so.
         driver: Driver = lent._con  # type: ignore[attr-defined] # noqa: SLF001
         try:
