@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final
 
@@ -24,6 +24,7 @@ _log = structlog.get_logger()
 _SOON: Final = (0.2, 0.6)
 # The least time that a try has, in seconds.
 _LEAST_TRY_S: Final = 0.1
+_NO_DATABASE: Final = "the database is not available"
 # It goes on while the machine sleeps, where there is one that does: so does the database's.
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -137,24 +138,31 @@ class Lease:
                     await self.take()
                 return
             asked = _now()
+            left = max(last - asked, _LEAST_TRY_S)
             # A renewal that takes longer could tell of a lease that has lapsed meanwhile.
-            async with asyncio.timeout(max(min(self._beat_s, last - asked), _LEAST_TRY_S)):
-                async with self._database.statement() as connection:
-                    renewed = await renew_lease(
-                        connection,
-                        worker_id=worker_id,
-                        lease=self._lease,
-                        draining=self.draining,
-                    )
+            async with (
+                self._lost_after(left, worker_id),
+                asyncio.timeout(min(self._beat_s, left)),
+                self._database.statement() as connection,
+            ):
+                renewed = await renew_lease(
+                    connection,
+                    worker_id=worker_id,
+                    lease=self._lease,
+                    draining=self.draining,
+                )
         except Exception as fault:  # noqa: BLE001 - whatever it is, the lease was not renewed
             if not isinstance(fault, Unavailable | TimeoutError):
                 _log.exception("lease_not_renewed")
             self.doubt()
             if worker_id is not None and _now() >= last:
-                self._lose(worker_id, "the database is not available")
+                self._lose(worker_id, _NO_DATABASE)
             return
         if not renewed:
             self._lose(worker_id, "it had lapsed")
+            return
+        if worker_id != self._worker_id:
+            # It came too late: what runs has been told to end.
             return
         self._ends = asked + self._lease_s
         if self._in_doubt.is_set():
@@ -171,6 +179,18 @@ class Lease:
     @property
     def _lease(self) -> timedelta:
         return timedelta(seconds=self._lease_s)
+
+    @asynccontextmanager
+    async def _lost_after(self, seconds: float, worker_id: WorkerId) -> AsyncIterator[None]:
+        """Loses the lease when the block takes longer: a statement on a connection that is gone
+        takes its time to end even when it is cancelled.
+        """
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(seconds, self._lose, worker_id, _NO_DATABASE)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _lose(self, worker_id: WorkerId, why: str) -> None:
         if worker_id != self._worker_id:

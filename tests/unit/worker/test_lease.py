@@ -1,0 +1,81 @@
+"""The lease, with a database that does not even end what is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from headrace_core.domain.ids import WorkerId, uuid7
+from headrace_core.store.workers import NewWorker
+from headrace_core.tasks import end_tasks
+from headrace_worker import lease
+from headrace_worker.lease import Lease
+from headrace_worker.metrics import Counts
+
+
+class Gone:
+    """A database behind a connection that is dead, as TCP finds out in a quarter of an hour."""
+
+    def __init__(self) -> None:
+        self.hangs = asyncio.Event()
+        self.found_out = asyncio.Event()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        yield
+
+    @asynccontextmanager
+    async def statement(self) -> AsyncIterator[None]:
+        try:
+            self.hangs.set()
+            await asyncio.Event().wait()
+            yield
+        finally:
+            await self.found_out.wait()
+
+
+def worker() -> NewWorker:
+    return NewWorker(
+        id=WorkerId(uuid7()),
+        tenant="default",
+        name="one",
+        pool="pool",
+        queues=(),
+        slots=1,
+        handlers=(),
+    )
+
+
+async def test_a_renewal_that_cannot_be_ended_keeps_nothing_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def register(*_: Any, **__: Any) -> None:
+        """It is taken."""
+
+    monkeypatch.setattr(lease, "register_worker", register)
+    database, lost, counts = Gone(), asyncio.Event(), Counts()
+    held = Lease(
+        database=database,  # type: ignore[arg-type]
+        describe=worker,
+        lease_s=0.6,
+        beat_s=0.2,
+        on_doubt=lambda: None,
+        on_lost=lost.set,
+        on_held=lambda: None,
+        counts=counts,
+    )
+    await held.take()
+    running = asyncio.create_task(held.run())
+    try:
+        async with asyncio.timeout(10):
+            await database.hangs.wait()
+            await lost.wait()
+        assert not database.found_out.is_set()
+        assert counts.lease_losses == 1
+    finally:
+        database.found_out.set()
+        await end_tasks(running)
