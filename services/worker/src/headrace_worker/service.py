@@ -8,8 +8,8 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 
@@ -258,20 +258,12 @@ class WorkerService:
     # Taking.
 
     async def _claim(self, deliveries: Sequence[Delivery], most: int) -> list[Execution]:
-        async with self._claiming:
+        async with self._no_other_claim():
             worker_id = self._lease.worker_id
-            try:
-                # As long as a renewal has: a claim that hangs shall keep nothing from others.
-                async with (
-                    asyncio.timeout(self._settings.worker_beat),
-                    self._database.statement() as connection,
-                ):
-                    jobs = await claim_jobs(
-                        connection, worker_id=worker_id, deliveries=deliveries, most=most
-                    )
-            except (Unavailable, TimeoutError) as fault:
-                self._lease.doubt()
-                raise Unavailable("postgresql") from fault
+            async with self._database.statement() as connection:
+                jobs = await claim_jobs(
+                    connection, worker_id=worker_id, deliveries=deliveries, most=most
+                )
             if jobs:
                 self._waker.ring(Topic.EVENTS)
             if not self._lease.held(worker_id):
@@ -295,7 +287,7 @@ class WorkerService:
         such a job, since its worker lives.
         """
         # Between two claims, so that what runs nowhere is not about to.
-        async with self._claiming:
+        async with self._no_other_claim():
             worker_id = self._lease.worker_id
             async with self._database.transaction() as connection:
                 held = await held_attempts(connection, worker_id=worker_id)
@@ -313,6 +305,21 @@ class WorkerService:
         if strays:
             _log.warning("strays_handed_back", jobs=len(strays))
             self._waker.ring(Topic.EVENTS, Topic.JOBS)
+
+    @asynccontextmanager
+    async def _no_other_claim(self) -> AsyncIterator[None]:
+        """Keeps claims apart, for as long as a renewal has: one that hangs shall keep nothing from
+        others.
+
+        Raises:
+            Unavailable: the database is; the lease is in doubt then.
+        """
+        try:
+            async with asyncio.timeout(self._settings.worker_beat), self._claiming:
+                yield
+        except (Unavailable, TimeoutError) as fault:
+            self._lease.doubt()
+            raise Unavailable("postgresql") from fault
 
     async def _find(self, limit: int) -> list[Delivery]:
         async with self._database.statement() as connection:
