@@ -64,7 +64,7 @@ faults: $(STAMP) ## Faults, done to real processes under load: all, or S=F7 S="F
 		$(if $(SHORT),--short) $(A)
 
 .PHONY: faults-quick
-faults-quick: $(STAMP) ## As many of them as fit into eight minutes (BUDGET=8), drawn by SEED, in short.
+faults-quick: $(STAMP) ## As many of them as fit into ten minutes (BUDGET=10), drawn by SEED, in short.
 	@$(FAULTS) --quick $(if $(SEED),--seed $(SEED)) $(if $(BUDGET),--budget $(BUDGET)) $(A)
 
 .PHONY: fault-points

@@ -46,7 +46,7 @@ def read_options(scenarios: Mapping[str, Scenario]) -> argparse.Namespace:
         action="store_true",
         help="draw as many as fit into --budget, and run them in short",
     )
-    add("--budget", type=float, default=8.0, metavar="MINUTES", help="for --quick; default: 8")
+    add("--budget", type=float, default=10.0, metavar="MINUTES", help="for --quick; default: 10")
     add("--markdown", type=Path, metavar="FILE", default=OUTPUT / "report.md")
     add("--json", type=Path, metavar="FILE", default=OUTPUT / "report.json")
     add("--docs", action="store_true", help="write the figures into docs/reliability.md")
