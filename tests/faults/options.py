@@ -15,7 +15,7 @@ examples:
   make faults S=F7                one of them
   make faults S="F7 F9" SEED=17   two, with the seed that a report has named
   make faults S=F9 TIMES=10       ten seeds in turn
-  make faults-quick               as many as fit into eight minutes, drawn by chance, in short
+  make faults-quick               as many as fit into ten minutes, drawn by chance, in short
   make faults A=--docs            all of them, and their figures into docs/reliability.md
   make faults A="--docs --from a.json b.json"    the figures of earlier runs, without another one
 
