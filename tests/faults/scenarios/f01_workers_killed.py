@@ -71,6 +71,6 @@ SCENARIO = Scenario(
     title=f"a worker is killed every {EVERY_S:g} s for {LASTS_S:g} s",
     shows=("I1", "I2", "I3", "I6", "I7", "I10"),
     run=run,
-    usual=115,
+    usual=120,
     usual_short=110,
 )

@@ -104,6 +104,6 @@ SCENARIO = Scenario(
     title="jobs that kill what they run in (os._exit, SIGSEGV, no memory, SIGKILL) among good ones",
     shows=("I1", "I2", "I3", "I6", "I7", "I10"),
     run=run,
-    usual=110,
-    usual_short=110,
+    usual=100,
+    usual_short=90,
 )

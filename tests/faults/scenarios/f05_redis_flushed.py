@@ -71,6 +71,6 @@ SCENARIO = Scenario(
     title="FLUSHALL five times, 10 s apart, while deliveries wait",
     shows=("I1", "I2", "I3", "I4", "I7", "I10"),
     run=run,
-    usual=105,
+    usual=95,
     usual_short=75,
 )

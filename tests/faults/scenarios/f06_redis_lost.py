@@ -114,6 +114,6 @@ SCENARIO = Scenario(
     title="Redis is killed for 20 s and comes back empty, and then from an old snapshot",
     shows=("I1", "I2", "I3", "I4", "I7", "I10"),
     run=run,
-    usual=95,
+    usual=105,
     usual_short=90,
 )

@@ -29,6 +29,6 @@ SCENARIO = Scenario(
     title="PostgreSQL crashes (pg_ctl stop -m immediate) and is started again, 3 times",
     shows=("I1", "I2", "I3", "I4", "I7", "I9", "I10"),
     run=run,
-    usual=105,
-    usual_short=105,
+    usual=95,
+    usual_short=95,
 )

@@ -49,7 +49,7 @@ SCENARIO = Scenario(
     title="the link is cut between COMMIT and its reply, on 5 % of the submits",
     shows=("I1", "I2", "I3", "I4", "I7", "I9", "I10"),
     run=run,
-    usual=85,
+    usual=90,
     usual_short=60,
     plan=Plan(links=frozenset({"gateway"}), statement=b"INSERT INTO jobs"),
 )

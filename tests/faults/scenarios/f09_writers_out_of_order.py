@@ -104,6 +104,6 @@ SCENARIO = Scenario(
     run=run,
     # What is written is read by the gateways alone.
     plan=Plan(schedulers=0, workers=0),
-    usual=15,
+    usual=20,
     usual_short=10,
 )

@@ -86,6 +86,6 @@ SCENARIO = Scenario(
     title="a foreign transaction with an id stays open for 120 s",
     shows=("I1", "I2", "I3", "I4", "I7"),
     run=run,
-    usual=160,
+    usual=170,
     usual_short=100,
 )

@@ -94,6 +94,6 @@ SCENARIO = Scenario(
     shows=("I1", "I2", "I3", "I4", "I7", "I10"),
     run=run,
     plan=Plan(links=frozenset({"gateway", "scheduler", "worker"})),
-    usual=110,
+    usual=100,
     usual_short=80,
 )

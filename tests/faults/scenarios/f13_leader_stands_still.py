@@ -91,6 +91,6 @@ SCENARIO = Scenario(
     title="the scheduler that leads stands still for 30 s with 500 jobs due",
     shows=("I1", "I2", "I3", "I4", "I5", "I7", "I10"),
     run=run,
-    usual=75,
-    usual_short=75,
+    usual=65,
+    usual_short=65,
 )

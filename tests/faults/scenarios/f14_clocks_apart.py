@@ -125,6 +125,6 @@ SCENARIO = Scenario(
     run=run,
     plan=Plan(clocks=True),
     cannot=_cannot,
-    usual=120,
+    usual=115,
     usual_short=110,
 )

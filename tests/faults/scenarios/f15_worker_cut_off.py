@@ -98,7 +98,7 @@ SCENARIO = Scenario(
     title=f"a worker loses PostgreSQL for {LASTS_S:g} s but keeps Redis, and then the reverse",
     shows=("I1", "I2", "I3", "I4", "I6", "I7", "I10"),
     run=run,
-    usual=185,
+    usual=220,
     usual_short=155,
     plan=Plan(links=frozenset({"worker"})),
 )

@@ -41,7 +41,7 @@ SCENARIO = Scenario(
     title="all links are blackholed one by one, and restored in random order",
     shows=("I1", "I2", "I3", "I4", "I7", "I10"),
     run=run,
-    usual=110,
+    usual=140,
     usual_short=100,
     plan=Plan(links=frozenset({"gateway", "scheduler", "worker", "client"})),
 )

@@ -111,6 +111,6 @@ SCENARIO = Scenario(
     title="both gateways are restarted, and then killed, under 1,000 streams",
     shows=("I1", "I2", "I3", "I4", "I7"),
     run=run,
-    usual=75,
-    usual_short=75,
+    usual=45,
+    usual_short=45,
 )

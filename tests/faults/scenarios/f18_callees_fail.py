@@ -111,6 +111,6 @@ SCENARIO = Scenario(
     title="everything that handlers call fails for 2 min",
     shows=("I1", "I2", "I3", "I4", "I6", "I7"),
     run=run,
-    usual=200,
+    usual=170,
     usual_short=95,
 )

@@ -81,6 +81,6 @@ SCENARIO = Scenario(
     title="20 readers stop reading for 90 s while 300 events a second match",
     shows=("I1", "I2", "I3", "I4", "I7"),
     run=run,
-    usual=145,
-    usual_short=145,
+    usual=130,
+    usual_short=130,
 )

@@ -159,6 +159,6 @@ SCENARIO = Scenario(
     shows=("I8",),
     run=run,
     plan=Plan(schedulers=0, workers=0, links=frozenset({"client"})),
-    usual=140,
-    usual_short=130,
+    usual=85,
+    usual_short=85,
 )

@@ -115,6 +115,6 @@ SCENARIO = Scenario(
     run=run,
     plan=Plan(disk_mib=DISK_MIB),
     cannot=_cannot,
-    usual=150,
+    usual=180,
     usual_short=150,
 )

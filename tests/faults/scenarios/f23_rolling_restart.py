@@ -81,7 +81,7 @@ SCENARIO = Scenario(
     title=f"every process is restarted in turn, under {STREAMS} streams and with {LONG_S:g} s jobs",
     shows=("I1", "I2", "I3", "I4", "I6", "I7", "I10"),
     run=run,
-    usual=150,
-    usual_short=150,
+    usual=130,
+    usual_short=130,
     timeout=900.0,
 )

@@ -310,6 +310,6 @@ SCENARIO = Scenario(
     title="races for a key, a job and a worker's name; one lost job beside 20,000",
     shows=("I1", "I2", "I3", "I4", "I7", "I9"),
     run=run,
-    usual=115,
-    usual_short=100,
+    usual=70,
+    usual_short=70,
 )

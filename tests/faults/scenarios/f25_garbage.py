@@ -190,6 +190,6 @@ SCENARIO = Scenario(
     title="messages of 5 and 100 MB, random and mutated protobuf, deep and endless documents",
     shows=("I1", "I2", "I3", "I4", "I7"),
     run=run,
-    usual=100,
-    usual_short=80,
+    usual=115,
+    usual_short=45,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -12,9 +12,13 @@ from google.protobuf.message import DecodeError
 _Handler: TypeAlias = Any
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
+# None of their requests needs so many.
+_MAX_BYTES: Final = 65_536
+
 
 def strict(handler: _Handler) -> _Handler:
-    """A method's handler that answers bytes which are no request with INVALID_ARGUMENT.
+    """A method's handler that answers bytes which are no request with INVALID_ARGUMENT, and more
+    than 64 KiB of them with RESOURCE_EXHAUSTED.
 
     gRPC's own decoding answers UNKNOWN, with the name of a Python exception, and logs an error each
     time.
@@ -24,6 +28,12 @@ def strict(handler: _Handler) -> _Handler:
         return handler
 
     async def read(raw: bytes, context: _Context) -> Any:
+        # Before it is decoded: of a message without fields, protobuf takes much that is none.
+        if len(raw) > _MAX_BYTES:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the request has {len(raw)} bytes; at most {_MAX_BYTES} are allowed",
+            )
         try:
             return decode(raw)
         except DecodeError:
