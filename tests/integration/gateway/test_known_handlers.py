@@ -1,0 +1,44 @@
+"""The handlers that a gateway knows: read again and again, whatever comes between."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.wake import Listener
+from headrace_gateway import handlers
+from headrace_gateway.handlers import HandlerCache
+from support.until import until
+from support.workers import register
+
+
+async def test_a_reading_that_fails_unforeseen_is_not_the_last_one(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, failed = handlers.live_handlers, asyncio.Event()
+
+    async def fail_once(*args: Any, **options: Any) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise ValueError("a row that nobody expected")
+        return await read(*args, **options)
+
+    # Nobody rings: it is read when what is known has become old.
+    monkeypatch.setattr(handlers, "MAX_AGE", 0.01)
+    cache = HandlerCache(database=database, listener=Listener(settings, database))
+    assert await cache.of(DEFAULT_TENANT) == {}
+    monkeypatch.setattr(handlers, "live_handlers", fail_once)
+    await cache.start()
+    await failed.wait()
+    await register(database, "late")
+
+    async def known() -> bool:
+        return "late" in await cache.of(DEFAULT_TENANT)
+
+    await until(known)
+    await cache.stop()
