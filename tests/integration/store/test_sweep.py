@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 
 from headrace_core.domain.crash_budget import LOSSES_BEFORE_OWN_PROCESS
 from headrace_core.domain.ids import JobId
@@ -14,11 +16,12 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.store.cancel import cancel_job
 from headrace_core.store.database import Database
 from headrace_core.store.sweep import expire_overdue, take_back_lost
-from headrace_core.store.workers import remove_worker
+from headrace_core.store.workers import remove_worker, renew_lease
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many
 from support.leading import lead
 from support.states import bring
+from support.until import until, until_blocked
 from support.workers import ending, finish, lapse, register, start
 
 
@@ -143,6 +146,52 @@ async def test_a_job_that_somebody_holds_is_left_to_him(database: Database) -> N
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
         assert await sweep(database) == []
     assert await sweep(database) == [(brought.job.id, "cancelled")]
+
+
+async def test_a_sweep_that_is_held_up_takes_nothing_that_was_renewed_meanwhile(
+    database: Database,
+) -> None:
+    # It looks at one worker after the other, in the order of their ids.
+    lapsed, renewed = [await bring(database, JobState.RUNNING) for _ in range(2)]
+    assert lapsed.worker_id < renewed.worker_id
+    await lapse(database, lapsed.worker_id)
+    async with database.transaction() as connection:
+        await connection.execute(_HOLD_UP)
+        await connection.execute(_HELD_UP)
+    async with database.transaction() as holder:
+        await holder.execute(text("SELECT pg_advisory_xact_lock(1)"))
+        async with database.transaction() as connection:
+            end = await connection.scalar(_SHORT_LEASE, {"id": renewed.worker_id})
+        held_up = asyncio.create_task(sweep(database, limit=2))
+        await until_blocked(database)
+        async with database.statement() as connection:
+            lease = timedelta(minutes=10)
+            assert await renew_lease(
+                connection, worker_id=renewed.worker_id, lease=lease, draining=False
+            )
+
+        async def has_ended() -> bool:
+            return await holder.scalar(text("SELECT clock_timestamp()")) > end
+
+        # What the statement sees of the lease is over by now.
+        await until(has_ended)
+    assert await held_up == [(lapsed.job.id, "queued")]
+    assert (await read_job(database, renewed.job.id)).state is JobState.RUNNING
+
+
+# Holds up whoever changes a job in the middle of the statement.
+_HOLD_UP = text("""
+    CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN new; END'
+""")
+_HELD_UP = text("""
+    CREATE TRIGGER held_up BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION hold_up()
+""")
+# Long enough for a sweep to begin in.
+_SHORT_LEASE = text("""
+    UPDATE workers SET lease_expire_time = clock_timestamp() + interval '2 s' WHERE id = :id
+    RETURNING lease_expire_time
+""")
 
 
 async def test_a_worker_that_was_only_slow_finds_its_job_gone(database: Database) -> None:
