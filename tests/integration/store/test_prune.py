@@ -16,6 +16,7 @@ from headrace_core.domain.ids import BatchId, JobId, WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobSpec
 from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
 from headrace_core.store import submit as submitting
+from headrace_core.store import submit_batch as submitting_batches
 from headrace_core.store.cancel import cancel_job
 from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
@@ -282,7 +283,7 @@ async def test_the_key_of_a_batch_is_free_once_its_last_job_is_gone(database: Da
 
 
 async def submit_two(database: Database, request_id: str) -> tuple[BatchId, list[Job], bool]:
-    async with database.transaction() as connection:
+    async with database.statement() as connection:
         return await submit_batch(
             connection,
             batch_id=BatchId(uuid7()),
@@ -311,6 +312,30 @@ async def test_a_job_that_goes_while_its_key_is_looked_for_makes_room(
     assert made.created
     assert made.job.id == pair[0].id != old.id
     assert isinstance(refused, RequestIdConflict)
+
+
+async def test_a_batch_whose_jobs_go_while_they_are_looked_for_makes_room(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_id, jobs, _ = await submit_two(database, "order-17")
+    await cancel(database, *jobs)
+    for job in jobs:
+        await age(database, job)
+    execute = Connection.execute
+
+    async def prune_and_execute(connection: Connection, statement: Any, *args: Any) -> Any:
+        if statement is submitting_batches._BATCH_JOBS:
+            # The batch itself has been found.
+            monkeypatch.undo()
+            await prune(database)
+        return await execute(connection, statement, *args)
+
+    monkeypatch.setattr(Connection, "execute", prune_and_execute)
+    batch_id, again, created = await submit_two(database, "order-17")
+    assert created
+    assert batch_id != old_id
+    assert await kept(database) == {job.id for job in again}
+    assert len(again) == 2
 
 
 async def test_a_submit_with_the_key_of_a_job_that_is_going_waits_and_makes_a_new_one(
