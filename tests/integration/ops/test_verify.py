@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.settings import Settings
 from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
+from headrace_core.store.diagnosis import DatabaseServer, read_server
 from headrace_core.store.requeue import requeue_job
 from headrace_core.store.submit_batch import submit_batch
+from headrace_ops import audit as auditing
 from headrace_ops.audit import Audit, Auditor, OtherSchema
 from headrace_ops.verify import RULES
 from support.databases import Databases
@@ -257,6 +260,38 @@ def test_every_check_of_the_written_is_doctored() -> None:
     assert {check for check, _ in DOCTORED} == set(RULES) - waiting
 
 
+async def audit_as(database: Database, *statements: str, may_read: str) -> Audit:
+    """What a role finds that may read no more than that; it is gone afterwards."""
+    role = "headrace_test_auditor"
+    return await audit_doctored(
+        database,
+        *statements,
+        f"CREATE ROLE {role}",
+        f"GRANT USAGE ON SCHEMA public TO {role}",
+        *(f"GRANT SELECT ON ALL {kind} IN SCHEMA public TO {role}" for kind in may_read.split()),
+        f"SET LOCAL ROLE {role}",
+    )
+
+
+@pytest.mark.parametrize("may_read", ["TABLES", "TABLES SEQUENCES"])
+async def test_a_role_that_may_only_read_finds_a_healthy_database_clean(
+    populated: Database, may_read: str
+) -> None:
+    assert (await audit_as(populated, may_read=may_read)).breaches == []
+
+
+async def test_a_place_beyond_the_sequence_is_noticed_by_who_may_read_it(
+    populated: Database,
+) -> None:
+    beyond = "INSERT INTO event_log VALUES ('default', '3', 1000000000)"
+    found = await audit_as(populated, beyond, may_read="TABLES SEQUENCES")
+    assert found.counts["log"] == 1
+    # Others still notice one that no transaction has come to.
+    beyond = "INSERT INTO event_log VALUES ('default', '1000000000', 1)"
+    found = await audit_as(populated, beyond, may_read="TABLES")
+    assert found.counts["log"] == 1
+
+
 async def test_leftovers_of_a_pruned_job_are_no_orphans(database: Database) -> None:
     brought = await bring(database, JobState.SUCCEEDED)
     await prune(database, max_events=2)
@@ -312,6 +347,23 @@ async def test_a_job_that_is_due_is_noticed(database: Database) -> None:
     await set_column(database, brought.job.id, "due_time = now() - interval '1 s'")
     [breach] = (await audit(database, patience=0.0)).breaches
     assert (breach.check, breach.subject) == ("due", f"job {brought.job.id}")
+
+
+async def test_of_a_standby_nothing_is_said_of_who_waits(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought = await bring(database, JobState.SCHEDULED)
+    await set_column(database, brought.job.id, "due_time = now() - interval '1 s'")
+    assert (await audit(database, patience=0.0)).counts == {"due": 1}
+
+    async def read_standby(connection: Connection) -> DatabaseServer:
+        return replace(await read_server(connection), standby=True)
+
+    monkeypatch.setattr(auditing, "read_server", read_standby)
+    assert (await audit(database, patience=0.0)).breaches == []
+    # What is written is looked at all the same.
+    await doctor(database, f"DELETE FROM job_events WHERE job_id = '{brought.job.id}'")
+    assert (await audit(database, patience=0.0)).counts == {"missing": 1}
 
 
 async def test_a_job_past_its_deadline_is_noticed(database: Database) -> None:
