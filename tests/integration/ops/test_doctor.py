@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import asyncpg
+import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -32,9 +35,11 @@ from headrace_core.store.diagnosis import (
 )
 from headrace_ops import findings
 from headrace_ops.findings import Finding, Level
+from support.databases import Databases
 from support.environment import environment_of
 from support.jobs import submit
 from support.states import bring
+from support.watching import foreign_transaction
 from support.workers import lapse, register
 
 # From what the servers say to what is good and what is not.
@@ -46,6 +51,7 @@ SERVER = DatabaseServer(
     connections=10,
     max_connections=100,
     size=2**30,
+    sees_others=True,
     settings={
         "fsync": "on",
         "full_page_writes": "on",
@@ -137,9 +143,11 @@ def test_a_clock_is_off_when_that_is_certain() -> None:
 def test_a_transaction_that_stays_open() -> None:
     def look(age: timedelta, lag: float = 0.0) -> list[Finding]:
         oldest = OpenTransaction(pid=7, application="psql", user="ann", state="idle", age=age)
-        return [*findings.look_at_transactions(oldest, timedelta(seconds=lag))]
+        lagging = timedelta(seconds=lag)
+        return [*findings.look_at_transactions(oldest, lagging, sees_others=True)]
 
-    assert worst([*findings.look_at_transactions(None, timedelta())]) is Level.OK
+    none = findings.look_at_transactions(None, timedelta(), sees_others=True)
+    assert worst([*none]) is Level.OK
     assert worst(look(timedelta(seconds=10))) is Level.OK
     assert worst(look(timedelta(seconds=10), lag=11)) is Level.WARN
     [open_one, _] = look(timedelta(minutes=5))
@@ -147,6 +155,14 @@ def test_a_transaction_that_stays_open() -> None:
     assert "psql as ann" in open_one.text
     assert "pg_terminate_backend(7)" in open_one.advice
     assert worst(look(timedelta(hours=2))) is Level.BAD
+
+
+def test_a_role_that_is_not_shown_the_transactions_of_others_is_told_so() -> None:
+    found = findings.look_at_transactions(None, timedelta(), sees_others=False)
+    [transactions, _] = found
+    assert transactions.level is Level.WARN
+    assert "other roles" in transactions.text
+    assert "GRANT pg_read_all_stats" in transactions.advice
 
 
 def test_dead_rows() -> None:
@@ -268,6 +284,64 @@ async def test_whose_transaction_is_open_is_told(settings: Settings, database: D
     assert lag > timedelta()
     async with database.snapshot(statement_timeout=10) as connection:
         assert await settled_lag(connection) == timedelta()
+
+
+@pytest.fixture
+def elsewhere(databases: Databases) -> Iterator[str]:
+    """Another database of the cluster."""
+    with databases.fresh(migrated=False) as url:
+        yield url
+
+
+async def test_a_transaction_in_another_database_is_told_with_its_name(
+    database: Database, elsewhere: str
+) -> None:
+    holder = await asyncpg.connect(elsewhere)
+    try:
+        await holder.execute("BEGIN")
+        await holder.execute("SELECT pg_current_xact_id()")
+        async with database.snapshot(statement_timeout=10) as connection:
+            oldest = await oldest_transaction(connection)
+    finally:
+        await holder.close()
+    assert oldest is not None
+    name = urlsplit(elsewhere).path.removeprefix("/")
+    assert oldest.state == f"idle in transaction in the database {name}"
+
+
+@pytest.mark.parametrize("granted", [False, True])
+async def test_who_is_not_shown_what_others_do_is_known(database: Database, granted: bool) -> None:
+    role = "headrace_test_doctor"
+    async with foreign_transaction(database), database.transaction() as connection:
+        await connection.execute(text(f"CREATE ROLE {role}"))
+        if granted:
+            await connection.execute(text(f"GRANT pg_read_all_stats TO {role}"))
+        await connection.execute(text(f"SET LOCAL ROLE {role}"))
+        server = await read_server(connection)
+        oldest = await oldest_transaction(connection)
+        # The role goes with it.
+        await connection.rollback()
+    assert server.sees_others is granted
+    assert (oldest is not None) is granted
+
+
+async def test_the_time_limit_that_a_session_begins_with_is_told(
+    settings: Settings, database: Database
+) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(_LIMIT_SESSIONS)
+    limited = Database(settings, application="limited")
+    async with limited.snapshot(statement_timeout=10) as connection:
+        server = await read_server(connection)
+    await limited.close()
+    assert server.settings["statement_timeout"] == "1234"
+
+
+_LIMIT_SESSIONS = text("""
+    DO $$ BEGIN
+        EXECUTE format('ALTER DATABASE %I SET statement_timeout = 1234', current_database());
+    END $$
+""")
 
 
 async def test_redis_tells_of_itself(settings: Settings) -> None:

@@ -110,7 +110,9 @@ async def _examine_database(connection: Connection, settings: Settings) -> list[
         # What there is to see has another form.
         return found
     found += findings.look_at_transactions(
-        await diagnosis.oldest_transaction(connection), await diagnosis.settled_lag(connection)
+        await diagnosis.oldest_transaction(connection),
+        await diagnosis.settled_lag(connection),
+        sees_others=server.sees_others,
     )
     found += findings.look_at_tables(await diagnosis.read_tables(connection))
     found.append(findings.look_at_leader(await diagnosis.read_leader(connection)))

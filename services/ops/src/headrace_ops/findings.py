@@ -140,10 +140,22 @@ def look_at_clock(difference: timedelta, uncertainty: timedelta) -> Finding:
     )
 
 
-def look_at_transactions(oldest: OpenTransaction | None, lag: timedelta) -> Iterator[Finding]:
-    """The settled lag, and who holds it up."""
+def look_at_transactions(
+    oldest: OpenTransaction | None, lag: timedelta, *, sees_others: bool
+) -> Iterator[Finding]:
+    """The settled lag, and who holds it up; `sees_others` is the server's."""
     if oldest is None or oldest.age < timedelta(minutes=1):
-        yield Finding("transactions", Level.OK, "none is open for more than a minute")
+        yield Finding(
+            "transactions",
+            Level.OK if sees_others else Level.WARN,
+            "none is open for more than a minute"
+            + (
+                ""
+                if sees_others
+                else ", but for those of other roles, which this role is not shown"
+            ),
+            "" if sees_others else "GRANT pg_read_all_stats TO the role of HEADRACE_DATABASE_URL.",
+        )
     else:
         whose = f"{oldest.application or 'somebody'} as {oldest.user}, {oldest.state}"
         who = f"process {oldest.pid}, {whose}" if oldest.pid else whose

@@ -29,7 +29,8 @@ class DatabaseServer:
     """The server. `connections` are those that are open, of `max_connections` at most.
 
     `settings` has what this role may read: names as PostgreSQL has them, times in milliseconds.
-    `size` is the database's, in bytes.
+    `size` is the database's, in bytes. `sees_others` is whether this role is shown what other roles
+    do: since when a transaction of theirs is open, for instance.
     """
 
     version: str
@@ -38,6 +39,7 @@ class DatabaseServer:
     connections: int
     max_connections: int
     size: int
+    sees_others: bool
     settings: Mapping[str, str]
 
 
@@ -111,12 +113,16 @@ async def read_server(conn: Connection) -> DatabaseServer:
         connections=row.connections,
         max_connections=row.max_connections,
         size=row.size,
+        sees_others=row.sees_others,
         settings={setting.name: setting.setting for setting in settings},
     )
 
 
 async def oldest_transaction(conn: Connection) -> OpenTransaction | None:
-    """The oldest open transaction that has an id, prepared ones included."""
+    """The oldest open transaction that has an id, prepared ones included.
+
+    Those of other roles are told of to whom `sees_others` is true alone.
+    """
     row = (await conn.execute(_OLDEST)).one_or_none()
     if row is None:
         return None
@@ -183,7 +189,8 @@ _SERVER = text("""
         (SELECT sum(numbackends) FROM pg_stat_database)::integer AS connections,
         current_setting('max_connections')::integer
             - current_setting('superuser_reserved_connections')::integer AS max_connections,
-        pg_database_size(current_database()) AS size
+        pg_database_size(current_database()) AS size,
+        pg_has_role('pg_read_all_stats', 'USAGE') AS sees_others
 """)
 
 _SETTING = text("""
