@@ -335,6 +335,14 @@ async def unspeakable(payload: Any) -> None:
     raise Unspeakable
 
 
+@handler("t.no_utf8", retry=_ONCE)
+async def no_utf8(payload: bool, ctx: Context) -> None:
+    """Names a file whose name UTF-8 cannot say, and fails, for good or not."""
+    await ctx.progress(0.5, "reading \udcff.csv")
+    message = "no such file: \udcff.csv"
+    raise Fail(message, type="Miss\udcff") if payload else LookupError(message)
+
+
 @handler("t.no_json", retry=_ONCE)
 async def no_json(payload: Any) -> msgspec.Raw:
     """Returns what the database takes for no JSON."""

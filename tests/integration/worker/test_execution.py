@@ -326,6 +326,18 @@ async def test_a_handler_that_ends_in_an_odd_way_fails_alone(
     assert {(await jobs.ended(other)).state for other in others} == {JobState.SUCCEEDED}
 
 
+@pytest.mark.parametrize(("for_good", "error"), [("true", "Miss?"), ("false", "LookupError")])
+async def test_text_that_utf8_cannot_say_costs_a_character_and_no_attempt(
+    jobs: Platform, for_good: str, error: str
+) -> None:
+    job = await jobs.ended(await jobs.submit("t.no_utf8", for_good))
+    assert (job.state, job.attempt) == (JobState.FAILED, 1)
+    assert job.error is not None
+    assert (job.error.type, job.error.message) == (error, "no such file: ?.csv")
+    assert job.progress is not None
+    assert job.progress.message == "reading ?.csv"
+
+
 async def test_a_retry_waits_no_longer_than_a_backoff_may(jobs: Platform) -> None:
     event = await jobs.until(await jobs.submit("t.much_later"), E.RETRY_SCHEDULED)
     assert event.due_time is not None

@@ -27,6 +27,7 @@ import uvloop
 
 from headrace_core import logs
 from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import valid_text
 from headrace_worker import frames
 from headrace_worker.context import Attempt, Context, SyncContext
 from headrace_worker.link import Link
@@ -69,12 +70,12 @@ def _perform(link: Link, loop: asyncio.Runner, run: frames.Run) -> frames.Return
             result = handler.function(*arguments)
         return frames.Returned(result=encode(result))
     except PayloadMismatch as error:
-        return frames.Raised(kind="payload", type="PayloadMismatch", message=str(error))
+        return _raised("PayloadMismatch", str(error), kind="payload")
     except Fail as error:
-        return frames.Raised(kind="fail", type=error.type, message=str(error))
+        return _raised(error.type, str(error), kind="fail")
     except Retry as error:
         after = None if error.after is None else as_backoff(error.after).total_seconds()
-        return frames.Raised(kind="retry", type="Retry", message=str(error), after=after)
+        return _raised("Retry", str(error), kind="retry", after=after)
     except asyncio.CancelledError:
         # Unless the worker has asked for it, and knows.
         return _raised("CancelledError", "the handler was cancelled from within")
@@ -102,8 +103,11 @@ async def _call(handler: RegisteredHandler, argument: Any, context: Context, lin
         link.on_cancel(None)
 
 
-def _raised(name: str, message: str) -> frames.Raised:
-    return frames.Raised(kind="error", type=name, message=message)
+def _raised(
+    name: str, message: str, *, kind: str = "error", after: float | None = None
+) -> frames.Raised:
+    # As in the row of the job: an error that cannot be said would end the process.
+    return frames.Raised(kind=kind, type=valid_text(name), message=valid_text(message), after=after)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import BinaryIO, TypeAlias
 
-from headrace_core.domain.job import JsonText, Progress
+from headrace_core.domain.job import JsonText, Progress, valid_text
 from headrace_worker import frames
 from headrace_worker.outcome import Fail
 
@@ -88,7 +88,7 @@ class Link:
         """Says how the run has ended, as the last that is heard of it."""
         with self._saying:
             self._voice = None
-            self._write(message)
+            self._write(frames.frame(message))
 
     def say(self, voice: Voice, message: Said) -> Future[frames.Taken]:
         """Says something of a run; what it gives is the answer that is to come.
@@ -97,15 +97,17 @@ class Link:
             AttemptEnded: the run has ended. The worker would take it for the next one's.
         """
         answer: Future[frames.Taken] = Future()
+        # First of all: what cannot be said gets no answer.
+        framed = frames.frame(message)
         with self._saying:
             if voice is not self._voice:
                 raise AttemptEnded
             self._answers.append(answer)
-            self._write(message)
+            self._write(framed)
         return answer
 
-    def _write(self, message: frames.FromHandler) -> None:
-        self._sink.write(frames.frame(message))
+    def _write(self, framed: bytes) -> None:
+        self._sink.write(framed)
         self._sink.flush()
 
     def _call_cancel(self) -> None:
@@ -158,7 +160,7 @@ class Voice:
 def _reported(item: Progress | JsonText) -> frames.Progressed | frames.Output:
     if isinstance(item, Progress):
         return frames.Progressed(
-            fraction=item.fraction, message=item.message, counters=item.counters
+            fraction=item.fraction, message=valid_text(item.message), counters=item.counters
         )
     return frames.Output(chunk=item)
 

@@ -26,6 +26,11 @@ PRIORITY_POINT: Final = timedelta(minutes=1)
 JsonText = str
 
 
+def valid_text(text: str) -> str:
+    """Text that UTF-8 can say. A lone surrogate, as in the name of a file, becomes a `?`."""
+    return text.encode(errors="replace").decode()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """What a submitter said, validated. `queue` is empty when the handler shall decide.

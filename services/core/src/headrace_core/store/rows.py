@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from headrace_core.domain.job import Job, JobError, JobEvent, JsonText, Progress
+from headrace_core.domain.job import Job, JobError, JobEvent, JsonText, Progress, valid_text
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_core.store.connection import Row
@@ -147,14 +147,9 @@ def from_error(error: JobError | None) -> JsonText | None:
     if error is None:
         return None
     row = JobError(
-        type=_valid(error.type), message=_valid(error.message), retryable=error.retryable
+        type=valid_text(error.type), message=valid_text(error.message), retryable=error.retryable
     )
     return msgspec.json.encode(row).decode()
-
-
-def _valid(text: str) -> str:
-    """Text that UTF-8 can say. A lone surrogate, as in the name of a file, becomes a `?`."""
-    return text.encode(errors="replace").decode()
 
 
 class _ProgressRow(msgspec.Struct):
@@ -184,7 +179,7 @@ def from_progress(progress: Progress | None) -> JsonText | None:
         return None
     row = _ProgressRow(
         fraction=progress.fraction,
-        message=_valid(progress.message),
+        message=valid_text(progress.message),
         counters=msgspec.Raw(progress.counters.encode()),
     )
     return msgspec.json.encode(row).decode()

@@ -1,0 +1,26 @@
+"""What a handler says in its process, and the answers to it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+
+import pytest
+
+from headrace_worker import frames
+from headrace_worker.link import Link
+
+
+def test_what_cannot_be_said_waits_for_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As the process ends with its worker.
+    monkeypatch.setattr(os, "_exit", lambda _: None)
+    loop = asyncio.new_event_loop()
+    link = Link(io.BytesIO(frames.frame(frames.Taken())), io.BytesIO(), loop)
+    loop.close()
+    voice = link.begin()
+    with pytest.raises(UnicodeEncodeError):
+        link.say(voice, frames.Output(chunk="\udcff"))
+    answer = link.say(voice, frames.Output(chunk="next"))
+    link.read()
+    assert answer.done()
