@@ -71,6 +71,9 @@ class _HandlerProcess:
 
     async def send(self, message: frames.ToHandler) -> None:
         """Says something to it. That it is gone shows at the next `receive`."""
+        if self._stdin.is_closing():
+            # uvloop's takes no more, and that is no ConnectionError.
+            return
         with suppress(ConnectionError):
             self._stdin.write(frames.frame(message))
             await self._stdin.drain()
