@@ -101,15 +101,31 @@ class TooLarge(Exception):
         self.size = size
 
 
-async def receive(reader: Any, *, max_bytes: int) -> bytes:
-    """The next message's bytes.
+class Incoming:
+    """The messages of a stream. Who is cancelled while waiting for one can wait for it again.
 
-    Raises:
-        asyncio.IncompleteReadError: the other end is gone.
-        TooLarge: it has more than `max_bytes`; nothing behind its head has been read.
+    Args:
+        reader: the stream.
+        max_bytes: the largest message.
     """
-    size = int.from_bytes(await reader.readexactly(_LENGTH_BYTES))
-    if size > max_bytes:
-        raise TooLarge(size)
-    body: bytes = await reader.readexactly(size)
-    return body
+
+    def __init__(self, reader: Any, *, max_bytes: int) -> None:
+        self._reader = reader
+        self._max_bytes = max_bytes
+        # Of the message whose head has been read, and nothing behind it.
+        self._size: int | None = None
+
+    async def receive(self) -> bytes:
+        """The next message's bytes.
+
+        Raises:
+            asyncio.IncompleteReadError: the other end is gone.
+            TooLarge: it has more than `max_bytes`; nothing behind its head has been read.
+        """
+        if self._size is None:
+            self._size = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES))
+        if self._size > self._max_bytes:
+            raise TooLarge(self._size)
+        body: bytes = await self._reader.readexactly(self._size)
+        self._size = None
+        return body

@@ -42,6 +42,7 @@ class _HandlerProcess:
         self._max_message_bytes = max_message_bytes
         self._stdin = process.stdin
         self._stdout = process.stdout
+        self._incoming = frames.Incoming(process.stdout, max_bytes=max_message_bytes)
         # A report of its handler has no answer yet, and it waits for one.
         self.waits = False
 
@@ -86,9 +87,7 @@ class _HandlerProcess:
             Fail: it says more than fits into this process.
         """
         try:
-            message: frames.FromHandler = frames.decode_from_handler(
-                await frames.receive(self._stdout, max_bytes=self._max_message_bytes)
-            )
+            message: frames.FromHandler = frames.decode_from_handler(await self._incoming.receive())
         except frames.TooLarge as error:
             raise Fail(
                 f"the handler said {error.size} bytes at once; its worker takes at most "
