@@ -6,7 +6,7 @@ fault suite must hold. `HEADRACE_TEST_FAULT_SEED=7` decides other faults, and
 `HEADRACE_TEST_FAULT_METHODS="claim_jobs finish_attempts"` leaves the other methods alone.
 
 The two that run a platform are for `make fault-points` (HEADRACE_TEST_FAULT_POINTS=1): they take
-minutes on a busy machine, and some runs end with a complaint about what they left open.
+minutes on a busy machine.
 """
 
 from __future__ import annotations
@@ -140,6 +140,9 @@ PASSING = {"UNAVAILABLE"}
 on_request = pytest.mark.skipif(
     not os.environ.get("HEADRACE_TEST_FAULT_POINTS"), reason="for `make fault-points`"
 )
+# A connection that is cut in the middle of its making, or of being given back, is closed by the
+# drivers only when it is collected. That nothing stays open is for F21 to show, in real processes.
+cut_anywhere = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def test_the_list_of_methods_is_whole() -> None:
@@ -498,6 +501,7 @@ async def _judge(trouble: Trouble, fault_points: FaultPoints) -> None:
 
 @pytest.mark.timeout(600)
 @on_request
+@cut_anywhere
 async def test_every_method_in_turn(trouble: Trouble, fault_points: FaultPoints) -> None:
     for method in CHOSEN or METHODS:
         with fault_points.armed({method, BEHIND.get(method, method)}, rate=0.5):
@@ -514,6 +518,7 @@ async def test_every_method_in_turn(trouble: Trouble, fault_points: FaultPoints)
 
 @pytest.mark.timeout(600)
 @on_request
+@cut_anywhere
 async def test_all_methods_at_once(trouble: Trouble, fault_points: FaultPoints) -> None:
     with fault_points.armed(METHODS, rate=0.05):
         await asyncio.sleep(TROUBLE_S)
