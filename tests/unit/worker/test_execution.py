@@ -70,17 +70,8 @@ def job() -> ClaimedJob:
     )
 
 
-def reporter(execution: Execution) -> AttemptReporter:
-    async def write(_: Report) -> bool:
-        return True
-
-    return AttemptReporter(
-        job_id=execution.job.id,
-        attempt=1,
-        write=write,
-        max_output_bytes=1000,
-        max_result_bytes=1000,
-    )
+async def _takes(_: Report) -> bool:
+    return True
 
 
 def execution(
@@ -90,7 +81,17 @@ def execution(
     grace: float = 5.0,
     processes: ProcessPool | None = None,
     holds: Callable[[WorkerId], bool] = lambda _: True,
+    write: Callable[[Report], Awaitable[bool]] = _takes,
 ) -> Execution:
+    def reporter(execution: Execution) -> AttemptReporter:
+        return AttemptReporter(
+            job_id=execution.job.id,
+            attempt=1,
+            write=write,
+            max_output_bytes=1000,
+            max_result_bytes=1000,
+        )
+
     return Execution(
         job=job(),
         worker_id=WorkerId(uuid7()),
@@ -206,3 +207,55 @@ async def test_an_attempt_that_has_ended_is_gone_at_once(
         assert gone() is None
     finally:
         gc.enable()
+
+
+async def _completes_at_once(_: object, context: Context) -> None:
+    await context.progress(0.5)
+    await context.complete_in(None)
+
+
+async def _completes_later(_: object, context: Context) -> None:
+    await context.progress(0.5)
+    # The loop's next turn: what is reported waits for more.
+    await asyncio.sleep(0)
+    await context.complete_in(None)
+
+
+@pytest.mark.parametrize("function", [_completes_at_once, _completes_later])
+@pytest.mark.parametrize(
+    ("reason", "event"),
+    [
+        (StopReason.CANCEL, EventType.CANCELLED),
+        (StopReason.DRAIN, EventType.INTERRUPTED),
+        (StopReason.LOST, None),
+    ],
+)
+async def test_an_attempt_that_is_stopped_as_it_sets_out_to_complete_ends(
+    function: Callable[..., Awaitable[Any]], reason: StopReason, event: EventType | None
+) -> None:
+    writing, answered, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    taken: list[Report] = []
+    ends: list[Finish | None] = []
+
+    async def write(report: Report) -> bool:
+        writing.set()
+        await answered.wait()
+        taken.append(report)
+        return True
+
+    def on_end(attempt: Execution, finish: Finish | None) -> None:
+        assert attempt.completes
+        ends.append(finish)
+        ended.set()
+
+    attempt = execution(registered(function, takes_context=True), on_end, write=write)
+    async with asyncio.timeout(5):
+        attempt.start()
+        await writing.wait()
+        attempt.stop(reason)
+        # The handler has ended, and what it reported is still being written.
+        await asyncio.sleep(0)
+        answered.set()
+        await ended.wait()
+    assert [finish and finish.event for finish in ends] == [event]
+    assert [report.progress and report.progress.fraction for report in taken] == [0.5]

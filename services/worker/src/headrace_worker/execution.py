@@ -277,7 +277,8 @@ class Execution:
         except Exception:  # noqa: BLE001 - as for the verdict
             _log.exception("execution_failed", job_id=str(self.job.id), attempt=self.job.attempt)
             finish = broken(self.job)
-        self._on_end(self, finish)
+        finally:
+            self._on_end(self, finish)
 
     def _judge(self, work: asyncio.Task[JsonText]) -> Finish | None:
         assert self._handler is not None

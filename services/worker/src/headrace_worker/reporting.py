@@ -127,11 +127,10 @@ class AttemptReporter:
         return self._latest is None and self._writer is None
 
     async def close(self) -> None:
-        """Writes the last progress."""
+        """Writes the last progress, even when whoever waits for it is cancelled meanwhile."""
         self._closing.set()
         if self._writer is not None:
-            await self._writer
-        await self._flush()
+            await asyncio.wait({self._writer})
 
     def _check(self) -> None:
         if self._lost:
@@ -141,16 +140,20 @@ class AttemptReporter:
 
     async def _write_progress(self) -> None:
         # It waits first, so that a job that is soon done has one event of progress and not two.
-        while self._latest is not None and not self._lost and not self._closing.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_INTERVAL_S):
-                    await self._closing.wait()
+        try:
+            while self._latest is not None and not self._lost and not self._closing.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_INTERVAL_S):
+                        await self._closing.wait()
+                await self._flush()
+            # What came while the one before was written, or right before the end.
             await self._flush()
-        self._writer = None
+        finally:
+            self._writer = None
 
     async def _flush(self) -> None:
         latest, self._latest = self._latest, None
-        if latest is None:
+        if latest is None or self._lost:
             return
         await self._report(progress=latest)
 
