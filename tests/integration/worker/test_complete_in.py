@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 
@@ -18,6 +19,7 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.settings import Settings
+from headrace_worker import finishing
 from support.effects import CREATE, effect_handlers
 from support.environment import environment_of
 from support.histories import assert_legal
@@ -94,6 +96,20 @@ async def test_what_is_raised_without_a_commit_is_how_the_attempt_ends(
     assert job.error is not None
     assert job.error.type == "LookupError"
     assert await effects(jobs, job.id) == []
+
+
+@pytest.mark.parametrize("commit", [True, False])
+async def test_an_attempt_of_which_the_database_says_nothing_ends_and_frees_the_slot(
+    jobs: Platform, commit: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def refuses(*_: Any, **__: Any) -> bool:
+        raise asyncpg.InsufficientPrivilegeError
+
+    monkeypatch.setattr(finishing, "was_completed", refuses)
+    job = await jobs.ended(await submit(jobs, "e.loop", commit=commit))
+    assert job.state is (JobState.SUCCEEDED if commit else JobState.FAILED)
+    assert (await jobs.ended(await submit(jobs, "e.loop"))).state is JobState.SUCCEEDED
+    assert "completion_unknown" in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("mode", MODES)

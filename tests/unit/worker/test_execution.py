@@ -11,8 +11,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
 from headrace_core.domain.delivery import ClaimedJob
 from headrace_core.domain.finish import Finish, Report
@@ -259,3 +261,38 @@ async def test_an_attempt_that_is_stopped_as_it_sets_out_to_complete_ends(
         await ended.wait()
     assert [finish and finish.event for finish in ends] == [event]
     assert [report.progress and report.progress.fraction for report in taken] == [0.5]
+
+
+async def _reports_later(_: object, context: Context) -> None:
+    await context.progress(0.5)
+    await asyncio.sleep(0)
+
+
+async def _emits(_: object, context: Context) -> None:
+    await context.progress(0.5)
+    await context.emit("x")
+
+
+@pytest.mark.parametrize("function", [_reports, _reports_later, _emits])
+async def test_progress_that_is_refused_changes_nothing_about_how_an_attempt_ends(
+    function: Callable[..., Awaitable[Any]],
+) -> None:
+    ended = asyncio.Event()
+    ends: list[Finish | None] = []
+
+    async def write(report: Report) -> bool:
+        if report.progress is not None:
+            raise asyncpg.DataError
+        return True
+
+    def on_end(_: Execution, finish: Finish | None) -> None:
+        ends.append(finish)
+        ended.set()
+
+    attempt = execution(registered(function, takes_context=True), on_end, write=write)
+    with capture_logs() as logs:
+        async with asyncio.timeout(5):
+            attempt.start()
+            await ended.wait()
+    assert [finish and finish.event for finish in ends] == [EventType.SUCCEEDED]
+    assert [line["event"] for line in logs] == ["progress_refused"]

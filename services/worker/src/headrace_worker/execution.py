@@ -274,9 +274,6 @@ class Execution:
         """Writes what was reported last before the end."""
         try:
             await reporter.close()
-        except Exception:  # noqa: BLE001 - as for the verdict
-            _log.exception("execution_failed", job_id=str(self.job.id), attempt=self.job.attempt)
-            finish = broken(self.job)
         finally:
             self._on_end(self, finish)
 

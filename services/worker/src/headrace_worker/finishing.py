@@ -109,8 +109,8 @@ class Finishes:
         self._on_written([(execution, None, EventType.SUCCEEDED)])
 
     async def _was_completed(self, ended: Ended) -> bool:
-        """Whether the handler's commit is there; False as well when the lease is lost before the
-        database answers.
+        """Whether the handler's commit is there; False as well when the database refuses to say, or
+        the lease is lost before it answers.
         """
         job = ended.execution.job
         while True:
@@ -121,6 +121,9 @@ class Finishes:
                 if not self._held(ended.execution.worker_id):
                     return False
                 await asyncio.sleep(random.uniform(*_RETRY))
+            except Exception:  # noqa: BLE001 - the attempt ends all the same: its end is guarded
+                _log.exception("completion_unknown", job_id=str(job.id), attempt=job.attempt)
+                return False
 
     async def _run(self) -> None:
         try:

@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+import structlog
+
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
 from headrace_worker.outcome import SizeExceeded
+
+_log = structlog.get_logger()
 
 # Progress that comes faster is merged: at most ten events a second and job.
 _INTERVAL_S = 0.1
@@ -155,7 +159,10 @@ class AttemptReporter:
         latest, self._latest = self._latest, None
         if latest is None or self._lost:
             return
-        await self._report(progress=latest)
+        try:
+            await self._report(progress=latest)
+        except Exception:  # noqa: BLE001 - what the database refuses decides about no attempt
+            _log.exception("progress_refused", job_id=str(self._job_id), attempt=self._attempt)
 
     async def _report(
         self, *, progress: Progress | None = None, output: JsonText | None = None
