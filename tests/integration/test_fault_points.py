@@ -110,7 +110,7 @@ METHODS = (
 
 # Asked only for handlers that finish their job themselves; tests/integration/worker has those, with
 # faults of their own.
-APART = {"was_completed"}
+APART = {"is_held_open", "was_completed"}
 
 # What is only called when another one has failed: both meet faults in its turn.
 BEHIND = {

@@ -27,6 +27,7 @@ from headrace_core.settings import Settings
 from headrace_core.store.complete import (
     complete_attempt,
     complete_attempt_sync,
+    is_held_open,
     was_completed,
 )
 from headrace_core.store.database import Database
@@ -230,6 +231,21 @@ async def test_only_a_commit_counts_as_completed(
         assert not await completed(1)
     assert await completed(1)
     assert not await completed(2)
+
+
+async def test_only_an_open_transaction_holds_an_attempt_open(
+    database: Database, settings: Settings, running: Brought
+) -> None:
+    async def held_open(attempt: int) -> bool:
+        async with database.statement() as connection:
+            return await is_held_open(connection, job_id=running.job.id, attempt=attempt)
+
+    assert not await held_open(1)
+    async with by_asyncpg(settings.postgresql_url) as connection:
+        await complete_attempt(connection, job_id=running.job.id, attempt=1, result="1")
+        assert await held_open(1)
+        assert not await held_open(2)
+    assert not await held_open(1)
 
 
 async def test_the_gateways_are_rung_at_the_commit(

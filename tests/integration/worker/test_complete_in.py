@@ -20,10 +20,12 @@ from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.settings import Settings
 from headrace_worker import finishing
+from headrace_worker.service import WorkerService
 from support.effects import CREATE, effect_handlers
 from support.environment import environment_of
 from support.histories import assert_legal
 from support.platform import DEADLINE_S, Platform, platform
+from support.until import until
 
 MODES = ["e.loop", "e.thread", "e.process", "e.process_loop"]
 
@@ -146,34 +148,64 @@ async def test_a_timeout_after_the_commit_changes_nothing_and_frees_the_slot(
     assert (job.state, job.result, job.attempt) == (JobState.SUCCEEDED, '"x"', 1)
 
 
-async def test_a_handler_that_was_left_behind_with_its_transaction_holds_up_nobody(
+async def test_handlers_that_were_left_behind_with_their_transactions_hold_up_nobody(
     settings: Settings,
 ) -> None:
-    hasty = settings.model_copy(update={"worker_cancel_grace": 0.1, "worker_slots": 2})
-    async with platform(hasty, effect_handlers()) as jobs:
+    hasty = settings.model_copy(
+        update={
+            "worker_cancel_grace": 0.1,
+            "worker_slots": 4,
+            "database_pool_size": 2,
+            # A busy machine alone shall not cost it.
+            "worker_lease": 6.0,
+            "worker_beat": 2.0,
+        }
+    )
+    async with (
+        platform(hasty, effect_handlers(), workers=0) as jobs,
+        _service(hasty) as worker,
+    ):
         await execute(jobs, CREATE)
-        stuck = await jobs.submit(
+        # One slot is left, and there are more than the worker has connections.
+        stuck = await jobs.submit_many(
+            3,
             "e.never_ends",
             json.dumps({"url": jobs.settings.postgresql_url}),
             timeout=timedelta(seconds=2),
         )
-        holder = "SELECT pid FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)'"
-        async with asyncio.timeout(DEADLINE_S):
-            while not (pids := [row.pid for row in await execute(jobs, holder)]):
-                await jobs.wait()
-        # Its time is up long before these are through, and its end waits for the row.
-        for _ in range(3):
-            other = await jobs.submit("e.time_left", '{"url": ""}')
-            assert (await jobs.ended(other)).state is JobState.SUCCEEDED
-        blocked = "SELECT 1 FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
-        await _until(jobs, blocked)
+        await until(lambda: worker.counts.left_behind == len(stuck), within=DEADLINE_S)
+        [before] = await execute(jobs, "SELECT clock_timestamp() AS time")
         other = await submit(jobs, "e.loop")
         assert (await jobs.ended(other)).state is JobState.SUCCEEDED
-        await execute(jobs, f"SELECT pg_terminate_backend({pids[0]})")
-        # Its transaction is gone, and what came over it in the meantime is written.
-        event = await jobs.until(stuck, E.RETRY_SCHEDULED)
-        assert event.error is not None
-        assert event.error.type == "TIMEOUT"
+        # Longer than the lease.
+        await _until(
+            jobs,
+            f"SELECT 1 FROM workers WHERE heartbeat_time > '{before.time}'::timestamptz "
+            f"+ interval '{hasty.worker_lease} s'",
+        )
+        other = await submit(jobs, "e.loop", commit=False)
+        assert (await jobs.ended(other)).state is JobState.FAILED
+        assert (worker.counts.lease_losses, worker.running) == (0, len(stuck))
+        await execute(
+            jobs,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE query = 'SELECT pg_sleep(600)'",
+        )
+        # Their transactions are gone, and what came over them in the meantime is written.
+        for job_id in stuck:
+            event = await jobs.until(job_id, E.RETRY_SCHEDULED)
+            assert event.error is not None
+            assert event.error.type == "TIMEOUT"
+
+
+@asynccontextmanager
+async def _service(settings: Settings) -> AsyncIterator[WorkerService]:
+    worker = WorkerService(settings, effect_handlers())
+    await worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.stop()
 
 
 async def test_effects_are_those_of_succeeded_jobs_whenever_their_workers_are_killed(

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import structlog
 
@@ -14,7 +14,8 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.finish import Finish
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.complete import was_completed
+from headrace_core.store.complete import is_held_open, was_completed
+from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.finish import finish_attempts, written_ends
 from headrace_worker.execution import Execution
@@ -27,6 +28,9 @@ _log = structlog.get_logger()
 _MAX_BATCH = 500
 # Seconds between two attempts while PostgreSQL is gone.
 _RETRY = (0.1, 0.5)
+# Seconds between two looks whether a handler's transaction is still open: they grow from the first
+# to the last.
+_OPEN = (0.1, 2.0)
 
 
 # Which attempt: the job and its number.
@@ -38,6 +42,12 @@ class Ended(NamedTuple):
 
     execution: Execution
     finish: Finish
+
+
+class Question(Protocol):
+    """What the database is asked about an attempt; it waits for nobody."""
+
+    async def __call__(self, conn: Connection, *, job_id: JobId, attempt: int) -> bool: ...
 
 
 class Finishes:
@@ -90,11 +100,12 @@ class Finishes:
         execution, finish = ended
         job = execution.job
         event: EventType | None = None
-        completed = await self._was_completed(ended)
+        completed = await self._ask(was_completed, ended)
         if not completed:
-            event = (await self._write_alone(ended)).get((job.id, job.attempt))
-            # A commit whose answer was lost may have come only now.
-            completed = event is None and await self._was_completed(ended)
+            if await self._until_free(ended):
+                event = (await self._write_alone(ended)).get((job.id, job.attempt))
+            # The commit may have come only now.
+            completed = event is None and await self._ask(was_completed, ended)
         if not completed:
             self._on_written([(execution, finish, event)])
             return
@@ -108,15 +119,28 @@ class Finishes:
             )
         self._on_written([(execution, None, EventType.SUCCEEDED)])
 
-    async def _was_completed(self, ended: Ended) -> bool:
-        """Whether the handler's commit is there; False as well when the database refuses to say, or
-        the lease is lost before it answers.
+    async def _until_free(self, ended: Ended) -> bool:
+        """Waits until no open transaction has the job's row; False when the lease is lost before.
+
+        It looks now and then: as many writes that wait for rows as there are connections would
+        leave none for the lease.
+        """
+        worker_id = ended.execution.worker_id
+        pause, longest = _OPEN
+        while self._held(worker_id) and await self._ask(is_held_open, ended):
+            await asyncio.sleep(random.uniform(pause / 2, pause))
+            pause = min(2 * pause, longest)
+        return self._held(worker_id)
+
+    async def _ask(self, question: Question, ended: Ended) -> bool:
+        """What the database says of an attempt; False as well when it refuses to, or the lease is
+        lost before it does.
         """
         job = ended.execution.job
         while True:
             try:
                 async with self._database.statement() as connection:
-                    return await was_completed(connection, job_id=job.id, attempt=job.attempt)
+                    return await question(connection, job_id=job.id, attempt=job.attempt)
             except Unavailable:
                 if not self._held(ended.execution.worker_id):
                     return False

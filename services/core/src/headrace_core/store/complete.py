@@ -13,7 +13,9 @@ from sqlalchemy import text
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText
+from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.connection import Connection
+from headrace_core.store.guards import keyed_guard
 
 # What the functions raise when the attempt does not run any more.
 NOT_CURRENT: Final = "JF001"
@@ -105,6 +107,14 @@ async def was_completed(conn: Connection, *, job_id: JobId, attempt: int) -> boo
     return bool(await conn.execute(_COMPLETED, {"id": job_id, "attempt": attempt}))
 
 
+async def is_held_open(conn: Connection, *, job_id: JobId, attempt: int) -> bool:
+    """Whether an attempt runs and an open transaction has its row, as one has that completed it.
+
+    It waits for nobody.
+    """
+    return bool(await conn.execute(_HELD_OPEN, {"id": job_id, "attempt": attempt}))
+
+
 def _named(job_id: str, attempt: int, result: JsonText) -> dict[str, Any]:
     return {"job": job_id, "attempt": attempt, "result": result}
 
@@ -152,4 +162,10 @@ def _refuse(error: Exception, job_id: JobId, attempt: int) -> None:
 
 _COMPLETED = text("""
     SELECT 1 FROM jobs WHERE id = :id AND attempt = :attempt AND state = 'succeeded'
+""")
+
+_HELD_OPEN = text(f"""
+    SELECT 1 FROM jobs j
+    WHERE j.id = :id AND j.attempt = :attempt AND {keyed_guard(EventType.SUCCEEDED)}
+        AND NOT EXISTS (SELECT FROM jobs WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED)
 """)
