@@ -219,6 +219,21 @@ def spin(payload: Any, ctx: SyncContext) -> None:
         time.sleep(0)
 
 
+@handler("t.forks", isolation="process")
+def forks(away: bool, ctx: SyncContext) -> None:
+    """Forks a child, which leaves for a session of its own if it shall; both wait for ever."""
+    if (child := os.fork()) == 0:
+        if away:
+            os.setsid()
+        while True:
+            signal.pause()
+    while away and os.getsid(child) != child:
+        time.sleep(0)
+    ctx.emit([os.getpid(), child])
+    while True:
+        signal.pause()
+
+
 @handler("t.crash", isolation="process", retry=RetryPolicy(max_attempts=1))
 def crash(payload: Number) -> None:
     """Dies by a signal."""

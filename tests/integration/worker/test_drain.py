@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -15,7 +16,9 @@ from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.settings import Settings
 from support.handlers import handlers
+from support.pids import runs
 from support.platform import Platform, platform
+from support.until import until
 from support.worker_process import worker_process
 
 GRACE_S = 2.0
@@ -60,6 +63,16 @@ async def test_a_signal_to_the_whole_group_lets_isolated_handlers_end(
         assert await asyncio.to_thread(worker.wait_until_ended, within=GRACE_S + 10) == 0
     job = await jobs.job(job_id)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
+
+
+async def test_what_a_killed_worker_ran_in_processes_ends_with_it_and_so_do_their_children(
+    jobs: Platform, tmp_path: Path
+) -> None:
+    async with worker_process(jobs.settings, tmp_path) as worker:
+        job_id = await jobs.submit("t.forks", "false")
+        pids = json.loads((await jobs.until(job_id, E.OUTPUT)).output or "")
+        os.kill(worker.pid, signal.SIGKILL)
+        await until(lambda: not any(map(runs, pids)))
 
 
 async def test_a_worker_with_nothing_to_do_ends_at_once(jobs: Platform, tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,11 +17,15 @@ import uvloop
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import JsonText, Progress
 from headrace_core.settings import Settings
+from headrace_worker import isolation
 from headrace_worker.context import Attempt
 from headrace_worker.isolation import ProcessPool
 from headrace_worker.verdict import ProcessDied
 from support.handlers import handlers
+from support.pids import runs
 from support.until import until
+
+DEADLINE_S = 15.0
 
 
 class Reporter:
@@ -35,7 +42,11 @@ class Reporter:
 
 
 async def run(
-    processes: ProcessPool, job_type: str, on_output: Callable[[JsonText], Awaitable[None]]
+    processes: ProcessPool,
+    job_type: str,
+    on_output: Callable[[JsonText], Awaitable[None]],
+    *,
+    payload: JsonText = "{}",
 ) -> JsonText:
     handler = handlers().get(job_type)
     assert handler is not None
@@ -49,7 +60,7 @@ async def run(
         deadline=datetime.now(UTC) + timedelta(minutes=1),
         ends=time.monotonic() + 60,
     )
-    return await processes.run(handler, "{}", attempt, Reporter(on_output), check=lambda: None)
+    return await processes.run(handler, payload, attempt, Reporter(on_output), check=lambda: None)
 
 
 def test_a_death_while_a_report_is_taken_is_one() -> None:
@@ -63,5 +74,60 @@ def test_a_death_while_a_report_is_taken_is_one() -> None:
 
         with pytest.raises(ProcessDied, match="SIGKILL"):
             await run(processes, "t.spin", die)
+
+    uvloop.run(main())
+
+
+@contextmanager
+def children() -> Iterator[list[int]]:
+    """What is put in here is gone in the end: no loop closes while a child has a pipe of it."""
+    pids: list[int] = []
+    try:
+        yield pids
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_child_that_lives_on_does_not_hide_the_death_of_its_process(away: bool) -> None:
+    async def main() -> None:
+        with children() as started:
+
+            async def die(pids: JsonText) -> None:
+                process, child = json.loads(pids)
+                started.append(child)
+                os.kill(process, signal.SIGKILL)
+
+            async with asyncio.timeout(DEADLINE_S):
+                with pytest.raises(ProcessDied, match="SIGKILL"):
+                    await run(ProcessPool(Settings()), "t.forks", die, payload=json.dumps(away))
+            if not away:
+                await until(lambda: not runs(started[0]))
+
+    uvloop.run(main())
+
+
+def test_a_cancel_ends_what_the_process_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It waits for nothing that does not end.
+    monkeypatch.setattr(isolation, "_REAP_S", DEADLINE_S)
+
+    async def main() -> None:
+        with children() as started:
+            forked = asyncio.Event()
+
+            async def note(pids: JsonText) -> None:
+                started.append(json.loads(pids)[1])
+                forked.set()
+
+            processes = ProcessPool(Settings(worker_cancel_grace=0.1))
+            attempt = asyncio.create_task(run(processes, "t.forks", note, payload="false"))
+            async with asyncio.timeout(DEADLINE_S):
+                await forked.wait()
+                attempt.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await attempt
+                await until(lambda: not runs(started[0]))
 
     uvloop.run(main())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 
 import pytest
 
@@ -12,9 +11,7 @@ from headrace_worker import frames
 from headrace_worker.link import Link
 
 
-def test_what_cannot_be_said_waits_for_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As the process ends with its worker.
-    monkeypatch.setattr(os, "_exit", lambda _: None)
+def test_what_cannot_be_said_waits_for_no_answer() -> None:
     loop = asyncio.new_event_loop()
     link = Link(io.BytesIO(frames.frame(frames.Taken())), io.BytesIO(), loop)
     loop.close()

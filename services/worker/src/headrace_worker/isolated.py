@@ -4,7 +4,7 @@
 
 It reads what to run from its standard input, one job at a time, and answers on what was its
 standard output; whatever a handler prints goes to standard error. It ends with its worker, since
-its input ends then.
+its input ends then, and takes along what it has started.
 """
 
 from __future__ import annotations
@@ -110,6 +110,31 @@ def _raised(
     return frames.Raised(kind=kind, type=valid_text(name), message=valid_text(message), after=after)
 
 
+def _listen(link: Link) -> None:
+    link.read()
+    # Nobody wants the result any more, nor what its children do.
+    with suppress(ProcessLookupError):
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(0)
+
+
+def _close_copies(sink: int) -> None:
+    """Closes what uvloop leaves open of the way to the worker besides: children would have it."""
+    way = os.fstat(sink)
+    for descriptor in [int(entry.name) for entry in Path("/dev/fd").iterdir()]:
+        # That of the listing itself is closed by now.
+        with suppress(OSError):
+            if descriptor != sink and os.path.samestat(os.fstat(descriptor), way):
+                os.close(descriptor)
+
+
+def _detach(sink: int) -> None:
+    """Leaves a forked child no way to the worker, which knows by the end of it that this ended."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sink, inheritable=False)
+    os.close(nowhere)
+
+
 @dataclass(frozen=True, slots=True)
 class _Logs:
     log_level: str
@@ -118,20 +143,22 @@ class _Logs:
 
 def main(log_level: str, log_format: str) -> None:
     """Serves the worker until it is gone."""
-    # The worker decides when this ends, whatever a terminal or a supervisor sends to the whole
-    # group. A signal that is ignored would be ignored by a handler's own children too.
+    # The worker decides when this ends, whatever a supervisor sends to all that it finds. A signal
+    # that is ignored would be ignored by a handler's own children too.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: None)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.register_at_fork(after_in_child=lambda: _detach(sink.fileno()))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    _close_copies(sink.fileno())
     logs.configure(_Logs(log_level, log_format), service="worker")
     # One loop for all runs: the clients that a module of handlers keeps live on in it, also while
     # nothing runs.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         link = Link(sys.stdin.buffer, sink, loop.get_loop())
-        threading.Thread(target=link.read, name="link", daemon=True).start()
+        threading.Thread(target=_listen, args=(link,), name="link", daemon=True).start()
         while True:
             run = loop.run(link.next_run())
             link.end(_perform(link, loop, run))

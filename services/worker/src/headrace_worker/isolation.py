@@ -33,7 +33,7 @@ _SLACK_BYTES = 16 * 2**20
 
 
 class _HandlerProcess:
-    """A process that serves one job at a time."""
+    """A process that serves one job at a time. What it starts ends with it."""
 
     def __init__(self, process: Process, *, max_message_bytes: int) -> None:
         assert process.stdin is not None
@@ -45,6 +45,7 @@ class _HandlerProcess:
         self._incoming = frames.Incoming(process.stdout, max_bytes=max_message_bytes)
         # A report of its handler has no answer yet, and it waits for one.
         self.waits = False
+        self._gone = asyncio.create_task(self._end_group())
 
     @classmethod
     async def spawn(cls, settings: Settings) -> _HandlerProcess:
@@ -61,6 +62,8 @@ class _HandlerProcess:
                 stdout=PIPE,
                 # What can be imported here can be imported there, however it got onto the path.
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                # A group of its own, which its children are in.
+                start_new_session=True,
             ),
             max_message_bytes=largest + _SLACK_BYTES,
         )
@@ -106,9 +109,8 @@ class _HandlerProcess:
 
     def abort(self) -> None:
         """Kills it if it is alive, and waits for nothing."""
-        with suppress(ProcessLookupError):
-            if self.alive:
-                self._process.kill()
+        if self.alive:
+            self._kill_group()
 
     async def kill(self) -> int | None:
         """Kills it if it is alive; returns its exit code."""
@@ -118,9 +120,18 @@ class _HandlerProcess:
                 # Its output is only closed when everything in it has been read.
                 while await self._stdout.read(_CHUNK_BYTES):
                     pass
-                await self._process.wait()
+                await asyncio.wait({self._gone})
         self._stdin.close()
         return self._process.returncode
+
+    async def _end_group(self) -> None:
+        # A child that lives on would work for nobody, and could keep open what ends with this.
+        await self._process.wait()
+        self._kill_group()
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 class ProcessPool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -47,7 +46,7 @@ class Link:
         self._saying = threading.Lock()
 
     def read(self) -> None:
-        """Takes what the worker says until it is gone; then this process ends."""
+        """Takes what the worker says until it is gone."""
         while (body := frames.read_body(self._source)) is not None:
             message = frames.decode_to_handler(body)
             match message:
@@ -62,8 +61,6 @@ class Link:
                     # Not when the handler no longer waits for it.
                     if answer.set_running_or_notify_cancel():
                         answer.set_result(message)
-        # Nobody wants the result any more.
-        os._exit(0)
 
     async def next_run(self) -> frames.Run:
         """Waits for something to run."""
