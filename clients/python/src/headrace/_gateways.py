@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -68,10 +69,21 @@ def _options() -> list[tuple[str, int | str]]:
     ]
 
 
+@cache
+def _keep_completion_queue() -> None:
+    """Keeps what all channels of a process share for as long as it lives.
+
+    It would be shut down with the last of them: then the event loop stands still until a thread has
+    ended, which now and then it never does (grpc/grpc issue 22365).
+    """
+    aio.init_grpc_aio()  # type: ignore[attr-defined] # the stubs lack it
+
+
 class Gateway:
     """A channel to one gateway, and its stubs."""
 
     def __init__(self, target: str) -> None:
+        _keep_completion_queue()
         self.channel = aio.insecure_channel(target, options=_options())
         self.jobs = JobServiceStub(self.channel)
         self.handlers = HandlerServiceStub(self.channel)

@@ -38,7 +38,7 @@ from headrace_gateway.servicer import JobServicer
 from headrace_gateway.submit import Submitter
 from headrace_gateway.subscription_servicer import SubscriptionServicer
 from headrace_gateway.watch import Gauges, Watch
-from headrace_health import Check, Health
+from headrace_health import Check, Health, keep_completion_queue
 
 _log = structlog.get_logger()
 
@@ -156,6 +156,7 @@ class Gateway:
             stream_patience=settings.stream_patience,
             gauges=watch.gauges,
         )
+        keep_completion_queue()
         server = grpc.aio.server(interceptors=[calls], options=_options(settings))
         job_service_pb2_grpc.add_JobServiceServicer_to_server(
             JobServicer(

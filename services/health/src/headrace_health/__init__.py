@@ -3,10 +3,19 @@
 `python -m headrace_health probe HOST:PORT` asks a service from outside.
 """
 
+from headrace_health.completion import keep_completion_queue
 from headrace_health.health import Check, Health
 from headrace_health.lookup import Lookup
 from headrace_health.server import HealthServer
 from headrace_health.servicer import HealthServicer
 from headrace_health.strict import strict
 
-__all__ = ["Check", "Health", "HealthServer", "HealthServicer", "Lookup", "strict"]
+__all__ = [
+    "Check",
+    "Health",
+    "HealthServer",
+    "HealthServicer",
+    "Lookup",
+    "keep_completion_queue",
+    "strict",
+]

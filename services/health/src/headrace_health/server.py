@@ -10,6 +10,7 @@ from grpc_health.v1.health import SERVICE_NAME
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION_NAME
 from grpc_reflection.v1alpha.reflection import enable_server_reflection
 
+from headrace_health.completion import keep_completion_queue
 from headrace_health.health import Health
 from headrace_health.strict import StrictRequests
 
@@ -41,6 +42,7 @@ class HealthServer:
         Raises:
             RuntimeError: the address cannot be had.
         """
+        keep_completion_queue()
         # Two processes must not share a port by accident.
         server = grpc.aio.server(
             interceptors=(StrictRequests(),), options=(("grpc.so_reuseport", 0),)

@@ -1,0 +1,48 @@
+"""The last server or channel of a process takes nothing along that its event loop waits for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SERVER = """
+import asyncio, threading
+from headrace_health import Health, HealthServer
+
+async def main():
+    server = HealthServer(address="127.0.0.1:0", health=Health(checks=()))
+    await server.start()
+    await server.stop()
+    del server
+"""
+CLIENT = """
+import asyncio, threading
+from headrace import CallError, Client
+
+async def main():
+    async with Client("127.0.0.1:1", retries=0) as client:
+        try:
+            await client.stats()
+        except CallError:
+            pass
+    del client
+"""
+END = """
+asyncio.run(main())
+print([thread.name for thread in threading.enumerate() if "poll" in thread.name])
+"""
+
+
+@pytest.mark.parametrize("program", [SERVER, CLIENT], ids=["server", "client"])
+def test_the_queue_of_calls_outlives_it(program: str) -> None:
+    done = subprocess.run(
+        (sys.executable, "-c", program + END),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    # The thread that the event loop would wait for.
+    assert "_poll_wrapper" in done.stdout
