@@ -63,6 +63,7 @@ class Trial:
         self.figures: list[Figure] = []
         self.usages: list[Usage] = []
         self.loads: list[Load] = []
+        self._neighbours: list[asyncio.Task[None]] = []
         self._faults: list[_Fault] = []
         # The first fault's begin bounds the time in which the load ran undisturbed.
         self._steady: tuple[float, float] | None = None
@@ -119,6 +120,7 @@ class Trial:
             live(self.cluster.settings, load=name, chance=random.Random(self.chance.random())),
             name="neighbour",
         )
+        self._neighbours.append(neighbour)
         self._open.push_async_callback(end_tasks, neighbour)
         load.start()
         self.say(f"{rate:g} jobs/s")
@@ -245,6 +247,7 @@ class Trial:
         self.say("no more jobs; waiting for those that there are")
         for load in self.loads:
             await load.stop()
+        await end_tasks(*self._neighbours)
         if not await self.records.all_ended(within=_DRAIN_S):
             self.say(f"{await self.records.unfinished()} jobs have not ended")
         jobs, events = await self._jobs(), await self.records.events()
