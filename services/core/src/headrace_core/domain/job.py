@@ -10,7 +10,7 @@ from typing import Final
 
 from headrace_core.domain.ids import BatchId, JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.domain.retry import RetryOverrides
+from headrace_core.domain.retry import RetryOverrides, said
 
 DEFAULT_TENANT: Final = "default"
 DEFAULT_QUEUE: Final = "default"
@@ -81,11 +81,7 @@ def _around_payload(spec: JobSpec) -> tuple[str, str]:
         spec.timeout and spec.timeout.total_seconds(),
         spec.deadline and spec.deadline.timestamp(),
         # What was not said is left out, so that another field changes no fingerprint of before.
-        {
-            name: value
-            for name in RetryOverrides.__slots__
-            if (value := getattr(spec.retry, name)) is not None
-        },
+        said(spec.retry),
     )
     return f"({spec.type!r}, {spec.queue!r}, ", f", {repr(behind)[1:]}"
 

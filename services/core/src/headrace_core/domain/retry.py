@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 # How many types of errors a policy may name, and how many characters each may have.
 MAX_ERROR_TYPES: Final = 32
@@ -137,3 +137,12 @@ class RetryOverrides:
                 else self.non_retryable_error_types
             ),
         )
+
+
+def said(retry: RetryOverrides | RetryPolicy) -> dict[str, Any]:
+    """What is said of retries, by the names of `RetryOverrides`; what is not said is not there."""
+    return {
+        name: value
+        for name in RetryOverrides.__slots__
+        if (value := getattr(retry, name)) is not None
+    }

@@ -11,7 +11,7 @@ import msgspec
 
 from headrace_core.domain.job import Job, JobError, JobEvent, JsonText, Progress, valid_text
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.domain.retry import RetryOverrides, RetryPolicy
+from headrace_core.domain.retry import RetryOverrides, RetryPolicy, said
 from headrace_core.store.connection import Row
 
 _BASIC = (
@@ -214,11 +214,10 @@ def from_policy(retry: RetryPolicy) -> JsonText:
 
 
 def _retry_text(retry: RetryOverrides | RetryPolicy) -> JsonText:
-    fields: dict[str, Any] = {}
-    for name in RetryOverrides.__dataclass_fields__:
-        value = getattr(retry, name)
-        if value is not None:
-            fields[name] = value.total_seconds() if isinstance(value, timedelta) else value
+    fields = {
+        name: value.total_seconds() if isinstance(value, timedelta) else value
+        for name, value in said(retry).items()
+    }
     return msgspec.json.encode(fields).decode()
 
 
