@@ -20,7 +20,7 @@ from headrace_core.store.audit import (
 )
 from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
-from headrace_core.store.diagnosis import read_server
+from headrace_core.store.diagnosis import is_standby
 from headrace_core.store.migrate import head_revision, read_revision
 from headrace_core.store.stuck import Stuck, find_stuck
 
@@ -110,7 +110,7 @@ class Auditor:
     async def _is_standby(self) -> bool:
         """Whether it is a copy: who waits there, and for how long, is not what it seems."""
         async with self._database.statement() as connection:
-            return (await read_server(connection)).standby
+            return await is_standby(connection)
 
     async def read(self, connection: Connection) -> Audit:
         """Looks at what is written, and not at who waits.

@@ -102,6 +102,11 @@ async def read_clock(conn: Connection) -> datetime:
     return now
 
 
+async def is_standby(conn: Connection) -> bool:
+    """Whether the server is a copy of another one."""
+    return bool(await conn.scalar(_STANDBY))
+
+
 async def read_server(conn: Connection) -> DatabaseServer:
     """Reads what the server is and how it is set."""
     row = (await conn.execute(_SERVER)).one()
@@ -181,6 +186,8 @@ async def unserved_lanes(conn: Connection) -> Sequence[UnservedLane]:
 
 
 _CLOCK = text("SELECT clock_timestamp()")
+
+_STANDBY = text("SELECT pg_is_in_recovery()")
 
 _SERVER = text("""
     SELECT current_setting('server_version') AS version,
