@@ -94,11 +94,12 @@ def read_body(stream: BinaryIO) -> bytes | None:
 
 
 class TooLarge(Exception):
-    """A message has `size` bytes, and nobody can take that many."""
+    """A message has `size` bytes, and at most `limit` are taken."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, limit: int) -> None:
         super().__init__(f"{size} bytes")
         self.size = size
+        self.limit = limit
 
 
 class Incoming:
@@ -125,7 +126,7 @@ class Incoming:
         if self._size is None:
             self._size = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES))
         if self._size > self._max_bytes:
-            raise TooLarge(self._size)
+            raise TooLarge(self._size, limit=self._max_bytes)
         body: bytes = await self._reader.readexactly(self._size)
         self._size = None
         return body

@@ -39,7 +39,6 @@ class _HandlerProcess:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
-        self._max_message_bytes = max_message_bytes
         self._stdin = process.stdin
         self._stdout = process.stdout
         self._incoming = frames.Incoming(process.stdout, max_bytes=max_message_bytes)
@@ -94,7 +93,7 @@ class _HandlerProcess:
         except frames.TooLarge as error:
             raise Fail(
                 f"the handler said {error.size} bytes at once; its worker takes at most "
-                f"{self._max_message_bytes}",
+                f"{error.limit}",
                 type="LimitExceeded",
             ) from None
         except (asyncio.IncompleteReadError, ConnectionError):
