@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -195,6 +197,45 @@ async def test_a_cut_drops_connections_and_refuses_new_ones(echo: tuple[Server, 
     assert await again.ask(b"hello") == b"hello"
     for each in (end, again):
         await each.close()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_cut_drops_connections_that_are_just_being_made(
+    echo: tuple[Server, Proxy], turns: int
+):
+    server, link = echo
+    with at_once(link) as client:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await link.cut()
+        async with asyncio.timeout(DEADLINE_S):
+            with suppress(ConnectionError):
+                assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+    await until(lambda: not server.open and not link.connections)
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_client_that_goes_while_it_is_being_connected_leaves_nothing(
+    echo: tuple[Server, Proxy], turns: int
+):
+    server, link = echo
+    with at_once(link) as client:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        # It does not end what it says, it breaks off.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    end = await connect(link)
+    assert await end.ask(b"hello") == b"hello"
+    await end.close()
+    await until(lambda: not server.open and not link.connections)
+
+
+def at_once(link: Proxy) -> socket.socket:
+    """A connection that the proxy has not looked at yet."""
+    host, _, port = link.address.rpartition(":")
+    client = socket.create_connection((host, int(port)), timeout=DEADLINE_S)
+    client.setblocking(False)
+    return client
 
 
 async def test_a_statement_whose_answer_is_lost_has_been_committed(database_url: str):

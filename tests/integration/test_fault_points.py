@@ -142,7 +142,7 @@ on_request = pytest.mark.skipif(
 )
 # A connection that is cut in the middle of its making, or of being given back, is closed by the
 # drivers only when it is collected. That nothing stays open is for F21 to show, in real processes.
-cut_anywhere = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+cut_anywhere = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 def test_the_list_of_methods_is_whole() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +25,7 @@ class Connection:
         sent: which of the proxy's marks the client has sent on it.
         last_reply: when the client was given something last, by the monotonic clock; None: never.
         doomed: its next answer is lost, and it is cut when the server has given it.
+        over: it was broken off or has ended.
     """
 
     def __init__(self, proxy: Proxy) -> None:
@@ -37,20 +39,22 @@ class Connection:
         self._client = _End(self)
         self._server = _End(self)
         self._client.peer, self._server.peer = self._server, self._client
+        # The server's end, when it is still being connected then, is closed once it is there.
+        self.over = False
         self.opened: asyncio.Task[None] | None = None
 
-    async def open(self, host: str | None, port: int | None) -> None:
-        """Connects to the server, and lets the client speak."""
+    async def open(self, client: socket.socket, host: str | None, port: int | None) -> None:
+        """Takes the client's end, and connects to the server."""
         loop = asyncio.get_running_loop()
         try:
+            await loop.connect_accepted_socket(lambda: self._client, client)
             await loop.create_connection(lambda: self._server, host, port)
         except OSError:
             self.drop()
-            return
-        self._client.flush()
 
     def drop(self) -> None:
         """Breaks it off, at both ends."""
+        self.over = True
         if self.opened is not None:
             self.opened.cancel()
         for end in (self._client, self._server):
@@ -59,6 +63,7 @@ class Connection:
 
     def finish(self) -> None:
         """Closes it, once what was passed on has been sent."""
+        self.over = True
         for end in (self._client, self._server):
             end.close()
         self._proxy.connections.discard(self)
@@ -117,7 +122,10 @@ class _End(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have another base.
         self._transport = cast("asyncio.Transport", transport)
-        self.peer.flush()
+        if self._connection.over:
+            self._transport.abort()
+        else:
+            self.peer.flush()
 
     def data_received(self, data: bytes) -> None:
         self._connection.came(self, data)
@@ -231,7 +239,7 @@ class Proxy:
 
     def __init__(self, url: str, *, marks: tuple[bytes, ...] = (), statement: bytes = b"") -> None:
         self._parts = urlsplit(url)
-        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._port = 0
         self._held: Callable[[Connection], bool] | None = None
         self._muted: Callable[[Connection], bool] | None = None
@@ -256,14 +264,17 @@ class Proxy:
         """Listens; after a cut on the same port as before."""
         # None that a client's own end could be given while it tries to reach us after a cut.
         self._port = self._port or free_port()
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, "127.0.0.1", self._port)
+        # A server of asyncio's own loses connections that come in the instant when it is closed.
+        self._listening = socket.create_server(("127.0.0.1", self._port), backlog=1024)
+        self._listening.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._listening, self._accept, self._listening)
 
     async def cut(self) -> None:
         """Refuses new connections and drops those that there are."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
         for connection in [*self.connections]:
             connection.drop()
         # The transports close in the loop's next turn.
@@ -307,10 +318,18 @@ class Proxy:
         """Whether the answers on a connection are lost."""
         return self._muted is not None and self._muted(connection)
 
-    def _accept(self) -> asyncio.Protocol:
+    def _accept(self, listening: socket.socket) -> None:
+        with suppress(BlockingIOError):
+            while True:
+                client, _ = listening.accept()
+                client.setblocking(False)
+                self._connect(client)
+
+    def _connect(self, client: socket.socket) -> None:
         connection = Connection(self)
         self.connections.add(connection)
         connection.opened = asyncio.create_task(
-            connection.open(self._parts.hostname, self._parts.port)
+            connection.open(client, self._parts.hostname, self._parts.port)
         )
-        return connection._client
+        # What is cancelled before its begin has nobody yet who would close it.
+        connection.opened.add_done_callback(lambda task: task.cancelled() and client.close())
