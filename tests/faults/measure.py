@@ -90,7 +90,10 @@ def recovery(
     last: float,
     limit: float,
 ) -> Recovery:
-    """When 90 % of the throughput was back: the end of the first window that has it.
+    """When 90 % of the throughput was back: the end of the first window that has it, and after
+    which it stays, on average, for as long as it might have taken.
+
+    A backlog that is worked off at once, and nothing after it, is no recovery.
 
     Args:
         what: the fault.
@@ -105,11 +108,13 @@ def recovery(
         return bisect_left(times, until) - bisect_left(times, since)
 
     before = count(*steady) / (steady[1] - steady[0])
-    enough = before * _WINDOW_S * (1 - TOLERANCE)
+    enough = before * (1 - TOLERANCE)
     begin = end
     while begin + _WINDOW_S <= last:
-        if count(begin, begin + _WINDOW_S) >= enough:
-            seconds = begin + _WINDOW_S - end
+        window = begin + _WINDOW_S
+        stays = max(window, min(end + limit, last))
+        if all(count(begin, to) >= enough * (to - begin) for to in (window, stays)):
+            seconds = window - end
             return Recovery(what=what, before=before, seconds=seconds, limit=limit)
         begin += _STEP_S
     return Recovery(what=what, before=before, seconds=None, limit=limit)

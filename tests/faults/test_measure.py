@@ -57,6 +57,14 @@ def test_throughput_that_stays_below_is_never_back():
     assert found.seconds is None
 
 
+def test_a_backlog_alone_is_no_recovery():
+    times = [n / 10 for n in range(100)]  # ten a second
+    times += [12 + n / 50 for n in range(100)]  # what has waited, and then nothing for long
+    times += [26 + n / 10 for n in range(100)]
+    found = recovery("x", times, steady=(0, 10), end=12.0, last=36.0, limit=20)
+    assert found.seconds == pytest.approx(26 - 12 + 3, abs=1.5)
+
+
 def test_a_claim_waits_from_when_its_job_is_ready():
     queued, running = JobState.QUEUED, JobState.RUNNING
     events = [
