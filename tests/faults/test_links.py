@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import pytest
@@ -92,8 +92,22 @@ async def echo() -> AsyncIterator[tuple[Server, Proxy]]:
 
 
 async def connect(link: Proxy) -> End:
+    return End(*await asyncio.open_connection(*address(link)))
+
+
+@asynccontextmanager
+async def just_taken(link: Proxy, turns: int) -> AsyncIterator[socket.socket]:
+    """A client's connection that the proxy has had so many turns of the loop to take."""
+    with socket.create_connection(address(link), timeout=DEADLINE_S) as client:
+        client.setblocking(False)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        yield client
+
+
+def address(link: Proxy) -> tuple[str, int]:
     host, _, port = link.address.rpartition(":")
-    return End(*await asyncio.open_connection(host, int(port)))
+    return host, int(port)
 
 
 async def test_a_link_passes_everything(echo: tuple[Server, Proxy]):
@@ -204,9 +218,7 @@ async def test_a_cut_drops_connections_that_are_just_being_made(
     echo: tuple[Server, Proxy], turns: int
 ):
     server, link = echo
-    with at_once(link) as client:
-        for _ in range(turns):
-            await asyncio.sleep(0)
+    async with just_taken(link, turns) as client:
         await link.cut()
         async with asyncio.timeout(DEADLINE_S):
             with suppress(ConnectionError):
@@ -219,23 +231,13 @@ async def test_a_client_that_goes_while_it_is_being_connected_leaves_nothing(
     echo: tuple[Server, Proxy], turns: int
 ):
     server, link = echo
-    with at_once(link) as client:
-        for _ in range(turns):
-            await asyncio.sleep(0)
+    async with just_taken(link, turns) as client:
         # It does not end what it says, it breaks off.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     end = await connect(link)
     assert await end.ask(b"hello") == b"hello"
     await end.close()
     await until(lambda: not server.open and not link.connections)
-
-
-def at_once(link: Proxy) -> socket.socket:
-    """A connection that the proxy has not looked at yet."""
-    host, _, port = link.address.rpartition(":")
-    client = socket.create_connection((host, int(port)), timeout=DEADLINE_S)
-    client.setblocking(False)
-    return client
 
 
 async def test_a_statement_whose_answer_is_lost_has_been_committed(database_url: str):

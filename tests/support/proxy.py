@@ -25,7 +25,6 @@ class Connection:
         sent: which of the proxy's marks the client has sent on it.
         last_reply: when the client was given something last, by the monotonic clock; None: never.
         doomed: its next answer is lost, and it is cut when the server has given it.
-        over: it was broken off or has ended.
     """
 
     def __init__(self, proxy: Proxy) -> None:
@@ -39,9 +38,12 @@ class Connection:
         self._client = _End(self)
         self._server = _End(self)
         self._client.peer, self._server.peer = self._server, self._client
-        # The server's end, when it is still being connected then, is closed once it is there.
-        self.over = False
         self.opened: asyncio.Task[None] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was neither broken off nor has ended."""
+        return self in self._proxy.connections
 
     async def open(self, client: socket.socket, host: str | None, port: int | None) -> None:
         """Takes the client's end, and connects to the server."""
@@ -54,7 +56,6 @@ class Connection:
 
     def drop(self) -> None:
         """Breaks it off, at both ends."""
-        self.over = True
         if self.opened is not None:
             self.opened.cancel()
         for end in (self._client, self._server):
@@ -63,7 +64,6 @@ class Connection:
 
     def finish(self) -> None:
         """Closes it, once what was passed on has been sent."""
-        self.over = True
         for end in (self._client, self._server):
             end.close()
         self._proxy.connections.discard(self)
@@ -122,10 +122,11 @@ class _End(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have another base.
         self._transport = cast("asyncio.Transport", transport)
-        if self._connection.over:
-            self._transport.abort()
-        else:
+        if self._connection.is_open:
             self.peer.flush()
+        else:
+            # The other end went while this one was being connected.
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._connection.came(self, data)
