@@ -130,6 +130,17 @@ def sleep_in_process(payload: Number, ctx: SyncContext) -> None:
     time.sleep(payload.number / 1000)
 
 
+_kept: list[bytes] = []
+
+
+@handler("t.keep_memory", isolation="process", memory_limit=lambda: 256 * 2**20)
+def keep_memory(payload: Number, ctx: SyncContext) -> None:
+    """Keeps as many MiB, or all there are when the number is negative."""
+    while len(_kept) != payload.number:
+        _kept.append(b"x" * 2**20)
+    ctx.emit(os.getpid())
+
+
 @handler("t.thread")
 def in_thread(payload: Number, ctx: SyncContext) -> str:
     """Reports from a thread."""

@@ -20,6 +20,7 @@ from headrace_core.settings import Settings
 from headrace_worker import isolation
 from headrace_worker.context import Attempt
 from headrace_worker.isolation import ProcessPool
+from headrace_worker.outcome import Fail
 from headrace_worker.verdict import ProcessDied
 from support.handlers import handlers
 from support.pids import runs
@@ -129,5 +130,40 @@ def test_a_cancel_ends_what_the_process_has_started(monkeypatch: pytest.MonkeyPa
                 with pytest.raises(asyncio.CancelledError):
                     await attempt
                 await until(lambda: not runs(started[0]))
+
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize(("mebibytes", "reused"), [(1, True), (200, False)])
+def test_process_that_keeps_much_memory_is_not_reused(mebibytes: int, reused: bool) -> None:
+    async def main() -> None:
+        processes = ProcessPool(Settings())
+        pids: list[JsonText] = []
+
+        async def note(pid: JsonText) -> None:
+            pids.append(pid)
+
+        payload = json.dumps({"number": mebibytes})
+        async with asyncio.timeout(DEADLINE_S):
+            for _ in range(2):
+                await run(processes, "t.keep_memory", note, payload=payload)
+        assert (pids[0] == pids[1]) is reused
+        await processes.close()
+
+    uvloop.run(main())
+
+
+def test_process_beyond_its_memory_limit_fails_for_good() -> None:
+    async def main() -> None:
+        processes = ProcessPool(Settings())
+
+        async def note(_: JsonText) -> None:
+            pass
+
+        async with asyncio.timeout(DEADLINE_S):
+            with pytest.raises(Fail, match="268435456 bytes of memory") as caught:
+                await run(processes, "t.keep_memory", note, payload='{"number": -1}')
+        assert caught.value.type == "MemoryLimitExceeded"
+        await processes.close()
 
     uvloop.run(main())

@@ -119,6 +119,11 @@ def test_a_timeout_must_be_positive(timeout: float | timedelta) -> None:
         handler("r.no", timeout=timeout)
 
 
+def test_memory_limit_without_process_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'needs isolation="process"'):
+        handler("r.memory", memory_limit=2**20)
+
+
 def test_two_functions_cannot_have_the_same_type() -> None:
     @handler("r.twice")
     def first(payload: Any) -> None: ...

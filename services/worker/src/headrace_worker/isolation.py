@@ -17,6 +17,7 @@ from headrace_core.domain.job import JsonText, Progress
 from headrace_core.settings import Settings
 from headrace_worker import frames
 from headrace_worker.context import Attempt, Reporter
+from headrace_worker.memory import MemoryWatch
 from headrace_worker.outcome import Fail, Retry
 from headrace_worker.payload import PayloadMismatch
 from headrace_worker.registry import RegisteredHandler
@@ -71,6 +72,11 @@ class _HandlerProcess:
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     async def send(self, message: frames.ToHandler) -> None:
         """Says something to it. That it is gone shows at the next `receive`."""
@@ -164,7 +170,8 @@ class ProcessPool:
             check: called when the process is there; what it raises ends the attempt.
 
         Raises:
-            Fail, Retry, PayloadMismatch, RemoteError: how it ended.
+            Fail, Retry, PayloadMismatch, RemoteError: how it ended; Fail also when its process
+                used more memory than its limit.
             ProcessDied: it has ended its process.
             CancelledError: it was cancelled, and its process has ended the job or is gone.
         """
@@ -180,15 +187,19 @@ class ProcessPool:
             deadline=attempt.deadline,
             time_left=max(0.0, attempt.ends - time.monotonic()),
         )
+        limit = handler.memory_limit() if callable(handler.memory_limit) else handler.memory_limit
         process = await self._take()
         self._busy.add(process)
+        memory = MemoryWatch(process.pid, limit, process.abort)
         ended = False
         try:
             check()
-            await process.send(run)
-            end = await self._converse(process, reporter)
+            with memory:
+                await process.send(run)
+                end = await self._converse(process, reporter)
             # One whose memory has run out may have too little for the next job as well.
             ended = not (isinstance(end, frames.Raised) and end.type == MemoryError.__name__)
+            ended = ended and not memory.is_half_used()
         except asyncio.CancelledError:
             ended = await self._ends_in_grace(process, reporter)
             raise

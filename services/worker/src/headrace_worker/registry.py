@@ -22,6 +22,8 @@ from headrace_worker.payload import Decoder, schema
 F = TypeVar("F", bound=Callable[..., Any])
 
 Mode = Literal["async", "thread", "process"]
+# Bytes, or a function that reads them from a setting when an attempt starts.
+MemoryLimit = int | Callable[[], int] | None
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,99}")
 _ENTRY_POINT_GROUP = "headrace.handlers"
@@ -36,6 +38,7 @@ class RegisteredHandler:
     mode: Mode
     decode: Decoder
     takes_context: bool
+    memory_limit: MemoryLimit = None
 
     @property
     def is_async(self) -> bool:
@@ -85,6 +88,7 @@ def handler(
     timeout: timedelta | float = DEFAULT_TIMEOUT,
     retry: RetryPolicy | None = None,
     isolation: Literal["auto", "process"] = "auto",
+    memory_limit: MemoryLimit = None,
 ) -> Callable[[F], F]:
     """Registers a function as the handler of a type of jobs.
 
@@ -101,6 +105,9 @@ def handler(
         timeout: how long an attempt may run, in seconds or as a timedelta, when a job doesn't say.
         retry: how failures are tried again when a job doesn't say.
         isolation: `process`, or `auto` for the loop or a thread.
+        memory_limit: bytes of memory that the handler's process may use, or a function that
+            returns them. A job that uses more fails with `MemoryLimitExceeded` and is not retried.
+            Needs `isolation="process"` and Linux.
 
     Raises:
         TypeError: the function cannot be a handler; the message says why.
@@ -113,6 +120,8 @@ def handler(
     limit = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
     if limit <= timedelta():
         raise ValueError(f"the timeout of {job_type!r} must be more than nothing")
+    if memory_limit is not None and isolation != "process":
+        raise ValueError(f'memory_limit of {job_type!r} needs isolation="process"')
 
     def register(function: F) -> F:
         registry.add(
@@ -123,6 +132,7 @@ def handler(
                 timeout=limit,
                 retry=retry or RetryPolicy(),
                 isolation=isolation,
+                memory_limit=memory_limit,
             )
         )
         return function
@@ -152,6 +162,7 @@ def _inspect(
     timeout: timedelta,
     retry: RetryPolicy,
     isolation: str,
+    memory_limit: MemoryLimit,
 ) -> RegisteredHandler:
     is_async = inspect.iscoroutinefunction(function)
     parameters = list(inspect.signature(function).parameters.values())
@@ -178,6 +189,7 @@ def _inspect(
         mode="process" if isolation == "process" else mode,
         decode=Decoder(payload_type),
         takes_context=len(parameters) == 2,
+        memory_limit=memory_limit,
     )
 
 

@@ -1,0 +1,85 @@
+"""The memory limit of a handler's process, enforced by the worker that started it.
+
+The worker reads the resident memory from /proc and kills the process that exceeds its limit. A
+limit of the address space (RLIMIT_AS) would count what native libraries only reserve, and would end
+the process by a signal that says nothing of memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from headrace_worker.outcome import Fail
+from headrace_worker.verdict import ProcessDied
+
+# Seconds between two readings. A process can fill some 100 MB in this time.
+_INTERVAL_S: Final = 0.05
+
+# proc(5). Pages of mapped files are left out: the kernel can drop them at any time.
+_USED = re.compile(r"^(?:RssAnon|RssShmem|VmSwap):\s+(\d+) kB$", re.MULTILINE)
+
+
+class MemoryWatch:
+    """Kills a process that uses more memory than its limit, while the `with` block runs.
+
+    Args:
+        pid: the process.
+        limit: bytes; None for no limit. Without /proc there is no limit either.
+        kill: ends the process.
+
+    Raises:
+        Fail: on leaving the block because the process died, when this watch has killed it.
+    """
+
+    def __init__(self, pid: int, limit: int | None, kill: Callable[[], None]) -> None:
+        self._status = Path(f"/proc/{pid}/status")
+        self._limit = limit
+        self._kill = kill
+        self._exceeded = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        if self._limit is not None:
+            self._read(asyncio.get_running_loop(), self._limit)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._exceeded and isinstance(error, ProcessDied):
+            raise Fail(
+                f"the handler used more than {self._limit} bytes of memory, its limit",
+                type="MemoryLimitExceeded",
+            ) from None
+
+    def is_half_used(self) -> bool:
+        """Whether the process still has so much memory that the next job should get another."""
+        return self._limit is not None and (self._used() or 0) > self._limit // 2
+
+    def _read(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
+        used = self._used()
+        if used is None:
+            return
+        if used > limit:
+            self._exceeded = True
+            self._kill()
+            return
+        self._timer = loop.call_later(_INTERVAL_S, self._read, loop, limit)
+
+    def _used(self) -> int | None:
+        """The bytes in use; None when the process is gone or the system has no /proc."""
+        try:
+            found = _USED.findall(self._status.read_text())
+        except OSError:
+            return None
+        return sum(map(int, found)) * 1024 if found else None
