@@ -30,6 +30,8 @@ from headrace_core.store.workers import NewWorker, register_worker
 # Seconds that a call may take; a call that needs them has failed.
 TIMEOUT = 30
 
+STACK_TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1, in f'
+
 SQUARE_SUM = HandlerSpec(
     type="square_sum",
     queue="math",
@@ -130,7 +132,9 @@ class PlayedWorker:
         await self._finish(job_id, attempt, event=EventType.SUCCEEDED, result=result)
 
     async def fail(self, job_id: str, attempt: int = 1) -> None:
-        error = JobError(type="ValueError", message="it broke", retryable=False)
+        error = JobError(
+            type="ValueError", message="it broke", retryable=False, stack_trace=STACK_TRACE
+        )
         await self._finish(job_id, attempt, event=EventType.FAILED, error=error)
 
     async def _finish(self, job_id: str, attempt: int, **finish: Any) -> None:

@@ -19,13 +19,16 @@ from headrace.v1.job_pb2 import (
     JobSpec,
 )
 from headrace.v1.job_service_pb2 import (
+    BatchSubmitJobsRequest,
     GetJobRequest,
     ListJobEventsRequest,
+    ListJobsRequest,
     SubmitJobRequest,
+    WatchJobRequest,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain.job import Progress
-from support.gateway import PlayedWorker, refused
+from support.gateway import STACK_TRACE, PlayedWorker, refused
 
 NUMBERS = b'{"data": [1, 2, 3]}'
 
@@ -104,6 +107,56 @@ async def test_a_job_that_failed_says_why(worker: PlayedWorker, jobs: JobService
         False,
     )
     assert not job.HasField("result")
+
+
+async def test_stack_trace_is_in_the_full_view_only(worker: PlayedWorker, jobs: JobServiceStub):
+    job_id = await submitted(jobs)
+    await worker.start_job(job_id)
+    await worker.fail(job_id)
+    shown = {
+        (call, view): job.error.stack_trace
+        for view in (JOB_VIEW_BASIC, JOB_VIEW_FULL)
+        for call, job in (
+            ("get", (await jobs.GetJob(GetJobRequest(job_id=job_id, view=view))).job),
+            ("list", (await jobs.ListJobs(ListJobsRequest(view=view))).jobs[0]),
+        )
+    }
+    assert shown == {
+        ("get", JOB_VIEW_BASIC): "",
+        ("list", JOB_VIEW_BASIC): "",
+        ("get", JOB_VIEW_FULL): STACK_TRACE,
+        ("list", JOB_VIEW_FULL): STACK_TRACE,
+    }
+    events = (await jobs.ListJobEvents(ListJobEventsRequest(job_id=job_id))).events
+    assert events[-1].error.type == "ValueError"
+    assert not events[-1].error.stack_trace
+    watched = [
+        event
+        async for response in jobs.WatchJob(WatchJobRequest(job_id=job_id))
+        for event in response.events
+    ]
+    assert watched[-1].error == events[-1].error
+
+
+async def test_correlation_id_of_a_submit_travels_with_the_job(jobs: JobServiceStub):
+    spec = JobSpec(type="square_sum", payload=Data(json=NUMBERS))
+    metadata = (("x-request-id", "trace-17"),)
+    single = SubmitJobRequest(job=spec, request_id="key")
+    alone = (await jobs.SubmitJob(single, metadata=metadata)).job
+    # The same job again, whatever the second call is called.
+    again = (await jobs.SubmitJob(single, metadata=(("x-request-id", "trace-18"),))).job
+    batch = await jobs.BatchSubmitJobs(
+        BatchSubmitJobsRequest(jobs=[spec, JobSpec(type="other")]), metadata=metadata
+    )
+    for job in (alone, again, *batch.jobs):
+        assert job.correlation_id == "trace-17"
+        stored = (await jobs.GetJob(GetJobRequest(job_id=job.id, view=JOB_VIEW_BASIC))).job
+        assert stored.correlation_id == "trace-17"
+    # One that is too long is replaced by the id that the gateway gives to the call.
+    call = jobs.SubmitJob(SubmitJobRequest(job=spec), metadata=(("x-request-id", "x" * 129),))
+    job = (await call).job
+    assert job.correlation_id == dict(await call.trailing_metadata())["x-request-id"]
+    assert len(job.correlation_id) == 36
 
 
 async def test_the_history_is_numbered_without_a_gap(succeeded: str, jobs: JobServiceStub):

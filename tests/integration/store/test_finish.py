@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 
 from headrace_core.domain.ids import WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, JobError, Progress
@@ -128,6 +129,32 @@ async def test_a_process_that_died_counts_as_a_lost_worker_and_as_no_retry(
     assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 4, 0)
     assert job.error == last
     assert_legal(job, await history(database, job.id))
+
+
+async def test_stack_trace_stays_with_the_newest_error(database: Database) -> None:
+    worker_id = await register(database)
+    job = await submit(database)
+    traced = JobError(type="E", message="m", retryable=True, stack_trace='File "a.py"')
+    untraced = JobError(type="WORKER_LOST", message="m", retryable=True)
+    seen = []
+    for attempt, event, says in (
+        (1, EventType.RETRY_SCHEDULED, {"error": traced}),
+        (2, EventType.INTERRUPTED, {}),
+        (3, EventType.WORKER_LOST, {"error": untraced}),
+        (4, EventType.RETRY_SCHEDULED, {"error": traced}),
+        (5, EventType.SUCCEEDED, {}),
+    ):
+        await set_column(database, job.id, "state = 'queued', queue_time = now()")
+        await start(database, worker_id, await read_job(database, job.id))
+        await finish(database, worker_id, ending(job.id, attempt, event, **says))
+        ended = await read_job(database, job.id)
+        seen.append(ended.error and ended.error.stack_trace)
+    assert seen == ['File "a.py"', 'File "a.py"', "", 'File "a.py"', None]
+    async with database.statement() as connection:
+        assert await connection.scalar(text("SELECT stack_trace FROM jobs")) is None
+    assert all(
+        not event.error.stack_trace for event in await history(database, job.id) if event.error
+    )
 
 
 async def test_success_clears_the_error_of_an_earlier_attempt(database: Database) -> None:
@@ -260,7 +287,7 @@ async def test_an_error_may_hold_any_text(database: Database) -> None:
     assert await finish(database, brought.worker_id, said)
     stored = (await read_job(database, brought.job.id)).error
     assert stored == JobError(
-        type="Ünfall", message='"\\ \x00 ? \U0001f600 </script>', retryable=False
+        type="Ünfall", message='"\\ ? ? \U0001f600 </script>', retryable=False
     )
 
 

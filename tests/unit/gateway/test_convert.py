@@ -84,7 +84,7 @@ WHOLE = replace(
     seq=9,
     progress=Progress(fraction=0.5, message="half", counters='{"rows": 3}'),
     result="[1]",
-    error=JobError(type="ValueError", message="no", retryable=True),
+    error=JobError(type="ValueError", message="no", retryable=True, stack_trace="File …"),
     worker_id=WorkerId(uuid7()),
     due_time=at(2),
     queue_time=at(3),
@@ -92,6 +92,7 @@ WHOLE = replace(
     cancel_request_time=at(5),
     end_time=at(6),
     update_time=at(7),
+    correlation_id="trace-17",
 )
 
 
@@ -139,7 +140,12 @@ def test_a_whole_job_shows_every_field():
             "counters": {"value": {"rows": 3.0}},
         },
         "result": {"value": [1.0]},
-        "error": {"type": "ValueError", "message": "no", "retryable": True},
+        "error": {
+            "type": "ValueError",
+            "message": "no",
+            "retryable": True,
+            "stackTrace": "File …",
+        },
         "workerId": str(WHOLE.worker_id),
         "createTime": "2026-11-22T01:02:03.456789Z",
         "scheduleTime": "2026-11-22T01:02:05.456789Z",
@@ -149,6 +155,7 @@ def test_a_whole_job_shows_every_field():
         "endTime": "2026-11-22T01:02:09.456789Z",
         "updateTime": "2026-11-22T01:02:10.456789Z",
         "output": [{"value": "a"}, {"value": {"b": 1.0}}],
+        "correlationId": "trace-17",
     }
     assert len(message.ListFields()) == len(job_pb2.Job.DESCRIPTOR.fields)
 

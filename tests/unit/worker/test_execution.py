@@ -65,7 +65,7 @@ def job() -> ClaimedJob:
         retries_used=0,
         worker_losses=0,
         retry=RetryOverrides(),
-        request_id=None,
+        correlation_id=None,
         timeout=None,
         deadline=None,
         time_left=None,

@@ -181,6 +181,7 @@ def from_job(message: job_pb2.Job) -> Job:
         end_time=_time(message, "end_time"),
         update_time=_time(message, "update_time"),
         output=tuple(from_data(piece) for piece in message.output),
+        correlation_id=message.correlation_id,
     )
 
 
@@ -270,7 +271,12 @@ def _counts(counts: Iterable[job_service_pb2.StateCount]) -> Mapping[JobState, i
 
 
 def _error(message: job_pb2.JobError) -> JobError:
-    return JobError(type=message.type, message=message.message, retryable=message.retryable)
+    return JobError(
+        type=message.type,
+        message=message.message,
+        retryable=message.retryable,
+        stack_trace=message.stack_trace,
+    )
 
 
 def _progress(message: job_pb2.JobProgress) -> Progress:

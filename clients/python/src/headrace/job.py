@@ -138,13 +138,15 @@ class JobSpec:
 class JobError:
     """Why an attempt or a job failed.
 
-    `type` is an exception's name, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST; `message` is what a
-    person should read.
+    `type` is an exception's name, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST; `message` is for
+    people; `stack_trace` is the handler's traceback. The stack trace is in the full view of a job
+    only, and empty in events.
     """
 
     type: str
     message: str
     retryable: bool
+    stack_trace: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +164,8 @@ class Job:
 
     `payload`, `result` and `output` are there in the full view only (`get`, or `list` with `full`;
     `output` in `get` alone), and `result` only when it is SUCCEEDED. `attempt` counts its starts,
-    `seq` is the number of its newest event, `error` is its newest failure. Times are by the
+    `seq` is the number of its newest event, `error` is its newest failure. `correlation_id` is in
+    the log lines about the job. Times are by the
     database's clock and in UTC; what has not happened is None.
     """
 
@@ -194,3 +197,4 @@ class Job:
     end_time: datetime | None
     update_time: datetime | None
     output: tuple[Any, ...]
+    correlation_id: str = ""

@@ -66,6 +66,12 @@ def configure(settings: LogSettings, *, service: str) -> None:
     root.setLevel(max(level, logging.WARNING))
 
 
+def correlation_id() -> str | None:
+    """Return the x-request-id of the call that is being served; None outside a call."""
+    bound: str | None = structlog.contextvars.get_contextvars().get("correlation_id")
+    return bound
+
+
 # Variables hold payloads, and so do the lines behind the first of a database error (DETAIL, the
 # statement's parameters): neither is shown.
 _frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=30)

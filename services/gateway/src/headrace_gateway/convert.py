@@ -80,6 +80,7 @@ def job_message(job: Job, encoding: Encoding, output: Iterable[JsonText] = ()) -
         end_time=_time(job.end_time),
         update_time=created if job.update_time == job.create_time else _time(job.update_time),
         output=[write_data(piece, encoding) for piece in output],
+        correlation_id=job.correlation_id or "",
     )
 
 
@@ -254,7 +255,12 @@ def _duration(duration: timedelta | None) -> Duration | None:
 
 
 def _error(error: JobError) -> job_pb2.JobError:
-    return job_pb2.JobError(type=error.type, message=error.message, retryable=error.retryable)
+    return job_pb2.JobError(
+        type=error.type,
+        message=error.message,
+        retryable=error.retryable,
+        stack_trace=error.stack_trace,
+    )
 
 
 def _progress(progress: Progress, encoding: Encoding) -> job_pb2.JobProgress:

@@ -16,6 +16,7 @@ from headrace_core.domain.ids import BatchId, uuid7
 from headrace_core.domain.job import JsonText
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import Query
+from headrace_core.logs import correlation_id
 from headrace_core.store.cancel import cancel_job
 from headrace_core.store.database import Database
 from headrace_core.store.installation import Installation
@@ -317,6 +318,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
                 fingerprint=accepted.fingerprint(),
                 specs=[job.spec for job in accepted.jobs],
                 payloads=accepted.payloads,
+                correlation_id=correlation_id(),
             )
         self._waker.ring(Topic.JOBS, Topic.EVENTS)
         _log.info(

@@ -8,6 +8,7 @@ import structlog
 
 from headrace_core.domain.errors import HeadraceError, RequestIdConflict, Unavailable
 from headrace_core.domain.job import fingerprints
+from headrace_core.logs import correlation_id
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.group_commit import GroupCommit
@@ -36,7 +37,7 @@ class _Submit(NamedTuple):
     job: Accepted
     tenant: str
     request_id: str | None
-    correlation_id: str
+    correlation_id: str | None
 
 
 class Submitter:
@@ -77,8 +78,7 @@ class Submitter:
             Unavailable: the database is gone or too much waits for it. The job may be stored
                 nevertheless; with a request_id the call can be repeated without harm.
         """
-        call = structlog.contextvars.get_contextvars()
-        submit = _Submit(job, tenant, request_id, call.get("correlation_id", ""))
+        submit = _Submit(job, tenant, request_id, correlation_id())
         try:
             result = await self._commits.submit(submit, timeout=self._timeout)
         except TimeoutError:
@@ -137,6 +137,7 @@ def _new_jobs(submits: list[_Submit]) -> list[NewJob]:
             spec=submit.job.spec,
             request_id=submit.request_id,
             fingerprint=content if submit.request_id else None,
+            correlation_id=submit.correlation_id,
         )
         for submit, job_id, content in zip(submits, new_ids(len(submits)), contents, strict=True)
     ]

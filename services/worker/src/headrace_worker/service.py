@@ -458,7 +458,7 @@ def _facts(job: ClaimedJob) -> dict[str, object]:
         "attempt": job.attempt,
         "type": job.type,
         "queue": job.queue,
-        "correlation_id": job.request_id,
+        "correlation_id": job.correlation_id,
     }
 
 

@@ -16,7 +16,6 @@ from headrace_core.domain.retry import RetryPolicy
 from headrace_worker.outcome import Fail, Retry, SizeExceeded
 from headrace_worker.payload import PayloadMismatch
 
-_MAX_MESSAGE = 2000
 # As long as a submitter may ask for; a handler that asks for more could leave every calendar.
 _MAX_BACKOFF = timedelta(days=7)
 
@@ -177,6 +176,4 @@ def expired(job: ClaimedJob) -> Finish:
 
 
 def _describe(name: str, error: BaseException, *, retryable: bool) -> JobError:
-    # PostgreSQL's text knows every character but this one.
-    message = text_of(error).replace("\0", "")[:_MAX_MESSAGE]
-    return JobError(type=name, message=message or name, retryable=retryable)
+    return JobError(type=name, message=text_of(error), retryable=retryable)

@@ -189,8 +189,10 @@ def _particulars(job: Job) -> Iterable[tuple[str, str]]:
     yield "attempt", f"{job.attempt} ({job.retries_used} retries used)" if job.attempt else ""
     yield "progress", progress_text(job.progress) if job.progress else ""
     yield "error", error_text(job.error) if job.error else ""
+    yield "stack trace", plain(job.error.stack_trace) if job.error else ""
     yield "worker", job.worker_id
     yield "request id", plain(job.request_id)
+    yield "correlation id", plain(job.correlation_id)
     yield "batch", job.batch_id
     yield "timeout", span_text(job.timeout) if job.timeout else ""
     yield "deadline", time_text(job.deadline)

@@ -75,7 +75,7 @@ class _JobViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobView.Value
     JOB_VIEW_UNSPECIFIED: _JobView.ValueType  # 0
     """BASIC for lists, FULL for a single job."""
     JOB_VIEW_BASIC: _JobView.ValueType  # 1
-    """Without payload, result and output."""
+    """Without payload, result, output and the stack trace of the error."""
     JOB_VIEW_FULL: _JobView.ValueType  # 2
     """Everything."""
 
@@ -85,7 +85,7 @@ class JobView(_JobView, metaclass=_JobViewEnumTypeWrapper):
 JOB_VIEW_UNSPECIFIED: JobView.ValueType  # 0
 """BASIC for lists, FULL for a single job."""
 JOB_VIEW_BASIC: JobView.ValueType  # 1
-"""Without payload, result and output."""
+"""Without payload, result, output and the stack trace of the error."""
 JOB_VIEW_FULL: JobView.ValueType  # 2
 """Everything."""
 Global___JobView: _TypeAlias = JobView  # noqa: Y015
@@ -254,22 +254,34 @@ class JobError(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
+    STACK_TRACE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """The kind of error: an exception's name, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST."""
+    """The kind of error: an exception's name, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST. One line of
+    at most 200 characters.
+    """
     message: _builtins.str
-    """What a person should read."""
+    """A description for people, at most 2,000 characters. A validation error names the path and the
+    broken rule, never the value.
+    """
     retryable: _builtins.bool
-    """Whether trying again could help."""
+    """Whether another attempt may succeed."""
+    stack_trace: _builtins.str
+    """Where the handler raised the error: its traceback with its causes, at most 16 KiB of text. It
+    has source lines, but no variables. Only in the FULL view of a job (GetJob, ListJobs): events
+    and the BASIC view leave it out, so that lists and streams stay small. Empty when the worker
+    stores no stack traces (HEADRACE_STORE_STACK_TRACES) or the handler raised nothing.
+    """
     def __init__(
         self,
         *,
         type: _builtins.str = ...,
         message: _builtins.str = ...,
         retryable: _builtins.bool = ...,
+        stack_trace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "retryable", b"retryable", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "retryable", b"retryable", "stack_trace", b"stack_trace", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -361,6 +373,7 @@ class Job(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     tenant: _builtins.str
@@ -385,6 +398,10 @@ class Job(_message.Message):
     """The number of its newest event."""
     worker_id: _builtins.str
     """The worker of the newest attempt."""
+    correlation_id: _builtins.str
+    """The x-request-id of its submit, or the id that the gateway gave to that call. It is in the log
+    lines of the gateway, the worker and the handler. At most 128 characters.
+    """
     @_builtins.property
     def payload(self) -> _data_pb2.Data:
         """The handler's argument. In the FULL view only."""
@@ -480,10 +497,11 @@ class Job(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         output: _abc.Iterable[_data_pb2.Data] | None = ...,
+        correlation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "payload", b"payload", "progress", b"progress", "queue_time", b"queue_time", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start_time", b"start_time", "timeout", b"timeout", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_id", b"batch_id", "cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "id", b"id", "labels", b"labels", "output", b"output", "payload", b"payload", "priority", b"priority", "progress", b"progress", "queue", b"queue", "queue_time", b"queue_time", "request_id", b"request_id", "result", b"result", "retries_used", b"retries_used", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "seq", b"seq", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "timeout", b"timeout", "type", b"type", "update_time", b"update_time", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_id", b"batch_id", "cancel_request_time", b"cancel_request_time", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "id", b"id", "labels", b"labels", "output", b"output", "payload", b"payload", "priority", b"priority", "progress", b"progress", "queue", b"queue", "queue_time", b"queue_time", "request_id", b"request_id", "result", b"result", "retries_used", b"retries_used", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "seq", b"seq", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "timeout", b"timeout", "type", b"type", "update_time", b"update_time", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

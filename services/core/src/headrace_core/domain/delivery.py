@@ -51,7 +51,7 @@ class ClaimedJob(NamedTuple):
     retries_used: int
     worker_losses: int
     retry: RetryOverrides
-    request_id: str | None
+    correlation_id: str | None
     timeout: timedelta | None
     deadline: datetime | None
     time_left: timedelta | None

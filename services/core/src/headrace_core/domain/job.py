@@ -11,6 +11,13 @@ from typing import Final
 from headrace_core.domain.ids import BatchId, JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides, said
+from headrace_core.domain.text import (
+    MAX_ERROR_MESSAGE,
+    MAX_ERROR_TYPE,
+    MAX_STACK_TRACE,
+    clean_line,
+    clean_text,
+)
 
 DEFAULT_TENANT: Final = "default"
 DEFAULT_QUEUE: Final = "default"
@@ -88,11 +95,28 @@ def _around_payload(spec: JobSpec) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobError:
-    """Why an attempt or a job failed."""
+    """Why an attempt or a job failed.
+
+    Its texts come from handlers. Each is cleaned and cut here, so no error that a handler raises
+    or that an older version stored can harm a reader.
+
+    Args:
+        type: the exception's name, or a name of Headrace's own such as TIMEOUT.
+        message: for people; the type when the exception has no message.
+        retryable: whether another attempt may succeed.
+        stack_trace: where the handler raised it; empty in events and in the BASIC view.
+    """
 
     type: str
     message: str
     retryable: bool
+    stack_trace: str = ""
+
+    def __post_init__(self) -> None:
+        kind = clean_line(self.type, MAX_ERROR_TYPE) or "Error"
+        object.__setattr__(self, "type", kind)
+        object.__setattr__(self, "message", clean_text(self.message, MAX_ERROR_MESSAGE) or kind)
+        object.__setattr__(self, "stack_trace", clean_text(self.stack_trace, MAX_STACK_TRACE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +159,8 @@ class Job:
     cancel_request_time: datetime | None
     end_time: datetime | None
     update_time: datetime
+    # The x-request-id of the submit.
+    correlation_id: str | None = None
 
 
 def rank_of(job: Job) -> float:

@@ -53,7 +53,7 @@ async def claim_jobs(
             retries_used=row["retries_used"],
             worker_losses=row["worker_losses"],
             retry=to_overrides(row["retry"]),
-            request_id=row["request_id"],
+            correlation_id=row["correlation_id"],
             timeout=row["timeout"],
             deadline=row["deadline"],
             time_left=row["time_left"],
@@ -109,7 +109,7 @@ _CLAIM = text(f"""
         FROM claimed ORDER BY id
     )
     SELECT id, tenant, type, queue, payload::text AS payload, labels::text AS labels, attempt,
-        retries_used, worker_losses, retry::text AS retry, request_id, timeout, deadline,
+        retries_used, worker_losses, retry::text AS retry, correlation_id, timeout, deadline,
         deadline - start_time AS time_left
     FROM claimed
 """)

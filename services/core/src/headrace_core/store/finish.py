@@ -40,6 +40,7 @@ async def finish_attempts(
             "states": column(finishes, "state"),
             "results": column(finishes, "result"),
             "errors": [from_error(finish.error) for finish in finishes],
+            "stack_traces": [finish.error and finish.error.stack_trace for finish in finishes],
             "backoffs": column(finishes, "backoff"),
         },
     )
@@ -78,12 +79,12 @@ _FINISH = text(f"""
         SELECT * FROM unnest(
             CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:events AS text[]),
             CAST(:states AS text[]), CAST(:results AS text[]), CAST(:errors AS text[]),
-            CAST(:backoffs AS interval[])
-        ) AS t (id, attempt, event, state, result, error, backoff)
+            CAST(:stack_traces AS text[]), CAST(:backoffs AS interval[])
+        ) AS t (id, attempt, event, state, result, error, stack_trace, backoff)
         ORDER BY id
     ),
     own AS (
-        SELECT l.id, i.result, i.error, i.backoff,
+        SELECT l.id, i.result, i.error, i.stack_trace, i.backoff,
             CASE WHEN l.dropped THEN '{EventType.CANCELLED}' ELSE i.event END AS event,
             CASE WHEN l.dropped THEN '{JobState.CANCELLED}' ELSE i.state END AS state
         FROM input i CROSS JOIN LATERAL (
@@ -100,6 +101,8 @@ _FINISH = text(f"""
         SET state = own.state, seq = j.seq + 1, xid = {EVENT_XID}, result = own.result::json,
             error = CASE WHEN own.state = 'succeeded' THEN NULL
                 ELSE coalesce(own.error::json, j.error) END,
+            stack_trace = CASE WHEN own.error IS NOT NULL THEN nullif(own.stack_trace, '')
+                WHEN own.state <> 'succeeded' THEN j.stack_trace END,
             retries_used = j.retries_used + (own.event = 'retry_scheduled')::integer,
             worker_losses = j.worker_losses + (own.event = 'worker_lost')::integer,
             due_time = CASE WHEN own.event = 'retry_scheduled'

@@ -49,6 +49,7 @@ def created_job(
     tenant: str,
     request_id: str | None = None,
     batch_id: BatchId | None = None,
+    correlation_id: str | None = None,
 ) -> Job:
     """The job as it was inserted, put together here to spare a second reading."""
     return Job(
@@ -83,6 +84,7 @@ def created_job(
         cancel_request_time=None,
         end_time=None,
         update_time=start.create_time,
+        correlation_id=correlation_id,
     )
 
 

@@ -39,7 +39,7 @@ _REQUEUE = text(f"""
     WITH changed AS (
         UPDATE jobs j
         SET state = 'queued', retries_used = 0, worker_losses = 0, progress = NULL,
-            error = NULL, end_time = NULL, cancel_request_time = NULL,
+            error = NULL, stack_trace = NULL, end_time = NULL, cancel_request_time = NULL,
             deadline = CASE WHEN deadline > clock_timestamp() THEN deadline END,
             rank = {RANK.format(due="clock_timestamp()", priority="priority")},
             due_time = clock_timestamp(), queue_time = clock_timestamp(), seq = j.seq + 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,14 +19,16 @@ _BASIC = (
     "id, tenant, type, queue, priority, labels::text AS labels, timeout, deadline, "
     "retry::text AS retry, request_id, batch_id, state, attempt, retries_used, seq, "
     "progress::text AS progress, error::text AS error, worker_id, create_time, due_time, "
-    "queue_time, start_time, cancel_request_time, end_time, update_time"
+    "queue_time, start_time, cancel_request_time, end_time, update_time, correlation_id"
 )
+_LARGE = "payload::text AS payload, result::text AS result, stack_trace"
+_NOT_LARGE = "NULL AS payload, NULL AS result, NULL AS stack_trace"
 
 
 def job_columns(*, full: bool, table: str = "") -> str:
     """The select list that `to_job` reads."""
-    large = "payload::text AS payload, result::text AS result"
-    columns = f"{_BASIC}, {large}" if full else f"{_BASIC}, NULL AS payload, NULL AS result"
+    large = _LARGE if full else _NOT_LARGE
+    columns = f"{_BASIC}, {large}"
     if not table:
         return columns
     return ", ".join(
@@ -66,7 +69,7 @@ def to_job(row: Row) -> Job:
         seq=row["seq"],
         progress=to_progress(row["progress"]),
         result=row["result"],
-        error=to_error(row["error"]),
+        error=to_error(row["error"], row["stack_trace"]),
         worker_id=row["worker_id"],
         create_time=row["create_time"],
         due_time=row["due_time"],
@@ -75,6 +78,7 @@ def to_job(row: Row) -> Job:
         cancel_request_time=row["cancel_request_time"],
         end_time=row["end_time"],
         update_time=row["update_time"],
+        correlation_id=row["correlation_id"],
     )
 
 
@@ -137,18 +141,19 @@ def to_labels(labels: JsonText) -> dict[str, str]:
     return _EMPTY if labels == "{}" else _labels.decode(labels)
 
 
-def to_error(error: JsonText | None) -> JobError | None:
-    """An error from its JSON object."""
-    return None if error is None else _error.decode(error)
+def to_error(error: JsonText | None, stack_trace: str | None = None) -> JobError | None:
+    """An error from its JSON object and its stack trace."""
+    if error is None:
+        return None
+    decoded = _error.decode(error)
+    return decoded if stack_trace is None else replace(decoded, stack_trace=stack_trace)
 
 
 def from_error(error: JobError | None) -> JsonText | None:
-    """An error as a JSON object."""
+    """An error as a JSON object, without its stack trace."""
     if error is None:
         return None
-    row = JobError(
-        type=valid_text(error.type), message=valid_text(error.message), retryable=error.retryable
-    )
+    row = {"type": error.type, "message": error.message, "retryable": error.retryable}
     return msgspec.json.encode(row).decode()
 
 

@@ -31,7 +31,8 @@ class NewJob:
     """A job to persist.
 
     `spec.queue` is decided; `fingerprint` was taken before that, since it must not depend on which
-    workers are alive. It is needed with a `request_id` alone.
+    workers are alive. It is needed with a `request_id` alone. `correlation_id` is the x-request-id
+    of the call; it is not part of the content.
     """
 
     id: JobId
@@ -39,6 +40,7 @@ class NewJob:
     spec: JobSpec
     request_id: str | None = None
     fingerprint: bytes | None = None
+    correlation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,12 @@ async def submit_jobs(
         start = created.get(job.id)
         if start is not None:
             made = created_job(
-                job.id, job.spec, start, tenant=job.tenant, request_id=job.request_id
+                job.id,
+                job.spec,
+                start,
+                tenant=job.tenant,
+                request_id=job.request_id,
+                correlation_id=job.correlation_id,
             )
             results.append(Submitted(job=made, created=True))
             continue
@@ -95,6 +102,7 @@ async def _insert(conn: Connection, jobs: Sequence[NewJob]) -> dict[JobId, Start
             "tenant": [job.tenant for job in jobs],
             "request_id": [job.request_id for job in jobs],
             "fingerprint": [job.fingerprint for job in jobs],
+            "correlation_id": [job.correlation_id for job in jobs],
         },
     )
     return {job_id: start for row in rows for start in [to_start(row)] for job_id in row["ids"]}
@@ -116,7 +124,12 @@ async def _by_request_id(
     }
 
 
-_KEYS = {"tenant": "text", "request_id": "text", "fingerprint": "bytea"}
+_KEYS = {
+    "tenant": "text",
+    "request_id": "text",
+    "fingerprint": "bytea",
+    "correlation_id": "text",
+}
 
 _INSERT = text(f"""
     WITH moment AS (SELECT clock_timestamp() AS now),
@@ -125,8 +138,8 @@ _INSERT = text(f"""
         FROM moment, {unnested(JOB | SPEC | _KEYS)}
     ),
     created AS (
-        INSERT INTO jobs (tenant, request_id, fingerprint, {GIVEN})
-        SELECT tenant, request_id, fingerprint, {AS_GIVEN}
+        INSERT INTO jobs (tenant, request_id, fingerprint, correlation_id, {GIVEN})
+        SELECT tenant, request_id, fingerprint, correlation_id, {AS_GIVEN}
         FROM input
         -- One order for everybody, so that two calls with the same keys never lock crosswise.
         ORDER BY tenant, request_id

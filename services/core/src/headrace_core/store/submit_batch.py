@@ -77,6 +77,7 @@ async def submit_batch(
     fingerprint: bytes,
     specs: Sequence[JobSpec],
     payloads: Sequence[JsonText] | None = None,
+    correlation_id: str | None = None,
 ) -> SubmittedBatch:
     """Persists a batch, all or nothing, in one statement.
 
@@ -88,6 +89,7 @@ async def submit_batch(
         fingerprint: of its content.
         specs: its jobs. Those that differ in their payloads alone are best given as one object.
         payloads: one for each spec, in place of its own.
+        correlation_id: the x-request-id of the call, for all jobs.
 
     Raises:
         RequestIdConflict: the request_id was used for another batch.
@@ -100,6 +102,7 @@ async def submit_batch(
         "tenant": tenant,
         "request_id": request_id,
         "fingerprint": fingerprint,
+        "correlation_id": correlation_id,
         "jobs": len(specs),
         "id": ids,
         "payload": payloads,
@@ -129,7 +132,14 @@ async def submit_batch(
     for spec, job_id in zip(specs, ids, strict=True):
         if id(spec) not in alike:
             start = starts[spec.schedule_time]
-            alike[id(spec)] = created_job(job_id, spec, start, tenant=tenant, batch_id=batch_id)
+            alike[id(spec)] = created_job(
+                job_id,
+                spec,
+                start,
+                tenant=tenant,
+                batch_id=batch_id,
+                correlation_id=correlation_id,
+            )
     return SubmittedBatch(batch_id, BatchJobs(ids, [alike[id(spec)] for spec in specs]), True)
 
 
@@ -149,8 +159,8 @@ def _insert_batch(rows: str) -> TextClause:
             FROM batch, {rows}
         ),
         created AS (
-            INSERT INTO jobs (tenant, batch_id, xid, {GIVEN})
-            SELECT tenant, batch_id, xid, {AS_GIVEN} FROM input
+            INSERT INTO jobs (tenant, batch_id, xid, correlation_id, {GIVEN})
+            SELECT tenant, batch_id, xid, CAST(:correlation_id AS text), {AS_GIVEN} FROM input
         ),
         event AS (
             INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, due_time)

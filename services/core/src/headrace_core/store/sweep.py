@@ -107,6 +107,7 @@ _LOST = text(f"""
             error = json_build_object('type', 'WORKER_LOST', 'message',
                 'the worker of attempt ' || j.attempt || ' died or hung',
                 'retryable', lost.state = 'queued'),
+            stack_trace = NULL,
             queue_time = CASE WHEN lost.state = 'queued'
                 THEN clock_timestamp() ELSE j.queue_time END,
             end_time = CASE WHEN lost.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END,
@@ -144,7 +145,7 @@ _EXPIRED = text(f"""
         SET state = 'failed', seq = j.seq + 1, xid = {EVENT_XID},
             error = json_build_object('type', 'DEADLINE_EXCEEDED', 'message',
                 'the deadline passed while it was ' || j.state, 'retryable', false),
-            end_time = clock_timestamp(), update_time = clock_timestamp()
+            stack_trace = NULL, end_time = clock_timestamp(), update_time = clock_timestamp()
         FROM overdue WHERE j.id = overdue.id
         RETURNING j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time, j.error
     ),

@@ -144,6 +144,11 @@ jobs = Table(
     _time("update_time", nullable=False),
     # The xid of its newest event; that of the next one must not be below it (guards.EVENT_XID).
     Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
+    # The x-request-id of the submit.
+    Column("correlation_id", Text),
+    # Where the handler raised `error`. Without an error it means nothing: `headrace.complete`
+    # leaves it in place.
+    Column("stack_trace", Text),
     CheckConstraint(f"state IN ({in_list(JobState)})", name="state"),
     CheckConstraint(f"priority BETWEEN {MIN_PRIORITY} AND {MAX_PRIORITY}", name="priority"),
     CheckConstraint(

@@ -1,0 +1,34 @@
+"""Free text from handlers and callers, made fit for the database, logs and terminals."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# In characters. A retry policy cannot name a longer error type.
+MAX_ERROR_TYPE: Final = 200
+MAX_ERROR_MESSAGE: Final = 2000
+MAX_STACK_TRACE: Final = 16 * 1024
+
+# Control characters except tab and line feed, and lone surrogates, which UTF-8 cannot encode.
+_UNFIT: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_CUT: Final = "…"
+
+
+def clean_text(text: str, limit: int) -> str:
+    """Return `text` cut to `limit` characters, with a `?` for each character that is unfit.
+
+    NUL, other control characters and lone surrogates are unfit: PostgreSQL, UTF-8 or a terminal
+    cannot take them.
+    """
+    if len(text) > limit:
+        text = text[: limit - 1] + _CUT
+    return text if text.isprintable() else _UNFIT.sub("?", text)
+
+
+def clean_line(text: str, limit: int) -> str:
+    """Return the cleaned `text` as one line, without white space around it."""
+    if text.isprintable() and len(text) <= limit:
+        return text.strip()
+    # A longer text is cut first, so that a huge one costs no more than a long one.
+    return clean_text(" ".join(text[: 2 * limit].split()), limit)

@@ -1,0 +1,58 @@
+"""Free text from handlers and callers is cleaned and cut."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from headrace_core.domain.job import JobError
+from headrace_core.domain.text import clean_line, clean_text
+from headrace_core.store.rows import from_error, to_error
+
+HUGE = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("plain Ünfall \U0001f600", "plain Ünfall \U0001f600"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("nul \x00, escape \x1b[2J, c1 \x9b", "nul ?, escape ?[2J, c1 ?"),
+        ("no such file: \udcff.csv", "no such file: ?.csv"),
+        ("12345678901", "123456789…"),
+    ],
+)
+def test_text_with_unfit_characters_is_cleaned(text: str, cleaned: str) -> None:
+    assert clean_text(text, 40 if text != "12345678901" else 10) == cleaned
+
+
+def test_line_with_line_feeds_becomes_one_line() -> None:
+    assert clean_line(" Bad\r\nName\x00\udcff ", 40) == "Bad Name??"
+    assert clean_line(HUGE, 10) == "x" * 9 + "…"
+
+
+def test_job_error_with_hostile_texts_is_bounded() -> None:
+    error = JobError(
+        type=f"E\x00\n{HUGE}", message=f"\udcff{HUGE}", retryable=False, stack_trace=HUGE
+    )
+    assert error.type == "E? " + "x" * 196 + "…"
+    assert len(error.message) == 2000
+    assert error.message.startswith("?x")
+    assert len(error.stack_trace) == 16 * 1024
+    stored = from_error(error)
+    assert stored is not None
+    stored.encode()
+    assert "\\u0000" not in stored
+
+
+def test_job_error_without_texts_still_names_itself() -> None:
+    assert JobError(type=" ", message="", retryable=True).type == "Error"
+    assert JobError(type="KeyError", message="", retryable=True).message == "KeyError"
+
+
+def test_error_row_of_an_older_version_is_bounded_on_reading() -> None:
+    row = msgspec.json.encode({"type": HUGE, "message": f"\x00{HUGE}", "retryable": True})
+    error = to_error(row.decode())
+    assert error is not None
+    assert (len(error.type), len(error.message)) == (200, 2000)
+    assert error.message.startswith("?")
