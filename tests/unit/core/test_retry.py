@@ -141,6 +141,7 @@ def test_no_jitter_can_be_said() -> None:
         {"max_attempts": 0},
         {"max_attempts": 101},
         {"initial_backoff": timedelta(seconds=-1)},
+        {"max_backoff": timedelta.max},
         {"initial_backoff": timedelta(seconds=2), "max_backoff": timedelta(seconds=1)},
         {"multiplier": 0.5},
         {"multiplier": 101},

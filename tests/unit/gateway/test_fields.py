@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,6 +14,7 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_gateway.fields import (
     Violations,
     read_after_seq,
+    read_call_deadline,
     read_encoding,
     read_job_filter,
     read_job_id,
@@ -39,6 +41,15 @@ def test_request_ids_that_are_refused(request_id: str):
     found = Violations()
     read_request_id(request_id, found)
     assert [violation.field for violation in found] == ["request_id"]
+
+
+@pytest.mark.parametrize("left", [0.0, 1e9, 1e30, float("inf")])
+def test_call_deadline_stays_within_the_calendar(left: float):
+    found = Violations()
+    read = read_call_deadline(True, left, found)
+    assert not found
+    assert read is not None
+    assert timedelta() <= read <= timedelta(days=3650)
 
 
 def test_a_job_id_is_a_uuid():

@@ -11,6 +11,7 @@ from uuid import UUID
 from headrace.v1 import data_pb2, job_pb2, job_service_pb2
 from headrace_core.domain.errors import InvalidRequest, Violation
 from headrace_core.domain.ids import BatchId, JobId
+from headrace_core.domain.times import MAX_DURATION
 from headrace_gateway.convert import STATES
 from headrace_gateway.job_filter import JobFilter
 
@@ -21,9 +22,6 @@ MAX_FILTER_JOBS: Final = 10_000
 # Nobody has as many queues, and a stream keeps its filter for as long as it lives.
 MAX_FILTER_VALUES: Final = 1000
 MAX_CONSUMER: Final = 128
-
-# No call lasts as long, and every calendar holds it.
-_LONGEST_CALL: Final = timedelta(days=3650)
 
 _ENCODINGS = frozenset(data_pb2.DataEncoding.values())
 _VIEWS = frozenset(job_pb2.JobView.values())
@@ -74,7 +72,8 @@ def read_call_deadline(
     if time_remaining is None:
         found.note("use_call_deadline", "needs a call with a deadline")
         return None
-    return min(timedelta(seconds=time_remaining), _LONGEST_CALL)
+    # Limited before the conversion: gRPC allows deadlines that no timedelta holds.
+    return timedelta(seconds=min(time_remaining, MAX_DURATION.total_seconds()))
 
 
 def read_job_id(job_id: str, found: Violations, field: str = "job_id") -> JobId:

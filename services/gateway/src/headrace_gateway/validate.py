@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -20,6 +20,7 @@ from headrace_core.domain.retry import (
     RetryOverrides,
     is_error_type,
 )
+from headrace_core.domain.times import FIRST_TIME, LAST_TIME, TIME_RULE
 from headrace_core.settings import Settings
 from headrace_gateway.document import EMPTY, Document, read_data, read_json
 from headrace_gateway.fields import Violations
@@ -31,12 +32,12 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,99}").fullmatch
 _LABEL_KEY = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,62}").fullmatch
 _NAME_RULE = "must be 1 to 100 of a-z, 0-9, _, - and ., beginning with a letter or digit"
 _LABEL_KEY_RULE = "must be 1 to 63 of a-z, 0-9, _, - and ., beginning with a letter or digit"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_RETRY = RetryOverrides()
 _NO_LABELS: Final[Mapping[str, str]] = {}
 
-# The ranges that protobuf defines for its Timestamp and Duration.
-_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
+# As protobuf's Timestamp counts, from FIRST_TIME.
+_LAST_SECOND = (LAST_TIME - FIRST_TIME) // timedelta(seconds=1)
+# The range that protobuf defines for its Duration.
 _LONGEST_SECONDS = 315_576_000_000
 
 N = TypeVar("N", int, float)
@@ -269,10 +270,11 @@ def _backoff(message: Duration, path: str, found: Violations) -> timedelta | Non
 
 def _time(message: Timestamp, path: str, found: Violations) -> datetime | None:
     seconds, nanos = message.seconds, message.nanos
-    if not (_FIRST_SECOND <= seconds <= _LAST_SECOND and 0 <= nanos < 1_000_000_000):
-        found.note(path, "must be a Timestamp of the years 1 to 9999")
+    if not (0 <= seconds <= _LAST_SECOND and 0 <= nanos < 1_000_000_000):
+        found.note(path, TIME_RULE)
         return None
-    return _EPOCH + timedelta(seconds=seconds, microseconds=nanos // 1000)
+    # Rounded down, so that the last accepted nanosecond stays below LAST_TIME.
+    return FIRST_TIME + timedelta(seconds=seconds, microseconds=nanos // 1000)
 
 
 def _duration(message: Duration, path: str, found: Violations) -> timedelta | None:

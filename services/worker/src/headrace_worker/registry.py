@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from headrace_core.domain.handler import DEFAULT_TIMEOUT, HandlerSpec
 from headrace_core.domain.job import DEFAULT_QUEUE
 from headrace_core.domain.retry import RetryPolicy
+from headrace_core.domain.times import MAX_DURATION
 from headrace_worker import handlers
 from headrace_worker.context import Context, SyncContext
 from headrace_worker.payload import Decoder, schema
@@ -111,17 +112,22 @@ def handler(
 
     Raises:
         TypeError: the function cannot be a handler; the message says why.
-        ValueError: a name is malformed, the type is taken, or the timeout is not positive.
+        ValueError: a name is malformed, the type is taken, or the timeout is out of range.
     """
     for name in (job_type, queue):
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not a name: use 1 to 100 of a-z, 0-9, _, - and .")
 
-    limit = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
-    if limit <= timedelta():
-        raise ValueError(f"the timeout of {job_type!r} must be more than nothing")
     if memory_limit is not None and isolation != "process":
         raise ValueError(f'memory_limit of {job_type!r} needs isolation="process"')
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    # Written so that NaN fails.
+    if not 0 < seconds <= MAX_DURATION.total_seconds():
+        raise ValueError(
+            f"the timeout of {job_type!r} is {seconds:g} s; it must be positive and at most "
+            f"{MAX_DURATION.days} days"
+        )
+    limit = timedelta(seconds=seconds)
 
     def register(function: F) -> F:
         registry.add(

@@ -147,15 +147,19 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
-        """Not before this time, by the database's clock. In the past or absent: at once."""
+        """Not before this time, by the database's clock. In the past or absent: at once. From
+        1970-01-01T00:00:00Z to 9999-12-30T23:59:59.999999999Z; stored in microseconds.
+        """
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long one attempt may run. Absent: the handler's timeout."""
+        """How long one attempt may run, at most 7 days. Absent: the handler's timeout."""
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """When the job, with all its attempts, must have ended. Absent: never."""
+        """When the job, with all its attempts, must have ended. Absent: never. The range is that of
+        `schedule_time`.
+        """
 
     @_builtins.property
     def retry_policy(self) -> Global___RetryPolicy:
@@ -204,11 +208,11 @@ class RetryPolicy(_message.Message):
     """The share of the wait that is random; 0 to 1, and 1 is full jitter."""
     @_builtins.property
     def initial_backoff(self) -> _duration_pb2.Duration:
-        """The wait before the first retry, before jitter."""
+        """The wait before the first retry, before jitter; at most 7 days."""
 
     @_builtins.property
     def max_backoff(self) -> _duration_pb2.Duration:
-        """The longest wait."""
+        """The longest wait; at most 7 days."""
 
     @_builtins.property
     def non_retryable_error_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

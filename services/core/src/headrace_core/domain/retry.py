@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+from headrace_core.domain.times import MAX_DURATION
+
 # How many types of errors a policy may name, and how many characters each may have.
 MAX_ERROR_TYPES: Final = 32
 MAX_ERROR_TYPE: Final = 200
@@ -58,6 +60,8 @@ class RetryPolicy:
             raise ValueError("max_attempts must be 1 to 100")
         if self.initial_backoff < timedelta() or self.max_backoff < self.initial_backoff:
             raise ValueError("backoffs must satisfy 0 <= initial_backoff <= max_backoff")
+        if self.max_backoff > MAX_DURATION:
+            raise ValueError(f"max_backoff must be at most {MAX_DURATION.days} days")
         if not 1 <= self.multiplier <= 100:
             raise ValueError("multiplier must be 1 to 100")
         if not 0 <= self.jitter <= 1:
@@ -98,7 +102,7 @@ class RetryPolicy:
         base = min(self.max_backoff.total_seconds(), self.initial_backoff.total_seconds() * growth)
         random_share = base * self.jitter * draw()
         if asked is not None:
-            return max(asked, timedelta()) + timedelta(seconds=random_share)
+            return min(max(asked, timedelta()), MAX_DURATION) + timedelta(seconds=random_share)
         return timedelta(seconds=base - random_share)
 
 
