@@ -27,7 +27,8 @@ class Effect(msgspec.Struct):
     """What to do.
 
     `url` is the database's; `commit` says whether to; `fail` raises afterwards, `hang` never
-    returns; `size` is that of the result, `report` emits something behind it.
+    returns; `size` is that of the result, `report` emits something behind it, `twice` completes
+    again.
     """
 
     url: str
@@ -35,6 +36,7 @@ class Effect(msgspec.Struct):
     fail: bool = False
     hang: bool = False
     report: bool = False
+    twice: bool = False
     size: int = 1
 
 
@@ -60,6 +62,8 @@ async def _in_loop(payload: Effect, ctx: Context) -> str:
             "INSERT INTO effects VALUES ($1, $2)", ctx.attempt.job_id, ctx.fence
         )
         await ctx.complete_in(connection, "x" * payload.size)
+        if payload.twice:
+            await ctx.complete_in(connection, "again")
         if payload.report:
             await ctx.emit("too late")
         if payload.commit:
@@ -78,6 +82,8 @@ def _plain(payload: Effect, ctx: SyncContext) -> str:
     with psycopg.connect(payload.url) as connection:
         connection.execute("INSERT INTO effects VALUES (%s, %s)", (ctx.attempt.job_id, ctx.fence))
         ctx.complete_in(connection, "x" * payload.size)
+        if payload.twice:
+            ctx.complete_in(connection, "again")
         if payload.report:
             ctx.emit("too late")
         if payload.commit:

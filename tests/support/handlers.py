@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from headrace_worker import Context, Fail, Retry, RetryPolicy, SyncContext
+from headrace_worker import Context, Fail, InvalidProgress, Retry, RetryPolicy, SyncContext
 from headrace_worker.registry import Registry, handler, registry
 
 _QUICK = RetryPolicy(
@@ -211,6 +211,34 @@ def nan_in_process(payload: Any) -> float:
 async def nan_output(payload: Any, ctx: Context) -> None:
     """Emits what JSON cannot say."""
     await ctx.emit({"loss": math.nan})
+
+
+_BAD_COUNTER: Any = "a" * 17_000_000
+
+
+@handler("t.bad_progress", retry=_QUICK)
+async def bad_progress(payload: Any, ctx: Context) -> str:
+    """Reports a counter that is not a number, catches the error, and reports it again."""
+    try:
+        await ctx.progress(0.5, n=_BAD_COUNTER)
+    except InvalidProgress:
+        await ctx.progress(0.6, n=1)
+    await ctx.progress(0.7, n=_BAD_COUNTER)
+    return "not refused"
+
+
+def _bad_progress(payload: Any, ctx: SyncContext) -> str:
+    """As `bad_progress`."""
+    try:
+        ctx.progress(0.5, n=_BAD_COUNTER)
+    except InvalidProgress:
+        ctx.progress(0.6, n=1)
+    ctx.progress(0.7, n=_BAD_COUNTER)
+    return "not refused"
+
+
+handler("t.bad_progress_thread", retry=_QUICK)(_bad_progress)
+handler("t.bad_progress_process", retry=_QUICK, isolation="process")(_bad_progress)
 
 
 @handler("t.process", isolation="process")

@@ -181,6 +181,13 @@ DOCTORED: list[tuple[str, Sequence[str]]] = [
         ],
     ),
     (
+        "size",
+        [
+            UNCHECKED("job_events", "job_events_progress_check"),
+            f"{EVENTS} progress = to_json(repeat('a', 70000)) WHERE job_id = {ENDED} AND seq = 2",
+        ],
+    ),
+    (
         "key",
         [
             "DROP INDEX jobs_request_id_idx",

@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from headrace_core.domain.errors import JobNotFound
 from headrace_core.domain.ids import JobId, uuid7
-from headrace_core.domain.job import DEFAULT_TENANT, Job, JobEvent
+from headrace_core.domain.job import DEFAULT_TENANT, Job, JobEvent, Progress
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import Comparison, Query
 from headrace_core.store.database import Database
@@ -205,3 +206,34 @@ async def test_stats_of_nothing_have_the_time_alone(database: Database) -> None:
         now = await database_time(connection)
     assert (stats.counts, stats.ages) == ([], {})
     assert stats.time <= now
+
+
+async def test_progress_of_an_older_version_is_read_cut(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    # The second one is small as PostgreSQL compresses it.
+    for content in (
+        "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 100000) n)",
+        "repeat('a', 200000)",
+    ):
+        large = (
+            "progress = json_build_object('fraction', 0.5, 'message', 'ä', "
+            f"'counters', json_build_object('n', {content}))"
+        )
+        async with database.transaction() as connection:
+            await connection.execute(text("SET LOCAL session_replication_role = replica"))
+            await connection.execute(
+                text("ALTER TABLE job_events DROP CONSTRAINT job_events_progress_check")
+            )
+            await connection.execute(text(f"UPDATE jobs SET {large}"))
+            await connection.execute(text(f"UPDATE job_events SET {large} WHERE seq = 2"))
+            cut = Progress(fraction=0.5, message="ä", counters="{}")
+            job_id, tenant = brought.job.id, DEFAULT_TENANT
+            job = await get_job(connection, tenant=tenant, job_id=job_id, full=False)
+            listed = await list_jobs(
+                connection, tenant=tenant, query=(), limit=9, before=None, full=True
+            )
+            events = await list_events(
+                connection, tenant=tenant, job_id=job_id, after_seq=1, limit=9
+            )
+            assert [job.progress, listed[0].progress, events[0].progress] == [cut, cut, cut]
+            await connection.rollback()

@@ -126,6 +126,16 @@ async def test_a_report_behind_the_completion_undoes_both(jobs: Platform, mode: 
 
 
 @pytest.mark.parametrize("mode", MODES)
+async def test_a_second_complete_in_says_so(jobs: Platform, mode: str) -> None:
+    job = await jobs.ended(await submit(jobs, mode, twice=True))
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error.type == "AlreadyCompleted"
+    assert "complete_in was called already for attempt 2" in job.error.message
+    assert await effects(jobs, job.id) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
 async def test_a_result_that_is_too_large_undoes_both(jobs: Platform, mode: str) -> None:
     job = await jobs.ended(await submit(jobs, mode, size=jobs.settings.max_result_bytes))
     assert (job.state, job.attempt) == (JobState.FAILED, 1)

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from headrace_core.domain import crash_budget
+from headrace_core.domain.job import Progress
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.retry import RetryOverrides
@@ -61,6 +62,19 @@ async def test_what_json_cannot_say_fails_without_a_retry(jobs: Platform, job_ty
     assert (job.state, job.attempt, job.result) == (JobState.FAILED, 1, None)
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("NotJson", False)
+
+
+@pytest.mark.parametrize(
+    "job_type", ["t.bad_progress", "t.bad_progress_thread", "t.bad_progress_process"]
+)
+async def test_bad_progress_raises_in_the_handler(jobs: Platform, job_type: str) -> None:
+    job = await jobs.ended(await jobs.submit(job_type))
+    assert (job.state, job.attempt) == (JobState.FAILED, 1)
+    assert job.error is not None
+    assert (job.error.type, job.error.retryable) == ("InvalidProgress", False)
+    assert "n is a str; pass an int or a float" in job.error.message
+    # The first one was caught where it was raised, and progress went on.
+    assert job.progress == Progress(fraction=0.6, counters='{"n":1}')
 
 
 async def test_a_failure_is_tried_again_until_it_succeeds(jobs: Platform) -> None:

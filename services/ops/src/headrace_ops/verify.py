@@ -31,6 +31,7 @@ RULES: Final[Mapping[str, str]] = {
     "place": "a job's events stand in the log in the order of their numbers",
     "tenant": "a job and its events are of one tenant",
     "early": "nothing starts before its time",
+    "size": "no progress is larger than a stream carries",
     "key": "one idempotency key, one job",
     "batch": "batches and their jobs belong together",
     "leftover": "what is left of pruned jobs is what should be",
@@ -45,6 +46,7 @@ RULES: Final[Mapping[str, str]] = {
 # With these something may be done; the others are damage.
 _ADVICE: Final[Mapping[str, str]] = {
     "log": "The database comes from another cluster: python -m headrace_core migrate --restored",
+    "size": "An older version stored it. Lists and streams show it cut; it goes with its job.",
     "lease": "Does a scheduler lead? headrace doctor tells.",
     "due": "Does a scheduler lead? headrace doctor tells.",
     "deadline": "Does a scheduler lead? headrace doctor tells.",

@@ -9,14 +9,16 @@ async def greet(payload: Greeting, ctx: Context) -> Greeted: ...
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.retry import RetryPolicy
 from headrace_worker.context import Attempt, Context, SyncContext
-from headrace_worker.outcome import Fail, Retry, Stopped
+from headrace_worker.outcome import AlreadyCompleted, Fail, InvalidProgress, Retry, Stopped
 from headrace_worker.registry import handler
 
 __all__ = [
+    "AlreadyCompleted",
     "Attempt",
     "AttemptNotCurrent",
     "Context",
     "Fail",
+    "InvalidProgress",
     "Retry",
     "RetryPolicy",
     "Stopped",

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from numbers import Integral, Real
+from typing import Any, Final, Generic, Protocol, TypeVar
 
+from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.ids import JobId
-from headrace_core.domain.job import JsonText, Progress
-from headrace_worker.outcome import Stopped
+from headrace_core.domain.job import (
+    MAX_COUNTER_NAME,
+    MAX_COUNTERS,
+    MAX_PROGRESS_MESSAGE_BYTES,
+    JsonText,
+    Progress,
+)
+from headrace_worker.outcome import AlreadyCompleted, InvalidProgress, Stopped
 from headrace_worker.payload import encode
+
+# The integers of a counter: what 64 bits hold.
+_INTEGERS: Final = range(-(2**63), 2**63)
 
 Signal = TypeVar("Signal", asyncio.Event, threading.Event)
 
@@ -56,12 +69,53 @@ class Reporter(Protocol):
 
 
 def as_progress(fraction: float, message: str, counters: Mapping[str, float]) -> Progress:
-    """Progress as the store takes it, its fraction held to 0 … 1."""
+    """Progress as the store takes it, its fraction held to 0 … 1.
+
+    Raises:
+        InvalidProgress: a value is of the wrong kind or beyond its limit.
+    """
+    if type(message) is not str:
+        raise InvalidProgress(f"the message is a {type(message).__name__}; pass a str")
+    size = len(message.encode(errors="replace"))
+    if size > MAX_PROGRESS_MESSAGE_BYTES:
+        raise InvalidProgress(
+            f"the message has {size} bytes; at most {MAX_PROGRESS_MESSAGE_BYTES} are allowed"
+        )
+    if len(counters) > MAX_COUNTERS:
+        raise InvalidProgress(f"{len(counters)} counters; at most {MAX_COUNTERS} are allowed")
     return Progress(
-        fraction=min(1.0, max(0.0, float(fraction))),
-        message=message[:500],
-        counters=encode(dict(counters)),
+        fraction=min(1.0, max(0.0, float(_finite("fraction", fraction)))),
+        message=message,
+        counters=encode({_name(name): _finite(name, number) for name, number in counters.items()}),
     )
+
+
+def _name(name: str) -> str:
+    # A lone surrogate is not printable either.
+    if not (0 < len(name) <= MAX_COUNTER_NAME and name.isprintable()):
+        raise InvalidProgress(
+            f"{name[:MAX_COUNTER_NAME]!r} is not the name of a counter; use 1 to "
+            f"{MAX_COUNTER_NAME} printable characters"
+        )
+    return name
+
+
+def _finite(name: str, number: object) -> int | float:
+    """A number as JSON represents it. NumPy's scalars are numbers too."""
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise InvalidProgress(f"{name} is a {type(number).__name__}; pass an int or a float")
+    if isinstance(number, Integral):
+        whole = int(number)
+        if whole not in _INTEGERS:
+            raise InvalidProgress(f"{name} needs more than 64 bits; pass a smaller int or a float")
+        return whole
+    try:
+        real = float(number)
+    except OverflowError:
+        real = math.inf
+    if not math.isfinite(real):
+        raise InvalidProgress(f"{name} is {real}; pass a finite number")
+    return real
 
 
 class _AttemptContext(Generic[Signal]):
@@ -73,6 +127,7 @@ class _AttemptContext(Generic[Signal]):
     def __init__(self, attempt: Attempt, cancel_event: Signal) -> None:
         self.attempt = attempt
         self.cancel_event: Signal = cancel_event
+        self._completed = False
 
     @property
     def fence(self) -> int:
@@ -98,6 +153,17 @@ class _AttemptContext(Generic[Signal]):
         """Whether the job's cancellation was asked for, or its time is up."""
         return self.cancel_event.is_set()
 
+    @contextmanager
+    def _completing(self) -> Iterator[None]:
+        """Names the likely reason when a second `complete_in` is refused."""
+        try:
+            yield
+        except AttemptNotCurrent as error:
+            if self._completed:
+                raise AlreadyCompleted(error.job_id, error.attempt) from error
+            raise
+        self._completed = True
+
     def raise_if_cancelled(self) -> None:
         """Leaves the handler when `cancelled` is true; call it where stopping is clean.
 
@@ -116,17 +182,18 @@ class Context(_AttemptContext[asyncio.Event]):
         self._reporter = reporter
 
     async def progress(self, fraction: float, message: str = "", **counters: float) -> None:
-        """Tells how far the attempt is.
+        """Report how far the attempt is.
 
         Calls that come faster than 10 a second are merged, and the last one is always kept.
 
         Args:
-            fraction: 0 to 1.
-            message: what it is doing, at most 500 characters.
-            counters: numbers of the handler's own, by name.
+            fraction: 0 to 1; a number beyond is taken for the nearer of the two.
+            message: what the attempt is doing, at most 4,096 bytes of UTF-8.
+            counters: numbers of the handler's own, by name: at most 64, each a finite int or float
+                of at most 64 bits, its name 1 to 64 printable characters.
 
         Raises:
-            Fail: a counter is NaN or Infinity, which JSON cannot say.
+            InvalidProgress: a value is of another kind, or beyond its limit.
         """
         await self._reporter.progress(as_progress(fraction, message, counters))
 
@@ -156,6 +223,7 @@ class Context(_AttemptContext[asyncio.Event]):
 
         Raises:
             AttemptNotCurrent: the attempt does not run any more; the transaction must not commit.
+            AlreadyCompleted: the same, after an earlier call of complete_in.
             Fail: the result is larger than HEADRACE_MAX_RESULT_BYTES, or JSON cannot say it.
             TypeError: it is no such connection.
             ValueError: it has no transaction open.
@@ -165,9 +233,10 @@ class Context(_AttemptContext[asyncio.Event]):
 
         text = encode(result)
         await self._reporter.completing(len(text.encode()))
-        await complete_attempt(
-            connection, job_id=self.attempt.job_id, attempt=self.attempt.number, result=text
-        )
+        with self._completing():
+            await complete_attempt(
+                connection, job_id=self.attempt.job_id, attempt=self.attempt.number, result=text
+            )
 
 
 class SyncContext(_AttemptContext[threading.Event]):
@@ -186,7 +255,7 @@ class SyncContext(_AttemptContext[threading.Event]):
     ) -> None:
         super().__init__(attempt, cancel_event)
         self._report = report
-        self._completing = completing
+        self._announce = completing
 
     def progress(self, fraction: float, message: str = "", **counters: float) -> None:
         """As Context.progress."""
@@ -207,7 +276,8 @@ class SyncContext(_AttemptContext[threading.Event]):
         from headrace_core.store.complete import complete_attempt_sync  # noqa: PLC0415
 
         text = encode(result)
-        self._completing(len(text.encode()))
-        complete_attempt_sync(
-            connection, job_id=self.attempt.job_id, attempt=self.attempt.number, result=text
-        )
+        self._announce(len(text.encode()))
+        with self._completing():
+            complete_attempt_sync(
+                connection, job_id=self.attempt.job_id, attempt=self.attempt.number, result=text
+            )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from headrace_core.domain.errors import AttemptNotCurrent
+from headrace_core.domain.ids import JobId
+
 
 class Retry(Exception):
     """Try again, as long as the job has retries left.
@@ -48,6 +51,17 @@ class SizeExceeded(Fail):
         )
 
 
+class InvalidProgress(Fail, ValueError):
+    """A handler passed `ctx.progress` a value that Headrace cannot store.
+
+    It is raised in the handler's own stack. A handler that does not catch it has failed: the next
+    attempt would report the same.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, type="InvalidProgress")
+
+
 class NotCommitted(Exception):
     """The handler returned, and the transaction in which it finished its job was not committed."""
 
@@ -55,6 +69,18 @@ class NotCommitted(Exception):
         super().__init__(
             "the handler has called complete_in, and returned without a commit of its transaction"
         )
+
+
+class AlreadyCompleted(AttemptNotCurrent):
+    """`complete_in` was called before, and its attempt has ended since."""
+
+    def __init__(self, job_id: JobId, attempt: int) -> None:
+        super().__init__(job_id, attempt)
+        message = (
+            f"complete_in was called already for attempt {attempt} of job {job_id}, which has "
+            "ended: call it once, as the last statement before the commit"
+        )
+        self.args = (message,)
 
 
 class Stopped(Exception):

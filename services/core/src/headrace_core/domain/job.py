@@ -29,6 +29,11 @@ MAX_PRIORITY: Final = 100
 # priority 0 has waited up to 100 minutes for, and of nothing that has waited longer.
 PRIORITY_POINT: Final = timedelta(minutes=1)
 
+# Limits of what a handler reports as its progress. Every list and every stream carries it.
+MAX_PROGRESS_MESSAGE_BYTES: Final = 4096
+MAX_COUNTERS: Final = 64
+MAX_COUNTER_NAME: Final = 64
+
 # JSON text, exactly as it was given.
 JsonText = str
 

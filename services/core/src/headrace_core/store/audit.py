@@ -1,7 +1,7 @@
 """Looks at a whole database for what must not be there: see `docs/operations.md`.
 
 Everything is read in one snapshot, in pages, with no lock but those of any reader. It tells of ids,
-numbers and states; payloads, results and errors are not read.
+numbers, sizes and states; payloads, results and errors are not read.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, EventType, JobState
 from headrace_core.store.connection import Connection, Row
+from headrace_core.store.rows import MAX_PROGRESS_BYTES
 from headrace_core.store.tables import in_list
 
 # Where a reading of ids begins and ends.
@@ -204,7 +205,7 @@ _HISTORIES = text(f"""
     LIMIT :most)
 """)
 
-_REFERENCES = text("""
+_REFERENCES = text(f"""
     (SELECT 'key' AS broken, 'job ' || j.id AS subject,
         'job ' || o.id || ' has the same idempotency key' AS detail
     FROM jobs j
@@ -216,6 +217,13 @@ _REFERENCES = text("""
     FROM jobs j
     WHERE j.id > :behind AND j.id <= :last AND j.batch_id IS NOT NULL
         AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.id = j.batch_id)
+    LIMIT :most)
+    UNION ALL
+    (SELECT 'size', 'job ' || e.job_id, format('the progress of event %s has %s bytes', e.seq,
+        octet_length(e.progress::text))
+    FROM job_events e
+    WHERE e.job_id > :behind AND e.job_id <= :last
+        AND octet_length(e.progress::text) > {MAX_PROGRESS_BYTES}
     LIMIT :most)
 """)
 

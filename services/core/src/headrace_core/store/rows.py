@@ -10,42 +10,71 @@ from typing import Any
 
 import msgspec
 
-from headrace_core.domain.job import Job, JobError, JobEvent, JsonText, Progress, valid_text
+from headrace_core.domain.job import (
+    MAX_PROGRESS_MESSAGE_BYTES,
+    Job,
+    JobError,
+    JobEvent,
+    JsonText,
+    Progress,
+    valid_text,
+)
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy, said
 from headrace_core.store.connection import Row
 
+_PROGRESS = "progress::text AS progress"
 _BASIC = (
     "id, tenant, type, queue, priority, labels::text AS labels, timeout, deadline, "
     "retry::text AS retry, request_id, batch_id, state, attempt, retries_used, seq, "
-    "progress::text AS progress, error::text AS error, worker_id, create_time, due_time, "
+    f"{_PROGRESS}, error::text AS error, worker_id, create_time, due_time, "
     "queue_time, start_time, cancel_request_time, end_time, update_time, correlation_id"
 )
 _LARGE = "payload::text AS payload, result::text AS result, stack_trace"
 _NOT_LARGE = "NULL AS payload, NULL AS result, NULL AS stack_trace"
 
+# The largest progress that is read, in bytes. What a worker may write is at most two thirds of it;
+# an older version let any size pass.
+MAX_PROGRESS_BYTES = 65_536
+
+
+def _progress_column(table: str = "") -> str:
+    """Progress as text. One that is too large comes without its counters, and with less text.
+
+    The size of the column is known without reading it. It may be compressed, so `to_progress`
+    checks again.
+    """
+    column = f"{table}progress"
+    return f"""CASE WHEN pg_column_size({column}) > {MAX_PROGRESS_BYTES}
+        THEN json_build_object(
+            'fraction', {column}->'fraction', 'message', left({column}->>'message', 1000),
+            'counters', json_build_object()
+        )::text ELSE {column}::text END AS progress"""
+
 
 def job_columns(*, full: bool, table: str = "") -> str:
     """The select list that `to_job` reads."""
-    large = _LARGE if full else _NOT_LARGE
-    columns = f"{_BASIC}, {large}"
-    if not table:
-        return columns
+    prefix = f"{table}." if table else ""
     return ", ".join(
-        part if part.startswith("NULL") else f"{table}.{part}" for part in columns.split(", ")
+        _progress_column(prefix)
+        if part == _PROGRESS
+        else part
+        if part.startswith("NULL")
+        else prefix + part
+        for part in f"{_BASIC}, {_LARGE if full else _NOT_LARGE}".split(", ")
     )
 
 
-EVENT_COLUMNS = (
-    "e.job_id, e.seq, e.type, e.state, e.attempt, e.time, j.type AS job_type, j.queue, "
-    "j.labels::text AS labels, j.batch_id, e.tenant, e.error::text AS error, "
-    "e.progress::text AS progress, e.output::text AS output, e.due_time, e.worker_id, "
-    "e.xid, e.position"
+_EVENT = (
+    *("e.job_id", "e.seq", "e.type", "e.state", "e.attempt", "e.time", "j.type AS job_type"),
+    *("j.queue", "j.labels::text AS labels", "j.batch_id", "e.tenant", "e.error::text AS error"),
+    *(_progress_column("e."), "e.output::text AS output", "e.due_time", "e.worker_id", "e.xid"),
+    "e.position",
 )
-_EVENT_NAMES = [re.split("[. ]", part)[-1] for part in EVENT_COLUMNS.split(", ")]
-_EVENT_WIDTH = len(_EVENT_NAMES)
+EVENT_COLUMNS = ", ".join(_EVENT)
+_EVENT_WIDTH = len(_EVENT)
 # The same columns of a row that is no event.
-NO_EVENT = ", ".join(f"NULL AS {name}" for name in _EVENT_NAMES)
+NO_EVENT = ", ".join(f"NULL AS {re.split('[. ]', column)[-1]}" for column in _EVENT)
 
 
 def to_job(row: Row) -> Job:
@@ -169,13 +198,15 @@ _progress = msgspec.json.Decoder(_ProgressRow)
 
 
 def to_progress(progress: JsonText | None) -> Progress | None:
-    """Progress from its JSON object."""
+    """Progress from its JSON object, cut where an older version stored too much."""
     if progress is None:
         return None
     row = _progress.decode(progress)
-    return Progress(
-        fraction=row.fraction, message=row.message, counters=bytes(row.counters).decode()
-    )
+    message, counters = row.message, bytes(row.counters).decode()
+    if len(progress) > MAX_PROGRESS_BYTES:
+        message = message.encode()[:MAX_PROGRESS_MESSAGE_BYTES].decode(errors="ignore")
+        counters = "{}" if len(counters) > MAX_PROGRESS_BYTES else counters
+    return Progress(fraction=row.fraction, message=message, counters=counters)
 
 
 def from_progress(progress: Progress | None) -> JsonText | None:
