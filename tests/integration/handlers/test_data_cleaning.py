@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
+import socket
+import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
@@ -15,10 +19,14 @@ import palmerpenguins
 import polars as pl
 import pytest
 
+from headrace_core.settings import Settings
 from headrace_worker import Fail, Stopped
 from headrace_worker.handlers.data_cleaning import Cleaned, Cleaning, data_cleaning
+from headrace_worker.handlers.data_cleaning.csv_file import MAX_COLUMNS
 from headrace_worker.handlers.data_cleaning.files import Files
-from support.recording import Recording, sync_context
+from headrace_worker.isolation import ProcessPool
+from headrace_worker.registry import load_handlers
+from support.recording import Recording, attempt, sync_context
 
 PENGUINS = Path(palmerpenguins.__file__).parent / "data" / "penguins-raw.csv"
 
@@ -89,8 +97,7 @@ def test_the_penguins_are_cleaned(root: Path) -> None:
     assert recording.fractions == sorted(recording.fractions)
     assert recording.fractions[-1] == 1.0
     assert [step.message for step in recording.steps] == [
-        "reading",
-        "normalising",
+        "reading and normalising",
         "removing duplicates",
         "checking the rules",
         "writing",
@@ -381,8 +388,8 @@ def test_a_file_that_cannot_be_read_fails_and_says_why(
 def test_a_damaged_parquet_file_fails_or_is_read_and_nothing_else(root: Path) -> None:
     path = root / "in.parquet"
     numbers = list(range(1000))
-    table = {"a": numbers, "b": [str(n) for n in numbers], "c": [[n] for n in numbers]}
-    pl.DataFrame(table).write_parquet(path)
+    columns = {"a": numbers, "b": [str(n) for n in numbers], "c": [[n] for n in numbers]}
+    pl.DataFrame(columns).write_parquet(path)
     whole = path.read_bytes()
     files = Files(root=root, max_bytes=10**6)
     for seed in range(200):
@@ -392,16 +399,62 @@ def test_a_damaged_parquet_file_fails_or_is_read_and_nothing_else(root: Path) ->
             # Mostly near the end, where the description of the columns is.
             damaged[draw.choice([-draw.randrange(1, 900), draw.randrange(len(whole))])] ^= 0xA5
         path.write_bytes(damaged)
-        with suppress(Fail):
-            files.read(path, "parquet", separator=",")
+        with suppress(Fail), files.read(path, "parquet", separator=",") as table:
+            table.collect(engine="streaming")
 
 
-def test_a_folder_or_a_pipe_is_no_file(root: Path) -> None:
+def special_files(root: Path) -> Iterator[str]:
+    """Names of a folder, a pipe and a socket, which are no regular files."""
     (root / "folder.csv").mkdir()
+    yield "folder.csv"
     os.mkfifo(root / "pipe.csv")
-    for name in ("folder.csv", "pipe.csv"):
-        with pytest.raises(Fail, match="there is no file"):
+    yield "pipe.csv"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(root / "socket.csv"))
+        yield "socket.csv"
+
+
+def test_input_that_is_no_regular_file_fails(root: Path) -> None:
+    for name in special_files(root):
+        with pytest.raises(Fail, match=f"'{name}' cannot be read") as failure:
             clean(input=name)
+        assert failure.value.type == "FileUnreadable"
+
+
+def test_output_over_no_regular_file_fails(root: Path) -> None:
+    (root / "in.csv").write_text("a\n1\n")
+    for name in special_files(root):
+        with pytest.raises(Fail, match=f"'{name}' cannot be written over") as failure:
+            clean(input="in.csv", output=name)
+        assert failure.value.type == "PathNotAllowed"
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["in.csv/out.csv", "pipe/out.csv", "x" * 300 + ".csv", "x" * 250, "a/" + "x" * 300, "loop/a"],
+)
+def test_output_that_can_never_be_written_fails(root: Path, output: str) -> None:
+    (root / "in.csv").write_text("a\n1\n")
+    (root / "loop").symlink_to("loop")
+    os.mkfifo(root / "pipe")
+    with pytest.raises(Fail) as failure:
+        clean(input="in.csv", output=output)
+    assert failure.value.type == "PathNotAllowed"
+    assert {path.name for path in root.iterdir()} - {"a"} == {"in.csv", "loop", "pipe"}
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "in.csv/a.csv"])
+def test_input_with_an_impossible_path_fails(root: Path, name: str) -> None:
+    (root / "in.csv").write_text("a\n1\n")
+    with pytest.raises(Fail):
+        clean(input=name, format="csv")
+
+
+def test_output_with_the_longest_name_is_written(root: Path) -> None:
+    (root / "in.csv").write_text("a\n1\n")
+    name = "x" * 240 + ".csv"
+    clean(input="in.csv", output=name)
+    assert (root / name).read_text() == "a\n1\n"
 
 
 def test_a_file_that_is_too_large_fails(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,6 +462,116 @@ def test_a_file_that_is_too_large_fails(root: Path, monkeypatch: pytest.MonkeyPa
     (root / "in.csv").write_text("a\n12345\n")
     with pytest.raises(Fail, match="HEADRACE_FILES_MAX_BYTES"):
         clean(input="in.csv")
+
+
+def test_gzip_file_is_cleaned_like_its_content(root: Path) -> None:
+    content = "a,b\n" + "".join(f"{n},ä\n" for n in range(300_000))
+    # Two members, as `cat a.gz b.gz` makes them.
+    (root / "in.csv").write_bytes(
+        gzip.compress(content[:9].encode()) + gzip.compress(content[9:].encode())
+    )
+    done = clean(input="in.csv")
+    assert (root / done.output).read_text() == content
+    assert {path.name for path in root.iterdir()} == {"in.csv", done.output, done.report}
+
+
+def test_gzip_file_beyond_the_limit_once_unpacked_fails(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_FILES_MAX_BYTES", str(2**20))
+    (root / "in.csv").write_bytes(gzip.compress(b"a\n" + b"1\n" * 2**20))
+    with pytest.raises(Fail, match="HEADRACE_FILES_MAX_BYTES allows 1048576") as failure:
+        clean(input="in.csv")
+    assert failure.value.type == "FileTooLarge"
+    assert [path.name for path in root.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a,b\r1,2\r3,4\r", "carriage returns alone"),
+        (b"a\r1\r2\n3\n", "carriage returns alone"),
+        (b'a,b\n"x\r",1\n2,3\r4,5\n', "carriage returns alone"),
+        (b"a\n" + b"1" * (2**20 - 3) + b"\r2\n", "carriage returns alone"),
+        (b"a\n1\r", "carriage returns alone"),
+        ("a,b\n1,2\n".encode("utf-16"), "UTF-16"),
+        ("a,b\n1,2\n".encode("utf-16-le"), "NUL characters"),
+        ("ä,b\n1,2\n".encode("latin-1"), "not UTF-8"),
+        (b"a\n\xc3", "not UTF-8"),
+        (zlib.compress(b"a\n1\n"), "packed with zlib"),
+        (b"\x28\xb5\x2f\xfd\x20\x04\x21\x00\x00a\n1\n", "packed with zstd"),
+        (gzip.compress(gzip.compress(b"a\n1\n")), "packed with gzip twice"),
+        (gzip.compress(zlib.compress(b"a\n1\n")), "packed with zlib"),
+        (gzip.compress(b"a\n1\n" * 100)[:-9], "gzip data is damaged"),
+        (gzip.compress(b"a\n1\n") + b"more", "gzip data is damaged"),
+        (gzip.compress(b""), "empty CSV"),
+    ],
+    # Compressed bytes differ from run to run.
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_csv_that_polars_would_misread_fails(root: Path, content: bytes, reason: str) -> None:
+    (root / "in.csv").write_bytes(content)
+    with pytest.raises(Fail, match=reason) as failure:
+        clean(input="in.csv")
+    assert failure.value.type == "FileUnreadable"
+    assert [path.name for path in root.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        (b"a,b\r\n1,2\r\n", [("1", "2")]),
+        (b'a,b\n"x\ry",2\n', [("x\ry", "2")]),
+        (b'a\n"' + b"1" * (2**20 - 4) + b'\r\n"\r\n', [("1" * (2**20 - 4) + "\r\n",)]),
+    ],
+)
+def test_csv_with_legal_carriage_returns_is_read(
+    root: Path, content: bytes, rows: list[tuple[str, ...]]
+) -> None:
+    (root / "in.csv").write_bytes(content)
+    with Files(root=root, max_bytes=2**22).read(root / "in.csv", "csv", separator=",") as table:
+        assert table.collect().rows() == rows
+
+
+def test_table_with_too_many_columns_fails(root: Path) -> None:
+    (root / "in.csv").write_bytes(b"," * MAX_COLUMNS + b"\n")
+    pl.DataFrame({f"c{n}": [1] for n in range(MAX_COLUMNS + 1)}).write_parquet(root / "in.pq")
+    for name in ("in.csv", "in.pq"):
+        with pytest.raises(Fail, match="more than 10000 columns") as failure:
+            clean(input=name)
+        assert failure.value.type == "FileTooLarge"
+
+
+@pytest.mark.parametrize("value", [1, "x", "x" * 100])
+def test_parquet_beyond_the_limit_once_unpacked_fails(
+    root: Path, monkeypatch: pytest.MonkeyPatch, value: int | str
+) -> None:
+    monkeypatch.setenv("HEADRACE_FILES_MAX_BYTES", str(2**20))
+    path = root / "in.parquet"
+    pl.select(a=pl.repeat(value, 200_000)).write_parquet(path)
+    assert path.stat().st_size < 2**20 // 10
+    with pytest.raises(Fail, match="200000 rows, about") as failure:
+        clean(input="in.parquet")
+    assert failure.value.type == "FileTooLarge"
+
+
+async def test_table_that_needs_too_much_memory_fails(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_FILES_MAX_MEMORY", str(256 * 2**20))
+    (root / "in.csv").write_bytes(b"a,b,c,d\n" + b"1,2,3,4\n" * 2_000_000)
+    registered = load_handlers().get("data_cleaning")
+    assert registered is not None
+    assert registered.mode == "process"
+    processes = ProcessPool(Settings())
+    try:
+        with pytest.raises(Fail, match="268435456 bytes of memory") as failure:
+            await processes.run(
+                registered, '{"input":"in.csv"}', attempt(), Recording(), check=lambda: None
+            )
+    finally:
+        await processes.close()
+    assert failure.value.type == "MemoryLimitExceeded"
 
 
 def test_a_format_that_cannot_be_told_must_be_said(root: Path) -> None:
@@ -507,6 +670,39 @@ def test_options_that_do_not_fit_the_file_fail(
 def test_a_rule_that_makes_no_sense_is_refused(rule: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         clean(input="in.csv", rules={"a": rule})
+
+
+@pytest.mark.parametrize("kind", ["date", "datetime"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["dd.mm.yyyy", "", "%%", "%d.%m", "%H:%M", "%Q", "%", "%Y-%m-%d %H", "%Y-%m-%d %T,%f"],
+)
+def test_date_format_that_reads_no_date_fails(root: Path, kind: str, pattern: str) -> None:
+    (root / "in.csv").write_text("a\n01.02.2003\n")
+    with pytest.raises(Fail, match="of the column 'a' cannot be used") as failure:
+        clean(input="in.csv", rules={"a": {"type": kind, "format": pattern}})
+    assert failure.value.type == "InvalidRule"
+    assert [path.name for path in root.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern", "text"),
+    [
+        ("date", "%d.%m.%y", "01.02.03"),
+        ("date", "%-d %b %Y", "1 Feb 2003"),
+        ("date", "%G-W%V-%u", "2003-W05-6"),
+        ("datetime", "%d.%m.%Y", "01.02.2003"),
+        ("datetime", "%Y-%m-%d %I:%M %p", "2003-02-01 12:00 AM"),
+        ("datetime", "%Y-%m-%d %H:%M:%S%.f%#z", "2003-02-01 01:00:00.0+01"),
+        ("datetime", "%s", "1044057600"),
+    ],
+)
+def test_date_format_reads_the_dates_that_it_describes(
+    root: Path, kind: str, pattern: str, text: str
+) -> None:
+    rule = {"type": kind, "format": pattern, "min": "2003-02-01", "max": "2003-02-01"}
+    done, _, _ = clean_text(root, f"a\n{text}\n", rules={"a": rule})
+    assert done.violations == 0
 
 
 def test_a_cancelled_job_stops_between_two_steps_and_writes_nothing(root: Path) -> None:

@@ -31,7 +31,7 @@ MODES = {
     "cube_sum": "process",
     "sum_range": "process",
     "email": "async",
-    "data_cleaning": "thread",
+    "data_cleaning": "process",
     "ai_task": "async",
     "http_request": "async",
 }

@@ -4,7 +4,7 @@
 |---|---|---|
 | `square_sum`, `cube_sum`, `sum_range` | sums, CPU-bound, in a process of their own | none |
 | `email` | sends a mail by SMTP | `HEADRACE_EMAIL_…` |
-| `data_cleaning` | cleans a CSV or Parquet file and reports on its quality | `HEADRACE_FILES_…` |
+| `data_cleaning` | cleans a CSV or Parquet file, in a process of its own | `HEADRACE_FILES_…` |
 | `ai_task` | sentiment, classification, summary, free prompt | `HEADRACE_AI_…` |
 | `http_request` | calls a web service | `HEADRACE_HTTP_…` |
 

@@ -1,7 +1,8 @@
 """Cleaning of tables: CSV or Parquet in, a cleaned file and a quality report out.
 
 The files lie below one folder, HEADRACE_FILES_ROOT. The same input and options give the same
-output, so an attempt that runs a second time does no harm.
+output, so an attempt that runs a second time does no harm. A table needs many times its size in
+memory, so each job runs in a process of its own with a memory limit.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ from datetime import timedelta
 
 from headrace_worker.context import SyncContext
 from headrace_worker.handlers.data_cleaning.options import Cleaned, Cleaning
+from headrace_worker.handlers.data_cleaning.settings import FilesSettings
 from headrace_worker.registry import handler
 
 __all__ = ["Cleaned", "Cleaning", "data_cleaning"]
 
 
-@handler("data_cleaning", timeout=timedelta(minutes=30))
+@handler(
+    "data_cleaning",
+    timeout=timedelta(minutes=30),
+    isolation="process",
+    memory_limit=lambda: FilesSettings().max_memory,
+)
 def data_cleaning(options: Cleaning, ctx: SyncContext) -> Cleaned:
     """Cleans a CSV or Parquet file: normalises text, removes duplicates, checks declared rules.
 

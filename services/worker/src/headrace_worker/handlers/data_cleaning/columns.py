@@ -41,6 +41,33 @@ def typed(column: pl.Series, kind: ColumnType | None, format_: str | None) -> pl
             return _datetimes(column, format_)
 
 
+def check_format(format_: str, kind: ColumnType) -> None:
+    """Checks that a format reads the date that it writes.
+
+    polars reads `dd.mm.yyyy` as a constant and `%d.%m` as a date of the year 1.
+
+    Raises:
+        ValueError: it does not; the message says why.
+    """
+    if "%f" in format_.replace("%%", ""):
+        # Its digits would be nanoseconds, however few there are.
+        raise ValueError("use %.f, %3f, %6f or %9f for fractions of a second, not %f")
+    probe = pl.Series("probe", [datetime(2001, 2, 3, 4, 5, 6)])  # noqa: DTZ001 - of any zone
+    if any(zone in format_ for zone in ("%z", "%:z", "%#z", "%+")):
+        probe = probe.dt.replace_time_zone("UTC")
+    try:
+        # `%#z` reads a zone and cannot write one.
+        text = probe.dt.strftime(format_.replace("%#z", "%z"))
+        read = typed(text, kind, format_)[0]
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(str(error).strip().partition("\n")[0]) from error
+    if read is None or (read.year, read.month, read.day) != (2001, 2, 3):
+        raise ValueError(
+            "it does not read a year, a month and a day; a format is written with %, such as "
+            "%d.%m.%Y"
+        )
+
+
 def literal(value: object, kind: ColumnType | None) -> object:
     """A rule's value as the type of its column: dates are written as text."""
     if kind == "date" and isinstance(value, str):

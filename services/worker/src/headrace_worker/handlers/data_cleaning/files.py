@@ -1,17 +1,24 @@
-"""Files below one folder: where they may lie, how they are read, and written all at once."""
+"""Files below one folder: allowed paths, reading within limits, and atomic writing."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Literal
 
 import polars as pl
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from polars import selectors as cs
 
+from headrace_worker.handlers.data_cleaning.csv_file import MAX_COLUMNS, checked_csv
+from headrace_worker.handlers.data_cleaning.faults import (
+    too_large,
+    too_many_columns,
+    unreadable,
+    unwritable,
+)
 from headrace_worker.outcome import Fail
 
 Format = Literal["csv", "parquet"]
@@ -23,20 +30,6 @@ _FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-
-
-class FilesSettings(BaseSettings):
-    """Where the files of jobs lie, and how large one may be.
-
-    Without HEADRACE_FILES_ROOT it is the folder `headrace-files` where the worker was started.
-    """
-
-    model_config = SettingsConfigDict(
-        env_prefix="HEADRACE_FILES_", env_ignore_empty=True, extra="ignore", frozen=True
-    )
-
-    root: Path = Path("headrace-files")
-    max_bytes: int = Field(1024**3, ge=1)
 
 
 class Files:
@@ -78,35 +71,83 @@ class Files:
         """A path as it is named below the folder, with forward slashes."""
         return path.relative_to(self._root).as_posix()
 
-    def read(self, path: Path, kind: Format, *, separator: str) -> pl.DataFrame:
-        """Reads a table. Everything in a CSV file is text.
+    @contextmanager
+    def read(self, path: Path, kind: Format, *, separator: str) -> Iterator[pl.LazyFrame]:
+        """Opens a table, which is read when the frame is collected. A CSV file is all text.
 
         Raises:
-            Fail: there is no such file, it is too large, or it is no such table.
+            Fail: the file is missing, too large or no such table; in the block as well, when
+                collecting the frame fails.
         """
         name = self.name(path)
-        if not path.is_file():
-            raise Fail(f"there is no file {name!r}", type="FileUnreadable")
-        try:
-            size = path.stat().st_size
+        with _open(path, name) as file:
+            size = os.fstat(file.fileno()).st_size
             if size > self._max_bytes:
-                raise Fail(
-                    f"{name!r} has {size} bytes; HEADRACE_FILES_MAX_BYTES allows {self._max_bytes}",
-                    type="FileTooLarge",
-                )
+                raise too_large(name, f"{size} bytes", self._max_bytes)
             if kind == "parquet":
-                return pl.read_parquet(path, glob=False, hive_partitioning=False)
-            return pl.read_csv(path, separator=separator, infer_schema=False, glob=False)
+                with _unreadable_as(kind, name):
+                    yield self._parquet(file, name)
+            else:
+                with self._csv(file, name, separator) as text, _unreadable_as(kind, name):
+                    yield pl.scan_csv(text, separator=separator, infer_schema=False)
+
+    def _csv(self, file: IO[bytes], name: str, separator: str) -> IO[bytes]:
+        try:
+            return checked_csv(
+                file, name, separator=separator, max_bytes=self._max_bytes, folder=self._root
+            )
         except OSError as error:
-            raise Fail(
-                f"{name!r} cannot be read: {error.strerror}", type="FileUnreadable"
-            ) from error
-        # A damaged Parquet file can make polars panic, which is no Exception.
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            reason = str(error).strip().partition("\n")[0][:200]
-            raise Fail(
-                f"{name!r} cannot be read as {kind.upper()}: {reason}", type="FileUnreadable"
-            ) from error
+            raise unwritable(name, error) from error
+
+    def _parquet(self, file: IO[bytes], name: str) -> pl.LazyFrame:
+        """A Parquet table within the limits; a few bytes of it can stand for many rows."""
+        table = pl.scan_parquet(file, hive_partitioning=False)
+        kinds = table.collect_schema().dtypes()
+        if len(kinds) > MAX_COLUMNS:
+            raise too_many_columns(name, MAX_COLUMNS)
+        rows = table.select(pl.len()).collect().item()
+        size = rows * sum(_width(kind) for kind in kinds)
+        if size <= self._max_bytes:
+            lengths = table.select(
+                cs.string().str.len_bytes().cast(pl.Int64).sum(),
+                cs.binary().bin.size().cast(pl.Int64).sum(),
+            )
+            size += sum(column[0] for column in lengths.collect(engine="streaming").iter_columns())
+        if size > self._max_bytes:
+            raise too_large(name, f"{rows} rows, about {size} bytes unpacked", self._max_bytes)
+        return table
+
+
+@contextmanager
+def _open(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """Opens a regular file; a pipe or a device would block or never end."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise Fail(f"there is no file {name!r}", type="FileUnreadable") from error
+    except OSError as error:
+        raise unreadable(name, error.strerror or "it cannot be opened") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise unreadable(name, "it is not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        yield file
+
+
+@contextmanager
+def _unreadable_as(kind: Format, name: str) -> Iterator[None]:
+    """Turns the errors of polars into one that names the file."""
+    try:
+        yield
+    # A damaged Parquet file can make polars panic, which is no Exception.
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise unreadable(name, f"it is no {kind.upper()}: {reason}") from error
+
+
+def _width(kind: pl.DataType) -> int:
+    """Bytes that polars takes for a value of a type, without the text that it refers to."""
+    return 8 if kind.is_numeric() or kind.is_temporal() or kind == pl.Boolean else 16
 
 
 def format_of(path: Path) -> Format | None:
@@ -114,25 +155,50 @@ def format_of(path: Path) -> Format | None:
     return _FORMATS.get(path.suffix.lower())
 
 
-def write_at_once(path: Path, tag: str, write: Callable[[IO[bytes]], object]) -> None:
+def check_target(path: Path, name: str) -> None:
+    """Checks that `path` can be written: it is a regular file, or nothing yet.
+
+    Raises:
+        Fail: it cannot.
+        OSError: the folder cannot be asked now.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise unwritable(name, error) from error
+    if not stat.S_ISREG(mode):
+        raise Fail(
+            f"{name!r} cannot be written over: it is not a regular file", type="PathNotAllowed"
+        )
+
+
+def write_at_once(path: Path, name: str, tag: str, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file so that its name never stands for a part of it, not after a crash either.
 
     Args:
         path: the file; its folder is made when it is missing, and what was there is replaced.
+        name: the file's name in errors.
         tag: makes the name of the unfinished file the writer's own.
         write: writes to the open file.
 
     Raises:
-        OSError: it cannot be written.
+        Fail: its path or the permissions do not allow it.
+        OSError: it cannot be written now.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{tag}.tmp")
+    unfinished = path.with_name(f".{tag}.tmp")
     try:
-        with unfinished.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Exclusive, so that nothing that has the name already is followed or waited for.
+            with unfinished.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        finally:
+            with suppress(OSError):
+                unfinished.unlink()
+    except OSError as error:
+        raise unwritable(name, error) from error

@@ -10,11 +10,11 @@ import polars as pl
 from headrace_worker.handlers.data_cleaning.options import Normalise
 
 
-def normalised(table: pl.DataFrame, options: Normalise, null_values: list[str]) -> pl.DataFrame:
+def normalised(table: pl.LazyFrame, options: Normalise, null_values: list[str]) -> pl.LazyFrame:
     """The table with its columns renamed and its text made alike; numbers stay as they are."""
     if options.column_names == "snake_case":
-        table = table.rename(snake_case_names(table.columns))
-    texts = [name for name, kind in table.schema.items() if kind == pl.String]
+        table = table.rename(snake_case_names(table.collect_schema().names()))
+    texts = [name for name, kind in table.collect_schema().items() if kind == pl.String]
     return table.with_columns(
         _cased(_without(_spaced(pl.col(name), options), null_values), options.case.get(name))
         for name in texts

@@ -10,15 +10,16 @@ import polars as pl
 from headrace_worker.context import SyncContext
 from headrace_worker.handlers.data_cleaning.files import (
     Files,
-    FilesSettings,
     Format,
+    check_target,
     format_of,
     write_at_once,
 )
 from headrace_worker.handlers.data_cleaning.normalise import normalised
 from headrace_worker.handlers.data_cleaning.options import Cleaned, Cleaning
 from headrace_worker.handlers.data_cleaning.report import QualityReport, column_reports
-from headrace_worker.handlers.data_cleaning.rules import check
+from headrace_worker.handlers.data_cleaning.rules import check, check_formats
+from headrace_worker.handlers.data_cleaning.settings import FilesSettings
 from headrace_worker.outcome import Fail
 
 
@@ -27,7 +28,7 @@ def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
 
     Raises:
         Fail: the file cannot be read, a path is not allowed, or the options do not fit the file.
-        OSError: the output cannot be written.
+        OSError: the output cannot be written now.
         Stopped: the job was cancelled.
     """
     settings = FilesSettings()
@@ -39,16 +40,17 @@ def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
             f"{options.input!r} ends with none of .csv, .tsv, .txt, .parquet, .pq: say its format",
             type="InvalidOptions",
         )
+    check_formats(options)
     target, report_path = _targets(options, files, source, source_format)
     target_format = format_of(target) or source_format
 
-    _step(ctx, 0.0, "reading")
-    table = files.read(source, source_format, separator=options.separator)
+    _step(ctx, 0.0, "reading and normalising")
+    with files.read(source, source_format, separator=options.separator) as raw:
+        lazy = normalised(raw, options.normalise, options.null_values)
+        _check_columns(options, lazy.collect_schema().names())
+        # Pieces are normalised while others are read, so that the raw table is never whole.
+        table = lazy.collect(engine="streaming")
     rows_in = table.height
-
-    _step(ctx, 0.3, "normalising", rows=rows_in)
-    table = normalised(table, options.normalise, options.null_values)
-    _check_columns(options, table)
 
     _step(ctx, 0.45, "removing duplicates", rows=rows_in)
     number = _free_name(table)
@@ -64,6 +66,7 @@ def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
     tag = f"{ctx.attempt.job_id}.{ctx.attempt.number}"
     write_at_once(
         target,
+        files.name(target),
         tag,
         lambda file: (
             checked.table.write_parquet(file)
@@ -82,7 +85,7 @@ def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
         columns=column_reports(checked, numbers),
     )
     text = msgspec.json.format(msgspec.json.encode(report), indent=2)
-    write_at_once(report_path, tag, lambda file: file.write(text + b"\n"))
+    write_at_once(report_path, files.name(report_path), tag, lambda file: file.write(text + b"\n"))
     ctx.progress(1.0, "done", rows=checked.table.height)
     return Cleaned(
         rows_in=rows_in,
@@ -117,20 +120,22 @@ def _targets(
 
 
 def _check_target(files: Files, path: Path, source: Path) -> None:
-    """Raises Fail when `path` cannot be written: it is a folder, or the input itself."""
-    if path.is_dir() or path == source:
-        raise Fail(f"{files.name(path)!r} cannot be written over", type="PathNotAllowed")
+    """Raises Fail when `path` cannot be written, or is the input itself."""
+    name = files.name(path)
+    if path == source:
+        raise Fail(f"{name!r} cannot be written over: it is the input", type="PathNotAllowed")
+    check_target(path, name)
 
 
-def _check_columns(options: Cleaning, table: pl.DataFrame) -> None:
-    """Raises Fail when the options name columns that the table doesn't have."""
-    columns = options.deduplicate if isinstance(options.deduplicate, list) else []
-    named = [*options.rules, *options.normalise.case, *columns]
-    missing = [name for name in dict.fromkeys(named) if name not in table.columns]
+def _check_columns(options: Cleaning, columns: list[str]) -> None:
+    """Raises Fail when the options name columns that the table does not have."""
+    unique = options.deduplicate if isinstance(options.deduplicate, list) else []
+    named = [*options.rules, *options.normalise.case, *unique]
+    missing = [name for name in dict.fromkeys(named) if name not in columns]
     if missing:
         raise Fail(
             f"the file has no column {', '.join(map(repr, missing[:10]))}; it has "
-            f"{', '.join(map(repr, table.columns[:50]))}",
+            f"{', '.join(map(repr, columns[:50]))}",
             type="InvalidOptions",
         )
 

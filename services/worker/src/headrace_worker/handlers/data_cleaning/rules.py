@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from headrace_worker.handlers.data_cleaning.columns import literal, typed
+from headrace_worker.handlers.data_cleaning.columns import check_format, literal, typed
 from headrace_worker.handlers.data_cleaning.options import Cleaning, Rule
 from headrace_worker.outcome import Fail
 
@@ -26,6 +26,24 @@ class Checked:
     broken: dict[str, dict[str, pl.Series]]
     dropped: int
     nulled: int
+
+
+def check_formats(options: Cleaning) -> None:
+    """Checks the formats of dates, before the file is read.
+
+    Raises:
+        Fail: a format cannot be used.
+    """
+    for name, rule in options.rules.items():
+        if rule.format is None or rule.type is None:
+            continue
+        try:
+            check_format(rule.format, rule.type)
+        except ValueError as error:
+            raise Fail(
+                f"the format {rule.format!r} of the column {name!r} cannot be used: {error}",
+                type="InvalidRule",
+            ) from error
 
 
 def check(table: pl.DataFrame, options: Cleaning) -> Checked:

@@ -1,0 +1,145 @@
+"""CSV files: unpacked within a limit, and checked for what polars would misread.
+
+polars takes carriage returns alone for characters, UTF-16 for odd column names, and unpacks any
+amount of data into memory. So each file passes through here in pieces first.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import tempfile
+import zlib
+from pathlib import Path
+from typing import IO, Final
+
+from headrace_worker.handlers.data_cleaning.faults import too_large, too_many_columns, unreadable
+
+MAX_COLUMNS: Final = 10_000
+
+_CHUNK_BYTES: Final = 2**20
+_GZIP: Final = b"\x1f\x8b"
+# Formats that polars would unpack, by the first bytes of the file (RFC 8878, RFC 1950).
+_OTHER_PACKED: Final = {
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x78\x01": "zlib",
+    b"\x78\x9c": "zlib",
+    b"\x78\xda": "zlib",
+}
+_UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def checked_csv(
+    file: IO[bytes], name: str, *, separator: str, max_bytes: int, folder: Path
+) -> IO[bytes]:
+    """The file itself, or an unnamed file in `folder` with what it unpacks to.
+
+    Raises:
+        Fail: it is not CSV text in UTF-8, or it exceeds a limit.
+        OSError: `folder` cannot be written.
+    """
+    checks = _Checks(name, separator=separator.encode(), max_bytes=max_bytes)
+    packed = file.read(len(_GZIP)) == _GZIP
+    file.seek(0)
+    if not packed:
+        while chunk := file.read(_CHUNK_BYTES):
+            checks.take(chunk)
+        checks.end()
+        file.seek(0)
+        return file
+    unpacked: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller's
+    try:
+        with gzip.GzipFile(fileobj=file) as source:
+            while chunk := _unpack(source, name):
+                checks.take(chunk)
+                unpacked.write(chunk)
+        checks.end()
+        unpacked.seek(0)
+    except BaseException:
+        unpacked.close()
+        raise
+    return unpacked
+
+
+def _unpack(source: gzip.GzipFile, name: str) -> bytes:
+    try:
+        return source.read(_CHUNK_BYTES)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise unreadable(name, f"its gzip data is damaged ({error})") from error
+
+
+class _Checks:
+    """What must hold for a text, taken in pieces."""
+
+    def __init__(self, name: str, *, separator: bytes, max_bytes: int) -> None:
+        self._name = name
+        self._separator = separator
+        self._max_bytes = max_bytes
+        self._size = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._quoted = False
+        # A carriage return at the end of a piece, whose line feed may begin the next one.
+        self._held = b""
+        self._columns = 1
+        self._in_header = True
+
+    def take(self, chunk: bytes) -> None:
+        """Checks the next piece."""
+        if not self._size:
+            self._check_start(chunk)
+        self._size += len(chunk)
+        if self._size > self._max_bytes:
+            raise too_large(self._name, f"more than {self._max_bytes} bytes", self._max_bytes)
+        self._check_encoding(chunk)
+        self._check_lines(chunk)
+
+    def end(self) -> None:
+        """Checks the end of the text."""
+        self._check_encoding(b"", final=True)
+        if self._held and not self._quoted:
+            raise self._lone_return()
+
+    def _check_start(self, chunk: bytes) -> None:
+        for magic, codec in (*_OTHER_PACKED.items(), (_GZIP, "gzip twice")):
+            if chunk.startswith(magic):
+                raise unreadable(self._name, f"it is packed with {codec}; use gzip, or unpack it")
+        if chunk.startswith(_UTF_16):
+            raise unreadable(self._name, "it is UTF-16; convert it to UTF-8")
+
+    def _check_encoding(self, chunk: bytes, *, final: bool = False) -> None:
+        try:
+            self._decoder.decode(chunk, final)
+        except UnicodeDecodeError as error:
+            raise unreadable(self._name, "it is not UTF-8; convert it to UTF-8") from error
+        # Valid in UTF-8, but in a text file it is a sign of UTF-16.
+        if b"\0" in chunk:
+            raise unreadable(self._name, "it holds NUL characters; convert it to UTF-8 text")
+
+    def _check_lines(self, chunk: bytes) -> None:
+        chunk = self._held + chunk
+        self._held = b""
+        if chunk.endswith(b"\r"):
+            chunk, self._held = chunk[:-1], b"\r"
+        has_lone_return = chunk.count(b"\r") != chunk.count(b"\r\n")
+        if has_lone_return or self._in_header:
+            # Every second part is outside of quotes.
+            outside = chunk.split(b'"')[int(self._quoted) :: 2]
+            if any(part.count(b"\r") != part.count(b"\r\n") for part in outside):
+                raise self._lone_return()
+            self._count_columns(outside)
+        self._quoted ^= chunk.count(b'"') % 2 == 1
+
+    def _count_columns(self, outside: list[bytes]) -> None:
+        for part in outside if self._in_header else ():
+            line, end, _ = part.partition(b"\n")
+            self._columns += line.count(self._separator)
+            self._in_header = not end
+            if end:
+                break
+        if self._columns > MAX_COLUMNS:
+            raise too_many_columns(self._name, MAX_COLUMNS)
+
+    def _lone_return(self) -> Exception:
+        return unreadable(
+            self._name, "its lines end with carriage returns alone; use LF or CRLF line ends"
+        )
