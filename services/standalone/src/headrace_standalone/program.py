@@ -21,12 +21,10 @@ class Account:
     Args:
         uid: its user id.
         gid: its group id.
-        capability: the number of the one Linux capability that the process keeps.
     """
 
     uid: int
     gid: int
-    capability: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +36,7 @@ class Program:
         command: the absolute path of the executable, and its arguments. Never a secret: everybody
             on the machine can read the arguments of a process.
         environment: the whole environment of the process.
+        directory: its working directory; None for that of this process.
         probe: asks once whether the process serves, in bounded time.
         prepare: what must be done before each start; it may block for some seconds.
         start_timeout: seconds until it must serve.
@@ -51,6 +50,7 @@ class Program:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     probe: Callable[[], Awaitable[bool]]
+    directory: Path | None = None
     prepare: Callable[[], None] | None = None
     start_timeout: float = 30.0
     stop_signal: signal.Signals = signal.SIGTERM
@@ -73,6 +73,7 @@ class Program:
             "stdout": log,
             "stderr": subprocess.STDOUT,
             "env": dict(self.environment),
+            "cwd": self.directory,
             "start_new_session": True,
         }
 
@@ -84,14 +85,12 @@ def leashed(
 
     The kernel watches the thread that starts the command, not the whole process.
     """
-    uid = gid = capability = "-"
+    uid = gid = "-"
     if account is not None:
         uid, gid = str(account.uid), str(account.gid)
-        if account.capability is not None:
-            capability = str(account.capability)
     shim = str(Path(leash.__file__).resolve())
     return [
         *(sys.executable, "-I", "-S", shim),
-        *(str(int(death_signal)), str(os.getpid()), uid, gid, capability),
+        *(str(int(death_signal)), str(os.getpid()), uid, gid),
         *command,
     ]

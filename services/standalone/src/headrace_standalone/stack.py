@@ -129,7 +129,10 @@ class Stack:
         valkey: list[Program] = []
         if not os.environ.get("HEADRACE_DATABASE_URL"):
             server = await asyncio.to_thread(
-                EmbeddedPostgres, folder=self._folder, ephemeral=self._plan.ephemeral
+                EmbeddedPostgres,
+                folder=self._folder,
+                ephemeral=self._plan.ephemeral,
+                announce=self._announce,
             )
             postgres.append(server.program())
             self._environment["HEADRACE_DATABASE_URL"] = server.url

@@ -71,8 +71,6 @@ class DataFolder:
         """Holds a fresh folder, which is deleted with everything in it afterwards."""
         path = Path(tempfile.mkdtemp(prefix="headrace-"))
         try:
-            # Passable for the user that PostgreSQL runs as; what is in it is private file by file.
-            path.chmod(0o711)
             with cls.hold(path) as folder:
                 yield folder
         finally:

