@@ -34,15 +34,7 @@ $(STAMP): $(PINS) $(PACKAGES:%=%/pyproject.toml)
 		|| { echo "make: $(PYTHON) was not found. Install Python 3.11 or newer, or say which one: make PYTHON=/path/to/python" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "make: Headrace needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" -V 2>&1). Say which one to use: make PYTHON=/path/to/python" >&2; exit 1; }
-	@echo "Setting up $(VENV) …"
-	@"$(PYTHON)" -m venv "$(VENV)"
-	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check \
-		--require-hashes --requirement requirements/uv.txt
-	@"$(BIN)/uv" pip install --quiet --python "$(BIN)/python" \
-		--require-hashes --requirements requirements/dev.txt
-	@"$(BIN)/uv" pip install --quiet --python "$(BIN)/python" --no-deps --no-build-isolation \
-		$(PACKAGES:%=--editable %)
-	@touch $@
+	@"$(PYTHON)" tools/set_up.py "$(VENV)" $(PACKAGES)
 
 .PHONY: demo
 demo: $(STAMP) ## Start the whole platform, run real jobs on it and show each transition.

@@ -1,15 +1,20 @@
 """`make demo`: the whole platform on this machine, real jobs, and each transition as it is pushed.
 
 It starts `headrace up` with embedded servers and a throw-away database, submits through the client,
-follows everything on one stream, checks what came out, and leaves the files in `demo-output`.
+follows everything on one stream, checks the results, and leaves the files in `demo-output`. A demo
+that runs at the same time in the same checkout writes to `demo-output-2`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import itertools
+import os
 import shutil
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,18 +28,18 @@ from summary import print_summary
 
 from headrace import CallError, Client
 
-OUTPUT = Path("demo-output")
+OUTPUT = "demo-output"
 # The whole demo, once the platform runs, in seconds. It is far longer than it should take.
 DEADLINE_S = 90
 
 
 async def main(console: Console) -> int:
     """Runs the demo; returns the exit code."""
-    files = OUTPUT / "files"
-    shutil.rmtree(OUTPUT, ignore_errors=True)
-    files.mkdir(parents=True)
     async with AsyncExitStack() as stack:
-        mailbox = await stack.enter_async_context(Mailbox.open(OUTPUT / "mail"))
+        output = stack.enter_context(_empty_output())
+        files = output / "files"
+        files.mkdir()
+        mailbox = await stack.enter_async_context(Mailbox.open(output / "mail"))
         console.print("Starting PostgreSQL, Valkey, gateway, scheduler and two workers …")
         target = await stack.enter_async_context(
             running_platform(files=files, smtp_port=mailbox.port)
@@ -46,14 +51,34 @@ async def main(console: Console) -> int:
         async with asyncio.timeout(DEADLINE_S):
             await run.everything(chosen, bulk(), board)
         board.finish()
-        return _report(console, run, chosen, mailbox)
+        return _report(console, run, chosen, mailbox, output)
 
 
-def _report(console: Console, run: Run, chosen: list[Case], mailbox: Mailbox) -> int:
+@contextmanager
+def _empty_output() -> Iterator[Path]:
+    """Hold the first output folder that no other demo uses, with nothing in it."""
+    for number in itertools.count(1):
+        output = Path(OUTPUT if number == 1 else f"{OUTPUT}-{number}")
+        output.mkdir(exist_ok=True)
+        held = os.open(output, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            for old in output.iterdir():
+                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+            yield output
+            return
+        finally:
+            os.close(held)
+
+
+def _report(console: Console, run: Run, chosen: list[Case], mailbox: Mailbox, output: Path) -> int:
     problems = [problem for case in chosen for problem in case.problems()]
     problems += run.bulk_problems()
     problems += mailbox.problems()
-    print_summary(console, run, chosen, mailbox, output=OUTPUT)
+    print_summary(console, run, chosen, mailbox, output=output)
     for problem in problems:
         console.print(f"[red]✗[/] {problem}")
     if not problems:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
-import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -28,11 +28,10 @@ async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]
     Raises:
         PlatformFailedError: it did not come up.
     """
-    port = _free_port()
     examples = str(Path(__file__).resolve().parent.parent)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "headrace_standalone"),
-        *("--ephemeral", "--workers", "2", "--gateway-port", str(port), "--handlers", "handlers"),
+        *("--ephemeral", "--workers", "2", "--gateway-port", "0", "--handlers", "handlers"),
         stdout=PIPE,
         env={k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
         | {
@@ -45,8 +44,7 @@ async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]
         start_new_session=True,
     )
     try:
-        await _is_up(process)
-        yield f"127.0.0.1:{port}"
+        yield await _address(process)
     finally:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)
@@ -58,18 +56,14 @@ async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]
             await process.wait()
 
 
-async def _is_up(process: Process) -> None:
+async def _address(process: Process) -> str:
+    """Return the gateway's address, once the platform has printed that everything serves."""
     assert process.stdout is not None
+    printed = ""
     with suppress(TimeoutError):
         async with asyncio.timeout(_START_S):
             while line := await process.stdout.readline():
-                if b"Headrace is up" in line:
-                    return
+                printed += line.decode()
+                if match := re.search(r"API +(\S+:\d+)", printed):
+                    return match[1]
     raise PlatformFailedError("The platform did not start; see above.")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import asyncpg
 import psutil
 import pytest
 
+from headrace_standalone.embedded import account as account_module
 from headrace_standalone.embedded import binaries as module
 from headrace_standalone.embedded.account import unprivileged_account
 from headrace_standalone.embedded.binaries import binaries
@@ -249,3 +251,19 @@ def test_cache_that_cannot_be_trusted_is_skipped(
         binaries(account)
     monkeypatch.setattr(module, "CACHES", (bad, cache))
     assert binaries(account).is_relative_to(cache)
+
+
+@AS_ROOT
+def test_created_user_is_announced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    user = f"headrace-test-{os.getpid()}"
+    monkeypatch.setattr(account_module, "USER", user)
+    said: list[str] = []
+    try:
+        first = unprivileged_account(said.append)
+        assert unprivileged_account(said.append) == first
+    finally:
+        subprocess.run(["/usr/sbin/userdel", user], check=True, timeout=30)
+    assert first is not None
+    assert first.uid != 0
+    [line] = said
+    assert f"created the system user {user}" in line
