@@ -369,6 +369,75 @@ def exits_thread(payload: Any) -> None:
     sys.exit("exits")
 
 
+@handler("t.subtask", retry=_ONCE)
+async def subtask(way: str) -> None:
+    """Has something raise SystemExit or KeyboardInterrupt beside its own task."""
+
+    async def interrupts() -> None:
+        await asyncio.sleep(0)
+        raise KeyboardInterrupt
+
+    async def leaves() -> None:
+        await asyncio.sleep(0)
+        sys.exit(2)
+
+    loop = asyncio.get_running_loop()
+    match way:
+        case "wait_for":
+            await asyncio.wait_for(leaves(), 5)
+        case "gather":
+            await asyncio.gather(interrupts(), asyncio.sleep(60), leaves())
+        case "create_task":
+            await asyncio.create_task(leaves())
+        case "group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(interrupts())
+                group.create_task(asyncio.sleep(60))
+        case "executor":
+            await loop.run_in_executor(None, sys.exit, 2)
+        case "callback":
+            loop.call_soon(sys.exit, 2)
+            await asyncio.sleep(0.01)
+            raise SystemExit
+        case "stop":
+            loop.stop()
+            await asyncio.sleep(0.01)
+            raise SystemExit
+
+
+@handler("t.cancels_all", retry=_ONCE)
+async def cancels_all(payload: Any, ctx: Context) -> bool:
+    """Cancels all tasks but its own; returns whether it could cancel one that it started."""
+    own = asyncio.create_task(asyncio.sleep(60))
+    others = asyncio.all_tasks() - {asyncio.current_task(), own}
+    for task in others:
+        task.cancel()
+    return own.cancel()
+
+
+@handler("t.cancels_from_thread", retry=_ONCE)
+async def cancels_from_thread(payload: Any, ctx: Context) -> None:
+    """Cancels all tasks from a thread that does not belong to any attempt."""
+    loop = asyncio.get_running_loop()
+    cancelled = asyncio.Event()
+
+    def cancel_all() -> None:
+        for task in asyncio.all_tasks(loop):
+            loop.call_soon_threadsafe(task.cancel)
+        loop.call_soon_threadsafe(cancelled.set)
+
+    threading.Thread(target=cancel_all).start()
+    await cancelled.wait()
+    await ctx.emit("cancelled")
+    await asyncio.Event().wait()
+
+
+@handler("t.awaits_all")
+async def awaits_all(payload: Any, ctx: Context) -> None:
+    """Waits for all tasks, in a way that cancels them when it is cancelled itself."""
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+
+
 @handler("t.stop_iteration", retry=_ONCE)
 def stop_iteration(payload: Any) -> None:
     """Raises what no future takes."""
@@ -381,6 +450,20 @@ class Unspeakable(Exception):
     def __str__(self) -> str:
         """Fails."""
         raise LookupError
+
+
+class Leaving(Exception):
+    """Ends the process when it is asked what it is."""
+
+    def __str__(self) -> str:
+        """Exits."""
+        raise SystemExit(3)
+
+
+@handler("t.leaving", retry=_ONCE)
+async def leaving(payload: Any) -> None:
+    """Raises an exception whose text is a SystemExit."""
+    raise Leaving
 
 
 @handler("t.unspeakable", retry=_ONCE)

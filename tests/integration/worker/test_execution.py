@@ -326,6 +326,7 @@ async def test_a_payload_mismatch_is_found_in_a_process_too(jobs: Platform) -> N
         ("t.exits_thread", "SystemExit"),
         ("t.stop_iteration", "StopIteration"),
         ("t.unspeakable", "Unspeakable"),
+        ("t.leaving", "Leaving"),
         ("t.no_json", "Unwritable"),
     ],
 )

@@ -296,3 +296,44 @@ async def test_progress_that_is_refused_changes_nothing_about_how_an_attempt_end
             await ended.wait()
     assert [finish and finish.event for finish in ends] == [EventType.SUCCEEDED]
     assert [line["event"] for line in logs] == ["progress_refused"]
+
+
+async def test_attempt_cancelled_by_others_is_interrupted() -> None:
+    ends: list[Finish | None] = []
+    ended = asyncio.Event()
+
+    def on_end(_: Execution, finish: Finish | None) -> None:
+        ends.append(finish)
+        ended.set()
+
+    attempt = execution(registered(_waits), on_end)
+    attempt.start()
+    await asyncio.sleep(0)
+    assert attempt._work is not None
+    attempt._work.cancel()
+    await ended.wait()
+    [finish] = ends
+    assert finish is not None
+    assert finish.event is EventType.INTERRUPTED
+
+
+async def test_attempt_that_cancels_itself_fails() -> None:
+    ends: list[Finish | None] = []
+    ended = asyncio.Event()
+
+    def on_end(_: Execution, finish: Finish | None) -> None:
+        ends.append(finish)
+        ended.set()
+
+    async def cancels_itself(_: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    execution(registered(cancels_itself), on_end).start()
+    await ended.wait()
+    [finish] = ends
+    assert finish is not None
+    assert finish.error is not None
+    assert (finish.event, finish.error.type) == (EventType.RETRY_SCHEDULED, "CancelledError")

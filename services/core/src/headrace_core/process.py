@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import pydantic
 import structlog
@@ -17,6 +17,7 @@ import uvloop
 
 from headrace_core import logs
 from headrace_core.settings import Settings, problems
+from headrace_core.tasks import run_to_end
 
 # sysexits.h: EX_CONFIG.
 _BAD_CONFIGURATION = 78
@@ -38,12 +39,18 @@ class Service(Protocol):
         """Ends it, with what it has begun brought to a good end."""
 
 
-def run_service(name: str, create: Callable[[Settings], Service]) -> int:
+def run_service(
+    name: str,
+    create: Callable[[Settings], Service],
+    *,
+    task_factory: Callable[..., asyncio.Task[Any]] = asyncio.Task,
+) -> int:
     """Runs a service until SIGTERM or SIGINT.
 
     Args:
         name: the service's, for the logs.
         create: makes it, within the event loop.
+        task_factory: creates the tasks of its event loop.
 
     Returns:
         The exit code: 0 after a clean stop, 78 for settings that can't be, 1 when it failed.
@@ -55,14 +62,20 @@ def run_service(name: str, create: Callable[[Settings], Service]) -> int:
             sys.stderr.write(f"headrace {name}: {problem}\n")
         return _BAD_CONFIGURATION
     logs.configure(settings, service=name)
-    return uvloop.run(_run(create, settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        loop = runner.get_loop()
+        if task_factory is not asyncio.Task:
+            loop.set_task_factory(
+                lambda loop, coro, **options: task_factory(coro, loop=loop, **options)
+            )
+        return run_to_end(loop, loop.create_task(_run(create, settings), name="service"))
 
 
 async def _run(create: Callable[[Settings], Service], settings: Settings) -> int:
     code = 0
     try:
         await _serve(create, settings)
-    except Exception:  # noqa: BLE001 - the last place that can tell what happened
+    except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the last place that can log it
         structlog.get_logger().exception("service_failed")
         code = 1
     _end_soon(code)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import structlog
+
+T = TypeVar("T")
+
+_log = structlog.get_logger()
 
 # A task that has not ended is cancelled again so often, in seconds.
 _AGAIN: Final = 1.0
@@ -41,3 +47,22 @@ async def end_tasks(*tasks: asyncio.Future[Any], within: float | None = None) ->
             task.exception()
     if cancelled is not None:
         raise cancelled
+
+
+def run_to_end(loop: asyncio.AbstractEventLoop, main: asyncio.Future[T]) -> T:
+    """Run `main` to its end, although other tasks or callbacks try to end the loop.
+
+    asyncio passes SystemExit and KeyboardInterrupt of any task or callback on to the caller of the
+    loop, and `loop.stop()` returns to it. The loop continues after each of them, so only the task
+    that raised has ended.
+
+    Raises:
+        BaseException: the exception of `main`.
+    """
+    while True:
+        try:
+            return loop.run_until_complete(main)
+        except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
+            if main.done() or loop.is_closed():
+                raise
+            _log.error("loop_exit_ignored", error_type=type(error).__name__)

@@ -10,6 +10,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from headrace_core.process import run_service
 from headrace_core.settings import Settings
+from headrace_worker.ownership import OwnedTask, own_process
 from headrace_worker.registry import load_handlers
 from headrace_worker.service import WorkerService
 
@@ -19,4 +20,5 @@ def _create(settings: Settings) -> WorkerService:
 
 
 if __name__ == "__main__":
-    sys.exit(run_service("worker", _create))
+    own_process()
+    sys.exit(run_service("worker", _create, task_factory=OwnedTask))

@@ -25,6 +25,7 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_worker.context import Attempt, Context
 from headrace_worker.modes import Modes
 from headrace_worker.outcome import NotCommitted
+from headrace_worker.ownership import OwnedTask, owned_by
 from headrace_worker.payload import encode
 from headrace_worker.registry import RegisteredHandler
 from headrace_worker.reporting import AttemptReporter
@@ -108,7 +109,7 @@ class Execution:
         self._max_losses = max_losses
         self._grace = grace
         self._on_end = on_end
-        self._work: asyncio.Task[JsonText] | None = None
+        self._work: OwnedTask[JsonText] | None = None
         self._closing: asyncio.Task[None] | None = None
         # What a handler in the loop was given, if it takes one.
         self._context: Context | None = None
@@ -138,8 +139,11 @@ class Execution:
         if self.job.time_left is not None:
             self._overdue = loop.time() + self.job.time_left.total_seconds()
             self._timer = loop.call_at(self._overdue, self._time_up, True)
-        self._work = loop.create_task(self._run(self._handler))
-        self._work.add_done_callback(self._ended)
+        self._work = OwnedTask(self._run(self._handler), loop=loop, attempt=self)
+        self._work.add_done_callback(self._on_done)
+
+    def __str__(self) -> str:
+        return f"{self.job.id}:{self.job.attempt}"
 
     def stop(self, reason: StopReason) -> None:
         """Ends the attempt soon. The first reason stands, but for the loss of the lease."""
@@ -157,10 +161,12 @@ class Execution:
             self._begin()
             payload = handler.decode(self.job.payload)
             if not handler.takes_context:
-                return encode(await call(handler.function, payload))
+                with owned_by(self):
+                    return encode(await call(handler.function, payload))
             self._reporter = self._make_reporter(self)
             self._context = Context(self._attempt(), self._reporter)
-            return encode(await call(handler.function, payload, self._context))
+            with owned_by(self):
+                return encode(await call(handler.function, payload, self._context))
         # The wait for a place counts for the deadline and not for the timeout.
         async with self._modes.place(handler):
             self._check_lease()
@@ -220,7 +226,9 @@ class Execution:
         self._interrupted = True
         if self._context is not None:
             self._context.cancel_event.set()
-        self._work.cancel()
+        # A handler that awaits tasks of others does not pass its cancellation on to them.
+        with owned_by(self):
+            self._work.cancel()
         if self._handler is not None and self._handler.mode == "async":
             # The other modes know by themselves when to leave a handler behind.
             self._leave_within(self._grace)
@@ -232,30 +240,31 @@ class Execution:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(seconds, self._leave_behind, self._work)
 
-    def _leave_behind(self, work: asyncio.Task[JsonText]) -> None:
+    def _leave_behind(self, work: OwnedTask[JsonText]) -> None:
         if work.done():
-            # It ended in this very turn of the loop: `_ended` is about to be called.
+            # It ended in this very turn of the loop: `_on_done` is about to be called.
             return
         if self._handler is not None and self._handler.mode != "process":
             # A process is killed.
             self._modes.left_behind(self.job.id, self.job.attempt, self.job.type)
-        work.remove_done_callback(self._ended)
+        work.remove_done_callback(self._on_done)
         # Nobody waits for it any more: what it raises later is not news.
         work.add_done_callback(lambda late: late.cancelled() or late.exception())
         self._end(work)
 
-    def _ended(self, work: asyncio.Task[JsonText]) -> None:
+    def _on_done(self, _: asyncio.Task[JsonText]) -> None:
         self._cancel_timer()
-        self._end(work)
+        assert self._work is not None
+        self._end(self._work)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _end(self, work: asyncio.Task[JsonText]) -> None:
+    def _end(self, work: OwnedTask[JsonText]) -> None:
         try:
             finish = self._judge(work)
-        except Exception:  # noqa: BLE001 - else the job would stay RUNNING as long as its worker
+        except BaseException:  # noqa: BLE001 - else the job would stay RUNNING as long as its worker
             _log.exception("execution_failed", job_id=str(self.job.id), attempt=self.job.attempt)
             finish = broken(self.job)
         reporter = self._reporter
@@ -277,7 +286,7 @@ class Execution:
         finally:
             self._on_end(self, finish)
 
-    def _judge(self, work: asyncio.Task[JsonText]) -> Finish | None:
+    def _judge(self, work: OwnedTask[JsonText]) -> Finish | None:
         assert self._handler is not None
         # Asked for whether it counts or not: asyncio complains of what nobody has asked for.
         error = None if work.cancelled() or not work.done() else work.exception()
@@ -296,7 +305,8 @@ class Execution:
             return self._without_result(EventType.CANCELLED)
         if self._at_deadline:
             return expired(self.job)
-        if self._reason is StopReason.DRAIN and cancelled and not self._timed_out:
+        drained = self._reason is StopReason.DRAIN or work.cancelled_by_others
+        if drained and cancelled and not self._timed_out:
             return self._without_result(EventType.INTERRUPTED)
         if self._timed_out:
             limit = self._timeout.total_seconds()

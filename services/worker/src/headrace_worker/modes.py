@@ -16,6 +16,7 @@ from headrace_core.domain.job import JsonText, Progress
 from headrace_worker.context import Attempt, Reporter, SyncContext
 from headrace_worker.isolation import ProcessPool
 from headrace_worker.metrics import Counts
+from headrace_worker.ownership import owned_by
 from headrace_worker.payload import encode
 from headrace_worker.registry import RegisteredHandler
 from headrace_worker.verdict import tame
@@ -90,8 +91,8 @@ class Modes:
         def completing(size: int) -> None:
             asyncio.run_coroutine_threadsafe(reporter.completing(size), loop).result()
 
-        context = SyncContext(attempt, report, completing, cancelled)
-        arguments = (argument, context) if handler.takes_context else (argument,)
+        ctx = SyncContext(attempt, report, completing, cancelled)
+        arguments = (argument, ctx) if handler.takes_context else (argument,)
         future: asyncio.Future[Any] = loop.create_future()
 
         def settle(result: Any, error: BaseException | None) -> None:
@@ -112,10 +113,12 @@ class Modes:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(settle, result, error)
 
+        with owned_by(None):
+            context = contextvars.copy_context()
         # A thread of its own, and a daemon: one that never ends holds up neither another job nor
         # the end of the process.
         threading.Thread(
-            target=contextvars.copy_context().run,
+            target=context.run,
             args=(target,),
             name=f"job-{attempt.job_id}",
             daemon=True,

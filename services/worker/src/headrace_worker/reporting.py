@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -52,6 +53,7 @@ class AttemptReporter:
         self._write = write
         self._max_output_bytes = max_output_bytes
         self._max_result_bytes = max_result_bytes
+        self._context = contextvars.copy_context()
         self.completes = False
         self._over = False
         self._latest: Progress | None = None
@@ -73,7 +75,8 @@ class AttemptReporter:
         self._check()
         self._latest = progress
         if self._writer is None:
-            self._writer = asyncio.create_task(self._write_progress())
+            # The worker's task, not the handler's that reports.
+            self._writer = asyncio.create_task(self._write_progress(), context=self._context.copy())
 
     async def output(self, chunk: JsonText) -> None:
         """Writes a piece of output; returns once it is durable.

@@ -40,7 +40,7 @@ def text_of(error: BaseException) -> str:
     """What an error of a handler's own class says; nothing when it cannot say it."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - it is the handler's class
+    except BaseException:  # noqa: BLE001 - it is the handler's class
         return ""
 
 

@@ -9,6 +9,7 @@ wait for more, as long as more keeps coming.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, TypeVar
@@ -77,6 +78,8 @@ class GroupCommit(Generic[Item, Result]):
         self._pending = 0
         self._pending_weight = 0
         self._committer: asyncio.Task[None] | None = None
+        # The context of its maker, not of the first submitter.
+        self._context = contextvars.copy_context()
         self._closed = False
 
     async def submit(self, item: Item, *, timeout: float | None = None) -> Result:  # noqa: ASYNC109
@@ -112,7 +115,10 @@ class GroupCommit(Generic[Item, Result]):
         self._pending_weight += weight
         if self._committer is None:
             # A task begins at the loop's next turn: what this turn still submits joins in.
-            self._committer = asyncio.create_task(self._run(), name="group-commit")
+            # It works for all submitters, so it runs in the context of none of them.
+            self._committer = asyncio.create_task(
+                self._run(), name="group-commit", context=self._context.copy()
+            )
         if timeout is None:
             return await future
         # A tenth of what asyncio.timeout() costs, which every submit would pay.

@@ -1,0 +1,82 @@
+"""A handler that attacks the event loop of its worker harms no other job in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.settings import Settings
+from support.handlers import handlers
+from support.platform import Platform, platform
+from support.server import Server
+from support.worker_process import worker_process
+
+
+@pytest.fixture
+async def jobs(settings: Settings) -> AsyncIterator[Platform]:
+    async with platform(settings, handlers(), workers=0) as running:
+        yield running
+
+
+@pytest.fixture
+async def worker(jobs: Platform, tmp_path: Path) -> AsyncIterator[Server]:
+    async with worker_process(jobs.settings, tmp_path) as running:
+        yield running
+
+
+async def _end_cleanly(worker: Server) -> None:
+    within = 10.0
+    assert worker.running
+    assert await asyncio.to_thread(worker.terminate, within=within) == 0
+
+
+async def test_exits_beside_a_handler_fail_its_job_alone(jobs: Platform, worker: Server) -> None:
+    neighbor = await jobs.submit("t.forever")
+    await jobs.until(neighbor, E.STARTED)
+    ways = {
+        "wait_for": {"SystemExit"},
+        "gather": {"SystemExit", "KeyboardInterrupt"},
+        "create_task": {"SystemExit"},
+        "group": {"KeyboardInterrupt"},
+        "executor": {"SystemExit"},
+        "callback": {"SystemExit"},
+        "stop": {"SystemExit"},
+    }
+    for way, errors in ways.items():
+        job = await jobs.ended(await jobs.submit("t.subtask", json.dumps(way)))
+        assert (job.state, job.attempt) == (JobState.FAILED, 1), way
+        assert job.error is not None
+        assert job.error.type in errors, way
+    await jobs.cancel(neighbor)
+    assert (await jobs.ended(neighbor)).attempt == 1
+    await _end_cleanly(worker)
+
+
+async def test_cancel_of_foreign_tasks_is_ignored(jobs: Platform, worker: Server) -> None:
+    neighbors = await jobs.submit_many(3, "t.forever")
+    for neighbor in neighbors:
+        await jobs.until(neighbor, E.STARTED)
+    rude = await jobs.submit_many(2, "t.cancels_all")
+    for job_id in rude:
+        job = await jobs.ended(job_id)
+        assert (job.state, job.attempt, job.result) == (JobState.SUCCEEDED, 1, "true")
+    hidden = await jobs.submit("t.cancels_from_thread")
+    await jobs.until(hidden, E.OUTPUT)
+    patient = await jobs.submit("t.awaits_all")
+    await jobs.until(patient, E.STARTED)
+    await jobs.cancel(patient)
+    assert (await jobs.ended(patient)).state is JobState.CANCELLED
+    # The worker still takes jobs, reports and hears of cancellations.
+    assert (await jobs.ended(await jobs.submit("t.output", '{"number": 2}'))).attempt == 1
+    for neighbor in (*neighbors, hidden):
+        assert E.INTERRUPTED not in await jobs.history(neighbor)
+        await jobs.cancel(neighbor)
+        assert (await jobs.ended(neighbor)).state is JobState.CANCELLED
+    await _end_cleanly(worker)
+    assert worker.log.read_text().count("cancel_ignored") >= len(neighbors)
