@@ -56,7 +56,11 @@ class Databases:
     @asynccontextmanager
     async def connection(self, url: str = "") -> AsyncIterator[asyncpg.Connection]:
         """A connection to a database; to that of the stack unless said otherwise."""
-        connection = await asyncpg.connect(url or self._url, command_timeout=_COMMAND_TIMEOUT)
+        connection = await asyncpg.connect(
+            url or self._url,
+            command_timeout=_COMMAND_TIMEOUT,
+            server_settings={"search_path": f"{self._stack.settings.database_schema}, public"},
+        )
         try:
             yield connection
         finally:

@@ -14,6 +14,7 @@ from faults.evidence import EventRow, JobRow
 from faults.handlers import CALL_POLICY, LONGEST_RETRY_AFTER, WORK_POLICY
 from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
 from headrace_core.domain.retry import RetryPolicy
+from headrace_core.settings import Settings
 from headrace_core.store.rows import to_overrides
 
 # What the handlers say of retries, by type.
@@ -41,7 +42,12 @@ class Records:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.Connection]:
         """A connection of its own."""
-        connection = await asyncpg.connect(self._url, timeout=30, command_timeout=120)
+        connection = await asyncpg.connect(
+            self._url,
+            timeout=30,
+            command_timeout=120,
+            server_settings={"search_path": Settings().database_schema},
+        )
         try:
             yield connection
         finally:

@@ -49,7 +49,9 @@ class Databases:
         """The URL of a database of one's own, which is dropped afterwards."""
         name = f"{self._prefix}_{next(self._numbers)}"
         source = self._template if migrated else "template0"
-        self._execute(f"CREATE DATABASE {name} TEMPLATE {source}")
+        # Statements of the tests name the tables alone. The template keeps the server's own path.
+        path = f"ALTER DATABASE {name} SET search_path = headrace, public" if migrated else ""
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {source}", path)
         try:
             yield self._at(name)
         finally:
@@ -62,27 +64,33 @@ class Databases:
         the schema alone.
         """
         if not self._has_shared:
-            self._execute(f"CREATE DATABASE {self._shared} TEMPLATE {self._template}")
+            self._execute(
+                f"CREATE DATABASE {self._shared} TEMPLATE {self._template}",
+                f"ALTER DATABASE {self._shared} SET search_path = headrace, public",
+            )
             self._has_shared = True
         url = self._at(self._shared)
-        self._execute(_EMPTY, url)
+        self._execute(_EMPTY, url=url)
         return url
 
     def _at(self, name: str) -> str:
         return urlsplit(self._url)._replace(path=f"/{name}").geturl()
 
-    def _execute(self, statement: str, url: str | None = None) -> None:
+    def _execute(self, *statements: str, url: str | None = None) -> None:
         async def execute() -> None:
             connection = await asyncpg.connect(url or self._url, timeout=10, command_timeout=30)
             try:
-                await connection.execute(statement)
+                for statement in filter(None, statements):
+                    await connection.execute(statement)
             finally:
                 await connection.close(timeout=10)
 
         run_async(execute)
 
 
-_TABLES = ", ".join(table.name for table in metadata.sorted_tables if table is not installation)
+_TABLES = ", ".join(
+    f"headrace.{table.name}" for table in metadata.sorted_tables if table is not installation
+)
 # A test that has failed may have left a transaction open.
 _EMPTY = f"""
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity

@@ -62,7 +62,10 @@ class Control:
     async def unfinished(self) -> dict[str, int]:
         """How many jobs have not ended, by their rows."""
         if self._database is None:
-            self._database = await asyncpg.connect(self._environment.database_url)
+            self._database = await asyncpg.connect(
+                self._environment.database_url,
+                server_settings={"search_path": "headrace, public"},
+            )
         return {"jobs": await self._database.fetchval(_UNFINISHED)}
 
     async def latency(self, rate: float, seconds: float) -> dict[str, list[int]]:

@@ -410,7 +410,7 @@ async def test_it_goes_on_without_redis(settings: Settings, database: Database) 
 
 async def test_an_older_schema_is_told_first(settings: Settings, database: Database) -> None:
     async with database.transaction() as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        await connection.execute(text("UPDATE headrace_version SET version_num = '0001'"))
         await connection.execute(text("DROP TABLE leadership"))
     done = doctor(settings)
     assert done.returncode == 1

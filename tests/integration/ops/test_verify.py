@@ -272,8 +272,8 @@ async def audit_as(database: Database, *statements: str, may_read: str) -> Audit
         database,
         *statements,
         f"CREATE ROLE {role}",
-        f"GRANT USAGE ON SCHEMA public TO {role}",
-        *(f"GRANT SELECT ON ALL {kind} IN SCHEMA public TO {role}" for kind in may_read.split()),
+        f"GRANT USAGE ON SCHEMA headrace TO {role}",
+        *(f"GRANT SELECT ON ALL {kind} IN SCHEMA headrace TO {role}" for kind in may_read.split()),
         f"SET LOCAL ROLE {role}",
     )
 
@@ -470,7 +470,7 @@ async def test_a_wrong_password_is_no_verdict_and_is_not_told(settings: Settings
 
 
 async def test_another_schema_is_no_verdict(settings: Settings, database: Database) -> None:
-    await doctor(database, "UPDATE alembic_version SET version_num = '0001'")
+    await doctor(database, "UPDATE headrace_version SET version_num = '0001'")
     done = verify(settings)
     assert done.returncode == 2
     assert "schema 0001, and this version expects" in done.stderr
@@ -478,7 +478,7 @@ async def test_another_schema_is_no_verdict(settings: Settings, database: Databa
 
 async def test_a_database_without_a_schema_is_no_verdict(populated: Database) -> None:
     with pytest.raises(OtherSchema, match="no schema"):
-        await audit_doctored(populated, "DROP TABLE alembic_version")
+        await audit_doctored(populated, "DROP TABLE headrace_version")
 
 
 def test_a_folder_in_which_nothing_runs_is_no_verdict(settings: Settings, tmp_path: Path) -> None:

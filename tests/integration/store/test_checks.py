@@ -248,7 +248,7 @@ async def test_every_check_has_refused_a_row(database: Database) -> None:
         names = await connection.scalars(
             text(
                 "SELECT conname FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid "
-                "WHERE contype = 'c' AND relnamespace = 'public'::regnamespace"
+                "WHERE contype = 'c' AND relnamespace = 'headrace'::regnamespace"
             )
         )
     # The installation's is in test_schema.

@@ -127,7 +127,7 @@ async def test_whatever_is_no_takeover_goes_on_beside_a_checked_transaction(
 async def test_another_attempt_is_refused(
     handler: asyncpg.Connection, running: Brought, attempt: int
 ) -> None:
-    with pytest.raises(asyncpg.PostgresError, match="does not run any more") as caught:
+    with pytest.raises(asyncpg.PostgresError, match="is not running") as caught:
         await handler.execute(CHECK, running.job.id, attempt)
     assert caught.value.sqlstate == "JF001"
 
@@ -189,7 +189,7 @@ async def test_a_role_of_the_handlers_needs_the_schema_alone(
         # What the caller calls by the names of our tables is not what the functions look at.
         await handler.execute("CREATE TEMP TABLE jobs (id uuid, attempt integer, state text)")
         await handler.execute("INSERT INTO jobs VALUES ($1, 7, 'running')", running.job.id)
-        with pytest.raises(asyncpg.PostgresError, match="does not run any more"):
+        with pytest.raises(asyncpg.PostgresError, match="is not running"):
             await handler.execute(CHECK, running.job.id, 7)
         await handler.execute("SELECT headrace.complete($1, $2, '[1]')", *arguments)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -20,7 +21,8 @@ from sqlalchemy.pool import NullPool
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.installation import read_installation
-from headrace_core.store.migrate import alembic_config, migrate, migrate_async
+from headrace_core.store.migrate import alembic_config, head_revision, migrate, migrate_async
+from headrace_core.store.schema import VERSION_TABLE, MigrationRefused
 from headrace_core.store.tables import metadata
 from support.databases import Databases
 from support.environment import environment_of
@@ -65,13 +67,17 @@ CATALOG = {
         SELECT relname, pg_get_triggerdef(pg_trigger.oid)
         FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid WHERE {ours} AND NOT tgisinternal
     """,
-    "functions": "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
+    # Those for handlers are declared by their migration alone.
+    "functions": """
+        SELECT proname FROM pg_proc WHERE pronamespace = 'headrace'::regnamespace
+            AND proname NOT IN ('check_fence', 'complete')
+    """,
     "types": """
         SELECT typname FROM pg_type
-        WHERE typnamespace = 'public'::regnamespace AND typtype NOT IN ('c', 'b')
+        WHERE typnamespace = 'headrace'::regnamespace AND typtype NOT IN ('c', 'b')
     """,
 }
-OURS = "relnamespace = 'public'::regnamespace AND relname NOT LIKE 'alembic%'"
+OURS = "relnamespace = 'headrace'::regnamespace AND relname NOT LIKE 'headrace_version%'"
 
 Catalog = dict[str, list[tuple[Any, ...]]]
 
@@ -89,10 +95,15 @@ def read_catalog(connection: Connection) -> Catalog:
     }
 
 
-def read_functions(connection: Connection) -> list[str]:
-    """What a handler calls, and in which schema the tables are that it works on."""
-    named = "SELECT proname FROM pg_proc WHERE pronamespace = to_regnamespace('headrace')::oid"
-    return sorted(row.proname for row in connection.execute(text(named)))
+def read_functions(connection: Connection, schema: str = "headrace") -> list[str]:
+    """The functions in a schema, as far as their source names its tables."""
+    named = """
+        SELECT proname FROM pg_proc
+        WHERE pronamespace = to_regnamespace(:schema)::oid
+            AND prosrc LIKE '%' || :schema || '.jobs%'
+        ORDER BY proname
+    """
+    return list(connection.execute(text(named), {"schema": schema}).scalars())
 
 
 def on(url: str, function: Callable[[Connection], T]) -> T:
@@ -101,7 +112,9 @@ def on(url: str, function: Callable[[Connection], T]) -> T:
     async def run() -> T:
         engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=lambda: asyncpg.connect(at(url).postgresql_url),
+            async_creator=lambda: asyncpg.connect(
+                at(url).postgresql_url, server_settings={"search_path": "headrace"}
+            ),
             poolclass=NullPool,
         )
         try:
@@ -113,9 +126,14 @@ def on(url: str, function: Callable[[Connection], T]) -> T:
     return run_async(run)
 
 
+def declare(connection: Connection) -> None:
+    connection.execute(text("CREATE SCHEMA headrace"))
+    metadata.create_all(connection)
+
+
 def test_the_migrated_schema_is_the_declared_one(databases: Databases) -> None:
     with databases.fresh() as migrated, databases.fresh(migrated=False) as declared:
-        on(declared, metadata.create_all)
+        on(declared, declare)
         found, expected = on(migrated, read_catalog), on(declared, read_catalog)
     assert len(expected["tables"]) > 5
     for name in CATALOG:
@@ -127,7 +145,7 @@ def test_alembic_finds_nothing_to_migrate(databases: Databases) -> None:
     def compare(connection: Connection) -> object:
         # Defaults are compared above: alembic runs them to see whether they are the same, and a
         # random one never is.
-        options = {"compare_type": True}
+        options = {"compare_type": True, "version_table": VERSION_TABLE}
         return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
     with databases.fresh() as url:
@@ -144,18 +162,130 @@ def test_migrations_can_be_undone_and_done_again(databases: Databases) -> None:
         assert on(url, read_catalog) == before
 
 
-def test_no_table_gets_into_the_schema_of_the_functions(databases: Databases) -> None:
+# Another application's tables, with Alembic's version table and the name of a revision of ours.
+ANOTHER = (
+    "CREATE TABLE public.alembic_version (version_num varchar(32) PRIMARY KEY)",
+    "INSERT INTO public.alembic_version VALUES ('0004')",
+    "CREATE TABLE public.jobs (id integer PRIMARY KEY, title text)",
+    "INSERT INTO public.jobs VALUES (1, 'theirs')",
+)
+
+
+def run_all(url: str, *statements: str) -> None:
+    on(url, lambda c: [c.execute(text(statement)) for statement in statements])
+
+
+def value(url: str, statement: str) -> Any:
+    return on(url, lambda c: c.execute(text(statement)).scalar())
+
+
+def test_migrate_beside_another_application_changes_nothing_of_it(databases: Databases) -> None:
     with databases.fresh(migrated=False) as url:
-        # As for a role `headrace`, to which the schema of its name comes first.
-        settings = at(f"{url}?search_path=headrace,public")
-        on(url, lambda c: c.execute(text("CREATE SCHEMA headrace")))
+        run_all(url, *ANOTHER)
+        migrate(at(url))
+        assert value(url, "SELECT version_num FROM public.alembic_version") == "0004"
+        assert value(url, "SELECT title FROM public.jobs") == "theirs"
+        assert value(url, "SELECT count(*) FROM headrace.installation") == 1
+        assert value(url, "SELECT version_num FROM headrace.headrace_version") == head_revision()
+        # A role that is named like the schema finds this schema first.
+        assert value(url, "SELECT to_regclass('headrace.alembic_version')") is None
+
+
+def undo_the_move(url: str, old: str = "public") -> None:
+    """Put the tables where revision 0005 had them, the functions in `headrace`."""
+    command.downgrade(alembic_config(at(url)), "0005")
+    tables = [table.name for table in metadata.sorted_tables]
+    run_all(
+        url,
+        f"CREATE SCHEMA IF NOT EXISTS {old}",
+        *(f"ALTER TABLE headrace.{name} SET SCHEMA {old}" for name in (*tables, VERSION_TABLE)),
+        f"ALTER TABLE {old}.{VERSION_TABLE} RENAME CONSTRAINT {VERSION_TABLE}_pkc"
+        " TO alembic_version_pkc",
+        f"ALTER TABLE {old}.{VERSION_TABLE} RENAME TO alembic_version",
+    )
+
+
+@pytest.mark.parametrize("schema", ["headrace", "elsewhere", "public"])
+def test_migrate_moves_an_old_installation_with_its_rows(databases: Databases, schema: str) -> None:
+    with databases.fresh() as url:
+        undo_the_move(url)
+        run_all(url, "INSERT INTO public.pruned_jobs VALUES (gen_random_uuid(), 1, 2)")
+        before = value(url, "SELECT id FROM public.installation")
+        settings = at(url).model_copy(update={"database_schema": schema})
         migrate(settings)
         migrate(settings)
-        with databases.fresh() as usual:
-            assert on(url, read_catalog) == on(usual, read_catalog)
-        inside = "SELECT count(*) FROM pg_class WHERE relnamespace = 'headrace'::regnamespace"
-        assert on(url, lambda c: c.execute(text(inside)).scalar()) == 0
-        assert on(url, read_functions) == ["check_fence", "complete"]
+        assert value(url, f"SELECT id FROM {schema}.installation") == before
+        assert value(url, f"SELECT seq FROM {schema}.pruned_jobs") == 2
+        assert value(url, f"SELECT version_num FROM {schema}.headrace_version") == head_revision()
+        assert value(url, "SELECT to_regclass('public.alembic_version')") is None
+        assert on(url, lambda c: read_functions(c, schema)) == ["check_fence", "complete"]
+        if schema == "headrace":
+            with databases.fresh() as usual:
+                assert on(url, read_catalog) == on(usual, read_catalog)
+        else:
+            assert on(url, read_functions) == []
+
+
+def test_a_second_schema_leaves_the_first_installation_alone(databases: Databases) -> None:
+    with databases.fresh() as url:
+        first = value(url, "SELECT id FROM headrace.installation")
+        migrate(at(url).model_copy(update={"database_schema": "second"}))
+        assert value(url, "SELECT id FROM headrace.installation") == first
+        assert value(url, "SELECT id FROM second.installation") not in (first, None)
+        for schema in ("headrace", "second"):
+            found = on(url, lambda c, schema=schema: read_functions(c, schema))
+            assert found == ["check_fence", "complete"]
+
+
+def test_migrate_into_tables_of_another_application_is_refused(databases: Databases) -> None:
+    with databases.fresh(migrated=False) as url:
+        run_all(url, *ANOTHER)
+        settings = at(url).model_copy(update={"database_schema": "public"})
+        with pytest.raises(MigrationRefused, match=r'"public" already has a table "jobs"'):
+            migrate(settings)
+        assert value(url, "SELECT title FROM public.jobs") == "theirs"
+
+
+def test_migrate_of_a_newer_schema_is_refused(databases: Databases) -> None:
+    with databases.fresh() as url:
+        run_all(url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+        with pytest.raises(MigrationRefused, match="newer version of Headrace"):
+            migrate(at(url))
+
+
+def test_migrate_without_privilege_names_the_database(databases: Databases) -> None:
+    with databases.fresh(migrated=False) as url:
+        name = url.rpartition("/")[2]
+        run_all(
+            url,
+            f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
+            "CREATE ROLE headrace_test_guest LOGIN PASSWORD 'pa55word'",
+            f"GRANT CONNECT ON DATABASE {name} TO headrace_test_guest",
+        )
+        try:
+            host = url.rpartition("@")[2]
+            guest = f"postgresql://headrace_test_guest:pa55word@{host}"
+            refused = subprocess.run(
+                [sys.executable, "-m", "headrace_core", "migrate"],
+                env=environment_of(at(guest)),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert refused.returncode == 1
+            assert f"permission denied for database {name}" in refused.stderr
+            assert "CREATE SCHEMA headrace" in refused.stderr
+            assert "pa55word" not in refused.stderr
+            # An administrator may create the schema; the role then needs nothing else.
+            run_all(url, "CREATE SCHEMA headrace AUTHORIZATION headrace_test_guest")
+            migrate(at(guest))
+        finally:
+            run_all(
+                url,
+                "DROP OWNED BY headrace_test_guest CASCADE",
+                "DROP ROLE headrace_test_guest",
+            )
 
 
 @pytest.fixture

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
 
     # Servers.
     database_url: SecretStr = SecretStr("postgresql://headrace@127.0.0.1:5432/headrace")
+    # Where the tables are. Its name needs no quotes in SQL.
+    database_schema: str = Field("headrace", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
     database_pool_size: int = Field(10, ge=2, le=200)
     database_timeout: float = Field(15.0, gt=0)
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
@@ -119,6 +121,13 @@ class Settings(BaseSettings):
         if not re.match(r"postgres(ql)?(\+\w+)?://", url.get_secret_value()):
             raise ValueError("it must begin with postgresql://")
         return url
+
+    @field_validator("database_schema")
+    @classmethod
+    def _check_database_schema(cls, schema: str) -> str:
+        if schema.startswith("pg_") or schema == "information_schema":
+            raise ValueError(f"{schema} belongs to PostgreSQL; use a schema of its own")
+        return schema
 
     @field_validator("redis_url")
     @classmethod

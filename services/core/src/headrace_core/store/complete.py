@@ -1,11 +1,12 @@
 """succeeded, written by a handler in a transaction of its own: RUNNING → SUCCEEDED.
 
-The functions are those of migration 0004, in the schema `headrace`.
+The functions are those of migration 0006, in the schema of the tables.
 """
 
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import text
@@ -14,6 +15,7 @@ from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.settings import Settings
 from headrace_core.store.connection import Connection
 from headrace_core.store.guards import keyed_guard
 
@@ -21,12 +23,21 @@ from headrace_core.store.guards import keyed_guard
 NOT_CURRENT: Final = "JF001"
 
 _ARGUMENTS = "CAST({} AS uuid), CAST({} AS integer), CAST(CAST({} AS text) AS json)"
-_COMPLETE = f"SELECT headrace.complete({_ARGUMENTS})"
-# By number for asyncpg, by name for SQLAlchemy, and as every driver of DB-API 2.0 for PostgreSQL
-# knows it.
-_NUMBERED = _COMPLETE.format("$1", "$2", "$3")
-_NAMED = text(_COMPLETE.format(":job", ":attempt", ":result"))
-_FORMATTED = _COMPLETE.format("%s", "%s", "%s")
+
+
+@cache
+def _statement(*parameters: str) -> str:
+    """The statement with a driver's parameters.
+
+    The schema comes from the environment, which a handler's process shares with its worker.
+    """
+    return f"SELECT {Settings().database_schema}.complete({_ARGUMENTS.format(*parameters)})"
+
+
+# By number for asyncpg, by name for SQLAlchemy, and by format for all other DB-API 2.0 drivers.
+_NUMBERED = ("$1", "$2", "$3")
+_NAMED = (":job", ":attempt", ":result")
+_FORMATTED = ("%s", "%s", "%s")
 
 
 async def complete_attempt(
@@ -51,11 +62,11 @@ async def complete_attempt(
     try:
         match _package(connection):
             case "asyncpg":
-                await connection.execute(_NUMBERED, *values)
+                await connection.execute(_statement(*_NUMBERED), *values)
             case "sqlalchemy" if inspect.iscoroutinefunction(connection.execute):
-                await connection.execute(_NAMED, _named(*values))
+                await connection.execute(text(_statement(*_NAMED)), _named(*values))
             case "psycopg" if inspect.iscoroutinefunction(connection.execute):
-                await connection.execute(_FORMATTED, values)
+                await connection.execute(_statement(*_FORMATTED), values)
             case _:
                 raise TypeError(
                     "complete_in takes a connection of asyncpg, SQLAlchemy's AsyncConnection or "
@@ -90,11 +101,11 @@ def complete_attempt_sync(
         )
     try:
         if package == "sqlalchemy":
-            method(_NAMED, _named(*values))
+            method(text(_statement(*_NAMED)), _named(*values))
             return
         cursor = method()
         try:
-            cursor.execute(_FORMATTED, values)
+            cursor.execute(_statement(*_FORMATTED), values)
         finally:
             cursor.close()
     except Exception as error:

@@ -55,6 +55,8 @@ class Database:
             "max_cached_statement_lifetime": 0,
             "server_settings": {
                 "application_name": f"headrace-{application}",
+                # Unqualified names cost nothing per statement.
+                "search_path": settings.database_schema,
                 # The guards compare what another transaction has just committed.
                 "default_transaction_isolation": "read committed",
                 # The statements are short: compiling them would cost more than running them.
@@ -212,6 +214,16 @@ async def until_lost(connection: asyncpg.Connection, *, probe: float) -> NoRetur
             async with asyncio.timeout(probe):
                 await ended.wait()
         await connection.execute("SELECT 1", timeout=probe)
+
+
+def server_error(error: BaseException | None) -> asyncpg.PostgresError | None:
+    """Return the server's answer in a chain of causes; None when the server did not answer.
+
+    Its message has no part of the URL, unlike a driver's.
+    """
+    while error is not None and not isinstance(error, asyncpg.PostgresError):
+        error = error.__cause__
+    return error
 
 
 _PING = text("SELECT 1")

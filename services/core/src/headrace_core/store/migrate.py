@@ -9,12 +9,14 @@ import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import text
 
 from headrace_core.settings import Settings
 from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.rebase import is_foreign, rebase
+from headrace_core.store.schema import VERSION_TABLE, MigrationRefused
 
 _log = structlog.get_logger()
 
@@ -32,8 +34,17 @@ def migrate(settings: Settings, *, revision: str = "head", restored: bool = Fals
         settings: where the database is.
         revision: how far to go.
         restored: rebases in any case.
+
+    Raises:
+        MigrationRefused: the schema belongs to another application or to a newer version.
     """
-    command.upgrade(alembic_config(settings), revision)
+    try:
+        command.upgrade(alembic_config(settings), revision)
+    except CommandError as error:
+        raise MigrationRefused(
+            f'the schema "{settings.database_schema}" was migrated by a newer version of Headrace '
+            f"({error}); use that version"
+        ) from error
     if revision == "head":
         asyncio.run(_adopt(settings, restored=restored))
 
@@ -48,7 +59,7 @@ def alembic_config(settings: Settings) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
-    config.attributes["url"] = settings.postgresql_url
+    config.attributes["settings"] = settings
     return config
 
 
@@ -76,8 +87,8 @@ async def read_revision(conn: Connection) -> str | None:
     return revision
 
 
-_HAS_REVISION = text("SELECT to_regclass('alembic_version')::text")
-_REVISION = text("SELECT version_num FROM alembic_version")
+_HAS_REVISION = text(f"SELECT to_regclass('{VERSION_TABLE}')::text")
+_REVISION = text(f"SELECT version_num FROM {VERSION_TABLE}")
 
 
 async def _adopt(settings: Settings, *, restored: bool) -> None:

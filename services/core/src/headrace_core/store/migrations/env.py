@@ -6,34 +6,34 @@ import asyncio
 
 import asyncpg
 from alembic import context
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from headrace_core.settings import Settings
 from headrace_core.store.migrate import LOCK
+from headrace_core.store.schema import VERSION_TABLE, prepare_schema
 from headrace_core.store.tables import metadata
 
-# The functions for handlers lie in a schema `headrace`. For a role of that name it comes first in
-# the usual search path, and it is no place for tables.
-_SEARCH_PATH = text("""
-    SELECT set_config('search_path', string_agg(quote_ident(name), ', ' ORDER BY place), false)
-    FROM unnest(current_schemas(false)) WITH ORDINALITY AS t (name, place)
-    WHERE name <> 'headrace' OR to_regclass('headrace.alembic_version') IS NOT NULL
-    HAVING count(*) > 0
-""")
+_settings: Settings = context.config.attributes["settings"]
 
 
 def _run(connection: Connection) -> None:
-    connection.execute(_SEARCH_PATH)
-    context.configure(connection=connection, target_metadata=metadata)
+    # Several services may start at once; one of them migrates, the others find it done.
+    connection.execute(LOCK)
+    prepare_schema(connection, _settings.database_schema)
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        version_table=VERSION_TABLE,
+        version_table_schema=_settings.database_schema,
+    )
     with context.begin_transaction():
-        # Several services may start at once; one of them migrates, the others find it done.
-        connection.execute(LOCK)
         context.run_migrations()
 
 
 async def _connect() -> asyncpg.Connection:
-    return await asyncpg.connect(context.config.attributes["url"])
+    return await asyncpg.connect(_settings.postgresql_url)
 
 
 async def _main() -> None:

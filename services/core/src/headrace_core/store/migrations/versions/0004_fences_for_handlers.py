@@ -12,17 +12,15 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # A schema of their own, so that a handler's role needs rights on nothing else.
-    op.execute("CREATE SCHEMA IF NOT EXISTS headrace")
+    # Until 0006 the functions had the schema `headrace`, and the tables another one.
     tables = op.get_bind().scalar(sa.text("SELECT quote_ident(current_schema())"))
     for function in (_CHECK_FENCE, _COMPLETE):
         op.execute(sa.text(function.replace("{tables}", tables)))
 
 
 def downgrade() -> None:
-    op.execute("DROP FUNCTION headrace.complete(uuid, integer, json)")
-    op.execute("DROP FUNCTION headrace.check_fence(uuid, integer)")
-    op.execute("DROP SCHEMA headrace")
+    op.execute("DROP FUNCTION complete(uuid, integer, json)")
+    op.execute("DROP FUNCTION check_fence(uuid, integer)")
 
 
 # Both run with the rights of the tables' owner, so nothing that the caller has made may come before
@@ -30,7 +28,7 @@ def downgrade() -> None:
 #
 # The lock conflicts with FOR UPDATE alone, which is what leads to another attempt takes first.
 _CHECK_FENCE = """
-CREATE FUNCTION headrace.check_fence(job uuid, attempt integer) RETURNS void
+CREATE FUNCTION {tables}.check_fence(job uuid, attempt integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 BEGIN
@@ -48,7 +46,7 @@ $function$
 
 # As a worker's finish writes it (store/finish.py).
 _COMPLETE = """
-CREATE FUNCTION headrace.complete(job uuid, attempt integer, result json) RETURNS void
+CREATE FUNCTION {tables}.complete(job uuid, attempt integer, result json) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 BEGIN

@@ -1,0 +1,76 @@
+"""Functions for handlers in the schema of the tables.
+
+`migrate` moves the tables of older versions, which were in the first schema of the search path.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    tables = op.get_bind().scalar(sa.text("SELECT quote_ident(current_schema())"))
+    for function in (_CHECK_FENCE, _COMPLETE):
+        op.execute(sa.text(function.replace("{tables}", tables)))
+
+
+def downgrade() -> None:
+    """Keep the functions: those of 0004 are the same in what they do."""
+
+
+# Both run with the rights of the tables' owner. So that no object of the caller can take the place
+# of ours, pg_temp is last in the path and every other name has its schema.
+#
+# The lock conflicts with FOR UPDATE alone, which each transition to another attempt takes first.
+_CHECK_FENCE = """
+CREATE OR REPLACE FUNCTION {tables}.check_fence(job uuid, attempt integer) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    PERFORM FROM {tables}.jobs j
+    WHERE j.id = check_fence.job AND j.attempt = check_fence.attempt AND j.state = 'running'
+    FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'attempt % of job % is not running',
+            check_fence.attempt, check_fence.job
+            USING ERRCODE = 'JF001', HINT = 'Roll back: another attempt may be running.';
+    END IF;
+END
+$function$
+"""
+
+# The same writes as a worker's (store/finish.py).
+_COMPLETE = """
+CREATE OR REPLACE FUNCTION {tables}.complete(job uuid, attempt integer, result json) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    WITH ended AS (
+        UPDATE {tables}.jobs j
+        SET state = 'succeeded', seq = j.seq + 1, xid = greatest(j.xid, pg_current_xact_id()),
+            result = coalesce(complete.result, 'null'), error = NULL,
+            end_time = clock_timestamp(), update_time = clock_timestamp()
+        WHERE j.id = complete.job AND j.attempt = complete.attempt AND j.state = 'running'
+        RETURNING j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time
+    )
+    INSERT INTO {tables}.job_events (job_id, seq, xid, tenant, type, state, attempt, time)
+    SELECT e.id, e.seq, e.xid, e.tenant, 'succeeded', e.state, e.attempt, e.update_time
+    FROM ended e;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'attempt % of job % is not running',
+            complete.attempt, complete.job
+            USING ERRCODE = 'JF001', HINT = 'Roll back: another attempt may be running.';
+    END IF;
+    -- At the commit, to the gateways (wake/topic.py), and to those of earlier versions.
+    PERFORM pg_notify('headrace_events', ''),
+        pg_notify('headrace_events_' || replace(i.id::text, '-', ''), '')
+    FROM {tables}.installation i;
+END
+$function$
+"""
