@@ -88,6 +88,7 @@ class Settings(BaseSettings):
     max_worker_losses: int = Field(3, ge=0)
 
     # Worker.
+    store_stack_traces: bool = True
     worker_tenant: str = "default"
     worker_queues: Annotated[tuple[str, ...], NoDecode] = ()
     worker_slots: int = Field(100, ge=1, le=10_000)

@@ -38,7 +38,7 @@ class Attempt:
     `number` is the fence: it grows with each start of the job, so whatever stands behind a side
     effect can refuse a number below the highest that it has seen. `deadline` is when the attempt's
     time is up by this machine's clock, `ends` the same by `time.monotonic()` of this process, in
-    seconds.
+    seconds. `correlation_id` is the x-request-id of the submit.
     """
 
     job_id: JobId
@@ -49,6 +49,7 @@ class Attempt:
     labels: Mapping[str, str]
     deadline: datetime
     ends: float
+    correlation_id: str = ""
 
 
 class Reporter(Protocol):
@@ -133,6 +134,11 @@ class _AttemptContext(Generic[Signal]):
     def fence(self) -> int:
         """The attempt's number."""
         return self.attempt.number
+
+    @property
+    def correlation_id(self) -> str:
+        """The x-request-id of the submit; pass it on to the services that the handler calls."""
+        return self.attempt.correlation_id
 
     @property
     def deadline(self) -> datetime:

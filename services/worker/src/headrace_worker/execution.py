@@ -210,6 +210,7 @@ class Execution:
             labels=self.job.labels,
             deadline=datetime.now(UTC) + limit,
             ends=time.monotonic() + limit.total_seconds(),
+            correlation_id=self.job.correlation_id or "",
         )
 
     # Ending.

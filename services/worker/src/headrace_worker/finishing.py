@@ -19,6 +19,7 @@ from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.finish import finish_attempts, written_ends
 from headrace_worker.execution import Execution
+from headrace_worker.failure import error_facts
 from headrace_worker.outcome import NotCommitted
 from headrace_worker.verdict import unwritable
 
@@ -56,6 +57,7 @@ class Finishes:
     Args:
         database: where they go.
         held: whether the lease under an id is still held.
+        store_stack_traces: whether errors are written with their stack traces.
         on_written: told of each what was to be written, and the event that was; None when the
             attempt is no longer this worker's.
     """
@@ -65,10 +67,12 @@ class Finishes:
         *,
         database: Database,
         held: Callable[[WorkerId], bool],
+        store_stack_traces: bool,
         on_written: Callable[[Sequence[tuple[Execution, Finish | None, EventType | None]]], None],
     ) -> None:
         self._database = database
         self._held = held
+        self._store_stack_traces = store_stack_traces
         self._on_written = on_written
         self._waiting: deque[Ended] = deque()
         self._writer: asyncio.Task[None] | None = None
@@ -115,7 +119,7 @@ class Finishes:
                 job_id=str(job.id),
                 attempt=job.attempt,
                 type=job.type,
-                error_type=finish.error.type,
+                **error_facts(finish.error),
             )
         self._on_written([(execution, None, EventType.SUCCEEDED)])
 
@@ -208,7 +212,12 @@ class Finishes:
         # One id, but for a moment after a rejoin.
         for worker_id, finishes in by_worker.items():
             async with self._database.statement() as connection:
-                events = await finish_attempts(connection, worker_id=worker_id, finishes=finishes)
+                events = await finish_attempts(
+                    connection,
+                    worker_id=worker_id,
+                    finishes=finishes,
+                    with_stack_traces=self._store_stack_traces,
+                )
             written.update(
                 ((finish.job_id, finish.attempt), events[finish.job_id])
                 for finish in finishes

@@ -23,6 +23,7 @@ class Run(msgspec.Struct, tag="run", tag_field="frame", array_like=True):
     labels: dict[str, str]
     deadline: datetime
     time_left: float
+    correlation_id: str
 
 
 class Cancel(msgspec.Struct, tag="cancel", tag_field="frame", array_like=True):
@@ -68,6 +69,7 @@ class Raised(msgspec.Struct, tag="raised", tag_field="frame", array_like=True):
     type: str
     message: str
     after: float | None = None
+    stack_trace: str = ""
 
 
 ToHandler = Run | Cancel | Taken

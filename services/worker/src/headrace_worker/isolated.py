@@ -27,14 +27,15 @@ import uvloop
 
 from headrace_core import logs
 from headrace_core.domain.ids import JobId
-from headrace_core.domain.job import valid_text
+from headrace_core.domain.job import JobError
 from headrace_worker import frames
 from headrace_worker.context import Attempt, Context, SyncContext
+from headrace_worker.failure import describe, stack_trace
 from headrace_worker.link import Link
 from headrace_worker.outcome import Fail, Retry
 from headrace_worker.payload import PayloadMismatch, encode
 from headrace_worker.registry import RegisteredHandler, registry
-from headrace_worker.verdict import RemoteError, as_backoff, call, text_of
+from headrace_worker.verdict import RemoteError, as_backoff, call
 
 # Of all processes of the machine the kernel ends this one first when memory runs out, and not the
 # worker. proc(5): -1000 to 1000.
@@ -57,6 +58,7 @@ def _perform(link: Link, loop: asyncio.Runner, run: frames.Run) -> frames.Return
             labels=run.labels,
             deadline=run.deadline,
             ends=time.monotonic() + run.time_left,
+            correlation_id=run.correlation_id,
         )
         if handler.is_async:
             # What it sets of context variables is gone with it, as in the worker.
@@ -70,20 +72,23 @@ def _perform(link: Link, loop: asyncio.Runner, run: frames.Run) -> frames.Return
             result = handler.function(*arguments)
         return frames.Returned(result=encode(result))
     except PayloadMismatch as error:
-        return _raised("PayloadMismatch", str(error), kind="payload")
+        return _raised("PayloadMismatch", error, kind="payload")
     except Fail as error:
-        return _raised(error.type, str(error), kind="fail")
+        return _raised(error.type, error, kind="fail")
     except Retry as error:
         after = None if error.after is None else as_backoff(error.after).total_seconds()
-        return _raised("Retry", str(error), kind="retry", after=after)
-    except asyncio.CancelledError:
+        return _raised("Retry", error, kind="retry", after=after)
+    except asyncio.CancelledError as error:
         # Unless the worker has asked for it, and knows.
-        return _raised("CancelledError", "the handler was cancelled from within")
+        within = RemoteError(
+            "CancelledError", "the handler was cancelled from within", stack_trace(error)
+        )
+        return _raised(within.type, within)
     except RemoteError as error:
-        return _raised(error.type, str(error))
+        return _raised(error.type, error)
     # SystemExit too: it is the job's error, as it is in the worker.
     except BaseException as error:  # noqa: BLE001
-        return _raised(type(error).__name__, text_of(error))
+        return _raised(type(error).__name__, error)
 
 
 async def _call(handler: RegisteredHandler, argument: Any, context: Context, link: Link) -> Any:
@@ -104,10 +109,19 @@ async def _call(handler: RegisteredHandler, argument: Any, context: Context, lin
 
 
 def _raised(
-    name: str, message: str, *, kind: str = "error", after: float | None = None
+    name: str, error: BaseException, *, kind: str = "error", after: float | None = None
 ) -> frames.Raised:
-    # As in the row of the job: an error that cannot be said would end the process.
-    return frames.Raised(kind=kind, type=valid_text(name), message=valid_text(message), after=after)
+    # Cleaned and cut here: an error that the link cannot carry would end the process.
+    described = JobError(
+        type=name, message=describe(error), retryable=False, stack_trace=stack_trace(error)
+    )
+    return frames.Raised(
+        kind=kind,
+        type=described.type,
+        message=described.message,
+        after=after,
+        stack_trace=described.stack_trace,
+    )
 
 
 def _listen(link: Link) -> None:

@@ -17,6 +17,7 @@ from headrace_core.domain.job import JsonText, Progress
 from headrace_core.settings import Settings
 from headrace_worker import frames
 from headrace_worker.context import Attempt, Reporter
+from headrace_worker.failure import attach_stack_trace
 from headrace_worker.memory import MemoryWatch
 from headrace_worker.outcome import Fail, Retry
 from headrace_worker.payload import PayloadMismatch
@@ -186,6 +187,7 @@ class ProcessPool:
             labels=dict(attempt.labels),
             deadline=attempt.deadline,
             time_left=max(0.0, attempt.ends - time.monotonic()),
+            correlation_id=attempt.correlation_id,
         )
         limit = handler.memory_limit() if callable(handler.memory_limit) else handler.memory_limit
         process = await self._take()
@@ -285,13 +287,15 @@ def _result(end: frames.Returned | frames.Raised) -> JsonText:
         case frames.Returned(result=result):
             return result
         case frames.Raised(kind="fail"):
-            raise Fail(end.message, type=end.type)
+            error: Exception = Fail(end.message, type=end.type)
         case frames.Raised(kind="retry"):
-            raise Retry(end.message, after=end.after)
+            error = Retry(end.message, after=end.after)
         case frames.Raised(kind="payload"):
-            raise PayloadMismatch(end.message)
+            error = PayloadMismatch(end.message)
         case _:
-            raise RemoteError(end.type, end.message)
+            error = RemoteError(end.type, end.message)
+    attach_stack_trace(error, end.stack_trace)
+    raise error
 
 
 def _ending(code: int | None) -> str:

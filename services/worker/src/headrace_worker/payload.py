@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from headrace_core.domain.job import JsonText
+from headrace_worker.failure import describe
 from headrace_worker.outcome import Fail
 
 # What most handlers return.
@@ -44,7 +45,7 @@ class Decoder:
             return self._decode(payload)
         # pydantic's ValidationError is a ValueError, as msgspec's errors are.
         except (ValueError, RecursionError) as error:
-            raise PayloadMismatch(str(error)) from error
+            raise PayloadMismatch(describe(error)) from error
 
 
 def encode(value: Any) -> JsonText:
@@ -56,7 +57,9 @@ def encode(value: Any) -> JsonText:
     try:
         return _encode(value)
     except (TypeError, ValueError, RecursionError) as error:
-        raise Fail(f"JSON cannot say what the handler did: {error}", type="NotJson") from error
+        raise Fail(
+            f"JSON cannot say what the handler did: {describe(error)}", type="NotJson"
+        ) from error
 
 
 def _encode(value: Any) -> JsonText:

@@ -18,7 +18,7 @@ from headrace_core.domain.delivery import ClaimedJob, Delivery
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.finish import Finish, Report
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
-from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.settings import Settings
 from headrace_core.store.cancel import cancel_requests
 from headrace_core.store.claim import claim_jobs, held_attempts
@@ -31,6 +31,7 @@ from headrace_core.telemetry import MetricsServer
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_health import Check, Health, HealthServer
 from headrace_worker.execution import DRAIN_S, Execution, StopReason
+from headrace_worker.failure import error_facts
 from headrace_worker.finishing import Finishes
 from headrace_worker.isolation import ProcessPool
 from headrace_worker.lease import Lease
@@ -57,6 +58,14 @@ _LOG_NAMES = {
     EventType.CANCELLED: "job_cancelled",
     EventType.EXPIRED: "job_expired",
 }
+
+# Attempts that ended like this have an error.
+_FAILURES = (
+    EventType.RETRY_SCHEDULED,
+    EventType.FAILED,
+    EventType.WORKER_LOST,
+    EventType.EXPIRED,
+)
 
 # Behind these a job waits: for its time, or for a slot.
 _WAITS_AGAIN = (EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST)
@@ -102,7 +111,10 @@ class WorkerService:
             counts=self.counts,
         )
         self._finishes = Finishes(
-            database=self._database, held=self._lease.held, on_written=self._on_written
+            database=self._database,
+            held=self._lease.held,
+            store_stack_traces=settings.store_stack_traces,
+            on_written=self._on_written,
         )
         self._reports = Reports(
             database=self._database,
@@ -439,16 +451,25 @@ async def _keep_running(loop: Callable[[], Awaitable[None]], name: str) -> None:
 
 
 def _log_end(job: ClaimedJob, finish: Finish | None, event: EventType | None) -> None:
-    log = _log.debug if event is EventType.SUCCEEDED else _log.info
-    name = "attempt_refused"
-    if event is None:
+    if event is None or finish is None:
         # Fenced: the sweep, a cancellation or the deadline was first.
-        log = _log.warning
-    else:
-        name = _LOG_NAMES[event]
-    error = None if finish is None else finish.error
-    more = {} if error is None or event is None else {"error_type": error.type}
-    log(name, **_facts(job), **more)
+        name = "attempt_refused" if event is None else _LOG_NAMES[event]
+        (_log.warning if event is None else _log.debug)(name, **_facts(job))
+        return
+    match event:
+        case EventType.RETRY_SCHEDULED:
+            log = _log.warning
+        case EventType.FAILED | EventType.EXPIRED:
+            log = _log.error
+        case EventType.WORKER_LOST:
+            log = _log.warning if finish.state is JobState.QUEUED else _log.error
+        case EventType.SUCCEEDED:
+            log = _log.debug
+        case _:
+            log = _log.info
+    error = finish.error if event in _FAILURES else None
+    more = {} if error is None else error_facts(error)
+    log(_LOG_NAMES[event], **_facts(job), **more)
 
 
 def _facts(job: ClaimedJob) -> dict[str, object]:

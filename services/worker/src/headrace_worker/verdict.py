@@ -13,6 +13,7 @@ from headrace_core.domain.finish import Finish
 from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryPolicy
+from headrace_worker.failure import attach_stack_trace, describe, stack_trace
 from headrace_worker.outcome import Fail, Retry, SizeExceeded
 from headrace_worker.payload import PayloadMismatch
 
@@ -31,17 +32,10 @@ class ProcessDied(Exception):
 class RemoteError(Exception):
     """An exception of a handler that stays where it was raised, by name and message."""
 
-    def __init__(self, type: str, message: str) -> None:  # noqa: A002 - as JobError has it
+    def __init__(self, type: str, message: str, stack_trace: str = "") -> None:  # noqa: A002
         super().__init__(message)
         self.type = type
-
-
-def text_of(error: BaseException) -> str:
-    """What an error of a handler's own class says; nothing when it cannot say it."""
-    try:
-        return str(error)
-    except BaseException:  # noqa: BLE001 - it is the handler's class
-        return ""
+        attach_stack_trace(self, stack_trace)
 
 
 def tame(error: BaseException) -> Exception:
@@ -52,7 +46,7 @@ def tame(error: BaseException) -> Exception:
     """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    return RemoteError(type(error).__name__, text_of(error))
+    return RemoteError(type(error).__name__, describe(error), stack_trace(error))
 
 
 async def call(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
@@ -176,4 +170,9 @@ def expired(job: ClaimedJob) -> Finish:
 
 
 def _describe(name: str, error: BaseException, *, retryable: bool) -> JobError:
-    return JobError(type=name, message=text_of(error), retryable=retryable)
+    return JobError(
+        type=name,
+        message=describe(error),
+        retryable=retryable,
+        stack_trace=stack_trace(error),
+    )

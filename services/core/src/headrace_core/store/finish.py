@@ -20,9 +20,13 @@ from headrace_core.store.tables import in_list
 
 
 async def finish_attempts(
-    conn: Connection, *, worker_id: WorkerId, finishes: Sequence[Finish]
+    conn: Connection,
+    *,
+    worker_id: WorkerId,
+    finishes: Sequence[Finish],
+    with_stack_traces: bool = True,
 ) -> dict[JobId, EventType]:
-    """Ends attempts of one worker.
+    """Ends attempts of one worker, with the stack traces of their errors if those are stored.
 
     What would have a job run again cancels it when its cancellation was asked for.
 
@@ -40,7 +44,10 @@ async def finish_attempts(
             "states": column(finishes, "state"),
             "results": column(finishes, "result"),
             "errors": [from_error(finish.error) for finish in finishes],
-            "stack_traces": [finish.error and finish.error.stack_trace for finish in finishes],
+            "stack_traces": [
+                finish.error.stack_trace if finish.error and with_stack_traces else None
+                for finish in finishes
+            ],
             "backoffs": column(finishes, "backoff"),
         },
     )

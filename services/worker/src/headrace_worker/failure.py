@@ -1,0 +1,300 @@
+"""What the log and the job show of a handler's exception: its message and its stack trace.
+
+Neither shows payloads. Validation errors quote the value that they refuse, so they are cut to path
+and rule, wherever in a chain of exceptions they are. Stack traces have source lines and no
+variables.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+import sys
+import sysconfig
+import traceback
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from headrace_core.domain.job import JobError
+from headrace_core.domain.text import MAX_ERROR_MESSAGE, MAX_STACK_TRACE, clean_line, clean_text
+
+# In characters: a line of source, a path, a message.
+_MAX_SOURCE: Final = 160
+_MAX_PATH: Final = 200
+_MAX_MESSAGE: Final = 500
+# Frames that are shown of one exception: those at the handler's end, those at the raise, and the
+# handler's own between them.
+_OUTER: Final = 10
+_INNER: Final = 10
+_BETWEEN: Final = 10
+# Exceptions in a chain, members of a group, and groups within groups.
+_MAX_CHAIN: Final = 8
+_MAX_MEMBERS: Final = 5
+_MAX_DEPTH: Final = 3
+_MAX_PROBLEMS: Final = 20
+
+_CAUSE: Final = "The above exception was the direct cause of the following exception:"
+_CONTEXT: Final = "During handling of the above exception, another exception occurred:"
+_LEFT_OUT: Final = "(earlier exceptions left out)"
+
+_WORKER: Final = str(Path(__file__).parent) + "/"
+_BUILT_IN: Final = f"{_WORKER}handlers/"
+_STANDARD_LIBRARY: Final = sysconfig.get_path("stdlib") + "/"
+_PACKAGES: Final = ("/site-packages/", "/dist-packages/")
+
+_ATTACHED: Final = "_headrace_stack_trace"
+
+# A pydantic error in the text of another exception.
+_QUOTED: Final = re.compile(
+    r"(?:(?:Value error|Assertion failed), [\s\S]*?|[^\n]*?)"
+    r"\[type=(\w+), input_value=.*, input_type=[\w.]+\]"
+)
+# msgspec quotes the value only where it is not one of the known ones.
+_UNKNOWN_VALUE: Final = re.compile(r"(Invalid (?:enum )?value) (?:'[^'\n]*'|-?\d+)")
+# What pydantic says of a rule may have these in it; anything else may be a part of the value.
+_BOUNDS: Final = frozenset(
+    {
+        "actual_length",
+        "class",
+        "class_name",
+        "decimal_places",
+        "discriminator",
+        "expected",
+        "expected_schemes",
+        "expected_tags",
+        "expected_version",
+        "field_type",
+        "ge",
+        "gt",
+        "le",
+        "lt",
+        "max_digits",
+        "max_length",
+        "min_length",
+        "multiple_of",
+        "pattern",
+        "whole_digits",
+    }
+)
+
+
+class _Frame(NamedTuple):
+    path: str
+    line: int
+    name: str
+
+
+def describe(error: BaseException) -> str:
+    """Return the message of a handler's exception without the values that a validation refused.
+
+    An exception class of the handler's own may raise anything instead of a message, SystemExit
+    included: the message is empty then.
+    """
+    try:
+        text = _rules(error)
+        if text is None:
+            text = str(error)[: 4 * MAX_ERROR_MESSAGE]
+            if "input_value=" in text:
+                text = _QUOTED.sub(r"[\1]", text)
+        return _UNKNOWN_VALUE.sub(r"\1", text)
+    except BaseException:  # noqa: BLE001 - the handler's class decides what it raises
+        return ""
+
+
+def stack_trace(error: BaseException) -> str:
+    """Return the stack trace of a handler's exception with its causes, at most 16 KiB.
+
+    The frames of the worker above the handler are left out. The exception that was raised comes
+    last, as Python prints it, and is the last to be cut. Empty when no frame of a handler is in it.
+    """
+    attached: str | None = getattr(error, _ATTACHED, None)
+    if attached is not None:
+        return attached
+    try:
+        return _render(error)
+    except BaseException:  # noqa: BLE001 - the handler's class decides what it raises
+        return ""
+
+
+def attach_stack_trace(error: BaseException, text: str) -> None:
+    """Give `error` the stack trace that it had in another process."""
+    setattr(error, _ATTACHED, text)
+
+
+def error_facts(error: JobError) -> dict[str, str]:
+    """Return what the log line about a failed attempt has of its error.
+
+    The lines after the first of a database error quote rows, so they are left out.
+    """
+    facts = {
+        "error_type": error.type,
+        "error": clean_line(error.message.partition("\n")[0], _MAX_MESSAGE),
+        "stack_trace": error.stack_trace,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+# Messages.
+
+
+def _rules(error: BaseException) -> str | None:
+    """The paths and rules of a validation error; None for any other exception."""
+    if isinstance(error, msgspec.ValidationError):
+        return _msgspec_rule(error)
+    # Only a handler that uses pydantic has imported it.
+    pydantic = sys.modules.get("pydantic_core")
+    if pydantic is not None and isinstance(error, pydantic.ValidationError):
+        return "; ".join(_pydantic_rules(error))
+    return None
+
+
+def _msgspec_rule(error: msgspec.ValidationError) -> str:
+    rule, _, path = str(error).rpartition(" - at ")
+    rule, path = (rule, path) if rule else (path, "")
+    if error.__cause__ is not None:
+        # Raised by a hook of the handler's own.
+        rule = type(error.__cause__).__name__
+    return f"{rule} - at {path}" if path else rule
+
+
+def _pydantic_rules(error: Any) -> Iterator[str]:
+    known = _pydantic_types()
+    problems: Sequence[Any] = error.errors(include_url=False, include_input=False)
+    for problem in problems[:_MAX_PROBLEMS]:
+        kind = problem["type"]
+        told = kind in known and problem.get("ctx", {}).keys() <= _BOUNDS
+        rule = problem["msg"] if told else kind
+        path = ".".join(clean_line(str(part), 100) for part in problem["loc"])
+        yield f"{path}: {rule}" if path else rule
+    if len(problems) > _MAX_PROBLEMS:
+        yield f"and {len(problems) - _MAX_PROBLEMS} more"
+
+
+def _pydantic_types() -> frozenset[str]:
+    """The rules of pydantic itself; a validator may raise errors of any other type."""
+    from pydantic_core import core_schema  # noqa: PLC0415 - it has been imported
+
+    return frozenset(typing.get_args(core_schema.ErrorType))
+
+
+# Stack traces.
+
+
+def _render(error: BaseException) -> str:
+    sections: list[str] = []
+    left = MAX_STACK_TRACE
+    has_frames = False
+    link = ""
+    for part, link_to_next in _chain(error):
+        frames = _frames(part)
+        has_frames = has_frames or bool(frames)
+        section = _section(part, frames, depth=0)
+        if link:
+            section = f"{section}\n\n{link}\n"
+        size = len(section.encode(errors="replace")) + 1
+        if size > left:
+            if not sections:
+                return clean_text(section, left // 4)
+            sections.append(f"{_LEFT_OUT}\n")
+            break
+        sections.append(section)
+        # Room for the note.
+        left = left - size - (len(_LEFT_OUT) + 2 if len(sections) == 1 else 0)
+        link = link_to_next
+    return clean_text("\n".join(reversed(sections)), MAX_STACK_TRACE) if has_frames else ""
+
+
+def _chain(error: BaseException) -> Iterator[tuple[BaseException, str]]:
+    """The exception and those that led to it, each with how the next one led to it."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen and len(seen) < _MAX_CHAIN:
+        seen.add(id(current))
+        if current.__cause__ is not None:
+            yield current, _CAUSE
+            current = current.__cause__
+        elif current.__context__ is not None and not current.__suppress_context__:
+            yield current, _CONTEXT
+            current = current.__context__
+        else:
+            yield current, ""
+            return
+
+
+def _section(error: BaseException, frames: Sequence[_Frame], *, depth: int) -> str:
+    lines = ["Traceback (most recent call last):", *_frame_lines(frames)] if frames else []
+    lines.append(_headline(error))
+    if isinstance(error, BaseExceptionGroup) and depth < _MAX_DEPTH:
+        members = BaseExceptionGroup.exceptions.__get__(error)
+        for number, member in enumerate(members[:_MAX_MEMBERS], start=1):
+            lines.append(f"  ---- {number} of {len(members)} ----")
+            text = _section(member, _frames(member), depth=depth + 1)
+            if member.__cause__ is not None:
+                cause = member.__cause__
+                text = f"{_section(cause, _frames(cause), depth=_MAX_DEPTH)}\n{_CAUSE}\n{text}"
+            lines += [f"  {line}" for line in text.splitlines()]
+    return "\n".join(lines)
+
+
+def _headline(error: BaseException) -> str:
+    kind = type(error)
+    name = kind.__qualname__
+    if kind.__module__ not in {"builtins", "__main__"}:
+        name = f"{kind.__module__}.{name}"
+    message = clean_line(describe(error).partition("\n")[0], _MAX_MESSAGE)
+    name = clean_line(name, _MAX_PATH)
+    return f"{name}: {message}" if message else name
+
+
+def _frames(error: BaseException) -> list[_Frame]:
+    """The frames from the handler to where the exception was raised."""
+    frames = [
+        _Frame(frame.f_code.co_filename, line, frame.f_code.co_qualname)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    first = 0
+    while first < len(frames) and _is_workers(frames[first].path):
+        first += 1
+    return frames[first:]
+
+
+def _frame_lines(frames: Sequence[_Frame]) -> Iterator[str]:
+    shown = _shown(frames)
+    before = -1
+    for place in shown:
+        if place > before + 1:
+            yield f"  … {place - before - 1} frames left out"
+        before = place
+        path, line, name = frames[place]
+        path = path if len(path) <= _MAX_PATH else f"…{path[1 - _MAX_PATH :]}"
+        yield f'  File "{clean_line(path, _MAX_PATH)}", line {line}, in {clean_line(name, 100)}'
+        if source := linecache.getline(frames[place].path, line).strip():
+            yield f"    {clean_line(source, _MAX_SOURCE)}"
+
+
+def _shown(frames: Sequence[_Frame]) -> Sequence[int]:
+    """Which frames are shown, by their places."""
+    count = len(frames)
+    if count <= _OUTER + _BETWEEN + _INNER:
+        return range(count)
+    own = Path(frames[0].path).parent
+    between = [
+        place
+        for place in range(_OUTER, count - _INNER)
+        if not _is_library(frames[place].path) or Path(frames[place].path).parent == own
+    ]
+    return [*range(_OUTER), *between[-_BETWEEN:], *range(count - _INNER, count)]
+
+
+def _is_workers(path: str) -> bool:
+    return path.startswith(_WORKER) and not path.startswith(_BUILT_IN)
+
+
+def _is_library(path: str) -> bool:
+    return path.startswith((_STANDARD_LIBRARY, "<frozen")) or any(
+        folder in path for folder in _PACKAGES
+    )

@@ -1,0 +1,207 @@
+"""What is shown of a handler's exception: where it came from, and nothing of the payload."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pydantic
+import pydantic_core
+import pytest
+
+from headrace_core.domain.job import JobError
+from headrace_worker.failure import attach_stack_trace, describe, error_facts, stack_trace
+from headrace_worker.payload import Decoder, PayloadMismatch
+from headrace_worker.verdict import tame
+
+SECRET = "4111-1111"
+
+
+class Color(Enum):
+    RED = "red"
+
+
+class Order(pydantic.BaseModel):
+    quantity: int = 0
+    size: Literal["s", "m"] = "s"
+    note: Annotated[str, pydantic.Field(max_length=3)] = ""
+    custom: str = ""
+    own: str = ""
+
+    @pydantic.field_validator("custom")
+    @classmethod
+    def _check(cls, value: str) -> str:
+        if value:
+            raise ValueError(f"not a card: {value}")
+        return value
+
+    @pydantic.field_validator("own")
+    @classmethod
+    def _check_own(cls, value: str) -> str:
+        if value:
+            raise pydantic_core.PydanticCustomError("card", "refused {value}", {"value": value})
+        return value
+
+
+class Item(msgspec.Struct):
+    quantity: int = 0
+    color: Color = Color.RED
+    price: Annotated[int, msgspec.Meta(ge=0)] = 0
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.note:
+            raise ValueError(f"no note like {self.note}")
+
+
+def raised(function: Callable[..., object], *arguments: object) -> BaseException:
+    try:
+        function(*arguments)
+    except BaseException as error:  # noqa: BLE001 - SystemExit too
+        return error
+    raise AssertionError("it did not raise")
+
+
+@pytest.mark.parametrize(
+    ("model", "payload", "message"),
+    [
+        (Order, {"quantity": SECRET}, r"quantity: Input should be a valid integer, .*"),
+        (Order, {"size": SECRET}, "size: Input should be 's' or 'm'"),
+        (Order, {"note": SECRET}, "note: String should have at most 3 characters"),
+        (Order, {"custom": SECRET}, "custom: value_error"),
+        (Order, {"own": SECRET}, "own: card"),
+        (Order, {"size": SECRET, "own": SECRET}, "size: Input .*; own: card"),
+        (Item, {"quantity": SECRET}, r"Expected `int`, got `str` - at `\$.quantity`"),
+        (Item, {"color": SECRET}, r"Invalid enum value - at `\$.color`"),
+        (Item, {"price": -5}, r"Expected `int` >= 0 - at `\$.price`"),
+        (Item, {"note": SECRET}, "ValueError"),
+        (list[Item], [{"note": SECRET}], r"ValueError - at `\$\[0\]`"),
+    ],
+)
+def test_validation_error_is_cut_to_path_and_rule(model: Any, payload: Any, message: str) -> None:
+    text = msgspec.json.encode(payload).decode()
+    mismatch = raised(Decoder(model), text)
+    assert isinstance(mismatch, PayloadMismatch)
+    assert re.fullmatch(message, str(mismatch))
+    # A handler that validates by itself raises the library's own error, or quotes it.
+    error = mismatch.__cause__
+    assert error is not None
+    assert re.fullmatch(message, describe(error))
+    quoting = raised(_quote, error)
+    assert isinstance(quoting, RuntimeError)
+    if not isinstance(error.__cause__, ValueError):
+        assert SECRET not in stack_trace(quoting)
+        assert SECRET not in describe(quoting)
+
+
+def _quote(error: BaseException) -> None:
+    raise RuntimeError(f"cannot handle it: {error}") from error
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(2)
+
+
+@pytest.mark.parametrize("error", [Mute(), KeyError(), ExceptionGroup("none", [Mute()])])
+def test_exception_without_a_message_is_still_shown(error: Exception) -> None:
+    caught = raised(_raise, error)
+    assert isinstance(describe(caught), str)
+    assert type(error).__name__ in stack_trace(caught)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def fail_with_cause(payload: str) -> None:
+    local = f"a variable with {payload}"
+    try:
+        int(local[:1])
+    except ValueError as error:
+        raise RuntimeError("the order is broken") from error
+
+
+def test_stack_trace_has_causes_and_source_but_no_variables() -> None:
+    trace = stack_trace(raised(fail_with_cause, SECRET))
+    cause, link, error = trace.partition("direct cause of the following exception")
+    assert link
+    assert "int(local[:1])" in cause
+    assert 'raise RuntimeError("the order is broken") from error' in error
+    assert error.endswith("RuntimeError: the order is broken")
+    assert f'File "{__file__}", line ' in error
+    assert "in fail_with_cause" in error
+    assert SECRET not in trace
+
+
+def test_stack_trace_with_a_context_shows_it_unless_suppressed() -> None:
+    def fail(suppress: bool) -> None:
+        try:
+            raise KeyError("first")
+        except KeyError:
+            if suppress:
+                raise ValueError("second") from None
+            raise ValueError("second")  # noqa: B904 - the context is under test
+
+    assert "During handling of the above" in stack_trace(raised(fail, False))
+    assert "first" not in stack_trace(raised(fail, True))
+
+
+def test_stack_trace_of_a_group_has_its_members_and_their_causes() -> None:
+    members = [raised(fail_with_cause, SECRET), raised(_raise, OSError("disk")), KeyError("k")]
+    group = BaseExceptionGroup("three", [*members, ExceptionGroup("in", [ValueError("deep")])])
+    trace = stack_trace(raised(_raise, group))
+    for part in ("three", "---- 1 of 4 ----", "int(local", "RuntimeError", "disk", "deep"):
+        assert part in trace
+
+
+def _recurse(depth: int) -> None:
+    if depth == 0:
+        raise ValueError("deep")
+    _recurse(depth - 1)
+
+
+def test_stack_trace_of_a_deep_recursion_keeps_both_ends() -> None:
+    trace = stack_trace(raised(_recurse, 500))
+    assert trace.count("in _recurse") <= 30
+    assert "frames left out" in trace
+    assert "raise ValueError" in trace
+
+
+def test_stack_trace_with_many_causes_keeps_the_newest() -> None:
+    error: BaseException = raised(_recurse, 100)
+    for number in range(20):
+        try:
+            raise ValueError(f"number {number} {'x' * 1000}") from error
+        except ValueError as caught:
+            error = caught
+    trace = stack_trace(error)
+    assert len(trace.encode()) <= 16 * 1024
+    assert "number 19" in trace.splitlines()[-1]
+
+
+def test_stack_trace_with_wide_text_fits_the_limit() -> None:
+    group = ExceptionGroup("g", [raised(_raise, ValueError("\U0001f600" * 900))] * 50)
+    trace = stack_trace(raised(_raise, group))
+    assert 0 < len(trace.encode()) <= 16 * 1024
+
+
+def test_stack_trace_without_frames_is_empty() -> None:
+    assert stack_trace(ValueError("never raised")) == ""
+
+
+def test_stack_trace_of_a_remote_error_is_the_one_it_had() -> None:
+    remote = tame(raised(sys.exit, 2))
+    assert "SystemExit: 2" in stack_trace(remote)
+    error = ValueError("x")
+    attach_stack_trace(error, "there")
+    assert stack_trace(error) == "there"
+
+
+def test_log_facts_have_the_first_line_of_the_message() -> None:
+    error = JobError(type="E", message="what\nDETAIL: a row", retryable=False)
+    assert error_facts(error) == {"error_type": "E", "error": "what"}
