@@ -67,3 +67,7 @@ def test_progress_at_its_limits_is_taken() -> None:
     assert msgspec.json.decode(progress.counters) == counters | {"half": 0.5}
     text: JsonText = progress.counters
     assert len(text) < 8192
+
+
+def test_progress_message_with_control_characters_is_cleaned() -> None:
+    assert as_progress(0.5, "a\x00b\udcff\x1b[2J", {}).message == "a?b??[2J"

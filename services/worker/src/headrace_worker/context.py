@@ -22,6 +22,7 @@ from headrace_core.domain.job import (
     JsonText,
     Progress,
 )
+from headrace_core.domain.text import clean_text
 from headrace_worker.outcome import AlreadyCompleted, InvalidProgress, Stopped
 from headrace_worker.payload import encode
 
@@ -86,7 +87,7 @@ def as_progress(fraction: float, message: str, counters: Mapping[str, float]) ->
         raise InvalidProgress(f"{len(counters)} counters; at most {MAX_COUNTERS} are allowed")
     return Progress(
         fraction=min(1.0, max(0.0, float(_finite("fraction", fraction)))),
-        message=message,
+        message=clean_text(message, MAX_PROGRESS_MESSAGE_BYTES),
         counters=encode({_name(name): _finite(name, number) for name, number in counters.items()}),
     )
 
