@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -67,8 +68,8 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def site() -> Iterator[Site]:
-    """Runs a server in a thread of its own."""
+def site(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
+    """Runs a server in a thread of its own, with TLS if it is given."""
 
     class Requests(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
@@ -89,6 +90,8 @@ def site() -> Iterator[Site]:
             """Says nothing."""
 
     with _Server(("127.0.0.1", 0), Requests) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         place = Site(port=server.server_address[1], answer=reply(200))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
@@ -14,9 +16,12 @@ from typing import Any
 
 import msgspec
 import pytest
+import trustme
 
 from headrace_worker import Fail, Retry
+from headrace_worker.handlers import http_request as handler_module
 from headrace_worker.handlers.http_request import Call, http_request
+from headrace_worker.payload import encode
 from support.recording import async_context
 from support.web import Site, hang_up, reply, site
 
@@ -151,19 +156,208 @@ async def test_an_answer_without_end_is_cut_off(service: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "content_type", "text"),
+    ("body", "content_type", "kept"),
     [
-        ("Grüße".encode(), "text/plain; charset=utf-8", "Grüße"),
-        ("Grüße".encode("latin-1"), "text/plain; charset=iso-8859-1", "Grüße"),
-        (b"\xff", "application/octet-stream", "\ufffd"),
-        (b"a", "text/plain; charset=nonsense", "a"),
+        ("Grüße".encode(), "text/plain; charset=utf-8", ("Grüße", "text")),
+        ("Grüße".encode("latin-1"), "text/plain; charset=iso-8859-1", ("Grüße", "text")),
+        (b"\xff", "application/octet-stream", ("/w==", "base64")),
+        (b"a\xff", "text/plain; charset=idna", ("Yf8=", "base64")),
+        *(
+            (b"a", f"text/plain; charset={name}", ("a", "text"))
+            for name in ("nonsense", "idna", "undefined", "punycode", "hex", '"', "*", "\xff")
+        ),
     ],
 )
-async def test_an_answer_is_text_whatever_it_holds(
-    service: Site, body: bytes, content_type: str, text: str
+async def test_response_of_any_form_is_a_result(
+    service: Site, body: bytes, content_type: str, kept: tuple[str, str]
 ) -> None:
     service.answer = reply(200, body, Content_Type=content_type)
-    assert (await http_request(Call(url=service.url), async_context())).body == text
+    answer = await http_request(Call(url=service.url), async_context())
+    assert ((answer.body, answer.body_encoding), answer.truncated) == (kept, False)
+
+
+@pytest.mark.parametrize("body", [b"\x01" * 60_000, b'"' * 65_536, b"\0" * 65_536])
+async def test_response_that_grows_in_json_is_cut_to_fit(
+    service: Site, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr(handler_module, "max_result_bytes", lambda: 30_000)
+    long = "\x7f" * 30_000
+    service.answer = reply(200, body, ETag=long, Location=long, X_Request_Id=long)
+    answer = await http_request(Call(url=service.url), async_context())
+    assert answer.truncated
+    assert 29_990 < len(encode(answer)) <= 30_000
+    kept = (
+        base64.b64decode(answer.body) if answer.body_encoding == "base64" else answer.body.encode()
+    )
+    assert body.startswith(kept)
+
+
+def begin(body: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    """A response with a status and headers whose body breaks off."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+        request.wfile.write(body)
+        request.close_connection = True
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (begin(b"abc", Content_Length="10"), "abc"),
+        (begin(b"3\r\nabc\r\nzz\r\n", Transfer_Encoding="chunked"), "abc"),
+        (begin(gzip.compress(b"abc")[:-9], Content_Encoding="gzip"), "abc"),
+    ],
+    ids=["length", "chunks", "gzip"],
+)
+async def test_response_that_breaks_off_is_cut_there(
+    service: Site, answer: Callable[[BaseHTTPRequestHandler], None], body: str
+) -> None:
+    service.answer = answer
+    result = await http_request(Call(url=service.url), async_context())
+    assert (result.status, result.body, result.truncated) == (200, body, True)
+
+
+async def test_response_that_takes_too_long_is_cut_there(service: Site) -> None:
+    let_go = threading.Event()
+
+    def trickle(request: BaseHTTPRequestHandler) -> None:
+        begin(b"abc", Content_Length="10")(request)
+        let_go.wait(30)
+
+    service.answer = trickle
+    try:
+        result = await http_request(Call(url=service.url, timeout=2), async_context())
+    finally:
+        let_go.set()
+    assert (result.status, result.body, result.truncated) == (200, "abc", True)
+
+
+async def test_response_with_false_gzip_is_kept_as_it_is(service: Site) -> None:
+    service.answer = reply(200, b"\xffhello", Content_Encoding="gzip")
+    answer = await http_request(Call(url=service.url), async_context())
+    assert base64.b64decode(answer.body) == b"\xffhello"
+    assert answer.headers["content-encoding"] == "gzip"
+
+
+async def test_header_outside_latin_1_is_refused(service: Site) -> None:
+    with pytest.raises(Fail, match="'X-Price' holds a character outside Latin-1") as failure:
+        await http_request(Call(url=service.url, headers={"X-Price": "5 €"}), async_context())
+    assert failure.value.type == "InvalidRequest"
+    assert service.received == []
+    await http_request(Call(url=service.url, headers={"X-Name": "Jürg"}), async_context())
+    assert service.received[0].headers["x-name"] == "Jürg"
+
+
+def names(monkeypatch: pytest.MonkeyPatch, **addresses: list[str]) -> list[str]:
+    """Resolves `NAME.test` to its addresses, one after the other at each question; keeps a log."""
+    asked: list[str] = []
+    resolve = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        name, _, domain = str(host).partition(".")
+        if domain != "test":
+            return resolve(host, *args, **kwargs)
+        asked.append(name)
+        found = addresses[name]
+        return resolve(found.pop(0) if len(found) > 1 else found[0], *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_HOSTS", "*")
+    return asked
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("local.test", "meta.test", "mapped.test", "localhost", "127.0.0.1", "2130706433"),
+        *("127.1", "[::ffff:127.0.0.1]", "[::1]", "0.0.0.0", "0"),
+    ],
+)
+async def test_name_of_an_inner_address_is_refused(
+    service: Site, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    names(monkeypatch, local=["127.0.0.1"], meta=["169.254.169.254"], mapped=["::ffff:127.0.0.1"])
+    with pytest.raises(Fail, match="HEADRACE_HTTP_ALLOWED_NETWORKS") as failure:
+        await http_request(Call(url=f"http://{host}:{service.port}/"), async_context())
+    assert failure.value.type == "HostNotAllowed"
+    assert service.received == []
+
+
+async def test_name_of_an_allowed_network_is_called(
+    service: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A second answer would lead elsewhere.
+    asked = names(monkeypatch, inner=["127.0.0.1", "169.254.169.254"])
+    monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_NETWORKS", "127.0.0.1/32")
+    url = f"http://INNER.test:{service.port}/a?b=c"
+    answer = await http_request(Call(url=url), async_context())
+    assert answer.status == 200
+    assert asked == ["inner"]
+    [request] = service.received
+    assert (request.path, request.headers["host"]) == ("/a?b=c", f"inner.test:{service.port}")
+    # The next attempt asks again, and checks what it is told.
+    with pytest.raises(Fail, match=r"169\.254\.169\.254"):
+        await http_request(Call(url=url), async_context())
+    assert len(service.received) == 1
+
+
+async def test_further_addresses_are_tried(service: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The service listens at 127.0.0.1 alone.
+    monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_NETWORKS", "127.0.0.0/8")
+    monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_HOSTS", "two.test")
+
+    def getaddrinfo(_: Any, port: int, *__: Any) -> Any:
+        stream = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        return [(*stream, (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", getaddrinfo)
+        call = Call(url=f"http://two.test:{service.port}/")
+        assert (await http_request(call, async_context())).status == 200
+
+
+async def test_name_that_is_unknown_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_HOSTS", "*")
+    with pytest.raises(Retry, match=r"nowhere\.invalid cannot be reached"):
+        await http_request(Call(url="http://nowhere.invalid/"), async_context())
+
+
+async def test_name_that_can_never_exist_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_HOSTS", "*")
+    with pytest.raises(Fail) as failure:
+        await http_request(Call(url=f"http://{'a' * 64}.example/"), async_context())
+    assert failure.value.type == "InvalidRequest"
+
+
+@pytest.mark.parametrize(("certified", "is_right"), [("shop.test", True), ("127.0.0.1", False)])
+async def test_certificate_must_be_that_of_the_name(
+    monkeypatch: pytest.MonkeyPatch, certified: str, is_right: bool
+) -> None:
+    authority = trustme.CA()
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    monkeypatch.setattr(handler_module, "tls_context", lambda: trust)
+    names(monkeypatch, shop=["127.0.0.1"])
+    monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_NETWORKS", "127.0.0.1/32")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(certified).configure_cert(tls)
+    asked: list[str | None] = []
+    tls.sni_callback = lambda _, name, __: asked.append(name)
+    with site(tls) as service:
+        call = Call(url=f"https://shop.test:{service.port}/")
+        if is_right:
+            assert (await http_request(call, async_context())).status == 200
+        else:
+            with pytest.raises(Retry, match="CERTIFICATE_VERIFY_FAILED"):
+                await http_request(call, async_context())
+        assert len(service.received) == is_right
+    assert asked == ["shop.test"]
 
 
 async def test_a_compressed_answer_is_not_asked_for_and_understood(service: Site) -> None:

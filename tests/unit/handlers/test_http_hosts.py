@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
 
 from headrace_worker import Fail
+from headrace_worker.handlers.http_address import is_allowed
 from headrace_worker.handlers.http_request import HttpSettings, allowed_url
 
 
@@ -71,6 +74,43 @@ def test_what_is_no_plain_http_url_is_refused(url: str) -> None:
     with pytest.raises(Fail) as failure:
         allowed_url(url, ("*",))
     assert failure.value.type == "InvalidRequest"
+
+
+NETWORKS = tuple(map(ipaddress.ip_network, ("10.1.0.0/16", "fd00:1::/32")))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("93.184.216.34", "2606:4700::1111", "::ffff:93.184.216.34", "64:ff9b::5db8:d822"),
+        *("10.1.2.3", "::ffff:10.1.2.3", "fd00:1::5"),
+    ],
+)
+def test_public_and_named_addresses_are_allowed(address: str) -> None:
+    assert is_allowed(address, NETWORKS)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "::127.0.0.1"),
+        *("169.254.169.254", "fe80::1", "fe80::1%lo", "::ffff:169.254.169.254", "fd00:ec2::254"),
+        *("10.0.0.1", "172.16.0.1", "192.168.1.1", "fc00::1", "fec0::1", "64:ff9b::a00:1"),
+        *("100.64.0.1", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
+        *("224.0.0.1", "ff02::1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "2001:db8::1"),
+        *("2002:7f00:1::", "2001:0:7f00:1::", "64:ff9b::7f00:1", "64:ff9b:1::1"),
+    ],
+)
+def test_addresses_inside_a_network_are_refused(address: str) -> None:
+    assert not is_allowed(address, NETWORKS)
+
+
+def test_network_setting_is_a_comma_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_NETWORKS", "10.1.0.0/16, FD00:1::/32,")
+    assert HttpSettings().allowed_networks == NETWORKS
+    monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_NETWORKS", "10.1.0.1/16")
+    with pytest.raises(ValueError, match="has host bits set"):
+        HttpSettings()
 
 
 def test_the_setting_is_a_comma_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
@@ -14,6 +17,16 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from headrace_core.domain.retry import RetryPolicy
 from headrace_worker.context import Attempt, Context
+from headrace_worker.handlers.http_address import Network, resolve
+from headrace_worker.handlers.http_body import (
+    BodyEncoding,
+    as_text,
+    charset_of,
+    cut_to_fit,
+    json_size,
+    max_result_bytes,
+    unpacked,
+)
 from headrace_worker.handlers.retry_after import parse_retry_after, server_time
 from headrace_worker.handlers.tls import tls_context
 from headrace_worker.outcome import Fail, Retry
@@ -36,6 +49,7 @@ _RESERVED = frozenset(
 
 # What a result shows of the answer's headers: no cookies, nothing that could hold a secret.
 _SHOWN = (
+    "content-encoding",
     "content-type",
     "content-length",
     "date",
@@ -46,17 +60,25 @@ _SHOWN = (
     "x-request-id",
 )
 
+# Of a header in a result.
+_MAX_SHOWN_CHARACTERS = 1000
+
 _TOO_MANY_REQUESTS = 429
+
+# Seconds to wait for one address when a host has others.
+_CONNECT_S = 5.0
 
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", max_length=200)]
 HeaderValue = Annotated[str, Meta(pattern=r"^[^\r\n\x00]*$", max_length=8000)]
 
 
 class HttpSettings(BaseSettings):
-    """Which hosts may be called, and how much of their answers is kept.
+    """The hosts and networks that may be called, and how much of their answers is kept.
 
     `allowed_hosts` is a comma list: `hooks.example.org` is that host at any port,
     `hooks.example.org:8443` at this port alone, `*.example.org` any host below it, `*` every host.
+    `allowed_networks` is a comma list of networks such as `10.1.0.0/16` that may be reached
+    although they are not public. An address that `allowed_hosts` names needs no network.
     """
 
     model_config = SettingsConfigDict(
@@ -64,14 +86,26 @@ class HttpSettings(BaseSettings):
     )
 
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    allowed_networks: Annotated[tuple[Network, ...], NoDecode] = ()
     max_response_bytes: int = Field(64 * 1024, ge=0)
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(part.strip().lower() for part in value.split(",") if part.strip())
+            return _parts(value)
         return value
+
+    @field_validator("allowed_networks", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(ipaddress.ip_network(part) for part in _parts(value))
+        return value
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip().lower() for part in text.split(",") if part.strip())
 
 
 class Call(Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,9 +155,16 @@ class Answer(Struct, frozen=True):
 
     status: int
     headers: Annotated[dict[str, str], Meta(description="Some of the headers, in lower case.")]
-    body: Annotated[str, Meta(description="The body as text, as far as it is kept.")]
+    body: Annotated[
+        str, Meta(description="The body, as far as it is kept: text, or base64 for other bytes.")
+    ]
+    body_encoding: Annotated[BodyEncoding, Meta(description="How `body` is written.")]
     truncated: Annotated[
-        bool, Meta(description="The body was longer than HEADRACE_HTTP_MAX_RESPONSE_BYTES.")
+        bool,
+        Meta(
+            description="The body was longer than HEADRACE_HTTP_MAX_RESPONSE_BYTES or than fits in "
+            "a result, or it broke off."
+        ),
     ]
 
 
@@ -137,34 +178,147 @@ async def http_request(call: Call, ctx: Context) -> Answer:
     A lost connection, a timeout, 429 and 5xx are tried again, after Retry-After when the service
     sends it. Every attempt carries the job's id as Idempotency-Key, so that the service can
     recognise a repetition, and its own number as X-Headrace-Attempt. Redirects are not followed.
+
+    Once the status is there it decides: a body that breaks off or takes too long is cut off there.
     """
     settings = HttpSettings()
     url = allowed_url(call.url, settings.allowed_hosts)
-    headers, content = _compose(call, ctx.attempt)
+    headers, content = _compose(call, ctx.attempt, url)
     context = await asyncio.to_thread(tls_context)
+    received = _Received(settings.max_response_bytes)
     try:
         async with (
             asyncio.timeout(call.timeout),
             # No proxies and no .netrc of the machine: the request is what the job says.
             httpx2.AsyncClient(verify=context, trust_env=False, timeout=None) as client,
-            client.stream(call.method, url, headers=headers, content=content) as response,
         ):
-            body, truncated = await _read(response, settings.max_response_bytes)
+            await _exchange(
+                client,
+                received,
+                method=call.method,
+                url=url,
+                addresses=await _addresses(url, settings),
+                headers=headers,
+                content=content,
+            )
     except TimeoutError as error:
-        raise Retry(f"{url.host} did not answer within {call.timeout:g} s") from error
+        if received.response is None:
+            raise Retry(f"{url.host} did not answer within {call.timeout:g} s") from error
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError) as error:
         raise Fail(f"the request cannot be sent: {error}", type="InvalidRequest") from error
-    except httpx2.RequestError as error:
-        reason = str(error) or type(error).__name__
-        raise Retry(f"{url.host} cannot be reached: {reason}") from error
-    if not call.expects(response.status_code):
-        raise _outcome(response)
-    return Answer(
-        status=response.status_code,
-        headers={name: response.headers[name] for name in _SHOWN if name in response.headers},
-        body=body,
-        truncated=truncated,
-    )
+    except (httpx2.RequestError, OSError) as error:
+        if received.response is None:
+            reason = str(error) or type(error).__name__
+            raise Retry(f"{url.host} cannot be reached: {reason}") from error
+    assert received.response is not None
+    if not call.expects(received.response.status_code):
+        raise _outcome(received.response, url)
+    return received.answer(max_result_bytes())
+
+
+class _Received:
+    """What of a response has arrived.
+
+    Args:
+        limit: how many bytes of the body are kept.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._body = bytearray()
+        self._is_whole = False
+        self.response: httpx2.Response | None = None
+
+    async def read(self, response: httpx2.Response) -> None:
+        """Reads the body up to the limit. What has arrived is kept when this is interrupted."""
+        self.response = response
+        # As it was sent: a small body could unpack to any size.
+        async for chunk in response.aiter_raw():
+            self._body += chunk
+            if len(self._body) > self._limit:
+                return
+        self._is_whole = True
+
+    def answer(self, max_bytes: int) -> Answer:
+        """The response as a result of at most `max_bytes`."""
+        assert self.response is not None
+        headers = {
+            name: self.response.headers[name][:_MAX_SHOWN_CHARACTERS]
+            for name in _SHOWN
+            if name in self.response.headers
+        }
+        body, is_cut = bytes(self._body), not self._is_whole
+        plain = unpacked(body, headers.get("content-encoding", ""), limit=self._limit + 1)
+        if plain is not None:
+            del headers["content-encoding"]
+            body, is_cut = plain
+        is_cut = is_cut or len(body) > self._limit
+        content_type = self.response.headers.get("content-type", "")
+        text, encoding = as_text(body[: self._limit], charset_of(content_type), is_cut=is_cut)
+        answer = Answer(
+            status=self.response.status_code,
+            headers=headers,
+            body=text,
+            body_encoding=encoding,
+            truncated=is_cut,
+        )
+        if json_size(answer) <= max_bytes:
+            return answer
+        frame = msgspec.structs.replace(answer, body="", truncated=True)
+        room = max_bytes - json_size(frame) + json_size("")
+        return msgspec.structs.replace(frame, body=cut_to_fit(text, encoding, room))
+
+
+async def _exchange(
+    client: httpx2.AsyncClient,
+    received: _Received,
+    *,
+    method: str,
+    url: httpx2.URL,
+    addresses: Sequence[str],
+    headers: httpx2.Headers,
+    content: bytes | None,
+) -> None:
+    """Sends the request to the first address that takes a connection."""
+    for number, address in enumerate(addresses, 1):
+        is_last = number == len(addresses)
+        try:
+            async with client.stream(
+                method,
+                url.copy_with(host=address),
+                headers=headers,
+                content=content,
+                timeout=httpx2.Timeout(None, connect=None if is_last else _CONNECT_S),
+                # The certificate must be that of the name, whatever the address.
+                extensions={"sni_hostname": host_and_port(url)[0]},
+            ) as response:
+                await received.read(response)
+            return
+        except (httpx2.ConnectError, httpx2.ConnectTimeout):
+            if is_last:
+                raise
+
+
+def host_and_port(url: httpx2.URL) -> tuple[str, int]:
+    """The host of a URL in ASCII and lower case, and its port."""
+    host = url.raw_host.decode("ascii").lower().rstrip(".")
+    return host, url.port or (443 if url.scheme == "https" else 80)
+
+
+async def _addresses(url: httpx2.URL, settings: HttpSettings) -> list[str]:
+    """The addresses of a URL's host that may be called.
+
+    Raises:
+        Fail: they may not.
+        OSError: the host cannot be resolved now.
+    """
+    host, port = host_and_port(url)
+    allowed = list(settings.allowed_networks)
+    if any(_without_port(pattern)[0] == host for pattern in settings.allowed_hosts):
+        with suppress(ValueError):
+            # The operator has named this very address.
+            allowed.append(ipaddress.ip_network(host))
+    return await resolve(host, port, allowed)
 
 
 def allowed_url(text: str, allowed: tuple[str, ...]) -> httpx2.URL:
@@ -181,8 +335,7 @@ def allowed_url(text: str, allowed: tuple[str, ...]) -> httpx2.URL:
         raise Fail("url must be http:// or https:// and a host", type="InvalidRequest")
     if url.userinfo:
         raise Fail("url must not hold a user: use the Authorization header", type="InvalidRequest")
-    host = url.raw_host.decode("ascii").lower().rstrip(".")
-    port = url.port or (443 if url.scheme == "https" else 80)
+    host, port = host_and_port(url)
     if not any(_matches(pattern, host, port) for pattern in allowed):
         raise Fail(
             f"{host} is not allowed; add it to HEADRACE_HTTP_ALLOWED_HOSTS where the worker runs",
@@ -192,12 +345,9 @@ def allowed_url(text: str, allowed: tuple[str, ...]) -> httpx2.URL:
 
 
 def _matches(pattern: str, host: str, port: int) -> bool:
-    name, separator, number = pattern.rpartition(":")
-    if separator and number.isdigit() and (":" not in name or name.endswith("]")):
-        if int(number) != port:
-            return False
-        pattern = name
-    pattern = pattern.strip("[]")
+    pattern, wanted = _without_port(pattern)
+    if wanted is not None and wanted != port:
+        return False
     if pattern == "*":
         return True
     if pattern.startswith("*."):
@@ -205,11 +355,19 @@ def _matches(pattern: str, host: str, port: int) -> bool:
     return host == pattern
 
 
-def _compose(call: Call, attempt: Attempt) -> tuple[httpx2.Headers, bytes | None]:
+def _without_port(pattern: str) -> tuple[str, int | None]:
+    """The host of a pattern, and its port if it has one."""
+    name, separator, number = pattern.rpartition(":")
+    if separator and number.isdigit() and (":" not in name or name.endswith("]")):
+        return name.strip("[]"), int(number)
+    return pattern.strip("[]"), None
+
+
+def _compose(call: Call, attempt: Attempt, url: httpx2.URL) -> tuple[httpx2.Headers, bytes | None]:
     """The headers and the body to send.
 
     Raises:
-        Fail: a header is one that the connection decides.
+        Fail: a header is one that the connection decides, or cannot be sent.
     """
     for name, value in call.headers.items():
         if name.lower() in _RESERVED:
@@ -217,8 +375,21 @@ def _compose(call: Call, attempt: Attempt) -> tuple[httpx2.Headers, bytes | None
         # The patterns alone do not keep it out: `$` also matches before a last line break.
         if any(character in name + value for character in "\r\n\0"):
             raise Fail(f"the header {name!r} holds a line break", type="InvalidRequest")
+        try:
+            value.encode("latin-1")
+        except UnicodeEncodeError as error:
+            raise Fail(
+                f"the header {name!r} holds a character outside Latin-1", type="InvalidRequest"
+            ) from error
     # A compressed answer could grow far beyond the limit while it is unpacked.
-    headers = httpx2.Headers({"Accept-Encoding": "identity", "User-Agent": "headrace"})
+    headers = httpx2.Headers(
+        {
+            "Accept-Encoding": "identity",
+            "User-Agent": "headrace",
+            "Host": url.netloc.decode("ascii"),
+        },
+        encoding="latin-1",
+    )
     headers["Idempotency-Key"] = str(attempt.job_id)
     content: bytes | None = None
     match call.body:
@@ -230,29 +401,14 @@ def _compose(call: Call, attempt: Attempt) -> tuple[httpx2.Headers, bytes | None
         case value:
             headers["Content-Type"] = "application/json"
             content = msgspec.json.encode(value)
-    headers.update(call.headers)
+    headers.update(httpx2.Headers(call.headers, encoding="latin-1"))
     headers["X-Headrace-Attempt"] = str(attempt.number)
     return headers, content
 
 
-async def _read(response: httpx2.Response, limit: int) -> tuple[str, bool]:
-    """The body's text up to `limit` bytes, and whether there was more."""
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > limit:
-            break
-    kept = bytes(body[:limit])
-    try:
-        text = kept.decode(response.charset_encoding or "utf-8", errors="replace")
-    except LookupError:
-        text = kept.decode("utf-8", errors="replace")
-    return text, len(body) > limit
-
-
-def _outcome(response: httpx2.Response) -> Retry | Fail:
+def _outcome(response: httpx2.Response, url: httpx2.URL) -> Retry | Fail:
     """What an unexpected status means for the job."""
-    status = f"{response.request.url.host} answered {response.status_code}"
+    status = f"{url.host} answered {response.status_code}"
     if response.status_code == _TOO_MANY_REQUESTS or response.status_code >= 500:
         headers = response.headers
         wait = parse_retry_after(headers.get("retry-after"), server_time(headers))

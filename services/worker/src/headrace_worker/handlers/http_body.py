@@ -1,0 +1,107 @@
+"""The body of a response as a part of a result: text, or base64 for other bytes."""
+
+from __future__ import annotations
+
+import base64
+import bisect
+import codecs
+import encodings
+import re
+import zlib
+from encodings.aliases import aliases
+from functools import cache
+from typing import Final, Literal
+
+import msgspec
+
+from headrace_core.settings import Settings
+
+BodyEncoding = Literal["text", "base64"]
+
+# Python's other codecs are not charsets: some compress, some take quadratic time (idna, punycode),
+# and UTF-7 can yield surrogates, which JSON cannot represent.
+_NO_CHARSETS: Final = {"mbcs", "rot_13", "utf_7"}
+_CHARSETS: Final = {"utf_8"}.union(
+    *(
+        {alias, codec}
+        for alias, codec in aliases.items()
+        if codec not in _NO_CHARSETS and not codec.endswith("_codec")
+    )
+)
+
+_CHARSET: Final = re.compile(
+    r"""(?:^|[;\s])charset=["']?([\w.:+-]{1,40})(?=["';\s]|$)""", re.IGNORECASE | re.ASCII
+)
+
+# For zlib: gzip or zlib, whichever the first bytes say.
+_GZIP_OR_ZLIB: Final = 47
+
+
+def unpacked(body: bytes, coding: str, *, limit: int) -> tuple[bytes, bool] | None:
+    """A body without its Content-Encoding, and whether it is cut; None when that is not possible.
+
+    Args:
+        body: the bytes, possibly cut off.
+        coding: the value of the header.
+        limit: bounds the result, however much the body unpacks to.
+    """
+    if not body or coding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return None
+    unpacker = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
+    try:
+        return unpacker.decompress(body, limit), not unpacker.eof
+    except zlib.error:
+        return None
+
+
+def charset_of(content_type: str) -> str | None:
+    """The charset that a Content-Type names."""
+    found = _CHARSET.search(content_type)
+    return found[1] if found else None
+
+
+def as_text(body: bytes, charset: str | None, *, is_cut: bool) -> tuple[str, BodyEncoding]:
+    """A body as text in its charset or in UTF-8, or else in base64.
+
+    Args:
+        body: the bytes.
+        charset: as the response says, however odd.
+        is_cut: the last character may be incomplete.
+    """
+    for name in (charset, "utf-8"):
+        # A text has no NUL; with it, bytes are valid in most charsets.
+        text = None if name is None else _decoded(body, name, is_cut=is_cut)
+        if text is not None and "\0" not in text:
+            return text, "text"
+    return base64.b64encode(body).decode(), "base64"
+
+
+def _decoded(body: bytes, charset: str, *, is_cut: bool) -> str | None:
+    if encodings.normalize_encoding(charset).lower() not in _CHARSETS:
+        return None
+    try:
+        return codecs.getincrementaldecoder(charset)("strict").decode(body, not is_cut)
+    except (LookupError, UnicodeError):
+        return None
+
+
+def cut_to_fit(body: str, encoding: BodyEncoding, room: int) -> str:
+    """The longest start of `body` that takes at most `room` bytes as a JSON string."""
+    room = max(0, room - len('""'))
+    if encoding == "base64":
+        # Four characters are three bytes.
+        return body[: room // 4 * 4]
+    sizes = range(len(body) + 1)
+    longest = bisect.bisect_right(sizes, room, key=lambda size: json_size(body[:size]) - len('""'))
+    return body[: longest - 1]
+
+
+def json_size(value: object) -> int:
+    """How many bytes a value takes in a result."""
+    return len(msgspec.json.encode(value))
+
+
+@cache
+def max_result_bytes() -> int:
+    """The largest result of a job, which does not change while a worker runs."""
+    return Settings().max_result_bytes

@@ -1,0 +1,113 @@
+"""A body of any form becomes a part of a result."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import zlib
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace_worker.handlers.http_body import as_text, charset_of, cut_to_fit, unpacked
+
+
+@pytest.mark.parametrize(
+    ("body", "charset", "text"),
+    [
+        ("Grüße".encode(), None, "Grüße"),
+        ("Grüße".encode("latin-1"), "ISO-8859-1", "Grüße"),
+        ("Grüße".encode("utf-16"), "utf-16", "Grüße"),
+        ("日本".encode("shift_jis"), "Shift_JIS", "日本"),
+        ("€".encode("cp1252"), "windows-1252", "€"),
+        ("Grüße".encode(), "us-ascii", "Grüße"),
+        *(("Grüße".encode(), name, "Grüße") for name in ("idna", "undefined", "punycode")),
+        *((rb"\x41", name, r"\x41") for name in ("unicode_escape", "raw_unicode_escape")),
+        *((b"6869", name, "6869") for name in ("hex", "hex_codec", "rot13", "base64", "uu", "zip")),
+        *((b"hi", name, "hi") for name in ("mbcs", "oem", "nonsense", "", "a.b", "-", "__init__")),
+        (b"+2AA-", "utf-7", "+2AA-"),
+    ],
+)
+def test_text_is_read_in_its_charset_or_as_utf_8(
+    body: bytes, charset: str | None, text: str
+) -> None:
+    assert as_text(body, charset, is_cut=False) == (text, "text")
+
+
+@pytest.mark.parametrize(
+    ("body", "charset"),
+    [
+        (b"\xff", None),
+        (b"\x89PNG\r\n\x1a\n\0", "latin-1"),
+        (b"\xff", "ascii"),
+        (b"a\0", None),
+        (b"\xc3", None),
+    ],
+)
+def test_other_bytes_are_base64(body: bytes, charset: str | None) -> None:
+    assert as_text(body, charset, is_cut=False) == (base64.b64encode(body).decode(), "base64")
+
+
+def test_incomplete_last_character_of_cut_text_is_dropped() -> None:
+    assert as_text("né".encode()[:-1], None, is_cut=True) == ("n", "text")
+
+
+@given(st.binary(max_size=200), st.text(max_size=50) | st.sampled_from(["utf-16", "hz", "gbk"]))
+def test_any_body_in_any_charset_is_json(body: bytes, charset: str) -> None:
+    text, encoding = as_text(body, charset, is_cut=False)
+    assert json.loads(json.dumps(text).encode()) == text
+    if encoding == "base64":
+        assert base64.b64decode(text, validate=True) == body
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50), st.integers(0, 200))
+def test_text_is_cut_where_its_json_fits(text: str, room: int) -> None:
+    cut = cut_to_fit(text, "text", room)
+    assert text.startswith(cut)
+    assert len(msgspec.json.encode(cut)) <= max(room, 2)
+    if cut != text:
+        assert len(msgspec.json.encode(text[: len(cut) + 1])) > room
+
+
+@given(st.binary(max_size=50), st.integers(0, 80))
+def test_base64_is_cut_between_bytes(body: bytes, room: int) -> None:
+    cut = cut_to_fit(base64.b64encode(body).decode(), "base64", room)
+    assert len(cut) <= max(0, room - 2)
+    assert body.startswith(base64.b64decode(cut, validate=True))
+
+
+@pytest.mark.parametrize(
+    ("content_type", "charset"),
+    [
+        ("text/plain; charset=utf-8", "utf-8"),
+        ('text/plain;charset="UTF-8"', "UTF-8"),
+        ("text/plain; x=y; Charset=latin1; z", "latin1"),
+        ("text/plain", None),
+        ("", None),
+        ("charset=" + "x" * 41, None),
+        ("text/plain; charset=punycode''x", "punycode"),
+        ("text/plain; charset*=utf-8''x", None),
+    ],
+)
+def test_charset_is_taken_from_the_content_type(content_type: str, charset: str | None) -> None:
+    assert charset_of(content_type) == charset
+
+
+def test_packed_body_is_unpacked_up_to_its_limit() -> None:
+    assert unpacked(gzip.compress(b"hello"), "gzip", limit=10) == (b"hello", False)
+    assert unpacked(zlib.compress(b"hello"), "Deflate", limit=10) == (b"hello", False)
+    assert unpacked(gzip.compress(b"x" * 10**7), "gzip", limit=10) == (b"x" * 10, True)
+    assert unpacked(gzip.compress(b"hello")[:-9], "gzip", limit=10) == (b"hello", True)
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "identity", "", "gzip, gzip"])
+def test_body_in_another_coding_is_left_packed(coding: str) -> None:
+    assert unpacked(b"abc", coding, limit=10) is None
+
+
+def test_body_that_is_not_what_its_coding_says_is_left() -> None:
+    assert unpacked(b"hello", "gzip", limit=10) is None
+    assert unpacked(b"", "gzip", limit=10) is None
