@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
 import psutil
 from pydantic import SecretStr
 
@@ -182,10 +183,11 @@ class Service:
 
 
 class Postgres:
-    """The PostgreSQL server, to crash it and to start it again."""
+    """The PostgreSQL server, to crash it, to start it again, and to make it a standby."""
 
-    def __init__(self, server: Server, url: str) -> None:
+    def __init__(self, server: Server, url: str, data: Path) -> None:
         self._server = server
+        self._data = data
         self.url = url
 
     @property
@@ -202,6 +204,21 @@ class Postgres:
         await asyncio.to_thread(self._server.stop)
         self._server.launch()
         await self._server.serving()
+
+    async def demote(self) -> None:
+        """Stop it and start it as a standby, as a failover does with the old primary."""
+        await asyncio.to_thread(self._server.stop)
+        (self._data / "standby.signal").touch()
+        self._server.launch()
+        await self._server.serving()
+
+    async def promote(self) -> None:
+        """Make the standby a primary."""
+        connection = await asyncpg.connect(self.url, timeout=10)
+        try:
+            assert await connection.fetchval("SELECT pg_promote()")
+        finally:
+            connection.terminate()
 
 
 class Cluster:
@@ -222,7 +239,8 @@ class Cluster:
         self._clocks = folder.path / "clocks"
         self._clocks.mkdir()
         self.disk = disk
-        postgres = EmbeddedPostgres(folder=folder if disk is None else DataFolder(disk.path))
+        place = folder if disk is None else DataFolder(disk.path)
+        postgres = EmbeddedPostgres(folder=place)
         valkey = EmbeddedValkey(folder=folder)
         self.settings = Settings.model_validate(
             {
@@ -233,7 +251,9 @@ class Cluster:
                 **plan.settings,
             }
         )
-        self.postgres = Postgres(self._server(postgres.program()), postgres.url)
+        self.postgres = Postgres(
+            self._server(postgres.program()), postgres.url, place.path / "postgres"
+        )
         self.valkey = Valkey(self._server(valkey.program()), valkey.url, folder.path / "valkey")
         self.gateways: list[Service] = []
         self.schedulers: list[Service] = []

@@ -32,6 +32,7 @@ from headrace_gateway.server import Gateway
 from support.environment import environment_of
 from support.gateway import refused
 from support.proxy import Proxy
+from support.read_only import set_read_only
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -139,6 +140,28 @@ class TestOutages:
             assert (await stream.read()).status == NOT_SERVING
             assert await status(health) == NOT_SERVING
             await postgres.start()
+            assert (await stream.read()).status == SERVING
+        await jobs.SubmitJob(SUBMIT)
+        stream.cancel()
+
+    async def test_read_only_database_is_not_serving(
+        self,
+        settings: Settings,
+        jobs: JobServiceStub,
+        health: health_pb2_grpc.HealthStub,
+    ):
+        stream = health.Watch(health_pb2.HealthCheckRequest(service=SERVICES[0]))
+        assert (await stream.read()).status == SERVING
+        await set_read_only(settings, read_only=True)
+        async with asyncio.timeout(20):
+            assert (await stream.read()).status == NOT_SERVING
+        error = await refused(jobs.SubmitJob(SUBMIT))
+        assert error.metadata == {"dependency": "postgresql"}
+        # Jobs can still be read.
+        await jobs.GetStats(GetStatsRequest())
+        # The sessions that began read-only stay open.
+        await set_read_only(settings, read_only=False, end_sessions=False)
+        async with asyncio.timeout(20):
             assert (await stream.read()).status == SERVING
         await jobs.SubmitJob(SUBMIT)
         stream.cancel()

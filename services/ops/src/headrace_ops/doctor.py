@@ -78,7 +78,7 @@ def _line(finding: Finding) -> Text:
 async def _examine(settings: Settings) -> list[Finding]:
     words = f"{version('headrace-core')}, on the database at {describe(settings)}"
     found = [Finding("headrace", Level.OK, words)]
-    database = Database(settings, application="doctor")
+    database = Database(settings, application="doctor", writes=False)
     try:
         async with database.snapshot(statement_timeout=_STATEMENT_S) as connection:
             found += await _examine_database(connection, settings)

@@ -88,7 +88,7 @@ def run(
 
 
 async def _audit(settings: Settings, *, patience: float | None, limit: int) -> Audit:
-    database = Database(settings, application="verify", bounded=False)
+    database = Database(settings, application="verify", bounded=False, writes=False)
     try:
         return await Auditor(database, limit=limit, progress=_Progress()).run(patience=patience)
     finally:

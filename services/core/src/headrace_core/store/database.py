@@ -21,6 +21,11 @@ from headrace_core.store.connection import Connection, Driver, Row
 _PASSING_CLASSES = ("08", "53", "57", "58")
 _PASSING_CODES = ("40001", "40P01", "55P03", "25P03", "25P04", "25006")
 
+# After these a connection is closed, though it still answers: the server became read-only or a
+# standby, or a pooler has no server for it.
+_USELESS_CODES = ("25006", "57P01", "57P02", "57P03", "57P04", "57P05")
+_READ_ONLY = "25006"
+
 # How long a connection that is given back has to answer a cancellation, and how long all of them
 # have to close, in seconds.
 _RELEASE_S = 2.0
@@ -39,15 +44,20 @@ class Database:
         application: how the connections call themselves in pg_stat_activity.
         bounded: whether the deadline holds, and a transaction in which nothing happens is ended;
             maintenance may take its time.
+        writes: whether a standby is refused; of several hosts the primary is used in any case.
     """
 
-    def __init__(self, settings: Settings, *, application: str, bounded: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, *, application: str, bounded: bool = True, writes: bool = True
+    ) -> None:
         self._timeout = settings.database_timeout
         self._size = settings.database_pool_size
         self._connect: dict[str, Any] = {
             "dsn": settings.postgresql_url,
             "timeout": settings.database_timeout,
             "command_timeout": settings.database_timeout if bounded else None,
+            # A standby may be behind, and stay so: it is not read from either.
+            "target_session_attrs": "primary" if writes else None,
             "record_class": Row,
             "connection_class": Driver,
             # Every statement of a service, prepared once for each connection.
@@ -189,6 +199,11 @@ class Database:
             if isinstance(error, asyncpg.InternalClientError):
                 # So it shows itself when the server has said goodbye and has not hung up yet.
                 driver.terminate()
+            elif isinstance(error, asyncpg.PostgresError) and error.sqlstate in _USELESS_CODES:
+                driver.terminate()
+                if error.sqlstate == _READ_ONLY:
+                    # A session that began read-only stays so: each is replaced at its next use.
+                    await pool.expire_connections()
             # Whatever comes of it, a cancellation most of all, must not get lost to another error.
             with suppress(Exception):
                 await pool.release(lent, timeout=_RELEASE_S)

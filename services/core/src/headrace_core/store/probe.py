@@ -1,0 +1,64 @@
+"""Checks for health that the database takes writes."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from sqlalchemy import text
+
+from headrace_core.store.database import Database
+
+# How often the disk is checked for room, in seconds.
+_ROOM_S: Final = 10.0
+
+
+async def check_writes(database: Database) -> None:
+    """Check that a job and an event could be inserted, and that a commit reaches the disk.
+
+    Raises:
+        Unavailable: the database is read-only, a table stays locked, or a commit fails.
+    """
+    async with database.statement() as connection:
+        await connection.execute(_WRITE)
+
+
+class SubmitProbe:
+    """Checks that a submit could be stored.
+
+    Args:
+        database: the gateway's.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._room_at = 0.0
+
+    async def run(self) -> None:
+        """Check as `check_writes`, and now and then that the disk has room.
+
+        Raises:
+            Unavailable: nothing can be stored.
+        """
+        await check_writes(self._database)
+        if time.monotonic() >= self._room_at:
+            async with self._database.transaction() as connection:
+                await connection.execute(_LITTLE_MEMORY)
+                await connection.execute(_SPILL)
+            self._room_at = time.monotonic() + _ROOM_S
+
+
+# It takes the locks and needs the privileges of a submit, and inserts nothing. The message is 50
+# bytes of WAL; its commit waits for the disk, and for synchronous standbys.
+_WRITE = text("""
+    WITH job AS (INSERT INTO jobs SELECT * FROM jobs WHERE false),
+        event AS (
+            INSERT INTO job_events OVERRIDING SYSTEM VALUE SELECT * FROM job_events WHERE false
+        )
+    SELECT pg_logical_emit_message(true, 'headrace', '')
+""")
+
+# An insert may find room in a page that the table already has; a temporary file (300 KB, gone at
+# once) never does.
+_LITTLE_MEMORY = text("SET LOCAL work_mem = '64kB'")
+_SPILL = text("SELECT count(*) FROM generate_series(1, 20000)")

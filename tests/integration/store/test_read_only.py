@@ -1,0 +1,185 @@
+"""Databases that take no writes: read-only, a standby, a locked table."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.store.migrate import migrate
+from headrace_core.store.probe import SubmitProbe, check_writes
+from headrace_standalone.embedded.folder import DataFolder
+from headrace_standalone.embedded.port import free_port
+from headrace_standalone.embedded.postgres import EmbeddedPostgres
+from support.databases import Databases
+from support.jobs import submit
+from support.read_only import set_read_only
+from support.server import Server
+from support.until import until
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> Iterator[str]:
+    """A database of the test's own: its settings change."""
+    with databases.fresh() as url:
+        yield url
+
+
+async def unavailable(database: Database) -> bool:
+    """Whether nothing can be written."""
+    try:
+        await check_writes(database)
+    except Unavailable:
+        return True
+    return False
+
+
+async def use_all_connections(database: Database, count: int) -> None:
+    """Read on that many connections of the pool at the same time."""
+    barrier = asyncio.Barrier(count)
+
+    async def read() -> None:
+        async with database.statement() as connection:
+            await connection.execute(text("SELECT 1"))
+            await barrier.wait()
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(read() for _ in range(count)))
+
+
+async def test_read_only_sessions_do_not_outlive_the_fault(
+    settings: Settings, database: Database
+) -> None:
+    await submit(database)
+    await set_read_only(settings, read_only=True)
+    await until(lambda: unavailable(database))
+    # All connections of the pool are opened while the database is read-only. Reading goes on.
+    await use_all_connections(database, settings.database_pool_size)
+    await set_read_only(settings, read_only=False, end_sessions=False)
+    # The first write fails and replaces all of them.
+    with pytest.raises(Unavailable):
+        await check_writes(database)
+    outcomes = [unavailable(database) for _ in range(settings.database_pool_size)]
+    assert not any(await asyncio.gather(*outcomes))
+    await submit(database)
+
+
+async def test_probe_of_a_locked_table_waits_and_recovers(
+    settings: Settings, database: Database
+) -> None:
+    probe = SubmitProbe(database)
+    await probe.run()
+    for table in ("jobs", "job_events"):
+        holder = await asyncpg.connect(settings.postgresql_url)
+        await holder.execute(f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        probing = asyncio.create_task(probe.run())
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database IS NOT NULL"
+
+        async def blocked(holder: asyncpg.Connection = holder, waits: str = waits) -> bool:
+            return bool(await holder.fetchval(waits))
+
+        await until(blocked)
+        assert not probing.done()
+        await holder.close()
+        async with asyncio.timeout(10):
+            await probing
+
+
+async def test_probe_writes_no_row_and_needs_room(database: Database) -> None:
+    await SubmitProbe(database).run()
+    spilled = text("SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()")
+    async with database.statement() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM jobs")) == 0
+
+        async def counted() -> bool:
+            return int(await connection.scalar(spilled)) > 100_000
+
+        await until(counted)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A primary, and a copy of it that is a standby; `url` names the standby first."""
+
+    primary: Server
+    standby: Server
+    url: str
+    standby_url: str
+    settings: Settings
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with DataFolder.temporary() as one, DataFolder.temporary() as two:
+        first = EmbeddedPostgres(folder=one, ephemeral=True)
+        primary = Server(first.program(), log=one.logs / "postgres.log")
+        primary.start()
+        try:
+            migrate(Settings(database_url=SecretStr(first.url)))
+            primary.stop()
+            for name in ("postgres", "secrets"):
+                _copy(one, two, name)
+            (two.path / "postgres" / "standby.signal").touch()
+            second = EmbeddedPostgres(folder=two, port=free_port(), ephemeral=True)
+            standby = Server(second.program(), log=two.logs / "postgres.log")
+            primary.start()
+            try:
+                standby.start()
+                hosts = [urlsplit(url).netloc.rpartition("@")[2] for url in (second.url, first.url)]
+                url = first.url.replace(hosts[1], ",".join(hosts))
+                settings = Settings(database_url=SecretStr(url), database_timeout=5)
+                yield Pair(primary, standby, url, second.url, settings)
+            finally:
+                standby.stop()
+        finally:
+            primary.stop()
+
+
+def _copy(one: DataFolder, two: DataFolder, name: str) -> None:
+    """Copy a folder with its owners."""
+    source, target = one.path / name, two.path / name
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    for path in (source, *source.rglob("*")):
+        owner = path.stat()
+        shutil.chown(target / path.relative_to(source), owner.st_uid, owner.st_gid)
+
+
+async def test_several_hosts_lead_to_the_primary(pair: Pair) -> None:
+    database = Database(pair.settings, application="test")
+    try:
+        await check_writes(database)
+        async with database.session() as session:
+            assert not await session.fetchval("SELECT pg_is_in_recovery()")
+    finally:
+        await database.close()
+
+
+async def test_standby_is_unavailable_until_promoted(pair: Pair) -> None:
+    settings = pair.settings.model_copy(update={"database_url": SecretStr(pair.standby_url)})
+    database = Database(settings, application="test")
+    reader = Database(settings, application="test", writes=False)
+    try:
+        with pytest.raises(Unavailable):
+            await database.ping()
+        with pytest.raises(Unavailable):
+            async with database.session():
+                pass
+        # The operator's commands may look at a standby.
+        await reader.ping()
+        operator = await asyncpg.connect(pair.standby_url)
+        assert await operator.fetchval("SELECT pg_promote()")
+        await operator.close()
+        await check_writes(database)
+    finally:
+        await database.close()
+        await reader.close()

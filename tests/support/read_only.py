@@ -1,0 +1,33 @@
+"""A database that an operator makes read-only."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from headrace_core.settings import Settings
+
+
+async def set_read_only(settings: Settings, *, read_only: bool, end_sessions: bool = True) -> None:
+    """Let new sessions begin read-only, or no longer, from a session in another database.
+
+    Args:
+        settings: which database.
+        read_only: whether they do.
+        end_sessions: whether those that are open are ended.
+    """
+    url = urlsplit(settings.postgresql_url)
+    name = url.path.removeprefix("/")
+    operator = await asyncpg.connect(url._replace(path="/postgres").geturl(), timeout=10)
+    try:
+        change = "SET default_transaction_read_only = " + ("on" if read_only else "off")
+        await operator.execute(f'ALTER DATABASE "{name}" {change}')
+        if end_sessions:
+            await operator.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = $1 AND backend_type = 'client backend'",
+                name,
+            )
+    finally:
+        await operator.close(timeout=10)
