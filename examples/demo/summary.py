@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from run import Run, Times
 
+from headrace_standalone.banner import command_path
+
 
 def print_summary(
     console: Console,
@@ -46,7 +48,7 @@ def print_summary(
     request = json.dumps({"job": {"type": "square_sum", "payload": {"value": {"data": [1, 2]}}}})
     console.print("\nTry it yourself: `make up`, and then from a terminal")
     console.print(
-        f"  grpcurl -plaintext -d '{request}' 127.0.0.1:50051 "
+        f"  {command_path('grpcurl')} -plaintext -d '{request}' 127.0.0.1:50051 "
         "headrace.v1.JobService/SubmitAndWatch\n",
         soft_wrap=True,
     )

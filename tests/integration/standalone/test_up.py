@@ -24,6 +24,8 @@ from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.port import free_port
 
 DEADLINE = 60
+# A metric of each process but the gateway.
+METRICS = {"scheduler": "headrace_leading", "worker-1": "headrace_attempts_running"}
 NAMES = {"postgres", "valkey", "gateway", "scheduler", "worker-1"}
 
 
@@ -93,10 +95,15 @@ def test_it_starts_everything_restarts_what_dies_and_stops_cleanly(tmp_path: Pat
     with up("--data", str(data), "--gateway-port", "0", "--metrics-port", "0") as stack:
         address = re.search(r"127\.0\.0\.1:\d+", stack.until("API"))[0]
         metrics = re.search(r"http://127\.0\.0\.1:\d+/metrics", stack.until("Metrics"))[0]
+        others = [re.search(r"http\S+", stack.until(f"({name})"))[0] for name in METRICS]
         stack.until("Ctrl-C stops it")
         assert probe(address, service="", timeout=10) == "SERVING"
         with urlopen(metrics, timeout=10) as response:
             assert "headrace_tail_looks_total" in response.read().decode()
+        for other, metric in zip(others, METRICS.values(), strict=True):
+            with urlopen(other, timeout=10) as response:
+                assert metric in response.read().decode()
+        assert stack.service("worker").environ()["HEADRACE_TARGET"] == address
         assert {file.stem for file in (data / "logs").iterdir()} == NAMES | {"migrate"}
 
         stack.service("worker").kill()

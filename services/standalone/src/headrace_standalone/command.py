@@ -39,7 +39,8 @@ def up(
         data: The folder for data, secrets and logs; .headrace by default.
         ephemeral: Keep the data in a temporary folder and delete it at the end.
         gateway_port: The port of the API on 127.0.0.1; 50051 by default, 0 for any free one.
-        metrics_port: Serve the gateway's metrics on this port of 127.0.0.1, 0 for any free one.
+        metrics_port: Serve the metrics of gateway, scheduler and workers on 127.0.0.1,
+            on this port and the ones after it, in this order; 0 for any free ports.
         handlers: A module with handlers of your own; may be repeated.
         log_format: How the services write their logs.
         show_logs: Print the logs here as well.
@@ -49,6 +50,7 @@ def up(
     """
     from headrace_standalone.embedded.errors import EmbeddedServerError  # noqa: PLC0415
     from headrace_standalone.embedded.port import free_port  # noqa: PLC0415
+    from headrace_standalone.metrics import metrics_addresses  # noqa: PLC0415
     from headrace_standalone.stack import Plan  # noqa: PLC0415
     from headrace_standalone.up import run  # noqa: PLC0415
 
@@ -58,19 +60,18 @@ def up(
     host, _, port = address.rpartition(":")
     if port == "0":
         address = f"{host}:{free_port()}"
-    metrics = os.environ.get("HEADRACE_GATEWAY_METRICS_ADDRESS") or ""
-    if metrics_port is not None:
-        metrics = f"127.0.0.1:{metrics_port or free_port()}"
-    plan = Plan(
-        workers=workers,
-        gateway_address=address,
-        metrics_address=metrics,
-        handlers=handlers,
-        log_format=log_format,
-        ephemeral=ephemeral,
-        show_logs=show_logs,
-    )
     try:
+        plan = Plan(
+            workers=workers,
+            gateway_address=address,
+            metrics_addresses=metrics_addresses(
+                workers=workers, port=metrics_port, environment=os.environ
+            ),
+            handlers=handlers,
+            log_format=log_format,
+            ephemeral=ephemeral,
+            show_logs=show_logs,
+        )
         with _folder(data, ephemeral=ephemeral) as folder:
             return run(plan=plan, folder=folder)
     except (EmbeddedServerError, OSError) as error:

@@ -14,24 +14,66 @@ _PROBE_TIMEOUT = 2.0
 _START_TIMEOUT = 60.0
 
 
-def gateway(*, address: str, environment: Mapping[str, str], grace: float) -> Program:
+def gateway(
+    *, address: str, environment: Mapping[str, str], grace: float, metrics_address: str = ""
+) -> Program:
     """The gateway on `address`; `grace` is the seconds that it takes at most to finish."""
-    return _service("gateway", "gateway", address, environment, grace)
+    return _service(
+        "gateway",
+        "gateway",
+        address=address,
+        metrics_address=metrics_address,
+        environment=environment,
+        grace=grace,
+    )
 
 
-def scheduler(*, address: str, environment: Mapping[str, str], grace: float) -> Program:
+def scheduler(
+    *, address: str, environment: Mapping[str, str], grace: float, metrics_address: str = ""
+) -> Program:
     """The scheduler, with its health on `address`."""
-    return _service("scheduler", "scheduler", address, environment, grace)
+    return _service(
+        "scheduler",
+        "scheduler",
+        address=address,
+        metrics_address=metrics_address,
+        environment=environment,
+        grace=grace,
+    )
 
 
-def worker(*, number: int, address: str, environment: Mapping[str, str], grace: float) -> Program:
+def worker(
+    *,
+    number: int,
+    address: str,
+    environment: Mapping[str, str],
+    grace: float,
+    metrics_address: str = "",
+) -> Program:
     """Worker `number`, with its health on `address`."""
-    return _service("worker", f"worker-{number}", address, environment, grace)
+    return _service(
+        "worker",
+        f"worker-{number}",
+        address=address,
+        metrics_address=metrics_address,
+        environment=environment,
+        grace=grace,
+    )
 
 
 def _service(
-    service: str, name: str, address: str, environment: Mapping[str, str], grace: float
+    service: str,
+    name: str,
+    *,
+    address: str,
+    metrics_address: str,
+    environment: Mapping[str, str],
+    grace: float,
 ) -> Program:
+    addresses = {f"HEADRACE_{service.upper()}_ADDRESS": address}
+    if metrics_address:
+        addresses[f"HEADRACE_{service.upper()}_METRICS_ADDRESS"] = metrics_address
+
     async def serves() -> bool:
         status = await asyncio.to_thread(probe, address, service="", timeout=_PROBE_TIMEOUT)
         return status == "SERVING"
@@ -39,7 +81,7 @@ def _service(
     return Program(
         name=name,
         command=(sys.executable, "-m", f"headrace_{service}"),
-        environment={**environment, f"HEADRACE_{service.upper()}_ADDRESS": address},
+        environment={**environment, **addresses},
         probe=serves,
         start_timeout=_START_TIMEOUT,
         stop_grace=grace + 5,

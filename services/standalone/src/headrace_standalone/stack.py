@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Plan:
     Args:
         workers: how many workers.
         gateway_address: where the API is served, `host:port` with a port.
-        metrics_address: where the gateway's metrics are served, `host:port`; empty: nowhere.
+        metrics_addresses: `host:port` of the metrics of each process that serves them, by name.
         handlers: modules with handlers, beside those that the environment names.
         log_format: `json` or `console`.
         ephemeral: the data folder is deleted afterwards.
@@ -39,7 +39,7 @@ class Plan:
 
     workers: int = 1
     gateway_address: str = "127.0.0.1:50051"
-    metrics_address: str = ""
+    metrics_addresses: Mapping[str, str] = field(default_factory=dict)
     handlers: tuple[str, ...] = ()
     log_format: str = "console"
     ephemeral: bool = False
@@ -75,8 +75,9 @@ class Stack:
             "HEADRACE_LOG_FORMAT": plan.log_format,
             "HEADRACE_REFLECTION": os.environ.get("HEADRACE_REFLECTION", "true"),
             "HEADRACE_FILES_ROOT": str(self.files),
-            "HEADRACE_GATEWAY_METRICS_ADDRESS": plan.metrics_address,
             "HEADRACE_HANDLERS": ",".join(handlers),
+            # A client in a handler reaches this platform, whatever the caller's shell is set to.
+            "HEADRACE_TARGET": reached(plan.gateway_address),
         }
         # In the order of their start; those of one stage start and stop together.
         self._stages: list[list[Supervised]] = []
@@ -95,17 +96,24 @@ class Stack:
             await migrate(environment=self._environment, log=log)
         finally:
             log.close()
-        environment, grace = self._environment, self._grace
+        environment, metrics = self._environment, self._plan.metrics_addresses
         gateway = services.gateway(
-            address=self._plan.gateway_address, environment=environment, grace=grace
+            address=self._plan.gateway_address,
+            metrics_address=metrics.get("gateway", ""),
+            environment=environment,
+            grace=self._grace,
         )
         scheduler = services.scheduler(
-            address=f"127.0.0.1:{free_port()}", environment=environment, grace=grace
+            address=f"127.0.0.1:{free_port()}",
+            metrics_address=metrics.get("scheduler", ""),
+            environment=environment,
+            grace=self._grace,
         )
         workers = [
             services.worker(
                 number=number,
                 address=f"127.0.0.1:{free_port()}",
+                metrics_address=metrics.get(f"worker-{number}", ""),
                 environment=environment,
                 grace=self._worker_grace,
             )
@@ -162,12 +170,13 @@ class Stack:
         return files
 
     def _check_addresses(self) -> None:
+        metrics = self._plan.metrics_addresses.values()
         for address, option in (
             (self._plan.gateway_address, "--gateway-port"),
-            (self._plan.metrics_address, "--metrics-port"),
+            *((address, "--metrics-port") for address in metrics),
         ):
             host, _, port = address.rpartition(":")
-            if address and not is_free(host.strip("[]"), int(port)):
+            if not is_free(host.strip("[]"), int(port)):
                 raise EmbeddedServerError(
                     f"{address} is in use. Choose another port with {option}."
                 )
@@ -175,6 +184,12 @@ class Stack:
     def _log(self, name: str) -> LogFile:
         echo = partial(_echo, name) if self._plan.show_logs else None
         return LogFile(self._folder.logs / f"{name}.log", echo=echo)
+
+
+def reached(address: str) -> str:
+    """Return the address at which this machine reaches a server that listens on `address`."""
+    host, _, port = address.rpartition(":")
+    return f"{ {'0.0.0.0': '127.0.0.1', '[::]': '[::1]'}.get(host, host) }:{port}"  # noqa: S104
 
 
 def _echo(name: str, line: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import sys
-from pathlib import Path
 
 import pydantic
 
 from headrace_core.settings import problems
+from headrace_standalone.banner import banner
 from headrace_standalone.embedded.errors import EmbeddedServerError
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.stack import Plan, Stack
@@ -43,7 +42,8 @@ async def _run(*, plan: Plan, folder: DataFolder) -> int:
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            _welcome(plan, folder, files=stack.files)
+            sys.stdout.write(banner(plan, folder=folder, files=stack.files))
+            sys.stdout.flush()
             await stopping
         else:
             starting.cancel()
@@ -79,31 +79,3 @@ def _stop_event(stack: Stack) -> asyncio.Event:
 
 def _announce(text: str) -> None:
     sys.stderr.write(f"headrace: {text}\n")
-
-
-def _welcome(plan: Plan, folder: DataFolder, *, files: Path) -> None:
-    address = plan.gateway_address
-    metrics = f"\n  Metrics http://{plan.metrics_address}/metrics" if plan.metrics_address else ""
-    target = "" if address == "127.0.0.1:50051" else f"HEADRACE_TARGET={address} "
-    workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
-    data = f"{folder.path} (deleted at the end)" if plan.ephemeral else str(folder.path)
-    job = {"type": "square_sum", "payload": {"value": {"data": [1, 2, 3]}}}
-    sys.stdout.write(
-        f"""\
-Headrace is up, with {workers}.
-
-  API     {address} (gRPC){metrics}
-  Data    {data}
-  Files   {files}
-  Logs    {folder.logs}
-
-Try it:
-
-  {target}headrace submit square_sum '{{"data": [1, 2, 3]}}' --watch
-  grpcurl -plaintext -d '{json.dumps({"job": job})}' \\
-    {address} headrace.v1.JobService/SubmitAndWatch
-
-Ctrl-C stops it.
-"""
-    )
-    sys.stdout.flush()

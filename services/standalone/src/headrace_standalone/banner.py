@@ -1,0 +1,75 @@
+"""The lines that `headrace up` prints when everything serves."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from headrace_standalone.embedded.folder import DataFolder
+from headrace_standalone.stack import Plan, reached
+
+_DEFAULT_TARGET = "127.0.0.1:50051"
+
+
+def banner(plan: Plan, *, folder: DataFolder, files: Path) -> str:
+    """Return the addresses and folders of the platform, and commands to try that run as printed."""
+    workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
+    rows = [("API", f"{plan.gateway_address} (gRPC)")]
+    rows += [
+        ("" if place else "Metrics", f"http://{address}/metrics ({name})")
+        for place, (name, address) in enumerate(plan.metrics_addresses.items())
+    ]
+    rows += [
+        ("Data", f"{folder.path} (deleted at the end)" if plan.ephemeral else str(folder.path)),
+        ("Files", str(files)),
+        ("Logs", str(folder.logs)),
+    ]
+    return "\n".join(
+        (
+            f"Headrace is up, with {workers}.",
+            "",
+            *(f"  {name:7} {value}" for name, value in rows),
+            "",
+            "Try it:",
+            "",
+            *(f"  {line}" for line in _commands(reached(plan.gateway_address))),
+            "",
+            "Ctrl-C stops it.",
+            "",
+        )
+    )
+
+
+def command_path(name: str) -> str | None:
+    """Return how a shell calls a command of this Python environment.
+
+    Returns:
+        The name if the shell finds the command by it, otherwise the path, quoted for a shell; None
+        if the command is neither in this environment nor on PATH.
+    """
+    beside = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if not beside.exists():
+        return name if found else None
+    if found is not None and Path(found).samefile(beside):
+        return name
+    with suppress(ValueError):
+        return shlex.quote(str(beside.relative_to(Path.cwd())))
+    return shlex.quote(str(beside))
+
+
+def _commands(address: str) -> list[str]:
+    headrace = command_path("headrace") or f"{shlex.quote(sys.executable)} -m headrace"
+    target = "" if address == _DEFAULT_TARGET else f"HEADRACE_TARGET={address} "
+    commands = [f"{target}{headrace} submit square_sum '{{\"data\": [1, 2, 3]}}' --watch"]
+    if grpcurl := command_path("grpcurl"):
+        job = {"type": "square_sum", "payload": {"value": {"data": [1, 2, 3]}}}
+        commands += [
+            f"{grpcurl} -plaintext -d '{json.dumps({'job': job})}' \\",
+            f"  {address} headrace.v1.JobService/SubmitAndWatch",
+        ]
+    return commands

@@ -1,0 +1,66 @@
+"""The addresses at which the services of `headrace up` serve their metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headrace_standalone.embedded.errors import EmbeddedServerError
+from headrace_standalone.embedded.port import free_port
+
+_VARIABLE = "HEADRACE_{}_METRICS_ADDRESS"
+
+
+def metrics_addresses(
+    *, workers: int, port: int | None, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Return `host:port` for each process that serves metrics, by its name.
+
+    With `port`, every process serves them: the gateway on this port of 127.0.0.1, the scheduler on
+    the next one, then one worker after the other. Otherwise HEADRACE_GATEWAY_METRICS_ADDRESS and
+    its siblings decide, and the first worker's port is the one that is set. Port 0 means any free
+    port for each process.
+
+    Args:
+        workers: the number of workers.
+        port: the first port; None to go by `environment`.
+        environment: the variables of the process.
+
+    Raises:
+        EmbeddedServerError: a port is above 65535, or two processes would share one.
+    """
+    workers_names = [f"worker-{number}" for number in range(1, workers + 1)]
+    if port is not None:
+        names = ["gateway", "scheduler", *workers_names]
+        addresses = _consecutive(names, f"127.0.0.1:{port}")
+    else:
+        addresses = {}
+        for service, names in (
+            ("gateway", ["gateway"]),
+            ("scheduler", ["scheduler"]),
+            ("worker", workers_names),
+        ):
+            if address := environment.get(_VARIABLE.format(service.upper())):
+                addresses |= _consecutive(names, address)
+    taken: dict[str, str] = {}
+    for name, address in addresses.items():
+        if other := taken.get(address):
+            raise EmbeddedServerError(
+                f"{other} and {name} would both serve their metrics on {address}. Choose other "
+                "ports with HEADRACE_GATEWAY_METRICS_ADDRESS, HEADRACE_SCHEDULER_METRICS_ADDRESS "
+                "and HEADRACE_WORKER_METRICS_ADDRESS, or use --metrics-port."
+            )
+        taken[address] = name
+    return addresses
+
+
+def _consecutive(names: list[str], first: str) -> dict[str, str]:
+    host, _, port = first.rpartition(":")
+    if not port.isdigit() or int(port) + len(names) - 1 > 65_535:
+        raise EmbeddedServerError(
+            f"the metrics address {first} needs a port from 0 to {65_536 - len(names)}, "
+            f"since {len(names)} processes use consecutive ports"
+        )
+    return {
+        name: f"{host}:{int(port) + place if int(port) else free_port()}"
+        for place, name in enumerate(names)
+    }
