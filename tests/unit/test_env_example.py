@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings
 
 import headrace_worker.handlers
 from headrace_core.settings import Settings
+from headrace_core.variables import known_variables
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
@@ -55,6 +56,11 @@ def example() -> dict[str, str]:
 def test_it_lists_every_setting_and_no_other(example: dict[str, str]) -> None:
     known = set().union(*(names(settings) for settings in settings_classes()))
     assert set(example) == known | ELSEWHERE
+
+
+def test_misspellings_are_compared_with_every_setting(example: dict[str, str]) -> None:
+    # `headrace_core.variables` cannot import the handlers' settings, so it repeats their names.
+    assert known_variables() == set(example)
 
 
 def test_its_values_are_the_defaults(

@@ -7,7 +7,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -16,12 +17,15 @@ from threading import Thread
 from typing import IO
 from urllib.request import urlopen
 
+import asyncpg
 import psutil
 import pytest
 
 from headrace_health.__main__ import probe
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.port import free_port
+from support.databases import Databases
+from support.server import run_async
 
 DEADLINE = 60
 # A metric of each process but the gateway.
@@ -189,3 +193,71 @@ def test_servers_that_are_named_are_used_and_ephemeral_data_is_deleted(
         stack.process.terminate()
         assert stack.finish() == 0
     assert not folder.exists()
+
+
+@pytest.mark.timeout(180)
+def test_database_without_free_connections_is_awaited(
+    databases: Databases, redis_url: str, tmp_path: Path
+) -> None:
+    with (
+        databases.fresh(migrated=False) as url,
+        role_without_connections(url) as (role_url, admit),
+        up(
+            *("--data", str(tmp_path), "--gateway-port", "0"),
+            HEADRACE_DATABASE_URL=role_url,
+            HEADRACE_REDIS_URL=redis_url,
+            HEADRACE_WORKER_SLOT="3",
+        ) as stack,
+    ):
+        assert "did you mean HEADRACE_WORKER_SLOTS?" in stack.until("not a setting")
+        assert "too many connections for role" in stack.until("trying again in")
+        # Enough for the migration and the gateway, and not for the worker.
+        log = tmp_path / "logs" / "worker-1.log"
+        admit(4)
+        wait_for_text(log, "start_postponed")
+        admit(50)
+        stack.until("Ctrl-C stops it")
+        stack.process.send_signal(signal.SIGINT)
+        assert stack.finish() == 0
+
+
+@contextmanager
+def role_without_connections(url: str) -> Iterator[tuple[str, Callable[[int], None]]]:
+    """A role that may migrate the database and has no connection; and a way to give it some."""
+    role = f"limited_{os.getpid()}"
+
+    def execute(*statements: str) -> None:
+        async def run() -> None:
+            connection = await asyncpg.connect(url, timeout=10)
+            try:
+                for statement in statements:
+                    await connection.execute(statement)
+            finally:
+                await connection.close(timeout=10)
+
+        run_async(run)
+
+    server = url.rpartition("/")
+    execute(
+        f"CREATE ROLE {role} LOGIN PASSWORD 'limited' CONNECTION LIMIT 0",
+        f"ALTER DATABASE {server[2]} OWNER TO {role}",
+    )
+    try:
+        host = server[0].rpartition("@")[2]
+        yield (
+            f"postgresql://{role}:limited@{host}/{server[2]}",
+            lambda limit: execute(f"ALTER ROLE {role} CONNECTION LIMIT {limit}"),
+        )
+    finally:
+        execute(
+            f"ALTER DATABASE {server[2]} OWNER TO CURRENT_USER",
+            f"REASSIGN OWNED BY {role} TO CURRENT_USER",
+            f"DROP ROLE {role}",
+        )
+
+
+def wait_for_text(file: Path, text: str) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while text not in (file.read_text() if file.exists() else ""):
+        assert time.monotonic() < deadline, f"{text!r} is not in {file}"
+        time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -31,6 +32,7 @@ def test_settings_that_cannot_be_end_it_with_78_and_name_each_problem(
     for name in ("HEADRACE_WORKER_SLOTS", "HEADRACE_REDIS_TIMEOUT", "HEADRACE_DATABASE_URL"):
         assert name in said
     assert "hunter2" not in said
+    assert "Value error" not in said
 
 
 def test_two_settings_that_do_not_fit_together_end_it_too(
@@ -38,20 +40,34 @@ def test_two_settings_that_do_not_fit_together_end_it_too(
 ) -> None:
     monkeypatch.setenv("HEADRACE_GATEWAY_ADDRESS", "0.0.0.0:50051")
     assert run_service("tester", never) == 78  # type: ignore[arg-type]
-    assert "HEADRACE_ALLOW_INSECURE=true" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "headrace tester: HEADRACE_GATEWAY_ADDRESS=0.0.0.0:50051 is not a loopback"
+    )
+    assert "HEADRACE_ALLOW_INSECURE=true" in said
 
 
 PROGRAM = textwrap.dedent(
     """
     import sys
+    from datetime import timedelta
+    from headrace_core import process
+    from headrace_core.domain.errors import Unavailable
+    from headrace_core.domain.retry import RetryPolicy
     from headrace_core.process import run_service
+
+    process._POSTPONED = RetryPolicy(initial_backoff=timedelta(milliseconds=1), jitter=0)
+    made = 0
 
     class Service:
         def __init__(self, settings):
-            pass
+            global made
+            made += 1
         async def start(self):
             if sys.argv[1] == "fail":
                 raise RuntimeError("it cannot start")
+            if sys.argv[1] == "wait" and made < 3:
+                raise Unavailable("postgresql") from ConnectionRefusedError("hush")
             print("started", flush=True)
         async def stop(self):
             print("stopped", flush=True)
@@ -61,14 +77,14 @@ PROGRAM = textwrap.dedent(
 )
 
 
-def run(how: str) -> subprocess.Popen[str]:
+def run(how: str, **variables: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, how],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=environment | variables,
     )
 
 
@@ -88,3 +104,30 @@ def test_a_failure_is_logged_and_ends_it_with_1_after_a_stop() -> None:
     assert (process.returncode, out) == (1, "stopped\n")
     assert "service_failed" in err
     assert "it cannot start" in err
+
+
+def test_missing_server_postpones_the_start() -> None:
+    with run("wait") as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)] == [
+            "stopped\n",
+            "stopped\n",
+            "started\n",
+        ]
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert [line["event"] for line in lines] == ["start_postponed"] * 2
+    assert {line["reason"] for line in lines} == {"ConnectionRefusedError"}
+    assert "hush" not in err
+
+
+def test_misspelt_variable_is_logged_with_its_neighbor() -> None:
+    with run("fail", HEADRACE_WORKER_SLOT="5", HEADRACE_TEST_SLOTS="5") as process:
+        _, err = process.communicate(timeout=30)
+    warnings = [one for one in map(json.loads, err.splitlines()) if one["level"] == "warning"]
+    [warning] = warnings
+    assert warning["event"] == "unknown_setting"
+    assert warning["name"] == "HEADRACE_WORKER_SLOT"
+    assert warning["did_you_mean"] == "HEADRACE_WORKER_SLOTS"

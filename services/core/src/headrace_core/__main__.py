@@ -2,41 +2,82 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+import time
 
 import asyncpg
+import pydantic
 import sqlalchemy.exc
 import structlog
 
 from headrace_core import logs
+from headrace_core.command_line import SERVERS, service_parser
 from headrace_core.domain.errors import Unavailable
-from headrace_core.settings import Settings
+from headrace_core.process import BAD_CONFIGURATION
+from headrace_core.settings import Settings, problems
 from headrace_core.store.database import server_error
 from headrace_core.store.migrate import migrate
 from headrace_core.store.schema import MigrationRefused
 
+_EXAMPLES = (
+    "python -m headrace_core migrate",
+    "HEADRACE_DATABASE_URL=postgresql://me@127.0.0.1/jobs python -m headrace_core migrate",
+)
+
+# sysexits.h: EX_TEMPFAIL.
+BUSY = 75
+# The server starts, or has no connection left.
+_BUSY_CODES = ("53300", "57P03")
+_WAIT_S = 60.0
+_RETRY_S = 2.0
+
 
 def main() -> int:
     """Reads the command line and runs what it says; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m headrace_core",
-        description="Maintains Headrace's database. HEADRACE_DATABASE_URL says which.",
+    parser = service_parser(
+        "headrace_core",
+        description="Maintain Headrace's database.",
+        settings={name: SERVERS[name] for name in ("database_url", "log_format", "log_level")},
+        examples=_EXAMPLES,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     to_schema = commands.add_parser(
-        "migrate", help="bring the database to the schema of this version"
+        "migrate",
+        help="bring the database to the schema of this version",
+        description="Bring the database to the schema of this version.",
     )
     to_schema.add_argument(
         "--restored",
         action="store_true",
         help="the database comes from a backup: refuse the cursors that were given since",
     )
+    to_schema.add_argument(
+        "--wait",
+        type=float,
+        default=_WAIT_S,
+        metavar="SECONDS",
+        help="how long to retry while the server starts or has no connection left (default: 60); "
+        f"the exit code is {BUSY} after that",
+    )
     arguments = parser.parse_args()
-    settings = Settings()
-    logs.configure(settings, service="migrate")
     try:
-        migrate(settings, restored=arguments.restored)
+        settings = Settings()
+    except pydantic.ValidationError as error:
+        for problem in problems(error):
+            sys.stderr.write(f"headrace migrate: {problem}\n")
+        return BAD_CONFIGURATION
+    logs.configure(settings, service="migrate")
+    deadline = time.monotonic() + arguments.wait
+    while (code := _migrate(settings, restored=arguments.restored)) == BUSY:
+        if time.monotonic() + _RETRY_S > deadline:
+            break
+        time.sleep(_RETRY_S)
+    return code
+
+
+def _migrate(settings: Settings, *, restored: bool) -> int:
+    try:
+        migrate(settings, restored=restored)
     except MigrationRefused as error:
         return _fail(f"{error}")
     except (
@@ -46,14 +87,16 @@ def main() -> int:
         asyncpg.PostgresError,
         sqlalchemy.exc.DBAPIError,
     ) as error:
-        return _fail(_reason(error, settings))
+        answer = server_error(error)
+        busy = answer is not None and answer.sqlstate in _BUSY_CODES
+        return _fail(_reason(error, settings), code=BUSY if busy else 1)
     structlog.get_logger().info("database_migrated")
     return 0
 
 
-def _fail(reason: str) -> int:
+def _fail(reason: str, *, code: int = 1) -> int:
     sys.stderr.write(f"headrace migrate: {reason}\n")
-    return 1
+    return code
 
 
 def _reason(error: BaseException, settings: Settings) -> str:

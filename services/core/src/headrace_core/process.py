@@ -9,6 +9,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any, Protocol
 
 import pydantic
@@ -16,17 +18,27 @@ import structlog
 import uvloop
 
 from headrace_core import logs
+from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.retry import RetryPolicy
 from headrace_core.settings import Settings, problems
 from headrace_core.tasks import run_to_end
+from headrace_core.variables import misspelt_variables
 
 # sysexits.h: EX_CONFIG.
-_BAD_CONFIGURATION = 78
+BAD_CONFIGURATION = 78
 
 # Of Python's three generations; by default 700 objects, 10 and 10 rounds.
 _GC_THRESHOLDS = (10_000, 10, 10)
 
+# The waits of a service that a missing server keeps from starting.
+_POSTPONED = RetryPolicy(
+    initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=10), jitter=0.5
+)
+
 # How long what a stopped service has left behind may take to end, in seconds.
 _LAST_S = 0.2
+
+_log = structlog.get_logger()
 
 
 class Service(Protocol):
@@ -60,8 +72,10 @@ def run_service(
     except pydantic.ValidationError as error:
         for problem in problems(error):
             sys.stderr.write(f"headrace {name}: {problem}\n")
-        return _BAD_CONFIGURATION
+        return BAD_CONFIGURATION
     logs.configure(settings, service=name)
+    for variable, alike in misspelt_variables(os.environ).items():
+        _log.warning("unknown_setting", name=variable, did_you_mean=alike)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         loop = runner.get_loop()
         if task_factory is not asyncio.Task:
@@ -87,13 +101,38 @@ async def _serve(create: Callable[[Settings], Service], settings: Settings) -> N
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    service = create(settings)
-    try:
-        await service.start()
-        _spare_the_collector()
-        await stop.wait()
-    finally:
-        await service.stop()
+    postponed = 0
+    while not stop.is_set():
+        service = create(settings)
+        try:
+            await service.start()
+            _spare_the_collector()
+            await stop.wait()
+        except Unavailable as fault:
+            postponed += 1
+            wait = _POSTPONED.backoff(postponed).total_seconds()
+            _log.warning(
+                "start_postponed",
+                dependency=fault.dependency,
+                reason=_reason(fault),
+                retry_in=round(wait, 1),
+            )
+        finally:
+            await service.stop()
+        if not stop.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await stop.wait()
+
+
+def _reason(fault: Unavailable) -> str:
+    """Return what the server answered, or the kind of error if it did not answer."""
+    cause = fault.__cause__
+    while cause is not None and cause.__cause__ is not None:
+        cause = cause.__cause__
+    # A driver's text may quote the URL. PostgreSQL's answers have a code and do not.
+    answer = getattr(cause, "message", None) if hasattr(cause, "sqlstate") else None
+    return answer or type(cause or fault).__name__
 
 
 def _end_soon(code: int) -> None:

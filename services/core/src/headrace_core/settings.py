@@ -186,8 +186,12 @@ class Settings(BaseSettings):
 
 
 def problems(error: ValidationError) -> list[str]:
-    """What is wrong with the settings, one by one, without their values: those may be secret."""
-    return [_named(problem["loc"]) + problem["msg"] for problem in error.errors()]
+    """Return a line for each wrong setting, without its value, which may be secret."""
+    return [
+        # pydantic's prefix for what our own validators raise
+        _named(problem["loc"]) + problem["msg"].removeprefix("Value error, ")
+        for problem in error.errors()
+    ]
 
 
 def _named(location: tuple[int | str, ...]) -> str:

@@ -4,8 +4,28 @@ from __future__ import annotations
 
 import sys
 
+from headrace_core.command_line import SERVERS, service_parser
 from headrace_core.process import run_service
 from headrace_gateway.server import Gateway
 
+_SETTINGS = {
+    **SERVERS,
+    "gateway_address": "host:port of the API",
+    "gateway_metrics_address": "host:port of the metrics for Prometheus",
+    "allow_insecure": "whether addresses may be other than loopback",
+    "reflection": "whether grpcurl and similar tools may ask for the contract",
+    "max_payload_bytes": "the largest payload of a job",
+}
+_EXAMPLES = (
+    "python -m headrace_gateway",
+    "HEADRACE_GATEWAY_ADDRESS=127.0.0.1:6000 HEADRACE_REFLECTION=true python -m headrace_gateway",
+)
+
 if __name__ == "__main__":
+    service_parser(
+        "headrace_gateway",
+        description="Serve Headrace's gRPC API. It runs until SIGTERM or SIGINT.",
+        settings=_SETTINGS,
+        examples=_EXAMPLES,
+    ).parse_args()
     sys.exit(run_service("gateway", Gateway))

@@ -9,6 +9,13 @@ from collections.abc import Sequence
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+_EXAMPLES = """\
+examples:
+  python -m headrace_health probe 127.0.0.1:50051
+  python -m headrace_health probe 127.0.0.1:50051 --service queue/default --timeout 1
+
+No environment variable changes what it does."""
+
 # A status code and its exit code: only SERVING is success.
 _OK, _FAILED = 0, 1
 
@@ -32,9 +39,19 @@ def probe(address: str, *, service: str, timeout: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0 when the service is SERVING, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m headrace_health")
+    parser = argparse.ArgumentParser(
+        prog="python -m headrace_health",
+        description="Ask a service for its health. The exit code is 0 if it is SERVING, else 1.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("probe", help="ask a service whether it is SERVING")
+    command = commands.add_parser(
+        "probe",
+        help="ask a service whether it is SERVING",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     command.add_argument("address", metavar="HOST:PORT")
     command.add_argument("--service", default="", metavar="NAME", help="default: the whole server")
     command.add_argument("--timeout", type=float, default=3.0, metavar="S", help="seconds")

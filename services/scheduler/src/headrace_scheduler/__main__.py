@@ -4,8 +4,28 @@ from __future__ import annotations
 
 import sys
 
+from headrace_core.command_line import SERVERS, service_parser
 from headrace_core.process import run_service
 from headrace_scheduler.service import Scheduler
 
+_SETTINGS = {
+    **SERVERS,
+    "scheduler_address": "host:port of the health service",
+    "scheduler_metrics_address": "host:port of the metrics for Prometheus",
+    "retention": "seconds for which a job is kept after its end",
+    "dispatch_prefetch": "jobs that are delivered beyond the free slots of workers",
+}
+_EXAMPLES = (
+    "python -m headrace_scheduler",
+    "HEADRACE_SCHEDULER_ADDRESS=127.0.0.1:6001 python -m headrace_scheduler",
+)
+
 if __name__ == "__main__":
+    service_parser(
+        "headrace_scheduler",
+        description="Dispatch Headrace's jobs to workers, or stand by for the scheduler that does. "
+        "It runs until SIGTERM or SIGINT.",
+        settings=_SETTINGS,
+        examples=_EXAMPLES,
+    ).parse_args()
     sys.exit(run_service("scheduler", Scheduler))

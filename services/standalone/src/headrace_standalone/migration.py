@@ -6,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from headrace_standalone.log_file import LogFile
@@ -16,18 +16,37 @@ from headrace_standalone.supervised import ProgramFailedError
 _TIMEOUT = 300.0
 
 
-async def migrate(*, environment: Mapping[str, str], log: LogFile) -> None:
-    """Brings the database to the schema of this version.
+# sysexits.h: EX_TEMPFAIL, for a server that starts or has no connection left.
+_BUSY = 75
+_RETRY_S = 2.0
+
+
+async def migrate(
+    *,
+    environment: Mapping[str, str],
+    log: LogFile,
+    announce: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Bring the database to the schema of this version, once it takes a connection.
 
     Args:
-        environment: says which database.
-        log: takes what is printed.
+        environment: has the database's URL.
+        log: receives the output.
+        announce: receives a sentence about each attempt that the database had no connection for.
 
     Raises:
         ProgramFailedError: it failed, or took more than five minutes.
     """
+    while await _run(environment=environment, log=log) == _BUSY:
+        reason = log.tail(1).removeprefix("headrace migrate: ")
+        announce(f"{reason}; trying again in {_RETRY_S:g} s")
+        await asyncio.sleep(_RETRY_S)
+
+
+async def _run(*, environment: Mapping[str, str], log: LogFile) -> int:
+    command = (sys.executable, "-m", "headrace_core", "migrate", "--wait", "0")
     process = await asyncio.create_subprocess_exec(
-        *leashed((sys.executable, "-m", "headrace_core", "migrate"), death_signal=signal.SIGKILL),
+        *leashed(command, death_signal=signal.SIGKILL),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -46,7 +65,8 @@ async def migrate(*, environment: Mapping[str, str], log: LogFile) -> None:
             with suppress(ProcessLookupError):
                 process.kill()
     log.write(printed)
-    if process.returncode != 0:
+    if process.returncode not in {0, _BUSY}:
         raise ProgramFailedError(
             name="migrate", reason=f"ended with exit code {process.returncode}", tail=log.tail()
         )
+    return process.returncode

@@ -40,6 +40,7 @@ class Program:
         probe: asks once whether the process serves, in bounded time.
         prepare: what must be done before each start; it may block for some seconds.
         start_timeout: seconds until it must serve.
+        postpones: whether it may take longer than that, since it waits for servers by itself.
         stop_signal: asks it to end.
         stop_grace: seconds that it has to do so, until it is killed.
         death_signal: what the kernel sends it when the process that started it has died.
@@ -53,6 +54,7 @@ class Program:
     directory: Path | None = None
     prepare: Callable[[], None] | None = None
     start_timeout: float = 30.0
+    postpones: bool = False
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace: float = 10.0
     death_signal: signal.Signals = signal.SIGKILL

@@ -84,5 +84,6 @@ def _service(
         environment={**environment, **addresses},
         probe=serves,
         start_timeout=_START_TIMEOUT,
+        postpones=True,
         stop_grace=grace + 5,
     )

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from headrace_core.settings import Settings
+from headrace_core.variables import misspelt_variables
 from headrace_standalone import services
 from headrace_standalone.embedded.errors import EmbeddedServerError
 from headrace_standalone.embedded.folder import DataFolder
@@ -89,11 +90,13 @@ class Stack:
             EmbeddedServerError: an embedded server cannot be set up, or a port is taken.
             ProgramFailedError: a process did not come to serve.
         """
+        for name, alike in misspelt_variables(os.environ).items():
+            self._announce(f"{name} is not a setting and is ignored; did you mean {alike}?")
         self._check_addresses()
         await self._start_servers()
         log = self._log("migrate")
         try:
-            await migrate(environment=self._environment, log=log)
+            await migrate(environment=self._environment, log=log, announce=self._announce)
         finally:
             log.close()
         environment, metrics = self._environment, self._plan.metrics_addresses

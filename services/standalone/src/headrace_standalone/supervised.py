@@ -22,6 +22,8 @@ RESTARTS = RetryPolicy(
 # A program that lived this long has been well, in seconds.
 _WELL = 30.0
 _PROBE_EVERY = 0.05
+# How often a start that is postponed is announced, in seconds.
+_NOTICE_EVERY = 15.0
 # How long a process that was killed may take to be gone, in seconds.
 _GONE = 10.0
 
@@ -78,19 +80,32 @@ class Supervised:
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Starts the program and waits until it serves. From then on it is kept running.
+        """Start the program and wait until it serves. From then on it is kept running.
+
+        A program that postpones its start is awaited for as long as it lives, with a line about it
+        four times a minute.
 
         Raises:
             ProgramFailedError: it ended instead, or did not serve in its time. It is not started
                 again then, but must be stopped all the same.
         """
         self._task = asyncio.create_task(self._run(), name=f"supervise {self._program.name}")
-        try:
-            async with asyncio.timeout(self._program.start_timeout):
-                await asyncio.shield(self._served)
-        except TimeoutError:
-            self._stopping.set()
-            raise self._failed(f"did not serve within {self._program.start_timeout:g} s") from None
+        began = time.monotonic()
+        limit = _NOTICE_EVERY if self._program.postpones else self._program.start_timeout
+        while True:
+            try:
+                async with asyncio.timeout(limit):
+                    await asyncio.shield(self._served)
+                return
+            except TimeoutError:
+                if not self._program.postpones:
+                    self._stopping.set()
+                    raise self._failed(f"did not serve within {limit:g} s") from None
+            waited = time.monotonic() - began
+            self._announce(
+                f"{self._program.name} does not serve yet, after {waited:.0f} s. "
+                f"Its log ends with:\n{self._log.tail(1)}"
+            )
 
     async def stop(self) -> None:
         """Asks the program to end, kills it when its grace is over, and waits until it is gone."""

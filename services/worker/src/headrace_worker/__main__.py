@@ -8,11 +8,26 @@ import sys
 # gRPC warns at every start of a handler's process otherwise; nothing of gRPC is used in those.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+from headrace_core.command_line import SERVERS, service_parser
 from headrace_core.process import run_service
 from headrace_core.settings import Settings
 from headrace_worker.ownership import OwnedTask, own_process
 from headrace_worker.registry import load_handlers
 from headrace_worker.service import WorkerService
+
+_SETTINGS = {
+    **SERVERS,
+    "handlers": "modules with your handlers, separated by commas",
+    "worker_slots": "jobs that run at the same time",
+    "worker_queues": "queues to serve, separated by commas; none means all",
+    "worker_address": "host:port of the health service",
+    "worker_metrics_address": "host:port of the metrics for Prometheus",
+    "shutdown_grace": "seconds that jobs have to end when the worker is stopped",
+}
+_EXAMPLES = (
+    "python -m headrace_worker",
+    "HEADRACE_HANDLERS=handlers PYTHONPATH=examples python -m headrace_worker",
+)
 
 
 def _create(settings: Settings) -> WorkerService:
@@ -20,5 +35,12 @@ def _create(settings: Settings) -> WorkerService:
 
 
 if __name__ == "__main__":
+    service_parser(
+        "headrace_worker",
+        description="Run Headrace's jobs with the handlers of this environment. "
+        "It runs until SIGTERM or SIGINT.",
+        settings=_SETTINGS,
+        examples=_EXAMPLES,
+    ).parse_args()
     own_process()
     sys.exit(run_service("worker", _create, task_factory=OwnedTask))

@@ -1,0 +1,41 @@
+"""`python -m headrace_…`: help that explains the settings, and nothing else than the service."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from headrace_core.variables import known_variables
+
+MODULES = ("core", "gateway", "health", "scheduler", "worker")
+
+
+def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"headrace_{module}", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_help_explains_settings_and_starts_nothing(module: str) -> None:
+    done = run(module, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"python -m headrace_{module}" in done.stdout.partition("examples:")[2]
+    named = set(re.findall(r"HEADRACE_[A-Z_]+", done.stdout))
+    assert named <= known_variables()
+    assert bool(named) == (module != "health")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_unknown_argument_is_an_error(module: str) -> None:
+    done = run(module, "bogus")
+    assert done.returncode == 2
+    assert "bogus" in done.stderr
+    assert done.stdout == ""
