@@ -7,8 +7,10 @@ import contextvars
 import itertools
 import logging
 import math
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -271,6 +273,79 @@ def forks(away: bool, ctx: SyncContext) -> None:
     ctx.emit([os.getpid(), child])
     while True:
         signal.pause()
+
+
+def _pools(payload: int) -> dict[str, Any]:
+    """Works in a pool, and terminates a child; leaves another, which waits for ever."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        mapped = pool.map(abs, [-1, payload])
+    child = multiprocessing.get_context("fork").Process(target=signal.pause)
+    child.start()
+    child.terminate()
+    child.join()
+    left = multiprocessing.get_context("fork").Process(target=signal.pause)
+    left.start()
+    with subprocess.Popen(["sleep", "600"]) as program:
+        program.terminate()
+    program = subprocess.Popen(["sleep", "600"])
+    return {"mapped": mapped, "exit": child.exitcode, "left": [left.pid, program.pid]}
+
+
+@handler("t.pools", retry=_ONCE)
+def pools(payload: int) -> dict[str, Any]:
+    """As `_pools`, in a thread."""
+    return _pools(payload)
+
+
+@handler("t.pools_process", isolation="process", retry=_ONCE)
+def pools_in_process(payload: int) -> dict[str, Any]:
+    """As `_pools`, in a process."""
+    return {**_pools(payload), "pid": os.getpid()}
+
+
+@handler("t.pools_loop", retry=_ONCE)
+async def pools_in_loop(payload: int) -> dict[str, Any]:
+    """Leaves a child that it has forked, in the loop."""
+    left = multiprocessing.get_context("fork").Process(target=signal.pause)
+    left.start()
+    return {"left": [left.pid]}
+
+
+def _returns_twice() -> int:
+    os.fork()
+    return os.getpid()
+
+
+@handler("t.returns_twice", retry=_ONCE)
+def returns_twice(payload: Any) -> int:
+    """Forks, and lets the child return as well."""
+    return _returns_twice()
+
+
+@handler("t.returns_twice_loop", retry=_ONCE)
+async def returns_twice_in_loop(payload: Any) -> int:
+    """As `returns_twice`, in the loop."""
+    return _returns_twice()
+
+
+@handler("t.returns_twice_process", isolation="process", retry=_ONCE)
+def returns_twice_in_process(payload: Any) -> int:
+    """As `returns_twice`, in a process."""
+    return _returns_twice()
+
+
+@handler("t.closes", isolation="process", retry=_ONCE)
+def closes(payload: list[int]) -> int:
+    """Closes the descriptors from the first to the last."""
+    os.closerange(*payload)
+    return os.getpid()
+
+
+@handler("t.closes_loop", isolation="process", retry=_ONCE)
+async def closes_in_loop(payload: list[int]) -> int:
+    """As `closes`, in the loop of its process."""
+    os.closerange(*payload)
+    return os.getpid()
 
 
 @handler("t.crash", isolation="process", retry=RetryPolicy(max_attempts=1))

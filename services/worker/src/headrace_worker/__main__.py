@@ -11,6 +11,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 from headrace_core.command_line import SERVERS, service_parser
 from headrace_core.process import run_service
 from headrace_core.settings import Settings
+from headrace_worker.children import end_children, keep_signals_from_forks
 from headrace_worker.ownership import OwnedTask, own_process
 from headrace_worker.registry import load_handlers
 from headrace_worker.service import WorkerService
@@ -30,8 +31,18 @@ _EXAMPLES = (
 )
 
 
+class _Worker(WorkerService):
+    """The worker that has this process for itself: all children are those of handlers."""
+
+    async def stop(self) -> None:
+        try:
+            await super().stop()
+        finally:
+            end_children()
+
+
 def _create(settings: Settings) -> WorkerService:
-    return WorkerService(settings, load_handlers(settings.handlers))
+    return _Worker(settings, load_handlers(settings.handlers))
 
 
 if __name__ == "__main__":
@@ -43,4 +54,5 @@ if __name__ == "__main__":
         examples=_EXAMPLES,
     ).parse_args()
     own_process()
+    keep_signals_from_forks()
     sys.exit(run_service("worker", _create, task_factory=OwnedTask))

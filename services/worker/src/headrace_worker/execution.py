@@ -22,6 +22,7 @@ from headrace_core.domain.finish import Finish
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
+from headrace_worker.children import end_forked
 from headrace_worker.context import Attempt, Context
 from headrace_worker.modes import Modes
 from headrace_worker.outcome import NotCommitted
@@ -117,6 +118,8 @@ class Execution:
         self._overdue: float | None = None
         self._timeout = timedelta()
         self._reason: StopReason | None = None
+        # The child processes that its handler has forked in the loop.
+        self.forked: set[int] = set()
         # The handler finishes its job itself: how that ended, the database knows.
         self.completes = False
         # Its time was up: its own, or its job's.
@@ -275,6 +278,8 @@ class Execution:
         # An error holds the frames that it came through, and those hold this: without the circle,
         # payload and result go as soon as nobody needs them.
         self._work = self._context = self._reporter = None
+        if self.forked:
+            end_forked(self.forked)
         if reporter is None or reporter.idle:
             self._on_end(self, finish)
         else:

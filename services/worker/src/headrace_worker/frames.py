@@ -8,6 +8,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 _LENGTH_BYTES = 4
+# The exit code of a process whose handler has closed its channel: EX_IOERR of sysexits.h.
+CHANNEL_LOST = 74
 
 
 class Run(msgspec.Struct, tag="run", tag_field="frame", array_like=True):
@@ -57,9 +59,10 @@ class Completing(msgspec.Struct, tag="completing", tag_field="frame", array_like
 
 
 class Returned(msgspec.Struct, tag="returned", tag_field="frame", array_like=True):
-    """The handler returned this JSON text."""
+    """The handler returned this JSON text. `last`: its process must not run another job."""
 
     result: str
+    last: bool = False
 
 
 class Raised(msgspec.Struct, tag="raised", tag_field="frame", array_like=True):
@@ -70,6 +73,7 @@ class Raised(msgspec.Struct, tag="raised", tag_field="frame", array_like=True):
     message: str
     after: float | None = None
     stack_trace: str = ""
+    last: bool = False
 
 
 ToHandler = Run | Cancel | Taken

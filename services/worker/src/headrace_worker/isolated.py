@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import ctypes
 import importlib
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,15 @@ import uvloop
 from headrace_core import logs
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobError
+from headrace_core.tasks import run_to_end
 from headrace_worker import frames
+from headrace_worker.channel import Channel
+from headrace_worker.children import (
+    children_of,
+    keep_signals_from_forks,
+    leave_fork,
+    with_descendants,
+)
 from headrace_worker.context import Attempt, Context, SyncContext
 from headrace_worker.failure import describe, stack_trace
 from headrace_worker.link import Link
@@ -40,9 +50,13 @@ from headrace_worker.verdict import RemoteError, as_backoff, call
 # Of all processes of the machine the kernel ends this one first when memory runs out, and not the
 # worker. proc(5): -1000 to 1000.
 _OOM_SCORE = "1000"
+# prctl(2).
+_PR_SET_CHILD_SUBREAPER = 36
 
 
-def _perform(link: Link, loop: asyncio.Runner, run: frames.Run) -> frames.Returned | frames.Raised:
+def _perform(
+    link: Link, loop: asyncio.AbstractEventLoop, run: frames.Run
+) -> frames.Returned | frames.Raised:
     voice = link.begin()
     try:
         importlib.import_module(run.module)
@@ -62,10 +76,8 @@ def _perform(link: Link, loop: asyncio.Runner, run: frames.Run) -> frames.Return
         )
         if handler.is_async:
             # What it sets of context variables is gone with it, as in the worker.
-            result = loop.run(
-                _call(handler, argument, Context(attempt, voice), link),
-                context=contextvars.copy_context(),
-            )
+            running = _call(handler, argument, Context(attempt, voice), link)
+            result = run_to_end(loop, loop.create_task(running, context=contextvars.copy_context()))
         else:
             context = SyncContext(attempt, voice.report, voice.announce, link.cancelled)
             arguments = (argument, context) if handler.takes_context else (argument,)
@@ -125,28 +137,30 @@ def _raised(
 
 
 def _listen(link: Link) -> None:
-    link.read()
-    # Nobody wants the result any more, nor what its children do.
-    with suppress(ProcessLookupError):
-        os.killpg(os.getpid(), signal.SIGKILL)
-    os._exit(0)
+    try:
+        link.read()
+    finally:
+        # Nobody wants the result any more, nor what its children do.
+        for pid in with_descendants(children_of()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(os.getpid(), signal.SIGKILL)
+        os._exit(0)
 
 
-def _close_copies(sink: int) -> None:
-    """Closes what uvloop leaves open of the way to the worker besides: children would have it."""
-    way = os.fstat(sink)
-    for descriptor in [int(entry.name) for entry in Path("/dev/fd").iterdir()]:
-        # That of the listing itself is closed by now.
-        with suppress(OSError):
-            if descriptor != sink and os.path.samestat(os.fstat(descriptor), way):
-                os.close(descriptor)
+def _adopt_orphans() -> None:
+    """Have the children of children that end come to this process, so that it can find them."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _detach(sink: int) -> None:
-    """Leaves a forked child no way to the worker, which knows by the end of it that this ended."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sink, inheritable=False)
-    os.close(nowhere)
+async def _turn() -> None:
+    """One turn of the loop, its wake-up included."""
+    loop = asyncio.get_running_loop()
+    turned = loop.create_future()
+    loop.call_soon_threadsafe(turned.set_result, None)
+    await turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,19 +177,36 @@ def main(log_level: str, log_format: str) -> None:
         signal.signal(signum, lambda *_: None)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-    sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.register_at_fork(after_in_child=lambda: _detach(sink.fileno()))
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    _close_copies(sink.fileno())
+    keep_signals_from_forks()
+    _adopt_orphans()
+    channel = Channel()
     logs.configure(_Logs(log_level, log_format), service="worker")
+    try:
+        _serve(channel)
+    except BaseException:  # noqa: BLE001 - Python would abort: the link's thread holds the source
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _serve(channel: Channel) -> None:
     # One loop for all runs: the clients that a module of handlers keeps live on in it, also while
     # nothing runs.
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-        link = Link(sys.stdin.buffer, sink, loop.get_loop())
-        threading.Thread(target=_listen, args=(link,), name="link", daemon=True).start()
-        while True:
-            run = loop.run(link.next_run())
-            link.end(_perform(link, loop, run))
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    link = Link(channel.source, channel.sink, loop)
+    threading.Thread(target=_listen, args=(link,), name="link", daemon=True).start()
+    pid = os.getpid()
+    while True:
+        run = run_to_end(loop, loop.create_task(link.next_run()))
+        end = _perform(link, loop, run)
+        leave_fork(pid, 0 if isinstance(end, frames.Returned) else 1)
+        channel.fill_standard_descriptors()
+        if not channel.is_intact:
+            os._exit(frames.CHANNEL_LOST)
+        # A loop whose descriptors were closed ends the process here, and not in the next job.
+        run_to_end(loop, loop.create_task(_turn()))
+        end.last = bool(children_of())
+        link.end(end)
 
 
 if __name__ == "__main__":

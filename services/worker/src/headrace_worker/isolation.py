@@ -16,6 +16,7 @@ from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.job import JsonText, Progress
 from headrace_core.settings import Settings
 from headrace_worker import frames
+from headrace_worker.children import children_of, with_descendants
 from headrace_worker.context import Attempt, Reporter
 from headrace_worker.failure import attach_stack_trace
 from headrace_worker.memory import MemoryWatch
@@ -114,9 +115,14 @@ class _HandlerProcess:
         return message
 
     def abort(self) -> None:
-        """Kills it if it is alive, and waits for nothing."""
+        """Kills it if it is alive, with all that it has started, and waits for nothing."""
         if self.alive:
+            # Some may have left for a session of their own.
+            started = with_descendants(children_of(self.pid))
             self._kill_group()
+            for pid in started:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     async def kill(self) -> int | None:
         """Kills it if it is alive; returns its exit code."""
@@ -201,7 +207,7 @@ class ProcessPool:
                 end = await self._converse(process, reporter)
             # One whose memory has run out may have too little for the next job as well.
             ended = not (isinstance(end, frames.Raised) and end.type == MemoryError.__name__)
-            ended = ended and not memory.is_half_used()
+            ended = ended and not end.last and not memory.is_half_used()
         except asyncio.CancelledError:
             ended = await self._ends_in_grace(process, reporter)
             raise
@@ -260,7 +266,7 @@ class ProcessPool:
                     await process.send(answer)
         except (TimeoutError, ProcessDied, Fail, AttemptNotCurrent):
             return False
-        return True
+        return not message.last
 
 
 async def _take(
@@ -303,4 +309,6 @@ def _ending(code: int | None) -> str:
         return "hung and could not be killed"
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
+    if code == frames.CHANNEL_LOST:
+        return "has lost its descriptors: the handler has closed or replaced them"
     return f"exited with code {code}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
@@ -13,6 +14,7 @@ import structlog
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
+from headrace_worker.children import end_children, leave_fork
 from headrace_worker.context import Attempt, Reporter, SyncContext
 from headrace_worker.isolation import ProcessPool
 from headrace_worker.metrics import Counts
@@ -103,12 +105,16 @@ class Modes:
             else:
                 future.set_exception(error)
 
+        pid = os.getpid()
+
         def target() -> None:
             result, error = None, None
             try:
                 result = handler.function(*arguments)
             except BaseException as caught:  # noqa: BLE001 - it is told to who waits
                 error = tame(caught)
+            leave_fork(pid, 0 if error is None else 1)
+            end_children(threading.get_native_id())
             # The loop may be gone by now when the thread was left behind.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(settle, result, error)
@@ -117,12 +123,13 @@ class Modes:
             context = contextvars.copy_context()
         # A thread of its own, and a daemon: one that never ends holds up neither another job nor
         # the end of the process.
-        threading.Thread(
+        thread = threading.Thread(
             target=context.run,
             args=(target,),
             name=f"job-{attempt.job_id}",
             daemon=True,
-        ).start()
+        )
+        thread.start()
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -130,6 +137,8 @@ class Modes:
                 raise
             cancelled.set()
             await self._await_end(future, attempt)
+            if not future.done() and thread.native_id is not None:
+                await asyncio.to_thread(end_children, thread.native_id)
             raise
 
     async def _await_end(self, future: asyncio.Future[Any], attempt: Attempt) -> None:

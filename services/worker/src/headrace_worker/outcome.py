@@ -15,11 +15,19 @@ class Retry(Exception):
         message: why, for the people who look at the job.
         after: how long to wait at least, seconds or a timedelta; the random share of the job's
             backoff comes on top. None leaves it to the backoff.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: `after` is NaN.
     """
 
+    # For a subclass that does not call `__init__`.
+    after: timedelta | None = None
+
     def __init__(self, message: str = "", *, after: float | timedelta | None = None) -> None:
+        _check_text("Retry", "message", message)
         super().__init__(message or "the handler asked for a retry")
-        self.after = timedelta(seconds=after) if isinstance(after, int | float) else after
+        self.after = _as_wait(after)
 
 
 class Fail(Exception):
@@ -28,11 +36,36 @@ class Fail(Exception):
     Args:
         message: why, for the people who look at the job.
         type: the kind of error that the job shows.
+
+    Raises:
+        TypeError: an argument is not a string.
     """
 
+    # For a subclass that does not call `__init__`.
+    type: str = "Fail"
+
     def __init__(self, message: str, *, type: str = "Fail") -> None:  # noqa: A002
+        _check_text("Fail", "message", message)
+        _check_text("Fail", "type", type)
         super().__init__(message)
         self.type = type
+
+
+def _check_text(error: str, argument: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{argument} of {error} must be a str, not {value!r}")
+
+
+def _as_wait(after: float | timedelta | None) -> timedelta | None:
+    if after is None or isinstance(after, timedelta):
+        return after
+    if not isinstance(after, int | float) or isinstance(after, bool):
+        raise TypeError(f"after of Retry must be seconds or a timedelta, not {after!r}")
+    try:
+        return timedelta(seconds=after)
+    except OverflowError:
+        # The worker limits the wait.
+        return timedelta.max if after > 0 else timedelta()
 
 
 class SizeExceeded(Fail):

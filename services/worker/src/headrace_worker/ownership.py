@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -14,10 +14,26 @@ T = TypeVar("T")
 
 _log = structlog.get_logger()
 
+
+class Owner(Protocol):
+    """An attempt, or the worker.
+
+    Attributes:
+        forked: the child processes that it has forked in the event loop.
+    """
+
+    forked: set[int]
+
+
+class _Worker:
+    def __init__(self) -> None:
+        self.forked: set[int] = set()
+
+
 # On whose behalf a context runs code: an attempt, or the worker. Tasks and callbacks inherit it.
 # Threads that a handler starts do not, so None may be anyone.
-_owner: ContextVar[object | None] = ContextVar("owner", default=None)
-_WORKER = object()
+_owner: ContextVar[Owner | None] = ContextVar("owner", default=None)
+_WORKER = _Worker()
 
 
 def own_process() -> None:
@@ -29,8 +45,13 @@ def own_process() -> None:
     OwnedTask.strict = True
 
 
+def owner() -> Owner | None:
+    """On whose behalf this code runs; None when that is unknown."""
+    return _owner.get()
+
+
 @contextmanager
-def owned_by(attempt: object | None) -> Iterator[None]:
+def owned_by(attempt: Owner | None) -> Iterator[None]:
     """Run the block on behalf of an attempt; None for code that must not count as the worker's."""
     token = _owner.set(attempt)
     try:
@@ -55,7 +76,7 @@ class OwnedTask(asyncio.Task[T]):
 
     strict = False
 
-    def __init__(self, *arguments: Any, attempt: object | None = None, **options: Any) -> None:
+    def __init__(self, *arguments: Any, attempt: Owner | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
         owner = _owner.get()
         self._attempt = owner if attempt is None else attempt

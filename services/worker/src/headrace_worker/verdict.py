@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -13,6 +14,7 @@ from headrace_core.domain.finish import Finish
 from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryPolicy
+from headrace_worker.children import leave_fork
 from headrace_worker.failure import attach_stack_trace, describe, stack_trace
 from headrace_worker.outcome import Fail, Retry, SizeExceeded
 from headrace_worker.payload import PayloadMismatch
@@ -55,10 +57,16 @@ async def call(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
     Raises:
         Exception: whatever it raised; SystemExit and KeyboardInterrupt as a RemoteError.
     """
+    pid = os.getpid()
     try:
-        return await function(*arguments)
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise tame(error) from error
+        result = await function(*arguments)
+    except BaseException as error:
+        leave_fork(pid, 1)
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            raise tame(error) from error
+        raise
+    leave_fork(pid, 0)
+    return result
 
 
 def succeeded(job: ClaimedJob, result: JsonText, *, max_bytes: int) -> Finish:

@@ -1,0 +1,151 @@
+"""The child processes of handlers: they keep off the worker's signals and end with their attempt.
+
+Children are found in /proc (Linux). Elsewhere only those of an isolated handler end with it, by its
+process group.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from headrace_worker.ownership import owner
+
+# The signals that the worker and its event loop handle.
+_HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+# A killed child is gone within this many seconds, or the machine has other troubles.
+_REAP_S: Final = 2.0
+
+# What a fork in progress has to restore, in the thread that forks.
+_fork = threading.local()
+
+
+def keep_signals_from_forks() -> None:
+    """Reset signal handling in every child that this process forks from now on.
+
+    The child would otherwise report its own signals to the event loop of its parent, through the
+    wake-up descriptor that both share.
+    """
+    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_reset)
+
+
+def _block() -> None:
+    # A signal must not arrive in the child before its handlers are reset.
+    _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    if owner() is not None:
+        _fork.children = _children_of_thread(threading.get_native_id())
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
+    if (attempt := owner()) is not None:
+        attempt.forked |= _children_of_thread(threading.get_native_id()) - _fork.children
+
+
+def _reset() -> None:
+    signal.set_wakeup_fd(-1)
+    for signum in _HANDLED:
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
+
+
+def leave_fork(pid: int, code: int) -> None:
+    """End a forked child that has left its handler: everything behind it is its parent's.
+
+    Args:
+        pid: of the process that called the handler.
+        code: the exit code of a child.
+    """
+    if os.getpid() != pid:
+        os._exit(code)
+
+
+def children_of(pid: int | None = None) -> set[int]:
+    """The children of a process, of this one by default, and those that it has adopted."""
+    found: set[int] = set()
+    # The process may end meanwhile.
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid or 'self'}/task").iterdir():
+            found |= _listed(thread / "children")
+    return found
+
+
+def _children_of_thread(thread: int) -> set[int]:
+    return _listed(Path(f"/proc/self/task/{thread}/children"))
+
+
+def _listed(file: Path) -> set[int]:
+    try:
+        return set(map(int, file.read_text().split()))
+    except OSError:
+        return set()
+
+
+def with_descendants(pids: Iterable[int]) -> set[int]:
+    """Processes with all that they have started."""
+    found: set[int] = set()
+    new = set(pids)
+    while new:
+        found |= new
+        new = {child for pid in new for child in children_of(pid)} - found
+    return found
+
+
+def end_children(thread: int | None = None) -> None:
+    """Kill and reap the children that a thread of this process has started, with their descendants.
+
+    Args:
+        thread: its native id; None for those of all threads. A child that is started by a thread
+            that it has started is not its own.
+    """
+    children = children_of() if thread is None else _children_of_thread(thread)
+    if children:
+        _end(children - _service_processes())
+
+
+def end_forked(pids: Collection[int]) -> None:
+    """Kill those of `pids` that are still children of this process; return before they are gone."""
+    if left := children_of() & set(pids):
+        threading.Thread(target=_end, args=(left,), name="reaper", daemon=True).start()
+
+
+def _end(children: Collection[int]) -> None:
+    for pid in with_descendants(children):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for pid in children:
+        _reap(pid)
+
+
+def _reap(pid: int) -> None:
+    until = time.monotonic() + _REAP_S
+    with suppress(ChildProcessError):
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            if time.monotonic() > until:
+                return
+            time.sleep(0.001)
+        if (multiprocessing := sys.modules.get("multiprocessing")) is not None:
+            # It would signal a process that it has not reaped itself, by a number that may be
+            # another one's by then.
+            multiprocessing.active_children()
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _service_processes() -> set[int]:
+    """The processes that multiprocessing shares among all threads."""
+    found = set()
+    for module, name, attribute in (
+        ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
+        ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
+    ):
+        shared = getattr(sys.modules.get(module), name, None)
+        if (pid := getattr(shared, attribute, None)) is not None:
+            found.add(pid)
+    return found

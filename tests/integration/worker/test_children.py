@@ -1,0 +1,87 @@
+"""Handlers that fork, and handlers that close what their process needs, harm no other job."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.settings import Settings
+from support.handlers import handlers
+from support.pids import runs
+from support.platform import Platform, platform
+from support.server import Server
+from support.until import until
+from support.worker_process import worker_process
+
+
+@pytest.fixture
+async def jobs(settings: Settings) -> AsyncIterator[Platform]:
+    async with platform(settings, handlers(), workers=0) as running:
+        yield running
+
+
+@pytest.fixture
+async def worker(jobs: Platform, tmp_path: Path) -> AsyncIterator[Server]:
+    narrow = jobs.settings.model_copy(update={"worker_processes": 1})
+    async with worker_process(narrow, tmp_path) as running:
+        yield running
+
+
+async def _result(jobs: Platform, job_type: str, payload: str = "{}") -> object:
+    job = await jobs.ended(await jobs.submit(job_type, payload))
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1), (job_type, job.error)
+    assert job.result is not None
+    return json.loads(job.result)
+
+
+async def test_children_end_with_their_attempt(jobs: Platform, worker: Server) -> None:
+    neighbor = await jobs.submit("t.forever")
+    await jobs.until(neighbor, E.STARTED)
+    pids = set()
+    for job_type in ("t.pools", "t.pools_process", "t.pools_process", "t.pools_loop"):
+        result = await _result(jobs, job_type, "-2")
+        assert isinstance(result, dict)
+        if job_type != "t.pools_loop":
+            assert (result["mapped"], result["exit"]) == ([1, 2], -15)
+        for pid in result["left"]:
+            await until(lambda pid=pid: not runs(pid))
+        if "pid" in result:
+            pids.add(result["pid"])
+    # A process that had children left serves no other job.
+    assert len(pids) == 2
+    assert await jobs.history(neighbor) == [E.SUBMITTED, E.STARTED]
+    await jobs.cancel(neighbor)
+    await jobs.ended(neighbor)
+    assert await asyncio.to_thread(worker.terminate, within=10.0) == 0
+
+
+async def test_forked_child_that_returns_ends(jobs: Platform, worker: Server) -> None:
+    for job_type in ("t.returns_twice", "t.returns_twice_loop", "t.returns_twice_process"):
+        results = [await _result(jobs, job_type) for _ in range(3)]
+        pids = {worker.pid} if job_type != "t.returns_twice_process" else set(results)
+        assert set(results) == pids, job_type
+    assert await _result(jobs, "t.process", '{"number": 1}')
+    assert await asyncio.to_thread(worker.terminate, within=10.0) == 0
+
+
+@pytest.mark.parametrize("job_type", ["t.closes", "t.closes_loop"])
+async def test_closed_channel_ends_its_own_job_alone(
+    jobs: Platform, worker: Server, job_type: str
+) -> None:
+    # The standard descriptors are the handler's.
+    first = await _result(jobs, job_type, "[0, 2]")
+    assert await _result(jobs, job_type, "[0, 2]") == first
+    for first_closed, last_closed in ((3, 256), (0, 256)):
+        payload = f"[{first_closed}, {last_closed}]"
+        job = await jobs.ended(await jobs.submit(job_type, payload))
+        assert (job.state, job.retries_used) == (JobState.FAILED, 0)
+        assert job.error is not None
+        assert job.error.type == "WORKER_LOST"
+        assert await _result(jobs, "t.process", '{"number": 1}')
+    assert worker.running

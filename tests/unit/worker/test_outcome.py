@@ -1,0 +1,61 @@
+"""What a handler raises is checked where it is raised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from headrace_worker import Fail, Retry
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda wrong: Retry("x", after=wrong("5")), "after of Retry .* '5'"),
+        (lambda wrong: Retry("x", after=wrong(True)), "after of Retry .* True"),
+        (lambda wrong: Retry(wrong(5)), "message of Retry .* 5"),
+        (lambda wrong: Fail("x", type=wrong(5)), "type of Fail .* 5"),
+        (lambda wrong: Fail("x", type=wrong(None)), "type of Fail .* None"),
+        (lambda wrong: Fail(wrong(ValueError("y"))), "message of Fail .*ValueError"),
+    ],
+)
+def test_argument_of_another_type_is_refused(make: Callable[[Any], object], named: str) -> None:
+    with pytest.raises(TypeError, match=named):
+        make(lambda value: value)
+
+
+@pytest.mark.parametrize(
+    ("after", "wait"),
+    [
+        (None, None),
+        (1.5, timedelta(seconds=1.5)),
+        (timedelta(minutes=1), timedelta(minutes=1)),
+        (math.inf, timedelta.max),
+        (10**30, timedelta.max),
+        (-math.inf, timedelta()),
+    ],
+)
+def test_retry_keeps_its_wait(after: float | timedelta | None, wait: timedelta | None) -> None:
+    assert Retry("x", after=after).after == wait
+
+
+def test_retry_after_nan_is_refused() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        Retry("x", after=math.nan)
+
+
+def test_subclass_without_init_has_defaults() -> None:
+    class Silent(Fail):
+        def __init__(self) -> None:
+            pass
+
+    class Later(Retry):
+        def __init__(self) -> None:
+            pass
+
+    assert Silent().type == "Fail"
+    assert Later().after is None
