@@ -23,7 +23,7 @@ def test_what_the_gateway_sets_is_an_option(library: bytes, name: str):
     assert f"{name}\0".encode() in library
 
 
-@pytest.mark.parametrize("name", [name for name, _ in _gateways._options()])
+@pytest.mark.parametrize("name", [name for name, _ in _gateways._options("127.0.0.1:50051")])
 def test_what_the_client_sets_is_an_option(library: bytes, name: str):
     assert f"{name}\0".encode() in library
 
@@ -33,7 +33,7 @@ def test_a_name_that_is_none_is_not_found(library: bytes):
 
 
 def test_the_client_pings_no_more_often_than_the_gateway_lets_it():
-    gateway, client = dict(server._options(Settings())), dict(_gateways._options())
+    gateway, client = dict(server._options(Settings())), dict(_gateways._options("127.0.0.1:50051"))
     allowed = gateway["grpc.http2.min_ping_interval_without_data_ms"]
     assert client["grpc.keepalive_time_ms"] >= 2 * allowed
     # Half a minute each to find out that the other one is gone.

@@ -552,13 +552,18 @@ class Ended:
 def start(server):
     """Starts the CLI in a process of its own."""
 
-    async def start(*args, stdin=None):
+    async def start(*args, stdin=None, env=None):
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "headrace",
             *args,
-            env={"HEADRACE_TARGET": server.target, "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+            env={
+                "HEADRACE_TARGET": server.target,
+                "PATH": "/usr/bin:/bin",
+                "LC_ALL": "C.UTF-8",
+                **(env or {}),
+            },
             stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -17,6 +18,10 @@ def run(program):
 @pytest.mark.parametrize("name", headrace.__all__)
 def test_every_public_name_is_there(name):
     assert getattr(headrace, name).__module__.startswith("headrace.") or name == "Duration"
+
+
+def test_version_is_that_of_the_package():
+    assert headrace.__version__ == version("headrace")
 
 
 def test_other_names_are_not():

@@ -3,6 +3,7 @@
 `Client` is asynchronous, `SyncClient` is the same for synchronous programs.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from headrace.errors import (
     CursorExpired,
     CursorInvalid,
     DeadlineExceeded,
+    ForkedProcess,
     HeadraceError,
     InternalError,
     InvalidRequest,
@@ -18,6 +20,7 @@ from headrace.errors import (
     JobFailed,
     JobNotFound,
     LimitExceeded,
+    MonkeyPatched,
     PageTokenInvalid,
     PayloadInvalid,
     Refusal,
@@ -29,6 +32,7 @@ from headrace.errors import (
     SubscriptionTaken,
     Unavailable,
     Violation,
+    WrongEventLoop,
 )
 from headrace.event import JobEvent, JobEventType
 from headrace.job import (
@@ -58,6 +62,12 @@ if TYPE_CHECKING:
     )
     from headrace.watch import JobWatch, Watch
 
+    __version__: str
+
+# gRPC reads this when it is imported. With its own handlers of a fork, children of a process that
+# has streams open crash, also those that never use gRPC.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 __all__ = [
     "Batch",
     "CallError",
@@ -66,6 +76,7 @@ __all__ = [
     "CursorInvalid",
     "DeadlineExceeded",
     "Duration",
+    "ForkedProcess",
     "HandlerInfo",
     "HeadraceError",
     "InternalError",
@@ -84,6 +95,7 @@ __all__ = [
     "JobState",
     "JobWatch",
     "LimitExceeded",
+    "MonkeyPatched",
     "PageTokenInvalid",
     "PayloadInvalid",
     "Progress",
@@ -109,6 +121,7 @@ __all__ = [
     "Unavailable",
     "Violation",
     "Watch",
+    "WrongEventLoop",
 ]
 
 # What stands on gRPC is imported when it is asked for: loading gRPC takes longer than all the rest,
@@ -129,6 +142,18 @@ _ON_GRPC = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _ON_GRPC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_ON_GRPC[name]), name)
+
+
+def _version() -> str:
+    # Imported here, since it takes longer than the rest of this package.
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    try:
+        return version("headrace")
+    except PackageNotFoundError:
+        return "unknown"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from concurrent import futures
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
+
+from headrace import _process
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -22,18 +25,29 @@ _PATIENCE: Final = 5.0
 
 
 class LoopThread:
-    """An event loop that runs in a daemon thread until it is closed."""
+    """An event loop that runs in a daemon thread, from its first use until it is closed.
+
+    The child of a fork has neither the thread nor the use of its loop: there it begins again.
+    """
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="headrace-client", daemon=True
-        )
-        self._thread.start()
+        self._closed = False
+        self._begin()
+        _process.own(self)
+
+    def _begin(self) -> None:
+        self._starting = threading.Lock()
+        self._running: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
+
+    def abandon(self) -> object:
+        """Drop the loop in a forked child: it shares its sockets and its epoll with the parent."""
+        running = self._running
+        self._begin()
+        return running
 
     @property
     def closed(self) -> bool:
-        return self._loop.is_closed()
+        return self._closed
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs `work` in the loop and waits for it; Ctrl-C cancels it.
@@ -41,15 +55,27 @@ class LoopThread:
         Raises:
             RuntimeError: it is closed, or this is its own thread.
         """
-        if self.closed or threading.current_thread() is self._thread:
+        try:
+            if self._closed or threading.current_thread() in (self._running or ()):
+                raise RuntimeError("this client is closed, or called from its own event loop")
+            loop, thread = self._running or self._start()
+        except BaseException:
             work.close()
-            raise RuntimeError("this client is closed, or called from its own event loop")
+            raise
+        return self._run(work, loop, thread)
+
+    def _run(
+        self,
+        work: Coroutine[Any, Any, T],
+        loop: asyncio.AbstractEventLoop,
+        thread: threading.Thread,
+    ) -> T:
         ended: futures.Future[T] = futures.Future()
         task: asyncio.Task[T] | None = None
 
         def begin() -> None:
             nonlocal task
-            task = self._loop.create_task(work)
+            task = loop.create_task(work)
             task.add_done_callback(functools.partial(_settle, ended))
 
         def interrupt() -> None:
@@ -60,13 +86,13 @@ class LoopThread:
                 ended.set_exception(RuntimeError("interrupted before it began"))
 
         try:
-            self._loop.call_soon_threadsafe(begin)
-            return _result(ended)
+            loop.call_soon_threadsafe(begin)
+            return _result(ended, thread)
         except BaseException:
             if not ended.done():
                 # Only the wait was interrupted, by Ctrl-C. The work must have ended before anybody
                 # goes on, for instance to close the generator that it stands in.
-                self._loop.call_soon_threadsafe(interrupt)
+                loop.call_soon_threadsafe(interrupt)
                 futures.wait([ended], timeout=_PATIENCE)
             raise
 
@@ -80,20 +106,36 @@ class LoopThread:
                 yield item
         finally:
             aclose = getattr(source, "aclose", None)
-            if aclose is not None and not self.closed:
+            # A generator that is left open to the end of the program finds no thread any more.
+            running = self._running is not None and not sys.is_finalizing()
+            if aclose is not None and running and not self._closed:
                 self.run(aclose())
 
     def close(self) -> None:
         """Ends the loop and its thread, with what still runs in it."""
-        if self.closed:
-            return
-        self.run(_cancel_others())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        with self._starting:
+            closed, self._closed = self._closed, True
+        if not closed and self._running is not None:
+            loop, thread = self._running
+            self._run(_cancel_others(), loop, thread)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    def _start(self) -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+        _process.check_monkey_patches()
+        with self._starting:
+            if self._running is None:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(
+                    target=loop.run_forever, name="headrace-client", daemon=True
+                )
+                thread.start()
+                self._running = loop, thread
+            return self._running
 
 
-def _result(ended: futures.Future[T]) -> T:
+def _result(ended: futures.Future[T], thread: threading.Thread) -> T:
     # A Ctrl-C that comes just before a wait begins is noticed when the wait ends: so it ends often.
     while True:
         try:
@@ -101,6 +143,8 @@ def _result(ended: futures.Future[T]) -> T:
         except TimeoutError:
             if ended.done():
                 return ended.result()
+            if not thread.is_alive():
+                raise RuntimeError("the client was closed meanwhile") from None
 
 
 def _settle(ended: futures.Future[T], task: asyncio.Task[T]) -> None:

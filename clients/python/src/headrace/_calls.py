@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from grpc import aio
 
 from headrace._backoff import Backoff
 from headrace._gateways import Gateway, Gateways
+from headrace._seconds import check_seconds
 from headrace._status import call_error
 from headrace._stream import Stream
-from headrace.errors import DeadlineExceeded, Unavailable
+from headrace.errors import DeadlineExceeded, Refusal, Unavailable
 
 Q = TypeVar("Q")
 R = TypeVar("R")
+
+# How long after its deadline a call may still be waited for, in seconds.
+_GRACE: Final = 2.0
 
 
 class Calls:
@@ -56,18 +60,28 @@ class Calls:
 
         Raises:
             CallError: it was refused or did not come through.
+            ValueError: the deadline is not a positive, finite number.
+            ForkedProcess, MonkeyPatched, WrongEventLoop: no call can be made here.
         """
+        if timeout is not None:
+            check_seconds("call_timeout", timeout)
+        # First, since a forked child has no running loop.
+        gateway = self._gateways.current()
         clock = asyncio.get_running_loop().time
         end = clock() + (self.timeout if timeout is None else timeout)
         backoff: Backoff | None = None
         retries = 0
         unavailable: Unavailable | None = None
         while True:
-            gateway = self._gateways.current()
             try:
-                return await method(gateway)(request, timeout=max(0.001, end - clock()))
+                # gRPC ends the call. Should its own clock stand still, the event loop does.
+                async with asyncio.timeout_at(end + _GRACE):
+                    return await method(gateway)(request, timeout=max(0.001, end - clock()))
+            except TimeoutError:
+                message = f"gRPC has not ended the call {_GRACE:g} s after its deadline"
+                raise DeadlineExceeded(Refusal(code="DEADLINE_EXCEEDED", message=message)) from None
             except aio.AioRpcError as failure:
-                error = call_error(failure)
+                error = call_error(failure, proxy=gateway.proxy)
                 if isinstance(error, DeadlineExceeded) and unavailable is not None:
                     # The last attempt had only what the others left: they say more.
                     raise unavailable from failure
@@ -80,6 +94,7 @@ class Calls:
                     raise error from failure
             retries += 1
             await asyncio.sleep(wait)
+            gateway = self._gateways.current()
 
     def stream(self, *, endless: bool) -> Stream[Any]:
         """A stream, which begins with the first wait for a response.

@@ -83,11 +83,14 @@ def write_spec(spec: JobSpec, message: job_pb2.JobSpec) -> None:
         message.payload.json = _encode(spec.payload).encode()
     schedule_time = spec.schedule_time
     if spec.delay is not None:
-        schedule_time = datetime.now(UTC) + _timedelta(spec.delay)
+        try:
+            schedule_time = datetime.now(UTC) + _timedelta(spec.delay, "delay")
+        except OverflowError:
+            raise ValueError(f"delay is {spec.delay}; it must end before the year 10000") from None
     if schedule_time is not None:
         message.schedule_time.CopyFrom(_to_timestamp(schedule_time))
     if spec.timeout is not None:
-        message.timeout.CopyFrom(_to_duration(spec.timeout))
+        message.timeout.CopyFrom(_to_duration(spec.timeout, "timeout"))
     if spec.deadline is not None:
         message.deadline.CopyFrom(_to_timestamp(spec.deadline))
     if spec.retry is not None:
@@ -126,19 +129,27 @@ def _to_retry_policy(retry: RetryPolicy) -> job_pb2.RetryPolicy:
         non_retryable_error_types=retry.non_retryable_error_types,
     )
     if retry.initial_backoff is not None:
-        message.initial_backoff.CopyFrom(_to_duration(retry.initial_backoff))
+        message.initial_backoff.CopyFrom(_to_duration(retry.initial_backoff, "initial_backoff"))
     if retry.max_backoff is not None:
-        message.max_backoff.CopyFrom(_to_duration(retry.max_backoff))
+        message.max_backoff.CopyFrom(_to_duration(retry.max_backoff, "max_backoff"))
     return message
 
 
-def _timedelta(duration: Duration) -> timedelta:
-    return duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
+def _timedelta(duration: Duration, name: str) -> timedelta:
+    if isinstance(duration, timedelta):
+        return duration
+    try:
+        return timedelta(seconds=duration)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{name} is {duration} seconds; it must be finite and less than {timedelta.max.days:,} "
+            "days"
+        ) from None
 
 
-def _to_duration(duration: Duration) -> PbDuration:
+def _to_duration(duration: Duration, name: str) -> PbDuration:
     message = PbDuration()
-    message.FromTimedelta(_timedelta(duration))
+    message.FromTimedelta(_timedelta(duration, name))
     return message
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Sequence
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from grpc import aio
 
+from headrace import __version__, _process
 from headrace._messages import message_class
+from headrace._proxy import is_loopback, proxy_for
+from headrace.errors import WrongEventLoop
 from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
@@ -43,12 +46,10 @@ def parse_targets(target: str | Sequence[str] | None) -> tuple[str, ...]:
     return targets
 
 
-def _options() -> list[tuple[str, int | str]]:
-    try:
-        own = version("headrace")
-    except PackageNotFoundError:
-        own = "unknown"
+def _options(target: str) -> list[tuple[str, int | str]]:
     return [
+        # A proxy has no way to this machine's own addresses.
+        *([("grpc.enable_http_proxy", 0)] if is_loopback(target) else []),
         # A silent connection is found dead within half a minute, also while only a quiet watch uses
         # it. The interval is above the minimum that the gateway allows.
         ("grpc.keepalive_time_ms", 20_000),
@@ -65,7 +66,7 @@ def _options() -> list[tuple[str, int | str]]:
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.min_reconnect_backoff_ms", 5_000),
-        ("grpc.primary_user_agent", f"headrace-python/{own}"),
+        ("grpc.primary_user_agent", f"headrace-python/{__version__}"),
     ]
 
 
@@ -80,11 +81,20 @@ def _keep_completion_queue() -> None:
 
 
 class Gateway:
-    """A channel to one gateway, and its stubs."""
+    """A channel to one gateway, and its stubs.
+
+    Attributes:
+        proxy: the proxy that the channel goes through, as `http_proxy=host:port`; empty: none.
+
+    Raises:
+        ForkedProcess, MonkeyPatched: gRPC cannot work in this process.
+    """
 
     def __init__(self, target: str) -> None:
+        _process.connect()
         _keep_completion_queue()
-        self.channel = aio.insecure_channel(target, options=_options())
+        self.proxy = proxy_for(target)
+        self.channel = aio.insecure_channel(target, options=_options(target))
         self.jobs = JobServiceStub(self.channel)
         self.handlers = HandlerServiceStub(self.channel)
         self.subscriptions = SubscriptionServiceStub(self.channel)
@@ -98,7 +108,8 @@ class Gateway:
 class Gateways:
     """The gateways that a client may use, all of the same installation.
 
-    The first one is used until it fails, then the next one, and so on in a circle.
+    The first one is used until it fails, then the next one, and so on in a circle. They belong to
+    the event loop that first uses them.
     """
 
     def __init__(self, targets: Sequence[str]) -> None:
@@ -106,18 +117,16 @@ class Gateways:
         self._open: dict[int, Gateway] = {}
         self._index = 0
         self._closed = False
+        # The loop that they belong to, and the name of its thread.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = ""
+        _process.own(self)
 
-    def current(self) -> Gateway:
-        """The gateway in use; its channel connects by itself.
-
-        Raises:
-            RuntimeError: the client is closed.
-        """
-        if self._closed:
-            raise RuntimeError("this client is closed")
-        if self._index not in self._open:
-            self._open[self._index] = Gateway(self.targets[self._index])
-        return self._open[self._index]
+    def abandon(self) -> object:
+        """Drop the channels in a forked child."""
+        left = self._open, self._loop
+        self._open, self._loop = {}, None
+        return left
 
     def leave(self, gateway: Gateway) -> bool:
         """Goes on to the next gateway, unless somebody else has left `gateway` already.
@@ -128,8 +137,47 @@ class Gateways:
             self._index = (self._index + 1) % len(self.targets)
         return self._open.get(self._index) is not gateway
 
+    def check(self) -> None:
+        """Refuse a call that cannot work here.
+
+        Raises:
+            ForkedProcess: this process was forked from one that was connected.
+            WrongEventLoop: they belong to another event loop.
+        """
+        _process.check_forked()
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop, self._thread = loop, threading.current_thread().name
+        elif self._loop is not loop:
+            raise WrongEventLoop(
+                f"this client belongs to the event loop {self._loop!r} of thread "
+                f"{self._thread!r}, and was called from {loop!r} of thread "
+                f"{threading.current_thread().name!r}; create a client in each event loop, or use "
+                "SyncClient, which any thread may call"
+            )
+
+    def current(self) -> Gateway:
+        """The gateway in use; its channel connects by itself.
+
+        Raises:
+            ForkedProcess, MonkeyPatched, WrongEventLoop: it cannot work here.
+            RuntimeError: the client is closed.
+        """
+        if self._closed:
+            raise RuntimeError("this client is closed")
+        self.check()
+        if self._index not in self._open:
+            self._open[self._index] = Gateway(self.targets[self._index])
+        return self._open[self._index]
+
     async def close(self) -> None:
-        """Closes every channel; calls that still run are cancelled."""
+        """Closes every channel; calls that still run are cancelled.
+
+        Raises:
+            WrongEventLoop: they belong to another event loop, which still runs.
+        """
+        if self._open and self._loop is not None and self._loop.is_running():
+            self.check()
         self._closed = True
         gateways = list(self._open.values())
         self._open.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -34,6 +35,9 @@ from headrace.errors import (
 # Where gRPC servers put a google.rpc.Status.
 _TRAILER: Final = "grpc-status-details-bin"
 _DOMAIN: Final = "headrace"
+
+# What a call ends with, without a reason, when no connection comes about.
+_CONNECTION_CODES: Final = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
 
 _Status: Final = message_class("Status")
 _ErrorInfo: Final = message_class("ErrorInfo")
@@ -73,9 +77,17 @@ _BY_CODE: Final[dict[str, type[CallError]]] = {
 }
 
 
-def call_error(error: AioRpcError) -> CallError:
-    """The typed error of a failed call."""
+def call_error(error: AioRpcError, *, proxy: str = "") -> CallError:
+    """The typed error of a failed call.
+
+    Args:
+        error: the failure.
+        proxy: the proxy on the way to the gateway, which the message of a connection error names.
+    """
     refusal = _refusal(error)
+    if proxy and refusal.code in _CONNECTION_CODES and not refusal.reason:
+        way = f"on the way through the proxy {proxy}; list the gateway in no_proxy to go around it"
+        refusal = replace(refusal, message=f"{refusal.message} ({way})")
     kind = _BY_REASON.get(refusal.reason) or _BY_CODE.get(refusal.code, CallError)
     return kind(refusal)
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 from grpc import aio
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 
+from headrace import _process
 from headrace._backoff import Backoff
 from headrace._gateways import Gateway, Gateways, health_request
 from headrace._status import call_error
@@ -82,6 +83,14 @@ class Stream(Generic[R]):
         self._begun = False
         self._busy = False
         self._closing = asyncio.Event()
+        _process.own(self)
+
+    def abandon(self) -> object:
+        """Drop the call in a forked child."""
+        left = self._loop, self._reading, self._call, self._gateway
+        self._loop = self._reading = self._call = self._gateway = None
+        self._busy = False
+        return left
 
     def __del__(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -95,8 +104,10 @@ class Stream(Generic[R]):
 
         Raises:
             CallError: it was refused, or could not be resumed in time.
+            ForkedProcess, WrongEventLoop: it cannot go on here.
             RuntimeError: another task waits for it already, or the client is closed.
         """
+        self._gateways.check()
         if self._busy:
             raise RuntimeError("another task waits for this stream already")
         self._busy = True
@@ -128,7 +139,8 @@ class Stream(Generic[R]):
                     await self._begin(start)
                 response = await self._read()
             except aio.AioRpcError as failure:
-                self._lost(call_error(failure), failure)
+                proxy = self._gateway.proxy if self._gateway else ""
+                self._lost(call_error(failure, proxy=proxy), failure)
             except Unavailable as failure:
                 self._lost(failure, failure.__cause__)
             else:

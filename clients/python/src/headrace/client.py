@@ -9,11 +9,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import timedelta
+from math import inf
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
 
 from grpc.aio import UnaryStreamCall
 
+from headrace import _process
 from headrace._batches import MAX_BATCH, batches
 from headrace._calls import Calls
 from headrace._convert import (
@@ -28,6 +30,7 @@ from headrace._convert import (
     write_spec,
 )
 from headrace._gateways import Gateway, Gateways, health_request, parse_targets
+from headrace._seconds import check_seconds
 from headrace._subscriptions import SubscriptionCalls
 from headrace.errors import CallError, Refusal, Unavailable
 from headrace.event import JobEvent
@@ -63,6 +66,7 @@ class Client(SubscriptionCalls):
 
     Raises:
         ValueError: an argument is out of its range.
+        MonkeyPatched: gevent or eventlet has replaced threads, sockets or select in this process.
 
     Every call raises a `CallError` when it is refused or does not come through.
     """
@@ -75,8 +79,11 @@ class Client(SubscriptionCalls):
         retries: int = 5,
         resume_timeout: float = 60.0,
     ) -> None:
-        if timeout <= 0 or retries < 0 or resume_timeout < 0:
-            raise ValueError("timeout must be positive; retries and resume_timeout not negative")
+        check_seconds("timeout", timeout)
+        check_seconds("resume_timeout", resume_timeout, zero=True, endless=True)
+        if not 0 <= retries < inf:
+            raise ValueError(f"retries is {retries}; it must be 0 or more")
+        _process.check_monkey_patches()
         self._gateways = Gateways(parse_targets(target))
         self._calls = Calls(
             gateways=self._gateways,

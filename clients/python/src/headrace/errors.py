@@ -19,7 +19,10 @@ HeadraceError
 │   ├── DeadlineExceeded      the call took too long; a TimeoutError as well
 │   └── InternalError         a bug of the server
 ├── JobFailed                 the job ended as FAILED
-└── JobCancelled              the job ended as CANCELLED
+├── JobCancelled              the job ended as CANCELLED
+├── ForkedProcess             the process was forked from one that used gRPC; a RuntimeError
+├── MonkeyPatched             gevent or eventlet has replaced threads or sockets; a RuntimeError
+└── WrongEventLoop            a `Client` was called from another event loop; a RuntimeError
 """
 
 from __future__ import annotations
@@ -230,3 +233,24 @@ class JobCancelled(HeadraceError):
     def __init__(self, job: Job) -> None:
         self.job = job
         super().__init__(f"job {job.id} was cancelled")
+
+
+class ForkedProcess(HeadraceError, RuntimeError):
+    """The process was forked from one that had used gRPC, which cannot work in it.
+
+    Use clients only after the fork, or start processes with "spawn" or "forkserver".
+    """
+
+
+class MonkeyPatched(HeadraceError, RuntimeError):
+    """gevent or eventlet has replaced threads, sockets or select in this process.
+
+    gRPC hangs on that. Use the client in a process without monkey patching.
+    """
+
+
+class WrongEventLoop(HeadraceError, RuntimeError):
+    """A `Client` was called from another event loop than the one that it was first used in.
+
+    Create a client in each event loop, or use `SyncClient`, which any thread may call.
+    """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headrace._convert import from_job
+from headrace._seconds import check_seconds
 from headrace.errors import JobCancelled, JobFailed
 from headrace.job import Job, JobState, SubmitOutcome
 from headrace.v1 import job_pb2
@@ -65,8 +66,11 @@ class JobHandle:
             JobFailed: it ended as FAILED.
             JobCancelled: it ended as CANCELLED.
             TimeoutError: it has not ended in time; it goes on.
+            ValueError: `timeout` is NaN or negative.
             CallError: it does not exist, or no gateway answered for too long.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout, zero=True, endless=True)
         async with asyncio.timeout(timeout):
             job = await self.finished()
         if job.state is JobState.FAILED:

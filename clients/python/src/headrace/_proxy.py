@@ -1,0 +1,67 @@
+"""The HTTP proxy on the way to a gateway, by the environment variables that gRPC reads."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address, ip_network
+from typing import Final
+from urllib.parse import urlsplit
+
+# gRPC takes the first one that is set.
+_PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
+_EXCEPTIONS: Final = ("no_grpc_proxy", "no_proxy")
+
+
+def is_loopback(target: str) -> bool:
+    """Whether a target is an address of this machine alone."""
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = _host(target)
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def proxy_for(target: str) -> str:
+    """The proxy that gRPC uses for a target, as `http_proxy=host:port`; empty when it uses none."""
+    if is_loopback(target):
+        return ""
+    for name in _PROXIES:
+        if value := os.environ.get(name):
+            break
+    else:
+        return ""
+    exceptions = next((os.environ[name] for name in _EXCEPTIONS if os.environ.get(name)), "")
+    if any(_matches(_host(target), entry.strip()) for entry in exceptions.split(",")):
+        return ""
+    # A user and a password in it are nobody's business.
+    return f"{name}={urlsplit(value).netloc.rpartition('@')[2]}"
+
+
+def _host(target: str) -> str:
+    """The host of `host:port`, `[::1]:port`, `dns:///host:port` or `ipv4:host:port`."""
+    for scheme in ("dns:", "ipv4:", "ipv6:"):
+        target = target.removeprefix(scheme)
+    if target.startswith("//"):
+        target = target[2:].partition("/")[2]
+    if target.startswith("["):
+        return target[1:].partition("]")[0].lower()
+    # An IPv6 address without brackets has no port.
+    host = target if target.count(":") > 1 else target.partition(":")[0]
+    return host.lower().rstrip(".")
+
+
+def _matches(host: str, entry: str) -> bool:
+    if not entry:
+        return False
+    if host.endswith(entry.lower()):
+        return True
+    try:
+        return ip_address(host) in ip_network(entry, strict=False)
+    except ValueError:
+        return False
