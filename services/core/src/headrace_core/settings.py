@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     scheduler_metrics_address: str = ""
     worker_metrics_address: str = ""
     reflection: bool = False
+    # Less than the deadline of 10 s that clients set, so that a hung database is UNAVAILABLE.
+    call_timeout: float = Field(6.0, gt=0)
     shutdown_grace: float = Field(10.0, ge=0)
 
     # Limits.

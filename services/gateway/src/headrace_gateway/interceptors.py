@@ -37,6 +37,9 @@ _MAX_REQUEST_ID: Final = 128
 _LINGER: Final = 0.05
 _MAX_LINGER: Final = 1.0
 
+# The submitter bounds this one itself, at a fraction of the cost.
+_BOUNDED: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
+
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = Any
 _Unary: TypeAlias = Callable[[Any, Context], Awaitable[Message]]
@@ -55,6 +58,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         requests: the class of each method's request, by the method's full path.
         max_request_bytes: the largest request.
         stream_patience: how long the client of a stream may take nothing, in seconds.
+        call_timeout: how long a unary call may take, in seconds.
         gauges: counts the streams that are ended for that.
     """
 
@@ -65,12 +69,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         requests: dict[str, type[Message]],
         max_request_bytes: int,
         stream_patience: float,
+        call_timeout: float,
         gauges: Gauges,
     ) -> None:
         self._prefix = f"/{package}."
         self._requests = requests
         self._max_request_bytes = max_request_bytes
         self._stream_patience = stream_patience
+        self._call_timeout = call_timeout
         self._gauges = gauges
         self._resets = Resets(gauges=gauges)
         self._wrapped: dict[str, _Handler] = {}
@@ -127,6 +133,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         )
 
     def _unary(self, method: str, request_class: type[Message], behavior: _Unary) -> _Unary:
+        if method not in _BOUNDED:
+            behavior = self._bounded(behavior)
+
         async def unary(raw: bytes, context: Context) -> Message:
             request_id = _begin(context)
             try:
@@ -142,6 +151,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             return await _abort(context, request_id, told)
 
         return unary
+
+    def _bounded(self, behavior: _Unary) -> _Unary:
+        async def bounded(request: Any, context: Context) -> Message:
+            scope = asyncio.timeout(self._call_timeout)
+            try:
+                async with scope:
+                    return await behavior(request, context)
+            except TimeoutError as error:
+                if not scope.expired():
+                    raise
+                # Nothing else keeps a call waiting.
+                raise Unavailable("postgresql") from error
+
+        return bounded
 
     def _stream(
         self, method: str, request_class: type[Message], behavior: _Stream

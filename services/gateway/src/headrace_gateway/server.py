@@ -118,7 +118,7 @@ class Gateway:
 
     async def _start(self, ending: AsyncExitStack) -> None:
         settings = self._settings
-        database = Database(settings, application="gateway")
+        database = Database(settings, application="gateway", timeout=settings.call_timeout)
         ending.callback(_log.info, "gateway_stopped")
         ending.push_async_callback(database.close)
         installation = await _installation(database)
@@ -155,6 +155,7 @@ class Gateway:
             requests=_requests(),
             max_request_bytes=settings.max_request_bytes,
             stream_patience=settings.stream_patience,
+            call_timeout=settings.call_timeout,
             gauges=watch.gauges,
         )
         keep_completion_queue()

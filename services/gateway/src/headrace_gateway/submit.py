@@ -44,7 +44,7 @@ class Submitter:
     """Persists single jobs by group commit.
 
     Args:
-        settings: how many submits may wait, and the database's deadline.
+        settings: how many submits may wait, and for how long.
         database: where jobs are stored.
         waker: is rung after each commit.
         hand_off: is offered what was committed.
@@ -56,8 +56,7 @@ class Submitter:
         self._database = database
         self._waker = waker
         self._hand_off = hand_off
-        # The commit that runs and the one behind it.
-        self._timeout = 2 * settings.database_timeout
+        self._timeout = settings.call_timeout
         self._commits: GroupCommit[_Submit, Submitted | RequestIdConflict | Exception] = (
             GroupCommit(
                 commit=self._commit,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from typing import Any, NoReturn
 
 import asyncpg
@@ -45,17 +46,24 @@ class Database:
         bounded: whether the deadline holds, and a transaction in which nothing happens is ended;
             maintenance may take its time.
         writes: whether a standby is refused; of several hosts the primary is used in any case.
+        timeout: the deadline of a statement in seconds, if it is shorter than that of the settings.
     """
 
     def __init__(
-        self, settings: Settings, *, application: str, bounded: bool = True, writes: bool = True
+        self,
+        settings: Settings,
+        *,
+        application: str,
+        bounded: bool = True,
+        writes: bool = True,
+        timeout: float = inf,
     ) -> None:
-        self._timeout = settings.database_timeout
+        self._timeout = min(timeout, settings.database_timeout)
         self._size = settings.database_pool_size
         self._connect: dict[str, Any] = {
             "dsn": settings.postgresql_url,
-            "timeout": settings.database_timeout,
-            "command_timeout": settings.database_timeout if bounded else None,
+            "timeout": self._timeout,
+            "command_timeout": self._timeout if bounded else None,
             # A standby may be behind, and stay so: it is not read from either.
             "target_session_attrs": "primary" if writes else None,
             "record_class": Row,

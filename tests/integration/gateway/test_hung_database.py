@@ -1,0 +1,137 @@
+"""A database that hangs: calls end as UNAVAILABLE before their callers give up, who retry them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import grpc
+import pytest
+from pydantic import SecretStr
+
+from headrace import Client, Unavailable
+from headrace.v1.job_pb2 import JobSpec
+from headrace.v1.job_service_pb2 import (
+    BatchSubmitJobsRequest,
+    CancelJobRequest,
+    GetJobRequest,
+    GetStatsRequest,
+    ListJobsRequest,
+    RetryJobRequest,
+    SubmitAndWatchRequest,
+    SubmitJobRequest,
+    WatchJobRequest,
+)
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace_core.domain.ids import uuid7
+from headrace_core.settings import Settings
+from headrace_core.store import database as database_module
+from headrace_gateway.server import Gateway
+from support.gateway import refused
+from support.proxy import Proxy
+
+SPEC = JobSpec(type="email")
+JOB = str(uuid7())
+CLIENT_DEADLINE = inspect.signature(Client).parameters["timeout"].default
+
+
+@pytest.fixture
+async def link(database_url: str) -> AsyncIterator[Proxy]:
+    proxy = Proxy(database_url)
+    await proxy.start()
+    yield proxy
+    proxy.release()
+    await proxy.cut()
+
+
+@pytest.fixture
+def settings(settings: Settings, link: Proxy) -> Settings:
+    return settings.model_copy(
+        update={
+            "database_url": SecretStr(link.url),
+            # The limit of a call alone ends it.
+            "database_timeout": 300.0,
+            "call_timeout": 1.0,
+        }
+    )
+
+
+@asynccontextmanager
+async def locked(database_url: str, schema: str) -> AsyncIterator[None]:
+    """Another session holds the table of the jobs."""
+    session = await asyncpg.connect(database_url, timeout=30)
+    try:
+        async with session.transaction():
+            await session.execute(f"LOCK TABLE {schema}.jobs IN ACCESS EXCLUSIVE MODE")
+            yield
+    finally:
+        await session.close(timeout=30)
+
+
+@asynccontextmanager
+async def silent(link: Proxy) -> AsyncIterator[None]:
+    """The network swallows each packet, on connections that are there and on new ones."""
+    link.hold()
+    try:
+        yield
+    finally:
+        link.release()
+
+
+def calls(jobs: JobServiceStub) -> list[grpc.aio.Call]:
+    within = {"timeout": 60}
+    return [
+        jobs.SubmitJob(SubmitJobRequest(job=SPEC), **within),
+        jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=[SPEC]), **within),
+        jobs.GetJob(GetJobRequest(job_id=JOB), **within),
+        jobs.ListJobs(ListJobsRequest(), **within),
+        jobs.CancelJob(CancelJobRequest(job_id=JOB), **within),
+        jobs.RetryJob(RetryJobRequest(job_id=JOB), **within),
+        jobs.GetStats(GetStatsRequest(), **within),
+        jobs.SubmitAndWatch(SubmitAndWatchRequest(job=SPEC), **within).read(),
+        jobs.WatchJob(WatchJobRequest(job_id=JOB), **within).read(),
+    ]
+
+
+@pytest.mark.parametrize("hangs", ["locked", "silent"])
+async def test_call_of_a_hung_database_is_unavailable(
+    jobs: JobServiceStub, database_url: str, settings: Settings, link: Proxy, hangs: str
+):
+    await jobs.SubmitJob(SubmitJobRequest(job=SPEC))
+    hung = locked(database_url, settings.database_schema) if hangs == "locked" else silent(link)
+    async with hung:
+        errors = await asyncio.gather(*map(refused, calls(jobs)))
+
+    for error in errors:
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+        assert error.metadata == {"dependency": "postgresql"}
+    await jobs.SubmitJob(SubmitJobRequest(job=SPEC), timeout=60)
+
+
+async def test_client_retries_until_a_hung_database_answers(
+    gateway: Gateway, database_url: str, settings: Settings
+):
+    target = f"127.0.0.1:{gateway.port}"
+    async with (
+        Client(target, timeout=60, retries=50) as client,
+        Client(target, timeout=60, retries=0) as hasty,
+    ):
+        async with locked(database_url, settings.database_schema):
+            submit = asyncio.create_task(client.submit("email", request_id="once"))
+            # The first attempt of `submit` is over when a later one of `hasty` is.
+            with pytest.raises(Unavailable, match="postgresql"):
+                await hasty.submit("email")
+            assert not submit.done()
+        job = await submit
+
+        again = await client.submit("email", request_id="once")
+        assert again.id == job.id
+
+
+def test_limit_of_a_call_is_below_the_deadline_of_clients():
+    release = database_module._RELEASE_S
+
+    assert Settings().call_timeout + release < CLIENT_DEADLINE
