@@ -42,11 +42,22 @@ class Platform:
         return job_id
 
     async def submit_many(
-        self, count: int, job_type: str, payload: str = "{}", **spec: Any
+        self,
+        count: int,
+        job_type: str,
+        payload: str = "{}",
+        *,
+        correlation_id: str | None = None,
+        **spec: Any,
     ) -> list[JobId]:
         """Submits jobs that are alike, in one commit."""
         made = JobSpec(type=job_type, payload=payload, **{"queue": DEFAULT_QUEUE, **spec})
-        jobs = [NewJob(id=JobId(uuid7()), tenant=DEFAULT_TENANT, spec=made) for _ in range(count)]
+        jobs = [
+            NewJob(
+                id=JobId(uuid7()), tenant=DEFAULT_TENANT, spec=made, correlation_id=correlation_id
+            )
+            for _ in range(count)
+        ]
         async with self.database.transaction() as connection:
             results = await submit_jobs(connection, jobs)
         self.waker.ring(Topic.JOBS, Topic.EVENTS)

@@ -17,16 +17,19 @@ _TESTS = Path(__file__).parent.parent
 
 
 @asynccontextmanager
-async def worker_process(settings: Settings, folder: Path) -> AsyncIterator[Server]:
+async def worker_process(
+    settings: Settings, folder: Path, *, handlers: str = "support.handlers"
+) -> AsyncIterator[Server]:
     """A worker that serves, with the handlers of the tests; its log is `server.log`.
 
     Args:
         settings: its settings.
         folder: where its log goes.
+        handlers: the module of its handlers.
     """
     environment = environment_of(
         settings,
-        HEADRACE_HANDLERS="support.handlers",
+        HEADRACE_HANDLERS=handlers,
         HEADRACE_LOG_FORMAT="json",
         PYTHONPATH=str(_TESTS),
     )

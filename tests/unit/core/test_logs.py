@@ -54,3 +54,9 @@ def test_an_error_shows_its_frames_and_first_line_but_no_variables(
         event = json.loads(line)
         assert event["service"] == "gateway"
         assert "the first line says what is wrong" in line
+
+
+def test_console_shows_a_stack_trace_below_its_line(capsys: pytest.CaptureFixture[str]):
+    logs.configure(Settings(log_format="console"), service="worker")
+    structlog.get_logger().error("job_failed", stack_trace="Traceback:\n  File a.py")
+    assert "Traceback:\n  File a.py\n" in capsys.readouterr().err

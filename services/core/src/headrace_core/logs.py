@@ -6,8 +6,11 @@ Payloads and secrets never stand in one.
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from typing import Any, Protocol, TextIO
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol, TextIO, cast
 
 import structlog
 
@@ -24,16 +27,40 @@ class LogSettings(Protocol):
         """`json` or `console`."""
 
 
-def configure(settings: LogSettings, *, service: str) -> None:
+class ForeignLines(Protocol):
+    """Decides about lines of code that is not Headrace's own: those of handlers.
+
+    `filter` decides about a record of the standard library; `__call__` is a structlog processor,
+    which sees the lines of both.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record becomes a line."""
+
+    def __call__(
+        self, logger: Any, method: str, event: structlog.types.EventDict, /
+    ) -> structlog.types.EventDict:
+        """Return the line, or raise structlog.DropEvent."""
+
+
+def configure(
+    settings: LogSettings, *, service: str, foreign: ForeignLines | None = None
+) -> Callable[[], None]:
     """Sets up structlog, and the standard library's logging to go the same way, to stderr.
 
     Args:
         settings: the level and the format.
         service: stands in every line.
+        foreign: decides about the lines of handlers. None: the process runs none, and only the
+            warnings of libraries are shown.
+
+    Returns:
+        Sets it up again, after code that may have set up logging for itself.
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        *([] if foreign is None else [foreign]),
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_service(service),
@@ -42,18 +69,14 @@ def configure(settings: LogSettings, *, service: str) -> None:
         [structlog.processors.ExceptionRenderer(_exception), structlog.processors.JSONRenderer()]
         if settings.log_format == "json"
         else [
+            _show_stack_trace,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=_write_exception
-            )
+            ),
         ]
     )
-    structlog.configure(
-        processors=[*shared, *renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
+    sink = _Sink(sys.stderr)
+    handler = _Handler(sink)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -61,9 +84,74 @@ def configure(settings: LogSettings, *, service: str) -> None:
         )
     )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
-    # Libraries speak up when something is wrong; what they say of each call may hold payloads.
-    root.setLevel(max(level, logging.WARNING))
+    root.handlers.clear()
+    if foreign is not None:
+        handler.addFilter(foreign.filter)
+        # It logs each job at INFO.
+        logging.getLogger("arq").setLevel(logging.WARNING)
+
+    def set_up() -> None:
+        structlog.configure(
+            processors=[*shared, *renderer],
+            wrapper_class=structlog.make_filtering_bound_logger(level),
+            logger_factory=structlog.WriteLoggerFactory(cast(TextIO, sink)),
+            cache_logger_on_first_use=True,
+        )
+        # A handler for the console would show each line twice. Others stay, such as an error
+        # tracker's.
+        others = [other for other in root.handlers if type(other) is not logging.StreamHandler]
+        root.handlers[:] = [handler, *(other for other in others if other is not handler)]
+        # Libraries report problems as warnings; their lines about each call may have payloads.
+        root.setLevel(level if foreign is not None else max(level, logging.WARNING))
+
+    set_up()
+    return set_up
+
+
+class _Sink:
+    """Where lines go. A line that cannot be written is lost, and harms no caller."""
+
+    def __init__(self, target: TextIO) -> None:
+        self._target = target
+
+    def write(self, line: str) -> None:
+        try:
+            self._target.write(line)
+        except ValueError:
+            # A handler has closed `sys.stderr`; that leaves the descriptor open.
+            with suppress(OSError):
+                os.write(2, line.encode(errors="replace"))
+        except OSError:
+            pass
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._target.flush()
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """A handler whose failures show neither the message nor its arguments."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except (RecursionError, SystemExit):
+            # From the text of an object of the handler's.
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        structlog.get_logger().warning(
+            "log_line_failed", logger=record.name, place=f"{record.pathname}:{record.lineno}"
+        )
+
+
+def _show_stack_trace(
+    _: structlog.types.WrappedLogger, __: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    """Have a console show a stack trace below its line."""
+    if trace := event.pop("stack_trace", None):
+        event["stack"] = trace
+    return event
 
 
 def correlation_id() -> str | None:

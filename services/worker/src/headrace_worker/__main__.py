@@ -8,10 +8,12 @@ import sys
 # gRPC warns at every start of a handler's process otherwise; nothing of gRPC is used in those.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+from headrace_core import logs
 from headrace_core.command_line import SERVERS, service_parser
 from headrace_core.process import run_service
 from headrace_core.settings import Settings
 from headrace_worker.children import end_children, keep_signals_from_forks
+from headrace_worker.handler_logs import HandlerLines
 from headrace_worker.ownership import OwnedTask, own_process
 from headrace_worker.registry import load_handlers
 from headrace_worker.service import WorkerService
@@ -42,7 +44,11 @@ class _Worker(WorkerService):
 
 
 def _create(settings: Settings) -> WorkerService:
-    return _Worker(settings, load_handlers(settings.handlers))
+    set_up = logs.configure(settings, service="worker", foreign=HandlerLines())
+    handlers = load_handlers(settings.handlers)
+    # A module of handlers may have set up logging for itself.
+    set_up()
+    return _Worker(settings, handlers)
 
 
 if __name__ == "__main__":

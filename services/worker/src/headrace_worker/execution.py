@@ -24,6 +24,7 @@ from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_worker.children import end_forked
 from headrace_worker.context import Attempt, Context
+from headrace_worker.handler_logs import AttemptLog, logging_as
 from headrace_worker.modes import Modes
 from headrace_worker.outcome import NotCommitted
 from headrace_worker.ownership import OwnedTask, owned_by
@@ -112,6 +113,8 @@ class Execution:
         self._on_end = on_end
         self._work: OwnedTask[JsonText] | None = None
         self._closing: asyncio.Task[None] | None = None
+        # The log lines of a handler in the loop.
+        self._log: AttemptLog | None = None
         # What a handler in the loop was given, if it takes one.
         self._context: Context | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -163,12 +166,19 @@ class Execution:
             self._check_lease()
             self._begin()
             payload = handler.decode(self.job.payload)
+            self._log = AttemptLog(
+                job_id=self.job.id,
+                attempt=self.job.attempt,
+                type=self.job.type,
+                correlation_id=self.job.correlation_id,
+                module=handler.function.__module__,
+            )
             if not handler.takes_context:
-                with owned_by(self):
+                with owned_by(self), logging_as(self._log):
                     return encode(await call(handler.function, payload))
             self._reporter = self._make_reporter(self)
             self._context = Context(self._attempt(), self._reporter)
-            with owned_by(self):
+            with owned_by(self), logging_as(self._log):
                 return encode(await call(handler.function, payload, self._context))
         # The wait for a place counts for the deadline and not for the timeout.
         async with self._modes.place(handler):
@@ -271,6 +281,8 @@ class Execution:
         except BaseException:  # noqa: BLE001 - else the job would stay RUNNING as long as its worker
             _log.exception("execution_failed", job_id=str(self.job.id), attempt=self.job.attempt)
             finish = broken(self.job)
+        if self._log is not None:
+            self._log.close()
         reporter = self._reporter
         if reporter is not None:
             reporter.end()

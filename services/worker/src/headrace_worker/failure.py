@@ -285,7 +285,7 @@ def _shown(frames: Sequence[_Frame]) -> Sequence[int]:
     between = [
         place
         for place in range(_OUTER, count - _INNER)
-        if not _is_library(frames[place].path) or Path(frames[place].path).parent == own
+        if not is_library(frames[place].path) or Path(frames[place].path).parent == own
     ]
     return [*range(_OUTER), *between[-_BETWEEN:], *range(count - _INNER, count)]
 
@@ -294,7 +294,8 @@ def _is_workers(path: str) -> bool:
     return path.startswith(_WORKER) and not path.startswith(_BUILT_IN)
 
 
-def _is_library(path: str) -> bool:
+def is_library(path: str) -> bool:
+    """Return whether a source file is of the standard library or of an installed package."""
     return path.startswith((_STANDARD_LIBRARY, "<frozen")) or any(
         folder in path for folder in _PACKAGES
     )

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ from headrace_worker.children import (
 )
 from headrace_worker.context import Attempt, Context, SyncContext
 from headrace_worker.failure import describe, stack_trace
+from headrace_worker.handler_logs import AttemptLog, HandlerLines, logging_as
 from headrace_worker.link import Link
 from headrace_worker.outcome import Fail, Retry
 from headrace_worker.payload import PayloadMismatch, encode
@@ -55,11 +57,17 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def _perform(
-    link: Link, loop: asyncio.AbstractEventLoop, run: frames.Run
+    link: Link,
+    loop: asyncio.AbstractEventLoop,
+    run: frames.Run,
+    set_up_logs: Callable[[], None],
 ) -> frames.Returned | frames.Raised:
     voice = link.begin()
+    attempt_log: AttemptLog | None = None
     try:
-        importlib.import_module(run.module)
+        if run.module not in sys.modules:
+            importlib.import_module(run.module)
+            set_up_logs()
         handler = registry.get(run.type)
         assert handler is not None, f"{run.module} does not register {run.type}"
         argument = handler.decode(run.payload)
@@ -74,14 +82,23 @@ def _perform(
             ends=time.monotonic() + run.time_left,
             correlation_id=run.correlation_id,
         )
+        attempt_log = AttemptLog(
+            job_id=attempt.job_id,
+            attempt=attempt.number,
+            type=attempt.type,
+            correlation_id=attempt.correlation_id,
+            module=run.module,
+        )
+        # What it sets of context variables is gone with it, as in the worker.
+        with logging_as(attempt_log):
+            variables = contextvars.copy_context()
         if handler.is_async:
-            # What it sets of context variables is gone with it, as in the worker.
             running = _call(handler, argument, Context(attempt, voice), link)
-            result = run_to_end(loop, loop.create_task(running, context=contextvars.copy_context()))
+            result = run_to_end(loop, loop.create_task(running, context=variables))
         else:
             context = SyncContext(attempt, voice.report, voice.announce, link.cancelled)
             arguments = (argument, context) if handler.takes_context else (argument,)
-            result = handler.function(*arguments)
+            result = variables.run(handler.function, *arguments)
         return frames.Returned(result=encode(result))
     except PayloadMismatch as error:
         return _raised("PayloadMismatch", error, kind="payload")
@@ -101,6 +118,9 @@ def _perform(
     # SystemExit too: it is the job's error, as it is in the worker.
     except BaseException as error:  # noqa: BLE001
         return _raised(type(error).__name__, error)
+    finally:
+        if attempt_log is not None:
+            attempt_log.close()
 
 
 async def _call(handler: RegisteredHandler, argument: Any, context: Context, link: Link) -> Any:
@@ -180,15 +200,17 @@ def main(log_level: str, log_format: str) -> None:
     keep_signals_from_forks()
     _adopt_orphans()
     channel = Channel()
-    logs.configure(_Logs(log_level, log_format), service="worker")
+    set_up_logs = logs.configure(
+        _Logs(log_level, log_format), service="worker", foreign=HandlerLines()
+    )
     try:
-        _serve(channel)
+        _serve(channel, set_up_logs)
     except BaseException:  # noqa: BLE001 - Python would abort: the link's thread holds the source
         traceback.print_exc()
         os._exit(1)
 
 
-def _serve(channel: Channel) -> None:
+def _serve(channel: Channel, set_up_logs: Callable[[], None]) -> None:
     # One loop for all runs: the clients that a module of handlers keeps live on in it, also while
     # nothing runs.
     loop = uvloop.new_event_loop()
@@ -198,7 +220,7 @@ def _serve(channel: Channel) -> None:
     pid = os.getpid()
     while True:
         run = run_to_end(loop, loop.create_task(link.next_run()))
-        end = _perform(link, loop, run)
+        end = _perform(link, loop, run, set_up_logs)
         leave_fork(pid, 0 if isinstance(end, frames.Returned) else 1)
         channel.fill_standard_descriptors()
         if not channel.is_intact:

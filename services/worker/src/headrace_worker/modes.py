@@ -16,6 +16,7 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
 from headrace_worker.children import end_children, leave_fork
 from headrace_worker.context import Attempt, Reporter, SyncContext
+from headrace_worker.handler_logs import AttemptLog, logging_as
 from headrace_worker.isolation import ProcessPool
 from headrace_worker.metrics import Counts
 from headrace_worker.ownership import owned_by
@@ -115,11 +116,19 @@ class Modes:
                 error = tame(caught)
             leave_fork(pid, 0 if error is None else 1)
             end_children(threading.get_native_id())
+            attempt_log.close()
             # The loop may be gone by now when the thread was left behind.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(settle, result, error)
 
-        with owned_by(None):
+        attempt_log = AttemptLog(
+            job_id=attempt.job_id,
+            attempt=attempt.number,
+            type=attempt.type,
+            correlation_id=attempt.correlation_id,
+            module=handler.function.__module__,
+        )
+        with owned_by(None), logging_as(attempt_log):
             context = contextvars.copy_context()
         # A thread of its own, and a daemon: one that never ends holds up neither another job nor
         # the end of the process.

@@ -1,0 +1,84 @@
+"""Handlers that fail and log, in each of the three modes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pydantic
+import structlog
+
+from headrace_worker import Context, Fail, RetryPolicy, SyncContext, handler
+
+# As an application does it for itself when it is imported.
+logging.basicConfig(level=logging.ERROR, force=True)
+structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
+
+_log = logging.getLogger(__name__)
+_structlog = structlog.get_logger()
+
+_TWICE = RetryPolicy(max_attempts=2, initial_backoff=timedelta(milliseconds=1))
+
+HUGE = "x\x00\udcff" + "y" * 100_000
+
+
+class Card(pydantic.BaseModel):
+    """A type of the handlers' own."""
+
+    number: int
+
+
+def charge(payload: dict[str, Any]) -> None:
+    """Fails somewhere below the handler, with a cause."""
+    card = payload["card"]
+    try:
+        Card(number=card)
+    except pydantic.ValidationError as error:
+        raise RuntimeError("the card was refused") from error
+
+
+def hostile(payload: dict[str, Any]) -> None:
+    """Raises errors that no log and no database can take as they are."""
+    if payload["fail"]:
+        raise Fail(HUGE, type=HUGE)
+    raise type(f"E{'r' * 100_000}", (Exception,), {})(HUGE)
+
+
+def many(payload: dict[str, Any]) -> None:
+    """Raises a group."""
+    raise ExceptionGroup("two", [ValueError("first"), KeyError("second")])
+
+
+def speak(payload: dict[str, Any]) -> None:
+    """Logs more than the log shows."""
+    _log.info("by %s", "logging")
+    _structlog.info("by_structlog", rows=3)
+    _log.debug("too low")
+    for number in range(1000):
+        _log.info("flood %d", number)
+
+
+def _register(name: str, work: Callable[[dict[str, Any]], None]) -> None:
+    async def in_loop(payload: dict[str, Any], ctx: Context) -> str:
+        work(payload)
+        await asyncio.sleep(0)
+        return ctx.correlation_id
+
+    def in_thread(payload: dict[str, Any], ctx: SyncContext) -> str:
+        work(payload)
+        return ctx.correlation_id
+
+    def in_process(payload: dict[str, Any], ctx: SyncContext) -> str:
+        work(payload)
+        return ctx.correlation_id
+
+    handler(f"d.{name}.loop", retry=_TWICE)(in_loop)
+    handler(f"d.{name}.thread", retry=_TWICE)(in_thread)
+    handler(f"d.{name}.process", retry=_TWICE, isolation="process")(in_process)
+
+
+for _work in (charge, hostile, many, speak):
+    _register(_work.__name__, _work)

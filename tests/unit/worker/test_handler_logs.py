@@ -1,0 +1,217 @@
+"""What handlers log: with its job, bounded in size and rate, and harmless."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from headrace_core import logs
+from headrace_core.domain.ids import JobId, uuid7
+from headrace_core.settings import Settings
+from headrace_worker import handler_logs
+from headrace_worker.handler_logs import AttemptLog, HandlerLines, logging_as
+from headrace_worker.ownership import OwnedTask
+
+JOB = JobId(uuid7())
+FACTS = {
+    "job_id": str(JOB),
+    "attempt": 2,
+    "type": "t.x",
+    "correlation_id": "trace-17",
+    "source": "handler",
+}
+
+
+@pytest.fixture(autouse=True)
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """The worker's log, as JSON."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    target = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", target)
+    logs.configure(Settings(log_format="json"), service="worker", foreign=HandlerLines())
+    yield target
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def attempt(monkeypatch: pytest.MonkeyPatch) -> AttemptLog:
+    # Time stands still, so that a rate is a number of lines.
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(handler_logs, "_process_rate", handler_logs._Rate(2000, 1.0))
+    return AttemptLog(
+        job_id=JOB, attempt=2, type="t.x", correlation_id="trace-17", module="tests.x"
+    )
+
+
+def lines(log: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.getvalue().splitlines()]
+
+
+def test_line_of_a_handler_has_the_facts_of_its_job(log: io.StringIO, attempt: AttemptLog) -> None:
+    with logging_as(attempt):
+        structlog.get_logger().info("by_structlog", rows=3, nested={"a": [1, 2.5, None]})
+        logging.getLogger("shop.orders").info("by %s", "logging")
+        logging.info("by the root logger")  # noqa: LOG015 - as a handler may do
+        logging.getLogger("shop.orders").debug("too low")
+    first, second, third = lines(log)
+    for line in (first, second, third):
+        assert FACTS.items() <= line.items()
+        assert (line["level"], line["service"]) == ("info", "worker")
+    assert (first["event"], first["rows"]) == ("by_structlog", 3)
+    assert first["nested"] == {"a": [1, 2.5, None]}
+    assert (second["event"], second["logger"]) == ("by logging", "shop.orders")
+
+
+def test_field_named_like_a_fact_is_kept_beside_it(log: io.StringIO, attempt: AttemptLog) -> None:
+    with logging_as(attempt):
+        structlog.get_logger().info("sent", type="order", job_id="mine")
+    [line] = lines(log)
+    assert FACTS.items() <= line.items()
+    assert (line["type_"], line["job_id_"]) == ("order", "mine")
+
+
+def test_library_below_warning_is_not_shown(log: io.StringIO, attempt: AttemptLog) -> None:
+    outside = logging.getLogger("library")
+    outside.info("outside of any handler")
+    with logging_as(attempt):
+        record = outside.makeRecord(
+            "httpx", logging.INFO, "/v/site-packages/httpx/_client.py", 1, "url", (), None
+        )
+        outside.handle(record)
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        outside.handle(record)
+        # The handler's own package may be an installed one.
+        own = outside.makeRecord(
+            "tests.shop", logging.INFO, "/v/site-packages/tests/shop.py", 1, "own", (), None
+        )
+        outside.handle(own)
+    assert [line["event"] for line in lines(log)] == ["url", "own"]
+
+
+async def test_line_of_the_worker_inside_a_handler_is_its_own(
+    log: io.StringIO, attempt: AttemptLog
+) -> None:
+    async def main() -> None:
+        with logging_as(attempt):
+            OwnedTask.strict = True
+            try:
+                # The worker's own code warns of it, while the handler runs.
+                guarded.cancel()
+            finally:
+                OwnedTask.strict = False
+
+    guarded = OwnedTask(_forever(), attempt=object())
+    await main()
+    [line] = lines(log)
+    assert line["event"] == "cancel_ignored"
+    assert "source" not in line
+
+
+async def _forever() -> None:
+    return None
+
+
+class Hostile(dict[str, str]):
+    def __repr__(self) -> str:
+        raise SystemExit(2)
+
+    def items(self) -> Any:
+        raise RuntimeError("no items")
+
+
+class Mute:
+    def __repr__(self) -> str:
+        raise SystemExit(2)
+
+    __str__ = __repr__
+
+
+def test_hostile_line_harms_neither_handler_nor_log(log: io.StringIO, attempt: AttemptLog) -> None:
+    logger = structlog.get_logger()
+    # Those of pytest raise what the worker's swallows.
+    root = logging.getLogger()
+    root.handlers[:] = [handler for handler in root.handlers if isinstance(handler, logs._Handler)]
+    with logging_as(attempt):
+        logger.info("a\x00b\x1b[2J\udcff", value=Hostile(), other=Mute(), nan=float("nan"))
+        logger.info("x" * 10_000_000, big="y" * 10_000_000, number=10**10_000)
+        logger.info("many", **{f"field{number}": "\U0001f600" * 500 for number in range(500)})
+        logger.info(Mute())
+        logging.getLogger("shop").info("%d", "payload words")
+        logging.getLogger("shop").info(Mute())
+    shown = log.getvalue().splitlines()
+    assert len(shown) == 6
+    assert all(len(line) <= 4096 for line in shown)
+    assert "payload words" not in log.getvalue()
+    first = json.loads(shown[0])
+    assert first["event"] == "a?b?[2J?"
+    assert first["value"] == "<Hostile>"
+    assert [json.loads(line)["event"] for line in shown[-2:]] == ["log_line_failed"] * 2
+
+
+def test_exception_of_a_handlers_line_is_a_bounded_trace(
+    log: io.StringIO, attempt: AttemptLog
+) -> None:
+    with logging_as(attempt):
+        try:
+            raise ValueError("no such order\nDETAIL: payload words")
+        except ValueError:
+            structlog.get_logger().exception("it_broke")
+            logging.getLogger("shop").exception("it broke")
+    for line in lines(log):
+        assert line["stack_trace"].endswith("ValueError: no such order")
+        assert "exception" not in line
+    assert len(lines(log)) == 2
+
+
+def test_flood_of_lines_is_cut_and_counted(log: io.StringIO, attempt: AttemptLog) -> None:
+    with logging_as(attempt):
+        for number in range(500):
+            structlog.get_logger().info("flood", number=number)
+            logging.getLogger("shop").warning("flood %d", number)
+    attempt.close()
+    *shown, last = lines(log)
+    assert len(shown) == 200
+    assert (last["event"], last["lines"], last["level"]) == ("handler_log_dropped", 800, "warning")
+    assert last["job_id"] == str(JOB)
+    # Another attempt is not affected.
+    other = AttemptLog(job_id=JOB, attempt=3, type="t", correlation_id=None, module="m")
+    with logging_as(other):
+        structlog.get_logger().info("calm")
+    other.close()
+    assert lines(log)[-1]["event"] == "calm"
+
+
+def test_closed_stderr_harms_no_caller(log: io.StringIO, capfd: pytest.CaptureFixture[str]) -> None:
+    log.close()
+    structlog.get_logger().warning("after_the_end")
+    logging.getLogger("shop").warning("after the end")
+    assert "after_the_end" in capfd.readouterr().err
+
+
+def test_logging_that_a_handler_sets_up_is_set_up_again(
+    monkeypatch: pytest.MonkeyPatch, attempt: AttemptLog
+) -> None:
+    target = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", target)
+    set_up = logs.configure(Settings(), service="worker", foreign=HandlerLines())
+    theirs = logging.NullHandler()
+    logging.basicConfig(level=logging.ERROR, handlers=[theirs], force=True)
+    structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
+    set_up()
+    with logging_as(attempt):
+        structlog.get_logger().info("by_structlog")
+        logging.getLogger("shop").info("by logging")
+    assert [line["event"] for line in lines(target)] == ["by_structlog", "by logging"]
+    # Such as that of an error tracker.
+    assert theirs in logging.getLogger().handlers
