@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from headrace_standalone.log_file import LogFile
 
@@ -40,3 +44,67 @@ def test_lines_are_echoed_whole(tmp_path: Path) -> None:
         log.write(piece)
     log.close()
     assert lines == ["one", "two", "three \N{REPLACEMENT CHARACTER}"]
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def rename(file: Path) -> None:
+    file.rename(file.with_name("rotated.log"))
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def remove_folder(file: Path) -> None:
+    shutil.rmtree(file.parent)
+
+
+def replace_by_another(file: Path) -> None:
+    rename(file)
+    file.touch()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [remove, rename, truncate, remove_folder, replace_by_another],
+    ids=lambda one: one.__name__,
+)
+def test_changed_file_receives_every_later_line(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    file = tmp_path / "logs" / "a.log"
+    log = LogFile(file, max_bytes=100)
+    log.write(b"before\n")
+    change(file)
+    log.tail()
+    log.write(b"after\n")
+    assert file.read_bytes() == b"after\n"
+    assert log.tail() == "after"
+    # Its own rotation goes on from there.
+    change(file)
+    for number in range(100):
+        log.write(b"line %03d\n" % number)
+    log.close()
+    assert file.read_bytes().endswith(b"line 099\n")
+    assert all(path.stat().st_size <= 100 for path in file.parent.iterdir())
+    log.write(b"late\n")
+    assert file.read_bytes().endswith(b"late\n")
+    log.close()
+
+
+def test_file_that_cannot_be_opened_again_costs_its_lines(tmp_path: Path) -> None:
+    file = tmp_path / "logs" / "a.log"
+    echoed: list[str] = []
+    log = LogFile(file, echo=echoed.append)
+    shutil.rmtree(file.parent)
+    file.parent.write_text("a file is in its place")
+    log.write(b"lost\n")
+    assert log.tail() == ""
+    file.parent.unlink()
+    log.write(b"kept\n")
+    log.close()
+    assert file.read_bytes() == b"kept\n"
+    assert echoed == ["lost", "kept"]

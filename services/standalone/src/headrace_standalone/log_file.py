@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,12 +13,15 @@ _TAIL_BYTES = 16 * 1024
 
 
 class LogFile:
-    """Takes what a process prints.
+    """Receives the output of a process.
+
+    Another program may rename, truncate or remove the file at any time, as logrotate does. The next
+    write then goes to a new file of the same name.
 
     Args:
-        path: the file; what was in it is kept.
-        max_bytes: when it is this large it becomes `PATH.1`, and a new one begins.
-        echo: is told each whole line as well.
+        path: the file; its content is kept.
+        max_bytes: when the file would grow beyond this, it becomes `PATH.1`, and a new one begins.
+        echo: receives each whole line as well.
     """
 
     def __init__(
@@ -31,16 +35,21 @@ class LogFile:
         self._max_bytes = max_bytes
         self._echo = echo
         self._rest = b""
-        self._file = path.open("ab", buffering=0)
+        self._file: int | None = None
+        self._open()
 
     def write(self, data: bytes) -> None:
-        """Appends what was printed. A disk that is full costs the log, and not the process."""
+        """Append output. A full disk costs lines of the log, and never the process."""
         with suppress(OSError):
-            if self._file.tell() + len(data) > self._max_bytes:
-                self._file.close()
+            if self._is_elsewhere():
+                self.close()
+                self._open()
+            assert self._file is not None
+            if os.fstat(self._file).st_size + len(data) > self._max_bytes:
                 self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-                self._file = self._path.open("ab", buffering=0)
-            self._file.write(data)
+                self.close()
+                self._open()
+            os.write(self._file, data)
         if self._echo is not None:
             *lines, self._rest = (self._rest + data).split(b"\n")
             # A line without an end must not grow for ever.
@@ -49,12 +58,31 @@ class LogFile:
                 self._echo(line.decode(errors="replace"))
 
     def tail(self, lines: int = 10) -> str:
-        """Its last lines."""
-        with self._path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL_BYTES))
-            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        """Return the last lines; none if the file is gone."""
+        try:
+            with self._path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _TAIL_BYTES))
+                return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Close the file; another write would open it again."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._file = os.open(self._path, flags, 0o666)
+
+    def _is_elsewhere(self) -> bool:
+        """Whether the open file, if there is one, has lost its name."""
+        if self._file is None:
+            return True
+        try:
+            return not os.path.samestat(os.fstat(self._file), self._path.stat())
+        except FileNotFoundError:
+            return True

@@ -24,6 +24,9 @@ _WELL = 30.0
 _PROBE_EVERY = 0.05
 # How often a start that is postponed is announced, in seconds.
 _NOTICE_EVERY = 15.0
+# More than a pipe holds. A process that has left the group may keep writing.
+_DRAIN_READS = 32
+_READ_BYTES = 64 * 1024
 # How long a process that was killed may take to be gone, in seconds.
 _GONE = 10.0
 
@@ -161,7 +164,7 @@ class Supervised:
             # Processes of its own that it has left behind.
             self._kill_group()
             self._process = None
-            output.close()
+            self._drain(output)
 
     async def _spawn(self) -> tuple[asyncio.subprocess.Process, asyncio.ReadTransport]:
         # A pipe of our own: asyncio's would let a grandchild that holds it hide the child's end.
@@ -208,6 +211,18 @@ class Supervised:
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _drain(self, output: asyncio.ReadTransport) -> None:
+        """Log the output that the ended process left in the pipe, and close it."""
+        if output.is_closing():  # read to its end
+            return
+        pipe = output.get_extra_info("pipe")
+        with suppress(OSError):
+            for _ in range(_DRAIN_READS):
+                if not (data := os.read(pipe.fileno(), _READ_BYTES)):
+                    break
+                self._log.write(data)
+        output.close()
 
     def _failed(self, reason: str) -> ProgramFailedError:
         return ProgramFailedError(name=self._program.name, reason=reason, tail=self._log.tail())
