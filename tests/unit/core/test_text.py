@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.job import JobError
 from headrace_core.domain.text import clean_line, clean_text
 from headrace_core.store.rows import from_error, to_error
@@ -48,6 +49,12 @@ def test_job_error_with_hostile_texts_is_bounded() -> None:
 def test_job_error_without_texts_still_names_itself() -> None:
     assert JobError(type=" ", message="", retryable=True).type == "Error"
     assert JobError(type="KeyError", message="", retryable=True).message == "KeyError"
+
+
+def test_handler_description_with_hostile_text_is_bounded() -> None:
+    description = HandlerSpec(type="t", description=f"a\x00\n{HUGE}").description
+    assert description.startswith("a? xxx")
+    assert len(description) == 1000
 
 
 def test_error_row_of_an_older_version_is_bounded_on_reading() -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from headrace_core.domain.job import DEFAULT_QUEUE, JsonText
 from headrace_core.domain.retry import RetryPolicy
+from headrace_core.domain.text import clean_line
+
+# In characters.
+MAX_DESCRIPTION: Final = 1000
 
 # How long an attempt may run when neither the job nor its handler says.
 DEFAULT_TIMEOUT = timedelta(minutes=5)
@@ -23,6 +28,11 @@ class HandlerSpec:
     result_schema: JsonText = "{}"
     timeout: timedelta = DEFAULT_TIMEOUT
     retry: RetryPolicy = RetryPolicy()
+
+    def __post_init__(self) -> None:
+        # It comes from a docstring.
+        cleaned = clean_line(self.description, MAX_DESCRIPTION)
+        object.__setattr__(self, "description", cleaned)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
