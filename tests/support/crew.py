@@ -28,6 +28,8 @@ class Crew:
         self.asked_for: list[int] = []
         self.unavailable = False
         self.refusals = 0
+        # How many claims pass over everything.
+        self.passed_over = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self._changed = asyncio.Condition()
@@ -39,6 +41,11 @@ class Crew:
             self.refusals += 1
             await self._tell()
             raise Unavailable("postgresql")
+        if self.passed_over:
+            # As while another statement holds the rows.
+            self.passed_over -= 1
+            self.found = list(deliveries)
+            return []
         claimed = list(deliveries[:most])
         # What it has found and has no slot for is found again.
         self.found = [*deliveries[most:], *self.found]

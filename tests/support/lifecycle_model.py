@@ -56,6 +56,8 @@ class ModelJob:
     events: list[tuple[EventType, JobState, int]] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     fraction: float | None = None
+    # Whether it has a schedule time that has not come.
+    later: bool = False
     # Whether its time, its deadline and its retention have been moved into the past.
     due: bool = False
     overdue: bool = False
@@ -120,6 +122,7 @@ class LifecycleModel:
         self, job: ModelJob, *, later: bool, key: str | None = None, content: int = 0
     ) -> ModelJob:
         self._step(job, _E.SUBMITTED, _S.SCHEDULED if later else _S.QUEUED)
+        job.later = later
         self.jobs.append(job)
         if key is not None:
             self._keys[key] = (job, content)
@@ -148,7 +151,9 @@ class LifecycleModel:
         """False: it has not failed and was not cancelled."""
         if job.state not in (_S.FAILED, _S.CANCELLED):
             return False
-        self._step(job, _E.REQUEUED, _S.QUEUED)
+        job.later = job.later and not job.due and not job.attempt
+        self._step(job, _E.REQUEUED, _S.SCHEDULED if job.later else _S.QUEUED)
+        job.due = False
         job.retries_used = job.losses = 0
         job.cancel_requested = job.ended_long_ago = False
         job.fraction = None
@@ -202,6 +207,7 @@ class LifecycleModel:
         ]
 
     def promote(self, job: ModelJob) -> None:
+        job.later = False
         self._step(job, _E.DUE, _S.QUEUED)
 
     def lost(self) -> list[ModelJob]:

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from headrace_core.dispatch import Deliverer
+from headrace_core.dispatch import worker as worker_module
 from headrace_core.dispatch.keys import queue_key
 from headrace_core.dispatch.worker import RedisTooOldError
 from headrace_core.domain.delivery import Delivery
@@ -64,6 +65,21 @@ async def test_a_delivery_wakes_it_at_once(
             await deliverer.deliver(POOL, [(one, 0)])
             await crew.until_started(one)
         assert len(crew.started) == 3
+
+
+async def test_delivery_that_a_claim_passes_over_is_looked_for_soon(
+    settings: Settings, deliverer: Deliverer, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No other look comes within the test.
+    monkeypatch.setattr(worker_module, "_LOOK_S", 1e6)
+    crew = Crew()
+    async with at_work(patient(settings), crew):
+        await until_waiting(redis)
+        [one] = some(1)
+        crew.passed_over = 3
+        await deliverer.deliver(POOL, [(one, 0)])
+        await crew.until_started(one)
+        assert crew.passed_over == 0
 
 
 async def test_several_workers_are_woken_while_there_is_something_left(

@@ -147,6 +147,29 @@ DOCTORED: list[tuple[str, Sequence[str]]] = [
             f"{EVENTS} type = 'started', state = 'running' WHERE job_id = {ENDED} AND seq = 1",
         ],
     ),
+    (
+        "unreadable",
+        [
+            UNCHECKED("jobs", "jobs_times_check"),
+            f"UPDATE jobs SET deadline = 'infinity' WHERE id = {ENDED}",
+        ],
+    ),
+    ("unreadable", [f"UPDATE jobs SET labels = '{{\"a\": 1}}' WHERE id = {ENDED}"]),
+    (
+        "unreadable",
+        [
+            UNCHECKED("job_events", "job_events_times_check"),
+            f"UPDATE job_events SET time = 'infinity' WHERE job_id = {ENDED} AND seq = 2",
+        ],
+    ),
+    (
+        "unreadable",
+        [
+            UNCHECKED("workers", "workers_times_check"),
+            "UPDATE workers SET start_time = '-infinity'",
+        ],
+    ),
+    ("unreadable", ["UPDATE worker_handlers SET retry = '{\"jitter\": 2}'"]),
     ("attempt", [f"UPDATE job_events SET attempt = 2 WHERE job_id = {ENDED} AND seq = 2"]),
     ("attempt", [f"UPDATE job_events SET attempt = 1 WHERE job_id = {ENDED} AND seq = 1"]),
     (

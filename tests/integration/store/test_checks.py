@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -99,6 +100,27 @@ WATCHED: dict[str, str] = {
 
 PRUNED: dict[str, str] = {"id": "gen_random_uuid()", "removed": "1", "seq": "2"}
 
+# The times of each table, and a row that may have them.
+TIMES: list[tuple[str, dict[str, str], Sequence[str]]] = [
+    (
+        "jobs",
+        {**JOB, **SUCCEEDED},
+        (
+            *("deadline", "create_time", "due_time", "queue_time", "start_time"),
+            *("cancel_request_time", "end_time", "update_time"),
+        ),
+    ),
+    ("job_events", EVENT, ("time", "due_time")),
+    ("workers", WORKER, ("start_time",)),
+    ("batches", BATCH, ("create_time",)),
+    ("leadership", LEADERSHIP, ("lease_expire_time",)),
+    ("subscriptions", WATCHED, ("lease_expire_time", "create_time", "ack_time")),
+]
+UNREADABLE = (
+    *("'infinity'", "'-infinity'", "'10000-01-01'", "'0001-01-01 BC'"),
+    *("'9999-12-31 23:59:59.999999+00'", "'0001-01-01 00:00:00+00'"),
+)
+
 # A table, what is good in it, what makes it bad, and the constraint that says so.
 BAD: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("jobs", JOB, {"state": "'sleeping'"}, "jobs_state_check"),
@@ -129,6 +151,17 @@ BAD: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("jobs", JOB, {"request_id": "'once'"}, "jobs_fingerprint_check"),
     ("jobs", JOB, {"labels": "'[]'"}, "jobs_labels_check"),
     ("jobs", JOB, {"labels": "'null'"}, "jobs_labels_check"),
+    *(
+        (table, row, {name: time}, f"{table}_times_check")
+        for table, row, names in TIMES
+        for name in names
+        for time in UNREADABLE
+    ),
+    *(("jobs", JOB, {"rank": rank}, "jobs_times_check") for rank in ("'NaN'", "'Infinity'")),
+    *(
+        ("jobs", JOB, {"timeout": timeout}, "jobs_times_check")
+        for timeout in ("'0'", "'-1 s'", "'3651 days'", "'3000000 years'")
+    ),
     *(("jobs", JOB, {name: "NULL"}, f'"{name}"') for name in JOB if name != "queue_time"),
     ("job_events", EVENT, {"type": "'vanished'"}, "job_events_step_check"),
     ("job_events", EVENT, {"state": "'sleeping'"}, "job_events_step_check"),
@@ -206,6 +239,8 @@ BAD: list[tuple[str, dict[str, str], dict[str, str], str]] = [
 ]
 
 GOOD = [
+    ("jobs", {**JOB, "deadline": "'9999-12-31 23:59:59+00'", "timeout": "'3650 days'"}),
+    ("jobs", {**JOB, "deadline": "'0001-01-02'"}),
     ("jobs", JOB),
     ("jobs", {**JOB, "state": "'scheduled'", "queue_time": "NULL"}),
     ("jobs", {**JOB, **RUNNING}),

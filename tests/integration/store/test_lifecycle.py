@@ -177,7 +177,8 @@ def assert_event(event: JobEvent, job: Job) -> None:
     }
     assert event.error == (job.error if kind in failures else None)
     assert (event.error is not None) == (kind in failures)
-    assert event.due_time == (job.due_time if kind is EventType.RETRY_SCHEDULED else None)
+    waits = kind is EventType.RETRY_SCHEDULED or job.state is JobState.SCHEDULED
+    assert event.due_time == (job.due_time if waits else None)
     assert event.worker_id == (job.worker_id if kind is EventType.STARTED else None)
     assert event.progress == (job.progress if kind is EventType.PROGRESSED else None)
     assert event.output == ('"a piece"' if kind is EventType.OUTPUT else None)
@@ -202,8 +203,24 @@ async def test_every_row_is_taken_and_every_other_combination_refused(
         assert submitted.due_time == (time and job.due_time)
         assert_legal(await read_job(database, job.id), [submitted])
         taken.add((None, submitted.type, submitted.state))
+    for end in (asks(cancel_job), expires):
+        taken.add(await requeue_before_its_time(database, end))
     sys.stdout.write(rows_report(taken))
     assert taken == ROWS
+
+
+async def requeue_before_its_time(database: Database, end: Performer) -> Row:
+    """Ends a SCHEDULED job and requeues it; returns the row that the requeue took."""
+    brought = await bring(database, JobState.SCHEDULED)
+    assert await end(database, brought)
+    ended = await read_job(database, brought.job.id)
+    async with database.transaction() as connection:
+        job = await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=ended.id)
+    assert (job.due_time, job.queue_time, job.deadline) == (brought.job.due_time, None, None)
+    [*before, requeued] = await history(database, job.id)
+    assert_event(requeued, job)
+    assert_legal(await read_job(database, job.id), [*before, requeued])
+    return ended.state, requeued.type, job.state
 
 
 async def test_the_functions_cover_every_event() -> None:

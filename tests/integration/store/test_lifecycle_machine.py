@@ -106,12 +106,22 @@ class LifecycleMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         """A job in each state that things can happen to, so that every row is one action away."""
         self._register()
-        for later in (False, False, False, False, True):
+        for later in (False, False, False, False, True, True):
             self._submit(None, 0, later=later, deadline=True)
-        [worker], [_, runs, waits_again, has_failed, _] = self.model.workers, self.model.jobs
+        [worker], jobs = self.model.workers, self.model.jobs
+        _, runs, waits_again, has_failed, _, expires = jobs
         self._claim(worker, [runs, waits_again, has_failed], shift=0)
         self._finish([waits_again], _RETRY, shift=0, soon=False, other=None)
         self._finish([has_failed], EventType.FAILED, shift=0, soon=False, other=None)
+        # Before its time, which a requeue keeps.
+        self._move(expires, "deadline = now() - interval '10 min'")
+        expires.overdue = True
+        self._in_transaction(
+            lambda connection: expire_overdue(
+                connection, term=self.term, limit=1, running_grace=timedelta()
+            )
+        )
+        self.model.expire(expires)
 
     # One rule for all: of many rules each run would leave most out, and few jobs would ever end.
     @rule(action=st.sampled_from(ACTIONS), data=st.data())

@@ -41,7 +41,9 @@ queued expired failed
 retrying expired failed
 running expired failed
 failed requeued queued
+failed requeued scheduled
 cancelled requeued queued
+cancelled requeued scheduled
 """
 
 

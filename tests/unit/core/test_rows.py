@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from headrace_core.domain.job import JobError, Progress
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
+from headrace_core.domain.times import MAX_DURATION
 from headrace_core.store.rows import (
     from_error,
     from_overrides,
@@ -26,7 +27,7 @@ from headrace_core.store.rows import (
 )
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
-waits = st.timedeltas(timedelta(), timedelta(days=3650))
+waits = st.timedeltas(timedelta(), MAX_DURATION / 2)
 fractions = st.floats(0, 1)
 multipliers = st.floats(1, 100)
 attempts = st.integers(1, 100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import asyncpg
 import pydantic
@@ -16,7 +17,7 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.process import BAD_CONFIGURATION
 from headrace_core.settings import Settings, problems
 from headrace_core.store.database import server_error
-from headrace_core.store.migrate import migrate
+from headrace_core.store.migrate import mend, migrate
 from headrace_core.store.schema import MigrationRefused
 
 _EXAMPLES = (
@@ -59,6 +60,12 @@ def main() -> int:
         help="how long to retry while the server starts or has no connection left (default: 60); "
         f"the exit code is {BUSY} after that",
     )
+    commands.add_parser(
+        "mend",
+        help="repair rows that no program can read, as `headrace verify` lists them",
+        description="Moves infinite times to the nearest one that a submitter may ask for, and "
+        "drops stored documents that cannot be decoded. No job changes its state.",
+    )
     arguments = parser.parse_args()
     try:
         settings = Settings()
@@ -67,17 +74,28 @@ def main() -> int:
             sys.stderr.write(f"headrace migrate: {problem}\n")
         return BAD_CONFIGURATION
     logs.configure(settings, service="migrate")
-    deadline = time.monotonic() + arguments.wait
-    while (code := _migrate(settings, restored=arguments.restored)) == BUSY:
+
+    def run() -> None:
+        if arguments.command == "mend":
+            mended = mend(settings)
+            structlog.get_logger().info(
+                "database_mended", times=mended.times, documents=mended.documents
+            )
+        else:
+            migrate(settings, restored=arguments.restored)
+            structlog.get_logger().info("database_migrated")
+
+    deadline = time.monotonic() + getattr(arguments, "wait", 0.0)
+    while (code := _attempt(run, settings)) == BUSY:
         if time.monotonic() + _RETRY_S > deadline:
             break
         time.sleep(_RETRY_S)
     return code
 
 
-def _migrate(settings: Settings, *, restored: bool) -> int:
+def _attempt(run: Callable[[], None], settings: Settings) -> int:
     try:
-        migrate(settings, restored=restored)
+        run()
     except MigrationRefused as error:
         return _fail(f"{error}")
     except (
@@ -90,7 +108,6 @@ def _migrate(settings: Settings, *, restored: bool) -> int:
         answer = server_error(error)
         busy = answer is not None and answer.sqlstate in _BUSY_CODES
         return _fail(_reason(error, settings), code=BUSY if busy else 1)
-    structlog.get_logger().info("database_migrated")
     return 0
 
 

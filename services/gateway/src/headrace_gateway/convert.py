@@ -24,8 +24,11 @@ from headrace_core.domain.job import Job, JobError, JobEvent, JobSpec, JsonText,
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_core.domain.subscription import Subscription
+from headrace_core.domain.times import UNREADABLE_TIME
+from headrace_core.store.rows import Fields, to_time
 from headrace_core.store.stats import Stats
 from headrace_core.store.submit_batch import BatchJobs
+from headrace_core.store.unreadable import UNREADABLE_ROWS
 from headrace_gateway.document import write_data
 from headrace_gateway.job_filter import JobFilter, read_filter
 from headrace_gateway.watch import Mark
@@ -43,6 +46,8 @@ WATCH_MARKS: Final = {
     Mark.STANDBY: job_service_pb2.WATCH_MARK_STANDBY,
 }
 
+# Columns that are called differently in the contract.
+_FIELD_NAMES: Final = {"due_time": "schedule_time", "retry": "retry_policy"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NOTHING_SAID = RetryOverrides()
 
@@ -81,6 +86,7 @@ def job_message(job: Job, encoding: Encoding, output: Iterable[JsonText] = ()) -
         update_time=created if job.update_time == job.create_time else _time(job.update_time),
         output=[write_data(piece, encoding) for piece in output],
         correlation_id=job.correlation_id or "",
+        unreadable_fields=[_FIELD_NAMES.get(name, name) for name in job.unreadable],
     )
 
 
@@ -140,7 +146,8 @@ def _write_event(event: JobEvent, message: event_pb2.JobEvent, encoding: Encodin
     message.type = EVENT_TYPES[event.type]
     message.state = STATES[event.state]
     message.attempt = event.attempt
-    _write_time(event.time, message.event_time)
+    if event.time is not UNREADABLE_TIME:
+        _write_time(event.time, message.event_time)
     message.job_type = event.job_type
     message.queue = event.queue
     if event.error is not None:
@@ -183,12 +190,20 @@ def filter_message(job_filter: JobFilter) -> job_service_pb2.JobFilter:
 
 
 def subscription_message(subscription: Subscription) -> subscription_service_pb2.Subscription:
-    """A subscription."""
+    """A subscription; what cannot be read of it is left out, counted and logged."""
+    fields = Fields()
+    job_filter = fields.read("filter", read_filter, subscription.filter, None)
+    create_time = fields.read("create_time", to_time, subscription.create_time, None)
+    ack_time = fields.read("ack_time", to_time, subscription.ack_time, None)
+    if fields.unreadable:
+        name = f"subscription {subscription.name} of tenant {subscription.tenant}"
+        UNREADABLE_ROWS.note(name, fields.unreadable)
     return subscription_service_pb2.Subscription(
         name=subscription.name,
-        filter=filter_message(read_filter(subscription.filter)),
-        create_time=_time(subscription.create_time),
-        ack_time=_time(subscription.ack_time),
+        filter=None if job_filter is None else filter_message(job_filter),
+        create_time=_time(create_time),
+        ack_time=_time(ack_time),
+        unreadable_fields=fields.unreadable,
         consumer=subscription.consumer or "",
         lag=_duration(subscription.lag),
     )
@@ -232,7 +247,7 @@ def _data(text: JsonText | None, encoding: Encoding) -> data_pb2.Data | None:
 
 
 def _time(time: datetime | None) -> Timestamp | None:
-    if time is None:
+    if time is None or time is UNREADABLE_TIME:
         return None
     timestamp = Timestamp()
     _write_time(time, timestamp)

@@ -13,6 +13,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from headrace_core.store.unreadable import UNREADABLE_ROWS
 from headrace_core.telemetry import registry_of
 from headrace_gateway.watch import Gauges, Watch
 from headrace_gateway.watch.ages import BOUNDS
@@ -105,3 +106,8 @@ class _Streams(Collector):
             yield GaugeMetricFamily(name, text, value=read(gauges))
         for name, (text, read) in _COUNTS.items():
             yield CounterMetricFamily(name, text, value=read(gauges))
+        yield CounterMetricFamily(
+            "headrace_unreadable_rows",
+            "How often a row was read of which a part cannot be read.",
+            value=UNREADABLE_ROWS.total,
+        )

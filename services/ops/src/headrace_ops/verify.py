@@ -38,6 +38,7 @@ RULES: Final[Mapping[str, str]] = {
     "handler": "every handler has its worker",
     "log": "no place in the log is beyond what was written",
     "installation": "the database has one name",
+    "unreadable": "every row can be read",
     "lease": "a RUNNING job has a worker with a lease",
     "due": "a job that is due is queued",
     "deadline": "a job past its deadline has ended",
@@ -47,6 +48,7 @@ RULES: Final[Mapping[str, str]] = {
 _ADVICE: Final[Mapping[str, str]] = {
     "log": "The database comes from another cluster: python -m headrace_core migrate --restored",
     "size": "An older version stored it. Lists and streams show it cut; it goes with its job.",
+    "unreadable": "To repair such rows: python -m headrace_core mend",
     "lease": "Does a scheduler lead? headrace doctor tells.",
     "due": "Does a scheduler lead? headrace doctor tells.",
     "deadline": "Does a scheduler lead? headrace doctor tells.",

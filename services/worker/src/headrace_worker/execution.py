@@ -40,6 +40,7 @@ from headrace_worker.verdict import (
     failed,
     raised,
     succeeded,
+    unreadable,
     worker_lost,
 )
 
@@ -132,6 +133,9 @@ class Execution:
 
     def start(self) -> None:
         """Begins to run the handler; it never raises."""
+        if self.job.unreadable:
+            self._on_end(self, unreadable(self.job))
+            return
         if self._handler is None:
             error = JobError(
                 type="NO_HANDLER",

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.unreadable import UNREADABLE_ROWS
 from headrace_core.telemetry import registry_of
 
 # How an attempt may end on a worker: each stands there from the start, so that its rate is known.
@@ -93,6 +94,11 @@ class _Worker(Collector):
         )
         yield CounterMetricFamily(
             "headrace_lease_losses", "How often the lease was lost.", value=counts.lease_losses
+        )
+        yield CounterMetricFamily(
+            "headrace_unreadable_rows",
+            "How often a row was read of which a part cannot be read.",
+            value=UNREADABLE_ROWS.total,
         )
         yield GaugeMetricFamily(
             "headrace_attempts_running", "Attempts that run now.", value=levels.running()

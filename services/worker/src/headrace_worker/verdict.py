@@ -146,6 +146,19 @@ def unwritable(job: ClaimedJob) -> Finish:
     )
 
 
+def unreadable(job: ClaimedJob) -> Finish:
+    """The job's row cannot be read."""
+    return failed(
+        job,
+        JobError(
+            type="UNREADABLE",
+            message=f"the stored {', '.join(job.unreadable)} of the job cannot be read; "
+            "`python -m headrace_core mend` repairs such rows",
+            retryable=False,
+        ),
+    )
+
+
 def broken(job: ClaimedJob) -> Finish:
     """The worker itself stumbled."""
     return failed(

@@ -55,7 +55,9 @@ class _JobEventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobEvent
     JOB_EVENT_TYPE_EXPIRED: _JobEventType.ValueType  # 13
     """Its deadline passed: FAILED."""
     JOB_EVENT_TYPE_REQUEUED: _JobEventType.ValueType  # 14
-    """A person put it back: QUEUED, with a fresh retry budget."""
+    """A person put it back, with a fresh retry budget: QUEUED, or SCHEDULED when it was never started
+    and its schedule time is in the future.
+    """
 
 class JobEventType(_JobEventType, metaclass=_JobEventTypeEnumTypeWrapper):
     """What happened to a job. Clients must accept values that they don't know."""
@@ -89,7 +91,9 @@ JOB_EVENT_TYPE_CANCELLED: JobEventType.ValueType  # 12
 JOB_EVENT_TYPE_EXPIRED: JobEventType.ValueType  # 13
 """Its deadline passed: FAILED."""
 JOB_EVENT_TYPE_REQUEUED: JobEventType.ValueType  # 14
-"""A person put it back: QUEUED, with a fresh retry budget."""
+"""A person put it back, with a fresh retry budget: QUEUED, or SCHEDULED when it was never started
+and its schedule time is in the future.
+"""
 Global___JobEventType: _TypeAlias = JobEventType  # noqa: Y015
 
 @_typing.final
@@ -147,7 +151,7 @@ class JobEvent(_message.Message):
 
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
-        """Of submitted (when SCHEDULED) and retry scheduled: when it will be due."""
+        """Of submitted and requeued (when SCHEDULED) and retry scheduled: when it will be due."""
 
     def __init__(
         self,

@@ -141,7 +141,9 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryJob(self, request, context):
-        """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget.
+        """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget. A job that was never
+        started keeps a schedule time in the future and becomes SCHEDULED; any other is QUEUED. A deadline
+        that has passed is dropped. Any other state is FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,10 @@ class JobServiceStub:
     worker, and the job ends as CANCELLED or however it ends first. Asking again changes nothing.
     """
     RetryJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]
-    """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget."""
+    """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget. A job that was never
+    started keeps a schedule time in the future and becomes SCHEDULED; any other is QUEUED. A deadline
+    that has passed is dropped. Any other state is FAILED_PRECONDITION.
+    """
     ListJobEvents: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobEventsRequest, _job_service_pb2.ListJobEventsResponse]
     """Lists the events of a job in the order of their numbers."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.WatchJobResponse]
@@ -92,7 +95,10 @@ class JobServiceAsyncStub(JobServiceStub):
     worker, and the job ends as CANCELLED or however it ends first. Asking again changes nothing.
     """
     RetryJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]  # type: ignore[assignment]
-    """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget."""
+    """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget. A job that was never
+    started keeps a schedule time in the future and becomes SCHEDULED; any other is QUEUED. A deadline
+    that has passed is dropped. Any other state is FAILED_PRECONDITION.
+    """
     ListJobEvents: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobEventsRequest, _job_service_pb2.ListJobEventsResponse]  # type: ignore[assignment]
     """Lists the events of a job in the order of their numbers."""
     WatchJob: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.WatchJobResponse]  # type: ignore[assignment]
@@ -166,7 +172,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.RetryJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.RetryJobResponse, _abc.Awaitable[_job_service_pb2.RetryJobResponse]]:
-        """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget."""
+        """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget. A job that was never
+        started keeps a schedule time in the future and becomes SCHEDULED; any other is QUEUED. A deadline
+        that has passed is dropped. Any other state is FAILED_PRECONDITION.
+        """
 
     @_abc_1.abstractmethod
     def ListJobEvents(

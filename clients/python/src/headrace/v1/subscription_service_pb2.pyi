@@ -35,6 +35,7 @@ class Subscription(_message.Message):
     ACK_TIME_FIELD_NUMBER: _builtins.int
     CONSUMER_FIELD_NUMBER: _builtins.int
     LAG_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, unique in its tenant."""
     consumer: _builtins.str
@@ -57,6 +58,12 @@ class Subscription(_message.Message):
         absent when there is none.
         """
 
+    @_builtins.property
+    def unreadable_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields of this message whose stored values cannot be read. They are absent here. A subscription
+        without a readable filter cannot be watched: delete it and create it again.
+        """
+
     def __init__(
         self,
         *,
@@ -66,10 +73,11 @@ class Subscription(_message.Message):
         ack_time: _timestamp_pb2.Timestamp | None = ...,
         consumer: _builtins.str = ...,
         lag: _duration_pb2.Duration | None = ...,
+        unreadable_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ack_time", b"ack_time", "create_time", b"create_time", "filter", b"filter", "lag", b"lag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_time", b"ack_time", "consumer", b"consumer", "create_time", b"create_time", "filter", b"filter", "lag", b"lag", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_time", b"ack_time", "consumer", b"consumer", "create_time", b"create_time", "filter", b"filter", "lag", b"lag", "name", b"name", "unreadable_fields", b"unreadable_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,6 +48,9 @@ _WAIT_S = 1.0
 # how long it then waits at the queue while it finds something there.
 _LOOK_S = 2.0
 _GLANCE_S = 0.02
+# How soon it looks after a claim that has passed over a delivery, in seconds: another statement may
+# have held the row for a moment. The wait doubles while claims pass over what was found.
+_PASSED_OVER_S = 0.02
 # All workers look at the same jobs in PostgreSQL, so each one looks at so many times as many as it
 # has slots for, and at no more than that in all: it takes the first ones that no other has.
 _SPREAD = 8
@@ -114,6 +117,9 @@ class BatchWorker(Worker, Generic[Claimed]):
         # look found something, and nothing has come since.
         self._look_at = self.loop.time()
         self._overlooked = False
+        # Whether the last claim got less than it asked for, and how soon that is a reason to look.
+        self._passed_over = False
+        self._passed_over_s = _PASSED_OVER_S
 
     @property
     def free_slots(self) -> int:
@@ -210,6 +216,9 @@ class BatchWorker(Worker, Generic[Claimed]):
             if leftovers:
                 pipeline.unlink(*leftovers)
             wait = _GLANCE_S if self._overlooked else self._wait_s
+            if self._passed_over:
+                # Not beyond the next look.
+                wait = min(wait, max(_GLANCE_S, self._look_at - self.loop.time()))
             pipeline.execute_command("BZMPOP", wait, 1, self.queue_name, "MIN", "COUNT", wanted)
             *_, popped = await pipeline.execute()
         if popped is None:
@@ -237,6 +246,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         is found as well, and its delivery dies at the claim.
         """
         self._look_at = self.loop.time() + random.uniform(0.5, 1.5) * _LOOK_S
+        self._passed_over = False
         try:
             await self._probe()
         except RedisFault:
@@ -306,7 +316,14 @@ class BatchWorker(Worker, Generic[Claimed]):
         """
         if not (deliveries and self.allow_pick_jobs):
             return 0
-        jobs = await self._claim(deliveries, self._wanted)
+        wanted = self._wanted
+        jobs = await self._claim(deliveries, wanted)
+        self._passed_over = len(jobs) < min(len(deliveries), wanted)
+        if self._passed_over:
+            self._look_at = min(self._look_at, self.loop.time() + self._passed_over_s)
+            self._passed_over_s = min(2 * self._passed_over_s, _LOOK_S)
+        else:
+            self._passed_over_s = _PASSED_OVER_S
         self.job_counter += len(jobs)
         for claimed in jobs:
             self._start(claimed)

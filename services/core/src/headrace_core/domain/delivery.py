@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -39,7 +40,10 @@ class Delivery(NamedTuple):
 
 
 class ClaimedJob(NamedTuple):
-    """A job that its worker now owns. `time_left` is what its deadline leaves it."""
+    """A job that its worker now owns. `time_left` is what its deadline leaves it.
+
+    `unreadable` names the fields that cannot be read. A job that has any cannot run.
+    """
 
     id: JobId
     tenant: str
@@ -55,3 +59,4 @@ class ClaimedJob(NamedTuple):
     timeout: timedelta | None
     deadline: datetime | None
     time_left: timedelta | None
+    unreadable: Sequence[str] = ()

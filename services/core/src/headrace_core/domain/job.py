@@ -135,7 +135,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job as it is stored. `payload` and `result` are None in the BASIC view."""
+    """A job as it is stored. `payload` and `result` are None in the BASIC view.
+
+    `unreadable` names the fields that the row has and that cannot be read: they are as if nothing
+    were stored, or `UNREADABLE_TIME`.
+    """
 
     id: JobId
     tenant: str
@@ -166,6 +170,7 @@ class Job:
     update_time: datetime
     # The x-request-id of the submit.
     correlation_id: str | None = None
+    unreadable: Sequence[str] = ()
 
 
 def rank_of(job: Job) -> float:

@@ -70,7 +70,7 @@ LIFECYCLE: tuple[Rule, ...] = (
     Rule(_E.CANCEL_REQUESTED, (_S.RUNNING,), (_S.RUNNING,)),
     Rule(_E.CANCELLED, (*_WAITING, _S.RUNNING), (_S.CANCELLED,)),
     Rule(_E.EXPIRED, (*_WAITING, _S.RUNNING), (_S.FAILED,)),
-    Rule(_E.REQUEUED, (_S.FAILED, _S.CANCELLED), (_S.QUEUED,)),
+    Rule(_E.REQUEUED, (_S.FAILED, _S.CANCELLED), (_S.QUEUED, _S.SCHEDULED)),
 )
 
 _RULES = {rule.event: rule for rule in LIFECYCLE}

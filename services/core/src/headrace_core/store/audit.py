@@ -1,7 +1,7 @@
 """Looks at a whole database for what must not be there: see `docs/operations.md`.
 
-Everything is read in one snapshot, in pages, with no lock but those of any reader. It tells of ids,
-numbers, sizes and states; payloads, results and errors are not read.
+Everything is read in one snapshot, in pages, with no lock but those of any reader. It reports ids,
+numbers, sizes, states and the names of columns. Payloads, results and output are not read.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, EventType, JobSt
 from headrace_core.store.connection import Connection, Row
 from headrace_core.store.rows import MAX_PROGRESS_BYTES
 from headrace_core.store.tables import in_list
+from headrace_core.store.unreadable_rows import other_unreadable_rows, unreadable_rows
 
 # Where a reading of ids begins and ends.
 FIRST_ID, _LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
@@ -63,7 +64,7 @@ async def audit_jobs(conn: Connection, *, behind: UUID, limit: int) -> AuditedPa
         behind: where the page begins; `FIRST_ID` for the first one.
         limit: how many jobs it has.
     """
-    last: UUID | None = await conn.scalar(_PAGE_OF_JOBS, {"behind": behind, "skip": limit - 1})
+    last: UUID | None = await conn.scalar(PAGE_OF_JOBS, {"behind": behind, "skip": limit - 1})
     bounds = {"behind": behind, "last": last or _LAST_ID, "most": _MAX_BREACHES}
     counted, *broken = await conn.execute(_HISTORIES, bounds)
     breaches = [
@@ -73,6 +74,10 @@ async def audit_jobs(conn: Connection, *, behind: UUID, limit: int) -> AuditedPa
         if row[check] is not None
     ]
     breaches += _breaches(await conn.execute(_REFERENCES, bounds))
+    breaches += [
+        Breach("unreadable", row.name, f"its {', '.join(row.fields)} cannot be read")
+        for row in await unreadable_rows(conn, behind=behind, last=last)
+    ]
     return AuditedPage(breaches=breaches, jobs=counted.jobs, events=counted.events, last=last)
 
 
@@ -88,7 +93,13 @@ async def audit_rest(conn: Connection) -> Sequence[Breach]:
     rows: list[Row] = []
     for statement in (_LEFTOVERS, _HANDLERS, _LOG, _INSTALLATION):
         rows += await conn.execute(statement, {"most": _MAX_BREACHES})
-    return _breaches(rows)
+    return [
+        *_breaches(rows),
+        *(
+            Breach("unreadable", row.name, f"its {', '.join(row.fields)} cannot be read")
+            for row in await other_unreadable_rows(conn)
+        ),
+    ]
 
 
 def _breaches(rows: Sequence[Row]) -> list[Breach]:
@@ -99,7 +110,7 @@ _ESTIMATE = text("""
     SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'jobs'::regclass
 """)
 
-_PAGE_OF_JOBS = text("SELECT id FROM jobs WHERE id > :behind ORDER BY id OFFSET :skip LIMIT 1")
+PAGE_OF_JOBS = text("SELECT id FROM jobs WHERE id > :behind ORDER BY id OFFSET :skip LIMIT 1")
 _PAGE_OF_BATCHES = text(
     "SELECT id FROM batches WHERE id > :behind ORDER BY id OFFSET :skip LIMIT 1"
 )

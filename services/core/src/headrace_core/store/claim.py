@@ -9,9 +9,14 @@ from sqlalchemy import text
 from headrace_core.domain.delivery import ClaimedJob, Delivery
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.connection import Connection
+from headrace_core.domain.retry import RetryOverrides
+from headrace_core.store.connection import Connection, Row
 from headrace_core.store.guards import EVENT_XID, LIVE_WORKER, keyed_guard
-from headrace_core.store.rows import to_labels, to_overrides
+from headrace_core.store.rows import Fields, to_labels, to_overrides
+from headrace_core.store.times import sound_interval, sound_times
+from headrace_core.store.unreadable import UNREADABLE_ROWS
+
+_NO_OVERRIDES = RetryOverrides()
 
 
 async def claim_jobs(
@@ -41,26 +46,35 @@ async def claim_jobs(
             "most": most,
         },
     )
-    claimed = {
-        Delivery(job_id=row["id"], attempt=row["attempt"]): ClaimedJob(
-            id=row["id"],
-            tenant=row["tenant"],
-            type=row["type"],
-            queue=row["queue"],
-            payload=row["payload"],
-            labels=to_labels(row["labels"]),
-            attempt=row["attempt"],
-            retries_used=row["retries_used"],
-            worker_losses=row["worker_losses"],
-            retry=to_overrides(row["retry"]),
-            correlation_id=row["correlation_id"],
-            timeout=row["timeout"],
-            deadline=row["deadline"],
-            time_left=row["time_left"],
-        )
-        for row in rows
-    }
+    claimed = {Delivery(job_id=row["id"], attempt=row["attempt"]): _to_claimed(row) for row in rows}
     return [claimed.pop(delivery) for delivery in deliveries if delivery in claimed]
+
+
+def _to_claimed(row: Row) -> ClaimedJob:
+    fields = Fields()
+    fields.unreadable += row["unsound"].split()
+    no_labels: dict[str, str] = {}
+    labels = fields.read("labels", to_labels, row["labels"], no_labels)
+    retry = fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES)
+    if fields.unreadable:
+        UNREADABLE_ROWS.note(f"job {row['id']}", fields.unreadable)
+    return ClaimedJob(
+        id=row["id"],
+        tenant=row["tenant"],
+        type=row["type"],
+        queue=row["queue"],
+        payload=row["payload"],
+        labels=labels,
+        attempt=row["attempt"],
+        retries_used=row["retries_used"],
+        worker_losses=row["worker_losses"],
+        retry=retry,
+        correlation_id=row["correlation_id"],
+        timeout=row["timeout"],
+        deadline=row["deadline"],
+        time_left=row["time_left"],
+        unreadable=fields.unreadable,
+    )
 
 
 async def held_attempts(conn: Connection, *, worker_id: WorkerId) -> Sequence[tuple[JobId, int]]:
@@ -83,10 +97,15 @@ _CLAIM = text(f"""
         ORDER BY min(place)
     ),
     free AS (
-        SELECT f.id
+        SELECT f.id, f.unsound
         FROM (SELECT w.tenant FROM workers w WHERE w.id = :worker_id AND {LIVE_WORKER}) worker
         CROSS JOIN input i CROSS JOIN LATERAL (
-            SELECT j.id FROM jobs j
+            SELECT j.id,
+                -- Of the row as it was: an update makes such times sound (migration 0007).
+                concat_ws(' ',
+                    CASE WHEN NOT ({sound_times(["j.deadline"])}) THEN 'deadline' END,
+                    CASE WHEN NOT ({sound_interval("j.timeout")}) THEN 'timeout' END) AS unsound
+            FROM jobs j
             WHERE j.id = i.id AND j.attempt = i.attempt - 1 AND {keyed_guard(EventType.STARTED)}
                 AND j.tenant = worker.tenant
                 AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
@@ -101,7 +120,7 @@ _CLAIM = text(f"""
             worker_id = :worker_id, start_time = m.now, update_time = m.now, progress = NULL
         -- One moment for both; nothing here waits for a lock, so that it is no earlier one.
         FROM free, (SELECT clock_timestamp() AS now) m WHERE j.id = free.id
-        RETURNING j.*
+        RETURNING j.*, free.unsound
     ),
     event AS (
         INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, worker_id)
@@ -110,6 +129,6 @@ _CLAIM = text(f"""
     )
     SELECT id, tenant, type, queue, payload::text AS payload, labels::text AS labels, attempt,
         retries_used, worker_losses, retry::text AS retry, correlation_id, timeout, deadline,
-        deadline - start_time AS time_left
+        deadline - start_time AS time_left, unsound
     FROM claimed
 """)

@@ -222,7 +222,7 @@ _OLDEST = text("""
 
 _LAG = text("""
     SELECT coalesce(clock_timestamp() - min(time), interval '0') FROM job_events
-    WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())
+    WHERE isfinite(time) AND xid >= pg_snapshot_xmin(pg_current_snapshot())
 """)
 
 _TABLE = text("""
@@ -249,7 +249,8 @@ _LEADER = text(f"""
 # From lane to lane, as the scheduler goes.
 _UNSERVED = text(f"""
     WITH RECURSIVE {LANES}
-    SELECT l.tenant, l.queue, l.type, clock_timestamp() - first.queue_time AS age
+    SELECT l.tenant, l.queue, l.type, CASE WHEN isfinite(first.queue_time)
+        THEN clock_timestamp() - first.queue_time ELSE interval '0' END AS age
     FROM lane l CROSS JOIN LATERAL (
         SELECT j.queue_time FROM jobs j
             {head_of("l")} LIMIT 1

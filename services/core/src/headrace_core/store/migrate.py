@@ -15,8 +15,10 @@ from sqlalchemy import text
 from headrace_core.settings import Settings
 from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
+from headrace_core.store.mend import Mended, mend_rows
 from headrace_core.store.rebase import is_foreign, rebase
 from headrace_core.store.schema import VERSION_TABLE, MigrationRefused
+from headrace_core.store.sound import drop_clamps, unvalidated, validate
 
 _log = structlog.get_logger()
 
@@ -47,6 +49,11 @@ def migrate(settings: Settings, *, revision: str = "head", restored: bool = Fals
         ) from error
     if revision == "head":
         asyncio.run(_adopt(settings, restored=restored))
+
+
+def mend(settings: Settings) -> Mended:
+    """Repairs rows that cannot be read, in a database that has the schema of this version."""
+    return asyncio.run(_mend(settings))
 
 
 async def migrate_async(settings: Settings) -> None:
@@ -91,6 +98,41 @@ _HAS_REVISION = text(f"SELECT to_regclass('{VERSION_TABLE}')::text")
 _REVISION = text(f"SELECT version_num FROM {VERSION_TABLE}")
 
 
+async def _mend(settings: Settings) -> Mended:
+    database = Database(settings, application="migrate", bounded=False)
+    try:
+        async with database.transaction() as connection:
+            await connection.execute(LOCK)
+            mended = await mend_rows(connection)
+        await _settle(database)
+    finally:
+        await database.close()
+    return mended
+
+
+async def _settle(database: Database) -> None:
+    """Validates the constraints that rows from an older version may break, as far as none does."""
+    async with database.transaction() as connection:
+        await connection.execute(LOCK)
+        pending = await unvalidated(connection)
+    for table, name in pending:
+        # Each in a transaction of its own, so that no table is locked for the scan of another.
+        async with database.transaction() as connection:
+            await connection.execute(LOCK)
+            valid = await validate(connection, table=table, name=name)
+        if not valid:
+            _log.error(
+                "rows_unreadable",
+                table=table,
+                constraint=name,
+                advice="run `headrace verify` to list the rows and "
+                "`python -m headrace_core mend` to repair them",
+            )
+    async with database.transaction() as connection:
+        await connection.execute(LOCK)
+        await drop_clamps(connection)
+
+
 async def _adopt(settings: Settings, *, restored: bool) -> None:
     # It may have many events to go through.
     database = Database(settings, application="migrate", bounded=False)
@@ -105,5 +147,6 @@ async def _adopt(settings: Settings, *, restored: bool) -> None:
                     jobs=rebased.jobs,
                     subscriptions=rebased.subscriptions,
                 )
+        await _settle(database)
     finally:
         await database.close()

@@ -11,6 +11,7 @@ from headrace_core.store.connection import Connection
 from headrace_core.store.guards import EVENT_XID, source_guard
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.new_jobs import RANK
+from headrace_core.store.times import clamped
 
 
 async def promote_due(conn: Connection, *, term: int, limit: int) -> int:
@@ -55,5 +56,7 @@ _PROMOTE = text(f"""
 """)
 
 _NEXT = text(f"""
-    SELECT min(due_time) - clock_timestamp() FROM jobs j WHERE {source_guard(EventType.DUE)}
+    SELECT CASE WHEN first.due_time IS NOT NULL
+        THEN {clamped("first.due_time")} - clock_timestamp() END
+    FROM (SELECT min(due_time) AS due_time FROM jobs j WHERE {source_guard(EventType.DUE)}) first
 """)

@@ -1,4 +1,4 @@
-"""requeued: FAILED, CANCELLED → QUEUED, with a fresh retry budget."""
+"""requeued: FAILED, CANCELLED → QUEUED or SCHEDULED, with a fresh retry budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from headrace_core.store.rows import job_columns, to_job
 
 
 async def requeue_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
-    """Puts a job back. A deadline that has passed is dropped: the person knows that it is late.
+    """Puts a job back.
+
+    A job that was never started keeps a schedule time in the future, and becomes SCHEDULED. A
+    deadline that has passed is dropped: the person knows that the job is late.
 
     Returns:
         The job, BASIC.
@@ -35,22 +38,30 @@ async def requeue_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
     )
 
 
+# Of a job that was started, `due_time` is the end of a backoff.
+_LATER = "j.attempt = 0 AND j.due_time > m.now"
+_DUE = f"CASE WHEN {_LATER} THEN j.due_time ELSE m.now END"
+
 _REQUEUE = text(f"""
     WITH changed AS (
         UPDATE jobs j
-        SET state = 'queued', retries_used = 0, worker_losses = 0, progress = NULL,
-            error = NULL, stack_trace = NULL, end_time = NULL, cancel_request_time = NULL,
-            deadline = CASE WHEN deadline > clock_timestamp() THEN deadline END,
-            rank = {RANK.format(due="clock_timestamp()", priority="priority")},
-            due_time = clock_timestamp(), queue_time = clock_timestamp(), seq = j.seq + 1,
-            xid = {EVENT_XID},
-            update_time = clock_timestamp()
+        SET state = CASE WHEN {_LATER} THEN 'scheduled' ELSE 'queued' END,
+            retries_used = 0, worker_losses = 0, progress = NULL, error = NULL,
+            stack_trace = NULL, end_time = NULL, cancel_request_time = NULL,
+            deadline = CASE WHEN deadline > m.now THEN deadline END,
+            rank = {RANK.format(due=_DUE, priority="priority")}, due_time = {_DUE},
+            queue_time = CASE WHEN {_LATER} THEN NULL ELSE m.now END, seq = j.seq + 1,
+            xid = {EVENT_XID}, update_time = m.now
+        -- One moment for all; nothing here waits for a lock, so that it is no earlier one.
+        FROM (SELECT clock_timestamp() AS now) m
         WHERE id = :id AND {source_guard(EventType.REQUEUED)}
         RETURNING j.*
     ),
     event AS (
-        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time)
-        SELECT id, seq, xid, tenant, 'requeued', state, attempt, update_time FROM changed
+        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, due_time)
+        SELECT id, seq, xid, tenant, 'requeued', state, attempt, update_time,
+            CASE WHEN state = 'scheduled' THEN due_time END
+        FROM changed
     )
     SELECT {job_columns(full=False)} FROM changed
 """)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -21,17 +21,20 @@ from headrace_core.domain.job import (
 )
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy, said
+from headrace_core.domain.times import MAX_DURATION, UNREADABLE_TIME
 from headrace_core.store.connection import Row
+from headrace_core.store.times import readable, readable_interval
+from headrace_core.store.unreadable import UNREADABLE_ROWS
 
-_PROGRESS = "progress::text AS progress"
-_BASIC = (
-    "id, tenant, type, queue, priority, labels::text AS labels, timeout, deadline, "
-    "retry::text AS retry, request_id, batch_id, state, attempt, retries_used, seq, "
-    f"{_PROGRESS}, error::text AS error, worker_id, create_time, due_time, "
-    "queue_time, start_time, cancel_request_time, end_time, update_time, correlation_id"
+_T = TypeVar("_T")
+
+_DOCUMENTS = ("labels", "retry", "error")
+_JOB_TIMES = ("create_time", "due_time", "update_time")
+_OPTIONAL_JOB_TIMES = ("deadline", "queue_time", "start_time", "cancel_request_time", "end_time")
+_PLAIN = (
+    *("id", "tenant", "type", "queue", "priority", "request_id", "batch_id", "state", "attempt"),
+    *("retries_used", "seq", "worker_id", "correlation_id"),
 )
-_LARGE = "payload::text AS payload, result::text AS result, stack_trace"
-_NOT_LARGE = "NULL AS payload, NULL AS result, NULL AS stack_trace"
 
 # The largest progress that is read, in bytes. What a worker may write is at most two thirds of it;
 # an older version let any size pass.
@@ -54,22 +57,25 @@ def _progress_column(table: str = "") -> str:
 
 def job_columns(*, full: bool, table: str = "") -> str:
     """The select list that `to_job` reads."""
-    prefix = f"{table}." if table else ""
-    return ", ".join(
-        _progress_column(prefix)
-        if part == _PROGRESS
-        else part
-        if part.startswith("NULL")
-        else prefix + part
-        for part in f"{_BASIC}, {_LARGE if full else _NOT_LARGE}".split(", ")
-    )
+    of = f"{table}." if table else ""
+    columns = [f"{of}{name}" for name in _PLAIN]
+    columns += [f"{of}{name}::text AS {name}" for name in _DOCUMENTS]
+    columns += [f"{readable(of + name)} AS {name}" for name in (*_JOB_TIMES, *_OPTIONAL_JOB_TIMES)]
+    columns.append(_progress_column(of))
+    columns.append(f"{readable_interval(f'{of}timeout')} AS timeout")
+    if full:
+        columns += [f"{of}payload::text AS payload", f"{of}result::text AS result"]
+        columns.append(f"{of}stack_trace")
+    else:
+        columns += ["NULL AS payload", "NULL AS result", "NULL AS stack_trace"]
+    return ", ".join(columns)
 
 
 _EVENT = (
-    *("e.job_id", "e.seq", "e.type", "e.state", "e.attempt", "e.time", "j.type AS job_type"),
-    *("j.queue", "j.labels::text AS labels", "j.batch_id", "e.tenant", "e.error::text AS error"),
-    *(_progress_column("e."), "e.output::text AS output", "e.due_time", "e.worker_id", "e.xid"),
-    "e.position",
+    *("e.job_id", "e.seq", "e.type", "e.state", "e.attempt", f"{readable('e.time')} AS time"),
+    *("j.type AS job_type", "j.queue", "j.labels::text AS labels", "j.batch_id", "e.tenant"),
+    *("e.error::text AS error", _progress_column("e."), "e.output::text AS output"),
+    *(f"{readable('e.due_time')} AS due_time", "e.worker_id", "e.xid", "e.position"),
 )
 EVENT_COLUMNS = ", ".join(_EVENT)
 _EVENT_WIDTH = len(_EVENT)
@@ -78,7 +84,17 @@ NO_EVENT = ", ".join(f"NULL AS {re.split('[. ]', column)[-1]}" for column in _EV
 
 
 def to_job(row: Row) -> Job:
-    """A row with `job_columns`."""
+    """A row with `job_columns`; what cannot be read of it is left out, counted and logged."""
+    job = decode_job(row)
+    if job.unreadable:
+        UNREADABLE_ROWS.note(f"job {job.id}", job.unreadable)
+    return job
+
+
+def decode_job(row: Row) -> Job:
+    """As `to_job`, without counting it."""
+    fields = Fields()
+    stack_trace = row["stack_trace"]
     return Job(
         id=row["id"],
         tenant=row["tenant"],
@@ -86,33 +102,77 @@ def to_job(row: Row) -> Job:
         queue=row["queue"],
         payload=row["payload"],
         priority=row["priority"],
-        labels=to_labels(row["labels"]),
-        timeout=row["timeout"],
-        deadline=row["deadline"],
-        retry=to_overrides(row["retry"]),
+        labels=fields.read("labels", to_labels, row["labels"], _EMPTY),
+        timeout=fields.read("timeout", _interval, row["timeout"], None),
+        retry=fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES),
         request_id=row["request_id"],
         batch_id=row["batch_id"],
         state=JobState(row["state"]),
         attempt=row["attempt"],
         retries_used=row["retries_used"],
         seq=row["seq"],
-        progress=to_progress(row["progress"]),
+        progress=fields.read("progress", to_progress, row["progress"], None),
         result=row["result"],
-        error=to_error(row["error"], row["stack_trace"]),
+        error=fields.read("error", lambda error: to_error(error, stack_trace), row["error"], None),
         worker_id=row["worker_id"],
-        create_time=row["create_time"],
-        due_time=row["due_time"],
-        queue_time=row["queue_time"],
-        start_time=row["start_time"],
-        cancel_request_time=row["cancel_request_time"],
-        end_time=row["end_time"],
-        update_time=row["update_time"],
         correlation_id=row["correlation_id"],
+        **{name: fields.read(name, to_time, row[name], UNREADABLE_TIME) for name in _JOB_TIMES},
+        **{name: fields.read(name, to_time, row[name], None) for name in _OPTIONAL_JOB_TIMES},
+        unreadable=tuple(fields.unreadable),
     )
 
 
+class Fields:
+    """Reads the fields of one row, and remembers those that cannot be read."""
+
+    __slots__ = ("unreadable",)
+
+    def __init__(self) -> None:
+        self.unreadable: list[str] = []
+
+    def read(self, name: str, decode: Callable[[Any], _T], value: Any, default: _T) -> _T:
+        """Decodes a value; returns the default when that fails."""
+        try:
+            return decode(value)
+        except UNREADABLE:
+            self.unreadable.append(name)
+            return default
+
+
+# What decoding a stored value may raise.
+UNREADABLE: Final = (
+    msgspec.MsgspecError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
+
+
+def to_time(time: datetime | None) -> Any:
+    """A time that `readable` selected.
+
+    Raises:
+        ValueError: the stored time cannot be read.
+    """
+    if time is not None and time.tzinfo is None:
+        # The driver's form of an infinite time.
+        raise ValueError
+    return time
+
+
+def _interval(interval: timedelta | None) -> timedelta | None:
+    if interval is not None and interval < timedelta():
+        # What `readable_interval` puts in the place of an unreadable one.
+        raise ValueError
+    return interval
+
+
 def to_event(row: Row) -> JobEvent:
-    """A row that begins with EVENT_COLUMNS."""
+    """A row that begins with EVENT_COLUMNS; what cannot be read of it is left out.
+
+    The event itself is never left out: a stream without it would have a gap.
+    """
     # Every event of every stream comes through here: columns by their order, and members of enums
     # from a dictionary, take a third of the time.
     (
@@ -135,34 +195,86 @@ def to_event(row: Row) -> JobEvent:
         xid,
         position,
     ) = row[:_EVENT_WIDTH]
-    return JobEvent(
-        job_id=job_id,
-        seq=seq,
-        type=_EVENT_TYPES[kind],
-        state=_STATES[state],
-        attempt=attempt,
-        time=time,
-        job_type=job_type,
-        queue=queue,
-        labels=_EMPTY if labels == "{}" or labels is None else _labels.decode(labels),
-        batch_id=batch_id,
-        tenant=tenant,
-        error=None if error is None else _error.decode(error),
-        progress=None if progress is None else to_progress(progress),
-        output=output,
-        due_time=due_time,
-        worker_id=worker_id,
-        xid=xid,
-        position=position,
+    try:
+        return JobEvent(
+            job_id=job_id,
+            seq=seq,
+            type=_EVENT_TYPES[kind],
+            state=_STATES[state],
+            attempt=attempt,
+            time=time if time.tzinfo is not None else to_time(time),
+            job_type=job_type,
+            queue=queue,
+            labels=_EMPTY if labels == "{}" or labels is None else _labels.decode(labels),
+            batch_id=batch_id,
+            tenant=tenant,
+            error=None if error is None else _error.decode(error),
+            progress=None if progress is None else to_progress(progress),
+            output=output,
+            due_time=None if due_time is None else to_time(due_time),
+            worker_id=worker_id,
+            xid=xid,
+            position=position,
+        )
+    except UNREADABLE:
+        event, fields = decode_event(row)
+        UNREADABLE_ROWS.note(f"event {seq} of job {job_id}", fields)
+        return event
+
+
+def decode_event(row: Row) -> tuple[JobEvent, Sequence[str]]:
+    """As `to_event`, without counting it; returns the fields that cannot be read as well.
+
+    It is slower than `to_event`.
+    """
+    fields = Fields()
+    labels = row["labels"]
+    event = JobEvent(
+        job_id=row["job_id"],
+        seq=row["seq"],
+        type=_EVENT_TYPES[row["type"]],
+        state=_STATES[row["state"]],
+        attempt=row["attempt"],
+        time=fields.read("time", to_time, row["time"], UNREADABLE_TIME),
+        job_type=row["job_type"],
+        queue=row["queue"],
+        labels=_EMPTY if labels is None else fields.read("labels", to_labels, labels, _EMPTY),
+        batch_id=row["batch_id"],
+        tenant=row["tenant"],
+        error=fields.read("error", to_error, row["error"], None),
+        progress=fields.read("progress", to_progress, row["progress"], None),
+        output=row["output"],
+        due_time=fields.read("due_time", to_time, row["due_time"], None),
+        worker_id=row["worker_id"],
+        xid=row["xid"],
+        position=row["position"],
     )
+    return event, fields.unreadable
 
 
 _EVENT_TYPES = {kind.value: kind for kind in EventType}
 _STATES = {state.value: state for state in JobState}
 _EMPTY: dict[str, str] = {}
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_DURATION.total_seconds())]
 _labels = msgspec.json.Decoder(dict[str, str])
 _error = msgspec.json.Decoder(JobError)
-_overrides = msgspec.json.Decoder(dict[str, Any])
+
+
+class _RetryRow(msgspec.Struct):
+    """What was said of retries, as it is stored, within the limits of `RetryPolicy`.
+
+    Other fields are passed over: a newer version may have stored them during an upgrade.
+    """
+
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
+    initial_backoff: _Seconds | None = None
+    max_backoff: _Seconds | None = None
+    multiplier: Annotated[float, msgspec.Meta(ge=1, le=100)] | None = None
+    jitter: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    non_retryable_error_types: tuple[str, ...] | None = None
+
+
+_overrides = msgspec.json.Decoder(_RetryRow)
 
 
 def to_labels(labels: JsonText) -> dict[str, str]:
@@ -225,8 +337,7 @@ def to_overrides(retry: JsonText | None) -> RetryOverrides:
     """What a submitter said of retries, from its JSON object."""
     if retry is None:
         return _NO_OVERRIDES
-    fields = _overrides.decode(retry)
-    return RetryOverrides(**_typed(fields))
+    return RetryOverrides(**_said(_overrides.decode(retry)))
 
 
 _NO_OVERRIDES = RetryOverrides()
@@ -241,7 +352,7 @@ def from_overrides(retry: RetryOverrides) -> JsonText | None:
 
 def to_policy(retry: JsonText) -> RetryPolicy:
     """A handler's policy from its JSON object."""
-    return RetryPolicy(**_typed(_overrides.decode(retry)))
+    return RetryPolicy(**_said(_overrides.decode(retry)))
 
 
 def from_policy(retry: RetryPolicy) -> JsonText:
@@ -257,15 +368,13 @@ def _retry_text(retry: RetryOverrides | RetryPolicy) -> JsonText:
     return msgspec.json.encode(fields).decode()
 
 
-def _typed(fields: dict[str, Any]) -> dict[str, Any]:
-    # While services are upgraded one by one, a newer one may have said what is not known here yet.
-    for name in fields.keys() - RetryOverrides.__dataclass_fields__.keys():
-        del fields[name]
+def _said(row: _RetryRow) -> dict[str, Any]:
+    fields = {
+        name: value for name, value in msgspec.structs.asdict(row).items() if value is not None
+    }
     for name in ("initial_backoff", "max_backoff"):
-        if fields.get(name) is not None:
+        if name in fields:
             fields[name] = timedelta(seconds=fields[name])
-    if (types := fields.get("non_retryable_error_types")) is not None:
-        fields["non_retryable_error_types"] = tuple(types)
     return fields
 
 

@@ -46,7 +46,8 @@ _STATS = text("""
     SELECT m.time, c.* FROM (SELECT clock_timestamp() AS time) m
     LEFT JOIN (
         SELECT queue, type, state, count(*) AS jobs,
-            clock_timestamp() - min(queue_time) FILTER (WHERE state = 'queued') AS age
+            clock_timestamp() - min(queue_time)
+                FILTER (WHERE state = 'queued' AND isfinite(queue_time)) AS age
         FROM jobs WHERE tenant = :tenant GROUP BY queue, type, state
     ) c ON true
     ORDER BY c.queue, c.type, c.state

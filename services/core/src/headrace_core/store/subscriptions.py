@@ -31,6 +31,7 @@ from headrace_core.domain.subscription import (
 from headrace_core.store.connection import Connection, Row
 from headrace_core.store.events import Place, read_start
 from headrace_core.store.rows import column
+from headrace_core.store.times import readable
 
 # (tenant, name).
 SubscriptionKey = tuple[str, str]
@@ -299,11 +300,12 @@ _CREATE = text("""
 """)
 
 # The oldest event behind a place is the next one in the index.
-_SUBSCRIPTION = """
+_SUBSCRIPTION = f"""
     SELECT s.tenant, s.name, s.id, s.filter::text AS filter,
         CASE WHEN s.lease_expire_time > clock_timestamp() THEN s.consumer END AS consumer,
-        s.epoch, s.xid::text::bigint AS xid, s.position, s.create_time, s.ack_time,
-        clock_timestamp() - oldest.time AS lag
+        s.epoch, s.xid::text::bigint AS xid, s.position, {readable("s.create_time")} AS create_time,
+        {readable("s.ack_time")} AS ack_time,
+        CASE WHEN isfinite(oldest.time) THEN clock_timestamp() - oldest.time END AS lag
     FROM subscriptions s
     LEFT JOIN LATERAL (
         SELECT e.time FROM job_events e

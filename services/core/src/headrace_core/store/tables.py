@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -29,6 +30,7 @@ from sqlalchemy.types import UserDefinedType
 
 from headrace_core.domain.job import MAX_PRIORITY, MIN_PRIORITY
 from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, JobState
+from headrace_core.store.times import sound_interval, sound_number, sound_times
 
 
 class Xid8(UserDefinedType[int]):
@@ -59,6 +61,30 @@ _TERMINAL = in_list(sorted(TERMINAL))
 _STEPS = " OR ".join(
     f"(type = '{rule.event}' AND state IN ({in_list(rule.targets)}))" for rule in LIFECYCLE
 )
+
+
+# The times of each table.
+TIMES: Final[Mapping[str, Sequence[str]]] = {
+    "batches": ("create_time",),
+    "jobs": (
+        *("deadline", "create_time", "due_time", "queue_time", "start_time"),
+        *("cancel_request_time", "end_time", "update_time"),
+    ),
+    "job_events": ("time", "due_time"),
+    "workers": ("start_time", "heartbeat_time", "lease_expire_time"),
+    "leadership": ("lease_expire_time",),
+    "subscriptions": ("lease_expire_time", "create_time", "ack_time"),
+}
+
+# The condition, by table, that every time and number of a row can be read; CHECKs refuse others. A
+# database that was migrated to schema 0007 may hold rows from before that break it.
+SOUND: Final[Mapping[str, str]] = {
+    table: " AND ".join(
+        [sound_times(columns)]
+        + ([sound_interval("timeout"), sound_number("rank")] if table == "jobs" else [])
+    )
+    for table, columns in TIMES.items()
+}
 
 
 def _time(name: str, *, nullable: bool = True) -> Column[Any]:
@@ -97,6 +123,7 @@ batches = Table(
         server_default=text("clock_timestamp()"),
     ),
     CheckConstraint("jobs > 0", name="jobs"),
+    CheckConstraint(SOUND["batches"], name="times"),
     Index(
         "batches_request_id_idx",
         "tenant",
@@ -171,6 +198,7 @@ jobs = Table(
     ),
     CheckConstraint("(request_id IS NULL) OR (fingerprint IS NOT NULL)", name="fingerprint"),
     CheckConstraint("jsonb_typeof(labels) = 'object'", name="labels"),
+    CheckConstraint(SOUND["jobs"], name="times"),
     Index(
         "jobs_queued_idx",
         "tenant",
@@ -251,6 +279,7 @@ job_events = Table(
     CheckConstraint("(output IS NOT NULL) = (type = 'output')", name="output"),
     CheckConstraint("(progress IS NOT NULL) = (type = 'progressed')", name="progress"),
     CheckConstraint("xid >= writer", name="place"),
+    CheckConstraint(SOUND["job_events"], name="times"),
     Index("job_events_position_idx", "xid", "position"),
     # The few that stand behind their own transaction.
     Index("job_events_writer_idx", "writer", postgresql_where=text("writer <> xid")),
@@ -273,6 +302,7 @@ workers = Table(
     _time("lease_expire_time", nullable=False),
     CheckConstraint("slots > 0", name="slots"),
     CheckConstraint("lease_expire_time >= heartbeat_time", name="lease"),
+    CheckConstraint(SOUND["workers"], name="times"),
 )
 
 worker_handlers = Table(
@@ -302,6 +332,7 @@ leadership = Table(
     CheckConstraint("singleton", name="singleton"),
     CheckConstraint("term > 0", name="term"),
     CheckConstraint("(holder IS NULL) = (lease_expire_time IS NULL)", name="lease"),
+    CheckConstraint(SOUND["leadership"], name="times"),
 )
 
 # Where a tenant's part of the log begins: what stands up to there may have been pruned. Without a
@@ -351,6 +382,7 @@ subscriptions = Table(
     ),
     _time("ack_time"),
     CheckConstraint("epoch >= 0", name="epoch"),
+    CheckConstraint(SOUND["subscriptions"], name="times"),
     CheckConstraint("jsonb_typeof(filter) = 'object'", name="filter"),
     CheckConstraint(
         "(watch_id IS NULL) = (lease_expire_time IS NULL) "

@@ -10,10 +10,12 @@ from sqlalchemy import text
 
 from headrace_core.domain.handler import HandlerSpec, LiveHandler
 from headrace_core.domain.ids import WorkerId
-from headrace_core.store.connection import Connection
+from headrace_core.store.connection import Connection, Row
 from headrace_core.store.guards import LIVE_WORKER, TAKING_WORKER
 from headrace_core.store.leadership import CURRENT_TERM, of_term
-from headrace_core.store.rows import column, from_policy, to_policy
+from headrace_core.store.rows import UNREADABLE, column, from_policy, to_policy
+from headrace_core.store.times import readable_interval
+from headrace_core.store.unreadable import UNREADABLE_ROWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,23 +110,35 @@ async def remove_lapsed(conn: Connection, *, term: int, older_than: timedelta) -
 
 
 async def live_handlers(conn: Connection, *, tenant: str) -> list[LiveHandler]:
-    """The handlers of live workers, by type; of several versions the newest worker's."""
-    rows = await conn.execute(_HANDLERS, {"tenant": tenant})
-    return [
-        LiveHandler(
-            spec=HandlerSpec(
-                type=row.type,
-                queue=row.queue,
-                description=row.description,
-                payload_schema=row.payload_schema,
-                result_schema=row.result_schema,
-                timeout=row.timeout,
-                retry=to_policy(row.retry),
-            ),
-            live_workers=row.live_workers,
-        )
-        for row in rows
-    ]
+    """The handlers of live workers, by type; of several versions the newest worker's.
+
+    A handler that cannot be read is left out, so that the others stay known.
+    """
+    handlers = []
+    for row in await conn.execute(_HANDLERS, {"tenant": tenant}):
+        try:
+            handlers.append(_to_handler(row))
+        except UNREADABLE:
+            UNREADABLE_ROWS.note(f"handler {row.type} of tenant {tenant}", ["retry or timeout"])
+    return handlers
+
+
+def _to_handler(row: Row) -> LiveHandler:
+    if row.timeout < timedelta():
+        # What `readable_interval` puts in the place of an unreadable one.
+        raise ValueError
+    return LiveHandler(
+        spec=HandlerSpec(
+            type=row.type,
+            queue=row.queue,
+            description=row.description,
+            payload_schema=row.payload_schema,
+            result_schema=row.result_schema,
+            timeout=row.timeout,
+            retry=to_policy(row.retry),
+        ),
+        live_workers=row.live_workers,
+    )
 
 
 async def served_queues(conn: Connection, *, tenant: str) -> ServedQueues:
@@ -178,7 +192,8 @@ _REMOVE_LAPSED = text(f"""
 _HANDLERS = text(f"""
     SELECT DISTINCT ON (h.type) h.type, h.queue, h.description,
         h.payload_schema::text AS payload_schema, h.result_schema::text AS result_schema,
-        h.timeout, h.retry::text AS retry, count(*) OVER (PARTITION BY h.type) AS live_workers
+        {readable_interval("h.timeout")} AS timeout, h.retry::text AS retry,
+        count(*) OVER (PARTITION BY h.type) AS live_workers
     FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
     WHERE h.tenant = :tenant AND {LIVE_WORKER}
     ORDER BY h.type, w.start_time DESC, w.id

@@ -1,0 +1,71 @@
+"""Repairs rows that cannot be read. No job changes its state, and no event is lost."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import text
+
+from headrace_core.store.audit import FIRST_ID, PAGE_OF_JOBS
+from headrace_core.store.connection import Connection
+from headrace_core.store.sound import clamp_rows
+from headrace_core.store.unreadable_rows import unreadable_rows
+
+# What takes the place of a document that cannot be decoded. A job that failed keeps an error, and
+# an event of progress keeps progress: CHECKs ask for them.
+_ERROR: Final = (
+    "json_build_object('type', 'UNREADABLE', 'message', 'the stored error could not be read', "
+    "'retryable', false)"
+)
+_PROGRESS: Final = (
+    "json_build_object('fraction', 0, 'message', '', 'counters', json_build_object())"
+)
+# How many jobs are read at once.
+_PAGE: Final = 10_000
+
+_JOB: Final = {
+    "labels": "'{}'::jsonb",
+    "retry": "NULL",
+    "progress": "NULL",
+    "error": _ERROR,
+}
+_EVENT: Final = {"progress": _PROGRESS, "error": _ERROR}
+
+
+class Mended(NamedTuple):
+    """How many rows had their times brought into range, and how many documents were replaced."""
+
+    times: int
+    documents: int
+
+
+async def mend_rows(conn: Connection) -> Mended:
+    """Repairs jobs, events, and the times of all other tables.
+
+    An unreadable handler goes with its worker, and an unreadable filter of a subscription has no
+    sound value to take its place: delete and create that subscription.
+    """
+    times = await clamp_rows(conn)
+    documents = 0
+    behind: UUID | None = FIRST_ID
+    while behind is not None:
+        last: UUID | None = await conn.scalar(PAGE_OF_JOBS, {"behind": behind, "skip": _PAGE - 1})
+        for row in await unreadable_rows(conn, behind=behind, last=last):
+            for field in row.fields:
+                values = {"id": row.job_id, "seq": row.seq}
+                statement = (_MEND_JOB if row.seq is None else _MEND_EVENT)[field]
+                await conn.execute(statement, values)
+                documents += 1
+        behind = last
+    return Mended(times, documents)
+
+
+_MEND_JOB = {
+    field: text(f"UPDATE jobs SET {field} = {value} WHERE id = :id")
+    for field, value in _JOB.items()
+}
+_MEND_EVENT = {
+    field: text(f"UPDATE job_events SET {field} = {value} WHERE job_id = :id AND seq = :seq")
+    for field, value in _EVENT.items()
+}
