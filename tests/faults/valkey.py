@@ -10,11 +10,10 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from headrace_core.dispatch.keys import queue_key
 from headrace_core.domain.delivery import Delivery
 from support.server import Server
 
-_QUEUES = queue_key("*")
+_QUEUES = "headrace:*:queue:*"
 
 
 class Valkey:

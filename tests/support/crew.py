@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 from headrace_core.dispatch import BatchWorker
+from headrace_core.dispatch.keys import queue_key
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.ids import JobId, uuid7
@@ -14,6 +16,12 @@ from headrace_core.settings import Settings
 from headrace_core.tasks import end_tasks
 
 POOL = "pool"
+INSTALLATION = UUID(int=1)
+QUEUE = queue_key(INSTALLATION, POOL)
+
+
+async def identify() -> UUID:
+    return INSTALLATION
 
 
 class Crew:
@@ -106,7 +114,9 @@ async def at_work(
     settings: Settings, crew: Crew, *, pool: str = POOL
 ) -> AsyncIterator[BatchWorker[Delivery]]:
     """A BatchWorker that takes and runs for the length of the block."""
-    worker = BatchWorker(settings, pool=pool, claim=crew.claim, start=crew.start, find=crew.find)
+    worker = BatchWorker(
+        settings, pool=pool, claim=crew.claim, start=crew.start, find=crew.find, identify=identify
+    )
     # Nothing but a delivery shall wake it.
     worker._wait_s = settings.redis_timeout / 2
     crew.worker = worker

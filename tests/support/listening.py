@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
@@ -29,7 +29,8 @@ async def listening(
     try:
         await until(lambda: hears_postgresql(database, topics))
         client: Redis = Redis.from_url(settings.redis_url.get_secret_value())
-        await until(lambda: hears_redis(client, topics))
+        channels = await channels_of(database, *topics)
+        await until(lambda: hears_redis(client, channels))
         await client.aclose()
         assert await listener.wait(LONG)
         while await listener.wait(SHORT):
@@ -39,8 +40,13 @@ async def listening(
         await listener.stop()
 
 
-async def hears_redis(client: Redis, topics: tuple[Topic, ...]) -> bool:
-    return all(count for _, count in await client.pubsub_numsub(*topics))
+async def channels_of(database: Database, *topics: Topic) -> list[str]:
+    installation = await database.installation_id()
+    return [topic.channel(installation) for topic in topics]
+
+
+async def hears_redis(client: Redis, channels: Sequence[str]) -> bool:
+    return all(count for _, count in await client.pubsub_numsub(*channels))
 
 
 async def hears_postgresql(database: Database, topics: tuple[Topic, ...]) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from headrace_core.dispatch import Deliverer
 from headrace_core.settings import Settings
+from support.crew import identify
 from support.databases import Databases
 from support.valkey import OwnValkey, own_valkey
 
@@ -27,6 +28,6 @@ def valkey() -> Iterator[OwnValkey]:
 
 @pytest.fixture
 async def deliverer(settings: Settings) -> AsyncIterator[Deliverer]:
-    deliverer = Deliverer(settings)
+    deliverer = Deliverer(settings, identify=identify)
     yield deliverer
     await deliverer.close()

@@ -22,12 +22,11 @@ from headrace_core.dispatch.keys import (
     FUNCTION,
     connect,
     deserialize,
-    queue_key,
     serialize,
 )
 from headrace_core.domain.delivery import Delivery
 from headrace_core.settings import Settings
-from support.crew import POOL, Crew, at_work, some
+from support.crew import POOL, QUEUE, Crew, at_work, some
 from support.until import until
 
 NAME = str(some(1)[0])
@@ -54,7 +53,7 @@ def stock_worker(arq_redis: ArqRedis, ran: list[str]) -> Worker:
 
     return Worker(
         functions=[func(run, name=FUNCTION)],
-        queue_name=queue_key(POOL),
+        queue_name=QUEUE,
         redis_pool=arq_redis,
         burst=True,
         handle_signals=False,
@@ -76,7 +75,10 @@ async def test_what_stock_arq_enqueues_is_taken(settings: Settings, arq_redis: A
     async with at_work(settings.model_copy(update={"redis_timeout": 0.4}), crew):
         for delivery in deliveries:
             job = await arq_redis.enqueue_job(
-                FUNCTION, str(delivery), _job_id=str(delivery), _queue_name=queue_key(POOL)
+                FUNCTION,
+                str(delivery),
+                _job_id=str(delivery),
+                _queue_name=QUEUE,
             )
             assert job is not None
         await crew.until_started(*deliveries)
@@ -131,7 +133,7 @@ async def test_a_record_is_arqs_in_our_serialisation(deliverer: Deliverer, redis
     assert before - 1 <= enqueued_ms <= now_ms()
     # No pickle, and nothing but the id.
     assert msgspec.msgpack.decode(record)["a"] == [str(delivery)]
-    assert await redis.zscore(queue_key(POOL), str(delivery)) == 7.5
+    assert await redis.zscore(QUEUE, str(delivery)) == 7.5
 
 
 async def test_nothing_that_we_deliver_stays_for_ever(deliverer: Deliverer, redis: Redis) -> None:
@@ -163,7 +165,7 @@ async def test_its_attributes_mean_what_ours_takes_them_for(
     settings: Settings, arq_redis: ArqRedis
 ) -> None:
     worker = stock_worker(arq_redis, [])
-    assert worker.queue_name == queue_key(POOL)
+    assert worker.queue_name == QUEUE
     assert worker.pool is arq_redis
     assert (worker.max_jobs, worker.job_counter) == (10, 0)
     assert worker.allow_pick_jobs is True
@@ -187,5 +189,5 @@ async def test_serialize_job_is_called_as_arq_calls_it_itself() -> None:
 async def test_a_delivery_is_named_as_its_arq_job(deliverer: Deliverer, redis: Redis) -> None:
     [delivery] = some(1, attempt=12)
     await deliverer.deliver(POOL, [(delivery, 0)])
-    [name] = await redis.zrange(queue_key(POOL), 0, -1)
+    [name] = await redis.zrange(QUEUE, 0, -1)
     assert Delivery.parse(name.decode()) == delivery

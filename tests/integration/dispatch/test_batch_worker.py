@@ -7,14 +7,21 @@ import random
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 
 from headrace_core.dispatch import Deliverer
+<<<<<<< HEAD
 from headrace_core.dispatch import worker as worker_module
 from headrace_core.dispatch.keys import queue_key
+=======
+>>>>>>> 79b6d09 (dispatch: name the installation in each Redis key and channel)
 from headrace_core.dispatch.worker import RedisTooOldError
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
@@ -22,7 +29,7 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.ready import ready_jobs
-from support.crew import POOL, Crew, at_work, some
+from support.crew import POOL, QUEUE, Crew, at_work, identify, some
 from support.jobs import read_job, submit, submit_many
 from support.until import until
 from support.valkey import OwnValkey, own_valkey
@@ -121,7 +128,7 @@ async def test_it_never_takes_more_than_it_has_free_slots_for(
         await crew.until_started(*deliveries[:3])
         assert worker.free_slots == 0
         # What it has no slot for stays where another worker can take it.
-        assert await redis.zcard(queue_key(POOL)) == 7
+        assert await redis.zcard(QUEUE) == 7
         crew.gate.set()
         await crew.until_started(*deliveries)
         await crew.until_idle()
@@ -151,7 +158,7 @@ async def test_a_pool_is_served_by_its_own_workers(
         await deliverer.deliver(POOL, [(mine, 0)])
         await crew.until_started(mine)
     assert crew.started == [mine]
-    assert await redis.zcard(queue_key("another")) == 1
+    assert await redis.zcard(QUEUE.replace(POOL, "another")) == 1
 
 
 async def test_names_that_are_none_are_dropped(
@@ -159,13 +166,13 @@ async def test_names_that_are_none_are_dropped(
 ) -> None:
     [good] = some(1)
     bad = [b"nonsense", b"\xff\xfe", b"", b":1", f"{good.job_id}:0", f"{good.job_id}:99999999999"]
-    await redis.zadd(queue_key(POOL), {name: -number for number, name in enumerate(bad)})
+    await redis.zadd(QUEUE, {name: -number for number, name in enumerate(bad)})
     await deliverer.deliver(POOL, [(good, 0)])
     crew = Crew()
     async with at_work(settings, crew):
         await crew.until_started(good)
     assert crew.started == [good]
-    assert await redis.zcard(queue_key(POOL)) == 0
+    assert await redis.zcard(QUEUE) == 0
 
 
 async def test_a_delivery_that_comes_twice_stands_in_the_queue_once(
@@ -174,7 +181,7 @@ async def test_a_delivery_that_comes_twice_stands_in_the_queue_once(
     deliveries = some(3)
     for _ in range(3):
         await deliverer.deliver(POOL, ranked(deliveries))
-    assert await redis.zcard(queue_key(POOL)) == 3
+    assert await redis.zcard(QUEUE) == 3
     crew = Crew()
     async with at_work(settings, crew):
         await crew.until_started(*deliveries)
@@ -235,7 +242,7 @@ async def test_without_redis_it_claims_straight_from_postgresql_until_redis_is_b
     own = slots(settings, 2).model_copy(
         update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0}
     )
-    deliverer = Deliverer(own)
+    deliverer = Deliverer(own, identify=identify)
     crew = Crew()
     async with at_work(own, crew):
         [first] = some(1)
@@ -330,10 +337,10 @@ async def test_a_worker_that_pauses_takes_nothing_until_it_resumes(
         await deliverer.deliver(POOL, [(one, 7)])
 
         async def given_back() -> bool:
-            return not await is_waiting(redis) and bool(await redis.zcard(queue_key(POOL)))
+            return not await is_waiting(redis) and bool(await redis.zcard(QUEUE))
 
         await until(given_back)
-        assert await redis.zscore(queue_key(POOL), str(one)) == 7
+        assert await redis.zscore(QUEUE, str(one)) == 7
         assert crew.started == []
         worker.resume()
         await crew.until_started(one)
@@ -349,9 +356,9 @@ async def test_a_worker_that_leaves_does_so_at_once_and_takes_nothing_with_it(
             [one] = some(1)
             # Both at once: it may have been handed over already.
             await asyncio.gather(deliverer.deliver(POOL, [(one, 0)]), worker.leave())
-            kept = await redis.zcard(queue_key(POOL))
+            kept = await redis.zcard(QUEUE)
             assert kept + crew.started.count(one) == 1
-            await redis.delete(queue_key(POOL))
+            await redis.delete(QUEUE)
             worker.resume()
 
 
@@ -382,7 +389,9 @@ async def test_a_redis_that_is_too_old_is_told_of_and_jobs_come_from_postgresql(
 
 
 async def test_the_deliverer_says_when_redis_is_gone(settings: Settings, valkey: OwnValkey) -> None:
-    deliverer = Deliverer(settings.model_copy(update={"redis_url": SecretStr(valkey.url)}))
+    deliverer = Deliverer(
+        settings.model_copy(update={"redis_url": SecretStr(valkey.url)}), identify=identify
+    )
     await deliverer.ping()
     valkey.kill()
     for call in (deliverer.ping(), deliverer.deliver(POOL, ranked(some(1)))):
@@ -407,7 +416,7 @@ async def test_a_redis_that_takes_no_writes_holds_up_no_job(
 ) -> None:
     own = settings.model_copy(update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0})
     crew = Crew()
-    deliverer = Deliverer(own)
+    deliverer = Deliverer(own, identify=identify)
     async with at_work(own, crew) as worker, Redis.from_url(valkey.url) as client:
         await until_waiting(client)
         await client.execute_command(*take_away)
@@ -496,3 +505,69 @@ async def test_without_redis_workers_do_not_stand_in_each_others_way(
     # Who comes too late takes what is behind, in the same moment.
     empty = sum(not batch for crew in crews for batch in crew.batches)
     assert empty <= len(crews)
+
+
+@pytest.fixture
+def socket_valkey(tmp_path: Path) -> Iterator[tuple[OwnValkey, Path]]:
+    """A Valkey that also listens on a unix socket."""
+    socket = tmp_path / "v.sock"
+    with own_valkey("--unixsocket", str(socket)) as valkey:
+        yield valkey, socket
+
+
+async def test_unix_socket_carries_deliveries(
+    settings: Settings, socket_valkey: tuple[OwnValkey, Path]
+) -> None:
+    valkey, socket = socket_valkey
+    password = urlsplit(valkey.url).password
+    own = settings.model_copy(update={"redis_url": SecretStr(f"unix://:{password}@{socket}?db=5")})
+    deliverer = Deliverer(own, identify=identify)
+    await deliverer.ping()
+    crew = Crew()
+    [one] = some(1)
+    async with at_work(own, crew) as worker:
+        await worker.ping()
+        await deliverer.deliver(POOL, [(one, 0)])
+        await crew.until_started(one)
+    await deliverer.deliver("nobody", [(one, 0)])
+    database: Redis = Redis.from_url(f"{valkey.url.rpartition('/')[0]}/5")
+    assert await database.zcard(QUEUE.replace(POOL, "nobody")) == 1
+    await database.aclose()
+    await deliverer.close()
+
+
+async def test_installations_with_one_redis_take_their_own_deliveries(
+    settings: Settings, deliverer: Deliverer
+) -> None:
+    async def identify_other() -> UUID:
+        return UUID(int=2)
+
+    neighbor = Deliverer(settings, identify=identify_other)
+    ours, theirs = some(2)
+    crew = Crew()
+    async with at_work(settings, crew):
+        await neighbor.deliver(POOL, [(theirs, 0)])
+        await deliverer.deliver(POOL, [(ours, 1)])
+        await crew.until_started(ours)
+    assert theirs not in crew.started
+    await neighbor.close()
+
+
+async def test_unforeseen_error_of_redis_falls_back_to_postgresql(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: object) -> None:
+        raise TypeError("an unforeseen fault")
+
+    monkeypatch.setattr(AbstractConnection, "connect", broken)
+    crew = Crew()
+    crew.found = some(3)
+    found = list(crew.found)
+    async with at_work(settings, crew) as worker:
+        await crew.until_started(*found)
+        with pytest.raises(TypeError):
+            await worker.ping()
+    deliverer = Deliverer(settings, identify=identify)
+    with pytest.raises(Unavailable) as caught:
+        await deliverer.deliver(POOL, [(found[0], 0)])
+    assert caught.value.dependency == "redis"

@@ -11,7 +11,6 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from headrace_core.dispatch import Deliverer
-from headrace_core.dispatch.keys import queue_key
 from headrace_core.domain.job import Job, rank_of
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
@@ -21,6 +20,7 @@ from headrace_scheduler.dispatch import Dispatch
 from support.jobs import submit, submit_many
 from support.leading import lead
 from support.listening import LONG, SHORT, listening
+from support.queues import queue_of
 from support.until import until
 from support.workers import delivery, register, start
 
@@ -53,7 +53,7 @@ async def scheduler(settings: Settings, database: Database) -> AsyncIterator[Lis
 
 
 async def queued(redis: Redis) -> list[str]:
-    return [name.decode() for name in await redis.zrange(queue_key(POOL), 0, -1)]
+    return [name.decode() for name in await redis.zrange(await queue_of(redis, POOL), 0, -1)]
 
 
 def names(*jobs: Job) -> list[str]:
@@ -73,7 +73,9 @@ async def test_while_a_pool_has_nothing_to_do_a_job_goes_straight_to_it(
         await until(came)
     # By rank, as the scheduler would.
     assert await queued(redis) == names(sooner, later)
-    assert await redis.zscore(queue_key(POOL), names(later)[0]) == pytest.approx(rank_of(later))
+    assert await redis.zscore(await queue_of(redis, POOL), names(later)[0]) == pytest.approx(
+        rank_of(later)
+    )
     assert not await scheduler.wait(SHORT)
 
 
@@ -181,7 +183,7 @@ async def test_what_was_given_and_lost_goes_again_at_the_schedulers_next_look(
 
     await until(came)
     await redis.flushdb()
-    deliverer = Deliverer(settings)
+    deliverer = Deliverer(settings, identify=database.installation_id)
     await Dispatch(
         database=database,
         deliverer=deliverer,

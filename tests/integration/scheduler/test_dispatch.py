@@ -10,7 +10,6 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from headrace_core.dispatch import Deliverer
-from headrace_core.dispatch.keys import queue_key
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.job import DEFAULT_TENANT, Job
@@ -21,6 +20,7 @@ from headrace_core.store.database import Database
 from headrace_scheduler.dispatch import Dispatch
 from support.jobs import read_job, submit, submit_many
 from support.leading import lead
+from support.queues import queue_of
 from support.workers import delivery, drain, ending, finish, lapse, register, start
 
 
@@ -40,8 +40,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def deliverer(settings: Settings) -> AsyncIterator[Deliverer]:
-    deliverer = Deliverer(settings)
+async def deliverer(settings: Settings, database: Database) -> AsyncIterator[Deliverer]:
+    deliverer = Deliverer(settings, identify=database.installation_id)
     yield deliverer
     await deliverer.close()
 
@@ -72,13 +72,13 @@ class Queues:
         self._redis = redis
 
     async def of(self, pool: str) -> list[Delivery]:
-        names = await self._redis.zrange(queue_key(pool), 0, -1)
+        names = await self._redis.zrange(await queue_of(self._redis, pool), 0, -1)
         return [Delivery.parse(name.decode()) for name in names]
 
     async def take(self, pool: str) -> list[Delivery]:
         """Empties a queue, as a worker does, or an accident."""
         taken = await self.of(pool)
-        await self._redis.delete(queue_key(pool))
+        await self._redis.delete(await queue_of(self._redis, pool))
         return taken
 
 
@@ -313,7 +313,8 @@ async def test_waiting_jobs_of_the_future_do_not_go(
 async def test_without_redis_nothing_is_taken_for_delivered(
     settings: Settings, database: Database, deliverer: Deliverer, queues: Queues, term: int
 ) -> None:
-    gone = Deliverer(settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")}))
+    nowhere = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
+    gone = Deliverer(nowhere, identify=database.installation_id)
     dispatch = Dispatch(
         database=database, deliverer=gone, term=term, prefetch=0, redeliver_after=10
     )

@@ -13,7 +13,6 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from headrace_core.dispatch.keys import queue_key
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
@@ -27,6 +26,7 @@ from headrace_scheduler.service import Scheduler
 from support.jobs import read_job, set_column, submit
 from support.leading import lead, lose_lead
 from support.proxy import Proxy
+from support.queues import queue_of
 from support.scraping import scrape
 from support.until import until
 from support.workers import register
@@ -229,7 +229,7 @@ async def promoted_and_delivered(database: Database, redis: Redis, waker: Waker)
     waker.ring(Topic.JOBS)
 
     async def delivered() -> bool:
-        return await redis.zscore(queue_key("pool"), f"{job.id}:1") is not None
+        return await redis.zscore(await queue_of(redis, "pool"), f"{job.id}:1") is not None
 
     await until(delivered)
     assert (await read_job(database, job.id)).state is JobState.QUEUED

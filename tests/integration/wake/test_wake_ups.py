@@ -9,15 +9,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from sqlalchemy import text
 
 from headrace_core.domain.errors import Unavailable
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
+from headrace_core.store.migrate import migrate_async
 from headrace_core.store.notify import listen, notify
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_core.wake.listener import DeafError
-from support.listening import LONG, SHORT, hears_redis, listening
+from support.databases import Databases
+from support.listening import LONG, SHORT, channels_of, hears_redis, listening
 from support.proxy import Proxy
 from support.until import until
 from support.valkey import OwnValkey, own_valkey
@@ -93,7 +96,8 @@ async def test_a_wait_without_a_ring_ends_in_its_time(
 async def test_many_rings_go_together(settings: Settings, database: Database) -> None:
     client: Redis = Redis.from_url(settings.redis_url.get_secret_value())
     async with ringing(settings, database) as waker, client.pubsub() as heard:
-        await heard.subscribe(Topic.JOBS, Topic.EVENTS)
+        jobs, events = await channels_of(database, Topic.JOBS, Topic.EVENTS)
+        await heard.subscribe(jobs, events)
         for _ in range(2):
             await heard.get_message(timeout=LONG)
         for _ in range(1000):
@@ -101,7 +105,7 @@ async def test_many_rings_go_together(settings: Settings, database: Database) ->
         messages = []
         while message := await heard.get_message(timeout=SHORT):
             messages.append(message["channel"].decode())
-    assert sorted(messages) == [Topic.EVENTS, Topic.JOBS]
+    assert sorted(messages) == [events, jobs]
     await client.aclose()
 
 
@@ -112,6 +116,47 @@ async def test_what_was_rung_before_the_stop_is_heard(
         async with ringing(settings, database) as waker:
             waker.ring(Topic.JOBS)
         assert await listener.wait(LONG)
+
+
+@pytest.fixture
+def other_url(databases: Databases) -> Iterator[str]:
+    """A database of another installation."""
+    with databases.fresh() as url:
+        yield url
+
+
+async def test_installations_with_one_redis_do_not_wake_each_other(
+    settings: Settings, database: Database, other_url: str
+) -> None:
+    neighbor = settings.model_copy(update={"database_url": SecretStr(other_url)})
+    # Copies of one template have the same id; a migration of its own gives another.
+    other = Database(neighbor, application="test")
+    async with other.statement() as connection:
+        await connection.execute(text("UPDATE installation SET id = DEFAULT"))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(other.close)
+        ours = await stack.enter_async_context(listening(settings, database, *Topic))
+        theirs = await stack.enter_async_context(listening(neighbor, other, *Topic))
+        waker = await stack.enter_async_context(ringing(settings, database))
+        waker.ring(Topic.JOBS, Topic.EVENTS)
+        assert await ours.wait(LONG)
+        assert not await theirs.wait(SHORT)
+
+
+async def test_schemas_of_one_database_have_channels_of_their_own(
+    settings: Settings, other_url: str
+) -> None:
+    ours = settings.model_copy(update={"database_url": SecretStr(other_url)})
+    theirs = ours.model_copy(update={"database_schema": "second"})
+    await migrate_async(theirs)
+    channels = []
+    for one in (ours, theirs):
+        database = Database(one, application="test")
+        channels += await channels_of(database, *Topic)
+        await database.close()
+    assert len(set(channels)) == 2 * len(Topic)
+    # PostgreSQL's limit for the name of a channel.
+    assert max(map(len, channels)) <= 63
 
 
 # Without Redis.
@@ -141,10 +186,11 @@ async def test_when_redis_is_back_it_is_heard_again(
         valkey.kill()
         await valkey.give_back()
         client: Redis = Redis.from_url(valkey.url)
-        await until(lambda: hears_redis(client, (Topic.JOBS,)))
+        [jobs] = await channels_of(database, Topic.JOBS)
+        await until(lambda: hears_redis(client, [jobs]))
         # What was missed meanwhile is looked for: the way back counts as a wake-up.
         assert await listener.wait(LONG)
-        await client.publish(Topic.JOBS, b"")
+        await client.publish(jobs, b"")
         assert await listener.wait(LONG)
         await client.aclose()
 
@@ -163,7 +209,7 @@ async def test_a_listener_that_lost_postgresql_hears_it_again(
             assert ended.rowcount == 1
         assert await listener.wait(LONG)
         async with database.transaction() as connection:
-            await notify(connection, [Topic.JOBS])
+            await notify(connection, await channels_of(database, Topic.JOBS))
         assert await listener.wait(LONG)
 
 
@@ -205,7 +251,7 @@ async def test_a_notification_goes_out_with_its_transaction(
 ) -> None:
     async with listening(settings, database, Topic.JOBS) as listener:
         async with database.transaction() as connection:
-            await notify(connection, [Topic.JOBS])
+            await notify(connection, await channels_of(database, Topic.JOBS))
             assert not await listener.wait(SHORT)
         assert await listener.wait(LONG)
 
@@ -256,3 +302,19 @@ async def test_a_link_that_dies_at_the_first_word_is_found_as_fast_as_later(
     assert heard == []
     await database.close()
     await link.cut()
+
+
+async def test_unforeseen_error_of_redis_leaves_notify(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listening(settings, database, Topic.JOBS) as listener:
+
+        async def broken(_: object) -> None:
+            raise TypeError("an unforeseen fault")
+
+        monkeypatch.setattr(AbstractConnection, "connect", broken)
+        async with ringing(settings, database) as waker:
+            with pytest.raises(TypeError):
+                await waker.ping()
+            waker.ring(Topic.JOBS)
+            assert await listener.wait(LONG)

@@ -11,7 +11,6 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from headrace_core.dispatch.keys import queue_key
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
@@ -66,7 +65,7 @@ async def test_a_worker_that_lost_postgresql_keeps_no_delivery_and_comes_back_un
         # What runs has ended one beat before others may have it.
         await until(lambda: not worker.running)
         assert time.monotonic() - began < jobs.settings.worker_lease
-        await until(lambda: redis.keys(queue_key("*")))
+        await until(lambda: redis.keys("headrace:*:queue:*"))
         link.release()
         assert (await jobs.ended(waiting)).state is JobState.SUCCEEDED
         again = await started_again(jobs, held)

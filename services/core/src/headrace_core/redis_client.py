@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from redis.asyncio import ConnectionPool
+from typing import Any, Final
+from uuid import UUID
+
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from headrace_core.settings import Settings
 
-# What a Redis that is gone, or hangs, shows itself as.
-RedisFault = (RedisError, OSError, TimeoutError)
+# Any error of the client: an unforeseen one must not bypass the fallback to PostgreSQL either.
+RedisFault: Final = (Exception,)
+
+# How long the key of a check lives, in milliseconds.
+_PROBE_MS: Final = 1000
 
 
 def connection_pool(settings: Settings, *, name: str | None = None) -> ConnectionPool:
@@ -22,12 +27,31 @@ def connection_pool(settings: Settings, *, name: str | None = None) -> Connectio
         settings: where Redis is.
         name: what Redis calls the connections in its list of clients.
     """
+    url = settings.redis_url.get_secret_value()
+    tcp: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
     return ConnectionPool.from_url(
-        settings.redis_url.get_secret_value(),
+        url,
         socket_connect_timeout=settings.redis_timeout,
         socket_timeout=settings.redis_timeout,
-        socket_keepalive=True,
+        **tcp,
         retry=Retry(NoBackoff(), 0),
         max_connections=1000,
         client_name=name,
     )
+
+
+def key(installation: UUID, *parts: str) -> str:
+    """Return the name of a key: `headrace:{installation}:…`.
+
+    Several installations may share a Redis database.
+    """
+    return ":".join(("headrace", installation.hex, *parts))
+
+
+async def check_writes(client: Redis, installation: UUID) -> None:
+    """Check that Redis takes writes; a full one and a replica still answer a PING.
+
+    Raises:
+        Exception: it does not.
+    """
+    await client.set(key(installation, "probe"), b"", px=_PROBE_MS)

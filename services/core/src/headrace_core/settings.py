@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from headrace_core.domain.retention import Retention, parse_rules
+from headrace_core.urls import check_database_url, check_redis_url, driver_url
 
 _SERVICES = ("gateway", "scheduler", "worker")
 
@@ -123,6 +124,7 @@ class Settings(BaseSettings):
         # Another driver's name in the scheme is replaced by ours.
         if not re.match(r"postgres(ql)?(\+\w+)?://", url.get_secret_value()):
             raise ValueError("it must begin with postgresql://")
+        check_database_url(url.get_secret_value())
         return url
 
     @field_validator("database_schema")
@@ -137,6 +139,7 @@ class Settings(BaseSettings):
     def _check_redis_url(cls, url: SecretStr) -> SecretStr:
         if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("it must begin with redis://, rediss:// or unix://")
+        check_redis_url(url.get_secret_value())
         return url
 
     @model_validator(mode="after")
@@ -178,13 +181,8 @@ class Settings(BaseSettings):
 
     @property
     def postgresql_url(self) -> str:
-        """The database's URL as PostgreSQL knows it.
-
-        A driver's name in the scheme is left out, and SQLAlchemy's `ssl` is the `sslmode` that it
-        stands for.
-        """
-        _, _, rest = self.database_url.get_secret_value().partition("://")
-        return "postgresql://" + re.sub(r"([?&])ssl=", r"\1sslmode=", rest)
+        """The database's URL as drivers read it, without the options that are ignored."""
+        return driver_url(self.database_url.get_secret_value())
 
 
 def problems(error: ValidationError) -> list[str]:

@@ -54,7 +54,7 @@ class HandOff:
     def __init__(self, *, settings: Settings, database: Database, waker: Waker) -> None:
         self._database = database
         self._waker = waker
-        self._deliverer = Deliverer(settings)
+        self._deliverer = Deliverer(settings, identify=database.installation_id)
         # While less than this waits in a pool's queue. Without a prefetch the scheduler keeps the
         # queues empty while jobs wait in PostgreSQL: there an empty queue says nothing.
         self._most = min(_MOST_WAITING, settings.dispatch_prefetch)

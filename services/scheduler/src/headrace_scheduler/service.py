@@ -35,7 +35,7 @@ class Scheduler:
         self._database = Database(settings, application="scheduler")
         self._waker = Waker(settings, self._database)
         self._listener = Listener(settings, self._database, Topic.JOBS, Topic.SLOTS)
-        self._deliverer = Deliverer(settings)
+        self._deliverer = Deliverer(settings, identify=self._database.installation_id)
         self._health = HealthServer(
             address=settings.scheduler_address,
             reflection=settings.reflection,

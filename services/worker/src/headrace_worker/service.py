@@ -101,6 +101,7 @@ class WorkerService:
             claim=self._claim,
             start=Execution.start,
             find=self._find,
+            identify=self._database.installation_id,
         )
         self._lease = Lease(
             database=self._database,

@@ -12,13 +12,14 @@ from arq.jobs import serialize_job
 from headrace_core.dispatch.keys import (
     EXPIRE_MS,
     FUNCTION,
+    Identify,
     connect,
     queue_key,
     serialize,
 )
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
-from headrace_core.redis_client import RedisFault
+from headrace_core.redis_client import RedisFault, check_writes
 from headrace_core.settings import Settings
 
 # Writes the record and the place of each delivery, as arq does for a job, unless as many as the
@@ -41,9 +42,11 @@ class Deliverer:
 
     Args:
         settings: where Redis is.
+        identify: returns the installation's id.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, identify: Identify) -> None:
+        self._identify = identify
         self._redis: ArqRedis = connect(settings)
         self._script = self._redis.register_script(_DELIVER)
 
@@ -53,7 +56,8 @@ class Deliverer:
         What is delivered already stays as it is.
 
         Raises:
-            Unavailable: Redis is gone. Some may have been delivered.
+            Unavailable: Redis is gone, or PostgreSQL before the first delivery. Some may have been
+                delivered.
         """
         await self._deliver(pool, deliveries, _NO_LIMIT)
 
@@ -66,13 +70,14 @@ class Deliverer:
             Whether they were delivered.
 
         Raises:
-            Unavailable: Redis is gone. They may have been delivered.
+            Unavailable: as for `deliver`. They may have been delivered.
         """
         return await self._deliver(pool, deliveries, most)
 
     async def _deliver(
         self, pool: str, deliveries: Sequence[tuple[Delivery, float]], most: int
     ) -> bool:
+        queue = queue_key(await self._identify(), pool)
         now_ms = int(time.time() * 1000)
         arguments: list[str | bytes | int | float] = [EXPIRE_MS, most]
         for delivery, rank in deliveries:
@@ -80,18 +85,19 @@ class Deliverer:
             record = serialize_job(FUNCTION, (name,), {}, None, now_ms, serializer=serialize)
             arguments += (name, rank, record)
         try:
-            return bool(await self._script(keys=[queue_key(pool)], args=arguments))
+            return bool(await self._script(keys=[queue], args=arguments))
         except RedisFault as fault:
             raise Unavailable("redis") from fault
 
     async def ping(self) -> None:
-        """Asks Redis for a sign of life.
+        """Check that Redis takes what would be delivered.
 
         Raises:
-            Unavailable: there is none.
+            Unavailable: it does not.
         """
+        installation = await self._identify()
         try:
-            await self._redis.ping()
+            await check_writes(self._redis, installation)
         except RedisFault as fault:
             raise Unavailable("redis") from fault
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from arq.connections import ArqRedis
 
-from headrace_core.redis_client import connection_pool
+from headrace_core.redis_client import connection_pool, key
 from headrace_core.settings import Settings
 
 # The one arq function there is; its argument is the delivery's name.
@@ -17,14 +19,13 @@ FUNCTION = "run"
 EXPIRE_MS = 3_600_000
 
 
-def queue_key(pool: str) -> str:
+# Returns the installation's id, which is in the name of each key.
+Identify = Callable[[], Awaitable[UUID]]
+
+
+def queue_key(installation: UUID, pool: str) -> str:
     """The arq queue of a pool: a sorted set of delivery names by rank."""
-    return f"headrace:queue:{pool}"
-
-
-def probe_key(pool: str) -> str:
-    """What a pool's workers write to see whether Redis takes writes."""
-    return f"headrace:probe:{pool}"
+    return key(installation, "queue", pool)
 
 
 def serialize(value: dict[str, Any]) -> bytes:

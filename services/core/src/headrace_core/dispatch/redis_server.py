@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -35,10 +37,14 @@ async def read_redis(settings: Settings) -> RedisServer:
     client = Redis(connection_pool=connection_pool(settings))
     try:
         info = await client.info("everything")
+        return _server(info)
     except RedisFault as fault:
         raise Unavailable("redis") from fault
     finally:
         await client.aclose(close_connection_pool=True)
+
+
+def _server(info: Mapping[str, Any]) -> RedisServer:
     return RedisServer(
         name=str(info.get("server_name", "redis")),
         version=str(info["redis_version"]),

@@ -24,15 +24,15 @@ from redis.exceptions import RedisError
 from headrace_core.dispatch.keys import (
     EXPIRE_MS,
     FUNCTION,
+    Identify,
     connect,
     deserialize,
-    probe_key,
     queue_key,
     serialize,
 )
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
-from headrace_core.redis_client import RedisFault
+from headrace_core.redis_client import RedisFault, check_writes
 from headrace_core.settings import Settings
 from headrace_core.tasks import end_tasks
 
@@ -55,8 +55,6 @@ _PASSED_OVER_S = 0.02
 # has slots for, and at no more than that in all: it takes the first ones that no other has.
 _SPREAD = 8
 _MAX_FOUND = 1000
-# How long a mark stands by which a worker sees that Redis takes writes, in milliseconds.
-_PROBE_MS = 1000
 # A delivery's name and its rank, as Redis says them.
 _Taken = tuple[bytes, bytes]
 # Where arq keeps a job's record.
@@ -78,6 +76,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         start: starts one of them. It must not raise, and whoever ends it calls `release`.
         find: what to claim while nothing comes through Redis: up to that many deliveries, straight
             from PostgreSQL.
+        identify: returns the installation's id.
     """
 
     def __init__(
@@ -88,17 +87,18 @@ class BatchWorker(Worker, Generic[Claimed]):
         claim: Callable[[Sequence[Delivery], int], Awaitable[Sequence[Claimed]]],
         start: Callable[[Claimed], None],
         find: Callable[[int], Awaitable[Sequence[Delivery]]],
+        identify: Identify,
     ) -> None:
         super().__init__(
             functions=[func(_never, name=FUNCTION)],  # type: ignore[arg-type]
-            queue_name=queue_key(pool),
             redis_pool=connect(settings, name=(name := f"headrace-worker-{uuid4().hex}")),
             max_jobs=settings.worker_slots,
             handle_signals=False,
             job_serializer=serialize,
             job_deserializer=deserialize,
         )
-        self._probe_key = probe_key(pool)
+        self._pool_name = pool
+        self._identify = identify
         # By this name Redis knows its connections.
         self._name = name
         # The records of what was taken last.
@@ -132,6 +132,7 @@ class BatchWorker(Worker, Generic[Claimed]):
 
     async def main(self) -> None:
         """Takes and runs for ever; through faults of Redis and PostgreSQL too."""
+        await self._name_queue()
         while True:
             await self._until_free()
             wanted = self._wanted
@@ -141,7 +142,7 @@ class BatchWorker(Worker, Generic[Claimed]):
                 if "unknown command" in str(fault):
                     self._too_old = True
                     _log.error("redis_too_old", needed="Redis 7.0 or newer, or Valkey")
-                await self._do_without_redis()
+                await self._do_without_redis(fault)
                 continue
             if taken:
                 self._overlooked = False
@@ -158,10 +159,12 @@ class BatchWorker(Worker, Generic[Claimed]):
                 await self._look()
 
     async def ping(self) -> None:
-        """Asks Redis for a sign of life, and whether it can do what is needed.
+        """Check that Redis can do what is needed and takes what would be delivered.
+
+        One that is full, or a replica by now, still answers, and its queues stay empty.
 
         Raises:
-            RedisError, OSError, TimeoutError: there is none, or it cannot.
+            Exception: it cannot.
         """
         if self._too_old:
             # It may have been replaced meanwhile.
@@ -170,8 +173,7 @@ class BatchWorker(Worker, Generic[Claimed]):
             if known is None:
                 raise RedisTooOldError
             self._too_old = False
-        else:
-            await self.pool.ping()
+        await check_writes(self.pool, await self._identify())
 
     def pause(self) -> None:
         """Takes nothing more; what it has in hand it starts or gives back."""
@@ -248,9 +250,9 @@ class BatchWorker(Worker, Generic[Claimed]):
         self._look_at = self.loop.time() + random.uniform(0.5, 1.5) * _LOOK_S
         self._passed_over = False
         try:
-            await self._probe()
-        except RedisFault:
-            await self._do_without_redis()
+            await self.ping()
+        except RedisFault as fault:
+            await self._do_without_redis(fault)
             return
         await self._until_free()
         begun = await self._begin_found(await self._find_some())
@@ -258,9 +260,18 @@ class BatchWorker(Worker, Generic[Claimed]):
             _log.info("jobs_found_undelivered", jobs=begun)
         self._overlooked = begun > 0
 
-    async def _do_without_redis(self) -> None:
+    async def _name_queue(self) -> None:
+        while True:
+            try:
+                self.queue_name = queue_key(await self._identify(), self._pool_name)
+            except Unavailable as fault:
+                await _pause(fault)
+            else:
+                return
+
+    async def _do_without_redis(self, fault: Exception) -> None:
         """Claims straight from PostgreSQL until Redis is back."""
-        _log.warning("redis_lost", fallback="claiming from postgresql")
+        _log.warning("redis_lost", error=type(fault).__name__, fallback="claiming from postgresql")
         # Asked on the side: a Redis that hangs must not hold up the jobs.
         back = asyncio.create_task(self._until_redis_is_back(), name="redis-is-back")
         self.without_redis = True
@@ -278,19 +289,8 @@ class BatchWorker(Worker, Generic[Claimed]):
         while True:
             await asyncio.sleep(random.uniform(0.2, 0.6))
             with suppress(*RedisFault):
-                await self._probe()
+                await self.ping()
                 return
-
-    async def _probe(self) -> None:
-        """Sees whether Redis takes what would be delivered.
-
-        One that is full, or a replica by now, answers all the same, and its queues stay empty.
-
-        Raises:
-            RedisError, OSError, TimeoutError: it does not.
-        """
-        await self.ping()
-        await self.pool.set(self._probe_key, b"", px=_PROBE_MS)
 
     async def _find_some(self) -> Sequence[Delivery]:
         """What waits in PostgreSQL for the free slots, and more; nothing while it is gone."""

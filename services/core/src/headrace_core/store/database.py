@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
+from uuid import UUID
 
 import asyncpg
 from sqlalchemy import text
@@ -14,6 +17,8 @@ from sqlalchemy import text
 from headrace_core.domain.errors import Unavailable
 from headrace_core.settings import Settings
 from headrace_core.store.connection import Connection, Driver, Row
+from headrace_core.store.installation import read_installation
+from headrace_core.urls import database_options
 
 # SQLSTATE classes and codes after which the same call may succeed: connection exceptions,
 # insufficient resources, operator intervention, system errors, deadlock and serialization failure,
@@ -60,12 +65,11 @@ class Database:
     ) -> None:
         self._timeout = min(timeout, settings.database_timeout)
         self._size = settings.database_pool_size
+        server = server_arguments(settings, writes=writes)
         self._connect: dict[str, Any] = {
-            "dsn": settings.postgresql_url,
-            "timeout": self._timeout,
+            **server,
+            "timeout": min(timeout, server["timeout"]),
             "command_timeout": self._timeout if bounded else None,
-            # A standby may be behind, and stay so: it is not read from either.
-            "target_session_attrs": "primary" if writes else None,
             "record_class": Row,
             "connection_class": Driver,
             # Every statement of a service, prepared once for each connection.
@@ -92,6 +96,7 @@ class Database:
         self._pool: asyncpg.Pool[Row] | None = None
         # Whether it ever was.
         self._connected = False
+        self._installation_id: UUID | None = None
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -151,6 +156,17 @@ class Database:
         """
         async with self.statement() as connection:
             await connection.execute(_PING)
+
+    async def installation_id(self) -> UUID:
+        """Return the id that names the database; it is read once.
+
+        Raises:
+            Unavailable: as for a transaction.
+        """
+        if self._installation_id is None:
+            async with self.statement() as connection:
+                self._installation_id = (await read_installation(connection)).id
+        return self._installation_id
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[asyncpg.Connection]:
@@ -237,6 +253,29 @@ async def until_lost(connection: asyncpg.Connection, *, probe: float) -> NoRetur
             async with asyncio.timeout(probe):
                 await ended.wait()
         await connection.execute("SELECT 1", timeout=probe)
+
+
+def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, Any]:
+    """Return asyncpg's arguments for the server of the settings.
+
+    Args:
+        settings: has the URL, whose options docs/production.md lists.
+        writes: whether a standby is refused; of several hosts the primary is used in any case.
+    """
+    options = database_options(settings.database_url.get_secret_value())
+    arguments: dict[str, Any] = {
+        "dsn": settings.postgresql_url,
+        # As in libpq, 0 is no limit of the URL's own.
+        "timeout": int(options.get("connect_timeout", "0")) or settings.database_timeout,
+    }
+    if options.get("sslrootcert") == "system":
+        # asyncpg takes it for the name of a file.
+        arguments["ssl"] = ssl.create_default_context()
+    if options.get("target_session_attrs", "any") == "any":
+        several = "," in urlsplit(settings.postgresql_url).netloc or "," in options.get("host", "")
+        # A standby may be behind, and stay so: it is not read from either.
+        arguments["target_session_attrs"] = "primary" if writes or several else "any"
+    return arguments
 
 
 def server_error(error: BaseException | None) -> asyncpg.PostgresError | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -98,17 +98,17 @@ class Listener:
         await self._redis.connection_pool.disconnect()
 
     async def _hear_for_ever(
-        self, way: str, hear: Callable[[Callable[[Sequence[str]], None]], Awaitable[NoReturn]]
+        self, way: str, hear: Callable[[Callable[[Sequence[Topic]], None]], Awaitable[NoReturn]]
     ) -> None:
         lost = False
 
-        def heard(topics: Sequence[str]) -> None:
+        def heard(topics: Sequence[Topic]) -> None:
             nonlocal lost
             if lost:
                 _log.info("wake_ups_found", dependency=way)
             lost = False
             self._ways.add(way)
-            self._heard.update(map(Topic, topics))
+            self._heard.update(topics)
             self._rung.set()
 
         while True:
@@ -123,9 +123,10 @@ class Listener:
                     self._deaf_since = time.monotonic()
             await asyncio.sleep(random.uniform(0.2, 1.0))
 
-    async def _hear_redis(self, heard: Callable[[Sequence[str]], None]) -> NoReturn:
+    async def _hear_redis(self, heard: Callable[[Sequence[Topic]], None]) -> NoReturn:
         async with self._redis.pubsub() as subscription:
-            await subscription.subscribe(*self._topics)
+            topics = await self._channels()
+            await subscription.subscribe(*topics)
             heard(self._topics)
             probed = False
             while True:
@@ -133,12 +134,22 @@ class Listener:
                 if message is not None:
                     probed = False
                     if message["type"] == "message":
-                        heard((message["channel"].decode(),))
+                        heard((topics[message["channel"].decode()],))
                 elif probed:
                     raise TimeoutError
                 else:
                     await subscription.ping()
                     probed = True
 
-    async def _hear_postgresql(self, heard: Callable[[Sequence[str]], None]) -> NoReturn:
-        await listen(self._database, self._topics, heard=heard, probe=_PROBE)
+    async def _hear_postgresql(self, heard: Callable[[Sequence[Topic]], None]) -> NoReturn:
+        topics = await self._channels()
+        await listen(
+            self._database,
+            list(topics),
+            heard=lambda channels: heard([topics[channel] for channel in channels]),
+            probe=_PROBE,
+        )
+
+    async def _channels(self) -> Mapping[str, Topic]:
+        installation = await self._database.installation_id()
+        return {topic.channel(installation): topic for topic in self._topics}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from uuid import UUID
 
 
 class Topic(StrEnum):
@@ -20,3 +21,10 @@ class Topic(StrEnum):
     WORKERS = "headrace_workers"
     # A subscription was acquired, let go of or deleted: the gateways.
     SUBSCRIPTIONS = "headrace_subscriptions"
+
+    def channel(self, installation: UUID) -> str:
+        """Return the channel's name, in Redis and for NOTIFY, where it has 63 characters at most.
+
+        Several installations may share a Redis database, or one of PostgreSQL.
+        """
+        return f"{self}_{installation.hex}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 
 import structlog
 from redis.asyncio import Redis
 
-from headrace_core.redis_client import RedisFault, connection_pool
+from headrace_core.redis_client import RedisFault, check_writes, connection_pool
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.notify import notify
@@ -51,12 +52,12 @@ class Waker:
         self._rung.set()
 
     async def ping(self) -> None:
-        """Asks Redis for a sign of life.
+        """Check that Redis takes writes, for health.
 
         Raises:
-            RedisError, OSError, TimeoutError: there is none.
+            Exception: it does not.
         """
-        await self._redis.ping()
+        await check_writes(self._redis, await self._database.installation_id())
 
     async def stop(self) -> None:
         """Rings what is pending and closes."""
@@ -78,6 +79,14 @@ class Waker:
         topics, self._pending = self._pending, set()
         if not topics:
             return
+        try:
+            installation = await self._database.installation_id()
+            channels = [topic.channel(installation) for topic in sorted(topics)]
+            await self._publish(channels)
+        except Exception as fault:  # noqa: BLE001 - a lost wake-up costs a moment, no more
+            _log.warning("wake_up_lost", error=type(fault).__name__)
+
+    async def _publish(self, channels: Sequence[str]) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._redis_down_until:
             try:
@@ -85,15 +94,12 @@ class Waker:
                     asyncio.timeout(_PATIENCE),
                     self._redis.pipeline(transaction=False) as pipeline,
                 ):
-                    for topic in sorted(topics):
-                        pipeline.publish(topic, b"")
+                    for channel in channels:
+                        pipeline.publish(channel, b"")
                     await pipeline.execute()
                 return
-            except RedisFault:
+            except RedisFault as fault:
                 self._redis_down_until = now + _PAUSE
-                _log.warning("wake_up_through_postgresql", reason="redis is not available")
-        try:
-            async with self._database.statement() as connection:
-                await notify(connection, sorted(topics))
-        except Exception as fault:  # noqa: BLE001 - a lost wake-up costs a moment, no more
-            _log.warning("wake_up_lost", error=type(fault).__name__)
+                _log.warning("wake_up_through_postgresql", error=type(fault).__name__)
+        async with self._database.statement() as connection:
+            await notify(connection, channels)

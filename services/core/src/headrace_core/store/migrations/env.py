@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from headrace_core.settings import Settings
+from headrace_core.store.database import server_arguments
 from headrace_core.store.migrate import LOCK
 from headrace_core.store.schema import VERSION_TABLE, prepare_schema
 from headrace_core.store.tables import metadata
@@ -33,7 +34,7 @@ def _run(connection: Connection) -> None:
 
 
 async def _connect() -> asyncpg.Connection:
-    return await asyncpg.connect(_settings.postgresql_url)
+    return await asyncpg.connect(**server_arguments(_settings))
 
 
 async def _main() -> None:

@@ -1,0 +1,173 @@
+"""The options in the URLs of the servers: which are honored, ignored and refused.
+
+docs/production.md lists them. No error quotes a value: it may be a part of the password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
+
+# libpq's, as far as asyncpg or the server reads them.
+_HONORED: Final = frozenset(
+    (
+        "host",
+        "port",
+        "dbname",
+        "user",
+        "password",
+        "passfile",
+        "service",
+        "options",
+        "target_session_attrs",
+        "connect_timeout",
+        "sslmode",
+        "sslcert",
+        "sslkey",
+        "sslpassword",
+        "sslrootcert",
+        "sslcrl",
+        "sslnegotiation",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+        "krbsrvname",
+        "gsslib",
+    )
+)
+# libpq's that change nothing here: each connection and statement has a deadline, and asyncpg has
+# neither channel binding nor GSSAPI encryption.
+_IGNORED: Final = frozenset(
+    (
+        "application_name",
+        "fallback_application_name",
+        "client_encoding",
+        "channel_binding",
+        "gssencmode",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+        "load_balance_hosts",
+        "sslcompression",
+        "sslsni",
+    )
+)
+_HINTS: Final[Mapping[str, str]] = {
+    "search_path": "set HEADRACE_DATABASE_SCHEMA instead",
+    "schema": "set HEADRACE_DATABASE_SCHEMA instead",
+    "currentSchema": "set HEADRACE_DATABASE_SCHEMA instead",
+}
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    # Services write, so a standby is of no use to them.
+    "target_session_attrs": ("any", "primary", "read-write"),
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "gssencmode": ("disable", "prefer"),
+}
+# Read by asyncpg, but not in its URL.
+_OURS: Final = frozenset({"connect_timeout"})
+
+_REDIS_OPTIONS: Final = frozenset(
+    (
+        "db",
+        "username",
+        "password",
+        "socket_timeout",
+        "socket_connect_timeout",
+        "health_check_interval",
+        "ssl_ca_certs",
+        "ssl_ca_data",
+        "ssl_certfile",
+        "ssl_keyfile",
+        "ssl_cert_reqs",
+        "ssl_check_hostname",
+    )
+)
+
+
+def check_database_url(url: str) -> None:
+    """Check a URL of PostgreSQL.
+
+    Raises:
+        ValueError: it cannot be read, or has an option that is not supported.
+    """
+    options = database_options(url)
+    for name in options:
+        if name not in _HONORED | _IGNORED:
+            hint = _HINTS.get(name, "a setting of the server goes into options=-c%20name%3Dvalue")
+            raise ValueError(f"the option {name} is not supported; {hint}")
+    for name, choices in _CHOICES.items():
+        if name in options and options[name] not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}")
+    if not options.get("connect_timeout", "0").isdigit():
+        raise ValueError("connect_timeout must be a number of seconds")
+
+
+def database_options(url: str) -> dict[str, str]:
+    """The options of a URL of PostgreSQL; SQLAlchemy's `ssl` is the `sslmode` that it means.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    parts = _split(url)
+    # Several hosts, each with a port of its own or none.
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host.rpartition("]")[2] else ""
+        if port and not port.isdigit():
+            raise _unreadable()
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if "ssl" in options:
+        options["sslmode"] = options.pop("ssl")
+    return options
+
+
+def driver_url(url: str) -> str:
+    """A URL of PostgreSQL as asyncpg and psycopg read it.
+
+    A driver's name in the scheme and the options that are ignored are left out.
+    """
+    kept = {
+        name: value for name, value in database_options(url).items() if name not in _IGNORED | _OURS
+    }
+    rest = url.partition("://")[2].partition("?")[0]
+    return f"postgresql://{rest}" + (f"?{urlencode(kept, quote_via=quote)}" if kept else "")
+
+
+def check_redis_url(url: str) -> None:
+    """Check a URL of Redis.
+
+    Raises:
+        ValueError: it cannot be read, or has an option that is not supported.
+    """
+    parts = _split(url)
+    try:
+        _ = parts.port
+    except ValueError:
+        raise _unreadable() from None
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name in options:
+        if name not in _REDIS_OPTIONS:
+            raise ValueError(f"the option {name} is not supported")
+    if not options.get("db", "0").isdigit():
+        raise ValueError("db must be a number")
+    if parts.scheme == "unix" and not parts.path.startswith("/"):
+        raise ValueError("a unix:// URL needs the absolute path of the socket")
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise _unreadable() from None
+    # Of a password with one of these characters, the rest would be taken for options or a path.
+    if parts.fragment or "@" in parts.query or "@" in parts.path:
+        raise _unreadable()
+    return parts
+
+
+def _unreadable() -> ValueError:
+    return ValueError(
+        "it cannot be read; write the characters / ? # @ : of a user name or password as "
+        "%2F %3F %23 %40 %3A"
+    )
