@@ -17,11 +17,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
 from headrace_core.dispatch import Deliverer
-<<<<<<< HEAD
 from headrace_core.dispatch import worker as worker_module
-from headrace_core.dispatch.keys import queue_key
-=======
->>>>>>> 79b6d09 (dispatch: name the installation in each Redis key and channel)
 from headrace_core.dispatch.worker import RedisTooOldError
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
