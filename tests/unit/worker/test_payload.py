@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from headrace_worker import Fail
-from headrace_worker.payload import encode
+from headrace_worker.payload import Decoder, PayloadMismatch, encode
 
 
 class Struct(msgspec.Struct):
@@ -83,3 +83,37 @@ def test_what_json_cannot_say_is_no_result(value: Any) -> None:
 )
 def test_a_null_that_the_handler_means_stays_one(value: Any, text: str) -> None:
     assert encode(value) == text
+
+
+class Mixed(msgspec.Struct):
+    whole: int
+    part: float = 0.0
+    rest: Any = None
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ('{"whole": 1.0}', 1),
+        ('{"whole": 1e3}', 1000),
+        ('{"whole": -0.0}', 0),
+        ('{"whole": 9007199254740994.0}', 9007199254740994),
+        ('{"whole": "x", "whole": 2}', 2),
+        ('{"whole": [], "whole": 2.0}', 2),
+    ],
+)
+def test_payload_of_the_same_content_is_decoded_alike(text: str, whole: int) -> None:
+    assert Decoder(Mixed)(text).whole == whole
+
+
+def test_negative_zero_of_a_float_outlives_an_integral_integer() -> None:
+    mixed = Decoder(Mixed)('{"whole": 1.0, "part": -0.0}')
+    assert (mixed.whole, math.copysign(1, mixed.part)) == (1, -1)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"whole": 1.5}', '{"whole": 2, "whole": "x"}', '{"whole": "1"}', '{"part": 1}', "["]
+)
+def test_payload_of_other_content_is_refused(text: str) -> None:
+    with pytest.raises(PayloadMismatch):
+        Decoder(Mixed)(text)

@@ -15,11 +15,13 @@ import msgspec
 import structlog
 
 from headrace_core.domain.errors import HeadraceError, Violation
+from headrace_core.domain.handler import VALUE_KEYWORD
 from headrace_core.domain.job import JsonText
 from headrace_core.store.database import Database
 from headrace_core.store.workers import live_handlers
 from headrace_core.tasks import end_tasks
 from headrace_core.wake import Listener
+from headrace_gateway.values import ValueKeyword, bounded
 
 _log = structlog.get_logger()
 
@@ -137,7 +139,8 @@ def _validator(schema: JsonText) -> jsonschema_rs.Validator | None:
     """The compiled schema; None when it is not a schema, so that jobs of its type go unchecked."""
     try:
         return jsonschema_rs.validator_for(
-            msgspec.json.decode(schema),
+            bounded(msgspec.json.decode(schema)),
+            keywords={VALUE_KEYWORD: ValueKeyword},
             # A schema comes from a worker: it shall not make the gateway call anybody.
             offline=True,
             mask="the value",

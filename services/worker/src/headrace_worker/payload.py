@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from headrace_core.domain.job import JsonText
+from headrace_worker import msgspec_schema
 from headrace_worker.failure import describe
 from headrace_worker.outcome import Fail
 
@@ -38,6 +40,9 @@ class Decoder:
     def __call__(self, payload: JsonText) -> Any:
         """The payload as its type.
 
+        Texts that JSON Schema takes for the same content are decoded alike: 1.0 is an integer, and
+        of equal keys the last one counts.
+
         Raises:
             PayloadMismatch: it does not fit.
         """
@@ -45,7 +50,33 @@ class Decoder:
             return self._decode(payload)
         # pydantic's ValidationError is a ValueError, as msgspec's errors are.
         except (ValueError, RecursionError) as error:
+            for text in _other_forms(payload):
+                with suppress(ValueError, RecursionError):
+                    return self._decode(text)
             raise PayloadMismatch(describe(error)) from error
+
+
+def _other_forms(payload: JsonText) -> Iterator[JsonText]:
+    """Texts with the content of `payload`: each key once, integral numbers as integers."""
+    with suppress(ValueError, RecursionError):
+        content = msgspec.json.decode(payload)
+        # An integer has no negative zero, so those are given up last.
+        for keeps_negative_zero in (True, False):
+            form = _integral(content, keeps_negative_zero=keeps_negative_zero)
+            yield msgspec.json.encode(form).decode()
+
+
+def _integral(content: Any, *, keeps_negative_zero: bool) -> Any:
+    if isinstance(content, float) and content.is_integer():
+        return int(content) if content or not keeps_negative_zero else content
+    if isinstance(content, dict):
+        return {
+            key: _integral(item, keeps_negative_zero=keeps_negative_zero)
+            for key, item in content.items()
+        }
+    if isinstance(content, list):
+        return [_integral(item, keeps_negative_zero=keeps_negative_zero) for item in content]
+    return content
 
 
 def encode(value: Any) -> JsonText:
@@ -96,20 +127,41 @@ def schema(annotation: Any) -> JsonText:
     Raises:
         TypeError: JSON has no form for it.
     """
+    if _is_model(annotation):
+        return _text(annotation.model_json_schema())
+    return _written(annotation, msgspec.json.schema)
+
+
+def payload_schema(annotation: Any) -> JsonText:
+    """The JSON Schema of a payload's type, so exact that the type decodes what the schema takes.
+
+    The handler's own checks, such as pydantic's validators and `__post_init__`, are not in it.
+
+    Raises:
+        TypeError: JSON has no form for it.
+    """
+    if _is_model(annotation):
+        # pydantic's generator is not imported for others.
+        from headrace_worker import pydantic_schema  # noqa: PLC0415
+
+        return _text(pydantic_schema.exact_schema(annotation))
+    return _written(annotation, msgspec_schema.exact_schema)
+
+
+def _written(annotation: Any, write: Callable[[Any], dict[str, Any]]) -> JsonText:
     if annotation is Any:
         return "{}"
-    found = annotation.model_json_schema() if _is_model(annotation) else _schema(annotation)
-    return msgspec.json.encode(found).decode()
-
-
-def _schema(annotation: Any) -> dict[str, Any]:
     try:
-        return msgspec.json.schema(annotation)
+        return _text(write(annotation))
     except TypeError as error:
         raise TypeError(
             f"JSON has no form for {annotation!r}; use a msgspec Struct, a pydantic model, or "
             "types such as int, str, list and dict"
         ) from error
+
+
+def _text(found: dict[str, Any]) -> JsonText:
+    return msgspec.json.encode(found).decode()
 
 
 def _is_model(annotation: Any) -> bool:

@@ -13,12 +13,12 @@ from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar
 
 from headrace_core.domain.handler import DEFAULT_TIMEOUT, HandlerSpec
-from headrace_core.domain.job import DEFAULT_QUEUE
+from headrace_core.domain.job import DEFAULT_QUEUE, JsonText
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.domain.times import MAX_DURATION
 from headrace_worker import handlers
 from headrace_worker.context import Context, SyncContext
-from headrace_worker.payload import Decoder, schema
+from headrace_worker.payload import Decoder, payload_schema, schema
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -186,8 +186,8 @@ def _inspect(
             type=job_type,
             queue=queue,
             description=(inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " "),
-            payload_schema=_schema_of(payload_type, function),
-            result_schema=_schema_of(result_type, function),
+            payload_schema=_schema_of(payload_type, function, payload_schema),
+            result_schema=_schema_of(result_type, function, schema),
             timeout=timeout,
             retry=retry,
         ),
@@ -199,9 +199,11 @@ def _inspect(
     )
 
 
-def _schema_of(annotation: Any, function: Callable[..., Any]) -> str:
+def _schema_of(
+    annotation: Any, function: Callable[..., Any], write: Callable[[Any], JsonText]
+) -> JsonText:
     try:
-        return schema(annotation)
+        return write(annotation)
     except TypeError as error:
         raise TypeError(f"{_place(function)}: {error}") from error
 

@@ -13,6 +13,10 @@ from headrace_core.domain.text import clean_line
 # In characters.
 MAX_DESCRIPTION: Final = 1000
 
+# A keyword of payload schemas beside those of JSON Schema: a single value's type in the handler's
+# library, for types that JSON Schema cannot describe.
+VALUE_KEYWORD = "x-headrace-value"
+
 # How long an attempt may run when neither the job nor its handler says.
 DEFAULT_TIMEOUT = timedelta(minutes=5)
 

@@ -1,0 +1,132 @@
+"""The JSON Schema of a payload's type for msgspec, exact for single values.
+
+msgspec's own schemas leave out what JSON Schema has no form for: times without a zone, keys that
+are not texts, the length of bytes. Those places get the VALUE_KEYWORD.
+"""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import Any, Final
+
+import msgspec
+from msgspec import inspect
+
+from headrace_core.domain.handler import VALUE_KEYWORD
+
+_NAMES: Final[dict[type[inspect.Type], str]] = {
+    inspect.BytesType: "bytes",
+    inspect.ByteArrayType: "bytes",
+    inspect.MemoryViewType: "bytes",
+    inspect.DateTimeType: "datetime",
+    inspect.DateType: "date",
+    inspect.DecimalType: "decimal",
+    inspect.FloatType: "float",
+    inspect.IntType: "int",
+    inspect.StrType: "str",
+    inspect.TimeDeltaType: "timedelta",
+    inspect.TimeType: "time",
+    inspect.UUIDType: "uuid",
+}
+_CONSTRAINTS: Final = (
+    *("tz", "ge", "gt", "le", "lt"),
+    *("multiple_of", "min_length", "max_length", "pattern"),
+)
+
+
+def exact_schema(annotation: Any) -> dict[str, Any]:
+    """The schema of a type.
+
+    Raises:
+        TypeError: JSON has no form for it.
+    """
+    schema = msgspec.json.schema(annotation)
+    _Walk(schema.get("$defs", {})).visit(inspect.type_info(annotation), schema)
+    return schema
+
+
+class _Walk:
+    """Goes through a type and its schema side by side."""
+
+    def __init__(self, definitions: dict[str, Any]) -> None:
+        self._definitions = definitions
+        self._seen: set[str] = set()
+
+    def visit(self, kind: inspect.Type, schema: dict[str, Any]) -> None:
+        kind = _plain(kind)
+        if "$ref" in schema:
+            name = schema["$ref"].rpartition("/")[2]
+            if name in self._seen:
+                return
+            self._seen.add(name)
+            schema = self._definitions[name]
+        match kind:
+            case inspect.CollectionType(item_type=item) if "items" in schema:
+                self.visit(item, schema["items"])
+            case inspect.TupleType(item_types=items):
+                for item, part in zip(items, schema.get("prefixItems", ()), strict=True):
+                    self.visit(item, part)
+            case inspect.DictType(key_type=key, value_type=value):
+                _name_keys(_plain(key), schema)
+                if "additionalProperties" in schema:
+                    self.visit(value, schema["additionalProperties"])
+            case inspect.UnionType(types=types):
+                # In the order of msgspec's schemas.
+                options = sorted(map(_plain, types), key=_rank)
+                for option, part in zip_longest(options, _options(schema)):
+                    self.visit(option, part)
+            case inspect.StructType(array_like=True) | inspect.NamedTupleType():
+                parts = schema["prefixItems"][-len(kind.fields) :] if kind.fields else ()
+                for field, part in zip(kind.fields, parts, strict=True):
+                    self.visit(field.type, part)
+            case inspect.StructType() | inspect.TypedDictType() | inspect.DataclassType():
+                for field in kind.fields:
+                    self.visit(field.type, schema["properties"][field.encode_name])
+            case _ if type(kind) in _NAMES and not _is_exact(kind):
+                schema[VALUE_KEYWORD] = _value(kind)
+
+
+def _plain(kind: inspect.Type) -> inspect.Type:
+    while isinstance(kind, inspect.Metadata):
+        kind = kind.type
+    return kind
+
+
+def _rank(kind: inspect.Type) -> int:
+    if isinstance(kind, inspect.NoneType):
+        return 2
+    return int(isinstance(kind, inspect.StructType) and not kind.array_like)
+
+
+def _options(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    options: list[dict[str, Any]] = []
+    for option in schema["anyOf"]:
+        options += _options(option) if "anyOf" in option else [option]
+    return options
+
+
+def _is_exact(kind: inspect.Type) -> bool:
+    if isinstance(kind, inspect.IntType | inspect.FloatType):
+        # JSON Schema divides the decimal text of a number, and handlers the number.
+        return kind.multiple_of is None
+    return isinstance(kind, inspect.StrType)
+
+
+def _value(kind: inspect.Type) -> dict[str, Any]:
+    value = {"by": "msgspec", "type": _NAMES[type(kind)]}
+    for name in _CONSTRAINTS:
+        if getattr(kind, name, None) is not None:
+            value[name] = getattr(kind, name)
+    return value
+
+
+def _name_keys(key: inspect.Type, schema: dict[str, Any]) -> None:
+    match key:
+        case inspect.StrType() | inspect.AnyType():
+            return
+        case inspect.EnumType(cls=enum):
+            schema["propertyNames"] = {"enum": [str(member.value) for member in enum]}
+        case inspect.LiteralType(values=values):
+            schema["propertyNames"] = {"enum": [str(value) for value in values]}
+        case _ if type(key) in _NAMES:
+            schema["propertyNames"] = {VALUE_KEYWORD: {**_value(key), "key": True}}

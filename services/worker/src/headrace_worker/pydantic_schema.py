@@ -1,0 +1,70 @@
+"""The JSON Schema of a pydantic model, exact for single values.
+
+pydantic's own schemas leave out what JSON Schema has no form for: decimals in texts, times with or
+without a zone, keys that are not texts. Those places get the VALUE_KEYWORD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from headrace_core.domain.handler import VALUE_KEYWORD
+
+_INEXACT: Final = frozenset({"date", "datetime", "decimal", "time", "timedelta", "uuid"})
+_CONSTRAINTS: Final = (
+    *("ge", "gt", "le", "lt", "multiple_of", "max_digits", "decimal_places", "allow_inf_nan"),
+    *("tz_constraint", "now_op", "now_utc_offset", "version", "strict"),
+    *("min_length", "max_length", "strip_whitespace", "to_lower", "to_upper", "pattern"),
+)
+
+
+def exact_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a model."""
+    return model.model_json_schema(schema_generator=_Generator)
+
+
+class _Generator(GenerateJsonSchema):
+    def generate_inner(self, schema: Any) -> JsonSchemaValue:
+        found = super().generate_inner(schema)
+        if "type" in schema and _is_inexact(schema):
+            found[VALUE_KEYWORD] = _value(schema)
+        return found
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        found = super().dict_schema(schema)
+        key: Any = schema.get("keys_schema", {})
+        if key.get("type") in {*_INEXACT, "bool", "float", "int"}:
+            found["propertyNames"] = {VALUE_KEYWORD: {**_value(key), "key": True}}
+        return found
+
+
+def _is_inexact(schema: Mapping[str, Any]) -> bool:
+    match schema["type"]:
+        case "bytes":
+            # Their length is not that of the text.
+            return "min_length" in schema or "max_length" in schema
+        case "int" | "float":
+            # JSON Schema divides the decimal text of a number, and handlers the number.
+            return "multiple_of" in schema
+        case "str":
+            return bool(schema.get("strip_whitespace"))
+        case kind:
+            return kind in _INEXACT
+
+
+def _value(schema: Mapping[str, Any]) -> dict[str, Any]:
+    value = {"by": "pydantic", "type": schema["type"]}
+    for name in _CONSTRAINTS:
+        if schema.get(name) is not None:
+            value[name] = msgspec.to_builtins(schema[name], enc_hook=_pattern_text)
+    return value
+
+
+def _pattern_text(pattern: Any) -> str:
+    return str(pattern.pattern)
