@@ -227,6 +227,7 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
             labels=spec.labels,
             request_id=request_id,
             batch_id=batch_id,
+            correlation_id=dict(context.invocation_metadata()).get("x-request-id", ""),
         )
         if spec.HasField("timeout"):
             job.timeout.CopyFrom(spec.timeout)
@@ -256,6 +257,7 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
             job.error.type = "ValueError"
             job.error.message = "no good"
             self.add(job, "FAILED", "FAILED", error=job.error)
+            job.error.stack_trace = 'Traceback:\n  File "a.py", line 1, in \x1b[2Jf'
         return job, job_service_pb2.SUBMIT_OUTCOME_CREATED
 
     async def follow(self, job, after_seq, context):
@@ -453,6 +455,9 @@ def basic(job):
     copy.CopyFrom(job)
     for field in ("payload", "result", "output"):
         copy.ClearField(field)
+    copy.error.ClearField("stack_trace")
+    if not job.HasField("error"):
+        copy.ClearField("error")
     return copy
 
 

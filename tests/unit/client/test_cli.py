@@ -691,3 +691,14 @@ async def test_a_broken_command_of_another_package_spoils_no_other(with_entry_po
     assert code == 2
     assert "nosuchmodule" in err
     assert "Traceback" not in err
+
+
+async def test_get_of_a_failed_job_shows_its_stack_trace(run):
+    job = (await run("submit", "fails", "--correlation-id", "trace-17")).out.strip()
+    text = (await run("get", job)).out
+    # What a terminal would obey is escaped.
+    assert 'File "a.py", line 1, in \\x1b[2Jf' in text
+    assert "trace-17" in text
+    data = (await run("get", job, "-o", "json")).json
+    assert data["error"]["stack_trace"].startswith("Traceback:\n")
+    assert data["correlation_id"] == "trace-17"

@@ -379,3 +379,30 @@ async def test_a_closed_client_says_so(server):
 
     with pytest.raises(RuntimeError, match="closed"):
         await client.get("x")
+
+
+async def test_correlation_id_goes_with_every_way_to_submit(client):
+    job = await client.submit("wait", correlation_id="trace-17")
+    batch = await client.submit_many([JobSpec("wait")], correlation_id="trace-17")
+    batches = [
+        part
+        async for part in client.submit_in_batches([JobSpec("wait")], correlation_id="trace-17")
+    ]
+    async with client.submit_and_watch("wait", correlation_id="trace-17") as watch:
+        watched = (await anext(watch)).job_id
+    for job_id in (job.id, batch.jobs[0].id, batches[0].jobs[0].id, watched):
+        assert (await client.get(job_id)).correlation_id == "trace-17"
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 129, "ä", "a\nb"])
+async def test_correlation_id_that_no_call_can_carry_is_refused(client, bad):
+    with pytest.raises(ValueError, match="use 1 to 128 printable ASCII characters"):
+        await client.submit("wait", correlation_id=bad)
+
+
+async def test_error_in_the_full_view_has_its_stack_trace(client):
+    job = await client.submit("fails")
+    with pytest.raises(JobFailed) as failed:
+        await job.result()
+    assert "line 1, in" in failed.value.error.stack_trace
+    assert (await client.get(job.id, full=False)).error.stack_trace == ""

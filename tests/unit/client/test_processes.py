@@ -415,7 +415,7 @@ async def test_a_call_that_grpc_never_ends_ends(monkeypatch):
     gateways = Gateways(["127.0.0.1:1"])
     calls = Calls(gateways=gateways, timeout=0.05, retries=0, resume_timeout=0)
 
-    async def stuck(request, *, timeout):
+    async def stuck(request, *, timeout, **_):
         await asyncio.Event().wait()
 
     with pytest.raises(DeadlineExceeded, match="has not ended"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from grpc import aio
 
@@ -17,6 +17,8 @@ from headrace.errors import DeadlineExceeded, Refusal, Unavailable
 
 Q = TypeVar("Q")
 R = TypeVar("R")
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 # How long after its deadline a call may still be waited for, in seconds.
 _GRACE: Final = 2.0
@@ -50,6 +52,7 @@ class Calls:
         request: Q,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server
+        metadata: Metadata | None = None,
     ) -> R:
         """Calls a unary method.
 
@@ -57,6 +60,7 @@ class Calls:
             method: picks the method of a gateway.
             request: what is sent.
             timeout: the deadline, in seconds, instead of the usual one.
+            metadata: sent with the request.
 
         Raises:
             CallError: it was refused or did not come through.
@@ -76,7 +80,9 @@ class Calls:
             try:
                 # gRPC ends the call. Should its own clock stand still, the event loop does.
                 async with asyncio.timeout_at(end + _GRACE):
-                    return await method(gateway)(request, timeout=max(0.001, end - clock()))
+                    return await method(gateway)(
+                        request, timeout=max(0.001, end - clock()), metadata=metadata
+                    )
             except TimeoutError:
                 message = f"gRPC has not ended the call {_GRACE:g} s after its deadline"
                 raise DeadlineExceeded(Refusal(code="DEADLINE_EXCEEDED", message=message)) from None

@@ -17,7 +17,7 @@ from grpc.aio import UnaryStreamCall
 
 from headrace import _process
 from headrace._batches import MAX_BATCH, batches
-from headrace._calls import Calls
+from headrace._calls import Calls, Metadata
 from headrace._convert import (
     JSON,
     from_event,
@@ -42,6 +42,8 @@ from headrace.watch import JobWatch, Watch
 
 # Of grpc.health.v1.HealthCheckResponse.ServingStatus.
 _SERVING: Final = 1
+# In characters; the gateway replaces a longer one.
+_MAX_CORRELATION_ID: Final = 128
 
 
 class Client(SubscriptionCalls):
@@ -118,6 +120,7 @@ class Client(SubscriptionCalls):
         validate_only: bool = False,
         use_call_deadline: bool = False,
         call_timeout: float | None = None,
+        correlation_id: str | None = None,
         **options: Unpack[JobOptions],
     ) -> JobHandle:
         """Persists a job. When this returns, the job is safe.
@@ -132,6 +135,8 @@ class Client(SubscriptionCalls):
                 job's: whoever would not wait any longer wants no result any more.
             call_timeout: the deadline of this call with all its retries, in seconds. None: that of
                 the client.
+            correlation_id: goes with the job to every log line about it, and to its handler; 1 to
+                128 printable ASCII characters. None: the gateway makes one.
             options: queue, priority, labels, delay or schedule_time, timeout, deadline, retry; see
                 `JobSpec`.
         """
@@ -143,7 +148,10 @@ class Client(SubscriptionCalls):
             data_encoding=JSON,
         )
         response = await self._calls.unary(
-            lambda gateway: gateway.jobs.SubmitJob, request, timeout=call_timeout
+            lambda gateway: gateway.jobs.SubmitJob,
+            request,
+            timeout=call_timeout,
+            metadata=_correlated(correlation_id),
         )
         job = response.job
         return JobHandle(self, job.id, message=job, outcome=from_outcome(response.outcome))
@@ -156,6 +164,7 @@ class Client(SubscriptionCalls):
         validate_only: bool = False,
         use_call_deadline: bool = False,
         call_timeout: float | None = None,
+        correlation_id: str | None = None,
     ) -> Batch:
         """Persists 1 to 1,000 jobs, all or nothing.
 
@@ -163,7 +172,7 @@ class Client(SubscriptionCalls):
             jobs: the jobs. For more of them see `submit_in_batches`.
             request_id: the idempotency key of the whole batch. None: a fresh one.
             validate_only: only say what would happen, in the batch's `outcome`.
-            use_call_deadline, call_timeout: as for `submit`, for each job.
+            use_call_deadline, call_timeout, correlation_id: as for `submit`, for each job.
 
         Raises:
             ValueError: there are none, or more than 1,000.
@@ -178,7 +187,12 @@ class Client(SubscriptionCalls):
                 f"a batch has 1 to {MAX_BATCH} jobs, and these are {len(request.jobs)}; "
                 "submit_in_batches takes any number"
             )
-        return await self._submit_batch(request, request_id or _fresh_key(), timeout=call_timeout)
+        return await self._submit_batch(
+            request,
+            request_id or _fresh_key(),
+            timeout=call_timeout,
+            metadata=_correlated(correlation_id),
+        )
 
     async def submit_in_batches(
         self,
@@ -187,6 +201,7 @@ class Client(SubscriptionCalls):
         size: int = MAX_BATCH,
         in_flight: int = 1,
         request_id: str | None = None,
+        correlation_id: str | None = None,
     ) -> AsyncGenerator[Batch, None]:
         """Persists any number of jobs in batches, each all or nothing, and yields each batch.
 
@@ -201,6 +216,7 @@ class Client(SubscriptionCalls):
                 work at the same time, and whoever stops early has submitted as many more.
             request_id: an idempotency key for all of it: repeated with the same jobs and size, it
                 submits only what is missing. At most 100 characters. None: a fresh one.
+            correlation_id: as for `submit`, for all jobs.
 
         Raises:
             ValueError: `size` or `in_flight` is out of its range.
@@ -208,13 +224,14 @@ class Client(SubscriptionCalls):
         if in_flight < 1:
             raise ValueError("in_flight must be at least 1")
         key = request_id or _fresh_key()
+        metadata = _correlated(correlation_id)
         calls: deque[asyncio.Task[Batch]] = deque()
         number = 0
         try:
             async with aclosing(batches(jobs, size)) as requests:
                 async for request in requests:
                     number += 1
-                    call = self._submit_batch(request, f"{key}/{number}")
+                    call = self._submit_batch(request, f"{key}/{number}", metadata=metadata)
                     calls.append(asyncio.create_task(call))
                     # It is on its way before the next one is put together.
                     await asyncio.sleep(0)
@@ -233,11 +250,15 @@ class Client(SubscriptionCalls):
         request_id: str,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server
+        metadata: Metadata | None = None,
     ) -> Batch:
         request.request_id = request_id
         request.data_encoding = JSON
         response = await self._calls.unary(
-            lambda gateway: gateway.jobs.BatchSubmitJobs, request, timeout=timeout
+            lambda gateway: gateway.jobs.BatchSubmitJobs,
+            request,
+            timeout=timeout,
+            metadata=metadata,
         )
         outcome = from_outcome(response.outcome)
         return Batch(
@@ -255,6 +276,7 @@ class Client(SubscriptionCalls):
         *,
         request_id: str | None = None,
         after_seq: int = 0,
+        correlation_id: str | None = None,
         **options: Unpack[JobOptions],
     ) -> JobWatch:
         """Persists a job and yields its events, in one call; ends after the terminal event.
@@ -267,16 +289,18 @@ class Client(SubscriptionCalls):
             request_id: the idempotency key; with that of an earlier call it re-attaches to that
                 job. None: a fresh one.
             after_seq: the number of the last event seen, when re-attaching.
-            options: as for `submit`.
+            correlation_id, options: as for `submit`.
         """
         spec = to_spec(JobSpec(job_type, payload, **options))
         key = request_id or _fresh_key()
+        metadata = _correlated(correlation_id)
 
         def start(gateway: Gateway, seq: int) -> UnaryStreamCall[Any, Any]:
             return gateway.jobs.SubmitAndWatch(
                 job_service_pb2.SubmitAndWatchRequest(
                     job=spec, request_id=key, after_seq=seq, data_encoding=JSON
-                )
+                ),
+                metadata=metadata,
             )
 
         return JobWatch(self._calls, start=start, after_seq=after_seq)
@@ -444,6 +468,23 @@ class Client(SubscriptionCalls):
                 raise
             return False
         return bool(response.status == _SERVING)
+
+
+def _correlated(correlation_id: str | None) -> Metadata | None:
+    """The metadata of a call that submits.
+
+    Raises:
+        ValueError: metadata cannot have such an id, or the gateway would replace it.
+    """
+    if correlation_id is None:
+        return None
+    printable = correlation_id.isascii() and correlation_id.isprintable()
+    if not (printable and 0 < len(correlation_id) <= _MAX_CORRELATION_ID):
+        raise ValueError(
+            f"correlation_id is {correlation_id[:_MAX_CORRELATION_ID]!r}; use 1 to "
+            f"{_MAX_CORRELATION_ID} printable ASCII characters"
+        )
+    return (("x-request-id", correlation_id),)
 
 
 def _fresh_key() -> str:

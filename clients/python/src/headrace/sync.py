@@ -211,10 +211,15 @@ class SyncClient(Blocking[Client]):
         size: int = MAX_BATCH,
         in_flight: int = 1,
         request_id: str | None = None,
+        correlation_id: str | None = None,
     ) -> Generator[SyncBatch, None, None]:
         """Persists any number of jobs in batches, and yields each; see `Client`."""
         batches = self._inner.submit_in_batches(
-            jobs, size=size, in_flight=in_flight, request_id=request_id
+            jobs,
+            size=size,
+            in_flight=in_flight,
+            request_id=request_id,
+            correlation_id=correlation_id,
         )
         for batch in self._thread.iterate(batches):
             yield SyncBatch(batch, self._thread)

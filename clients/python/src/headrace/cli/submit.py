@@ -60,6 +60,9 @@ def command(
         str | None,
         Parameter(help="The idempotency key: the same one with the same job submits it once."),
     ] = None,
+    correlation_id: Annotated[
+        str | None, Parameter(help="An id that every log line about the job has.")
+    ] = None,
     validate_only: Annotated[Flag, Parameter(help="Only say what would happen.")] = False,
     watch: Annotated[Flag, Parameter(help="Follow the job to its end.")] = False,
     wait: Annotated[Flag, Parameter(help="Wait for the job to end, and print its result.")] = False,
@@ -88,7 +91,12 @@ def command(
     async def run() -> Exit:
         async with session.client() as client:
             job = await client.submit(
-                job_type, argument, request_id=request_id, validate_only=validate_only, **options
+                job_type,
+                argument,
+                request_id=request_id,
+                validate_only=validate_only,
+                correlation_id=correlation_id,
+                **options,
             )
             if job.outcome is SubmitOutcome.EXISTING:
                 session.output.message("the request id was used before; this is the same job")
