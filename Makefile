@@ -139,10 +139,18 @@ pins: $(STAMP) ## Pin what the packages ask for in requirements/ (UPGRADE=1: to 
 	$(call pin,migrate.txt,services/core/pyproject.toml --constraints requirements/dev.txt)
 	$(call pin,gateway.txt,services/gateway/pyproject.toml --constraints requirements/dev.txt)
 	$(call pin,scheduler.txt,services/scheduler/pyproject.toml --constraints requirements/dev.txt)
-	$(call pin,worker.txt,services/worker/pyproject.toml --constraints requirements/dev.txt)
+	$(call pin,worker.txt,services/worker/pyproject.toml --extra handlers --constraints requirements/dev.txt)
 	$(call pin,ops.txt,services/ops/pyproject.toml --constraints requirements/dev.txt)
 	@for input in bench/peers/*/requirements.in bench/compare/draw/requirements.in; do \
 		echo "$${input%.in}.txt"; $(COMPILE) "$$input" --output-file "$${input%.in}.txt" >/dev/null; done
+
+.PHONY: wheels
+wheels: $(STAMP) ## Build a wheel of each package in dist/, to install with pip.
+	@rm -rf dist
+	@for package in $(PACKAGES); do \
+		"$(BIN)/uv" build --quiet --wheel --no-build-isolation --python "$(BIN)/python" --out-dir dist "$$package"; done
+	@rm -f dist/.gitignore
+	@ls dist/*.whl
 
 .PHONY: clean
 clean: ## Remove .venv and caches. The data of make up (.headrace) stays.

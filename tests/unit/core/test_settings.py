@@ -136,3 +136,24 @@ def test_what_is_out_of_range_is_refused_by_name(
     with pytest.raises(ValidationError) as caught:
         Settings()
     assert [problem["loc"] for problem in caught.value.errors()] == [(name,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "builtins"),
+    [
+        ("true", None),
+        ("TRUE", None),
+        ("false", ()),
+        ("numbers", ("numbers",)),
+        ("email, numbers", ("email", "numbers")),
+    ],
+)
+def test_builtin_handlers_are_a_switch_or_a_list(
+    text: str, builtins: tuple[str, ...] | None
+) -> None:
+    assert Settings(builtin_handlers=text).builtins == builtins
+
+
+def test_unknown_builtin_handler_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'square_sum' is not a built-in handler; use true"):
+        Settings(builtin_handlers="numbers,square_sum")

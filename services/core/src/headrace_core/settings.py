@@ -18,6 +18,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from headrace_core.domain.retention import Retention, parse_rules
 from headrace_core.urls import check_database_url, check_redis_url, driver_url
 
+# The modules of built-in handlers, by the names that HEADRACE_BUILTIN_HANDLERS uses.
+BUILTIN_HANDLERS = ("ai_task", "data_cleaning", "email", "http_request", "numbers")
+
 _SERVICES = ("gateway", "scheduler", "worker")
 
 
@@ -101,6 +104,7 @@ class Settings(BaseSettings):
     worker_watchdog: float = Field(30.0, ge=0)
     worker_cancel_grace: float = Field(5.0, ge=0)
     handlers: Annotated[tuple[str, ...], NoDecode] = ()
+    builtin_handlers: str = "true"
 
     @model_validator(mode="before")
     @classmethod
@@ -109,7 +113,7 @@ class Settings(BaseSettings):
         for name in ("worker_queues", "handlers"):
             value = values.get(name)
             if isinstance(value, str):
-                values[name] = tuple(part.strip() for part in value.split(",") if part.strip())
+                values[name] = _parts(value)
         return values
 
     @field_validator("retention_rules")
@@ -117,6 +121,17 @@ class Settings(BaseSettings):
     def _check_retention_rules(cls, rules: str) -> str:
         parse_rules(rules)
         return rules
+
+    @field_validator("builtin_handlers")
+    @classmethod
+    def _check_builtin_handlers(cls, text: str) -> str:
+        unknown = sorted(set(_parts(text)) - set(BUILTIN_HANDLERS))
+        if text.strip().lower() not in {"true", "false"} and unknown:
+            raise ValueError(
+                f"{unknown[0]!r} is not a built-in handler; use true, false, or some of "
+                f"{', '.join(BUILTIN_HANDLERS)}"
+            )
+        return text
 
     @field_validator("database_url")
     @classmethod
@@ -173,6 +188,17 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def builtins(self) -> tuple[str, ...] | None:
+        """The modules of built-in handlers that a worker offers; None for all."""
+        match self.builtin_handlers.strip().lower():
+            case "true":
+                return None
+            case "false":
+                return ()
+            case _:
+                return _parts(self.builtin_handlers)
+
+    @property
     def kept_for(self) -> Retention:
         """How long finished jobs are kept, by tenant and state."""
         return Retention(
@@ -183,6 +209,10 @@ class Settings(BaseSettings):
     def postgresql_url(self) -> str:
         """The database's URL as drivers read it, without the options that are ignored."""
         return driver_url(self.database_url.get_secret_value())
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def problems(error: ValidationError) -> list[str]:

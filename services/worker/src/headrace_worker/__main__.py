@@ -21,6 +21,7 @@ from headrace_worker.service import WorkerService
 _SETTINGS = {
     **SERVERS,
     "handlers": "modules with your handlers, separated by commas",
+    "builtin_handlers": "true, false, or the built-in handlers to offer, separated by commas",
     "worker_slots": "jobs that run at the same time",
     "worker_queues": "queues to serve, separated by commas; none means all",
     "worker_address": "host:port of the health service",
@@ -45,7 +46,7 @@ class _Worker(WorkerService):
 
 def _create(settings: Settings) -> WorkerService:
     set_up = logs.configure(settings, service="worker", foreign=HandlerLines())
-    handlers = load_handlers(settings.handlers)
+    handlers = load_handlers(settings.handlers, builtins=settings.builtins)
     # A module of handlers may have set up logging for itself.
     set_up()
     return _Worker(settings, handlers)

@@ -1,4 +1,4 @@
-"""The handlers that come with Headrace. Importing one of MODULES registers what is in it.
+"""The handlers that come with Headrace. Importing a module of BUILTINS registers its handlers.
 
 | type | what it does | settings |
 |---|---|---|
@@ -10,10 +10,41 @@
 
 Each module keeps its settings beside its code and reads them when a job runs. What is slow to
 import (polars, openai, VADER) is imported by the first job that needs it, so that a process that
-computes sums starts fast.
+computes sums starts fast. These packages are extras of `headrace-worker`.
 """
 
-MODULES = tuple(
-    f"{__name__}.{name}"
-    for name in ("ai_task", "data_cleaning", "email", "http_request", "numbers")
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """A module of built-in handlers.
+
+    Args:
+        name: the module's name, by which HEADRACE_BUILTIN_HANDLERS selects it.
+        extra: the extra of `headrace-worker` that installs `packages`; empty if it needs none.
+        packages: the packages that its handlers import.
+    """
+
+    name: str
+    extra: str = ""
+    packages: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> str:
+        """The full name of the module."""
+        return f"{__name__}.{self.name}"
+
+    def missing(self) -> list[str]:
+        """Return the packages that are not installed."""
+        return [package for package in self.packages if find_spec(package) is None]
+
+
+BUILTINS = (
+    Builtin("ai_task", "ai", ("httpx2", "openai", "vaderSentiment")),
+    Builtin("data_cleaning", "data", ("polars",)),
+    Builtin("email", "email", ("aiosmtplib",)),
+    Builtin("http_request", "http", ("httpx2",)),
+    Builtin("numbers"),
 )
