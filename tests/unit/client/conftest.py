@@ -61,6 +61,8 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         self.unavailable = 0
         self.retry_ms = None
         self.silent = False
+        # A job that is cancelled goes on for now.
+        self.keeps_running = False
         # What every call is refused with: a status and a reason.
         self.refuse = None
         # Streams over many jobs still read the past.
@@ -330,6 +332,10 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         job = await self.find(request.job_id, context)
         if job.state in TERMINAL:
             await self.conflict(job, "RUNNING, QUEUED", context)
+        if self.keeps_running:
+            job.cancel_request_time.GetCurrentTime()
+            self.add(job, "CANCEL_REQUESTED", "RUNNING")
+            return job_service_pb2.CancelJobResponse(job=basic(job))
         self.add(job, "CANCELLED", "CANCELLED")
         return job_service_pb2.CancelJobResponse(job=basic(job))
 

@@ -12,7 +12,8 @@ import pytest
 
 from headrace.v1 import job_pb2
 
-JOB_FIELDS = {"id", "type", "queue", "state", "payload", "result", "output", "create_time"}
+JOB_FIELDS = {"id", "type", "queue", "state", "create_time"}
+FULL_FIELDS = {"payload", "result", "output"}
 
 
 async def submit(run, *args):
@@ -77,6 +78,7 @@ async def test_submit_as_json(run):
 
     assert ended.code == 0
     assert ended.json.keys() >= JOB_FIELDS | {"outcome"}
+    assert not ended.json.keys() & FULL_FIELDS
     assert (ended.json["state"], ended.json["outcome"]) == ("QUEUED", "CREATED")
 
 
@@ -99,6 +101,7 @@ async def test_submit_and_watch_to_the_end(run):
 
     assert ended.code == 0
     lines = ended.out.splitlines()
+    assert lines.pop() == "1"
     assert [line.split()[3] for line in lines] == [
         "SUBMITTED",
         "STARTED",
@@ -109,6 +112,16 @@ async def test_submit_and_watch_to_the_end(run):
     assert "50% adding added=2" in lines[2]
     assert '"half"' in lines[3]
     assert "\x1b" not in ended.out + ended.err
+
+
+async def test_submit_of_a_type_without_worker_warns(run, platform):
+    ended = await run("submit", "wait")
+
+    assert (ended.code, ended.out) == (0, f"{next(iter(platform.jobs))}\n")
+    assert "warning: no live worker runs the type wait; the job waits until one" in ended.err
+    # A submit that finds its job again has warned before.
+    await run("submit", "wait", "--request-id", "a")
+    assert "warning" not in (await run("submit", "wait", "--request-id", "a")).err
 
 
 async def test_submit_and_wait_prints_the_result(run):
@@ -315,6 +328,42 @@ async def test_a_terminal_shows_a_live_board(server, run, platform):
     assert b"\x1b[" in seen
     assert b"25%" in seen
     assert b"SUCCEEDED" in rest
+
+
+@pytest.mark.parametrize(
+    ("command", "summary"),
+    [
+        (["watch", "{job}"], b"1 job: 1 RUNNING"),
+        (["watch", "--type", "wait"], b"resume with --since 3"),
+        (["subscription", "watch", "billing"], b"1 job: 1 RUNNING; all acknowledged"),
+    ],
+)
+async def test_summary_stays_below_the_board_after_ctrl_c(server, run, platform, command, summary):
+    job = await submit(run, "wait")
+    await run("subscription", "create", "billing")
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "headrace", *(part.format(job=job) for part in command)),
+        env={"HEADRACE_TARGET": server.target, "TERM": "xterm", "COLUMNS": "100"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    async with asyncio.timeout(30):
+        await platform.until(lambda: sum(platform.watchers.values()))
+        platform.jobs[job].progress.message = "a quarter"
+        progress = platform.jobs[job].progress
+        platform.add(platform.jobs[job], "PROGRESSED", "RUNNING", progress=progress)
+        await asyncio.to_thread(read_until, ours, b"a quarter")
+        process.send_signal(signal.SIGINT)
+        rest = await asyncio.to_thread(read_until, ours, None)
+        await process.wait()
+    os.close(ours)
+
+    assert process.returncode == 130
+    # Nothing is erased behind it.
+    assert summary in rest[rest.rindex(b"\x1b[2K") :]
 
 
 def read_until(descriptor, text):
@@ -538,6 +587,27 @@ async def test_an_empty_list_says_so(run):
     assert (await run("list", "-o", "jsonl")).out == ""
 
 
+async def test_documents_omit_what_the_basic_view_lacks(run):
+    job = await submit(run, "fails")
+
+    (listed,) = (await run("list", "-o", "json")).json
+    (retried,) = (await run("retry", job, "-o", "json")).json
+    got = (await run("get", job, "-o", "json")).json
+
+    assert not FULL_FIELDS & (listed.keys() | retried.keys())
+    assert got.keys() >= JOB_FIELDS | FULL_FIELDS
+    assert listed["error"]["message"] == "no good"
+
+
+async def test_cancel_of_a_running_job_says_it_was_requested(run, platform):
+    job = await submit(run, "wait")
+    platform.keeps_running = True
+
+    ended = await run("cancel", job)
+
+    assert ended.out == f"{job} RUNNING cancel requested\n"
+
+
 async def test_cancel_and_retry_go_on_after_a_refusal(run):
     jobs = [await submit(run, "wait"), await submit(run, "square_sum", '{"data": []}')]
 
@@ -554,7 +624,14 @@ async def test_cancel_and_retry_go_on_after_a_refusal(run):
 async def test_events_lists_the_history(run):
     job = await submit(run, "square_sum", '{"data": []}')
 
-    assert len((await run("events", job)).out.splitlines()) == 5
+    lines = (await run("events", job)).out.splitlines()
+    assert [line.split()[1:4] for line in lines] == [
+        ["1", "SUBMITTED", "QUEUED"],
+        ["2", "STARTED", "RUNNING"],
+        ["3", "PROGRESSED", "RUNNING"],
+        ["4", "OUTPUT", "RUNNING"],
+        ["5", "SUCCEEDED", "SUCCEEDED"],
+    ]
     ended = await run("events", job, "--after-seq", "3", "-o", "jsonl")
     assert [event["seq"] for event in ended.jsonl] == [4, 5]
 

@@ -11,10 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace import JobEvent, JobState, Progress
-from headrace.cli.text import plain, progress_text, state_text
+from headrace.cli.text import plain, progress_text, short_id, state_text
 
 # Bars that are shown at a time; more would push the transitions out of sight.
 _BARS: Final = 8
+# Columns from which on whole ids and long bars leave room for what a handler says.
+_WIDE: Final = 110
 
 
 class Board:
@@ -42,11 +44,12 @@ class Board:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         bars = Table.grid(padding=(0, 2))
         running = list(self._running.items())
+        narrow = options.max_width < _WIDE
         for job_id, (job_type, progress) in running[:_BARS]:
             bars.add_row(
-                job_id,
+                short_id(job_id) if narrow else job_id,
                 plain(job_type),
-                ProgressBar(total=1.0, completed=progress.fraction, width=24),
+                ProgressBar(total=1.0, completed=progress.fraction, width=10 if narrow else 24),
                 Text(progress_text(progress), overflow="ellipsis", no_wrap=True),
             )
         if running:

@@ -6,7 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
+
+from headrace import Job
+
+# The fields of a job that only the full view has.
+_FULL_VIEW: Final = {"payload", "result", "output"}
 
 
 def document(value: Any) -> Any:
@@ -22,6 +27,11 @@ def document(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     return value
+
+
+def summary(job: Job) -> dict[str, Any]:
+    """A job of the basic view as a document, without the fields that this view leaves out."""
+    return {name: value for name, value in document(job).items() if name not in _FULL_VIEW}
 
 
 def json_line(value: Any) -> str:

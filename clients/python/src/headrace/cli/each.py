@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from rich.text import Text
 
 from headrace import CallError, Job, Unavailable
+from headrace.cli.documents import summary
 from headrace.cli.exits import Exit, exit_for
 from headrace.cli.session import Session, UsageError
 from headrace.cli.text import job_line
@@ -38,5 +39,7 @@ async def each_job(
                 verdict = verdict or exit_for(error)
     finally:
         if done:
-            session.output.values(done, Text("\n").join(map(job_line, done)))
+            session.output.values(
+                [summary(job) for job in done], Text("\n").join(map(job_line, done))
+            )
     return verdict

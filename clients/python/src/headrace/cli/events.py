@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from headrace.cli.session import Injected
-from headrace.cli.text import event_text
+from headrace.cli.text import history_text
 
 
 async def command(
@@ -20,4 +20,4 @@ async def command(
 ) -> None:
     async with session.client() as client:
         found = [event async for event in client.events(job, after_seq=after_seq)]
-    session.output.values(found, Text("\n").join(map(event_text, found)))
+    session.output.values(found, Text("\n").join(map(history_text, found)))

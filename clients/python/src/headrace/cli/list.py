@@ -9,9 +9,10 @@ from cyclopts import Parameter, validators
 
 from headrace import Job
 from headrace.cli.arguments import Repeated, labels, states
+from headrace.cli.documents import summary
 from headrace.cli.filters import job_filter
 from headrace.cli.session import Injected
-from headrace.cli.text import jobs_table
+from headrace.cli.text import JobsTable
 
 _PAGE: Final = 1000
 
@@ -59,6 +60,6 @@ async def command(
                 if more:
                     break
                 found.append(job)
-    session.output.values(found, jobs_table(found) if found else "no jobs")
+    session.output.values([summary(job) for job in found], JobsTable(found) if found else "no jobs")
     if more:
         session.output.message(f"there are more than these {limit}; see --limit")

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from headrace import Job, JobCancelled, JobFailed, JobOptions, JobState, RetryPolicy, SubmitOutcome
+from headrace import (
+    CallError,
+    Job,
+    JobCancelled,
+    JobFailed,
+    JobOptions,
+    JobState,
+    RetryPolicy,
+    SubmitOutcome,
+)
 from headrace.cli.arguments import (
     DurationOption,
     Flag,
@@ -17,7 +26,7 @@ from headrace.cli.arguments import (
     labels,
 )
 from headrace.cli.arguments import payload as read_payload
-from headrace.cli.documents import document, json_text
+from headrace.cli.documents import json_text, summary
 from headrace.cli.exits import Exit
 from headrace.cli.follow import follow
 from headrace.cli.patience import patience
@@ -100,6 +109,8 @@ def command(
             )
             if job.outcome is SubmitOutcome.EXISTING:
                 session.output.message("the request id was used before; this is the same job")
+            if job.outcome is SubmitOutcome.CREATED:
+                await _warn(client, job_type, session)
             async with patience(timeout_wait, f"job {job.id} has not ended in time, and goes on"):
                 if watch:
                     return await _watch(client, job, session)
@@ -111,15 +122,32 @@ def command(
     return run()
 
 
+async def _warn(client: Client, job_type: str, session: Session) -> None:
+    """Warn when no live worker runs the type, since the job then waits without a sign."""
+    try:
+        known = {handler.type for handler in await client.handlers()}
+    except CallError:
+        # The job is safe, and that is what was asked for.
+        return
+    if job_type not in known:
+        session.output.message(
+            f"warning: no live worker runs the type {job_type}; the job waits until one does\n"
+            "try: headrace handlers"
+        )
+
+
 def _tell(job: JobHandle, session: Session) -> None:
     text = job.id or str(job.outcome)
-    session.output.value({**document(job.job), "outcome": job.outcome}, text)
+    found = summary(job.job) if job.job else {}
+    session.output.value({**found, "outcome": job.outcome}, text)
 
 
 async def _watch(client: Client, job: JobHandle, session: Session) -> Exit:
     session.output.message(f"job {job.id}")
     with EventStream(session.output) as stream:
         await follow(client, [job.id], stream)
+    if session.output.format == "text" and stream.all_succeeded:
+        session.output.line(plain(json_text((await job.get()).result)))
     return Exit.OK if stream.all_succeeded else Exit.FAILED
 
 

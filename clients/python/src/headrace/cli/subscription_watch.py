@@ -60,21 +60,23 @@ async def command(
 
 async def _show(events: SubscriptionWatch, session: Session, *, acknowledge: bool) -> None:
     complete = True
-    with EventStream(session.output) as stream:
-        try:
+    stream = EventStream(session.output)
+    try:
+        with stream:
             async for event in events:
                 complete = False
                 # When this returns the line has been written and flushed.
                 stream.show(event, cursor=events.cursor)
                 if acknowledge:
                     complete = await events.ack()
-        except asyncio.CancelledError:
-            # It was interrupted while it waited: whatever has come was written.
-            if acknowledge and not complete:
-                with suppress(CallError, TimeoutError):
-                    async with asyncio.timeout(_LAST_ACK):
-                        complete = await events.ack()
-            raise
-        finally:
-            rest = "all acknowledged" if complete else "what is not acknowledged comes again"
-            session.output.message(f"{stream.summary()}; {rest}")
+    except asyncio.CancelledError:
+        # It was interrupted while it waited: whatever has come was written.
+        if acknowledge and not complete:
+            with suppress(CallError, TimeoutError):
+                async with asyncio.timeout(_LAST_ACK):
+                    complete = await events.ack()
+        raise
+    finally:
+        # The board is gone by now, and takes nothing of this along.
+        rest = "all acknowledged" if complete else "what is not acknowledged comes again"
+        session.output.message(f"{stream.summary()}; {rest}")

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +23,13 @@ _STYLES: Final = {
     JobState.FAILED: "bold red",
     JobState.CANCELLED: "red",
 }
-_ID_LENGTH: Final = 36
+# Between two columns of the list of jobs, and how many of them there are at least.
+_GAP: Final = "  "
+_FEWEST_COLUMNS: Final = 2
+# Columns that the name of a queue or a type has at least, beside its numbers.
+_NAME_WIDTH: Final = 8
+# The end of an id, which tells it from others: a UUIDv7 begins with the time.
+_SHORT_ID: Final = 12
 # What a line of the event list says of a piece of output at most, in characters.
 _OUTPUT_LENGTH: Final = 500
 
@@ -71,25 +78,72 @@ def error_text(error: JobError) -> str:
     return plain(f"{error.type}: {error.message}" if error.type else error.message)
 
 
-def jobs_table(jobs: Iterable[Job]) -> Table:
-    rows = table("ID", "STATE", "TYPE", "QUEUE", "SUBMITTED", "")
-    # An id is there to be copied. What gives way in a narrow terminal is the note.
-    rows.columns[0].min_width = _ID_LENGTH
-    rows.columns[-1].no_wrap = False
-    for job in jobs:
-        rows.add_row(
-            job.id,
-            state_text(job.state),
-            plain(job.type),
-            plain(job.queue),
-            _short_time(job.create_time),
-            Text(_note(job), overflow="ellipsis", no_wrap=True),
-        )
-    return rows
+class JobsTable:
+    """A line for each job, with a note. Where that is too wide, the note has a line of its own, and
+    columns are left out from the right.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._rows = [
+            (
+                Text("ID"),
+                Text("STATE"),
+                Text("TYPE"),
+                Text("QUEUE"),
+                Text("SUBMITTED"),
+            ),
+            *(
+                (
+                    # An id is there to be copied, so it is never cut.
+                    Text(job.id),
+                    state_text(job.state),
+                    Text(plain(job.type)),
+                    Text(plain(job.queue)),
+                    Text(_short_time(job.create_time)),
+                )
+                for job in jobs
+            ),
+        ]
+        self._notes = ["", *(" ".join(_note(job).split()) for job in jobs)]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [max(cell.cell_len for cell in column) for column in zip(*self._rows, strict=True)]
+        longest = max(map(cell_len, self._notes))
+        beside = not longest or _line_width([*widths, longest]) <= options.max_width
+        while len(widths) > _FEWEST_COLUMNS and _line_width(widths) > options.max_width:
+            widths.pop()
+        for row, note in zip(self._rows, self._notes, strict=True):
+            cells = [_padded(cell, width) for cell, width in zip(row, widths, strict=False)]
+            if beside:
+                cells.append(Text(note))
+            line = Text(_GAP).join(cells)
+            line.rstrip()
+            if row is self._rows[0]:
+                line.stylize("bold")
+            yield line
+            if note and not beside:
+                yield Text(f"{_GAP}{note}", overflow="ellipsis", no_wrap=True)
+
+
+def _line_width(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _padded(cell: Text, width: int) -> Text:
+    padded = cell.copy()
+    padded.pad_right(width - cell.cell_len)
+    return padded
 
 
 def job_line(job: Job) -> Text:
-    return Text.assemble(f"{job.id} ", state_text(job.state))
+    asked = job.cancel_request_time is not None and not job.state.terminal
+    note = " cancel requested" if asked else ""
+    return Text.assemble(f"{job.id} ", state_text(job.state), note)
+
+
+def short_id(job_id: str) -> str:
+    """The end of an id, to recognize a job by."""
+    return f"…{job_id[-_SHORT_ID:]}" if len(job_id) > _SHORT_ID else job_id
 
 
 def job_view(job: Job) -> RenderableType:
@@ -108,12 +162,23 @@ def job_view(job: Job) -> RenderableType:
 
 
 def event_text(event: JobEvent) -> Text:
-    """One line: when, which job, what, and what else there is to say."""
+    """One line: when, which job, the event, and its particulars."""
+    return _event_line(event, f"{event.job_id} {plain(event.job_type)} ", "")
+
+
+def history_text(event: JobEvent) -> Text:
+    """One line of the events of a single job: when, the event, the state, and its particulars."""
+    return _event_line(event, f"{event.seq:>3} ", f"{event.state:<9} ")
+
+
+def _event_line(event: JobEvent, subject: str, state: str) -> Text:
     time = f"{event.event_time.astimezone():%H:%M:%S.%f}"[:-3] if event.event_time else ""
+    style = _STYLES.get(event.state, "")
     line = Text.assemble(
         (f"{time} ", "dim"),
-        f"{event.job_id} {plain(event.job_type)} ",
-        (f"{event.type:<15} ", _STYLES.get(event.state, "")),
+        subject,
+        (f"{event.type:<16} ", style),
+        (state, style),
         f"attempt {event.attempt} " if event.attempt else "",
         _detail(event),
     )
@@ -135,6 +200,12 @@ def stats_view(stats: Stats) -> RenderableType:
     if not shown:
         return Text("no jobs")
     queues.add_row(Text("all", style="bold"), *_numbers(stats.states, shown), "", style="bold")
+    # Where it is narrow, headers and names give way, but never a digit.
+    for made in (queues, types):
+        for column in made.columns:
+            column.no_wrap = False
+            column.min_width = max(cell_len(str(cell)) for cell in column.cells)
+        made.columns[0].min_width = _NAME_WIDTH
     return Group(queues, Text(), types)
 
 

@@ -71,9 +71,14 @@ async def command(
 
 
 async def _named(client: Client, jobs: Sequence[str], session: Session) -> Exit:
-    with EventStream(session.output) as stream:
-        await follow(client, jobs, stream)
-    session.output.message(stream.summary())
+    stream = EventStream(session.output)
+    try:
+        with stream:
+            await follow(client, jobs, stream)
+    finally:
+        # The board is gone by now, and takes nothing of this along.
+        if stream.board.counts:
+            session.output.message(stream.summary())
     return Exit.OK if stream.all_succeeded else Exit.FAILED
 
 
@@ -82,12 +87,14 @@ async def _matching(watch: Watch, session: Session) -> Exit:
     try:
         async with watch:
             message("watching; Ctrl-C ends it")
-            with EventStream(session.output) as stream:
-                try:
+            stream = EventStream(session.output)
+            try:
+                with stream:
                     async for event in watch:
                         stream.show(event, cursor=watch.cursor)
-                finally:
-                    message(f"{stream.summary()}; resume with --since {watch.cursor}")
+            finally:
+                # The board is gone by now, and takes nothing of this along.
+                message(f"{stream.summary()}; resume with --since {watch.cursor}")
     except CursorExpired as error:
         message(f"what is kept begins at: --since {error.oldest_cursor}")
         raise

@@ -1,0 +1,102 @@
+"""What the command line prints in terminals of all widths."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from headrace import JobState, QueueStats, Stats, TypeStats
+from headrace._convert import from_job
+from headrace.cli.board import Board
+from headrace.cli.text import JobsTable, stats_view
+from headrace.event import JobEvent, JobEventType
+from headrace.job import Progress
+from headrace.v1 import job_pb2
+
+IDS = [f"0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a{n:02x}" for n in range(3)]
+ERROR = "ValueError: line one\nand line two, which is longer than a terminal is wide"
+
+
+def printed(what, width):
+    console = Console(width=width, file=io.StringIO(), highlight=False, markup=False)
+    console.print(what)
+    return console.file.getvalue().splitlines()
+
+
+def jobs():
+    messages = [
+        job_pb2.Job(id=job_id, type="square_sum", queue="default", state=job_pb2.JOB_STATE_QUEUED)
+        for job_id in IDS
+    ]
+    for message in messages:
+        message.create_time.GetCurrentTime()
+    messages[1].state = job_pb2.JOB_STATE_FAILED
+    messages[1].error.type, _, messages[1].error.message = ERROR.partition(": ")
+    return [from_job(message) for message in messages]
+
+
+@pytest.mark.parametrize("width", [50, 60, 70, 80, 100, 132])
+def test_list_keeps_ids_states_and_errors_at_any_width(width):
+    lines = printed(JobsTable(jobs()), width)
+
+    assert max(map(len, lines)) <= width
+    assert [line.split()[:2] for line in lines if line.startswith("0199")] == [
+        [IDS[0], "QUEUED"],
+        [IDS[1], "FAILED"],
+        [IDS[2], "QUEUED"],
+    ]
+    assert any("ValueError: line one and line two" in line for line in lines)
+    assert lines[0].split()[:2] == ["ID", "STATE"]
+
+
+def test_list_has_all_on_one_line_where_it_fits():
+    lines = printed(JobsTable(jobs()), 200)
+
+    assert lines[0].split() == ["ID", "STATE", "TYPE", "QUEUE", "SUBMITTED"]
+    assert len(lines) == 4
+    assert lines[2].endswith(ERROR.replace("\n", " "))
+
+
+def test_list_at_80_columns_has_the_type_beside_the_id():
+    lines = printed(JobsTable(jobs()), 80)
+
+    assert lines[1].split()[:4] == [IDS[0], "QUEUED", "square_sum", "default"]
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize(("width", "smallest"), [(60, 1234), (80, 1234567)])
+def test_statistics_never_cut_a_number(width, smallest):
+    counts = {state: smallest + n for n, state in enumerate(JobState) if state != "UNKNOWN"}
+    stats = Stats(
+        stats_time=None,
+        states=counts,
+        queues=(QueueStats(queue="a" * 30, states=counts, age=None),),
+        types=(TypeStats(type="b" * 30, states=counts),),
+    )
+    lines = printed(stats_view(stats), width)
+
+    for number in counts.values():
+        assert sum(str(number) in line for line in lines) == 3
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_board_keeps_progress_beside_its_bar(width):
+    board = Board()
+    for job_id in IDS:
+        board.take(
+            JobEvent(
+                job_id=job_id,
+                seq=3,
+                type=JobEventType.PROGRESSED,
+                state=JobState.RUNNING,
+                attempt=1,
+                event_time=None,
+                job_type="square_sum",
+                queue="default",
+                progress=Progress(fraction=0.25, message="a quarter"),
+            )
+        )
+    lines = printed(board, width)
+
+    assert [line.split()[0][-12:] for line in lines[:3]] == [job_id[-12:] for job_id in IDS]
+    assert all("25% a" in line for line in lines[:3])
