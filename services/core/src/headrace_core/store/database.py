@@ -75,24 +75,27 @@ class Database:
             # Every statement of a service, prepared once for each connection.
             "statement_cache_size": 500,
             "max_cached_statement_lifetime": 0,
-            "server_settings": {
-                "application_name": f"headrace-{application}",
-                # Unqualified names cost nothing per statement.
-                "search_path": settings.database_schema,
-                # The guards compare what another transaction has just committed.
-                "default_transaction_isolation": "read committed",
-                # The statements are short: compiling them would cost more than running them.
-                "jit": "off",
-                # Each statement is planned once and kept, since planning costs more than
-                # running. A plan from when a table was empty must not read all of it when
-                # it is full, so plans go by indexes and keys, whatever the table's size.
-                "plan_cache_mode": "force_generic_plan",
-                "enable_seqscan": "off",
-                "enable_hashjoin": "off",
-                "enable_mergejoin": "off",
-                "idle_in_transaction_session_timeout": str(_IDLE_TRANSACTION_MS if bounded else 0),
-            },
+            "server_settings": {"application_name": f"headrace-{application}"},
         }
+        session = {
+            # Unqualified names cost nothing per statement.
+            "search_path": settings.database_schema,
+            # The guards compare what another transaction has just committed.
+            "default_transaction_isolation": "'read committed'",
+            # The statements are short: compiling them would cost more than running them.
+            "jit": "off",
+            # Each statement is planned once and kept, since planning costs more than running. A
+            # plan from when a table was empty must not read all of it when it is full, so plans go
+            # by indexes and keys, whatever the table's size.
+            "plan_cache_mode": "force_generic_plan",
+            "enable_seqscan": "off",
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
+            "idle_in_transaction_session_timeout": str(_IDLE_TRANSACTION_MS if bounded else 0),
+        }
+        # One round trip for each connection. PgBouncer and other poolers refuse most settings in
+        # the message that opens a connection.
+        self._session = ";".join(f"SET {name} = {value}" for name, value in session.items())
         self._pool: asyncpg.Pool[Row] | None = None
         # Whether it ever was.
         self._connected = False
@@ -178,6 +181,7 @@ class Database:
         with _faults():
             driver = await asyncpg.connect(**self._connect)
             try:
+                await self._begin_session(driver)
                 yield driver
             finally:
                 driver.terminate()
@@ -192,6 +196,9 @@ class Database:
             except TimeoutError:
                 pool.terminate()
 
+    async def _begin_session(self, driver: Any) -> None:
+        await driver.execute(self._session, timeout=self._timeout)
+
     @asynccontextmanager
     async def _driver(self) -> AsyncIterator[Driver]:
         pool = self._pool
@@ -199,6 +206,7 @@ class Database:
             # It connects nobody yet.
             pool = self._pool = asyncpg.create_pool(
                 **self._connect,
+                init=self._begin_session,
                 min_size=0,
                 max_size=self._size,
                 max_queries=2**31,
