@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import json
 from typing import Any
 
@@ -12,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_core.domain.ids import JobId, uuid7
-from headrace_worker.handlers.email import EmailSettings, Mail, message_id_of
+from headrace_worker import Fail
+from headrace_worker.handlers.email import EmailSettings, Mail, _compose, message_id_of
 
 MAIL: dict[str, Any] = {"to": ["ada@example.org"], "subject": "Hello", "text": "Hello Ada"}
 
@@ -44,6 +47,17 @@ def decode(**fields: Any) -> Mail:
         {"headers": {"Message-ID": "<mine@example.org>"}},
         {"to": []},
         {"to": ["nobody"]},
+        *(
+            {"to": [address]}
+            for address in (
+                *("a..b@example.org", ".a@example.org", "a.@example.org", "@example.org", "a@"),
+                *("a@example..org", "a@.example.org", "a@example.org.", "a@-a.org", "a@a-.org"),
+                *("a@b@example.org", "a(b)@example.org", '"a b"@example.org', "a\\b@example.org"),
+                *("a@[300.0.0.1]", "a@[127.0.0.1", "a@exa!mple.org", "a@" + "x" * 64 + ".org"),
+                *("x" * 65 + "@example.org", "ü" * 33 + "@example.org", "a\u2028b@example.org"),
+                *("a\u200bb@example.org", "a\x85@example.org", "a@xn--\u2028.org"),
+            )
+        ),
         {"to": [f"{n}@example.org" for n in range(101)]},
         {
             "to": [f"{n}@example.org" for n in range(60)],
@@ -54,6 +68,34 @@ def decode(**fields: Any) -> Mail:
 def test_a_mail_that_says_more_than_it_should_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         decode(**fields)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("ada@example.org", "a.b+c@a-b.example", "o'hara@example.org", "root@localhost"),
+        *("jürg@exämple.org", "a@[127.0.0.1]", "a@my_host", "!#$%&'*+-/=?^_`{|}~@example.org"),
+        "x" * 64 + "@example.org",
+    ],
+)
+def test_valid_address_is_taken(address: str) -> None:
+    assert decode(to=[address], reply_to=address).to == [address]
+
+
+@given(
+    st.text(max_size=40),
+    st.text(max_size=40),
+    st.sampled_from(["X-Note", "References", "List-Unsubscribe", "In-Reply-To", "Priority"]),
+)
+def test_any_text_stays_in_its_header(subject: str, value: str, name: str) -> None:
+    try:
+        mail = decode(subject=subject, headers={name: value})
+        message = _compose(mail, sender="jobs@example.org", message_id="<1@example.org>")
+    except (msgspec.ValidationError, Fail):
+        return
+    written = email.message_from_bytes(message.as_bytes(), policy=email.policy.SMTP)
+    assert [key.lower() for key in written] == [key.lower() for key in message]
+    assert written["Bcc"] is None
 
 
 @given(st.text(max_size=30))

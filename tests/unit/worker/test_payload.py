@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
-from headrace_worker import Fail
+from headrace_worker import Fail, InvalidPayload
 from headrace_worker.payload import Decoder, PayloadMismatch, encode
 
 
@@ -117,3 +117,33 @@ def test_negative_zero_of_a_float_outlives_an_integral_integer() -> None:
 def test_payload_of_other_content_is_refused(text: str) -> None:
     with pytest.raises(PayloadMismatch):
         Decoder(Mixed)(text)
+
+
+class OwnRule(msgspec.Struct):
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise InvalidPayload("low must not exceed high")
+
+
+class OwnRuleModel(BaseModel):
+    low: int
+
+    @field_validator("low")
+    @classmethod
+    def _check(cls, low: int) -> int:
+        if low > 9:
+            raise InvalidPayload("low must not exceed 9")
+        return low
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(OwnRule, "low must not exceed high"), (OwnRuleModel, "low: low must not exceed 9")],
+)
+def test_rule_of_the_handler_is_shown(kind: Any, message: str) -> None:
+    with pytest.raises(PayloadMismatch) as caught:
+        Decoder(kind)('{"low": 10, "high": 1}')
+    assert str(caught.value) == message

@@ -9,7 +9,14 @@ async def greet(payload: Greeting, ctx: Context) -> Greeted: ...
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.retry import RetryPolicy
 from headrace_worker.context import Attempt, Context, SyncContext
-from headrace_worker.outcome import AlreadyCompleted, Fail, InvalidProgress, Retry, Stopped
+from headrace_worker.outcome import (
+    AlreadyCompleted,
+    Fail,
+    InvalidPayload,
+    InvalidProgress,
+    Retry,
+    Stopped,
+)
 from headrace_worker.registry import handler
 
 __all__ = [
@@ -18,6 +25,7 @@ __all__ = [
     "AttemptNotCurrent",
     "Context",
     "Fail",
+    "InvalidPayload",
     "InvalidProgress",
     "Retry",
     "RetryPolicy",

@@ -21,6 +21,7 @@ import msgspec
 
 from headrace_core.domain.job import JobError
 from headrace_core.domain.text import MAX_ERROR_MESSAGE, MAX_STACK_TRACE, clean_line, clean_text
+from headrace_worker.outcome import InvalidPayload
 
 # In characters: a line of source, a path, a message.
 _MAX_SOURCE: Final = 160
@@ -155,7 +156,7 @@ def _rules(error: BaseException) -> str | None:
 def _msgspec_rule(error: msgspec.ValidationError) -> str:
     rule, _, path = str(error).rpartition(" - at ")
     rule, path = (rule, path) if rule else (path, "")
-    if error.__cause__ is not None:
+    if error.__cause__ is not None and not isinstance(error.__cause__, InvalidPayload):
         # Raised by a hook of the handler's own.
         rule = type(error.__cause__).__name__
     return f"{rule} - at {path}" if path else rule
@@ -166,8 +167,11 @@ def _pydantic_rules(error: Any) -> Iterator[str]:
     problems: Sequence[Any] = error.errors(include_url=False, include_input=False)
     for problem in problems[:_MAX_PROBLEMS]:
         kind = problem["type"]
-        told = kind in known and problem.get("ctx", {}).keys() <= _BOUNDS
+        context = problem.get("ctx", {})
+        told = kind in known and context.keys() <= _BOUNDS
         rule = problem["msg"] if told else kind
+        if isinstance(context.get("error"), InvalidPayload):
+            rule = str(context["error"])
         path = ".".join(clean_line(str(part), 100) for part in problem["loc"])
         yield f"{path}: {rule}" if path else rule
     if len(problems) > _MAX_PROBLEMS:

@@ -51,6 +51,14 @@ class Fail(Exception):
         self.type = type
 
 
+class InvalidPayload(ValueError):
+    """Refuse the payload, from `__post_init__` of a Struct or a validator of a pydantic model.
+
+    The job shows the message, where it shows only the names of other exceptions: those could quote
+    the payload. So the message states the rule and not the value.
+    """
+
+
 def _check_text(error: str, argument: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{argument} of {error} must be a str, not {value!r}")

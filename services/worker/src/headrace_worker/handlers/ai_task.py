@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from headrace_core.domain.retry import RetryPolicy
 from headrace_worker.context import Context
 from headrace_worker.handlers.ai_lexicon import MAX_CHARACTERS, SENTIMENTS, sentiment_of
-from headrace_worker.outcome import Fail, Retry
+from headrace_worker.outcome import Fail, InvalidPayload, Retry
 from headrace_worker.registry import handler
 
 _ENDPOINT = "headrace_worker.handlers.ai_endpoint"
@@ -69,11 +69,11 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.task == "prompt" and not self.prompt:
-            raise ValueError("the task prompt needs a prompt")
+            raise InvalidPayload("the task prompt needs a prompt")
         if self.task != "prompt" and not self.text:
-            raise ValueError(f"the task {self.task} needs a text")
+            raise InvalidPayload(f"the task {self.task} needs a text")
         if self.task == "classification" and len(set(self.labels)) < 2:
-            raise ValueError("the task classification needs two labels or more")
+            raise InvalidPayload("the task classification needs two labels or more")
 
     @property
     def choices(self) -> Sequence[str]:

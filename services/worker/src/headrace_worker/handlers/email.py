@@ -6,8 +6,11 @@ it has the mail already.
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import ssl
 from datetime import timedelta
+from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -23,7 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.retry import RetryPolicy
 from headrace_worker.context import Context
-from headrace_worker.outcome import Fail, Retry
+from headrace_worker.outcome import Fail, InvalidPayload, Retry
 from headrace_worker.registry import handler
 
 MAX_RECIPIENTS = 100
@@ -49,9 +52,21 @@ _RESERVED_PREFIXES = ("content-", "resent-", "dkim-", "arc-")
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+# A dot-atom on both sides (RFC 5322, section 3.4.1; outside ASCII by RFC 6531), or an IPv4 address
+# in brackets. Quoted local parts are left out.
+_ATOMS = r'[^\x00-\x20\x7f@<>,;:"()\[\]\\.]+(?:\.[^\x00-\x20\x7f@<>,;:"()\[\]\\.]+)*'
+# RFC 5321, section 4.5.3.1, in octets.
+_MAX_LOCAL = 64
+_MAX_ADDRESS = 254
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+
 MailAddress = Annotated[
     str,
-    Meta(pattern=r'^[^@\s<>,;:"]+@[^@\s<>,;:"]+$', max_length=254, examples=["ada@example.org"]),
+    Meta(
+        pattern=rf"^{_ATOMS}@(?:{_ATOMS}|\[[0-9.]+\])$",
+        max_length=_MAX_ADDRESS,
+        examples=["ada@example.org"],
+    ),
 ]
 Line = Annotated[str, Meta(pattern=r"^[^\r\n]*$", max_length=900)]
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", max_length=76)]
@@ -80,7 +95,7 @@ class EmailSettings(BaseSettings):
     @field_validator("sender")
     @classmethod
     def _check_sender(cls, sender: str) -> str:
-        if "@" not in parseaddr(sender)[1]:
+        if not is_address(parseaddr(sender)[1]):
             raise ValueError("must be an address: `name@host`, or `Name <name@host>`")
         if not sender.isprintable():
             raise ValueError("must not hold control characters")
@@ -124,7 +139,7 @@ class Mail(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if len(self.recipients) > MAX_RECIPIENTS:
-            raise ValueError(
+            raise InvalidPayload(
                 f"to and cc have {len(self.recipients)} addresses; at most {MAX_RECIPIENTS} are "
                 "allowed"
             )
@@ -138,10 +153,17 @@ class Mail(Struct, frozen=True, forbid_unknown_fields=True):
             # A line break would begin a header of the sender's own making. (The patterns alone do
             # not keep it out: `$` also matches before a last line break.)
             if any(character < " " or character == "\x7f" for character in value):
-                raise ValueError("addresses, subject and headers must not hold control characters")
+                raise InvalidPayload(
+                    "addresses, subject and headers must not hold control characters"
+                )
+        if not all(map(is_address, (*self.recipients, *filter(None, [self.reply_to])))):
+            raise InvalidPayload(
+                f"an address must be name@host.example, at most {_MAX_LOCAL} bytes before the @ "
+                f"and {_MAX_ADDRESS} in all"
+            )
         for name in self.headers:
             if name.lower() in _RESERVED or name.lower().startswith(_RESERVED_PREFIXES):
-                raise ValueError(f"headers must not hold {name}: the handler writes it itself")
+                raise InvalidPayload(f"headers must not hold {name}: the handler writes it itself")
 
     @property
     def recipients(self) -> list[str]:
@@ -174,9 +196,10 @@ async def email(mail: Mail, ctx: Context) -> Sent:
     """
     settings = EmailSettings()
     message_id = message_id_of(ctx.attempt.job_id, settings.sender)
+    message = _compose(mail, sender=settings.sender, message_id=message_id)
     try:
         refused, _ = await aiosmtplib.send(
-            _compose(mail, sender=settings.sender, message_id=message_id),
+            message,
             sender=parseaddr(settings.sender)[1],
             recipients=mail.recipients,
             hostname=settings.host,
@@ -202,7 +225,38 @@ def message_id_of(job_id: JobId, sender: str) -> str:
     return f"<{job_id}.headrace@{domain}>"
 
 
+def is_address(text: str) -> bool:
+    """Whether a mail server could take an address, by its form."""
+    local, _, domain = text.rpartition("@")
+    if len(local.encode()) > _MAX_LOCAL or len(text.encode()) > _MAX_ADDRESS:
+        return False
+    if not re.fullmatch(_ATOMS, local) or not local.isprintable():
+        return False
+    try:
+        if domain.startswith("[") and domain.endswith("]"):
+            return ipaddress.IPv4Address(domain[1:-1]).version == 4
+        labels = domain.encode("idna").decode().split(".")
+    except ValueError:
+        return False
+    return all(map(_HOST_LABEL.fullmatch, labels))
+
+
 def _compose(mail: Mail, *, sender: str, message_id: str) -> EmailMessage:
+    """The message, as it can be sent.
+
+    Raises:
+        Fail: it cannot be written.
+    """
+    try:
+        message = _message(mail, sender=sender, message_id=message_id)
+        # Headers are folded only now, and Python's email package does not take all of them.
+        message.as_bytes()
+    except (ValueError, LookupError, TypeError, AttributeError, MessageError) as error:
+        raise Fail(f"the mail cannot be written: {error}", type="InvalidMail") from error
+    return message
+
+
+def _message(mail: Mail, *, sender: str, message_id: str) -> EmailMessage:
     message = EmailMessage(policy=SMTP)
     name, address = parseaddr(sender)
     message["From"] = _address(address, name)

@@ -14,6 +14,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from headrace_worker.context import SyncContext
+from headrace_worker.outcome import InvalidPayload
 from headrace_worker.registry import handler
 
 MAX_NUMBERS = 100_000
@@ -63,9 +64,9 @@ class Range(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.step == 0:
-            raise ValueError("step must not be 0")
+            raise InvalidPayload("step must not be 0")
         if self.count > MAX_STEPS:
-            raise ValueError(
+            raise InvalidPayload(
                 f"from start to end there are {self.count} numbers; at most {MAX_STEPS} are allowed"
             )
 

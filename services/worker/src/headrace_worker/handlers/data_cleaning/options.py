@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from headrace_worker.outcome import InvalidPayload
+
 Action = Literal["drop", "null", "report"]
 ColumnType = Literal["string", "integer", "number", "boolean", "date", "datetime"]
 Bound = int | float | str
@@ -57,12 +59,12 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.format is not None and self.type not in ("date", "datetime"):
-            raise ValueError("format belongs to the types date and datetime")
+            raise InvalidPayload("format belongs to the types date and datetime")
         for name, bound in (("min", self.min), ("max", self.max)):
             if bound is None:
                 continue
             if self.type not in _ORDERED:
-                raise ValueError(f"{name} needs one of the types {', '.join(_ORDERED)}")
+                raise InvalidPayload(f"{name} needs one of the types {', '.join(_ORDERED)}")
             _check_value(name, bound, self.type)
         for value in self.allowed or ():
             _check_value("allowed", value, self.type or "string")
@@ -178,4 +180,4 @@ def _check_value(name: str, value: Bound | bool, kind: ColumnType) -> None:
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError(f"{name} holds a value that is no {kind}")
+        raise InvalidPayload(f"{name} holds a value that is no {kind}")
