@@ -348,6 +348,14 @@ async def closes_in_loop(payload: list[int]) -> int:
     return os.getpid()
 
 
+@handler("t.terminates", retry=_ONCE)
+def terminates(payload: bool, ctx: SyncContext) -> int:
+    """Sends SIGTERM to its process or to that one's parent, and waits until the worker stops it."""
+    os.kill(os.getppid() if payload else os.getpid(), signal.SIGTERM)
+    ctx.cancel_event.wait(3)
+    return os.getpid()
+
+
 @handler("t.crash", isolation="process", retry=RetryPolicy(max_attempts=1))
 def crash(payload: Number) -> None:
     """Dies by a signal."""

@@ -51,6 +51,7 @@ class ModelJob:
     attempt: int = 0
     retries_used: int = 0
     losses: int = 0
+    interruptions: int = 0
     cancel_requested: bool = False
     worker: ModelWorker | None = None
     events: list[tuple[EventType, JobState, int]] = field(default_factory=list)
@@ -154,7 +155,7 @@ class LifecycleModel:
         job.later = job.later and not job.due and not job.attempt
         self._step(job, _E.REQUEUED, _S.SCHEDULED if job.later else _S.QUEUED)
         job.due = False
-        job.retries_used = job.losses = 0
+        job.retries_used = job.losses = job.interruptions = 0
         job.cancel_requested = job.ended_long_ago = False
         job.fraction = None
         job.has_deadline = job.has_deadline and not job.overdue
@@ -187,6 +188,7 @@ class LifecycleModel:
         if job.cancel_requested and event in _GIVES_BACK:
             event = _E.CANCELLED
         job.retries_used += event is _E.RETRY_SCHEDULED
+        job.interruptions = job.interruptions + 1 if event is _E.INTERRUPTED else 0
         job.due = False
         self._step(job, event, _ENDS[event])
         return event

@@ -133,6 +133,8 @@ BAD: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("jobs", JOB, {"seq": "0"}, "jobs_counters_check"),
     ("jobs", JOB, {"retries_used": "1"}, "jobs_budget_check"),
     ("jobs", JOB, {"worker_losses": "1"}, "jobs_budget_check"),
+    ("jobs", JOB, {"interruptions": "-1"}, "jobs_interruptions_check"),
+    ("jobs", JOB, {"interruptions": "1"}, "jobs_interruptions_check"),
     ("jobs", JOB, {"end_time": "now()"}, "jobs_end_time_check"),
     ("jobs", RUNNING, {"end_time": "now()"}, "jobs_end_time_check"),
     ("jobs", SUCCEEDED, {"end_time": "NULL"}, "jobs_end_time_check"),

@@ -112,6 +112,28 @@ async def test_an_interruption_spends_no_retry_but_takes_a_number(database: Data
     assert (job.attempt, job.retries_used, job.state) == (3, 0, JobState.QUEUED)
 
 
+@pytest.mark.parametrize(
+    ("event", "left"),
+    [
+        (EventType.WORKER_LOST, 2),
+        (EventType.RETRY_SCHEDULED, 0),
+        (EventType.FAILED, 0),
+    ],
+)
+async def test_interruptions_are_counted_in_a_row(
+    database: Database, event: EventType, left: int
+) -> None:
+    worker_id = await register(database)
+    job = await submit(database)
+    for attempt in (1, 2, 3):
+        [claimed] = await start(database, worker_id, await read_job(database, job.id))
+        assert claimed.interruptions == attempt - 1
+        said = ending(job.id, attempt, EventType.INTERRUPTED if attempt < 3 else event)
+        await finish(database, worker_id, said)
+    async with database.statement() as connection:
+        assert await connection.scalar(text("SELECT interruptions FROM jobs")) == left
+
+
 async def test_a_process_that_died_counts_as_a_lost_worker_and_as_no_retry(
     database: Database,
 ) -> None:

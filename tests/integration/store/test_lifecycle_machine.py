@@ -479,8 +479,12 @@ class LifecycleMachine(RuleBasedStateMachine):
     async def _compare_others(self, there: Sequence[ModelJob]) -> None:
         """What other functions tell of the same jobs."""
         async with self.database.statement() as connection:
-            rows = await connection.execute(text("SELECT id, worker_losses FROM jobs"))
-            assert dict(map(tuple, rows)) == {job.id: job.losses for job in there}
+            rows = await connection.execute(
+                text("SELECT id, worker_losses, interruptions FROM jobs")
+            )
+            assert {(row.id, row.worker_losses, row.interruptions) for row in rows} == {
+                (job.id, job.losses, job.interruptions) for job in there
+            }
             batches = await connection.scalars(text("SELECT id FROM batches"))
             assert set(batches) == {job.batch.id for job in there if job.batch}
             events = await connection.scalar(text("SELECT count(*) FROM job_events"))

@@ -38,13 +38,14 @@ CATALOG = {
         FROM pg_class WHERE {ours}
     """,
     "columns": """
-        SELECT relname, attnum, attname, format_type(atttypid, atttypmod), attnotnull, attidentity,
-            attgenerated, attstorage, attcompression, attstattarget, attcollation::regcollation,
+        SELECT relname, rank() OVER (PARTITION BY attrelid ORDER BY attnum), attname,
+            format_type(atttypid, atttypmod), attnotnull, attidentity, attgenerated,
+            attstorage, attcompression, attstattarget, attcollation::regcollation,
             pg_get_expr(adbin, adrelid)
         FROM pg_attribute
         JOIN pg_class ON pg_class.oid = attrelid
         LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-        WHERE attnum > 0 AND {ours} AND relkind = 'r'
+        WHERE attnum > 0 AND NOT attisdropped AND {ours} AND relkind = 'r'
     """,
     "constraints": """
         SELECT relname, conname, contype, condeferrable, condeferred, convalidated, connoinherit,

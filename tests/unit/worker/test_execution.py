@@ -64,6 +64,7 @@ def job() -> ClaimedJob:
         attempt=1,
         retries_used=0,
         worker_losses=0,
+        interruptions=0,
         retry=RetryOverrides(),
         correlation_id=None,
         timeout=None,
@@ -107,6 +108,7 @@ def execution(
         reporter=reporter,
         max_result_bytes=1000,
         max_losses=3,
+        max_interruptions=100,
         grace=grace,
         on_end=on_end,
     )

@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from headrace_core.domain.crash_budget import INTERRUPTIONS_BEFORE_OWN_PROCESS
 from headrace_core.domain.retention import Retention, parse_rules
 from headrace_core.urls import check_database_url, check_redis_url, driver_url
 
@@ -92,6 +93,8 @@ class Settings(BaseSettings):
     dispatch_prefetch: int = Field(400, ge=0)
     redeliver_after: float = Field(10.0, gt=0)
     max_worker_losses: int = Field(3, ge=0)
+    # With fewer, the innocent jobs beside one that stops its worker would fail with it.
+    max_interruptions: int = Field(100, ge=INTERRUPTIONS_BEFORE_OWN_PROCESS)
 
     # Worker.
     store_stack_traces: bool = True

@@ -38,6 +38,7 @@ from headrace_worker.verdict import (
     call,
     expired,
     failed,
+    interrupted,
     raised,
     succeeded,
     unreadable,
@@ -77,6 +78,7 @@ class Execution:
         reporter: makes what takes its reports, for a handler that can make any.
         max_result_bytes: the largest result.
         max_losses: how many workers the job may lose.
+        max_interruptions: how often in a row the job may be interrupted.
         grace: seconds that a handler in the loop has to end by itself once it is cancelled.
         on_end: called once, with how it ended, or None when that is not ours to say.
 
@@ -96,13 +98,14 @@ class Execution:
         reporter: Callable[[Execution], AttemptReporter],
         max_result_bytes: int,
         max_losses: int,
+        max_interruptions: int,
         grace: float,
         on_end: Callable[[Execution, Finish | None], None],
     ) -> None:
         self.job = job
         self.worker_id = worker_id
         self._handler = handler
-        if handler is not None and needs_own_process(job.worker_losses):
+        if handler is not None and needs_own_process(job.worker_losses, job.interruptions):
             self._handler = replace(handler, mode="process")
         self._holds = holds
         self._modes = modes
@@ -110,6 +113,7 @@ class Execution:
         self._reporter: AttemptReporter | None = None
         self._max_result_bytes = max_result_bytes
         self._max_losses = max_losses
+        self._max_interruptions = max_interruptions
         self._grace = grace
         self._on_end = on_end
         self._work: OwnedTask[JsonText] | None = None
@@ -329,7 +333,7 @@ class Execution:
             return expired(self.job)
         drained = self._reason is StopReason.DRAIN or work.cancelled_by_others
         if drained and cancelled and not self._timed_out:
-            return self._without_result(EventType.INTERRUPTED)
+            return interrupted(self.job, max_interruptions=self._max_interruptions)
         if self._timed_out:
             limit = self._timeout.total_seconds()
             error = HandlerTimeout(f"the attempt did not end within {limit:g} s")

@@ -351,6 +351,7 @@ class WorkerService:
             reporter=self._reporter,
             max_result_bytes=self._settings.max_result_bytes,
             max_losses=self._settings.max_worker_losses,
+            max_interruptions=self._settings.max_interruptions,
             grace=self._settings.worker_cancel_grace,
             on_end=self._on_end,
         )

@@ -134,6 +134,28 @@ def worker_lost(job: ClaimedJob, death: ProcessDied, *, max_losses: int) -> Fini
     )
 
 
+def interrupted(job: ClaimedJob, *, max_interruptions: int) -> Finish:
+    """The worker stopped the attempt, for a reason that is not the job's as far as it can tell.
+
+    Args:
+        job: the job.
+        max_interruptions: how often in a row it may be interrupted; the next time fails it.
+    """
+    if not is_spent(job.interruptions, limit=max_interruptions):
+        return Finish(job_id=job.id, attempt=job.attempt, event=EventType.INTERRUPTED)
+    return failed(
+        job,
+        JobError(
+            type="INTERRUPTED",
+            message=(
+                f"the worker was stopped {job.interruptions + 1} times in a row while it ran this "
+                f"job; the limit is {max_interruptions} (HEADRACE_MAX_INTERRUPTIONS)"
+            ),
+            retryable=False,
+        ),
+    )
+
+
 def unwritable(job: ClaimedJob) -> Finish:
     """The database refuses what the handler has to say."""
     return failed(

@@ -54,6 +54,7 @@ class ClaimedJob(NamedTuple):
     attempt: int
     retries_used: int
     worker_losses: int
+    interruptions: int
     retry: RetryOverrides
     correlation_id: str | None
     timeout: timedelta | None

@@ -68,6 +68,7 @@ def _to_claimed(row: Row) -> ClaimedJob:
         attempt=row["attempt"],
         retries_used=row["retries_used"],
         worker_losses=row["worker_losses"],
+        interruptions=row["interruptions"],
         retry=retry,
         correlation_id=row["correlation_id"],
         timeout=row["timeout"],
@@ -128,7 +129,7 @@ _CLAIM = text(f"""
         FROM claimed ORDER BY id
     )
     SELECT id, tenant, type, queue, payload::text AS payload, labels::text AS labels, attempt,
-        retries_used, worker_losses, retry::text AS retry, correlation_id, timeout, deadline,
-        deadline - start_time AS time_left, unsound
+        retries_used, worker_losses, interruptions, retry::text AS retry, correlation_id, timeout,
+        deadline, deadline - start_time AS time_left, unsound
     FROM claimed
 """)

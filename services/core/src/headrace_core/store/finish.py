@@ -112,6 +112,8 @@ _FINISH = text(f"""
                 WHEN own.state <> 'succeeded' THEN j.stack_trace END,
             retries_used = j.retries_used + (own.event = 'retry_scheduled')::integer,
             worker_losses = j.worker_losses + (own.event = 'worker_lost')::integer,
+            interruptions = CASE own.event WHEN '{EventType.INTERRUPTED}' THEN j.interruptions + 1
+                WHEN '{EventType.WORKER_LOST}' THEN j.interruptions ELSE 0 END,
             due_time = CASE WHEN own.event = 'retry_scheduled'
                 THEN clock_timestamp() + own.backoff ELSE j.due_time END,
             queue_time = CASE WHEN own.state = 'queued'

@@ -46,7 +46,7 @@ _REQUEUE = text(f"""
     WITH changed AS (
         UPDATE jobs j
         SET state = CASE WHEN {_LATER} THEN 'scheduled' ELSE 'queued' END,
-            retries_used = 0, worker_losses = 0, progress = NULL, error = NULL,
+            retries_used = 0, worker_losses = 0, interruptions = 0, progress = NULL, error = NULL,
             stack_trace = NULL, end_time = NULL, cancel_request_time = NULL,
             deadline = CASE WHEN deadline > m.now THEN deadline END,
             rank = {RANK.format(due=_DUE, priority="priority")}, due_time = {_DUE},

@@ -7,7 +7,10 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from headrace_core.domain.crash_budget import LOSSES_BEFORE_OWN_PROCESS
+from headrace_core.domain.crash_budget import (
+    INTERRUPTIONS_BEFORE_OWN_PROCESS,
+    LOSSES_BEFORE_OWN_PROCESS,
+)
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.connection import Connection
@@ -62,7 +65,10 @@ async def expire_overdue(
 
 
 # The others had a process of their own, and have not ended the worker.
-_CHARGED = f"j.worker_losses < {LOSSES_BEFORE_OWN_PROCESS}"
+_CHARGED = (
+    f"(j.worker_losses < {LOSSES_BEFORE_OWN_PROCESS}"
+    f" AND j.interruptions < {INTERRUPTIONS_BEFORE_OWN_PROCESS})"
+)
 
 # Walks from worker to worker of the index on running jobs, so that it costs what there are workers
 # and not what they run. A job that has gone to another worker meanwhile no longer joins.

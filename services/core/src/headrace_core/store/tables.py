@@ -176,12 +176,15 @@ jobs = Table(
     # Where the handler raised `error`. Without an error it means nothing: `headrace.complete`
     # leaves it in place.
     Column("stack_trace", Text),
+    # In a row: any other end of an attempt but the loss of its worker sets it back to 0.
+    Column("interruptions", Integer, nullable=False, server_default=text("0")),
     CheckConstraint(f"state IN ({in_list(JobState)})", name="state"),
     CheckConstraint(f"priority BETWEEN {MIN_PRIORITY} AND {MAX_PRIORITY}", name="priority"),
     CheckConstraint(
         "attempt >= 0 AND retries_used >= 0 AND worker_losses >= 0 AND seq >= 1", name="counters"
     ),
     CheckConstraint("retries_used <= attempt AND worker_losses <= attempt", name="budget"),
+    CheckConstraint("interruptions BETWEEN 0 AND attempt", name="interruptions"),
     CheckConstraint(
         f"(end_time IS NOT NULL) = (state IN ({_TERMINAL}))",
         name="end_time",

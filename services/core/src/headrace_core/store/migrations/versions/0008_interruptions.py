@@ -1,0 +1,25 @@
+"""How often a job was interrupted in a row."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column(
+        "jobs",
+        sa.Column("interruptions", sa.Integer(), server_default=sa.text("0"), nullable=False),
+    )
+    op.create_check_constraint(
+        op.f("jobs_interruptions_check"), "jobs", "interruptions BETWEEN 0 AND attempt"
+    )
+
+
+def downgrade() -> None:
+    op.drop_column("jobs", "interruptions")

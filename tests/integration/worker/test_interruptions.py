@@ -1,0 +1,72 @@
+"""A job that keeps stopping its worker: what becomes of it, and of the jobs beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from headrace_core.domain.crash_budget import INTERRUPTIONS_BEFORE_OWN_PROCESS
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.lifecycle import EventType as E
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.settings import Settings
+from headrace_core.wake import Topic
+from support.handlers import handlers
+from support.jobs import set_column
+from support.platform import DEADLINE_S, Platform, platform
+from support.worker_process import worker_process
+
+TIMES = INTERRUPTIONS_BEFORE_OWN_PROCESS
+
+
+@pytest.fixture
+async def jobs(settings: Settings) -> AsyncIterator[Platform]:
+    strict = settings.model_copy(update={"max_interruptions": TIMES, "shutdown_grace": 0.1})
+    async with platform(strict, handlers(), workers=0) as running:
+        yield running
+
+
+async def interrupted(jobs: Platform, payload: str) -> JobId:
+    """A job that stops its process, and was interrupted so often that it runs apart."""
+    later = datetime.now(UTC) + timedelta(hours=1)
+    job_id = await jobs.submit("t.terminates", payload, schedule_time=later)
+    values = f"attempt = {TIMES}, interruptions = {TIMES}, due_time = now()"
+    await set_column(jobs.database, job_id, values)
+    jobs.waker.ring(Topic.JOBS)
+    return job_id
+
+
+async def test_job_that_stops_its_worker_fails_in_the_end(jobs: Platform, tmp_path: Path) -> None:
+    async with worker_process(jobs.settings, tmp_path) as worker:
+        neighbor = await jobs.submit("t.forever")
+        await jobs.until(neighbor, E.STARTED)
+        # The parent of its process is the worker.
+        job_id = await interrupted(jobs, "true")
+        assert await asyncio.to_thread(worker.wait_until_ended, within=DEADLINE_S) == 0
+    job = await jobs.job(job_id)
+    assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, TIMES + 1, 0)
+    assert (await jobs.history(job_id))[-1] is E.FAILED
+    assert job.error is not None
+    assert (job.error.type, job.error.retryable) == ("INTERRUPTED", False)
+    assert f"{TIMES + 1} times in a row" in job.error.message
+    assert (await jobs.history(neighbor))[-1] is E.INTERRUPTED
+    assert (await jobs.job(neighbor)).state is JobState.QUEUED
+
+
+async def test_interrupted_job_cannot_stop_its_worker(jobs: Platform, tmp_path: Path) -> None:
+    async with worker_process(jobs.settings, tmp_path) as worker:
+        job = await jobs.ended(await interrupted(jobs, "false"))
+        assert worker.running
+        assert job.result not in {None, str(worker.pid)}
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, TIMES + 1)
+
+
+async def test_job_that_stops_its_worker_once_is_queued(jobs: Platform, tmp_path: Path) -> None:
+    async with worker_process(jobs.settings, tmp_path) as worker:
+        job_id = await jobs.submit("t.terminates", "false")
+        assert await asyncio.to_thread(worker.wait_until_ended, within=DEADLINE_S) == 0
+    assert await jobs.history(job_id) == [E.SUBMITTED, E.STARTED, E.INTERRUPTED]
