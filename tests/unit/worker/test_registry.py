@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +13,7 @@ import msgspec
 import pydantic
 import pytest
 
-from headrace_worker import Context, RetryPolicy, SyncContext, handler
+from headrace_worker import Context, Fail, RetryPolicy, SyncContext, handler
 from headrace_worker.payload import Decoder, PayloadMismatch, encode, schema
 from headrace_worker.registry import registry
 
@@ -135,3 +137,119 @@ def test_two_functions_cannot_have_the_same_type() -> None:
 
         @handler("r.twice")
         def second(payload: Any) -> None: ...
+
+
+def test_two_functions_of_one_name_cannot_have_the_same_type() -> None:
+    @handler("r.twice")
+    def same(payload: Any) -> None: ...
+
+    with pytest.raises(ValueError, match=r"test_registry\.py:\d+\).*test_registry\.py:\d+\)"):
+
+        @handler("r.twice")
+        def same(payload: Any) -> None: ...
+
+
+def test_module_that_runs_again_replaces_its_handlers() -> None:
+    def load() -> Callable[..., Any]:
+        @handler("r.again")
+        def again(payload: Any) -> None: ...
+
+        return again
+
+    load()
+    second = load()
+    registered = registry.get("r.again")
+    assert registered is not None
+    assert registered.function is second
+
+
+async def _place(payload: Any) -> None: ...
+
+
+@functools.wraps(_place)
+def _wrapped(*arguments: Any) -> Any:
+    return _place(*arguments)
+
+
+class _Callable:
+    def __call__(self, payload: Any) -> None: ...
+
+    def method(self, payload: Any) -> None: ...
+
+
+async def _yields(payload: Any) -> AsyncIterator[int]:
+    yield 1
+
+
+def _generates(payload: Any) -> Iterator[int]:
+    yield 1
+
+
+def _keyword_only(payload: Any, *, ctx: SyncContext) -> None: ...
+
+
+def _variable(payload: Any, *ctx: Any) -> None: ...
+
+
+def _undefined(payload: "Missing") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+@pytest.mark.parametrize(
+    ("candidate", "told"),
+    [
+        (_wrapped, "write the wrapper as `async def`"),
+        (_Callable(), "an object of type _Callable cannot be a handler; write a `def`"),
+        (_Callable, "the class _Callable cannot be a handler"),
+        (_Callable.method, r"a method cannot be a handler; write `def method\(payload, ctx"),
+        (functools.partial(_place), "a functools.partial cannot be a handler; write a `def`"),
+        (_yields, r"cannot yield; emit output with `ctx\.emit"),
+        (_generates, "cannot yield"),
+        (_keyword_only, r"`ctx: .*` is not positional.*write `def _keyword_only\(payload, ctx"),
+        (_variable, r"`\*ctx: .*` is not positional"),
+        (_undefined, "'Missing' is not defined; import or define the name"),
+        (print, "cannot be a handler"),
+    ],
+)
+def test_odd_candidate_is_refused_with_its_line(candidate: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=rf"test_registry.*\.py:\d+\): .*{told}"):
+        handler("r.odd")(candidate)
+    assert registry.get("r.odd") is None
+
+
+def test_handler_without_a_type_is_refused() -> None:
+    with pytest.raises(TypeError, match=r'test_registry.*\.py:\d+\): .*write `@handler\("…"\)`'):
+
+        @handler  # type: ignore[arg-type]
+        def bare(payload: Any) -> None: ...
+
+
+def test_bound_method_is_a_handler() -> None:
+    handler("r.bound")(_Callable().method)
+    registered = registry.get("r.bound")
+    assert registered is not None
+    assert (registered.mode, registered.takes_context) == ("thread", False)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "payload"),
+    [
+        (list[Model], [{"count": 1}, {"count": 2}]),
+        (dict[str, Model], {"a": {"count": 1}}),
+        (Model | None, None),
+        (list[tuple[int, Model]], [[1, {"count": 2}]]),
+    ],
+)
+def test_models_in_containers_are_decoded_and_encoded(annotation: Any, payload: Any) -> None:
+    decoded = Decoder(annotation)(json.dumps(payload))
+    assert json.loads(encode(decoded)) == payload
+    assert json.loads(schema(annotation))
+    with pytest.raises(PayloadMismatch):
+        Decoder(annotation)('{"count": "three"}')
+
+
+def test_nan_in_a_model_in_a_list_is_not_json() -> None:
+    class Share(pydantic.BaseModel):
+        part: float
+
+    with pytest.raises(Fail, match="NaN"):
+        encode([Share(part=math.nan)])

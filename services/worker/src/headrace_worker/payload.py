@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import typing
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -31,11 +32,13 @@ class Decoder:
     """
 
     def __init__(self, annotation: Any) -> None:
-        self._decode: Callable[[JsonText], Any] = (
-            annotation.model_validate_json
-            if _is_model(annotation)
-            else msgspec.json.Decoder(annotation).decode
-        )
+        self._decode: Callable[[JsonText], Any]
+        if _is_model(annotation):
+            self._decode = annotation.model_validate_json
+        elif _holds_model(annotation):
+            self._decode = _adapter(annotation).validate_json
+        else:
+            self._decode = msgspec.json.Decoder(annotation).decode
 
     def __call__(self, payload: JsonText) -> Any:
         """The payload as its type.
@@ -103,8 +106,8 @@ def _encode(value: Any) -> JsonText:
         strange = any(word in text for word in ("null", "NaN", "Infinity"))
         content = value.model_dump() if strange else None
     else:
-        text = msgspec.json.encode(value).decode()
-        content = msgspec.to_builtins(value) if "null" in text else None
+        text = msgspec.json.encode(value, enc_hook=_dump).decode()
+        content = msgspec.to_builtins(value, enc_hook=_dump) if "null" in text else None
     # The encoders write null for NaN and Infinity, silently; what has no null had none of them.
     if content is not None and not _is_finite(content):
         raise ValueError("it has no NaN and no Infinity")
@@ -127,8 +130,8 @@ def schema(annotation: Any) -> JsonText:
     Raises:
         TypeError: JSON has no form for it.
     """
-    if _is_model(annotation):
-        return _text(annotation.model_json_schema())
+    if (write := _pydantic_schema(annotation)) is not None:
+        return _text(write())
     return _written(annotation, msgspec.json.schema)
 
 
@@ -140,11 +143,11 @@ def payload_schema(annotation: Any) -> JsonText:
     Raises:
         TypeError: JSON has no form for it.
     """
-    if _is_model(annotation):
+    if (write := _pydantic_schema(annotation)) is not None:
         # pydantic's generator is not imported for others.
         from headrace_worker import pydantic_schema  # noqa: PLC0415
 
-        return _text(pydantic_schema.exact_schema(annotation))
+        return _text(pydantic_schema.exact_schema(write))
     return _written(annotation, msgspec_schema.exact_schema)
 
 
@@ -173,3 +176,35 @@ def _is_model(annotation: Any) -> bool:
         and isinstance(annotation, type)
         and issubclass(annotation, pydantic.BaseModel)
     )
+
+
+def _holds_model(annotation: Any) -> bool:
+    """Whether a model is in it, as in `list[Model]`: msgspec does not know those."""
+    parts = typing.get_args(annotation)
+    return any(_is_model(part) or _holds_model(part) for part in parts)
+
+
+def _pydantic_schema(annotation: Any) -> Callable[..., dict[str, Any]] | None:
+    """Writes the schema of a model, or of what holds one; None when pydantic has no part in it."""
+    if _is_model(annotation):
+        writer: Callable[..., dict[str, Any]] = annotation.model_json_schema
+    elif _holds_model(annotation):
+        writer = _adapter(annotation).json_schema
+    else:
+        return None
+    return writer
+
+
+def _adapter(annotation: Any) -> Any:
+    return sys.modules["pydantic"].TypeAdapter(annotation)
+
+
+def _dump(value: Any) -> Any:
+    """What msgspec encodes in the place of a model.
+
+    Raises:
+        TypeError: it is not a model.
+    """
+    if not _is_model(type(value)):
+        raise TypeError(f"objects of type {type(value).__qualname__} have no form in JSON")
+    return value.model_dump(mode="json")

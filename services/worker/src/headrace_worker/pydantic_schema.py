@@ -1,4 +1,4 @@
-"""The JSON Schema of a pydantic model, exact for single values.
+"""The JSON Schema of pydantic models, exact for single values.
 
 pydantic's own schemas leave out what JSON Schema has no form for: decimals in texts, times with or
 without a zone, keys that are not texts. Those places get the VALUE_KEYWORD.
@@ -6,11 +6,10 @@ without a zone, keys that are not texts. Those places get the VALUE_KEYWORD.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
-from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
@@ -24,9 +23,9 @@ _CONSTRAINTS: Final = (
 )
 
 
-def exact_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The schema of a model."""
-    return model.model_json_schema(schema_generator=_Generator)
+def exact_schema(write: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """The schema that `write` makes: a model's `model_json_schema`, or a TypeAdapter's."""
+    return write(schema_generator=_Generator)
 
 
 class _Generator(GenerateJsonSchema):

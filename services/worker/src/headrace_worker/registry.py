@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-import typing
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +21,13 @@ from headrace_core.domain.times import MAX_DURATION
 from headrace_worker import handlers
 from headrace_worker.context import Context, SyncContext
 from headrace_worker.payload import Decoder, payload_schema, schema
+from headrace_worker.signature import (
+    check_function,
+    place_of,
+    place_of_frame,
+    read_hints,
+    read_parameters,
+)
 
 _log = structlog.get_logger()
 
@@ -61,14 +68,15 @@ class Registry:
         """Adds a handler.
 
         Raises:
-            ValueError: another function has its type already.
+            ValueError: another function has its type already. A module that is imported again
+                replaces its handlers.
         """
         name = registered.spec.type
         other = self._handlers.get(name)
-        if other is not None and _place(other.function) != _place(registered.function):
+        if other is not None and not _is_reloaded(other.function, registered.function):
             raise ValueError(
-                f"two handlers for the type {name!r}: {_place(other.function)} and "
-                f"{_place(registered.function)}"
+                f"two handlers for the type {name!r}: {place_of(other.function)} and "
+                f"{place_of(registered.function)}; give each handler a type of its own"
             )
         self._handlers[name] = registered
 
@@ -115,9 +123,13 @@ def handler(
             Needs `isolation="process"` and Linux.
 
     Raises:
-        TypeError: the function cannot be a handler; the message says why.
+        TypeError: the function cannot be a handler; the message names its file and line and says
+            what to write instead.
         ValueError: a name is malformed, the type is taken, or the timeout is out of range.
     """
+    if callable(job_type):
+        place = place_of_frame(sys._getframe(1))  # noqa: SLF001 - documented
+        raise TypeError(f'{place}: `@handler` needs the type of its jobs; write `@handler("…")`')
     for name in (job_type, queue):
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not a name: use 1 to 100 of a-z, 0-9, _, - and .")
@@ -134,6 +146,7 @@ def handler(
     limit = timedelta(seconds=seconds)
 
     def register(function: F) -> F:
+        check_function(function, sys._getframe(1))  # noqa: SLF001 - documented
         registry.add(
             _inspect(
                 function,
@@ -216,14 +229,9 @@ def _inspect(
     memory_limit: MemoryLimit,
 ) -> RegisteredHandler:
     is_async = inspect.iscoroutinefunction(function)
-    parameters = list(inspect.signature(function).parameters.values())
-    if not 1 <= len(parameters) <= 2:
-        raise TypeError(f"{_place(function)}: a handler takes its payload and maybe a context")
-    hints = typing.get_type_hints(function)
-    expected = Context if is_async else SyncContext
-    if len(parameters) == 2 and hints.get(parameters[1].name, expected) is not expected:
-        raise TypeError(f"{_place(function)}: its second argument must be a {expected.__name__}")
-    payload_type = hints.get(parameters[0].name, Any)
+    hints = read_hints(function)
+    payload, context = read_parameters(function, hints, Context if is_async else SyncContext)
+    payload_type = hints.get(payload, Any)
     result_type = hints.get("return", Any)
     mode: Mode = "async" if is_async else "thread"
     return RegisteredHandler(
@@ -239,7 +247,7 @@ def _inspect(
         function=function,
         mode="process" if isolation == "process" else mode,
         decode=Decoder(payload_type),
-        takes_context=len(parameters) == 2,
+        takes_context=context,
         memory_limit=memory_limit,
     )
 
@@ -250,8 +258,15 @@ def _schema_of(
     try:
         return write(annotation)
     except TypeError as error:
-        raise TypeError(f"{_place(function)}: {error}") from error
+        raise TypeError(f"{place_of(function)}: {error}") from error
 
 
-def _place(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"
+def _is_reloaded(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
+    """Whether both come from one definition, whose module or notebook cell ran again."""
+    if (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
+        return False
+    before, after = inspect.unwrap(old).__code__, inspect.unwrap(new).__code__
+    # A notebook gives each cell a file name of its own.
+    return bool(
+        before.co_filename != after.co_filename or before.co_firstlineno == after.co_firstlineno
+    )

@@ -1,0 +1,120 @@
+"""What can be a handler: a module-level function of a payload and maybe a context."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from types import FrameType, FunctionType, MethodType
+from typing import Any
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """Where a function is defined: its name, file and line."""
+    code = inspect.unwrap(function).__code__
+    name = f"{function.__module__}.{function.__qualname__}"
+    return f"{name} ({code.co_filename}:{code.co_firstlineno})"
+
+
+def place_of_frame(frame: FrameType) -> str:
+    """The module, file and line that a frame executes."""
+    module = frame.f_globals.get("__name__")
+    return f"{module} ({frame.f_code.co_filename}:{frame.f_lineno})"
+
+
+def check_function(candidate: object, registers: FrameType) -> None:
+    """Refuse what the worker cannot call as a handler.
+
+    Args:
+        candidate: the object that was registered.
+        registers: the frame that registers it, which is named when the object has no place.
+
+    Raises:
+        TypeError: it is not a function, or not one that returns its result.
+    """
+    if not isinstance(candidate, FunctionType | MethodType):
+        place = place_of_frame(registers)
+        if isinstance(candidate, functools.partial):
+            kind = "a functools.partial"
+        elif isinstance(candidate, type):
+            kind = f"the class {candidate.__qualname__}"
+        else:
+            kind = f"an object of type {type(candidate).__qualname__}"
+        raise TypeError(
+            f"{place}: {kind} cannot be a handler; write a `def` or `async def` that calls it"
+        )
+    if inspect.isasyncgenfunction(candidate) or inspect.isgeneratorfunction(candidate):
+        raise TypeError(
+            f"{place_of(candidate)}: a handler cannot yield; emit output with `ctx.emit(…)` and "
+            "return the result"
+        )
+    wrapped = inspect.unwrap(candidate)
+    if inspect.iscoroutinefunction(wrapped) and not inspect.iscoroutinefunction(candidate):
+        raise TypeError(
+            f"{place_of(candidate)}: a plain `def` wraps this `async def`; write the wrapper as "
+            "`async def` and await the function in it. If the wrapper runs the coroutine to its "
+            "end by itself, delete its `__wrapped__` attribute"
+        )
+
+
+def read_hints(function: Callable[..., Any]) -> Mapping[str, Any]:
+    """The types in a function's annotations.
+
+    Raises:
+        TypeError: an annotation names something that is not defined.
+    """
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, AttributeError) as error:
+        raise TypeError(
+            f"{place_of(function)}: an annotation cannot be read: {error}; import or define the "
+            "name in the module, and not only under `if TYPE_CHECKING:`"
+        ) from error
+
+
+def read_parameters(
+    function: Callable[..., Any], hints: Mapping[str, Any], context: type
+) -> tuple[str, bool]:
+    """The name of the parameter for the payload, and whether another takes the context.
+
+    Args:
+        function: the handler.
+        hints: its annotations.
+        context: the type of its context.
+
+    Raises:
+        TypeError: it has other parameters.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    names = [parameter.name for parameter in parameters]
+    form = f"write `{_head(function)}(payload, ctx: {context.__name__})`, or leave `ctx` out"
+    if names[:1] in (["self"], ["cls"]):
+        raise TypeError(f"{place_of(function)}: a method cannot be a handler; {form}")
+    for parameter in parameters:
+        if parameter.kind not in _POSITIONAL:
+            raise TypeError(
+                f"{place_of(function)}: the parameter `{parameter}` is not positional, and the "
+                f"worker passes payload and context by position; {form}"
+            )
+    if not 1 <= len(parameters) <= 2:
+        raise TypeError(
+            f"{place_of(function)}: a handler takes its payload and maybe a context, and this one "
+            f"has {len(parameters)} parameters; {form}"
+        )
+    if len(names) == 1:
+        return names[0], False
+    hint = hints.get(names[1], context)
+    if hint is not context:
+        raise TypeError(
+            f"{place_of(function)}: the second parameter must be a {context.__name__}, and is "
+            f"annotated as {inspect.formatannotation(hint)}; {form}"
+        )
+    return names[0], True
+
+
+def _head(function: Callable[..., Any]) -> str:
+    keyword = "async def" if inspect.iscoroutinefunction(function) else "def"
+    return f"{keyword} {function.__name__}"
