@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -104,6 +104,18 @@ class Mixed(msgspec.Struct):
 )
 def test_payload_of_the_same_content_is_decoded_alike(text: str, whole: int) -> None:
     assert Decoder(Mixed)(text).whole == whole
+
+
+class Bounded(msgspec.Struct):
+    whole: int
+    number: Annotated[int, msgspec.Meta(le=9)] | float
+
+
+@pytest.mark.parametrize(
+    "text", ['{"whole":1.0,"number":1e30}', '{"number":"x","whole":1,"number":10.0}']
+)
+def test_large_fraction_outlives_an_integral_integer(text: str) -> None:
+    assert Decoder(Bounded)(text).whole == 1
 
 
 def test_negative_zero_of_a_float_outlives_an_integral_integer() -> None:

@@ -57,16 +57,17 @@ class ValueKeyword:
     Args:
         parent: the schema that the keyword is in.
         value: the library (`by`), the `type`, its constraints, and whether it is the `key` of an
-            object. What is unknown, of a newer worker, is not checked.
+            object or a `fraction`, which no integer is. What is unknown, of a newer worker, is not
+            checked.
         path: the place of the keyword.
     """
 
     def __init__(self, parent: Mapping[str, Any], value: Any, path: Any) -> None:
         del parent, path
-        self._type = str(value.get("type")) if isinstance(value, dict) else ""
-        is_key = isinstance(value, dict) and value.get("key")
-        self._kinds = (str,) if is_key else _KINDS.get(self._type, (str,))
-        self._check = _check(value) if isinstance(value, dict) else None
+        value = value if isinstance(value, dict) else {}
+        self._type = str(value.get("type"))
+        self._kinds = _kinds(value)
+        self._check = _check(value)
 
     def validate(self, instance: Any) -> None:
         """Checks a value; another JSON type than the expected one is the matter of `type`.
@@ -74,7 +75,11 @@ class ValueKeyword:
         Raises:
             ValueError: the handler would not decode it.
         """
-        if self._check is None or not isinstance(instance, self._kinds):
+        if (
+            self._check is None
+            or not isinstance(instance, self._kinds)
+            or isinstance(instance, bool)
+        ):
             return
         if self._type == "int" and isinstance(instance, float) and instance.is_integer():
             # As the worker reads it.
@@ -86,6 +91,16 @@ class ValueKeyword:
             raise ValueError(f"the value is not a valid {self._type}") from None
 
 
+def _kinds(value: dict[str, Any]) -> tuple[type, ...]:
+    """The types of JSON to check a value of."""
+    if value.get("key"):
+        return (str,)
+    if value.get("fraction") and "multiple_of" not in value:
+        # JSON Schema is exact for the others, of which there may be many.
+        return (int,)
+    return _KINDS.get(str(value.get("type")), (str,))
+
+
 def _check(value: dict[str, Any]) -> _Check | None:
     constraints = {name: item for name, item in value.items() if name in _CONSTRAINTS}
     try:
@@ -94,7 +109,8 @@ def _check(value: dict[str, Any]) -> _Check | None:
                 kind: Any = Annotated[_MSGSPEC[name], msgspec.Meta(**constraints)]
                 if value.get("key"):
                     return _as_key(msgspec.json.Decoder(dict[kind, None]).decode)
-                return msgspec.json.Decoder(kind).decode
+                decode = msgspec.json.Decoder(kind).decode
+                return _as_fraction(decode) if value.get("fraction") else decode
             case {"by": "pydantic", "type": str(name)} if name in _PYDANTIC:
                 core: Any = {"type": name, **constraints}
                 if value.get("key"):
@@ -108,6 +124,15 @@ def _check(value: dict[str, Any]) -> _Check | None:
 
 def _as_key(check: _Check) -> _Check:
     return lambda key: check(b"{%b:null}" % key)
+
+
+def _as_fraction(check: _Check) -> _Check:
+    def check_fraction(number: bytes) -> None:
+        if number.lstrip(b"-").isdigit():
+            raise ValueError("not a fraction")
+        check(number)
+
+    return check_fraction
 
 
 def bounded(schema: Any) -> Any:

@@ -73,8 +73,14 @@ class _Walk:
             case inspect.UnionType(types=types):
                 # In the order of msgspec's schemas.
                 options = sorted(map(_plain, types), key=_rank)
+                has_integers = any(isinstance(option, inspect.IntType) for option in options)
                 for option, part in zip_longest(options, _options(schema)):
                     self.visit(option, part)
+                    if has_integers and isinstance(option, inspect.FloatType):
+                        # Beside integers, no integer is taken for a fraction. Those that are none
+                        # anyway need no keyword, which takes longer.
+                        value = {**_value(option), "fraction": True}
+                        part["anyOf"] = [{"not": {"type": "integer"}}, {VALUE_KEYWORD: value}]
             case inspect.StructType(array_like=True) | inspect.NamedTupleType():
                 parts = schema["prefixItems"][-len(kind.fields) :] if kind.fields else ()
                 for field, part in zip(kind.fields, parts, strict=True):

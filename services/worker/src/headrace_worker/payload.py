@@ -7,7 +7,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -63,22 +63,25 @@ def _other_forms(payload: JsonText) -> Iterator[JsonText]:
     """Texts with the content of `payload`: each key once, integral numbers as integers."""
     with suppress(ValueError, RecursionError):
         content = msgspec.json.decode(payload)
-        # An integer has no negative zero, so those are given up last.
-        for keeps_negative_zero in (True, False):
-            form = _integral(content, keeps_negative_zero=keeps_negative_zero)
-            yield msgspec.json.encode(form).decode()
+        # Numbers stay as they are for as long as possible: a number may also be for a type that
+        # takes small integers and larger fractions, and an integer has no negative zero.
+        for limit in _INTEGRAL:
+            yield msgspec.json.encode(_integral(content, limit)).decode()
 
 
-def _integral(content: Any, *, keeps_negative_zero: bool) -> Any:
+# The largest absolute values that become integers, step by step; 0 for negative zero as well.
+_INTEGRAL: Final = (-1, 2**63, math.inf, 0)
+
+
+def _integral(content: Any, limit: float) -> Any:
     if isinstance(content, float) and content.is_integer():
-        return int(content) if content or not keeps_negative_zero else content
+        if content == 0 and math.copysign(1, content) < 0:
+            return content if limit else 0
+        return int(content) if abs(content) <= (limit or math.inf) else content
     if isinstance(content, dict):
-        return {
-            key: _integral(item, keeps_negative_zero=keeps_negative_zero)
-            for key, item in content.items()
-        }
+        return {key: _integral(item, limit) for key, item in content.items()}
     if isinstance(content, list):
-        return [_integral(item, keeps_negative_zero=keeps_negative_zero) for item in content]
+        return [_integral(item, limit) for item in content]
     return content
 
 
