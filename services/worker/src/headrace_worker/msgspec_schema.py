@@ -6,7 +6,6 @@ are not texts, the length of bytes. Those places get the VALUE_KEYWORD.
 
 from __future__ import annotations
 
-from itertools import zip_longest
 from typing import Any, Final
 
 import msgspec
@@ -74,13 +73,13 @@ class _Walk:
                 # In the order of msgspec's schemas.
                 options = sorted(map(_plain, types), key=_rank)
                 has_integers = any(isinstance(option, inspect.IntType) for option in options)
-                for option, part in zip_longest(options, _options(schema)):
+                for option, part in zip(options, _options(schema), strict=True):
                     self.visit(option, part)
                     if has_integers and isinstance(option, inspect.FloatType):
                         # Beside integers, no integer is taken for a fraction. Those that are none
                         # anyway need no keyword, which takes longer.
-                        value = {**_value(option), "fraction": True}
-                        part["anyOf"] = [{"not": {"type": "integer"}}, {VALUE_KEYWORD: value}]
+                        fraction = {VALUE_KEYWORD: {**_value(option), "fraction": True}}
+                        part["anyOf"] = [{"not": {"type": "integer"}}, fraction]
             case inspect.StructType(array_like=True) | inspect.NamedTupleType():
                 parts = schema["prefixItems"][-len(kind.fields) :] if kind.fields else ()
                 for field, part in zip(kind.fields, parts, strict=True):
