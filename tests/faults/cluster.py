@@ -335,7 +335,7 @@ class Cluster:
         paths = filter(None, [str(_TESTS), os.environ.get("PYTHONPATH")])
         return environment_of(
             self.settings.model_copy(update=dict(changes)),
-            HEADRACE_HANDLERS="faults.handlers,faults.poison",
+            HEADRACE_HANDLERS="faults.handlers,faults.poison,faults.rude",
             HEADRACE_HTTP_ALLOWED_HOSTS="127.0.0.1",
             PYTHONPATH=os.pathsep.join(paths),
             **{ledger.VARIABLE: str(self._ledger_path)},

@@ -1,0 +1,122 @@
+"""F32: handlers that attack what they share with others, among a thousand good jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, get_args
+
+import msgspec
+
+from faults.cluster import Plan
+from faults.evidence import Evidence
+from faults.load import Mix
+from faults.rude import HARMLESS, ApartWay, Child, LoopWay, Way
+from faults.scenario import Scenario
+from faults.trial import Trial, until
+from headrace import Client
+from headrace_core.domain.lifecycle import EventType, JobState
+
+OF_EACH = 3
+GOOD = 1000
+SHORT_GOOD = 500
+ENDED_S = 120.0
+RECOVERY_S = 30.0
+RUDE = {"rude.loop": LoopWay, "rude.thread": Way, "rude.apart": ApartWay}
+
+_read_children = msgspec.json.Decoder(list[Child]).decode
+
+
+async def run(trial: Trial) -> None:
+    workers = trial.cluster.workers
+    trial.supervise(workers)
+    # Whatever costs a good job an attempt is the work of another handler.
+    load = await trial.load(rate=40.0, mix=Mix(failing=0.0))
+    async with trial.fault("rude handlers", recovers_within=RECOVERY_S):
+        async with Client(trial.cluster.targets) as client:
+            jobs = [
+                (job_type, way)
+                for job_type, ways in RUDE.items()
+                for way in _names(ways)
+                for _ in range(1 if trial.short else OF_EACH)
+            ]
+            trial.chance.shuffle(jobs)
+            for job_type, way in jobs:
+                await client.submit(job_type, {"way": way}, labels={"way": way})
+                await asyncio.sleep(trial.chance.uniform(0, 0.5))
+        trial.figure(
+            "all rude jobs had ended after",
+            await until(lambda: _no_rude(trial), within=ENDED_S),
+            "s",
+            at_most=ENDED_S,
+        )
+        left = [child for child in await _children(trial) if child.runs]
+        trial.figure("children that outlived their attempt", len(left), at_most=0)
+    while len(load.history) < (SHORT_GOOD if trial.short else GOOD):
+        await asyncio.sleep(0.5)
+    await asyncio.sleep(RECOVERY_S + 4)
+    trial.figure("workers that ended", sum(worker.restarts for worker in workers), at_most=0)
+    trial.afterwards(lambda evidence: _look(trial, evidence, len(jobs)))
+
+
+def _names(ways: Any) -> list[str]:
+    return list(get_args(ways))
+
+
+async def _no_rude(trial: Trial) -> bool:
+    waiting = [await trial.records.unfinished(job_type=job_type) for job_type in RUDE]
+    return not any(waiting)
+
+
+async def _children(trial: Trial) -> list[Child]:
+    return [
+        child
+        for job in (await trial.records.jobs()).values()
+        if job.type in RUDE and job.result is not None
+        for child in _read_children(job.result)
+    ]
+
+
+def _look(trial: Trial, evidence: Evidence, submitted: int) -> None:
+    rude = [job for job in evidence.jobs.values() if job.type in RUDE]
+    wrong = [
+        f"{job.type} {job.labels['way']}"
+        for job in rude
+        if (job.state is JobState.SUCCEEDED) != (job.labels["way"] in HARMLESS)
+    ]
+    trial.figure("rude jobs", len(rude), at_least=submitted)
+    trial.figure(
+        f"rude jobs with another end{': ' if wrong else ''}{', '.join(wrong)}",
+        len(wrong),
+        at_most=0,
+    )
+    good = [job for job in evidence.jobs.values() if job.type == "work"]
+    trial.figure("good jobs", len(good), at_least=SHORT_GOOD if trial.short else GOOD)
+    trial.figure(
+        "good jobs that did not succeed",
+        sum(job.state is not JobState.SUCCEEDED for job in good),
+        at_most=0,
+    )
+    trial.figure(
+        "good jobs that spent an attempt", sum(job.attempt != 1 for job in good), at_most=0
+    )
+    of_good = {job.id for job in good}
+    trial.figure(
+        "interruptions of good jobs",
+        sum(
+            event.type is EventType.INTERRUPTED
+            for event in evidence.events
+            if event.job_id in of_good
+        ),
+        at_most=0,
+    )
+
+
+SCENARIO = Scenario(
+    id="F32",
+    title="handlers that fork, pool, exit in subtasks, cancel others, close descriptors",
+    shows=("I1", "I2", "I3"),
+    run=run,
+    plan=Plan(workers=2),
+    usual=100,
+    usual_short=85,
+)
