@@ -274,7 +274,7 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
                 if events:
                     after_seq = events[-1].seq
                     yield events
-                if job.state in TERMINAL and after_seq == job.seq:
+                if job.state in TERMINAL and after_seq >= job.seq:
                     return
                 await changed.wait()
                 await ends()

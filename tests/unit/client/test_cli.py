@@ -596,7 +596,7 @@ async def test_documents_omit_what_the_basic_view_lacks(run):
 
     assert not FULL_FIELDS & (listed.keys() | retried.keys())
     assert got.keys() >= JOB_FIELDS | FULL_FIELDS
-    assert listed["error"]["message"] == "no good"
+    assert listed["error"] == {"type": "ValueError", "message": "no good", "retryable": False}
 
 
 async def test_cancel_of_a_running_job_says_it_was_requested(run, platform):
@@ -634,6 +634,7 @@ async def test_events_lists_the_history(run):
     ]
     ended = await run("events", job, "--after-seq", "3", "-o", "jsonl")
     assert [event["seq"] for event in ended.jsonl] == [4, 5]
+    assert (await run("events", job, "--after-seq=-1")).code == 2
 
 
 async def test_stats_and_handlers(run):

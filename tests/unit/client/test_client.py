@@ -406,3 +406,34 @@ async def test_error_in_the_full_view_has_its_stack_trace(client):
         await job.result()
     assert "line 1, in" in failed.value.error.stack_trace
     assert (await client.get(job.id, full=False)).error.stack_trace == ""
+
+
+async def test_after_seq_beyond_the_end_yields_only_larger_numbers(server, platform):
+    async with Client(server.target) as client:
+        job = await client.submit("wait")
+        watch = job.watch(after_seq=3)
+        assert [event async for event in client.events(job.id, after_seq=3)] == []
+
+        first = asyncio.create_task(anext(watch))
+        await platform.until(lambda: platform.watchers[job.id])
+        # Number 3 is not beyond number 3, and number 4 is.
+        for _ in range(2):
+            platform.add(platform.jobs[job.id], "OUTPUT", "RUNNING")
+        assert (await first).seq == 4
+        platform.finish(job.id)
+        assert [event.seq async for event in watch] == [5]
+
+        ended = job.watch(after_seq=100)
+        assert [event async for event in ended] == []
+
+
+@pytest.mark.parametrize("after_seq", [-1, 2**63])
+async def test_after_seq_out_of_range_is_named(after_seq):
+    async with Client("127.0.0.1:1") as client:
+        message = f"^after_seq is {after_seq}; it must be 0 to"
+        with pytest.raises(ValueError, match=message):
+            client.watch_job("1", after_seq=after_seq)
+        with pytest.raises(ValueError, match=message):
+            client.submit_and_watch("a", after_seq=after_seq)
+        with pytest.raises(ValueError, match=message):
+            await anext(client.events("1", after_seq=after_seq))

@@ -42,6 +42,8 @@ from headrace.watch import JobWatch, Watch
 
 # Of grpc.health.v1.HealthCheckResponse.ServingStatus.
 _SERVING: Final = 1
+# Of an int64.
+_MAX_SEQ: Final = 2**63 - 1
 # In characters; the gateway replaces a longer one.
 _MAX_CORRELATION_ID: Final = 128
 
@@ -291,6 +293,7 @@ class Client(SubscriptionCalls):
             after_seq: the number of the last event seen, when re-attaching.
             correlation_id, options: as for `submit`.
         """
+        _check_after_seq(after_seq)
         spec = to_spec(JobSpec(job_type, payload, **options))
         key = request_id or _fresh_key()
         metadata = _correlated(correlation_id)
@@ -336,7 +339,14 @@ class Client(SubscriptionCalls):
         return from_job(response.job)
 
     async def events(self, job_id: str, *, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
-        """Yields the events that a job has had so far, after number `after_seq`."""
+        """Yields the events that a job has had so far, after number `after_seq`.
+
+        Beyond the newest event there are none.
+
+        Raises:
+            ValueError: `after_seq` is negative.
+        """
+        _check_after_seq(after_seq)
         request = job_service_pb2.ListJobEventsRequest(
             job_id=job_id, after_seq=after_seq, data_encoding=JSON
         )
@@ -356,8 +366,13 @@ class Client(SubscriptionCalls):
 
         Args:
             job_id: the job.
-            after_seq: the number of the last event seen; 0 for the whole history.
+            after_seq: the number of the last event seen; 0 for the whole history. Only events with
+                a larger number are yielded, also when there are not as many yet.
+
+        Raises:
+            ValueError: `after_seq` is negative.
         """
+        _check_after_seq(after_seq)
 
         def start(gateway: Gateway, seq: int) -> UnaryStreamCall[Any, Any]:
             # The last event comes again, at once, as the sign that the stream is there. Without it
@@ -485,6 +500,11 @@ def _correlated(correlation_id: str | None) -> Metadata | None:
             f"{_MAX_CORRELATION_ID} printable ASCII characters"
         )
     return (("x-request-id", correlation_id),)
+
+
+def _check_after_seq(after_seq: int) -> None:
+    if not 0 <= after_seq <= _MAX_SEQ:
+        raise ValueError(f"after_seq is {after_seq}; it must be 0 to {_MAX_SEQ:,}")
 
 
 def _fresh_key() -> str:

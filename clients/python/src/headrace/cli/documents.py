@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from headrace import Job
+from headrace import Job, JobError
 
 # The fields of a job that only the full view has.
 _FULL_VIEW: Final = {"payload", "result", "output"}
@@ -17,7 +17,11 @@ _FULL_VIEW: Final = {"payload", "result", "output"}
 def document(value: Any) -> Any:
     """What JSON can say of a value: times in RFC 3339, spans in seconds, what is absent as null."""
     if is_dataclass(value):
-        return {field.name: document(getattr(value, field.name)) for field in fields(value)}
+        found = {field.name: document(getattr(value, field.name)) for field in fields(value)}
+        if isinstance(value, JobError) and not value.stack_trace:
+            # Events and the basic view have none.
+            del found["stack_trace"]
+        return found
     if isinstance(value, Mapping):
         return {str(key): document(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
