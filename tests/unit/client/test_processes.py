@@ -365,6 +365,20 @@ async def test_gevent_without_patches_leaves_the_client_alone(python):
     assert len(await python(program)) == 1
 
 
+async def test_sync_client_works_within_a_running_event_loop(python):
+    # As in a notebook.
+    program = """
+        import asyncio, headrace
+        async def main():
+            with headrace.SyncClient() as client:
+                print(client.submit("square_sum", {"data": [3]}).result())
+            async with headrace.Client() as client:
+                print(await (await client.submit("square_sum", {"data": [4]})).result())
+        asyncio.run(main())
+    """
+    assert await python(program) == ["9", "16"]
+
+
 def loop_program(client):
     async def ping():
         await client.ping()
