@@ -33,12 +33,17 @@ from headrace_core.store.diagnosis import (
     settled_lag,
     unserved_lanes,
 )
+from headrace_core.store.probe import write_fault
+from headrace_gateway.server import Gateway
 from headrace_ops import findings
 from headrace_ops.findings import Finding, Level
 from support.databases import Databases
 from support.environment import environment_of
 from support.jobs import submit
+from support.read_only import set_read_only
 from support.states import bring
+from support.until import until
+from support.valkey import OwnValkey, own_valkey
 from support.watching import foreign_transaction
 from support.workers import lapse, register
 
@@ -60,6 +65,12 @@ SERVER = DatabaseServer(
         "statement_timeout": "0",
     },
 )
+SESSIONS = {
+    "headrace-gateway": 3,
+    "headrace-gateway-listen": 4,
+    "headrace-scheduler-listen": 2,
+    "headrace-worker-listen": 1,
+}
 WORKER = WorkerState(
     name="one",
     pool="pool",
@@ -92,12 +103,12 @@ def with_setting(name: str, value: str) -> DatabaseServer:
 
 
 def test_a_good_server_is_well() -> None:
-    assert worst([*findings.look_at_server(SERVER)]) is Level.OK
+    assert worst([*findings.look_at_server(SERVER, pool_size=10)]) is Level.OK
 
 
 def test_what_costs_durability_is_bad() -> None:
     for name in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum"):
-        found = [*findings.look_at_server(with_setting(name, "off"))]
+        found = [*findings.look_at_server(with_setting(name, "off"), pool_size=10)]
         assert worst(found) is Level.BAD
         assert any(f"Set {name} = on." == one.advice for one in found)
 
@@ -108,16 +119,22 @@ def test_other_faults_of_a_server() -> None:
             replace(SERVER, version_number=130_010),
             replace(SERVER, standby=True),
             replace(SERVER, connections=97),
+            with_setting("default_transaction_read_only", "on"),
         ),
         Level.WARN: (
             replace(SERVER, connections=85),
             with_setting("statement_timeout", "1000"),
+            # 1 gateway, 2 schedulers and 7 workers.
+            replace(SERVER, sessions=SESSIONS | {"headrace-worker-listen": 7}),
         ),
-        Level.OK: (with_setting("statement_timeout", "30000"),),
+        Level.OK: (
+            with_setting("statement_timeout", "30000"),
+            replace(SERVER, sessions=SESSIONS),
+        ),
     }
     for level, servers in levels.items():
         for server in servers:
-            assert worst([*findings.look_at_server(server)]) is level
+            assert worst([*findings.look_at_server(server, pool_size=10)]) is level
 
 
 def test_the_schema() -> None:
@@ -348,6 +365,60 @@ async def test_redis_tells_of_itself(settings: Settings) -> None:
     server = await read_redis(settings)
     assert worst([*findings.look_at_redis(server)]) is Level.OK
     assert server.memory > 0
+
+
+async def test_gateway_listens_as_often_as_the_doctor_counts(
+    settings: Settings, database: Database
+) -> None:
+    gateway = Gateway(settings)
+    await gateway.start()
+    try:
+
+        async def told() -> str:
+            async with database.snapshot(statement_timeout=10) as connection:
+                server = await read_server(connection)
+            found = [*findings.look_at_server(server, pool_size=10)]
+            [text] = [one.text for one in found if one.topic == "connections"]
+            return text if server.sessions.get("headrace-gateway-listen") == 4 else ""
+
+        assert "1 gateway may open 14 with" in await until(told)
+    finally:
+        await gateway.stop()
+
+
+async def test_write_that_is_refused_is_told(settings: Settings, database: Database) -> None:
+    assert await write_fault(database, within=10) is None
+    async with database.transaction() as holder:
+        await holder.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))
+        assert await write_fault(database, within=0.5) == "no answer within 0.5 s"
+    await set_read_only(settings, read_only=True)
+
+    async def refused() -> bool:
+        fault = await write_fault(database, within=10)
+        return fault is not None and "read-only transaction" in fault
+
+    await until(refused)
+    assert worst(findings.look_at_writes("read-only")) is Level.BAD
+    told = " ".join(doctor(settings).stdout.split())
+    assert "bad writes: no job can be stored: cannot execute SELECT in a read-only" in told
+    assert "default_transaction_read_only is on" in told
+
+
+@pytest.fixture
+def full_valkey() -> Iterator[OwnValkey]:
+    """A Valkey whose memory is used up."""
+    with own_valkey("--maxmemory", "1", "--maxmemory-policy", "noeviction") as valkey:
+        yield valkey
+
+
+async def test_redis_that_takes_no_writes_is_told(
+    settings: Settings, full_valkey: OwnValkey
+) -> None:
+    url = SecretStr(full_valkey.url)
+    server = await read_redis(settings.model_copy(update={"redis_url": url}))
+    found = [*findings.look_at_redis(server)]
+    assert any("it takes no writes: command not allowed" in one.text for one in found)
+    assert worst(found) is Level.BAD
 
 
 # The command.

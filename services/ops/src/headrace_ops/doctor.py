@@ -20,12 +20,15 @@ from headrace_core.store import diagnosis
 from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
 from headrace_core.store.migrate import head_revision, known_revisions, read_revision
+from headrace_core.store.probe import write_fault
 from headrace_ops import findings
 from headrace_ops.exits import Exit, ask
 from headrace_ops.findings import Finding, Level
 from headrace_ops.place import describe, find_settings
 
 _STATEMENT_S: Final = 30.0
+# As long as the services' own checks of health may take.
+_WRITE_S: Final = 2.0
 _STYLES: Final = {Level.OK: "green", Level.WARN: "yellow", Level.BAD: "bold red"}
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1", None)
 
@@ -82,6 +85,8 @@ async def _examine(settings: Settings) -> list[Finding]:
     try:
         async with database.snapshot(statement_timeout=_STATEMENT_S) as connection:
             found += await _examine_database(connection, settings)
+        if any(one.topic == "schema" and one.level is Level.OK for one in found):
+            found.append(findings.look_at_writes(await write_fault(database, within=_WRITE_S)))
     finally:
         await database.close()
     try:
@@ -93,7 +98,7 @@ async def _examine(settings: Settings) -> list[Finding]:
 
 async def _examine_database(connection: Connection, settings: Settings) -> list[Finding]:
     server = await diagnosis.read_server(connection)
-    found = [*findings.look_at_server(server)]
+    found = [*findings.look_at_server(server, pool_size=settings.database_pool_size)]
     began = datetime.now(UTC)
     clock = await diagnosis.read_clock(connection)
     took = datetime.now(UTC) - began

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from math import ceil
 
 from headrace_core.dispatch.redis_server import RedisServer
 from headrace_core.store.diagnosis import (
@@ -21,6 +22,8 @@ from headrace_core.store.diagnosis import (
 _GIB = 2**30
 _MIN_POSTGRES = 140_000
 _MIN_REDIS = (7, 0)
+# The sessions beside its pool in which a process waits for wake-ups.
+_LISTENERS = {"gateway": 4, "scheduler": 1, "worker": 1}
 
 
 class Level(StrEnum):
@@ -54,8 +57,13 @@ def look_at_schema(found: str | None, expected: str, known: Sequence[str]) -> Fi
     return Finding("schema", Level.BAD, has, advice)
 
 
-def look_at_server(server: DatabaseServer) -> Iterator[Finding]:
-    """The version, the role, the connections and the settings of PostgreSQL."""
+def look_at_server(server: DatabaseServer, *, pool_size: int) -> Iterator[Finding]:
+    """The version, the role, the connections and the settings of PostgreSQL.
+
+    Args:
+        server: what it reports.
+        pool_size: HEADRACE_DATABASE_POOL_SIZE, taken for that of every service.
+    """
     good = server.version_number >= _MIN_POSTGRES
     yield Finding(
         "postgresql",
@@ -70,21 +78,55 @@ def look_at_server(server: DatabaseServer) -> Iterator[Finding]:
             "it is a standby, on which nothing can be written",
             "Let HEADRACE_DATABASE_URL name the primary.",
         )
-    yield _look_at_connections(server)
+    if server.settings.get("default_transaction_read_only") == "on":
+        yield Finding(
+            "postgresql",
+            Level.BAD,
+            "default_transaction_read_only is on, so nothing can be written",
+            "Providers set it when the disk is full. Make room, then ALTER DATABASE … "
+            "RESET default_transaction_read_only. The services recover by themselves.",
+        )
+    yield _look_at_connections(server, pool_size)
     yield from _look_at_settings(server)
 
 
-def _look_at_connections(server: DatabaseServer) -> Finding:
+def _look_at_connections(server: DatabaseServer, pool_size: int) -> Finding:
     share = server.connections / server.max_connections
     level = Level.BAD if share > 0.95 else Level.WARN if share > 0.8 else Level.OK
+    text = f"{server.connections} of {server.max_connections} are used"
+    services = {
+        name: count
+        for name, listeners in _LISTENERS.items()
+        # At least one: a listener may be reconnecting.
+        if (count := ceil(server.sessions.get(f"headrace-{name}-listen", 0) / listeners))
+    }
+    if services:
+        ours = sum(server.sessions.values())
+        most = sum(count * (pool_size + _LISTENERS[name]) for name, count in services.items())
+        named = ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in services.items())
+        text += f"; {named} may open {most} with HEADRACE_DATABASE_POOL_SIZE={pool_size}"
+        if level is Level.OK and max(0, server.connections - ours) + most > server.max_connections:
+            level = Level.WARN
     return Finding(
         "connections",
         level,
-        f"{server.connections} of {server.max_connections} are used",
+        text,
         ""
         if level is Level.OK
-        else "Each service holds up to HEADRACE_DATABASE_POOL_SIZE and a few more: raise "
-        "max_connections, or make the pools smaller.",
+        else "Raise max_connections, make HEADRACE_DATABASE_POOL_SIZE smaller, or put PgBouncer in "
+        "session mode between.",
+    )
+
+
+def look_at_writes(fault: str | None) -> Finding:
+    """Whether a job could be stored; `fault` is why not."""
+    if fault is None:
+        return Finding("writes", Level.OK, "a job could be stored")
+    return Finding(
+        "writes",
+        Level.BAD,
+        f"no job can be stored: {fault}",
+        "Look for a lock (pg_locks), a full disk, a read-only database or a missing privilege.",
     )
 
 
@@ -261,6 +303,13 @@ def look_at_redis(server: RedisServer) -> Iterator[Finding]:
         f"{server.connections} connections",
         "" if good else "Headrace needs Redis 7.0 or newer, or Valkey.",
     )
+    if server.refusal:
+        yield Finding(
+            "redis",
+            Level.BAD,
+            f"it takes no writes: {server.refusal}",
+            "Nothing is lost: workers take jobs from PostgreSQL meanwhile.",
+        )
     if server.max_memory:
         evicts = server.policy != "noeviction"
         full = server.memory > 0.9 * server.max_memory

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from headrace_core.domain.errors import Unavailable
 from headrace_core.redis_client import RedisFault, connection_pool
 from headrace_core.settings import Settings
+
+_PROBE = "headrace:probe"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +21,7 @@ class RedisServer:
     """The server. `version` is that of the protocol's reference, also for what is like it.
 
     `memory` and `max_memory` (0: no limit) are bytes, `policy` what it does at that limit.
+    `refusal` is its answer to a write; empty when it takes one.
     """
 
     name: str
@@ -26,6 +30,7 @@ class RedisServer:
     memory: int
     max_memory: int
     policy: str
+    refusal: str = ""
 
 
 async def read_redis(settings: Settings) -> RedisServer:
@@ -37,14 +42,19 @@ async def read_redis(settings: Settings) -> RedisServer:
     client = Redis(connection_pool=connection_pool(settings))
     try:
         info = await client.info("everything")
-        return _server(info)
+        refusal = ""
+        try:
+            await client.set(_PROBE, b"", px=1000)
+        except ResponseError as error:
+            refusal = str(error)
+        return _server(info, refusal)
     except RedisFault as fault:
         raise Unavailable("redis") from fault
     finally:
         await client.aclose(close_connection_pool=True)
 
 
-def _server(info: Mapping[str, Any]) -> RedisServer:
+def _server(info: Mapping[str, Any], refusal: str) -> RedisServer:
     return RedisServer(
         name=str(info.get("server_name", "redis")),
         version=str(info["redis_version"]),
@@ -52,4 +62,5 @@ def _server(info: Mapping[str, Any]) -> RedisServer:
         memory=int(info["used_memory"]),
         max_memory=int(info["maxmemory"]),
         policy=str(info["maxmemory_policy"]),
+        refusal=refusal,
     )

@@ -77,6 +77,8 @@ class Database:
             "max_cached_statement_lifetime": 0,
             "server_settings": {"application_name": f"headrace-{application}"},
         }
+        # The doctor counts processes by these.
+        self._listen = {"application_name": f"headrace-{application}-listen"}
         session = {
             # Unqualified names cost nothing per statement.
             "search_path": settings.database_schema,
@@ -179,7 +181,7 @@ class Database:
             Unavailable: as for a transaction.
         """
         with _faults():
-            driver = await asyncpg.connect(**self._connect)
+            driver = await asyncpg.connect(**self._connect | {"server_settings": self._listen})
             try:
                 await self._begin_session(driver)
                 yield driver

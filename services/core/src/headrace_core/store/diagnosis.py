@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import text
@@ -20,6 +20,7 @@ _SETTINGS = (
     "autovacuum",
     "statement_timeout",
     "data_directory",
+    "default_transaction_read_only",
 )
 _TABLES = ("jobs", "job_events")
 
@@ -30,7 +31,9 @@ class DatabaseServer:
 
     `settings` has what this role may read: names as PostgreSQL has them, times in milliseconds.
     `size` is the database's, in bytes. `sees_others` is whether this role is shown what other roles
-    do: since when a transaction of theirs is open, for instance.
+    do: since when a transaction of theirs is open, for instance. `sessions` has how many there
+    are of Headrace in this database, by application name: `headrace-gateway`, and for those that
+    wait for wake-ups `headrace-gateway-listen`.
     """
 
     version: str
@@ -41,6 +44,7 @@ class DatabaseServer:
     size: int
     sees_others: bool
     settings: Mapping[str, str]
+    sessions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,7 @@ async def read_server(conn: Connection) -> DatabaseServer:
     """Reads what the server is and how it is set."""
     row = (await conn.execute(_SERVER)).one()
     settings = await conn.execute(_SETTING, {"names": list(_SETTINGS)})
+    sessions = await conn.execute(_SESSIONS)
     return DatabaseServer(
         version=row.version,
         version_number=row.version_number,
@@ -120,6 +125,7 @@ async def read_server(conn: Connection) -> DatabaseServer:
         size=row.size,
         sees_others=row.sees_others,
         settings={setting.name: setting.setting for setting in settings},
+        sessions={row.application_name: row.sessions for row in sessions},
     )
 
 
@@ -198,6 +204,12 @@ _SERVER = text("""
             - current_setting('superuser_reserved_connections')::integer AS max_connections,
         pg_database_size(current_database()) AS size,
         pg_has_role('pg_read_all_stats', 'USAGE') AS sees_others
+""")
+
+_SESSIONS = text("""
+    SELECT application_name, count(*)::integer AS sessions FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name LIKE 'headrace-%'
+    GROUP BY application_name
 """)
 
 _SETTING = text("""

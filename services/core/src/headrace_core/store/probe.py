@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Final
 
+from asyncpg import PostgresError
 from sqlalchemy import text
 
-from headrace_core.store.database import Database
+from headrace_core.domain.errors import Unavailable
+from headrace_core.store.database import Database, server_error
 
 # How often the disk is checked for room, in seconds.
 _ROOM_S: Final = 10.0
@@ -21,6 +24,24 @@ async def check_writes(database: Database) -> None:
     """
     async with database.statement() as connection:
         await connection.execute(_WRITE)
+
+
+async def write_fault(database: Database, *, within: float) -> str | None:
+    """Return why no job can be stored; None when one could be.
+
+    Args:
+        database: which one.
+        within: seconds that the check may take.
+    """
+    try:
+        async with asyncio.timeout(within):
+            await check_writes(database)
+    except TimeoutError:
+        return f"no answer within {within:g} s"
+    except (Unavailable, PostgresError) as error:
+        answer = server_error(error)
+        return type(error.__cause__).__name__ if answer is None else answer.message
+    return None
 
 
 class SubmitProbe:
