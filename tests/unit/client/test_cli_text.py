@@ -1,6 +1,7 @@
 """What the command line prints in terminals of all widths."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -47,6 +48,24 @@ def test_list_keeps_ids_states_and_errors_at_any_width(width):
     ]
     assert any("ValueError: line one and line two" in line for line in lines)
     assert lines[0].split()[:2] == ["ID", "STATE"]
+
+
+def test_list_shortens_ids_where_nothing_else_fits():
+    lines = printed(JobsTable(jobs()), 30)
+
+    assert max(map(len, lines)) <= 30
+    assert [line.split() for line in lines if line.startswith("…")] == [
+        [f"…{IDS[0][-12:]}", "QUEUED"],
+        [f"…{IDS[1][-12:]}", "FAILED"],
+        [f"…{IDS[2][-12:]}", "QUEUED"],
+    ]
+
+
+def test_list_cuts_a_long_name_before_it_drops_a_column():
+    lines = printed(JobsTable([replace(jobs()[0], type="t" * 100)]), 80)
+
+    assert lines[0].split() == ["ID", "STATE", "TYPE", "QUEUE"]
+    assert lines[1].split()[2:] == ["t" * 19 + "…", "default"]
 
 
 def test_list_has_all_on_one_line_where_it_fits():

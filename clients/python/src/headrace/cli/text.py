@@ -26,6 +26,8 @@ _STYLES: Final = {
 # Between two columns of the list of jobs, and how many of them there are at least.
 _GAP: Final = "  "
 _FEWEST_COLUMNS: Final = 2
+# The longest name of a type or a queue in a list that is too wide otherwise.
+_LONGEST_NAME: Final = 20
 # Columns that the name of a queue or a type has at least, beside its numbers.
 _NAME_WIDTH: Final = 8
 # The end of an id, which tells it from others: a UUIDv7 begins with the time.
@@ -79,60 +81,70 @@ def error_text(error: JobError) -> str:
 
 
 class JobsTable:
-    """A line for each job, with a note. Where that is too wide, the note has a line of its own, and
-    columns are left out from the right.
+    """A line for each job, with a note.
+
+    Where that is too wide, the note has a line of its own, long names are cut, and columns are left
+    out from the right. An id is there to be copied: it is shortened last.
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self._rows = [
-            (
-                Text("ID"),
-                Text("STATE"),
-                Text("TYPE"),
-                Text("QUEUE"),
-                Text("SUBMITTED"),
-            ),
+        self._jobs = jobs
+        self._notes = ["", *(" ".join(_note(job).split()) for job in jobs)]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = self._rows(short=False)
+        widths = _widths(rows)
+        longest = max(map(cell_len, self._notes))
+        beside = not longest or _line_width([*widths, longest]) <= options.max_width
+        if _line_width(widths) > options.max_width:
+            widths[2:4] = [min(width, _LONGEST_NAME) for width in widths[2:4]]
+        while len(widths) > _FEWEST_COLUMNS and _line_width(widths) > options.max_width:
+            widths.pop()
+        if _line_width(widths) > options.max_width:
+            rows = self._rows(short=True)
+            widths = _widths(rows)[:_FEWEST_COLUMNS]
+        for row, note in zip(rows, self._notes, strict=True):
+            line = Text(_GAP).join(
+                _fitted(cell, width) for cell, width in zip(row, widths, strict=False)
+            )
+            if beside:
+                line.append(f"{_GAP}{note}")
+            line.rstrip()
+            if row is rows[0]:
+                line.stylize("bold")
+            yield line
+            if note and not beside:
+                yield Text(f"{_GAP}{note}", overflow="ellipsis", no_wrap=True)
+
+    def _rows(self, *, short: bool) -> list[tuple[Text, ...]]:
+        header = tuple(map(Text, ("ID", "STATE", "TYPE", "QUEUE", "SUBMITTED")))
+        return [
+            header,
             *(
                 (
-                    # An id is there to be copied, so it is never cut.
-                    Text(job.id),
+                    Text(short_id(job.id) if short else job.id),
                     state_text(job.state),
                     Text(plain(job.type)),
                     Text(plain(job.queue)),
                     Text(_short_time(job.create_time)),
                 )
-                for job in jobs
+                for job in self._jobs
             ),
         ]
-        self._notes = ["", *(" ".join(_note(job).split()) for job in jobs)]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        widths = [max(cell.cell_len for cell in column) for column in zip(*self._rows, strict=True)]
-        longest = max(map(cell_len, self._notes))
-        beside = not longest or _line_width([*widths, longest]) <= options.max_width
-        while len(widths) > _FEWEST_COLUMNS and _line_width(widths) > options.max_width:
-            widths.pop()
-        for row, note in zip(self._rows, self._notes, strict=True):
-            cells = [_padded(cell, width) for cell, width in zip(row, widths, strict=False)]
-            if beside:
-                cells.append(Text(note))
-            line = Text(_GAP).join(cells)
-            line.rstrip()
-            if row is self._rows[0]:
-                line.stylize("bold")
-            yield line
-            if note and not beside:
-                yield Text(f"{_GAP}{note}", overflow="ellipsis", no_wrap=True)
+
+def _widths(rows: Sequence[Sequence[Text]]) -> list[int]:
+    return [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
 
 
 def _line_width(widths: Sequence[int]) -> int:
     return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
-def _padded(cell: Text, width: int) -> Text:
-    padded = cell.copy()
-    padded.pad_right(width - cell.cell_len)
-    return padded
+def _fitted(cell: Text, width: int) -> Text:
+    fitted = cell.copy()
+    fitted.truncate(width, overflow="ellipsis", pad=True)
+    return fitted
 
 
 def job_line(job: Job) -> Text:
