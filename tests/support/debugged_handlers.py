@@ -20,6 +20,7 @@ structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
 _log = logging.getLogger(__name__)
 _structlog = structlog.get_logger()
 
+_ONCE = RetryPolicy(max_attempts=1)
 _TWICE = RetryPolicy(max_attempts=2, initial_backoff=timedelta(milliseconds=1))
 
 HUGE = "x\x00\udcff" + "y" * 100_000
@@ -59,6 +60,29 @@ def speak(payload: dict[str, Any]) -> None:
     _log.debug("too low")
     for number in range(1000):
         _log.info("flood %d", number)
+
+
+@handler("d.wait.loop", retry=_ONCE, timeout=0.2)
+async def wait_in_loop(payload: Any) -> None:
+    """Runs out of its time."""
+    await wait_for_a_bank()
+
+
+async def wait_for_a_bank() -> None:
+    """Waits where a timeout must find it."""
+    await asyncio.Event().wait()
+
+
+@handler("d.wait.thread", retry=_ONCE, timeout=0.2)
+def wait_in_thread(payload: Any, ctx: SyncContext) -> None:
+    """Runs out of its time, and stops as it is told to."""
+    ctx.cancel_event.wait()
+
+
+@handler("d.cancelled.loop", retry=_ONCE)
+async def cancelled_from_within(payload: Any) -> None:
+    """Is cancelled by what it calls."""
+    raise asyncio.CancelledError
 
 
 def _register(name: str, work: Callable[[dict[str, Any]], None]) -> None:

@@ -81,6 +81,23 @@ async def test_failed_job_shows_where_its_handler_failed(
     assert CARD not in log
 
 
+async def test_timeout_shows_where_the_handler_was(settings: Settings, tmp_path: Path) -> None:
+    types = ("d.wait.loop", "d.wait.thread", "d.cancelled.loop")
+    jobs, _, _, _ = await run(settings, tmp_path, *((job_type, {}) for job_type in types))
+    errors = {job.type: job.error for job in jobs.values()}
+    for job_type, kind, places in (
+        ("d.wait.loop", "TIMEOUT", ["in wait_in_loop", "in wait_for_a_bank"]),
+        ("d.wait.thread", "TIMEOUT", ["in wait_in_thread"]),
+        ("d.cancelled.loop", "CancelledError", ["in cancelled_from_within"]),
+    ):
+        error = errors[job_type]
+        assert error is not None
+        assert error.type == kind
+        for place in places:
+            assert place in error.stack_trace
+        assert "headrace_worker/" not in error.stack_trace
+
+
 async def test_stack_traces_are_not_stored_when_turned_off(
     settings: Settings, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import structlog
 
+from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.database import Database
 from headrace_core.store.sweep import expire_overdue, take_back_lost
 from headrace_core.store.workers import remove_lapsed
@@ -60,9 +61,10 @@ class Sweep:
                 )
             self._gauges.taken_back += len(lost)
             for job_id, state in lost:
-                _log.warning("job_worker_lost", job_id=str(job_id), state=state)
+                log = _log.error if state == JobState.FAILED else _log.warning
+                log("job_worker_lost", job_id=str(job_id), state=state)
             for job_id in expired:
-                _log.info("job_expired", job_id=str(job_id))
+                _log.warning("job_expired", job_id=str(job_id))
             if lost or expired:
                 self._waker.ring(Topic.JOBS, Topic.EVENTS)
             if len(lost) < _PAGE and len(expired) < _PAGE:

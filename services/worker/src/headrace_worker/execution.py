@@ -24,6 +24,7 @@ from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_worker.children import end_forked
 from headrace_worker.context import Attempt, Context
+from headrace_worker.failure import attach_stack_trace, stack_trace
 from headrace_worker.handler_logs import AttemptLog, logging_as
 from headrace_worker.modes import Modes
 from headrace_worker.outcome import NotCommitted
@@ -337,11 +338,25 @@ class Execution:
         if self._timed_out:
             limit = self._timeout.total_seconds()
             error = HandlerTimeout(f"the attempt did not end within {limit:g} s")
+            attach_stack_trace(error, self._place_of_cancel(work))
         elif error is None:
             error = asyncio.CancelledError("the handler was cancelled from within")
+            attach_stack_trace(error, self._place_of_cancel(work))
         elif isinstance(error, ProcessDied):
             return worker_lost(self.job, error, max_losses=self._max_losses)
         return raised(self.job, error, self.job.retry.over(self._handler.spec.retry))
 
     def _without_result(self, event: EventType) -> Finish:
         return Finish(job_id=self.job.id, attempt=self.job.attempt, event=event)
+
+    def _place_of_cancel(self, work: OwnedTask[JsonText]) -> str:
+        """Where the handler was when it was cancelled; empty while it still runs."""
+        if self._handler is None or self._handler.mode == "process":
+            return ""
+        try:
+            error = work.exception()
+        except asyncio.InvalidStateError:
+            return ""
+        except asyncio.CancelledError as cancelled:
+            return stack_trace(cancelled)
+        return "" if error is None else stack_trace(error)

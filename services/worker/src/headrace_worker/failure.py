@@ -15,6 +15,7 @@ import traceback
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -124,6 +125,17 @@ def stack_trace(error: BaseException) -> str:
 def attach_stack_trace(error: BaseException, text: str) -> None:
     """Give `error` the stack trace that it had in another process."""
     setattr(error, _ATTACHED, text)
+
+
+def thread_stack(ident: int | None) -> str:
+    """Return where a handler is in its thread; empty when the thread has ended."""
+    frame = sys._current_frames().get(ident or 0)  # noqa: SLF001 - the only way to its frames
+    if frame is None:
+        return ""
+    frames = [_frame_of(frame, line) for frame, line in traceback.walk_stack(frame)][::-1]
+    first = next((place for place, frame in enumerate(frames) if _is_workers(frame.path)), -1)
+    lines = ["Stack of the handler's thread (most recent call last):"]
+    return clean_text("\n".join([*lines, *_frame_lines(frames[first + 1 :])]), MAX_STACK_TRACE)
 
 
 def error_facts(error: JobError) -> dict[str, str]:
@@ -256,14 +268,15 @@ def _headline(error: BaseException) -> str:
 
 def _frames(error: BaseException) -> list[_Frame]:
     """The frames from the handler to where the exception was raised."""
-    frames = [
-        _Frame(frame.f_code.co_filename, line, frame.f_code.co_qualname)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-    ]
+    frames = [_frame_of(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     first = 0
     while first < len(frames) and _is_workers(frames[first].path):
         first += 1
     return frames[first:]
+
+
+def _frame_of(frame: FrameType, line: int) -> _Frame:
+    return _Frame(frame.f_code.co_filename, line, frame.f_code.co_qualname)
 
 
 def _frame_lines(frames: Sequence[_Frame]) -> Iterator[str]:

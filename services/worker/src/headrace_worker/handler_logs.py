@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -152,7 +152,9 @@ def logging_as(attempt_log: AttemptLog) -> Iterator[None]:
     try:
         yield
     finally:
-        _current.reset(token)
+        # A handler that was left behind is closed in whichever context collects it.
+        with suppress(ValueError):
+            _current.reset(token)
 
 
 class HandlerLines:

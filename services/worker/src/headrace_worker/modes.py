@@ -16,6 +16,7 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
 from headrace_worker.children import end_children, leave_fork
 from headrace_worker.context import Attempt, Reporter, SyncContext
+from headrace_worker.failure import attach_stack_trace, thread_stack
 from headrace_worker.handler_logs import AttemptLog, logging_as
 from headrace_worker.isolation import ProcessPool
 from headrace_worker.metrics import Counts
@@ -141,9 +142,10 @@ class Modes:
         thread.start()
         try:
             return await asyncio.shield(future)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if future.done():
                 raise
+            attach_stack_trace(error, thread_stack(thread.ident))
             cancelled.set()
             await self._await_end(future, attempt)
             if not future.done() and thread.native_id is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
@@ -57,7 +57,9 @@ def owned_by(attempt: Owner | None) -> Iterator[None]:
     try:
         yield
     finally:
-        _owner.reset(token)
+        # A handler that was left behind is closed in whichever context collects it.
+        with suppress(ValueError):
+            _owner.reset(token)
 
 
 class OwnedTask(asyncio.Task[T]):
