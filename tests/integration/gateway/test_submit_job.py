@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 
 import grpc
 import pytest
 from google.protobuf import json_format, struct_pb2
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import text
 
@@ -25,15 +27,20 @@ from headrace.v1.job_service_pb2 import (
     SUBMIT_OUTCOME_EXISTING,
     SUBMIT_OUTCOME_NO_WORKER,
     SUBMIT_OUTCOME_WOULD_RUN,
+    BatchSubmitJobsRequest,
     GetJobRequest,
     GetStatsRequest,
     ListJobsRequest,
+    SubmitAndWatchRequest,
     SubmitJobRequest,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace_core.domain import job as domain
 from headrace_core.domain.handler import HandlerSpec
+from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
+from headrace_core.store.submit import NewJob, submit_jobs
 from headrace_core.wake import Topic, Waker
 from support.gateway import SQUARE_SUM, PlayedWorker, refused
 
@@ -130,16 +137,37 @@ async def test_a_job_of_the_future_is_scheduled(jobs: JobServiceStub):
     assert not job.HasField("queue_time")
 
 
-async def test_any_time_that_a_timestamp_can_say_is_stored(jobs: JobServiceStub):
-    for seconds in (-62_135_596_800, 0):
-        job = (await jobs.SubmitJob(submit(schedule_time=Timestamp(seconds=seconds)))).job
-        # In the past: at once.
-        assert job.state == JOB_STATE_QUEUED
-        assert job.schedule_time == job.create_time
-    last = Timestamp(seconds=253_402_300_799)
+async def test_times_at_both_ends_of_the_range_are_stored(jobs: JobServiceStub):
+    job = (await jobs.SubmitJob(submit(schedule_time=Timestamp()))).job
+    # In the past: at once.
+    assert job.state == JOB_STATE_QUEUED
+    assert job.schedule_time == job.create_time
+    last = Timestamp(seconds=253_402_214_399, nanos=999_999_999)
     job = (await jobs.SubmitJob(submit(schedule_time=last))).job
     assert job.state == JOB_STATE_SCHEDULED
-    assert job.schedule_time == last
+    stored = Timestamp(seconds=253_402_214_399, nanos=999_999_000)
+    assert job.schedule_time == stored
+    job = (await jobs.SubmitJob(submit(deadline=last))).job
+    listed = (await jobs.ListJobs(ListJobsRequest(filter=f"id = {job.id}"))).jobs
+    assert listed[0].deadline == stored
+
+
+@pytest.mark.parametrize("field", ["schedule_time", "deadline"])
+@pytest.mark.parametrize(
+    "time",
+    [
+        Timestamp(seconds=253_402_300_799, nanos=999_999_999),
+        Timestamp(seconds=253_402_300_799, nanos=999_999_000),
+        Timestamp(seconds=-62_135_596_800),
+    ],
+)
+async def test_time_at_an_end_of_the_calendar_is_refused(
+    jobs: JobServiceStub, field: str, time: Timestamp
+):
+    error = await refused(jobs.SubmitJob(submit(**{field: time})))
+    assert error.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert set(error.violations) == {f"job.{field}"}
+    assert not (await jobs.ListJobs(ListJobsRequest())).jobs
 
 
 async def test_the_queue_is_the_jobs_else_the_handlers_else_default(
@@ -324,6 +352,90 @@ async def test_idempotency_does_not_depend_on_which_workers_are_alive(
     again = await jobs.SubmitJob(request)
     assert again.outcome == SUBMIT_OUTCOME_EXISTING
     assert again.job == first.job
+
+
+SAME_CONTENT = (
+    Data(json=b'{"a":1,"b":"\\u00e9"}'),
+    Data(json='{ "b": "é", "a": 1.0 }'.encode()),
+    Data(value=json_format.Parse('{"b": "é", "a": 1}', Value())),
+)
+
+
+async def test_same_content_in_another_form_gives_the_same_job(jobs: JobServiceStub):
+    first, *others = [
+        await jobs.SubmitJob(submit(request_id="order-17", payload=payload))
+        for payload in SAME_CONTENT
+    ]
+    for other in others:
+        assert other.outcome == SUBMIT_OUTCOME_EXISTING
+        assert other.job.id == first.job.id
+    error = await refused(
+        jobs.SubmitJob(submit(request_id="order-17", payload=Data(json=b'{"a":2,"b":"\\u00e9"}')))
+    )
+    assert error.reason == "REQUEST_ID_CONFLICT"
+
+
+async def test_key_of_an_older_version_is_found_by_the_text_of_its_payload(
+    jobs: JobServiceStub, database: Database
+):
+    text = '{"b": 1.0, "a": 2}'
+    old = domain.JobSpec(type="email", payload=text)
+    async with database.statement() as connection:
+        stored = NewJob(
+            id=JobId(uuid7()),
+            tenant="default",
+            spec=replace(old, queue="default"),
+            request_id="order-17",
+            # Of the text, as older versions took it.
+            fingerprint=old.fingerprint(),
+        )
+        await submit_jobs(connection, [stored])
+    again = await jobs.SubmitJob(submit(request_id="order-17", payload=Data(json=text.encode())))
+    assert (again.outcome, again.job.id) == (SUBMIT_OUTCOME_EXISTING, str(stored.id))
+    other = submit(request_id="order-17", payload=Data(json=b'{"b": 1, "a": 3}'))
+    assert (await refused(jobs.SubmitJob(other))).reason == "REQUEST_ID_CONFLICT"
+
+
+async def test_validate_only_with_a_used_key_answers_as_the_submit(jobs: JobServiceStub):
+    request = submit(request_id="order-17", payload=SAME_CONTENT[0])
+    request.validate_only = True
+    assert (await jobs.SubmitJob(request)).outcome == SUBMIT_OUTCOME_NO_WORKER
+    first = (await jobs.SubmitJob(submit(request_id="order-17", payload=SAME_CONTENT[1]))).job
+    response = await jobs.SubmitJob(request)
+    assert (response.outcome, response.job.id) == (SUBMIT_OUTCOME_EXISTING, first.id)
+    request.job.priority = 1
+    error = await refused(jobs.SubmitJob(request))
+    assert (error.code, error.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_CONFLICT")
+    assert error.metadata["job_id"] == first.id
+
+
+async def test_jobs_and_batches_have_keys_of_their_own(jobs: JobServiceStub):
+    job = (await jobs.SubmitJob(submit(request_id="order-17"))).job
+    batch = BatchSubmitJobsRequest(
+        jobs=[JobSpec(type="email", payload=SAME_CONTENT[0])], request_id="order-17"
+    )
+    batch.validate_only = True
+    assert (await jobs.BatchSubmitJobs(batch)).outcome == SUBMIT_OUTCOME_NO_WORKER
+    batch.validate_only = False
+    made = await jobs.BatchSubmitJobs(batch)
+    assert made.outcome == SUBMIT_OUTCOME_CREATED
+    assert made.jobs[0].id != job.id
+    batch.jobs[0].payload.CopyFrom(SAME_CONTENT[2])
+    for batch.validate_only in (True, False):
+        again = await jobs.BatchSubmitJobs(batch)
+        assert (again.outcome, again.batch_id) == (SUBMIT_OUTCOME_EXISTING, made.batch_id)
+        assert [one.id for one in again.jobs] == [made.jobs[0].id]
+    batch.jobs[0].priority = 1
+    for batch.validate_only in (True, False):
+        error = await refused(jobs.BatchSubmitJobs(batch))
+        assert error.reason == "REQUEST_ID_CONFLICT"
+        assert error.metadata["batch_id"] == made.batch_id
+    # SubmitAndWatch has those of SubmitJob.
+    watch = jobs.SubmitAndWatch(
+        SubmitAndWatchRequest(job=JobSpec(type="email"), request_id="order-17")
+    )
+    assert (await watch.read()).job.id == job.id
+    watch.cancel()
 
 
 async def test_200_concurrent_submits_with_one_request_id_make_one_job(jobs: JobServiceStub):

@@ -229,9 +229,9 @@ async def test_every_violation_is_told_at_once(service: SubscriptionServiceStub)
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert set(error.violations) == {
         "name",
-        "filter.queues",
-        "filter.types",
-        "filter.labels",
+        "filter.queues[0]",
+        "filter.types[0]",
+        'filter.labels["a"]',
         "filter.states[0]",
         "filter.batch_id",
         "cursor",

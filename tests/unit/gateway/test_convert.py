@@ -93,6 +93,7 @@ WHOLE = replace(
     end_time=at(6),
     update_time=at(7),
     correlation_id="trace-17",
+    unreadable=("due_time",),
 )
 
 
@@ -156,6 +157,7 @@ def test_a_whole_job_shows_every_field():
         "updateTime": "2026-11-22T01:02:10.456789Z",
         "output": [{"value": "a"}, {"value": {"b": 1.0}}],
         "correlationId": "trace-17",
+        "unreadableFields": ["schedule_time"],
     }
     assert len(message.ListFields()) == len(job_pb2.Job.DESCRIPTOR.fields)
 

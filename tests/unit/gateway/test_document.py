@@ -11,9 +11,14 @@ from google.protobuf import json_format, struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.v1.data_pb2 import DATA_ENCODING_JSON, DATA_ENCODING_UNSPECIFIED, Data
+from headrace.v1.data_pb2 import (
+    DATA_ENCODING_JSON,
+    DATA_ENCODING_UNSPECIFIED,
+    DATA_ENCODING_VALUE,
+    Data,
+)
 from headrace.v1.job_service_pb2 import WatchJobResponse
-from headrace_gateway.document import MAX_DEPTH, read_data, write_data
+from headrace_gateway.document import MAX_DEPTH, canonical, read_data, write_data
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 PLAIN = st.recursive(
@@ -110,7 +115,7 @@ def test_a_value_with_a_number_that_json_has_not_is_refused(number: float):
     ("number", "text"),
     [
         (3.0, "3"),
-        (-0.0, "0"),
+        (-0.0, "-0.0"),
         (2.5, "2.5"),
         (2.0**53, "9007199254740992"),
         (-(2.0**53), "-9007199254740992"),
@@ -119,6 +124,56 @@ def test_a_value_with_a_number_that_json_has_not_is_refused(number: float):
 )
 def test_integral_numbers_of_a_value_become_integers(number: float, text: str):
     assert read_data(Data(value=struct_pb2.Value(number_value=number))).text == text
+
+
+def test_negative_zero_of_a_value_is_shown_as_it_was_sent():
+    for text in ("-0.0", "[-0.0]"):
+        sent = Data()
+        sent.value.CopyFrom(write_data(text, DATA_ENCODING_VALUE).value)
+        read = read_data(sent)
+        assert read.text == text
+        shown = write_data(read.text, DATA_ENCODING_VALUE).value
+        number = shown.number_value if text == "-0.0" else shown.list_value.values[0].number_value
+        assert (number, math.copysign(1, number)) == (0.0, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ('{"a":1,"b":2}', '{"b": 2, "a": 1}'),
+        ('{"a": {"y": [], "x": null}}', '{\n\t"a":{"x":null,"y":[ ]}}'),
+        ('"\\u00e9"', '"é"'),
+        ('"\\ud83d\\ude00"', '"😀"'),
+        ('"\\/"', '"/"'),
+        ("1", "1.0"),
+        ("1", "1e0"),
+        ("100", "1E+2"),
+        ("0.5", "5e-1"),
+        ("0", "-0.0"),
+        ("[9007199254740994]", "[9007199254740994.0]"),
+        ("10000000000000000000000", "1e22"),
+    ],
+)
+def test_documents_with_equal_content_have_one_canonical_text(one: str, other: str):
+    assert canonical(one) == canonical(other)
+    # The form of older versions is its own canonical form where it was deterministic.
+    assert canonical(canonical(one)) == canonical(one)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1", "true"),
+        ("1", '"1"'),
+        ("[1, 2]", "[2, 1]"),
+        ("9007199254740993", "9007199254740992"),
+        ("null", "{}"),
+        ('"é"', '"e\u0301"'),
+        ("0.1", "0.10000000000000002"),
+    ],
+)
+def test_documents_with_other_content_have_other_canonical_texts(one: str, other: str):
+    assert canonical(one) != canonical(other)
 
 
 def test_the_same_value_is_the_same_text_in_whatever_order_it_was_built():

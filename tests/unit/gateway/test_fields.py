@@ -55,11 +55,19 @@ def test_call_deadline_stays_within_the_calendar(left: float):
 def test_a_job_id_is_a_uuid():
     job_id = uuid4()
     assert read_job_id(str(job_id), Violations()) == job_id
-    assert read_job_id(str(job_id).upper(), Violations()) == job_id
+
+
+CANONICAL = "0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15"
 
 
 @pytest.mark.parametrize(
-    "job_id", ["", "17", UUID(int=17).hex, f"{{{UUID(int=17)}}}", "z" * 36, "é" * 36]
+    "job_id",
+    [
+        *("", "17", UUID(int=17).hex, f"{{{UUID(int=17)}}}", "z" * 36, "é" * 36),
+        *(CANONICAL.upper(), CANONICAL + "\n", " " + CANONICAL, f"urn:uuid:{CANONICAL}"),
+        *(CANONICAL.replace("-", "") + "----", CANONICAL.replace("-7c3d", "7c3d-")),
+        CANONICAL.replace("0199", "٠199"),
+    ],
 )
 def test_job_ids_that_are_refused(job_id: str):
     found = Violations()
@@ -134,6 +142,28 @@ def test_a_job_filter():
     )
     assert not found
     assert read_job_filter(JobFilterMessage(), found) == JobFilter()
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"queues": ["ok", "UP PER"]}, "filter.queues[1]"),
+        ({"queues": ["a\n"]}, "filter.queues[0]"),
+        ({"queues": [""]}, "filter.queues[0]"),
+        ({"types": ["Email"]}, "filter.types[0]"),
+        ({"types": ["a\0"]}, "filter.types[0]"),
+        ({"labels": {"K\n": "x"}}, 'filter.labels["K\\n"]'),
+        ({"labels": {"team\n": "x"}}, 'filter.labels["team\\n"]'),
+        ({"labels": {"team": "x" * 256}}, 'filter.labels["team"]'),
+        ({"labels": {"team": "a\0"}}, 'filter.labels["team"]'),
+        ({"batch_id": CANONICAL.upper()}, "filter.batch_id"),
+        ({"job_ids": [CANONICAL.upper()]}, "filter.job_ids[0]"),
+    ],
+)
+def test_job_filter_with_what_no_job_has_is_refused(fields: dict[str, object], path: str):
+    found = Violations()
+    read_job_filter(JobFilterMessage(**fields), found)
+    assert [violation.field for violation in found] == [path]
 
 
 def test_what_is_wrong_with_a_job_filter():

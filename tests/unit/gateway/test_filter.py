@@ -22,6 +22,27 @@ def compare(field: str, operator: str, value: object, key: str = "") -> Comparis
     return Comparison(field=field, operator=operator, value=value, key=key)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'queue = "UP PER"',
+        'queue = "a\n"',
+        'type != "Email"',
+        'type = ""',
+        'request_id = "a\nb"',
+        f'request_id = "{"x" * 129}"',
+        'labels.Team = "ml"',
+        f"labels.{'a' * 64}:*",
+        f'labels.team = "{"x" * 256}"',
+        f"id = {ID.upper()}",
+        f'batch_id = "{ID.replace("-", "")}----"',
+    ],
+)
+def test_comparison_with_what_no_job_has_is_refused(text: str):
+    with pytest.raises(InvalidRequest):
+        parse_filter(text)
+
+
 @pytest.mark.parametrize("text", ["", "   ", "\n\t"])
 def test_an_empty_filter_asks_for_everything(text: str):
     assert parse_filter(text) == ()
@@ -34,8 +55,8 @@ def test_an_empty_filter_asks_for_everything(text: str):
         ("state!=JOB_STATE_QUEUED", compare("state", "!=", JobState.QUEUED)),
         ('state = "FAILED"', compare("state", "=", JobState.FAILED)),
         ("type = square_sum", compare("type", "=", "square_sum")),
-        ("type = 'a b'", compare("type", "=", "a b")),
-        (r'queue = "say \"hi\" \\ "', compare("queue", "=", r'say "hi" \ ')),
+        ("type = 'a.b'", compare("type", "=", "a.b")),
+        (r'labels.x = "say \"hi\" \\ "', compare("labels", "=", r'say "hi" \ ', "x")),
         ('request_id = "order 17"', compare("request_id", "=", "order 17")),
         (f"batch_id = {ID}", compare("batch_id", "=", UUID(ID))),
         (f'id != "{ID}"', compare("id", "!=", UUID(ID))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import copysign
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -50,6 +51,24 @@ def read_data(data: data_pb2.Data) -> Document:
         content = _plain(data.value)
         return Document(msgspec.json.encode(content, order="deterministic").decode(), content)
     raise ValueError("must hold `value` or `json`")
+
+
+def canonical(text: JsonText) -> JsonText:
+    """The one text of all documents with the same content.
+
+    The order of keys, white space, escapes and the form of a number do not count: 1, 1.0 and 1e0
+    are the same number, and so are 0 and -0.0, as in RFC 8785.
+    """
+    return _encode_sorted(_decode_integers(text)).decode()
+
+
+def _integral(number: str) -> int | float:
+    value = float(number)
+    return int(value) if value.is_integer() else value
+
+
+_decode_integers = msgspec.json.Decoder(float_hook=_integral).decode
+_encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 
 def write_data(text: JsonText, encoding: data_pb2.DataEncoding.ValueType) -> data_pb2.Data:
@@ -122,6 +141,9 @@ def _plain(value: struct_pb2.Value) -> Any:
 
 def _number(number: float) -> int | float:
     if number.is_integer():
+        if number == 0 and copysign(1, number) < 0:
+            # No integer has this value.
+            return number
         return int(number) if -_EXACT <= number <= _EXACT else number
     if number - number != 0:
         raise ValueError("must not hold NaN or Infinity: JSON has no such numbers")

@@ -8,12 +8,23 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
+import msgspec
+
 from headrace.v1 import data_pb2, job_pb2, job_service_pb2
 from headrace_core.domain.errors import InvalidRequest, Violation
 from headrace_core.domain.ids import BatchId, JobId
 from headrace_core.domain.times import MAX_DURATION
 from headrace_gateway.convert import STATES
 from headrace_gateway.job_filter import JobFilter
+from headrace_gateway.names import (
+    LABEL_KEY_RULE,
+    LABEL_VALUE_RULE,
+    NAME_RULE,
+    is_label_key,
+    is_label_value,
+    is_name,
+    parse_id,
+)
 
 MAX_REQUEST_ID: Final = 128
 DEFAULT_PAGE_SIZE: Final = 100
@@ -121,9 +132,15 @@ def read_job_filter(message: job_service_pb2.JobFilter, found: Violations) -> Jo
         if len(getattr(message, name)) > MAX_FILTER_VALUES:
             found.note(f"filter.{name}", f"must hold at most {MAX_FILTER_VALUES} values")
             return JobFilter()
+    for field, names in (("queues", message.queues), ("types", message.types)):
+        for number, name in enumerate(names):
+            if not is_name(name):
+                found.note(f"filter.{field}[{number}]", NAME_RULE)
+    for key, value in message.labels.items():
+        check_label(key, value, "filter.labels", found)
     states = set()
-    for number, value in enumerate(message.states):
-        state = _STATES.get(value)
+    for number, number_of_state in enumerate(message.states):
+        state = _STATES.get(number_of_state)
         if state is None:
             found.note(f"filter.states[{number}]", "must be a state of a job")
         else:
@@ -145,16 +162,13 @@ def read_job_filter(message: job_service_pb2.JobFilter, found: Violations) -> Jo
     )
 
 
-def read_stored_filter(message: job_service_pb2.JobFilter, found: Violations) -> JobFilter:
-    """Which jobs to follow, of a filter that is kept; PostgreSQL keeps no NUL."""
-    for field, texts in (
-        ("queues", message.queues),
-        ("types", message.types),
-        ("labels", [*message.labels, *message.labels.values()]),
-    ):
-        if any("\0" in text for text in texts):
-            found.note(f"filter.{field}", "must not hold the character NUL")
-    return read_job_filter(message, found)
+def check_label(key: str, value: str, path: str, found: Violations) -> None:
+    """Notes what is wrong with a label of the map at `path`."""
+    entry = f"{path}[{msgspec.json.encode(key[:100]).decode()}]"
+    if not is_label_key(key):
+        found.note(entry, f"its key {LABEL_KEY_RULE}")
+    if not is_label_value(value):
+        found.note(entry, f"its value {LABEL_VALUE_RULE}")
 
 
 def read_consumer(consumer: str, found: Violations) -> str:
@@ -169,9 +183,7 @@ def _check_printable(field: str, text: str, maximum: int, found: Violations) -> 
 
 
 def _uuid(text: str, path: str, kind: str, found: Violations) -> UUID:
-    # UUID() takes other forms too; 36 characters are the one that is sent.
-    if len(text) == 36:
-        with suppress(ValueError):
-            return UUID(text)
+    with suppress(ValueError):
+        return parse_id(text)
     found.note(path, f"must be the id of a {kind}, a UUID as 0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15")
     return UUID(int=0)

@@ -17,6 +17,16 @@ from uuid import UUID
 from headrace_core.domain.errors import InvalidRequest, Violation
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import Clause, Comparison, Query
+from headrace_gateway.fields import MAX_REQUEST_ID
+from headrace_gateway.names import (
+    LABEL_KEY_RULE,
+    LABEL_VALUE_RULE,
+    NAME_RULE,
+    is_label_key,
+    is_label_value,
+    is_name,
+    parse_id,
+)
 
 MAX_LENGTH: Final = 4096
 MAX_COMPARISONS: Final = 50
@@ -106,7 +116,7 @@ class _Parser:
             self._fail(name, f"at most {MAX_COMPARISONS} comparisons are allowed")
         field, _, key = name.text.partition(".")
         if field == "labels" and key:
-            return self._label(key)
+            return self._label(name, key)
         known = _FIELDS.get(name.text)
         if known is None:
             self._fail(name, f"unknown field {name.text[:100]!r}; there are {_FIELD_NAMES}")
@@ -121,16 +131,21 @@ class _Parser:
         except (ValueError, OverflowError):
             self._fail(value, f"{name.text} must be compared with {known.rule}")
 
-    def _label(self, key: str) -> Comparison:
+    def _label(self, name: _Token, key: str) -> Comparison:
+        if not is_label_key(key):
+            self._fail(name, f"the key of a label {LABEL_KEY_RULE}")
         operator = self._operator(("=", "!=", ":"))
         value = self._take()
         if operator == ":":
             if value.kind != "star":
-                self._fail(value, f"expected * after labels.{key[:100]}:")
+                self._fail(value, f"expected * after labels.{key}:")
             return Comparison(field="labels", operator=":", value="*", key=key)
         if value.kind not in _WORDS:
-            self._fail(value, f"labels.{key[:100]} must be compared with a string")
-        return Comparison(field="labels", operator=operator, value=self._content(value), key=key)
+            self._fail(value, f"labels.{key} must be compared with a string")
+        content = self._content(value)
+        if not is_label_value(content):
+            self._fail(value, f"the value of a label {LABEL_VALUE_RULE}")
+        return Comparison(field="labels", operator=operator, value=content, key=key)
 
     def _operator(self, allowed: tuple[str, ...]) -> str:
         token = self._take()
@@ -191,10 +206,16 @@ def _state(text: str) -> JobState:
         raise ValueError from None
 
 
-def _id(text: str) -> UUID:
-    if len(text) != 36:
+def _name(text: str) -> str:
+    if not is_name(text):
         raise ValueError
-    return UUID(text)
+    return text
+
+
+def _key(text: str) -> str:
+    if not 1 <= len(text) <= MAX_REQUEST_ID or not text.isprintable():
+        raise ValueError
+    return text
 
 
 def _integer(bits: int) -> Callable[[str], int]:
@@ -232,15 +253,18 @@ _EQUAL = ("=", "!=")
 _ORDER = ("<", "<=", ">", ">=")
 _WORDS = ("word", "quoted")
 
-_STRING = _Field(str, _EQUAL, _WORDS, "a string")
-_UUID = _Field(_id, _EQUAL, _WORDS, "a UUID")
+_NAME = _Field(_name, _EQUAL, _WORDS, f"a name, which {NAME_RULE}")
+_REQUEST_ID = _Field(
+    _key, _EQUAL, _WORDS, f"a string of 1 to {MAX_REQUEST_ID} printable characters"
+)
+_UUID = _Field(parse_id, _EQUAL, _WORDS, "a UUID")
 _TIME = _Field(_time, _ORDER, ("quoted",), 'an RFC 3339 time in quotes, "2026-11-01T00:00:00Z"')
 
 _FIELDS: Final = {
     "state": _Field(_state, _EQUAL, _WORDS, f"one of {', '.join(s.name for s in JobState)}"),
-    "type": _STRING,
-    "queue": _STRING,
-    "request_id": _STRING,
+    "type": _NAME,
+    "queue": _NAME,
+    "request_id": _REQUEST_ID,
     "batch_id": _UUID,
     "id": _UUID,
     "worker_id": _UUID,

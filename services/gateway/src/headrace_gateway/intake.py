@@ -13,6 +13,7 @@ from headrace.v1 import job_pb2
 from headrace_core.domain.errors import InvalidRequest, PayloadInvalid
 from headrace_core.domain.job import DEFAULT_QUEUE, JobSpec, JsonText, fingerprints
 from headrace_core.settings import Settings
+from headrace_gateway.document import canonical
 from headrace_gateway.fields import Violations
 from headrace_gateway.handlers import HandlerCache, KnownHandler
 from headrace_gateway.validate import Submission, read_spec, read_specs
@@ -44,8 +45,15 @@ class AcceptedBatch:
 
     def fingerprint(self) -> bytes:
         """32 bytes that name the content of all."""
+        return self._fingerprint([canonical(payload) for payload in self.payloads])
+
+    def former_fingerprint(self) -> bytes:
+        """The same in the form of older versions, which compared the text of payloads."""
+        return self._fingerprint(self.payloads)
+
+    def _fingerprint(self, payloads: Sequence[JsonText]) -> bytes:
         said = [job.said for job in self.jobs]
-        return hashlib.sha256(b"".join(fingerprints(said, self.payloads))).digest()
+        return hashlib.sha256(b"".join(fingerprints(said, payloads))).digest()
 
 
 class Intake:

@@ -23,7 +23,7 @@ from headrace_core.store.installation import Installation
 from headrace_core.store.jobs import get_job, get_output
 from headrace_core.store.requeue import requeue_job
 from headrace_core.store.stats import read_stats
-from headrace_core.store.submit_batch import SubmittedBatch, submit_batch
+from headrace_core.store.submit_batch import SubmittedBatch, find_batch, submit_batch
 from headrace_core.wake import Topic, Waker
 from headrace_gateway.convert import (
     WATCH_MARKS,
@@ -96,6 +96,11 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         request_id = read_request_id(request.request_id, found)
         accepted = await self._accept(tenant, request, context, found)
         if request.validate_only:
+            earlier = await self._submitter.find(accepted, tenant=tenant, request_id=request_id)
+            if earlier is not None:
+                return job_service_pb2.SubmitJobResponse(
+                    job=job_message(earlier, encoding), outcome=_outcome(created=False)
+                )
             return job_service_pb2.SubmitJobResponse(
                 job=spec_message(accepted.spec, tenant=tenant, request_id=request_id),
                 outcome=_prospect([accepted]),
@@ -116,14 +121,18 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         check_batch_size(request.jobs, found, self._intake.settings)
         left = read_call_deadline(request.use_call_deadline, context.time_remaining(), found)
         accepted = await self._intake.accept_batch(tenant, request.jobs, found, deadline_after=left)
-        if request.validate_only:
+        batch: SubmittedBatch | None
+        if not request.validate_only:
+            batch = await self._submit_batch(tenant, request_id, accepted)
+        else:
+            batch = await self._find_batch(tenant, request_id, accepted)
+        if batch is None:
             return job_service_pb2.BatchSubmitJobsResponse(
                 jobs=[
                     spec_message(job.spec, tenant=tenant, request_id=None) for job in accepted.jobs
                 ],
                 outcome=_prospect(accepted.jobs),
             )
-        batch = await self._submit_batch(tenant, request_id, accepted)
         response = job_service_pb2.BatchSubmitJobsResponse(
             batch_id=str(batch.id), outcome=_outcome(batch.created)
         )
@@ -315,7 +324,8 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
                 batch_id=BatchId(uuid7()),
                 tenant=tenant,
                 request_id=request_id,
-                fingerprint=accepted.fingerprint(),
+                fingerprint=accepted.fingerprint() if request_id else b"",
+                former_fingerprint=accepted.former_fingerprint,
                 specs=[job.spec for job in accepted.jobs],
                 payloads=accepted.payloads,
                 correlation_id=correlation_id(),
@@ -325,6 +335,20 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             "batch_submitted", batch_id=str(batch.id), jobs=len(batch.jobs), created=batch.created
         )
         return batch
+
+    async def _find_batch(
+        self, tenant: str, request_id: str | None, accepted: AcceptedBatch
+    ) -> SubmittedBatch | None:
+        if request_id is None:
+            return None
+        async with self._database.statement() as conn:
+            return await find_batch(
+                conn,
+                tenant=tenant,
+                request_id=request_id,
+                fingerprint=accepted.fingerprint(),
+                former_fingerprint=accepted.former_fingerprint,
+            )
 
 
 def _outcome(created: bool) -> job_service_pb2.SubmitOutcome.ValueType:

@@ -7,14 +7,15 @@ from typing import Final, NamedTuple
 import structlog
 
 from headrace_core.domain.errors import HeadraceError, RequestIdConflict, Unavailable
-from headrace_core.domain.job import fingerprints
+from headrace_core.domain.job import Job, fingerprints
 from headrace_core.logs import correlation_id
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.group_commit import GroupCommit
 from headrace_core.store.new_jobs import new_ids
-from headrace_core.store.submit import NewJob, Submitted, submit_jobs
+from headrace_core.store.submit import NewJob, Submitted, find_submitted, submit_jobs
 from headrace_core.wake import Topic, Waker
+from headrace_gateway.document import canonical
 from headrace_gateway.handoff import HandOff
 from headrace_gateway.intake import Accepted
 
@@ -86,6 +87,22 @@ class Submitter:
             raise result
         return result
 
+    async def find(self, job: Accepted, *, tenant: str, request_id: str | None) -> Job | None:
+        """The job that has the request_id; None when a submit would create one.
+
+        Raises:
+            RequestIdConflict: the request_id was used for another content.
+            Unavailable: the database is gone.
+        """
+        if request_id is None:
+            return None
+        [new] = _new_jobs([_Submit(job, tenant, request_id, "")])
+        async with self._database.statement() as conn:
+            earlier = await find_submitted(conn, new)
+        if isinstance(earlier, RequestIdConflict):
+            raise earlier
+        return None if earlier is None else earlier.job
+
     async def close(self) -> None:
         """Takes no more jobs and commits those that wait."""
         await self._commits.close()
@@ -127,18 +144,20 @@ class Submitter:
 
 
 def _new_jobs(submits: list[_Submit]) -> list[NewJob]:
-    said = [submit.job.said for submit in submits]
-    contents = fingerprints(said, [spec.payload for spec in said])
+    # Without a request_id nothing is compared.
+    keyed = [submit.job.said for submit in submits if submit.request_id]
+    contents = iter(fingerprints(keyed, [canonical(spec.payload) for spec in keyed]))
     return [
         NewJob(
             id=job_id,
             tenant=submit.tenant,
             spec=submit.job.spec,
             request_id=submit.request_id,
-            fingerprint=content if submit.request_id else None,
+            fingerprint=next(contents) if submit.request_id else None,
+            said=submit.job.said,
             correlation_id=submit.correlation_id,
         )
-        for submit, job_id, content in zip(submits, new_ids(len(submits)), contents, strict=True)
+        for submit, job_id in zip(submits, new_ids(len(submits)), strict=True)
     ]
 
 

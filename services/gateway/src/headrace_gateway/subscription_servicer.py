@@ -28,8 +28,8 @@ from headrace_gateway.fields import (
     Violations,
     read_consumer,
     read_encoding,
+    read_job_filter,
     read_page_size,
-    read_stored_filter,
 )
 from headrace_gateway.interceptors import Context
 from headrace_gateway.job_filter import write_filter
@@ -81,7 +81,7 @@ class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServ
         tenant = tenant_of(context)
         found = Violations()
         check_subscription_name(request.name, found)
-        job_filter = read_stored_filter(request.filter, found)
+        job_filter = read_job_filter(request.filter, found)
         after: Place | None = None
         if request.cursor:
             with found.gathering():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 
-import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -23,15 +21,12 @@ from headrace_core.domain.retry import (
 from headrace_core.domain.times import FIRST_TIME, LAST_TIME, TIME_RULE
 from headrace_core.settings import Settings
 from headrace_gateway.document import EMPTY, Document, read_data, read_json
-from headrace_gateway.fields import Violations
+from headrace_gateway.fields import Violations, check_label
+from headrace_gateway.names import NAME_RULE, is_name
 
 MAX_TIMEOUT: Final = timedelta(days=7)
 MAX_BACKOFF: Final = timedelta(days=7)
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,99}").fullmatch
-_LABEL_KEY = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,62}").fullmatch
-_NAME_RULE = "must be 1 to 100 of a-z, 0-9, _, - and ., beginning with a letter or digit"
-_LABEL_KEY_RULE = "must be 1 to 63 of a-z, 0-9, _, - and ., beginning with a letter or digit"
 _NO_RETRY = RetryOverrides()
 _NO_LABELS: Final[Mapping[str, str]] = {}
 
@@ -108,10 +103,10 @@ def _read(
     found: Violations,
     settings: Settings,
 ) -> Submission:
-    if not _NAME(message.type):
-        found.note(f"{path}.type", _NAME_RULE)
-    if message.queue and not _NAME(message.queue):
-        found.note(f"{path}.queue", f"{_NAME_RULE}, or empty")
+    if not is_name(message.type):
+        found.note(f"{path}.type", NAME_RULE)
+    if message.queue and not is_name(message.queue):
+        found.note(f"{path}.queue", f"{NAME_RULE}, or empty")
     if not MIN_PRIORITY <= message.priority <= MAX_PRIORITY:
         found.note(f"{path}.priority", f"must be {MIN_PRIORITY} to {MAX_PRIORITY}")
     schedule_time = deadline = timeout = None
@@ -144,15 +139,10 @@ def _read(
     return Submission(spec, payload, path)
 
 
-def is_name(text: str) -> bool:
-    """Whether a type or a queue can be called so."""
-    return _NAME(text) is not None
-
-
 def check_subscription_name(name: str, found: Violations) -> None:
     """Notes a violation when no subscription can be called so."""
-    if not _NAME(name):
-        found.note("name", _NAME_RULE)
+    if not is_name(name):
+        found.note("name", NAME_RULE)
 
 
 def check_batch_size(jobs: Sequence[Any], found: Violations, settings: Settings) -> None:
@@ -216,15 +206,8 @@ def _labels(
         )
     read = dict(labels)
     for key, value in read.items():
-        if not _LABEL_KEY(key):
-            found.note(_entry(path, key), f"its key {_LABEL_KEY_RULE}")
-        if len(value) > 255 or "\0" in value:
-            found.note(_entry(path, key), "its value must be 0 to 255 characters, none of them NUL")
+        check_label(key, value, path, found)
     return read
-
-
-def _entry(path: str, key: str) -> str:
-    return f"{path}[{msgspec.json.encode(key[:100]).decode()}]"
 
 
 def _retry(message: job_pb2.RetryPolicy, path: str, found: Violations) -> RetryOverrides:

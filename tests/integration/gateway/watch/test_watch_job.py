@@ -108,16 +108,19 @@ async def test_a_finished_job_of_which_all_was_seen_ends_at_once(
     assert reader.pages == []
 
 
-async def test_nobody_has_seen_more_than_there_is(
-    watch: Watch, database: Database, worker_id: WorkerId
+@pytest.mark.parametrize("after_seq", [1, 2, 3, 100, 2**31 - 1])
+async def test_number_beyond_the_newest_event_skips_up_to_it(
+    watch: Watch, database: Database, worker_id: WorkerId, after_seq: int
 ):
     job = await submit(database)
-    reader = follow_job(watch, job.id, after_seq=100)
+    reader = follow_job(watch, job.id, after_seq=after_seq)
     await start(database, worker_id, job)
     await succeed(database, worker_id, job.id)
+    # It ends with the job all the same.
     await reader.end()
-    # It follows from the event that was the last when it began, whichever that was.
-    assert reader.seqs == [1, 2, 3][3 - len(reader.seqs) :]
+    assert reader.seqs == [seq for seq in (1, 2, 3) if seq > after_seq]
+    page = await history(database, job.id)
+    assert reader.seqs == [event.seq for event in page if event.seq > after_seq]
 
 
 async def test_an_unknown_job_is_not_found(watch: Watch, database: Database):

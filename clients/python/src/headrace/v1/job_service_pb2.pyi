@@ -96,11 +96,21 @@ class SubmitJobRequest(_message.Message):
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The idempotency key, 1 to 128 characters. The same key with the same content returns the same
-    job; with another content it is refused. Empty: every call is a new job.
+    """The idempotency key, 1 to 128 printable characters. The same key with the same content returns the
+    same job; with another content it is ALREADY_EXISTS, REQUEST_ID_CONFLICT. Empty: every call is a
+    new job.
+
+    A key names one job of the tenant for as long as that job is kept. SubmitJob and SubmitAndWatch
+    share their keys. Batches have keys of their own: the same key may name a job and a batch.
+
+    Two contents are the same when every field of `job` is and the payloads are equal as JSON: the
+    order of keys, white space, escapes, the form of a number (1, 1.0, 1e0) and the choice between
+    `value` and `json` do not count.
     """
     validate_only: _builtins.bool
-    """Only say what would happen; nothing is persisted."""
+    """Report what a submit would do, and persist nothing. With a `request_id` that is in use the answer
+    is that of the submit: the job and EXISTING, or the error.
+    """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """How the response writes payloads."""
     use_call_deadline: _builtins.bool
@@ -169,9 +179,14 @@ class BatchSubmitJobsRequest(_message.Message):
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The idempotency key of the whole batch."""
+    """The idempotency key of the whole batch. It is compared as in SubmitJob, job by job in the order of
+    `jobs`. Keys of batches are separate from keys of jobs: the same key may name a batch and a job.
+    A key is kept for as long as a job of its batch is.
+    """
     validate_only: _builtins.bool
-    """Only say what would happen; nothing is persisted."""
+    """Report what a submit would do, and persist nothing. With a `request_id` that is in use the answer
+    is that of the submit: the jobs and EXISTING, or the error.
+    """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """How the response writes payloads."""
     use_call_deadline: _builtins.bool
@@ -462,7 +477,7 @@ class ListJobEventsRequest(_message.Message):
     job_id: _builtins.str
     """The job."""
     after_seq: _builtins.int
-    """Only events with a larger number."""
+    """Only events with a larger number. Beyond the newest event: none, until there are as many."""
     page_size: _builtins.int
     """At most this many; 0 is 100, more than 1,000 is 1,000, negative is refused."""
     data_encoding: _data_pb2.DataEncoding.ValueType
@@ -523,7 +538,9 @@ class WatchJobRequest(_message.Message):
     job_id: _builtins.str
     """The job."""
     after_seq: _builtins.int
-    """The number of the last event seen; 0 for the whole history."""
+    """The number of the last event seen; 0 for the whole history. Only events with a larger number are
+    sent. Beyond the newest event: none, until there are as many; the stream ends with the job.
+    """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """How the responses write output."""
     def __init__(
@@ -713,9 +730,9 @@ class SubmitAndWatchRequest(_message.Message):
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The idempotency key; with it a call that was cut can be repeated."""
+    """The idempotency key, shared with SubmitJob; with it a call that was cut can be repeated."""
     after_seq: _builtins.int
-    """The number of the last event seen, when re-attaching."""
+    """The number of the last event seen, when re-attaching; as in WatchJob."""
     data_encoding: _data_pb2.DataEncoding.ValueType
     """How the responses write output."""
     use_call_deadline: _builtins.bool

@@ -30,9 +30,9 @@ from headrace_core.store.rows import job_columns, to_job
 class NewJob:
     """A job to persist.
 
-    `spec.queue` is decided; `fingerprint` was taken before that, since it must not depend on which
-    workers are alive. It is needed with a `request_id` alone. `correlation_id` is the x-request-id
-    of the call; it is not part of the content.
+    `spec.queue` is decided; `fingerprint` was taken of `said` before that, since it must not depend
+    on which workers are alive. Both are needed with a `request_id` alone. `correlation_id` is the
+    x-request-id of the call; it is not part of the content.
     """
 
     id: JobId
@@ -41,6 +41,16 @@ class NewJob:
     request_id: str | None = None
     fingerprint: bytes | None = None
     correlation_id: str | None = None
+    said: JobSpec | None = None
+
+    def has(self, fingerprint: bytes) -> bool:
+        """Whether a stored fingerprint names the content of this job.
+
+        Older versions took it of the payload's text, and of no canonical form.
+        """
+        return fingerprint == self.fingerprint or (
+            self.said is not None and fingerprint == self.said.fingerprint()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +94,21 @@ async def submit_jobs(
             results.append(Submitted(job=made, created=True))
             continue
         assert job.request_id is not None
-        other, fingerprint = earlier[job.tenant, job.request_id]
-        if fingerprint == job.fingerprint:
-            results.append(Submitted(job=other, created=False))
-        else:
-            results.append(RequestIdConflict(job.request_id, kind="job", existing_id=str(other.id)))
+        results.append(_compare(job, *earlier[job.tenant, job.request_id]))
     return results
+
+
+async def find_submitted(conn: Connection, job: NewJob) -> Submitted | RequestIdConflict | None:
+    """The job that has the request_id of `job`, or the conflict with it; None without either."""
+    found = await _by_request_id(conn, [job])
+    return next((_compare(job, *earlier) for earlier in found.values()), None)
+
+
+def _compare(job: NewJob, other: Job, fingerprint: bytes) -> Submitted | RequestIdConflict:
+    if job.has(fingerprint):
+        return Submitted(job=other, created=False)
+    assert job.request_id is not None
+    return RequestIdConflict(job.request_id, kind="job", existing_id=str(other.id))
 
 
 async def _insert(conn: Connection, jobs: Sequence[NewJob]) -> dict[JobId, Start]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -75,6 +75,7 @@ async def submit_batch(
     tenant: str,
     request_id: str | None,
     fingerprint: bytes,
+    former_fingerprint: Callable[[], bytes] | None = None,
     specs: Sequence[JobSpec],
     payloads: Sequence[JsonText] | None = None,
     correlation_id: str | None = None,
@@ -86,7 +87,8 @@ async def submit_batch(
         batch_id: of the new batch.
         tenant: whose it is.
         request_id: its idempotency key.
-        fingerprint: of its content.
+        fingerprint: of its content; it means nothing without a request_id.
+        former_fingerprint: returns it in the form of older versions.
         specs: its jobs. Those that differ in their payloads alone are best given as one object.
         payloads: one for each spec, in place of its own.
         correlation_id: the x-request-id of the call, for all jobs.
@@ -114,19 +116,17 @@ async def submit_batch(
         insert = _INSERT_BATCH
         new_batch |= spec_arrays(specs)
     while not (rows := await conn.execute(insert, new_batch)):
-        earlier = await conn.execute(_BATCH, {"tenant": tenant, "request_id": request_id})
-        row = earlier.one_or_none()
-        if row is None:
-            # It was pruned between the two statements.
-            continue
         assert request_id is not None
-        if bytes(row["fingerprint"]) != fingerprint:
-            raise RequestIdConflict(request_id, kind="batch", existing_id=str(row["id"]))
-        jobs = [to_job(job) for job in await conn.execute(_BATCH_JOBS, {"batch_id": row["id"]})]
-        if not jobs:
-            # So were all of its jobs.
-            continue
-        return SubmittedBatch(BatchId(row["id"]), BatchJobs([job.id for job in jobs], jobs), False)
+        earlier = await find_batch(
+            conn,
+            tenant=tenant,
+            request_id=request_id,
+            fingerprint=fingerprint,
+            former_fingerprint=former_fingerprint,
+        )
+        if earlier is not None:
+            return earlier
+        # It was pruned between the two statements.
     starts = {row["schedule_time"]: to_start(row) for row in rows}
     alike: dict[int, Job] = {}
     for spec, job_id in zip(specs, ids, strict=True):
@@ -141,6 +141,35 @@ async def submit_batch(
                 correlation_id=correlation_id,
             )
     return SubmittedBatch(batch_id, BatchJobs(ids, [alike[id(spec)] for spec in specs]), True)
+
+
+async def find_batch(
+    conn: Connection,
+    *,
+    tenant: str,
+    request_id: str,
+    fingerprint: bytes,
+    former_fingerprint: Callable[[], bytes] | None = None,
+) -> SubmittedBatch | None:
+    """The batch that has a request_id; None when there is none, or when its jobs are pruned.
+
+    Raises:
+        RequestIdConflict: the request_id was used for another batch.
+    """
+    earlier = await conn.execute(_BATCH, {"tenant": tenant, "request_id": request_id})
+    row = earlier.one_or_none()
+    if row is None:
+        return None
+    stored = bytes(row["fingerprint"])
+    same = stored == fingerprint
+    if not same and former_fingerprint is not None:
+        same = stored == former_fingerprint()
+    if not same:
+        raise RequestIdConflict(request_id, kind="batch", existing_id=str(row["id"]))
+    jobs = [to_job(job) for job in await conn.execute(_BATCH_JOBS, {"batch_id": row["id"]})]
+    if not jobs:
+        return None
+    return SubmittedBatch(BatchId(row["id"]), BatchJobs([job.id for job in jobs], jobs), False)
 
 
 def _insert_batch(rows: str) -> TextClause:

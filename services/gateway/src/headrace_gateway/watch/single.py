@@ -25,7 +25,8 @@ class JobStream:
     Args:
         tenant: whose job it is.
         job_id: the job.
-        after_seq: the number of the last event that the client has seen.
+        after_seq: the number of the last event that the client has seen. Events up to it are not
+            sent, also when there are not as many yet.
         tail: feeds the mailbox.
         routes: where the mailbox is put up.
         history: reads the past.
@@ -45,7 +46,7 @@ class JobStream:
     ) -> None:
         self._tenant = tenant
         self._job_id = job_id
-        self._last_seq = after_seq
+        self._after_seq = self._last_seq = after_seq
         self._tail = tail
         self._routes = routes
         self._history = history
@@ -68,6 +69,8 @@ class JobStream:
             while not self._ended:
                 live = self._live
                 events = await (self._present(mailbox) if live else self._past(mailbox))
+                if events and events[0].seq <= self._after_seq:
+                    events = [event for event in events if event.seq > self._after_seq]
                 for packed in pack(events):
                     mailbox.sending = self._gauges.since(packed if live else ())
                     yield packed
