@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from headrace_worker import Fail, Retry, Stopped
+from headrace_worker.handlers import ai_endpoint
+from headrace_worker.handlers import ai_task as handler_module
 from headrace_worker.handlers.ai_task import Task, ai_task
+from headrace_worker.payload import encode
 from support.recording import Recording, async_context
 from support.web import Answer, Site, hang_up, reply, site
 
@@ -239,6 +242,66 @@ async def test_an_answer_without_end_fails(endpoint: Site) -> None:
     endpoint.answer = streaming(*[chunk("x" * 10_000)] * 11, *END)
     with pytest.raises(Fail, match="max_tokens"):
         await ai_task(SUMMARY, async_context())
+
+
+async def test_answer_that_grows_in_json_is_cut_to_fit(
+    endpoint: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler_module, "max_result_bytes", lambda: 30_000)
+    endpoint.answer = streaming(chunk("\x01" * 20_000), *END)
+    recording = Recording()
+    done = await ai_task(SUMMARY, async_context(recording))
+    assert 29_990 < len(encode(done)) <= 30_000
+    assert done.note is not None
+    assert "".join(recording.outputs) == "\x01" * 20_000
+
+
+async def test_character_in_two_chunks_is_joined(endpoint: Site) -> None:
+    endpoint.answer = streaming(
+        chunk("a\ud83d"), chunk("\ude00b"), chunk("\ud83dc"), chunk("\ud83d"), *END
+    )
+    recording = Recording()
+    done = await ai_task(SUMMARY, async_context(recording))
+    assert done.output == "".join(recording.outputs) == "a😀b\ufffdc\ufffd"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"choices": None},
+        {"choices": "none"},
+        {"choices": ["none"]},
+        {"choices": [{"delta": None}]},
+        {"choices": [{"delta": {"content": ["a"]}, "finish_reason": 7}]},
+        {"usage": {"prompt_tokens": "many", "completion_tokens": -1}},
+        {"model": ["a"]},
+        {"model": "\ud83d" * 100_000},
+    ],
+)
+async def test_chunk_of_another_form_does_not_fail(endpoint: Site, odd: dict[str, Any]) -> None:
+    endpoint.answer = streaming(chunk("A dog"), chunk(**odd), *END)
+    done = await ai_task(SUMMARY, async_context())
+    assert done.output == "A dog"
+    assert len(encode(done)) < 2_000
+
+
+@pytest.mark.parametrize("broken", [b"data: \xff\n\n", b"data: {\n\n", b"data: [1]\n\n"])
+async def test_answer_that_is_no_stream_is_tried_again(endpoint: Site, broken: bytes) -> None:
+    endpoint.answer = streaming(broken)
+    with pytest.raises(Retry):
+        await ai_task(SUMMARY, async_context())
+
+
+async def test_response_that_is_too_large_fails(
+    endpoint: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ai_endpoint, "_MAX_RESPONSE_BYTES", 1000)
+    for answer in (streaming(b"data: " + b"x" * 2000), reply(400, b"x" * 2000)):
+        endpoint.answer = answer
+        with pytest.raises(Fail, match="passed 1000 bytes") as failure:
+            await ai_task(SUMMARY, async_context())
+        assert failure.value.type == "TooLong"
+    assert endpoint.received[0].headers["accept-encoding"] == "identity"
 
 
 async def test_an_endpoint_without_keys_is_asked_without_one(

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_worker.handlers.http_body import as_text, charset_of, cut_to_fit, unpacked
+from headrace_worker.handlers.http_body import as_text, charset_of, unpacked
+from headrace_worker.handlers.result_size import cut_base64, cut_text
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_any_body_in_any_charset_is_json(body: bytes, charset: str) -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50), st.integers(0, 200))
 def test_text_is_cut_where_its_json_fits(text: str, room: int) -> None:
-    cut = cut_to_fit(text, "text", room)
+    cut = cut_text(text, room)
     assert text.startswith(cut)
     assert len(msgspec.json.encode(cut)) <= max(room, 2)
     if cut != text:
@@ -74,7 +75,7 @@ def test_text_is_cut_where_its_json_fits(text: str, room: int) -> None:
 
 @given(st.binary(max_size=50), st.integers(0, 80))
 def test_base64_is_cut_between_bytes(body: bytes, room: int) -> None:
-    cut = cut_to_fit(base64.b64encode(body).decode(), "base64", room)
+    cut = cut_base64(base64.b64encode(body).decode(), room)
     assert len(cut) <= max(0, room - 2)
     assert body.startswith(base64.b64decode(cut, validate=True))
 

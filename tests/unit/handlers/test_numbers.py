@@ -9,6 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.v1.data_pb2 import Data
+from headrace_gateway.document import read_data
+from headrace_gateway.handlers import KnownHandler
 from headrace_worker import Stopped
 from headrace_worker.handlers.numbers import (
     MAX_STEPS,
@@ -89,6 +92,10 @@ def test_a_cancelled_sum_stops_at_its_next_chunk(handler, payload) -> None:
     [
         ('{"start": 1, "end": 10, "step": 0}', "step must not be 0"),
         ('{"start": 1, "end": 10000000001}', "at most 10000000000"),
+        (
+            f'{{"start": 1, "end": {10**12}}}',
+            "there are 1000000000000 numbers; at most 10000000000",
+        ),
         ('{"start": 1}', "missing required field `end`"),
         ('{"start": 1.5, "end": 2}', "Expected `int`"),
         ('{"start": 1, "end": 9223372036854775808}', "Expected `int` <= 9223372036854775807"),
@@ -116,3 +123,20 @@ def test_a_sum_beyond_64_bits_is_exact_json() -> None:
     payload = registered.decode('{"data": [9007199254740993]}')
     result = registered.function(payload, sync_context())
     assert encode(result) == f'{{"result":{9007199254740993**3}}}'
+
+
+@pytest.mark.parametrize("digits", [20, 310, 4_000, 300_000])
+@pytest.mark.parametrize("job_type", ["square_sum", "cube_sum", "sum_range"])
+def test_huge_number_is_refused_at_submit_and_by_the_handler(job_type: str, digits: int) -> None:
+    registered = registry.get(job_type)
+    assert registered is not None
+    number = "9" * digits
+    fields = f'"start":0,"end":{number}' if job_type == "sum_range" else f'"data":[{number}]'
+    payload = f"{{{fields}}}"
+    with pytest.raises(PayloadMismatch):
+        registered.decode(payload)
+    try:
+        content = read_data(Data(json=payload.encode())).content
+    except ValueError:
+        return
+    assert not KnownHandler(job_type, "default", registered.spec.payload_schema).takes(content)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import httpx2
 import openai
-from openai.types import CompletionUsage
 from openai.types.chat import (
     ChatCompletionChunk,
     ChatCompletionMessageParam,
@@ -23,8 +25,12 @@ from headrace_worker.handlers.retry_after import parse_retry_after, server_time
 from headrace_worker.handlers.tls import tls_context
 from headrace_worker.outcome import Fail, Retry
 
-# An answer that would not fit in a result (256 KiB by default) is given up.
+# A longer answer is given up, since nothing else ends it.
 MAX_CHARACTERS = 100_000
+# A response is given up at this size, whatever is in it. The longest answer takes about a tenth.
+_MAX_RESPONSE_BYTES = 64 * 2**20
+# Of the names in a result.
+_MAX_NAME = 200
 
 _TRY_AGAIN = frozenset({408, 409, 425, 429})
 
@@ -77,7 +83,7 @@ async def complete(
     context = await asyncio.to_thread(tls_context)
     try:
         async with (
-            httpx2.AsyncClient(verify=context) as http,
+            httpx2.AsyncClient(verify=context, event_hooks={"response": [_bound]}) as http,
             openai.AsyncOpenAI(
                 base_url=base_url,
                 # The client insists on a key, and endpoints without keys ignore it.
@@ -86,6 +92,8 @@ async def complete(
                 # The platform retries; two layers of retries would multiply.
                 max_retries=0,
                 http_client=http,
+                # A packed response could be of any size.
+                default_headers={"Accept-Encoding": "identity"},
             ) as client,
             await client.chat.completions.create(
                 model=model,
@@ -103,8 +111,32 @@ async def complete(
         raise Retry(f"the endpoint {reason}: {error.__cause__ or error}") from error
     except openai.APIError as error:
         raise Retry(f"the endpoint broke off its answer: {error.message}") from error
-    except (httpx2.TransportError, json.JSONDecodeError) as error:
+    except (httpx2.RequestError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise Retry(f"the endpoint's answer is broken: {error}") from error
+
+
+async def _bound(response: httpx2.Response) -> None:
+    response.stream = _Bounded(response.stream)
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A body that fails its job when it becomes too large."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._stream:
+            size += len(chunk)
+            if size > _MAX_RESPONSE_BYTES:
+                raise Fail(
+                    f"the endpoint's response passed {_MAX_RESPONSE_BYTES} bytes", type="TooLong"
+                )
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 async def _collect(
@@ -113,32 +145,62 @@ async def _collect(
     parts: list[str] = []
     length = 0
     finish_reason: str | None = None
-    usage: CompletionUsage | None = None
+    usage: object = None
+    # Joins the halves of a character that two chunks hold, and replaces one that stays alone: JSON
+    # can represent it, and UTF-8 cannot.
+    whole = codecs.getincrementaldecoder("utf-16-le")("replace")
     async with CoalescedOutput(ctx.emit) as output:
         async for chunk in stream:
             ctx.raise_if_cancelled()
-            model = chunk.model or model
-            usage = chunk.usage or usage
-            for choice in chunk.choices[:1]:
-                finish_reason = choice.finish_reason or finish_reason
-                if text := choice.delta.content:
-                    parts.append(text)
-                    length += len(text)
-                    output.write(text)
+            model = _name(getattr(chunk, "model", None)) or model
+            usage = getattr(chunk, "usage", None) or usage
+            content, reason = _said(chunk)
+            finish_reason = reason or finish_reason
+            if text := whole.decode(content.encode("utf-16-le", "surrogatepass")):
+                parts.append(text)
+                length += len(text)
+                output.write(text)
             if length > MAX_CHARACTERS:
                 raise Fail(
                     f"the answer passed {MAX_CHARACTERS} characters; max_tokens limits it",
                     type="TooLong",
                 )
+        if text := whole.decode(b"", final=True):
+            parts.append(text)
+            output.write(text)
     if finish_reason is None:
         raise Retry("the endpoint ended its answer in the middle")
     return Completion(
         text="".join(parts),
         model=model,
         finish_reason=finish_reason,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
+        prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
+        completion_tokens=_count(getattr(usage, "completion_tokens", None)),
     )
+
+
+def _said(chunk: object) -> tuple[str, str | None]:
+    """The text of a chunk, and the reason for the end if it has one.
+
+    openai builds its types without checking them, so that anything may be in a chunk.
+    """
+    choices = getattr(chunk, "choices", None)
+    if not isinstance(choices, list) or not choices:
+        return "", None
+    content = getattr(getattr(choices[0], "delta", None), "content", None)
+    return content if isinstance(content, str) else "", _name(
+        getattr(choices[0], "finish_reason", None)
+    )
+
+
+def _name(value: object) -> str | None:
+    if not isinstance(value, str):
+        return None
+    return value[:_MAX_NAME].encode(errors="replace").decode() or None
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < 2**63 else None
 
 
 def _outcome(error: openai.APIStatusError) -> Retry | Fail:

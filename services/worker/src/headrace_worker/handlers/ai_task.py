@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta, Struct, field
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,6 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from headrace_core.domain.retry import RetryPolicy
 from headrace_worker.context import Context
 from headrace_worker.handlers.ai_lexicon import MAX_CHARACTERS, SENTIMENTS, sentiment_of
+from headrace_worker.handlers.result_size import cut_text, json_size, max_result_bytes
 from headrace_worker.outcome import Fail, InvalidPayload, Retry
 from headrace_worker.registry import handler
 
@@ -137,15 +139,31 @@ async def ai_task(task: Task, ctx: Context) -> Done:
         max_tokens=task.max_tokens,
         temperature=task.temperature,
     )
-    return Done(
-        provider="endpoint",
-        model=completion.model,
-        output=completion.text,
-        label=chosen(completion.text, task.choices) if task.choices else None,
-        finish_reason=completion.finish_reason,
-        prompt_tokens=completion.prompt_tokens,
-        completion_tokens=completion.completion_tokens,
+    return _fitted(
+        Done(
+            provider="endpoint",
+            model=completion.model,
+            output=completion.text,
+            label=chosen(completion.text, task.choices) if task.choices else None,
+            finish_reason=completion.finish_reason,
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
+        )
     )
+
+
+def _fitted(done: Done) -> Done:
+    """The result, with its output cut when it is too large: the model has been paid for it."""
+    limit = max_result_bytes()
+    if json_size(done) <= limit:
+        return done
+    frame = msgspec.structs.replace(
+        done,
+        output="",
+        note="The answer was cut to fit in the result; the output of the job has all of it.",
+    )
+    room = limit - json_size(frame) + json_size("")
+    return msgspec.structs.replace(frame, output=cut_text(done.output, room))
 
 
 async def _locally(task: Task) -> Done:

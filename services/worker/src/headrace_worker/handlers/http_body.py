@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import base64
-import bisect
 import codecs
 import encodings
 import re
 import zlib
 from encodings.aliases import aliases
-from functools import cache
 from typing import Final, Literal
-
-import msgspec
-
-from headrace_core.settings import Settings
 
 BodyEncoding = Literal["text", "base64"]
 
@@ -83,25 +77,3 @@ def _decoded(body: bytes, charset: str, *, is_cut: bool) -> str | None:
         return codecs.getincrementaldecoder(charset)("strict").decode(body, not is_cut)
     except (LookupError, UnicodeError):
         return None
-
-
-def cut_to_fit(body: str, encoding: BodyEncoding, room: int) -> str:
-    """The longest start of `body` that takes at most `room` bytes as a JSON string."""
-    room = max(0, room - len('""'))
-    if encoding == "base64":
-        # Four characters are three bytes.
-        return body[: room // 4 * 4]
-    sizes = range(len(body) + 1)
-    longest = bisect.bisect_right(sizes, room, key=lambda size: json_size(body[:size]) - len('""'))
-    return body[: longest - 1]
-
-
-def json_size(value: object) -> int:
-    """How many bytes a value takes in a result."""
-    return len(msgspec.json.encode(value))
-
-
-@cache
-def max_result_bytes() -> int:
-    """The largest result of a job, which does not change while a worker runs."""
-    return Settings().max_result_bytes

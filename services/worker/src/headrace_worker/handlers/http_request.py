@@ -22,10 +22,13 @@ from headrace_worker.handlers.http_body import (
     BodyEncoding,
     as_text,
     charset_of,
-    cut_to_fit,
+    unpacked,
+)
+from headrace_worker.handlers.result_size import (
+    cut_base64,
+    cut_text,
     json_size,
     max_result_bytes,
-    unpacked,
 )
 from headrace_worker.handlers.retry_after import parse_retry_after, server_time
 from headrace_worker.handlers.tls import tls_context
@@ -266,7 +269,8 @@ class _Received:
             return answer
         frame = msgspec.structs.replace(answer, body="", truncated=True)
         room = max_bytes - json_size(frame) + json_size("")
-        return msgspec.structs.replace(frame, body=cut_to_fit(text, encoding, room))
+        cut = cut_text if encoding == "text" else cut_base64
+        return msgspec.structs.replace(frame, body=cut(text, room))
 
 
 async def _exchange(

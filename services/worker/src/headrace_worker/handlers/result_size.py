@@ -1,0 +1,37 @@
+"""The size of results: what is received is cut to fit, since it cannot be received again."""
+
+from __future__ import annotations
+
+import bisect
+from functools import cache
+
+import msgspec
+
+from headrace_core.settings import Settings
+
+_QUOTES = len('""')
+
+
+@cache
+def max_result_bytes() -> int:
+    """The largest result of a job, which does not change while a worker runs."""
+    return Settings().max_result_bytes
+
+
+def json_size(value: object) -> int:
+    """How many bytes a value takes in a result."""
+    return len(msgspec.json.encode(value))
+
+
+def cut_text(text: str, room: int) -> str:
+    """The longest start of a text that takes at most `room` bytes as a JSON string."""
+    sizes = range(len(text) + 1)
+    return text[
+        : bisect.bisect_right(sizes, max(room, _QUOTES), key=lambda n: json_size(text[:n])) - 1
+    ]
+
+
+def cut_base64(text: str, room: int) -> str:
+    """The longest start of a base64 text that takes at most `room` bytes as a JSON string."""
+    # Four characters are three bytes.
+    return text[: max(0, room - _QUOTES) // 4 * 4]
