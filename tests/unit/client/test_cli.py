@@ -712,7 +712,7 @@ async def test_without_the_extra_it_says_what_to_install():
     _, err = await process.communicate()
 
     assert process.returncode == 2
-    assert b"pip install 'headrace[cli]'" in err
+    assert b"pip install './clients/python[cli]'" in err
 
 
 # Commands of other packages
@@ -758,7 +758,7 @@ async def test_up_without_its_package_says_what_to_install(with_entry_points):
     code, out, err = await with_entry_points([], "up", "--workers", "3")
 
     assert (code, out) == (2, "")
-    assert "pip install headrace-standalone" in err
+    assert "comes with the package headrace-standalone" in err
 
 
 async def test_a_broken_command_of_another_package_spoils_no_other(with_entry_points):

@@ -42,7 +42,8 @@ def find_settings(data: Path | None) -> Settings:
         )
     except ImportError:
         raise UnknownPlace(
-            "--data needs headrace-standalone; try: pip install 'headrace-ops[embedded]'"
+            "--data needs the package headrace-standalone; in a checkout of Headrace, "
+            "`make wheels` builds it and `pip install dist/*.whl` installs it"
         ) from None
     try:
         servers = running_servers(data or _DEFAULT)

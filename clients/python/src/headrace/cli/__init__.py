@@ -13,7 +13,7 @@ def main() -> None:
             raise
         print(  # noqa: T201
             f"error: the command needs {missing}, which is not installed; "
-            "try: pip install 'headrace[cli]'",
+            "in a checkout of Headrace, try: pip install './clients/python[cli]'",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -42,6 +42,9 @@ def _add(app: App, point: EntryPoint, *, used: bool) -> None:
 
 def _add_missing(app: App, name: str, package: str, summary: str) -> None:
     def missing(*_: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]) -> None:
-        raise UsageError(f"the command {name} comes with {package}; try: pip install {package}")
+        raise UsageError(
+            f"the command {name} comes with the package {package}; in a checkout of Headrace, "
+            "`make wheels` builds it and `pip install dist/*.whl` installs it"
+        )
 
     app.command(missing, name=name, help=f"{summary} Needs {package}.")

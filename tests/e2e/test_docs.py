@@ -1,0 +1,321 @@
+"""Every code block of the README and the docs runs as it stands, on one live platform.
+
+A new block needs nothing here if it runs. A block that cannot run gets a reason in NOT_RUN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from headrace import Client, SubscriptionNotFound, SyncClient
+from headrace_standalone.embedded.running import running_servers
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BIN = Path(sys.executable).parent
+DEADLINE_S = 90
+
+# A block without a language holds commands if its first word is one of these.
+COMMANDS = {"docker", "export", "grep", "grpcurl", "headrace", "make", "pip", "python"}
+
+# A part of a command, or of a block, that does not run here, and the reason.
+NOT_RUN = {
+    "make ": "CI runs demo, test and faults-quick; the others take up to half an hour",
+    "pip install": "it changes the environment; tests/unit/test_packages.py builds a wheel",
+    "AckSubscription": "it acknowledges an event of a watch that still runs",
+    "docker": "there is no container engine",
+    "async def run(trial": "an excerpt of a scenario in tests/faults",
+    "UPDATE accounts SET": "an excerpt of examples/payments.py, which has a test of its own",
+}
+# The statements in sql are on the reader's own tables.
+LANGUAGES_NOT_RUN = {
+    "sql",
+    "proto",
+    "yaml",
+    "toml",
+    "text",
+    "go",
+    "java",
+    "ts",
+    "typescript",
+    "ini",
+}
+
+# Commands and Python that go on until they are interrupted.
+ENDLESS = re.compile(
+    r"WatchJobs|WatchSubscription|Health/Watch|headrace watch|subscription watch"
+    r"|client\.(watch|subscribe)\("
+)
+
+# What a Python excerpt may use without having made it.
+PRELUDE = """
+import asyncio
+from headrace import *
+from headrace import Client
+async def main():
+    saved, handle, pod_name = None, print, "billing-0"
+    async with Client() as client:
+{body}
+asyncio.run(main())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block; `place` is `PAGE:LINE`."""
+
+    place: str
+    language: str
+    text: str
+
+    @property
+    def reason(self) -> str | None:
+        """Why it does not run as a whole."""
+        if self.language in LANGUAGES_NOT_RUN:
+            return f"{self.language} does not run here"
+        return None if self.is_shell else reason_of(self.text)
+
+    @property
+    def is_shell(self) -> bool:
+        return self.language in {"bash", "sh", "shell", "console"} or (
+            not self.language and self.text.lstrip("$ ").split(maxsplit=1)[0] in COMMANDS
+        )
+
+    def commands(self) -> list[str]:
+        """The commands of a block for a shell, each on one line."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        stripped = [line.removeprefix("$ ") for line in lines]
+        return [line for line in stripped if line.strip() and not line.startswith("#")]
+
+
+def reason_of(text: str) -> str | None:
+    return next((reason for part, reason in NOT_RUN.items() if part in text), None)
+
+
+def blocks(pages: list[Path]) -> list[Block]:
+    found = []
+    for page in pages:
+        text = page.read_text()
+        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            line = text[: match.start()].count("\n") + 1
+            found.append(Block(f"{page.name}:{line}", match[1], match[2]))
+    return found
+
+
+BLOCKS = blocks(PAGES)
+HANDLERS = [one for one in BLOCKS if one.language == "python" and "@handler(" in one.text]
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A platform with a job that has failed.
+
+    Attributes:
+        folder: the working directory, with `.headrace` in it.
+        environment: for commands.
+        replacements: the placeholders of the docs and their values here.
+    """
+
+    folder: Path
+    environment: dict[str, str]
+    replacements: dict[str, str]
+
+    def run(self, command: list[str], *, endless: bool) -> None:
+        """Run a command to its end, or to its first line of output."""
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.folder,
+            env=self.environment,
+            start_new_session=True,
+        ) as process:
+            timer = threading.Timer(DEADLINE_S, os.killpg, (process.pid, signal.SIGKILL))
+            timer.start()
+            try:
+                printed = process.stdout.readline() if endless else ""
+                if endless and process.poll() is None:
+                    os.killpg(process.pid, signal.SIGINT)
+                printed += process.stdout.read()
+                process.wait()
+            finally:
+                timer.cancel()
+        if endless:
+            # An interrupted command may end with any code, and not with an error.
+            assert not re.search(r"^(error|ERROR|Failed)|Error:", printed, re.MULTILINE), printed
+            assert printed
+        else:
+            assert process.returncode == 0, f"{command[-1]}\n{printed}"
+
+    def filled(self, text: str) -> str:
+        """The text with the placeholders replaced."""
+        for placeholder, value in self.replacements.items():
+            text = text.replace(placeholder, value)
+        return text
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """`headrace up` with the handlers of the docs, as a reader would have it."""
+    folder = tmp_path_factory.mktemp("docs")
+    modules = []
+    for number, block in enumerate(one for one in HANDLERS if one.reason is None):
+        module = f"docs_handlers_{number}"
+        (folder / f"{module}.py").write_text(block.text)
+        modules.append(module)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT / "examples"))),
+        "HEADRACE_HANDLERS": ",".join(("handlers", *modules)),
+        "HEADRACE_LOG_LEVEL": "debug",
+    }
+    with (folder / "up.log").open("wb") as log:
+        process = subprocess.Popen(
+            [BIN / "headrace", "up", "--gateway-port", "0", "--log-format", "json"],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=folder,
+            env=environment,
+        )
+    stop = threading.Event()
+    busy = None
+    try:
+        printed = ""
+        while "Ctrl-C stops it" not in printed:
+            line = process.stdout.readline()
+            assert line, (folder / "up.log").read_text()
+            printed += line
+        address = re.search(r"API +(\S+)", printed)[1]
+        servers = running_servers(folder / ".headrace")
+        job_id, cursor = asyncio.run(_failed_job(address))
+        busy = threading.Thread(target=_keep_busy, args=(address, stop), daemon=True)
+        busy.start()
+        yield Live(
+            folder=folder,
+            environment=environment
+            | {
+                "HEADRACE_TARGET": address,
+                "HEADRACE_DATABASE_URL": servers.database_url,
+                "HEADRACE_REDIS_URL": servers.redis_url or "",
+            },
+            replacements={
+                "127.0.0.1:50051": address,
+                "JOB_ID": job_id,
+                "JOB…": job_id,
+                "01a2…": job_id,
+                "CURSOR": cursor,
+                '"cursor": "…"': f'"cursor": "{cursor}"',
+                "./handler": "cat",
+            },
+        )
+    finally:
+        stop.set()
+        if busy is not None:
+            busy.join(DEADLINE_S)
+        process.send_signal(signal.SIGINT)
+        process.wait(DEADLINE_S)
+        process.stdout.close()
+
+
+async def _failed_job(address: str) -> tuple[str, str]:
+    """Let a job fail; return its id and a cursor."""
+    async with Client(address) as client, client.watch(labels={"docs": "failed"}) as watch:
+        job = await client.submit("broken", {}, labels={"docs": "failed"})
+        async with asyncio.timeout(DEADLINE_S):
+            async for event in watch:
+                if event.state.terminal:
+                    break
+        assert watch.cursor is not None
+        return job.id, watch.cursor
+
+
+def _keep_busy(address: str, stop: threading.Event) -> None:
+    """Give the watches of the docs something to report: jobs with the labels that they ask for."""
+    with SyncClient(address) as client:
+        while not stop.wait(0.2):
+            client.submit("square_sum", {"data": [1]}, labels={"team": "ml"})
+            client.submit("square_sum", {"data": [1]}, queue="invoices")
+
+
+@pytest.fixture(autouse=True)
+def no_subscription(request: pytest.FixtureRequest) -> None:
+    """Each block begins without the subscription that several blocks create."""
+    if "live" in request.fixturenames:
+        target = request.getfixturevalue("live").environment["HEADRACE_TARGET"]
+        with SyncClient(target) as client, suppress(SubscriptionNotFound):
+            client.delete_subscription("billing")
+
+
+def ids(values: list[Block]) -> list[str]:
+    return [value.place for value in values]
+
+
+SHELL = [one for one in BLOCKS if one.is_shell and one.reason is None]
+PYTHON = [
+    one for one in BLOCKS if one.language == "python" and one not in HANDLERS and one.reason is None
+]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("block", SHELL, ids=ids(SHELL))
+def test_commands_run_as_they_stand(live: Live, block: Block) -> None:
+    for command in block.commands():
+        if reason_of(command) is None:
+            live.run(
+                ["bash", "-euo", "pipefail", "-c", live.filled(command)],
+                endless=ENDLESS.search(command) is not None,
+            )
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("block", PYTHON, ids=ids(PYTHON))
+def test_python_runs_as_it_stands(live: Live, block: Block) -> None:
+    code = live.filled(block.text)
+    if "asyncio.run(" not in code and re.search(r"\b(await|async with|async for)\b", code):
+        code = PRELUDE.format(body=textwrap.indent(code, " " * 8))
+    live.run([sys.executable, "-u", "-c", code], endless=ENDLESS.search(block.text) is not None)
+
+
+@pytest.mark.timeout(300)
+def test_handlers_of_the_docs_are_loaded(live: Live) -> None:
+    declared = {
+        name
+        for block in HANDLERS
+        if block.reason is None
+        for name in re.findall(r'@handler\(\s*"([^"]+)"', block.text)
+    }
+    with SyncClient(live.environment["HEADRACE_TARGET"]) as client:
+        offered = {info.type for info in client.handlers()}
+        assert declared
+        assert declared <= offered
+        assert client.submit("ship", {"items": ["a", "b"]}).result() == {"shipped": 2}
+
+
+def test_json_of_the_docs_is_json() -> None:
+    for block in BLOCKS:
+        if block.language in {"json", "jsonl"} or (
+            not block.language and block.text.startswith("{")
+        ):
+            for line in block.text.splitlines() if block.language != "json" else [block.text]:
+                json.loads(line)
+
+
+def test_blocks_are_found() -> None:
+    assert len(SHELL) > 8
+    assert len(PYTHON) > 2
