@@ -21,14 +21,17 @@ SHORT = 0.1
 
 @asynccontextmanager
 async def listening(
-    settings: Settings, database: Database, *topics: Topic
+    settings: Settings, database: Database, *topics: Topic, admin: str = ""
 ) -> AsyncIterator[Listener]:
-    """A listener that hears on both ways; that it has begun to counts as a wake-up."""
+    """A listener that hears on both ways; that it has begun to counts as a wake-up.
+
+    `admin` is a URL of Redis with more rights than that of the settings.
+    """
     listener = Listener(settings, database, *topics)
     await listener.start()
     try:
         await until(lambda: hears_postgresql(database, topics))
-        client: Redis = Redis.from_url(settings.redis_url.get_secret_value())
+        client: Redis = Redis.from_url(admin or settings.redis_url.get_secret_value())
         channels = await channels_of(database, *topics)
         await until(lambda: hears_redis(client, channels))
         await client.aclose()

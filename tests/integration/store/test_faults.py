@@ -281,6 +281,19 @@ async def test_the_server_says_what_is_ours(database: Database) -> None:
     }
 
 
+async def test_options_of_the_url_reach_the_server_or_are_ignored(settings: Settings) -> None:
+    options = (
+        "sslmode=prefer&channel_binding=prefer&gssencmode=disable&connect_timeout=10&keepalives=1"
+        "&keepalives_idle=30&target_session_attrs=read-write&options=-c%20work_mem%3D5MB"
+    )
+    url = SecretStr(f"{settings.postgresql_url}?{options}")
+    database = Database(settings.model_copy(update={"database_url": url}), application="test")
+    async with database.statement() as connection:
+        assert await connection.scalar(text("SHOW work_mem")) == "5MB"
+        assert await connection.scalar(text("SHOW search_path")) == "headrace"
+    await database.close()
+
+
 async def test_a_full_disk_may_pass_and_the_log_is_told_of_it(database: Database) -> None:
     full = text(
         "DO $$ BEGIN RAISE EXCEPTION 'no room left' "

@@ -1,0 +1,63 @@
+"""The rules of docs/production.md for a Redis user suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from headrace_core.dispatch import Deliverer
+from headrace_core.dispatch.redis_server import read_redis
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_core.wake import Topic, Waker
+from support.crew import POOL, Crew, at_work, identify, some
+from support.listening import LONG, listening
+from support.valkey import OwnValkey, own_valkey
+
+PAGE = Path(__file__).parents[3] / "docs" / "production.md"
+
+
+@pytest.fixture
+def valkey() -> Iterator[OwnValkey]:
+    with own_valkey() as valkey:
+        yield valkey
+
+
+async def test_documented_acl_rules_suffice(
+    settings: Settings, database: Database, valkey: OwnValkey
+) -> None:
+    [rules] = [line for line in PAGE.read_text().splitlines() if line.startswith("ACL SETUSER")]
+    admin: Redis = Redis.from_url(valkey.url)
+    await admin.execute_command(*rules.split())
+    server = urlsplit(valkey.url)
+    url = server._replace(netloc=f"headrace:password@127.0.0.1:{server.port}").geturl()
+    limited = settings.model_copy(update={"redis_url": SecretStr(url)})
+    async with AsyncExitStack() as stack:
+        # The listener's own check of itself needs rights that the services do not.
+        listener = await stack.enter_async_context(
+            listening(limited, database, Topic.JOBS, admin=valkey.url)
+        )
+        waker = Waker(limited, database)
+        await waker.start()
+        stack.push_async_callback(waker.stop)
+        await waker.ping()
+        waker.ring(Topic.JOBS)
+        assert await listener.wait(LONG)
+        deliverer = Deliverer(limited, identify=identify)
+        stack.push_async_callback(deliverer.close)
+        crew, deliveries = Crew(), some(2)
+        async with at_work(limited, crew) as worker:
+            await worker.ping()
+            for delivery in deliveries:
+                await deliverer.deliver(POOL, [(delivery, 0)])
+                await crew.until_started(delivery)
+            await worker.leave()
+        assert not (await read_redis(limited)).refusal
+    assert await admin.acl_log() == []
+    await admin.aclose()
