@@ -488,6 +488,12 @@ async def subtask(way: str) -> None:
             raise SystemExit
 
 
+@handler("t.subtask_process", retry=_ONCE, isolation="process")
+async def subtask_in_process(way: str) -> None:
+    """As `subtask`, in a process."""
+    await subtask(way)
+
+
 @handler("t.cancels_all", retry=_ONCE)
 async def cancels_all(payload: Any, ctx: Context) -> bool:
     """Cancels all tasks but its own; returns whether it could cancel one that it started."""

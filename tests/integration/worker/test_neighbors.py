@@ -48,11 +48,12 @@ async def test_exits_beside_a_handler_fail_its_job_alone(jobs: Platform, worker:
         "callback": {"SystemExit"},
         "stop": {"SystemExit"},
     }
-    for way, errors in ways.items():
-        job = await jobs.ended(await jobs.submit("t.subtask", json.dumps(way)))
-        assert (job.state, job.attempt) == (JobState.FAILED, 1), way
-        assert job.error is not None
-        assert job.error.type in errors, way
+    for job_type in ("t.subtask", "t.subtask_process"):
+        for way, errors in ways.items():
+            job = await jobs.ended(await jobs.submit(job_type, json.dumps(way)))
+            assert (job.state, job.attempt) == (JobState.FAILED, 1), (job_type, way)
+            assert job.error is not None
+            assert job.error.type in errors, (job_type, way)
     await jobs.cancel(neighbor)
     assert (await jobs.ended(neighbor)).attempt == 1
     await _end_cleanly(worker)

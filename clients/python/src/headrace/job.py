@@ -138,9 +138,9 @@ class JobSpec:
 class JobError:
     """Why an attempt or a job failed.
 
-    `type` is an exception's name, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST; `message` is for
-    people; `stack_trace` is the handler's traceback. The stack trace is in the full view of a job
-    only, and empty in events.
+    `type` is an exception's name, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST, INTERRUPTED;
+    `message` is for people; `stack_trace` is the handler's traceback. The stack trace is in the
+    full view of a job only, and empty in events.
     """
 
     type: str

@@ -73,17 +73,19 @@ def children_of(pid: int | None = None) -> set[int]:
     # The process may end meanwhile.
     with suppress(OSError):
         for thread in Path(f"/proc/{pid or 'self'}/task").iterdir():
-            found |= _listed(thread / "children")
+            found |= _listed(f"{thread}/children")
     return found
 
 
 def _children_of_thread(thread: int) -> set[int]:
-    return _listed(Path(f"/proc/self/task/{thread}/children"))
+    return _listed(f"/proc/self/task/{thread}/children")
 
 
-def _listed(file: Path) -> set[int]:
+def _listed(file: str) -> set[int]:
     try:
-        return set(map(int, file.read_text().split()))
+        # Each attempt in a thread reads one, and pathlib takes twice as long.
+        with open(file, "rb", buffering=0) as listing:  # noqa: PTH123
+            return set(map(int, listing.readall().split()))
     except OSError:
         return set()
 
