@@ -28,7 +28,7 @@ from headrace_worker.failure import attach_stack_trace, stack_trace
 from headrace_worker.handler_logs import AttemptLog, logging_as
 from headrace_worker.modes import Modes
 from headrace_worker.outcome import NotCommitted
-from headrace_worker.ownership import OwnedTask, owned_by
+from headrace_worker.ownership import OwnedTask, Owner, owned_by
 from headrace_worker.payload import encode
 from headrace_worker.registry import RegisteredHandler
 from headrace_worker.reporting import AttemptReporter
@@ -127,8 +127,7 @@ class Execution:
         self._overdue: float | None = None
         self._timeout = timedelta()
         self._reason: StopReason | None = None
-        # The child processes that its handler has forked in the loop.
-        self.forked: set[int] = set()
+        self._owner = Owner(job.id, job.attempt)
         # The handler finishes its job itself: how that ended, the database knows.
         self.completes = False
         # Its time was up: its own, or its job's.
@@ -154,11 +153,8 @@ class Execution:
         if self.job.time_left is not None:
             self._overdue = loop.time() + self.job.time_left.total_seconds()
             self._timer = loop.call_at(self._overdue, self._time_up, True)
-        self._work = OwnedTask(self._run(self._handler), loop=loop, attempt=self)
+        self._work = OwnedTask(self._run(self._handler), loop=loop, main_of=self._owner)
         self._work.add_done_callback(self._on_done)
-
-    def __str__(self) -> str:
-        return f"{self.job.id}:{self.job.attempt}"
 
     def stop(self, reason: StopReason) -> None:
         """Ends the attempt soon. The first reason stands, but for the loss of the lease."""
@@ -183,11 +179,11 @@ class Execution:
                 module=handler.function.__module__,
             )
             if not handler.takes_context:
-                with owned_by(self), logging_as(self._log):
+                with owned_by(self._owner), logging_as(self._log):
                     return encode(await call(handler.function, payload))
             self._reporter = self._make_reporter(self)
             self._context = Context(self._attempt(), self._reporter)
-            with owned_by(self), logging_as(self._log):
+            with owned_by(self._owner), logging_as(self._log):
                 return encode(await call(handler.function, payload, self._context))
         # The wait for a place counts for the deadline and not for the timeout.
         async with self._modes.place(handler):
@@ -250,7 +246,7 @@ class Execution:
         if self._context is not None:
             self._context.cancel_event.set()
         # A handler that awaits tasks of others does not pass its cancellation on to them.
-        with owned_by(self):
+        with owned_by(self._owner):
             self._work.cancel()
         if self._handler is not None and self._handler.mode == "async":
             # The other modes know by themselves when to leave a handler behind.
@@ -299,8 +295,8 @@ class Execution:
         # An error holds the frames that it came through, and those hold this: without the circle,
         # payload and result go as soon as nobody needs them.
         self._work = self._context = self._reporter = None
-        if self.forked:
-            end_forked(self.forked)
+        if self._owner.forked:
+            end_forked(self._owner.forked)
         if reporter is None or reporter.idle:
             self._on_end(self, finish)
         else:

@@ -6,34 +6,43 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import structlog
+
+from headrace_core.domain.ids import JobId
 
 T = TypeVar("T")
 
 _log = structlog.get_logger()
 
 
-class Owner(Protocol):
-    """An attempt, or the worker.
+class Owner:
+    """An attempt, or the worker, as the owner of tasks.
+
+    Tasks and contexts that a handler leaves keep it alive, so it does not hold the attempt.
+
+    Args:
+        job_id, attempt: which attempt; None for the worker.
 
     Attributes:
-        forked: the child processes that it has forked in the event loop.
+        forked: the child processes that the attempt has forked in the event loop.
     """
 
-    forked: set[int]
+    __slots__ = ("_attempt", "_job_id", "forked")
 
-
-class _Worker:
-    def __init__(self) -> None:
+    def __init__(self, job_id: JobId | None = None, attempt: int = 0) -> None:
+        self._job_id, self._attempt = job_id, attempt
         self.forked: set[int] = set()
+
+    def __str__(self) -> str:
+        return f"{self._job_id}:{self._attempt}"
 
 
 # On whose behalf a context runs code: an attempt, or the worker. Tasks and callbacks inherit it.
 # Threads that a handler starts do not, so None may be anyone.
 _owner: ContextVar[Owner | None] = ContextVar("owner", default=None)
-_WORKER = _Worker()
+_WORKER = Owner()
 
 
 def own_process() -> None:
@@ -51,9 +60,9 @@ def owner() -> Owner | None:
 
 
 @contextmanager
-def owned_by(attempt: Owner | None) -> Iterator[None]:
-    """Run the block on behalf of an attempt; None for code that must not count as the worker's."""
-    token = _owner.set(attempt)
+def owned_by(owner: Owner | None) -> Iterator[None]:
+    """Run the block on behalf of an owner; None for code that must not count as the worker's."""
+    token = _owner.set(owner)
     try:
         yield
     finally:
@@ -69,7 +78,7 @@ class OwnedTask(asyncio.Task[T]):
     `cancel` returns False, as for a task that has ended.
 
     Args:
-        attempt: the attempt of which this is the main task; None for any other task.
+        main_of: the attempt of which this is the main task; None for any other task.
 
     Attributes:
         strict: whether code without an owner counts as foreign.
@@ -78,17 +87,17 @@ class OwnedTask(asyncio.Task[T]):
 
     strict = False
 
-    def __init__(self, *arguments: Any, attempt: Owner | None = None, **options: Any) -> None:
+    def __init__(self, *arguments: Any, main_of: Owner | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
         owner = _owner.get()
-        self._attempt = owner if attempt is None else attempt
-        self._guarded = attempt is not None or owner is _WORKER
+        self._owner = owner if main_of is None else main_of
+        self._guarded = main_of is not None or owner is _WORKER
         self.cancelled_by_others = False
 
     def cancel(self, msg: Any | None = None) -> bool:
         """As asyncio.Task.cancel."""
         caller = _owner.get()
-        if caller is not self._attempt:
+        if caller is not self._owner:
             known = caller is not None or self.strict
             if self._guarded and known and caller is not _WORKER:
                 _log.warning(
