@@ -27,7 +27,7 @@ _PATIENCE: Final = 5.0
 class LoopThread:
     """An event loop that runs in a daemon thread, from its first use until it is closed.
 
-    The child of a fork has neither the thread nor the use of its loop: there it begins again.
+    A forked child has no such thread and must not touch the loop, so it starts a new pair.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class LoopThread:
                 yield item
         finally:
             aclose = getattr(source, "aclose", None)
-            # A generator that is left open to the end of the program finds no thread any more.
+            # At the end of the program the thread is gone.
             running = self._running is not None and not sys.is_finalizing()
             if aclose is not None and running and not self._closed:
                 self.run(aclose())

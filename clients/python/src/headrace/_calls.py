@@ -78,7 +78,7 @@ class Calls:
         unavailable: Unavailable | None = None
         while True:
             try:
-                # gRPC ends the call. Should its own clock stand still, the event loop does.
+                # gRPC ends the call at its deadline; the event loop ends it if gRPC is stuck.
                 async with asyncio.timeout_at(end + _GRACE):
                     return await method(gateway)(
                         request, timeout=max(0.001, end - clock()), metadata=metadata

@@ -48,7 +48,7 @@ def parse_targets(target: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def _options(target: str) -> list[tuple[str, int | str]]:
     return [
-        # A proxy has no way to this machine's own addresses.
+        # A proxy cannot reach this machine's loopback addresses.
         *([("grpc.enable_http_proxy", 0)] if is_loopback(target) else []),
         # A silent connection is found dead within half a minute, also while only a quiet watch uses
         # it. The interval is above the minimum that the gateway allows.

@@ -1,8 +1,8 @@
 """Processes in which gRPC cannot work: refused before they hang or crash.
 
-gRPC's threads do not survive a fork, and its asyncio layer has no way to start again: in the child
-a call never ends or the process crashes. So the child of a process that was connected is refused,
-and nothing that it inherits is given back to gRPC. A client that was never connected works there.
+gRPC's threads do not survive a fork, and its asyncio layer cannot start again: in the child a call
+never ends or the process crashes. So the child of a process that had connected is refused, and gRPC
+never gets back an object that the child inherited. A client that had not connected works there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from headrace.errors import ForkedProcess, MonkeyPatched
 # Modules whose replacement makes gRPC's threads or asyncio's loops hang. gevent calls the first one
 # "threading" or "thread", eventlet "thread".
 _MODULES: Final = ("thread", "threading", "socket", "select")
-
 
 # The thread of grpc.aio, which is there from its first use to the end of the process.
 _POLLER: Final = "(_poll_wrapper)"
@@ -38,7 +37,7 @@ class _Process:
         self.kept: list[object] = []
 
     def before_fork(self) -> None:
-        # A program that uses grpc.aio without a client has the same threads.
+        # A program that uses grpc.aio without a client is no better off.
         self.connected |= any(_POLLER in thread.name for thread in threading.enumerate())
 
     def after_fork(self) -> None:
@@ -56,13 +55,8 @@ def own(owner: Owner) -> None:
     _process.owners.add(owner)
 
 
-def forked() -> bool:
-    """Whether this process was forked from one that had connected to a gateway."""
-    return _process.forked
-
-
 def check_forked() -> None:
-    """Refuse a process that was forked from one that had connected to a gateway.
+    """Refuse a process that was forked from one that had used gRPC.
 
     Raises:
         ForkedProcess: this process is one.

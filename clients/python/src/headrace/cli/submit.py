@@ -123,11 +123,11 @@ def command(
 
 
 async def _warn(client: Client, job_type: str, session: Session) -> None:
-    """Warn when no live worker runs the type, since the job then waits without a sign."""
+    """Warn when no live worker runs the type: the job then waits, and nothing else shows it."""
     try:
         known = {handler.type for handler in await client.handlers()}
     except CallError:
-        # The job is safe, and that is what was asked for.
+        # The job is stored; a failed warning is no failed submit.
         return
     if job_type not in known:
         session.output.message(

@@ -77,6 +77,6 @@ async def _show(events: SubscriptionWatch, session: Session, *, acknowledge: boo
                     complete = await events.ack()
         raise
     finally:
-        # The board is gone by now, and takes nothing of this along.
+        # The board erases its own lines when it stops, so this comes after it.
         rest = "all acknowledged" if complete else "what is not acknowledged comes again"
         session.output.message(f"{stream.summary()}; {rest}")

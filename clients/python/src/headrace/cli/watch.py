@@ -76,7 +76,7 @@ async def _named(client: Client, jobs: Sequence[str], session: Session) -> Exit:
         with stream:
             await follow(client, jobs, stream)
     finally:
-        # The board is gone by now, and takes nothing of this along.
+        # The board erases its own lines when it stops, so this comes after it.
         if stream.board.counts:
             session.output.message(stream.summary())
     return Exit.OK if stream.all_succeeded else Exit.FAILED
@@ -93,7 +93,7 @@ async def _matching(watch: Watch, session: Session) -> Exit:
                     async for event in watch:
                         stream.show(event, cursor=watch.cursor)
             finally:
-                # The board is gone by now, and takes nothing of this along.
+                # The board erases its own lines when it stops, so this comes after it.
                 message(f"{stream.summary()}; resume with --since {watch.cursor}")
     except CursorExpired as error:
         message(f"what is kept begins at: --since {error.oldest_cursor}")
