@@ -135,6 +135,12 @@ def sleep_in_process(payload: Number, ctx: SyncContext) -> None:
 _kept: list[bytes] = []
 
 
+@handler("t.keep_any_memory", isolation="process")
+def keep_any_memory(payload: Number, ctx: SyncContext) -> None:
+    """Keeps as many MiB, without a limit."""
+    keep_memory(payload, ctx)
+
+
 @handler("t.keep_memory", isolation="process", memory_limit=lambda: 256 * 2**20)
 def keep_memory(payload: Number, ctx: SyncContext) -> None:
     """Keeps as many MiB, or all there are when the number is negative."""

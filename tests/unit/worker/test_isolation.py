@@ -134,8 +134,18 @@ def test_a_cancel_ends_what_the_process_has_started(monkeypatch: pytest.MonkeyPa
     uvloop.run(main())
 
 
-@pytest.mark.parametrize(("mebibytes", "reused"), [(1, True), (200, False)])
-def test_process_that_keeps_much_memory_is_not_reused(mebibytes: int, reused: bool) -> None:
+@pytest.mark.parametrize(
+    ("job_type", "mebibytes", "reused"),
+    [
+        ("t.keep_memory", 1, True),
+        ("t.keep_memory", 200, False),
+        ("t.keep_any_memory", 1, True),
+        ("t.keep_any_memory", 300, False),
+    ],
+)
+def test_process_that_keeps_much_memory_is_not_reused(
+    job_type: str, mebibytes: int, reused: bool
+) -> None:
     async def main() -> None:
         processes = ProcessPool(Settings())
         pids: list[JsonText] = []
@@ -143,10 +153,9 @@ def test_process_that_keeps_much_memory_is_not_reused(mebibytes: int, reused: bo
         async def note(pid: JsonText) -> None:
             pids.append(pid)
 
-        payload = json.dumps({"number": mebibytes})
         async with asyncio.timeout(DEADLINE_S):
-            for _ in range(2):
-                await run(processes, "t.keep_memory", note, payload=payload)
+            await run(processes, job_type, note, payload=json.dumps({"number": mebibytes}))
+            await run(processes, "t.keep_memory", note, payload=json.dumps({"number": 1}))
         assert (pids[0] == pids[1]) is reused
         await processes.close()
 

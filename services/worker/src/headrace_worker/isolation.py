@@ -19,7 +19,7 @@ from headrace_worker import frames
 from headrace_worker.children import children_of, with_descendants
 from headrace_worker.context import Attempt, Reporter
 from headrace_worker.failure import attach_stack_trace
-from headrace_worker.memory import MemoryWatch
+from headrace_worker.memory import MemoryWatch, leaves_room
 from headrace_worker.outcome import Fail, Retry
 from headrace_worker.payload import PayloadMismatch
 from headrace_worker.registry import RegisteredHandler
@@ -196,27 +196,26 @@ class ProcessPool:
             correlation_id=attempt.correlation_id,
         )
         limit = handler.memory_limit() if callable(handler.memory_limit) else handler.memory_limit
-        process = await self._take()
+        process = await self._take(limit)
         self._busy.add(process)
-        memory = MemoryWatch(process.pid, limit, process.abort)
         ended = False
-        try:
-            check()
-            with memory:
+        with MemoryWatch(process.pid, limit, process.abort):
+            try:
+                check()
                 await process.send(run)
                 end = await self._converse(process, reporter)
-            # One whose memory has run out may have too little for the next job as well.
-            ended = not (isinstance(end, frames.Raised) and end.type == MemoryError.__name__)
-            ended = ended and not end.last and not memory.is_half_used()
-        except asyncio.CancelledError:
-            ended = await self._ends_in_grace(process, reporter)
-            raise
-        finally:
-            self._busy.discard(process)
-            if ended:
-                self._idle.append(process)
-            else:
-                await asyncio.shield(process.kill())
+                # One whose memory has run out may have too little for the next job as well.
+                ended = not (isinstance(end, frames.Raised) and end.type == MemoryError.__name__)
+                ended = ended and not end.last
+            except asyncio.CancelledError:
+                ended = await self._ends_in_grace(process, reporter)
+                raise
+            finally:
+                self._busy.discard(process)
+                if ended and leaves_room(process.pid, limit):
+                    self._idle.append(process)
+                else:
+                    await asyncio.shield(process.kill())
         return _result(end)
 
     async def close(self) -> None:
@@ -227,10 +226,11 @@ class ProcessPool:
         idle, self._idle = self._idle, []
         await asyncio.gather(*(process.kill() for process in idle))
 
-    async def _take(self) -> _HandlerProcess:
+    async def _take(self, memory_limit: int | None) -> _HandlerProcess:
         while self._idle:
             process = self._idle.pop()
-            if process.alive:
+            # An earlier job, of another limit, may have left much in it.
+            if process.alive and leaves_room(process.pid, memory_limit):
                 return process
             await process.kill()
         return await _HandlerProcess.spawn(self._settings)

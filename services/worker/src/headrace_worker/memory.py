@@ -37,7 +37,7 @@ class MemoryWatch:
     """
 
     def __init__(self, pid: int, limit: int | None, kill: Callable[[], None]) -> None:
-        self._status = Path(f"/proc/{pid}/status")
+        self._pid = pid
         self._limit = limit
         self._kill = kill
         self._exceeded = False
@@ -62,12 +62,8 @@ class MemoryWatch:
                 type="MemoryLimitExceeded",
             ) from None
 
-    def is_half_used(self) -> bool:
-        """Whether the process still has so much memory that the next job should get another."""
-        return self._limit is not None and (self._used() or 0) > self._limit // 2
-
     def _read(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
-        used = self._used()
+        used = memory_of(self._pid)
         if used is None:
             return
         if used > limit:
@@ -76,10 +72,16 @@ class MemoryWatch:
             return
         self._timer = loop.call_later(_INTERVAL_S, self._read, loop, limit)
 
-    def _used(self) -> int | None:
-        """The bytes in use; None when the process is gone or the system has no /proc."""
-        try:
-            found = _USED.findall(self._status.read_text())
-        except OSError:
-            return None
-        return sum(map(int, found)) * 1024 if found else None
+
+def memory_of(pid: int) -> int | None:
+    """The bytes that a process uses; None when it is gone or the system has no /proc."""
+    try:
+        found = _USED.findall(Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return None
+    return sum(map(int, found)) * 1024 if found else None
+
+
+def leaves_room(pid: int, limit: int | None) -> bool:
+    """Whether a process uses so little that a job with this limit has half of it for itself."""
+    return limit is None or (memory_of(pid) or 0) <= limit // 2
