@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import SecretStr
 
 from headrace_core.domain.ids import WorkerId
+from headrace_core.domain.lifecycle import JobState
 from headrace_core.settings import Settings
 from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
@@ -22,8 +23,11 @@ from headrace_gateway.queue_health import queue_health
 from headrace_gateway.server import Gateway
 from headrace_worker.service import WorkerService
 from support.handlers import handlers
+from support.jobs import set_column, submit
 from support.listening import LONG, listening
 from support.proxy import Proxy
+from support.states import bring
+from support.until import until
 from support.workers import drain, lapse, register
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -76,12 +80,49 @@ async def test_the_queues_of_a_worker_are_serving(
     assert await status(health, "queue/default") == NOT_SERVING
 
 
-async def test_a_worker_without_queues_serves_them_all(
+async def until_status(health: health_pb2_grpc.HealthStub, service: str, expected: int) -> None:
+    """Waits for a status; one that it never has is a timeout."""
+
+    async def has() -> bool:
+        return await status(health, service) == expected
+
+    await until(has)
+
+
+async def test_queue_that_nobody_has_named_is_not_serving(
     health: health_pb2_grpc.HealthStub, database: Database
 ):
-    await register(database)
+    # It takes jobs from all queues; its handler names one.
+    await register(database, "test")
     assert await status(health, "queue/default") == SERVING
-    assert await status(health, "queue/whatever") == SERVING
+    assert await status(health, "queue/misspelt") == NOT_SERVING
+    await submit(database, queue="misspelt")
+    await until_status(health, "queue/misspelt", SERVING)
+
+
+@pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.QUEUED])
+async def test_queue_that_a_job_is_or_was_in_is_serving(
+    health: health_pb2_grpc.HealthStub, database: Database, state: JobState
+):
+    brought = await bring(database, state)
+    await set_column(database, brought.job.id, "queue = 'mine'")
+    await until_status(health, "queue/mine", SERVING)
+    # A gateway that knew it does so while it runs.
+    await set_column(database, brought.job.id, "queue = 'other'")
+    await until_status(health, "queue/other", SERVING)
+    assert await status(health, "queue/mine") == SERVING
+
+
+async def test_queue_in_which_only_unserved_types_wait_is_not_serving(
+    health: health_pb2_grpc.HealthStub, database: Database
+):
+    await register(database, "test", queues=["fast"])
+    assert await status(health, "queue/fast") == SERVING
+    await submit(database, queue="fast", type="unknown")
+    await until_status(health, "queue/fast", NOT_SERVING)
+    # One tenant's unknown type does not stop the queue for the others.
+    await submit(database, queue="fast", type="test")
+    await until_status(health, "queue/fast", SERVING)
 
 
 async def remove(database: Database, worker_id: WorkerId) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from pydantic import SecretStr
+from redis.asyncio import Redis
 from sqlalchemy import text
 
 from headrace_core.dispatch.redis_server import RedisServer, read_redis
@@ -37,6 +38,7 @@ from headrace_core.store.probe import write_fault
 from headrace_gateway.server import Gateway
 from headrace_ops import findings
 from headrace_ops.findings import Finding, Level
+from headrace_ops.place import describe, describe_redis
 from support.databases import Databases
 from support.environment import environment_of
 from support.jobs import submit
@@ -82,7 +84,8 @@ WORKER = WorkerState(
     lease=timedelta(seconds=12),
 )
 REDIS = RedisServer(
-    name="valkey",
+    name="Valkey",
+    release="9.0.1",
     version="7.2.4",
     connections=3,
     memory=2**20,
@@ -220,7 +223,7 @@ def test_redis() -> None:
     assert look(max_memory=2**30) is Level.OK
     assert look(max_memory=2**30, policy="allkeys-lru") is Level.WARN
     assert look(max_memory=2**20) is Level.WARN
-    assert worst(findings.no_redis()) is Level.BAD
+    assert worst(findings.no_redis("10.0.0.7:6379/0")) is Level.BAD
 
 
 # What real servers say.
@@ -475,7 +478,7 @@ async def test_it_goes_on_without_redis(settings: Settings, database: Database) 
     gone = settings.model_copy(update={"redis_url": SecretStr("redis://:pa55@127.0.0.1:1/0")})
     done = doctor(gone)
     assert done.returncode == 1
-    assert "bad  redis: it cannot be reached" in done.stdout
+    assert "bad  redis: it cannot be reached at 127.0.0.1:1/0" in done.stdout
     assert "pa55" not in done.stdout + done.stderr
 
 
@@ -492,5 +495,47 @@ async def test_without_a_database_there_is_no_verdict(settings: Settings) -> Non
     url = SecretStr("postgresql://headrace:pa55word@127.0.0.1:1/headrace")
     done = doctor(settings.model_copy(update={"database_url": url}))
     assert done.returncode == 2
-    assert "cannot tell" in done.stderr
+    # The lines are wrapped.
+    told = " ".join(done.stderr.split())
+    assert "cannot tell: the database at 127.0.0.1:1/headrace cannot be reached" in told
+    assert "--data FOLDER" in told
     assert "pa55word" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("postgresql://me:pa55@db.example/jobs", "db.example:5432/jobs"),
+        ("postgresql://me:pa55@db.example:6543/jobs", "db.example:6543/jobs"),
+        ("postgresql://me:pa55@[::1]/jobs", "[::1]:5432/jobs"),
+        ("postgresql://me:pa55@[::1]:6543/jobs", "[::1]:6543/jobs"),
+        ("postgresql://me:pa55@one,two:6543/jobs", "one:5432,two:6543/jobs"),
+        ("postgresql://me:pa55@/jobs?host=/run/pg&password=pa55", "/run/pg:5432/jobs"),
+    ],
+)
+def test_place_of_a_database_has_host_and_port_only(url: str, where: str) -> None:
+    assert describe(Settings(database_url=SecretStr(url))) == where
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("redis://me:pa55@cache.example/3", "cache.example:6379/3"),
+        ("rediss://:pa55@cache.example:6380/0", "cache.example:6380/0"),
+        ("unix:///run/valkey.sock?db=5", "/run/valkey.sock"),
+    ],
+)
+def test_place_of_redis_has_host_and_port_only(url: str, where: str) -> None:
+    assert describe_redis(Settings(redis_url=SecretStr(url))) == where
+
+
+async def test_redis_server_is_named_with_its_own_release(settings: Settings) -> None:
+    server = await read_redis(settings)
+    client = Redis.from_url(settings.redis_url.get_secret_value())
+    info = await client.info("server")
+    await client.aclose()
+    expected = info.get("valkey_version", info["redis_version"])
+    assert (server.release, server.version) == (expected, info["redis_version"])
+    assert server.name in {"Valkey", "Redis"}
+    [found, *_] = findings.look_at_redis(server)
+    assert found.text.startswith(f"{server.name} {expected}, ")

@@ -480,7 +480,11 @@ async def test_what_cannot_be_reached_is_no_verdict(settings: Settings) -> None:
     )
     done = verify(gone, "--json")
     assert done.returncode == 2
-    assert json.loads(done.stdout)["verdict"] == "unknown"
+    told = json.loads(done.stdout)
+    assert told["verdict"] == "unknown"
+    assert "the database at 127.0.0.1:1/headrace cannot be reached" in told["reason"]
+    assert "HEADRACE_DATABASE_URL names it" in told["reason"]
+    assert "--data FOLDER" in told["reason"]
     assert "pa55word" not in done.stdout + done.stderr
 
 

@@ -145,7 +145,9 @@ async def test_a_worker_with_queues_serves_these_alone_and_one_without_all(
     await lapse(database, two)
     assert "slow" not in await served(database)
     await register(database, pool="all")
+    await submit(database, queue="any")
     assert [name in await served(database) for name in ("fast", "slow", "any")] == [True] * 3
+    assert "unheard" not in await served(database)
 
 
 async def test_a_worker_that_drains_has_lapsed_or_is_gone_serves_nothing(

@@ -1,7 +1,8 @@
-"""`queue/NAME` in grpc.health.v1: SERVING while a live worker takes jobs from that queue."""
+"""`queue/NAME` in grpc.health.v1: SERVING while the queue is known and a live worker serves it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from headrace_core.domain.job import DEFAULT_TENANT
@@ -12,6 +13,7 @@ from headrace_gateway.names import is_name
 from headrace_health import Lookup
 
 _PREFIX: Final = "queue/"
+_MOST_REMEMBERED: Final = 10_000
 
 
 def queue_health(*, database: Database, listener: Listener) -> Lookup:
@@ -21,10 +23,16 @@ def queue_health(*, database: Database, listener: Listener) -> Lookup:
         database: where workers are registered.
         listener: rings when a registration changes. Nobody else may wait for it.
     """
+    remembered: frozenset[str] = frozenset()
 
     async def read() -> ServedQueues:
+        nonlocal remembered
         async with database.statement() as conn:
             # A probe says nothing of its tenant.
-            return await served_queues(conn, tenant=DEFAULT_TENANT)
+            served = await served_queues(conn, tenant=DEFAULT_TENANT)
+        # A reading finds the queues of recent jobs alone. One that was known stays known.
+        if len(remembered) < _MOST_REMEMBERED:
+            remembered |= served.known
+        return replace(served, known=served.known | remembered)
 
     return Lookup(prefix=_PREFIX, valid=is_name, read=read, wait=listener.wait)

@@ -24,7 +24,7 @@ from headrace_core.store.probe import write_fault
 from headrace_ops import findings
 from headrace_ops.exits import Exit, ask
 from headrace_ops.findings import Finding, Level
-from headrace_ops.place import describe, find_settings
+from headrace_ops.place import describe, describe_redis
 
 _STATEMENT_S: Final = 30.0
 # As long as the services' own checks of health may take.
@@ -39,7 +39,9 @@ def run(*, data: Path | None, output: Output, json: bool) -> int:
     Returns:
         The exit code.
     """
-    found = ask(lambda: asyncio.run(_examine(find_settings(data))), output=output, json=json)
+    found = ask(
+        lambda settings: asyncio.run(_examine(settings)), data=data, output=output, json=json
+    )
     if found is None:
         return Exit.UNKNOWN
     if json:
@@ -92,7 +94,7 @@ async def _examine(settings: Settings) -> list[Finding]:
     try:
         found += findings.look_at_redis(await read_redis(settings))
     except Unavailable:
-        found.append(findings.no_redis())
+        found.append(findings.no_redis(describe_redis(settings)))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from pathlib import Path
 from typing import TypeVar
 
 from rich.text import Text
@@ -11,8 +12,9 @@ from rich.text import Text
 from headrace.cli.documents import json_text
 from headrace.cli.output import Output
 from headrace_core.domain.errors import Unavailable
+from headrace_core.settings import Settings
 from headrace_ops.audit import OtherSchema
-from headrace_ops.place import UnknownPlace
+from headrace_ops.place import UnknownPlace, describe, find_settings, hint
 
 _T = TypeVar("_T")
 
@@ -26,18 +28,33 @@ class Exit(IntEnum):
     UNKNOWN = 2
 
 
-def ask(look: Callable[[], _T], *, output: Output, json: bool) -> _T | None:
-    """Looks; None when nothing can be told, and then says why."""
+def ask(
+    look: Callable[[Settings], _T], *, data: Path | None, output: Output, json: bool
+) -> _T | None:
+    """Find the servers and look at them; print the reason and return None when that fails.
+
+    Args:
+        look: is called with the settings of the servers.
+        data: as for `find_settings`.
+        output, json: where and how the reason is printed.
+    """
     try:
-        return look()
-    except (UnknownPlace, OtherSchema) as error:
+        settings = find_settings(data)
+    except UnknownPlace as error:
         why = str(error)
-    except Unavailable as error:
-        fault = type(error.__cause__ or error).__name__
-        why = f"the database cannot be reached, or takes too long ({fault})"
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
-        # The text of a driver may quote the URL, and the password with it.
-        why = f"the database cannot be used ({type(error).__name__})"
+    else:
+        try:
+            return look(settings)
+        except OtherSchema as error:
+            why = f"{describe(settings)}: {error}"
+        except Unavailable as error:
+            fault = type(error.__cause__ or error).__name__
+            why = f"the database at {describe(settings)} cannot be reached, or takes too long "
+            why += f"({fault}). {hint(data)}".rstrip()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
+            # The text of a driver may quote the URL, and the password with it.
+            why = f"the database at {describe(settings)} cannot be used ({type(error).__name__}). "
+            why = f"{why}{hint(data)}".rstrip()
     if json:
         output.line(json_text({"verdict": "unknown", "reason": why}))
     output.errors.print(Text.assemble(("cannot tell: ", "bold red"), why))

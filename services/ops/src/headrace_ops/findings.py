@@ -299,7 +299,7 @@ def look_at_redis(server: RedisServer) -> Iterator[Finding]:
     yield Finding(
         "redis",
         Level.OK if good else Level.BAD,
-        f"{server.name} {server.version}, {server.memory / 2**20:.0f} MiB, "
+        f"{server.name} {server.release}, {server.memory / 2**20:.0f} MiB, "
         f"{server.connections} connections",
         "" if good else "Headrace needs Redis 7.0 or newer, or Valkey.",
     )
@@ -326,12 +326,12 @@ def look_at_redis(server: RedisServer) -> Iterator[Finding]:
         )
 
 
-def no_redis() -> Finding:
-    """Redis cannot be reached."""
+def no_redis(where: str) -> Finding:
+    """Redis cannot be reached at this host and port."""
     return Finding(
         "redis",
         Level.BAD,
-        "it cannot be reached, or does not let us in",
+        f"it cannot be reached at {where}, or does not let us in",
         "Nothing is lost: workers take jobs from PostgreSQL meanwhile. Start it, or mend "
         "HEADRACE_REDIS_URL.",
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import SecretStr, ValidationError
 
@@ -61,8 +62,37 @@ def find_settings(data: Path | None) -> Settings:
     )
 
 
+def hint(data: Path | None) -> str:
+    """What to try when the servers cannot be reached; empty when a folder was given."""
+    if data is not None:
+        return ""
+    told = "For the servers of a running `headrace up`, name its folder: --data FOLDER."
+    if not os.environ.get("HEADRACE_DATABASE_URL"):
+        return f"HEADRACE_DATABASE_URL is not set. {told}"
+    return f"HEADRACE_DATABASE_URL names it. {told}"
+
+
 def describe(settings: Settings) -> str:
     """Where the database is, without what is secret: `127.0.0.1:5432/headrace`."""
     url = urlsplit(settings.postgresql_url)
+    return _hosts(url, default_port="5432") + url.path
+
+
+def describe_redis(settings: Settings) -> str:
+    """Where Redis is, without what is secret: `127.0.0.1:6379/0`, or the path of its socket."""
+    url = urlsplit(settings.redis_url.get_secret_value())
+    return url.path if url.scheme == "unix" else _hosts(url, default_port="6379") + url.path
+
+
+def _hosts(url: SplitResult, *, default_port: str) -> str:
+    """The hosts of a URL, each with its port; a socket is named by its folder."""
+    query = parse_qs(url.query)
     # What stands before the host is the user and the password, and a query may have them as well.
-    return url.netloc.rpartition("@")[2] + url.path
+    hosts = url.netloc.rpartition("@")[2] or ",".join(query.get("host", ["localhost"]))
+    port = ",".join(query.get("port", [default_port]))
+    return ",".join(
+        host if _PORT.search(host) or "," in port else f"{host}:{port}" for host in hosts.split(",")
+    )
+
+
+_PORT = re.compile(r"(?:^[^:]*|\]):[0-9]+\Z")

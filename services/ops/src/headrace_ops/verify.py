@@ -17,7 +17,7 @@ from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_ops.audit import Audit, Auditor
 from headrace_ops.exits import Exit, ask
-from headrace_ops.place import describe, find_settings
+from headrace_ops.place import describe
 
 # What each check holds.
 RULES: Final[Mapping[str, str]] = {
@@ -73,12 +73,11 @@ def run(
         The exit code.
     """
 
-    def audit() -> tuple[Audit, str]:
-        settings = find_settings(data)
+    def audit(settings: Settings) -> tuple[Audit, str]:
         audited = _audit(settings, patience=None if at_rest else patience, limit=limit)
         return asyncio.run(audited), describe(settings)
 
-    answer = ask(audit, output=output, json=json)
+    answer = ask(audit, data=data, output=output, json=json)
     if answer is None:
         return Exit.UNKNOWN
     found, where = answer

@@ -18,13 +18,16 @@ _PROBE = "headrace:probe"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisServer:
-    """The server. `version` is that of the protocol's reference, also for what is like it.
+    """The server: its product's name and release, as `Valkey` and `9.0.1`.
+
+    `version` is that of the Redis with the same commands.
 
     `memory` and `max_memory` (0: no limit) are bytes, `policy` what it does at that limit.
     `refusal` is its answer to a write; empty when it takes one.
     """
 
     name: str
+    release: str
     version: str
     connections: int
     memory: int
@@ -55,8 +58,11 @@ async def read_redis(settings: Settings) -> RedisServer:
 
 
 def _server(info: Mapping[str, Any], refusal: str) -> RedisServer:
+    # Valkey and others name themselves and their release, and a Redis that they are like.
+    name = str(info.get("server_name", "redis"))
     return RedisServer(
-        name=str(info.get("server_name", "redis")),
+        name=name.capitalize(),
+        release=str(info.get(f"{name}_version", info["redis_version"])),
         version=str(info["redis_version"]),
         connections=int(info["connected_clients"]),
         memory=int(info["used_memory"]),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from sqlalchemy import text
@@ -12,6 +12,7 @@ from headrace_core.domain.handler import HandlerSpec, LiveHandler
 from headrace_core.domain.ids import WorkerId
 from headrace_core.store.connection import Connection, Row
 from headrace_core.store.guards import LIVE_WORKER, TAKING_WORKER
+from headrace_core.store.lanes import LANES, SERVES_LANE
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.rows import UNREADABLE, column, from_policy, to_policy
 from headrace_core.store.times import readable_interval
@@ -38,17 +39,25 @@ def serves_queue(queues: Collection[str], queue: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ServedQueues:
-    """The queues from which live workers take jobs: `"default" in served`.
+    """The known queues that have a worker for what waits there: `"default" in served`.
 
     Args:
-        queues: those of each kind of worker; empty for all queues.
+        queues: those of each kind of live worker; empty for all queues.
+        known: the queues that a worker names, or that jobs are or were in.
+        waiting: of each queue with QUEUED jobs whether a live worker runs any of their types.
     """
 
     queues: frozenset[frozenset[str]] = frozenset()
+    known: frozenset[str] = frozenset()
+    waiting: Mapping[str, bool] = field(default_factory=dict)
 
     def __contains__(self, queue: object) -> bool:
-        """Whether a worker takes jobs from a queue."""
-        return isinstance(queue, str) and any(serves_queue(one, queue) for one in self.queues)
+        """Whether a queue is known and served."""
+        if not isinstance(queue, str) or queue not in self.known:
+            return False
+        if queue in self.waiting:
+            return self.waiting[queue]
+        return any(serves_queue(one, queue) for one in self.queues)
 
 
 async def register_worker(conn: Connection, worker: NewWorker, *, lease: timedelta) -> None:
@@ -142,9 +151,18 @@ def _to_handler(row: Row) -> LiveHandler:
 
 
 async def served_queues(conn: Connection, *, tenant: str) -> ServedQueues:
-    """The queues from which a worker with a handler takes jobs: it is alive and does not drain."""
+    """The known queues, and those that a worker with a handler serves: alive, and not draining.
+
+    Of jobs that have ended, are running or wait for their time it knows those among the tenant's
+    newest, since no index finds the queues of all.
+    """
     rows = await conn.execute(_SERVED, {"tenant": tenant})
-    return ServedQueues(frozenset(frozenset(row.queues) for row in rows))
+    queues = await conn.execute(_KNOWN, {"tenant": tenant, "newest": _NEWEST_JOBS})
+    return ServedQueues(
+        frozenset(frozenset(row.queues) for row in rows),
+        frozenset(row.queue for row in queues),
+        {row.queue: row.served for row in queues if row.served is not None},
+    )
 
 
 _REGISTER = text("""
@@ -197,6 +215,27 @@ _HANDLERS = text(f"""
     FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
     WHERE h.tenant = :tenant AND {LIVE_WORKER}
     ORDER BY h.type, w.start_time DESC, w.id
+""")
+
+# How many of a tenant's newest jobs tell which queues there are.
+_NEWEST_JOBS = 1000
+
+# Each known queue once; `served` is NULL while no job waits in it.
+_KNOWN = text(f"""
+    WITH RECURSIVE {LANES}
+    SELECT queue, bool_or(served) AS served FROM (
+        SELECT l.queue, EXISTS (
+            SELECT 1 FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
+            WHERE {SERVES_LANE}
+        ) AS served
+        FROM lane l WHERE l.tenant = :tenant
+        UNION ALL SELECT unnest(w.queues), NULL FROM workers w WHERE w.tenant = :tenant
+        UNION ALL SELECT h.queue, NULL FROM worker_handlers h WHERE h.tenant = :tenant
+        UNION ALL SELECT j.queue, NULL FROM (
+            SELECT queue FROM jobs WHERE tenant = :tenant ORDER BY id DESC LIMIT :newest
+        ) j
+    ) named
+    GROUP BY queue
 """)
 
 _SERVED = text(f"""
