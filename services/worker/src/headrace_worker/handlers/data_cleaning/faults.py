@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from headrace_worker.outcome import Fail
@@ -41,8 +43,14 @@ def too_many_columns(name: str, limit: int) -> Fail:
     return Fail(f"{name!r} has more than {limit} columns", type="FileTooLarge")
 
 
-def unwritable(name: str, error: OSError) -> Fail | OSError:
-    """A failed write: Fail when another attempt would fail alike, else the error itself."""
-    if error.errno not in _PERMANENT:
-        return error
-    return Fail(f"{name!r} cannot be written: {error.strerror}", type="PathNotAllowed")
+@contextmanager
+def unwritable(name: str) -> Iterator[None]:
+    """Turns an error of writing the file into Fail when another attempt would fail alike."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _PERMANENT:
+            raise
+        raise Fail(
+            f"{name!r} cannot be written: {error.strerror}", type="PathNotAllowed"
+        ) from error

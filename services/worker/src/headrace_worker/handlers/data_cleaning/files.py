@@ -92,12 +92,11 @@ class Files:
                     yield pl.scan_csv(text, separator=separator, infer_schema=False)
 
     def _csv(self, file: IO[bytes], name: str, separator: str) -> IO[bytes]:
-        try:
+        # Packed text is unpacked into a file.
+        with unwritable(name):
             return checked_csv(
                 file, name, separator=separator, max_bytes=self._max_bytes, folder=self._root
             )
-        except OSError as error:
-            raise unwritable(name, error) from error
 
     def _parquet(self, file: IO[bytes], name: str) -> pl.LazyFrame:
         """A Parquet table within the limits; a few bytes of it can stand for many rows."""
@@ -163,11 +162,10 @@ def check_target(path: Path, name: str) -> None:
         OSError: the folder cannot be asked now.
     """
     try:
-        mode = path.stat().st_mode
+        with unwritable(name):
+            mode = path.stat().st_mode
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise unwritable(name, error) from error
     if not stat.S_ISREG(mode):
         raise Fail(
             f"{name!r} cannot be written over: it is not a regular file", type="PathNotAllowed"
@@ -188,7 +186,7 @@ def write_at_once(path: Path, name: str, tag: str, write: Callable[[IO[bytes]], 
         OSError: it cannot be written now.
     """
     unfinished = path.with_name(f".{tag}.tmp")
-    try:
+    with unwritable(name):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # Exclusive, so that nothing that has the name already is followed or waited for.
@@ -200,5 +198,3 @@ def write_at_once(path: Path, name: str, tag: str, write: Callable[[IO[bytes]], 
         finally:
             with suppress(OSError):
                 unfinished.unlink()
-    except OSError as error:
-        raise unwritable(name, error) from error
