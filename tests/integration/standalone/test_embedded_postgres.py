@@ -81,9 +81,18 @@ def test_a_stale_pid_file_whose_number_belongs_to_somebody_else_is_no_obstacle(
         assert execute(postgres.url, "SELECT 1") == 1
 
 
-def test_a_server_that_outlived_its_supervisor_is_ended_first(
-    postgres: EmbeddedPostgres, folder: DataFolder
+@pytest.mark.parametrize("may_inspect", [True, False])
+def test_leftover_server_is_ended_before_the_next_one(
+    postgres: EmbeddedPostgres,
+    folder: DataFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    may_inspect: bool,
 ) -> None:
+    def refuse(process: psutil.Process) -> str:
+        raise psutil.AccessDenied(process.pid)
+
+    if not may_inspect:  # root in a container, about the process of another user
+        monkeypatch.setattr(psutil.Process, "cwd", refuse)
     with serving(postgres.program(), log=folder.logs / "postgres.log") as leftover:
         later = EmbeddedPostgres(folder=folder)
         # The leftover is our child and stays a zombie until we wait for it, so it is reaped here

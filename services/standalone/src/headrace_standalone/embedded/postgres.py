@@ -205,11 +205,18 @@ class EmbeddedPostgres:
         """
         pid_file = self._data / "postmaster.pid"
         try:
-            server = psutil.Process(int(pid_file.read_text().split("\n", 1)[0]))
-            if Path(server.cwd()) == self._data.resolve():
+            lines = pid_file.read_text().splitlines()
+            server = psutil.Process(int(lines[0]))
+            if self._is_leftover(server, lines):
                 server.send_signal(signal.SIGINT)
                 server.wait(_LEFTOVER_TIMEOUT)
-        except (FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
+        except (
+            FileNotFoundError,
+            IndexError,
+            ValueError,
+            psutil.NoSuchProcess,
+            psutil.AccessDenied,
+        ):
             pass
         except psutil.TimeoutExpired:
             raise EmbeddedServerError(
@@ -218,6 +225,14 @@ class EmbeddedPostgres:
             ) from None
         # Without it, a server checks by shared memory that no session of an earlier one is left.
         pid_file.unlink(missing_ok=True)
+
+    def _is_leftover(self, server: psutil.Process, lines: list[str]) -> bool:
+        """Whether the process is the server that wrote these lines of postmaster.pid."""
+        try:
+            return Path(server.cwd()) == self._data.resolve()
+        except psutil.AccessDenied:
+            # Root in a container may not look into another user's process; the port identifies it.
+            return server.name() == "postgres" and f"port={lines[3]}" in server.cmdline()
 
 
 def postgres_url(*, password: str, port: int) -> str:
