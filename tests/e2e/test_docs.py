@@ -36,6 +36,7 @@ COMMANDS = {"docker", "export", "grep", "grpcurl", "headrace", "make", "pip", "p
 NOT_RUN = {
     "make ": "CI runs demo, test and faults-quick; the others take up to half an hour",
     "pip install": "it changes the environment; tests/unit/test_packages.py builds a wheel",
+    "-format-error": "it is refused, as it should be; test_grpcurl.py runs it",
     "AckSubscription": "it acknowledges an event of a watch that still runs",
     "docker": "there is no container engine",
     "async def run(trial": "an excerpt of a scenario in tests/faults",

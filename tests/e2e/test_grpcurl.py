@@ -56,6 +56,8 @@ def test_it_lists_and_describes_the_services(processes: Processes) -> None:
         JOBS,
         "headrace.v1.HandlerService",
         SUBSCRIPTIONS,
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
     } <= set(listed)
     described = grpcurl(processes.gateway_address, "describe", JOBS).stdout
     assert "rpc SubmitJob ( .headrace.v1.SubmitJobRequest )" in described
@@ -115,6 +117,38 @@ def test_it_is_told_every_violation_at_once(processes: Processes) -> None:
     assert "Code: InvalidArgument" in done.stderr
     assert "job.type" in done.stderr
     assert "job.priority" in done.stderr
+
+
+def test_it_decodes_the_details_of_an_error(processes: Processes) -> None:
+    """As docs/api.md shows it."""
+    done = grpcurl(
+        *("-format-error", "-d", json.dumps({"job": {"type": "No Such Type!"}})),
+        processes.gateway_address,
+        f"{JOBS}/SubmitJob",
+    )
+    status = json.loads(done.stderr)
+    assert status["code"] == 3
+    details = {detail["@type"].rpartition(".")[2]: detail for detail in status["details"]}
+    assert details["ErrorInfo"]["reason"] == "INVALID_ARGUMENT"
+    assert details["BadRequest"]["fieldViolations"][0]["field"] == "job.type"
+
+
+def test_it_shows_idle_marks_of_a_quiet_job(processes: Processes) -> None:
+    address = processes.gateway_address
+    [submitted] = call(address, f"{JOBS}/SubmitJob", {"job": {"type": "t.forever"}})
+    job_id = submitted["job"]["id"]
+    request = json.dumps({"job_id": job_id, "idle_interval": "1s"})
+    arguments = command("-d", request, address, f"{JOBS}/WatchJob")
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "WATCH_MARK_IDLE" in line:
+                break
+        else:
+            pytest.fail("the stream ended without a mark")
+        call(address, f"{JOBS}/CancelJob", {"job_id": job_id})
+        assert "JOB_STATE_CANCELLED" in process.stdout.read()
+    assert process.returncode == 0
 
 
 def test_a_payload_is_checked_against_its_handlers_schema(processes: Processes) -> None:

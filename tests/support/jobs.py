@@ -48,9 +48,11 @@ async def read_job(database: Database, job_id: JobId, *, tenant: str = DEFAULT_T
 async def history(database: Database, job_id: JobId) -> list[JobEvent]:
     """All events of a job."""
     async with database.transaction() as connection:
-        return await list_events(
-            connection, tenant=DEFAULT_TENANT, job_id=job_id, after_seq=0, limit=10_000
-        )
+        return (
+            await list_events(
+                connection, tenant=DEFAULT_TENANT, job_id=job_id, after_seq=0, limit=10_000
+            )
+        ).events
 
 
 async def set_column(database: Database, job_id: JobId, assignment: str) -> None:

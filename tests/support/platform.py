@@ -79,9 +79,11 @@ class Platform:
     async def events(self, job_id: JobId) -> list[JobEvent]:
         """A job's history."""
         async with self.database.transaction() as connection:
-            return await list_events(
-                connection, tenant=DEFAULT_TENANT, job_id=job_id, after_seq=0, limit=1000
-            )
+            return (
+                await list_events(
+                    connection, tenant=DEFAULT_TENANT, job_id=job_id, after_seq=0, limit=1000
+                )
+            ).events
 
     async def history(self, job_id: JobId) -> list[EventType]:
         """The types of a job's events."""

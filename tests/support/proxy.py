@@ -39,6 +39,7 @@ class Connection:
         self._server = _End(self)
         self._client.peer, self._server.peer = self._server, self._client
         self.opened: asyncio.Task[None] | None = None
+        self._idle: asyncio.TimerHandle | None = None
 
     @property
     def is_open(self) -> bool:
@@ -58,12 +59,16 @@ class Connection:
         """Breaks it off, at both ends."""
         if self.opened is not None:
             self.opened.cancel()
+        if self._idle is not None:
+            self._idle.cancel()
         for end in (self._client, self._server):
             end.abort()
         self._proxy.connections.discard(self)
 
     def finish(self) -> None:
         """Closes it, once what was passed on has been sent."""
+        if self._idle is not None:
+            self._idle.cancel()
         for end in (self._client, self._server):
             end.close()
         self._proxy.connections.discard(self)
@@ -101,6 +106,14 @@ class Connection:
     def passed(self, end: _End) -> None:
         if end is self._server:
             self.last_reply = time.monotonic()
+            self._watch_idle()
+
+    def _watch_idle(self) -> None:
+        """Break it off when the server sends nothing for the proxy's idle timeout."""
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._proxy.idle is not None:
+            self._idle = asyncio.get_running_loop().call_later(self._proxy.idle, self.drop)
 
 
 class _End(asyncio.Protocol):
@@ -233,6 +246,7 @@ class Proxy:
 
     Attributes:
         delay: how late everything comes, each way, in seconds.
+        idle: after how many seconds without an answer a connection is broken off; None: never.
         dooms: is asked when such a statement is run whether its answer is lost, and the connection
             is cut in its place.
         connections: those that are open.
@@ -247,6 +261,7 @@ class Proxy:
         self.marks = marks
         self.statement = statement
         self.delay = 0.0
+        self.idle: float | None = None
         self.dooms: Callable[[], bool] = lambda: False
         self.connections: set[Connection] = set()
 

@@ -97,7 +97,7 @@ async def test_a_batch_has_1_to_1000_jobs(jobs: JobServiceStub):
 
 async def test_the_limit_of_a_batch_is_a_setting(jobs: JobServiceStub):
     error = await refused(jobs.BatchSubmitJobs(emails(1001)))
-    assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert error.metadata == {
         "limit": "HEADRACE_MAX_BATCH_JOBS",
         "maximum": "1000",

@@ -22,6 +22,7 @@ from headrace.v1.job_service_pb2 import (
     BatchSubmitJobsRequest,
     GetJobRequest,
     ListJobEventsRequest,
+    ListJobOutputRequest,
     ListJobsRequest,
     SubmitJobRequest,
     WatchJobRequest,
@@ -60,7 +61,6 @@ async def test_a_job_shows_everything_unless_asked_otherwise(
     shown = json_format.MessageToDict(job)
     assert shown["payload"] == {"value": {"data": [1.0, 2.0, 3.0]}}
     assert shown["result"] == {"value": ["12345678901234567890"]}
-    assert shown["output"] == [{"value": {"token": "a"}}, {"value": "b"}]
     assert shown["progress"] == {
         "fraction": 0.5,
         "message": "half",
@@ -76,14 +76,12 @@ async def test_the_full_view_with_exact_documents(succeeded: str, jobs: JobServi
     job = (await jobs.GetJob(request)).job
     assert job.payload.json == NUMBERS
     assert job.result.json == b"[12345678901234567890]"
-    assert [piece.json for piece in job.output] == [b'{"token": "a"}', b'"b"']
 
 
 async def test_the_basic_view_leaves_the_documents_out(succeeded: str, jobs: JobServiceStub):
     job = (await jobs.GetJob(GetJobRequest(job_id=succeeded, view=JOB_VIEW_BASIC))).job
     assert not job.HasField("payload")
     assert not job.HasField("result")
-    assert not job.output
     assert job.progress.fraction == 0.5
 
 
@@ -157,6 +155,29 @@ async def test_correlation_id_of_a_submit_travels_with_the_job(jobs: JobServiceS
     job = (await call).job
     assert job.correlation_id == dict(await call.trailing_metadata())["x-request-id"]
     assert len(job.correlation_id) == 36
+
+
+async def test_output_comes_in_pages(succeeded: str, jobs: JobServiceStub):
+    found = []
+    after_seq = 0
+    while True:
+        request = ListJobOutputRequest(
+            job_id=succeeded, after_seq=after_seq, page_size=1, data_encoding=DATA_ENCODING_JSON
+        )
+        response = await jobs.ListJobOutput(request)
+        (piece,) = response.pieces
+        assert piece.HasField("output_time")
+        found.append((piece.seq, piece.attempt, piece.output.json))
+        after_seq = response.next_after_seq
+        if not after_seq:
+            break
+    assert found == [(4, 1, b'{"token": "a"}'), (5, 1, b'"b"')]
+    everything = await jobs.ListJobOutput(ListJobOutputRequest(job_id=succeeded))
+    assert [json_format.MessageToDict(piece.output) for piece in everything.pieces] == [
+        {"value": {"token": "a"}},
+        {"value": "b"},
+    ]
+    assert everything.next_after_seq == 0
 
 
 async def test_the_history_is_numbered_without_a_gap(succeeded: str, jobs: JobServiceStub):

@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import SecretStr
@@ -36,6 +38,7 @@ from support.read_only import set_read_only
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 SERVICES = ("headrace.v1.JobService", "headrace.v1.HandlerService")
 SUBMIT = SubmitJobRequest(job=JobSpec(type="email"))
 
@@ -64,6 +67,41 @@ async def reflected(channel: grpc.aio.Channel) -> list[str]:
 
 async def test_reflection_lists_the_services(channel: grpc.aio.Channel):
     assert set(SERVICES) < set(await reflected(channel))
+
+
+async def test_reflection_v1_describes_itself_and_the_rest(channel: grpc.aio.Channel):
+    """As a tool that knows v1 alone: its messages come from the descriptor that it is sent."""
+    path = f"/{REFLECTION_V1}/ServerReflectionInfo"
+
+    async def ask(request: Message) -> reflection_pb2.ServerReflectionResponse:
+        call = channel.stream_stream(path)(iter([request.SerializeToString()]))
+        return reflection_pb2.ServerReflectionResponse.FromString(await call.read())
+
+    listed = await ask(reflection_pb2.ServerReflectionRequest(list_services=""))
+    names = {service.name for service in listed.list_services_response.service}
+    assert {*SERVICES, REFLECTION_V1, "grpc.reflection.v1alpha.ServerReflection"} <= names
+    symbol = reflection_pb2.ServerReflectionRequest(file_containing_symbol=REFLECTION_V1)
+    pool = descriptor_pool.DescriptorPool()
+    for raw in (await ask(symbol)).file_descriptor_response.file_descriptor_proto:
+        pool.AddSerializedFile(raw)
+    (method,) = pool.FindServiceByName(REFLECTION_V1).methods
+    assert method.input_type.full_name == "grpc.reflection.v1.ServerReflectionRequest"
+    request = message_factory.GetMessageClass(method.input_type)(
+        file_containing_symbol="headrace.v1.JobService"
+    )
+    response_class = message_factory.GetMessageClass(method.output_type)
+    response = response_class.FromString((await ask(request)).SerializeToString())
+    assert response.original_request == request
+    files = [
+        descriptor_pb2.FileDescriptorProto.FromString(raw)
+        for raw in response.file_descriptor_response.file_descriptor_proto
+    ]
+    assert "headrace/v1/job_service.proto" in {file.name for file in files}
+
+
+async def test_reflection_v1_is_strict(channel: grpc.aio.Channel):
+    call = channel.stream_stream(f"/{REFLECTION_V1}/ServerReflectionInfo")(iter([b"\xff"]))
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 class TestWithoutReflection:

@@ -495,7 +495,8 @@ class TestLimits:
     async def test_a_payload_that_is_too_large(self, jobs: JobServiceStub):
         payload = Data(json=b'"' + b"x" * 1000 + b'"')
         error = await refused(jobs.SubmitJob(submit(payload=payload)))
-        assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert set(error.violations) == {"job.payload"}
         assert error.reason == "LIMIT_EXCEEDED"
         assert error.metadata == {
             "limit": "HEADRACE_MAX_PAYLOAD_BYTES",

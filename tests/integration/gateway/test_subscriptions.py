@@ -182,7 +182,7 @@ async def test_a_tenant_has_a_bound(settings: Settings):
         await create(service)
         error = await refused(create(service, "another"))
         assert (error.code, error.reason) == (
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            grpc.StatusCode.FAILED_PRECONDITION,
             "LIMIT_EXCEEDED",
         )
         assert error.metadata == {

@@ -37,7 +37,8 @@ from headrace_core.store.cancel import cancel_job, cancel_requests
 from headrace_core.store.claim import held_attempts
 from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
-from headrace_core.store.jobs import get_output, list_jobs
+from headrace_core.store.events import list_output
+from headrace_core.store.jobs import list_jobs
 from headrace_core.store.promote import promote_due
 from headrace_core.store.requeue import requeue_job
 from headrace_core.store.submit import submit_jobs
@@ -498,8 +499,10 @@ class LifecycleMachine(RuleBasedStateMachine):
                     (job.id, job.attempt) for job in running if job.cancel_requested
                 }
             for job in there[-1:]:
-                output = await get_output(connection, tenant=DEFAULT_TENANT, job_id=job.id)
-                assert output == job.outputs
+                page = await list_output(
+                    connection, tenant=DEFAULT_TENANT, job_id=job.id, after_seq=0, limit=1000
+                )
+                assert [event.output for event in page.events] == job.outputs
 
     def _read(self) -> dict[object, tuple[Job, list[JobEvent]]]:
         async def read() -> dict[object, tuple[Job, list[JobEvent]]]:

@@ -225,8 +225,10 @@ async def test_a_page_of_a_long_history_costs_what_it_finds(database: Database, 
             (job.id, EVENTS, []),
             (other.id, 1, []),
         ):
-            events = await list_events(
-                connection, tenant="default", job_id=job_id, after_seq=after_seq, limit=1
-            )
+            events = (
+                await list_events(
+                    connection, tenant="default", job_id=job_id, after_seq=after_seq, limit=1
+                )
+            ).events
             assert [event.seq for event in events] == expected
         assert await connection.scalar(READ) <= ENOUGH

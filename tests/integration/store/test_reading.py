@@ -9,17 +9,28 @@ import pytest
 from sqlalchemy import text
 
 from headrace_core.domain.errors import JobNotFound
+from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobEvent, Progress
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import Comparison, Query
 from headrace_core.store.database import Database
-from headrace_core.store.events import list_events
+from headrace_core.store.events import (
+    EventPage,
+    Place,
+    Seen,
+    end_of,
+    list_events,
+    list_output,
+    read_end,
+    read_range,
+    read_unseen,
+)
 from headrace_core.store.jobs import database_time, get_job, list_jobs
 from headrace_core.store.stats import read_stats
 from support.jobs import history, read_job, set_column, submit, submit_many
 from support.states import bring
-from support.workers import ending, finish, register, start
+from support.workers import ending, finish, register, report, start
 
 
 async def select(
@@ -154,13 +165,15 @@ async def test_a_history_is_read_in_pages(database: Database) -> None:
 
     async def page(after_seq: int, limit: int) -> list[JobEvent]:
         async with database.transaction() as connection:
-            return await list_events(
-                connection,
-                tenant=DEFAULT_TENANT,
-                job_id=brought.job.id,
-                after_seq=after_seq,
-                limit=limit,
-            )
+            return (
+                await list_events(
+                    connection,
+                    tenant=DEFAULT_TENANT,
+                    job_id=brought.job.id,
+                    after_seq=after_seq,
+                    limit=limit,
+                )
+            ).events
 
     assert [event.seq for event in whole] == [1, 2, 3]
     assert await page(0, 2) == whole[:2]
@@ -208,6 +221,53 @@ async def test_stats_of_nothing_have_the_time_alone(database: Database) -> None:
     assert stats.time <= now
 
 
+async def test_pages_of_events_end_early_by_bytes(database: Database) -> None:
+    brought = await bring(database, JobState.RUNNING)
+    job_id = brought.job.id
+    pieces = [
+        Report(job_id=job_id, attempt=1, output=f'"{"x" * 300_000}{number}"') for number in range(9)
+    ]
+    async with database.statement() as connection:
+        begin = await read_end(connection)
+    for piece in pieces:
+        await report(database, brought.worker_id, piece)
+    one = {"tenant": DEFAULT_TENANT, "job_id": job_id, "limit": 200}
+
+    async def listed(after: int | None) -> tuple[EventPage, int]:
+        async with database.statement() as connection:
+            page = await list_events(connection, **one, after_seq=after or 2)
+        return page, page.events[-1].seq
+
+    async def emitted(after: int | None) -> tuple[EventPage, int]:
+        async with database.statement() as connection:
+            page = await list_output(connection, **one, after_seq=after or 0)
+        return page, page.events[-1].seq
+
+    async def ranged(after: Place | None) -> tuple[EventPage, Place]:
+        async with database.statement() as connection:
+            page = await read_range(
+                connection, after=after or begin.settled, through=end_of(2**62), limit=200
+            )
+        assert page.end is not None
+        return page, page.end
+
+    async def unseen(seen: Seen | None) -> tuple[EventPage, Seen]:
+        async with database.statement() as connection:
+            look = await read_unseen(connection, seen=seen or begin.seen, limit=200)
+        return look.page, look.seen
+
+    for read in (listed, emitted, ranged, unseen):
+        sizes, outputs, after, complete = [], [], None, False
+        while not complete:
+            page, after = await read(after)
+            complete = page.complete
+            sizes.append(len(page.events))
+            outputs += [event.output for event in page.events]
+        # The event that fills a page is still in it.
+        assert sizes == [4, 4, 1], read
+        assert outputs == [piece.output for piece in pieces], read
+
+
 async def test_progress_of_an_older_version_is_read_cut(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     # The second one is small as PostgreSQL compresses it.
@@ -232,8 +292,8 @@ async def test_progress_of_an_older_version_is_read_cut(database: Database) -> N
             listed = await list_jobs(
                 connection, tenant=tenant, query=(), limit=9, before=None, full=True
             )
-            events = await list_events(
-                connection, tenant=tenant, job_id=job_id, after_seq=1, limit=9
-            )
+            events = (
+                await list_events(connection, tenant=tenant, job_id=job_id, after_seq=1, limit=9)
+            ).events
             assert [job.progress, listed[0].progress, events[0].progress] == [cut, cut, cut]
             await connection.rollback()

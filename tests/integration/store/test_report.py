@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
+from headrace_core.domain.errors import JobNotFound
 from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.store.database import Database
-from headrace_core.store.jobs import get_output
+from headrace_core.store.events import list_output
 from support.histories import assert_legal
 from support.jobs import history, read_job
 from support.states import bring
@@ -86,9 +89,12 @@ async def test_a_new_attempt_begins_without_progress_and_goes_on_with_the_output
     assert (await read_job(database, job_id)).progress is None
     await report(database, worker_id, output(job_id, '{"two":   2}', attempt=2))
     async with database.transaction() as connection:
-        chunks = await get_output(connection, tenant=DEFAULT_TENANT, job_id=job_id)
-        assert chunks == ['"one"', '{"two":   2}']
-        assert await get_output(connection, tenant="another", job_id=job_id) == []
+        page = await list_output(
+            connection, tenant=DEFAULT_TENANT, job_id=job_id, after_seq=0, limit=9
+        )
+        assert [event.output for event in page.events] == ['"one"', '{"two":   2}']
+        with pytest.raises(JobNotFound):
+            await list_output(connection, tenant="another", job_id=job_id, after_seq=0, limit=9)
 
 
 async def test_a_report_of_an_attempt_that_is_not_this_workers_is_refused(

@@ -14,6 +14,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from headrace.v1 import event_pb2, handler_service_pb2, job_pb2, job_service_pb2
+from headrace.v1.data_pb2 import Data
 from headrace.v1.handler_service_pb2_grpc import (
     HandlerServiceServicer,
     add_HandlerServiceServicer_to_server,
@@ -251,8 +252,7 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
             job.progress.message = "adding"
             job.progress.counters.json = b'{"added": 2}'
             self.add(job, "PROGRESSED", "RUNNING", progress=job.progress)
-            piece = job.output.add(json=b'"half"')
-            self.add(job, "OUTPUT", "RUNNING", output=piece)
+            self.add(job, "OUTPUT", "RUNNING", output=Data(json=b'"half"'))
             job.result.json = json.dumps(sum(n * n for n in numbers)).encode()
             self.add(job, "SUCCEEDED", "SUCCEEDED")
         elif spec.type == "fails":
@@ -366,10 +366,26 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
             events=page, next_after_seq=page[-1].seq if len(rest) > len(page) else 0
         )
 
+    async def ListJobOutput(self, request, context):
+        await self.arrive("ListJobOutput", request, context)
+        job = await self.find(request.job_id, context)
+        rest = [e for e in self.events[job.id][request.after_seq :] if e.HasField("output")]
+        # One for each page, so that every reader turns over.
+        pieces = [
+            job_service_pb2.JobOutput(
+                seq=e.seq, attempt=e.attempt, output_time=e.event_time, output=e.output
+            )
+            for e in rest[:1]
+        ]
+        return job_service_pb2.ListJobOutputResponse(
+            pieces=pieces, next_after_seq=rest[0].seq if len(rest) > 1 else 0
+        )
+
     async def WatchJob(self, request, context):
         await self.arrive("WatchJob", request, context)
         job = await self.find(request.job_id, context)
         async for events in self.follow(job, request.after_seq, context):
+            yield job_service_pb2.WatchJobResponse(mark=job_service_pb2.WATCH_MARK_IDLE)
             yield job_service_pb2.WatchJobResponse(events=events)
 
     async def SubmitAndWatch(self, request, context):
@@ -377,6 +393,7 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         job, _ = await self.submit(request.job, request.request_id, context)
         yield job_service_pb2.SubmitAndWatchResponse(job=basic(job))
         async for events in self.follow(job, request.after_seq, context):
+            yield job_service_pb2.SubmitAndWatchResponse(mark=job_service_pb2.WATCH_MARK_IDLE)
             yield job_service_pb2.SubmitAndWatchResponse(events=events)
 
     async def WatchJobs(self, request, context):
@@ -453,13 +470,18 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         handler.payload_schema.json = b'{"type": "object"}'
         handler.timeout.FromSeconds(30)
         handler.retry_policy.max_attempts = 3
-        return handler_service_pb2.ListHandlersResponse(handlers=[handler])
+        if not request.page_token:
+            return handler_service_pb2.ListHandlersResponse(
+                handlers=[handler], next_page_token="square_sum"
+            )
+        other = handler_service_pb2.Handler(type="zip", queue="default")
+        return handler_service_pb2.ListHandlersResponse(handlers=[other])
 
 
 def basic(job):
     copy = job_pb2.Job()
     copy.CopyFrom(job)
-    for field in ("payload", "result", "output"):
+    for field in ("payload", "result"):
         copy.ClearField(field)
     copy.error.ClearField("stack_trace")
     if not job.HasField("error"):

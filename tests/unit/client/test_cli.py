@@ -551,7 +551,7 @@ async def test_what_a_terminal_would_obey_is_shown_and_not_obeyed(run, platform)
 
 
 async def test_an_unknown_job_is_exit_code_3(run):
-    for command in ("get", "events", "watch", "cancel", "retry"):
+    for command in ("get", "events", "output", "watch", "cancel", "retry"):
         ended = await run(command, "nope")
         assert (ended.code, ended.out) == (3, ""), command
         assert ended.err == "error: job nope does not exist\n"
@@ -632,6 +632,11 @@ async def test_events_lists_the_history(run):
         ["4", "OUTPUT", "RUNNING"],
         ["5", "SUCCEEDED", "SUCCEEDED"],
     ]
+    assert (await run("output", job)).out == "half\n"
+    (piece,) = (await run("output", job, "-o", "json")).json
+    assert (piece["seq"], piece["attempt"], piece["output"]) == (4, 1, "half")
+    assert (await run("output", job, "-o", "jsonl")).json == piece
+    assert (await run("output", job, "--after-seq", "4")).out == ""
     ended = await run("events", job, "--after-seq", "3", "-o", "jsonl")
     assert [event["seq"] for event in ended.jsonl] == [4, 5]
     assert (await run("events", job, "--after-seq=-1")).code == 2
@@ -670,7 +675,18 @@ async def test_help_teaches_with_examples(run, platform):
     top = await run("--help")
     assert top.code == 0
     for command in (
-        *("submit", "watch", "get", "list", "cancel", "retry", "events", "stats", "handlers"),
+        *(
+            "submit",
+            "watch",
+            "get",
+            "list",
+            "cancel",
+            "retry",
+            "events",
+            "output",
+            "stats",
+            "handlers",
+        ),
         "subscription",
     ):
         assert command in top.out

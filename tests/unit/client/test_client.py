@@ -16,12 +16,14 @@ from headrace import (
     JobNotFound,
     JobSpec,
     JobState,
+    Omitted,
     RequestIdConflict,
     RetryPolicy,
     StateConflict,
     SubmitOutcome,
     Unavailable,
 )
+from headrace.v1.data_pb2 import Data
 
 
 @pytest.fixture
@@ -47,7 +49,18 @@ async def test_a_job_is_submitted_followed_and_its_result_returned(client):
     assert events[3].output == "half"
     assert events[4].state.terminal
     assert await job.result() == 14
-    assert (await job.get()).output == ("half",)
+    assert [piece.output async for piece in job.output()] == ["half"]
+
+
+async def test_output_is_read_page_by_page(client, platform):
+    job = await client.submit("slow")
+    for number in range(3):
+        platform.add(platform.jobs[job.id], "OUTPUT", "RUNNING", output=Data(json=b"%d" % number))
+    platform.add(platform.jobs[job.id], "OUTPUT", "RUNNING", output=Data(omitted_bytes=2_000_000))
+    found = [(p.seq, p.attempt, p.output) async for p in client.output(job.id)]
+    assert found == [(3, 1, 0), (4, 1, 1), (5, 1, 2), (6, 1, Omitted(2_000_000))]
+    assert [p.seq async for p in job.output(after_seq=4)] == [5, 6]
+    assert [seen.method for seen in platform.seen].count("ListJobOutput") == 6
 
 
 async def test_a_spec_reaches_the_server_whole(client, platform):
@@ -346,7 +359,8 @@ async def test_stats_and_handlers(client):
     stats = await client.stats()
     assert stats.states == {JobState.SUCCEEDED: 1, JobState.FAILED: 1}
     assert stats.queues[0].age == timedelta(seconds=90)
-    (handler,) = await client.handlers()
+    handler, other = await client.handlers()
+    assert other.type == "zip"
     assert handler.type == "square_sum"
     assert handler.payload_schema == {"type": "object"}
     assert handler.timeout == timedelta(seconds=30)

@@ -46,6 +46,9 @@ async def test_it_does_all_that_the_asynchronous_one_does(use):
         assert client.get(batch.jobs[1].id).id == client.job(batch.jobs[1].id).get().id
         assert client.stats().states
         assert client.handlers()
+        job = client.submit("square_sum", {"data": [1]})
+        assert [piece.output for piece in client.output(job.id)] == ["half"]
+        assert [piece.output for piece in job.output()] == ["half"]
         assert client.ping()
 
     await use(work)

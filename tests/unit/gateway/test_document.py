@@ -18,7 +18,9 @@ from headrace.v1.data_pb2 import (
     Data,
 )
 from headrace.v1.job_service_pb2 import WatchJobResponse
-from headrace_gateway.document import MAX_DEPTH, canonical, read_data, write_data
+from headrace_gateway.document import canonical, read_data, write_data
+from headrace_gateway.limits import MAX_DEPTH
+from headrace_gateway.nesting import TooDeep
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 PLAIN = st.recursive(
@@ -74,16 +76,28 @@ def test_json_keeps_its_exact_text(text: str):
         (b'"\\ud800 x"', "must be JSON"),
         (b"1e999", "must be JSON: Number out of range"),
         (b"9" * 5000, "must be JSON: Integer value out of range"),
-        (b"[" * 101 + b"]" * 101, "must not be nested deeper than 100 levels"),
-        (b"[" * 5000 + b"]" * 5000, "must not be nested deeper than 100 levels"),
-        (b"[" * 200_000, "must not be nested deeper than 100 levels"),
-        (b'{"a":' * 150 + b"1" + b"}" * 150, "must not be nested deeper than 100 levels"),
     ],
 )
 def test_what_is_no_json_is_refused_with_its_reason(raw: bytes, problem: str):
     with pytest.raises(ValueError, match=r"^must") as caught:
         read_data(Data(json=raw))
     assert str(caught.value).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("raw", "depth"),
+    [
+        (b"[" * 31 + b"]" * 31, 31),
+        (b"[" * 5000 + b"]" * 5000, 5000),
+        (b"[" * 200_000, 200_000),
+        (b'{"a":' * 150 + b"1" + b"}" * 150, 150),
+        (b'{"[[\\"{[":' * 5000 + b"1" + b"}" * 5000, 5000),
+    ],
+)
+def test_depth_beyond_its_limit_is_counted(raw: bytes, depth: int):
+    with pytest.raises(TooDeep) as caught:
+        read_data(Data(json=raw))
+    assert caught.value.depth == depth
 
 
 @pytest.mark.parametrize(
@@ -191,7 +205,7 @@ def test_an_integer_that_a_double_cannot_hold_is_shown_as_a_string(number: int):
 @pytest.mark.parametrize("level", ["[{}]", '{{"a": {}}}'])
 def test_what_is_too_deep_for_protobuf_is_shown_as_its_text(level: str):
     text = "1"
-    for _ in range(MAX_DEPTH):
+    for _ in range(100):
         text = level.format(text)
     response = WatchJobResponse()
     response.events.add().progress.counters.CopyFrom(write_data(text, DATA_ENCODING_UNSPECIFIED))

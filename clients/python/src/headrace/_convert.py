@@ -16,8 +16,10 @@ from headrace.job import (
     Duration,
     Job,
     JobError,
+    JobOutput,
     JobSpec,
     JobState,
+    Omitted,
     Progress,
     RetryPolicy,
     SubmitOutcome,
@@ -191,7 +193,6 @@ def from_job(message: job_pb2.Job) -> Job:
         cancel_request_time=_time(message, "cancel_request_time"),
         end_time=_time(message, "end_time"),
         update_time=_time(message, "update_time"),
-        output=tuple(from_data(piece) for piece in message.output),
         correlation_id=message.correlation_id,
     )
 
@@ -213,6 +214,15 @@ def from_event(message: event_pb2.JobEvent) -> JobEvent:
         output=from_data(message.output) if detail == "output" else None,
         schedule_time=_time(message, "schedule_time"),
         worker_id=message.worker_id,
+    )
+
+
+def from_output(message: job_service_pb2.JobOutput) -> JobOutput:
+    return JobOutput(
+        seq=message.seq,
+        attempt=message.attempt,
+        output_time=_time(message, "output_time"),
+        output=_data(message, "output"),
     )
 
 
@@ -267,7 +277,9 @@ def from_subscription(
 
 
 def from_data(message: data_pb2.Data) -> Any:
-    """The document, whichever form it came in."""
+    """The document, whichever form it came in; `Omitted` in place of one that was left out."""
+    if message.omitted_bytes:
+        return Omitted(message.omitted_bytes)
     if message.WhichOneof("kind") == "value":
         return MessageToDict(message.value)
     return json.loads(message.json) if message.json else None

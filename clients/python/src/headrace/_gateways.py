@@ -57,7 +57,7 @@ def _options(target: str) -> list[tuple[str, int | str]]:
         # What really ends the wait for the answer; by default a minute, whatever stands above.
         ("grpc.http2.ping_timeout_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),
-        # A full job holds its payload, its result and all of its output.
+        # No response of a gateway is larger than 4 MiB. One of an older version may be.
         ("grpc.max_receive_message_length", 16 * _MEBIBYTE),
         # The gateway judges what is too large, and names the limit.
         ("grpc.max_send_message_length", -1),

@@ -67,7 +67,6 @@ _BY_REASON: Final[dict[str, type[CallError]]] = {
 # For what the transport itself refuses, and for reasons that this version does not know.
 _BY_CODE: Final[dict[str, type[CallError]]] = {
     "INVALID_ARGUMENT": InvalidRequest,
-    "RESOURCE_EXHAUSTED": LimitExceeded,
     "UNAVAILABLE": Unavailable,
     # With it a server's transport ends what reaches it in the instant in which it stops.
     "CANCELLED": Unavailable,
@@ -89,6 +88,9 @@ def call_error(error: AioRpcError, *, proxy: str = "") -> CallError:
         way = f"on the way through the proxy {proxy}; list the gateway in no_proxy to go around it"
         refusal = replace(refusal, message=f"{refusal.message} ({way})")
     kind = _BY_REASON.get(refusal.reason) or _BY_CODE.get(refusal.code, CallError)
+    if refusal.code == "RESOURCE_EXHAUSTED" and not refusal.reason:
+        # gRPC itself: the request or its metadata is so large that no gateway has seen it.
+        kind = LimitExceeded
     return kind(refusal)
 
 

@@ -24,6 +24,7 @@ from headrace._convert import (
     from_handler,
     from_job,
     from_outcome,
+    from_output,
     from_stats,
     to_filter,
     to_spec,
@@ -35,7 +36,7 @@ from headrace._subscriptions import SubscriptionCalls
 from headrace.errors import CallError, Refusal, Unavailable
 from headrace.event import JobEvent
 from headrace.handle import Batch, JobHandle
-from headrace.job import Job, JobOptions, JobSpec, JobState
+from headrace.job import Job, JobOptions, JobOutput, JobSpec, JobState
 from headrace.stats import HandlerInfo, Stats
 from headrace.v1 import handler_service_pb2, job_pb2, job_service_pb2
 from headrace.watch import JobWatch, Watch
@@ -315,7 +316,7 @@ class Client(SubscriptionCalls):
         return JobHandle(self, job_id)
 
     async def get(self, job_id: str, *, full: bool = True) -> Job:
-        """The job as it is now; without payload, result and output unless `full`."""
+        """The job as it is now; without payload, result and stack trace unless `full`."""
         request = job_service_pb2.GetJobRequest(
             job_id=job_id, view=_view(full=full), data_encoding=JSON
         )
@@ -354,6 +355,27 @@ class Client(SubscriptionCalls):
             page = await self._calls.unary(lambda gateway: gateway.jobs.ListJobEvents, request)
             for event in page.events:
                 yield from_event(event)
+            if not page.next_after_seq:
+                return
+            request.after_seq = page.next_after_seq
+
+    async def output(self, job_id: str, *, after_seq: int = 0) -> AsyncGenerator[JobOutput, None]:
+        """Yields what the handler of a job has emitted so far, over all attempts.
+
+        It is read page by page, so a job may have any amount of it. `watch_job` has new output as
+        it comes.
+
+        Args:
+            job_id: the job.
+            after_seq: only pieces whose `seq` is larger.
+        """
+        request = job_service_pb2.ListJobOutputRequest(
+            job_id=job_id, after_seq=after_seq, data_encoding=JSON
+        )
+        while True:
+            page = await self._calls.unary(lambda gateway: gateway.jobs.ListJobOutput, request)
+            for piece in page.pieces:
+                yield from_output(piece)
             if not page.next_after_seq:
                 return
             request.after_seq = page.next_after_seq
@@ -458,8 +480,13 @@ class Client(SubscriptionCalls):
     async def handlers(self) -> tuple[HandlerInfo, ...]:
         """The types of jobs that live workers can run now, in the order of their names."""
         request = handler_service_pb2.ListHandlersRequest(data_encoding=JSON)
-        response = await self._calls.unary(lambda gateway: gateway.handlers.ListHandlers, request)
-        return tuple(from_handler(handler) for handler in response.handlers)
+        found: list[HandlerInfo] = []
+        while True:
+            page = await self._calls.unary(lambda gateway: gateway.handlers.ListHandlers, request)
+            found += map(from_handler, page.handlers)
+            if not page.next_page_token:
+                return tuple(found)
+            request.page_token = page.next_page_token
 
     async def ping(self) -> timedelta:
         """Asks a gateway whether it serves (grpc.health.v1), and returns how long that took.

@@ -5,11 +5,11 @@ HeadraceError
 │   ├── InvalidRequest        what was asked is malformed; lists every violation
 │   │   ├── PayloadInvalid    the payload breaks its handler's schema
 │   │   ├── PageTokenInvalid
-│   │   └── CursorInvalid     malformed, or of another database
+│   │   ├── CursorInvalid     malformed, or of another database
+│   │   └── LimitExceeded     a size, a count or a depth is beyond its limit
 │   ├── JobNotFound
 │   ├── RequestIdConflict     a request_id was used for another content
 │   ├── StateConflict         the job is in a state that does not allow it
-│   ├── LimitExceeded         something is larger than a limit
 │   ├── SlowConsumer          a watch was read too slowly; it could not be resumed in time
 │   ├── CursorExpired         older than what is kept; says how to go on
 │   ├── SubscriptionNotFound
@@ -137,8 +137,12 @@ class StateConflict(CallError):
         return tuple(name.strip() for name in names if name.strip())
 
 
-class LimitExceeded(CallError):
-    """Something is larger than a limit. `limit` is the server's setting; None is "not told"."""
+class LimitExceeded(InvalidRequest):
+    """A size, a count or a depth is beyond its limit; the same call fails again.
+
+    `limit` is the server's setting or the name of the limit. `maximum` and `actual` are None when
+    the server did not report them.
+    """
 
     @property
     def limit(self) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headrace._convert import from_job
 from headrace._seconds import check_seconds
 from headrace.errors import JobCancelled, JobFailed
-from headrace.job import Job, JobState, SubmitOutcome
+from headrace.job import Job, JobOutput, JobState, SubmitOutcome
 from headrace.v1 import job_pb2
 from headrace.watch import JobWatch
 
@@ -55,6 +55,10 @@ class JobHandle:
     def watch(self, *, after_seq: int = 0) -> JobWatch:
         """Yields the job's events: the history, then each as it happens; see `Client.watch_job`."""
         return self._client.watch_job(self.id, after_seq=after_seq)
+
+    def output(self, *, after_seq: int = 0) -> AsyncGenerator[JobOutput, None]:
+        """Yields what the job's handler has emitted so far; see `Client.output`."""
+        return self._client.output(self.id, after_seq=after_seq)
 
     async def result(self, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
         """Waits for the job to end, and returns what its handler returned.

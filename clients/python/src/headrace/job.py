@@ -158,15 +158,35 @@ class Progress:
     counters: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Omitted:
+    """Stands for a document that was too large for a response; its JSON text has so many bytes."""
+
+    omitted_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOutput:
+    """A piece of output: what one `emit` of the handler stored.
+
+    `seq` is the number of its event within the job, `attempt` the attempt that emitted it.
+    """
+
+    seq: int
+    attempt: int
+    output_time: datetime | None
+    output: Any
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job as it was when the server answered.
 
-    `payload`, `result` and `output` are there in the full view only (`get`, or `list` with `full`;
-    `output` in `get` alone), and `result` only when it is SUCCEEDED. `attempt` counts its starts,
-    `seq` is the number of its newest event, `error` is its newest failure. `correlation_id` is in
-    the log lines about the job. Times are by the
-    database's clock and in UTC; what has not happened is None.
+    `payload` and `result` are there in the full view only (`get`, or `list` with `full`), and
+    `result` only when it is SUCCEEDED. `Client.output` has what the handler emitted. `attempt`
+    counts its starts, `seq` is the number of its newest event, `error` is its newest failure.
+    `correlation_id` is in the log lines about the job. Times are by the database's clock and in
+    UTC; what has not happened is None.
     """
 
     id: str
@@ -196,5 +216,4 @@ class Job:
     cancel_request_time: datetime | None
     end_time: datetime | None
     update_time: datetime | None
-    output: tuple[Any, ...]
     correlation_id: str = ""

@@ -39,6 +39,7 @@ class SyncJobHandle(Blocking[JobHandle]):
         return f"<SyncJobHandle {self.id}>"
 
     watch = iterating(JobHandle.watch)
+    output = iterating(JobHandle.output)
     result = blocking(JobHandle.result)
     finished = blocking(JobHandle.finished)
     get = blocking(JobHandle.get)
@@ -192,6 +193,7 @@ class SyncClient(Blocking[Client]):
     cancel = blocking(Client.cancel)
     retry = blocking(Client.retry)
     events = iterating(Client.events)
+    output = iterating(Client.output)
     watch_job = iterating(Client.watch_job)
     list = iterating(Client.list)
     stats = blocking(Client.stats)

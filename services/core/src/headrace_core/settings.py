@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from headrace_core.domain.crash_budget import INTERRUPTIONS_BEFORE_OWN_PROCESS
+from headrace_core.domain.job import MAX_DOCUMENT_BYTES, MAX_LABELS
 from headrace_core.domain.retention import Retention, parse_rules
 from headrace_core.urls import check_database_url, check_redis_url, driver_url
 
@@ -71,16 +72,18 @@ class Settings(BaseSettings):
     shutdown_grace: float = Field(10.0, ge=0)
 
     # Limits.
-    max_payload_bytes: int = Field(256 * 1024, ge=2)
-    max_result_bytes: int = Field(256 * 1024, ge=2)
-    max_output_bytes: int = Field(64 * 1024, ge=2)
+    max_payload_bytes: int = Field(256 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
+    max_result_bytes: int = Field(256 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
+    max_output_bytes: int = Field(64 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024)
-    max_labels: int = Field(32, ge=0)
+    max_labels: int = Field(32, ge=0, le=MAX_LABELS)
     max_batch_jobs: int = Field(1000, ge=1, le=1000)
     max_concurrent_streams: int = Field(20_000, ge=1)
     max_pending_submits: int = Field(20_000, ge=1)
     max_subscriptions: int = Field(1000, ge=0)
     stream_queue_events: int = Field(1000, ge=1)
+    stream_queue_bytes: int = Field(1024 * 1024, ge=1)
+    stream_idle: float = Field(10.0, gt=0, le=60)
     stream_patience: float = Field(60.0, gt=0)
 
     # How long a finished job and its events are kept, with rules for some tenants and states;

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from heapq import nlargest
 from typing import Final, TypeAlias
 
 from google.protobuf.duration_pb2 import Duration
@@ -31,6 +32,7 @@ from headrace_core.store.submit_batch import BatchJobs
 from headrace_core.store.unreadable import UNREADABLE_ROWS
 from headrace_gateway.document import write_data
 from headrace_gateway.job_filter import JobFilter, read_filter
+from headrace_gateway.limits import MAX_PAGE_BYTES
 from headrace_gateway.watch import Mark
 
 Encoding: TypeAlias = data_pb2.DataEncoding.ValueType
@@ -48,12 +50,16 @@ WATCH_MARKS: Final = {
 
 # Columns that are called differently in the contract.
 _FIELD_NAMES: Final = {"due_time": "schedule_time", "retry": "retry_policy"}
+# How many queues, and how many types, statistics list at most. Each takes up to 220 bytes: a name
+# of 100 and seven counts.
+_MAX_COUNTED: Final = 8000
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NOTHING_SAID = RetryOverrides()
 
 
-def job_message(job: Job, encoding: Encoding, output: Iterable[JsonText] = ()) -> job_pb2.Job:
-    """A job, with payload and result as far as it has them, and with `output`."""
+def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
+    """A job, with payload and result as far as it has them."""
     # Of a new job all times are one.
     created = _time(job.create_time)
     return job_pb2.Job(
@@ -84,7 +90,6 @@ def job_message(job: Job, encoding: Encoding, output: Iterable[JsonText] = ()) -
         cancel_request_time=_time(job.cancel_request_time),
         end_time=_time(job.end_time),
         update_time=created if job.update_time == job.create_time else _time(job.update_time),
-        output=[write_data(piece, encoding) for piece in output],
         correlation_id=job.correlation_id or "",
         unreadable_fields=[_FIELD_NAMES.get(name, name) for name in job.unreadable],
     )
@@ -93,15 +98,49 @@ def job_message(job: Job, encoding: Encoding, output: Iterable[JsonText] = ()) -
 def write_batch(
     jobs: BatchJobs, response: job_service_pb2.BatchSubmitJobsResponse, encoding: Encoding
 ) -> None:
-    """Adds the jobs of a batch to `response`. What jobs have in common is converted once."""
+    """Adds the jobs of a batch to `response`, reduced when they are too large for it.
+
+    What jobs have in common is converted once.
+    """
     made: dict[int, job_pb2.Job] = {}
-    for job, job_id in zip(jobs.alike, jobs.ids, strict=True):
+    size = 0
+    for job in jobs.alike:
         alike = made.get(id(job))
         if alike is None:
             alike = made[id(job)] = job_message(job, encoding)
+        size += alike.ByteSize()
+    response.reduced = size > MAX_PAGE_BYTES
+    if response.reduced:
+        for alike in made.values():
+            for field in _REDUCED:
+                alike.ClearField(field)
+    for job, job_id in zip(jobs.alike, jobs.ids, strict=True):
         message = response.jobs.add()
-        message.CopyFrom(alike)
+        message.CopyFrom(made[id(job)])
         message.id = str(job_id)
+
+
+# The fields of a BASIC job whose size depends on what its submitter or its handler said.
+_REDUCED: Final = ("labels", "retry_policy", "progress", "error")
+
+
+def write_specs(
+    specs: Iterable[JobSpec], tenant: str, response: job_service_pb2.BatchSubmitJobsResponse
+) -> None:
+    """As `write_batch`, for jobs that were only validated."""
+    made: dict[int, job_pb2.Job] = {}
+    jobs = []
+    for spec in specs:
+        message = made.get(id(spec))
+        if message is None:
+            message = made[id(spec)] = spec_message(spec, tenant=tenant, request_id=None)
+        jobs.append(message)
+    response.reduced = sum(message.ByteSize() for message in jobs) > MAX_PAGE_BYTES
+    if response.reduced:
+        for message in made.values():
+            for field in _REDUCED:
+                message.ClearField(field)
+    response.jobs.extend(jobs)
 
 
 def spec_message(spec: JobSpec, *, tenant: str, request_id: str | None) -> job_pb2.Job:
@@ -125,6 +164,16 @@ def event_message(event: JobEvent, encoding: Encoding) -> event_pb2.JobEvent:
     message = event_pb2.JobEvent()
     _write_event(event, message, encoding)
     return message
+
+
+def output_message(event: JobEvent, encoding: Encoding) -> job_service_pb2.JobOutput:
+    """A piece of output, from its event."""
+    return job_service_pb2.JobOutput(
+        seq=event.seq,
+        attempt=event.attempt,
+        output_time=_time(event.time),
+        output=_data(event.output, encoding),
+    )
 
 
 def write_events(
@@ -218,20 +267,28 @@ def stats_message(stats: Stats) -> job_service_pb2.GetStatsResponse:
         in_all[state] += jobs
         by_queue[queue][state] += jobs
         by_type[job_type][state] += jobs
+    queues, types = _most(by_queue), _most(by_type)
     return job_service_pb2.GetStatsResponse(
         states=_counts(in_all),
         queues=[
             job_service_pb2.QueueStats(
-                queue=queue, states=_counts(states), age=_duration(stats.ages.get(queue))
+                queue=queue, states=_counts(by_queue[queue]), age=_duration(stats.ages.get(queue))
             )
-            for queue, states in sorted(by_queue.items())
+            for queue in queues
         ],
         types=[
-            job_service_pb2.TypeStats(type=job_type, states=_counts(states))
-            for job_type, states in sorted(by_type.items())
+            job_service_pb2.TypeStats(type=job_type, states=_counts(by_type[job_type]))
+            for job_type in types
         ],
         stats_time=_time(stats.time),
+        omitted_queues=len(by_queue) - len(queues),
+        omitted_types=len(by_type) - len(types),
     )
+
+
+def _most(counts: Mapping[str, Mapping[JobState, int]]) -> Sequence[str]:
+    """The names with the most jobs, as many as fit into a response, in the order of the names."""
+    return sorted(nlargest(_MAX_COUNTED, counts, key=lambda name: sum(counts[name].values())))
 
 
 def _counts(states: dict[JobState, int]) -> Sequence[job_service_pb2.StateCount]:

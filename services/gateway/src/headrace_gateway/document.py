@@ -9,15 +9,13 @@ import msgspec
 from google.protobuf import struct_pb2
 
 from headrace.v1 import data_pb2
-from headrace_core.domain.job import JsonText
+from headrace_core.domain.job import MAX_DOCUMENT_BYTES, JsonText
+from headrace_gateway.limits import MAX_DEPTH, MAX_VALUE_BYTES
+from headrace_gateway.nesting import TooDeep, depth_of, depth_of_text
 
-# How deep a document may be nested. jsonschema-rs stops at 255 levels; a handler's own decoder has
-# Python's recursion limit, less what its stack already holds.
-MAX_DEPTH: Final = 100
-
-# How deep a document is shown as a Value. Decoders of protobuf stop at 100 nested messages; an
-# object takes three of them per level, and up to six stand around the document.
-_MAX_VALUE_DEPTH: Final = 30
+# A Value takes at most six times the bytes of its JSON text: a number of one digit and its comma
+# become eleven.
+_MAY_GROW: Final = 6
 
 # The integers that a double holds exactly, without gaps.
 _EXACT: Final = 2**53
@@ -42,6 +40,7 @@ def read_data(data: data_pb2.Data) -> Document:
     no order and the same content must be the same text; its integral numbers become integers.
 
     Raises:
+        TooDeep: it is nested deeper than MAX_DEPTH.
         ValueError: it is no JSON document; the message says what it must be.
     """
     kind = data.WhichOneof("kind")
@@ -49,6 +48,7 @@ def read_data(data: data_pb2.Data) -> Document:
         return read_json(data.json)
     if kind == "value":
         content = _plain(data.value)
+        _check_depth(content)
         return Document(msgspec.json.encode(content, order="deterministic").decode(), content)
     raise ValueError("must hold `value` or `json`")
 
@@ -72,13 +72,20 @@ _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 
 def write_data(text: JsonText, encoding: data_pb2.DataEncoding.ValueType) -> data_pb2.Data:
-    """A stored document in the form that a client asked for."""
+    """A stored document in the form that a client asked for, as far as a response has room."""
+    if len(text) > MAX_DOCUMENT_BYTES // 4 and (size := len(text.encode())) > MAX_DOCUMENT_BYTES:
+        return data_pb2.Data(omitted_bytes=size)
     if encoding == data_pb2.DATA_ENCODING_JSON:
         return data_pb2.Data(json=text.encode())
     data = data_pb2.Data()
     try:
-        _fill(data.value, _decode(text), _MAX_VALUE_DEPTH)
+        _fill(data.value, _decode(text), MAX_DEPTH)
+        is_large = len(text) * _MAY_GROW > MAX_VALUE_BYTES and (
+            data.value.ByteSize() > MAX_VALUE_BYTES
+        )
     except (msgspec.MsgspecError, RecursionError):
+        is_large = True
+    if is_large:
         # A reader is better served with the text than with no job at all.
         data.value.string_value = text
     return data
@@ -88,6 +95,7 @@ def read_json(raw: bytes) -> Document:
     """A document that a client sent as its text, which is kept exactly.
 
     Raises:
+        TooDeep: it is nested deeper than MAX_DEPTH.
         ValueError: it is no JSON document; the message says what it must be.
     """
     try:
@@ -98,26 +106,17 @@ def read_json(raw: bytes) -> Document:
     except msgspec.MsgspecError as error:
         raise ValueError(f"must be JSON: {error}") from None
     except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
+        raise TooDeep(depth_of_text(raw)) from None
     # Only what has that many brackets can be that deep.
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_too_deep(content):
-        raise ValueError(_TOO_DEEP)
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+        _check_depth(content)
     return Document(text, content)
 
 
-_TOO_DEEP = f"must not be nested deeper than {MAX_DEPTH} levels"
-
-
-def _is_too_deep(content: Any) -> bool:
-    level = [content]
-    for _ in range(MAX_DEPTH + 1):
-        level = [item for item in level if type(item) is dict or type(item) is list]
-        if not level:
-            return False
-        level = [
-            child for item in level for child in (item.values() if type(item) is dict else item)
-        ]
-    return True
+def _check_depth(content: Any) -> None:
+    depth = depth_of(content)
+    if depth > MAX_DEPTH:
+        raise TooDeep(depth)
 
 
 def _plain(value: struct_pb2.Value) -> Any:

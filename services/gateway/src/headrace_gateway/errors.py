@@ -32,6 +32,7 @@ from headrace_core.domain.errors import (
     SubscriptionConflict,
     SubscriptionNotFound,
     SubscriptionTaken,
+    TooManySubscriptions,
     Unavailable,
     Violation,
 )
@@ -77,7 +78,7 @@ class UndecodableRequest(Exception):
     """The bytes of a request are not its message."""
 
     def __init__(self, message_name: str) -> None:
-        super().__init__(f"the request is not a {message_name}, or is nested too deeply")
+        super().__init__(f"the request is not a {message_name}")
 
 
 def to_call_error(error: Exception, *, request_id: str) -> CallError:
@@ -133,8 +134,13 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 [_precondition(str(error.job_id), text)],
             )
         case LimitExceeded():
+            # Never RESOURCE_EXHAUSTED, which clients repeat: the same request fails again. A tenant
+            # that has too much has to delete something first.
+            is_quota = isinstance(error, TooManySubscriptions)
             return CallError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                grpc.StatusCode.FAILED_PRECONDITION
+                if is_quota
+                else grpc.StatusCode.INVALID_ARGUMENT,
                 _reason(error_pb2.ERROR_REASON_LIMIT_EXCEEDED),
                 text,
                 {
@@ -142,7 +148,11 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                     "maximum": str(error.maximum),
                     "actual": str(error.actual),
                 },
-                [_bad_request([Violation(error.field, text)])],
+                [
+                    _precondition(error.field, text)
+                    if is_quota
+                    else _bad_request([Violation(error.field, text)])
+                ],
             )
         case CursorExpired():
             return CallError(
@@ -157,6 +167,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 _reason(error_pb2.ERROR_REASON_SLOW_CONSUMER),
                 text,
                 dict([error.place]),
+                [error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER)],
             )
         case SubscriptionNotFound():
             return CallError(

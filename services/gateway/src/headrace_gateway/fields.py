@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import msgspec
 
-from headrace.v1 import data_pb2, job_pb2, job_service_pb2
+from headrace.v1 import data_pb2, job_pb2, job_service_pb2, subscription_service_pb2
 from headrace_core.domain.errors import InvalidRequest, Violation
 from headrace_core.domain.ids import BatchId, JobId
 from headrace_core.domain.times import MAX_DURATION
@@ -33,10 +33,21 @@ MAX_FILTER_JOBS: Final = 10_000
 # Nobody has as many queues, and a stream keeps its filter for as long as it lives.
 MAX_FILTER_VALUES: Final = 1000
 MAX_CONSUMER: Final = 128
+# In seconds. A mark costs little, but many streams send marks.
+MIN_IDLE_INTERVAL: Final = 1
+MAX_IDLE_INTERVAL: Final = 60
 
 _ENCODINGS = frozenset(data_pb2.DataEncoding.values())
 _VIEWS = frozenset(job_pb2.JobView.values())
 _STATES = {number: state for state, number in STATES.items()}
+
+
+WatchRequest: TypeAlias = (
+    job_service_pb2.WatchJobRequest
+    | job_service_pb2.WatchJobsRequest
+    | job_service_pb2.SubmitAndWatchRequest
+    | subscription_service_pb2.WatchSubscriptionRequest
+)
 
 
 class Violations(list[Violation]):
@@ -92,11 +103,11 @@ def read_job_id(job_id: str, found: Violations, field: str = "job_id") -> JobId:
     return JobId(_uuid(job_id, field, "job", found))
 
 
-def read_page_size(page_size: int, found: Violations) -> int:
+def read_page_size(page_size: int, found: Violations, *, default: int = DEFAULT_PAGE_SIZE) -> int:
     """How many items a page has at most."""
     if page_size < 0:
         found.note("page_size", "must not be negative; 0 is the default")
-    return min(page_size, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
+    return min(page_size, MAX_PAGE_SIZE) or default
 
 
 def read_after_seq(after_seq: int, found: Violations) -> int:
@@ -105,6 +116,16 @@ def read_after_seq(after_seq: int, found: Violations) -> int:
     if after_seq < 0:
         found.note("after_seq", "must not be negative; 0 is before the first event")
     return min(after_seq, 2**31 - 1)
+
+
+def read_idle_interval(message: WatchRequest, found: Violations) -> float | None:
+    """The longest time without a response of a stream, in seconds; None when it was not given."""
+    if not message.HasField("idle_interval"):
+        return None
+    interval = message.idle_interval.seconds + message.idle_interval.nanos / 1e9
+    if not MIN_IDLE_INTERVAL <= interval <= MAX_IDLE_INTERVAL:
+        found.note("idle_interval", f"must be {MIN_IDLE_INTERVAL} s to {MAX_IDLE_INTERVAL} s")
+    return interval
 
 
 def read_encoding(

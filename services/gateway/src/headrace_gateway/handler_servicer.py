@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from headrace.v1 import handler_service_pb2, handler_service_pb2_grpc
 from headrace_core.store.database import Database
-from headrace_core.store.workers import live_handlers
-from headrace_gateway.convert import handler_message
-from headrace_gateway.fields import Violations, read_encoding
+from headrace_core.store.installation import Installation
+from headrace_gateway.fields import MAX_PAGE_SIZE, Violations, read_encoding, read_page_size
 from headrace_gateway.interceptors import Context
+from headrace_gateway.pages import read_handler_page
 from headrace_gateway.tenant import tenant_of
+from headrace_gateway.tokens import decode_name_token, encode_name_token
 
 
 class HandlerServicer(handler_service_pb2_grpc.HandlerServiceServicer):
@@ -16,23 +17,29 @@ class HandlerServicer(handler_service_pb2_grpc.HandlerServiceServicer):
 
     Args:
         database: where workers are registered.
+        installation: signs page tokens.
     """
 
-    def __init__(self, *, database: Database) -> None:
+    def __init__(self, *, database: Database, installation: Installation) -> None:
         self._database = database
+        self._installation = installation
 
     async def ListHandlers(  # noqa: N802 - the contract's name
         self, request: handler_service_pb2.ListHandlersRequest, context: Context
     ) -> handler_service_pb2.ListHandlersResponse:
-        """The handlers of live workers, in the order of their types."""
+        """A page of the handlers of live workers, in the order of their types."""
+        tenant = tenant_of(context)
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
+        page_size = read_page_size(request.page_size, found, default=MAX_PAGE_SIZE)
         found.check()
-        async with self._database.statement() as conn:
-            handlers = await live_handlers(conn, tenant=tenant_of(context))
+        after = decode_name_token(self._installation, tenant, request.page_token, of="handlers")
+        handlers, last = await read_handler_page(
+            self._database, tenant=tenant, after=after, page_size=page_size, encoding=encoding
+        )
         return handler_service_pb2.ListHandlersResponse(
-            handlers=[
-                handler_message(handler, encoding)
-                for handler in sorted(handlers, key=lambda handler: handler.spec.type)
-            ]
+            handlers=handlers,
+            next_page_token=(
+                encode_name_token(self._installation, tenant, last, of="handlers") if last else ""
+            ),
         )

@@ -22,8 +22,12 @@ from headrace_core.domain.errors import (
 )
 from headrace_core.domain.ids import uuid7
 from headrace_gateway.errors import DETAILS_KEY, CallError, UndecodableRequest, to_call_error
+from headrace_gateway.failures import FailureLog
+from headrace_gateway.limits import MAX_DEPTH, MAX_METADATA_BYTES
+from headrace_gateway.nesting import deepest_value
 from headrace_gateway.resets import Resets
 from headrace_gateway.stream_writer import StreamWriter
+from headrace_gateway.validate import too_deep
 from headrace_gateway.watch import Gauges
 from headrace_health import strict
 
@@ -80,6 +84,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         self._gauges = gauges
         self._resets = Resets(gauges=gauges)
         self._wrapped: dict[str, _Handler] = {}
+        self._failures = FailureLog()
         self._draining = False
         self._last_refusal = 0.0
 
@@ -139,11 +144,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         async def unary(raw: bytes, context: Context) -> Message:
             request_id = _begin(context)
             try:
+                _check_metadata(context)
                 response = await behavior(self._read(raw, request_class), context)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001 - every error becomes a status
-                told = _tell(method, request_id, error)
+                told = self._tell(method, request_id, error)
             else:
                 context.set_trailing_metadata(((REQUEST_ID, request_id),))
                 return response
@@ -172,6 +178,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         # It writes, rather than being a generator itself: so the servicer's generator is closed
         # here and now when the call is cancelled, and not when somebody collects the garbage.
         async def respond(raw: bytes, context: Context) -> None:
+            _check_metadata(context)
             request = self._read(raw, request_class)
             with StreamWriter(context, request=request, patience=self._stream_patience) as writer:
                 async with aclosing(behavior(request, context)) as responses:
@@ -191,14 +198,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
                 # It is told as soon as it reads again, if that is soon.
                 self._resets.bound(self._stream_patience)
                 _log.info("stream_not_read", method=method, patience_s=self._stream_patience)
-                told = _tell(method, request_id, error)
+                told = self._tell(method, request_id, error)
             except Exception as error:  # noqa: BLE001 - every error becomes a status
-                told = _tell(method, request_id, error)
+                told = self._tell(method, request_id, error)
             del raw
             if told is not None:
                 await _abort(context, request_id, told)
 
         return stream
+
+    def _tell(self, method: str, request_id: str, error: Exception) -> CallError:
+        """What the client is told of an error; the log has the rest."""
+        told = to_call_error(error, request_id=request_id)
+        fields = {"code": told.code.name, "method": method, "reason": told.reason}
+        if isinstance(error, Unavailable):
+            self._failures.write("warning", **fields, error=str(error), cause=error.cause)
+        elif told.code is grpc.StatusCode.INTERNAL:
+            self._failures.write("error", **fields, exc_info=error)
+        elif isinstance(error, HeadraceError):
+            _log.debug("call_refused", method=method, reason=told.reason)
+        return told
 
     def _read(self, raw: bytes, request_class: type[Message]) -> Message:
         if self._draining:
@@ -215,6 +234,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         try:
             return request_class.FromString(raw)
         except DecodeError:
+            deepest = deepest_value(request_class, raw)
+            if deepest is not None and deepest[1] > MAX_DEPTH:
+                raise too_deep(*deepest) from None
             raise UndecodableRequest(request_class.DESCRIPTOR.full_name) from None
 
 
@@ -231,18 +253,17 @@ def _begin(context: Context) -> str:
     return request_id
 
 
-def _tell(method: str, request_id: str, error: Exception) -> CallError:
-    """What the client is told of an error; the log has the rest."""
-    told = to_call_error(error, request_id=request_id)
-    if isinstance(error, Unavailable):
-        _log.warning(
-            "call_failed", method=method, reason=told.reason, error=str(error), cause=error.cause
+def _check_metadata(context: Context) -> None:
+    """Raises LimitExceeded when a call has too much metadata."""
+    size = sum(len(key) + len(value) + 32 for key, value in context.invocation_metadata() or ())
+    if size > MAX_METADATA_BYTES:
+        raise LimitExceeded(
+            "metadata",
+            limit="metadata of a call",
+            maximum=MAX_METADATA_BYTES,
+            actual=size,
+            unit="bytes",
         )
-    elif told.code is grpc.StatusCode.INTERNAL:
-        _log.error("call_failed", method=method, reason=told.reason, exc_info=error)
-    elif isinstance(error, HeadraceError):
-        _log.debug("call_refused", method=method, reason=told.reason)
-    return told
 
 
 async def _abort(context: Context, request_id: str, told: CallError) -> NoReturn:

@@ -1,32 +1,45 @@
 """Pages of jobs, events and subscriptions, bounded in number and in bytes.
 
-Most clients refuse a message above 4 MiB. So a page of large documents ends early; the token says
-where it goes on.
+A page of large items ends early; the token says where the next one begins.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, TypeVar
 
-from headrace.v1 import event_pb2, job_pb2, subscription_service_pb2
+from google.protobuf.message import Message
+
+from headrace.v1 import (
+    event_pb2,
+    handler_service_pb2,
+    job_pb2,
+    job_service_pb2,
+    subscription_service_pb2,
+)
 from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import JobEvent
 from headrace_core.domain.query import Query
 from headrace_core.store.database import Database
-from headrace_core.store.events import list_events
+from headrace_core.store.events import EventPage, list_events, list_output
 from headrace_core.store.jobs import list_jobs
 from headrace_core.store.subscriptions import list_subscriptions
+from headrace_core.store.workers import live_handlers
 from headrace_gateway.convert import (
     Encoding,
     event_message,
+    handler_message,
     job_message,
+    output_message,
     subscription_message,
 )
+from headrace_gateway.limits import MAX_PAGE_BYTES
 
-# A page never becomes larger than this by another item; a single item may be.
-MAX_PAGE_BYTES: Final = 3 * 1024 * 1024
+M = TypeVar("M", bound=Message)
 
 # How many jobs with their documents, and how many events, are read at once.
-_FULL_JOBS: Final = 16
+_FULL_JOBS: Final = 8
 _EVENTS: Final = 100
 # How many subscriptions are, since each may name many jobs.
 _SUBSCRIPTIONS: Final = 16
@@ -88,25 +101,78 @@ async def read_event_page(
     Raises:
         JobNotFound: the tenant has no such job.
     """
-    page: list[event_pb2.JobEvent] = []
+    read = partial(list_events, tenant=tenant, job_id=job_id)
+    return await _read_numbered(
+        database, read, partial(event_message, encoding=encoding), after_seq, page_size
+    )
+
+
+async def read_output_page(
+    database: Database,
+    *,
+    tenant: str,
+    job_id: JobId,
+    after_seq: int,
+    page_size: int,
+    encoding: Encoding,
+) -> tuple[list[job_service_pb2.JobOutput], int]:
+    """As `read_event_page`, for the output of a job."""
+    read = partial(list_output, tenant=tenant, job_id=job_id)
+    return await _read_numbered(
+        database, read, partial(output_message, encoding=encoding), after_seq, page_size
+    )
+
+
+async def _read_numbered(
+    database: Database,
+    read: Callable[..., Awaitable[EventPage]],
+    write: Callable[[JobEvent], M],
+    after_seq: int,
+    page_size: int,
+) -> tuple[list[M], int]:
+    page: list[M] = []
     size = 0
     async with database.statement() as conn:
         while True:
             wanted = min(page_size - len(page), _EVENTS)
-            events = await list_events(
-                conn, tenant=tenant, job_id=job_id, after_seq=after_seq, limit=wanted + 1
-            )
-            for event in events[:wanted]:
-                message = event_message(event, encoding)
+            # One more than wanted shows whether there is more.
+            found = await read(conn, after_seq=after_seq, limit=wanted + 1)
+            for event in found.events[:wanted]:
+                message = write(event)
                 size += message.ByteSize()
                 if page and size > MAX_PAGE_BYTES:
                     return page, after_seq
                 page.append(message)
                 after_seq = event.seq
-            if len(events) <= wanted:
+            if found.complete:
                 return page, 0
             if len(page) == page_size:
                 return page, after_seq
+
+
+async def read_handler_page(
+    database: Database, *, tenant: str, after: str, page_size: int, encoding: Encoding
+) -> tuple[list[handler_service_pb2.Handler], str]:
+    """Handlers of live workers by type, behind the type `after`.
+
+    Returns:
+        The handlers, and the last one's type when more follow, else nothing.
+    """
+    page: list[handler_service_pb2.Handler] = []
+    size = 0
+    async with database.statement() as conn:
+        handlers = await live_handlers(conn, tenant=tenant)
+    handlers = sorted(
+        (handler for handler in handlers if handler.spec.type > after),
+        key=lambda handler: handler.spec.type,
+    )
+    for handler in handlers:
+        message = handler_message(handler, encoding)
+        size += message.ByteSize()
+        if page and (len(page) == page_size or size > MAX_PAGE_BYTES):
+            return page, page[-1].type
+        page.append(message)
+    return page, ""
 
 
 async def read_subscription_page(

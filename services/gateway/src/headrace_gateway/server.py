@@ -11,7 +11,6 @@ import structlog
 from google.protobuf import message_factory
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from headrace.v1 import (
     handler_service_pb2,
@@ -33,13 +32,14 @@ from headrace_gateway.handlers import HandlerCache
 from headrace_gateway.handoff import HandOff
 from headrace_gateway.intake import Intake
 from headrace_gateway.interceptors import CallInterceptor
+from headrace_gateway.limits import MAX_RESPONSE_BYTES, RECEIVED_METADATA_BYTES, RECEIVED_REQUESTS
 from headrace_gateway.metrics import stream_metrics
 from headrace_gateway.queue_health import queue_health
 from headrace_gateway.servicer import JobServicer
 from headrace_gateway.submit import Submitter
 from headrace_gateway.subscription_servicer import SubscriptionServicer
 from headrace_gateway.watch import Gauges, Watch
-from headrace_health import Check, Health, keep_completion_queue
+from headrace_health import Check, Health, enable_reflection, keep_completion_queue
 
 _log = structlog.get_logger()
 
@@ -49,9 +49,6 @@ _SERVICES: Final = (
     handler_service_pb2.DESCRIPTOR.services_by_name["HandlerService"],
     subscription_service_pb2.DESCRIPTOR.services_by_name["SubscriptionService"],
 )
-
-# gRPC refuses a message above its own limit with a bare error. Ours is checked first, up to here.
-_OVERSIZE: Final = 1024 * 1024
 
 # How long the start waits for PostgreSQL, in seconds, and how often it tries.
 _START_PATIENCE: Final = 30.0
@@ -172,7 +169,7 @@ class Gateway:
             server,
         )
         handler_service_pb2_grpc.add_HandlerServiceServicer_to_server(
-            HandlerServicer(database=database), server
+            HandlerServicer(database=database, installation=installation), server
         )
         subscription_service_pb2_grpc.add_SubscriptionServiceServicer_to_server(
             SubscriptionServicer(
@@ -186,7 +183,9 @@ class Gateway:
         )
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
         if settings.reflection:
-            _reflect(server)
+            health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
+            services = [service.full_name for service in (*_SERVICES, health_service)]
+            enable_reflection(server, services)
         self._port = server.add_insecure_port(settings.gateway_address)
         ending.push_async_callback(server.stop, settings.shutdown_grace)
         ending.push_async_callback(_leave, watch, calls)
@@ -217,17 +216,6 @@ async def _close(submitter: Submitter, timeout: float) -> None:  # noqa: ASYNC10
             await submitter.close()
     except TimeoutError:
         _log.warning("submits_abandoned")
-
-
-def _reflect(server: grpc.aio.Server) -> None:
-    reflection.enable_server_reflection(
-        [
-            *(service.full_name for service in _SERVICES),
-            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-            reflection.SERVICE_NAME,
-        ],
-        server,
-    )
 
 
 async def _installation(database: Database) -> Installation:
@@ -265,8 +253,11 @@ def _options(settings: Settings) -> list[tuple[str, Any]]:
         # said, gRPC ends calls as CANCELLED, which nobody takes for a reason to try again.
         ("grpc.server.max_pending_requests", settings.max_concurrent_streams),
         ("grpc.server.max_pending_requests_hard_limit", settings.max_concurrent_streams),
-        ("grpc.max_receive_message_length", settings.max_request_bytes + _OVERSIZE),
-        # A job with all its output may be large; the client says what it takes.
-        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", settings.max_request_bytes * RECEIVED_REQUESTS),
+        # The soft and the hard limit: between them gRPC refuses calls by chance.
+        ("grpc.max_metadata_size", RECEIVED_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", RECEIVED_METADATA_BYTES),
+        # No response comes near it: a larger one is a bug, and a client could not read it.
+        ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
         *_KEEPALIVE,
     ]

@@ -13,14 +13,14 @@ from headrace.v1 import job_service_pb2, job_service_pb2_grpc
 from headrace.v1.data_pb2 import DATA_ENCODING_VALUE
 from headrace_core.domain.errors import InvalidRequest
 from headrace_core.domain.ids import BatchId, uuid7
-from headrace_core.domain.job import JsonText
+from headrace_core.domain.job import JobEvent
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import Query
 from headrace_core.logs import correlation_id
 from headrace_core.store.cancel import cancel_job
 from headrace_core.store.database import Database
 from headrace_core.store.installation import Installation
-from headrace_core.store.jobs import get_job, get_output
+from headrace_core.store.jobs import get_job
 from headrace_core.store.requeue import requeue_job
 from headrace_core.store.stats import read_stats
 from headrace_core.store.submit_batch import SubmittedBatch, find_batch, submit_batch
@@ -32,12 +32,14 @@ from headrace_gateway.convert import (
     stats_message,
     write_batch,
     write_events,
+    write_specs,
 )
 from headrace_gateway.fields import (
     Violations,
     read_after_seq,
     read_call_deadline,
     read_encoding,
+    read_idle_interval,
     read_job_filter,
     read_job_id,
     read_page_size,
@@ -47,7 +49,7 @@ from headrace_gateway.fields import (
 from headrace_gateway.filter import parse_filter
 from headrace_gateway.intake import Accepted, AcceptedBatch, Intake
 from headrace_gateway.interceptors import Context
-from headrace_gateway.pages import read_event_page, read_job_page
+from headrace_gateway.pages import read_event_page, read_job_page, read_output_page
 from headrace_gateway.submit import Submitter
 from headrace_gateway.tenant import tenant_of
 from headrace_gateway.tokens import decode_page_token, encode_page_token
@@ -127,12 +129,9 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         else:
             batch = await self._find_batch(tenant, request_id, accepted)
         if batch is None:
-            return job_service_pb2.BatchSubmitJobsResponse(
-                jobs=[
-                    spec_message(job.spec, tenant=tenant, request_id=None) for job in accepted.jobs
-                ],
-                outcome=_prospect(accepted.jobs),
-            )
+            response = job_service_pb2.BatchSubmitJobsResponse(outcome=_prospect(accepted.jobs))
+            write_specs((job.spec for job in accepted.jobs), tenant, response)
+            return response
         response = job_service_pb2.BatchSubmitJobsResponse(
             batch_id=str(batch.id), outcome=_outcome(batch.created)
         )
@@ -151,10 +150,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         found.check()
         async with self._database.statement() as conn:
             job = await get_job(conn, tenant=tenant, job_id=job_id, full=full)
-            output: list[JsonText] = []
-            if full and job.attempt:
-                output = await get_output(conn, tenant=tenant, job_id=job_id)
-        return job_service_pb2.GetJobResponse(job=job_message(job, encoding, output))
+        return job_service_pb2.GetJobResponse(job=job_message(job, encoding))
 
     async def ListJobs(
         self, request: job_service_pb2.ListJobsRequest, context: Context
@@ -240,6 +236,27 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         )
         return job_service_pb2.ListJobEventsResponse(events=events, next_after_seq=last)
 
+    async def ListJobOutput(
+        self, request: job_service_pb2.ListJobOutputRequest, context: Context
+    ) -> job_service_pb2.ListJobOutputResponse:
+        """A page of a job's output."""
+        tenant = tenant_of(context)
+        found = Violations()
+        job_id = read_job_id(request.job_id, found)
+        after_seq = read_after_seq(request.after_seq, found)
+        page_size = read_page_size(request.page_size, found)
+        encoding = read_encoding(request.data_encoding, found)
+        found.check()
+        pieces, last = await read_output_page(
+            self._database,
+            tenant=tenant,
+            job_id=job_id,
+            after_seq=after_seq,
+            page_size=page_size,
+            encoding=encoding,
+        )
+        return job_service_pb2.ListJobOutputResponse(pieces=pieces, next_after_seq=last)
+
     async def WatchJob(
         self, request: job_service_pb2.WatchJobRequest, context: Context
     ) -> AsyncGenerator[job_service_pb2.WatchJobResponse, None]:
@@ -249,10 +266,12 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         job_id = read_job_id(request.job_id, found)
         after_seq = read_after_seq(request.after_seq, found)
         encoding = read_encoding(request.data_encoding, found)
+        idle = read_idle_interval(request, found)
         found.check()
-        async with aclosing(self._watch.watch_job(tenant, job_id, after_seq)) as pages:
+        stream = self._watch.watch_job(tenant, job_id, after_seq, idle=idle)
+        async with aclosing(stream) as pages:
             async for events in pages:
-                response = job_service_pb2.WatchJobResponse()
+                response = job_service_pb2.WatchJobResponse(mark=_mark(events))
                 write_events(events, response.events, encoding)
                 yield response
 
@@ -264,8 +283,10 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         found = Violations()
         job_filter = read_job_filter(request.filter, found)
         encoding = read_encoding(request.data_encoding, found)
+        idle = read_idle_interval(request, found)
         found.check()
-        async with aclosing(self._watch.watch_jobs(tenant, job_filter, request.cursor)) as pages:
+        stream = self._watch.watch_jobs(tenant, job_filter, request.cursor, idle=idle)
+        async with aclosing(stream) as pages:
             async for page in pages:
                 response = job_service_pb2.WatchJobsResponse(
                     cursor=page.cursor, mark=WATCH_MARKS[page.mark]
@@ -282,13 +303,15 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         encoding = read_encoding(request.data_encoding, found)
         after_seq = read_after_seq(request.after_seq, found)
         request_id = read_request_id(request.request_id, found)
+        idle = read_idle_interval(request, found)
         accepted = await self._accept(tenant, request, context, found)
         submitted = await self._submitter.submit(accepted, tenant=tenant, request_id=request_id)
         job = submitted.job
         yield job_service_pb2.SubmitAndWatchResponse(job=job_message(job, encoding))
-        async with aclosing(self._watch.watch_job(tenant, job.id, after_seq)) as pages:
+        stream = self._watch.watch_job(tenant, job.id, after_seq, idle=idle)
+        async with aclosing(stream) as pages:
             async for events in pages:
-                response = job_service_pb2.SubmitAndWatchResponse()
+                response = job_service_pb2.SubmitAndWatchResponse(mark=_mark(events))
                 write_events(events, response.events, encoding)
                 yield response
 
@@ -349,6 +372,12 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
                 fingerprint=accepted.fingerprint(),
                 former_fingerprint=accepted.former_fingerprint,
             )
+
+
+def _mark(events: Sequence[JobEvent]) -> job_service_pb2.WatchMark.ValueType:
+    if events:
+        return job_service_pb2.WATCH_MARK_UNSPECIFIED
+    return job_service_pb2.WATCH_MARK_IDLE
 
 
 def _outcome(created: bool) -> job_service_pb2.SubmitOutcome.ValueType:

@@ -28,6 +28,7 @@ from headrace_gateway.fields import (
     Violations,
     read_consumer,
     read_encoding,
+    read_idle_interval,
     read_job_filter,
     read_page_size,
 )
@@ -156,8 +157,9 @@ class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServ
         check_subscription_name(request.name, found)
         consumer = read_consumer(request.consumer, found)
         encoding = read_encoding(request.data_encoding, found)
+        idle = read_idle_interval(request, found)
         found.check()
-        stream = self._watch.watch_subscription(tenant, request.name, consumer)
+        stream = self._watch.watch_subscription(tenant, request.name, consumer, idle=idle)
         async with aclosing(stream) as pages:
             async for page in pages:
                 response = messages.WatchSubscriptionResponse(

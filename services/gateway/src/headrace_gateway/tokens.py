@@ -107,12 +107,12 @@ def decode_subscription_cursor(
     )
 
 
-def encode_name_token(installation: Installation, tenant: str, last: str) -> str:
-    """A token for the page of subscriptions behind the name `last`."""
-    return _seal(installation, "names", tenant, "", last.encode())
+def encode_name_token(installation: Installation, tenant: str, last: str, *, of: str = "") -> str:
+    """A token for the page behind the name `last`, of subscriptions or of what `of` says."""
+    return _seal(installation, "names", tenant, of, last.encode())
 
 
-def decode_name_token(installation: Installation, tenant: str, token: str) -> str:
+def decode_name_token(installation: Installation, tenant: str, token: str, *, of: str = "") -> str:
     """The name behind which the page begins; empty for an empty token, the first page.
 
     Raises:
@@ -120,7 +120,7 @@ def decode_name_token(installation: Installation, tenant: str, token: str) -> st
     """
     if not token:
         return ""
-    place = _open(installation, "names", tenant, "", token)
+    place = _open(installation, "names", tenant, of, token)
     if place is None:
         raise PageTokenInvalid
     return place.decode()

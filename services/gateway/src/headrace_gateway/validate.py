@@ -22,7 +22,9 @@ from headrace_core.domain.times import FIRST_TIME, LAST_TIME, TIME_RULE
 from headrace_core.settings import Settings
 from headrace_gateway.document import EMPTY, Document, read_data, read_json
 from headrace_gateway.fields import Violations, check_label
+from headrace_gateway.limits import MAX_DEPTH
 from headrace_gateway.names import NAME_RULE, is_name
+from headrace_gateway.nesting import TooDeep
 
 MAX_TIMEOUT: Final = timedelta(days=7)
 MAX_BACKOFF: Final = timedelta(days=7)
@@ -63,7 +65,7 @@ def read_spec(
         settings: the limits.
 
     Raises:
-        LimitExceeded: the payload is too large or there are too many labels.
+        LimitExceeded: the payload is too large or too deep, or there are too many labels.
     """
     data = message.payload if message.HasField("payload") else None
     return _read(message, data, path, found, settings)
@@ -171,6 +173,8 @@ def _payload(
         raise _too_large(len(text), path, settings)
     try:
         document = read_json(text) if text else read_data(data)
+    except TooDeep as error:
+        raise too_deep(f"{path}.payload", error.depth) from None
     except ValueError as error:
         found.note(f"{path}.payload", str(error))
         return None
@@ -179,6 +183,13 @@ def _payload(
         if size > settings.max_payload_bytes:
             raise _too_large(size, path, settings)
     return document
+
+
+def too_deep(path: str, depth: int) -> LimitExceeded:
+    """The error of a document that is nested deeper than it may be."""
+    return LimitExceeded(
+        path, limit="nesting depth", maximum=MAX_DEPTH, actual=depth, unit="levels of nesting"
+    )
 
 
 def _too_large(size: int, path: str, settings: Settings) -> LimitExceeded:

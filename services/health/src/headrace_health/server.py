@@ -7,11 +7,10 @@ import asyncio
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME
-from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION_NAME
-from grpc_reflection.v1alpha.reflection import enable_server_reflection
 
 from headrace_health.completion import keep_completion_queue
 from headrace_health.health import Health
+from headrace_health.reflection import enable_reflection
 from headrace_health.strict import StrictRequests
 
 
@@ -49,7 +48,7 @@ class HealthServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if self._reflection:
-            enable_server_reflection((SERVICE_NAME, REFLECTION_NAME), server)
+            enable_reflection(server, [SERVICE_NAME])
         self._port = server.add_insecure_port(self._address)
         await self._health.start()
         await server.start()

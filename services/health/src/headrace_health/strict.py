@@ -17,8 +17,8 @@ _MAX_BYTES: Final = 65_536
 
 
 def strict(handler: _Handler) -> _Handler:
-    """A method's handler that answers bytes which are no request with INVALID_ARGUMENT, and more
-    than 64 KiB of them with RESOURCE_EXHAUSTED.
+    """A method's handler that answers bytes which are no request, or more than 64 KiB of them, with
+    INVALID_ARGUMENT.
 
     gRPC's own decoding answers UNKNOWN, with the name of a Python exception, and logs an error each
     time.
@@ -31,7 +31,7 @@ def strict(handler: _Handler) -> _Handler:
         # Before it is decoded: of a message without fields, protobuf takes much that is none.
         if len(raw) > _MAX_BYTES:
             await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                grpc.StatusCode.INVALID_ARGUMENT,
                 f"the request has {len(raw)} bytes; at most {_MAX_BYTES} are allowed",
             )
         try:

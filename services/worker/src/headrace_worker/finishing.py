@@ -25,8 +25,9 @@ from headrace_worker.verdict import unwritable
 
 _log = structlog.get_logger()
 
-# The most that one statement writes: what it is told of is told together.
+# The most that one statement writes, in attempts and in bytes of their results.
 _MAX_BATCH = 500
+_MAX_BATCH_BYTES = 4 * 1024 * 1024
 # Seconds between two attempts while PostgreSQL is gone.
 _RETRY = (0.1, 0.5)
 # Seconds between two looks whether a handler's transaction is still open: they grow from the first
@@ -156,10 +157,17 @@ class Finishes:
     async def _run(self) -> None:
         try:
             while self._waiting:
-                size = min(len(self._waiting), _MAX_BATCH)
-                await self._write_group([self._waiting.popleft() for _ in range(size)])
+                await self._write_group(self._next_group())
         finally:
             self._writer = None
+
+    def _next_group(self) -> Sequence[Ended]:
+        group: list[Ended] = []
+        size = 0
+        while self._waiting and len(group) < _MAX_BATCH and size < _MAX_BATCH_BYTES:
+            group.append(self._waiting.popleft())
+            size += len(group[-1].finish.result or "")
+        return group
 
     async def _write_group(self, group: Sequence[Ended]) -> None:
         try:

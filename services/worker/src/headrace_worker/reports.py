@@ -16,8 +16,10 @@ from headrace_core.store.group_commit import GroupCommit, Overloaded
 from headrace_core.store.report import count_reports, write_reports
 from headrace_worker.metrics import Counts
 
-# The most that one statement writes.
+# The most that one statement writes, in reports and in bytes, and the most bytes that wait.
 _MAX_BATCH = 1000
+_MAX_BATCH_BYTES = 4 * 1024 * 1024
+_MAX_PENDING_BYTES = 64 * 1024 * 1024
 # Seconds between two attempts while PostgreSQL is gone.
 _RETRY = (0.1, 0.5)
 
@@ -47,7 +49,12 @@ class Reports:
         self._on_written = on_written
         self._counts = counts
         self._group: GroupCommit[tuple[WorkerId, Report], bool] = GroupCommit(
-            commit=self._commit, max_batch=_MAX_BATCH, max_pending=max_pending
+            commit=self._commit,
+            max_batch=_MAX_BATCH,
+            max_pending=max_pending,
+            weigh=_weigh,
+            max_batch_weight=_MAX_BATCH_BYTES,
+            max_pending_weight=_MAX_PENDING_BYTES,
         )
 
     async def write(self, worker_id: WorkerId, report: Report) -> bool:
@@ -113,6 +120,13 @@ class Reports:
     def _transaction(self, groups: Sized) -> AbstractAsyncContextManager[Connection]:
         """All groups or none; the only group is a statement, which is that by itself."""
         return self._database.statement() if len(groups) == 1 else self._database.transaction()
+
+
+def _weigh(item: tuple[WorkerId, Report]) -> int:
+    report = item[1]
+    if report.output is not None:
+        return len(report.output)
+    return 0 if report.progress is None else len(report.progress.counters)
 
 
 def _by_worker(items: Sequence[tuple[WorkerId, Report]]) -> dict[WorkerId, list[Report]]:

@@ -269,7 +269,7 @@ async def test_a_stream_that_falls_behind_catches_up_from_the_store(
 
 
 async def test_a_quiet_stream_sends_marks_that_move_the_cursor(watch: Watch, database: Database):
-    reader = Reader(quiet_stream(watch, idle=(0.2, 0.3)))
+    reader = Reader(quiet_stream(watch, idle=0.3))
     await live(reader)
     before = (await places(database, reader))[-1]
     await submit_many(database, 3, queue="b")
@@ -304,7 +304,7 @@ async def test_a_past_that_does_not_match_moves_the_cursor(
     await reader.cancel()
 
 
-def quiet_stream(watch: Watch, *, idle: tuple[float, float]):
+def quiet_stream(watch: Watch, *, idle: float):
     """A stream over a queue that nobody uses, with marks in quick succession."""
     installation = watch._installation
     return FilterStream(

@@ -16,7 +16,7 @@ MakeEvent = Callable[..., JobEvent]
 
 
 async def test_events_are_taken_in_their_order_and_once(make_event: MakeEvent):
-    mailbox = Mailbox(room=3)
+    mailbox = Mailbox(room=3, room_bytes=1000)
     events = [make_event(seq=seq) for seq in (1, 2, 3)]
     for event in events:
         mailbox.put(event)
@@ -26,7 +26,7 @@ async def test_events_are_taken_in_their_order_and_once(make_event: MakeEvent):
 
 
 async def test_one_event_too_many_drops_all_and_says_so(make_event: MakeEvent):
-    mailbox = Mailbox(room=2)
+    mailbox = Mailbox(room=2, room_bytes=1000)
     for _ in range(3):
         mailbox.put(make_event())
     assert mailbox.overflowed
@@ -41,8 +41,26 @@ async def test_one_event_too_many_drops_all_and_says_so(make_event: MakeEvent):
     assert mailbox.take(9) == [event]
 
 
+async def test_mailbox_overflows_by_bytes_as_well(make_event: MakeEvent):
+    mailbox = Mailbox(room=9, room_bytes=10)
+    # One that is larger than the room is still taken, or its stream could never go on.
+    mailbox.put(large := make_event(output="x" * 11))
+    assert not mailbox.overflowed
+    assert mailbox.take(1) == [large]
+    events = [make_event(seq=seq, output="x" * 5) for seq in (1, 2, 3)]
+    mailbox.put(*events[:2])
+    assert mailbox.take(1) == events[:1]
+    mailbox.put(events[2])
+    assert not mailbox.overflowed
+    mailbox.put(make_event(output="x"))
+    assert mailbox.overflowed
+    mailbox.reopen()
+    mailbox.put(*events[:2])
+    assert mailbox.take(9) == events[:2]
+
+
 async def test_who_waits_is_woken_by_an_event(make_event: MakeEvent):
-    mailbox = Mailbox(room=2)
+    mailbox = Mailbox(room=2, room_bytes=1000)
     waiting = asyncio.create_task(mailbox.wait())
     await asyncio.sleep(0)
     mailbox.put(make_event())
@@ -54,12 +72,12 @@ async def test_who_waits_is_woken_by_an_event(make_event: MakeEvent):
 
 async def test_a_wait_ends_after_its_time():
     async with asyncio.timeout(5):
-        await Mailbox(room=1).wait(0.0)
-        await Mailbox(room=1).wait(0.001)
+        await Mailbox(room=1, room_bytes=1000).wait(0.0)
+        await Mailbox(room=1, room_bytes=1000).wait(0.001)
 
 
 async def test_an_error_ends_the_waiting_even_if_there_are_events(make_event: MakeEvent):
-    mailbox = Mailbox(room=2)
+    mailbox = Mailbox(room=2, room_bytes=1000)
     waiting = asyncio.create_task(mailbox.wait())
     await asyncio.sleep(0)
     mailbox.fail(ShuttingDown())
@@ -73,7 +91,7 @@ async def test_an_error_ends_the_waiting_even_if_there_are_events(make_event: Ma
 
 
 def test_the_oldest_is_what_was_handed_over_and_has_not_been_sent(make_event: MakeEvent):
-    mailbox = Mailbox(room=2)
+    mailbox = Mailbox(room=2, room_bytes=1000)
     assert mailbox.oldest is None
     first, second, third, fourth = (
         make_event(time=datetime.fromtimestamp(1000 + second, UTC)) for second in range(4)

@@ -49,6 +49,24 @@ def test_nothing_is_here_before_something_was_read(log: list[JobEvent]):
     assert Recent().page(after=BEGINNING, through=place_of(log[-1]), limit=9) is None
 
 
+def test_page_of_large_events_ends_early(make_event: MakeEvent):
+    recent = Recent()
+    large = [make_event(xid=10, position=n, output="x" * 400_000) for n in range(1, 8)]
+    through = place_of(large[-1])
+    recent.add(read(large, BEGINNING, through, 100), after=BEGINNING, through=through)
+    sizes, after = [], BEGINNING
+    while True:
+        page = recent.page(after=after, through=through, limit=100)
+        assert page is not None
+        sizes.append(len(page.events))
+        if page.complete:
+            break
+        assert page.end is not None
+        after = page.end
+    # The event that fills a page is still in it.
+    assert sizes == [3, 3, 1]
+
+
 def test_what_one_stream_has_read_the_next_one_finds(log: list[JobEvent]):
     recent = Recent()
     through = place_of(log[-1])

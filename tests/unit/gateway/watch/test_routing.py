@@ -25,7 +25,7 @@ def gauges() -> Gauges:
 
 @pytest.fixture
 def routes(gauges: Gauges) -> Routes:
-    return Routes(room=3, gauges=gauges)
+    return Routes(room=3, room_bytes=1000, gauges=gauges)
 
 
 def test_a_visible_event_goes_to_the_streams_of_its_job_alone(

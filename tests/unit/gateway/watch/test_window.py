@@ -34,6 +34,20 @@ def test_what_was_added_twice_comes_out_once(make_event: MakeEvent):
     assert window.take(horizon=11, limit=9) == events[2:]
 
 
+def test_window_is_full_by_bytes_as_well(make_event: MakeEvent):
+    window = Window(room=9, room_bytes=10)
+    events = [make_event(xid=xid, position=xid, output="x" * 4) for xid in (10, 11, 12, 13)]
+    window.add(events[:2])
+    assert window.take(horizon=11, limit=9) == events[:1]
+    window.add(events[2:3])
+    assert window.missing_through == 0
+    window.add([events[2], events[3]])
+    assert window.missing_through == 13
+    window.move((13, 13), found_all=True)
+    window.add(after := [make_event(xid=14, position=14, output="x" * 8)])
+    assert window.take(horizon=15, limit=9) == after
+
+
 def test_a_full_window_lets_go_and_says_what_is_missing(make_event: MakeEvent):
     window = Window(room=2)
     window.add([make_event(xid=xid, position=xid) for xid in (10, 11, 12)])

@@ -45,6 +45,12 @@ _COMMANDS: Final = {
   headrace get 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b
   headrace get 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b -o json | jq .result""",
     ),
+    "output": (
+        "Print what a job's handler has emitted.",
+        """
+  headrace output 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b
+  headrace output 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b -o jsonl | jq .output""",
+    ),
     "list": (
         "List jobs, the newest first.",
         """
@@ -80,6 +86,9 @@ _COMMANDS: Final = {
   headrace handlers -o json | jq '.[0].payload_schema'""",
     ),
 }
+
+# Commands whose module has another name.
+_MODULES: Final = {"output": "job_output"}
 
 _SUBSCRIPTION: Final = (
     "Watches whose place the server keeps: each event comes until it is acknowledged.",
@@ -194,7 +203,7 @@ def _app(arguments: Sequence[str], *, errors: Console) -> App:
     )
     for name, (summary, examples) in _COMMANDS.items():
         app.command(
-            f"headrace.cli.{name}:command",
+            f"headrace.cli.{_MODULES.get(name, name)}:command",
             name=name,
             help=summary,
             help_epilogue=f"Examples:{examples}",

@@ -35,7 +35,6 @@ def exit_for(error: Exception) -> Exit:
             return Exit.NOT_FOUND
         case (
             headrace.InvalidRequest()
-            | headrace.LimitExceeded()
             | headrace.RequestIdConflict()
             | headrace.SubscriptionConflict()
             | headrace.CursorExpired()

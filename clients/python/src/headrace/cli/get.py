@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from headrace.cli.documents import document
 from headrace.cli.session import Injected
 from headrace.cli.text import job_view
 
@@ -18,4 +19,5 @@ async def command(
 ) -> None:
     async with session.client() as client:
         found = await client.get(job)
-    session.output.value(found, job_view(found))
+        pieces = [piece.output async for piece in client.output(job)] if found.attempt else []
+    session.output.value({**document(found), "output": pieces}, job_view(found, pieces))

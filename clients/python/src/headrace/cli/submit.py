@@ -26,7 +26,7 @@ from headrace.cli.arguments import (
     labels,
 )
 from headrace.cli.arguments import payload as read_payload
-from headrace.cli.documents import json_text, summary
+from headrace.cli.documents import document, json_text, summary
 from headrace.cli.exits import Exit
 from headrace.cli.follow import follow
 from headrace.cli.patience import patience
@@ -155,7 +155,8 @@ async def _wait(job: JobHandle, session: Session) -> Exit:
     session.output.message(f"job {job.id}")
     ended = await job.finished()
     if session.output.format != "text":
-        session.output.value(ended, "")
+        pieces = [piece.output async for piece in job.output()] if ended.attempt else []
+        session.output.value({**document(ended), "output": pieces}, "")
     elif ended.state is JobState.SUCCEEDED:
         session.output.line(plain(json_text(ended.result)))
     return _verdict(ended)

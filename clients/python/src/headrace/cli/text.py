@@ -158,8 +158,8 @@ def short_id(job_id: str) -> str:
     return f"…{job_id[-_SHORT_ID:]}" if len(job_id) > _SHORT_ID else job_id
 
 
-def job_view(job: Job) -> RenderableType:
-    """All of a job that there is to say."""
+def job_view(job: Job, output: Sequence[Any]) -> RenderableType:
+    """Show all of a job, and what its handler has emitted."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -167,7 +167,7 @@ def job_view(job: Job) -> RenderableType:
     grid.add_row("type", plain(job.type))
     grid.add_row("queue", plain(job.queue))
     grid.add_row("state", state_text(job.state))
-    for name, value in _particulars(job):
+    for name, value in _particulars(job, output):
         if value:
             grid.add_row(name, Text(value))
     return grid
@@ -266,7 +266,7 @@ def _note(job: Job) -> str:
     return ""
 
 
-def _particulars(job: Job) -> Iterable[tuple[str, str]]:
+def _particulars(job: Job, output: Sequence[Any]) -> Iterable[tuple[str, str]]:
     yield "priority", str(job.priority) if job.priority else ""
     yield "labels", plain(" ".join(f"{key}={value}" for key, value in job.labels.items()))
     yield "attempt", f"{job.attempt} ({job.retries_used} retries used)" if job.attempt else ""
@@ -286,7 +286,7 @@ def _particulars(job: Job) -> Iterable[tuple[str, str]]:
     yield "cancel asked", time_text(job.cancel_request_time)
     yield "ended", time_text(job.end_time)
     yield "payload", _document(job.payload)
-    yield "output", "\n".join(plain(json_line(piece)) for piece in job.output)
+    yield "output", "\n".join(plain(json_line(piece)) for piece in output)
     yield "result", _document(job.result) if job.state is JobState.SUCCEEDED else ""
 
 

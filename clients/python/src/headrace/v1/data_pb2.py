@@ -25,15 +25,16 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16headrace/v1/data.proto\x12\x0bheadrace.v1\x1a\x1cgoogle/protobuf/struct.proto\"G\n\x04\x44\x61ta\x12\'\n\x05value\x18\x01 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x0e\n\x04json\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04kind*^\n\x0c\x44\x61taEncoding\x12\x1d\n\x19\x44\x41TA_ENCODING_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x41TA_ENCODING_VALUE\x10\x01\x12\x16\n\x12\x44\x41TA_ENCODING_JSON\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16headrace/v1/data.proto\x12\x0bheadrace.v1\x1a\x1cgoogle/protobuf/struct.proto\"^\n\x04\x44\x61ta\x12\'\n\x05value\x18\x01 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x0e\n\x04json\x18\x02 \x01(\x0cH\x00\x12\x15\n\romitted_bytes\x18\x03 \x01(\x03\x42\x06\n\x04kind*^\n\x0c\x44\x61taEncoding\x12\x1d\n\x19\x44\x41TA_ENCODING_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x41TA_ENCODING_VALUE\x10\x01\x12\x16\n\x12\x44\x41TA_ENCODING_JSON\x10\x02\x42Y\n\x0eio.headrace.v1B\tDataProtoP\x01Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.data_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_DATAENCODING']._serialized_start=142
-  _globals['_DATAENCODING']._serialized_end=236
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\016io.headrace.v1B\tDataProtoP\001Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1'
+  _globals['_DATAENCODING']._serialized_start=165
+  _globals['_DATAENCODING']._serialized_end=259
   _globals['_DATA']._serialized_start=69
-  _globals['_DATA']._serialized_end=140
+  _globals['_DATA']._serialized_end=163
 # @@protoc_insertion_point(module_scope)

@@ -50,13 +50,19 @@ class Data(_message.Message):
 
     VALUE_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
+    OMITTED_BYTES_FIELD_NUMBER: _builtins.int
     json: _builtins.bytes
     """For programs: the exact JSON text in UTF-8."""
+    omitted_bytes: _builtins.int
+    """Of a document that was left out, how many bytes its JSON text has; then `kind` is not set. A
+    document is left out when an older version or a larger setting let it grow beyond 1 MiB.
+    """
     @_builtins.property
     def value(self) -> _struct_pb2.Value:
         """For a terminal: grpcurl takes and shows it as plain JSON. Its numbers are doubles, so in a
-        response an integer beyond 2^53 is shown as a string; and what is nested deeper than 30
-        levels, which many decoders refuse, is shown as its JSON text.
+        response an integer beyond 2^53 is shown as a string; what is nested deeper than 30
+        levels, which many decoders refuse, is shown as its JSON text; and so is a whole document
+        whose Value would have more than 1.5 MiB.
         """
 
     def __init__(
@@ -64,10 +70,11 @@ class Data(_message.Message):
         *,
         value: _struct_pb2.Value | None = ...,
         json: _builtins.bytes = ...,
+        omitted_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["json", b"json", "kind", b"kind", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["json", b"json", "kind", b"kind", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json", b"json", "kind", b"kind", "omitted_bytes", b"omitted_bytes", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["value", "json"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

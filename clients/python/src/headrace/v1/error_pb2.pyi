@@ -43,8 +43,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_STATE_CONFLICT: _ErrorReason.ValueType  # 7
     """FAILED_PRECONDITION. {"job_id": "0199…", "state": "SUCCEEDED", "allowed": "FAILED, CANCELLED"}"""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 8
-    """RESOURCE_EXHAUSTED. Something is larger than a limit.
+    """INVALID_ARGUMENT. A size, a count or a depth is beyond its limit; a repeated call fails the same
+    way. A BadRequest has the field path. `limit` is the setting of the limit, or its name.
     {"limit": "HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"}
+    FAILED_PRECONDITION. The tenant has as many subscriptions as it may; delete one first.
     """
     ERROR_REASON_SLOW_CONSUMER: _ErrorReason.ValueType  # 9
     """RESOURCE_EXHAUSTED. The stream's reader stayed away for too long; resume behind the last response
@@ -95,8 +97,10 @@ ERROR_REASON_REQUEST_ID_CONFLICT: ErrorReason.ValueType  # 6
 ERROR_REASON_STATE_CONFLICT: ErrorReason.ValueType  # 7
 """FAILED_PRECONDITION. {"job_id": "0199…", "state": "SUCCEEDED", "allowed": "FAILED, CANCELLED"}"""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 8
-"""RESOURCE_EXHAUSTED. Something is larger than a limit.
+"""INVALID_ARGUMENT. A size, a count or a depth is beyond its limit; a repeated call fails the same
+way. A BadRequest has the field path. `limit` is the setting of the limit, or its name.
 {"limit": "HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"}
+FAILED_PRECONDITION. The tenant has as many subscriptions as it may; delete one first.
 """
 ERROR_REASON_SLOW_CONSUMER: ErrorReason.ValueType  # 9
 """RESOURCE_EXHAUSTED. The stream's reader stayed away for too long; resume behind the last response

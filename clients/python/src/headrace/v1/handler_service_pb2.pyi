@@ -81,21 +81,31 @@ Global___Handler: _TypeAlias = Handler  # noqa: Y015
 
 @_typing.final
 class ListHandlersRequest(_message.Message):
-    """Asks for the handlers."""
+    """Asks for a page of handlers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     data_encoding: _data_pb2.DataEncoding.ValueType
     """How schemas are written in the response."""
+    page_size: _builtins.int
+    """At most this many; 0 or more than 1,000 is 1,000, negative is refused. A page ends earlier when
+    its schemas are large.
+    """
+    page_token: _builtins.str
+    """`next_page_token` of the page before; empty: the first page."""
     def __init__(
         self,
         *,
         data_encoding: _data_pb2.DataEncoding.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_encoding", b"data_encoding"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_encoding", b"data_encoding", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -103,11 +113,14 @@ Global___ListHandlersRequest: _TypeAlias = ListHandlersRequest  # noqa: Y015
 
 @_typing.final
 class ListHandlersResponse(_message.Message):
-    """The handlers."""
+    """A page of handlers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HANDLERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page, and only there."""
     @_builtins.property
     def handlers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Handler]:
         """In the order of their types."""
@@ -116,10 +129,11 @@ class ListHandlersResponse(_message.Message):
         self,
         *,
         handlers: _abc.Iterable[Global___Handler] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handlers", b"handlers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handlers", b"handlers", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

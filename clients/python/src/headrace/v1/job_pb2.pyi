@@ -75,9 +75,9 @@ class _JobViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobView.Value
     JOB_VIEW_UNSPECIFIED: _JobView.ValueType  # 0
     """BASIC for lists, FULL for a single job."""
     JOB_VIEW_BASIC: _JobView.ValueType  # 1
-    """Without payload, result, output and the stack trace of the error."""
+    """Without payload, result and the stack trace of the error."""
     JOB_VIEW_FULL: _JobView.ValueType  # 2
-    """Everything."""
+    """Everything but the output, which ListJobOutput returns."""
 
 class JobView(_JobView, metaclass=_JobViewEnumTypeWrapper):
     """How much of a job a response holds."""
@@ -85,9 +85,9 @@ class JobView(_JobView, metaclass=_JobViewEnumTypeWrapper):
 JOB_VIEW_UNSPECIFIED: JobView.ValueType  # 0
 """BASIC for lists, FULL for a single job."""
 JOB_VIEW_BASIC: JobView.ValueType  # 1
-"""Without payload, result, output and the stack trace of the error."""
+"""Without payload, result and the stack trace of the error."""
 JOB_VIEW_FULL: JobView.ValueType  # 2
-"""Everything."""
+"""Everything but the output, which ListJobOutput returns."""
 Global___JobView: _TypeAlias = JobView  # noqa: Y015
 
 @_typing.final
@@ -376,7 +376,6 @@ class Job(_message.Message):
     CANCEL_REQUEST_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
-    OUTPUT_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     UNREADABLE_FIELDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
@@ -468,10 +467,6 @@ class Job(_message.Message):
         """When its newest event happened."""
 
     @_builtins.property
-    def output(self) -> _containers.RepeatedCompositeFieldContainer[_data_pb2.Data]:
-        """What its handler emitted, in order. In GetJob's FULL view only."""
-
-    @_builtins.property
     def unreadable_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Fields of this message whose stored values cannot be read, as `deadline` when an older version
         stored an infinite one. They are absent here. A job that has any ends as FAILED with the error
@@ -508,13 +503,12 @@ class Job(_message.Message):
         cancel_request_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
-        output: _abc.Iterable[_data_pb2.Data] | None = ...,
         correlation_id: _builtins.str = ...,
         unreadable_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "payload", b"payload", "progress", b"progress", "queue_time", b"queue_time", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start_time", b"start_time", "timeout", b"timeout", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_id", b"batch_id", "cancel_request_time", b"cancel_request_time", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "id", b"id", "labels", b"labels", "output", b"output", "payload", b"payload", "priority", b"priority", "progress", b"progress", "queue", b"queue", "queue_time", b"queue_time", "request_id", b"request_id", "result", b"result", "retries_used", b"retries_used", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "seq", b"seq", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "timeout", b"timeout", "type", b"type", "unreadable_fields", b"unreadable_fields", "update_time", b"update_time", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_id", b"batch_id", "cancel_request_time", b"cancel_request_time", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "id", b"id", "labels", b"labels", "payload", b"payload", "priority", b"priority", "progress", b"progress", "queue", b"queue", "queue_time", b"queue_time", "request_id", b"request_id", "result", b"result", "retries_used", b"retries_used", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "seq", b"seq", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "timeout", b"timeout", "type", b"type", "unreadable_fields", b"unreadable_fields", "update_time", b"update_time", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

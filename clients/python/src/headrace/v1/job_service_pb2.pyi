@@ -72,7 +72,7 @@ class _WatchMarkEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchMark.V
     """Of WatchSubscription alone: another consumer receives, and this one waits to take over."""
 
 class WatchMark(_WatchMark, metaclass=_WatchMarkEnumTypeWrapper):
-    """What a response of WatchJobs is."""
+    """What a response of a watch is."""
 
 WATCH_MARK_UNSPECIFIED: WatchMark.ValueType  # 0
 """Events, and nothing else to say."""
@@ -224,13 +224,20 @@ class BatchSubmitJobsResponse(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     BATCH_ID_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    REDUCED_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
     """Names the batch in filters; empty when it was only validated."""
     outcome: Global___SubmitOutcome.ValueType
     """What happened. With `validate_only`, NO_WORKER when that holds for any of them."""
+    reduced: _builtins.bool
+    """Whether fields of the jobs were left out because the response would be larger than 4 MiB.
+    GetJob returns them.
+    """
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
-        """BASIC, in the order asked."""
+        """BASIC, in the order asked. Without `labels`, `retry_policy`, `progress` and `error` when
+        `reduced` is set.
+        """
 
     def __init__(
         self,
@@ -238,10 +245,11 @@ class BatchSubmitJobsResponse(_message.Message):
         jobs: _abc.Iterable[_job_pb2.Job] | None = ...,
         batch_id: _builtins.str = ...,
         outcome: Global___SubmitOutcome.ValueType = ...,
+        reduced: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "jobs", b"jobs", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "jobs", b"jobs", "outcome", b"outcome", "reduced", b"reduced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,7 +269,7 @@ class GetJobRequest(_message.Message):
     view: _job_pb2.JobView.ValueType
     """How much of it; FULL unless said."""
     data_encoding: _data_pb2.DataEncoding.ValueType
-    """How the response writes payload, result and output."""
+    """How the response writes payload and result."""
     def __init__(
         self,
         *,
@@ -527,6 +535,110 @@ class ListJobEventsResponse(_message.Message):
 Global___ListJobEventsResponse: _TypeAlias = ListJobEventsResponse  # noqa: Y015
 
 @_typing.final
+class ListJobOutputRequest(_message.Message):
+    """Asks for a page of a job's output."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQ_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    DATA_ENCODING_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job. Required."""
+    after_seq: _builtins.int
+    """Only pieces whose event has a larger number."""
+    page_size: _builtins.int
+    """At most this many; 0 is 100, more than 1,000 is 1,000, negative is refused. A page ends earlier
+    when its pieces are large.
+    """
+    data_encoding: _data_pb2.DataEncoding.ValueType
+    """How the response writes output."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        after_seq: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        data_encoding: _data_pb2.DataEncoding.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "data_encoding", b"data_encoding", "job_id", b"job_id", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobOutputRequest: _TypeAlias = ListJobOutputRequest  # noqa: Y015
+
+@_typing.final
+class JobOutput(_message.Message):
+    """A piece of output."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    OUTPUT_TIME_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    """The number of its event within the job."""
+    attempt: _builtins.int
+    """The attempt that emitted it."""
+    @_builtins.property
+    def output_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was stored, by the database's clock."""
+
+    @_builtins.property
+    def output(self) -> _data_pb2.Data:
+        """The piece."""
+
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        output_time: _timestamp_pb2.Timestamp | None = ...,
+        output: _data_pb2.Data | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "output_time", b"output_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "output", b"output", "output_time", b"output_time", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobOutput: _TypeAlias = JobOutput  # noqa: Y015
+
+@_typing.final
+class ListJobOutputResponse(_message.Message):
+    """A page of a job's output."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIECES_FIELD_NUMBER: _builtins.int
+    NEXT_AFTER_SEQ_FIELD_NUMBER: _builtins.int
+    next_after_seq: _builtins.int
+    """`after_seq` of the next page; 0 on the last page, and only there. A job that runs may have more
+    later.
+    """
+    @_builtins.property
+    def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobOutput]:
+        """In the order of their numbers."""
+
+    def __init__(
+        self,
+        *,
+        pieces: _abc.Iterable[Global___JobOutput] | None = ...,
+        next_after_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_after_seq", b"next_after_seq", "pieces", b"pieces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobOutputResponse: _TypeAlias = ListJobOutputResponse  # noqa: Y015
+
+@_typing.final
 class WatchJobRequest(_message.Message):
     """Asks to follow a job."""
 
@@ -535,6 +647,7 @@ class WatchJobRequest(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQ_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
+    IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     after_seq: _builtins.int
@@ -543,16 +656,23 @@ class WatchJobRequest(_message.Message):
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """How the responses write output."""
+    @_builtins.property
+    def idle_interval(self) -> _duration_pb2.Duration:
+        """The longest time without a response, 1 s to 60 s: a response without events and with the mark
+        IDLE comes by then. Absent: HEADRACE_STREAM_IDLE of the gateway, 10 s.
+        """
+
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         after_seq: _builtins.int = ...,
         data_encoding: _data_pb2.DataEncoding.ValueType = ...,
+        idle_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_interval", b"idle_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "data_encoding", b"data_encoding", "job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "data_encoding", b"data_encoding", "idle_interval", b"idle_interval", "job_id", b"job_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -560,23 +680,27 @@ Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
 
 @_typing.final
 class WatchJobResponse(_message.Message):
-    """Some of a job's events."""
+    """Some of a job's events, or a mark."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    mark: Global___WatchMark.ValueType
+    """WATCH_MARK_IDLE, or not set."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """One when it is quiet, many under load."""
+        """One when it is quiet, many under load; none with a mark."""
 
     def __init__(
         self,
         *,
         events: _abc.Iterable[_event_pb2.JobEvent] | None = ...,
+        mark: Global___WatchMark.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "mark", b"mark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -663,6 +787,7 @@ class WatchJobsRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
+    IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """`cursor` of the last response seen; empty: from now."""
     data_encoding: _data_pb2.DataEncoding.ValueType
@@ -671,16 +796,21 @@ class WatchJobsRequest(_message.Message):
     def filter(self) -> Global___JobFilter:
         """Which; absent: all."""
 
+    @_builtins.property
+    def idle_interval(self) -> _duration_pb2.Duration:
+        """The longest time without a response, as in WatchJobRequest."""
+
     def __init__(
         self,
         *,
         filter: Global___JobFilter | None = ...,
         cursor: _builtins.str = ...,
         data_encoding: _data_pb2.DataEncoding.ValueType = ...,
+        idle_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "idle_interval", b"idle_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "data_encoding", b"data_encoding", "filter", b"filter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "data_encoding", b"data_encoding", "filter", b"filter", "idle_interval", b"idle_interval"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -729,6 +859,7 @@ class SubmitAndWatchRequest(_message.Message):
     AFTER_SEQ_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
+    IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The idempotency key, shared with SubmitJob; with it a call that was cut can be repeated."""
     after_seq: _builtins.int
@@ -744,6 +875,10 @@ class SubmitAndWatchRequest(_message.Message):
     def job(self) -> _job_pb2.JobSpec:
         """The job. Required."""
 
+    @_builtins.property
+    def idle_interval(self) -> _duration_pb2.Duration:
+        """The longest time without a response, as in WatchJobRequest."""
+
     def __init__(
         self,
         *,
@@ -752,10 +887,11 @@ class SubmitAndWatchRequest(_message.Message):
         after_seq: _builtins.int = ...,
         data_encoding: _data_pb2.DataEncoding.ValueType = ...,
         use_call_deadline: _builtins.bool = ...,
+        idle_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_interval", b"idle_interval", "job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "data_encoding", b"data_encoding", "job", b"job", "request_id", b"request_id", "use_call_deadline", b"use_call_deadline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "data_encoding", b"data_encoding", "idle_interval", b"idle_interval", "job", b"job", "request_id", b"request_id", "use_call_deadline", b"use_call_deadline"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -763,29 +899,33 @@ Global___SubmitAndWatchRequest: _TypeAlias = SubmitAndWatchRequest  # noqa: Y015
 
 @_typing.final
 class SubmitAndWatchResponse(_message.Message):
-    """The job, then its events."""
+    """The job, then its events, and marks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    mark: Global___WatchMark.ValueType
+    """WATCH_MARK_IDLE, or not set."""
     @_builtins.property
     def job(self) -> _job_pb2.Job:
         """In the first response only: the job, BASIC."""
 
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """One when it is quiet, many under load."""
+        """One when it is quiet, many under load; none with a mark."""
 
     def __init__(
         self,
         *,
         job: _job_pb2.Job | None = ...,
         events: _abc.Iterable[_event_pb2.JobEvent] | None = ...,
+        mark: Global___WatchMark.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "job", b"job", "mark", b"mark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -906,6 +1046,14 @@ class GetStatsResponse(_message.Message):
     QUEUES_FIELD_NUMBER: _builtins.int
     TYPES_FIELD_NUMBER: _builtins.int
     STATS_TIME_FIELD_NUMBER: _builtins.int
+    OMITTED_QUEUES_FIELD_NUMBER: _builtins.int
+    OMITTED_TYPES_FIELD_NUMBER: _builtins.int
+    omitted_queues: _builtins.int
+    """How many queues were left out because there are too many for a response. Those with the most
+    jobs are there.
+    """
+    omitted_types: _builtins.int
+    """The same for the types."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateCount]:
         """All jobs by state; states without jobs are left out."""
@@ -929,10 +1077,12 @@ class GetStatsResponse(_message.Message):
         queues: _abc.Iterable[Global___QueueStats] | None = ...,
         types: _abc.Iterable[Global___TypeStats] | None = ...,
         stats_time: _timestamp_pb2.Timestamp | None = ...,
+        omitted_queues: _builtins.int = ...,
+        omitted_types: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stats_time", b"stats_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["queues", b"queues", "states", b"states", "stats_time", b"stats_time", "types", b"types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["omitted_queues", b"omitted_queues", "omitted_types", b"omitted_types", "queues", b"queues", "states", b"states", "stats_time", b"stats_time", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,6 +31,9 @@ class JobServiceStub:
     What the three watch calls promise: the events of a job come in the order of their `seq`, none is
     missing, and (job_id, seq) names each for ever, so that a reader can drop what it has seen. A
     watch that was cut can be resumed at any gateway from where it stopped.
+
+    No response is larger than 4 MiB, the default limit of gRPC clients. A page ends early, and a
+    stream sends more responses, when what jobs hold is large.
     """
 
     def __init__(self, channel):
@@ -74,6 +77,11 @@ class JobServiceStub:
                 request_serializer=headrace_dot_v1_dot_job__service__pb2.ListJobEventsRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_job__service__pb2.ListJobEventsResponse.FromString,
                 _registered_method=True)
+        self.ListJobOutput = channel.unary_unary(
+                '/headrace.v1.JobService/ListJobOutput',
+                request_serializer=headrace_dot_v1_dot_job__service__pb2.ListJobOutputRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_job__service__pb2.ListJobOutputResponse.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/headrace.v1.JobService/WatchJob',
                 request_serializer=headrace_dot_v1_dot_job__service__pb2.WatchJobRequest.SerializeToString,
@@ -102,6 +110,9 @@ class JobServiceServicer:
     What the three watch calls promise: the events of a job come in the order of their `seq`, none is
     missing, and (job_id, seq) names each for ever, so that a reader can drop what it has seen. A
     watch that was cut can be resumed at any gateway from where it stopped.
+
+    No response is larger than 4 MiB, the default limit of gRPC clients. A page ends early, and a
+    stream sends more responses, when what jobs hold is large.
     """
 
     def SubmitJob(self, request, context):
@@ -151,6 +162,14 @@ class JobServiceServicer:
 
     def ListJobEvents(self, request, context):
         """Lists the events of a job in the order of their numbers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobOutput(self, request, context):
+        """Lists what the handler of a job emitted, over all attempts, in the order of its events. New
+        output comes by WatchJob and WatchJobs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -225,6 +244,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=headrace_dot_v1_dot_job__service__pb2.ListJobEventsRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_job__service__pb2.ListJobEventsResponse.SerializeToString,
             ),
+            'ListJobOutput': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobOutput,
+                    request_deserializer=headrace_dot_v1_dot_job__service__pb2.ListJobOutputRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_job__service__pb2.ListJobOutputResponse.SerializeToString,
+            ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
                     request_deserializer=headrace_dot_v1_dot_job__service__pb2.WatchJobRequest.FromString,
@@ -259,6 +283,9 @@ class JobService:
     What the three watch calls promise: the events of a job come in the order of their `seq`, none is
     missing, and (job_id, seq) names each for ever, so that a reader can drop what it has seen. A
     watch that was cut can be resumed at any gateway from where it stopped.
+
+    No response is larger than 4 MiB, the default limit of gRPC clients. A page ends early, and a
+    stream sends more responses, when what jobs hold is large.
     """
 
     @staticmethod
@@ -440,6 +467,33 @@ class JobService:
             '/headrace.v1.JobService/ListJobEvents',
             headrace_dot_v1_dot_job__service__pb2.ListJobEventsRequest.SerializeToString,
             headrace_dot_v1_dot_job__service__pb2.ListJobEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobOutput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.JobService/ListJobOutput',
+            headrace_dot_v1_dot_job__service__pb2.ListJobOutputRequest.SerializeToString,
+            headrace_dot_v1_dot_job__service__pb2.ListJobOutputResponse.FromString,
             options,
             channel_credentials,
             insecure,

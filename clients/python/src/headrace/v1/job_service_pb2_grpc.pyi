@@ -32,6 +32,9 @@ class JobServiceStub:
     What the three watch calls promise: the events of a job come in the order of their `seq`, none is
     missing, and (job_id, seq) names each for ever, so that a reader can drop what it has seen. A
     watch that was cut can be resumed at any gateway from where it stopped.
+
+    No response is larger than 4 MiB, the default limit of gRPC clients. A page ends early, and a
+    stream sends more responses, when what jobs hold is large.
     """
 
     @_typing.overload
@@ -57,6 +60,10 @@ class JobServiceStub:
     """
     ListJobEvents: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobEventsRequest, _job_service_pb2.ListJobEventsResponse]
     """Lists the events of a job in the order of their numbers."""
+    ListJobOutput: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobOutputRequest, _job_service_pb2.ListJobOutputResponse]
+    """Lists what the handler of a job emitted, over all attempts, in the order of its events. New
+    output comes by WatchJob and WatchJobs.
+    """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.WatchJobResponse]
     """Streams a job's events: the history after `after_seq`, then each one as it happens, then OK
     after the terminal one.
@@ -79,6 +86,9 @@ class JobServiceAsyncStub(JobServiceStub):
     What the three watch calls promise: the events of a job come in the order of their `seq`, none is
     missing, and (job_id, seq) names each for ever, so that a reader can drop what it has seen. A
     watch that was cut can be resumed at any gateway from where it stopped.
+
+    No response is larger than 4 MiB, the default limit of gRPC clients. A page ends early, and a
+    stream sends more responses, when what jobs hold is large.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -101,6 +111,10 @@ class JobServiceAsyncStub(JobServiceStub):
     """
     ListJobEvents: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobEventsRequest, _job_service_pb2.ListJobEventsResponse]  # type: ignore[assignment]
     """Lists the events of a job in the order of their numbers."""
+    ListJobOutput: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobOutputRequest, _job_service_pb2.ListJobOutputResponse]  # type: ignore[assignment]
+    """Lists what the handler of a job emitted, over all attempts, in the order of its events. New
+    output comes by WatchJob and WatchJobs.
+    """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams a job's events: the history after `after_seq`, then each one as it happens, then OK
     after the terminal one.
@@ -122,6 +136,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     What the three watch calls promise: the events of a job come in the order of their `seq`, none is
     missing, and (job_id, seq) names each for ever, so that a reader can drop what it has seen. A
     watch that was cut can be resumed at any gateway from where it stopped.
+
+    No response is larger than 4 MiB, the default limit of gRPC clients. A page ends early, and a
+    stream sends more responses, when what jobs hold is large.
     """
 
     @_abc_1.abstractmethod
@@ -184,6 +201,16 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.ListJobEventsResponse, _abc.Awaitable[_job_service_pb2.ListJobEventsResponse]]:
         """Lists the events of a job in the order of their numbers."""
+
+    @_abc_1.abstractmethod
+    def ListJobOutput(
+        self,
+        request: _job_service_pb2.ListJobOutputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ListJobOutputResponse, _abc.Awaitable[_job_service_pb2.ListJobOutputResponse]]:
+        """Lists what the handler of a job emitted, over all attempts, in the order of its events. New
+        output comes by WatchJob and WatchJobs.
+        """
 
     @_abc_1.abstractmethod
     def WatchJob(

@@ -29,13 +29,14 @@ from headrace.v1 import event_pb2 as headrace_dot_v1_dot_event__pb2
 from headrace.v1 import job_service_pb2 as headrace_dot_v1_dot_job__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headrace/v1/subscription_service.proto\x12\x0bheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16headrace/v1/data.proto\x1a\x17headrace/v1/event.proto\x1a\x1dheadrace/v1/job_service.proto\"\xf8\x01\n\x0cSubscription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x16.headrace.v1.JobFilter\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x61\x63k_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63onsumer\x18\x05 \x01(\t\x12&\n\x03lag\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11unreadable_fields\x18\x07 \x03(\t\"a\n\x19\x43reateSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x16.headrace.v1.JobFilter\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"^\n\x1a\x43reateSubscriptionResponse\x12/\n\x0csubscription\x18\x01 \x01(\x0b\x32\x19.headrace.v1.Subscription\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"&\n\x16GetSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x17GetSubscriptionResponse\x12/\n\x0csubscription\x18\x01 \x01(\x0b\x32\x19.headrace.v1.Subscription\"A\n\x18ListSubscriptionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"f\n\x19ListSubscriptionsResponse\x12\x30\n\rsubscriptions\x18\x01 \x03(\x0b\x32\x19.headrace.v1.Subscription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x19\x44\x65leteSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1c\n\x1a\x44\x65leteSubscriptionResponse\"l\n\x18WatchSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x30\n\rdata_encoding\x18\x03 \x01(\x0e\x32\x19.headrace.v1.DataEncoding\"x\n\x19WatchSubscriptionResponse\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.headrace.v1.JobEvent\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12$\n\x04mark\x18\x03 \x01(\x0e\x32\x16.headrace.v1.WatchMark\"6\n\x16\x41\x63kSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"\x19\n\x17\x41\x63kSubscriptionResponse2\xe9\x04\n\x13SubscriptionService\x12\x65\n\x12\x43reateSubscription\x12&.headrace.v1.CreateSubscriptionRequest\x1a\'.headrace.v1.CreateSubscriptionResponse\x12\\\n\x0fGetSubscription\x12#.headrace.v1.GetSubscriptionRequest\x1a$.headrace.v1.GetSubscriptionResponse\x12\x62\n\x11ListSubscriptions\x12%.headrace.v1.ListSubscriptionsRequest\x1a&.headrace.v1.ListSubscriptionsResponse\x12\x65\n\x12\x44\x65leteSubscription\x12&.headrace.v1.DeleteSubscriptionRequest\x1a\'.headrace.v1.DeleteSubscriptionResponse\x12\x64\n\x11WatchSubscription\x12%.headrace.v1.WatchSubscriptionRequest\x1a&.headrace.v1.WatchSubscriptionResponse0\x01\x12\\\n\x0f\x41\x63kSubscription\x12#.headrace.v1.AckSubscriptionRequest\x1a$.headrace.v1.AckSubscriptionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headrace/v1/subscription_service.proto\x12\x0bheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16headrace/v1/data.proto\x1a\x17headrace/v1/event.proto\x1a\x1dheadrace/v1/job_service.proto\"\xf8\x01\n\x0cSubscription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x16.headrace.v1.JobFilter\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x61\x63k_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63onsumer\x18\x05 \x01(\t\x12&\n\x03lag\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11unreadable_fields\x18\x07 \x03(\t\"a\n\x19\x43reateSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x16.headrace.v1.JobFilter\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"^\n\x1a\x43reateSubscriptionResponse\x12/\n\x0csubscription\x18\x01 \x01(\x0b\x32\x19.headrace.v1.Subscription\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"&\n\x16GetSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x17GetSubscriptionResponse\x12/\n\x0csubscription\x18\x01 \x01(\x0b\x32\x19.headrace.v1.Subscription\"A\n\x18ListSubscriptionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"f\n\x19ListSubscriptionsResponse\x12\x30\n\rsubscriptions\x18\x01 \x03(\x0b\x32\x19.headrace.v1.Subscription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x19\x44\x65leteSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1c\n\x1a\x44\x65leteSubscriptionResponse\"\x9e\x01\n\x18WatchSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x30\n\rdata_encoding\x18\x03 \x01(\x0e\x32\x19.headrace.v1.DataEncoding\x12\x30\n\ridle_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"x\n\x19WatchSubscriptionResponse\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.headrace.v1.JobEvent\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12$\n\x04mark\x18\x03 \x01(\x0e\x32\x16.headrace.v1.WatchMark\"6\n\x16\x41\x63kSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"\x19\n\x17\x41\x63kSubscriptionResponse2\xe9\x04\n\x13SubscriptionService\x12\x65\n\x12\x43reateSubscription\x12&.headrace.v1.CreateSubscriptionRequest\x1a\'.headrace.v1.CreateSubscriptionResponse\x12\\\n\x0fGetSubscription\x12#.headrace.v1.GetSubscriptionRequest\x1a$.headrace.v1.GetSubscriptionResponse\x12\x62\n\x11ListSubscriptions\x12%.headrace.v1.ListSubscriptionsRequest\x1a&.headrace.v1.ListSubscriptionsResponse\x12\x65\n\x12\x44\x65leteSubscription\x12&.headrace.v1.DeleteSubscriptionRequest\x1a\'.headrace.v1.DeleteSubscriptionResponse\x12\x64\n\x11WatchSubscription\x12%.headrace.v1.WatchSubscriptionRequest\x1a&.headrace.v1.WatchSubscriptionResponse0\x01\x12\\\n\x0f\x41\x63kSubscription\x12#.headrace.v1.AckSubscriptionRequest\x1a$.headrace.v1.AckSubscriptionResponseBh\n\x0eio.headrace.v1B\x18SubscriptionServiceProtoP\x01Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.subscription_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\016io.headrace.v1B\030SubscriptionServiceProtoP\001Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1'
   _globals['_SUBSCRIPTION']._serialized_start=201
   _globals['_SUBSCRIPTION']._serialized_end=449
   _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_start=451
@@ -54,14 +55,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_end=974
   _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_start=976
   _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_end=1004
-  _globals['_WATCHSUBSCRIPTIONREQUEST']._serialized_start=1006
-  _globals['_WATCHSUBSCRIPTIONREQUEST']._serialized_end=1114
-  _globals['_WATCHSUBSCRIPTIONRESPONSE']._serialized_start=1116
-  _globals['_WATCHSUBSCRIPTIONRESPONSE']._serialized_end=1236
-  _globals['_ACKSUBSCRIPTIONREQUEST']._serialized_start=1238
-  _globals['_ACKSUBSCRIPTIONREQUEST']._serialized_end=1292
-  _globals['_ACKSUBSCRIPTIONRESPONSE']._serialized_start=1294
-  _globals['_ACKSUBSCRIPTIONRESPONSE']._serialized_end=1319
-  _globals['_SUBSCRIPTIONSERVICE']._serialized_start=1322
-  _globals['_SUBSCRIPTIONSERVICE']._serialized_end=1939
+  _globals['_WATCHSUBSCRIPTIONREQUEST']._serialized_start=1007
+  _globals['_WATCHSUBSCRIPTIONREQUEST']._serialized_end=1165
+  _globals['_WATCHSUBSCRIPTIONRESPONSE']._serialized_start=1167
+  _globals['_WATCHSUBSCRIPTIONRESPONSE']._serialized_end=1287
+  _globals['_ACKSUBSCRIPTIONREQUEST']._serialized_start=1289
+  _globals['_ACKSUBSCRIPTIONREQUEST']._serialized_end=1343
+  _globals['_ACKSUBSCRIPTIONRESPONSE']._serialized_start=1345
+  _globals['_ACKSUBSCRIPTIONRESPONSE']._serialized_end=1370
+  _globals['_SUBSCRIPTIONSERVICE']._serialized_start=1373
+  _globals['_SUBSCRIPTIONSERVICE']._serialized_end=1990
 # @@protoc_insertion_point(module_scope)

@@ -291,6 +291,7 @@ class WatchSubscriptionRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     CONSUMER_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
+    IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name. Required."""
     consumer: _builtins.str
@@ -300,16 +301,21 @@ class WatchSubscriptionRequest(_message.Message):
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """How the responses write output."""
+    @_builtins.property
+    def idle_interval(self) -> _duration_pb2.Duration:
+        """The longest time without a response, as in WatchJobRequest."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         consumer: _builtins.str = ...,
         data_encoding: _data_pb2.DataEncoding.ValueType = ...,
+        idle_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_interval", b"idle_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "data_encoding", b"data_encoding", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "data_encoding", b"data_encoding", "idle_interval", b"idle_interval", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,8 @@ HeadraceError
 ├── RequestIdConflict         an idempotency key was used for another content
 ├── StateConflict             the job is in a state that does not allow it
 ├── AttemptNotCurrent         the attempt does not run any more
-├── LimitExceeded             something is larger than a limit
+├── LimitExceeded             a size, a count or a depth is beyond its limit
+│   └── TooManySubscriptions  the tenant has as many as it may
 ├── CursorExpired             what the cursor stands before is not kept any more
 ├── SlowConsumer              the reader of a stream stayed away
 ├── SubscriptionNotFound
@@ -118,7 +119,10 @@ class AttemptNotCurrent(HeadraceError):
 
 
 class LimitExceeded(HeadraceError):
-    """Something is larger than a limit. `limit` is the setting that gives it."""
+    """A size, a count or a depth is beyond its limit.
+
+    `limit` is the setting that has the limit, or the name of one that cannot be set.
+    """
 
     def __init__(self, field: str, *, limit: str, maximum: int, actual: int, unit: str) -> None:
         self.field = field
@@ -126,6 +130,19 @@ class LimitExceeded(HeadraceError):
         self.maximum = maximum
         self.actual = actual
         super().__init__(f"{field} has {actual} {unit}; at most {maximum} are allowed ({limit})")
+
+
+class TooManySubscriptions(LimitExceeded):
+    """The tenant has as many subscriptions as it may; one has to be deleted first."""
+
+    def __init__(self, maximum: int, *, actual: int) -> None:
+        super().__init__(
+            "tenant",
+            limit="HEADRACE_MAX_SUBSCRIPTIONS",
+            maximum=maximum,
+            actual=actual,
+            unit="subscriptions",
+        )
 
 
 class CursorExpired(HeadraceError):

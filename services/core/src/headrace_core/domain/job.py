@@ -29,6 +29,12 @@ MAX_PRIORITY: Final = 100
 # priority 0 has waited up to 100 minutes for, and of nothing that has waited longer.
 PRIORITY_POINT: Final = timedelta(minutes=1)
 
+# The largest payload, result or piece of output that a setting can allow, in bytes: a response
+# holds two of them, and gRPC clients refuse one above 4 MiB.
+MAX_DOCUMENT_BYTES: Final = 1024 * 1024
+# The same for the labels of a job.
+MAX_LABELS: Final = 256
+
 # Limits of what a handler reports as its progress. Every list and every stream carries it.
 MAX_PROGRESS_MESSAGE_BYTES: Final = 4096
 MAX_COUNTERS: Final = 64

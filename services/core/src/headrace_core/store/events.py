@@ -33,6 +33,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Final
 
 from sqlalchemy import TextClause, text
 
@@ -40,13 +41,17 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
 from headrace_core.store.connection import Connection, Row
 from headrace_core.store.jobs import get_job
-from headrace_core.store.rows import EVENT_COLUMNS, NO_EVENT, to_event
+from headrace_core.store.rows import EVENT_COLUMNS, MAX_PROGRESS_BYTES, NO_EVENT, to_event
 
 # The place of an event in the log: (xid, position).
 Place = tuple[int, int]
 
 # Before every event.
 BEGINNING: Place = (0, 0)
+
+# What the documents of a page may have together before it ends, in bytes. Many streams hold a page
+# each while their readers are slow.
+PAGE_BYTES: Final = 1024 * 1024
 
 # Behind every position of a transaction.
 _LAST = 2**63 - 1
@@ -142,19 +147,36 @@ class LogEnd:
 
 async def list_events(
     conn: Connection, *, tenant: str, job_id: JobId, after_seq: int, limit: int
-) -> list[JobEvent]:
-    """Up to `limit` events of a job with numbers above `after_seq`, in order.
+) -> EventPage:
+    """Return events of a job with numbers above `after_seq`, in order.
+
+    Args:
+        conn: in any transaction.
+        tenant: whose job it is.
+        job_id: the job.
+        after_seq: the number of the last event before the page.
+        limit: the most events of the page. It ends earlier at `PAGE_BYTES`.
 
     Raises:
         JobNotFound: the tenant has no such job.
     """
-    rows = await conn.execute(
-        _HISTORY, {"tenant": tenant, "id": job_id, "after_seq": after_seq, "limit": limit}
-    )
-    events = [to_event(row) for row in rows]
-    if not events:
-        await get_job(conn, tenant=tenant, job_id=job_id, full=False)
-    return events
+    page = {"tenant": tenant, "id": job_id, "after_seq": after_seq, "limit": limit}
+    return await _list(conn, _HISTORY, page)
+
+
+async def list_output(
+    conn: Connection, *, tenant: str, job_id: JobId, after_seq: int, limit: int
+) -> EventPage:
+    """As `list_events`, of the events that have output."""
+    page = {"tenant": tenant, "id": job_id, "after_seq": after_seq, "limit": limit}
+    return await _list(conn, _OUTPUT, page)
+
+
+async def _list(conn: Connection, statement: TextClause, page: dict[str, Any]) -> EventPage:
+    rows = await conn.execute(statement, page)
+    if not rows:
+        await get_job(conn, tenant=page["tenant"], job_id=page["id"], full=False)
+    return _page(rows, page["limit"])
 
 
 async def read_end(conn: Connection) -> LogEnd:
@@ -177,7 +199,8 @@ async def read_end(conn: Connection) -> LogEnd:
 async def read_unseen(conn: Connection, *, seen: Seen, limit: int) -> Look:
     """Up to `limit` events that are visible and have not been seen, in the order of their places.
 
-    It costs as much as there are of them, however many were seen behind an open transaction.
+    The page ends earlier at `PAGE_BYTES`. The cost depends on the events of the page, however many
+    were seen behind an open transaction.
 
     Args:
         conn: with no transaction open, or in READ COMMITTED.
@@ -236,7 +259,7 @@ async def read_range(conn: Connection, *, after: Place, through: Place, limit: i
         conn: in any transaction: what has settled is the same in every later one.
         after: the place behind which to read.
         through: the last place of the range.
-        limit: how many events at most.
+        limit: how many events at most. The page ends earlier at `PAGE_BYTES`.
     """
     rows = await conn.execute(
         _RANGE,
@@ -271,22 +294,48 @@ def _page(rows: Sequence[Row], limit: int) -> EventPage:
         # The job of an old event may be gone already; the event still counts as a row of the page.
         events=[to_event(row) for row in rows if row["job_type"] is not None],
         end=(rows[-1]["xid"], rows[-1]["position"]) if rows else None,
-        complete=len(rows) < limit,
+        complete=not rows or len(rows) == rows[0]["found"] < limit,
     )
+
+
+def _cut(rows: str, order: str) -> str:
+    """Rows of `job_events` up to the one that fills a page, and how many there are with the rest.
+
+    A piece of output is measured as it is; progress and errors have limits of their own.
+    """
+    return f"""
+        SELECT * FROM (
+            SELECT *, count(*) OVER () AS found,
+                sum(size) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) - size AS size_before
+            FROM (
+                SELECT *, coalesce(octet_length(output::text), 0)
+                    + least(coalesce(pg_column_size(progress), 0), {MAX_PROGRESS_BYTES})
+                    + coalesce(pg_column_size(error), 0) AS size
+                FROM ({rows}) listed
+            ) measured
+        ) summed
+        WHERE size_before < {PAGE_BYTES}
+    """
 
 
 # The range is one of (job_id, seq), since the planner expects a handful of events of a job of which
 # it knows nothing, and would read and sort all of a long history for each page of it.
-_HISTORY = text(f"""
-    SELECT {EVENT_COLUMNS} FROM (
+def _history(condition: str) -> TextClause:
+    rows = f"""
         SELECT * FROM job_events
         WHERE (job_id, seq) > (CAST(:id AS uuid), CAST(:after_seq AS integer))
-            AND (job_id, seq) <= (CAST(:id AS uuid), {2**31 - 1})
+            AND (job_id, seq) <= (CAST(:id AS uuid), {2**31 - 1}) {condition}
         ORDER BY job_id, seq LIMIT :limit
-    ) e
-    JOIN jobs j ON j.id = CAST(:id AS uuid) AND j.tenant = :tenant
-    ORDER BY e.seq
-""")
+    """
+    return text(f"""
+        SELECT {EVENT_COLUMNS}, e.found FROM ({_cut(rows, "job_id, seq")}) e
+        JOIN jobs j ON j.id = CAST(:id AS uuid) AND j.tenant = :tenant
+        ORDER BY e.seq
+    """)
+
+
+_HISTORY = _history("")
+_OUTPUT = _history("AND type = 'output'")
 
 # The snapshot, the clock and the start in one text, so that the rows of events below it carry one
 # empty column and no more.
@@ -328,6 +377,36 @@ _END = text(f"""
 # that it does not know for a tenth of the table.
 @lru_cache
 def _unseen(limit: int) -> TextClause:
+    rows = f"""
+        SELECT * FROM (
+            (
+                SELECT * FROM job_events WHERE (xid, position)
+                    > (CAST(:top_xid AS xid8), CAST(:top_position AS bigint))
+                ORDER BY xid, position LIMIT {limit:d}
+            )
+            UNION ALL
+            SELECT own.* FROM open CROSS JOIN LATERAL (
+                SELECT * FROM job_events o
+                WHERE o.xid = open.xid AND o.writer = o.xid
+                    AND (o.xid, o.position) > (open.after_xid, open.after_position)
+                ORDER BY o.xid, o.position LIMIT {limit:d}
+            ) own
+            UNION ALL
+            SELECT raised.* FROM open CROSS JOIN LATERAL (
+                -- OFFSET 0 keeps the planner from a walk along the places, in search of a
+                -- writer.
+                SELECT * FROM (
+                    SELECT * FROM job_events w
+                    WHERE w.writer = open.xid AND w.writer <> w.xid OFFSET 0
+                ) r
+                WHERE (r.xid, r.position)
+                        <= (CAST(:top_xid AS xid8), CAST(:top_position AS bigint))
+                    AND (r.xid, r.position) > (open.after_xid, open.after_position)
+                ORDER BY r.xid, r.position LIMIT {limit:d}
+            ) raised
+        ) unseen
+        ORDER BY xid, position LIMIT {limit:d}
+    """
     return text(f"""
         WITH open AS (
             SELECT * FROM unnest(
@@ -336,54 +415,26 @@ def _unseen(limit: int) -> TextClause:
                 CAST(CAST(:after_positions AS text[]) AS bigint[])
             ) AS t (xid, after_xid, after_position)
         )
-        SELECT {NO_EVENT}, head FROM ({_HEAD}) head
+        SELECT {NO_EVENT}, NULL AS found, head FROM ({_HEAD}) head
         UNION ALL
         SELECT * FROM (
-            SELECT {EVENT_COLUMNS}, NULL FROM (
-                SELECT * FROM (
-                    (
-                        SELECT * FROM job_events WHERE (xid, position)
-                            > (CAST(:top_xid AS xid8), CAST(:top_position AS bigint))
-                        ORDER BY xid, position LIMIT {limit:d}
-                    )
-                    UNION ALL
-                    SELECT own.* FROM open CROSS JOIN LATERAL (
-                        SELECT * FROM job_events o
-                        WHERE o.xid = open.xid AND o.writer = o.xid
-                            AND (o.xid, o.position) > (open.after_xid, open.after_position)
-                        ORDER BY o.xid, o.position LIMIT {limit:d}
-                    ) own
-                    UNION ALL
-                    SELECT raised.* FROM open CROSS JOIN LATERAL (
-                        -- OFFSET 0 keeps the planner from a walk along the places, in search of a
-                        -- writer.
-                        SELECT * FROM (
-                            SELECT * FROM job_events w
-                            WHERE w.writer = open.xid AND w.writer <> w.xid OFFSET 0
-                        ) r
-                        WHERE (r.xid, r.position)
-                                <= (CAST(:top_xid AS xid8), CAST(:top_position AS bigint))
-                            AND (r.xid, r.position) > (open.after_xid, open.after_position)
-                        ORDER BY r.xid, r.position LIMIT {limit:d}
-                    ) raised
-                ) unseen
-                ORDER BY xid, position LIMIT {limit:d}
-            ) e
+            SELECT {EVENT_COLUMNS}, e.found, NULL FROM ({_cut(rows, "xid, position")}) e
             LEFT JOIN jobs j ON j.id = e.job_id
             ORDER BY e.xid, e.position
         ) events
     """)
 
 
+_RANGE_ROWS = """
+    SELECT * FROM job_events
+    WHERE (xid, position)
+            > (CAST(:after_xid AS xid8), CAST(:after_position AS bigint))
+        AND (xid, position)
+            <= (CAST(:through_xid AS xid8), CAST(:through_position AS bigint))
+    ORDER BY xid, position LIMIT :limit
+"""
 _RANGE = text(f"""
-    SELECT {EVENT_COLUMNS} FROM (
-        SELECT * FROM job_events
-        WHERE (xid, position)
-                > (CAST(:after_xid AS xid8), CAST(:after_position AS bigint))
-            AND (xid, position)
-                <= (CAST(:through_xid AS xid8), CAST(:through_position AS bigint))
-        ORDER BY xid, position LIMIT :limit
-    ) e
+    SELECT {EVENT_COLUMNS}, e.found FROM ({_cut(_RANGE_ROWS, "xid, position")}) e
     LEFT JOIN jobs j ON j.id = e.job_id
     ORDER BY e.xid, e.position
 """)

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, literal_column, not_, 
 
 from headrace_core.domain.errors import JobNotFound
 from headrace_core.domain.ids import JobId
-from headrace_core.domain.job import Job, JsonText
+from headrace_core.domain.job import Job
 from headrace_core.domain.query import Comparison, Query
 from headrace_core.store.connection import Connection
 from headrace_core.store.rows import job_columns, to_job
@@ -51,12 +51,6 @@ async def lock_job(conn: Connection, *, tenant: str, job_id: JobId) -> None:
     locked = await conn.execute(_LOCK, {"tenant": tenant, "id": job_id})
     if locked.one_or_none() is None:
         raise JobNotFound(job_id)
-
-
-async def get_output(conn: Connection, *, tenant: str, job_id: JobId) -> list[JsonText]:
-    """What the job's handler emitted, in order, over all attempts."""
-    rows = await conn.execute(_OUTPUT, {"tenant": tenant, "id": job_id})
-    return [row.output for row in rows]
 
 
 async def list_jobs(
@@ -117,7 +111,3 @@ _GET = "SELECT {columns} FROM jobs WHERE tenant = :tenant AND id = :id"
 _GET_FULL = text(_GET.format(columns=job_columns(full=True)))
 _GET_BASIC = text(_GET.format(columns=job_columns(full=False)))
 _LOCK = text("SELECT id FROM jobs WHERE tenant = :tenant AND id = :id FOR NO KEY UPDATE")
-_OUTPUT = text("""
-    SELECT output::text AS output FROM job_events
-    WHERE job_id = :id AND tenant = :tenant AND type = 'output' ORDER BY seq
-""")

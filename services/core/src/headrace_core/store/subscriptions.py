@@ -14,10 +14,10 @@ from sqlalchemy import text
 
 from headrace_core.domain.errors import (
     CursorInvalid,
-    LimitExceeded,
     SubscriptionConflict,
     SubscriptionNotFound,
     SubscriptionTaken,
+    TooManySubscriptions,
 )
 from headrace_core.domain.job import JsonText
 from headrace_core.domain.subscription import (
@@ -77,7 +77,7 @@ async def create_subscription(
 
     Raises:
         SubscriptionConflict: the name has another filter.
-        LimitExceeded: the tenant has as many as it may.
+        TooManySubscriptions: the tenant has as many as it may.
         StartsTooEarly: events behind `after` were pruned.
     """
     key = {"tenant": tenant, "name": name}
@@ -89,13 +89,7 @@ async def create_subscription(
     if same is None:
         count = await conn.scalar(_COUNT, {"tenant": tenant})
         if count >= maximum:
-            raise LimitExceeded(
-                "tenant",
-                limit="HEADRACE_MAX_SUBSCRIPTIONS",
-                maximum=maximum,
-                actual=count + 1,
-                unit="subscriptions",
-            )
+            raise TooManySubscriptions(maximum, actual=count + 1)
         start = await read_start(conn, tenant=tenant)
         if after is not None and after < start:
             raise StartsTooEarly(start)

@@ -15,7 +15,7 @@ from headrace_core.store.events import EventPage, Place, list_events, read_range
 from headrace_core.store.jobs import get_job
 from headrace_gateway.watch.recent import Recent
 
-# How many events of a job, and of all jobs, are read at once.
+# How many events of a job, and of all jobs, are read at once. The store bounds their bytes.
 _JOB_PAGE: Final = 200
 _PAGE: Final = 500
 
@@ -65,13 +65,15 @@ class History:
             Unavailable: PostgreSQL cannot be read.
         """
         async with self._readers, self._database.statement() as conn:
-            events = await list_events(
+            page = await list_events(
                 conn, tenant=tenant, job_id=job_id, after_seq=after_seq, limit=_JOB_PAGE
             )
-            if events:
-                last, complete = events[-1], len(events) < _JOB_PAGE
+            if page.events:
+                last, complete = page.events[-1], page.complete
                 ended = complete and last.state in TERMINAL
-                return JobPage(events=events, complete=complete, ended=ended, last_seq=last.seq)
+                return JobPage(
+                    events=page.events, complete=complete, ended=ended, last_seq=last.seq
+                )
             job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
             # An event may have come since; then there is another page.
             complete = job.seq <= after_seq

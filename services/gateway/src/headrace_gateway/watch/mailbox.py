@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from headrace_core.domain.errors import HeadraceError
 from headrace_core.domain.job import JobEvent
+from headrace_gateway.watch.packs import weigh
 
 
 class Mailbox:
@@ -17,13 +18,19 @@ class Mailbox:
 
     Args:
         room: how many events it holds at most.
+        room_bytes: how long their documents may be together, unless it holds a single event.
     """
 
-    __slots__ = ("_changed", "_error", "_events", "_room", "behind", "overflowed", "sending")
+    __slots__ = (
+        *("_changed", "_error", "_events", "_room", "_room_bytes", "_weight"),
+        *("behind", "overflowed", "sending"),
+    )
 
-    def __init__(self, *, room: int) -> None:
+    def __init__(self, *, room: int, room_bytes: int) -> None:
         self._room = room
+        self._room_bytes = room_bytes
         self._events: list[JobEvent] = []
+        self._weight = 0
         self._changed = asyncio.Event()
         self._error: HeadraceError | None = None
         # Whether it has dropped events since it was made or reopened. It takes none until then.
@@ -54,7 +61,10 @@ class Mailbox:
         if self.overflowed:
             return
         self._events.extend(events)
-        if len(self._events) > self._room:
+        for event in events:
+            self._weight += weigh(event)
+        held = len(self._events)
+        if held > self._room or (self._weight > self._room_bytes and held > 1):
             self.overflow()
         self._changed.set()
 
@@ -63,19 +73,27 @@ class Mailbox:
         if self._events and self.behind is None:
             self.behind = self._events[0].time.timestamp()
         self.overflowed = True
-        self._events.clear()
+        self._clear()
         self._changed.set()
 
     def take(self, limit: int) -> list[JobEvent]:
         """Removes up to `limit` events and returns them, the oldest first."""
+        if len(self._events) <= limit:
+            taken, self._events, self._weight = self._events, [], 0
+            return taken
         taken = self._events[:limit]
         del self._events[:limit]
+        self._weight -= sum(map(weigh, taken))
         return taken
 
     def reopen(self) -> None:
         """Begins anew after an overflow, with nothing in it."""
-        self._events.clear()
+        self._clear()
         self.overflowed = False
+
+    def _clear(self) -> None:
+        self._events.clear()
+        self._weight = 0
 
     def fail(self, error: HeadraceError) -> None:
         """Ends the stream with an error, as soon as it looks."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -15,21 +14,16 @@ from headrace_core.store.events import BEGINNING, Place, place_of
 from headrace_gateway.job_filter import JobFilter
 from headrace_gateway.watch.gauges import Gauges
 from headrace_gateway.watch.history import History, Pruned
+from headrace_gateway.watch.idle import next_mark
 from headrace_gateway.watch.mailbox import Mailbox
 from headrace_gateway.watch.packs import MAX_EVENTS, pack
 from headrace_gateway.watch.predicate import Predicate
 from headrace_gateway.watch.routing import Routes
 from headrace_gateway.watch.tail import Tail
 
-# After how many seconds without a message a mark is sent. The jitter keeps the marks of streams
-# that began together apart.
-IDLE: Final = (10.0, 15.0)
-# The same in the past: whoever is cut shall not have to begin there again, however much of it does
-# not match.
+# Seconds between two marks while a stream reads the past, so that one that is cut resumes near
+# where it was, however much of the past does not match.
 _PROGRESS: Final = 1.0
-# Marks that are due in the same fiftieth of a second go together: of ten thousand streams that is
-# a batch of two milliseconds, and less than half of the CPU time, as most of it is waking up.
-_TOGETHER: Final = 0.02
 
 
 class Mark(Enum):
@@ -70,7 +64,7 @@ class FilterStream:
         routes: where the mailbox is put up.
         history: reads the past.
         gauges: counts catch-ups.
-        idle: bounds of the seconds until a mark is sent.
+        idle: the longest time without a message, in seconds.
     """
 
     def __init__(
@@ -84,7 +78,7 @@ class FilterStream:
         routes: Routes,
         history: History,
         gauges: Gauges,
-        idle: tuple[float, float] = IDLE,
+        idle: float,
     ) -> None:
         self._tenant = tenant
         self._job_filter = job_filter
@@ -222,5 +216,4 @@ class FilterStream:
         """When a mark is due if nothing is sent from now on."""
         if not self._live:
             return self._clock() + _PROGRESS
-        due = self._clock() + random.uniform(*self._idle)
-        return due - due % _TOGETHER
+        return next_mark(self._clock(), self._idle)

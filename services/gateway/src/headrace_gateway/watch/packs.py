@@ -37,5 +37,5 @@ def weigh(event: JobEvent) -> int:
     if event.progress is not None:
         weight += len(event.progress.message) + len(event.progress.counters)
     if event.error is not None:
-        weight += len(event.error.message)
+        weight += len(event.error.type) + len(event.error.message)
     return weight

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from typing import Final
 
 from headrace_core.domain.job import JobEvent
-from headrace_core.store.events import EventPage, Place, place_of
+from headrace_core.store.events import PAGE_BYTES, EventPage, Place, place_of
 from headrace_gateway.watch.packs import weigh
 
 # How many events it holds, and how many characters their documents may come to together.
@@ -39,12 +39,15 @@ class Recent:
         self._characters = 0
 
     def page(self, *, after: Place, through: Place, limit: int) -> EventPage | None:
-        """Up to `limit` events behind `after` and up to `through`; None when they are not here."""
+        """Up to `limit` events behind `after` and up to `through`; None when they are not here.
+
+        As a page from PostgreSQL, it ends earlier at `PAGE_BYTES`.
+        """
         if self._begin is None or self._end is None or not self._begin <= after <= self._end:
             return None
         first = bisect_right(self._places, after)
         behind = bisect_right(self._places, through)
-        last = min(behind, first + limit)
+        last = self._fitting(first, min(behind, first + limit))
         complete = through <= self._end and last == behind
         if first == last and not complete:
             return None
@@ -53,6 +56,17 @@ class Recent:
             end=self._places[last - 1] if first < last else None,
             complete=complete,
         )
+
+    def _fitting(self, first: int, last: int) -> int:
+        """Where a page from `first` on ends: at `last`, or before it has too many characters."""
+        if self._characters <= PAGE_BYTES:
+            return last
+        characters = 0
+        for number in range(first, last):
+            if characters >= PAGE_BYTES:
+                return number
+            characters += weigh(self._events[number])
+        return last
 
     def add(self, page: EventPage, *, after: Place, through: Place) -> None:
         """Adds what was read from PostgreSQL, if it joins on to what is here or lies behind it.

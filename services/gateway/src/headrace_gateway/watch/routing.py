@@ -27,11 +27,13 @@ class Routes:
 
     Args:
         room: how many events a mailbox holds.
+        room_bytes: how long their documents may be together.
         gauges: counts the streams.
     """
 
-    def __init__(self, *, room: int, gauges: Gauges) -> None:
+    def __init__(self, *, room: int, room_bytes: int, gauges: Gauges) -> None:
         self._room = room
+        self._room_bytes = room_bytes
         self._gauges = gauges
         self._by_job: dict[JobId, set[Mailbox]] = {}
         self._by_key: dict[Key, dict[Mailbox, Predicate]] = {}
@@ -143,7 +145,7 @@ class Routes:
     def _mailbox(self) -> Iterator[Mailbox]:
         if self._closed is not None:
             raise self._closed
-        mailbox = Mailbox(room=self._room)
+        mailbox = Mailbox(room=self._room, room_bytes=self._room_bytes)
         self._mailboxes.add(mailbox)
         self._opened.set()
         try:

@@ -47,7 +47,12 @@ class Watch:
         self.gauges = Gauges()
         self._installation = installation
         self._listener = Listener(settings, database, Topic.EVENTS)
-        self._routes = Routes(room=settings.stream_queue_events, gauges=self.gauges)
+        self._idle = settings.stream_idle
+        self._routes = Routes(
+            room=settings.stream_queue_events,
+            room_bytes=settings.stream_queue_bytes,
+            gauges=self.gauges,
+        )
         self._tail = Tail(
             database=database, listener=self._listener, routes=self._routes, gauges=self.gauges
         )
@@ -94,7 +99,7 @@ class Watch:
         return 0.0 if oldest is None else max(0.0, self.gauges.clock.now() - oldest)
 
     def watch_job(
-        self, tenant: str, job_id: JobId, after_seq: int
+        self, tenant: str, job_id: JobId, after_seq: int, *, idle: float | None = None
     ) -> AsyncGenerator[list[JobEvent], None]:
         """The events of a job behind `after_seq`, then each as it happens, until it has ended.
 
@@ -104,9 +109,11 @@ class Watch:
             tenant: whose job it is.
             job_id: the job.
             after_seq: the number of the last event seen; 0 for none.
+            idle: the longest time without a list, in seconds; None: that of the settings.
 
         Returns:
-            Lists of events, in order and without a gap, each small enough for a message.
+            Lists of events, in order and without a gap, each small enough for a message. An empty
+            one is a mark: nothing has happened for a while.
 
         Raises:
             JobNotFound: the tenant has no such job.
@@ -121,11 +128,12 @@ class Watch:
             routes=self._routes,
             history=self._history,
             gauges=self.gauges,
+            idle=idle or self._idle,
         )
         return stream.run()
 
     def watch_jobs(
-        self, tenant: str, job_filter: JobFilter, cursor: str
+        self, tenant: str, job_filter: JobFilter, cursor: str, *, idle: float | None = None
     ) -> AsyncGenerator[WatchPage, None]:
         """The events of all jobs that match, behind a cursor, then each as it settles, for ever.
 
@@ -135,6 +143,7 @@ class Watch:
             tenant: whose jobs.
             job_filter: which of them.
             cursor: of the last page seen; empty for now.
+            idle: the longest time without a page, in seconds; None: that of the settings.
 
         Returns:
             Pages of events, in order per job, and marks.
@@ -150,11 +159,12 @@ class Watch:
             job_filter,
             decode_cursor(self._installation, tenant, cursor) if cursor else None,
             partial(_write_cursor, self._installation, tenant),
+            idle,
         )
         return stream.run()
 
     def watch_subscription(
-        self, tenant: str, name: str, consumer: str
+        self, tenant: str, name: str, consumer: str, *, idle: float | None = None
     ) -> AsyncGenerator[WatchPage, None]:
         """What is not acknowledged of a subscription, then each event as it settles, for ever.
 
@@ -164,6 +174,7 @@ class Watch:
             tenant: whose subscription it is.
             name: the subscription.
             consumer: who watches; empty for a consumer of this call's own.
+            idle: the longest time without a page, in seconds; None: that of the settings.
 
         Returns:
             Pages of events, in order per job, and marks. Their cursors are to be acknowledged.
@@ -182,6 +193,7 @@ class Watch:
                 read_filter(acquired.filter),
                 (acquired.xid, acquired.position),
                 partial(_write_subscription_cursor, self._installation, tenant, acquired),
+                idle,
             )
 
         stream = SubscriptionStream(
@@ -191,6 +203,7 @@ class Watch:
             leases=self._leases,
             follow=follow,
             gauges=self.gauges,
+            idle=idle or self._idle,
         )
         return stream.run()
 
@@ -200,6 +213,7 @@ class Watch:
         job_filter: JobFilter,
         after: Place | None,
         write_cursor: Callable[[Place], str],
+        idle: float | None,
     ) -> FilterStream:
         return FilterStream(
             tenant=tenant,
@@ -210,6 +224,7 @@ class Watch:
             routes=self._routes,
             history=self._history,
             gauges=self.gauges,
+            idle=idle or self._idle,
         )
 
 

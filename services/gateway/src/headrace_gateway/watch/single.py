@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from headrace_core.domain.ids import JobId
@@ -9,6 +10,7 @@ from headrace_core.domain.job import JobEvent
 from headrace_core.domain.lifecycle import TERMINAL
 from headrace_gateway.watch.gauges import Gauges
 from headrace_gateway.watch.history import History
+from headrace_gateway.watch.idle import next_mark
 from headrace_gateway.watch.mailbox import Mailbox
 from headrace_gateway.watch.packs import MAX_EVENTS, pack
 from headrace_gateway.watch.routing import Routes
@@ -31,6 +33,7 @@ class JobStream:
         routes: where the mailbox is put up.
         history: reads the past.
         gauges: counts catch-ups and gaps.
+        idle: the longest time without a message, in seconds.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class JobStream:
         routes: Routes,
         history: History,
         gauges: Gauges,
+        idle: float,
     ) -> None:
         self._tenant = tenant
         self._job_id = job_id
@@ -51,11 +55,15 @@ class JobStream:
         self._routes = routes
         self._history = history
         self._gauges = gauges
+        self._idle = idle
+        self._clock = asyncio.get_running_loop().time
         self._live = False
         self._ended = False
 
     async def run(self) -> AsyncGenerator[list[JobEvent], None]:
         """Yields events as they are to be sent, and returns once the job has ended.
+
+        An empty list is a mark: the job is quiet, and the stream is there.
 
         Raises:
             JobNotFound: the tenant has no such job.
@@ -66,11 +74,17 @@ class JobStream:
             await self._tail.ready()
             if self._last_seq:
                 self._gauges.resumes += 1
+            mark_due = self._next_mark()
             while not self._ended:
                 live = self._live
-                events = await (self._present(mailbox) if live else self._past(mailbox))
+                events = await (self._present(mailbox, mark_due) if live else self._past(mailbox))
                 if events and events[0].seq <= self._after_seq:
                     events = [event for event in events if event.seq > self._after_seq]
+                if events:
+                    mark_due = self._next_mark()
+                elif live and self._clock() >= mark_due and not self._ended:
+                    mark_due = self._next_mark()
+                    yield []
                 for packed in pack(events):
                     mailbox.sending = self._gauges.since(packed if live else ())
                     yield packed
@@ -90,9 +104,9 @@ class JobStream:
             mailbox.behind = None
         return page.events
 
-    async def _present(self, mailbox: Mailbox) -> Sequence[JobEvent]:
-        """What the tail hands over next, up to where an event is missing."""
-        await mailbox.wait()
+    async def _present(self, mailbox: Mailbox, mark_due: float) -> Sequence[JobEvent]:
+        """What the tail hands over next, up to where an event is missing; nothing for a mark."""
+        await mailbox.wait(max(0.0, mark_due - self._clock()))
         events: list[JobEvent] = []
         last_seq, complete = self._last_seq, not mailbox.overflowed
         for event in mailbox.take(MAX_EVENTS):
@@ -113,3 +127,7 @@ class JobStream:
             # An event behind the terminal one is a requeue, after which the job lives on.
             self._ended = events[-1].state in TERMINAL and not mailbox
         return events
+
+    def _next_mark(self) -> float:
+        """When a mark is due if nothing is sent from now on."""
+        return next_mark(self._clock(), self._idle)

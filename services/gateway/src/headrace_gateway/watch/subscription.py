@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from headrace_core.domain.subscription import Acquired
 from headrace_gateway.watch.gauges import Gauges
+from headrace_gateway.watch.idle import next_mark
 from headrace_gateway.watch.leases import Leases
-from headrace_gateway.watch.many import IDLE, FilterStream, Mark, WatchPage
+from headrace_gateway.watch.many import FilterStream, Mark, WatchPage
 
 
 class SubscriptionStream:
@@ -26,7 +26,7 @@ class SubscriptionStream:
         leases: acquires it.
         follow: makes the stream of what was acquired.
         gauges: counts those that stand by and those that receive.
-        idle: bounds of the seconds until a mark is sent while it stands by.
+        idle: the longest time without a message while it stands by, in seconds.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SubscriptionStream:
         leases: Leases,
         follow: Callable[[Acquired], FilterStream],
         gauges: Gauges,
-        idle: tuple[float, float] = IDLE,
+        idle: float,
     ) -> None:
         self._tenant = tenant
         self._name = name
@@ -70,7 +70,7 @@ class SubscriptionStream:
                 while not has_turn or (acquired := await lease.acquire()) is None:
                     if self._clock() >= mark_due:
                         yield WatchPage(events=(), cursor="", mark=Mark.STANDBY)
-                        mark_due = self._clock() + random.uniform(*self._idle)
+                        mark_due = next_mark(self._clock(), self._idle)
                     has_turn = await lease.turn(max(0.0, mark_due - self._clock()))
             finally:
                 self._gauges.standby_streams -= 1

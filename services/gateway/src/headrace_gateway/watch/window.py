@@ -5,9 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from operator import attrgetter
+from typing import Final
 
 from headrace_core.domain.job import JobEvent
 from headrace_core.store.events import BEGINNING, Place, place_of
+from headrace_gateway.watch.packs import weigh
+
+# How long the documents of the events that wait may be together, in characters.
+_ROOM_BYTES: Final = 16 * 1024 * 1024
 
 
 class Window:
@@ -19,10 +24,13 @@ class Window:
 
     Args:
         room: how many events it holds at most.
+        room_bytes: how long their documents may be together.
     """
 
-    def __init__(self, *, room: int) -> None:
+    def __init__(self, *, room: int, room_bytes: int = _ROOM_BYTES) -> None:
         self._room = room
+        self._room_bytes = room_bytes
+        self._weight = 0
         # In the order of their places, all of them behind `place`.
         self._events: list[JobEvent] = []
         # All events up to this one have settled and were taken.
@@ -33,6 +41,7 @@ class Window:
     def begin(self, place: Place, *, through: int) -> None:
         """Begins behind `place`, where events of transactions up to `through` were not added."""
         self._events.clear()
+        self._weight = 0
         self.place = place
         self.missing_through = through if through > place[0] else 0
 
@@ -47,12 +56,15 @@ class Window:
         held = self._events
         if place_of(events[0]) > (place_of(held[-1]) if held else self.place):
             held.extend(events)
+            self._weight += sum(map(weigh, events))
         else:
             both = {place_of(event): event for event in (*held, *events)}
             self._events = [both[place] for place in sorted(both) if place > self.place]
-        if len(self._events) > self._room:
+            self._weight = sum(map(weigh, self._events))
+        if len(self._events) > self._room or self._weight > self._room_bytes:
             self.missing_through = max(self.missing_through, self._events[-1].xid)
             self._events.clear()
+            self._weight = 0
 
     def take(self, horizon: int, limit: int, *, through: Place | None = None) -> list[JobEvent]:
         """Removes up to `limit` events below `horizon`, in order, and moves behind them.
@@ -73,11 +85,12 @@ class Window:
             return []
         if events[-1].xid < horizon and len(events) <= limit:
             # All of them, as mostly when no transaction stays open for long.
-            taken, self._events = events, []
+            taken, self._events, self._weight = events, [], 0
         else:
             count = min(limit, bisect_left(events, horizon, key=_xid))
             taken = events[:count]
             del events[:count]
+            self._weight -= sum(map(weigh, taken))
         self.place = place_of(taken[-1])
         return taken
 
@@ -96,6 +109,7 @@ class Window:
             self.place = place
             # Some of them may have come here as well.
             del self._events[: bisect_right(self._events, place, key=place_of)]
+            self._weight = sum(map(weigh, self._events))
         if found_all:
             self.missing_through = 0
 

@@ -1,0 +1,60 @@
+"""gRPC reflection in both of its versions: newer tools ask for v1, older ones for v1alpha.
+
+grpcio-reflection has v1alpha alone. The messages of v1 are the same under another package name, so
+one implementation answers both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from google.protobuf import descriptor_pb2, descriptor_pool
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+_OLD_PACKAGE: Final = "grpc.reflection.v1alpha"
+_PACKAGE: Final = "grpc.reflection.v1"
+_FILE: Final = "grpc/reflection/v1/reflection.proto"
+SERVICE_NAME: Final = f"{_PACKAGE}.ServerReflection"
+
+
+def enable_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
+    """Answer reflection of `services`, and of reflection itself.
+
+    Args:
+        server: not started yet.
+        services: full names.
+    """
+    _describe()
+    names = [*services, reflection.SERVICE_NAME, SERVICE_NAME]
+    servicer = ReflectionServicer(names)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    handlers = {"ServerReflectionInfo": method}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
+
+
+def _describe() -> None:
+    """Add the descriptor of v1 to the pool that reflection shows."""
+    pool: Any = descriptor_pool.Default()
+    try:
+        pool.FindFileByName(_FILE)
+    except KeyError:
+        file = descriptor_pb2.FileDescriptorProto()
+        reflection_pb2.DESCRIPTOR.CopyToProto(file)
+        file.name, file.package = _FILE, _PACKAGE
+        for message in file.message_type:
+            for field in filter(lambda field: field.type_name, message.field):
+                field.type_name = field.type_name.replace(_OLD_PACKAGE, _PACKAGE)
+        for service in file.service:
+            for method in service.method:
+                method.input_type = method.input_type.replace(_OLD_PACKAGE, _PACKAGE)
+                method.output_type = method.output_type.replace(_OLD_PACKAGE, _PACKAGE)
+        pool.AddSerializedFile(file.SerializeToString())

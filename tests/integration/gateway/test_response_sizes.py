@@ -1,0 +1,393 @@
+"""Every response of every call fits the 4 MiB of a default client, whatever jobs hold."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.message import Message
+from sqlalchemy import text
+
+from headrace.v1 import handler_service_pb2 as hs
+from headrace.v1 import job_service_pb2 as js
+from headrace.v1 import subscription_service_pb2 as ss
+from headrace.v1.data_pb2 import DATA_ENCODING_JSON, DATA_ENCODING_VALUE, Data
+from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
+from headrace.v1.job_pb2 import JOB_STATE_SUCCEEDED, JOB_VIEW_FULL, JobSpec, RetryPolicy
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
+from headrace_core.domain.handler import HandlerSpec
+from headrace_core.domain.job import MAX_DOCUMENT_BYTES, MAX_LABELS, Progress
+from headrace_core.settings import Settings
+from headrace_core.store.database import Database
+from headrace_gateway.limits import MAX_RESPONSE_BYTES, MAX_VALUE_BYTES
+from support.gateway import TIMEOUT, PlayedWorker
+
+SERVICES = (
+    js.DESCRIPTOR.services_by_name["JobService"],
+    hs.DESCRIPTOR.services_by_name["HandlerService"],
+    ss.DESCRIPTOR.services_by_name["SubscriptionService"],
+)
+# A Value has eleven bytes for each number: this one fills what a Value may have, and the other one
+# is shown as its text.
+NUMBERS = "[" + ",".join("0" * (MAX_VALUE_BYTES // 11 - 2)) + "]"
+TEXT = json.dumps("x" * (MAX_DOCUMENT_BYTES - 2))
+LONGEST = "\U00010000" * 255
+ENCODINGS = (DATA_ENCODING_VALUE, DATA_ENCODING_JSON)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    largest = {f"max_{name}_bytes": MAX_DOCUMENT_BYTES for name in ("payload", "result", "output")}
+    return settings.model_copy(update={**largest, "max_labels": MAX_LABELS, "stream_idle": 0.2})
+
+
+@pytest.fixture
+async def worker(database: Database) -> PlayedWorker:
+    schema = json.dumps({"description": "s" * 700_000})
+    handlers = [
+        HandlerSpec(
+            type=f"t{number}",
+            queue="q",
+            description="d" * 100_000,
+            payload_schema=schema if number else json.dumps({"description": "s" * 2_000_000}),
+            result_schema=schema,
+        )
+        for number in range(8)
+    ]
+    worker = PlayedWorker(database, *handlers)
+    await worker.register()
+    return worker
+
+
+@dataclass
+class Filled:
+    """A platform that is full of the largest things."""
+
+    database: Database
+    jobs: JobServiceStub
+    handlers: HandlerServiceStub
+    subscriptions: SubscriptionServiceStub
+    job_ids: list[str]
+    cursor: str
+    sizes: dict[str, list[int]] = field(default_factory=dict)
+
+    async def call(self, name: str, request: Message) -> Message:
+        """Makes a unary call and notes the size of its response."""
+        stub = next(
+            stub for stub in (self.jobs, self.handlers, self.subscriptions) if hasattr(stub, name)
+        )
+        response = await getattr(stub, name)(request, timeout=TIMEOUT)
+        self.sizes.setdefault(name, []).append(response.ByteSize())
+        return response
+
+    async def events(self, name: str, request: Message, count: int) -> list[Message]:
+        """Reads a stream until it has sent so many events."""
+        stub = self.subscriptions if name == "WatchSubscription" else self.jobs
+        call = getattr(stub, name)(request)
+        events: list[Message] = []
+        async with asyncio.timeout(TIMEOUT):
+            while len(events) < count:
+                response = await call.read()
+                assert response is not grpc.aio.EOF, name
+                self.sizes.setdefault(name, []).append(response.ByteSize())
+                events += response.events
+        call.cancel()
+        return events
+
+
+def largest_job(payload: str) -> JobSpec:
+    return JobSpec(
+        type="t1",
+        payload=Data(json=payload.encode()),
+        labels={f"{number:063}": LONGEST for number in range(MAX_LABELS)},
+        retry_policy=RetryPolicy(
+            non_retryable_error_types=["\U00010000" * 199 + str(n % 10) for n in range(32)]
+        ),
+    )
+
+
+@pytest.fixture
+async def filled(channel: grpc.aio.Channel, worker: PlayedWorker, database: Database) -> Filled:
+    jobs = JobServiceStub(channel)
+    filled = Filled(
+        database, jobs, HandlerServiceStub(channel), SubscriptionServiceStub(channel), [], ""
+    )
+    begun = jobs.WatchJobs(js.WatchJobsRequest())
+    filled.cursor = (await begun.read()).cursor
+    begun.cancel()
+    for document in (NUMBERS, TEXT):
+        response = await filled.call(
+            "SubmitJob",
+            js.SubmitJobRequest(job=largest_job(document), request_id=f"key{len(document)}"),
+        )
+        job_id = response.job.id
+        filled.job_ids.append(job_id)
+        await worker.start_job(job_id)
+        counters = {"\U00010000" * 63 + chr(65 + number): number for number in range(64)}
+        progress = Progress(fraction=1, message="m" * 4096, counters=json.dumps(counters))
+        await worker.report(job_id, progress=progress)
+        for _ in range(6):
+            await worker.report(job_id, output=document)
+        await worker.succeed(job_id, result=document)
+    failed = (await filled.call("SubmitJob", js.SubmitJobRequest(job=largest_job(TEXT)))).job.id
+    filled.job_ids.append(failed)
+    await worker.start_job(failed)
+    await worker.fail(failed)
+    # As older versions let it in.
+    async with database.transaction() as connection:
+        for name, pieces in (("progress", 20_000), ("progress", 2_000_000), ("result", 3_000_000)):
+            await connection.execute(
+                text(
+                    f"UPDATE jobs SET {name} = CAST(:document AS json) WHERE id = CAST(:id AS uuid)"
+                ),
+                {
+                    "document": json.dumps(
+                        {"fraction": 1, "message": "", "counters": {"a": [0] * pieces}}
+                    ),
+                    "id": filled.job_ids[1 if name == "result" else 2],
+                },
+            )
+    return filled
+
+
+async def get_job(filled: Filled) -> None:
+    shown = set()
+    for job_id in filled.job_ids:
+        for encoding in ENCODINGS:
+            request = js.GetJobRequest(job_id=job_id, data_encoding=encoding)
+            job = (await filled.call("GetJob", request)).job
+            shown.add((job.payload.WhichOneof("kind"), job.payload.value.WhichOneof("kind")))
+            if job_id == filled.job_ids[1]:
+                assert job.result.omitted_bytes > MAX_DOCUMENT_BYTES
+                assert job.result.WhichOneof("kind") is None
+    assert shown == {("value", "list_value"), ("value", "string_value"), ("json", None)}
+
+
+async def list_jobs(filled: Filled) -> None:
+    for encoding in ENCODINGS:
+        seen, token = [], ""
+        while True:
+            request = js.ListJobsRequest(
+                view=JOB_VIEW_FULL, data_encoding=encoding, page_token=token, page_size=1000
+            )
+            page = await filled.call("ListJobs", request)
+            seen += [job.id for job in page.jobs]
+            token = page.next_page_token
+            if not token:
+                break
+        assert seen == filled.job_ids[::-1]
+
+
+async def list_job_events(filled: Filled) -> None:
+    for job_id in filled.job_ids[:2]:
+        seen, after_seq = [], 0
+        while True:
+            request = js.ListJobEventsRequest(job_id=job_id, after_seq=after_seq, page_size=1000)
+            page = await filled.call("ListJobEvents", request)
+            seen += [event.seq for event in page.events]
+            after_seq = page.next_after_seq
+            if not after_seq:
+                break
+        assert seen == list(range(1, 11))
+
+
+async def list_job_output(filled: Filled) -> None:
+    for job_id in filled.job_ids[:2]:
+        for encoding in ENCODINGS:
+            pieces, after_seq = [], 0
+            while True:
+                request = js.ListJobOutputRequest(
+                    job_id=job_id, after_seq=after_seq, page_size=1000, data_encoding=encoding
+                )
+                page = await filled.call("ListJobOutput", request)
+                pieces += page.pieces
+                after_seq = page.next_after_seq
+                if not after_seq:
+                    break
+            assert [piece.seq for piece in pieces] == list(range(4, 10))
+            assert all(piece.output.WhichOneof("kind") for piece in pieces)
+
+
+async def batch_submit(filled: Filled) -> None:
+    spec = JobSpec(type="t1", labels={f"{number:063}": "x" * 255 for number in range(11)})
+    for validate_only in (True, False, False):
+        request = js.BatchSubmitJobsRequest(
+            jobs=[spec] * 1000, request_id="batch", validate_only=validate_only
+        )
+        response = await filled.call("BatchSubmitJobs", request)
+        assert response.reduced
+        assert len(response.jobs) == 1000
+        assert not response.jobs[0].labels
+    small = js.BatchSubmitJobsRequest(jobs=[spec] * 2)
+    response = await filled.call("BatchSubmitJobs", small)
+    assert not response.reduced
+    assert len(response.jobs[0].labels) == 11
+
+
+async def watch_job(filled: Filled) -> None:
+    for job_id in filled.job_ids[:2]:
+        for encoding in ENCODINGS:
+            request = js.WatchJobRequest(job_id=job_id, data_encoding=encoding)
+            events = await filled.events("WatchJob", request, 10)
+            assert [event.seq for event in events] == list(range(1, 11))
+
+
+async def watch_jobs(filled: Filled) -> None:
+    for encoding in ENCODINGS:
+        request = js.WatchJobsRequest(
+            cursor=filled.cursor,
+            data_encoding=encoding,
+            filter=js.JobFilter(job_ids=filled.job_ids[:2]),
+        )
+        assert len(await filled.events("WatchJobs", request, 20)) == 20
+
+
+async def submit_and_watch(filled: Filled) -> None:
+    for document in (NUMBERS, TEXT):
+        request = js.SubmitAndWatchRequest(
+            job=largest_job(document), request_id=f"key{len(document)}"
+        )
+        assert (await filled.events("SubmitAndWatch", request, 10))[-1].state == JOB_STATE_SUCCEEDED
+
+
+async def submit_job(filled: Filled) -> None:
+    # The fixture has submitted them; this one is there already, with all that came of it.
+    request = js.SubmitJobRequest(job=largest_job(TEXT), request_id=f"key{len(TEXT)}")
+    assert (await filled.call("SubmitJob", request)).job.state == JOB_STATE_SUCCEEDED
+
+
+async def retry_and_cancel(filled: Filled) -> None:
+    job_id = filled.job_ids[2]
+    retried = await filled.call("RetryJob", js.RetryJobRequest(job_id=job_id))
+    cancelled = await filled.call("CancelJob", js.CancelJobRequest(job_id=job_id))
+    assert len(retried.job.labels) == len(cancelled.job.labels) == MAX_LABELS
+
+
+async def stats(filled: Filled) -> None:
+    async with filled.database.transaction() as connection:
+        await connection.execute(text("SET LOCAL session_replication_role = replica"))
+        await connection.execute(
+            text("""
+                INSERT INTO jobs (id, tenant, type, queue, payload, priority, labels, state, rank,
+                    create_time, due_time, queue_time, update_time)
+                SELECT gen_random_uuid(), 'default', lpad(n::text, 100, 't'),
+                    lpad(n::text, 100, 'q'), '{}', 0, '{}', 'queued', 0, now(), now(), now(), now()
+                FROM generate_series(1, 25000) n
+            """)
+        )
+    response = await filled.call("GetStats", js.GetStatsRequest())
+    assert response.omitted_queues > 10_000
+    assert response.omitted_types > 10_000
+    names = [queue.queue for queue in response.queues]
+    assert names == sorted(names)
+    # Those with the most jobs are there.
+    assert "q" in names
+
+
+async def list_handlers(filled: Filled) -> None:
+    for encoding in ENCODINGS:
+        seen, token = [], ""
+        while True:
+            request = hs.ListHandlersRequest(data_encoding=encoding, page_token=token)
+            page = await filled.call("ListHandlers", request)
+            seen += [handler.type for handler in page.handlers]
+            token = page.next_page_token
+            if not token:
+                break
+        assert seen == [f"t{number}" for number in range(8)]
+
+
+async def subscriptions(filled: Filled) -> None:
+    largest = js.JobFilter(
+        queues=[f"{number:0100}" for number in range(1000)],
+        types=[f"{number:0100}" for number in range(1000)],
+        labels={f"{number:063}": LONGEST for number in range(1000)},
+        job_ids=[f"0199c2a0-5b1e-7c3d-9a41-{number:012}" for number in range(10_000)],
+    )
+    names = [f"s{number}" for number in range(4)]
+    for name in names:
+        request = ss.CreateSubscriptionRequest(name=name, filter=largest)
+        await filled.call("CreateSubscription", request)
+    await filled.call("GetSubscription", ss.GetSubscriptionRequest(name="s0"))
+    seen, token = [], ""
+    while True:
+        request = ss.ListSubscriptionsRequest(page_token=token, page_size=1000)
+        page = await filled.call("ListSubscriptions", request)
+        seen += [subscription.name for subscription in page.subscriptions]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == names
+    for name in names:
+        await filled.call("DeleteSubscription", ss.DeleteSubscriptionRequest(name=name))
+
+
+async def watch_subscription(filled: Filled) -> None:
+    request = ss.CreateSubscriptionRequest(
+        name="all", cursor=filled.cursor, filter=js.JobFilter(job_ids=filled.job_ids[:2])
+    )
+    await filled.call("CreateSubscription", request)
+    call = filled.subscriptions.WatchSubscription(ss.WatchSubscriptionRequest(name="all"))
+    while not (response := await call.read()).events:
+        pass
+    call.cancel()
+    await filled.call(
+        "AckSubscription", ss.AckSubscriptionRequest(name="all", cursor=response.cursor)
+    )
+    watch = ss.WatchSubscriptionRequest(name="all", consumer="one")
+    assert await filled.events("WatchSubscription", watch, 20 - len(response.events))
+    await filled.call("DeleteSubscription", ss.DeleteSubscriptionRequest(name="all"))
+
+
+@dataclass
+class Row:
+    """What is done with an RPC, and how large its largest response becomes at least."""
+
+    do: Callable[[Filled], object]
+    at_least: int = 0
+
+
+MIB = 2**20
+# In the order in which it is done: the first ones read what the fixture has made.
+TABLE = {
+    "GetJob": Row(get_job, 3 * MIB),
+    "ListJobs": Row(list_jobs, 3 * MIB),
+    "ListJobEvents": Row(list_job_events, 2 * MIB),
+    "ListJobOutput": Row(list_job_output, 2 * MIB),
+    "WatchJob": Row(watch_job, MIB),
+    "WatchJobs": Row(watch_jobs, MIB),
+    "WatchSubscription": Row(watch_subscription, MIB),
+    "AckSubscription": Row(watch_subscription),
+    "SubmitAndWatch": Row(submit_and_watch, MIB),
+    "SubmitJob": Row(submit_job, 250_000),
+    "RetryJob": Row(retry_and_cancel, 250_000),
+    "CancelJob": Row(retry_and_cancel, 250_000),
+    "BatchSubmitJobs": Row(batch_submit, 100_000),
+    "GetStats": Row(stats, MIB),
+    "ListHandlers": Row(list_handlers, 2 * MIB),
+    "CreateSubscription": Row(subscriptions, MIB),
+    "GetSubscription": Row(subscriptions, MIB),
+    "ListSubscriptions": Row(subscriptions, MIB),
+    "DeleteSubscription": Row(subscriptions),
+}
+
+
+def test_every_rpc_has_a_row_in_the_table_of_sizes() -> None:
+    assert {method.name for service in SERVICES for method in service.methods} == set(TABLE)
+
+
+async def test_every_response_fits_a_default_client(filled: Filled) -> None:
+    for do in dict.fromkeys(row.do for row in TABLE.values()):
+        # A response that is too large ends here: the channel has gRPC's own limit.
+        await do(filled)
+    largest = {name: max(filled.sizes[name]) for name in TABLE}
+    assert max(largest.values()) <= MAX_RESPONSE_BYTES
+    # It would show nothing if things were small.
+    small = {name: largest[name] for name, row in TABLE.items() if largest[name] < row.at_least}
+    assert not small
