@@ -30,8 +30,8 @@ _PYDANTIC: Final = frozenset(
     {"bool", "bytes", "date", "datetime", "decimal", "float", "int", "str", "time", "timedelta"}
     | {"uuid"}
 )
-# Nothing else of a worker reaches the libraries: pydantic could be told to use Python's regular
-# expressions, which may take for ever.
+# The only arguments that a worker passes to the libraries. Another one would make pydantic use
+# Python's regular expressions, which can take exponential time.
 _CONSTRAINTS: Final = frozenset(
     {"tz", "ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern"}
     | {"max_digits", "decimal_places", "allow_inf_nan", "tz_constraint", "version", "strict"}

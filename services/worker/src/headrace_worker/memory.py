@@ -1,8 +1,8 @@
 """The memory limit of a handler's process, enforced by the worker that started it.
 
 The worker reads the resident memory from /proc and kills the process that exceeds its limit. A
-limit of the address space (RLIMIT_AS) would count what native libraries only reserve, and would end
-the process by a signal that says nothing of memory.
+limit of the address space (RLIMIT_AS) would count memory that native libraries only reserve, and
+would end the process by a signal that does not name memory.
 """
 
 from __future__ import annotations

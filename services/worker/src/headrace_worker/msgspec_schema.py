@@ -1,7 +1,7 @@
 """The JSON Schema of a payload's type for msgspec, exact for single values.
 
-msgspec's own schemas leave out what JSON Schema has no form for: times without a zone, keys that
-are not texts, the length of bytes. Those places get the VALUE_KEYWORD.
+msgspec's own schemas leave out constraints that JSON Schema cannot express: times without a zone,
+keys that are not texts, the length of bytes. Those places get the VALUE_KEYWORD.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class _Walk:
                 for option, part in zip(options, _options(schema), strict=True):
                     self.visit(option, part)
                     if has_integers and isinstance(option, inspect.FloatType):
-                        # Beside integers, no integer is taken for a fraction. Those that are none
-                        # anyway need no keyword, which takes longer.
+                        # In such a union, msgspec decodes an integer by the bounds of the integers.
+                        # The keyword is slower than JSON Schema, so that fractions skip it.
                         fraction = {VALUE_KEYWORD: {**_value(option), "fraction": True}}
                         part["anyOf"] = [{"not": {"type": "integer"}}, fraction]
             case inspect.StructType(array_like=True) | inspect.NamedTupleType():

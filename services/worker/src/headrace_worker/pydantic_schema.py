@@ -1,7 +1,7 @@
 """The JSON Schema of pydantic models, exact for single values.
 
-pydantic's own schemas leave out what JSON Schema has no form for: decimals in texts, times with or
-without a zone, keys that are not texts. Those places get the VALUE_KEYWORD.
+pydantic's own schemas leave out constraints that JSON Schema cannot express: decimals in texts,
+times with or without a zone, keys that are not texts. Those places get the VALUE_KEYWORD.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _CHARSET: Final = re.compile(
     r"""(?:^|[;\s])charset=["']?([\w.:+-]{1,40})(?=["';\s]|$)""", re.IGNORECASE | re.ASCII
 )
 
-# For zlib: gzip or zlib, whichever the first bytes say.
+# zlib detects gzip or zlib by the first bytes.
 _GZIP_OR_ZLIB: Final = 47
 
 
@@ -59,7 +59,7 @@ def as_text(body: bytes, charset: str | None, *, is_cut: bool) -> tuple[str, Bod
 
     Args:
         body: the bytes.
-        charset: as the response says, however odd.
+        charset: the name in the response; it may be unknown.
         is_cut: the last character may be incomplete.
     """
     for name in (charset, "utf-8"):

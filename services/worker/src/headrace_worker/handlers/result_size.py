@@ -1,4 +1,4 @@
-"""The size of results: what is received is cut to fit, since it cannot be received again."""
+"""The size of results. Received data is cut to fit, since a retry would repeat the request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV files: unpacked within a limit, and checked for what polars would misread.
+"""CSV files: unpacked within a limit, and checked for content that polars would misread.
 
 polars takes carriage returns alone for characters, UTF-16 for odd column names, and unpacks any
 amount of data into memory. So each file passes through here in pieces first.
@@ -32,7 +32,7 @@ _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def checked_csv(
     file: IO[bytes], name: str, *, separator: str, max_bytes: int, folder: Path
 ) -> IO[bytes]:
-    """The file itself, or an unnamed file in `folder` with what it unpacks to.
+    """The file itself, or an unnamed file in `folder` with the unpacked text.
 
     Raises:
         Fail: it is not CSV text in UTF-8, or it exceeds a limit.

@@ -76,7 +76,7 @@ class Files:
         """Opens a table, which is read when the frame is collected. A CSV file is all text.
 
         Raises:
-            Fail: the file is missing, too large or no such table; in the block as well, when
+            Fail: the file is missing, too large or not a table; in the block as well, when
                 collecting the frame fails.
         """
         name = self.name(path)
@@ -99,7 +99,7 @@ class Files:
             )
 
     def _parquet(self, file: IO[bytes], name: str) -> pl.LazyFrame:
-        """A Parquet table within the limits; a few bytes of it can stand for many rows."""
+        """A Parquet table within the limits; a few of its bytes can describe many rows."""
         table = pl.scan_parquet(file, hive_partitioning=False)
         kinds = table.collect_schema().dtypes()
         if len(kinds) > MAX_COLUMNS:
