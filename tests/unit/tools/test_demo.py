@@ -1,0 +1,36 @@
+"""`make demo`: two demos in one checkout keep their files apart."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+DEMO = Path(__file__).parents[3] / "examples" / "demo"
+
+TWO = """
+import runpy, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+demo = runpy.run_path(sys.argv[1] + "/__main__.py", run_name="demo")
+for _ in range(2):  # the files of an earlier run are removed
+    with demo["_empty_output"]() as first:
+        assert not list(first.iterdir())
+        (first / "files").mkdir()
+        (first / "results.json").touch()
+        with demo["_empty_output"]() as second:
+            assert not list(second.iterdir())
+            print(first, second, len(list(first.iterdir())))
+"""
+
+
+def test_second_demo_writes_to_another_folder(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TWO, str(DEMO)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=100,
+    )
+    assert done.stdout.splitlines() == ["demo-output demo-output-2 2"] * 2, done.stderr
