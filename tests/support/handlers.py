@@ -330,8 +330,12 @@ def returns_twice(payload: Any) -> int:
 
 @handler("t.returns_twice_loop", retry=_ONCE)
 async def returns_twice_in_loop(payload: Any) -> int:
-    """As `returns_twice`, in the loop."""
-    return _returns_twice()
+    """As `returns_twice`, in the loop, which the child would run as well."""
+    pid = _returns_twice()
+    await asyncio.sleep(0)
+    with Path(str(payload)).open("a") as came:
+        came.write(f"{os.getpid()}\n")
+    return pid
 
 
 @handler("t.returns_twice_process", isolation="process", retry=_ONCE)

@@ -61,11 +61,16 @@ async def test_children_end_with_their_attempt(jobs: Platform, worker: Server) -
     assert await asyncio.to_thread(worker.terminate, within=10.0) == 0
 
 
-async def test_forked_child_that_returns_ends(jobs: Platform, worker: Server) -> None:
+async def test_forked_child_that_returns_ends(
+    jobs: Platform, worker: Server, tmp_path: Path
+) -> None:
+    came = tmp_path / "came"
     for job_type in ("t.returns_twice", "t.returns_twice_loop", "t.returns_twice_process"):
-        results = [await _result(jobs, job_type) for _ in range(3)]
+        results = [await _result(jobs, job_type, json.dumps(str(came))) for _ in range(3)]
         pids = {worker.pid} if job_type != "t.returns_twice_process" else set(results)
         assert set(results) == pids, job_type
+    # No child came past the await.
+    assert came.read_text().split() == [str(worker.pid)] * 3
     assert await _result(jobs, "t.process", '{"number": 1}')
     assert await asyncio.to_thread(worker.terminate, within=10.0) == 0
 

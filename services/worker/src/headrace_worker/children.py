@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Final
 
 from headrace_worker.ownership import owner
@@ -54,6 +55,35 @@ def _reset() -> None:
     for signum in _HANDLED:
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
+
+
+def end_fork_at_await(coroutine: CodeType) -> None:
+    """End a child that is forked in an `async def` when its handler awaits something.
+
+    The child would run the event loop, with the tasks and connections of its parent.
+
+    Args:
+        coroutine: the code of the coroutine in which handlers run.
+    """
+
+    def look(frame: FrameType, event: str, _: object) -> None:
+        # An await that suspends is a return of the frame.
+        if event == "return" and frame.f_code is coroutine:
+            os._exit(1)
+
+    def watch() -> None:
+        frame: FrameType | None = sys._getframe()  # noqa: SLF001 - documented
+        in_handler = False
+        while frame is not None:
+            if frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
+                # It ends its children by itself.
+                return
+            in_handler = in_handler or frame.f_code is coroutine
+            frame = frame.f_back
+        if in_handler:
+            sys.setprofile(look)
+
+    os.register_at_fork(after_in_child=watch)
 
 
 def leave_fork(pid: int, code: int) -> None:

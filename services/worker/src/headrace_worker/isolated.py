@@ -36,6 +36,7 @@ from headrace_worker import frames
 from headrace_worker.channel import Channel
 from headrace_worker.children import (
     children_of,
+    end_fork_at_await,
     keep_signals_from_forks,
     leave_fork,
     with_descendants,
@@ -198,6 +199,7 @@ def main(log_level: str, log_format: str) -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     keep_signals_from_forks()
+    end_fork_at_await(call.__code__)
     _adopt_orphans()
     channel = Channel()
     set_up_logs = logs.configure(
