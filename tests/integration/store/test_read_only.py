@@ -17,7 +17,7 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.migrate import migrate
-from headrace_core.store.probe import SubmitProbe, check_writes
+from headrace_core.store.probe import WriteProbe, check_writes
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.port import free_port
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
@@ -77,7 +77,7 @@ async def test_read_only_sessions_do_not_outlive_the_fault(
 async def test_probe_of_a_locked_table_waits_and_recovers(
     settings: Settings, database: Database
 ) -> None:
-    probe = SubmitProbe(database)
+    probe = WriteProbe(database)
     await probe.run()
     for table in ("jobs", "job_events"):
         holder = await asyncpg.connect(settings.postgresql_url)
@@ -96,7 +96,7 @@ async def test_probe_of_a_locked_table_waits_and_recovers(
 
 
 async def test_probe_writes_no_row_and_needs_room(database: Database) -> None:
-    await SubmitProbe(database).run()
+    await WriteProbe(database, room=True).run()
     spilled = text("SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()")
     async with database.statement() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM jobs")) == 0

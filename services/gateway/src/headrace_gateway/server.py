@@ -24,7 +24,7 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.installation import Installation, read_installation
-from headrace_core.store.probe import SubmitProbe
+from headrace_core.store.probe import WriteProbe
 from headrace_core.telemetry import MetricsServer
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_gateway.handler_servicer import HandlerServicer
@@ -140,7 +140,7 @@ class Gateway:
         health = Health(
             services=[service.full_name for service in _SERVICES],
             checks=[
-                Check(name="postgresql", ping=SubmitProbe(database).run),
+                Check(name="postgresql", ping=WriteProbe(database, room=True).run),
                 Check(name="wake-ups", ping=watch.hears),
                 # Wake-ups go through PostgreSQL while Redis is gone: slower, and complete.
                 Check(name="redis", ping=waker.ping, required=False),

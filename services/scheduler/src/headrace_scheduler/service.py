@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 import structlog
 
 from headrace_core.dispatch import Deliverer
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
-from headrace_core.store.probe import check_writes
+from headrace_core.store.probe import WriteProbe
 from headrace_core.tasks import end_tasks
 from headrace_core.telemetry import MetricsServer
 from headrace_core.wake import Listener, Topic, Waker
@@ -41,7 +40,7 @@ class Scheduler:
             reflection=settings.reflection,
             health=Health(
                 checks=(
-                    Check(name="postgresql", ping=partial(check_writes, self._database)),
+                    Check(name="postgresql", ping=WriteProbe(self._database).run),
                     Check(name="wake-ups", ping=self._listener.ping),
                     # Without Redis the workers help themselves, and the other loops go on.
                     Check(name="redis", ping=self._deliverer.ping, required=False),

@@ -10,7 +10,6 @@ import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 
 import structlog
 
@@ -25,7 +24,7 @@ from headrace_core.store.cancel import cancel_requests
 from headrace_core.store.claim import claim_jobs, held_attempts
 from headrace_core.store.database import Database
 from headrace_core.store.finish import finish_attempts
-from headrace_core.store.probe import check_writes
+from headrace_core.store.probe import WriteProbe
 from headrace_core.store.ready import Pool, ready_jobs
 from headrace_core.store.workers import NewWorker
 from headrace_core.tasks import end_tasks
@@ -131,7 +130,7 @@ class WorkerService:
             reflection=settings.reflection,
             health=Health(
                 checks=(
-                    Check(name="postgresql", ping=partial(check_writes, self._database)),
+                    Check(name="postgresql", ping=WriteProbe(self._database).run),
                     Check(name="wake-ups", ping=self._cancels.ping),
                     # Without Redis it claims straight from PostgreSQL.
                     Check(name="redis", ping=self._deliveries.ping, required=False),

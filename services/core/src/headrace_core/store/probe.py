@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 from typing import Final
 
 from asyncpg import PostgresError
@@ -44,19 +45,20 @@ async def write_fault(database: Database, *, within: float) -> str | None:
     return None
 
 
-class SubmitProbe:
-    """Checks that a submit could be stored.
+class WriteProbe:
+    """The check of a service's health.
 
     Args:
-        database: the gateway's.
+        database: the service's.
+        room: whether it also checks, now and then, that the disk has room.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, room: bool = False) -> None:
         self._database = database
-        self._room_at = 0.0
+        self._room_at = 0.0 if room else inf
 
     async def run(self) -> None:
-        """Check as `check_writes`, and now and then that the disk has room.
+        """Check as `check_writes`.
 
         Raises:
             Unavailable: nothing can be stored.
