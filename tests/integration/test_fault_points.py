@@ -109,8 +109,8 @@ METHODS = (
 )
 
 # Not called by the load of these tests: tests/integration/worker has handlers that finish their job
-# themselves, with faults of their own; validate_only and the checks of health only read or probe.
-APART = {"check_writes", "find_batch", "find_submitted", "is_held_open", "was_completed"}
+# themselves, with faults of their own; validate_only only reads.
+APART = {"find_batch", "find_submitted", "is_held_open", "was_completed"}
 
 # What is only called when another one has failed: both meet faults in its turn.
 BEHIND = {
