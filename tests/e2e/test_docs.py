@@ -288,9 +288,18 @@ def test_commands_run_as_they_stand(live: Live, block: Block) -> None:
 @pytest.mark.parametrize("block", PYTHON, ids=ids(PYTHON))
 def test_python_runs_as_it_stands(live: Live, block: Block) -> None:
     code = live.filled(block.text)
-    if "asyncio.run(" not in code and re.search(r"\b(await|async with|async for)\b", code):
+    if not is_whole(code):
         code = PRELUDE.format(body=textwrap.indent(code, " " * 8))
     live.run([sys.executable, "-u", "-c", code], endless=ENDLESS.search(block.text) is not None)
+
+
+def is_whole(code: str) -> bool:
+    """Whether Python takes the code as a program; an excerpt awaits outside of a function."""
+    try:
+        compile(code, "<docs>", "exec")
+    except SyntaxError:
+        return False
+    return True
 
 
 @pytest.mark.timeout(300)
