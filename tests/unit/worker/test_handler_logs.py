@@ -18,7 +18,6 @@ from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.settings import Settings
 from headrace_worker import handler_logs
 from headrace_worker.handler_logs import AttemptLog, HandlerLines, logging_as
-from headrace_worker.ownership import OwnedTask
 
 JOB = JobId(uuid7())
 FACTS = {
@@ -99,27 +98,21 @@ def test_library_below_warning_is_not_shown(log: io.StringIO, attempt: AttemptLo
     assert [line["event"] for line in lines(log)] == ["url", "own"]
 
 
-async def test_line_of_the_worker_inside_a_handler_is_its_own(
-    log: io.StringIO, attempt: AttemptLog
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [("headrace_core.tasks", None), ("headrace_worker.handlers.email", "handler")],
+)
+def test_line_of_the_worker_inside_a_handler_is_its_own(
+    log: io.StringIO, attempt: AttemptLog, module: str, source: str | None
 ) -> None:
-    async def main() -> None:
-        with logging_as(attempt):
-            OwnedTask.strict = True
-            try:
-                # The worker's own code warns of it, while the handler runs.
-                guarded.cancel()
-            finally:
-                OwnedTask.strict = False
-
-    guarded = OwnedTask(_forever(), attempt=object())
-    await main()
+    code = {"__name__": module, "log": structlog.get_logger()}
+    exec("def warn(): log.warning('called')", code)
+    warn: Any = code["warn"]
+    with logging_as(attempt):
+        warn()
     [line] = lines(log)
-    assert line["event"] == "cancel_ignored"
-    assert "source" not in line
-
-
-async def _forever() -> None:
-    return None
+    assert line["event"] == "called"
+    assert line.get("source") == source
 
 
 class Hostile(dict[str, str]):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import linecache
 import re
 import sys
-import sysconfig
 import traceback
 import typing
 from collections.abc import Iterator, Sequence
@@ -45,7 +44,7 @@ _LEFT_OUT: Final = "(earlier exceptions left out)"
 
 _WORKER: Final = str(Path(__file__).parent) + "/"
 _BUILT_IN: Final = f"{_WORKER}handlers/"
-_STANDARD_LIBRARY: Final = sysconfig.get_path("stdlib") + "/"
+_STANDARD_LIBRARY: Final = str(Path(traceback.__file__).parent) + "/"
 _PACKAGES: Final = ("/site-packages/", "/dist-packages/")
 
 _ATTACHED: Final = "_headrace_stack_trace"
