@@ -103,12 +103,12 @@ def write_batch(
     What jobs have in common is converted once.
     """
     made: dict[int, job_pb2.Job] = {}
-    size = 0
+    sizes: dict[int, int] = {}
     for job in jobs.alike:
-        alike = made.get(id(job))
-        if alike is None:
+        if id(job) not in made:
             alike = made[id(job)] = job_message(job, encoding)
-        size += alike.ByteSize()
+            sizes[id(job)] = alike.ByteSize()
+    size = sum(sizes[id(job)] for job in jobs.alike)
     response.reduced = size > MAX_PAGE_BYTES
     if response.reduced:
         for alike in made.values():
