@@ -130,7 +130,7 @@ def test_it_decodes_the_details_of_an_error(processes: Processes) -> None:
     assert status["code"] == 3
     details = {detail["@type"].rpartition(".")[2]: detail for detail in status["details"]}
     assert details["ErrorInfo"]["reason"] == "INVALID_ARGUMENT"
-    assert details["BadRequest"]["fieldViolations"][0]["field"] == "job.type"
+    assert details["BadRequest"]["field_violations"][0]["field"] == "job.type"
 
 
 def test_it_shows_idle_marks_of_a_quiet_job(processes: Processes) -> None:
