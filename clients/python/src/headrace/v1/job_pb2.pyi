@@ -137,7 +137,9 @@ class JobSpec(_message.Message):
     """
     @_builtins.property
     def payload(self) -> _data_pb2.Data:
-        """The handler's argument. Absent: an empty object."""
+        """The handler's argument. Absent: an empty object. At most 256 KiB of JSON text, unless the
+        gateway's settings differ, and 30 levels of objects and lists, in `value` as in `json`.
+        """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
