@@ -239,7 +239,7 @@ def filter_message(job_filter: JobFilter) -> job_service_pb2.JobFilter:
 
 
 def subscription_message(subscription: Subscription) -> subscription_service_pb2.Subscription:
-    """A subscription; what cannot be read of it is left out, counted and logged."""
+    """A subscription. Its unreadable fields are left out, counted and logged."""
     fields = Fields()
     job_filter = fields.read("filter", read_filter, subscription.filter, None)
     create_time = fields.read("create_time", to_time, subscription.create_time, None)

@@ -108,6 +108,6 @@ class _Streams(Collector):
             yield CounterMetricFamily(name, text, value=read(gauges))
         yield CounterMetricFamily(
             "headrace_unreadable_rows",
-            "How often a row was read of which a part cannot be read.",
+            "Reads of stored rows that have an unreadable field.",
             value=UNREADABLE_ROWS.total,
         )

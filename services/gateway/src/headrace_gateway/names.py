@@ -1,4 +1,4 @@
-"""What types, queues, labels and ids look like, wherever a request gives one."""
+"""The forms of types, queues, labels and ids, for every request that has one."""
 
 from __future__ import annotations
 

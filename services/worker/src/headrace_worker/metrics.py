@@ -97,7 +97,7 @@ class _Worker(Collector):
         )
         yield CounterMetricFamily(
             "headrace_unreadable_rows",
-            "How often a row was read of which a part cannot be read.",
+            "Reads of stored rows that have an unreadable field.",
             value=UNREADABLE_ROWS.total,
         )
         yield GaugeMetricFamily(

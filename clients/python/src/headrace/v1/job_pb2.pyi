@@ -262,8 +262,8 @@ class JobError(_message.Message):
     RETRYABLE_FIELD_NUMBER: _builtins.int
     STACK_TRACE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """The kind of error: an exception's name, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST, INTERRUPTED.
-    One line of at most 200 characters.
+    """The kind of error: an exception's name, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST, INTERRUPTED,
+    UNREADABLE. One line of at most 200 characters.
     """
     message: _builtins.str
     """A description for people, at most 2,000 characters. A validation error names the path and the

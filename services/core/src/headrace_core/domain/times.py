@@ -1,4 +1,4 @@
-"""Which times and durations a job may have.
+"""The times and durations that a job may have.
 
 Accepted times end one day before the calendar of Python and protobuf does, so that no time zone, no
 rounding and no sum with a timeout or a backoff can leave the calendar.

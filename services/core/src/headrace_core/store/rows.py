@@ -84,7 +84,7 @@ NO_EVENT = ", ".join(f"NULL AS {re.split('[. ]', column)[-1]}" for column in _EV
 
 
 def to_job(row: Row) -> Job:
-    """A row with `job_columns`; what cannot be read of it is left out, counted and logged."""
+    """A row with `job_columns`. Its unreadable fields are left out, counted and logged."""
     job = decode_job(row)
     if job.unreadable:
         UNREADABLE_ROWS.note(f"job {job.id}", job.unreadable)
@@ -169,7 +169,7 @@ def _interval(interval: timedelta | None) -> timedelta | None:
 
 
 def to_event(row: Row) -> JobEvent:
-    """A row that begins with EVENT_COLUMNS; what cannot be read of it is left out.
+    """A row that begins with EVENT_COLUMNS. Its unreadable fields are left out.
 
     The event itself is never left out: a stream without it would have a gap.
     """
