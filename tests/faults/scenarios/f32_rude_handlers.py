@@ -20,7 +20,7 @@ OF_EACH = 3
 GOOD = 1000
 SHORT_GOOD = 500
 ENDED_S = 120.0
-RECOVERY_S = 30.0
+RECOVERY_S = 10.0
 RUDE = {"rude.loop": LoopWay, "rude.thread": Way, "rude.apart": ApartWay}
 
 _read_children = msgspec.json.Decoder(list[Child]).decode
@@ -117,6 +117,6 @@ SCENARIO = Scenario(
     shows=("I1", "I2", "I3"),
     run=run,
     plan=Plan(workers=2),
-    usual=100,
-    usual_short=85,
+    usual=75,
+    usual_short=65,
 )

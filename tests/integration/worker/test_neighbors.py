@@ -73,7 +73,7 @@ async def test_cancel_of_foreign_tasks_is_ignored(jobs: Platform, worker: Server
     await jobs.until(patient, E.STARTED)
     await jobs.cancel(patient)
     assert (await jobs.ended(patient)).state is JobState.CANCELLED
-    # The worker still takes jobs, reports and hears of cancellations.
+    # The worker still takes jobs, writes output and receives cancellations.
     assert (await jobs.ended(await jobs.submit("t.output", '{"number": 2}'))).attempt == 1
     for neighbor in (*neighbors, hidden):
         assert E.INTERRUPTED not in await jobs.history(neighbor)
