@@ -117,6 +117,6 @@ SCENARIO = Scenario(
     shows=("I1", "I2", "I3"),
     run=run,
     plan=Plan(workers=2),
-    usual=75,
-    usual_short=65,
+    usual=65,
+    usual_short=60,
 )

@@ -89,7 +89,9 @@ class OwnedTask(asyncio.Task[T]):
 
     def __init__(self, *arguments: Any, main_of: Owner | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        owner = _owner.get()
+        # The factory runs in the context of the creator, the task in the one that it is given.
+        context = options.get("context")
+        owner = _owner.get() if context is None else context.get(_owner)
         self._owner = owner if main_of is None else main_of
         self._guarded = main_of is not None or owner is _WORKER
         self.cancelled_by_others = False

@@ -1,0 +1,41 @@
+"""Which tasks a handler may cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+
+import pytest
+
+from headrace_worker.ownership import OwnedTask, Owner, own_process, owned_by
+
+
+@pytest.fixture(autouse=True)
+def _not_strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The test below makes it strict for its own process, which other tests share.
+    monkeypatch.setattr(OwnedTask, "strict", False)
+
+
+async def test_task_of_the_worker_created_by_a_handler_is_guarded() -> None:
+    context = contextvars.copy_context()
+    context.run(own_process)
+    attempt = Owner()
+
+    async def waits() -> None:
+        await asyncio.Event().wait()
+
+    with owned_by(attempt):
+        of_worker = OwnedTask(waits(), context=context)
+        own = OwnedTask(waits())
+        main = OwnedTask(waits(), main_of=attempt)
+    with owned_by(Owner()):
+        assert not of_worker.cancel()
+        assert not main.cancel()
+        assert own.cancel()
+    with owned_by(attempt):
+        assert not of_worker.cancel()
+        assert main.cancel()
+    assert not of_worker.cancel()
+    assert context.run(of_worker.cancel)
+    await asyncio.wait({of_worker, own, main})
+    assert not main.cancelled_by_others
