@@ -451,3 +451,5 @@ async def test_after_seq_out_of_range_is_named(after_seq):
             client.submit_and_watch("a", after_seq=after_seq)
         with pytest.raises(ValueError, match=message):
             await anext(client.events("1", after_seq=after_seq))
+        with pytest.raises(ValueError, match=message):
+            await anext(client.output("1", after_seq=after_seq))

@@ -368,7 +368,11 @@ class Client(SubscriptionCalls):
         Args:
             job_id: the job.
             after_seq: only pieces whose `seq` is larger.
+
+        Raises:
+            ValueError: `after_seq` is negative.
         """
+        _check_after_seq(after_seq)
         request = job_service_pb2.ListJobOutputRequest(
             job_id=job_id, after_seq=after_seq, data_encoding=JSON
         )

@@ -11,7 +11,7 @@ from typing import Any, Final
 from headrace import Job, JobError
 
 # The fields of a job that only the full view has.
-_FULL_VIEW: Final = {"payload", "result", "output"}
+_FULL_VIEW: Final = {"payload", "result"}
 
 
 def document(value: Any) -> Any:

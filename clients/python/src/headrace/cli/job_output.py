@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from headrace.cli.documents import document, json_line
 from headrace.cli.session import Injected
@@ -15,7 +15,10 @@ async def command(
     job: Annotated[str, Parameter(help="The job's id.")],
     /,
     *,
-    after_seq: Annotated[int, Parameter(help="Only pieces with a larger number.")] = 0,
+    after_seq: Annotated[
+        int,
+        Parameter(validator=validators.Number(gte=0), help="Only pieces with a larger number."),
+    ] = 0,
     session: Injected,
 ) -> None:
     output = session.output
