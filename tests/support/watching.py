@@ -108,7 +108,7 @@ class LookingTail:
 
     def __init__(self, settings: Settings, database: Database, **bounds: int) -> None:
         self.gauges = Gauges()
-        self.routes = RecordingRoutes(room=1, gauges=self.gauges)
+        self.routes = RecordingRoutes(self.gauges)
         self.tail = Tail(
             database=database,
             listener=Listener(settings, database, Topic.EVENTS),
@@ -139,8 +139,8 @@ class LookingTail:
 class RecordingRoutes(Routes):
     """Routes that keep all they are given."""
 
-    def __init__(self, *, room: int, gauges: Gauges) -> None:
-        super().__init__(room=room, gauges=gauges)
+    def __init__(self, gauges: Gauges) -> None:
+        super().__init__(room=1, room_bytes=1000, gauges=gauges)
         self.visible: list[JobEvent] = []
         self.settled: list[JobEvent] = []
         self.open = False
