@@ -35,11 +35,10 @@ async def test_a_claimed_job_has_what_it_takes_to_run_it(database: Database) -> 
         timeout=timedelta(seconds=90),
         deadline=deadline,
         retry=retry,
-        request_id="once",
     )
     [claimed] = await start(database, worker_id, job)
     assert (claimed.id, claimed.tenant, claimed.attempt) == (job.id, DEFAULT_TENANT, 1)
-    assert (claimed.type, claimed.queue, claimed.request_id) == ("mail", "fast", "once")
+    assert (claimed.type, claimed.queue) == ("mail", "fast")
     assert claimed.payload == '{"to":   "a@example.com"}'
     assert claimed.labels == {"team": "blue"}
     assert (claimed.retry, claimed.retries_used) == (retry, 0)
