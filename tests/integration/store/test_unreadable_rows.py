@@ -208,13 +208,18 @@ async def test_unreadable_handler_leaves_the_others_known(database: Database) ->
     assert any(subject.startswith("handler slow of worker ") for subject in found)
 
 
-async def test_clean_database_is_migrated_without_triggers(databases: Databases) -> None:
-    # Other tests leave triggers in the database that the store's tests share.
+@pytest.fixture
+def clean_url(databases: Databases) -> Iterator[str]:
+    """A database of the test's own: other tests leave triggers in the one that they share."""
     with databases.fresh() as url:
-        database = Database(Settings(database_url=SecretStr(url)), application="test")
-        async with database.statement() as connection:
-            triggers = "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal"
-            assert await connection.scalar(text(triggers)) == 0
-            invalid = "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND NOT convalidated"
-            assert await connection.scalar(text(invalid)) == 0
-        await database.close()
+        yield url
+
+
+async def test_clean_database_is_migrated_without_triggers(clean_url: str) -> None:
+    database = Database(Settings(database_url=SecretStr(clean_url)), application="test")
+    async with database.statement() as connection:
+        triggers = "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal"
+        assert await connection.scalar(text(triggers)) == 0
+        invalid = "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND NOT convalidated"
+        assert await connection.scalar(text(invalid)) == 0
+    await database.close()
