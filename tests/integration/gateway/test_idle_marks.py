@@ -9,8 +9,9 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from pydantic import ValidationError
 
-from headrace import Client
+from headrace import Client, _stream
 from headrace.v1.job_pb2 import JOB_STATE_SUCCEEDED, JobSpec
 from headrace.v1.job_service_pb2 import (
     WATCH_MARK_IDLE,
@@ -125,3 +126,11 @@ async def test_idle_interval_out_of_its_bounds_is_invalid(
         error = await refused(call.read())
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
         assert error.violations == {"idle_interval": "must be 1 s to 60 s"}
+
+
+def test_longest_idle_setting_is_half_of_the_silence_of_clients():
+    longest = _stream._SILENCE / 2
+
+    assert Settings(stream_idle=longest).stream_idle == longest
+    with pytest.raises(ValidationError, match="stream_idle"):
+        Settings(stream_idle=longest + 0.1)

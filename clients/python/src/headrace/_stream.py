@@ -21,8 +21,8 @@ R = TypeVar("R")
 # Begins the stream at a gateway, from where its last response ended.
 Start: TypeAlias = Callable[[Gateway], aio.UnaryStreamCall[Any, R]]
 
-# Seconds without a response after which an endless stream counts as cut: a gateway marks an idle
-# one every 15 s at least, and four times that is no accident.
+# Seconds without a response after which an endless stream counts as cut. It is twice the longest
+# interval of marks that a gateway can be set to.
 _SILENCE: Final = 60.0
 # The stream of one job may be quiet for ever. After so many seconds its gateway is asked whether it
 # is still there, and how long it has for the answer.

@@ -83,7 +83,8 @@ class Settings(BaseSettings):
     max_subscriptions: int = Field(1000, ge=0)
     stream_queue_events: int = Field(1000, ge=1)
     stream_queue_bytes: int = Field(1024 * 1024, ge=1)
-    stream_idle: float = Field(10.0, gt=0, le=60)
+    # Clients take a stream that is silent for 60 s for cut.
+    stream_idle: float = Field(10.0, gt=0, le=30)
     stream_patience: float = Field(60.0, gt=0)
 
     # How long a finished job and its events are kept, with rules for some tenants and states;
