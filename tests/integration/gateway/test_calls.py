@@ -224,6 +224,20 @@ async def test_depth_beyond_its_limit_is_invalid_in_each_form(
         }
 
 
+async def test_depth_beyond_the_search_of_a_path_is_explained(channel: grpc.aio.Channel):
+    inner = b"\x20\x01"
+    for _ in range(100):
+        inner = _field(6, _field(1, inner))
+    # The deep document is the first one, and the search for it begins with the last one.
+    flat = _field(6, _field(1, b"\x20\x01") * 30_000)
+    specs = [_field(1, b"email") + _field(3, _field(1, value)) for value in (inner, flat)]
+    error = await refused(
+        raw_call(channel, "BatchSubmitJobs", b"".join(_field(1, s) for s in specs))
+    )
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert "or a document in it is nested deeper than 30 levels" in error.message
+
+
 @pytest.mark.parametrize("as_list", [True, False])
 async def test_depth_at_its_limit_is_taken_and_shown(jobs: JobServiceStub, as_list: bool):
     value = nested(30, as_list=as_list)

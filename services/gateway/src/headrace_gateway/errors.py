@@ -36,6 +36,7 @@ from headrace_core.domain.errors import (
     Unavailable,
     Violation,
 )
+from headrace_gateway.limits import MAX_DEPTH
 
 DOMAIN: Final = "headrace"
 DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -78,7 +79,10 @@ class UndecodableRequest(Exception):
     """The bytes of a request are not its message."""
 
     def __init__(self, message_name: str) -> None:
-        super().__init__(f"the request is not a {message_name}")
+        super().__init__(
+            f"the request is not a {message_name}, or a document in it is nested deeper than "
+            f"{MAX_DEPTH} levels"
+        )
 
 
 def to_call_error(error: Exception, *, request_id: str) -> CallError:

@@ -142,9 +142,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             behavior = self._bounded(behavior)
 
         async def unary(raw: bytes, context: Context) -> Message:
-            request_id = _begin(context)
+            request_id, metadata_size = _begin(context)
             try:
-                _check_metadata(context)
+                _check_metadata(metadata_size)
                 response = await behavior(self._read(raw, request_class), context)
             except grpc.aio.AbortError:
                 raise
@@ -178,7 +178,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         # It writes, rather than being a generator itself: so the servicer's generator is closed
         # here and now when the call is cancelled, and not when somebody collects the garbage.
         async def respond(raw: bytes, context: Context) -> None:
-            _check_metadata(context)
             request = self._read(raw, request_class)
             with StreamWriter(context, request=request, patience=self._stream_patience) as writer:
                 async with aclosing(behavior(request, context)) as responses:
@@ -186,10 +185,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
                         await writer.write(response)
 
         async def stream(raw: bytes, context: Context) -> None:
-            request_id = _begin(context)
+            request_id, metadata_size = _begin(context)
             await context.send_initial_metadata(((REQUEST_ID, request_id),))
             told: CallError | None = None
             try:
+                _check_metadata(metadata_size)
                 await respond(raw, context)
             except grpc.aio.AbortError:
                 raise
@@ -240,22 +240,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             raise UndecodableRequest(request_class.DESCRIPTOR.full_name) from None
 
 
-def _begin(context: Context) -> str:
-    """Binds the call's request id to the log and returns it."""
-    request_id = ""
+def _begin(context: Context) -> tuple[str, int]:
+    """Bind the call's request id to the log.
+
+    Returns:
+        The request id, and the size of the call's metadata in bytes.
+    """
+    request_id, size = "", 0
+    # gRPC copies the metadata each time that it is read.
     for key, value in context.invocation_metadata() or ():
+        size += len(key) + len(value) + 32
         if key == REQUEST_ID:
             request_id = value if isinstance(value, str) else ""
     if not (0 < len(request_id) <= _MAX_REQUEST_ID and request_id.isprintable()):
         request_id = str(uuid7())
     # Each call runs in a task of its own, and so in a context of its own.
     structlog.contextvars.bind_contextvars(correlation_id=request_id)
-    return request_id
+    return request_id, size
 
 
-def _check_metadata(context: Context) -> None:
-    """Raises LimitExceeded when a call has too much metadata."""
-    size = sum(len(key) + len(value) + 32 for key, value in context.invocation_metadata() or ())
+def _check_metadata(size: int) -> None:
+    """Raise LimitExceeded when a call has more than `MAX_METADATA_BYTES` of metadata."""
     if size > MAX_METADATA_BYTES:
         raise LimitExceeded(
             "metadata",
