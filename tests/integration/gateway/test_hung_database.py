@@ -54,7 +54,7 @@ def settings(settings: Settings, link: Proxy) -> Settings:
             "database_url": SecretStr(link.url),
             # The limit of a call alone ends it.
             "database_timeout": 300.0,
-            "call_timeout": 1.0,
+            "call_timeout": 2.0,
         }
     )
 

@@ -375,7 +375,7 @@ async def test_same_content_in_another_form_gives_the_same_job(jobs: JobServiceS
     assert error.reason == "REQUEST_ID_CONFLICT"
 
 
-async def test_key_of_an_older_version_is_found_by_the_text_of_its_payload(
+async def test_key_of_an_older_version_is_found_by_its_payload_text(
     jobs: JobServiceStub, database: Database
 ):
     text = '{"b": 1.0, "a": 2}'
