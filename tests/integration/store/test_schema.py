@@ -163,6 +163,19 @@ def test_migrations_can_be_undone_and_done_again(databases: Databases) -> None:
         assert on(url, read_catalog) == before
 
 
+def test_upgrade_of_0004_scans_no_table_for_its_checks(databases: Databases) -> None:
+    checks = "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0"
+    with databases.fresh(migrated=False) as url:
+        migrate(at(url), revision="0004")
+        old = value(url, checks)
+        command.upgrade(alembic_config(at(url)), "head")
+        # The step check of 0004 is replaced.
+        assert value(url, f"{checks} AND convalidated") == old - 1
+        assert value(url, checks) > old
+        migrate(at(url))
+        assert value(url, f"{checks} AND NOT convalidated") == 0
+
+
 # Another application's tables, with Alembic's version table and the name of a revision of ours.
 ANOTHER = (
     "CREATE TABLE public.alembic_version (version_num varchar(32) PRIMARY KEY)",

@@ -18,6 +18,7 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.settings import Settings
+from headrace_core.store.audit import FIRST_ID
 from headrace_core.store.cancel import cancel_job
 from headrace_core.store.claim import claim_jobs
 from headrace_core.store.database import Database
@@ -29,6 +30,7 @@ from headrace_core.store.requeue import requeue_job
 from headrace_core.store.stats import read_stats
 from headrace_core.store.sweep import expire_overdue, take_back_lost
 from headrace_core.store.tables import TIMES
+from headrace_core.store.unreadable_rows import unreadable_rows
 from headrace_core.store.workers import live_handlers
 from headrace_ops.audit import Audit, Auditor
 from support.databases import Databases
@@ -102,6 +104,15 @@ async def test_mend_repairs_every_row_and_validates_checks(
         assert await connection.scalars(text(triggers)) == []
     # The constraints stay as they are.
     await asyncio.to_thread(migrate, Settings(database_url=SecretStr(old[0])))
+
+
+async def test_unreadable_events_are_found_on_every_page(database: Database, ids: Ids) -> None:
+    async with database.statement() as connection:
+        whole = await unreadable_rows(connection, behind=FIRST_ID, last=None)
+        assert len([row for row in whole if row.seq is not None]) == 3
+        for page in (1, 2):
+            paged = await unreadable_rows(connection, behind=FIRST_ID, last=None, page=page)
+            assert paged == whole
 
 
 UNSOUND = ("infinity", "-infinity", "20000-01-01", "0001-01-01 BC")

@@ -27,8 +27,8 @@ _EXAMPLES = (
 
 # sysexits.h: EX_TEMPFAIL.
 BUSY = 75
-# The server starts, or has no connection left.
-_BUSY_CODES = ("53300", "57P03")
+# The server starts, has no connection left, or ended a deadlock with a service.
+_BUSY_CODES = ("40P01", "53300", "57P03")
 _WAIT_S = 60.0
 _RETRY_S = 2.0
 

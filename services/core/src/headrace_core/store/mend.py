@@ -7,9 +7,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from headrace_core.store.audit import FIRST_ID, PAGE_OF_JOBS
+from headrace_core.store.audit import PAGE_OF_JOBS
 from headrace_core.store.connection import Connection
-from headrace_core.store.sound import clamp_rows
 from headrace_core.store.unreadable_rows import unreadable_rows
 
 # What takes the place of a document that cannot be decoded. A job that failed keeps an error, and
@@ -40,25 +39,28 @@ class Mended(NamedTuple):
     documents: int
 
 
-async def mend_rows(conn: Connection) -> Mended:
-    """Repairs jobs, events, and the times of all other tables.
+async def mend_documents(conn: Connection, *, behind: UUID) -> tuple[int, UUID | None]:
+    """Replace the unreadable documents of a page of jobs, whose times are sound, and their events.
 
     An unreadable handler goes with its worker, and an unreadable filter of a subscription has no
     sound value to take its place: delete and create that subscription.
+
+    Args:
+        conn: any transaction.
+        behind: the id before the page.
+
+    Returns:
+        How many documents were replaced, and the last id of the page; None after the last page.
     """
-    times = await clamp_rows(conn)
     documents = 0
-    behind: UUID | None = FIRST_ID
-    while behind is not None:
-        last: UUID | None = await conn.scalar(PAGE_OF_JOBS, {"behind": behind, "skip": _PAGE - 1})
-        for row in await unreadable_rows(conn, behind=behind, last=last):
-            for field in row.fields:
-                values = {"id": row.job_id, "seq": row.seq}
-                statement = (_MEND_JOB if row.seq is None else _MEND_EVENT)[field]
-                await conn.execute(statement, values)
-                documents += 1
-        behind = last
-    return Mended(times, documents)
+    last: UUID | None = await conn.scalar(PAGE_OF_JOBS, {"behind": behind, "skip": _PAGE - 1})
+    for row in await unreadable_rows(conn, behind=behind, last=last):
+        for field in row.fields:
+            values = {"id": row.job_id, "seq": row.seq}
+            statement = (_MEND_JOB if row.seq is None else _MEND_EVENT)[field]
+            await conn.execute(statement, values)
+            documents += 1
+    return documents, last
 
 
 _MEND_JOB = {

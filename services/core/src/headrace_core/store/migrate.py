@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from uuid import UUID
 
 import structlog
 from alembic import command
@@ -13,12 +14,14 @@ from alembic.util import CommandError
 from sqlalchemy import text
 
 from headrace_core.settings import Settings
+from headrace_core.store.audit import FIRST_ID
 from headrace_core.store.connection import Connection
 from headrace_core.store.database import Database
-from headrace_core.store.mend import Mended, mend_rows
+from headrace_core.store.mend import Mended, mend_documents
 from headrace_core.store.rebase import is_foreign, rebase
 from headrace_core.store.schema import VERSION_TABLE, MigrationRefused
-from headrace_core.store.sound import drop_clamps, unvalidated, validate
+from headrace_core.store.sound import CLAMPED, clamp_rows, drop_clamp, unvalidated, validate
+from headrace_core.store.tables import TIMES
 
 _log = structlog.get_logger()
 
@@ -101,13 +104,22 @@ _REVISION = text(f"SELECT version_num FROM {VERSION_TABLE}")
 async def _mend(settings: Settings) -> Mended:
     database = Database(settings, application="migrate", bounded=False)
     try:
-        async with database.transaction() as connection:
-            await connection.execute(LOCK)
-            mended = await mend_rows(connection)
+        # Each in a transaction of its own: streams of many jobs wait for the oldest that writes.
+        times = documents = 0
+        for table in TIMES:
+            async with database.transaction() as connection:
+                await connection.execute(LOCK)
+                times += await clamp_rows(connection, table=table)
+        behind: UUID | None = FIRST_ID
+        while behind is not None:
+            async with database.transaction() as connection:
+                await connection.execute(LOCK)
+                replaced, behind = await mend_documents(connection, behind=behind)
+            documents += replaced
         await _settle(database)
     finally:
         await database.close()
-    return mended
+    return Mended(times, documents)
 
 
 async def _settle(database: Database) -> None:
@@ -128,9 +140,10 @@ async def _settle(database: Database) -> None:
                 advice="run `headrace verify` to list the rows and "
                 "`python -m headrace_core mend` to repair them",
             )
-    async with database.transaction() as connection:
-        await connection.execute(LOCK)
-        await drop_clamps(connection)
+    for table in CLAMPED:
+        async with database.transaction() as connection:
+            await connection.execute(LOCK)
+            await drop_clamp(connection, table=table)
 
 
 async def _adopt(settings: Settings, *, restored: bool) -> None:

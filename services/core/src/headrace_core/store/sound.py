@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from sqlalchemy import TextClause, text
 
 from headrace_core.store.connection import Connection
 from headrace_core.store.tables import SOUND, TIMES
 from headrace_core.store.times import clamped, sound_interval, sound_number
+
+# The tables with a trigger of migration 0007.
+CLAMPED: Final = ("jobs", "job_events")
 
 
 async def unvalidated(conn: Connection) -> Sequence[tuple[str, str]]:
@@ -35,25 +39,30 @@ async def validate(conn: Connection, *, table: str, name: str) -> bool:
     return (table, name) not in await unvalidated(conn)
 
 
-async def drop_clamps(conn: Connection) -> None:
-    """Drops the triggers of tables in which every row is sound."""
-    for table in ("jobs", "job_events"):
-        if (table, f"{table}_times_check") in await unvalidated(conn):
-            continue
-        if await conn.scalar(_CLAMP, {"table": table, "name": f"{table}_clamp"}):
-            await conn.execute(text(f"DROP TRIGGER {table}_clamp ON {table}"))
-            await conn.execute(text(f"DROP FUNCTION clamp_{table}()"))
+async def drop_clamp(conn: Connection, *, table: str) -> None:
+    """Drop the trigger of a table in which every row is sound.
+
+    Args:
+        conn: a transaction of its own. With the locks of two tables, it could deadlock with a
+            service.
+        table: one of `CLAMPED`.
+    """
+    if (table, f"{table}_times_check") in await unvalidated(conn):
+        return
+    if await conn.scalar(_CLAMP, {"table": table, "name": f"{table}_clamp"}):
+        await conn.execute(text(f"DROP TRIGGER {table}_clamp ON {table}"))
+        await conn.execute(text(f"DROP FUNCTION clamp_{table}()"))
 
 
-async def clamp_rows(conn: Connection) -> int:
-    """Moves unreadable times to the nearest one that a submitter may ask for.
+async def clamp_rows(conn: Connection, *, table: str) -> int:
+    """Move unreadable times of a table to the nearest one that a submitter may ask for.
 
     An unreadable timeout is dropped, so that of the handler applies. No state changes.
 
     Returns:
         How many rows were changed.
     """
-    return sum([(await conn.execute(statement)).rowcount for statement in _CLAMPS])
+    return (await conn.execute(_CLAMPS[table])).rowcount
 
 
 _UNVALIDATED = text("""
@@ -84,4 +93,4 @@ def _clamp(table: str, columns: Sequence[str]) -> TextClause:
     return text(f"UPDATE {table} SET {', '.join(values)} WHERE NOT ({SOUND[table]})")
 
 
-_CLAMPS = [_clamp(table, columns) for table, columns in TIMES.items()]
+_CLAMPS = {table: _clamp(table, columns) for table, columns in TIMES.items()}

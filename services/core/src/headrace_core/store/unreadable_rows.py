@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -24,6 +24,9 @@ from headrace_core.store.tables import SOUND
 from headrace_core.store.times import sound_interval, sound_number
 
 _LAST_ID = UUID(int=2**128 - 1)
+_LAST_SEQ: Final = 2**31 - 1
+# How many events are read at once: a job may have many, with up to 64 KiB each.
+_PAGE: Final = 1000
 
 
 class UnreadableRow(NamedTuple):
@@ -36,7 +39,7 @@ class UnreadableRow(NamedTuple):
 
 
 async def unreadable_rows(
-    conn: Connection, *, behind: UUID, last: UUID | None
+    conn: Connection, *, behind: UUID, last: UUID | None, page: int = _PAGE
 ) -> list[UnreadableRow]:
     """The unreadable jobs with ids above `behind` and up to `last`, and unreadable events of such.
 
@@ -44,6 +47,7 @@ async def unreadable_rows(
         conn: where to read.
         behind: the id before the first one.
         last: the last id; None for all.
+        page: how many events one statement reads.
     """
     bounds = {"behind": behind, "last": last or _LAST_ID}
     found = []
@@ -51,12 +55,15 @@ async def unreadable_rows(
         fields = [*decode_job(row).unreadable, *(["rank"] if row.rank_unsound else [])]
         if fields:
             found.append(UnreadableRow(f"job {row.id}", fields, row.id))
-    for row in await conn.execute(_EVENTS, bounds):
-        # Those of the job count once, with the job.
-        fields = [name for name in decode_event(row)[1] if name != "labels"]
-        if fields:
-            name = f"event {row.seq} of job {row.job_id}"
-            found.append(UnreadableRow(name, fields, row.job_id, row.seq))
+    place = {"seq": _LAST_SEQ, "limit": page}
+    while rows := await conn.execute(_EVENTS, bounds | place):
+        for row in rows:
+            # Those of the job count once, with the job.
+            fields = [name for name in decode_event(row)[1] if name != "labels"]
+            if fields:
+                name = f"event {row.seq} of job {row.job_id}"
+                found.append(UnreadableRow(name, fields, row.job_id, row.seq))
+        bounds["behind"], place["seq"] = rows[-1].job_id, rows[-1].seq
     return found
 
 
@@ -105,9 +112,10 @@ _JOBS = text(f"""
 
 _EVENTS = text(f"""
     SELECT {EVENT_COLUMNS} FROM (
-        SELECT * FROM job_events WHERE job_id > :behind AND job_id <= :last AND (
-            NOT ({SOUND["job_events"]}) OR error IS NOT NULL OR progress IS NOT NULL
-        )
+        SELECT * FROM job_events
+        WHERE (job_id, seq) > (CAST(:behind AS uuid), CAST(:seq AS integer)) AND job_id <= :last
+            AND (NOT ({SOUND["job_events"]}) OR error IS NOT NULL OR progress IS NOT NULL)
+        ORDER BY job_id, seq LIMIT :limit
     ) e
     LEFT JOIN jobs j ON j.id = e.job_id
     ORDER BY e.job_id, e.seq
