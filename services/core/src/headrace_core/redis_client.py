@@ -8,11 +8,15 @@ from uuid import UUID
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from headrace_core.settings import Settings
 
 # Any error of the client: an unforeseen one must not bypass the fallback to PostgreSQL either.
 RedisFault: Final = (Exception,)
+
+# The errors of a server that is gone, or hangs.
+_EXPECTED: Final = (RedisError, OSError, TimeoutError)
 
 # How long the key of a check lives, in milliseconds.
 _PROBE_MS: Final = 1000
@@ -38,6 +42,11 @@ def connection_pool(settings: Settings, *, name: str | None = None) -> Connectio
         max_connections=1000,
         client_name=name,
     )
+
+
+def unexpected(fault: Exception) -> Exception | None:
+    """Return an error that no server causes, to be logged with its traceback; None for others."""
+    return None if isinstance(fault, _EXPECTED) else fault
 
 
 def key(installation: UUID, *parts: str) -> str:

@@ -32,7 +32,7 @@ from headrace_core.dispatch.keys import (
 )
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
-from headrace_core.redis_client import RedisFault, check_writes
+from headrace_core.redis_client import RedisFault, check_writes, unexpected
 from headrace_core.settings import Settings
 from headrace_core.tasks import end_tasks
 
@@ -271,7 +271,12 @@ class BatchWorker(Worker, Generic[Claimed]):
 
     async def _do_without_redis(self, fault: Exception) -> None:
         """Claims straight from PostgreSQL until Redis is back."""
-        _log.warning("redis_lost", error=type(fault).__name__, fallback="claiming from postgresql")
+        _log.warning(
+            "redis_lost",
+            error=type(fault).__name__,
+            fallback="claiming from postgresql",
+            exc_info=unexpected(fault),
+        )
         # Asked on the side: a Redis that hangs must not hold up the jobs.
         back = asyncio.create_task(self._until_redis_is_back(), name="redis-is-back")
         self.without_redis = True

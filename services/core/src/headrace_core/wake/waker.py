@@ -9,7 +9,7 @@ from contextlib import suppress
 import structlog
 from redis.asyncio import Redis
 
-from headrace_core.redis_client import RedisFault, check_writes, connection_pool
+from headrace_core.redis_client import RedisFault, check_writes, connection_pool, unexpected
 from headrace_core.settings import Settings
 from headrace_core.store.database import Database
 from headrace_core.store.notify import notify
@@ -100,6 +100,10 @@ class Waker:
                 return
             except RedisFault as fault:
                 self._redis_down_until = now + _PAUSE
-                _log.warning("wake_up_through_postgresql", error=type(fault).__name__)
+                _log.warning(
+                    "wake_up_through_postgresql",
+                    error=type(fault).__name__,
+                    exc_info=unexpected(fault),
+                )
         async with self._database.statement() as connection:
             await notify(connection, channels)
