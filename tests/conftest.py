@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 # is imported.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
+import hypothesis
 import pytest
 from pydantic import SecretStr
 from redis import Redis
@@ -33,6 +34,10 @@ from support.server import serving
 for _name in list(os.environ):
     if _name.startswith("HEADRACE_") and not _name.startswith("HEADRACE_TEST_"):
         del os.environ[_name]
+
+# No example of a property may depend on how fast the machine is.
+hypothesis.settings.register_profile("headrace", deadline=None)
+hypothesis.settings.load_profile("headrace")
 
 
 @pytest.fixture(scope="session")

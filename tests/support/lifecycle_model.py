@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from headrace_core.domain.crash_budget import needs_own_process
 from headrace_core.domain.ids import BatchId, JobId, WorkerId
 from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState, allows
 from support.histories import Row
@@ -221,8 +222,10 @@ class LifecycleModel:
 
     def lose(self, job: ModelJob, *, max_losses: int) -> JobState:
         """Returns the state that it comes to."""
-        spent = job.losses >= max_losses
-        job.losses += 1
+        # Another job had a process of its own.
+        charged = not needs_own_process(job.losses, job.interruptions)
+        spent = charged and job.losses >= max_losses
+        job.losses += charged
         if job.cancel_requested:
             self._step(job, _E.CANCELLED, _S.CANCELLED)
         else:

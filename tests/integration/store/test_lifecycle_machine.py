@@ -1,6 +1,6 @@
 """A model of jobs beside the real store: whatever is called in whatever order, both agree.
 
-The same steps are taken at every run. `HEADRACE_TEST_LIFECYCLE_EXAMPLES=1000` takes others, and as
+The seed is the same at every run. `HEADRACE_TEST_LIFECYCLE_EXAMPLES=1000` takes other steps, and as
 many sequences of them; a failure prints the steps that lead to it, and how to take them again.
 """
 
@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -57,6 +57,9 @@ T = TypeVar("T")
 
 _EXAMPLES = "HEADRACE_TEST_LIFECYCLE_EXAMPLES"
 _LONG = timedelta(hours=1)
+# Hypothesis draws constants from all modules that are loaded, so the steps of a seed depend on the
+# tests before this one. A seed that misses a row of the lifecycle is followed by others.
+_MORE_SEEDS = 4
 
 keys = st.sampled_from([None, None, "a key", "another key"])
 contents = st.integers(0, 1)
@@ -585,6 +588,10 @@ def test_the_store_does_what_the_model_says(settings: Settings) -> None:
         try:
             profile = _profile(int(os.environ.get(_EXAMPLES, "0")))
             run_state_machine_as_test(Machine, settings=profile)
+            for number in range(_MORE_SEEDS):
+                if set(Machine.taken) == ROWS:
+                    break
+                run_state_machine_as_test(seed(number)(Machine), settings=profile)
         finally:
             sys.stdout.write(rows_report(Machine.taken))
             runner.run(database.close())
