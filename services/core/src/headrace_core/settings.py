@@ -75,7 +75,8 @@ class Settings(BaseSettings):
     max_payload_bytes: int = Field(256 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
     max_result_bytes: int = Field(256 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
     max_output_bytes: int = Field(64 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
-    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024)
+    # gRPC's own limit is four times as much, and a 32-bit number.
+    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     max_labels: int = Field(32, ge=0, le=MAX_LABELS)
     max_batch_jobs: int = Field(1000, ge=1, le=1000)
     max_concurrent_streams: int = Field(20_000, ge=1)

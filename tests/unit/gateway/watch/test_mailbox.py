@@ -41,6 +41,14 @@ async def test_one_event_too_many_drops_all_and_says_so(make_event: MakeEvent):
     assert mailbox.take(9) == [event]
 
 
+async def test_labels_count_for_the_room_of_a_mailbox(make_event: MakeEvent):
+    mailbox = Mailbox(room=9, room_bytes=10)
+    mailbox.put(make_event(labels={"team": "ml"}))
+    assert not mailbox.overflowed
+    mailbox.put(make_event(labels={"a": "bcde"}))
+    assert mailbox.overflowed
+
+
 async def test_mailbox_overflows_by_bytes_as_well(make_event: MakeEvent):
     mailbox = Mailbox(room=9, room_bytes=10)
     # One that is larger than the room is still taken, or its stream could never go on.

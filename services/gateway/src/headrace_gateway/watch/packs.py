@@ -30,10 +30,12 @@ def pack(events: Iterable[JobEvent]) -> Iterator[list[JobEvent]]:
 
 
 def weigh(event: JobEvent) -> int:
-    """How long an event's documents are, in characters."""
+    """Return the length of an event's documents and of its job's labels, in characters."""
+    labels = event.labels
+    weight = sum(map(len, labels)) + sum(map(len, labels.values())) if labels else 0
     if event.output is None and event.progress is None and event.error is None:
-        return 0
-    weight = len(event.output or "")
+        return weight
+    weight += len(event.output or "")
     if event.progress is not None:
         weight += len(event.progress.message) + len(event.progress.counters)
     if event.error is not None:
