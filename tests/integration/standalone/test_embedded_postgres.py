@@ -235,6 +235,29 @@ def test_changed_or_partial_copy_is_replaced(cache: Path) -> None:
 
 @AS_ROOT
 @pytest.mark.usefixtures("closed_package")
+def test_unfinished_copy_is_closed_with_any_umask(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watched(source: Path, target: Path) -> None:
+        modes.add(stat.S_IMODE((cache / "draft").stat().st_mode))
+        copyfile(source, target)
+
+    modes: set[int] = set()
+    copyfile = shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", watched)
+    account = unprivileged_account(print)
+    previous = os.umask(0)
+    try:
+        copy = binaries(account)
+    finally:
+        os.umask(previous)
+    assert modes == {0o700}
+    for path in (cache, *copy.parents[2].rglob("*")):
+        assert not path.stat().st_mode & 0o022
+
+
+@AS_ROOT
+@pytest.mark.usefixtures("closed_package")
 @pytest.mark.parametrize("fault", ["writable", "foreign", "link", "closed", "missing"])
 def test_cache_that_cannot_be_trusted_is_skipped(
     cache: Path, monkeypatch: pytest.MonkeyPatch, fault: str

@@ -50,7 +50,9 @@ def binaries(account: Account | None) -> Path:
     if account is None or _can_run(account, installed):
         return installed / _BIN
     reasons = []
-    for cache in CACHES:
+    for place in CACHES:
+        # Without links above it: a later step must follow the path that was checked.
+        cache = place.parent.resolve() / place.name
         try:
             _make_private(cache, account)
             return _copy(installed, cache) / _BIN
@@ -75,13 +77,15 @@ def _copy(installed: Path, cache: Path) -> Path:
         for old in (draft, target):
             if old.exists():
                 shutil.rmtree(old)
+        # With a lax umask, folders and files in it are writable for others until they are finished.
+        draft.mkdir(mode=0o700)
         for file in _files(installed):
             copied = draft / file.relative_to(installed)
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copied)
             copied.chmod(_mode(file))
-        for folder, _, _ in os.walk(draft):
-            # The umask may have closed it.
+        for folder, _, _ in os.walk(draft, topdown=False):
+            # The umask may have closed it. The draft itself is opened last.
             os.chmod(folder, 0o755)  # noqa: PTH101, S103 - public programs, as in /usr/bin
         draft.rename(target)
         return target
@@ -96,19 +100,19 @@ def _make_private(cache: Path, account: Account) -> None:
         OSError: the folder cannot be created, or another user could change its content.
     """
     try:
-        cache.mkdir()
+        # The umask may be lax, or close the folder.
+        cache.mkdir(mode=0o755)
         cache.chmod(0o755)
     except FileExistsError:
         pass
     status = cache.lstat()
     if not stat.S_ISDIR(status.st_mode) or not _ours(status) or status.st_mode & 0o022:
         raise PermissionError("another user can change it")
-    parents = cache.resolve().parents
-    for parent in parents:
+    for parent in cache.parents:
         status = parent.stat()
         if not _ours(status) or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
             raise PermissionError(f"another user can change {parent}")
-    if not all(_allows(account, folder, stat.S_IXOTH) for folder in (cache, *parents)):
+    if not all(_allows(account, folder, stat.S_IXOTH) for folder in (cache, *cache.parents)):
         raise PermissionError("the server's user cannot enter it")
     if os.statvfs(cache).f_flag & os.ST_NOEXEC:
         raise PermissionError("programs in it cannot be run")
