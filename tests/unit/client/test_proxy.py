@@ -97,6 +97,10 @@ def test_loopback_target_is_recognized(target, loopback):
         ({"no_grpc_proxy": "gateway", "no_proxy": "other"}, "gateway:1", ""),
         ({}, "127.0.0.1:1", ""),
         ({"http_proxy": ""}, "gateway:1", ""),
+        ({"grpc_proxy": ""}, "gateway:1", ""),
+        ({"https_proxy": "https://tls:1"}, "gateway:1", ""),
+        ({"http_proxy": "squid:3128"}, "gateway:1", ""),
+        ({"no_grpc_proxy": "", "no_proxy": "gateway"}, "gateway:1", "http_proxy=squid:3128"),
     ],
 )
 def test_proxy_of_a_target_is_the_one_of_grpc(monkeypatch, environment, target, found):

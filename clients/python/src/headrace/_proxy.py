@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
-# gRPC takes the first one that is set.
+# gRPC takes the first one that is set, also when its value is empty.
 _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 _EXCEPTIONS: Final = ("no_grpc_proxy", "no_proxy")
 
@@ -31,16 +31,20 @@ def proxy_for(target: str) -> str:
     """The proxy that gRPC uses for a target, as `http_proxy=host:port`; empty when it uses none."""
     if is_loopback(target):
         return ""
-    for name in _PROXIES:
-        if value := os.environ.get(name):
-            break
-    else:
+    name = _first_set(_PROXIES)
+    url = urlsplit(os.environ.get(name, ""))
+    if url.scheme != "http":
+        # gRPC ignores an empty value, and a proxy of another scheme or without one.
         return ""
-    exceptions = next((os.environ[name] for name in _EXCEPTIONS if os.environ.get(name)), "")
+    exceptions = os.environ.get(_first_set(_EXCEPTIONS), "")
     if any(_matches(_host(target), entry.strip()) for entry in exceptions.split(",")):
         return ""
-    # A user and a password in it are nobody's business.
-    return f"{name}={urlsplit(value).netloc.rpartition('@')[2]}"
+    # The proxy's user and password must not be in messages.
+    return f"{name}={url.netloc.rpartition('@')[2]}"
+
+
+def _first_set(names: tuple[str, ...]) -> str:
+    return next((name for name in names if name in os.environ), "")
 
 
 def _host(target: str) -> str:
