@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from headrace.v1 import job_pb2
+from headrace._convert import from_subscription
+from headrace.cli.subscription_text import subscriptions_table
+from headrace.v1 import job_pb2, subscription_service_pb2
 
 JOB_FIELDS = {"id", "type", "queue", "state", "create_time"}
 FULL_FIELDS = {"payload", "result", "output"}
@@ -796,3 +798,23 @@ async def test_get_of_a_failed_job_shows_its_stack_trace(run):
     data = (await run("get", job, "-o", "json")).json
     assert data["error"]["stack_trace"].startswith("Traceback:\n")
     assert data["correlation_id"] == "trace-17"
+
+
+async def test_unreadable_fields_are_named(run, platform):
+    job = await submit(run, "wait")
+    platform.jobs[job].unreadable_fields.append("deadline")
+
+    (line,) = [line for line in (await run("get", job)).out.splitlines() if "unreadable" in line]
+    assert line.split() == ["unreadable", "deadline"]
+    assert (await run("get", job, "-o", "json")).json["unreadable_fields"] == ["deadline"]
+    (listed,) = (await run("list", "-o", "json")).json
+    assert listed["unreadable_fields"] == ["deadline"]
+
+
+def test_unreadable_filter_is_not_shown_as_all_jobs():
+    message = subscription_service_pb2.Subscription(name="billing", unreadable_fields=["filter"])
+    found = from_subscription(message)
+    (shown,) = subscriptions_table([found]).columns[-1].cells
+
+    assert found.unreadable_fields == ("filter",)
+    assert str(shown) == "unreadable"

@@ -194,6 +194,7 @@ def from_job(message: job_pb2.Job) -> Job:
         end_time=_time(message, "end_time"),
         update_time=_time(message, "update_time"),
         correlation_id=message.correlation_id,
+        unreadable_fields=tuple(message.unreadable_fields),
     )
 
 
@@ -273,6 +274,7 @@ def from_subscription(
         consumer=message.consumer,
         lag=_duration(message, "lag"),
         created=created,
+        unreadable_fields=tuple(message.unreadable_fields),
     )
 
 

@@ -185,8 +185,9 @@ class Job:
     `payload` and `result` are there in the full view only (`get`, or `list` with `full`), and
     `result` only when it is SUCCEEDED. `Client.output` has what the handler emitted. `attempt`
     counts its starts, `seq` is the number of its newest event, `error` is its newest failure.
-    `correlation_id` is in the log lines about the job. Times are by the database's clock and in
-    UTC; what has not happened is None.
+    `correlation_id` is in the log lines about the job. `unreadable_fields` names the fields whose
+    stored values cannot be read, which are left out. Times are by the database's clock and in UTC;
+    what has not happened is None.
     """
 
     id: str
@@ -217,3 +218,4 @@ class Job:
     end_time: datetime | None
     update_time: datetime | None
     correlation_id: str = ""
+    unreadable_fields: tuple[str, ...] = ()

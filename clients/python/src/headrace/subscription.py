@@ -34,6 +34,7 @@ class Subscription:
         lag: how old the oldest event behind the acknowledged ones is, whether it matches or not;
             None when there is none.
         created: of `create_subscription`, whether it is new; None else.
+        unreadable_fields: the fields whose stored values cannot be read, which are left out.
     """
 
     name: str
@@ -43,3 +44,4 @@ class Subscription:
     consumer: str = ""
     lag: timedelta | None = None
     created: bool | None = None
+    unreadable_fields: tuple[str, ...] = ()

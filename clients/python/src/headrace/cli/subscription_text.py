@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from headrace import JobFilter, Subscription
+from headrace import Subscription
 from headrace.cli.text import plain, span_text, table, time_text
 
 
@@ -20,7 +20,7 @@ def subscriptions_table(subscriptions: Iterable[Subscription]) -> Table:
             plain(subscription.consumer) or "-",
             span_text(subscription.lag) if subscription.lag is not None else "-",
             time_text(subscription.ack_time) or "never",
-            _filter_text(subscription.filter),
+            _filter_text(subscription),
         )
     return rows
 
@@ -31,7 +31,7 @@ def subscription_view(subscription: Subscription) -> RenderableType:
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     grid.add_row("name", subscription.name)
-    grid.add_row("filter", _filter_text(subscription.filter))
+    grid.add_row("filter", _filter_text(subscription))
     grid.add_row("receives", plain(subscription.consumer) or "nobody")
     behind = span_text(subscription.lag) if subscription.lag is not None else "nothing"
     grid.add_row("behind", Text(behind))
@@ -40,7 +40,10 @@ def subscription_view(subscription: Subscription) -> RenderableType:
     return grid
 
 
-def _filter_text(job_filter: JobFilter) -> Text:
+def _filter_text(subscription: Subscription) -> Text:
+    if "filter" in subscription.unreadable_fields:
+        return Text("unreadable")
+    job_filter = subscription.filter
     parts = [
         *(("queue", queue) for queue in job_filter.queues),
         *(("type", job_type) for job_type in job_filter.types),

@@ -273,6 +273,7 @@ def _particulars(job: Job, output: Sequence[Any]) -> Iterable[tuple[str, str]]:
     yield "progress", progress_text(job.progress) if job.progress else ""
     yield "error", error_text(job.error) if job.error else ""
     yield "stack trace", plain(job.error.stack_trace) if job.error else ""
+    yield "unreadable", plain(" ".join(job.unreadable_fields))
     yield "worker", job.worker_id
     yield "request id", plain(job.request_id)
     yield "correlation id", plain(job.correlation_id)
