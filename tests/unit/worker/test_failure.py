@@ -102,6 +102,32 @@ def _quote(error: BaseException) -> None:
     raise RuntimeError(f"cannot handle it: {error}") from error
 
 
+@pytest.mark.parametrize(
+    ("text", "described"),
+    [
+        (f"a [type=x, input_value='{SECRET}', input_type=str] b", "[x] b"),
+        (
+            f"a\n  Value error, {SECRET}\n{SECRET} [type=x, input_value=1, input_type=int]",
+            "a\n  [x]",
+        ),
+        (f"a\nb [type=x, input_value=A(\n{SECRET}), input_type=A]\nc", "a\n[x]\nc"),
+        (f"a\nb [type=x, input_value='{SECRET}", "a\n[x]"),
+        (
+            f"[type=x, input_value='[type=y, input_value={SECRET}, input_type=y]', input_type=x]",
+            "[x]",
+        ),
+    ],
+)
+def test_quoted_value_is_cut_from_a_text(text: str, described: str) -> None:
+    assert describe(RuntimeError(text)) == described
+
+
+def test_text_of_many_quotes_is_described_in_linear_time() -> None:
+    # One regular expression for it took cubic time: half a minute, in the loop of all jobs.
+    for text in ("[type=x, input_value=" * 400, "Value error, " * 300 + "[type=x, input_value="):
+        assert describe(RuntimeError(text)) == "[x]"
+
+
 class Mute(Exception):
     def __str__(self) -> str:
         raise SystemExit(2)
@@ -192,6 +218,20 @@ def test_stack_trace_with_wide_text_fits_the_limit() -> None:
 
 def test_stack_trace_without_frames_is_empty() -> None:
     assert stack_trace(ValueError("never raised")) == ""
+
+
+class Obliging(Exception):
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+
+def test_stack_trace_of_an_error_with_any_attribute_is_text() -> None:
+    assert "Obliging" in stack_trace(raised(_raise, Obliging()))
+
+
+def test_error_type_that_is_not_text_is_replaced() -> None:
+    kind: Any = 5
+    assert JobError(type=kind, message="x", retryable=False).type == "Error"
 
 
 def test_stack_trace_of_a_remote_error_is_the_one_it_had() -> None:

@@ -1,4 +1,4 @@
-"""What the log and the job show of a handler's exception: its message and its stack trace.
+"""The message and the stack trace of a handler's exception, as the log and the job show them.
 
 Neither shows payloads. Validation errors quote the value that they refuse, so they are cut to path
 and rule, wherever in a chain of exceptions they are. Stack traces have source lines and no
@@ -49,14 +49,15 @@ _PACKAGES: Final = ("/site-packages/", "/dist-packages/")
 
 _ATTACHED: Final = "_headrace_stack_trace"
 
-# A pydantic error in the text of another exception.
-_QUOTED: Final = re.compile(
-    r"(?:(?:Value error|Assertion failed), [\s\S]*?|[^\n]*?)"
-    r"\[type=(\w+), input_value=.*, input_type=[\w.]+\]"
-)
+# A pydantic error in the text of another exception: before and after the value that it quotes. One
+# expression for both would take cubic time on a hostile text, and stop the loop of all jobs.
+_QUOTE: Final = re.compile(r"\[type=(\w+), input_value=")
+_END_OF_QUOTE: Final = re.compile(r", input_type=[\w.]+\]")
+# The message of a handler's own rule may have several lines.
+_RULE_OF_LINES: Final = re.compile(r"Value error, |Assertion failed, ")
 # msgspec quotes the value only where it is not one of the known ones.
 _UNKNOWN_VALUE: Final = re.compile(r"(Invalid (?:enum )?value) (?:'[^'\n]*'|-?\d+)")
-# What pydantic says of a rule may have these in it; anything else may be a part of the value.
+# Facts that pydantic's message about a rule may have; any other may be a part of the value.
 _BOUNDS: Final = frozenset(
     {
         "actual_length",
@@ -100,7 +101,7 @@ def describe(error: BaseException) -> str:
         if text is None:
             text = str(error)[: 4 * MAX_ERROR_MESSAGE]
             if "input_value=" in text:
-                text = _QUOTED.sub(r"[\1]", text)
+                text = _without_values(text)
         return _UNKNOWN_VALUE.sub(r"\1", text)
     except BaseException:  # noqa: BLE001 - the handler's class decides what it raises
         return ""
@@ -112,11 +113,10 @@ def stack_trace(error: BaseException) -> str:
     The frames of the worker above the handler are left out. The exception that was raised comes
     last, as Python prints it, and is the last to be cut. Empty when no frame of a handler is in it.
     """
-    attached: str | None = getattr(error, _ATTACHED, None)
-    if attached is not None:
-        return attached
     try:
-        return _render(error)
+        attached = getattr(error, _ATTACHED, None)
+        # A class of the handler's own may have any attribute.
+        return attached if isinstance(attached, str) else _render(error)
     except BaseException:  # noqa: BLE001 - the handler's class decides what it raises
         return ""
 
@@ -164,6 +164,31 @@ def _rules(error: BaseException) -> str | None:
     return None
 
 
+def _without_values(text: str) -> str:
+    """Return a text with each pydantic error in it cut to its type."""
+    parts: list[str] = []
+    start = 0
+    while quote := _QUOTE.search(text, start):
+        before = text[start : quote.start()]
+        line = before.rfind("\n") + 1
+        rule = _RULE_OF_LINES.search(before)
+        parts += [before[: min(line, rule.start()) if rule else line], f"[{quote[1]}]"]
+        start = _end_of_quote(text, quote.end())
+    return "".join([*parts, text[start:]])
+
+
+def _end_of_quote(text: str, start: int) -> int:
+    """Where a quoted value ends: after the last end in its line, or else after the next one."""
+    line_end = text.find("\n", start)
+    if line_end < 0:
+        line_end = len(text)
+    if ends := [end.end() for end in _END_OF_QUOTE.finditer(text, start, line_end)]:
+        return ends[-1]
+    end = _END_OF_QUOTE.search(text, start)
+    # A text that was cut may have none.
+    return end.end() if end else len(text)
+
+
 def _msgspec_rule(error: msgspec.ValidationError) -> str:
     rule, _, path = str(error).rpartition(" - at ")
     rule, path = (rule, path) if rule else (path, "")
@@ -179,8 +204,8 @@ def _pydantic_rules(error: Any) -> Iterator[str]:
     for problem in problems[:_MAX_PROBLEMS]:
         kind = problem["type"]
         context = problem.get("ctx", {})
-        told = kind in known and context.keys() <= _BOUNDS
-        rule = problem["msg"] if told else kind
+        is_safe = kind in known and context.keys() <= _BOUNDS
+        rule = problem["msg"] if is_safe else kind
         if isinstance(context.get("error"), InvalidPayload):
             rule = str(context["error"])
         path = ".".join(clean_line(str(part), 100) for part in problem["loc"])

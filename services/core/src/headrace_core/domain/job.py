@@ -124,7 +124,9 @@ class JobError:
     stack_trace: str = ""
 
     def __post_init__(self) -> None:
-        kind = clean_line(self.type, MAX_ERROR_TYPE) or "Error"
+        # A handler may set the type of its exception to anything.
+        kind = clean_line(self.type, MAX_ERROR_TYPE) if isinstance(self.type, str) else ""
+        kind = kind or "Error"
         object.__setattr__(self, "type", kind)
         object.__setattr__(self, "message", clean_text(self.message, MAX_ERROR_MESSAGE) or kind)
         object.__setattr__(self, "stack_trace", clean_text(self.stack_trace, MAX_STACK_TRACE))
