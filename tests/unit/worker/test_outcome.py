@@ -15,12 +15,12 @@ from headrace_worker import Fail, Retry
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda wrong: Retry("x", after=wrong("5")), "after of Retry .* '5'"),
-        (lambda wrong: Retry("x", after=wrong(True)), "after of Retry .* True"),
-        (lambda wrong: Retry(wrong(5)), "message of Retry .* 5"),
-        (lambda wrong: Fail("x", type=wrong(5)), "type of Fail .* 5"),
-        (lambda wrong: Fail("x", type=wrong(None)), "type of Fail .* None"),
-        (lambda wrong: Fail(wrong(ValueError("y"))), "message of Fail .*ValueError"),
+        (lambda wrong: Retry("x", after=wrong("5")), "after of Retry .*, not str"),
+        (lambda wrong: Retry("x", after=wrong(True)), "after of Retry .*, not bool"),
+        (lambda wrong: Retry(wrong(5)), "message of Retry .*, not int"),
+        (lambda wrong: Fail("x", type=wrong(5)), "type of Fail .*, not int"),
+        (lambda wrong: Fail("x", type=wrong(None)), "type of Fail .*, not NoneType"),
+        (lambda wrong: Fail(wrong(ValueError("y"))), "message of Fail .*, not ValueError$"),
     ],
 )
 def test_argument_of_another_type_is_refused(make: Callable[[Any], object], named: str) -> None:
@@ -58,4 +58,13 @@ def test_subclass_without_init_has_defaults() -> None:
             pass
 
     assert Silent().type == "Fail"
-    assert Later().after is None
+    assert Later().wait is None
+
+
+@pytest.mark.parametrize(
+    ("after", "wait"), [(30, timedelta(seconds=30)), ("5", None), (math.nan, None)]
+)
+def test_after_of_a_subclass_is_checked(after: Any, wait: timedelta | None) -> None:
+    error = Retry("x")
+    error.after = after
+    assert error.wait == wait

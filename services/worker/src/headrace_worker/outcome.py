@@ -29,6 +29,14 @@ class Retry(Exception):
         super().__init__(message or "the handler asked for a retry")
         self.after = _as_wait(after)
 
+    @property
+    def wait(self) -> timedelta | None:
+        """The checked `after`, which a subclass may have set to anything."""
+        try:
+            return _as_wait(self.after)
+        except (TypeError, ValueError):
+            return None
+
 
 class Fail(Exception):
     """Fail the job now; trying again could not help.
@@ -61,14 +69,17 @@ class InvalidPayload(ValueError):
 
 def _check_text(error: str, argument: str, value: object) -> None:
     if not isinstance(value, str):
-        raise TypeError(f"{argument} of {error} must be a str, not {value!r}")
+        # Without the value, which may be a payload.
+        raise TypeError(f"{argument} of {error} must be a str, not {type(value).__name__}")
 
 
 def _as_wait(after: float | timedelta | None) -> timedelta | None:
     if after is None or isinstance(after, timedelta):
         return after
     if not isinstance(after, int | float) or isinstance(after, bool):
-        raise TypeError(f"after of Retry must be seconds or a timedelta, not {after!r}")
+        raise TypeError(
+            f"after of Retry must be seconds or a timedelta, not {type(after).__name__}"
+        )
     try:
         return timedelta(seconds=after)
     except OverflowError:

@@ -99,7 +99,7 @@ def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Finish
         return failed(job, replace(described, retryable=False))
     if not policy.may_retry(job.retries_used):
         return failed(job, described)
-    asked = error.after if isinstance(error, Retry) else None
+    asked = error.wait if isinstance(error, Retry) else None
     if asked is not None:
         asked = as_backoff(asked)
     backoff = policy.backoff(job.retries_used + 1, asked=asked)
