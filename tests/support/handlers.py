@@ -338,6 +338,14 @@ async def returns_twice_in_loop(payload: Any) -> int:
     return pid
 
 
+@handler("t.returns_twice_beside", retry=_ONCE)
+async def returns_twice_beside(payload: Any) -> int:
+    """As `returns_twice_in_loop`, in another task, and forks in a callback too."""
+    asyncio.get_running_loop().call_soon(_returns_twice)
+    [pid] = await asyncio.gather(returns_twice_in_loop(payload))
+    return pid
+
+
 @handler("t.returns_twice_process", isolation="process", retry=_ONCE)
 def returns_twice_in_process(payload: Any) -> int:
     """As `returns_twice`, in a process."""

@@ -65,12 +65,13 @@ async def test_forked_child_that_returns_ends(
     jobs: Platform, worker: Server, tmp_path: Path
 ) -> None:
     came = tmp_path / "came"
-    for job_type in ("t.returns_twice", "t.returns_twice_loop", "t.returns_twice_process"):
+    ways = ("", "_loop", "_beside", "_process")
+    for job_type in (f"t.returns_twice{way}" for way in ways):
         results = [await _result(jobs, job_type, json.dumps(str(came))) for _ in range(3)]
         pids = {worker.pid} if job_type != "t.returns_twice_process" else set(results)
         assert set(results) == pids, job_type
     # No child came past the await.
-    assert came.read_text().split() == [str(worker.pid)] * 3
+    assert came.read_text().split() == [str(worker.pid)] * 6
     assert await _result(jobs, "t.process", '{"number": 1}')
     assert await asyncio.to_thread(worker.terminate, within=10.0) == 0
 

@@ -12,12 +12,11 @@ from headrace_core import logs
 from headrace_core.command_line import SERVERS, service_parser
 from headrace_core.process import run_service
 from headrace_core.settings import Settings
-from headrace_worker.children import end_children, end_fork_at_await, keep_signals_from_forks
+from headrace_worker.children import end_children, end_forks_of_the_loop, keep_signals_from_forks
 from headrace_worker.handler_logs import HandlerLines
 from headrace_worker.ownership import OwnedTask, own_process
 from headrace_worker.registry import load_handlers
 from headrace_worker.service import WorkerService
-from headrace_worker.verdict import call
 
 _SETTINGS = {
     **SERVERS,
@@ -63,5 +62,5 @@ if __name__ == "__main__":
     ).parse_args()
     own_process()
     keep_signals_from_forks()
-    end_fork_at_await(call.__code__)
+    end_forks_of_the_loop()
     sys.exit(run_service("worker", _create, task_factory=OwnedTask))

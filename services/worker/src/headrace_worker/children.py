@@ -14,17 +14,18 @@ import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Final
 
-from headrace_worker.ownership import owner
+from headrace_core.tasks import run_to_end
+from headrace_worker.ownership import owning_attempt
 
 # The signals that the worker and its event loop handle.
 _HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 # A killed child is gone within this many seconds, or the machine has other troubles.
 _REAP_S: Final = 2.0
 
-# What a fork in progress has to restore, in the thread that forks.
+# State that a fork in progress restores, in the thread that forks.
 _fork = threading.local()
 
 
@@ -40,13 +41,13 @@ def keep_signals_from_forks() -> None:
 def _block() -> None:
     # A signal must not arrive in the child before its handlers are reset.
     _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-    if owner() is not None:
+    if owning_attempt() is not None:
         _fork.children = _children_of_thread(threading.get_native_id())
 
 
 def _unblock() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
-    if (attempt := owner()) is not None:
+    if (attempt := owning_attempt()) is not None:
         attempt.forked |= _children_of_thread(threading.get_native_id()) - _fork.children
 
 
@@ -57,31 +58,29 @@ def _reset() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
 
 
-def end_fork_at_await(coroutine: CodeType) -> None:
-    """End a child that is forked in an `async def` when its handler awaits something.
+def end_forks_of_the_loop() -> None:
+    """End a child that is forked in the event loop when it comes back to the loop.
 
-    The child would run the event loop, with the tasks and connections of its parent.
-
-    Args:
-        coroutine: the code of the coroutine in which handlers run.
+    The child would run the loop, with the tasks and connections of its parent.
     """
 
-    def look(frame: FrameType, event: str, _: object) -> None:
-        # An await that suspends is a return of the frame.
-        if event == "return" and frame.f_code is coroutine:
-            os._exit(1)
-
     def watch() -> None:
-        frame: FrameType | None = sys._getframe()  # noqa: SLF001 - documented
-        in_handler = False
-        while frame is not None:
+        first: FrameType | None = None
+        frame = sys._getframe().f_back  # noqa: SLF001 - documented
+        while frame is not None and frame.f_code is not run_to_end.__code__:
             if frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
                 # It ends its children by itself.
                 return
-            in_handler = in_handler or frame.f_code is coroutine
-            frame = frame.f_back
-        if in_handler:
-            sys.setprofile(look)
+            first, frame = frame, frame.f_back
+        if frame is None or first is None:
+            return
+
+        def look(returning: FrameType, event: str, _: object) -> None:
+            # An await that suspends is a return of the frame.
+            if event == "return" and returning is first:
+                os._exit(1)
+
+        sys.setprofile(look)
 
     os.register_at_fork(after_in_child=watch)
 
@@ -142,10 +141,24 @@ def end_children(thread: int | None = None) -> None:
         _end(children - _service_processes())
 
 
+def end_children_soon(thread: int) -> None:
+    """As `end_children`; return before they are gone."""
+    if children := _children_of_thread(thread):
+        _end_soon(children - _service_processes())
+
+
 def end_forked(pids: Collection[int]) -> None:
     """Kill those of `pids` that are still children of this process; return before they are gone."""
     if left := children_of() & set(pids):
-        threading.Thread(target=_end, args=(left,), name="reaper", daemon=True).start()
+        _end_soon(left)
+
+
+def _end_soon(children: Collection[int]) -> None:
+    # Not in the loop's executor, which handlers may keep busy.
+    reaper = threading.Thread(target=_end, args=(children,), name="reaper", daemon=True)
+    # Without room for a thread, the children end with the worker.
+    with suppress(RuntimeError):
+        reaper.start()
 
 
 def _end(children: Collection[int]) -> None:

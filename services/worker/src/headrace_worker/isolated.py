@@ -36,7 +36,7 @@ from headrace_worker import frames
 from headrace_worker.channel import Channel
 from headrace_worker.children import (
     children_of,
-    end_fork_at_await,
+    end_forks_of_the_loop,
     keep_signals_from_forks,
     leave_fork,
     with_descendants,
@@ -90,7 +90,7 @@ def _perform(
             correlation_id=attempt.correlation_id,
             module=run.module,
         )
-        # What it sets of context variables is gone with it, as in the worker.
+        # Context variables that it sets are gone with it, as in the worker.
         with logging_as(attempt_log):
             variables = contextvars.copy_context()
         if handler.is_async:
@@ -106,7 +106,8 @@ def _perform(
     except Fail as error:
         return _raised(error.type, error, kind="fail")
     except Retry as error:
-        after = None if error.after is None else as_backoff(error.after).total_seconds()
+        wait = error.wait
+        after = None if wait is None else as_backoff(wait).total_seconds()
         return _raised("Retry", error, kind="retry", after=after)
     except asyncio.CancelledError as error:
         # Unless the worker has asked for it, and knows.
@@ -161,7 +162,7 @@ def _listen(link: Link) -> None:
     try:
         link.read()
     finally:
-        # Nobody wants the result any more, nor what its children do.
+        # The worker is gone, so neither the result nor the children are of use.
         for pid in with_descendants(children_of()):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -199,7 +200,7 @@ def main(log_level: str, log_format: str) -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     keep_signals_from_forks()
-    end_fork_at_await(call.__code__)
+    end_forks_of_the_loop()
     _adopt_orphans()
     channel = Channel()
     set_up_logs = logs.configure(

@@ -14,7 +14,7 @@ import structlog
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
-from headrace_worker.children import end_children, leave_fork
+from headrace_worker.children import end_children, end_children_soon, leave_fork
 from headrace_worker.context import Attempt, Reporter, SyncContext
 from headrace_worker.failure import attach_stack_trace, thread_stack
 from headrace_worker.handler_logs import AttemptLog, logging_as
@@ -149,7 +149,7 @@ class Modes:
             cancelled.set()
             await self._await_end(future, attempt)
             if not future.done() and thread.native_id is not None:
-                await asyncio.to_thread(end_children, thread.native_id)
+                end_children_soon(thread.native_id)
             raise
 
     async def _await_end(self, future: asyncio.Future[Any], attempt: Attempt) -> None:

@@ -54,9 +54,10 @@ def own_process() -> None:
     OwnedTask.strict = True
 
 
-def owner() -> Owner | None:
-    """On whose behalf this code runs; None when that is unknown."""
-    return _owner.get()
+def owning_attempt() -> Owner | None:
+    """On behalf of which attempt this code runs; None for the worker, or when that is unknown."""
+    owner = _owner.get()
+    return None if owner is _WORKER else owner
 
 
 @contextmanager
@@ -94,6 +95,7 @@ class OwnedTask(asyncio.Task[T]):
         owner = _owner.get() if context is None else context.get(_owner)
         self._owner = owner if main_of is None else main_of
         self._guarded = main_of is not None or owner is _WORKER
+        self._has_refused = False
         self.cancelled_by_others = False
 
     def cancel(self, msg: Any | None = None) -> bool:
@@ -102,11 +104,14 @@ class OwnedTask(asyncio.Task[T]):
         if caller is not self._owner:
             known = caller is not None or self.strict
             if self._guarded and known and caller is not _WORKER:
-                _log.warning(
-                    "cancel_ignored",
-                    task=self.get_name(),
-                    by=None if caller is None else str(caller),
-                )
+                if not self._has_refused:
+                    # Once for each task, or a handler could flood the log.
+                    self._has_refused = True
+                    _log.warning(
+                        "cancel_ignored",
+                        task=self.get_name(),
+                        by=None if caller is None else str(caller),
+                    )
                 return False
             self.cancelled_by_others = True
         return super().cancel(msg)
