@@ -203,7 +203,7 @@ def _adapter(annotation: Any) -> Any:
 
 
 def _dump(value: Any) -> Any:
-    """What msgspec encodes in the place of a model.
+    """The content that msgspec encodes in the place of a model.
 
     Raises:
         TypeError: it is not a model.

@@ -1,4 +1,4 @@
-"""What can be a handler: a module-level function of a payload and maybe a context."""
+"""Checks of handlers: each is a module-level function of a payload and maybe a context."""
 
 from __future__ import annotations
 

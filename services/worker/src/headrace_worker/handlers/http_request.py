@@ -220,7 +220,7 @@ async def http_request(call: Call, ctx: Context) -> Answer:
 
 
 class _Received:
-    """What of a response has arrived.
+    """The part of a response that has arrived.
 
     Args:
         limit: how many bytes of the body are kept.
@@ -233,7 +233,7 @@ class _Received:
         self.response: httpx2.Response | None = None
 
     async def read(self, response: httpx2.Response) -> None:
-        """Reads the body up to the limit. What has arrived is kept when this is interrupted."""
+        """Reads the body up to the limit. An interruption keeps the bytes that have arrived."""
         self.response = response
         # As it was sent: a small body could unpack to any size.
         async for chunk in response.aiter_raw():

@@ -69,7 +69,7 @@ def _unpack(source: gzip.GzipFile, name: str) -> bytes:
 
 
 class _Checks:
-    """What must hold for a text, taken in pieces."""
+    """The checks of a text, taken in pieces."""
 
     def __init__(self, name: str, *, separator: bytes, max_bytes: int) -> None:
         self._name = name

@@ -138,10 +138,10 @@ def _unreadable_as(kind: Format, name: str) -> Iterator[None]:
     """Turns the errors of polars into one that names the file."""
     try:
         yield
-    # A damaged Parquet file can make polars panic, which is no Exception.
+    # A damaged Parquet file can make polars panic, which is not an Exception.
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).strip().partition("\n")[0][:200]
-        raise unreadable(name, f"it is no {kind.upper()}: {reason}") from error
+        raise unreadable(name, f"it is not {kind.upper()}: {reason}") from error
 
 
 def _width(kind: pl.DataType) -> int:
