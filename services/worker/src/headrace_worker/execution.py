@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -25,10 +25,10 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_worker.children import end_forked
 from headrace_worker.context import Attempt, Context
 from headrace_worker.failure import attach_stack_trace, stack_trace
-from headrace_worker.handler_logs import AttemptLog, logging_as
+from headrace_worker.handler_logs import AttemptLog, log_as
 from headrace_worker.modes import Modes
 from headrace_worker.outcome import NotCommitted
-from headrace_worker.ownership import OwnedTask, Owner, owned_by
+from headrace_worker.ownership import OwnedTask, Owner, own_context, owned_by
 from headrace_worker.payload import encode
 from headrace_worker.registry import RegisteredHandler
 from headrace_worker.reporting import AttemptReporter
@@ -178,13 +178,16 @@ class Execution:
                 correlation_id=self.job.correlation_id,
                 module=handler.function.__module__,
             )
-            if not handler.takes_context:
-                with owned_by(self._owner), logging_as(self._log):
-                    return encode(await call(handler.function, payload))
-            self._reporter = self._make_reporter(self)
-            self._context = Context(self._attempt(), self._reporter)
-            with owned_by(self._owner), logging_as(self._log):
-                return encode(await call(handler.function, payload, self._context))
+            arguments: tuple[Any, ...] = (payload,)
+            if handler.takes_context:
+                # Its own writes belong to the worker, so it is made before the context changes.
+                self._reporter = self._make_reporter(self)
+                self._context = Context(self._attempt(), self._reporter)
+                arguments = (payload, self._context)
+            # This task has a context of its own, so neither is reset.
+            own_context(self._owner)
+            log_as(self._log)
+            return encode(await call(handler.function, *arguments))
         # The wait for a place counts for the deadline and not for the timeout.
         async with self._modes.place(handler):
             self._check_lease()

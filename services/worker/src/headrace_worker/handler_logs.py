@@ -145,6 +145,11 @@ _process_rate = _Rate(*_PROCESS_RATE)
 _current: ContextVar[AttemptLog | None] = ContextVar("attempt_log", default=None)
 
 
+def log_as(attempt_log: AttemptLog) -> None:
+    """Let this context, and those that descend from it, log as an attempt."""
+    _current.set(attempt_log)
+
+
 @contextmanager
 def logging_as(attempt_log: AttemptLog) -> Iterator[None]:
     """Let the block, and the tasks that it starts, log as an attempt."""

@@ -50,7 +50,7 @@ def own_process() -> None:
 
     From now on, code without an owner cannot cancel the worker's tasks either.
     """
-    _owner.set(_WORKER)
+    own_context(_WORKER)
     OwnedTask.strict = True
 
 
@@ -58,6 +58,11 @@ def owning_attempt() -> Owner | None:
     """On behalf of which attempt this code runs; None for the worker, or when that is unknown."""
     owner = _owner.get()
     return None if owner is _WORKER else owner
+
+
+def own_context(owner: Owner) -> None:
+    """Run the rest of this context, and those that descend from it, on behalf of an owner."""
+    _owner.set(owner)
 
 
 @contextmanager
