@@ -129,7 +129,7 @@ class Gateways:
         return left
 
     def leave(self, gateway: Gateway) -> bool:
-        """Goes on to the next gateway, unless somebody else has left `gateway` already.
+        """Switch to the next gateway, unless another call has left `gateway` already.
 
         Returns whether another one is in use now: with a single target there is none.
         """

@@ -36,7 +36,7 @@ from headrace.errors import (
 _TRAILER: Final = "grpc-status-details-bin"
 _DOMAIN: Final = "headrace"
 
-# What a call ends with, without a reason, when no connection comes about.
+# The codes, without a reason, of a call that gets no connection.
 _CONNECTION_CODES: Final = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
 
 _Status: Final = message_class("Status")

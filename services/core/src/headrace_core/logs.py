@@ -87,7 +87,7 @@ def configure(
     root.handlers.clear()
     if foreign is not None:
         handler.addFilter(foreign.filter)
-        # It logs each job at INFO.
+        # arq logs each job at INFO.
         logging.getLogger("arq").setLevel(logging.WARNING)
 
     def set_up() -> None:

@@ -70,7 +70,7 @@ async def _show(events: SubscriptionWatch, session: Session, *, acknowledge: boo
                 if acknowledge:
                     complete = await events.ack()
     except asyncio.CancelledError:
-        # It was interrupted while it waited: whatever has come was written.
+        # The interrupt came during a wait: all received events were written.
         if acknowledge and not complete:
             with suppress(CallError, TimeoutError):
                 async with asyncio.timeout(_LAST_ACK):

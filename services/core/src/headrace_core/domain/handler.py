@@ -34,7 +34,7 @@ class HandlerSpec:
     retry: RetryPolicy = RetryPolicy()
 
     def __post_init__(self) -> None:
-        # It comes from a docstring.
+        # A docstring may have any length and any characters.
         cleaned = clean_line(self.description, MAX_DESCRIPTION)
         object.__setattr__(self, "description", cleaned)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-# What a submitter may ask for. Both ends are included.
+# The times that a submitter may ask for. Both ends are included.
 FIRST_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_TIME: Final = datetime(9999, 12, 30, 23, 59, 59, 999_999, tzinfo=UTC)
 TIME_RULE: Final = "must be a time from 1970-01-01T00:00:00Z to 9999-12-30T23:59:59.999999999Z"

@@ -49,8 +49,8 @@ Place = tuple[int, int]
 # Before every event.
 BEGINNING: Place = (0, 0)
 
-# What the documents of a page may have together before it ends, in bytes. Many streams hold a page
-# each while their readers are slow.
+# The size of a page's documents at which the page ends, in bytes. Many streams hold a page each
+# while their readers are slow.
 PAGE_BYTES: Final = 1024 * 1024
 
 # Behind every position of a transaction.

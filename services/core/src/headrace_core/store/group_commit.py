@@ -115,7 +115,7 @@ class GroupCommit(Generic[Item, Result]):
         self._pending_weight += weight
         if self._committer is None:
             # A task begins at the loop's next turn: what this turn still submits joins in.
-            # It works for all submitters, so it runs in the context of none of them.
+            # The task works for all submitters, so it runs in the context of none of them.
             self._committer = asyncio.create_task(
                 self._run(), name="group-commit", context=self._context.copy()
             )

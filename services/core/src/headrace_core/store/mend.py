@@ -11,7 +11,7 @@ from headrace_core.store.audit import PAGE_OF_JOBS
 from headrace_core.store.connection import Connection
 from headrace_core.store.unreadable_rows import unreadable_rows
 
-# What takes the place of a document that cannot be decoded. A job that failed keeps an error, and
+# The replacements of documents that cannot be decoded. A job that failed keeps an error, and
 # an event of progress keeps progress: CHECKs ask for them.
 _ERROR: Final = (
     "json_build_object('type', 'UNREADABLE', 'message', 'the stored error could not be read', "

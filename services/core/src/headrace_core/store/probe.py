@@ -71,8 +71,8 @@ class WriteProbe:
             self._room_at = time.monotonic() + _ROOM_S
 
 
-# It takes the locks and needs the privileges of a submit, and inserts nothing. The message is 50
-# bytes of WAL; its commit waits for the disk, and for synchronous standbys.
+# The probe takes the locks and needs the privileges of a submit, and inserts nothing. The message
+# is 50 bytes of WAL; its commit waits for the disk, and for synchronous standbys.
 _WRITE = text("""
     WITH job AS (INSERT INTO jobs SELECT * FROM jobs WHERE false),
         event AS (

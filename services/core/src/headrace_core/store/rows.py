@@ -27,6 +27,7 @@ from headrace_core.store.times import readable, readable_interval
 from headrace_core.store.unreadable import UNREADABLE_ROWS
 
 _T = TypeVar("_T")
+_Interval = TypeVar("_Interval", timedelta, timedelta | None)
 
 _DOCUMENTS = ("labels", "retry", "error")
 _JOB_TIMES = ("create_time", "due_time", "update_time")
@@ -103,7 +104,7 @@ def decode_job(row: Row) -> Job:
         payload=row["payload"],
         priority=row["priority"],
         labels=fields.read("labels", to_labels, row["labels"], _EMPTY),
-        timeout=fields.read("timeout", _interval, row["timeout"], None),
+        timeout=fields.read("timeout", to_interval, row["timeout"], None),
         retry=fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES),
         request_id=row["request_id"],
         batch_id=row["batch_id"],
@@ -139,7 +140,7 @@ class Fields:
             return default
 
 
-# What decoding a stored value may raise.
+# The errors that decoding a stored value may raise.
 UNREADABLE: Final = (
     msgspec.MsgspecError,
     ValueError,
@@ -161,9 +162,14 @@ def to_time(time: datetime | None) -> Any:
     return time
 
 
-def _interval(interval: timedelta | None) -> timedelta | None:
+def to_interval(interval: _Interval) -> _Interval:
+    """A stored interval, as `readable_interval` has read it.
+
+    Raises:
+        ValueError: the stored interval cannot be read.
+    """
     if interval is not None and interval < timedelta():
-        # What `readable_interval` puts in the place of an unreadable one.
+        # `readable_interval` replaces an unreadable interval by this value.
         raise ValueError
     return interval
 
@@ -261,7 +267,7 @@ _error = msgspec.json.Decoder(JobError)
 
 
 class _RetryRow(msgspec.Struct):
-    """What was said of retries, as it is stored, within the limits of `RetryPolicy`.
+    """The stored retry overrides, within the limits of `RetryPolicy`.
 
     Other fields are passed over: a newer version may have stored them during an upgrade.
     """

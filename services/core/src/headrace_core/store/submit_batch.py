@@ -126,7 +126,7 @@ async def submit_batch(
         )
         if earlier is not None:
             return earlier
-        # It was pruned between the two statements.
+        # The batch was pruned between the two statements.
     starts = {row["schedule_time"]: to_start(row) for row in rows}
     alike: dict[int, Job] = {}
     for spec, job_id in zip(specs, ids, strict=True):

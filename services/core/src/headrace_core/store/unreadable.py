@@ -18,7 +18,7 @@ _MOST_REMEMBERED: Final = 10_000
 
 
 class UnreadableRows:
-    """What this process has found.
+    """The unreadable rows that this process has found.
 
     Attributes:
         total: how often an unreadable row was read.

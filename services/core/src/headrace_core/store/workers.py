@@ -14,7 +14,7 @@ from headrace_core.store.connection import Connection, Row
 from headrace_core.store.guards import LIVE_WORKER, TAKING_WORKER
 from headrace_core.store.lanes import LANES, SERVES_LANE
 from headrace_core.store.leadership import CURRENT_TERM, of_term
-from headrace_core.store.rows import UNREADABLE, column, from_policy, to_policy
+from headrace_core.store.rows import UNREADABLE, column, from_policy, to_interval, to_policy
 from headrace_core.store.times import readable_interval
 from headrace_core.store.unreadable import UNREADABLE_ROWS
 
@@ -133,9 +133,6 @@ async def live_handlers(conn: Connection, *, tenant: str) -> list[LiveHandler]:
 
 
 def _to_handler(row: Row) -> LiveHandler:
-    if row.timeout < timedelta():
-        # What `readable_interval` puts in the place of an unreadable one.
-        raise ValueError
     return LiveHandler(
         spec=HandlerSpec(
             type=row.type,
@@ -143,7 +140,7 @@ def _to_handler(row: Row) -> LiveHandler:
             description=row.description,
             payload_schema=row.payload_schema,
             result_schema=row.result_schema,
-            timeout=row.timeout,
+            timeout=to_interval(row.timeout),
             retry=to_policy(row.retry),
         ),
         live_workers=row.live_workers,
