@@ -13,8 +13,8 @@ from typing import Final
 
 import psutil
 
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 
 _PACKAGES: Final = ("grpcio", "protobuf", "uvloop", "asyncpg", "sqlalchemy")
 _ROOT: Final = Path(__file__).parent.parent

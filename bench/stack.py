@@ -12,7 +12,7 @@ from functools import partial
 
 from pydantic import SecretStr
 
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_standalone import services
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.port import free_port

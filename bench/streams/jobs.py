@@ -10,9 +10,9 @@ from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, JobSpec
-from headrace_core.store.claim import claim_jobs
-from headrace_core.store.database import Database
-from headrace_core.store.submit import NewJob, submit_jobs
+from headrace_core.store.jobs.claim import claim_jobs
+from headrace_core.store.jobs.submit import NewJob, submit_jobs
+from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import NewWorker, register_worker
 
 TYPE: Final = "bench"

@@ -16,7 +16,7 @@ from bench.streams.plan import Plan
 from bench.streams.readers import Collect, Opened, Read, read
 from bench.streams.rounds import PREPARE_S
 from bench.usage import CpuMeter, resident_kib
-from headrace_core.store.database import Database
+from headrace_core.store.sql.database import Database
 
 # These are open before the memory is read for the first time: what a gateway loads and sets up
 # with its first streams is no part of what each of them costs.

@@ -17,9 +17,9 @@ from bench.streams.jobs import start, submit
 from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import Progress
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
-from headrace_core.store.report import write_reports
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.report import write_reports
+from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, Waker
 
 # How many reports a commit has: what a busy worker's group commit gathers.

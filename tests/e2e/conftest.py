@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_standalone import services
 from headrace_standalone.embedded.port import free_port
 from support.databases import Databases

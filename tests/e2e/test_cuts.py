@@ -17,10 +17,10 @@ from headrace import Client
 from headrace.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_SUCCEEDED
 from headrace.v1.job_service_pb2 import JobFilter
 from headrace_core.domain.job import DEFAULT_TENANT
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
-from headrace_core.store.events import BEGINNING, Place
-from headrace_core.store.installation import read_installation
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.event_log import BEGINNING, Place
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import read_installation
 from headrace_gateway.tokens import decode_cursor, encode_cursor
 from support.cuts import ClientWatcher, Cuts, JobsWatcher, JobWatcher, Name
 from support.event_load import EventLoad

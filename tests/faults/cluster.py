@@ -19,7 +19,7 @@ from faults.clock import Clock, forget
 from faults.disk import Disk, disk
 from faults.metrics import read_metric
 from faults.valkey import Valkey
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import migrate
 from headrace_standalone import services
 from headrace_standalone.embedded.folder import DataFolder

@@ -14,8 +14,8 @@ from faults.evidence import EventRow, JobRow
 from faults.handlers import CALL_POLICY, LONGEST_RETRY_AFTER, WORK_POLICY
 from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
 from headrace_core.domain.retry import RetryPolicy
-from headrace_core.settings import Settings
-from headrace_core.store.rows import to_overrides
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.rows import to_overrides
 
 # What the handlers say of retries, by type.
 _POLICIES: Mapping[str, RetryPolicy] = {

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from faults.evidence import EventRow, Evidence, Name, Outcome, StreamLog
 from headrace_core.domain.lifecycle import TERMINAL, EventType, allows
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 
 # How far memory and the like may be off afterwards, and the share of the throughput that counts as
 # recovered.

@@ -12,10 +12,10 @@ from faults.load import QUEUES, SHARDS
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import JobSpec
-from headrace_core.settings import Settings
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
-from headrace_core.store.submit import NewJob, submit_jobs
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.submit import NewJob, submit_jobs
+from headrace_core.store.sql.database import Database
 
 TENANT = "neighbour"
 _EVERY_S = 0.5

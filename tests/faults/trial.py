@@ -18,7 +18,7 @@ from faults.neighbour import live
 from faults.watchers import Watchers
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.tasks import end_tasks
+from headrace_core.runtime.tasks import end_tasks
 
 # How long jobs may take to end, and streams to show that, once the load has stopped, in seconds.
 _DRAIN_S = 90.0

@@ -39,9 +39,9 @@ from sqlalchemy import text
 from headrace import CallError, Client, JobSpec
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.lifecycle import TERMINAL
-from headrace_core.settings import Settings
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.sql.database import Database
 from headrace_gateway.server import Gateway
 from headrace_scheduler.service import Scheduler
 from headrace_worker.registry import Registry, registry
@@ -225,7 +225,7 @@ def fault_points(monkeypatch: pytest.MonkeyPatch) -> FaultPoints:
     fault_points.install(monkeypatch)
     monkeypatch.setattr("headrace_scheduler.sweep._INTERVAL", 0.3)
     monkeypatch.setattr("headrace_scheduler.prune._INTERVAL", 0.3)
-    monkeypatch.setattr("headrace_gateway.watch.leases._BEAT", 1.0)
+    monkeypatch.setattr("headrace_gateway.streams.leases._BEAT", 1.0)
     return fault_points
 
 

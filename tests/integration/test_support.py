@@ -5,8 +5,8 @@ from __future__ import annotations
 from redis import Redis
 from sqlalchemy import text
 
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 from support.databases import Databases
 
 

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from headrace_core.dispatch import BatchWorker
-from headrace_core.dispatch.keys import queue_key
+from headrace_core.delivery import BatchWorker
+from headrace_core.delivery.keys import queue_key
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.ids import JobId, uuid7
-from headrace_core.settings import Settings
-from headrace_core.tasks import end_tasks
+from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tasks import end_tasks
 
 POOL = "pool"
 INSTALLATION = UUID(int=1)

@@ -14,7 +14,7 @@ import grpc.aio
 from headrace import Client
 from headrace.v1.job_service_pb2 import JobFilter, WatchJobRequest, WatchJobsRequest
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
-from headrace_core.store.events import Place
+from headrace_core.store.event_log import Place
 from support.two_gateways import GatewayProcess
 
 # What names an event for ever.

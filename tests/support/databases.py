@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import asyncpg
 from pydantic import SecretStr
 
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import migrate
-from headrace_core.store.tables import installation, metadata
+from headrace_core.store.sql.tables import installation, metadata
 from support.server import run_async
 
 

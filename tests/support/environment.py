@@ -6,7 +6,7 @@ import os
 
 from pydantic import SecretStr
 
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 
 
 def environment_of(settings: Settings, **changes: str) -> dict[str, str]:

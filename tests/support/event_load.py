@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 
 from headrace import Batch, Client, JobSpec
-from headrace_core.store.database import Database
+from headrace_core.store.sql.database import Database
 from support.until import until
 from support.watching import open_writer
 

@@ -25,7 +25,7 @@ import asyncpg
 import pytest
 
 from headrace_core.domain.errors import Unavailable
-from headrace_core.store.connection import Connection
+from headrace_core.store.sql.connection import Connection
 
 _SERVICES = (
     "headrace_gateway",

@@ -8,10 +8,10 @@ from sqlalchemy import text
 
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT, Job, JobEvent, JobSpec
-from headrace_core.store.database import Database
-from headrace_core.store.events import list_events
-from headrace_core.store.jobs import get_job
-from headrace_core.store.submit import NewJob, Submitted, submit_jobs
+from headrace_core.store.event_log import list_events
+from headrace_core.store.jobs.read import get_job
+from headrace_core.store.jobs.submit import NewJob, Submitted, submit_jobs
+from headrace_core.store.sql.database import Database
 
 
 def new_job(*, request_id: str | None = None, tenant: str = DEFAULT_TENANT, **spec: Any) -> NewJob:

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from headrace_core.store.database import Database
 from headrace_core.store.leadership import take_lead
+from headrace_core.store.sql.database import Database
 
 _HOLDER = UUID(int=0)
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 from headrace_core.wake import Listener, Topic
 from support.until import until
 

@@ -10,12 +10,12 @@ from typing import Any
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT, Job, JobEvent, JobSpec
 from headrace_core.domain.lifecycle import TERMINAL, EventType
-from headrace_core.settings import Settings
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
-from headrace_core.store.events import list_events
-from headrace_core.store.jobs import get_job
-from headrace_core.store.submit import NewJob, Submitted, submit_jobs
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.event_log import list_events
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.read import get_job
+from headrace_core.store.jobs.submit import NewJob, Submitted, submit_jobs
+from headrace_core.store.sql.database import Database
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_scheduler.service import Scheduler
 from headrace_worker.registry import Registry

@@ -10,7 +10,7 @@ import asyncpg
 from pydantic import SecretStr
 
 from headrace_core.domain.ids import uuid7
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import migrate
 from support.databases import Databases
 from support.server import run_async

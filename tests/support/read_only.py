@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 
 
 async def set_read_only(settings: Settings, *, read_only: bool, end_sessions: bool = True) -> None:

@@ -10,8 +10,8 @@ from sqlalchemy import text
 
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import TERMINAL
-from headrace_core.store.database import Database
-from headrace_core.store.prune import Pruned, prune_jobs
+from headrace_core.store.jobs.prune import Pruned, prune_jobs
+from headrace_core.store.sql.database import Database
 from support.leading import lead
 from support.until import until
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.job import DEFAULT_TENANT, Job
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.sql.database import Database
 from support.jobs import read_job, submit
 from support.workers import ending, finish, register, start
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.subscription import Subscription
-from headrace_core.store.database import Database
-from headrace_core.store.events import Place, read_end
+from headrace_core.store.event_log import Place, read_end
+from headrace_core.store.sql.database import Database
 from headrace_core.store.subscriptions import (
     acknowledge,
     create_subscription,
@@ -15,8 +15,8 @@ from headrace_core.store.subscriptions import (
     get_subscription,
 )
 from headrace_gateway.job_filter import JobFilter, write_filter
+from headrace_gateway.streams import Mark, Watch
 from headrace_gateway.tokens import decode_subscription_cursor
-from headrace_gateway.watch import Mark, Watch
 from support.watching import Reader
 
 NAME = "billing"

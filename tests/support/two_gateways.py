@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_standalone import services
 from headrace_standalone.embedded.port import free_port
 from support.environment import environment_of

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from sqlalchemy import text
 
-from headrace_core.store.database import Database
+from headrace_core.store.sql.database import Database
 
 T = TypeVar("T")
 

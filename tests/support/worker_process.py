@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_standalone import services
 from headrace_standalone.embedded.port import free_port
 from support.environment import environment_of

@@ -11,8 +11,8 @@ import pytest
 from pydantic_settings import BaseSettings
 
 import headrace_worker.handlers
-from headrace_core.settings import Settings
-from headrace_core.variables import known_variables
+from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.variables import known_variables
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
@@ -59,7 +59,7 @@ def test_it_lists_every_setting_and_no_other(example: dict[str, str]) -> None:
 
 
 def test_misspellings_are_compared_with_every_setting(example: dict[str, str]) -> None:
-    # `headrace_core.variables` cannot import the handlers' settings, so it repeats their names.
+    # `runtime/variables.py` cannot import the settings of the handlers, so it repeats their names.
     assert known_variables() == set(example)
 
 

@@ -8,7 +8,7 @@ import pytest
 from grpc._cython import cygrpc
 
 from headrace import _gateways
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_gateway import server
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_core.settings import BUILTIN_HANDLERS
+from headrace_core.runtime.settings import BUILTIN_HANDLERS
 from headrace_worker.handlers import BUILTINS
 
 ROOT = Path(__file__).parents[2]
@@ -66,8 +66,8 @@ LOAD = """
 import json, sys
 for name in json.loads(sys.argv[1]):
     sys.modules[name] = None  # as if it was not installed
-from headrace_core import logs
-from headrace_core.settings import Settings
+from headrace_core.runtime import logs
+from headrace_core.runtime.settings import Settings
 from headrace_worker.registry import load_handlers
 settings = Settings()
 logs.configure(settings, service="worker")

@@ -11,8 +11,8 @@ from faults.scenario import Scenario
 from faults.trial import Trial
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.sql.database import Database
 from support.watching import open_writer
 
 WRITERS = 32

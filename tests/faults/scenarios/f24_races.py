@@ -18,9 +18,9 @@ from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.finish import Finish
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.claim import claim_jobs
-from headrace_core.store.database import Database
-from headrace_core.store.finish import finish_attempts
+from headrace_core.store.jobs.claim import claim_jobs
+from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import NewWorker, register_worker, remove_worker, renew_lease
 
 LOAD_PER_S = 20.0

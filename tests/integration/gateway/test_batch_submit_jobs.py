@@ -20,7 +20,7 @@ from headrace.v1.job_service_pb2 import (
     ListJobsRequest,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from support.gateway import PlayedWorker, refused
 
 NUMBERS = Data(json=b'{"data": [1, 2, 3]}')

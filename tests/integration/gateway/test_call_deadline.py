@@ -18,7 +18,7 @@ from headrace.v1.job_service_pb2 import (
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain.ids import JobId
-from headrace_core.store.database import Database
+from headrace_core.store.sql.database import Database
 from support.gateway import refused
 from support.jobs import read_job
 

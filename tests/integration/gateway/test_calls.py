@@ -25,7 +25,7 @@ from headrace.v1.job_service_pb2 import (
     WatchJobsRequest,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from support.gateway import read_error, refused
 
 REQUEST_ID = "x-request-id"

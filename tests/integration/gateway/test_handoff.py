@@ -10,10 +10,10 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from headrace_core.dispatch import Deliverer
+from headrace_core.delivery import Deliverer
 from headrace_core.domain.job import Job, rank_of
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_gateway.handoff import HandOff
 from headrace_scheduler.dispatch import Dispatch

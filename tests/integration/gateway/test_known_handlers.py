@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from headrace_core.domain.job import DEFAULT_TENANT
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 from headrace_core.wake import Listener
 from headrace_gateway import handlers
 from headrace_gateway.handlers import HandlerCache

@@ -25,8 +25,8 @@ from headrace.v1.subscription_service_pb2 import (
     WatchSubscriptionRequest,
 )
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 from headrace_gateway.server import Gateway
 from support.gateway import TIMEOUT, PlayedWorker
 from support.scraping import Scrape, scrape, scrape_until

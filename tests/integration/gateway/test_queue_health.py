@@ -14,9 +14,9 @@ from pydantic import SecretStr
 
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.settings import Settings
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import remove_worker
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_gateway.queue_health import queue_health

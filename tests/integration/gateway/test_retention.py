@@ -27,8 +27,8 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.store.database import Database
-from headrace_core.store.installation import Installation, read_installation
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import Installation, read_installation
 from headrace_gateway.tokens import decode_cursor, encode_cursor
 from support.gateway import TIMEOUT, refused
 from support.jobs import set_column

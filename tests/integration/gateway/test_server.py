@@ -28,8 +28,8 @@ from headrace.v1.job_service_pb2 import (
     SubmitJobRequest,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 from headrace_gateway.server import Gateway
 from support.environment import environment_of
 from support.gateway import refused

@@ -23,7 +23,7 @@ from headrace.v1.job_service_pb2 import (
     WatchJobsRequest,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_gateway.server import Gateway
 from support.gateway import TIMEOUT, PlayedWorker, read_error
 from support.until import until

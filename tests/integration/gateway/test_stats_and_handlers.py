@@ -14,7 +14,7 @@ from headrace.v1.job_service_pb2 import CancelJobRequest, GetStatsRequest, Submi
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.retry import RetryPolicy
-from headrace_core.store.database import Database
+from headrace_core.store.sql.database import Database
 from support.gateway import SQUARE_SUM, PlayedWorker, refused
 
 

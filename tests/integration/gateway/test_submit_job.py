@@ -38,9 +38,9 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain import job as domain
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import JobId, uuid7
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
-from headrace_core.store.submit import NewJob, submit_jobs
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.submit import NewJob, submit_jobs
+from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, Waker
 from support.gateway import SQUARE_SUM, PlayedWorker, refused
 

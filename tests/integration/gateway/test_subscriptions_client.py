@@ -9,8 +9,8 @@ import pytest
 
 from headrace import Client, CursorExpired, JobEvent, SubscriptionTaken, SyncClient, _gateways
 from headrace._following import Following
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 from headrace_gateway.server import Gateway
 from support.gateway import TIMEOUT, PlayedWorker
 from support.retention import prune

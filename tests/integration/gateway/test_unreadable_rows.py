@@ -32,8 +32,8 @@ from headrace.v1.subscription_service_pb2 import (
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 from headrace_gateway.server import Gateway
 from headrace_worker.registry import RegisteredHandler, Registry
 from support.databases import Databases

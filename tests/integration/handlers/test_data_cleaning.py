@@ -19,7 +19,7 @@ import palmerpenguins
 import polars as pl
 import pytest
 
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_worker import Fail, Stopped
 from headrace_worker.handlers.data_cleaning import Cleaned, Cleaning, data_cleaning
 from headrace_worker.handlers.data_cleaning.csv_file import MAX_COLUMNS

@@ -16,11 +16,12 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from headrace_core.dispatch.redis_server import RedisServer, read_redis
+from headrace_core.delivery.redis_server import RedisServer, read_redis
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
-from headrace_core.store.diagnosis import (
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.probe import write_fault
+from headrace_core.store.upkeep.diagnosis import (
     DatabaseServer,
     LeaderState,
     OpenTransaction,
@@ -34,7 +35,6 @@ from headrace_core.store.diagnosis import (
     settled_lag,
     unserved_lanes,
 )
-from headrace_core.store.probe import write_fault
 from headrace_gateway.server import Gateway
 from headrace_ops import findings
 from headrace_ops.findings import Finding, Level

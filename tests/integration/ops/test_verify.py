@@ -17,11 +17,11 @@ from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import BatchId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.settings import Settings
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
-from headrace_core.store.requeue import requeue_job
-from headrace_core.store.submit_batch import submit_batch
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.requeue import requeue_job
+from headrace_core.store.jobs.submit_batch import submit_batch
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
 from headrace_ops import audit as auditing
 from headrace_ops.audit import Audit, Auditor, OtherSchema
 from headrace_ops.verify import RULES

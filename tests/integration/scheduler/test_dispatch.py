@@ -9,14 +9,14 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from headrace_core.dispatch import Deliverer
+from headrace_core.delivery import Deliverer
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.job import DEFAULT_TENANT, Job
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.settings import Settings
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.sql.database import Database
 from headrace_scheduler.dispatch import Dispatch
 from support.jobs import read_job, submit, submit_many
 from support.leading import lead

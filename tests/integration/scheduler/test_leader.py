@@ -14,10 +14,10 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.leadership import give_up_lead, renew_lead, take_lead
-from headrace_core.tasks import end_tasks
+from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, Waker
 from headrace_scheduler import leader
 from headrace_scheduler.gauges import Gauges

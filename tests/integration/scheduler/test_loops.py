@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, Waker
 from headrace_scheduler import loop
 from headrace_scheduler.gauges import Gauges

@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 from headrace_core.domain.job import Job
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.retention import Retention, parse_rules
-from headrace_core.settings import Settings
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.sql.database import Database
 from headrace_scheduler import prune as pruning
 from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.prune import Prune

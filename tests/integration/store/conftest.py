@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 from support.databases import Databases
 
 

@@ -12,10 +12,10 @@ from headrace_core.domain.errors import JobNotFound, StateConflict
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, Job
 from headrace_core.domain.lifecycle import EventType, JobState, sources
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
-from headrace_core.store.requeue import requeue_job
-from headrace_core.store.sweep import take_back_lost
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.recover import take_back_lost
+from headrace_core.store.jobs.requeue import requeue_job
+from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit
 from support.leading import lead

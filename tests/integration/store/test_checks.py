@@ -9,7 +9,7 @@ import pytest
 from asyncpg import IntegrityConstraintViolationError
 from sqlalchemy import text
 
-from headrace_core.store.database import Database
+from headrace_core.store.sql.database import Database
 
 JOB: dict[str, str] = {
     "id": "gen_random_uuid()",

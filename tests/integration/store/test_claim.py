@@ -15,8 +15,8 @@ from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many
 from support.workers import claim, delivery, ending, finish, lapse, register, start

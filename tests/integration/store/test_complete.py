@@ -23,15 +23,15 @@ from sqlalchemy.pool import NullPool
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.settings import Settings
-from headrace_core.store.complete import (
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.complete import (
     complete_attempt,
     complete_attempt_sync,
     is_held_open,
     was_completed,
 )
-from headrace_core.store.database import Database
-from headrace_core.store.sweep import take_back_lost
+from headrace_core.store.jobs.recover import take_back_lost
+from headrace_core.store.sql.database import Database
 from headrace_core.wake import Listener, Topic
 from support.histories import assert_legal
 from support.jobs import history, read_job

@@ -15,19 +15,19 @@ from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.query import Comparison
-from headrace_core.store.cancel import cancel_job, cancel_requests
-from headrace_core.store.claim import claim_jobs
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
-from headrace_core.store.events import list_events
-from headrace_core.store.finish import finish_attempts
-from headrace_core.store.jobs import list_jobs
-from headrace_core.store.promote import next_due, promote_due
-from headrace_core.store.ready import live_pools, ready_jobs
-from headrace_core.store.report import write_reports
-from headrace_core.store.requeue import requeue_job
-from headrace_core.store.submit import submit_jobs
-from headrace_core.store.sweep import expire_overdue, take_back_lost
+from headrace_core.store.event_log import list_events
+from headrace_core.store.jobs.cancel import cancel_job, cancel_requests
+from headrace_core.store.jobs.claim import claim_jobs
+from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.jobs.promote import next_due, promote_due
+from headrace_core.store.jobs.read import list_jobs
+from headrace_core.store.jobs.ready import live_pools, ready_jobs
+from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.report import write_reports
+from headrace_core.store.jobs.requeue import requeue_job
+from headrace_core.store.jobs.submit import submit_jobs
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
 from support.jobs import new_job
 from support.leading import lead
 from support.workers import ending, register

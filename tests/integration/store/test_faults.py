@@ -11,9 +11,9 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from headrace_core.domain.errors import Unavailable
-from headrace_core.settings import Settings
-from headrace_core.store import database as databases
-from headrace_core.store.database import Database, until_lost
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql import database as databases
+from headrace_core.store.sql.database import Database, until_lost
 from headrace_standalone.embedded.port import free_port
 from support.jobs import read_job, submit
 from support.until import until, until_blocked

@@ -14,12 +14,12 @@ from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.settings import Settings
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
-from headrace_core.store.report import count_reports
-from headrace_core.store.requeue import requeue_job
-from headrace_core.store.sweep import expire_overdue, take_back_lost
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.report import count_reports
+from headrace_core.store.jobs.requeue import requeue_job
+from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column
 from support.leading import lead

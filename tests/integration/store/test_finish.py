@@ -11,10 +11,10 @@ from sqlalchemy import text
 from headrace_core.domain.ids import WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, JobError, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.store.cancel import cancel_job, cancel_requests
-from headrace_core.store.database import Database
-from headrace_core.store.finish import written_ends
-from headrace_core.store.promote import promote_due
+from headrace_core.store.jobs.cancel import cancel_job, cancel_requests
+from headrace_core.store.jobs.end import written_ends
+from headrace_core.store.jobs.promote import promote_due
+from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many
 from support.leading import lead

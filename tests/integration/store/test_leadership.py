@@ -13,13 +13,13 @@ from sqlalchemy import text
 from headrace_core.domain.errors import StaleTerm
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
+from headrace_core.store.jobs.promote import promote_due
+from headrace_core.store.jobs.prune import Pruned, prune_jobs, remove_leftovers
+from headrace_core.store.jobs.ready import live_pools
+from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
 from headrace_core.store.leadership import give_up_lead, renew_lead, take_lead
-from headrace_core.store.promote import promote_due
-from headrace_core.store.prune import Pruned, prune_jobs, remove_leftovers
-from headrace_core.store.ready import live_pools
-from headrace_core.store.sweep import expire_overdue, take_back_lost
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import remove_lapsed
 from support.jobs import set_column
 from support.leading import lead, lose_lead

@@ -32,19 +32,19 @@ from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import BatchId, uuid7
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT, Job, JobEvent, JobSpec, Progress
 from headrace_core.domain.lifecycle import EventType, JobState, sources
-from headrace_core.settings import Settings
-from headrace_core.store.cancel import cancel_job, cancel_requests
-from headrace_core.store.claim import held_attempts
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
-from headrace_core.store.events import list_output
-from headrace_core.store.jobs import list_jobs
-from headrace_core.store.promote import promote_due
-from headrace_core.store.requeue import requeue_job
-from headrace_core.store.submit import submit_jobs
-from headrace_core.store.submit_batch import SubmittedBatch, submit_batch
-from headrace_core.store.sweep import expire_overdue, take_back_lost
-from headrace_core.store.tables import installation, metadata
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.event_log import list_output
+from headrace_core.store.jobs.cancel import cancel_job, cancel_requests
+from headrace_core.store.jobs.claim import held_attempts
+from headrace_core.store.jobs.promote import promote_due
+from headrace_core.store.jobs.read import list_jobs
+from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.requeue import requeue_job
+from headrace_core.store.jobs.submit import submit_jobs
+from headrace_core.store.jobs.submit_batch import SubmittedBatch, submit_batch
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.tables import installation, metadata
 from headrace_core.store.workers import remove_lapsed, remove_worker, renew_lease
 from support.histories import ROWS, Row, assert_legal, rows_report
 from support.jobs import history, new_job, set_column

@@ -8,9 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
-from headrace_core.store.events import (
+from headrace_core.store.event_log import (
     BEGINNING,
     EventPage,
     Place,
@@ -22,7 +20,9 @@ from headrace_core.store.events import (
     read_range,
     read_unseen,
 )
-from headrace_core.store.finish import finish_attempts
+from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
 from support.jobs import submit, submit_many
 from support.watching import foreign_transaction, names, open_writer
 from support.workers import ending, register, start

@@ -9,10 +9,10 @@ from sqlalchemy import text
 
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
-from headrace_core.store.jobs import database_time
-from headrace_core.store.promote import next_due, promote_due
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.promote import next_due, promote_due
+from headrace_core.store.jobs.read import database_time
+from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many
 from support.leading import lead

@@ -15,16 +15,16 @@ from headrace_core.domain.errors import JobNotFound, RequestIdConflict
 from headrace_core.domain.ids import BatchId, JobId, WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobSpec
 from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
-from headrace_core.store import submit as submitting
-from headrace_core.store import submit_batch as submitting_batches
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
-from headrace_core.store.events import BEGINNING, Place, end_of, place_of, read_range, read_start
-from headrace_core.store.prune import Pruned, list_tenants, prune_jobs, remove_leftovers
-from headrace_core.store.requeue import requeue_job
-from headrace_core.store.submit import submit_jobs
-from headrace_core.store.submit_batch import submit_batch
+from headrace_core.store.event_log import BEGINNING, Place, end_of, place_of, read_range, read_start
+from headrace_core.store.jobs import submit as submitting
+from headrace_core.store.jobs import submit_batch as submitting_batches
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.prune import Pruned, list_tenants, prune_jobs, remove_leftovers
+from headrace_core.store.jobs.requeue import requeue_job
+from headrace_core.store.jobs.submit import submit_jobs
+from headrace_core.store.jobs.submit_batch import submit_batch
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
 from support import retention
 from support.histories import assert_legal
 from support.jobs import history, new_job, read_job, set_column, submit, submit_many

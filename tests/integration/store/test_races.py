@@ -15,12 +15,12 @@ from headrace_core.domain.errors import StateConflict
 from headrace_core.domain.finish import Report
 from headrace_core.domain.job import DEFAULT_TENANT, Job, Progress
 from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
-from headrace_core.store.jobs import list_jobs
-from headrace_core.store.promote import promote_due
-from headrace_core.store.requeue import requeue_job
-from headrace_core.store.sweep import expire_overdue, take_back_lost
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.promote import promote_due
+from headrace_core.store.jobs.read import list_jobs
+from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.requeue import requeue_job
+from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, set_column, submit_many
 from support.leading import lead

@@ -14,10 +14,10 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from headrace_core.domain.errors import Unavailable
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import migrate
-from headrace_core.store.probe import WriteProbe, check_writes
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.probe import WriteProbe, check_writes
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.port import free_port
 from headrace_standalone.embedded.postgres import EmbeddedPostgres

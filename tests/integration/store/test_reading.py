@@ -14,8 +14,7 @@ from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobEvent, Progress
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import Comparison, Query
-from headrace_core.store.database import Database
-from headrace_core.store.events import (
+from headrace_core.store.event_log import (
     EventPage,
     Place,
     Seen,
@@ -26,8 +25,9 @@ from headrace_core.store.events import (
     read_range,
     read_unseen,
 )
-from headrace_core.store.jobs import database_time, get_job, list_jobs
-from headrace_core.store.stats import read_stats
+from headrace_core.store.jobs.read import database_time, get_job, list_jobs
+from headrace_core.store.jobs.stats import read_stats
+from headrace_core.store.sql.database import Database
 from support.jobs import history, read_job, set_column, submit, submit_many
 from support.states import bring
 from support.workers import ending, finish, register, report, start

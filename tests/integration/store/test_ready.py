@@ -7,9 +7,8 @@ from sqlalchemy import text
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
-from headrace_core.store.ready import (
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.ready import (
     Head,
     Lane,
     Pool,
@@ -18,6 +17,7 @@ from headrace_core.store.ready import (
     ready_heads,
     ready_jobs,
 )
+from headrace_core.store.sql.database import Database
 from support.jobs import submit, submit_many
 from support.states import bring
 from support.workers import delivery, drain, lapse, register, start

@@ -15,11 +15,8 @@ from sqlalchemy import text
 from headrace_core.domain.errors import CursorInvalid
 from headrace_core.domain.job import DEFAULT_TENANT, JobEvent
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.settings import Settings
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
-from headrace_core.store.events import (
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.event_log import (
     BEGINNING,
     Place,
     end_of,
@@ -28,9 +25,12 @@ from headrace_core.store.events import (
     read_range,
     read_start,
 )
-from headrace_core.store.installation import Installation, read_installation
+from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.migrate import migrate_async
-from headrace_core.store.rebase import is_foreign
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import Installation, read_installation
+from headrace_core.store.upkeep.rebase import is_foreign
 from headrace_gateway.tokens import decode_cursor, encode_cursor
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.postgres import EmbeddedPostgres

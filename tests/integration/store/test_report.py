@@ -9,8 +9,8 @@ from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.store.database import Database
-from headrace_core.store.events import list_output
+from headrace_core.store.event_log import list_output
+from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job
 from support.states import bring

@@ -18,12 +18,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
-from headrace_core.store.installation import read_installation
+from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import alembic_config, head_revision, migrate, migrate_async
 from headrace_core.store.schema import VERSION_TABLE, MigrationRefused
-from headrace_core.store.tables import metadata
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import read_installation
+from headrace_core.store.sql.tables import metadata
 from support.databases import Databases
 from support.environment import environment_of
 from support.server import run_async

@@ -14,10 +14,10 @@ from headrace_core.domain.ids import BatchId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobSpec
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides
-from headrace_core.store.database import Database
-from headrace_core.store.jobs import database_time
-from headrace_core.store.submit import NewJob, Submitted, submit_jobs
-from headrace_core.store.submit_batch import submit_batch
+from headrace_core.store.jobs.read import database_time
+from headrace_core.store.jobs.submit import NewJob, Submitted, submit_jobs
+from headrace_core.store.jobs.submit_batch import submit_batch
+from headrace_core.store.sql.database import Database
 from support.jobs import history, new_job, read_job, submit
 from support.until import until_blocked
 

@@ -26,8 +26,8 @@ from headrace_core.domain.subscription import (
     SubscriptionWatch,
     WatchId,
 )
-from headrace_core.store.database import Database
-from headrace_core.store.events import BEGINNING, Place, place_of, read_end
+from headrace_core.store.event_log import BEGINNING, Place, place_of, read_end
+from headrace_core.store.sql.database import Database
 from headrace_core.store.subscriptions import (
     StartsTooEarly,
     acknowledge,

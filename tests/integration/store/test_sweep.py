@@ -13,9 +13,9 @@ from headrace_core.domain.crash_budget import LOSSES_BEFORE_OWN_PROCESS
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
-from headrace_core.store.sweep import expire_overdue, take_back_lost
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import remove_worker, renew_lease
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many

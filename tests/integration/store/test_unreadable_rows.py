@@ -17,20 +17,20 @@ from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.settings import Settings
-from headrace_core.store.audit import FIRST_ID
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.claim import claim_jobs
-from headrace_core.store.database import Database
-from headrace_core.store.events import read_end, read_range
-from headrace_core.store.jobs import get_job, list_jobs
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.event_log import read_end, read_range
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.claim import claim_jobs
+from headrace_core.store.jobs.promote import next_due, promote_due
+from headrace_core.store.jobs.read import get_job, list_jobs
+from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.requeue import requeue_job
+from headrace_core.store.jobs.stats import read_stats
 from headrace_core.store.migrate import mend, migrate
-from headrace_core.store.promote import next_due, promote_due
-from headrace_core.store.requeue import requeue_job
-from headrace_core.store.stats import read_stats
-from headrace_core.store.sweep import expire_overdue, take_back_lost
-from headrace_core.store.tables import TIMES
-from headrace_core.store.unreadable_rows import unreadable_rows
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.tables import TIMES
+from headrace_core.store.upkeep.audit import FIRST_ID
+from headrace_core.store.upkeep.unreadable_rows import unreadable_rows
 from headrace_core.store.workers import live_handlers
 from headrace_ops.audit import Audit, Auditor
 from support.databases import Databases

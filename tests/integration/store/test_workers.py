@@ -10,8 +10,8 @@ from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.retry import RetryPolicy
-from headrace_core.store.database import Database
-from headrace_core.store.ready import ready_jobs
+from headrace_core.store.jobs.ready import ready_jobs
+from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import (
     NewWorker,
     ServedQueues,

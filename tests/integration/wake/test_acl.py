@@ -11,10 +11,10 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from headrace_core.dispatch import Deliverer
-from headrace_core.dispatch.redis_server import read_redis
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.delivery import Deliverer
+from headrace_core.delivery.redis_server import read_redis
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, Waker
 from support.crew import POOL, Crew, at_work, identify, some
 from support.listening import LONG, listening

@@ -13,10 +13,10 @@ from redis.asyncio.connection import AbstractConnection
 from sqlalchemy import text
 
 from headrace_core.domain.errors import Unavailable
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import migrate_async
-from headrace_core.store.notify import listen, notify
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.notify import listen, notify
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_core.wake.listener import DeafError
 from support.databases import Databases

@@ -14,9 +14,9 @@ from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.retry import RetryOverrides
-from headrace_core.settings import Settings
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.requeue import requeue_job
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.wake import Topic
 from headrace_worker.service import WorkerService
 from support.handlers import handlers

@@ -19,7 +19,7 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.retry import RetryOverrides
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_worker import finishing
 from headrace_worker.service import WorkerService
 from support.effects import CREATE, effect_handlers

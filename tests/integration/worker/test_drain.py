@@ -14,7 +14,7 @@ import pytest
 
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from support.handlers import handlers
 from support.pids import runs
 from support.platform import Platform, platform

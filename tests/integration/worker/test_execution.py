@@ -15,7 +15,7 @@ from headrace_core.domain.job import Progress
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.retry import RetryOverrides
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from support.handlers import handlers
 from support.platform import Platform, platform
 

@@ -13,7 +13,7 @@ import pytest
 
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_worker.watchdog import EXIT_CODE
 from support.handlers import handlers
 from support.platform import DEADLINE_S, Platform, platform

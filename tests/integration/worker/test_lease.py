@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_worker.service import WorkerService
 from support.handlers import handlers
 from support.platform import DEADLINE_S, Platform, platform

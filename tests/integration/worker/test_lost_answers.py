@@ -8,8 +8,8 @@ import pytest
 
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.settings import Settings
-from headrace_core.store.connection import Connection
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.connection import Connection
 from headrace_worker import finishing, reports
 from headrace_worker.service import WorkerService
 from support.handlers import handlers

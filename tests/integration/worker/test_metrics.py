@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.retry import RetryOverrides
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_worker.metrics import ENDS
 from headrace_worker.service import WorkerService
 from support.handlers import handlers

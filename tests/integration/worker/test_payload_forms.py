@@ -15,7 +15,7 @@ from headrace.v1.job_service_pb2 import SubmitJobRequest
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_gateway.server import Gateway
 from support.handlers import handlers
 from support.platform import platform

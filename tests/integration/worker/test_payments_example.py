@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_worker.registry import Registry, registry
 from support.platform import Platform, platform
 

@@ -13,10 +13,10 @@ from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.settings import Settings
-from headrace_core.store.claim import claim_jobs
-from headrace_core.store.database import Database
-from headrace_core.store.jobs import get_job
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.claim import claim_jobs
+from headrace_core.store.jobs.read import get_job
+from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import live_handlers
 from headrace_worker.service import WorkerService
 from support.handlers import handlers

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from headrace_core.variables import known_variables
+from headrace_core.runtime.variables import known_variables
 
 MODULES = ("core", "gateway", "health", "scheduler", "worker")
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_core.domain.errors import ShuttingDown, Unavailable
-from headrace_core.store import group_commit
-from headrace_core.store.group_commit import GroupCommit, Overloaded
+from headrace_core.store.sql import group_commit
+from headrace_core.store.sql.group_commit import GroupCommit, Overloaded
 
 
 class Store:

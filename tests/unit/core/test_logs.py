@@ -10,8 +10,8 @@ from typing import Literal
 import pytest
 import structlog
 
-from headrace_core import logs
-from headrace_core.settings import Settings
+from headrace_core.runtime import logs
+from headrace_core.runtime.settings import Settings
 
 
 @pytest.fixture(autouse=True)

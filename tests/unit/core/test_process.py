@@ -11,7 +11,7 @@ import textwrap
 
 import pytest
 
-from headrace_core.process import run_service
+from headrace_core.runtime.process import run_service
 
 
 def never(_: object) -> object:
@@ -51,10 +51,10 @@ PROGRAM = textwrap.dedent(
     """
     import sys
     from datetime import timedelta
-    from headrace_core import process
+    from headrace_core.runtime import process
     from headrace_core.domain.errors import Unavailable
     from headrace_core.domain.retry import RetryPolicy
-    from headrace_core.process import run_service
+    from headrace_core.runtime.process import run_service
 
     process._POSTPONED = RetryPolicy(initial_backoff=timedelta(milliseconds=1), jitter=0)
     made = 0

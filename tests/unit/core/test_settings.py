@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 
 ADDRESSES = ("gateway_address", "scheduler_address", "worker_address")
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from headrace_core import tasks
-from headrace_core.tasks import end_tasks
+from headrace_core.runtime import tasks
+from headrace_core.runtime.tasks import end_tasks
 
 
 @pytest.fixture(autouse=True)

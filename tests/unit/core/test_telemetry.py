@@ -10,8 +10,8 @@ import time
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from headrace_core import telemetry
-from headrace_core.telemetry import MetricsServer
+from headrace_core.runtime import metrics as telemetry
+from headrace_core.runtime.metrics import MetricsServer
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import ssl
 import pytest
 from pydantic import ValidationError
 
-from headrace_core.settings import Settings, problems
-from headrace_core.store.database import server_arguments
+from headrace_core.runtime.settings import Settings, problems
+from headrace_core.store.sql.database import server_arguments
 
 SECRET = "hun%2Fter2"
 

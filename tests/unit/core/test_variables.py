@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_core.variables import misspelt_variables
+from headrace_core.runtime.variables import misspelt_variables
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from headrace_core.domain.errors import CursorInvalid, PageTokenInvalid
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.subscription import SubscriptionId
-from headrace_core.store.installation import Installation
+from headrace_core.store.sql.installation import Installation
 from headrace_gateway.tokens import (
     SubscriptionCursor,
     decode_cursor,

@@ -18,7 +18,7 @@ from headrace.v1.job_pb2 import RetryPolicy
 from headrace_core.domain.errors import LimitExceeded
 from headrace_core.domain.job import JobSpec
 from headrace_core.domain.retry import RetryOverrides
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_gateway.fields import Violations
 from headrace_gateway.validate import Submission, check_batch_size, read_spec, read_specs
 

@@ -22,7 +22,7 @@ from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_worker.context import Context
 from headrace_worker.execution import Execution, StopReason
 from headrace_worker.isolation import ProcessPool

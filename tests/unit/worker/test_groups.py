@@ -11,8 +11,8 @@ import pytest
 from headrace_core.domain.finish import Finish, Report
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
 from headrace_worker import reports as reports_module
 from headrace_worker.finishing import Finishes
 from headrace_worker.metrics import Counts

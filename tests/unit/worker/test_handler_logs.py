@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import structlog
 
-from headrace_core import logs
 from headrace_core.domain.ids import JobId, uuid7
-from headrace_core.settings import Settings
+from headrace_core.runtime import logs
+from headrace_core.runtime.settings import Settings
 from headrace_worker import handler_logs
 from headrace_worker.handler_logs import AttemptLog, HandlerLines, logging_as
 
@@ -100,7 +100,7 @@ def test_library_below_warning_is_not_shown(log: io.StringIO, attempt: AttemptLo
 
 @pytest.mark.parametrize(
     ("module", "source"),
-    [("headrace_core.tasks", None), ("headrace_worker.handlers.email", "handler")],
+    [("headrace_core.runtime.tasks", None), ("headrace_worker.handlers.email", "handler")],
 )
 def test_line_of_the_worker_inside_a_handler_is_its_own(
     log: io.StringIO, attempt: AttemptLog, module: str, source: str | None

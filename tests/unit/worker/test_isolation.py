@@ -16,7 +16,7 @@ import uvloop
 
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import JsonText, Progress
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_worker import isolation
 from headrace_worker.context import Attempt
 from headrace_worker.isolation import ProcessPool

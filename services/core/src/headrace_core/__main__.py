@@ -11,14 +11,14 @@ import pydantic
 import sqlalchemy.exc
 import structlog
 
-from headrace_core import logs
-from headrace_core.command_line import SERVERS, service_parser
 from headrace_core.domain.errors import Unavailable
-from headrace_core.process import BAD_CONFIGURATION
-from headrace_core.settings import Settings, problems
-from headrace_core.store.database import server_error
+from headrace_core.runtime import logs
+from headrace_core.runtime.command_line import SERVERS, service_parser
+from headrace_core.runtime.process import BAD_CONFIGURATION
+from headrace_core.runtime.settings import Settings, problems
 from headrace_core.store.migrate import mend, migrate
 from headrace_core.store.schema import MigrationRefused
+from headrace_core.store.sql.database import server_error
 
 _EXAMPLES = (
     "python -m headrace_core migrate",

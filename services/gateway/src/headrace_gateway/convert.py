@@ -26,14 +26,14 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_core.domain.subscription import Subscription
 from headrace_core.domain.times import UNREADABLE_TIME
-from headrace_core.store.rows import Fields, to_time
-from headrace_core.store.stats import Stats
-from headrace_core.store.submit_batch import BatchJobs
-from headrace_core.store.unreadable import UNREADABLE_ROWS
+from headrace_core.store.jobs.stats import Stats
+from headrace_core.store.jobs.submit_batch import BatchJobs
+from headrace_core.store.sql.rows import Fields, to_time
+from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 from headrace_gateway.document import write_data
 from headrace_gateway.job_filter import JobFilter, read_filter
 from headrace_gateway.limits import MAX_PAGE_BYTES
-from headrace_gateway.watch import Mark
+from headrace_gateway.streams import Mark
 
 Encoding: TypeAlias = data_pb2.DataEncoding.ValueType
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from headrace.v1 import handler_service_pb2, handler_service_pb2_grpc
-from headrace_core.store.database import Database
-from headrace_core.store.installation import Installation
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import Installation
 from headrace_gateway.fields import MAX_PAGE_SIZE, Violations, read_encoding, read_page_size
 from headrace_gateway.interceptors import Context
 from headrace_gateway.pages import read_handler_page

@@ -17,9 +17,9 @@ import structlog
 from headrace_core.domain.errors import HeadraceError, Violation
 from headrace_core.domain.handler import VALUE_KEYWORD
 from headrace_core.domain.job import JsonText
-from headrace_core.store.database import Database
+from headrace_core.runtime.tasks import end_tasks
+from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import live_handlers
-from headrace_core.tasks import end_tasks
 from headrace_core.wake import Listener
 from headrace_gateway.values import ValueKeyword, bounded
 

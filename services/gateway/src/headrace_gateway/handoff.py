@@ -13,15 +13,15 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from headrace_core.dispatch import Deliverer
+from headrace_core.delivery import Deliverer
 from headrace_core.domain.delivery import Delivery
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.job import Job, rank_of
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
-from headrace_core.store.ready import Lane, Pool, live_pools
-from headrace_core.tasks import end_tasks
+from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tasks import end_tasks
+from headrace_core.store.jobs.ready import Lane, Pool, live_pools
+from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, Waker
 
 # The most jobs of a commit that go the short way, and the most deliveries that may wait in a pool's

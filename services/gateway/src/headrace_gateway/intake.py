@@ -12,7 +12,7 @@ from datetime import timedelta
 from headrace.v1 import job_pb2
 from headrace_core.domain.errors import InvalidRequest, PayloadInvalid
 from headrace_core.domain.job import DEFAULT_QUEUE, JobSpec, JsonText, fingerprints
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_gateway.document import canonical
 from headrace_gateway.fields import Violations
 from headrace_gateway.handlers import HandlerCache, KnownHandler

@@ -27,8 +27,8 @@ from headrace_gateway.limits import MAX_DEPTH, MAX_METADATA_BYTES
 from headrace_gateway.nesting import deepest_value
 from headrace_gateway.resets import Resets
 from headrace_gateway.stream_writer import StreamWriter
+from headrace_gateway.streams import Gauges
 from headrace_gateway.validate import too_deep
-from headrace_gateway.watch import Gauges
 from headrace_health import strict
 
 _log = structlog.get_logger()

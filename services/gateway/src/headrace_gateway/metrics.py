@@ -13,10 +13,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from headrace_core.store.unreadable import UNREADABLE_ROWS
-from headrace_core.telemetry import registry_of
-from headrace_gateway.watch import Gauges, Watch
-from headrace_gateway.watch.ages import BOUNDS
+from headrace_core.runtime.metrics import registry_of
+from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
+from headrace_gateway.streams import Gauges, Watch
+from headrace_gateway.streams.ages import BOUNDS
 
 _Read = Callable[[Gauges], float]
 

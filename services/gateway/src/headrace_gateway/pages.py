@@ -21,9 +21,9 @@ from headrace.v1 import (
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
 from headrace_core.domain.query import Query
-from headrace_core.store.database import Database
-from headrace_core.store.events import EventPage, list_events, list_output
-from headrace_core.store.jobs import list_jobs
+from headrace_core.store.event_log import EventPage, list_events, list_output
+from headrace_core.store.jobs.read import list_jobs
+from headrace_core.store.sql.database import Database
 from headrace_core.store.subscriptions import list_subscriptions
 from headrace_core.store.workers import live_handlers
 from headrace_gateway.convert import (

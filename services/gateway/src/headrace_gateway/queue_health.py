@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from headrace_core.domain.job import DEFAULT_TENANT
-from headrace_core.store.database import Database
+from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import ServedQueues, served_queues
 from headrace_core.wake import Listener
 from headrace_gateway.names import is_name

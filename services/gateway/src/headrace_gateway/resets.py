@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from headrace_gateway.watch import Gauges
+from headrace_gateway.streams import Gauges
 
 _log = structlog.get_logger()
 

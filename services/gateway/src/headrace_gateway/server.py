@@ -21,11 +21,11 @@ from headrace.v1 import (
     subscription_service_pb2_grpc,
 )
 from headrace_core.domain.errors import Unavailable
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
-from headrace_core.store.installation import Installation, read_installation
-from headrace_core.store.probe import WriteProbe
-from headrace_core.telemetry import MetricsServer
+from headrace_core.runtime.metrics import MetricsServer
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import Installation, read_installation
+from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_gateway.handler_servicer import HandlerServicer
 from headrace_gateway.handlers import HandlerCache
@@ -36,9 +36,9 @@ from headrace_gateway.limits import MAX_RESPONSE_BYTES, RECEIVED_METADATA_BYTES,
 from headrace_gateway.metrics import stream_metrics
 from headrace_gateway.queue_health import queue_health
 from headrace_gateway.servicer import JobServicer
+from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.submit import Submitter
 from headrace_gateway.subscription_servicer import SubscriptionServicer
-from headrace_gateway.watch import Gauges, Watch
 from headrace_health import Check, Health, enable_reflection, keep_completion_queue
 
 _log = structlog.get_logger()

@@ -16,14 +16,14 @@ from headrace_core.domain.ids import BatchId, uuid7
 from headrace_core.domain.job import JobEvent
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import Query
-from headrace_core.logs import correlation_id
-from headrace_core.store.cancel import cancel_job
-from headrace_core.store.database import Database
-from headrace_core.store.installation import Installation
-from headrace_core.store.jobs import get_job
-from headrace_core.store.requeue import requeue_job
-from headrace_core.store.stats import read_stats
-from headrace_core.store.submit_batch import SubmittedBatch, find_batch, submit_batch
+from headrace_core.runtime.logs import correlation_id
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.read import get_job
+from headrace_core.store.jobs.requeue import requeue_job
+from headrace_core.store.jobs.stats import read_stats
+from headrace_core.store.jobs.submit_batch import SubmittedBatch, find_batch, submit_batch
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, Waker
 from headrace_gateway.convert import (
     WATCH_MARKS,
@@ -50,11 +50,11 @@ from headrace_gateway.filter import parse_filter
 from headrace_gateway.intake import Accepted, AcceptedBatch, Intake
 from headrace_gateway.interceptors import Context
 from headrace_gateway.pages import read_event_page, read_job_page, read_output_page
+from headrace_gateway.streams import Watch
 from headrace_gateway.submit import Submitter
 from headrace_gateway.tenant import tenant_of
 from headrace_gateway.tokens import decode_page_token, encode_page_token
 from headrace_gateway.validate import check_batch_size
-from headrace_gateway.watch import Watch
 
 _log = structlog.get_logger()
 

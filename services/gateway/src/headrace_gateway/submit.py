@@ -8,12 +8,12 @@ import structlog
 
 from headrace_core.domain.errors import HeadraceError, RequestIdConflict, Unavailable
 from headrace_core.domain.job import Job, fingerprints
-from headrace_core.logs import correlation_id
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
-from headrace_core.store.group_commit import GroupCommit
-from headrace_core.store.new_jobs import new_ids
-from headrace_core.store.submit import NewJob, Submitted, find_submitted, submit_jobs
+from headrace_core.runtime.logs import correlation_id
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.new_jobs import new_ids
+from headrace_core.store.jobs.submit import NewJob, Submitted, find_submitted, submit_jobs
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.group_commit import GroupCommit
 from headrace_core.wake import Topic, Waker
 from headrace_gateway.document import canonical
 from headrace_gateway.handoff import HandOff

@@ -12,9 +12,9 @@ import structlog
 from headrace.v1 import subscription_service_pb2 as messages
 from headrace.v1 import subscription_service_pb2_grpc
 from headrace_core.domain.errors import CursorExpired
-from headrace_core.store.database import Database
-from headrace_core.store.events import Place, read_end
-from headrace_core.store.installation import Installation
+from headrace_core.store.event_log import Place, read_end
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import Installation
 from headrace_core.store.subscriptions import (
     StartsTooEarly,
     acknowledge,
@@ -35,6 +35,7 @@ from headrace_gateway.fields import (
 from headrace_gateway.interceptors import Context
 from headrace_gateway.job_filter import write_filter
 from headrace_gateway.pages import read_subscription_page
+from headrace_gateway.streams import Watch
 from headrace_gateway.tenant import tenant_of
 from headrace_gateway.tokens import (
     decode_cursor,
@@ -44,7 +45,6 @@ from headrace_gateway.tokens import (
     encode_name_token,
 )
 from headrace_gateway.validate import check_subscription_name
-from headrace_gateway.watch import Watch
 
 _log = structlog.get_logger()
 

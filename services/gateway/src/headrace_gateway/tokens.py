@@ -18,7 +18,7 @@ from uuid import UUID
 from headrace_core.domain.errors import CursorInvalid, PageTokenInvalid
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.subscription import SubscriptionId
-from headrace_core.store.installation import Installation
+from headrace_core.store.sql.installation import Installation
 
 _VERSION: Final = b"\x01"
 _SIGNATURE: Final = 16

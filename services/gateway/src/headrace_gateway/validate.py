@@ -19,7 +19,7 @@ from headrace_core.domain.retry import (
     is_error_type,
 )
 from headrace_core.domain.times import FIRST_TIME, LAST_TIME, TIME_RULE
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_gateway.document import EMPTY, Document, read_data, read_json
 from headrace_gateway.fields import Violations, check_label
 from headrace_gateway.limits import MAX_DEPTH

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from headrace_core.tasks import end_tasks
+from headrace_core.runtime.tasks import end_tasks
 from headrace_health.lookup import Lookup
 from headrace_health.servicer import HealthServicer
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from headrace_core.tasks import end_tasks
+from headrace_core.runtime.tasks import end_tasks
 
 _log = structlog.get_logger()
 

@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
-from headrace_core.store.audit import (
+from headrace_core.store.jobs.stuck import Stuck, find_stuck
+from headrace_core.store.migrate import head_revision, read_revision
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
+from headrace_core.store.upkeep.audit import (
     FIRST_ID,
     Breach,
     audit_batches,
@@ -18,11 +22,7 @@ from headrace_core.store.audit import (
     audit_rest,
     estimate_jobs,
 )
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
-from headrace_core.store.diagnosis import is_standby
-from headrace_core.store.migrate import head_revision, read_revision
-from headrace_core.store.stuck import Stuck, find_stuck
+from headrace_core.store.upkeep.diagnosis import is_standby
 
 # How many jobs, or batches, one statement looks at: as many as a server reads in a fraction of a
 # second.

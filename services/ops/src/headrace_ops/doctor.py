@@ -13,14 +13,14 @@ from rich.text import Text
 
 from headrace.cli.documents import json_text
 from headrace.cli.output import Output
-from headrace_core.dispatch.redis_server import read_redis
+from headrace_core.delivery.redis_server import read_redis
 from headrace_core.domain.errors import Unavailable
-from headrace_core.settings import Settings
-from headrace_core.store import diagnosis
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import head_revision, known_revisions, read_revision
-from headrace_core.store.probe import write_fault
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.probe import write_fault
+from headrace_core.store.upkeep import diagnosis
 from headrace_ops import findings
 from headrace_ops.exits import Exit, ask
 from headrace_ops.findings import Finding, Level

@@ -12,7 +12,7 @@ from rich.text import Text
 from headrace.cli.documents import json_text
 from headrace.cli.output import Output
 from headrace_core.domain.errors import Unavailable
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_ops.audit import OtherSchema
 from headrace_ops.place import UnknownPlace, describe, find_settings, hint
 

@@ -9,8 +9,8 @@ from datetime import timedelta
 from enum import StrEnum
 from math import ceil
 
-from headrace_core.dispatch.redis_server import RedisServer
-from headrace_core.store.diagnosis import (
+from headrace_core.delivery.redis_server import RedisServer
+from headrace_core.store.upkeep.diagnosis import (
     DatabaseServer,
     LeaderState,
     OpenTransaction,

@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import SecretStr, ValidationError
 
-from headrace_core.settings import Settings, problems
+from headrace_core.runtime.settings import Settings, problems
 
 # Where `headrace up` keeps its data unless it is told otherwise.
 _DEFAULT = Path(".headrace")

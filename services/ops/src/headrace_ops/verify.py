@@ -13,8 +13,8 @@ from rich.text import Text
 
 from headrace.cli.documents import json_text
 from headrace.cli.output import Output
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 from headrace_ops.audit import Audit, Auditor
 from headrace_ops.exits import Exit, ask
 from headrace_ops.place import describe

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from headrace_core.command_line import SERVERS, service_parser
-from headrace_core.process import run_service
+from headrace_core.runtime.command_line import SERVERS, service_parser
+from headrace_core.runtime.process import run_service
 from headrace_scheduler.service import Scheduler
 
 _SETTINGS = {

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from headrace_core.telemetry import registry_of
+from headrace_core.runtime.metrics import registry_of
 from headrace_scheduler.gauges import Gauges
 
 

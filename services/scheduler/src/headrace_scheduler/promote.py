@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from headrace_core.store.database import Database
-from headrace_core.store.promote import next_due, promote_due
+from headrace_core.store.jobs.promote import next_due, promote_due
+from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, Waker
 from headrace_scheduler.loop import BREATH
 

@@ -6,12 +6,12 @@ import asyncio
 
 import structlog
 
-from headrace_core.dispatch import Deliverer
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
-from headrace_core.store.probe import WriteProbe
-from headrace_core.tasks import end_tasks
-from headrace_core.telemetry import MetricsServer
+from headrace_core.delivery import Deliverer
+from headrace_core.runtime.metrics import MetricsServer
+from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tasks import end_tasks
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_health import Check, Health, HealthServer
 from headrace_scheduler.gauges import Gauges

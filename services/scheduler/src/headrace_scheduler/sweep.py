@@ -7,8 +7,8 @@ from datetime import timedelta
 import structlog
 
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.store.database import Database
-from headrace_core.store.sweep import expire_overdue, take_back_lost
+from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import remove_lapsed
 from headrace_core.wake import Topic, Waker
 from headrace_scheduler.gauges import Gauges

@@ -6,11 +6,11 @@ import asyncio
 from datetime import timedelta
 from typing import Final, NoReturn
 
-from headrace_core.dispatch import Deliverer
+from headrace_core.delivery import Deliverer
 from headrace_core.domain.errors import StaleTerm
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
-from headrace_core.tasks import end_tasks
+from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tasks import end_tasks
+from headrace_core.store.sql.database import Database
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_scheduler.dispatch import Dispatch
 from headrace_scheduler.gauges import Gauges

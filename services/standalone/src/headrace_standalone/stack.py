@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from headrace_core.settings import Settings
-from headrace_core.variables import misspelt_variables
+from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.variables import misspelt_variables
 from headrace_standalone import services
 from headrace_standalone.embedded.errors import EmbeddedServerError
 from headrace_standalone.embedded.folder import DataFolder

@@ -8,7 +8,7 @@ import sys
 
 import pydantic
 
-from headrace_core.settings import problems
+from headrace_core.runtime.settings import problems
 from headrace_standalone.banner import banner
 from headrace_standalone.embedded.errors import EmbeddedServerError
 from headrace_standalone.embedded.folder import DataFolder

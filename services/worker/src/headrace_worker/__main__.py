@@ -8,10 +8,10 @@ import sys
 # gRPC warns at every start of a handler's process otherwise; nothing of gRPC is used in those.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-from headrace_core import logs
-from headrace_core.command_line import SERVERS, service_parser
-from headrace_core.process import run_service
-from headrace_core.settings import Settings
+from headrace_core.runtime import logs
+from headrace_core.runtime.command_line import SERVERS, service_parser
+from headrace_core.runtime.process import run_service
+from headrace_core.runtime.settings import Settings
 from headrace_worker.children import end_children, end_forks_of_the_loop, keep_signals_from_forks
 from headrace_worker.handler_logs import HandlerLines
 from headrace_worker.ownership import OwnedTask, own_process

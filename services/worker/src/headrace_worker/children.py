@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from headrace_core.tasks import run_to_end
+from headrace_core.runtime.tasks import run_to_end
 from headrace_worker.ownership import owning_attempt
 
 # The signals that the worker and its event loop handle.

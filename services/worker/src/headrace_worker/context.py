@@ -236,7 +236,7 @@ class Context(_AttemptContext[asyncio.Event]):
             ValueError: it has no transaction open.
         """
         # A process of an isolated handler has no use for SQLAlchemy before this.
-        from headrace_core.store.complete import complete_attempt  # noqa: PLC0415
+        from headrace_core.store.jobs.complete import complete_attempt  # noqa: PLC0415
 
         text = encode(result)
         await self._reporter.completing(len(text.encode()))
@@ -280,7 +280,7 @@ class SyncContext(_AttemptContext[threading.Event]):
                 pg8000 or Django.
             result: as there.
         """
-        from headrace_core.store.complete import complete_attempt_sync  # noqa: PLC0415
+        from headrace_core.store.jobs.complete import complete_attempt_sync  # noqa: PLC0415
 
         text = encode(result)
         self._announce(len(text.encode()))

@@ -14,10 +14,10 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.finish import Finish
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.complete import is_held_open, was_completed
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
-from headrace_core.store.finish import finish_attempts, written_ends
+from headrace_core.store.jobs.complete import is_held_open, was_completed
+from headrace_core.store.jobs.end import finish_attempts, written_ends
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
 from headrace_worker.execution import Execution
 from headrace_worker.failure import error_facts
 from headrace_worker.outcome import NotCommitted

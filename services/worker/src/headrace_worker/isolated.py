@@ -28,10 +28,10 @@ from uuid import UUID
 
 import uvloop
 
-from headrace_core import logs
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobError
-from headrace_core.tasks import run_to_end
+from headrace_core.runtime import logs
+from headrace_core.runtime.tasks import run_to_end
 from headrace_worker import frames
 from headrace_worker.channel import Channel
 from headrace_worker.children import (

@@ -14,7 +14,7 @@ from typing import assert_never
 
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.job import JsonText, Progress
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 from headrace_worker import frames
 from headrace_worker.children import children_of, with_descendants
 from headrace_worker.context import Attempt, Reporter

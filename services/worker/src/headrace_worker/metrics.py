@@ -12,8 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.unreadable import UNREADABLE_ROWS
-from headrace_core.telemetry import registry_of
+from headrace_core.runtime.metrics import registry_of
+from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
 # How an attempt may end on a worker: each stands there from the start, so that its rate is known.
 ENDS: Final = (

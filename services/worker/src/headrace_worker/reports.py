@@ -10,10 +10,10 @@ from contextlib import AbstractAsyncContextManager
 from headrace_core.domain.errors import ShuttingDown, Unavailable
 from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId, WorkerId
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
-from headrace_core.store.group_commit import GroupCommit, Overloaded
-from headrace_core.store.report import count_reports, write_reports
+from headrace_core.store.jobs.report import count_reports, write_reports
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.group_commit import GroupCommit, Overloaded
 from headrace_worker.metrics import Counts
 
 # The most that one statement writes, in reports and in bytes, and the most bytes that wait.

@@ -13,22 +13,22 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
-from headrace_core.dispatch import BatchWorker
+from headrace_core.delivery import BatchWorker
 from headrace_core.domain.delivery import ClaimedJob, Delivery
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.finish import Finish, Report
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.settings import Settings
-from headrace_core.store.cancel import cancel_requests
-from headrace_core.store.claim import claim_jobs, held_attempts
-from headrace_core.store.database import Database
-from headrace_core.store.finish import finish_attempts
-from headrace_core.store.probe import WriteProbe
-from headrace_core.store.ready import Pool, ready_jobs
+from headrace_core.runtime.metrics import MetricsServer
+from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tasks import end_tasks
+from headrace_core.store.jobs.cancel import cancel_requests
+from headrace_core.store.jobs.claim import claim_jobs, held_attempts
+from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.jobs.ready import Pool, ready_jobs
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.store.workers import NewWorker
-from headrace_core.tasks import end_tasks
-from headrace_core.telemetry import MetricsServer
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_health import Check, Health, HealthServer
 from headrace_worker.execution import DRAIN_S, Execution, StopReason

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from headrace_core.domain.errors import StaleTerm
-from headrace_core.store.connection import Connection, Rows
+from headrace_core.store.sql.connection import Connection, Rows
 
 
 async def take_lead(conn: Connection, *, holder: UUID, lease: timedelta) -> int | None:

@@ -13,15 +13,15 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import text
 
-from headrace_core.settings import Settings
-from headrace_core.store.audit import FIRST_ID
-from headrace_core.store.connection import Connection
-from headrace_core.store.database import Database
-from headrace_core.store.mend import Mended, mend_documents
-from headrace_core.store.rebase import is_foreign, rebase
+from headrace_core.runtime.settings import Settings
 from headrace_core.store.schema import VERSION_TABLE, MigrationRefused
-from headrace_core.store.sound import CLAMPED, clamp_rows, drop_clamp, unvalidated, validate
-from headrace_core.store.tables import TIMES
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.tables import TIMES
+from headrace_core.store.upkeep.audit import FIRST_ID
+from headrace_core.store.upkeep.mend import Mended, mend_documents
+from headrace_core.store.upkeep.rebase import is_foreign, rebase
+from headrace_core.store.upkeep.sound import CLAMPED, clamp_rows, drop_clamp, unvalidated, validate
 
 _log = structlog.get_logger()
 

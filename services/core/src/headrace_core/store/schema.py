@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection, text
 
-from headrace_core.store.tables import metadata
+from headrace_core.store.sql.tables import metadata
 
 _log = structlog.get_logger()
 

@@ -28,10 +28,10 @@ from headrace_core.domain.subscription import (
     SubscriptionWatch,
     WatchId,
 )
-from headrace_core.store.connection import Connection, Row
-from headrace_core.store.events import Place, read_start
-from headrace_core.store.rows import column
-from headrace_core.store.times import readable
+from headrace_core.store.event_log import Place, read_start
+from headrace_core.store.sql.connection import Connection, Row
+from headrace_core.store.sql.rows import column
+from headrace_core.store.sql.times import readable
 
 # (tenant, name).
 SubscriptionKey = tuple[str, str]

@@ -10,13 +10,13 @@ from sqlalchemy import text
 
 from headrace_core.domain.handler import HandlerSpec, LiveHandler
 from headrace_core.domain.ids import WorkerId
-from headrace_core.store.connection import Connection, Row
-from headrace_core.store.guards import LIVE_WORKER, TAKING_WORKER
 from headrace_core.store.lanes import LANES, SERVES_LANE
 from headrace_core.store.leadership import CURRENT_TERM, of_term
-from headrace_core.store.rows import UNREADABLE, column, from_policy, to_interval, to_policy
-from headrace_core.store.times import readable_interval
-from headrace_core.store.unreadable import UNREADABLE_ROWS
+from headrace_core.store.sql.connection import Connection, Row
+from headrace_core.store.sql.guards import LIVE_WORKER, TAKING_WORKER
+from headrace_core.store.sql.rows import UNREADABLE, column, from_policy, to_interval, to_policy
+from headrace_core.store.sql.times import readable_interval
+from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,11 @@ from typing import NoReturn
 import structlog
 from redis.asyncio import Redis
 
-from headrace_core.redis_client import connection_pool
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
-from headrace_core.store.notify import listen
-from headrace_core.tasks import end_tasks
+from headrace_core.runtime.redis_client import connection_pool
+from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tasks import end_tasks
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.notify import listen
 from headrace_core.wake.topic import Topic
 
 _log = structlog.get_logger()

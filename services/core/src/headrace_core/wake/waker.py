@@ -9,11 +9,11 @@ from contextlib import suppress
 import structlog
 from redis.asyncio import Redis
 
-from headrace_core.redis_client import RedisFault, check_writes, connection_pool, unexpected
-from headrace_core.settings import Settings
-from headrace_core.store.database import Database
-from headrace_core.store.notify import notify
-from headrace_core.tasks import end_tasks
+from headrace_core.runtime.redis_client import RedisFault, check_writes, connection_pool, unexpected
+from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tasks import end_tasks
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.notify import notify
 from headrace_core.wake.topic import Topic
 
 _log = structlog.get_logger()

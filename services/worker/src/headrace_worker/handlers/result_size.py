@@ -7,7 +7,7 @@ from functools import cache
 
 import msgspec
 
-from headrace_core.settings import Settings
+from headrace_core.runtime.settings import Settings
 
 _QUOTES = len('""')
 

@@ -10,11 +10,11 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from headrace_core.settings import Settings
-from headrace_core.store.database import server_arguments
+from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import LOCK
 from headrace_core.store.schema import VERSION_TABLE, prepare_schema
-from headrace_core.store.tables import metadata
+from headrace_core.store.sql.database import server_arguments
+from headrace_core.store.sql.tables import metadata
 
 _settings: Settings = context.config.attributes["settings"]
 

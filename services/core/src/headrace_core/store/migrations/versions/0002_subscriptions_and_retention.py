@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from headrace_core.store.tables import Xid8
+from headrace_core.store.sql.tables import Xid8
 
 revision = "0002"
 down_revision = "0001"

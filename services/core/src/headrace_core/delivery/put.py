@@ -1,0 +1,107 @@
+"""The end of who delivers: the scheduler, and a gateway on the short way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from arq.connections import ArqRedis
+from arq.constants import job_key_prefix
+from arq.jobs import serialize_job
+
+from headrace_core.delivery.keys import (
+    EXPIRE_MS,
+    FUNCTION,
+    Identify,
+    connect,
+    queue_key,
+    serialize,
+)
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.errors import Unavailable
+from headrace_core.runtime.redis_client import RedisFault, check_writes
+from headrace_core.runtime.settings import Settings
+
+# Writes the record and the place of each delivery, as arq does for a job, unless as many as the
+# second argument says wait there already. The worker waits at the queue itself. Nobody empties the
+# queue of a pool that is gone for good: it expires.
+_DELIVER = f"""
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+for i = 3, #ARGV, 3 do
+    redis.call('SET', '{job_key_prefix}' .. ARGV[i], ARGV[i + 2], 'PX', ARGV[1])
+    redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
+_NO_LIMIT = 2**31
+
+
+class Deliverer:
+    """Puts deliveries into the pools' arq queues.
+
+    Args:
+        settings: where Redis is.
+        identify: returns the installation's id.
+    """
+
+    def __init__(self, settings: Settings, *, identify: Identify) -> None:
+        self._identify = identify
+        self._redis: ArqRedis = connect(settings)
+        self._script = self._redis.register_script(_DELIVER)
+
+    async def deliver(self, pool: str, deliveries: Sequence[tuple[Delivery, float]]) -> None:
+        """Delivers to a pool, in one round trip: the delivery and its rank, lowest first.
+
+        What is delivered already stays as it is.
+
+        Raises:
+            Unavailable: Redis is gone, or PostgreSQL before the first delivery. Some may have been
+                delivered.
+        """
+        await self._deliver(pool, deliveries, _NO_LIMIT)
+
+    async def hand_off(
+        self, pool: str, deliveries: Sequence[tuple[Delivery, float]], *, most: int
+    ) -> bool:
+        """Delivers to a pool all of these, or nothing when `most` or more wait there already.
+
+        Returns:
+            Whether they were delivered.
+
+        Raises:
+            Unavailable: as for `deliver`. They may have been delivered.
+        """
+        return await self._deliver(pool, deliveries, most)
+
+    async def _deliver(
+        self, pool: str, deliveries: Sequence[tuple[Delivery, float]], most: int
+    ) -> bool:
+        queue = queue_key(await self._identify(), pool)
+        now_ms = int(time.time() * 1000)
+        arguments: list[str | bytes | int | float] = [EXPIRE_MS, most]
+        for delivery, rank in deliveries:
+            name = str(delivery)
+            record = serialize_job(FUNCTION, (name,), {}, None, now_ms, serializer=serialize)
+            arguments += (name, rank, record)
+        try:
+            return bool(await self._script(keys=[queue], args=arguments))
+        except RedisFault as fault:
+            raise Unavailable("redis") from fault
+
+    async def ping(self) -> None:
+        """Check that Redis takes what would be delivered.
+
+        Raises:
+            Unavailable: it does not.
+        """
+        installation = await self._identify()
+        try:
+            await check_writes(self._redis, installation)
+        except RedisFault as fault:
+            raise Unavailable("redis") from fault
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._redis.aclose()
+        await self._redis.connection_pool.disconnect()

@@ -1,0 +1,1 @@
+"""Process, loops, tasks, logs, metrics and settings, shared by the services."""

@@ -1,0 +1,153 @@
+"""How a service becomes a process: settings, logs, uvloop, signals, a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Protocol
+
+import pydantic
+import structlog
+import uvloop
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.retry import RetryPolicy
+from headrace_core.runtime import logs
+from headrace_core.runtime.settings import Settings, problems
+from headrace_core.runtime.tasks import run_to_end
+from headrace_core.runtime.variables import misspelt_variables
+
+# sysexits.h: EX_CONFIG.
+BAD_CONFIGURATION = 78
+
+# Of Python's three generations; by default 700 objects, 10 and 10 rounds.
+_GC_THRESHOLDS = (10_000, 10, 10)
+
+# The waits of a service that a missing server keeps from starting.
+_POSTPONED = RetryPolicy(
+    initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=10), jitter=0.5
+)
+
+# How long what a stopped service has left behind may take to end, in seconds.
+_LAST_S = 0.2
+
+_log = structlog.get_logger()
+
+
+class Service(Protocol):
+    """What `run_service` runs. `stop` keeps to the grace of the settings by itself."""
+
+    async def start(self) -> None:
+        """Starts it; returns once it serves."""
+
+    async def stop(self) -> None:
+        """Ends it, with what it has begun brought to a good end."""
+
+
+def run_service(
+    name: str,
+    create: Callable[[Settings], Service],
+    *,
+    task_factory: Callable[..., asyncio.Task[Any]] = asyncio.Task,
+) -> int:
+    """Runs a service until SIGTERM or SIGINT.
+
+    Args:
+        name: the service's, for the logs.
+        create: makes it, within the event loop.
+        task_factory: creates the tasks of its event loop.
+
+    Returns:
+        The exit code: 0 after a clean stop, 78 for settings that can't be, 1 when it failed.
+    """
+    try:
+        settings = Settings()
+    except pydantic.ValidationError as error:
+        for problem in problems(error):
+            sys.stderr.write(f"headrace {name}: {problem}\n")
+        return BAD_CONFIGURATION
+    logs.configure(settings, service=name)
+    for variable, alike in misspelt_variables(os.environ).items():
+        _log.warning("unknown_setting", name=variable, did_you_mean=alike)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        loop = runner.get_loop()
+        if task_factory is not asyncio.Task:
+            loop.set_task_factory(
+                lambda loop, coro, **options: task_factory(coro, loop=loop, **options)
+            )
+        return run_to_end(loop, loop.create_task(_run(create, settings), name="service"))
+
+
+async def _run(create: Callable[[Settings], Service], settings: Settings) -> int:
+    code = 0
+    try:
+        await _serve(create, settings)
+    except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the last place that can log it
+        structlog.get_logger().exception("service_failed")
+        code = 1
+    _end_soon(code)
+    return code
+
+
+async def _serve(create: Callable[[Settings], Service], settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    postponed = 0
+    while not stop.is_set():
+        service = create(settings)
+        try:
+            await service.start()
+            _spare_the_collector()
+            await stop.wait()
+        except Unavailable as fault:
+            postponed += 1
+            wait = _POSTPONED.backoff(postponed).total_seconds()
+            _log.warning(
+                "start_postponed",
+                dependency=fault.dependency,
+                reason=_reason(fault),
+                retry_in=round(wait, 1),
+            )
+        finally:
+            await service.stop()
+        if not stop.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await stop.wait()
+
+
+def _reason(fault: Unavailable) -> str:
+    """Return what the server answered, or the kind of error if it did not answer."""
+    cause = fault.__cause__
+    while cause is not None and cause.__cause__ is not None:
+        cause = cause.__cause__
+    # A driver's text may quote the URL. PostgreSQL's answers have a code and do not.
+    answer = getattr(cause, "message", None) if hasattr(cause, "sqlstate") else None
+    return answer or type(cause or fault).__name__
+
+
+def _end_soon(code: int) -> None:
+    """Ends the process for sure, though a task swallows its cancellation or a thread goes on."""
+    last = threading.Timer(_LAST_S, os._exit, (code,))
+    last.daemon = True
+    last.start()
+
+
+def _spare_the_collector() -> None:
+    """Keeps Python's cyclic collector from looking through what lives as long as the process.
+
+    Jobs and events come in crowds, and nearly all of them go without cycles: it looks less often,
+    and still often enough for those that handlers leave.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)

@@ -1,0 +1,248 @@
+"""Every setting of the services, read from the environment with the prefix HEADRACE_.
+
+`.env.example` at the top of the repository lists them all; handlers keep their own beside their
+code.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from headrace_core.domain.crash_budget import INTERRUPTIONS_BEFORE_OWN_PROCESS
+from headrace_core.domain.job import MAX_DOCUMENT_BYTES, MAX_LABELS
+from headrace_core.domain.retention import Retention, parse_rules
+from headrace_core.runtime.urls import check_database_url, check_redis_url, driver_url
+
+# The modules of built-in handlers, by the names that HEADRACE_BUILTIN_HANDLERS uses.
+BUILTIN_HANDLERS = ("ai_task", "data_cleaning", "email", "http_request", "numbers")
+
+_SERVICES = ("gateway", "scheduler", "worker")
+
+
+class Settings(BaseSettings):
+    """What the environment says.
+
+    Durations are seconds, sizes are bytes, addresses are `host:port` (port 0: any free one).
+
+    Raises:
+        pydantic.ValidationError: a value is malformed or two of them don't fit together.
+    """
+
+    # An error never shows what was given: URLs hold passwords.
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    # Servers.
+    database_url: SecretStr = SecretStr("postgresql://headrace@127.0.0.1:5432/headrace")
+    # Where the tables are. Its name needs no quotes in SQL.
+    database_schema: str = Field("headrace", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    database_pool_size: int = Field(10, ge=2, le=200)
+    database_timeout: float = Field(15.0, gt=0)
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    redis_timeout: float = Field(5.0, gt=0)
+
+    # Logs.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    # Where the services listen. Only loopback, as long as there is no access control.
+    gateway_address: str = "127.0.0.1:50051"
+    scheduler_address: str = "127.0.0.1:50052"
+    worker_address: str = "127.0.0.1:50053"
+    allow_insecure: bool = False
+    # Where each service serves its metrics over HTTP; empty: nowhere.
+    gateway_metrics_address: str = ""
+    scheduler_metrics_address: str = ""
+    worker_metrics_address: str = ""
+    reflection: bool = False
+    # Less than the deadline of 10 s that clients set, so that a hung database is UNAVAILABLE.
+    call_timeout: float = Field(6.0, gt=0)
+    shutdown_grace: float = Field(10.0, ge=0)
+
+    # Limits.
+    max_payload_bytes: int = Field(256 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
+    max_result_bytes: int = Field(256 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
+    max_output_bytes: int = Field(64 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
+    # gRPC's own limit is four times as much, and a 32-bit number.
+    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    max_labels: int = Field(32, ge=0, le=MAX_LABELS)
+    max_batch_jobs: int = Field(1000, ge=1, le=1000)
+    max_concurrent_streams: int = Field(20_000, ge=1)
+    max_pending_submits: int = Field(20_000, ge=1)
+    max_subscriptions: int = Field(1000, ge=0)
+    stream_queue_events: int = Field(1000, ge=1)
+    stream_queue_bytes: int = Field(1024 * 1024, ge=1)
+    # Clients take a stream that is silent for 60 s for cut.
+    stream_idle: float = Field(10.0, gt=0, le=30)
+    stream_patience: float = Field(60.0, gt=0)
+
+    # How long a finished job and its events are kept, with rules for some tenants and states;
+    # and for how long at most a subscription that has not read them holds on to them.
+    retention: float = Field(7 * 86_400.0, gt=0)
+    retention_rules: str = ""
+    subscription_retention: float = Field(30 * 86_400.0, gt=0)
+
+    # Scheduler.
+    dispatch_prefetch: int = Field(400, ge=0)
+    redeliver_after: float = Field(10.0, gt=0)
+    max_worker_losses: int = Field(3, ge=0)
+    # With fewer, the innocent jobs beside one that stops its worker would fail with it.
+    max_interruptions: int = Field(100, ge=INTERRUPTIONS_BEFORE_OWN_PROCESS)
+
+    # Worker.
+    store_stack_traces: bool = True
+    worker_tenant: str = "default"
+    worker_queues: Annotated[tuple[str, ...], NoDecode] = ()
+    worker_slots: int = Field(100, ge=1, le=10_000)
+    worker_processes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
+    worker_lease: float = Field(15.0, gt=0)
+    worker_beat: float = Field(5.0, gt=0)
+    worker_watchdog: float = Field(30.0, ge=0)
+    worker_cancel_grace: float = Field(5.0, ge=0)
+    handlers: Annotated[tuple[str, ...], NoDecode] = ()
+    builtin_handlers: str = "true"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
+        """Reads the lists, which are written with commas."""
+        for name in ("worker_queues", "handlers"):
+            value = values.get(name)
+            if isinstance(value, str):
+                values[name] = _parts(value)
+        return values
+
+    @field_validator("retention_rules")
+    @classmethod
+    def _check_retention_rules(cls, rules: str) -> str:
+        parse_rules(rules)
+        return rules
+
+    @field_validator("builtin_handlers")
+    @classmethod
+    def _check_builtin_handlers(cls, text: str) -> str:
+        unknown = sorted(set(_parts(text)) - set(BUILTIN_HANDLERS))
+        if text.strip().lower() not in {"true", "false"} and unknown:
+            raise ValueError(
+                f"{unknown[0]!r} is not a built-in handler; use true, false, or some of "
+                f"{', '.join(BUILTIN_HANDLERS)}"
+            )
+        return text
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: SecretStr) -> SecretStr:
+        # Another driver's name in the scheme is replaced by ours.
+        if not re.match(r"postgres(ql)?(\+\w+)?://", url.get_secret_value()):
+            raise ValueError("it must begin with postgresql://")
+        check_database_url(url.get_secret_value())
+        return url
+
+    @field_validator("database_schema")
+    @classmethod
+    def _check_database_schema(cls, schema: str) -> str:
+        if schema.startswith("pg_") or schema == "information_schema":
+            raise ValueError(f"{schema} belongs to PostgreSQL; use a schema of its own")
+        return schema
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("it must begin with redis://, rediss:// or unix://")
+        check_redis_url(url.get_secret_value())
+        return url
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.worker_beat > self.worker_lease / 3:
+            raise ValueError(
+                f"HEADRACE_WORKER_BEAT ({self.worker_beat:g} s) must be at most a third of "
+                f"HEADRACE_WORKER_LEASE ({self.worker_lease:g} s)"
+            )
+        if 0 < self.worker_watchdog <= self.worker_lease:
+            raise ValueError(
+                f"HEADRACE_WORKER_WATCHDOG ({self.worker_watchdog:g} s) must be longer than "
+                f"HEADRACE_WORKER_LEASE ({self.worker_lease:g} s), or 0 for none"
+            )
+        if self.subscription_retention < self.retention:
+            raise ValueError(
+                f"HEADRACE_SUBSCRIPTION_RETENTION ({self.subscription_retention:g} s) must not be "
+                f"shorter than HEADRACE_RETENTION ({self.retention:g} s)"
+            )
+        if not self.allow_insecure:
+            names = [f"{service}_address" for service in _SERVICES]
+            metrics = [f"{service}_metrics_address" for service in _SERVICES]
+            for name in (*names, *(name for name in metrics if getattr(self, name))):
+                address = getattr(self, name)
+                if not _is_loopback(address):
+                    raise ValueError(
+                        f"HEADRACE_{name.upper()}={address} is not a loopback address. "
+                        "There is no access control yet: set HEADRACE_ALLOW_INSECURE=true to serve "
+                        "everybody who can reach it."
+                    )
+        return self
+
+    @property
+    def builtins(self) -> tuple[str, ...] | None:
+        """The modules of built-in handlers that a worker offers; None for all."""
+        match self.builtin_handlers.strip().lower():
+            case "true":
+                return None
+            case "false":
+                return ()
+            case _:
+                return _parts(self.builtin_handlers)
+
+    @property
+    def kept_for(self) -> Retention:
+        """How long finished jobs are kept, by tenant and state."""
+        return Retention(
+            default=timedelta(seconds=self.retention), rules=parse_rules(self.retention_rules)
+        )
+
+    @property
+    def postgresql_url(self) -> str:
+        """The database's URL as drivers read it, without the options that are ignored."""
+        return driver_url(self.database_url.get_secret_value())
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def problems(error: ValidationError) -> list[str]:
+    """Return a line for each wrong setting, without its value, which may be secret."""
+    return [
+        # pydantic's prefix for what our own validators raise
+        _named(problem["loc"]) + problem["msg"].removeprefix("Value error, ")
+        for problem in error.errors()
+    ]
+
+
+def _named(location: tuple[int | str, ...]) -> str:
+    # What concerns several settings has no place, and names them itself.
+    names = [str(part).upper() for part in location]
+    return "_".join(("HEADRACE", *names)) + ": " if names else ""
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,74 @@
+"""The names of the HEADRACE_ variables, and how a misspelt one is recognized."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Final
+
+from headrace_core.runtime.settings import Settings
+
+_PREFIX: Final = "HEADRACE_"
+
+# The variables that other parts read than `Settings`. `.env.example` lists them as well, and a test
+# compares the two.
+_ELSEWHERE: Final = frozenset(
+    {
+        # The client, its command line, and `headrace up`.
+        "HEADRACE_DATA",
+        "HEADRACE_TARGET",
+        # Docker Compose.
+        "HEADRACE_POSTGRES_PASSWORD",
+        "HEADRACE_REDIS_PASSWORD",
+        # Handlers.
+        "HEADRACE_AI_API_KEY",
+        "HEADRACE_AI_BASE_URL",
+        "HEADRACE_AI_MODEL",
+        "HEADRACE_AI_TIMEOUT",
+        "HEADRACE_EMAIL_CA_FILE",
+        "HEADRACE_EMAIL_HOST",
+        "HEADRACE_EMAIL_PASSWORD",
+        "HEADRACE_EMAIL_PORT",
+        "HEADRACE_EMAIL_SENDER",
+        "HEADRACE_EMAIL_STARTTLS",
+        "HEADRACE_EMAIL_TIMEOUT",
+        "HEADRACE_EMAIL_USERNAME",
+        "HEADRACE_FILES_MAX_BYTES",
+        "HEADRACE_FILES_MAX_MEMORY",
+        "HEADRACE_FILES_ROOT",
+        "HEADRACE_HTTP_ALLOWED_HOSTS",
+        "HEADRACE_HTTP_ALLOWED_NETWORKS",
+        "HEADRACE_HTTP_MAX_RESPONSE_BYTES",
+    }
+)
+# Tests read these, and Docker Compose publishes a port by the last one.
+_IGNORED: Final = ("HEADRACE_TEST_", "HEADRACE_GATEWAY_PORT")
+
+# How alike two names are at least, from 0 to 1: one letter of nine may differ.
+_ALIKE: Final = 0.85
+
+
+def known_variables() -> frozenset[str]:
+    """Return the names of all variables that Headrace reads."""
+    return _ELSEWHERE | {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields}
+
+
+def misspelt_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that Headrace ignores although they look like one that it reads.
+
+    A variable that resembles no setting belongs to another program or to a user's handler.
+
+    Args:
+        environment: the variables of the process.
+
+    Returns:
+        The names, each with the most similar setting.
+    """
+    known = known_variables()
+    found = {}
+    for name in sorted(environment):
+        if not name.startswith(_PREFIX) or name in known or name.startswith(_IGNORED):
+            continue
+        if alike := difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE):
+            found[name] = alike[0]
+    return found

@@ -1,0 +1,1 @@
+"""Jobs: one module for each transition and each query."""

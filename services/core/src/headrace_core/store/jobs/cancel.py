@@ -1,0 +1,73 @@
+"""cancelled and cancel requested, as a client asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import text
+
+from headrace_core.domain.errors import StateConflict
+from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.job import Job
+from headrace_core.domain.lifecycle import EventType, JobState, sources
+from headrace_core.store.jobs.read import get_job, lock_job
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.guards import EVENT_XID, source_guard
+from headrace_core.store.sql.rows import job_columns, to_job
+from headrace_core.store.sql.tables import in_list
+
+_WAITING = tuple(s for s in sources(EventType.CANCELLED) if s is not JobState.RUNNING)
+
+
+async def cancel_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
+    """Cancels a job that waits, or records the request when it runs.
+
+    Returns:
+        The job, BASIC. When it was cancelled or asked for before, it is returned as it is.
+
+    Raises:
+        JobNotFound: the tenant has no such job.
+        StateConflict: it ended otherwise.
+    """
+    await lock_job(conn, tenant=tenant, job_id=job_id)
+    row = (await conn.execute(_CANCEL, {"id": job_id})).one_or_none()
+    if row is not None:
+        return to_job(row)
+    job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
+    if job.state is JobState.CANCELLED or job.cancel_request_time is not None:
+        return job
+    raise StateConflict(
+        job_id, action="cancel", state=job.state, allowed=sources(EventType.CANCELLED)
+    )
+
+
+async def cancel_requests(conn: Connection, *, worker_id: WorkerId) -> Sequence[tuple[JobId, int]]:
+    """The running attempts of a worker whose cancellation was asked for: (job, attempt)."""
+    rows = await conn.execute(_REQUESTS, {"worker_id": worker_id})
+    return [(row.id, row.attempt) for row in rows]
+
+
+_CANCEL = text(f"""
+    WITH changed AS (
+        UPDATE jobs j
+        SET state = CASE WHEN j.state IN ({in_list(_WAITING)}) THEN 'cancelled' ELSE j.state END,
+            end_time = CASE WHEN j.state IN ({in_list(_WAITING)}) THEN clock_timestamp() END,
+            cancel_request_time = clock_timestamp(), seq = j.seq + 1, xid = {EVENT_XID},
+            update_time = clock_timestamp()
+        WHERE id = :id AND {source_guard(EventType.CANCELLED)} AND cancel_request_time IS NULL
+        RETURNING j.*
+    ),
+    event AS (
+        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time)
+        SELECT id, seq, xid, tenant,
+            CASE WHEN state = 'cancelled' THEN 'cancelled' ELSE 'cancel_requested' END,
+            state, attempt, update_time
+        FROM changed
+    )
+    SELECT {job_columns(full=False)} FROM changed
+""")
+
+_REQUESTS = text("""
+    SELECT id, attempt FROM jobs
+    WHERE worker_id = :worker_id AND state = 'running' AND cancel_request_time IS NOT NULL
+""")

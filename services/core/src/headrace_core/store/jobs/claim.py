@@ -1,0 +1,135 @@
+"""started: QUEUED → RUNNING, with a new attempt number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import text
+
+from headrace_core.domain.delivery import ClaimedJob, Delivery
+from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.retry import RetryOverrides
+from headrace_core.store.sql.connection import Connection, Row
+from headrace_core.store.sql.guards import EVENT_XID, LIVE_WORKER, keyed_guard
+from headrace_core.store.sql.rows import Fields, to_labels, to_overrides
+from headrace_core.store.sql.times import sound_interval, sound_times
+from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
+
+_NO_OVERRIDES = RetryOverrides()
+
+
+async def claim_jobs(
+    conn: Connection,
+    *,
+    worker_id: WorkerId,
+    deliveries: Sequence[Delivery],
+    most: int | None = None,
+) -> list[ClaimedJob]:
+    """Takes what was delivered, in the order of the deliveries.
+
+    A delivery whose job is gone, claimed, cancelled, expired or locked by somebody else is left
+    out, and so is one that stands there twice, and everything when the worker's lease has lapsed.
+
+    Args:
+        conn: where to write.
+        worker_id: whose they become.
+        deliveries: what to take.
+        most: how many at most, the first ones that can be had; None: all.
+    """
+    rows = await conn.execute(
+        _CLAIM,
+        {
+            "worker_id": worker_id,
+            "ids": [delivery.job_id for delivery in deliveries],
+            "attempts": [delivery.attempt for delivery in deliveries],
+            "most": most,
+        },
+    )
+    claimed = {Delivery(job_id=row["id"], attempt=row["attempt"]): _to_claimed(row) for row in rows}
+    return [claimed.pop(delivery) for delivery in deliveries if delivery in claimed]
+
+
+def _to_claimed(row: Row) -> ClaimedJob:
+    fields = Fields()
+    fields.unreadable += row["unsound"].split()
+    no_labels: dict[str, str] = {}
+    labels = fields.read("labels", to_labels, row["labels"], no_labels)
+    retry = fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES)
+    if fields.unreadable:
+        UNREADABLE_ROWS.note(f"job {row['id']}", fields.unreadable)
+    return ClaimedJob(
+        id=row["id"],
+        tenant=row["tenant"],
+        type=row["type"],
+        queue=row["queue"],
+        payload=row["payload"],
+        labels=labels,
+        attempt=row["attempt"],
+        retries_used=row["retries_used"],
+        worker_losses=row["worker_losses"],
+        interruptions=row["interruptions"],
+        retry=retry,
+        correlation_id=row["correlation_id"],
+        timeout=row["timeout"],
+        deadline=row["deadline"],
+        time_left=row["time_left"],
+        unreadable=fields.unreadable,
+    )
+
+
+async def held_attempts(conn: Connection, *, worker_id: WorkerId) -> Sequence[tuple[JobId, int]]:
+    """The attempts that a worker runs, as far as the database knows: (job, attempt)."""
+    rows = await conn.execute(_HELD, {"worker_id": worker_id})
+    return [(row.id, row.attempt) for row in rows]
+
+
+_HELD = text("SELECT id, attempt FROM jobs WHERE worker_id = :worker_id AND state = 'running'")
+
+# Each job is looked up and locked by its key, in the order given: `LATERAL … FOR UPDATE` leaves the
+# planner no other way, however little it knows of the sizes, and ends once it has enough.
+_CLAIM = text(f"""
+    WITH input AS MATERIALIZED (
+        -- An attempt that is over may stand beside the one that is to come.
+        SELECT id, attempt
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[])) WITH ORDINALITY
+            AS t (id, attempt, place)
+        GROUP BY id, attempt
+        ORDER BY min(place)
+    ),
+    free AS (
+        SELECT f.id, f.unsound
+        FROM (SELECT w.tenant FROM workers w WHERE w.id = :worker_id AND {LIVE_WORKER}) worker
+        CROSS JOIN input i CROSS JOIN LATERAL (
+            SELECT j.id,
+                -- Of the row as it was: an update makes such times sound (migration 0007).
+                concat_ws(' ',
+                    CASE WHEN NOT ({sound_times(["j.deadline"])}) THEN 'deadline' END,
+                    CASE WHEN NOT ({sound_interval("j.timeout")}) THEN 'timeout' END) AS unsound
+            FROM jobs j
+            WHERE j.id = i.id AND j.attempt = i.attempt - 1 AND {keyed_guard(EventType.STARTED)}
+                AND j.tenant = worker.tenant
+                AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
+            -- Whoever holds the row is claiming or cancelling it: nothing to wait for.
+            FOR UPDATE SKIP LOCKED
+        ) f
+        LIMIT CAST(:most AS bigint)
+    ),
+    claimed AS (
+        UPDATE jobs j
+        SET state = 'running', attempt = j.attempt + 1, seq = j.seq + 1, xid = {EVENT_XID},
+            worker_id = :worker_id, start_time = m.now, update_time = m.now, progress = NULL
+        -- One moment for both; nothing here waits for a lock, so that it is no earlier one.
+        FROM free, (SELECT clock_timestamp() AS now) m WHERE j.id = free.id
+        RETURNING j.*, free.unsound
+    ),
+    event AS (
+        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, worker_id)
+        SELECT id, seq, xid, tenant, 'started', state, attempt, update_time, worker_id
+        FROM claimed ORDER BY id
+    )
+    SELECT id, tenant, type, queue, payload::text AS payload, labels::text AS labels, attempt,
+        retries_used, worker_losses, interruptions, retry::text AS retry, correlation_id, timeout,
+        deadline, deadline - start_time AS time_left, unsound
+    FROM claimed
+""")

@@ -1,0 +1,182 @@
+"""succeeded, written by a handler in a transaction of its own: RUNNING → SUCCEEDED.
+
+The functions are those of migration 0006, in the schema of the tables.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any, Final
+
+from sqlalchemy import text
+
+from headrace_core.domain.errors import AttemptNotCurrent
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import JsonText
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.guards import keyed_guard
+
+# What the functions raise when the attempt does not run any more.
+NOT_CURRENT: Final = "JF001"
+
+_ARGUMENTS = "CAST({} AS uuid), CAST({} AS integer), CAST(CAST({} AS text) AS json)"
+
+
+@cache
+def _statement(*parameters: str) -> str:
+    """The statement with a driver's parameters.
+
+    The schema comes from the environment, which a handler's process shares with its worker.
+    """
+    return f"SELECT {Settings().database_schema}.complete({_ARGUMENTS.format(*parameters)})"
+
+
+# By number for asyncpg, by name for SQLAlchemy, and by format for all other DB-API 2.0 drivers.
+_NUMBERED = ("$1", "$2", "$3")
+_NAMED = (":job", ":attempt", ":result")
+_FORMATTED = ("%s", "%s", "%s")
+
+
+async def complete_attempt(
+    connection: Any, *, job_id: JobId, attempt: int, result: JsonText
+) -> None:
+    """Finishes a job in the open transaction of somebody else's connection.
+
+    Args:
+        connection: of asyncpg, SQLAlchemy's AsyncConnection or AsyncSession, or psycopg's
+            AsyncConnection, to the database that has the job.
+        job_id, attempt: which attempt.
+        result: of the job.
+
+    Raises:
+        AttemptNotCurrent: the attempt does not run any more.
+        TypeError: it is no such connection.
+        ValueError: it has no transaction open.
+        Exception: whatever the driver raises.
+    """
+    values = (str(job_id), attempt, result)
+    _check_transaction(connection)
+    try:
+        match _package(connection):
+            case "asyncpg":
+                await connection.execute(_statement(*_NUMBERED), *values)
+            case "sqlalchemy" if inspect.iscoroutinefunction(connection.execute):
+                await connection.execute(text(_statement(*_NAMED)), _named(*values))
+            case "psycopg" if inspect.iscoroutinefunction(connection.execute):
+                await connection.execute(_statement(*_FORMATTED), values)
+            case _:
+                raise TypeError(
+                    "complete_in takes a connection of asyncpg, SQLAlchemy's AsyncConnection or "
+                    f"AsyncSession, or psycopg's AsyncConnection, and no {_kind(connection)}"
+                )
+    except Exception as error:
+        _refuse(error, job_id, attempt)
+        raise
+
+
+def complete_attempt_sync(
+    connection: Any, *, job_id: JobId, attempt: int, result: JsonText
+) -> None:
+    """As `complete_attempt`, on a connection that blocks.
+
+    Args:
+        connection: SQLAlchemy's Connection or Session, or one of a driver of DB-API 2.0 (psycopg,
+            psycopg2, pg8000, Django's).
+        job_id, attempt, result: as there.
+
+    Raises:
+        AttemptNotCurrent, TypeError, ValueError, Exception: as there.
+    """
+    values = (str(job_id), attempt, result)
+    _check_transaction(connection)
+    package = _package(connection)
+    method = getattr(connection, "execute" if package == "sqlalchemy" else "cursor", None)
+    if method is None or package == "asyncpg" or _is_async(connection):
+        raise TypeError(
+            "complete_in of a plain def takes SQLAlchemy's Connection or Session, or a connection "
+            f"of a driver with cursors, and no {_kind(connection)}"
+        )
+    try:
+        if package == "sqlalchemy":
+            method(text(_statement(*_NAMED)), _named(*values))
+            return
+        cursor = method()
+        try:
+            cursor.execute(_statement(*_FORMATTED), values)
+        finally:
+            cursor.close()
+    except Exception as error:
+        _refuse(error, job_id, attempt)
+        raise
+
+
+async def was_completed(conn: Connection, *, job_id: JobId, attempt: int) -> bool:
+    """Whether an attempt has succeeded; only one ever does."""
+    return bool(await conn.execute(_COMPLETED, {"id": job_id, "attempt": attempt}))
+
+
+async def is_held_open(conn: Connection, *, job_id: JobId, attempt: int) -> bool:
+    """Whether an attempt runs and an open transaction has its row, as one has that completed it.
+
+    It waits for nobody.
+    """
+    return bool(await conn.execute(_HELD_OPEN, {"id": job_id, "attempt": attempt}))
+
+
+def _named(job_id: str, attempt: int, result: JsonText) -> dict[str, Any]:
+    return {"job": job_id, "attempt": attempt, "result": result}
+
+
+def _package(connection: Any) -> str:
+    """The package that a connection comes from, by its class or one above it."""
+    packages = [base.__module__.partition(".")[0] for base in type(connection).__mro__]
+    return next((name for name in packages if name in {"asyncpg", "sqlalchemy", "psycopg"}), "")
+
+
+def _is_async(connection: Any) -> bool:
+    return inspect.iscoroutinefunction(getattr(connection, "execute", None))
+
+
+def _kind(connection: Any) -> str:
+    return f"{type(connection).__module__}.{type(connection).__qualname__}"
+
+
+def _check_transaction(connection: Any) -> None:
+    """Raises when the connection commits each statement: effect and end would be two."""
+    is_in_transaction = getattr(connection, "is_in_transaction", None)
+    if is_in_transaction is not None:
+        alone = not is_in_transaction()
+    else:
+        # psycopg has a transaction in spite of autocommit, when it was asked for one.
+        status = getattr(getattr(connection, "info", None), "transaction_status", None)
+        idle = status is None or int(status) == 0
+        alone = getattr(connection, "autocommit", False) is True and idle
+    if alone:
+        raise ValueError("complete_in needs a connection with a transaction open")
+
+
+def _refuse(error: Exception, job_id: JobId, attempt: int) -> None:
+    """Raises AttemptNotCurrent when that is what the database said."""
+    # SQLAlchemy has the driver's error in `orig`; the drivers call its code by different names.
+    for one in (error, getattr(error, "orig", None)):
+        for name in ("sqlstate", "pgcode"):
+            if getattr(one, name, None) == NOT_CURRENT:
+                raise AttemptNotCurrent(job_id, attempt) from error
+        said = getattr(one, "args", None)
+        # pg8000's errors are what the server sent.
+        if said and isinstance(said[0], dict) and said[0].get("C") == NOT_CURRENT:
+            raise AttemptNotCurrent(job_id, attempt) from error
+
+
+_COMPLETED = text("""
+    SELECT 1 FROM jobs WHERE id = :id AND attempt = :attempt AND state = 'succeeded'
+""")
+
+_HELD_OPEN = text(f"""
+    SELECT 1 FROM jobs j
+    WHERE j.id = :id AND j.attempt = :attempt AND {keyed_guard(EventType.SUCCEEDED)}
+        AND NOT EXISTS (SELECT FROM jobs WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED)
+""")

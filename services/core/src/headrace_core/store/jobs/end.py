@@ -1,0 +1,153 @@
+"""How attempts end: succeeded, failed, or in any other way that their worker says.
+
+All of them leave RUNNING and are compared with the attempt and the worker, so one statement writes
+a mixed batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import text
+
+from headrace_core.domain.finish import Finish
+from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.guards import EVENT_XID, TERMINAL_LIST, keyed_guard
+from headrace_core.store.sql.rows import column, from_error
+from headrace_core.store.sql.tables import in_list
+
+
+async def finish_attempts(
+    conn: Connection,
+    *,
+    worker_id: WorkerId,
+    finishes: Sequence[Finish],
+    with_stack_traces: bool = True,
+) -> dict[JobId, EventType]:
+    """Ends attempts of one worker, with the stack traces of their errors if those are stored.
+
+    What would have a job run again cancels it when its cancellation was asked for.
+
+    Returns:
+        The event that was written for each job. A job that is missing was refused: its attempt is
+        no longer this worker's (it was cancelled, expired, or taken back by the sweep).
+    """
+    rows = await conn.execute(
+        _FINISH,
+        {
+            "worker_id": worker_id,
+            "ids": column(finishes, "job_id"),
+            "attempts": column(finishes, "attempt"),
+            "events": column(finishes, "event"),
+            "states": column(finishes, "state"),
+            "results": column(finishes, "result"),
+            "errors": [from_error(finish.error) for finish in finishes],
+            "stack_traces": [
+                finish.error.stack_trace if finish.error and with_stack_traces else None
+                for finish in finishes
+            ],
+            "backoffs": column(finishes, "backoff"),
+        },
+    )
+    return {row["id"]: _EVENTS[row["event"]] for row in rows}
+
+
+async def written_ends(
+    conn: Connection, *, finishes: Sequence[Finish]
+) -> dict[tuple[JobId, int], EventType]:
+    """Which of `finishes` are in the history, for a worker whose answers were lost.
+
+    Only of a worker that holds its lease can this be said: of all others the scheduler may have
+    written the same.
+
+    Returns:
+        The event of each attempt, job and number, whose end was written.
+    """
+    rows = await conn.execute(
+        _WRITTEN,
+        {
+            "ids": column(finishes, "job_id"),
+            "attempts": column(finishes, "attempt"),
+            "events": column(finishes, "event"),
+        },
+    )
+    return {(row["id"], row["attempt"]): _EVENTS[row["event"]] for row in rows}
+
+
+_EVENTS = {str(event): event for event in EventType}
+# After these a job runs again, or would if its crash budget were not spent.
+_RUNS_AGAIN = in_list([EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST])
+
+# Each job is looked up and locked by its key, as in `claim`.
+_FINISH = text(f"""
+    WITH input AS MATERIALIZED (
+        SELECT * FROM unnest(
+            CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:events AS text[]),
+            CAST(:states AS text[]), CAST(:results AS text[]), CAST(:errors AS text[]),
+            CAST(:stack_traces AS text[]), CAST(:backoffs AS interval[])
+        ) AS t (id, attempt, event, state, result, error, stack_trace, backoff)
+        ORDER BY id
+    ),
+    own AS (
+        SELECT l.id, i.result, i.error, i.stack_trace, i.backoff,
+            CASE WHEN l.dropped THEN '{EventType.CANCELLED}' ELSE i.event END AS event,
+            CASE WHEN l.dropped THEN '{JobState.CANCELLED}' ELSE i.state END AS state
+        FROM input i CROSS JOIN LATERAL (
+            SELECT j.id, j.cancel_request_time IS NOT NULL
+                AND i.event IN ({_RUNS_AGAIN}) AS dropped
+            FROM jobs j
+            WHERE j.id = i.id AND j.attempt = i.attempt AND j.worker_id = :worker_id
+                AND {keyed_guard(EventType.SUCCEEDED)}
+            FOR NO KEY UPDATE
+        ) l
+    ),
+    ended AS (
+        UPDATE jobs j
+        SET state = own.state, seq = j.seq + 1, xid = {EVENT_XID}, result = own.result::json,
+            error = CASE WHEN own.state = 'succeeded' THEN NULL
+                ELSE coalesce(own.error::json, j.error) END,
+            stack_trace = CASE WHEN own.error IS NOT NULL THEN nullif(own.stack_trace, '')
+                WHEN own.state <> 'succeeded' THEN j.stack_trace END,
+            retries_used = j.retries_used + (own.event = 'retry_scheduled')::integer,
+            worker_losses = j.worker_losses + (own.event = 'worker_lost')::integer,
+            interruptions = CASE own.event WHEN '{EventType.INTERRUPTED}' THEN j.interruptions + 1
+                WHEN '{EventType.WORKER_LOST}' THEN j.interruptions ELSE 0 END,
+            due_time = CASE WHEN own.event = 'retry_scheduled'
+                THEN clock_timestamp() + own.backoff ELSE j.due_time END,
+            queue_time = CASE WHEN own.state = 'queued'
+                THEN clock_timestamp() ELSE j.queue_time END,
+            end_time = CASE WHEN own.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END,
+            update_time = clock_timestamp()
+        FROM own WHERE j.id = own.id
+        RETURNING j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time, j.due_time,
+            own.event, own.error
+    ),
+    event AS (
+        INSERT INTO job_events (
+            job_id, seq, xid, tenant, type, state, attempt, time, error, due_time
+        )
+        SELECT id, seq, xid, tenant, event, state, attempt, update_time,
+            CASE WHEN event IN ('retry_scheduled', 'failed', 'worker_lost', 'expired')
+                THEN error::json END,
+            CASE WHEN event = 'retry_scheduled' THEN due_time END
+        FROM ended ORDER BY id
+    )
+    SELECT id, event FROM ended
+""")
+
+_WRITTEN = text(f"""
+    SELECT i.id, i.attempt, e.type AS event
+    FROM unnest(
+        CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:events AS text[])
+    ) AS i (id, attempt, event)
+    CROSS JOIN LATERAL (
+        SELECT e.type FROM job_events e
+        WHERE e.job_id = i.id AND e.attempt = i.attempt AND (
+            e.type = i.event
+            OR e.type = '{EventType.CANCELLED}' AND i.event IN ({_RUNS_AGAIN})
+        )
+        ORDER BY e.seq DESC LIMIT 1
+    ) e
+""")

@@ -1,0 +1,162 @@
+"""New jobs, as the two ways to submit them have them in common: what goes in and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from asyncpg.pgproto import pgproto
+
+from headrace_core.domain.ids import BatchId, JobId, uuid7_bytes
+from headrace_core.domain.job import PRIORITY_POINT, Job, JobSpec
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.store.sql.connection import Row
+from headrace_core.store.sql.rows import from_overrides
+
+# The rank of a job that is due at `due` (see tables.jobs.rank).
+RANK = (
+    "(extract(epoch FROM {due}) * 1000 - "
+    f"{{priority}} * {PRIORITY_POINT.total_seconds() * 1000:.0f})"
+)
+
+
+def new_ids(count: int) -> list[JobId]:
+    """Ids for jobs, growing. They are UUIDs of asyncpg's own kind, which it sends as they are."""
+    return [JobId(pgproto.UUID(raw)) for raw in uuid7_bytes(count)]
+
+
+class Start(NamedTuple):
+    """What the database decides of a new job."""
+
+    state: JobState
+    create_time: datetime
+    due_time: datetime
+    queue_time: datetime | None
+
+
+def to_start(row: Row) -> Start:
+    """A row with the columns of a start."""
+    return Start(JobState(row["state"]), row["create_time"], row["due_time"], row["queue_time"])
+
+
+def created_job(
+    job_id: JobId,
+    spec: JobSpec,
+    start: Start,
+    *,
+    tenant: str,
+    request_id: str | None = None,
+    batch_id: BatchId | None = None,
+    correlation_id: str | None = None,
+) -> Job:
+    """The job as it was inserted, put together here to spare a second reading."""
+    return Job(
+        id=job_id,
+        tenant=tenant,
+        type=spec.type,
+        queue=spec.queue,
+        payload=None,
+        priority=spec.priority,
+        labels=spec.labels,
+        timeout=spec.timeout,
+        deadline=(
+            spec.deadline
+            if spec.deadline_after is None
+            else start.create_time + spec.deadline_after
+        ),
+        retry=spec.retry,
+        request_id=request_id,
+        batch_id=batch_id,
+        state=start.state,
+        attempt=0,
+        retries_used=0,
+        seq=1,
+        progress=None,
+        result=None,
+        error=None,
+        worker_id=None,
+        create_time=start.create_time,
+        due_time=start.due_time,
+        queue_time=start.queue_time,
+        start_time=None,
+        cancel_request_time=None,
+        end_time=None,
+        update_time=start.create_time,
+        correlation_id=correlation_id,
+    )
+
+
+def spec_arrays(specs: Iterable[JobSpec]) -> dict[str, Sequence[Any]]:
+    """What specs say, but for their payloads, as an array for each column."""
+    known: dict[int, tuple[Any, ...]] = {}
+    rows = []
+    for spec in specs:
+        row = known.get(id(spec))
+        if row is None:
+            row = known[id(spec)] = spec_values(spec)
+        rows.append(row)
+    columns = zip(*rows, strict=True)
+    # unnest() makes NULLs of what a shorter array lacks; most columns have nothing else.
+    return {
+        name: () if column.count(None) == len(column) else column
+        for name, column in zip(SPEC, columns, strict=True)
+    }
+
+
+def spec_values(spec: JobSpec) -> tuple[Any, ...]:
+    """What a spec says, but for its payload, in the order of `SPEC`."""
+    return (
+        spec.type,
+        spec.queue,
+        spec.priority,
+        msgspec.json.encode(spec.labels).decode() if spec.labels else "{}",
+        spec.schedule_time,
+        spec.timeout,
+        spec.deadline,
+        spec.deadline_after,
+        from_overrides(spec.retry),
+    )
+
+
+# The columns of a spec but for its payload, with their types.
+SPEC: Final = {
+    "type": "text",
+    "queue": "text",
+    "priority": "smallint",
+    "labels": "text",
+    "schedule_time": "timestamptz",
+    "timeout": "interval",
+    "deadline": "timestamptz",
+    "deadline_after": "interval",
+    "retry": "text",
+}
+
+
+def unnested(columns: Mapping[str, str]) -> str:
+    """Rows from arrays: `unnest(…) AS t (…)`, with a parameter of each column's name."""
+    values = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in columns.items())
+    return f"unnest({values}) AS t ({', '.join(columns)})"
+
+
+# The columns that each job has to itself.
+JOB: Final = {"id": "uuid", "payload": "text"}
+
+# What follows from `schedule_time` and `now`, and from these in turn.
+STATE = "CASE WHEN later THEN 'scheduled' ELSE 'queued' END"
+DUE = """
+    greatest(schedule_time, now) AS due,
+    schedule_time IS NOT NULL AND schedule_time > now AS later
+"""
+# What the two ways insert alike into `jobs`, and into which columns.
+AS_GIVEN = f"""
+    id, type, queue, payload::json, priority, labels::jsonb, timeout,
+    coalesce(deadline, now + deadline_after), retry::jsonb,
+    {STATE}, {RANK.format(due="due", priority="priority")}, now, due,
+    CASE WHEN later THEN NULL ELSE now END, now
+"""
+GIVEN = """
+    id, type, queue, payload, priority, labels, timeout, deadline, retry,
+    state, rank, create_time, due_time, queue_time, update_time
+"""

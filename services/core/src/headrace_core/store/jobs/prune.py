@@ -1,0 +1,239 @@
+"""Retention: jobs that ended long ago go, with all their events, and the log begins behind them.
+
+A prune deletes and moves the start of the log in one transaction. So whoever reads a page of the
+log and then its start knows whether the page was whole: what was pruned before the page was read
+has moved the start already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import text
+
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.store.leadership import CURRENT_TERM, of_term
+from headrace_core.store.sql.connection import Connection
+
+# About how many events one transaction removes, twice as many at most.
+MAX_EVENTS = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What one transaction removed.
+
+    Attributes:
+        jobs: how many jobs, and `events`: how many of their events.
+        end_time: when the last of them had ended; None when there was none.
+        unread: for each subscription that had not acknowledged all of them, how many.
+    """
+
+    jobs: int
+    events: int
+    end_time: datetime | None
+    unread: Mapping[str, int]
+
+
+async def list_tenants(conn: Connection) -> Sequence[str]:
+    """The tenants that have jobs."""
+    return await conn.scalars(_TENANTS)
+
+
+async def prune_jobs(
+    conn: Connection,
+    *,
+    term: int,
+    tenant: str,
+    state: JobState,
+    older_than: timedelta,
+    held_for: timedelta,
+    limit: int,
+    since: datetime | None = None,
+    max_events: int = MAX_EVENTS,
+) -> Pruned:
+    """Removes jobs that have ended in a state, the longest ended first, with their events.
+
+    Each state is pruned by itself, so that no look goes through jobs of another one that are kept
+    for longer.
+
+    A job stays while a subscription of its tenant has not acknowledged all of its events, whether
+    they match its filter or not. It also stays while some transaction is open that began before it
+    ended: its events have not settled then, and streams are yet to show them. One that somebody
+    holds by a lock is left for another time.
+
+    Args:
+        conn: its transaction must do nothing else.
+        term: the scheduler's.
+        tenant: whose jobs.
+        state: a terminal one.
+        older_than: how long ago a job must have ended.
+        held_for: how long ago it must have ended to go although a subscription has not
+            acknowledged it.
+        limit: at how many jobs it looks.
+        since: looks at nothing that ended earlier. The pages of one run so pass over what the
+            pages before have left dead in the index.
+        max_events: about how many events it removes. Those that a single job has beyond that are
+            left to `remove_leftovers`, and nobody finds them any more.
+
+    Raises:
+        StaleTerm: the scheduler's term is over.
+    """
+    row = of_term(
+        term,
+        await conn.execute(
+            _PRUNE,
+            {
+                "term": term,
+                "tenant": tenant,
+                "state": state,
+                "older_than": older_than,
+                "held_for": held_for,
+                "limit": limit,
+                "since": since,
+                "max_events": max_events,
+            },
+        ),
+    ).one()
+    if row.batches:
+        # A statement of its own: it sees what the one before has deleted, and so has every prune
+        # that waited for the row of the start.
+        of_term(term, await conn.execute(_EMPTY_BATCHES, {"term": term, "ids": row.batches}))
+    return Pruned(
+        jobs=row.jobs,
+        events=row.events,
+        end_time=row.end_time,
+        unread=dict(zip(row.subscriptions or (), row.unread or (), strict=True)),
+    )
+
+
+async def remove_leftovers(conn: Connection, *, term: int, max_events: int = MAX_EVENTS) -> int:
+    """Removes up to `max_events` events of a job that had too many for one transaction.
+
+    Returns:
+        How many there were; 0 when nothing is left over.
+
+    Raises:
+        StaleTerm: the scheduler's term is over.
+    """
+    rows = await conn.execute(_LEFTOVERS, {"term": term, "max_events": max_events})
+    removed: int = of_term(term, rows)[0][0]
+    return removed
+
+
+# From tenant to tenant of the index, each found at its newest job: the oldest ones, at the other
+# end, may be dead.
+_TENANTS = text("""
+    WITH RECURSIVE found AS (
+        (SELECT tenant FROM jobs ORDER BY tenant DESC, id DESC LIMIT 1)
+        UNION ALL
+        SELECT n.* FROM found f CROSS JOIN LATERAL (
+            SELECT j.tenant FROM jobs j WHERE j.tenant < f.tenant
+            ORDER BY j.tenant DESC, j.id DESC LIMIT 1
+        ) n
+    )
+    SELECT tenant FROM found
+""")
+
+# It waits for nobody but another prune of the tenant, at the row of the start; nobody else locks
+# that row. What was deleted is what the snapshot shows: `seq` grows with each event of a job, so a
+# job whose row is still as the snapshot has it has no further ones. And as the places of a job's
+# events stand in the order of their numbers, that of its newest is the greatest.
+_PRUNE = text(f"""
+    WITH {CURRENT_TERM},
+    ended AS MATERIALIZED (
+        SELECT j.id, j.seq, j.xid, j.end_time FROM jobs j
+        WHERE EXISTS (SELECT FROM current_term)
+            AND j.tenant = :tenant AND j.state = :state
+            AND j.end_time >= coalesce(CAST(:since AS timestamptz), '-infinity')
+            AND j.end_time <= statement_timestamp() - CAST(:older_than AS interval)
+        ORDER BY j.end_time, j.id LIMIT :limit
+    ),
+    behind AS MATERIALIZED (
+        SELECT name, xid, position FROM subscriptions
+        WHERE tenant = :tenant ORDER BY xid, position LIMIT 1
+    ),
+    free AS MATERIALIZED (
+        SELECT e.id, e.seq, e.xid, n.position, e.end_time,
+            sum(e.seq) OVER (ORDER BY e.end_time, e.id) - e.seq AS events_before
+        FROM ended e
+        JOIN job_events n ON n.job_id = e.id AND n.seq = e.seq
+        LEFT JOIN behind ON true
+        WHERE e.xid < pg_snapshot_xmin(pg_current_snapshot())
+            AND (
+                behind.xid IS NULL OR (behind.xid, behind.position) >= (e.xid, n.position)
+                OR e.end_time <= statement_timestamp() - CAST(:held_for AS interval)
+            )
+    ),
+    chosen AS MATERIALIZED (
+        SELECT j.id, j.batch_id, f.seq, f.xid, f.position, f.end_time
+        FROM free f JOIN jobs j ON j.id = f.id
+        WHERE f.events_before < :max_events AND j.seq = f.seq
+        -- Whoever holds the row puts the job back, and it stays.
+        FOR UPDATE OF j SKIP LOCKED
+    ),
+    gone_jobs AS (
+        DELETE FROM jobs j USING chosen c WHERE j.id = c.id
+    ),
+    gone_events AS (
+        DELETE FROM job_events e USING chosen c WHERE e.job_id = c.id AND e.seq <= :max_events
+    ),
+    leftover AS (
+        INSERT INTO pruned_jobs (id, removed, seq)
+        SELECT id, :max_events, seq FROM chosen WHERE seq > :max_events
+    ),
+    moved AS (
+        INSERT INTO event_log AS l (tenant, start_xid, start_position)
+        SELECT :tenant, xid, position FROM chosen ORDER BY xid DESC, position DESC LIMIT 1
+        ON CONFLICT (tenant) DO UPDATE
+        SET start_xid = excluded.start_xid, start_position = excluded.start_position
+        WHERE (l.start_xid, l.start_position) < (excluded.start_xid, excluded.start_position)
+    ),
+    unread AS MATERIALIZED (
+        SELECT s.name, count(*) AS jobs FROM chosen c
+        JOIN subscriptions s ON s.tenant = :tenant AND (s.xid, s.position) < (c.xid, c.position)
+        GROUP BY s.name
+    )
+    SELECT r.* FROM current_term CROSS JOIN (
+        SELECT count(*) AS jobs, coalesce(sum(least(seq, :max_events)), 0)::bigint AS events,
+            max(end_time) AS end_time,
+            array_agg(DISTINCT batch_id) FILTER (WHERE batch_id IS NOT NULL) AS batches,
+            (SELECT array_agg(name ORDER BY name) FROM unread) AS subscriptions,
+            (SELECT array_agg(jobs ORDER BY name) FROM unread) AS unread
+        FROM chosen
+    ) r
+""")
+
+_EMPTY_BATCHES = text(f"""
+    WITH {CURRENT_TERM},
+    gone AS (
+        DELETE FROM batches b
+        WHERE EXISTS (SELECT FROM current_term) AND b.id = ANY (CAST(:ids AS uuid[]))
+            AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.batch_id = b.id)
+    )
+    SELECT term FROM current_term
+""")
+
+_LEFTOVERS = text(f"""
+    WITH {CURRENT_TERM},
+    job AS MATERIALIZED (
+        SELECT id, removed, seq FROM pruned_jobs WHERE EXISTS (SELECT FROM current_term)
+        ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+    ),
+    gone AS (
+        DELETE FROM job_events e USING job
+        WHERE e.job_id = job.id AND e.seq > job.removed AND e.seq <= job.removed + :max_events
+    ),
+    further AS (
+        UPDATE pruned_jobs p SET removed = p.removed + :max_events FROM job
+        WHERE p.id = job.id AND job.removed + :max_events < job.seq
+    ),
+    done AS (
+        DELETE FROM pruned_jobs p USING job
+        WHERE p.id = job.id AND job.removed + :max_events >= job.seq
+    )
+    SELECT coalesce((SELECT least(seq - removed, :max_events) FROM job), 0)::bigint
+    FROM current_term
+""")

@@ -1,0 +1,113 @@
+"""Jobs as they are now."""
+
+from __future__ import annotations
+
+import operator
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, literal_column, not_, or_, select, text
+
+from headrace_core.domain.errors import JobNotFound
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import Job
+from headrace_core.domain.query import Comparison, Query
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.rows import job_columns, to_job
+from headrace_core.store.sql.tables import jobs
+
+_OPERATORS = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+async def get_job(conn: Connection, *, tenant: str, job_id: JobId, full: bool) -> Job:
+    """A job.
+
+    Raises:
+        JobNotFound: the tenant has no such job.
+    """
+    statement = _GET_FULL if full else _GET_BASIC
+    row = (await conn.execute(statement, {"tenant": tenant, "id": job_id})).one_or_none()
+    if row is None:
+        raise JobNotFound(job_id)
+    return to_job(row)
+
+
+async def lock_job(conn: Connection, *, tenant: str, job_id: JobId) -> None:
+    """Keeps everybody else from changing a job until the transaction ends.
+
+    The next statement sees the job as it is by then, and so does a refusal. (A single statement
+    would look at the job as it was before it waited for the lock.)
+
+    Raises:
+        JobNotFound: the tenant has no such job.
+    """
+    locked = await conn.execute(_LOCK, {"tenant": tenant, "id": job_id})
+    if locked.one_or_none() is None:
+        raise JobNotFound(job_id)
+
+
+async def list_jobs(
+    conn: Connection,
+    *,
+    tenant: str,
+    query: Query,
+    limit: int,
+    before: JobId | None,
+    full: bool,
+) -> list[Job]:
+    """Up to `limit` jobs that match, the newest first, older than `before`."""
+    # Which index helps depends on what is asked for.
+    await conn.execute(_PLAN_EACH_TIME)
+    statement: Select[Any] = (
+        select(literal_column(job_columns(full=full)))
+        .select_from(jobs)
+        .where(jobs.c.tenant == tenant, *(_clause(clause) for clause in query))
+        .order_by(jobs.c.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        statement = statement.where(jobs.c.id < before)
+    return [to_job(row) for row in (await conn.execute(statement))]
+
+
+def _clause(comparisons: tuple[Comparison, ...]) -> ColumnElement[bool]:
+    return or_(*(_comparison(comparison) for comparison in comparisons))
+
+
+def _comparison(comparison: Comparison) -> ColumnElement[bool]:
+    value: Any = comparison.value
+    if comparison.field == "labels":
+        if comparison.operator == ":":
+            exists: ColumnElement[bool] = jobs.c.labels.has_key(comparison.key)
+            return exists
+        has: ColumnElement[bool] = and_(
+            # Repeats the index's own condition, so that the planner may use it.
+            jobs.c.labels != text("'{}'::jsonb"),
+            jobs.c.labels.contains({comparison.key: value}),
+        )
+        return has if comparison.operator == "=" else not_(has)
+    column = jobs.c["due_time" if comparison.field == "schedule_time" else comparison.field]
+    compared: ColumnElement[bool] = _OPERATORS[comparison.operator](column, value)
+    if comparison.operator == "!=" and column.nullable:
+        return or_(compared, column.is_(None))
+    return compared
+
+
+async def database_time(conn: Connection) -> datetime:
+    """The time by the only clock that decides."""
+    now: datetime = await conn.scalar(select(func.clock_timestamp()))
+    return now
+
+
+_PLAN_EACH_TIME = text("SET LOCAL plan_cache_mode = force_custom_plan")
+_GET = "SELECT {columns} FROM jobs WHERE tenant = :tenant AND id = :id"
+_GET_FULL = text(_GET.format(columns=job_columns(full=True)))
+_GET_BASIC = text(_GET.format(columns=job_columns(full=False)))
+_LOCK = text("SELECT id FROM jobs WHERE tenant = :tenant AND id = :id FOR NO KEY UPDATE")

@@ -1,0 +1,186 @@
+"""submitted: – → QUEUED or SCHEDULED."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from headrace_core.domain.errors import RequestIdConflict
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import Job, JobSpec
+from headrace_core.store.jobs.new_jobs import (
+    AS_GIVEN,
+    DUE,
+    GIVEN,
+    JOB,
+    SPEC,
+    Start,
+    created_job,
+    spec_arrays,
+    to_start,
+    unnested,
+)
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.rows import job_columns, to_job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job to persist.
+
+    `spec.queue` is decided; `fingerprint` was taken of `said` before that, since it must not depend
+    on which workers are alive. Both are needed with a `request_id` alone. `correlation_id` is the
+    x-request-id of the call; it is not part of the content.
+    """
+
+    id: JobId
+    tenant: str
+    spec: JobSpec
+    request_id: str | None = None
+    fingerprint: bytes | None = None
+    correlation_id: str | None = None
+    said: JobSpec | None = None
+
+    def has(self, fingerprint: bytes) -> bool:
+        """Whether a stored fingerprint names the content of this job.
+
+        Older versions took it of the payload's text, and of no canonical form.
+        """
+        return fingerprint == self.fingerprint or (
+            self.said is not None and fingerprint == self.said.fingerprint()
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A job that is in the database, in the BASIC view; `created` by this call or by an earlier."""
+
+    job: Job
+    created: bool
+
+
+async def submit_jobs(
+    conn: Connection, jobs: Sequence[NewJob]
+) -> list[Submitted | RequestIdConflict]:
+    """Persists jobs with their first events, in one statement.
+
+    Returns:
+        One result per job, in the order given: the job (an earlier one, when its request_id was
+        used for the same content), or the conflict.
+    """
+    created: dict[JobId, Start] = {}
+    earlier: dict[tuple[str, str], tuple[Job, bytes]] = {}
+    new = jobs
+    while new:
+        created |= await _insert(conn, new)
+        missing = [job for job in jobs if job.id not in created]
+        earlier = await _by_request_id(conn, missing) if missing else {}
+        # A job that was in the way may have been pruned between the two statements.
+        new = [job for job in missing if (job.tenant, job.request_id) not in earlier]
+    results: list[Submitted | RequestIdConflict] = []
+    for job in jobs:
+        start = created.get(job.id)
+        if start is not None:
+            made = created_job(
+                job.id,
+                job.spec,
+                start,
+                tenant=job.tenant,
+                request_id=job.request_id,
+                correlation_id=job.correlation_id,
+            )
+            results.append(Submitted(job=made, created=True))
+            continue
+        assert job.request_id is not None
+        results.append(_compare(job, *earlier[job.tenant, job.request_id]))
+    return results
+
+
+async def find_submitted(conn: Connection, job: NewJob) -> Submitted | RequestIdConflict | None:
+    """The job that has the request_id of `job`, or the conflict with it; None without either."""
+    found = await _by_request_id(conn, [job])
+    return next((_compare(job, *earlier) for earlier in found.values()), None)
+
+
+def _compare(job: NewJob, other: Job, fingerprint: bytes) -> Submitted | RequestIdConflict:
+    if job.has(fingerprint):
+        return Submitted(job=other, created=False)
+    assert job.request_id is not None
+    return RequestIdConflict(job.request_id, kind="job", existing_id=str(other.id))
+
+
+async def _insert(conn: Connection, jobs: Sequence[NewJob]) -> dict[JobId, Start]:
+    rows = await conn.execute(
+        _INSERT,
+        {
+            "id": [job.id for job in jobs],
+            "payload": [job.spec.payload for job in jobs],
+            **spec_arrays(job.spec for job in jobs),
+            "tenant": [job.tenant for job in jobs],
+            "request_id": [job.request_id for job in jobs],
+            "fingerprint": [job.fingerprint for job in jobs],
+            "correlation_id": [job.correlation_id for job in jobs],
+        },
+    )
+    return {job_id: start for row in rows for start in [to_start(row)] for job_id in row["ids"]}
+
+
+async def _by_request_id(
+    conn: Connection, jobs: Sequence[NewJob]
+) -> dict[tuple[str, str], tuple[Job, bytes]]:
+    """The jobs that hold the keys of `jobs`, with their fingerprints."""
+    rows = await conn.execute(
+        _BY_REQUEST_ID,
+        {
+            "tenants": [job.tenant for job in jobs],
+            "request_ids": [job.request_id for job in jobs],
+        },
+    )
+    return {
+        (row["tenant"], row["request_id"]): (to_job(row), bytes(row["fingerprint"])) for row in rows
+    }
+
+
+_KEYS = {
+    "tenant": "text",
+    "request_id": "text",
+    "fingerprint": "bytea",
+    "correlation_id": "text",
+}
+
+_INSERT = text(f"""
+    WITH moment AS (SELECT clock_timestamp() AS now),
+    input AS (
+        SELECT *, {DUE}
+        FROM moment, {unnested(JOB | SPEC | _KEYS)}
+    ),
+    created AS (
+        INSERT INTO jobs (tenant, request_id, fingerprint, correlation_id, {GIVEN})
+        SELECT tenant, request_id, fingerprint, correlation_id, {AS_GIVEN}
+        FROM input
+        -- One order for everybody, so that two calls with the same keys never lock crosswise.
+        ORDER BY tenant, request_id
+        ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING
+        RETURNING id, xid, tenant, state, create_time, due_time, queue_time
+    ),
+    event AS (
+        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, due_time)
+        SELECT id, 1, xid, tenant, 'submitted', state, 0, create_time,
+            CASE WHEN state = 'scheduled' THEN due_time END
+        FROM created
+        ORDER BY id
+    )
+    SELECT state, create_time, due_time, queue_time, array_agg(id) AS ids
+    FROM created
+    GROUP BY state, create_time, due_time, queue_time
+""")
+
+
+_BY_REQUEST_ID = text(f"""
+    SELECT {job_columns(full=False, table="j")}, j.fingerprint
+    FROM jobs j
+    JOIN unnest(CAST(:tenants AS text[]), CAST(:request_ids AS text[])) AS k (tenant, request_id)
+        ON j.tenant = k.tenant AND j.request_id = k.request_id
+""")

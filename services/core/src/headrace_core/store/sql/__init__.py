@@ -1,0 +1,1 @@
+"""Connections, statements and the mapping of rows."""

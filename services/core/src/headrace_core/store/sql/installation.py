@@ -1,0 +1,27 @@
+"""What names this database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+
+from headrace_core.store.sql.connection import Connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """The database's id, and the secret (32 bytes) that signs page tokens and cursors."""
+
+    id: UUID
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"Installation(id={self.id})"
+
+
+async def read_installation(conn: Connection) -> Installation:
+    """Reads the one row that there is."""
+    row = (await conn.execute(text("SELECT id, secret FROM installation"))).one()
+    return Installation(id=row.id, secret=bytes(row.secret))

@@ -1,0 +1,87 @@
+"""Checks for health that the database takes writes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from math import inf
+from typing import Final
+
+from asyncpg import PostgresError
+from sqlalchemy import text
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.store.sql.database import Database, server_error
+
+# How often the disk is checked for room, in seconds.
+_ROOM_S: Final = 10.0
+
+
+async def check_writes(database: Database) -> None:
+    """Check that a job and an event could be inserted, and that a commit reaches the disk.
+
+    Raises:
+        Unavailable: the database is read-only, a table stays locked, or a commit fails.
+    """
+    async with database.statement() as connection:
+        await connection.execute(_WRITE)
+
+
+async def write_fault(database: Database, *, within: float) -> str | None:
+    """Return why no job can be stored; None when one could be.
+
+    Args:
+        database: which one.
+        within: seconds that the check may take.
+    """
+    try:
+        async with asyncio.timeout(within):
+            await check_writes(database)
+    except TimeoutError:
+        return f"no answer within {within:g} s"
+    except (Unavailable, PostgresError) as error:
+        answer = server_error(error)
+        return type(error.__cause__).__name__ if answer is None else answer.message
+    return None
+
+
+class WriteProbe:
+    """The check of a service's health.
+
+    Args:
+        database: the service's.
+        room: whether it also checks, now and then, that the disk has room.
+    """
+
+    def __init__(self, database: Database, *, room: bool = False) -> None:
+        self._database = database
+        self._room_at = 0.0 if room else inf
+
+    async def run(self) -> None:
+        """Check as `check_writes`.
+
+        Raises:
+            Unavailable: nothing can be stored.
+        """
+        await check_writes(self._database)
+        if time.monotonic() >= self._room_at:
+            async with self._database.transaction() as connection:
+                await connection.execute(_LITTLE_MEMORY)
+                await connection.execute(_SPILL)
+            self._room_at = time.monotonic() + _ROOM_S
+
+
+# The probe takes the locks and needs the privileges of a submit, and inserts nothing. The message
+# is 50 bytes of WAL; its commit waits for the disk, and for synchronous standbys.
+_WRITE = text("""
+    WITH job AS (INSERT INTO jobs SELECT * FROM jobs WHERE false),
+        event AS (
+            INSERT INTO job_events OVERRIDING SYSTEM VALUE SELECT * FROM job_events WHERE false
+        )
+    SELECT pg_logical_emit_message(true, 'headrace', '')
+""")
+
+# An insert may find room in a page that the table already has; a temporary file (300 KB, gone at
+# once) never does.
+_LITTLE_MEMORY = text("SET LOCAL work_mem = '64kB'")
+_SPILL = text("SELECT count(*) FROM generate_series(1, 20000)")

@@ -1,0 +1,389 @@
+"""Rows to domain objects, and the few values that need a form of their own in the database."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+
+from headrace_core.domain.job import (
+    MAX_PROGRESS_MESSAGE_BYTES,
+    Job,
+    JobError,
+    JobEvent,
+    JsonText,
+    Progress,
+    valid_text,
+)
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.retry import RetryOverrides, RetryPolicy, said
+from headrace_core.domain.times import MAX_DURATION, UNREADABLE_TIME
+from headrace_core.store.sql.connection import Row
+from headrace_core.store.sql.times import readable, readable_interval
+from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
+
+_T = TypeVar("_T")
+_Interval = TypeVar("_Interval", timedelta, timedelta | None)
+
+_DOCUMENTS = ("labels", "retry", "error")
+_JOB_TIMES = ("create_time", "due_time", "update_time")
+_OPTIONAL_JOB_TIMES = ("deadline", "queue_time", "start_time", "cancel_request_time", "end_time")
+_PLAIN = (
+    *("id", "tenant", "type", "queue", "priority", "request_id", "batch_id", "state", "attempt"),
+    *("retries_used", "seq", "worker_id", "correlation_id"),
+)
+
+# The largest progress that is read, in bytes. What a worker may write is at most two thirds of it;
+# an older version let any size pass.
+MAX_PROGRESS_BYTES = 65_536
+
+
+def _progress_column(table: str = "") -> str:
+    """Progress as text. One that is too large comes without its counters, and with less text.
+
+    The size of the column is known without reading it. It may be compressed, so `to_progress`
+    checks again.
+    """
+    column = f"{table}progress"
+    return f"""CASE WHEN pg_column_size({column}) > {MAX_PROGRESS_BYTES}
+        THEN json_build_object(
+            'fraction', {column}->'fraction', 'message', left({column}->>'message', 1000),
+            'counters', json_build_object()
+        )::text ELSE {column}::text END AS progress"""
+
+
+def job_columns(*, full: bool, table: str = "") -> str:
+    """The select list that `to_job` reads."""
+    of = f"{table}." if table else ""
+    columns = [f"{of}{name}" for name in _PLAIN]
+    columns += [f"{of}{name}::text AS {name}" for name in _DOCUMENTS]
+    columns += [f"{readable(of + name)} AS {name}" for name in (*_JOB_TIMES, *_OPTIONAL_JOB_TIMES)]
+    columns.append(_progress_column(of))
+    columns.append(f"{readable_interval(f'{of}timeout')} AS timeout")
+    if full:
+        columns += [f"{of}payload::text AS payload", f"{of}result::text AS result"]
+        columns.append(f"{of}stack_trace")
+    else:
+        columns += ["NULL AS payload", "NULL AS result", "NULL AS stack_trace"]
+    return ", ".join(columns)
+
+
+_EVENT = (
+    *("e.job_id", "e.seq", "e.type", "e.state", "e.attempt", f"{readable('e.time')} AS time"),
+    *("j.type AS job_type", "j.queue", "j.labels::text AS labels", "j.batch_id", "e.tenant"),
+    *("e.error::text AS error", _progress_column("e."), "e.output::text AS output"),
+    *(f"{readable('e.due_time')} AS due_time", "e.worker_id", "e.xid", "e.position"),
+)
+EVENT_COLUMNS = ", ".join(_EVENT)
+_EVENT_WIDTH = len(_EVENT)
+# The same columns of a row that is no event.
+NO_EVENT = ", ".join(f"NULL AS {re.split('[. ]', column)[-1]}" for column in _EVENT)
+
+
+def to_job(row: Row) -> Job:
+    """A row with `job_columns`. Its unreadable fields are left out, counted and logged."""
+    job = decode_job(row)
+    if job.unreadable:
+        UNREADABLE_ROWS.note(f"job {job.id}", job.unreadable)
+    return job
+
+
+def decode_job(row: Row) -> Job:
+    """As `to_job`, without counting it."""
+    fields = Fields()
+    stack_trace = row["stack_trace"]
+    return Job(
+        id=row["id"],
+        tenant=row["tenant"],
+        type=row["type"],
+        queue=row["queue"],
+        payload=row["payload"],
+        priority=row["priority"],
+        labels=fields.read("labels", to_labels, row["labels"], _EMPTY),
+        timeout=fields.read("timeout", to_interval, row["timeout"], None),
+        retry=fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES),
+        request_id=row["request_id"],
+        batch_id=row["batch_id"],
+        state=JobState(row["state"]),
+        attempt=row["attempt"],
+        retries_used=row["retries_used"],
+        seq=row["seq"],
+        progress=fields.read("progress", to_progress, row["progress"], None),
+        result=row["result"],
+        error=fields.read("error", lambda error: to_error(error, stack_trace), row["error"], None),
+        worker_id=row["worker_id"],
+        correlation_id=row["correlation_id"],
+        **{name: fields.read(name, to_time, row[name], UNREADABLE_TIME) for name in _JOB_TIMES},
+        **{name: fields.read(name, to_time, row[name], None) for name in _OPTIONAL_JOB_TIMES},
+        unreadable=tuple(fields.unreadable),
+    )
+
+
+class Fields:
+    """Reads the fields of one row, and remembers those that cannot be read."""
+
+    __slots__ = ("unreadable",)
+
+    def __init__(self) -> None:
+        self.unreadable: list[str] = []
+
+    def read(self, name: str, decode: Callable[[Any], _T], value: Any, default: _T) -> _T:
+        """Decodes a value; returns the default when that fails."""
+        try:
+            return decode(value)
+        except UNREADABLE:
+            self.unreadable.append(name)
+            return default
+
+
+# The errors that decoding a stored value may raise.
+UNREADABLE: Final = (
+    msgspec.MsgspecError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
+
+
+def to_time(time: datetime | None) -> Any:
+    """A time that `readable` selected.
+
+    Raises:
+        ValueError: the stored time cannot be read.
+    """
+    if time is not None and time.tzinfo is None:
+        # The driver's form of an infinite time.
+        raise ValueError
+    return time
+
+
+def to_interval(interval: _Interval) -> _Interval:
+    """A stored interval, as `readable_interval` has read it.
+
+    Raises:
+        ValueError: the stored interval cannot be read.
+    """
+    if interval is not None and interval < timedelta():
+        # `readable_interval` replaces an unreadable interval by this value.
+        raise ValueError
+    return interval
+
+
+def to_event(row: Row) -> JobEvent:
+    """A row that begins with EVENT_COLUMNS. Its unreadable fields are left out.
+
+    The event itself is never left out: a stream without it would have a gap.
+    """
+    # Every event of every stream comes through here: columns by their order, and members of enums
+    # from a dictionary, take a third of the time.
+    (
+        job_id,
+        seq,
+        kind,
+        state,
+        attempt,
+        time,
+        job_type,
+        queue,
+        labels,
+        batch_id,
+        tenant,
+        error,
+        progress,
+        output,
+        due_time,
+        worker_id,
+        xid,
+        position,
+    ) = row[:_EVENT_WIDTH]
+    try:
+        return JobEvent(
+            job_id=job_id,
+            seq=seq,
+            type=_EVENT_TYPES[kind],
+            state=_STATES[state],
+            attempt=attempt,
+            time=time if time.tzinfo is not None else to_time(time),
+            job_type=job_type,
+            queue=queue,
+            labels=_EMPTY if labels == "{}" or labels is None else _labels.decode(labels),
+            batch_id=batch_id,
+            tenant=tenant,
+            error=None if error is None else _error.decode(error),
+            progress=None if progress is None else to_progress(progress),
+            output=output,
+            due_time=None if due_time is None else to_time(due_time),
+            worker_id=worker_id,
+            xid=xid,
+            position=position,
+        )
+    except UNREADABLE:
+        event, fields = decode_event(row)
+        UNREADABLE_ROWS.note(f"event {seq} of job {job_id}", fields)
+        return event
+
+
+def decode_event(row: Row) -> tuple[JobEvent, Sequence[str]]:
+    """As `to_event`, without counting it; returns the fields that cannot be read as well.
+
+    It is slower than `to_event`.
+    """
+    fields = Fields()
+    labels = row["labels"]
+    event = JobEvent(
+        job_id=row["job_id"],
+        seq=row["seq"],
+        type=_EVENT_TYPES[row["type"]],
+        state=_STATES[row["state"]],
+        attempt=row["attempt"],
+        time=fields.read("time", to_time, row["time"], UNREADABLE_TIME),
+        job_type=row["job_type"],
+        queue=row["queue"],
+        labels=_EMPTY if labels is None else fields.read("labels", to_labels, labels, _EMPTY),
+        batch_id=row["batch_id"],
+        tenant=row["tenant"],
+        error=fields.read("error", to_error, row["error"], None),
+        progress=fields.read("progress", to_progress, row["progress"], None),
+        output=row["output"],
+        due_time=fields.read("due_time", to_time, row["due_time"], None),
+        worker_id=row["worker_id"],
+        xid=row["xid"],
+        position=row["position"],
+    )
+    return event, fields.unreadable
+
+
+_EVENT_TYPES = {kind.value: kind for kind in EventType}
+_STATES = {state.value: state for state in JobState}
+_EMPTY: dict[str, str] = {}
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_DURATION.total_seconds())]
+_labels = msgspec.json.Decoder(dict[str, str])
+_error = msgspec.json.Decoder(JobError)
+
+
+class _RetryRow(msgspec.Struct):
+    """The stored retry overrides, within the limits of `RetryPolicy`.
+
+    Other fields are passed over: a newer version may have stored them during an upgrade.
+    """
+
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
+    initial_backoff: _Seconds | None = None
+    max_backoff: _Seconds | None = None
+    multiplier: Annotated[float, msgspec.Meta(ge=1, le=100)] | None = None
+    jitter: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    non_retryable_error_types: tuple[str, ...] | None = None
+
+
+_overrides = msgspec.json.Decoder(_RetryRow)
+
+
+def to_labels(labels: JsonText) -> dict[str, str]:
+    """Labels from their JSON object."""
+    return _EMPTY if labels == "{}" else _labels.decode(labels)
+
+
+def to_error(error: JsonText | None, stack_trace: str | None = None) -> JobError | None:
+    """An error from its JSON object and its stack trace."""
+    if error is None:
+        return None
+    decoded = _error.decode(error)
+    return decoded if stack_trace is None else replace(decoded, stack_trace=stack_trace)
+
+
+def from_error(error: JobError | None) -> JsonText | None:
+    """An error as a JSON object, without its stack trace."""
+    if error is None:
+        return None
+    row = {"type": error.type, "message": error.message, "retryable": error.retryable}
+    return msgspec.json.encode(row).decode()
+
+
+class _ProgressRow(msgspec.Struct):
+    """Progress as it is stored; the counters stay text."""
+
+    fraction: float
+    message: str
+    counters: msgspec.Raw
+
+
+_progress = msgspec.json.Decoder(_ProgressRow)
+
+
+def to_progress(progress: JsonText | None) -> Progress | None:
+    """Progress from its JSON object, cut where an older version stored too much."""
+    if progress is None:
+        return None
+    row = _progress.decode(progress)
+    message, counters = row.message, bytes(row.counters).decode()
+    if len(progress) > MAX_PROGRESS_BYTES:
+        message = message.encode()[:MAX_PROGRESS_MESSAGE_BYTES].decode(errors="ignore")
+        counters = "{}" if len(counters) > MAX_PROGRESS_BYTES else counters
+    return Progress(fraction=row.fraction, message=message, counters=counters)
+
+
+def from_progress(progress: Progress | None) -> JsonText | None:
+    """Progress as a JSON object."""
+    if progress is None:
+        return None
+    row = _ProgressRow(
+        fraction=progress.fraction,
+        message=valid_text(progress.message),
+        counters=msgspec.Raw(progress.counters.encode()),
+    )
+    return msgspec.json.encode(row).decode()
+
+
+def to_overrides(retry: JsonText | None) -> RetryOverrides:
+    """What a submitter said of retries, from its JSON object."""
+    if retry is None:
+        return _NO_OVERRIDES
+    return RetryOverrides(**_said(_overrides.decode(retry)))
+
+
+_NO_OVERRIDES = RetryOverrides()
+
+
+def from_overrides(retry: RetryOverrides) -> JsonText | None:
+    """What a submitter said of retries, as a JSON object; None when nothing was said."""
+    if retry == _NO_OVERRIDES:
+        return None
+    return _retry_text(retry)
+
+
+def to_policy(retry: JsonText) -> RetryPolicy:
+    """A handler's policy from its JSON object."""
+    return RetryPolicy(**_said(_overrides.decode(retry)))
+
+
+def from_policy(retry: RetryPolicy) -> JsonText:
+    """A handler's policy as a JSON object."""
+    return _retry_text(retry)
+
+
+def _retry_text(retry: RetryOverrides | RetryPolicy) -> JsonText:
+    fields = {
+        name: value.total_seconds() if isinstance(value, timedelta) else value
+        for name, value in said(retry).items()
+    }
+    return msgspec.json.encode(fields).decode()
+
+
+def _said(row: _RetryRow) -> dict[str, Any]:
+    fields = {
+        name: value for name, value in msgspec.structs.asdict(row).items() if value is not None
+    }
+    for name in ("initial_backoff", "max_backoff"):
+        if name in fields:
+            fields[name] = timedelta(seconds=fields[name])
+    return fields
+
+
+def column(items: Sequence[Any], name: str) -> list[Any]:
+    """One attribute of each item, for an unnest()."""
+    return [getattr(item, name) for item in items]

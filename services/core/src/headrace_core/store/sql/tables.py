@@ -1,0 +1,395 @@
+"""The schema. The migrations lead to exactly this; a test compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Interval,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
+from sqlalchemy.types import UserDefinedType
+
+from headrace_core.domain.job import MAX_PRIORITY, MIN_PRIORITY
+from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, JobState
+from headrace_core.store.sql.times import sound_interval, sound_number, sound_times
+
+
+class Xid8(UserDefinedType[int]):
+    """PostgreSQL's 64-bit transaction id, which never wraps."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "xid8"
+
+
+def in_list(values: Any) -> str:
+    """`'a', 'b'`: values of ours, for the inside of an IN (…)."""
+    return ", ".join(f"'{value}'" for value in values)
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_name)s_key",
+        "ix": "%(table_name)s_%(column_0_name)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+_TERMINAL = in_list(sorted(TERMINAL))
+_STEPS = " OR ".join(
+    f"(type = '{rule.event}' AND state IN ({in_list(rule.targets)}))" for rule in LIFECYCLE
+)
+
+
+# The times of each table.
+TIMES: Final[Mapping[str, Sequence[str]]] = {
+    "batches": ("create_time",),
+    "jobs": (
+        *("deadline", "create_time", "due_time", "queue_time", "start_time"),
+        *("cancel_request_time", "end_time", "update_time"),
+    ),
+    "job_events": ("time", "due_time"),
+    "workers": ("start_time", "heartbeat_time", "lease_expire_time"),
+    "leadership": ("lease_expire_time",),
+    "subscriptions": ("lease_expire_time", "create_time", "ack_time"),
+}
+
+# The condition, by table, that every time and number of a row can be read; CHECKs refuse others. A
+# database that was migrated to schema 0007 may hold rows from before that break it.
+SOUND: Final[Mapping[str, str]] = {
+    table: " AND ".join(
+        [sound_times(columns)]
+        + ([sound_interval("timeout"), sound_number("rank")] if table == "jobs" else [])
+    )
+    for table, columns in TIMES.items()
+}
+
+
+def _time(name: str, *, nullable: bool = True) -> Column[Any]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+# One row that names this database: cursors and page tokens carry its id and are signed with its
+# secret.
+installation = Table(
+    "installation",
+    metadata,
+    Column("id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column(
+        "secret",
+        LargeBinary,
+        nullable=False,
+        # 32 bytes from the server's strong random source, without an extension.
+        server_default=text("uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())"),
+    ),
+    Column("singleton", Boolean, nullable=False, unique=True, server_default=text("true")),
+    CheckConstraint("singleton", name="singleton"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("request_id", Text),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("jobs", Integer, nullable=False),
+    Column(
+        "create_time",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    CheckConstraint("jobs > 0", name="jobs"),
+    CheckConstraint(SOUND["batches"], name="times"),
+    Index(
+        "batches_request_id_idx",
+        "tenant",
+        "request_id",
+        unique=True,
+        postgresql_where=text("request_id IS NOT NULL"),
+    ),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    # json and not jsonb: it keeps the text exactly as it was given.
+    Column("payload", JSON, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("labels", JSONB, nullable=False),
+    Column("timeout", Interval),
+    _time("deadline"),
+    Column("retry", JSONB),
+    Column("request_id", Text),
+    Column("fingerprint", LargeBinary),
+    Column("batch_id", Uuid),
+    Column("state", Text, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("retries_used", Integer, nullable=False, server_default=text("0")),
+    Column("worker_losses", Integer, nullable=False, server_default=text("0")),
+    Column("seq", Integer, nullable=False, server_default=text("1")),
+    Column("progress", JSON),
+    Column("result", JSON),
+    Column("error", JSON),
+    Column("worker_id", Uuid),
+    # The order in which a queue is served: milliseconds since 1970 at which it was due, less the
+    # worth of its priority.
+    Column("rank", Double, nullable=False),
+    _time("create_time", nullable=False),
+    _time("due_time", nullable=False),
+    _time("queue_time"),
+    _time("start_time"),
+    _time("cancel_request_time"),
+    _time("end_time"),
+    _time("update_time", nullable=False),
+    # The xid of its newest event; that of the next one must not be below it (guards.EVENT_XID).
+    Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
+    # The x-request-id of the submit.
+    Column("correlation_id", Text),
+    # Where the handler raised `error`. Without an error it means nothing: `headrace.complete`
+    # leaves it in place.
+    Column("stack_trace", Text),
+    # In a row: any other end of an attempt but the loss of its worker sets it back to 0.
+    Column("interruptions", Integer, nullable=False, server_default=text("0")),
+    CheckConstraint(f"state IN ({in_list(JobState)})", name="state"),
+    CheckConstraint(f"priority BETWEEN {MIN_PRIORITY} AND {MAX_PRIORITY}", name="priority"),
+    CheckConstraint(
+        "attempt >= 0 AND retries_used >= 0 AND worker_losses >= 0 AND seq >= 1", name="counters"
+    ),
+    CheckConstraint("retries_used <= attempt AND worker_losses <= attempt", name="budget"),
+    CheckConstraint("interruptions BETWEEN 0 AND attempt", name="interruptions"),
+    CheckConstraint(
+        f"(end_time IS NOT NULL) = (state IN ({_TERMINAL}))",
+        name="end_time",
+    ),
+    CheckConstraint(
+        "state <> 'running' OR (worker_id IS NOT NULL AND start_time IS NOT NULL AND attempt > 0)",
+        name="running",
+    ),
+    CheckConstraint("state NOT IN ('queued', 'running') OR queue_time IS NOT NULL", name="queued"),
+    CheckConstraint("(result IS NOT NULL) = (state = 'succeeded')", name="result"),
+    CheckConstraint(
+        "state NOT IN ('failed', 'retrying') OR error IS NOT NULL",
+        name="error",
+    ),
+    CheckConstraint("(request_id IS NULL) OR (fingerprint IS NOT NULL)", name="fingerprint"),
+    CheckConstraint("jsonb_typeof(labels) = 'object'", name="labels"),
+    CheckConstraint(SOUND["jobs"], name="times"),
+    Index(
+        "jobs_queued_idx",
+        "tenant",
+        "queue",
+        "type",
+        "rank",
+        "id",
+        postgresql_where=text("state = 'queued'"),
+    ),
+    Index(
+        "jobs_due_idx",
+        "due_time",
+        "id",
+        postgresql_where=text("state IN ('scheduled', 'retrying')"),
+    ),
+    Index("jobs_running_idx", "worker_id", "id", postgresql_where=text("state = 'running'")),
+    Index(
+        "jobs_deadline_idx",
+        "deadline",
+        postgresql_where=text(f"deadline IS NOT NULL AND state NOT IN ({_TERMINAL})"),
+    ),
+    Index(
+        "jobs_request_id_idx",
+        "tenant",
+        "request_id",
+        unique=True,
+        postgresql_where=text("request_id IS NOT NULL"),
+    ),
+    Index("jobs_tenant_idx", "tenant", "id"),
+    # The terminal ones of each state, the longest ended first.
+    Index(
+        "jobs_ended_idx",
+        "tenant",
+        "state",
+        "end_time",
+        "id",
+        postgresql_where=text("end_time IS NOT NULL"),
+    ),
+    Index("jobs_batch_idx", "batch_id", "id", postgresql_where=text("batch_id IS NOT NULL")),
+    Index(
+        "jobs_labels_idx",
+        "labels",
+        postgresql_using="gin",
+        postgresql_ops={"labels": "jsonb_path_ops"},
+        postgresql_where=text("labels <> '{}'::jsonb"),
+    ),
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    # No foreign key: events are only ever inserted by the statement that writes their job's row,
+    # and a check of each would cost the hot path more than it could find.
+    Column("job_id", Uuid, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("tenant", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    _time("time", nullable=False),
+    Column("error", JSON),
+    Column("progress", JSON),
+    Column("output", JSON),
+    _time("due_time"),
+    Column("worker_id", Uuid),
+    # (xid, position) is the place in the order of all events. `xid` is the transaction that wrote
+    # the event, or the one with a larger id that wrote an earlier event of the job: a transaction
+    # that has its id already may come to a job after one that began later is done with it.
+    Column("xid", Xid8, nullable=False),
+    # The transaction that wrote it. It stands before the position so that a position is never
+    # drawn by a transaction that has no id yet.
+    Column("writer", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
+    Column("position", BigInteger, Identity(always=True), nullable=False),
+    CheckConstraint("seq >= 1 AND attempt >= 0", name="counters"),
+    # Which events there are, and to which states they lead.
+    CheckConstraint(_STEPS, name="step"),
+    CheckConstraint("(seq = 1) = (type = 'submitted')", name="first"),
+    CheckConstraint("(output IS NOT NULL) = (type = 'output')", name="output"),
+    CheckConstraint("(progress IS NOT NULL) = (type = 'progressed')", name="progress"),
+    CheckConstraint("xid >= writer", name="place"),
+    CheckConstraint(SOUND["job_events"], name="times"),
+    Index("job_events_position_idx", "xid", "position"),
+    # The few that stand behind their own transaction.
+    Index("job_events_writer_idx", "writer", postgresql_where=text("writer <> xid")),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    # Workers of one pool run the same types from the same queues, and share an arq queue.
+    Column("pool", Text, nullable=False),
+    # Empty: all queues.
+    Column("queues", ARRAY(Text), nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("draining", Boolean, nullable=False, server_default=text("false")),
+    _time("start_time", nullable=False),
+    _time("heartbeat_time", nullable=False),
+    _time("lease_expire_time", nullable=False),
+    CheckConstraint("slots > 0", name="slots"),
+    CheckConstraint("lease_expire_time >= heartbeat_time", name="lease"),
+    CheckConstraint(SOUND["workers"], name="times"),
+)
+
+worker_handlers = Table(
+    "worker_handlers",
+    metadata,
+    Column("worker_id", Uuid, ForeignKey("workers.id", ondelete="CASCADE"), primary_key=True),
+    Column("type", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("payload_schema", JSON, nullable=False),
+    Column("result_schema", JSON, nullable=False),
+    Column("timeout", Interval, nullable=False),
+    Column("retry", JSONB, nullable=False),
+    Index("worker_handlers_type_idx", "tenant", "type"),
+)
+
+# Who of the schedulers leads. There is no row before the first one has led.
+leadership = Table(
+    "leadership",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    # It grows whenever somebody begins to lead, and what a scheduler writes compares it.
+    Column("term", BigInteger, nullable=False),
+    Column("holder", Uuid),
+    _time("lease_expire_time"),
+    CheckConstraint("singleton", name="singleton"),
+    CheckConstraint("term > 0", name="term"),
+    CheckConstraint("(holder IS NULL) = (lease_expire_time IS NULL)", name="lease"),
+    CheckConstraint(SOUND["leadership"], name="times"),
+)
+
+# Where a tenant's part of the log begins: what stands up to there may have been pruned. Without a
+# row it is whole.
+event_log = Table(
+    "event_log",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("start_xid", Xid8, nullable=False),
+    Column("start_position", BigInteger, nullable=False),
+    Index("event_log_start_idx", "start_xid", "start_position"),
+)
+
+# Jobs that were pruned with more events than one transaction removes: of `seq` events the first
+# `removed` are gone. Nobody finds the others, since their job is gone.
+pruned_jobs = Table(
+    "pruned_jobs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("removed", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    CheckConstraint("removed > 0 AND removed < seq", name="removed"),
+)
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    # Another one when the name is deleted and used again: the cursors of the old one do not fit.
+    Column("id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
+    Column("filter", JSONB, nullable=False),
+    # Everything up to this place has been acknowledged.
+    Column("xid", Xid8, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    # The consumer that receives, its watch, and until when that counts. The epoch grows when the
+    # consumer changes: an acknowledgement of an earlier epoch is refused.
+    Column("consumer", Text),
+    Column("watch_id", Uuid),
+    Column("epoch", BigInteger, nullable=False, server_default=text("0")),
+    _time("lease_expire_time"),
+    Column(
+        "create_time",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    _time("ack_time"),
+    CheckConstraint("epoch >= 0", name="epoch"),
+    CheckConstraint(SOUND["subscriptions"], name="times"),
+    CheckConstraint("jsonb_typeof(filter) = 'object'", name="filter"),
+    CheckConstraint(
+        "(watch_id IS NULL) = (lease_expire_time IS NULL) "
+        "AND (watch_id IS NULL OR consumer IS NOT NULL)",
+        name="watch",
+    ),
+)

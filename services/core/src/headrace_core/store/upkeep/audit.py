@@ -1,0 +1,307 @@
+"""Looks at a whole database for what must not be there: see `docs/operations.md`.
+
+Everything is read in one snapshot, in pages, with no lock but those of any reader. It reports ids,
+numbers, sizes, states and the names of columns. Payloads, results and output are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+
+from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, EventType, JobState
+from headrace_core.store.sql.connection import Connection, Row
+from headrace_core.store.sql.rows import MAX_PROGRESS_BYTES
+from headrace_core.store.sql.tables import in_list
+from headrace_core.store.upkeep.unreadable_rows import other_unreadable_rows, unreadable_rows
+
+# Where a reading of ids begins and ends.
+FIRST_ID, _LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
+
+# How many breaches one statement tells at most.
+_MAX_BREACHES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """Something that must not be.
+
+    Attributes:
+        check: the rule that is broken, in one word.
+        subject: whose: `job`, `batch`, … and its id.
+        text: what is wrong, in words.
+    """
+
+    check: str
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditedPage:
+    """What came of one page: how much it had, and where the next one begins (None: nowhere)."""
+
+    breaches: Sequence[Breach]
+    jobs: int = 0
+    events: int = 0
+    last: UUID | None
+
+
+async def estimate_jobs(conn: Connection) -> int:
+    """About how many jobs there are, as the planner believes."""
+    count: int = await conn.scalar(_ESTIMATE)
+    return count
+
+
+async def audit_jobs(conn: Connection, *, behind: UUID, limit: int) -> AuditedPage:
+    """Compares a page of jobs with their events, and events with their jobs.
+
+    Args:
+        conn: a snapshot.
+        behind: where the page begins; `FIRST_ID` for the first one.
+        limit: how many jobs it has.
+    """
+    last: UUID | None = await conn.scalar(PAGE_OF_JOBS, {"behind": behind, "skip": limit - 1})
+    bounds = {"behind": behind, "last": last or _LAST_ID, "most": _MAX_BREACHES}
+    counted, *broken = await conn.execute(_HISTORIES, bounds)
+    breaches = [
+        Breach(check, f"job {row.job_id}", row[check])
+        for row in broken
+        for check in _HISTORY_CHECKS
+        if row[check] is not None
+    ]
+    breaches += _breaches(await conn.execute(_REFERENCES, bounds))
+    breaches += [
+        Breach("unreadable", row.name, f"its {', '.join(row.fields)} cannot be read")
+        for row in await unreadable_rows(conn, behind=behind, last=last)
+    ]
+    return AuditedPage(breaches=breaches, jobs=counted.jobs, events=counted.events, last=last)
+
+
+async def audit_batches(conn: Connection, *, behind: UUID, limit: int) -> AuditedPage:
+    """Compares a page of batches with their jobs; the arguments are those of `audit_jobs`."""
+    last: UUID | None = await conn.scalar(_PAGE_OF_BATCHES, {"behind": behind, "skip": limit - 1})
+    rows = await conn.execute(_BATCHES, {"behind": behind, "last": last or _LAST_ID})
+    return AuditedPage(breaches=_breaches(rows), last=last)
+
+
+async def audit_rest(conn: Connection) -> Sequence[Breach]:
+    """Looks at what there is little of: leftovers, workers, the log's start, subscriptions."""
+    rows: list[Row] = []
+    for statement in (_LEFTOVERS, _HANDLERS, _LOG, _INSTALLATION):
+        rows += await conn.execute(statement, {"most": _MAX_BREACHES})
+    return [
+        *_breaches(rows),
+        *(
+            Breach("unreadable", row.name, f"its {', '.join(row.fields)} cannot be read")
+            for row in await other_unreadable_rows(conn)
+        ),
+    ]
+
+
+def _breaches(rows: Sequence[Row]) -> list[Breach]:
+    return [Breach(row.broken, row.subject, row.detail) for row in rows]
+
+
+_ESTIMATE = text("""
+    SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'jobs'::regclass
+""")
+
+PAGE_OF_JOBS = text("SELECT id FROM jobs WHERE id > :behind ORDER BY id OFFSET :skip LIMIT 1")
+_PAGE_OF_BATCHES = text(
+    "SELECT id FROM batches WHERE id > :behind ORDER BY id OFFSET :skip LIMIT 1"
+)
+
+# Every step of the lifecycle, as `state before>event>state`.
+_STEPS = ", ".join(
+    f"'{source}>{rule.event}>{target}'"
+    for rule in LIFECYCLE
+    for source in (rule.sources or ("",))
+    for target in rule.targets
+)
+_TERMINAL = in_list(sorted(TERMINAL))
+_WAITS = in_list((JobState.SCHEDULED, JobState.RETRYING))
+
+_HISTORY_CHECKS = (
+    *("missing", "orphan", "gap", "step", "attempt", "end", "row", "place", "tenant", "early"),
+)
+
+# One pass over the page's events in the order of their key: each is compared with the one before.
+# What follows a gap is judged by the gap alone.
+_HISTORIES = text(f"""
+    WITH event AS (
+        SELECT e.job_id, e.seq, e.tenant, e.type, e.state, e.attempt, e.time, e.xid, e.position,
+            coalesce(lag(e.seq) OVER job, 0) = e.seq - 1 AS follows,
+            coalesce(lag(e.state) OVER job, '') AS before,
+            coalesce(lag(e.attempt) OVER job, 0) AS attempt_before,
+            lag(e.xid) OVER job AS xid_before,
+            lag(e.position) OVER job AS position_before,
+            lag(e.due_time) OVER job AS due_before,
+            lead(e.seq) OVER job IS NULL AS newest
+        FROM job_events e
+        WHERE e.job_id > :behind AND e.job_id <= :last
+        WINDOW job AS (PARTITION BY e.job_id ORDER BY e.seq)
+    ),
+    history AS (
+        SELECT job_id, count(*) AS events, max(seq) AS seq,
+            min(seq) FILTER (WHERE NOT follows) AS gap,
+            min(format('event %s: %s leads from %s to %s', seq, type,
+                coalesce(nullif(before, ''), 'nothing'), state)) FILTER (
+                WHERE follows AND before || '>' || type || '>' || state NOT IN ({_STEPS})
+            ) AS step,
+            min(format('event %s: %s is of attempt %s, after %s', seq, type, attempt,
+                attempt_before)) FILTER (
+                WHERE follows AND attempt <> attempt_before
+                    + CASE WHEN type = '{EventType.STARTED}' THEN 1 ELSE 0 END
+            ) AS attempt,
+            min(seq) FILTER (
+                WHERE (xid, position) <= (xid_before, position_before)
+            ) AS place,
+            min(format('event %s: %s came at %s, before its time, %s', seq, type, time,
+                due_before)) FILTER (
+                WHERE before IN ({_WAITS}) AND type = '{EventType.DUE}' AND time < due_before
+            ) AS early,
+            count(*) FILTER (WHERE state IN ({_TERMINAL})) AS ends,
+            count(*) FILTER (WHERE type = '{EventType.REQUEUED}') AS requeued,
+            min(tenant) AS tenant, max(tenant) AS other_tenant,
+            min(state) FILTER (WHERE newest) AS state,
+            min(attempt) FILTER (WHERE newest) AS last_attempt,
+            (array_agg(xid) FILTER (WHERE newest))[1] AS xid
+        FROM event GROUP BY job_id
+    ),
+    job AS (
+        SELECT id, tenant, state, attempt, seq, xid FROM jobs
+        WHERE id > :behind AND id <= :last
+    ),
+    pair AS MATERIALIZED (
+        SELECT coalesce(j.id, h.job_id) AS job_id, h.events,
+            j.id IS NOT NULL AS is_job,
+            CASE WHEN h.job_id IS NULL
+                THEN 'it has no events, and its row has come to ' || j.seq END AS missing,
+            CASE WHEN j.id IS NULL
+                THEN h.events || ' events, up to number ' || h.seq || ', and no job' END AS orphan,
+            CASE WHEN j.id IS NOT NULL AND h.gap IS NOT NULL
+                THEN 'event ' || h.gap || ' does not follow the one before' END AS gap,
+            h.step, h.attempt,
+            CASE WHEN h.gap IS NULL AND h.ends - h.requeued
+                    <> CASE WHEN h.state IN ({_TERMINAL}) THEN 1 ELSE 0 END
+                THEN h.ends || ' terminal events, requeued ' || h.requeued || ' times' END AS end,
+            CASE WHEN j.id IS NOT NULL AND h.job_id IS NOT NULL
+                    AND (j.state, j.seq, j.attempt) <> (h.state, h.seq, h.last_attempt)
+                THEN format('its row says %s, number %s, attempt %s; its newest event %s, %s, %s',
+                    j.state, j.seq, j.attempt, h.state, h.seq, h.last_attempt) END AS row,
+            CASE WHEN h.place IS NOT NULL
+                    THEN 'event ' || h.place || ' stands before an earlier one in the log'
+                WHEN j.seq = h.seq AND j.xid <> h.xid
+                    THEN 'its row has another place in the log than its newest event' END AS place,
+            CASE WHEN h.tenant <> h.other_tenant OR h.tenant <> j.tenant
+                THEN 'its row and its events are not all of one tenant' END AS tenant,
+            h.early
+        FROM job j FULL JOIN history h ON h.job_id = j.id
+    )
+    -- The first row has the counts alone.
+    (SELECT NULL::uuid AS job_id, count(*) FILTER (WHERE is_job) AS jobs,
+        coalesce(sum(events), 0)::bigint AS events,
+        {", ".join(f'NULL::text AS "{check}"' for check in _HISTORY_CHECKS)}
+    FROM pair)
+    UNION ALL
+    (SELECT p.job_id, 0, 0, {", ".join(f'p."{check}"' for check in _HISTORY_CHECKS)}
+    FROM pair p
+    WHERE num_nonnulls({", ".join(f'p."{check}"' for check in _HISTORY_CHECKS)}) > 0
+        -- What is left over of a pruned job is looked at by itself.
+        AND (p.is_job OR NOT EXISTS (SELECT 1 FROM pruned_jobs u WHERE u.id = p.job_id))
+    LIMIT :most)
+""")
+
+_REFERENCES = text(f"""
+    (SELECT 'key' AS broken, 'job ' || j.id AS subject,
+        'job ' || o.id || ' has the same idempotency key' AS detail
+    FROM jobs j
+    JOIN jobs o ON o.tenant = j.tenant AND o.request_id = j.request_id AND o.id > j.id
+    WHERE j.id > :behind AND j.id <= :last AND j.request_id IS NOT NULL
+    LIMIT :most)
+    UNION ALL
+    (SELECT 'batch', 'job ' || j.id, 'its batch ' || j.batch_id || ' is not there'
+    FROM jobs j
+    WHERE j.id > :behind AND j.id <= :last AND j.batch_id IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.id = j.batch_id)
+    LIMIT :most)
+    UNION ALL
+    (SELECT 'size', 'job ' || e.job_id, format('the progress of event %s has %s bytes', e.seq,
+        octet_length(e.progress::text))
+    FROM job_events e
+    WHERE e.job_id > :behind AND e.job_id <= :last
+        AND octet_length(e.progress::text) > {MAX_PROGRESS_BYTES}
+    LIMIT :most)
+""")
+
+# A batch goes with its last job.
+_BATCHES = text("""
+    SELECT 'batch' AS broken, 'batch ' || b.id AS subject,
+        CASE WHEN f.jobs = 0 THEN 'it has no jobs'
+            ELSE 'it has ' || f.jobs || ' jobs, and was made of ' || b.jobs END AS detail
+    FROM batches b
+    CROSS JOIN LATERAL (SELECT count(*) AS jobs FROM jobs j WHERE j.batch_id = b.id) f
+    WHERE b.id > :behind AND b.id <= :last AND f.jobs NOT BETWEEN 1 AND b.jobs
+""")
+
+_LEFTOVERS = text("""
+    SELECT 'leftover' AS broken, 'pruned job ' || p.id AS subject,
+        CASE WHEN f.is_job THEN 'it is still there'
+            ELSE format('events %s to %s should be left, and there are %s', p.removed + 1, p.seq,
+                f.events) END AS detail
+    FROM pruned_jobs p
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS events, min(e.seq) AS first, max(e.seq) AS last,
+            EXISTS (SELECT 1 FROM jobs j WHERE j.id = p.id) AS is_job
+        FROM job_events e WHERE e.job_id = p.id
+    ) f
+    WHERE f.is_job OR (f.events, f.first, f.last)
+        IS DISTINCT FROM (p.seq - p.removed::bigint, p.removed + 1, p.seq)
+    LIMIT :most
+""")
+
+_HANDLERS = text("""
+    SELECT 'handler' AS broken, 'worker ' || h.worker_id AS subject,
+        'the worker of handler ' || h.type || ' is not there' AS detail
+    FROM worker_handlers h
+    WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = h.worker_id)
+    LIMIT :most
+""")
+
+# Nothing stands where the cluster has not come to: such places come from another cluster, and
+# `migrate` puts them right.
+_LOG = text("""
+    WITH here AS (
+        SELECT pg_snapshot_xmax(pg_current_snapshot()) AS xid,
+            -- Unknown to who may not read the sequence, as a role for tables alone.
+            CASE WHEN has_sequence_privilege(s.name, 'USAGE')
+                OR has_sequence_privilege(s.name, 'SELECT')
+                THEN coalesce(pg_sequence_last_value(s.name::regclass), 0) END AS position
+        FROM (SELECT pg_get_serial_sequence('job_events', 'position') AS name) s
+    ),
+    place AS (
+        (SELECT 'event of job ' || job_id AS subject, xid, position FROM job_events
+            ORDER BY xid DESC, position DESC LIMIT 1)
+        UNION ALL
+        SELECT 'log of tenant ' || tenant, start_xid, start_position FROM event_log
+        UNION ALL
+        SELECT 'subscription ' || name || ' of tenant ' || tenant, xid, position
+        FROM subscriptions
+    )
+    SELECT 'log' AS broken, p.subject,
+        'its place in the log is beyond all that was written here' AS detail
+    FROM place p CROSS JOIN here h
+    WHERE p.xid >= h.xid OR p.position > h.position
+    LIMIT :most
+""")
+
+_INSTALLATION = text("""
+    SELECT 'installation' AS broken, 'the database' AS subject,
+        'it has ' || count(*) || ' names instead of one' AS detail
+    FROM installation HAVING count(*) <> 1
+    LIMIT :most
+""")

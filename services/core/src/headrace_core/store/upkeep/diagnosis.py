@@ -1,0 +1,275 @@
+"""What a database says of itself, for whoever has to look after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import text
+
+from headrace_core.store.lanes import LANES, SERVES_LANE, head_of
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.guards import LIVE_WORKER
+
+# Settings on which durability stands, or that end what takes too long.
+_SETTINGS = (
+    "fsync",
+    "full_page_writes",
+    "synchronous_commit",
+    "autovacuum",
+    "statement_timeout",
+    "data_directory",
+    "default_transaction_read_only",
+)
+_TABLES = ("jobs", "job_events")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseServer:
+    """The server. `connections` are those that are open, of `max_connections` at most.
+
+    `settings` has what this role may read: names as PostgreSQL has them, times in milliseconds.
+    `size` is the database's, in bytes. `sees_others` is whether this role is shown what other roles
+    do: since when a transaction of theirs is open, for instance. `sessions` has how many there
+    are of Headrace in this database, by application name: `headrace-gateway`, and for those that
+    wait for wake-ups `headrace-gateway-listen`.
+    """
+
+    version: str
+    version_number: int
+    standby: bool
+    connections: int
+    max_connections: int
+    size: int
+    sees_others: bool
+    settings: Mapping[str, str]
+    sessions: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTransaction:
+    """A transaction that has written, or is about to, and how long it has been open."""
+
+    pid: int | None
+    application: str
+    user: str
+    state: str
+    age: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableHealth:
+    """How many rows a table has, dead ones beside, and when it was last vacuumed."""
+
+    name: str
+    live: int
+    dead: int
+    vacuum_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerState:
+    """A worker that is registered; `lease` is negative once it has lapsed."""
+
+    name: str
+    pool: str
+    queues: Sequence[str]
+    types: int
+    slots: int
+    running: int
+    draining: bool
+    lease: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderState:
+    """Who leads: the term, and for how long the leader has its lease (None: nobody does)."""
+
+    term: int
+    lease: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnservedLane:
+    """QUEUED jobs that no live worker takes, and for how long the first of them has waited."""
+
+    tenant: str
+    queue: str
+    type: str
+    age: timedelta
+
+
+async def read_clock(conn: Connection) -> datetime:
+    """The database's clock."""
+    now: datetime = await conn.scalar(_CLOCK)
+    return now
+
+
+async def is_standby(conn: Connection) -> bool:
+    """Whether the server is a copy of another one."""
+    return bool(await conn.scalar(_STANDBY))
+
+
+async def read_server(conn: Connection) -> DatabaseServer:
+    """Reads what the server is and how it is set."""
+    row = (await conn.execute(_SERVER)).one()
+    settings = await conn.execute(_SETTING, {"names": list(_SETTINGS)})
+    sessions = await conn.execute(_SESSIONS)
+    return DatabaseServer(
+        version=row.version,
+        version_number=row.version_number,
+        standby=row.standby,
+        connections=row.connections,
+        max_connections=row.max_connections,
+        size=row.size,
+        sees_others=row.sees_others,
+        settings={setting.name: setting.setting for setting in settings},
+        sessions={row.application_name: row.sessions for row in sessions},
+    )
+
+
+async def oldest_transaction(conn: Connection) -> OpenTransaction | None:
+    """The oldest open transaction that has an id, prepared ones included.
+
+    Those of other roles are told of to whom `sees_others` is true alone.
+    """
+    row = (await conn.execute(_OLDEST)).one_or_none()
+    if row is None:
+        return None
+    return OpenTransaction(
+        pid=row.pid,
+        application=row.application,
+        user=row.usename,
+        state=row.state,
+        age=row.age,
+    )
+
+
+async def settled_lag(conn: Connection) -> timedelta:
+    """For how long the oldest event that has not settled has been waiting; zero: there is none."""
+    lag: timedelta = await conn.scalar(_LAG)
+    return lag
+
+
+async def read_tables(conn: Connection) -> Sequence[TableHealth]:
+    """The tables that grow, as the server's statistics know them."""
+    return [
+        TableHealth(name=row.name, live=row.live, dead=row.dead, vacuum_time=row.vacuum_time)
+        for row in await conn.execute(_TABLE, {"names": list(_TABLES)})
+    ]
+
+
+async def read_workers(conn: Connection) -> Sequence[WorkerState]:
+    """Every worker that is registered, those that have lapsed included."""
+    return [
+        WorkerState(
+            name=row.name,
+            pool=row.pool,
+            queues=row.queues,
+            types=row.types,
+            slots=row.slots,
+            running=row.running,
+            draining=row.draining,
+            lease=row.lease,
+        )
+        for row in await conn.execute(_WORKERS)
+    ]
+
+
+async def read_leader(conn: Connection) -> LeaderState | None:
+    """The newest term; None when nobody has ever led."""
+    row = (await conn.execute(_LEADER)).one_or_none()
+    return None if row is None else LeaderState(term=row.term, lease=row.lease)
+
+
+async def unserved_lanes(conn: Connection) -> Sequence[UnservedLane]:
+    """Lanes with QUEUED jobs that no live worker takes."""
+    return [
+        UnservedLane(tenant=row.tenant, queue=row.queue, type=row.type, age=row.age)
+        for row in await conn.execute(_UNSERVED)
+    ]
+
+
+_CLOCK = text("SELECT clock_timestamp()")
+
+_STANDBY = text("SELECT pg_is_in_recovery()")
+
+_SERVER = text("""
+    SELECT current_setting('server_version') AS version,
+        current_setting('server_version_num')::integer AS version_number,
+        pg_is_in_recovery() AS standby,
+        (SELECT sum(numbackends) FROM pg_stat_database)::integer AS connections,
+        current_setting('max_connections')::integer
+            - current_setting('superuser_reserved_connections')::integer AS max_connections,
+        pg_database_size(current_database()) AS size,
+        pg_has_role('pg_read_all_stats', 'USAGE') AS sees_others
+""")
+
+_SESSIONS = text("""
+    SELECT application_name, count(*)::integer AS sessions FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name LIKE 'headrace-%'
+    GROUP BY application_name
+""")
+
+_SETTING = text("""
+    -- What a session begins with: each of ours sets a time limit of its own.
+    SELECT name, reset_val AS setting FROM pg_settings WHERE name = ANY (CAST(:names AS text[]))
+""")
+
+# Those of other databases as well: a snapshot waits for every transaction of the cluster.
+_OLDEST = text("""
+    SELECT pid, application, usename, state, clock_timestamp() - since AS age FROM (
+        SELECT pid, coalesce(application_name, '') AS application,
+            coalesce(usename::text, '') AS usename,
+            coalesce(state, '') || CASE WHEN datname <> current_database()
+                THEN ' in the database ' || datname ELSE '' END AS state,
+            xact_start AS since
+        FROM pg_stat_activity
+        WHERE backend_xid IS NOT NULL AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
+        UNION ALL
+        SELECT NULL, '', owner::text, 'prepared as ' || gid, prepared FROM pg_prepared_xacts
+    ) open ORDER BY since LIMIT 1
+""")
+
+_LAG = text("""
+    SELECT coalesce(clock_timestamp() - min(time), interval '0') FROM job_events
+    WHERE isfinite(time) AND xid >= pg_snapshot_xmin(pg_current_snapshot())
+""")
+
+_TABLE = text("""
+    SELECT relname AS name, n_live_tup AS live, n_dead_tup AS dead,
+        greatest(last_vacuum, last_autovacuum) AS vacuum_time
+    FROM pg_stat_user_tables
+    WHERE relid = ANY (CAST(CAST(:names AS text[]) AS regclass[]))
+    ORDER BY relname
+""")
+
+_WORKERS = text("""
+    SELECT w.name, w.pool, w.queues, w.slots, w.draining,
+        w.lease_expire_time - clock_timestamp() AS lease,
+        (SELECT count(*) FROM worker_handlers h WHERE h.worker_id = w.id) AS types,
+        (SELECT count(*) FROM jobs j WHERE j.worker_id = w.id AND j.state = 'running') AS running
+    FROM workers w ORDER BY w.name, w.start_time
+""")
+
+_LEADER = text(f"""
+    SELECT term, CASE WHEN {LIVE_WORKER} THEN w.lease_expire_time - clock_timestamp() END AS lease
+    FROM leadership w
+""")
+
+# From lane to lane, as the scheduler goes.
+_UNSERVED = text(f"""
+    WITH RECURSIVE {LANES}
+    SELECT l.tenant, l.queue, l.type, CASE WHEN isfinite(first.queue_time)
+        THEN clock_timestamp() - first.queue_time ELSE interval '0' END AS age
+    FROM lane l CROSS JOIN LATERAL (
+        SELECT j.queue_time FROM jobs j
+            {head_of("l")} LIMIT 1
+    ) first
+    WHERE NOT EXISTS (
+        SELECT 1 FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
+        WHERE {SERVES_LANE}
+    )
+    ORDER BY age DESC LIMIT 100
+""")

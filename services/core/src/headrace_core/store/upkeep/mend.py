@@ -1,0 +1,73 @@
+"""Repairs rows that cannot be read. No job changes its state, and no event is lost."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import text
+
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.upkeep.audit import PAGE_OF_JOBS
+from headrace_core.store.upkeep.unreadable_rows import unreadable_rows
+
+# The replacements of documents that cannot be decoded. A job that failed keeps an error, and
+# an event of progress keeps progress: CHECKs ask for them.
+_ERROR: Final = (
+    "json_build_object('type', 'UNREADABLE', 'message', 'the stored error could not be read', "
+    "'retryable', false)"
+)
+_PROGRESS: Final = (
+    "json_build_object('fraction', 0, 'message', '', 'counters', json_build_object())"
+)
+# How many jobs are read at once.
+_PAGE: Final = 10_000
+
+_JOB: Final = {
+    "labels": "'{}'::jsonb",
+    "retry": "NULL",
+    "progress": "NULL",
+    "error": _ERROR,
+}
+_EVENT: Final = {"progress": _PROGRESS, "error": _ERROR}
+
+
+class Mended(NamedTuple):
+    """How many rows had their times brought into range, and how many documents were replaced."""
+
+    times: int
+    documents: int
+
+
+async def mend_documents(conn: Connection, *, behind: UUID) -> tuple[int, UUID | None]:
+    """Replace the unreadable documents of a page of jobs, whose times are sound, and their events.
+
+    An unreadable handler goes with its worker, and an unreadable filter of a subscription has no
+    sound value to take its place: delete and create that subscription.
+
+    Args:
+        conn: any transaction.
+        behind: the id before the page.
+
+    Returns:
+        How many documents were replaced, and the last id of the page; None after the last page.
+    """
+    documents = 0
+    last: UUID | None = await conn.scalar(PAGE_OF_JOBS, {"behind": behind, "skip": _PAGE - 1})
+    for row in await unreadable_rows(conn, behind=behind, last=last):
+        for field in row.fields:
+            values = {"id": row.job_id, "seq": row.seq}
+            statement = (_MEND_JOB if row.seq is None else _MEND_EVENT)[field]
+            await conn.execute(statement, values)
+            documents += 1
+    return documents, last
+
+
+_MEND_JOB = {
+    field: text(f"UPDATE jobs SET {field} = {value} WHERE id = :id")
+    for field, value in _JOB.items()
+}
+_MEND_EVENT = {
+    field: text(f"UPDATE job_events SET {field} = {value} WHERE job_id = :id AND seq = :seq")
+    for field, value in _EVENT.items()
+}

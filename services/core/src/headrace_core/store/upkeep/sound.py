@@ -1,0 +1,96 @@
+"""Rows with times or numbers that no program can read: see migration 0007."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import TextClause, text
+
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.tables import SOUND, TIMES
+from headrace_core.store.sql.times import clamped, sound_interval, sound_number
+
+# The tables with a trigger of migration 0007.
+CLAMPED: Final = ("jobs", "job_events")
+
+
+async def unvalidated(conn: Connection) -> Sequence[tuple[str, str]]:
+    """The constraints that are not known to hold for rows from before them: (table, name)."""
+    return [(row.table, row.name) for row in await conn.execute(_UNVALIDATED)]
+
+
+async def validate(conn: Connection, *, table: str, name: str) -> bool:
+    """Validates a constraint; writers are not kept waiting.
+
+    Returns:
+        False when a row breaks it.
+    """
+    # The identifiers are PostgreSQL's own.
+    await conn.execute(
+        text(f"""
+            DO $$ BEGIN
+                ALTER TABLE {table} VALIDATE CONSTRAINT {name};
+            EXCEPTION WHEN check_violation THEN
+                NULL;
+            END $$
+        """)
+    )
+    return (table, name) not in await unvalidated(conn)
+
+
+async def drop_clamp(conn: Connection, *, table: str) -> None:
+    """Drop the trigger of a table in which every row is sound.
+
+    Args:
+        conn: a transaction of its own. With the locks of two tables, it could deadlock with a
+            service.
+        table: one of `CLAMPED`.
+    """
+    if (table, f"{table}_times_check") in await unvalidated(conn):
+        return
+    if await conn.scalar(_CLAMP, {"table": table, "name": f"{table}_clamp"}):
+        await conn.execute(text(f"DROP TRIGGER {table}_clamp ON {table}"))
+        await conn.execute(text(f"DROP FUNCTION clamp_{table}()"))
+
+
+async def clamp_rows(conn: Connection, *, table: str) -> int:
+    """Move unreadable times of a table to the nearest one that a submitter may ask for.
+
+    An unreadable timeout is dropped, so that of the handler applies. No state changes.
+
+    Returns:
+        How many rows were changed.
+    """
+    return (await conn.execute(_CLAMPS[table])).rowcount
+
+
+_UNVALIDATED = text("""
+    SELECT r.relname AS table, conname AS name
+    FROM pg_constraint JOIN pg_class r ON r.oid = conrelid
+    WHERE contype = 'c' AND NOT convalidated
+        AND conrelid = ANY (CAST(ARRAY['jobs', 'job_events', 'batches', 'workers', 'leadership',
+            'subscriptions'] AS regclass[]))
+    ORDER BY 1, 2
+""")
+
+_CLAMP = text("""
+    SELECT EXISTS (
+        SELECT FROM pg_trigger
+        WHERE tgrelid = CAST(CAST(:table AS text) AS regclass) AND tgname = :name
+    )
+""")
+
+
+def _clamp(table: str, columns: Sequence[str]) -> TextClause:
+    values = [f"{name} = CASE WHEN {name} IS NOT NULL THEN {clamped(name)} END" for name in columns]
+    if table == "jobs":
+        values.append(f"timeout = CASE WHEN {sound_interval('timeout')} THEN timeout END")
+        values.append(
+            f"rank = CASE WHEN {sound_number('rank')} THEN rank ELSE "
+            f"extract(epoch FROM {clamped('due_time')}) * 1000 - priority * 60000 END"
+        )
+    return text(f"UPDATE {table} SET {', '.join(values)} WHERE NOT ({SOUND[table]})")
+
+
+_CLAMPS = {table: _clamp(table, columns) for table, columns in TIMES.items()}

@@ -1,0 +1,138 @@
+"""Finds the rows that services cannot read as a whole, by reading them as services do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import text
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.rows import (
+    EVENT_COLUMNS,
+    Fields,
+    decode_event,
+    decode_job,
+    job_columns,
+    to_policy,
+)
+from headrace_core.store.sql.tables import SOUND
+from headrace_core.store.sql.times import sound_interval, sound_number
+
+_LAST_ID = UUID(int=2**128 - 1)
+_LAST_SEQ: Final = 2**31 - 1
+# How many events are read at once: a job may have many, with up to 64 KiB each.
+_PAGE: Final = 1000
+
+
+class UnreadableRow(NamedTuple):
+    """A row: its name, the columns that cannot be read, and the key of a job or an event."""
+
+    name: str
+    fields: Sequence[str]
+    job_id: JobId | None = None
+    seq: int | None = None
+
+
+async def unreadable_rows(
+    conn: Connection, *, behind: UUID, last: UUID | None, page: int = _PAGE
+) -> list[UnreadableRow]:
+    """The unreadable jobs with ids above `behind` and up to `last`, and unreadable events of such.
+
+    Args:
+        conn: where to read.
+        behind: the id before the first one.
+        last: the last id; None for all.
+        page: how many events one statement reads.
+    """
+    bounds = {"behind": behind, "last": last or _LAST_ID}
+    found = []
+    for row in await conn.execute(_JOBS, bounds):
+        fields = [*decode_job(row).unreadable, *(["rank"] if row.rank_unsound else [])]
+        if fields:
+            found.append(UnreadableRow(f"job {row.id}", fields, row.id))
+    place = {"seq": _LAST_SEQ, "limit": page}
+    while rows := await conn.execute(_EVENTS, bounds | place):
+        for row in rows:
+            # Those of the job count once, with the job.
+            fields = [name for name in decode_event(row)[1] if name != "labels"]
+            if fields:
+                name = f"event {row.seq} of job {row.job_id}"
+                found.append(UnreadableRow(name, fields, row.job_id, row.seq))
+        bounds["behind"], place["seq"] = rows[-1].job_id, rows[-1].seq
+    return found
+
+
+async def other_unreadable_rows(conn: Connection) -> list[UnreadableRow]:
+    """The unreadable rows of all other tables."""
+    found = [UnreadableRow(row.name, ["times"]) for row in await conn.execute(_OTHER_TIMES)]
+    for row in await conn.execute(_HANDLERS):
+        fields = Fields()
+        fields.read("retry", to_policy, row.retry, None)
+        if row.timeout_unsound:
+            fields.unreadable.append("timeout")
+        if fields.unreadable:
+            name = f"handler {row.type} of worker {row.worker_id}"
+            found.append(UnreadableRow(name, fields.unreadable))
+    for row in await conn.execute(_SUBSCRIPTIONS):
+        fields = Fields()
+        fields.read("filter", _filter.decode, row.filter, None)
+        if fields.unreadable:
+            name = f"subscription {row.name} of tenant {row.tenant}"
+            found.append(UnreadableRow(name, fields.unreadable))
+    return found
+
+
+class _Filter(msgspec.Struct):
+    """The filter of a subscription, as gateways store it."""
+
+    queues: list[str] = []
+    types: list[str] = []
+    states: list[JobState] = []
+    labels: dict[str, str] = {}
+    batch_id: UUID | None = None
+    job_ids: list[UUID] = []
+
+
+_filter = msgspec.json.Decoder(_Filter)
+
+_JOBS = text(f"""
+    SELECT {job_columns(full=False)},
+        NOT ({sound_number("rank")}) AS rank_unsound
+    FROM jobs WHERE id > :behind AND id <= :last AND (
+        NOT ({SOUND["jobs"]}) OR labels <> '{{}}'::jsonb OR retry IS NOT NULL
+        OR error IS NOT NULL OR progress IS NOT NULL
+    )
+    ORDER BY id
+""")
+
+_EVENTS = text(f"""
+    SELECT {EVENT_COLUMNS} FROM (
+        SELECT * FROM job_events
+        WHERE (job_id, seq) > (CAST(:behind AS uuid), CAST(:seq AS integer)) AND job_id <= :last
+            AND (NOT ({SOUND["job_events"]}) OR error IS NOT NULL OR progress IS NOT NULL)
+        ORDER BY job_id, seq LIMIT :limit
+    ) e
+    LEFT JOIN jobs j ON j.id = e.job_id
+    ORDER BY e.job_id, e.seq
+""")
+
+_OTHER_TIMES = text(f"""
+    SELECT 'batch ' || id AS name FROM batches WHERE NOT ({SOUND["batches"]})
+    UNION ALL SELECT 'worker ' || id FROM workers WHERE NOT ({SOUND["workers"]})
+    UNION ALL SELECT 'leadership' FROM leadership WHERE NOT ({SOUND["leadership"]})
+    UNION ALL SELECT 'subscription ' || name || ' of tenant ' || tenant FROM subscriptions
+        WHERE NOT ({SOUND["subscriptions"]})
+""")
+
+_HANDLERS = text(f"""
+    SELECT worker_id, type, retry::text AS retry,
+        NOT ({sound_interval("timeout")}) AS timeout_unsound
+    FROM worker_handlers
+""")
+
+_SUBSCRIPTIONS = text("SELECT tenant, name, filter::text AS filter FROM subscriptions")

@@ -1,0 +1,219 @@
+"""The stream of many jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from headrace_core.domain.errors import CursorExpired, HeadraceError
+from headrace_core.domain.job import JobEvent
+from headrace_core.store.event_log import BEGINNING, Place, place_of
+from headrace_gateway.job_filter import JobFilter
+from headrace_gateway.streams.gauges import Gauges
+from headrace_gateway.streams.history import History, Pruned
+from headrace_gateway.streams.idle import next_mark
+from headrace_gateway.streams.mailbox import Mailbox
+from headrace_gateway.streams.packs import MAX_EVENTS, pack
+from headrace_gateway.streams.predicate import Predicate
+from headrace_gateway.streams.routing import Routes
+from headrace_gateway.streams.tail import Tail
+
+# Seconds between two marks while a stream reads the past, so that one that is cut resumes near
+# where it was, however much of the past does not match.
+_PROGRESS: Final = 1.0
+
+
+class Mark(Enum):
+    """What a page is."""
+
+    # Events, and nothing else to say.
+    EVENTS = auto()
+    # All that had happened before has been sent.
+    CAUGHT_UP = auto()
+    # Nothing matched for a while.
+    IDLE = auto()
+    # Of a subscription: somebody else receives. It has no cursor.
+    STANDBY = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchPage:
+    """Some events or a mark, and the cursor to go on from behind them."""
+
+    events: Sequence[JobEvent]
+    cursor: str
+    mark: Mark
+
+
+class FilterStream:
+    """Follows all jobs that match: the past from PostgreSQL, then what the tail hands over.
+
+    Both are the settled events in the order of their places, and they meet at the tail's place of
+    the moment when the mailbox was put up: what is up to there is read, what is behind it comes
+    into the mailbox. When that overflows they meet again, further on.
+
+    Args:
+        tenant: whose jobs.
+        job_filter: which of them.
+        after: the place of the cursor; None for now.
+        write_cursor: makes a cursor of a place.
+        tail: feeds the mailbox, and tells how far the log has settled.
+        routes: where the mailbox is put up.
+        history: reads the past.
+        gauges: counts catch-ups.
+        idle: the longest time without a message, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        tenant: str,
+        job_filter: JobFilter,
+        after: Place | None,
+        write_cursor: Callable[[Place], str],
+        tail: Tail,
+        routes: Routes,
+        history: History,
+        gauges: Gauges,
+        idle: float,
+    ) -> None:
+        self._tenant = tenant
+        self._job_filter = job_filter
+        self._after = after
+        self._write_cursor = write_cursor
+        self._tail = tail
+        self._routes = routes
+        self._history = history
+        self._gauges = gauges
+        self._idle = idle
+        self._clock = asyncio.get_running_loop().time
+        # Everything up to here was sent or does not match; the cursor that was sent last; and the
+        # place where the past ends and the mailbox begins.
+        self._place: Place = BEGINNING
+        self._sent: Place = BEGINNING
+        self._meeting: Place = BEGINNING
+        self._mark_due = 0.0
+        self._live = False
+        self._caught_up = False
+        self._error: HeadraceError | None = None
+        self._mailbox: Mailbox | None = None
+
+    def fail(self, error: HeadraceError) -> None:
+        """Ends it with an error, as soon as it looks."""
+        self._error = error
+        if self._mailbox is not None:
+            self._mailbox.fail(error)
+
+    async def run(self) -> AsyncGenerator[WatchPage, None]:
+        """Yields pages as they are to be sent; it ends with an error alone.
+
+        When it has passed events that do not match, its last page brings the cursor up to them.
+
+        Raises:
+            CursorExpired: events behind the cursor were pruned.
+            Unavailable: the past cannot be read.
+            ShuttingDown: the gateway shuts down.
+        """
+        with self._routes.of_filter(self._tenant, self._job_filter) as (mailbox, matches):
+            self._mailbox = mailbox
+            if self._error is not None:
+                mailbox.fail(self._error)
+            await self._tail.ready()
+            self._meeting = self._tail.settled
+            self._place = self._sent = self._meeting if self._after is None else self._after
+            self._mark_due = self._next_mark()
+            if self._after is not None:
+                self._gauges.resumes += 1
+            try:
+                while True:
+                    live = self._live
+                    step = self._present(mailbox) if live else self._past(mailbox, matches)
+                    for page in await step:
+                        mailbox.sending = self._gauges.since(page.events if live else ())
+                        yield page
+                        mailbox.sending = None
+                        if live:
+                            self._gauges.count_sent(page.events)
+            except HeadraceError:
+                if self._live:
+                    self._place = max(self._place, self._passed(mailbox))
+                if self._place > self._sent:
+                    yield self._page(Mark.IDLE)
+                raise
+
+    async def _past(self, mailbox: Mailbox, matches: Predicate) -> Sequence[WatchPage]:
+        """What PostgreSQL has up to the meeting place, a page of it."""
+        mailbox.check()
+        events: list[JobEvent] = []
+        passed = self._meeting
+        if self._place < self._meeting:
+            try:
+                page = await self._history.of_all(
+                    tenant=self._tenant, after=self._place, through=self._meeting
+                )
+            except Pruned as pruned:
+                self._gauges.cursors_expired += 1
+                raise CursorExpired(self._write_cursor(pruned.start)) from None
+            events = [event for event in page.events if matches(event)]
+            if not page.complete and page.end is not None:
+                passed = page.end
+        self._live = passed >= self._meeting
+        if self._live:
+            mailbox.behind = None
+        return self._pages(events, passed)
+
+    async def _present(self, mailbox: Mailbox) -> Sequence[WatchPage]:
+        """What the tail hands over next; nothing when it was too much."""
+        await mailbox.wait(max(0.0, self._mark_due - self._clock()))
+        events = mailbox.take(MAX_EVENTS)
+        if events and place_of(events[0]) <= self._place:
+            events = [event for event in events if place_of(event) > self._place]
+        if mailbox.overflowed:
+            self._gauges.catch_ups += 1
+            self._live = False
+            mailbox.reopen()
+            self._meeting = self._tail.settled
+            return ()
+        return self._pages(events, self._passed(mailbox))
+
+    def _passed(self, mailbox: Mailbox) -> Place:
+        """Up to where everything that matches has been taken, while it is live."""
+        # With nothing left in the mailbox, what else the tail has passed does not match.
+        nothing_left = not mailbox and not mailbox.overflowed
+        return self._tail.settled if nothing_left else self._place
+
+    def _pages(self, events: Iterable[JobEvent], passed: Place) -> Sequence[WatchPage]:
+        """Pages of events, and the mark that is due.
+
+        Args:
+            events: what to send.
+            passed: everything up to here is among `events`, was sent or does not match.
+        """
+        packs = list(pack(events))
+        pages = []
+        for packed in packs:
+            self._place = place_of(packed[-1])
+            if packed is packs[-1]:
+                self._place = max(self._place, passed)
+            pages.append(self._page(Mark.EVENTS, packed))
+        self._place = max(self._place, passed)
+        if self._live and not self._caught_up:
+            self._caught_up = True
+            pages.append(self._page(Mark.CAUGHT_UP))
+        elif self._clock() >= self._mark_due:
+            pages.append(self._page(Mark.IDLE))
+        return pages
+
+    def _page(self, mark: Mark, events: Sequence[JobEvent] = ()) -> WatchPage:
+        self._sent = self._place
+        self._mark_due = self._next_mark()
+        return WatchPage(events=events, cursor=self._write_cursor(self._place), mark=mark)
+
+    def _next_mark(self) -> float:
+        """When a mark is due if nothing is sent from now on."""
+        if not self._live:
+            return self._clock() + _PROGRESS
+        return next_mark(self._clock(), self._idle)

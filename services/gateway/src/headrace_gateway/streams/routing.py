@@ -1,0 +1,159 @@
+"""Who gets an event: a lookup, whose cost grows with the streams that match and not with all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from headrace_core.domain.errors import HeadraceError
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import JobEvent
+from headrace_gateway.job_filter import JobFilter
+from headrace_gateway.streams.gauges import Gauges
+from headrace_gateway.streams.mailbox import Mailbox
+from headrace_gateway.streams.predicate import (
+    KEYS_OF_EVENT,
+    Key,
+    Predicate,
+    compile_filter,
+    keys_of_filter,
+)
+
+
+class Routes:
+    """The mailboxes of all open streams.
+
+    Args:
+        room: how many events a mailbox holds.
+        room_bytes: how long their documents may be together.
+        gauges: counts the streams.
+    """
+
+    def __init__(self, *, room: int, room_bytes: int, gauges: Gauges) -> None:
+        self._room = room
+        self._room_bytes = room_bytes
+        self._gauges = gauges
+        self._by_job: dict[JobId, set[Mailbox]] = {}
+        self._by_key: dict[Key, dict[Mailbox, Predicate]] = {}
+        # How many routes are found by each kind of key: only those of an event are looked up.
+        self._kinds: Counter[Hashable] = Counter()
+        self._mailboxes: set[Mailbox] = set()
+        self._opened = asyncio.Event()
+        self._closed: HeadraceError | None = None
+
+    def __bool__(self) -> bool:
+        """Whether any stream is open."""
+        return bool(self._mailboxes)
+
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - a wait without one is a bug
+        """Waits until any stream is open, at most `timeout` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._opened.wait()
+
+    @contextmanager
+    def of_job(self, job_id: JobId) -> Iterator[Mailbox]:
+        """A mailbox that gets every event of one job, as soon as it is visible."""
+        with self._mailbox() as mailbox:
+            self._by_job.setdefault(job_id, set()).add(mailbox)
+            self._gauges.job_streams += 1
+            try:
+                yield mailbox
+            finally:
+                self._gauges.job_streams -= 1
+                mailboxes = self._by_job[job_id]
+                mailboxes.discard(mailbox)
+                if not mailboxes:
+                    del self._by_job[job_id]
+
+    @contextmanager
+    def of_filter(self, tenant: str, job_filter: JobFilter) -> Iterator[tuple[Mailbox, Predicate]]:
+        """A mailbox that gets every settled event that matches, and what decides that."""
+        matches = compile_filter(tenant, job_filter)
+        keys = keys_of_filter(tenant, job_filter)
+        with self._mailbox() as mailbox:
+            kind = keys[0][0]
+            self._kinds[kind] += 1
+            for key in keys:
+                self._by_key.setdefault(key, {})[mailbox] = matches
+            self._gauges.filter_streams += 1
+            try:
+                yield mailbox, matches
+            finally:
+                self._gauges.filter_streams -= 1
+                self._kinds[kind] -= 1
+                if not self._kinds[kind]:
+                    del self._kinds[kind]
+                for key in keys:
+                    mailboxes = self._by_key[key]
+                    del mailboxes[mailbox]
+                    if not mailboxes:
+                        del self._by_key[key]
+
+    def oldest(self) -> float | None:
+        """When the oldest event happened that a stream has been handed and has not sent.
+
+        It may be asked in any thread.
+
+        Returns:
+            Seconds since 1970 by the database's clock; None when every stream has sent all.
+        """
+        # The copy is one step, which no other thread comes between.
+        moments = [mailbox.oldest for mailbox in list(self._mailboxes)]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def show(self, events: Iterable[JobEvent]) -> None:
+        """Hands over events that have become visible."""
+        if not self._by_job:
+            return
+        for event in events:
+            for mailbox in self._by_job.get(event.job_id, ()):
+                mailbox.put(event)
+
+    def settle(self, events: Sequence[JobEvent]) -> None:
+        """Hands over events that have settled, in the order of their places."""
+        found: dict[Mailbox, list[JobEvent]] = {}
+        # All keys of a stream are of one kind, so it gets its events in their order.
+        for kind in self._kinds:
+            keys_of = KEYS_OF_EVENT[kind]
+            for event in events:
+                for key in keys_of(event):
+                    for mailbox, matches in self._by_key.get(key, _NOBODY).items():
+                        if matches(event):
+                            found.setdefault(mailbox, []).append(event)
+        for mailbox, matching in found.items():
+            mailbox.put(*matching)
+
+    def overflow(self) -> None:
+        """Sends every open stream back to PostgreSQL."""
+        for mailbox in self._mailboxes:
+            mailbox.overflow()
+
+    def fail(self, error: HeadraceError) -> None:
+        """Ends every open stream with an error."""
+        for mailbox in self._mailboxes:
+            mailbox.fail(error)
+
+    def close(self, error: HeadraceError) -> None:
+        """Ends every stream with an error, and those that are yet to come."""
+        self._closed = error
+        self.fail(error)
+
+    @contextmanager
+    def _mailbox(self) -> Iterator[Mailbox]:
+        if self._closed is not None:
+            raise self._closed
+        mailbox = Mailbox(room=self._room, room_bytes=self._room_bytes)
+        self._mailboxes.add(mailbox)
+        self._opened.set()
+        try:
+            yield mailbox
+        finally:
+            self._mailboxes.discard(mailbox)
+            if not self._mailboxes:
+                self._opened.clear()
+
+
+_NOBODY: dict[Mailbox, Predicate] = {}

@@ -1,0 +1,133 @@
+"""The stream of one job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import JobEvent
+from headrace_core.domain.lifecycle import TERMINAL
+from headrace_gateway.streams.gauges import Gauges
+from headrace_gateway.streams.history import History
+from headrace_gateway.streams.idle import next_mark
+from headrace_gateway.streams.mailbox import Mailbox
+from headrace_gateway.streams.packs import MAX_EVENTS, pack
+from headrace_gateway.streams.routing import Routes
+from headrace_gateway.streams.tail import Tail
+
+
+class JobStream:
+    """Follows one job: its past from PostgreSQL, then what the tail hands over.
+
+    The mailbox is there before the past is read, so the two overlap and nothing falls between them.
+    The numbers of the events tell what was sent before, and whether one is missing: then the stream
+    is back in the past.
+
+    Args:
+        tenant: whose job it is.
+        job_id: the job.
+        after_seq: the number of the last event that the client has seen. Events up to it are not
+            sent, also when there are not as many yet.
+        tail: feeds the mailbox.
+        routes: where the mailbox is put up.
+        history: reads the past.
+        gauges: counts catch-ups and gaps.
+        idle: the longest time without a message, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        tenant: str,
+        job_id: JobId,
+        after_seq: int,
+        tail: Tail,
+        routes: Routes,
+        history: History,
+        gauges: Gauges,
+        idle: float,
+    ) -> None:
+        self._tenant = tenant
+        self._job_id = job_id
+        self._after_seq = self._last_seq = after_seq
+        self._tail = tail
+        self._routes = routes
+        self._history = history
+        self._gauges = gauges
+        self._idle = idle
+        self._clock = asyncio.get_running_loop().time
+        self._live = False
+        self._ended = False
+
+    async def run(self) -> AsyncGenerator[list[JobEvent], None]:
+        """Yields events as they are to be sent, and returns once the job has ended.
+
+        An empty list is a mark: the job is quiet, and the stream is there.
+
+        Raises:
+            JobNotFound: the tenant has no such job.
+            Unavailable: the past cannot be read.
+            ShuttingDown: the gateway shuts down.
+        """
+        with self._routes.of_job(self._job_id) as mailbox:
+            await self._tail.ready()
+            if self._last_seq:
+                self._gauges.resumes += 1
+            mark_due = self._next_mark()
+            while not self._ended:
+                live = self._live
+                events = await (self._present(mailbox, mark_due) if live else self._past(mailbox))
+                if events and events[0].seq <= self._after_seq:
+                    events = [event for event in events if event.seq > self._after_seq]
+                if events:
+                    mark_due = self._next_mark()
+                elif live and self._clock() >= mark_due and not self._ended:
+                    mark_due = self._next_mark()
+                    yield []
+                for packed in pack(events):
+                    mailbox.sending = self._gauges.since(packed if live else ())
+                    yield packed
+                    mailbox.sending = None
+                    if live:
+                        self._gauges.count_sent(packed)
+
+    async def _past(self, mailbox: Mailbox) -> Sequence[JobEvent]:
+        """What PostgreSQL has behind the last event that was sent, a page of it."""
+        mailbox.check()
+        page = await self._history.of_job(
+            tenant=self._tenant, job_id=self._job_id, after_seq=self._last_seq
+        )
+        self._last_seq = page.last_seq
+        self._live, self._ended = page.complete, page.ended
+        if self._live:
+            mailbox.behind = None
+        return page.events
+
+    async def _present(self, mailbox: Mailbox, mark_due: float) -> Sequence[JobEvent]:
+        """What the tail hands over next, up to where an event is missing; nothing for a mark."""
+        await mailbox.wait(max(0.0, mark_due - self._clock()))
+        events: list[JobEvent] = []
+        last_seq, complete = self._last_seq, not mailbox.overflowed
+        for event in mailbox.take(MAX_EVENTS):
+            # What the past had already, or the tail has read twice after a fault, is passed over.
+            if event.seq > last_seq:
+                if event.seq > last_seq + 1:
+                    self._gauges.gaps += 1
+                    complete = False
+                    break
+                events.append(event)
+                last_seq = event.seq
+        self._last_seq = last_seq
+        if not complete:
+            self._gauges.catch_ups += 1
+            self._live = False
+            mailbox.reopen()
+        elif events:
+            # An event behind the terminal one is a requeue, after which the job lives on.
+            self._ended = events[-1].state in TERMINAL and not mailbox
+        return events
+
+    def _next_mark(self) -> float:
+        """When a mark is due if nothing is sent from now on."""
+        return next_mark(self._clock(), self._idle)

@@ -1,0 +1,86 @@
+"""The stream of a named subscription."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from headrace_core.domain.subscription import Acquired
+from headrace_gateway.streams.gauges import Gauges
+from headrace_gateway.streams.idle import next_mark
+from headrace_gateway.streams.leases import Leases
+from headrace_gateway.streams.many import FilterStream, Mark, WatchPage
+
+
+class SubscriptionStream:
+    """Stands by until it has acquired the subscription, then follows its jobs.
+
+    Whatever it ends with, the subscription is let go of. What it sends while it has the lease may
+    still be on its way when another one takes over; the epoch in its cursors fences that off.
+
+    Args:
+        tenant: whose subscription it is.
+        name: the subscription.
+        consumer: who watches.
+        leases: acquires it.
+        follow: makes the stream of what was acquired.
+        gauges: counts those that stand by and those that receive.
+        idle: the longest time without a message while it stands by, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        tenant: str,
+        name: str,
+        consumer: str,
+        leases: Leases,
+        follow: Callable[[Acquired], FilterStream],
+        gauges: Gauges,
+        idle: float,
+    ) -> None:
+        self._tenant = tenant
+        self._name = name
+        self._consumer = consumer
+        self._leases = leases
+        self._follow = follow
+        self._gauges = gauges
+        self._idle = idle
+        self._clock = asyncio.get_running_loop().time
+
+    async def run(self) -> AsyncGenerator[WatchPage, None]:
+        """Yields pages as they are to be sent; it ends with an error alone.
+
+        Raises:
+            SubscriptionNotFound: there is none of this name, or it was deleted.
+            SubscriptionTaken: another consumer has taken over, or a newer watch of the same one.
+            CursorExpired: events that were not acknowledged were pruned.
+            Unavailable: PostgreSQL cannot be read, or was gone for as long as a lease.
+            ShuttingDown: the gateway shuts down.
+        """
+        with self._leases.of_watch(
+            tenant=self._tenant, name=self._name, consumer=self._consumer
+        ) as lease:
+            acquired: Acquired | None = None
+            mark_due = self._clock()
+            self._gauges.standby_streams += 1
+            try:
+                has_turn = await lease.turn(None)
+                while not has_turn or (acquired := await lease.acquire()) is None:
+                    if self._clock() >= mark_due:
+                        yield WatchPage(events=(), cursor="", mark=Mark.STANDBY)
+                        mark_due = next_mark(self._clock(), self._idle)
+                    has_turn = await lease.turn(max(0.0, mark_due - self._clock()))
+            finally:
+                self._gauges.standby_streams -= 1
+            stream = self._follow(acquired)
+            lease.on_failure(stream.fail)
+            self._gauges.subscription_streams += 1
+            try:
+                async with aclosing(stream.run()) as pages:
+                    async for page in pages:
+                        lease.check()
+                        yield page
+            finally:
+                self._gauges.subscription_streams -= 1

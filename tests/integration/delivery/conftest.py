@@ -1,0 +1,33 @@
+"""What the tests of the deliveries share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from headrace_core.delivery import Deliverer
+from headrace_core.runtime.settings import Settings
+from support.crew import identify
+from support.databases import Databases
+from support.valkey import OwnValkey, own_valkey
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> str:
+    """An empty database with the schema, which these tests share."""
+    return databases.emptied()
+
+
+@pytest.fixture
+def valkey() -> Iterator[OwnValkey]:
+    """A Valkey of the test's own."""
+    with own_valkey() as valkey:
+        yield valkey
+
+
+@pytest.fixture
+async def deliverer(settings: Settings) -> AsyncIterator[Deliverer]:
+    deliverer = Deliverer(settings, identify=identify)
+    yield deliverer
+    await deliverer.close()

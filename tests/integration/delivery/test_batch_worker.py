@@ -1,0 +1,576 @@
+"""The worker's end of the deliveries."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import pytest
+import structlog
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+from structlog.testing import capture_logs
+
+from headrace_core.delivery import Deliverer
+from headrace_core.delivery import take as worker_module
+from headrace_core.delivery.take import RedisTooOldError
+from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.ready import ready_jobs
+from headrace_core.store.sql.database import Database
+from support.crew import POOL, QUEUE, Crew, at_work, identify, some
+from support.jobs import read_job, submit, submit_many
+from support.until import until
+from support.valkey import OwnValkey, own_valkey
+from support.workers import claim, delivery, register
+
+
+def slots(settings: Settings, count: int) -> Settings:
+    return settings.model_copy(update={"worker_slots": count})
+
+
+def patient(settings: Settings) -> Settings:
+    """Settings with which only a delivery could wake a worker in time."""
+    return settings.model_copy(update={"redis_timeout": 300.0})
+
+
+def ranked(deliveries: list[Delivery]) -> list[tuple[Delivery, float]]:
+    return [(delivery, float(rank)) for rank, delivery in enumerate(deliveries)]
+
+
+async def is_waiting(redis: Redis) -> bool:
+    """Whether a worker stands at its queue."""
+    clients = await redis.client_list()
+    # `b`: blocked; the last command of one that is served stands there too.
+    return any(client["cmd"] == "bzmpop" and "b" in client["flags"] for client in clients)
+
+
+async def until_waiting(redis: Redis) -> None:
+    """Waits until a worker stands at its queue."""
+    await until(partial(is_waiting, redis))
+
+
+async def test_a_delivery_wakes_it_at_once(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    crew = Crew()
+    async with at_work(patient(settings), crew):
+        for _ in range(3):
+            await until_waiting(redis)
+            [one] = some(1)
+            await deliverer.deliver(POOL, [(one, 0)])
+            await crew.until_started(one)
+        assert len(crew.started) == 3
+
+
+async def test_delivery_that_a_claim_passes_over_is_looked_for_soon(
+    settings: Settings, deliverer: Deliverer, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No other look comes within the test.
+    monkeypatch.setattr(worker_module, "_LOOK_S", 1e6)
+    crew = Crew()
+    async with at_work(patient(settings), crew):
+        await until_waiting(redis)
+        [one] = some(1)
+        crew.passed_over = 3
+        await deliverer.deliver(POOL, [(one, 0)])
+        await crew.until_started(one)
+        assert crew.passed_over == 0
+
+
+async def test_several_workers_are_woken_while_there_is_something_left(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    one, other = Crew(), Crew()
+    one.gate.clear()
+    other.gate.clear()
+    single = slots(patient(settings), 1)
+    async with at_work(single, one), at_work(single, other):
+        await until_waiting(redis)
+        deliveries = some(2)
+        await deliverer.deliver(POOL, ranked(deliveries))
+        # They came at once, and each wakes a worker.
+        await until(lambda: len(one.started) + len(other.started) == 2)
+        assert len(one.started) == len(other.started) == 1
+
+
+async def test_it_takes_in_the_order_of_the_ranks(settings: Settings, deliverer: Deliverer) -> None:
+    deliveries = some(50)
+    shuffled = ranked(deliveries)
+    random.Random(1).shuffle(shuffled)
+    await deliverer.deliver(POOL, shuffled)
+    crew = Crew()
+    async with at_work(slots(settings, 7), crew):
+        await crew.until_started(*deliveries)
+    assert [delivery for batch in crew.batches for delivery in batch] == deliveries
+    assert max(map(len, crew.batches)) <= 7
+
+
+async def test_it_never_takes_more_than_it_has_free_slots_for(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    crew = Crew()
+    crew.gate.clear()
+    deliveries = some(10)
+    await deliverer.deliver(POOL, ranked(deliveries))
+    async with at_work(slots(settings, 3), crew) as worker:
+        await crew.until_started(*deliveries[:3])
+        assert worker.free_slots == 0
+        # What it has no slot for stays where another worker can take it.
+        assert await redis.zcard(QUEUE) == 7
+        crew.gate.set()
+        await crew.until_started(*deliveries)
+        await crew.until_idle()
+        assert crew.most_running <= 3
+        await until(lambda: worker.free_slots == 3)
+
+
+async def test_a_slot_is_filled_again_as_soon_as_it_is_free(
+    settings: Settings, deliverer: Deliverer
+) -> None:
+    deliveries = some(20)
+    await deliverer.deliver(POOL, ranked(deliveries))
+    crew = Crew()
+    # After a wait, or a pause, the second would come too late.
+    async with at_work(slots(patient(settings), 1), crew):
+        await crew.until_started(*deliveries)
+    assert crew.most_running == 1
+
+
+async def test_a_pool_is_served_by_its_own_workers(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    mine, other = some(2)
+    crew = Crew()
+    async with at_work(settings, crew):
+        await deliverer.deliver("another", [(other, 0)])
+        await deliverer.deliver(POOL, [(mine, 0)])
+        await crew.until_started(mine)
+    assert crew.started == [mine]
+    assert await redis.zcard(QUEUE.replace(POOL, "another")) == 1
+
+
+async def test_names_that_are_none_are_dropped(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    [good] = some(1)
+    bad = [b"nonsense", b"\xff\xfe", b"", b":1", f"{good.job_id}:0", f"{good.job_id}:99999999999"]
+    await redis.zadd(QUEUE, {name: -number for number, name in enumerate(bad)})
+    await deliverer.deliver(POOL, [(good, 0)])
+    crew = Crew()
+    async with at_work(settings, crew):
+        await crew.until_started(good)
+    assert crew.started == [good]
+    assert await redis.zcard(QUEUE) == 0
+
+
+async def test_a_delivery_that_comes_twice_stands_in_the_queue_once(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    deliveries = some(3)
+    for _ in range(3):
+        await deliverer.deliver(POOL, ranked(deliveries))
+    assert await redis.zcard(QUEUE) == 3
+    crew = Crew()
+    async with at_work(settings, crew):
+        await crew.until_started(*deliveries)
+    assert sorted(map(str, crew.started)) == sorted(map(str, deliveries))
+
+
+async def test_a_job_that_goes_to_two_pools_runs_once(
+    settings: Settings, deliverer: Deliverer, database: Database
+) -> None:
+    # Claims of the real store: the second delivery dies there.
+    crews = {pool: Crew() for pool in ("one", "two")}
+    for pool, crew in crews.items():
+        worker_id = await register(database, pool=pool)
+
+        async def take(deliveries: list[Delivery], most: int, worker_id=worker_id, crew=crew):
+            claimed = await claim(database, worker_id, deliveries)
+            return await crew.__class__.claim(
+                crew, [Delivery(job_id=job.id, attempt=job.attempt) for job in claimed], most
+            )
+
+        crew.claim = take  # type: ignore[method-assign, assignment]
+    jobs = [await submit(database) for _ in range(10)]
+    deliveries = [delivery(job) for job in jobs]
+    one, two = crews.values()
+    async with at_work(settings, one, pool="one"), at_work(settings, two, pool="two"):
+        for _ in range(2):
+            await asyncio.gather(*(deliverer.deliver(pool, ranked(deliveries)) for pool in crews))
+        await until(lambda: len(one.started + two.started) == 10)
+    assert sorted(map(str, one.started + two.started)) == sorted(map(str, deliveries))
+    for job in jobs:
+        assert (await read_job(database, job.id)).state is JobState.RUNNING
+
+
+# Faults.
+
+
+async def test_a_flush_loses_nothing_but_what_was_in_it(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    crew = Crew()
+    async with at_work(settings, crew):
+        lost, kept = some(2)
+        crew.gate.clear()
+        await deliverer.deliver(POOL, [(kept, 0)])
+        await crew.until_started(kept)
+        await redis.flushdb()
+        # The script is gone as well.
+        await redis.script_flush()
+        [after] = some(1)
+        await deliverer.deliver(POOL, [(after, 0)])
+        await crew.until_started(after)
+    assert lost not in crew.started
+
+
+async def test_without_redis_it_claims_straight_from_postgresql_until_redis_is_back(
+    settings: Settings, valkey: OwnValkey
+) -> None:
+    own = slots(settings, 2).model_copy(
+        update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0}
+    )
+    deliverer = Deliverer(own, identify=identify)
+    crew = Crew()
+    async with at_work(own, crew):
+        [first] = some(1)
+        await deliverer.deliver(POOL, [(first, 0)])
+        await crew.until_started(first)
+
+        valkey.kill()
+        with pytest.raises(Unavailable):
+            await deliverer.deliver(POOL, [(first, 0)])
+        await crew.until_asked()
+        found = some(5)
+        crew.found = list(found)
+        await crew.until_started(*found)
+        # Never more than there are slots.
+        assert crew.most_running <= 2
+        assert max(map(len, crew.batches)) <= 2
+        assert 0 not in crew.asked_for
+
+        await valkey.give_back()
+
+        async def delivered() -> bool:
+            # It may not have noticed yet: what is delivered meanwhile waits for it.
+            await deliverer.deliver(POOL, [(last, 0)])
+            return last in crew.started
+
+        [last] = some(1)
+        await until(delivered)
+        asked = len(crew.asked_for)
+        for _ in range(3):
+            [one] = some(1)
+            await deliverer.deliver(POOL, [(one, 0)])
+            await crew.until_started(one)
+        assert len(crew.asked_for) == asked
+    await deliverer.close()
+
+
+async def test_a_redis_that_hangs_holds_up_no_job(settings: Settings, valkey: OwnValkey) -> None:
+    own = settings.model_copy(update={"redis_url": SecretStr(valkey.url), "redis_timeout": 0.5})
+    crew = Crew()
+    async with at_work(own, crew):
+        client: Redis = Redis.from_url(valkey.url)
+        await until_waiting(client)
+        # Every command of others waits, as behind a script that runs for long.
+        await client.execute_command("CLIENT", "PAUSE", "60000", "ALL")
+        await crew.until_asked()
+        for _ in range(5):
+            crew.found = some(1)
+            await crew.until_started(*crew.found)
+        await client.aclose()
+
+
+async def test_without_redis_and_postgresql_it_goes_on_trying(
+    settings: Settings, valkey: OwnValkey
+) -> None:
+    own = settings.model_copy(update={"redis_url": SecretStr(valkey.url)})
+    crew = Crew()
+    crew.unavailable = True
+    async with at_work(own, crew):
+        valkey.kill()
+        crew.found = some(1)
+        await until(lambda: crew.refusals)
+        crew.unavailable = False
+        found = some(1)
+        crew.found = list(found)
+        await crew.until_started(*found)
+
+
+async def test_while_postgresql_is_gone_it_goes_on_trying(
+    settings: Settings, deliverer: Deliverer
+) -> None:
+    crew = Crew()
+    crew.unavailable = True
+    async with at_work(settings, crew):
+        before, after = some(2)
+        await deliverer.deliver(POOL, [(before, 7)])
+        await until(lambda: crew.refusals > 1)
+        crew.unavailable = False
+        await deliverer.deliver(POOL, [(after, 0)])
+        # What could not be claimed was given back: nobody delivers it again.
+        await crew.until_started(before, after)
+
+
+async def test_a_worker_that_pauses_takes_nothing_until_it_resumes(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    crew = Crew()
+    async with at_work(patient(settings), crew) as worker:
+        await until_waiting(redis)
+        worker.pause()
+        # It stands at the queue; what it gets there it gives back.
+        [one] = some(1)
+        await deliverer.deliver(POOL, [(one, 7)])
+
+        async def given_back() -> bool:
+            return not await is_waiting(redis) and bool(await redis.zcard(QUEUE))
+
+        await until(given_back)
+        assert await redis.zscore(QUEUE, str(one)) == 7
+        assert crew.started == []
+        worker.resume()
+        await crew.until_started(one)
+
+
+async def test_a_worker_that_leaves_does_so_at_once_and_takes_nothing_with_it(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    crew = Crew()
+    async with at_work(patient(settings), crew) as worker:
+        for _ in range(20):
+            await until_waiting(redis)
+            [one] = some(1)
+            # Both at once: it may have been handed over already.
+            await asyncio.gather(deliverer.deliver(POOL, [(one, 0)]), worker.leave())
+            kept = await redis.zcard(QUEUE)
+            assert kept + crew.started.count(one) == 1
+            await redis.delete(QUEUE)
+            worker.resume()
+
+
+@pytest.fixture
+def old_redis() -> Iterator[OwnValkey]:
+    """One without the command, which came with 7.0."""
+    with own_valkey("--rename-command", "BZMPOP", "") as valkey:
+        yield valkey
+
+
+async def test_a_redis_that_is_too_old_is_told_of_and_jobs_come_from_postgresql(
+    settings: Settings, old_redis: OwnValkey, capfd: pytest.CaptureFixture[str]
+) -> None:
+    crew = Crew()
+    own = settings.model_copy(update={"redis_url": SecretStr(old_redis.url)})
+    async with at_work(own, crew) as worker:
+        await crew.until_asked()
+        crew.found = found = some(1)
+        await crew.until_started(*found)
+        assert worker.without_redis
+        with pytest.raises(RedisTooOldError):
+            await worker.ping()
+        # It is not taken for one that is back.
+        await crew.until_asked()
+    said = "".join(capfd.readouterr())
+    assert said.count("redis_too_old") == 1
+    assert "redis_found" not in said
+
+
+async def test_the_deliverer_says_when_redis_is_gone(settings: Settings, valkey: OwnValkey) -> None:
+    deliverer = Deliverer(
+        settings.model_copy(update={"redis_url": SecretStr(valkey.url)}), identify=identify
+    )
+    await deliverer.ping()
+    valkey.kill()
+    for call in (deliverer.ping(), deliverer.deliver(POOL, ranked(some(1)))):
+        with pytest.raises(Unavailable) as caught:
+            await call
+        assert caught.value.dependency == "redis"
+    await valkey.give_back()
+    await deliverer.ping()
+    await deliverer.close()
+
+
+@pytest.mark.parametrize(
+    ("take_away", "give_back"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    ],
+    ids=["out of memory", "a replica"],
+)
+async def test_a_redis_that_takes_no_writes_holds_up_no_job(
+    settings: Settings, valkey: OwnValkey, take_away: tuple[str, ...], give_back: tuple[str, ...]
+) -> None:
+    own = settings.model_copy(update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0})
+    crew = Crew()
+    deliverer = Deliverer(own, identify=identify)
+    async with at_work(own, crew) as worker, Redis.from_url(valkey.url) as client:
+        await until_waiting(client)
+        await client.execute_command(*take_away)
+        # It answers, and nothing can be delivered.
+        assert await client.ping()
+        with pytest.raises(Unavailable):
+            await deliverer.deliver(POOL, ranked(some(1)))
+        await until(lambda: worker.without_redis)
+        for _ in range(5):
+            crew.found = some(1)
+            await crew.until_started(*crew.found)
+        assert worker.without_redis
+
+        await client.execute_command(*give_back)
+        await until(lambda: not worker.without_redis)
+        [one] = some(1)
+        await deliverer.deliver(POOL, [(one, 0)])
+        await crew.until_started(one)
+    await deliverer.close()
+
+
+async def test_what_nobody_delivers_is_found_while_redis_is_there(
+    settings: Settings, deliverer: Deliverer, redis: Redis
+) -> None:
+    crew = Crew()
+    async with at_work(slots(settings, 1), crew) as worker:
+        worker._wait_s = 0.1
+        await until_waiting(redis)
+        found = some(20)
+        crew.found = list(found)
+        await crew.until_started(*found)
+        # It looks as long as it finds something, and stands at its queue all the while.
+        assert not worker.without_redis
+        [one] = some(1)
+        await deliverer.deliver(POOL, [(one, 0)])
+        await crew.until_started(one)
+    assert crew.most_running == 1
+
+
+async def test_what_nobody_delivers_is_found_though_a_few_still_come(
+    settings: Settings, deliverer: Deliverer
+) -> None:
+    crew = Crew()
+    found = some(50)
+    crew.found = list(found)
+    async with at_work(settings, crew):
+
+        async def a_few_come() -> bool:
+            # The queue is never empty for long.
+            [one] = some(1)
+            await deliverer.deliver(POOL, [(one, 0)])
+            await crew.until_started(one)
+            return set(found) <= set(crew.started)
+
+        await until(a_few_come)
+
+
+async def test_without_redis_workers_do_not_stand_in_each_others_way(
+    settings: Settings, valkey: OwnValkey, database: Database
+) -> None:
+    own = slots(settings, 5).model_copy(update={"redis_url": SecretStr(valkey.url)})
+    jobs = await submit_many(database, 100)
+    crews = [Crew() for _ in range(4)]
+
+    async def find(limit: int) -> list[Delivery]:
+        async with database.statement() as connection:
+            ready = await ready_jobs(connection, pools=[POOL], limit=limit)
+        return [job.delivery for job in ready]
+
+    async with AsyncExitStack() as open_:
+        valkey.kill()
+        for crew in crews:
+            worker_id = await register(database, pool=POOL)
+
+            async def take(deliveries: list[Delivery], most: int, worker_id=worker_id, crew=crew):
+                claimed = await claim(database, worker_id, deliveries, most=most)
+                crew.batches.append(claimed)
+                return [Delivery(job_id=job.id, attempt=job.attempt) for job in claimed]
+
+            crew.claim = take  # type: ignore[method-assign, assignment]
+            crew.find = find  # type: ignore[method-assign]
+            await open_.enter_async_context(at_work(own, crew))
+        await until(lambda: sum(len(crew.started) for crew in crews) == len(jobs))
+    started = [delivery for crew in crews for delivery in crew.started]
+    assert sorted(map(str, started)) == sorted(str(delivery(job)) for job in jobs)
+    # Who comes too late takes what is behind, in the same moment.
+    empty = sum(not batch for crew in crews for batch in crew.batches)
+    assert empty <= len(crews)
+
+
+@pytest.fixture
+def socket_valkey(tmp_path: Path) -> Iterator[tuple[OwnValkey, Path]]:
+    """A Valkey that also listens on a unix socket."""
+    socket = tmp_path / "v.sock"
+    with own_valkey("--unixsocket", str(socket)) as valkey:
+        yield valkey, socket
+
+
+async def test_unix_socket_carries_deliveries(
+    settings: Settings, socket_valkey: tuple[OwnValkey, Path]
+) -> None:
+    valkey, socket = socket_valkey
+    password = urlsplit(valkey.url).password
+    own = settings.model_copy(update={"redis_url": SecretStr(f"unix://:{password}@{socket}?db=5")})
+    deliverer = Deliverer(own, identify=identify)
+    await deliverer.ping()
+    crew = Crew()
+    [one] = some(1)
+    async with at_work(own, crew) as worker:
+        await worker.ping()
+        await deliverer.deliver(POOL, [(one, 0)])
+        await crew.until_started(one)
+    await deliverer.deliver("nobody", [(one, 0)])
+    database: Redis = Redis.from_url(f"{valkey.url.rpartition('/')[0]}/5")
+    assert await database.zcard(QUEUE.replace(POOL, "nobody")) == 1
+    await database.aclose()
+    await deliverer.close()
+
+
+async def test_installations_with_one_redis_take_their_own_deliveries(
+    settings: Settings, deliverer: Deliverer
+) -> None:
+    async def identify_other() -> UUID:
+        return UUID(int=2)
+
+    neighbor = Deliverer(settings, identify=identify_other)
+    ours, theirs = some(2)
+    crew = Crew()
+    async with at_work(settings, crew):
+        await neighbor.deliver(POOL, [(theirs, 0)])
+        await deliverer.deliver(POOL, [(ours, 1)])
+        await crew.until_started(ours)
+    assert theirs not in crew.started
+    await neighbor.close()
+
+
+async def test_unforeseen_error_of_redis_falls_back_to_postgresql(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: object) -> None:
+        raise TypeError("an unforeseen fault")
+
+    monkeypatch.setattr(AbstractConnection, "connect", broken)
+    crew = Crew()
+    crew.found = some(3)
+    found = list(crew.found)
+    # A logger that an earlier test used may be bound to another configuration.
+    monkeypatch.setattr(worker_module, "_log", structlog.get_logger())
+    with capture_logs() as logs:
+        async with at_work(settings, crew) as worker:
+            await crew.until_started(*found)
+            with pytest.raises(TypeError):
+                await worker.ping()
+    [lost] = [line for line in logs if line["event"] == "redis_lost"]
+    assert isinstance(lost["exc_info"], TypeError)
+    deliverer = Deliverer(settings, identify=identify)
+    with pytest.raises(Unavailable) as caught:
+        await deliverer.deliver(POOL, [(found[0], 0)])
+    assert caught.value.dependency == "redis"

@@ -1,0 +1,54 @@
+"""Many streams come back at once, as when a gateway was restarted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headrace_core.store.event_log import read_range
+from headrace_core.store.sql.database import Database
+from headrace_gateway.streams import Mark, Watch, history
+from support.jobs import submit_many
+from support.watching import Reader, follow_jobs
+
+STREAMS = 40
+JOBS = 1200
+
+
+def caught_up(reader: Reader) -> bool:
+    return any(page.mark is Mark.CAUGHT_UP for page in reader.pages)
+
+
+async def test_what_they_have_missed_is_not_read_once_for_each(
+    watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    rows = 0
+
+    async def counting(*arguments: Any, **named: Any) -> Any:
+        nonlocal rows
+        page = await read_range(*arguments, **named)
+        rows += len(page.events)
+        return page
+
+    monkeypatch.setattr(history, "read_range", counting)
+    early = follow_jobs(watch)
+    await early.until(caught_up)
+    cursor = early.pages[-1].cursor
+    missed = [job.id for job in await submit_many(database, JOBS)]
+    await early.has(JOBS)
+    readers = [follow_jobs(watch, cursor) for _ in range(STREAMS)]
+    halves = [follow_jobs(watch, early.pages[len(early.pages) // 2].cursor) for _ in range(STREAMS)]
+    for reader in (*readers, *halves):
+        await reader.until(caught_up)
+    for reader in readers:
+        assert [event.job_id for event in reader.events] == missed
+    for reader in halves:
+        assert 0 < len(reader.events) < JOBS
+        assert [event.job_id for event in reader.events] == missed[-len(reader.events) :]
+    # No more than those that read at the same time have read the same, and not all of them.
+    assert rows < JOBS * STREAMS / 4
+    (job,) = await submit_many(database, 1)
+    for reader in (early, *readers, *halves):
+        await reader.until(lambda reader: reader.events[-1].job_id == job.id)
+        await reader.cancel()

@@ -1,0 +1,146 @@
+"""PostgreSQL crashes: the streams go on where they were."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.migrate import migrate
+from headrace_core.store.sql.database import Database
+from headrace_standalone.embedded.folder import DataFolder
+from headrace_standalone.embedded.postgres import EmbeddedPostgres
+from support.jobs import submit
+from support.server import Server, serving
+from support.until import until
+from support.watching import LookingTail, follow_job, follow_jobs, open_writer, watching
+from support.workers import ending, finish, register, start
+
+# One is enough, nearly always.
+CRASHES = 10
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Server, str]]:
+    """A PostgreSQL server of the test's own, and its URL."""
+    with DataFolder.temporary() as folder:
+        postgres = EmbeddedPostgres(folder=folder, ephemeral=True)
+        with serving(postgres.program(), log=folder.logs / "postgres.log") as server:
+            migrate(Settings(database_url=SecretStr(postgres.url)))
+            yield server, postgres.url
+
+
+@pytest.fixture
+def own(settings: Settings, server: tuple[Server, str]) -> Settings:
+    """Settings with that server."""
+    return Settings.model_validate({**settings.model_dump(), "database_url": server[1]})
+
+
+@pytest.fixture
+async def own_database(own: Settings) -> AsyncIterator[Database]:
+    database = Database(own, application="test")
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def crash(server: Server, database: Database) -> None:
+    """Kills every process of the server at once, and starts it again."""
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.start)
+
+    async def back() -> bool:
+        try:
+            await database.ping()
+        except Unavailable:
+            return False
+        return True
+
+    await until(back)
+
+
+async def test_transaction_ids_that_are_given_again_after_a_crash_hide_nothing(
+    server: tuple[Server, str], own: Settings, own_database: Database
+):
+    """A transaction that wrote nothing to the disk leaves no trace: its id is given again.
+
+    Unless the server wrote its log to the disk just then, as it does every now and then; so the
+    crash is tried until it takes an id with it.
+    """
+    tail = LookingTail(own, own_database)
+    await tail.begin()
+    jobs = []
+    for _ in range(CRASHES):
+        jobs.append(await submit(own_database))
+        traceless = [await open_writer(own_database) for _ in range(5)]
+        for writer in traceless:
+            await writer.roll_back()
+        await tail.look()
+        ended_before = max(writer.xid for writer in traceless)
+        known = len(tail.visible)
+
+        await crash(server[0], own_database)
+        jobs += [await submit(own_database) for _ in range(8)]
+        await tail.look()
+        assert [event.job_id for event in tail.visible] == [job.id for job in jobs]
+        assert tail.settled == tail.visible
+        if any(event.xid <= ended_before for event in tail.visible[known:]):
+            return
+    pytest.fail("no crash took a transaction id with it")
+
+
+async def test_what_was_open_at_the_crash_is_gone_and_what_was_committed_is_there(
+    server: tuple[Server, str], own: Settings, own_database: Database
+):
+    tail = LookingTail(own, own_database)
+    await tail.begin()
+    lost = await open_writer(own_database)
+    await lost.submit()
+    seen = await submit(own_database)
+    await tail.look()
+    unseen = await submit(own_database)
+
+    await asyncio.to_thread(server[0].kill)
+    with pytest.raises(Unavailable):
+        await lost.commit()
+    await asyncio.to_thread(server[0].start)
+    await until(lambda: _looked(tail))
+    later = await submit(own_database)
+    await tail.look()
+    assert [e.job_id for e in tail.visible] == [seen.id, unseen.id, later.id]
+    assert tail.settled == tail.visible
+
+
+async def _looked(tail: LookingTail) -> bool:
+    try:
+        await tail.look()
+    except Unavailable:
+        return False
+    return True
+
+
+async def test_streams_go_on_through_a_crash(
+    server: tuple[Server, str], own: Settings, own_database: Database
+):
+    worker_id = await register(own_database)
+    job = await submit(own_database)
+    async with watching(own) as watch:
+        one, many = follow_job(watch, job.id), follow_jobs(watch)
+        await one.has(1)
+        await many.until(lambda reader: bool(reader.pages))
+        await start(own_database, worker_id, job)
+        await one.has(2)
+        await many.has(1)
+        await crash(server[0], own_database)
+        await finish(own_database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
+        await one.end()
+        await many.has(2)
+        assert one.seqs == [1, 2, 3]
+        assert many.seqs == [2, 3]
+        await many.cancel()

@@ -1,0 +1,189 @@
+"""Streams that are cut at random and resumed at either gateway: together they show every event."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import aclosing
+
+import pytest
+from sqlalchemy import text
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.finish import Report
+from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.job import DEFAULT_TENANT, Job, JobEvent
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.event_log import Place, place_of
+from headrace_core.store.sql.database import Database
+from headrace_core.wake import Topic, Waker
+from headrace_gateway.job_filter import JobFilter
+from headrace_gateway.streams import Watch
+from headrace_gateway.streams import tail as tail_module
+from support.jobs import submit, submit_many
+from support.proxy import Proxy
+from support.until import until
+from support.watching import follow_job, follow_jobs, open_writer, subscriptions, watching
+from support.workers import ending, finish, report, start
+
+JOBS = 60
+
+
+async def write(
+    database: Database,
+    worker_id: WorkerId,
+    waker: Waker,
+    chance: random.Random,
+    submitted: Callable[[JobId], None],
+) -> None:
+    """Runs jobs to their ends, with other transactions open meanwhile, and rings now and then."""
+    written: list[JobId] = []
+    waiting: list[Job] = []
+    running: list[Job] = []
+    while len(written) < JOBS or waiting or running:
+        straggler = await open_writer(database) if chance.random() < 0.3 else None
+        if straggler is not None:
+            written += await straggler.submit(queue="left")
+        if len(written) < JOBS:
+            jobs = await submit_many(database, chance.randint(1, 5), queue="run")
+            written += [job.id for job in jobs]
+            waiting += jobs
+            for job in jobs:
+                submitted(job.id)
+        if waiting and chance.random() < 0.7:
+            await start(database, worker_id, *waiting)
+            running, waiting = running + waiting, []
+        for job in running:
+            steps = [
+                Report(job_id=job.id, attempt=1, output="1") for _ in range(chance.randint(0, 9))
+            ]
+            if steps:
+                assert await report(database, worker_id, *steps)
+        if chance.random() < 0.5:
+            ends = [ending(job.id, 1, EventType.SUCCEEDED) for job in running]
+            await finish(database, worker_id, *ends)
+            running = []
+        if straggler is not None:
+            await straggler.commit()
+        if chance.random() < 0.5:
+            waker.ring(Topic.EVENTS)
+
+
+async def watch_all(
+    watches: list[Watch], cursor: str, chance: random.Random, end: asyncio.Future[Place]
+) -> list[JobEvent]:
+    """Follows everything, cut after every few pages, until the end of the log."""
+    seen: list[JobEvent] = []
+    while not (end.done() and seen and place_of(seen[-1]) >= end.result()):
+        left = chance.randint(0, 4)
+        stream = chance.choice(watches).watch_jobs(DEFAULT_TENANT, JobFilter(), cursor)
+        async with aclosing(stream) as pages:
+            async for page in pages:
+                seen += page.events
+                cursor = page.cursor
+                left -= 1
+                if left < 0 or (end.done() and seen and place_of(seen[-1]) >= end.result()):
+                    break
+    return seen
+
+
+async def watch_one(watches: list[Watch], job_id: JobId, chance: random.Random) -> list[JobEvent]:
+    """Follows a job, cut after every few messages, until it has ended."""
+    seen: list[JobEvent] = []
+    while True:
+        left = chance.randint(0, 2)
+        stream = chance.choice(watches).watch_job(
+            DEFAULT_TENANT, job_id, seen[-1].seq if seen else 0
+        )
+        async with aclosing(stream) as messages:
+            async for events in messages:
+                seen += events
+                left -= 1
+                if left < 0:
+                    break
+            else:
+                return seen
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_cut_and_resumed_streams_show_every_event_once_and_in_order(
+    settings: Settings, database: Database, worker_id: WorkerId, waker: Waker, seed: int
+):
+    chance = random.Random(seed)
+    small = settings.model_copy(update={"stream_queue_events": 20})
+    async with watching(small) as one, watching(small) as other, asyncio.timeout(60):
+        first = follow_jobs(one)
+        await first.until(lambda reader: bool(reader.pages))
+        await first.cancel()
+        end: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+        watchers = [
+            asyncio.create_task(
+                watch_all([one, other], first.pages[0].cursor, random.Random(f"{seed} {n}"), end)
+            )
+            for n in range(8)
+        ]
+        singles: dict[JobId, asyncio.Task[list[JobEvent]]] = {}
+
+        def follow(job_id: JobId) -> None:
+            watching_it = watch_one([one, other], job_id, random.Random(f"{seed} {job_id}"))
+            singles[job_id] = asyncio.create_task(watching_it)
+
+        await write(database, worker_id, waker, chance, follow)
+        log = await read_log(database)
+        end.set_result(log[-1][:2])
+        for watcher in watchers:
+            assert [(*place_of(event), event.job_id, event.seq) for event in await watcher] == log
+        for job_id, single in singles.items():
+            seqs = [seq for _, _, logged, seq in log if logged == job_id]
+            assert [event.seq for event in await single] == seqs
+        for watch in (one, other):
+            assert watch.gauges.gaps == 0
+            assert subscriptions(watch) == (0, 0, 0)
+
+
+async def read_log(database: Database) -> list[tuple[int, int, JobId, int]]:
+    """All events in the order of their places: (xid, position, job, seq)."""
+    async with database.transaction() as connection:
+        rows = await connection.execute(
+            text(
+                "SELECT xid::text::bigint AS xid, position, job_id, seq FROM job_events e "
+                "ORDER BY e.xid, position"
+            )
+        )
+        return [tuple(row) for row in rows]
+
+
+async def test_a_gateway_that_has_lost_postgresql_for_long_sends_its_streams_away(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tail_module, "_PATIENCE", 0.5)
+    proxy = Proxy(settings.database_url.get_secret_value())
+    await proxy.start()
+    through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
+    job = await submit(database)
+    async with watching(through) as watch:
+        one, many = follow_job(watch, job.id), follow_jobs(watch)
+        await one.has(1)
+        await many.until(lambda reader: bool(reader.pages))
+        await proxy.cut()
+        for reader in (one, many):
+            with pytest.raises(Unavailable):
+                await reader.end()
+        assert subscriptions(watch) == (0, 0, 0)
+        await proxy.start()
+        jobs = await submit_many(database, 3)
+
+        async def resumed() -> bool:
+            again = follow_jobs(watch, many.pages[-1].cursor)
+            try:
+                await again.has(3)
+            except (TimeoutError, Unavailable):
+                return False
+            finally:
+                await again.cancel()
+            return [event.job_id for event in again.events] == [job.id for job in jobs]
+
+        await until(resumed)
+    await proxy.cut()

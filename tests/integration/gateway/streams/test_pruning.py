@@ -1,0 +1,300 @@
+"""Streams while old events are pruned: every event or CursorExpired, and never a hole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from structlog.testing import capture_logs
+
+from headrace_core.domain.errors import CursorExpired, JobNotFound
+from headrace_core.domain.job import DEFAULT_TENANT, Job
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.event_log import BEGINNING, EventPage, end_of, read_range
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.sql.database import Database
+from headrace_gateway.streams import Mark, Watch
+from headrace_gateway.streams import history as past
+from support.jobs import history, submit, submit_many
+from support.retention import prune
+from support.until import until
+from support.watching import (
+    LookingTail,
+    Name,
+    Reader,
+    follow_job,
+    follow_jobs,
+    names,
+    watching,
+)
+
+# Two pages of a stream's past, and some more.
+JOBS = 600
+
+
+async def caught_up(reader: Reader) -> None:
+    await reader.until(lambda reader: any(page.mark is Mark.CAUGHT_UP for page in reader.pages))
+
+
+async def cursor_of_now(watch: Watch) -> str:
+    reader = follow_jobs(watch)
+    await caught_up(reader)
+    await reader.cancel()
+    return str(reader.pages[-1].cursor)
+
+
+async def cancel(database: Database, *jobs: Job) -> None:
+    for job in jobs:
+        async with database.transaction() as connection:
+            await cancel_job(connection, tenant=job.tenant, job_id=job.id)
+
+
+async def log(database: Database) -> list[Name]:
+    async with database.transaction() as connection:
+        page = await read_range(connection, after=BEGINNING, through=end_of(2**62), limit=10_000)
+    return names(list(page.events))
+
+
+async def expired(reader: Reader) -> str:
+    """Waits until a stream ends with CursorExpired, and returns the cursor to go on from."""
+    with pytest.raises(CursorExpired) as caught:
+        await reader.end()
+    return caught.value.oldest_cursor
+
+
+@asynccontextmanager
+async def asleep(watch: Watch) -> AsyncIterator[None]:
+    """The gateway's tail stands still, as that of a machine which was suspended."""
+    await watch._tail.stop()
+    yield
+    await watch._tail.start()
+
+
+async def test_a_cursor_from_before_the_start_expires_and_the_start_is_told(
+    watch: Watch, database: Database
+):
+    before = await cursor_of_now(watch)
+    old, kept = await submit_many(database, 2)
+    await cancel(database, old)
+    at_start = follow_jobs(watch, before)
+    await at_start.has(3)
+    await at_start.cancel()
+    (younger,) = await submit_many(database, 1)
+    assert (await prune(database)).jobs == 1
+
+    oldest = await expired(follow_jobs(watch, before))
+    # The cursor behind the last event that went is the oldest one, and is as good as ever.
+    assert oldest == at_start.pages[-1].cursor
+    again = follow_jobs(watch, oldest)
+    await caught_up(again)
+    await again.has(1)
+    assert again.names == [(younger.id, 1)]
+    await again.cancel()
+    with pytest.raises(JobNotFound):
+        await follow_job(watch, old.id).end()
+    assert await log(database) == [(kept.id, 1), (younger.id, 1)]
+
+
+async def test_a_stream_that_is_live_does_not_notice(watch: Watch, database: Database):
+    reader = follow_jobs(watch)
+    await caught_up(reader)
+    jobs = await submit_many(database, 5)
+    await cancel(database, *jobs)
+    await reader.has(10)
+    assert (await prune(database)).jobs == 5
+    (new,) = await submit_many(database, 1)
+    await reader.has(11)
+    assert reader.names[-1] == (new.id, 1)
+    assert watch.gauges.catch_ups == 0
+    # All that it was sent is gone, and its cursor is the one to go on from.
+    again = follow_jobs(watch, reader.pages[-2].cursor)
+    await again.has(1)
+    assert again.names == [(new.id, 1)]
+    await again.cancel()
+    await reader.cancel()
+
+
+async def test_a_log_of_which_nothing_is_left_goes_on(
+    watch: Watch, settings: Settings, database: Database
+):
+    before = await cursor_of_now(watch)
+    jobs = await submit_many(database, 3)
+    await cancel(database, *jobs)
+    assert (await prune(database)).jobs == 3
+    # A gateway that finds it so.
+    async with watching(settings) as other:
+        await expired(follow_jobs(other, before))
+        now = await cursor_of_now(other)
+        (new,) = await submit_many(database, 1)
+        again = follow_jobs(other, now)
+        await again.has(1)
+        assert again.names == [(new.id, 1)]
+        await again.cancel()
+
+
+async def test_what_another_tenant_has_lost_is_not_missing(watch: Watch, database: Database):
+    before = await cursor_of_now(watch)
+    (ours,) = await submit_many(database, 1)
+    (theirs,) = await submit_many(database, 1, tenant="other")
+    await cancel(database, theirs)
+    assert (await prune(database, tenant="other")).jobs == 1
+    reader = follow_jobs(watch, before)
+    await reader.has(1)
+    assert reader.names == [(ours.id, 1)]
+    await reader.cancel()
+
+
+@pytest.mark.parametrize("page", [7, 50, 300])
+async def test_a_stream_that_reads_what_is_being_pruned_has_no_hole(
+    watch: Watch, database: Database, page: int
+):
+    before = await cursor_of_now(watch)
+    jobs = await submit_many(database, JOBS)
+    for number in range(0, JOBS, 50):
+        async with database.transaction() as connection:
+            for job in jobs[number : number + 50]:
+                await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
+    (kept,) = await submit_many(database, 1)
+    everything = await log(database)
+    assert everything[-1] == (kept.id, 1)
+
+    readers: list[Reader] = []
+
+    def ended(reader: Reader) -> bool:
+        return reader.task.done() or len(reader.events) >= len(everything)
+
+    async def read() -> None:
+        for _ in range(12):
+            reader = follow_jobs(watch, before)
+            readers.append(reader)
+            await until(lambda reader=reader: reader.pages or ended(reader))
+
+    async def prune_all() -> None:
+        await until(lambda: readers and readers[0].pages)
+        while (await prune(database, limit=page)).jobs:
+            pass
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(read(), prune_all())
+    for reader in readers:
+        await until(lambda reader=reader: ended(reader))
+        assert reader.names == everything[: len(reader.events)]
+        if reader.task.done():
+            await expired(reader)
+        else:
+            await reader.cancel()
+    await expired(follow_jobs(watch, before))
+    assert await log(database) == everything[-1:]
+
+
+@pytest.mark.parametrize("pruned", ["before", "behind"])
+async def test_a_page_that_is_not_whole_is_not_shown(
+    watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch, pruned: str
+):
+    """The events go right before, or right after, a page of them is read."""
+    before = await cursor_of_now(watch)
+    await cancel(database, *await submit_many(database, 3))
+    (kept,) = await submit_many(database, 1)
+    everything = await log(database)
+    # Now they are the past.
+    seen = follow_jobs(watch, before)
+    await seen.has(len(everything))
+    await seen.cancel()
+
+    async def read_and_prune(*args: Any, **options: Any) -> EventPage:
+        if pruned == "before":
+            assert (await prune(database)).jobs == 3
+        page = await read_range(*args, **options)
+        if pruned == "behind":
+            assert (await prune(database)).jobs == 3
+            assert names(list(page.events)) == everything
+        return page
+
+    monkeypatch.setattr(past, "read_range", read_and_prune)
+    reader = follow_jobs(watch, before)
+    oldest = await expired(reader)
+    assert reader.events == []
+    monkeypatch.undo()
+    again = follow_jobs(watch, oldest)
+    await again.has(1)
+    assert again.names == [(kept.id, 1)]
+    await again.cancel()
+
+
+async def test_a_gateway_that_slept_for_longer_than_events_are_kept_says_so(
+    watch: Watch, database: Database
+):
+    lost, found = follow_jobs(watch), follow_jobs(watch, queues=frozenset(["other"]))
+    await caught_up(lost)
+    await caught_up(found)
+    (job, kept) = await submit_many(database, 2)
+    await lost.has(2)
+    of_job, of_kept = follow_job(watch, job.id), follow_job(watch, kept.id)
+    await of_job.has(1)
+    await of_kept.has(1)
+    seen = len(lost.events)
+    async with asleep(watch):
+        await cancel(database, job)
+        (later,) = await submit_many(database, 1, queue="other")
+        assert (await prune(database)).jobs == 1
+    oldest = await expired(lost)
+    assert len(lost.events) == seen
+    assert await expired(found) == oldest
+    with pytest.raises(JobNotFound):
+        await of_job.end()
+    # What is still there goes on without a gap, and so does whoever takes the oldest cursor.
+    again = follow_jobs(watch, oldest)
+    await again.has(1)
+    await cancel(database, kept)
+    await of_kept.has(2)
+    await of_kept.end()
+    await again.has(2)
+    assert again.names == [(later.id, 1), (kept.id, 2)]
+    assert watch.gauges.gaps == 0
+    await again.cancel()
+
+
+async def test_a_gateway_that_slept_misses_nothing_of_a_tenant_that_lost_nothing(
+    watch: Watch, database: Database
+):
+    reader = follow_jobs(watch)
+    await caught_up(reader)
+    async with asleep(watch):
+        (first,) = await submit_many(database, 1)
+        (theirs,) = await submit_many(database, 1, tenant="other")
+        await cancel(database, theirs)
+        assert (await prune(database, tenant="other")).jobs == 1
+        (second,) = await submit_many(database, 1)
+    (third,) = await submit_many(database, 1)
+    await reader.has(3)
+    assert reader.names == [(first.id, 1), (second.id, 1), (third.id, 1)]
+    await reader.cancel()
+
+
+async def test_a_database_of_another_cluster_is_told_once(settings: Settings, database: Database):
+    tail = LookingTail(settings, database)
+    with capture_logs() as logs:
+        await tail.begin()
+        await submit(database)
+        await tail.look()
+        assert logs == []
+        job = await submit(database)
+        async with database.transaction() as connection:
+            await connection.execute(
+                text(
+                    "UPDATE job_events SET xid = '1000000000000', writer = '1000000000000' "
+                    "WHERE job_id = :id"
+                ),
+                {"id": job.id},
+            )
+        for _ in range(5):
+            await tail.tail.run_once()
+    (told,) = logs
+    assert told["event"] == "database_of_another_cluster"
+    assert told["log_level"] == "error"
+    assert "python -m headrace_core migrate" in told["advice"]
+    assert len(await history(database, job.id)) == 1

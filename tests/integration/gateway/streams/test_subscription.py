@@ -1,0 +1,662 @@
+"""Streams of named subscriptions: one receives, the others stand by, and what is not acknowledged
+comes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from headrace_core.domain.errors import (
+    CursorExpired,
+    HeadraceError,
+    ShuttingDown,
+    SubscriptionNotFound,
+    SubscriptionTaken,
+    Unavailable,
+)
+from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tasks import end_tasks
+from headrace_core.store.event_log import place_of
+from headrace_core.store.sql.connection import Driver, Rows
+from headrace_core.store.sql.database import Database
+from headrace_core.wake import Topic, Waker
+from headrace_gateway.streams import Mark, Watch
+from headrace_gateway.streams import leases as leases_module
+from headrace_gateway.streams.subscription import SubscriptionStream
+from support.jobs import submit, submit_many
+from support.proxy import Proxy
+from support.subscribing import (
+    NAME,
+    ack,
+    create,
+    delete,
+    read_subscription,
+    receives,
+    stands_by,
+    subscribe,
+)
+from support.until import until
+from support.watching import Name, Reader, names, subscriptions, watching
+
+
+@pytest.fixture
+async def other(settings: Settings) -> AsyncIterator[Watch]:
+    """Another gateway's streams."""
+    async with watching(settings) as watch:
+        yield watch
+        assert subscriptions(watch) == (0, 0, 0)
+
+
+@pytest.fixture
+def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that lapse while a test waits."""
+    monkeypatch.setattr(leases_module, "_LEASE", 2.0)
+    monkeypatch.setattr(leases_module, "_BEAT", 0.5)
+
+
+async def die(watch: Watch) -> None:
+    """Has a gateway keep nothing any more, as if it were killed: it lets go of nothing."""
+    await end_tasks(*watch._leases._tasks)
+    watch._leases._nothing_closed.set()
+
+
+# What is sent.
+
+
+async def test_what_is_not_acknowledged_comes_again_and_the_rest_never(
+    watch: Watch, database: Database
+):
+    await create(database, queues=frozenset(["a"]))
+    for _ in range(3):
+        await submit(database, queue="a")
+        await submit(database, queue="b")
+    first = subscribe(watch, "one")
+    await first.has(3)
+    await first.until(lambda reader: Mark.CAUGHT_UP in {page.mark for page in reader.pages})
+    await submit(database, queue="a")
+    await first.has(4)
+    # Events come as they settle, so that a page is acknowledged that has some of them.
+    await ack(database, watch, first.pages[-1].cursor)
+    await submit(database, queue="a")
+    await first.has(5)
+    await first.cancel()
+    again = subscribe(watch, "one")
+    await again.has(1)
+    await receives(again)
+    assert again.names == first.names[4:]
+    await again.cancel()
+
+
+async def test_a_cursor_of_a_mark_acknowledges_what_did_not_match(watch: Watch, database: Database):
+    await create(database, "all")
+    await create(database, queues=frozenset(["nobody's"]))
+    everything = subscribe(watch, name="all")
+    await submit_many(database, 3)
+    await everything.has(3)
+    reader = subscribe(watch)
+    await receives(reader)
+    assert reader.events == []
+    assert (await read_subscription(database)).lag is not None
+    await ack(database, watch, reader.pages[-1].cursor)
+    assert (await read_subscription(database)).lag is None
+    await reader.cancel()
+    await everything.cancel()
+
+
+async def test_consumers_without_a_name_are_different_ones(watch: Watch, database: Database):
+    await create(database)
+    one = subscribe(watch)
+    await receives(one)
+    another = subscribe(watch)
+    await stands_by(another)
+    await one.cancel()
+    await receives(another)
+    assert (await read_subscription(database)).epoch == 2
+    await another.cancel()
+
+
+async def test_what_does_not_exist_cannot_be_watched(watch: Watch, database: Database):
+    reader = subscribe(watch)
+    with pytest.raises(SubscriptionNotFound):
+        await reader.end()
+
+
+# Who receives.
+
+
+async def test_another_gateways_consumer_takes_over_at_once(
+    watch: Watch, other: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    # Nothing but the wake-up says so.
+    monkeypatch.setattr(leases_module, "_INTERVAL", (60.0, 60.0))
+    await create(database)
+    one = subscribe(watch, "one")
+    await receives(one)
+    second = subscribe(other, "second")
+    await stands_by(second)
+    await submit_many(database, 3)
+    await one.has(3)
+    await ack(database, watch, one.pages[-1].cursor)
+    await submit_many(database, 2)
+    await one.has(5)
+    assert len(second.pages) == 1
+    await one.cancel()
+    await second.has(2, within=5)
+    assert second.names == one.names[3:]
+    with pytest.raises(SubscriptionTaken):
+        await ack(database, watch, one.pages[-1].cursor)
+    await ack(database, watch, second.pages[-1].cursor)
+    await second.cancel()
+
+
+async def test_without_any_wake_up_it_is_seen_soon(
+    watch: Watch, other: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Waker, "ring", lambda *_: None)
+    await create(database)
+    one = subscribe(watch, "one")
+    await receives(one)
+    second = subscribe(other, "second")
+    await stands_by(second)
+    await one.cancel()
+    await receives(second)
+    await second.cancel()
+
+
+async def test_those_that_stand_by_have_their_turns_in_order(watch: Watch, database: Database):
+    await create(database)
+    readers = []
+    for number in range(4):
+        readers.append(subscribe(watch, f"c{number}"))
+        await readers[-1].until(lambda reader: bool(reader.pages))
+    for number, reader in enumerate(readers):
+        await receives(reader)
+        assert all(len(later.pages) == 1 for later in readers[number + 1 :])
+        await reader.cancel()
+    assert (await read_subscription(database)).epoch == 4
+
+
+async def test_a_newer_watch_of_the_same_consumer_replaces_the_older_one_at_once(
+    watch: Watch, other: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(leases_module, "_INTERVAL", (60.0, 60.0))
+    await create(database)
+    await submit_many(database, 2)
+    older = subscribe(watch, "one")
+    await older.has(2)
+    newer = subscribe(other, "one")
+    await newer.has(2)
+    with pytest.raises(SubscriptionTaken):
+        await older.end()
+    # What the older one was sent can still be acknowledged.
+    await ack(database, watch, older.pages[-1].cursor)
+    again = subscribe(watch, "one")
+    await receives(again)
+    assert again.events == []
+    await again.cancel()
+    with pytest.raises(SubscriptionTaken):
+        await newer.end()
+
+
+async def test_of_a_consumers_watches_that_stand_by_the_newer_one_goes_on(
+    watch: Watch, other: Watch, database: Database
+):
+    await create(database)
+    holder = subscribe(watch, "holder")
+    await receives(holder)
+    older = subscribe(watch, "one")
+    await stands_by(older)
+    newer = subscribe(other, "one")
+    await stands_by(newer)
+    await holder.cancel()
+    await receives(newer)
+    with pytest.raises(SubscriptionTaken):
+        await older.end()
+    assert (await read_subscription(database)).consumer == "one"
+    assert not newer.task.done()
+    await newer.cancel()
+
+
+async def test_who_stands_by_says_so_every_now_and_then(
+    watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    await create(database)
+    holder = subscribe(watch, "holder")
+    await receives(holder)
+    waiting = Reader(
+        SubscriptionStream(
+            tenant=DEFAULT_TENANT,
+            name=NAME,
+            consumer="one",
+            leases=watch._leases,
+            follow=lambda _: pytest.fail("it is somebody else's"),
+            gauges=watch.gauges,
+            idle=0.1,
+        ).run()
+    )
+    await waiting.until(lambda reader: len(reader.pages) > 5)
+    assert {page.mark for page in waiting.pages} == {Mark.STANDBY}
+    await waiting.cancel()
+    await holder.cancel()
+
+
+@pytest.mark.usefixtures("short_leases")
+async def test_a_gateway_that_died_is_replaced_once_its_lease_has_lapsed(
+    settings: Settings, other: Watch, database: Database
+):
+    await create(database)
+    await submit(database)
+    async with watching(settings) as dying:
+        holder = subscribe(dying, "one")
+        await holder.has(1)
+        second = subscribe(other, "second")
+        await stands_by(second)
+        await die(dying)
+        await second.has(1)
+        # It has lapsed for the holder as well, and it sends nothing more.
+        await submit(database)
+        await second.has(2)
+        with pytest.raises(Unavailable):
+            await holder.end()
+        assert len(holder.events) == 1
+    assert (await read_subscription(database)).consumer == "second"
+    await second.cancel()
+
+
+@pytest.mark.usefixtures("short_leases")
+async def test_a_lease_is_kept_for_as_long_as_somebody_watches(
+    watch: Watch, other: Watch, database: Database
+):
+    await create(database)
+    holder = subscribe(watch, "one")
+    await receives(holder)
+    second = subscribe(other, "second")
+    await stands_by(second)
+
+    async def renewed() -> int:
+        async with database.transaction() as connection:
+            return await connection.scalar(
+                text("SELECT lease_expire_time > create_time + interval '5 s' FROM subscriptions")
+            )
+
+    await until(renewed)
+    assert not holder.task.done()
+    assert len(second.pages) == 1
+    await holder.cancel()
+    await receives(second)
+    await second.cancel()
+
+
+# How it ends.
+
+
+@pytest.mark.parametrize("rung", [True, False])
+async def test_the_watches_of_one_that_is_deleted_end(
+    watch: Watch, other: Watch, database: Database, waker: Waker, rung: bool
+):
+    await create(database)
+    holder = subscribe(watch, "one")
+    await receives(holder)
+    second = subscribe(other, "second")
+    await stands_by(second)
+    await delete(database)
+    if rung:
+        waker.ring(Topic.SUBSCRIPTIONS)
+    for reader in (holder, second):
+        with pytest.raises(SubscriptionNotFound):
+            await reader.end()
+
+
+async def test_a_new_one_of_the_same_name_is_another_one(watch: Watch, database: Database):
+    await create(database)
+    holder = subscribe(watch, "one")
+    await receives(holder)
+    await delete(database)
+    await create(database)
+    with pytest.raises(SubscriptionNotFound):
+        await holder.end()
+    again = subscribe(watch, "one")
+    await receives(again)
+    await again.cancel()
+
+
+async def test_a_shutdown_lets_go_at_once(settings: Settings, other: Watch, database: Database):
+    await create(database)
+    async with watching(settings) as watch:
+        # One whose reader reads nothing more, and so cannot end by itself.
+        stuck = watch.watch_subscription(DEFAULT_TENANT, NAME, "one")
+        assert (await anext(stuck)).mark is Mark.CAUGHT_UP
+        waiting = subscribe(watch, "waiting")
+        await stands_by(waiting)
+        second = subscribe(other, "second")
+        await stands_by(second)
+        await watch.stop()
+        with pytest.raises(ShuttingDown):
+            await waiting.end()
+        await receives(second)
+        with pytest.raises(ShuttingDown):
+            await anext(stuck)
+        late = subscribe(watch, "late")
+        with pytest.raises(ShuttingDown):
+            await late.end()
+    await second.cancel()
+
+
+async def test_a_watch_that_is_cancelled_while_it_asks_lets_go(
+    watch: Watch, other: Watch, database: Database
+):
+    await create(database)
+    async with database.transaction() as connection:
+        await connection.execute(text("SELECT FROM subscriptions FOR UPDATE"))
+        asking = subscribe(watch, "one")
+        await until(lambda: [lease for lease in watch._leases._open if lease.is_acquiring])
+        await asking.cancel()
+    second = subscribe(other, "second")
+    await receives(second)
+    await second.cancel()
+
+
+async def test_watches_that_are_opened_and_cancelled_leave_nothing_behind(
+    watch: Watch, database: Database
+):
+    await create(database)
+    chance = random.Random(1)
+    for _ in range(3):
+        readers = [subscribe(watch, f"c{number}") for number in range(20)]
+        await asyncio.sleep(chance.uniform(0, 0.02))
+        for reader in readers:
+            await reader.cancel()
+    await until(lambda: not watch._leases._open and not watch._leases._closed)
+    last = subscribe(watch, "last")
+    await receives(last)
+    await last.cancel()
+
+
+async def test_hundreds_that_stand_by_cost_a_query_a_look(
+    watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    await create(database)
+    holder = subscribe(watch, "holder")
+    await receives(holder)
+    readers = [subscribe(watch) for _ in range(200)]
+    for reader in readers:
+        await stands_by(reader)
+    statements: Counter[str] = Counter()
+    looks = 0
+
+    run = Driver.run
+
+    async def count(driver: Driver, sql: str, arguments: Sequence[Any]) -> Rows:
+        statements[sql.split(maxsplit=1)[0]] += "subscriptions" in sql
+        return await run(driver, sql, arguments)
+
+    see = watch._leases._see
+
+    async def counted() -> float:
+        nonlocal looks
+        looks += 1
+        return await see()
+
+    monkeypatch.setattr(watch._leases, "_see", counted)
+    with monkeypatch.context() as counting:
+        counting.setattr(Driver, "run", count)
+        await until(lambda: looks >= 3)
+    assert statements["SELECT"] <= looks
+    assert statements["UPDATE"] <= 1
+    for reader in [holder, *readers]:
+        await reader.cancel()
+
+
+async def test_a_thousand_that_come_and_go_leave_the_one_that_receives_alone(
+    watch: Watch, database: Database
+):
+    await create(database)
+    holder = subscribe(watch, "holder")
+    await receives(holder)
+    for _ in range(4):
+        readers = [subscribe(watch) for _ in range(250)]
+        await readers[-1].until(lambda reader: bool(reader.pages))
+        await asyncio.gather(*(reader.cancel() for reader in readers))
+    await until(lambda: list(watch._leases._open) and not watch._leases._closed)
+    assert not holder.task.done()
+    assert (await read_subscription(database)).epoch == 1
+    await holder.cancel()
+
+
+# What was pruned.
+
+
+async def test_one_of_which_events_were_pruned_goes_on_behind_them(
+    watch: Watch, database: Database
+):
+    await create(database)
+    for _ in range(4):
+        await submit(database)
+    everything = subscribe(watch, "one")
+    await everything.has(4)
+    await everything.cancel()
+    places = [place_of(event) for event in everything.events]
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("DELETE FROM job_events WHERE position <= :position"), {"position": places[1][1]}
+        )
+        await connection.execute(
+            text(
+                "INSERT INTO event_log (tenant, start_xid, start_position) "
+                "VALUES ('default', CAST(CAST(:xid AS text) AS xid8), :position)"
+            ),
+            {"xid": str(places[1][0]), "position": places[1][1]},
+        )
+    reader = subscribe(watch, "one")
+    with pytest.raises(CursorExpired) as caught:
+        await reader.end()
+    assert reader.events == []
+    assert await ack(database, watch, caught.value.oldest_cursor)
+    again = subscribe(watch, "one")
+    await again.has(2)
+    assert again.names == everything.names[2:]
+    await again.cancel()
+
+
+# Faults.
+
+
+@pytest.mark.usefixtures("short_leases")
+async def test_a_holder_that_has_lost_postgresql_stops_and_another_one_goes_on(
+    settings: Settings, other: Watch, database: Database
+):
+    await create(database)
+    proxy = Proxy(settings.database_url.get_secret_value())
+    await proxy.start()
+    through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
+    async with watching(through) as watch:
+        holder = subscribe(watch, "one")
+        await receives(holder)
+        second = subscribe(other, "second")
+        await stands_by(second)
+        await proxy.cut()
+        with pytest.raises(Unavailable):
+            await holder.end()
+        await receives(second)
+        await proxy.start()
+        back = subscribe(watch, "one")
+
+        async def stands() -> bool:
+            nonlocal back
+            if back.task.done():
+                back = subscribe(watch, "one")
+            return bool(back.pages)
+
+        await until(stands)
+        await stands_by(back)
+        await second.cancel()
+        await receives(back)
+        await back.cancel()
+    await proxy.cut()
+
+
+@pytest.mark.usefixtures("short_leases")
+async def test_what_lapsed_is_let_go_of_although_its_reader_reads_nothing(
+    settings: Settings, other: Watch, database: Database
+):
+    await create(database)
+    proxy = Proxy(settings.database_url.get_secret_value())
+    await proxy.start()
+    through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
+    async with watching(through) as watch:
+        stuck = watch.watch_subscription(DEFAULT_TENANT, NAME, "one")
+        assert (await anext(stuck)).mark is Mark.CAUGHT_UP
+        await proxy.cut()
+        await until(lambda: not watch._leases._open)
+        await proxy.start()
+        await until(lambda: not watch._leases._closed)
+        second = subscribe(other, "second")
+        await receives(second)
+        with pytest.raises(Unavailable):
+            await anext(stuck)
+        await second.cancel()
+    await proxy.cut()
+
+
+async def test_a_holder_survives_a_moment_without_postgresql(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(leases_module, "_BEAT", 0.3)
+    await create(database)
+    proxy = Proxy(settings.database_url.get_secret_value())
+    await proxy.start()
+    through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
+    async with watching(through) as watch:
+        holder = subscribe(watch, "one")
+        await receives(holder)
+        (lease,) = watch._leases._open
+        await proxy.cut()
+        until_before = lease.until
+        await submit(database)
+        await asyncio.sleep(1)
+        await proxy.start()
+        await holder.has(1)
+        await until(lambda: lease.until > until_before)
+        assert (await read_subscription(database)).consumer == "one"
+        await holder.cancel()
+    await proxy.cut()
+
+
+# Everything at once.
+
+
+@asynccontextmanager
+async def gateway(settings: Settings, chance: random.Random) -> AsyncIterator[Watch]:
+    """A gateway that ends well, or as if it were killed."""
+    async with watching(settings) as watch:
+        yield watch
+        if chance.random() < 0.5:
+            await die(watch)
+
+
+class Gateways:
+    """Two gateways that are restarted now and then."""
+
+    def __init__(self, settings: Settings, chance: random.Random) -> None:
+        self._settings = settings
+        self._chance = chance
+        self._stacks = [AsyncExitStack(), AsyncExitStack()]
+        self.watches: list[Watch] = []
+        self.restarts = 0
+
+    async def start(self) -> None:
+        for stack in self._stacks:
+            watch = await stack.enter_async_context(gateway(self._settings, self._chance))
+            self.watches.append(watch)
+
+    async def restart(self) -> None:
+        number = self._chance.randrange(2)
+        await self._stacks[number].aclose()
+        self.watches[number] = await self._stacks[number].enter_async_context(
+            gateway(self._settings, self._chance)
+        )
+        self.restarts += 1
+
+    async def stop(self) -> None:
+        for stack in self._stacks:
+            await stack.aclose()
+
+
+async def consume(
+    gateways: Gateways,
+    database: Database,
+    consumer: str,
+    chance: random.Random,
+    acknowledged: list[Name],
+) -> None:
+    """Watches, acknowledges now and then, is cut now and then, and comes back, for ever."""
+    while True:
+        watch = chance.choice(gateways.watches)
+        received: list[Name] = []
+        left = chance.randint(1, 8)
+        try:
+            stream = watch.watch_subscription(DEFAULT_TENANT, NAME, consumer)
+            async with aclosing(stream) as pages:
+                async for page in pages:
+                    received += names(page.events)
+                    if page.mark is Mark.STANDBY:
+                        continue
+                    if chance.random() < 0.6:
+                        await ack(database, watch, page.cursor)
+                        acknowledged += received
+                        received = []
+                    left -= 1
+                    if left < 0:
+                        break
+        except HeadraceError:
+            pass
+        await asyncio.sleep(chance.uniform(0, 0.1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.usefixtures("short_leases")
+async def test_what_is_acknowledged_over_cuts_and_restarts_is_every_event_once(
+    settings: Settings, database: Database, worker_id: WorkerId, waker: Waker, seed: int
+):
+    chance = random.Random(seed)
+    await create(database, queues=frozenset(["yes"]))
+    gateways = Gateways(settings, chance)
+    await gateways.start()
+    acknowledged: list[Name] = []
+    consumers = [
+        asyncio.create_task(
+            consume(gateways, database, f"c{n}", random.Random(f"{seed} {n}"), acknowledged)
+        )
+        for n in range(4)
+    ]
+    try:
+        async with asyncio.timeout(90):
+            job_ids: list[JobId] = []
+            for round_number in range(60):
+                jobs = await submit_many(database, chance.randint(1, 4), queue="yes")
+                await submit_many(database, chance.randint(0, 2), queue="no")
+                job_ids += [job.id for job in jobs]
+                waker.ring(Topic.EVENTS)
+                await asyncio.sleep(chance.uniform(0, 0.1))
+                if round_number % 15 == 14:
+                    await gateways.restart()
+            await until(lambda: len(acknowledged) >= len(job_ids), within=60)
+    finally:
+        for consumer in consumers:
+            consumer.cancel()
+        ends = await asyncio.gather(*consumers, return_exceptions=True)
+        await gateways.stop()
+    assert {type(end) for end in ends} == {asyncio.CancelledError}
+    assert gateways.restarts == 4
+    assert Counter(acknowledged) == Counter((job_id, 1) for job_id in job_ids)
+    assert (await read_subscription(database)).epoch > 4

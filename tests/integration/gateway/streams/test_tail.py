@@ -1,0 +1,318 @@
+"""The tail: both of its views have every event once, whatever the order of the commits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.event_log import place_of
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.sql.database import Database
+from support.jobs import submit, submit_many
+from support.proxy import Proxy
+from support.until import until
+from support.watching import LookingTail, OpenWriter, foreign_transaction, names, open_writer
+from support.workers import ending, finish, register, start
+
+NewTail = Callable[..., Awaitable[LookingTail]]
+
+
+@pytest.fixture
+async def crowd(settings: Settings) -> AsyncIterator[Database]:
+    """The database with enough connections for many writers at once."""
+    database = Database(
+        settings.model_copy(update={"database_pool_size": 40}), application="test-crowd"
+    )
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@pytest.fixture
+def new_tail(settings: Settings, crowd: Database) -> NewTail:
+    """Makes a tail that begins at the end of the log."""
+
+    async def make(**bounds: int) -> LookingTail:
+        tail = LookingTail(settings, crowd, **bounds)
+        await tail.begin()
+        return tail
+
+    return make
+
+
+async def test_what_was_there_before_is_nobody_s(database: Database, new_tail: NewTail):
+    await submit(database)
+    tail = await new_tail()
+    await tail.look()
+    assert (tail.visible, tail.settled) == ([], [])
+    assert tail.tail.settled != (0, 0)
+
+
+async def test_a_transaction_with_an_early_id_and_a_late_commit_is_not_missed(
+    crowd: Database, new_tail: NewTail
+):
+    tail = await new_tail()
+    early, late = await open_writer(crowd), await open_writer(crowd)
+    (first,), (second,) = await early.submit(), await late.submit()
+    await late.commit()
+    await tail.look()
+    assert names(tail.visible) == [(second, 1)]
+    assert tail.settled == []
+
+    await early.commit()
+    await tail.look()
+    assert names(tail.visible) == [(second, 1), (first, 1)]
+    assert names(tail.settled) == [(first, 1), (second, 1)]
+    await tail.look()
+    assert len(tail.visible) == len(tail.settled) == 2
+
+
+async def test_a_transaction_that_was_open_when_the_tail_began_is_not_missed(
+    crowd: Database, new_tail: NewTail
+):
+    early = await open_writer(crowd)
+    (first,) = await early.submit()
+    before = await submit(crowd)
+    tail = await new_tail()
+    await tail.look()
+    assert tail.visible == []
+    await early.commit()
+    await tail.look()
+    assert names(tail.visible) == [(first, 1)]
+    # Seen before the tail began, and settled since.
+    assert names(tail.settled) == [(first, 1), (before.id, 1)]
+
+
+async def test_a_transaction_that_is_rolled_back_holds_nothing_up(
+    crowd: Database, new_tail: NewTail
+):
+    tail = await new_tail()
+    writer = await open_writer(crowd)
+    await writer.submit()
+    job = await submit(crowd)
+    await writer.roll_back()
+    await tail.look()
+    assert names(tail.visible) == names(tail.settled) == [(job.id, 1)]
+
+
+async def test_a_foreign_transaction_holds_up_the_settled_view_alone(
+    crowd: Database, new_tail: NewTail
+):
+    tail = await new_tail()
+    async with foreign_transaction(crowd):
+        jobs = await submit_many(crowd, 5)
+        await tail.look()
+        assert len(tail.visible) == 5
+        assert tail.settled == []
+        # The lag is that of the oldest event, which each look measures again.
+        await tail.look()
+        assert tail.gauges.settled_lag > 0
+    await tail.look()
+    assert [event.job_id for event in tail.settled] == [job.id for job in jobs]
+    assert tail.gauges.settled_lag == 0
+
+
+async def test_a_long_foreign_transaction_does_not_make_the_looks_longer(
+    crowd: Database, new_tail: NewTail
+):
+    """What a look reads is what is new, not all that is behind the open transaction."""
+    tail = await new_tail(page=1000)
+    async with foreign_transaction(crowd):
+        for _ in range(5):
+            await submit_many(crowd, 100)
+            await tail.look()
+        assert tail.gauges.events == len(tail.visible) == 500
+    await tail.look()
+    assert tail.gauges.events == 500
+    assert tail.settled == sorted(tail.visible, key=place_of)
+
+
+async def test_a_window_that_is_too_small_is_read_again_from_the_store(
+    crowd: Database, new_tail: NewTail
+):
+    tail = await new_tail(page=7, window=20)
+    async with foreign_transaction(crowd):
+        early = await open_writer(crowd)
+        (late,) = await early.submit()
+        for _ in range(5):
+            await submit_many(crowd, 10)
+            await tail.look()
+        await early.commit()
+        await submit_many(crowd, 10)
+        await tail.look()
+        assert len(tail.visible) == 61
+        assert tail.settled == []
+    assert await submit_many(crowd, 3)
+    await tail.look()
+    assert tail.settled[0].job_id == late
+    assert tail.settled == sorted(tail.visible, key=place_of)
+    assert len(tail.visible) == 64
+    # From here on it is back in memory.
+    await submit_many(crowd, 3)
+    await tail.look()
+    assert tail.settled == sorted(tail.visible, key=place_of)
+
+
+async def test_a_look_that_takes_several_pages_sees_one_state(crowd: Database, new_tail: NewTail):
+    tail = await new_tail(page=3)
+    writers = [await open_writer(crowd) for _ in range(4)]
+    for writer in writers:
+        await writer.submit(5)
+    for writer in reversed(writers):
+        await writer.commit()
+    await tail.look()
+    assert len(tail.visible) == 20
+    assert tail.visible == tail.settled == sorted(tail.visible, key=place_of)
+
+
+async def test_a_job_s_events_stay_in_their_order(database: Database, new_tail: NewTail):
+    tail = await new_tail(page=2)
+    worker_id = await register(database)
+    jobs = await submit_many(database, 4)
+    await start(database, worker_id, *jobs)
+    await finish(database, worker_id, *(ending(job.id, 1, EventType.SUCCEEDED) for job in jobs))
+    await tail.look()
+    for job in jobs:
+        assert [e.seq for e in tail.visible if e.job_id == job.id] == [1, 2, 3]
+        assert [e.seq for e in tail.settled if e.job_id == job.id] == [1, 2, 3]
+
+
+async def test_nothing_is_lost_while_postgresql_is_away(settings: Settings, database: Database):
+    proxy = Proxy(settings.database_url.get_secret_value())
+    await proxy.start()
+    through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
+    cut_off = Database(through, application="test-tail")
+    try:
+        tail = LookingTail(through, cut_off)
+        await tail.begin()
+        first = await submit(database)
+        await tail.look()
+        await proxy.cut()
+        second = await submit(database)
+        with pytest.raises(Unavailable):
+            await tail.look()
+        await proxy.start()
+
+        async def back() -> bool:
+            try:
+                await tail.look()
+            except Unavailable:
+                return False
+            return True
+
+        await until(back)
+        assert names(tail.visible) == names(tail.settled) == [(first.id, 1), (second.id, 1)]
+    finally:
+        await cut_off.close()
+        await proxy.cut()
+
+
+# A schedule: which of some writers moves (one that is not open begins and writes, one that is open
+# does what is said), and whether the tail looks afterwards.
+schedules = st.lists(
+    st.tuples(
+        st.integers(0, 4),
+        st.sampled_from(["commit", "commit", "write", "roll back"]),
+        st.booleans(),
+    ),
+    min_size=10,
+    max_size=50,
+)
+
+
+@given(schedule=schedules, page=st.integers(1, 5), window=st.integers(1, 10))
+@hypothesis_settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+async def test_both_views_have_every_event_once_and_in_order(
+    crowd: Database,
+    settings: Settings,
+    schedule: list[tuple[int, str, bool]],
+    page: int,
+    window: int,
+):
+    tail = LookingTail(settings, crowd, page=page, window=window)
+    await tail.begin()
+    seen_before = await _committed(crowd)
+    writers: dict[int, OpenWriter] = {}
+
+    async def look() -> None:
+        await tail.look()
+        there = sorted(await _committed(crowd) - seen_before)
+        assert sorted(map(place_of, tail.visible)) == there
+        settled = [place_of(event) for event in tail.settled]
+        assert settled == there[: len(settled)]
+        horizon = min((writer.xid for writer in writers.values()), default=None)
+        assert not settled or horizon is None or settled[-1][0] < horizon
+
+    async with AsyncExitStack() as stack:
+        for number, action, then_look in schedule:
+            writer = writers.get(number)
+            if writer is None:
+                writer = writers[number] = await open_writer(crowd)
+                stack.push_async_callback(writer.commit)
+                await writer.submit(1 + number % 2)
+            elif action == "write":
+                await writer.submit(2)
+            elif action == "commit":
+                await writers.pop(number).commit()
+            else:
+                await writers.pop(number).roll_back()
+            if then_look:
+                await look()
+    writers.clear()
+
+    async def everything_has_settled() -> bool:
+        await look()
+        return len(tail.settled) == len(tail.visible)
+
+    await until(everything_has_settled, within=5)
+
+
+async def _committed(database: Database) -> set[tuple[int, int]]:
+    async with database.transaction() as connection:
+        rows = await connection.execute(
+            text("SELECT xid::text::bigint AS xid, position FROM job_events")
+        )
+        return {(row.xid, row.position) for row in rows}
+
+
+@pytest.mark.parametrize("look_between", [True, False])
+async def test_a_job_s_events_keep_their_order_when_their_transactions_have_not(
+    database: Database, new_tail: NewTail, look_between: bool
+):
+    """A batch that has its id comes to a job after a transaction that began later."""
+    worker_id = await register(database)
+    job, other = await submit_many(database, 2)
+    await start(database, worker_id, job, other)
+    tail = await new_tail()
+    batch = await open_writer(database)
+    async with database.transaction() as connection:
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
+    if look_between:
+        await tail.look()
+        assert [event.seq for event in tail.visible] == [3]
+    ends = [ending(each.id, 1, EventType.SUCCEEDED) for each in (job, other)]
+    assert await finish_attempts(batch.connection, worker_id=worker_id, finishes=ends)
+    await batch.commit()
+    await tail.look()
+    for view in (tail.visible, tail.settled):
+        assert [event.seq for event in view if event.job_id == job.id] == [3, 4]
+        assert [event.seq for event in view if event.job_id == other.id] == [3]
+        assert len(view) == 3
+    cancelled, succeeded = (e for e in tail.settled if e.job_id == job.id)
+    assert succeeded.xid == cancelled.xid > batch.xid
+    await tail.look()
+    assert len(tail.visible) == len(tail.settled) == 3

@@ -1,0 +1,320 @@
+"""The stream of one job: its history, then live, then the end, without a gap or a repeat."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import pytest
+
+from headrace_core.domain.errors import JobNotFound, ShuttingDown
+from headrace_core.domain.finish import Report
+from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.job import DEFAULT_TENANT, Progress
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.jobs.requeue import requeue_job
+from headrace_core.store.sql.database import Database
+from headrace_core.wake import Topic, Waker
+from headrace_gateway.streams import Watch
+from headrace_gateway.streams.packs import MAX_EVENTS
+from support.jobs import history, read_job, submit, submit_many
+from support.watching import (
+    Reader,
+    follow_job,
+    foreign_transaction,
+    subscriptions,
+    watching,
+)
+from support.workers import ending, finish, report, start
+
+
+async def progress(database: Database, worker_id: WorkerId, job_id: JobId, count: int) -> None:
+    """Has a job's first attempt report so many steps."""
+    steps = [
+        Report(job_id=job_id, attempt=1, progress=Progress(fraction=n / count))
+        for n in range(1, count + 1)
+    ]
+    assert await report(database, worker_id, *steps)
+
+
+async def succeed(database: Database, worker_id: WorkerId, job_id: JobId) -> None:
+    assert await finish(database, worker_id, ending(job_id, 1, EventType.SUCCEEDED))
+
+
+async def fail(database: Database, worker_id: WorkerId, job_id: JobId) -> None:
+    assert await finish(database, worker_id, ending(job_id, 1, EventType.FAILED))
+
+
+async def requeue(database: Database, job_id: JobId) -> None:
+    async with database.transaction() as connection:
+        await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
+
+
+async def test_a_stream_shows_the_history_then_each_event_then_ends(
+    watch: Watch, database: Database, worker_id: WorkerId
+):
+    job = await submit(database)
+    reader = follow_job(watch, job.id)
+    await reader.has(1)
+    await start(database, worker_id, job)
+    await reader.has(2)
+    await progress(database, worker_id, job.id, 3)
+    await reader.has(5)
+    await succeed(database, worker_id, job.id)
+    await reader.end()
+    assert reader.events == await history(database, job.id)
+    assert reader.events[-1].state is JobState.SUCCEEDED
+
+
+async def test_a_late_subscriber_sees_what_an_early_one_saw(
+    watch: Watch, database: Database, worker_id: WorkerId
+):
+    job = await submit(database)
+    early = follow_job(watch, job.id)
+    await early.has(1)
+    await start(database, worker_id, job)
+    middle = follow_job(watch, job.id)
+    await middle.has(1)
+    await succeed(database, worker_id, job.id)
+    late = follow_job(watch, job.id)
+    for reader in (early, middle, late):
+        await reader.end()
+    assert early.events == middle.events == late.events == await history(database, job.id)
+
+
+async def test_a_stream_goes_on_behind_the_number_it_is_given(
+    watch: Watch, database: Database, worker_id: WorkerId
+):
+    job = await submit(database)
+    await start(database, worker_id, job)
+    reader = follow_job(watch, job.id, after_seq=1)
+    await reader.has(1)
+    await succeed(database, worker_id, job.id)
+    await reader.end()
+    assert reader.seqs == [2, 3]
+
+
+@pytest.mark.parametrize("after_seq", [3, 4, 2**31 - 1])
+async def test_a_finished_job_of_which_all_was_seen_ends_at_once(
+    watch: Watch, database: Database, worker_id: WorkerId, after_seq: int
+):
+    job = await submit(database)
+    await start(database, worker_id, job)
+    await succeed(database, worker_id, job.id)
+    reader = follow_job(watch, job.id, after_seq)
+    await reader.end()
+    assert reader.pages == []
+
+
+@pytest.mark.parametrize("after_seq", [1, 2, 3, 100, 2**31 - 1])
+async def test_number_beyond_the_newest_event_skips_up_to_it(
+    watch: Watch, database: Database, worker_id: WorkerId, after_seq: int
+):
+    job = await submit(database)
+    reader = follow_job(watch, job.id, after_seq=after_seq)
+    await start(database, worker_id, job)
+    await succeed(database, worker_id, job.id)
+    # It ends with the job all the same.
+    await reader.end()
+    assert reader.seqs == [seq for seq in (1, 2, 3) if seq > after_seq]
+    page = await history(database, job.id)
+    assert reader.seqs == [event.seq for event in page if event.seq > after_seq]
+
+
+async def test_an_unknown_job_is_not_found(watch: Watch, database: Database):
+    job = await submit(database, tenant="other")
+    for job_id in (JobId(UUID(int=7)), job.id):
+        with pytest.raises(JobNotFound):
+            await follow_job(watch, job_id).end()
+
+
+async def test_a_job_that_was_requeued_is_followed_on(
+    watch: Watch, database: Database, worker_id: WorkerId
+):
+    job = await submit(database)
+    await start(database, worker_id, job)
+    await fail(database, worker_id, job.id)
+    await requeue(database, job.id)
+    # Its history has a terminal event in the middle.
+    reader = follow_job(watch, job.id)
+    await reader.has(4)
+    [claimed] = await start(database, worker_id, await read_job(database, job.id))
+    assert await finish(database, worker_id, ending(job.id, claimed.attempt, EventType.SUCCEEDED))
+    await reader.end()
+    assert [event.state for event in reader.events] == [
+        JobState.QUEUED,
+        JobState.RUNNING,
+        JobState.FAILED,
+        JobState.QUEUED,
+        JobState.RUNNING,
+        JobState.SUCCEEDED,
+    ]
+
+
+async def test_a_requeue_that_comes_with_the_terminal_event_goes_on(
+    watch: Watch, database: Database, worker_id: WorkerId
+):
+    job = await submit(database)
+    await start(database, worker_id, job)
+    reader = follow_job(watch, job.id)
+    await reader.has(2)
+    async with database.transaction() as connection:
+        failed = [ending(job.id, 1, EventType.FAILED)]
+        assert await finish_attempts(connection, worker_id=worker_id, finishes=failed)
+        await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
+    await reader.has(4)
+    assert not reader.task.done()
+    await reader.cancel()
+    assert reader.seqs == [1, 2, 3, 4]
+
+
+async def test_without_any_wake_up_an_event_still_arrives(
+    watch: Watch, database: Database, worker_id: WorkerId
+):
+    job = await submit(database)
+    reader = follow_job(watch, job.id)
+    await reader.has(1)
+    for seq, step in enumerate((start(database, worker_id, job), None), start=2):
+        await (step or succeed(database, worker_id, job.id))
+        await reader.has(seq)
+    await reader.end()
+
+
+async def test_a_foreign_transaction_does_not_hold_up_a_job(
+    watch: Watch, database: Database, worker_id: WorkerId, waker: Waker
+):
+    # It is open until the job's stream has ended.
+    async with foreign_transaction(database):
+        job = await submit(database)
+        reader = follow_job(watch, job.id)
+        await reader.has(1)
+        await start(database, worker_id, job)
+        waker.ring(Topic.EVENTS)
+        await reader.has(2)
+        await succeed(database, worker_id, job.id)
+        waker.ring(Topic.EVENTS)
+        await reader.end()
+    assert reader.seqs == [1, 2, 3]
+
+
+async def test_a_job_with_a_long_history_is_shown_in_full(
+    watch: Watch, database: Database, worker_id: WorkerId
+):
+    job = await submit(database)
+    await start(database, worker_id, job)
+    await progress(database, worker_id, job.id, 950)
+    reader = follow_job(watch, job.id)
+    await reader.has(900)
+    await progress(database, worker_id, job.id, 450)
+    await succeed(database, worker_id, job.id)
+    await reader.end()
+    assert reader.seqs == list(range(1, 2 + 950 + 450 + 2))
+    assert max(len(page) for page in reader.pages) <= MAX_EVENTS
+
+
+async def test_a_stream_that_falls_behind_catches_up_from_the_store(
+    settings: Settings, database: Database, worker_id: WorkerId
+):
+    small = settings.model_copy(update={"stream_queue_events": 5})
+    job = await submit(database)
+    await start(database, worker_id, job)
+    async with watching(small) as watch:
+        stream = watch.watch_job(DEFAULT_TENANT, job.id, 2)
+        # The first event is read, and then the reader is busy with it.
+        waiting = asyncio.create_task(anext(stream))
+        await progress(database, worker_id, job.id, 1)
+        first = await waiting
+        quick = follow_job(watch, job.id, 3)
+        for _ in range(10):
+            await progress(database, worker_id, job.id, 10)
+        await quick.has(100)
+        await succeed(database, worker_id, job.id)
+        await quick.end()
+        slow = Reader(stream)
+        await slow.end()
+        assert [e.seq for e in first] + slow.seqs == list(range(3, 105))
+        assert quick.seqs == list(range(4, 105))
+        assert watch.gauges.catch_ups >= 1
+        assert watch.gauges.gaps == 0
+        assert subscriptions(watch) == (0, 0, 0)
+
+
+async def test_events_that_the_tail_reads_again_are_sent_once(
+    watch: Watch, database: Database, worker_id: WorkerId
+):
+    job = await submit(database)
+    reader = follow_job(watch, job.id)
+    await reader.has(1)
+    await start(database, worker_id, job)
+    await progress(database, worker_id, job.id, 3)
+    # As after a look that was cut off: all of it, and then all of it again.
+    events = await history(database, job.id)
+    watch._routes.show(events + events[1:])
+    await reader.has(5)
+    await succeed(database, worker_id, job.id)
+    await reader.end()
+    assert reader.seqs == [1, 2, 3, 4, 5, 6]
+    assert watch.gauges.gaps == 0
+
+
+async def test_an_event_that_is_missing_is_fetched_from_the_store(
+    watch: Watch, database: Database, worker_id: WorkerId
+):
+    job = await submit(database)
+    reader = follow_job(watch, job.id)
+    await reader.has(1)
+    await start(database, worker_id, job)
+    await progress(database, worker_id, job.id, 3)
+    events = await history(database, job.id)
+    watch._routes.show([events[1], events[4]])
+    await reader.has(5)
+    await reader.cancel()
+    assert reader.seqs == [1, 2, 3, 4, 5]
+    assert watch.gauges.gaps == 1
+
+
+async def test_streams_of_the_same_job_all_get_every_event(
+    watch: Watch, database: Database, worker_id: WorkerId
+):
+    jobs = await submit_many(database, 3)
+    readers = [follow_job(watch, job.id) for job in jobs for _ in range(5)]
+    for reader in readers:
+        await reader.has(1)
+    assert watch.gauges.job_streams == 15
+    await start(database, worker_id, *jobs)
+    await finish(database, worker_id, *(ending(job.id, 1, EventType.SUCCEEDED) for job in jobs))
+    for reader in readers:
+        await reader.end()
+        assert reader.seqs == [1, 2, 3]
+    assert watch.gauges.job_streams == 0
+
+
+async def test_a_stream_that_is_cancelled_leaves_nothing_behind(watch: Watch, database: Database):
+    job = await submit(database)
+    readers = [follow_job(watch, job.id) for _ in range(20)]
+    for reader in readers:
+        await reader.has(1)
+    assert subscriptions(watch) == (20, 1, 0)
+    # Some at once, before they have read anything.
+    early = [follow_job(watch, job.id) for _ in range(20)]
+    for reader in readers + early:
+        await reader.cancel()
+        assert reader.task.cancelled()
+    assert subscriptions(watch) == (0, 0, 0)
+    assert watch.gauges.job_streams == 0
+
+
+async def test_a_shutdown_ends_every_stream_and_refuses_new_ones(
+    settings: Settings, database: Database
+):
+    job = await submit(database)
+    async with watching(settings) as watch:
+        reader = follow_job(watch, job.id)
+        await reader.has(1)
+        await watch.stop()
+        with pytest.raises(ShuttingDown):
+            await reader.end()
+        with pytest.raises(ShuttingDown):
+            await follow_job(watch, job.id).end()

@@ -1,0 +1,370 @@
+"""The stream of many jobs: one cursor over all of them, which loses nothing and repeats nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from headrace_core.domain.errors import CursorInvalid, ShuttingDown
+from headrace_core.domain.ids import BatchId, WorkerId, uuid7
+from headrace_core.domain.job import DEFAULT_TENANT, JobSpec
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.submit_batch import submit_batch
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import read_installation
+from headrace_core.wake import Topic, Waker
+from headrace_gateway.job_filter import JobFilter
+from headrace_gateway.streams import Mark, Watch
+from headrace_gateway.streams.many import FilterStream
+from headrace_gateway.streams.packs import MAX_EVENTS
+from headrace_gateway.tokens import decode_cursor, encode_cursor
+from support.jobs import submit, submit_many
+from support.watching import (
+    Reader,
+    follow_job,
+    follow_jobs,
+    foreign_transaction,
+    open_writer,
+    subscriptions,
+    watching,
+)
+from support.workers import ending, finish, start
+
+
+async def live(reader: Reader) -> None:
+    """Waits until a stream has caught up."""
+    await reader.until(lambda reader: any(page.mark is Mark.CAUGHT_UP for page in reader.pages))
+
+
+async def succeed(database: Database, worker_id: WorkerId, *jobs: object) -> None:
+    await finish(database, worker_id, *(ending(job.id, 1, EventType.SUCCEEDED) for job in jobs))
+
+
+async def places(database: Database, reader: Reader) -> list[tuple[int, int]]:
+    """The places of a stream's cursors."""
+    async with database.transaction() as connection:
+        installation = await read_installation(connection)
+    return [decode_cursor(installation, DEFAULT_TENANT, page.cursor) for page in reader.pages]
+
+
+async def test_without_a_cursor_a_stream_begins_now(watch: Watch, database: Database):
+    # What this one has been sent the gateway has seen: it is the past of the next one.
+    earlier = follow_jobs(watch)
+    await live(earlier)
+    await submit_many(database, 3)
+    await earlier.has(3)
+
+    reader = follow_jobs(watch)
+    await live(reader)
+    job = await submit(database)
+    await reader.has(1)
+    assert [event.job_id for event in reader.events] == [job.id]
+    assert reader.pages[-1].mark is Mark.EVENTS
+    await reader.cancel()
+    await earlier.cancel()
+
+
+async def test_the_past_comes_before_the_mark_and_the_present_behind_it(
+    watch: Watch, database: Database
+):
+    reader = follow_jobs(watch)
+    await live(reader)
+    cursor = reader.pages[-1].cursor
+    count = 2 * MAX_EVENTS + 20
+    before = await submit_many(database, count)
+    await reader.has(count)
+    await reader.cancel()
+
+    again = follow_jobs(watch, cursor)
+    await live(again)
+    assert [event.job_id for event in again.events] == [job.id for job in before]
+    assert [page.mark for page in again.pages] == [*[Mark.EVENTS] * 3, Mark.CAUGHT_UP]
+    after = await submit(database)
+    await again.has(count + 1)
+    assert again.events[-1].job_id == after.id
+    await again.cancel()
+
+
+async def test_every_cursor_is_a_place_to_go_on_from_at_any_gateway(
+    watch: Watch, settings: Settings, database: Database, worker_id: WorkerId
+):
+    reader = follow_jobs(watch)
+    await live(reader)
+    jobs = await submit_many(database, 60)
+    await start(database, worker_id, *jobs[:40])
+    await succeed(database, worker_id, *jobs[:20])
+    await reader.has(120)
+    async with watching(settings) as other:
+        for page in reader.pages:
+            behind = [
+                name
+                for later in reader.pages[reader.pages.index(page) + 1 :]
+                for name in ((event.job_id, event.seq) for event in later.events)
+            ]
+            again = follow_jobs(other, page.cursor)
+            await live(again)
+            await again.has(len(behind))
+            assert again.names == behind
+            await again.cancel()
+    await reader.cancel()
+    cursors = await places(database, reader)
+    assert cursors == sorted(cursors)
+
+
+async def test_a_cursor_from_a_gateway_that_is_ahead_repeats_nothing(
+    watch: Watch, settings: Settings, database: Database
+):
+    ahead = follow_jobs(watch)
+    await live(ahead)
+    async with watching(settings) as other:
+        behind = follow_jobs(other)
+        await live(behind)
+        # The other one stands still.
+        await other._tail.stop()
+        await submit_many(database, 5)
+        await ahead.has(5)
+        cursor = ahead.pages[-1].cursor
+        again = follow_jobs(other, cursor)
+        await live(again)
+        await other._tail.start()
+        (new,) = await submit_many(database, 1)
+        await again.has(1)
+        await behind.has(6)
+        assert [event.job_id for event in again.events] == [new.id]
+        await again.cancel()
+        await behind.cancel()
+    await ahead.cancel()
+
+
+async def test_only_what_matches_is_shown_and_the_rest_moves_the_cursor(
+    watch: Watch, database: Database, worker_id: WorkerId
+):
+    everything = follow_jobs(watch)
+    await live(everything)
+    cursor = everything.pages[-1].cursor
+    batch_id = BatchId(uuid7())
+    async with database.transaction() as connection:
+        _, batch, _ = await submit_batch(
+            connection,
+            batch_id=batch_id,
+            tenant=DEFAULT_TENANT,
+            request_id=None,
+            fingerprint=b"",
+            specs=[JobSpec(type="test", queue="batch") for _ in range(3)],
+        )
+    math = await submit(database, queue="math", labels={"team": "ml", "stage": "test"})
+    mail = await submit(database, type="email", queue="mail", labels={"team": "web"})
+    await start(database, worker_id, math)
+    await submit(database, tenant="other", queue="math", labels={"team": "ml"})
+    filters = {
+        "queues": (frozenset(["math", "mail"]), [math.id, mail.id, math.id]),
+        "types": (frozenset(["email"]), [mail.id]),
+        "states": (frozenset([JobState.RUNNING]), [math.id]),
+        "labels": ({"team": "ml", "stage": "test"}, [math.id, math.id]),
+        "batch_id": (batch_id, [job.id for job in batch]),
+        "job_ids": (frozenset([mail.id, batch[0].id]), [batch[0].id, mail.id]),
+    }
+    await everything.has(6)
+    for name, (value, expected) in filters.items():
+        # The past is filtered as the present is.
+        past = follow_jobs(watch, cursor, **{name: value})
+        await live(past)
+        assert [event.job_id for event in past.events] == expected, name
+        # At least as far as the last event that was shown to anybody.
+        assert (await places(database, past))[-1] >= (await places(database, everything))[-1]
+        await past.cancel()
+
+    readers = {
+        name: follow_jobs(watch, everything.pages[-1].cursor, **{name: value})
+        for name, (value, _) in filters.items()
+    }
+    for reader in readers.values():
+        await live(reader)
+    await succeed(database, worker_id, math)
+    for name in ("queues", "labels"):
+        await readers[name].has(1)
+        assert readers[name].events[0].state is JobState.SUCCEEDED
+    for name in ("types", "states", "batch_id", "job_ids"):
+        assert readers[name].events == []
+    for reader in [*readers.values(), everything]:
+        await reader.cancel()
+
+
+async def test_events_of_transactions_that_commit_out_of_order_come_in_one_order(
+    watch: Watch, database: Database, waker: Waker
+):
+    readers = [follow_jobs(watch) for _ in range(2)]
+    for reader in readers:
+        await live(reader)
+    cursor = readers[0].pages[-1].cursor
+    writers = [await open_writer(database) for _ in range(5)]
+    ids = [(await writer.submit())[0] for writer in writers]
+    for writer in reversed(writers):
+        await writer.commit()
+        waker.ring(Topic.EVENTS)
+    readers.append(follow_jobs(watch, cursor))
+    for reader in readers:
+        await reader.has(5)
+        assert [event.job_id for event in reader.events] == ids
+        await reader.cancel()
+
+
+async def test_a_foreign_transaction_delays_the_cursor_and_loses_nothing(
+    watch: Watch, database: Database, waker: Waker
+):
+    reader = follow_jobs(watch)
+    await live(reader)
+    async with foreign_transaction(database):
+        jobs = await submit_many(database, 10)
+        waker.ring(Topic.EVENTS)
+        single = follow_job(watch, jobs[-1].id)
+        await single.has(1)
+        await single.cancel()
+        await _until_lagging(watch)
+        assert reader.events == []
+        # Who comes now sees them as well.
+        late = follow_jobs(watch, reader.pages[-1].cursor)
+        await live(late)
+    for each in (reader, late):
+        await each.has(10)
+        assert [event.job_id for event in each.events] == [job.id for job in jobs]
+        await each.cancel()
+
+
+async def _until_lagging(watch: Watch) -> None:
+    async with asyncio.timeout(10):
+        while watch.gauges.settled_lag < 0.1:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stream_that_falls_behind_catches_up_from_the_store(
+    settings: Settings, database: Database, waker: Waker
+):
+    small = settings.model_copy(update={"stream_queue_events": 5})
+    async with watching(small) as watch:
+        stream = watch.watch_jobs(DEFAULT_TENANT, JobFilter(queues=frozenset(["a"])), "")
+        caught_up = await anext(stream)
+        assert caught_up.mark is Mark.CAUGHT_UP
+        other = follow_jobs(watch, queues=frozenset(["b"]))
+        await live(other)
+        for _ in range(20):
+            await submit_many(database, 7, queue="a")
+            await submit_many(database, 1, queue="b")
+            waker.ring(Topic.EVENTS)
+        # The one that reads is not held up by the one that does not.
+        await other.has(20)
+        await other.cancel()
+        reader = Reader(stream)
+        await reader.has(140)
+        assert len(set(reader.names)) == len(reader.names) == 140
+        cursors = await places(database, reader)
+        assert cursors == sorted(cursors)
+        assert watch.gauges.catch_ups >= 1
+        await submit_many(database, 1, queue="a")
+        await reader.has(141)
+        await reader.cancel()
+
+
+async def test_a_quiet_stream_sends_marks_that_move_the_cursor(watch: Watch, database: Database):
+    reader = Reader(quiet_stream(watch, idle=0.3))
+    await live(reader)
+    before = (await places(database, reader))[-1]
+    await submit_many(database, 3, queue="b")
+    everything = follow_jobs(watch, reader.pages[-1].cursor)
+    await everything.has(3)
+    end = (await places(database, everything))[-1]
+    await everything.cancel()
+    sent = len(reader.pages)
+    await reader.until(lambda reader: len(reader.pages) > sent + 1)
+    assert {page.mark for page in reader.pages[1:]} == {Mark.IDLE}
+    assert reader.events == []
+    assert before < end <= (await places(database, reader))[-1]
+    await reader.cancel()
+
+
+async def test_a_past_that_does_not_match_moves_the_cursor(
+    watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    everything = follow_jobs(watch)
+    await live(everything)
+    start = everything.pages[0].cursor
+    await submit_many(database, 1200, queue="b")
+    await everything.has(1200)
+    await everything.cancel()
+
+    monkeypatch.setattr("headrace_gateway.streams.many._PROGRESS", 0.0)
+    reader = follow_jobs(watch, start, queues=frozenset(["nobody's"]))
+    await live(reader)
+    assert [page.mark for page in reader.pages] == [Mark.IDLE, Mark.IDLE, Mark.CAUGHT_UP]
+    passed = await places(database, reader)
+    assert passed == sorted(set(passed))
+    await reader.cancel()
+
+
+def quiet_stream(watch: Watch, *, idle: float):
+    """A stream over a queue that nobody uses, with marks in quick succession."""
+    installation = watch._installation
+    return FilterStream(
+        tenant=DEFAULT_TENANT,
+        job_filter=JobFilter(queues=frozenset(["nobody's"])),
+        after=None,
+        write_cursor=lambda place: encode_cursor(installation, DEFAULT_TENANT, *place),
+        tail=watch._tail,
+        routes=watch._routes,
+        history=watch._history,
+        gauges=watch.gauges,
+        idle=idle,
+    ).run()
+
+
+async def test_a_cursor_that_is_not_ours_is_refused(watch: Watch, database: Database):
+    reader = follow_jobs(watch)
+    await live(reader)
+    await reader.cancel()
+    cursor = reader.pages[-1].cursor
+    for forged in ("x", cursor[:-2], cursor[:-2] + ("AA" if cursor[-2:] != "AA" else "BB")):
+        with pytest.raises(CursorInvalid):
+            watch.watch_jobs(DEFAULT_TENANT, JobFilter(), forged)
+    with pytest.raises(CursorInvalid):
+        watch.watch_jobs("other", JobFilter(), cursor)
+
+
+async def test_a_shutdown_brings_the_last_cursor(settings: Settings, database: Database):
+    async with watching(settings) as watch:
+        quiet = follow_jobs(watch, queues=frozenset(["nobody's"]))
+        idle = follow_jobs(watch)
+        await live(quiet)
+        await live(idle)
+        await submit_many(database, 3)
+        await idle.has(3)
+        # The quiet one passes them when its mailbox next wakes it, here at the end.
+        await watch.stop()
+        for reader in (quiet, idle):
+            with pytest.raises(ShuttingDown):
+                await reader.end()
+        assert quiet.pages[-1].mark is Mark.IDLE
+        assert (await places(database, quiet))[-1] >= (await places(database, idle))[-1]
+    async with watching(settings) as watch:
+        again = follow_jobs(watch, quiet.pages[-1].cursor)
+        await live(again)
+        assert again.events == []
+        await again.cancel()
+
+
+async def test_a_stream_that_is_cancelled_leaves_nothing_behind(watch: Watch, database: Database):
+    readers = [follow_jobs(watch, queues=frozenset(["a", "b"])) for _ in range(20)]
+    for reader in readers:
+        await live(reader)
+    assert subscriptions(watch) == (20, 0, 2)
+    for reader in readers:
+        await reader.cancel()
+    assert subscriptions(watch) == (0, 0, 0)
+    async with aclosing(watch.watch_jobs(DEFAULT_TENANT, JobFilter(), "")) as pages:
+        async for page in pages:
+            assert page.mark is Mark.CAUGHT_UP
+            break
+    assert subscriptions(watch) == (0, 0, 0)
+    assert watch.gauges.filter_streams == 0

@@ -1,0 +1,39 @@
+"""The histogram of the ages of events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from headrace_core.domain.job import JobEvent
+from headrace_gateway.streams.ages import BOUNDS, Ages
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_each_event_is_in_the_first_bucket_that_holds_its_age(
+    make_event: Callable[..., JobEvent],
+):
+    ages = Ages()
+    seconds = [0.0015, 0.015, 0.015, 3.0, 100.0]
+    events = [make_event(time=NOW - timedelta(seconds=age)) for age in seconds]
+    ages.add(events[:2], now=NOW.timestamp())
+    ages.add(events[2:], now=NOW.timestamp())
+    cumulated = dict(zip([*BOUNDS, "more"], ages.cumulated(), strict=True))
+    assert cumulated[0.001] == 0
+    assert cumulated[0.002] == 1
+    assert cumulated[0.01] == 1
+    assert cumulated[0.02] == 3
+    assert cumulated[5.0] == 4
+    assert cumulated[60.0] == 4
+    assert cumulated["more"] == 5
+    assert ages.total == pytest.approx(sum(seconds), abs=0.001)
+
+
+def test_an_event_of_the_next_moment_is_a_fresh_one(make_event: Callable[..., JobEvent]):
+    ages = Ages()
+    ages.add([make_event(time=NOW + timedelta(milliseconds=1))], now=NOW.timestamp())
+    assert ages.cumulated() == [1] * (len(BOUNDS) + 1)
+    assert ages.total == 0

@@ -1,0 +1,59 @@
+"""What the database's clock shows, by readings that take their time."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from headrace_core.store.event_log import ClockReading
+from headrace_gateway.streams.clock import DatabaseClock
+
+# The database's clock is by so much ahead of the monotonic one of this process.
+AHEAD = 1_700_000_000.0
+
+
+def reading(asked: float, read: float, answered: float, *, ahead: float = AHEAD) -> ClockReading:
+    """A reading whose clock was read at a moment between the question and the answer."""
+    return ClockReading(asked=asked, time=read + ahead, answered=answered)
+
+
+def distance(clock: DatabaseClock) -> float:
+    return clock.now() - time.monotonic()
+
+
+def test_a_reading_is_right_to_half_of_the_time_it_took():
+    clock = DatabaseClock()
+    clock.set(reading(10.0, 10.1, 10.4))
+    assert distance(clock) == pytest.approx(AHEAD, abs=0.2)
+
+
+def test_slow_readings_do_not_spoil_what_a_fast_one_told():
+    clock = DatabaseClock()
+    clock.set(reading(10.0, 10.0005, 10.001))
+    for second in range(11, 21):
+        clock.set(reading(second, second + 0.01, second + 0.9))
+    assert distance(clock) == pytest.approx(AHEAD, abs=0.01)
+
+
+def test_readings_that_are_late_on_different_sides_meet_in_the_middle():
+    clock = DatabaseClock()
+    clock.set(reading(10.0, 10.0, 10.5))
+    clock.set(reading(11.0, 11.5, 11.5))
+    assert distance(clock) == pytest.approx(AHEAD, abs=0.002)
+
+
+def test_clocks_that_run_apart_slowly_are_followed():
+    clock = DatabaseClock()
+    for second in range(3600):
+        drift = second * 0.0001
+        clock.set(reading(second, second + 0.001, second + 0.002, ahead=AHEAD + drift))
+    assert distance(clock) == pytest.approx(AHEAD + 0.36, abs=0.005)
+
+
+@pytest.mark.parametrize("jump", [600, -600])
+def test_a_clock_that_was_set_anew_is_believed_at_once(jump: int):
+    clock = DatabaseClock()
+    clock.set(reading(10.0, 10.0, 10.001))
+    clock.set(reading(11.0, 11.0, 11.001, ahead=AHEAD + jump))
+    assert distance(clock) == pytest.approx(AHEAD + jump, abs=0.01)

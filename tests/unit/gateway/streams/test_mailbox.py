@@ -1,0 +1,124 @@
+"""The mailbox: bounded, and it never drops without saying so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from headrace_core.domain.errors import ShuttingDown
+from headrace_core.domain.job import JobEvent
+from headrace_gateway.streams.mailbox import Mailbox
+
+MakeEvent = Callable[..., JobEvent]
+
+
+async def test_events_are_taken_in_their_order_and_once(make_event: MakeEvent):
+    mailbox = Mailbox(room=3, room_bytes=1000)
+    events = [make_event(seq=seq) for seq in (1, 2, 3)]
+    for event in events:
+        mailbox.put(event)
+    assert mailbox.take(2) == events[:2]
+    assert mailbox.take(2) == events[2:]
+    assert not mailbox
+
+
+async def test_one_event_too_many_drops_all_and_says_so(make_event: MakeEvent):
+    mailbox = Mailbox(room=2, room_bytes=1000)
+    for _ in range(3):
+        mailbox.put(make_event())
+    assert mailbox.overflowed
+    assert mailbox.take(9) == []
+    mailbox.put(make_event())
+    assert mailbox.take(9) == []
+    await mailbox.wait()
+
+    mailbox.reopen()
+    mailbox.put(event := make_event())
+    assert not mailbox.overflowed
+    assert mailbox.take(9) == [event]
+
+
+async def test_labels_count_for_the_room_of_a_mailbox(make_event: MakeEvent):
+    mailbox = Mailbox(room=9, room_bytes=10)
+    mailbox.put(make_event(labels={"team": "ml"}))
+    assert not mailbox.overflowed
+    mailbox.put(make_event(labels={"a": "bcde"}))
+    assert mailbox.overflowed
+
+
+async def test_mailbox_overflows_by_bytes_as_well(make_event: MakeEvent):
+    mailbox = Mailbox(room=9, room_bytes=10)
+    # One that is larger than the room is still taken, or its stream could never go on.
+    mailbox.put(large := make_event(output="x" * 11))
+    assert not mailbox.overflowed
+    assert mailbox.take(1) == [large]
+    events = [make_event(seq=seq, output="x" * 5) for seq in (1, 2, 3)]
+    mailbox.put(*events[:2])
+    assert mailbox.take(1) == events[:1]
+    mailbox.put(events[2])
+    assert not mailbox.overflowed
+    mailbox.put(make_event(output="x"))
+    assert mailbox.overflowed
+    mailbox.reopen()
+    mailbox.put(*events[:2])
+    assert mailbox.take(9) == events[:2]
+
+
+async def test_who_waits_is_woken_by_an_event(make_event: MakeEvent):
+    mailbox = Mailbox(room=2, room_bytes=1000)
+    waiting = asyncio.create_task(mailbox.wait())
+    await asyncio.sleep(0)
+    mailbox.put(make_event())
+    async with asyncio.timeout(5):
+        await waiting
+    # What is there already needs no waiting.
+    await mailbox.wait()
+
+
+async def test_a_wait_ends_after_its_time():
+    async with asyncio.timeout(5):
+        await Mailbox(room=1, room_bytes=1000).wait(0.0)
+        await Mailbox(room=1, room_bytes=1000).wait(0.001)
+
+
+async def test_an_error_ends_the_waiting_even_if_there_are_events(make_event: MakeEvent):
+    mailbox = Mailbox(room=2, room_bytes=1000)
+    waiting = asyncio.create_task(mailbox.wait())
+    await asyncio.sleep(0)
+    mailbox.fail(ShuttingDown())
+    with pytest.raises(ShuttingDown):
+        await waiting
+    mailbox.put(make_event())
+    with pytest.raises(ShuttingDown):
+        await mailbox.wait()
+    with pytest.raises(ShuttingDown):
+        mailbox.check()
+
+
+def test_the_oldest_is_what_was_handed_over_and_has_not_been_sent(make_event: MakeEvent):
+    mailbox = Mailbox(room=2, room_bytes=1000)
+    assert mailbox.oldest is None
+    first, second, third, fourth = (
+        make_event(time=datetime.fromtimestamp(1000 + second, UTC)) for second in range(4)
+    )
+    mailbox.put(first)
+    mailbox.put(second)
+    assert mailbox.oldest == 1000
+    # What is being sent is still to come for its reader.
+    mailbox.sending = mailbox.take(1)[0].time.timestamp()
+    assert mailbox.oldest == 1000
+    mailbox.sending = None
+    assert mailbox.oldest == 1001
+    # What was dropped is as well, until the stream has come back.
+    mailbox.put(third)
+    mailbox.put(fourth)
+    assert mailbox.overflowed
+    assert mailbox.oldest == 1001
+    mailbox.reopen()
+    mailbox.put(fourth)
+    assert mailbox.oldest == 1001
+    mailbox.behind = None
+    assert mailbox.oldest == 1003

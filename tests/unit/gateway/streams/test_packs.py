@@ -1,0 +1,30 @@
+"""Packs: in order, complete, and small enough for a message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+
+from headrace_core.domain.job import JobEvent
+from headrace_gateway.streams.packs import MAX_EVENTS, pack
+
+MakeEvent = Callable[..., JobEvent]
+
+
+def test_no_events_make_no_pack():
+    assert list(pack([])) == []
+
+
+def test_events_are_packed_by_their_number(make_event: MakeEvent):
+    events = [make_event(seq=seq) for seq in range(1, 2 * MAX_EVENTS + 2)]
+    packs = list(pack(events))
+    assert [len(packed) for packed in packs] == [MAX_EVENTS, MAX_EVENTS, 1]
+    assert list(chain(*packs)) == events
+
+
+def test_large_documents_are_packed_by_their_size(make_event: MakeEvent):
+    events = [make_event(output="x" * 100_000) for _ in range(5)]
+    events.append(make_event(output="x" * 1_000_000))
+    packs = list(pack(events))
+    assert [len(packed) for packed in packs] == [2, 2, 1, 1]
+    assert list(chain(*packs)) == events

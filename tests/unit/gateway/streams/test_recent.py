@@ -1,0 +1,144 @@
+"""What is kept of the log's end is exactly what PostgreSQL would give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace_core.domain.job import JobEvent
+from headrace_core.store.event_log import BEGINNING, EventPage, Place, place_of
+from headrace_gateway.streams.recent import Recent
+
+MakeEvent = Callable[..., JobEvent]
+
+
+@pytest.fixture
+def log(make_event: MakeEvent) -> list[JobEvent]:
+    """Thirty events of ten transactions."""
+    return [make_event(xid=10 + n // 3, position=n) for n in range(30)]
+
+
+def read(log: list[JobEvent], after: Place, through: Place, limit: int) -> EventPage:
+    """As PostgreSQL reads a range."""
+    rows = [event for event in log if after < place_of(event) <= through][:limit]
+    end = place_of(rows[-1]) if rows else None
+    return EventPage(events=rows, end=end, complete=len(rows) < limit)
+
+
+def fetch(recent: Recent, log: list[JobEvent], after: Place, through: Place, limit: int) -> bool:
+    """Reads as a stream does; tells whether PostgreSQL was needed."""
+    page = recent.page(after=after, through=through, limit=limit)
+    if page is None:
+        recent.add(read(log, after, through, limit), after=after, through=through)
+        return True
+    truth = [event for event in log if after < place_of(event) <= through]
+    assert page.events == truth[: len(page.events)]
+    assert page.end == (place_of(page.events[-1]) if page.events else None)
+    assert len(page.events) <= limit
+    # It may not know yet that there is nothing more; the next page tells.
+    assert not page.complete or len(page.events) == len(truth)
+    assert page.complete or page.events
+    return False
+
+
+def test_nothing_is_here_before_something_was_read(log: list[JobEvent]):
+    assert Recent().page(after=BEGINNING, through=place_of(log[-1]), limit=9) is None
+
+
+def test_page_of_large_events_ends_early(make_event: MakeEvent):
+    recent = Recent()
+    large = [make_event(xid=10, position=n, output="x" * 400_000) for n in range(1, 8)]
+    through = place_of(large[-1])
+    recent.add(read(large, BEGINNING, through, 100), after=BEGINNING, through=through)
+    sizes, after = [], BEGINNING
+    while True:
+        page = recent.page(after=after, through=through, limit=100)
+        assert page is not None
+        sizes.append(len(page.events))
+        if page.complete:
+            break
+        assert page.end is not None
+        after = page.end
+    # The event that fills a page is still in it.
+    assert sizes == [3, 3, 1]
+
+
+def test_what_one_stream_has_read_the_next_one_finds(log: list[JobEvent]):
+    recent = Recent()
+    through = place_of(log[-1])
+    assert fetch(recent, log, place_of(log[3]), through, 100)
+    assert not fetch(recent, log, place_of(log[3]), through, 100)
+    assert not fetch(recent, log, place_of(log[20]), through, 100)
+    assert not fetch(recent, log, through, through, 100)
+    # From further back somebody has to read it.
+    assert fetch(recent, log, place_of(log[2]), through, 100)
+
+
+def test_pages_join_on_to_each_other_in_both_directions(log: list[JobEvent]):
+    recent = Recent()
+    through = place_of(log[-1])
+    assert fetch(recent, log, place_of(log[9]), through, 5)
+    assert fetch(recent, log, place_of(log[14]), through, 5)
+    assert fetch(recent, log, place_of(log[5]), through, 5)
+    page = recent.page(after=place_of(log[5]), through=through, limit=100)
+    assert page is not None
+    assert page.events == log[6:20]
+    assert not page.complete
+
+
+def test_a_range_behind_it_takes_its_place(log: list[JobEvent]):
+    recent = Recent()
+    assert fetch(recent, log, place_of(log[0]), place_of(log[5]), 100)
+    assert fetch(recent, log, place_of(log[9]), place_of(log[20]), 100)
+    assert not fetch(recent, log, place_of(log[9]), place_of(log[20]), 100)
+    assert fetch(recent, log, place_of(log[0]), place_of(log[5]), 100)
+    # What is older and does not join on is not kept.
+    assert not fetch(recent, log, place_of(log[9]), place_of(log[20]), 100)
+
+
+def test_it_lets_go_of_the_oldest_when_there_are_too_many(log: list[JobEvent]):
+    recent = Recent(max_events=10)
+    through = place_of(log[-1])
+    assert fetch(recent, log, place_of(log[0]), through, 100)
+    assert fetch(recent, log, place_of(log[18]), through, 100)
+    assert not fetch(recent, log, place_of(log[19]), through, 100)
+
+
+def test_it_lets_go_of_the_oldest_when_they_are_too_long(make_event: MakeEvent):
+    log = [make_event(xid=10, position=n, output="x" * 100) for n in range(30)]
+    recent = Recent(max_characters=1000)
+    through = place_of(log[-1])
+    assert fetch(recent, log, BEGINNING, through, 100)
+    assert fetch(recent, log, place_of(log[18]), through, 100)
+    assert not fetch(recent, log, place_of(log[19]), through, 100)
+
+
+def test_an_event_whose_job_is_gone_is_no_gap(log: list[JobEvent]):
+    recent = Recent()
+    page = EventPage(events=log[3:5], end=place_of(log[7]), complete=False)
+    recent.add(page, after=place_of(log[2]), through=place_of(log[-1]))
+    found = recent.page(after=place_of(log[2]), through=place_of(log[6]), limit=9)
+    assert found == EventPage(events=log[3:5], end=place_of(log[4]), complete=True)
+
+
+numbers = st.integers(0, 29)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    reads=st.lists(st.tuples(numbers, numbers, st.integers(1, 12)), max_size=40),
+    room=st.integers(1, 40),
+)
+def test_whatever_was_read_before_a_page_is_the_truth(
+    log: list[JobEvent], reads: list[tuple[int, int, int]], room: int
+):
+    recent = Recent(max_events=room)
+    places = [BEGINNING, *map(place_of, log)]
+    assert all(earlier < later for earlier, later in pairwise(places))
+    for first, length, limit in reads:
+        last = min(first + length, len(log))
+        fetch(recent, log, places[first], places[last], limit)

@@ -1,0 +1,121 @@
+"""Who gets which event, and what is left behind by who goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from headrace_core.domain.errors import ShuttingDown, Unavailable
+from headrace_core.domain.ids import JobId, uuid7
+from headrace_core.domain.job import JobEvent
+from headrace_gateway.job_filter import JobFilter
+from headrace_gateway.streams.gauges import Gauges
+from headrace_gateway.streams.routing import Routes
+
+MakeEvent = Callable[..., JobEvent]
+
+
+@pytest.fixture
+def gauges() -> Gauges:
+    return Gauges()
+
+
+@pytest.fixture
+def routes(gauges: Gauges) -> Routes:
+    return Routes(room=3, room_bytes=1000, gauges=gauges)
+
+
+def test_a_visible_event_goes_to_the_streams_of_its_job_alone(
+    routes: Routes, make_event: MakeEvent
+):
+    mine, other = make_event(), make_event()
+    with (
+        routes.of_job(mine.job_id) as first,
+        routes.of_job(mine.job_id) as second,
+        routes.of_filter("default", JobFilter()) as (many, _),
+    ):
+        routes.show([mine, other])
+        assert first.take(9) == second.take(9) == [mine]
+        assert not many
+
+
+def test_a_settled_event_goes_once_to_every_filter_that_matches(
+    routes: Routes, make_event: MakeEvent
+):
+    event = make_event(queue="math", labels={"team": "ml", "stage": "test"})
+    filters = (
+        JobFilter(),
+        JobFilter(queues=frozenset(["math", "mail"])),
+        JobFilter(labels={"team": "ml", "stage": "test"}),
+        JobFilter(job_ids=frozenset([event.job_id, JobId(uuid7())])),
+    )
+    for job_filter in filters:
+        with (
+            routes.of_filter("default", job_filter) as (mailbox, _),
+            routes.of_filter("other", job_filter) as (foreign, _),
+            routes.of_filter("default", JobFilter(queues=frozenset(["mail"]))) as (mail, _),
+            routes.of_job(event.job_id) as single,
+        ):
+            routes.settle([event])
+            assert mailbox.take(9) == [event]
+            assert not foreign
+            assert not mail
+            assert not single
+
+
+def test_a_full_mailbox_harms_no_other(routes: Routes, make_event: MakeEvent):
+    event = make_event()
+    with routes.of_job(event.job_id) as slow, routes.of_job(event.job_id) as quick:
+        for _ in range(5):
+            routes.show([event])
+            assert quick.take(9) == [event]
+        assert slow.overflowed
+        assert not slow
+
+
+def test_a_stream_that_ends_leaves_nothing_behind(
+    routes: Routes, gauges: Gauges, make_event: MakeEvent
+):
+    job_ids = frozenset(JobId(uuid7()) for _ in range(100))
+    with routes.of_job(next(iter(job_ids))):
+        with suppress(ZeroDivisionError), routes.of_filter("default", JobFilter(job_ids=job_ids)):
+            assert (gauges.job_streams, gauges.filter_streams) == (1, 1)
+            raise ZeroDivisionError
+        assert (gauges.job_streams, gauges.filter_streams) == (1, 0)
+        assert routes
+    assert not routes
+    assert not routes._by_job
+    assert not routes._by_key
+    assert gauges == Gauges()
+
+
+async def test_who_waits_for_a_stream_is_told_when_one_is_open(routes: Routes):
+    async with asyncio.timeout(5):
+        await routes.wait(0.001)
+        waiting = asyncio.create_task(routes.wait(5))
+        await asyncio.sleep(0)
+        with routes.of_job(JobId(uuid7())):
+            await waiting
+            await routes.wait(5)
+    await routes.wait(0.001)
+
+
+async def test_a_failure_reaches_the_streams_that_are_open(routes: Routes):
+    with routes.of_job(JobId(uuid7())) as mailbox:
+        routes.fail(Unavailable("postgresql"))
+        with pytest.raises(Unavailable):
+            await mailbox.wait()
+    with routes.of_job(JobId(uuid7())) as mailbox:
+        mailbox.check()
+
+
+async def test_after_the_close_no_stream_begins(routes: Routes):
+    with routes.of_filter("default", JobFilter()) as (mailbox, _):
+        routes.close(ShuttingDown())
+        with pytest.raises(ShuttingDown):
+            await mailbox.wait()
+    with pytest.raises(ShuttingDown), routes.of_job(JobId(uuid7())):
+        pass
