@@ -14,9 +14,9 @@ from headrace_core.store.subscriptions import (
     delete_subscription,
     get_subscription,
 )
-from headrace_gateway.job_filter import JobFilter, write_filter
+from headrace_gateway.api.job_filter import JobFilter, write_filter
+from headrace_gateway.api.tokens import decode_subscription_cursor
 from headrace_gateway.streams import Mark, Watch
-from headrace_gateway.tokens import decode_subscription_cursor
 from support.watching import Reader
 
 NAME = "billing"

@@ -15,7 +15,7 @@ from headrace_core.domain.job import Job, rank_of
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Listener, Topic, Waker
-from headrace_gateway.handoff import HandOff
+from headrace_gateway.api.handoff import HandOff
 from headrace_scheduler.dispatch import Dispatch
 from support.jobs import submit, submit_many
 from support.leading import lead

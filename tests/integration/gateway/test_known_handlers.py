@@ -11,8 +11,8 @@ from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Listener
-from headrace_gateway import handlers
-from headrace_gateway.handlers import HandlerCache
+from headrace_gateway.api import handlers
+from headrace_gateway.api.handlers import HandlerCache
 from support.until import until
 from support.workers import register
 

@@ -25,7 +25,7 @@ from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.job import MAX_DOCUMENT_BYTES, MAX_LABELS, Progress
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_gateway.limits import MAX_RESPONSE_BYTES, MAX_VALUE_BYTES
+from headrace_gateway.calls.limits import MAX_RESPONSE_BYTES, MAX_VALUE_BYTES
 from support.gateway import TIMEOUT, PlayedWorker
 
 SERVICES = (

@@ -18,9 +18,9 @@ from headrace.v1.data_pb2 import (
     Data,
 )
 from headrace.v1.job_service_pb2 import WatchJobResponse
-from headrace_gateway.document import canonical, read_data, write_data
-from headrace_gateway.limits import MAX_DEPTH
-from headrace_gateway.nesting import TooDeep
+from headrace_gateway.calls.limits import MAX_DEPTH
+from headrace_gateway.calls.nesting import TooDeep
+from headrace_gateway.grpc.document import canonical, read_data, write_data
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 PLAIN = st.recursive(

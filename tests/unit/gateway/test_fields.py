@@ -11,7 +11,8 @@ from headrace.v1 import data_pb2, job_pb2
 from headrace.v1.job_service_pb2 import JobFilter as JobFilterMessage
 from headrace_core.domain.errors import InvalidRequest
 from headrace_core.domain.lifecycle import JobState
-from headrace_gateway.fields import (
+from headrace_gateway.api.job_filter import JobFilter
+from headrace_gateway.grpc.fields import (
     Violations,
     read_after_seq,
     read_call_deadline,
@@ -22,7 +23,6 @@ from headrace_gateway.fields import (
     read_request_id,
     read_view,
 )
-from headrace_gateway.job_filter import JobFilter
 
 
 @pytest.mark.parametrize("request_id", ["a", "order 17/é", "x" * 128])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from headrace_core.domain.errors import InvalidRequest
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import Comparison
-from headrace_gateway.filter import parse_filter
+from headrace_gateway.api.filter import parse_filter
 
 ID = "0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15"
 

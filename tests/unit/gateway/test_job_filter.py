@@ -6,7 +6,7 @@ import json
 
 from headrace_core.domain.ids import BatchId, JobId, uuid7
 from headrace_core.domain.lifecycle import JobState
-from headrace_gateway.job_filter import JobFilter, read_filter, write_filter
+from headrace_gateway.api.job_filter import JobFilter, read_filter, write_filter
 
 WHOLE = JobFilter(
     queues=frozenset(["b", "a"]),

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.v1.data_pb2 import Data
-from headrace_gateway.document import read_data
-from headrace_gateway.handlers import KnownHandler
+from headrace_gateway.api.handlers import KnownHandler
+from headrace_gateway.grpc.document import read_data
 from headrace_worker import Stopped
 from headrace_worker.handlers.numbers import (
     MAX_STEPS,

@@ -27,18 +27,22 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation, read_installation
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Listener, Topic, Waker
-from headrace_gateway.handler_servicer import HandlerServicer
-from headrace_gateway.handlers import HandlerCache
-from headrace_gateway.handoff import HandOff
-from headrace_gateway.intake import Intake
-from headrace_gateway.interceptors import CallInterceptor
-from headrace_gateway.limits import MAX_RESPONSE_BYTES, RECEIVED_METADATA_BYTES, RECEIVED_REQUESTS
+from headrace_gateway.api.handlers import HandlerCache
+from headrace_gateway.api.handoff import HandOff
+from headrace_gateway.api.intake import Intake
+from headrace_gateway.api.queue_health import queue_health
+from headrace_gateway.api.submit import Submitter
+from headrace_gateway.calls.interceptors import CallInterceptor
+from headrace_gateway.calls.limits import (
+    MAX_RESPONSE_BYTES,
+    RECEIVED_METADATA_BYTES,
+    RECEIVED_REQUESTS,
+)
+from headrace_gateway.grpc.handlers import HandlerServicer
+from headrace_gateway.grpc.jobs import JobServicer
+from headrace_gateway.grpc.subscriptions import SubscriptionServicer
 from headrace_gateway.metrics import stream_metrics
-from headrace_gateway.queue_health import queue_health
-from headrace_gateway.servicer import JobServicer
 from headrace_gateway.streams import Gauges, Watch
-from headrace_gateway.submit import Submitter
-from headrace_gateway.subscription_servicer import SubscriptionServicer
 from headrace_health import Check, Health, enable_reflection, keep_completion_queue
 
 _log = structlog.get_logger()

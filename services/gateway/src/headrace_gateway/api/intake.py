@@ -13,10 +13,10 @@ from headrace.v1 import job_pb2
 from headrace_core.domain.errors import InvalidRequest, PayloadInvalid
 from headrace_core.domain.job import DEFAULT_QUEUE, JobSpec, JsonText, fingerprints
 from headrace_core.runtime.settings import Settings
-from headrace_gateway.document import canonical
-from headrace_gateway.fields import Violations
-from headrace_gateway.handlers import HandlerCache, KnownHandler
-from headrace_gateway.validate import Submission, read_spec, read_specs
+from headrace_gateway.api.handlers import HandlerCache, KnownHandler
+from headrace_gateway.api.validate import Submission, read_spec, read_specs
+from headrace_gateway.grpc.document import canonical
+from headrace_gateway.grpc.fields import Violations
 
 
 @dataclass(frozen=True, slots=True)

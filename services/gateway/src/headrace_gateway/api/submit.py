@@ -15,9 +15,9 @@ from headrace_core.store.jobs.submit import NewJob, Submitted, find_submitted, s
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.group_commit import GroupCommit
 from headrace_core.wake import Topic, Waker
-from headrace_gateway.document import canonical
-from headrace_gateway.handoff import HandOff
-from headrace_gateway.intake import Accepted
+from headrace_gateway.api.handoff import HandOff
+from headrace_gateway.api.intake import Accepted
+from headrace_gateway.grpc.document import canonical
 
 _log = structlog.get_logger()
 

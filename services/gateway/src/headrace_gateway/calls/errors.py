@@ -36,7 +36,7 @@ from headrace_core.domain.errors import (
     Unavailable,
     Violation,
 )
-from headrace_gateway.limits import MAX_DEPTH
+from headrace_gateway.calls.limits import MAX_DEPTH
 
 DOMAIN: Final = "headrace"
 DETAILS_KEY: Final = "grpc-status-details-bin"

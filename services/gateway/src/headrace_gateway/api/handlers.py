@@ -21,7 +21,7 @@ from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import live_handlers
 from headrace_core.wake import Listener
-from headrace_gateway.values import ValueKeyword, bounded
+from headrace_gateway.api.values import ValueKeyword, bounded
 
 _log = structlog.get_logger()
 

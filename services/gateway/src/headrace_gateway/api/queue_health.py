@@ -9,7 +9,7 @@ from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import ServedQueues, served_queues
 from headrace_core.wake import Listener
-from headrace_gateway.names import is_name
+from headrace_gateway.api.names import is_name
 from headrace_health import Lookup
 
 _PREFIX: Final = "queue/"

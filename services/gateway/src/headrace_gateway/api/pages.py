@@ -26,7 +26,8 @@ from headrace_core.store.jobs.read import list_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.store.subscriptions import list_subscriptions
 from headrace_core.store.workers import live_handlers
-from headrace_gateway.convert import (
+from headrace_gateway.calls.limits import MAX_PAGE_BYTES
+from headrace_gateway.grpc.convert import (
     Encoding,
     event_message,
     handler_message,
@@ -34,7 +35,6 @@ from headrace_gateway.convert import (
     output_message,
     subscription_message,
 )
-from headrace_gateway.limits import MAX_PAGE_BYTES
 
 M = TypeVar("M", bound=Message)
 

@@ -23,8 +23,20 @@ from headrace_core.store.subscriptions import (
     get_subscription,
 )
 from headrace_core.wake import Topic, Waker
-from headrace_gateway.convert import WATCH_MARKS, subscription_message, write_events
-from headrace_gateway.fields import (
+from headrace_gateway.api.job_filter import write_filter
+from headrace_gateway.api.pages import read_subscription_page
+from headrace_gateway.api.tokens import (
+    decode_cursor,
+    decode_name_token,
+    decode_subscription_cursor,
+    encode_cursor,
+    encode_name_token,
+)
+from headrace_gateway.api.validate import check_subscription_name
+from headrace_gateway.calls.interceptors import Context
+from headrace_gateway.calls.tenant import tenant_of
+from headrace_gateway.grpc.convert import WATCH_MARKS, subscription_message, write_events
+from headrace_gateway.grpc.fields import (
     Violations,
     read_consumer,
     read_encoding,
@@ -32,19 +44,7 @@ from headrace_gateway.fields import (
     read_job_filter,
     read_page_size,
 )
-from headrace_gateway.interceptors import Context
-from headrace_gateway.job_filter import write_filter
-from headrace_gateway.pages import read_subscription_page
 from headrace_gateway.streams import Watch
-from headrace_gateway.tenant import tenant_of
-from headrace_gateway.tokens import (
-    decode_cursor,
-    decode_name_token,
-    decode_subscription_cursor,
-    encode_cursor,
-    encode_name_token,
-)
-from headrace_gateway.validate import check_subscription_name
 
 _log = structlog.get_logger()
 

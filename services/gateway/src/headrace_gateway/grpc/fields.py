@@ -14,9 +14,8 @@ from headrace.v1 import data_pb2, job_pb2, job_service_pb2, subscription_service
 from headrace_core.domain.errors import InvalidRequest, Violation
 from headrace_core.domain.ids import BatchId, JobId
 from headrace_core.domain.times import MAX_DURATION
-from headrace_gateway.convert import STATES
-from headrace_gateway.job_filter import JobFilter
-from headrace_gateway.names import (
+from headrace_gateway.api.job_filter import JobFilter
+from headrace_gateway.api.names import (
     LABEL_KEY_RULE,
     LABEL_VALUE_RULE,
     NAME_RULE,
@@ -25,6 +24,7 @@ from headrace_gateway.names import (
     is_name,
     parse_id,
 )
+from headrace_gateway.grpc.convert import STATES
 
 MAX_REQUEST_ID: Final = 128
 DEFAULT_PAGE_SIZE: Final = 100

@@ -10,8 +10,8 @@ from google.protobuf import struct_pb2
 
 from headrace.v1 import data_pb2
 from headrace_core.domain.job import MAX_DOCUMENT_BYTES, JsonText
-from headrace_gateway.limits import MAX_DEPTH, MAX_VALUE_BYTES
-from headrace_gateway.nesting import TooDeep, depth_of, depth_of_text
+from headrace_gateway.calls.limits import MAX_DEPTH, MAX_VALUE_BYTES
+from headrace_gateway.calls.nesting import TooDeep, depth_of, depth_of_text
 
 # A Value takes at most six times the bytes of its JSON text: a number of one digit and its comma
 # become eleven.

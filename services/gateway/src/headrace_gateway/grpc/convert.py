@@ -30,9 +30,9 @@ from headrace_core.store.jobs.stats import Stats
 from headrace_core.store.jobs.submit_batch import BatchJobs
 from headrace_core.store.sql.rows import Fields, to_time
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
-from headrace_gateway.document import write_data
-from headrace_gateway.job_filter import JobFilter, read_filter
-from headrace_gateway.limits import MAX_PAGE_BYTES
+from headrace_gateway.api.job_filter import JobFilter, read_filter
+from headrace_gateway.calls.limits import MAX_PAGE_BYTES
+from headrace_gateway.grpc.document import write_data
 from headrace_gateway.streams import Mark
 
 Encoding: TypeAlias = data_pb2.DataEncoding.ValueType

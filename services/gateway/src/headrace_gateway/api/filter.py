@@ -17,8 +17,7 @@ from uuid import UUID
 from headrace_core.domain.errors import InvalidRequest, Violation
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import Clause, Comparison, Query
-from headrace_gateway.fields import MAX_REQUEST_ID
-from headrace_gateway.names import (
+from headrace_gateway.api.names import (
     LABEL_KEY_RULE,
     LABEL_VALUE_RULE,
     NAME_RULE,
@@ -27,6 +26,7 @@ from headrace_gateway.names import (
     is_name,
     parse_id,
 )
+from headrace_gateway.grpc.fields import MAX_REQUEST_ID
 
 MAX_LENGTH: Final = 4096
 MAX_COMPARISONS: Final = 50

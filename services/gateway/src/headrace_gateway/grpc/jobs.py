@@ -25,7 +25,15 @@ from headrace_core.store.jobs.submit_batch import SubmittedBatch, find_batch, su
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, Waker
-from headrace_gateway.convert import (
+from headrace_gateway.api.filter import parse_filter
+from headrace_gateway.api.intake import Accepted, AcceptedBatch, Intake
+from headrace_gateway.api.pages import read_event_page, read_job_page, read_output_page
+from headrace_gateway.api.submit import Submitter
+from headrace_gateway.api.tokens import decode_page_token, encode_page_token
+from headrace_gateway.api.validate import check_batch_size
+from headrace_gateway.calls.interceptors import Context
+from headrace_gateway.calls.tenant import tenant_of
+from headrace_gateway.grpc.convert import (
     WATCH_MARKS,
     job_message,
     spec_message,
@@ -34,7 +42,7 @@ from headrace_gateway.convert import (
     write_events,
     write_specs,
 )
-from headrace_gateway.fields import (
+from headrace_gateway.grpc.fields import (
     Violations,
     read_after_seq,
     read_call_deadline,
@@ -46,15 +54,7 @@ from headrace_gateway.fields import (
     read_request_id,
     read_view,
 )
-from headrace_gateway.filter import parse_filter
-from headrace_gateway.intake import Accepted, AcceptedBatch, Intake
-from headrace_gateway.interceptors import Context
-from headrace_gateway.pages import read_event_page, read_job_page, read_output_page
 from headrace_gateway.streams import Watch
-from headrace_gateway.submit import Submitter
-from headrace_gateway.tenant import tenant_of
-from headrace_gateway.tokens import decode_page_token, encode_page_token
-from headrace_gateway.validate import check_batch_size
 
 _log = structlog.get_logger()
 

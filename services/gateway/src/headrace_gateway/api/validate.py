@@ -20,11 +20,11 @@ from headrace_core.domain.retry import (
 )
 from headrace_core.domain.times import FIRST_TIME, LAST_TIME, TIME_RULE
 from headrace_core.runtime.settings import Settings
-from headrace_gateway.document import EMPTY, Document, read_data, read_json
-from headrace_gateway.fields import Violations, check_label
-from headrace_gateway.limits import MAX_DEPTH
-from headrace_gateway.names import NAME_RULE, is_name
-from headrace_gateway.nesting import TooDeep
+from headrace_gateway.api.names import NAME_RULE, is_name
+from headrace_gateway.calls.limits import MAX_DEPTH
+from headrace_gateway.calls.nesting import TooDeep
+from headrace_gateway.grpc.document import EMPTY, Document, read_data, read_json
+from headrace_gateway.grpc.fields import Violations, check_label
 
 MAX_TIMEOUT: Final = timedelta(days=7)
 MAX_BACKOFF: Final = timedelta(days=7)

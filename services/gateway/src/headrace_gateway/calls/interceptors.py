@@ -21,14 +21,14 @@ from headrace_core.domain.errors import (
     Unavailable,
 )
 from headrace_core.domain.ids import uuid7
-from headrace_gateway.errors import DETAILS_KEY, CallError, UndecodableRequest, to_call_error
-from headrace_gateway.failures import FailureLog
-from headrace_gateway.limits import MAX_DEPTH, MAX_METADATA_BYTES
-from headrace_gateway.nesting import deepest_value
-from headrace_gateway.resets import Resets
-from headrace_gateway.stream_writer import StreamWriter
+from headrace_gateway.api.validate import too_deep
+from headrace_gateway.calls.errors import DETAILS_KEY, CallError, UndecodableRequest, to_call_error
+from headrace_gateway.calls.failures import FailureLog
+from headrace_gateway.calls.limits import MAX_DEPTH, MAX_METADATA_BYTES
+from headrace_gateway.calls.nesting import deepest_value
+from headrace_gateway.calls.resets import Resets
+from headrace_gateway.calls.stream_writer import StreamWriter
 from headrace_gateway.streams import Gauges
-from headrace_gateway.validate import too_deep
 from headrace_health import strict
 
 _log = structlog.get_logger()

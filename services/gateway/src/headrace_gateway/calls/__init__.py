@@ -1,0 +1,1 @@
+"""Calls: the value that describes one, and the interceptors around each."""

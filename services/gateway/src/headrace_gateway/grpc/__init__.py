@@ -1,0 +1,1 @@
+"""The servicers of the API, and the codec between protobuf and the domain."""
