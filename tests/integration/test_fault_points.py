@@ -44,7 +44,7 @@ from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.sql.database import Database
 from headrace_gateway.server import Gateway
 from headrace_scheduler.service import Scheduler
-from headrace_worker.registry import Registry, registry
+from headrace_worker.api.registry import Registry, registry
 from headrace_worker.service import WorkerService
 from support.fault_points import FaultPoints, points
 from support.jobs import set_column, submit

@@ -16,7 +16,7 @@ import msgspec
 import psycopg
 
 from headrace_worker import Context, RetryPolicy, SyncContext
-from headrace_worker.registry import Registry, handler, registry
+from headrace_worker.api.registry import Registry, handler, registry
 
 CREATE = "CREATE TABLE effects (job_id uuid, attempt integer, PRIMARY KEY (job_id, attempt))"
 

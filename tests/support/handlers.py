@@ -24,7 +24,7 @@ import msgspec
 import structlog
 
 from headrace_worker import Context, Fail, InvalidProgress, Retry, RetryPolicy, SyncContext
-from headrace_worker.registry import Registry, handler, registry
+from headrace_worker.api.registry import Registry, handler, registry
 
 _QUICK = RetryPolicy(
     max_attempts=3,

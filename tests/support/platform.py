@@ -18,7 +18,7 @@ from headrace_core.store.jobs.submit import NewJob, Submitted, submit_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_scheduler.service import Scheduler
-from headrace_worker.registry import Registry
+from headrace_worker.api.registry import Registry
 from headrace_worker.service import WorkerService
 
 # No wait of a test is longer, in seconds.

@@ -68,7 +68,7 @@ for name in json.loads(sys.argv[1]):
     sys.modules[name] = None  # as if it was not installed
 from headrace_core.runtime import logs
 from headrace_core.runtime.settings import Settings
-from headrace_worker.registry import load_handlers
+from headrace_worker.api.registry import load_handlers
 settings = Settings()
 logs.configure(settings, service="worker")
 registry = load_handlers(settings.handlers, builtins=settings.builtins)

@@ -22,7 +22,7 @@ from msgspec import Meta
 from headrace.v1.data_pb2 import Data
 from headrace_gateway.api.handlers import KnownHandler
 from headrace_gateway.grpc.document import read_data
-from headrace_worker.payload import Decoder, payload_schema
+from headrace_worker.api.payload import Decoder, payload_schema
 
 # The same types and payloads in each run, so that a failure is one of the change under test.
 CASES = settings(max_examples=100, derandomize=True, deadline=None, database=None)

@@ -35,7 +35,7 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_gateway.server import Gateway
-from headrace_worker.registry import RegisteredHandler, Registry
+from headrace_worker.api.registry import RegisteredHandler, Registry
 from support.databases import Databases
 from support.handlers import handlers as all_handlers
 from support.platform import platform

@@ -21,11 +21,11 @@ import pytest
 
 from headrace_core.runtime.settings import Settings
 from headrace_worker import Fail, Stopped
+from headrace_worker.api.registry import load_handlers
 from headrace_worker.handlers.data_cleaning import Cleaned, Cleaning, data_cleaning
 from headrace_worker.handlers.data_cleaning.csv_file import MAX_COLUMNS
 from headrace_worker.handlers.data_cleaning.files import Files
-from headrace_worker.isolation import ProcessPool
-from headrace_worker.registry import load_handlers
+from headrace_worker.runners.process_pool import ProcessPool
 from support.recording import Recording, attempt, sync_context
 
 PENGUINS = Path(palmerpenguins.__file__).parent / "data" / "penguins-raw.csv"

@@ -20,8 +20,8 @@ from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.runtime.settings import Settings
-from headrace_worker import finishing
 from headrace_worker.service import WorkerService
+from headrace_worker.writes import ends as finishing
 from support.effects import CREATE, effect_handlers
 from support.environment import environment_of
 from support.histories import assert_legal

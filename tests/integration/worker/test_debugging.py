@@ -10,7 +10,7 @@ from typing import Any
 from headrace_core.domain.job import Job
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
-from headrace_worker.registry import Registry
+from headrace_worker.api.registry import Registry
 from support.platform import platform
 from support.worker_process import worker_process
 

@@ -10,8 +10,9 @@ from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.connection import Connection
-from headrace_worker import finishing, reports
 from headrace_worker.service import WorkerService
+from headrace_worker.writes import ends as finishing
+from headrace_worker.writes import reports
 from support.handlers import handlers
 from support.platform import platform
 

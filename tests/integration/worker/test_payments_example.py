@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
-from headrace_worker.registry import Registry, registry
+from headrace_worker.api.registry import Registry, registry
 from support.platform import Platform, platform
 
 ACCOUNTS = """

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from headrace_worker import Fail, Retry, Stopped
-from headrace_worker.registry import registry
+from headrace_worker.api.registry import registry
 from support.recording import Recording, async_context
 
 FILE = Path(__file__).parents[3] / "examples" / "handlers.py"

@@ -23,14 +23,14 @@ from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_core.runtime.settings import Settings
-from headrace_worker.context import Context
-from headrace_worker.execution import Execution, StopReason
-from headrace_worker.isolation import ProcessPool
+from headrace_worker.api.context import Context
+from headrace_worker.api.payload import Decoder
+from headrace_worker.api.registry import Mode, RegisteredHandler
+from headrace_worker.attempt.execution import Execution, StopReason
+from headrace_worker.attempt.reporter import AttemptReporter
 from headrace_worker.metrics import Counts
-from headrace_worker.modes import Modes
-from headrace_worker.payload import Decoder
-from headrace_worker.registry import Mode, RegisteredHandler
-from headrace_worker.reporting import AttemptReporter
+from headrace_worker.runners.modes import Modes
+from headrace_worker.runners.process_pool import ProcessPool
 
 
 def registered(

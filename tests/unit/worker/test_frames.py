@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from headrace_worker import frames
+from headrace_worker.runners import frames
 
 
 async def test_who_is_cancelled_within_a_message_loses_nothing_of_it() -> None:

@@ -13,10 +13,10 @@ from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
-from headrace_worker import reports as reports_module
-from headrace_worker.finishing import Finishes
 from headrace_worker.metrics import Counts
-from headrace_worker.reports import Reports
+from headrace_worker.writes import reports as reports_module
+from headrace_worker.writes.ends import Finishes
+from headrace_worker.writes.reports import Reports
 
 MIB = 2**20
 LONGEST_S = 30

@@ -16,8 +16,8 @@ import structlog
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.runtime import logs
 from headrace_core.runtime.settings import Settings
-from headrace_worker import handler_logs
-from headrace_worker.handler_logs import AttemptLog, HandlerLines, logging_as
+from headrace_worker.attempt import handler_logs
+from headrace_worker.attempt.handler_logs import AttemptLog, HandlerLines, logging_as
 
 JOB = JobId(uuid7())
 FACTS = {

@@ -17,11 +17,11 @@ import uvloop
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import JsonText, Progress
 from headrace_core.runtime.settings import Settings
-from headrace_worker import isolation
-from headrace_worker.context import Attempt
-from headrace_worker.isolation import ProcessPool
-from headrace_worker.outcome import Fail
-from headrace_worker.verdict import ProcessDied
+from headrace_worker.api.context import Attempt
+from headrace_worker.api.errors import Fail
+from headrace_worker.attempt.judge import ProcessDied
+from headrace_worker.runners import process_pool as isolation
+from headrace_worker.runners.process_pool import ProcessPool
 from support.handlers import handlers
 from support.pids import runs
 from support.until import until

@@ -7,8 +7,8 @@ import io
 
 import pytest
 
-from headrace_worker import frames
-from headrace_worker.link import Link
+from headrace_worker.runners import frames
+from headrace_worker.runners.link import Link
 
 
 def test_what_cannot_be_said_waits_for_no_answer() -> None:

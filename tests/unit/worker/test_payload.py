@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from headrace_worker import Fail, InvalidPayload
-from headrace_worker.payload import Decoder, PayloadMismatch, encode
+from headrace_worker.api.payload import Decoder, PayloadMismatch, encode
 
 
 class Struct(msgspec.Struct):

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from headrace_core.domain.job import JsonText, Progress
-from headrace_worker.context import as_progress
-from headrace_worker.outcome import Fail, InvalidProgress
+from headrace_worker.api.context import as_progress
+from headrace_worker.api.errors import Fail, InvalidProgress
 
 
 @pytest.mark.parametrize(

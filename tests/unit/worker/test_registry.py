@@ -14,8 +14,8 @@ import pydantic
 import pytest
 
 from headrace_worker import Context, Fail, RetryPolicy, SyncContext, handler
-from headrace_worker.payload import Decoder, PayloadMismatch, encode, schema
-from headrace_worker.registry import registry
+from headrace_worker.api.payload import Decoder, PayloadMismatch, encode, schema
+from headrace_worker.api.registry import registry
 
 
 class Struct(msgspec.Struct, forbid_unknown_fields=True):

@@ -8,8 +8,8 @@ async def greet(payload: Greeting, ctx: Context) -> Greeted: ...
 
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.retry import RetryPolicy
-from headrace_worker.context import Attempt, Context, SyncContext
-from headrace_worker.outcome import (
+from headrace_worker.api.context import Attempt, Context, SyncContext
+from headrace_worker.api.errors import (
     AlreadyCompleted,
     Fail,
     InvalidPayload,
@@ -17,7 +17,7 @@ from headrace_worker.outcome import (
     Retry,
     Stopped,
 )
-from headrace_worker.registry import handler
+from headrace_worker.api.registry import handler
 
 __all__ = [
     "AlreadyCompleted",

@@ -12,10 +12,14 @@ from headrace_core.runtime import logs
 from headrace_core.runtime.command_line import SERVERS, service_parser
 from headrace_core.runtime.process import run_service
 from headrace_core.runtime.settings import Settings
-from headrace_worker.children import end_children, end_forks_of_the_loop, keep_signals_from_forks
-from headrace_worker.handler_logs import HandlerLines
-from headrace_worker.ownership import OwnedTask, own_process
-from headrace_worker.registry import load_handlers
+from headrace_worker.api.registry import load_handlers
+from headrace_worker.attempt.handler_logs import HandlerLines
+from headrace_worker.attempt.ownership import OwnedTask, own_process
+from headrace_worker.runners.children import (
+    end_children,
+    end_forks_of_the_loop,
+    keep_signals_from_forks,
+)
 from headrace_worker.service import WorkerService
 
 _SETTINGS = {

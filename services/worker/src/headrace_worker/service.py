@@ -31,17 +31,17 @@ from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.store.workers import NewWorker
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_health import Check, Health, HealthServer
-from headrace_worker.execution import DRAIN_S, Execution, StopReason
-from headrace_worker.failure import error_facts
-from headrace_worker.finishing import Finishes
-from headrace_worker.isolation import ProcessPool
+from headrace_worker.api.registry import Registry
+from headrace_worker.attempt.execution import DRAIN_S, Execution, StopReason
+from headrace_worker.attempt.failure import error_facts
+from headrace_worker.attempt.reporter import AttemptReporter
 from headrace_worker.lease import Lease
 from headrace_worker.metrics import Counts, Levels, worker_metrics
-from headrace_worker.modes import Modes
-from headrace_worker.registry import Registry
-from headrace_worker.reporting import AttemptReporter
-from headrace_worker.reports import Reports
+from headrace_worker.runners.modes import Modes
+from headrace_worker.runners.process_pool import ProcessPool
 from headrace_worker.watchdog import Watchdog
+from headrace_worker.writes.ends import Finishes
+from headrace_worker.writes.reports import Reports
 
 _log = structlog.get_logger()
 

@@ -19,11 +19,11 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from headrace_core.domain.retry import RetryPolicy
-from headrace_worker.context import Context
+from headrace_worker.api.context import Context
+from headrace_worker.api.errors import Fail, InvalidPayload, Retry
+from headrace_worker.api.registry import handler
 from headrace_worker.handlers.ai_lexicon import MAX_CHARACTERS, SENTIMENTS, sentiment_of
 from headrace_worker.handlers.result_size import cut_text, json_size, max_result_bytes
-from headrace_worker.outcome import Fail, InvalidPayload, Retry
-from headrace_worker.registry import handler
 
 _ENDPOINT = "headrace_worker.handlers.ai_endpoint"
 

@@ -25,9 +25,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.retry import RetryPolicy
-from headrace_worker.context import Context
-from headrace_worker.outcome import Fail, InvalidPayload, Retry
-from headrace_worker.registry import handler
+from headrace_worker.api.context import Context
+from headrace_worker.api.errors import Fail, InvalidPayload, Retry
+from headrace_worker.api.registry import handler
 
 MAX_RECIPIENTS = 100
 

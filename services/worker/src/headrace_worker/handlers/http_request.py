@@ -16,7 +16,9 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from headrace_core.domain.retry import RetryPolicy
-from headrace_worker.context import Attempt, Context
+from headrace_worker.api.context import Attempt, Context
+from headrace_worker.api.errors import Fail, Retry
+from headrace_worker.api.registry import handler
 from headrace_worker.handlers.http_address import Network, resolve
 from headrace_worker.handlers.http_body import (
     BodyEncoding,
@@ -32,8 +34,6 @@ from headrace_worker.handlers.result_size import (
 )
 from headrace_worker.handlers.retry_after import parse_retry_after, server_time
 from headrace_worker.handlers.tls import tls_context
-from headrace_worker.outcome import Fail, Retry
-from headrace_worker.registry import handler
 
 # Headers that belong to the connection and not to the request.
 _RESERVED = frozenset(

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from headrace_worker.context import SyncContext
+from headrace_worker.api.context import SyncContext
+from headrace_worker.api.registry import handler
 from headrace_worker.handlers.data_cleaning.options import Cleaned, Cleaning
 from headrace_worker.handlers.data_cleaning.settings import FilesSettings
-from headrace_worker.registry import handler
 
 __all__ = ["Cleaned", "Cleaning", "data_cleaning"]
 

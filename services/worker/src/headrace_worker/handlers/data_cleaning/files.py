@@ -12,6 +12,7 @@ from typing import IO, Literal
 import polars as pl
 from polars import selectors as cs
 
+from headrace_worker.api.errors import Fail
 from headrace_worker.handlers.data_cleaning.csv_file import MAX_COLUMNS, checked_csv
 from headrace_worker.handlers.data_cleaning.faults import (
     too_large,
@@ -19,7 +20,6 @@ from headrace_worker.handlers.data_cleaning.faults import (
     unreadable,
     unwritable,
 )
-from headrace_worker.outcome import Fail
 
 Format = Literal["csv", "parquet"]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from headrace_worker.context import SyncContext
+from headrace_worker.api.context import SyncContext
+from headrace_worker.api.errors import Fail
 from headrace_worker.handlers.data_cleaning.files import (
     Files,
     Format,
@@ -20,7 +21,6 @@ from headrace_worker.handlers.data_cleaning.options import Cleaned, Cleaning
 from headrace_worker.handlers.data_cleaning.report import QualityReport, column_reports
 from headrace_worker.handlers.data_cleaning.rules import check, check_formats
 from headrace_worker.handlers.data_cleaning.settings import FilesSettings
-from headrace_worker.outcome import Fail
 
 
 def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:

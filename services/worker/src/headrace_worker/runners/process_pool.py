@@ -15,15 +15,15 @@ from typing import assert_never
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.job import JsonText, Progress
 from headrace_core.runtime.settings import Settings
-from headrace_worker import frames
-from headrace_worker.children import children_of, with_descendants
-from headrace_worker.context import Attempt, Reporter
-from headrace_worker.failure import attach_stack_trace
-from headrace_worker.memory import MemoryWatch, leaves_room
-from headrace_worker.outcome import Fail, Retry
-from headrace_worker.payload import PayloadMismatch
-from headrace_worker.registry import RegisteredHandler
-from headrace_worker.verdict import ProcessDied, RemoteError
+from headrace_worker.api.context import Attempt, Reporter
+from headrace_worker.api.errors import Fail, Retry
+from headrace_worker.api.payload import PayloadMismatch
+from headrace_worker.api.registry import RegisteredHandler
+from headrace_worker.attempt.failure import attach_stack_trace
+from headrace_worker.attempt.judge import ProcessDied, RemoteError
+from headrace_worker.runners import frames
+from headrace_worker.runners.children import children_of, with_descendants
+from headrace_worker.runners.memory import MemoryWatch, leaves_room
 
 # A process that has closed its output ends within this many seconds, or is killed.
 _END_S = 1.0
@@ -57,7 +57,7 @@ class _HandlerProcess:
             await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "headrace_worker.isolated",
+                "headrace_worker.runners.process_main",
                 settings.log_level,
                 settings.log_format,
                 stdin=PIPE,

@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from typing import BinaryIO, TypeAlias
 
 from headrace_core.domain.job import JsonText, Progress, valid_text
-from headrace_worker import frames
-from headrace_worker.outcome import Fail
+from headrace_worker.api.errors import Fail
+from headrace_worker.runners import frames
 
 # What a run says before its end.
 Said: TypeAlias = frames.Progressed | frames.Output | frames.Completing

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from headrace_worker.outcome import Fail
-from headrace_worker.verdict import ProcessDied
+from headrace_worker.api.errors import Fail
+from headrace_worker.attempt.judge import ProcessDied
 
 # Seconds between two readings. A process can fill some 100 MB in this time.
 _INTERVAL_S: Final = 0.05

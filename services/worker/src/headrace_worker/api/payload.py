@@ -12,9 +12,9 @@ from typing import Any, Final
 import msgspec
 
 from headrace_core.domain.job import JsonText
-from headrace_worker import msgspec_schema
-from headrace_worker.failure import describe
-from headrace_worker.outcome import Fail
+from headrace_worker.api import msgspec_schema
+from headrace_worker.api.errors import Fail
+from headrace_worker.attempt.failure import describe
 
 # What most handlers return.
 _PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})
@@ -148,7 +148,7 @@ def payload_schema(annotation: Any) -> JsonText:
     """
     if (write := _pydantic_schema(annotation)) is not None:
         # pydantic's generator is not imported for others.
-        from headrace_worker import pydantic_schema  # noqa: PLC0415
+        from headrace_worker.api import pydantic_schema  # noqa: PLC0415
 
         return _text(pydantic_schema.exact_schema(write))
     return _written(annotation, msgspec_schema.exact_schema)

@@ -21,7 +21,7 @@ import msgspec
 
 from headrace_core.domain.job import JobError
 from headrace_core.domain.text import MAX_ERROR_MESSAGE, MAX_STACK_TRACE, clean_line, clean_text
-from headrace_worker.outcome import InvalidPayload
+from headrace_worker.api.errors import InvalidPayload
 
 # In characters: a line of source, a path, a message.
 _MAX_SOURCE: Final = 160
@@ -42,7 +42,7 @@ _CAUSE: Final = "The above exception was the direct cause of the following excep
 _CONTEXT: Final = "During handling of the above exception, another exception occurred:"
 _LEFT_OUT: Final = "(earlier exceptions left out)"
 
-_WORKER: Final = str(Path(__file__).parent) + "/"
+_WORKER: Final = str(Path(__file__).parent.parent) + "/"
 _BUILT_IN: Final = f"{_WORKER}handlers/"
 _STANDARD_LIBRARY: Final = str(Path(traceback.__file__).parent) + "/"
 _PACKAGES: Final = ("/site-packages/", "/dist-packages/")

@@ -14,10 +14,10 @@ from headrace_core.domain.finish import Finish
 from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryPolicy
-from headrace_worker.children import leave_fork
-from headrace_worker.failure import attach_stack_trace, describe, stack_trace
-from headrace_worker.outcome import Fail, Retry, SizeExceeded
-from headrace_worker.payload import PayloadMismatch
+from headrace_worker.api.errors import Fail, Retry, SizeExceeded
+from headrace_worker.api.payload import PayloadMismatch
+from headrace_worker.attempt.failure import attach_stack_trace, describe, stack_trace
+from headrace_worker.runners.children import leave_fork
 
 # As long as a submitter may ask for; a handler that asks for more could leave every calendar.
 _MAX_BACKOFF = timedelta(days=7)

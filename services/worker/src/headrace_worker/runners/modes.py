@@ -14,16 +14,16 @@ import structlog
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
-from headrace_worker.children import end_children, end_children_soon, leave_fork
-from headrace_worker.context import Attempt, Reporter, SyncContext
-from headrace_worker.failure import attach_stack_trace, thread_stack
-from headrace_worker.handler_logs import AttemptLog, logging_as
-from headrace_worker.isolation import ProcessPool
+from headrace_worker.api.context import Attempt, Reporter, SyncContext
+from headrace_worker.api.payload import encode
+from headrace_worker.api.registry import RegisteredHandler
+from headrace_worker.attempt.failure import attach_stack_trace, thread_stack
+from headrace_worker.attempt.handler_logs import AttemptLog, logging_as
+from headrace_worker.attempt.judge import tame
+from headrace_worker.attempt.ownership import owned_by
 from headrace_worker.metrics import Counts
-from headrace_worker.ownership import owned_by
-from headrace_worker.payload import encode
-from headrace_worker.registry import RegisteredHandler
-from headrace_worker.verdict import tame
+from headrace_worker.runners.children import end_children, end_children_soon, leave_fork
+from headrace_worker.runners.process_pool import ProcessPool
 
 _log = structlog.get_logger()
 

@@ -21,7 +21,7 @@ import structlog
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.text import clean_line, clean_text
-from headrace_worker.failure import is_library, stack_trace
+from headrace_worker.attempt.failure import is_library, stack_trace
 
 _log = structlog.get_logger()
 

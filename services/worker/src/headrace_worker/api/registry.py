@@ -19,9 +19,9 @@ from headrace_core.domain.job import DEFAULT_QUEUE, JsonText
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.domain.times import MAX_DURATION
 from headrace_worker import handlers
-from headrace_worker.context import Context, SyncContext
-from headrace_worker.payload import Decoder, payload_schema, schema
-from headrace_worker.signature import (
+from headrace_worker.api.context import Context, SyncContext
+from headrace_worker.api.payload import Decoder, payload_schema, schema
+from headrace_worker.api.signature import (
     check_function,
     place_of,
     place_of_frame,

@@ -23,8 +23,8 @@ from headrace_core.domain.job import (
     Progress,
 )
 from headrace_core.domain.text import clean_text
-from headrace_worker.outcome import AlreadyCompleted, InvalidProgress, Stopped
-from headrace_worker.payload import encode
+from headrace_worker.api.errors import AlreadyCompleted, InvalidProgress, Stopped
+from headrace_worker.api.payload import encode
 
 # The integers of a counter: what 64 bits hold.
 _INTEGERS: Final = range(-(2**63), 2**63)

@@ -1,6 +1,6 @@
 """The process of isolated handlers, started by the worker.
 
-`python -m headrace_worker.isolated LEVEL FORMAT`, which are those of the worker's logs.
+`python -m headrace_worker.runners.process_main LEVEL FORMAT`, which are those of the worker's logs.
 
 It reads what to run from its standard input, one job at a time, and answers on what was its
 standard output; whatever a handler prints goes to standard error. It ends with its worker, since
@@ -32,23 +32,23 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobError
 from headrace_core.runtime import logs
 from headrace_core.runtime.tasks import run_to_end
-from headrace_worker import frames
-from headrace_worker.channel import Channel
-from headrace_worker.children import (
+from headrace_worker.api.context import Attempt, Context, SyncContext
+from headrace_worker.api.errors import Fail, Retry
+from headrace_worker.api.payload import PayloadMismatch, encode
+from headrace_worker.api.registry import RegisteredHandler, registry
+from headrace_worker.attempt.failure import describe, stack_trace
+from headrace_worker.attempt.handler_logs import AttemptLog, HandlerLines, logging_as
+from headrace_worker.attempt.judge import RemoteError, as_backoff, call
+from headrace_worker.runners import frames
+from headrace_worker.runners.channel import Channel
+from headrace_worker.runners.children import (
     children_of,
     end_forks_of_the_loop,
     keep_signals_from_forks,
     leave_fork,
     with_descendants,
 )
-from headrace_worker.context import Attempt, Context, SyncContext
-from headrace_worker.failure import describe, stack_trace
-from headrace_worker.handler_logs import AttemptLog, HandlerLines, logging_as
-from headrace_worker.link import Link
-from headrace_worker.outcome import Fail, Retry
-from headrace_worker.payload import PayloadMismatch, encode
-from headrace_worker.registry import RegisteredHandler, registry
-from headrace_worker.verdict import RemoteError, as_backoff, call
+from headrace_worker.runners.link import Link
 
 # Of all processes of the machine the kernel ends this one first when memory runs out, and not the
 # worker. proc(5): -1000 to 1000.

@@ -13,7 +13,7 @@ from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
-from headrace_worker.outcome import SizeExceeded
+from headrace_worker.api.errors import SizeExceeded
 
 _log = structlog.get_logger()
 

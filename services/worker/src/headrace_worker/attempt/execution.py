@@ -22,17 +22,13 @@ from headrace_core.domain.finish import Finish
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
-from headrace_worker.children import end_forked
-from headrace_worker.context import Attempt, Context
-from headrace_worker.failure import attach_stack_trace, stack_trace
-from headrace_worker.handler_logs import AttemptLog, log_as
-from headrace_worker.modes import Modes
-from headrace_worker.outcome import NotCommitted
-from headrace_worker.ownership import OwnedTask, Owner, own_context, owned_by
-from headrace_worker.payload import encode
-from headrace_worker.registry import RegisteredHandler
-from headrace_worker.reporting import AttemptReporter
-from headrace_worker.verdict import (
+from headrace_worker.api.context import Attempt, Context
+from headrace_worker.api.errors import NotCommitted
+from headrace_worker.api.payload import encode
+from headrace_worker.api.registry import RegisteredHandler
+from headrace_worker.attempt.failure import attach_stack_trace, stack_trace
+from headrace_worker.attempt.handler_logs import AttemptLog, log_as
+from headrace_worker.attempt.judge import (
     HandlerTimeout,
     ProcessDied,
     broken,
@@ -45,6 +41,10 @@ from headrace_worker.verdict import (
     unreadable,
     worker_lost,
 )
+from headrace_worker.attempt.ownership import OwnedTask, Owner, own_context, owned_by
+from headrace_worker.attempt.reporter import AttemptReporter
+from headrace_worker.runners.children import end_forked
+from headrace_worker.runners.modes import Modes
 
 _log = structlog.get_logger()
 

@@ -18,10 +18,10 @@ from headrace_core.store.jobs.complete import is_held_open, was_completed
 from headrace_core.store.jobs.end import finish_attempts, written_ends
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
-from headrace_worker.execution import Execution
-from headrace_worker.failure import error_facts
-from headrace_worker.outcome import NotCommitted
-from headrace_worker.verdict import unwritable
+from headrace_worker.api.errors import NotCommitted
+from headrace_worker.attempt.execution import Execution
+from headrace_worker.attempt.failure import error_facts
+from headrace_worker.attempt.judge import unwritable
 
 _log = structlog.get_logger()
 

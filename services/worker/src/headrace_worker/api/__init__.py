@@ -1,0 +1,1 @@
+"""The API of handlers: registration, context, errors, payloads."""

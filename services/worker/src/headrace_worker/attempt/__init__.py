@@ -1,0 +1,1 @@
+"""One attempt: its execution, its owner, its log and the judgment of its end."""

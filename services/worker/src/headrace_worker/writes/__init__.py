@@ -1,0 +1,1 @@
+"""Group writes: the ends and the reports of attempts."""
