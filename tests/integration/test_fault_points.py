@@ -223,8 +223,8 @@ def fault_points(monkeypatch: pytest.MonkeyPatch) -> FaultPoints:
     """Between the services and the store. The loops of the scheduler look more often."""
     fault_points = FaultPoints(SEED)
     fault_points.install(monkeypatch)
-    monkeypatch.setattr("headrace_scheduler.sweep._INTERVAL", 0.3)
-    monkeypatch.setattr("headrace_scheduler.prune._INTERVAL", 0.3)
+    monkeypatch.setattr("headrace_scheduler.loops.recover._INTERVAL", 0.3)
+    monkeypatch.setattr("headrace_scheduler.loops.prune._INTERVAL", 0.3)
     monkeypatch.setattr("headrace_gateway.streams.leases._BEAT", 1.0)
     return fault_points
 

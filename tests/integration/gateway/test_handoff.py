@@ -16,7 +16,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_gateway.api.handoff import HandOff
-from headrace_scheduler.dispatch import Dispatch
+from headrace_scheduler.loops.dispatch import Dispatch
 from support.jobs import submit, submit_many
 from support.leading import lead
 from support.listening import LONG, SHORT, listening

@@ -17,7 +17,7 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.sql.database import Database
-from headrace_scheduler.dispatch import Dispatch
+from headrace_scheduler.loops.dispatch import Dispatch
 from support.jobs import read_job, submit, submit_many
 from support.leading import lead
 from support.queues import queue_of

@@ -20,8 +20,8 @@ from headrace_core.store.leadership import give_up_lead, renew_lead, take_lead
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, Waker
 from headrace_scheduler import leader
-from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.leader import Leader
+from headrace_scheduler.metrics import Gauges
 from headrace_scheduler.service import Scheduler
 from support.jobs import read_job, set_column, submit
 from support.leading import lead, lose_lead

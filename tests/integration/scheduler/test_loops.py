@@ -15,10 +15,10 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, Waker
 from headrace_scheduler import loop
-from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.loop import keep_running
-from headrace_scheduler.promote import Promote
-from headrace_scheduler.sweep import Sweep
+from headrace_scheduler.loops.promote import Promote
+from headrace_scheduler.loops.recover import Recover
+from headrace_scheduler.metrics import Gauges
 from support.jobs import set_column, submit, submit_many
 from support.leading import lead
 from support.listening import LONG, SHORT, listening
@@ -32,8 +32,8 @@ async def promote_loop(database: Database, waker: Waker) -> Promote:
     return Promote(database=database, waker=waker, term=await lead(database))
 
 
-async def sweep_loop(database: Database, waker: Waker, *, max_losses: int = 3) -> Sweep:
-    return Sweep(
+async def sweep_loop(database: Database, waker: Waker, *, max_losses: int = 3) -> Recover:
+    return Recover(
         database=database,
         waker=waker,
         term=await lead(database),
@@ -108,7 +108,7 @@ async def test_what_was_queued_wakes_others_and_nothing_does_not(
     assert await rings(settings, database, promote.run_once, expected=True)
 
 
-# Sweep.
+# Recover.
 
 
 async def test_everything_that_is_lost_or_late_is_found_in_one_look(

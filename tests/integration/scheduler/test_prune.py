@@ -17,9 +17,9 @@ from headrace_core.domain.retention import Retention, parse_rules
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.sql.database import Database
-from headrace_scheduler import prune as pruning
-from headrace_scheduler.gauges import Gauges
-from headrace_scheduler.prune import Prune
+from headrace_scheduler.loops import prune as pruning
+from headrace_scheduler.loops.prune import Prune
+from headrace_scheduler.metrics import Gauges
 from headrace_scheduler.service import Scheduler
 from support.jobs import set_column, submit_many
 from support.leading import lead

@@ -18,7 +18,7 @@ from headrace_core.domain.errors import StaleTerm, Unavailable
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.leadership import give_up_lead, renew_lead, take_lead
 from headrace_core.store.sql.database import Database
-from headrace_scheduler.gauges import Gauges
+from headrace_scheduler.metrics import Gauges
 
 _log = structlog.get_logger()
 

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from headrace_core.runtime.metrics import registry_of
-from headrace_scheduler.gauges import Gauges
+
+
+@dataclass(slots=True)
+class Gauges:
+    """Plain numbers; a collector serves them.
+
+    Attributes:
+        leading: whether it leads.
+        term: its newest term; 0 before it has led.
+        stale_writes: how many of its statements were refused, as its term was over.
+        taken_back: jobs that it has taken back from lost workers.
+        pruned: jobs that it has pruned.
+    """
+
+    leading: bool = False
+    term: int = 0
+    stale_writes: int = 0
+    taken_back: int = 0
+    pruned: int = 0
 
 
 def scheduler_metrics(gauges: Gauges) -> CollectorRegistry:

@@ -14,9 +14,8 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Listener, Topic, Waker
 from headrace_health import Check, Health, HealthServer
-from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.leader import Leader
-from headrace_scheduler.metrics import scheduler_metrics
+from headrace_scheduler.metrics import Gauges, scheduler_metrics
 from headrace_scheduler.term import Term
 
 _log = structlog.get_logger()

@@ -12,12 +12,12 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Listener, Topic, Waker
-from headrace_scheduler.dispatch import Dispatch
-from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.loop import Loop, keep_running
-from headrace_scheduler.promote import Promote
-from headrace_scheduler.prune import Prune
-from headrace_scheduler.sweep import Sweep
+from headrace_scheduler.loops.dispatch import Dispatch
+from headrace_scheduler.loops.promote import Promote
+from headrace_scheduler.loops.prune import Prune
+from headrace_scheduler.loops.recover import Recover
+from headrace_scheduler.metrics import Gauges
 
 # The longest time between two looks at the wake-ups, in seconds.
 _LISTEN: Final = 10.0
@@ -62,7 +62,7 @@ class Term:
         self._loops: tuple[Loop, ...] = (
             self._promote,
             self._dispatch,
-            Sweep(
+            Recover(
                 database=database,
                 waker=waker,
                 term=term,

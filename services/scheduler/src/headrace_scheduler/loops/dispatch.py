@@ -13,7 +13,7 @@ from headrace_core.delivery import Deliverer
 from headrace_core.domain.delivery import Delivery
 from headrace_core.store.jobs.ready import Head, Lane, Pool, live_pools, ready_heads
 from headrace_core.store.sql.database import Database
-from headrace_scheduler.plan import plan
+from headrace_scheduler.loops.plan import plan
 
 _log = structlog.get_logger()
 

@@ -14,8 +14,8 @@ from headrace_core.domain.lifecycle import TERMINAL, JobState
 from headrace_core.domain.retention import Retention
 from headrace_core.store.jobs.prune import list_tenants, prune_jobs, remove_leftovers
 from headrace_core.store.sql.database import Database
-from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.loop import BREATH
+from headrace_scheduler.metrics import Gauges
 
 _log = structlog.get_logger()
 

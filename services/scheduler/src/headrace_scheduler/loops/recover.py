@@ -11,8 +11,8 @@ from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import remove_lapsed
 from headrace_core.wake import Topic, Waker
-from headrace_scheduler.gauges import Gauges
 from headrace_scheduler.loop import BREATH
+from headrace_scheduler.metrics import Gauges
 
 _log = structlog.get_logger()
 
@@ -25,7 +25,7 @@ _RUNNING_GRACE = timedelta(seconds=5)
 _KEEP_LAPSED = timedelta(hours=1)
 
 
-class Sweep:
+class Recover:
     """Looks for jobs whose worker is lost, page by page, for ever.
 
     Args:
@@ -36,7 +36,7 @@ class Sweep:
         max_losses: how many workers a job may lose before the next one fails it.
     """
 
-    name = "sweep"
+    name = "recover"
     breath = BREATH
 
     def __init__(

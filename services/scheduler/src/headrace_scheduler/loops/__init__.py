@@ -1,0 +1,1 @@
+"""The loops that run while a scheduler leads: promote, dispatch, recover, prune."""
