@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from headrace_core.runtime import tasks
-from headrace_core.runtime.tasks import end_tasks
+from headrace_core.runtime.tasks import end_tasks, run_to_end
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +83,23 @@ async def test_who_is_cancelled_while_it_waits_leaves_nothing_behind():
 
 async def test_there_may_be_nothing_to_end():
     await end_tasks()
+
+
+def test_repeated_loop_exits_are_logged_once_per_second() -> None:
+    loop = asyncio.new_event_loop()
+
+    def leave() -> None:
+        raise SystemExit(1)
+
+    async def main() -> str:
+        for _ in range(20):
+            loop.call_soon(leave)
+            await asyncio.sleep(0)
+        return "done"
+
+    with capture_logs() as logs:
+        assert run_to_end(loop, loop.create_task(main())) == "done"
+    loop.close()
+    assert logs[0]["event"] == "loop_exit_ignored"
+    # A slow machine may need more than one second.
+    assert len(logs) < 20

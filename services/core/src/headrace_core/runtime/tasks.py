@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -13,6 +14,8 @@ _log = structlog.get_logger()
 
 # A task that has not ended is cancelled again so often, in seconds.
 _AGAIN: Final = 1.0
+# Seconds between two log lines about ignored exits: a handler can raise them at any rate.
+_EXIT_LOG_S: Final = 1.0
 
 
 async def end_tasks(*tasks: asyncio.Future[Any], within: float | None = None) -> None:
@@ -54,15 +57,19 @@ def run_to_end(loop: asyncio.AbstractEventLoop, main: asyncio.Future[T]) -> T:
 
     asyncio passes SystemExit and KeyboardInterrupt of any task or callback on to the caller of the
     loop, and `loop.stop()` returns to it. The loop continues after each of them, so only the task
-    that raised has ended.
+    that raised has ended. At most one log line per second reports them.
 
     Raises:
         BaseException: the exception of `main`.
     """
+    ignored, next_line = 0, 0.0
     while True:
         try:
             return loop.run_until_complete(main)
         except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
             if main.done() or loop.is_closed():
                 raise
-            _log.error("loop_exit_ignored", error_type=type(error).__name__)
+            ignored += 1
+            if (now := time.monotonic()) >= next_line:
+                _log.error("loop_exit_ignored", error_type=type(error).__name__, exits=ignored)
+                ignored, next_line = 0, now + _EXIT_LOG_S
