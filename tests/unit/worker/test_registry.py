@@ -171,6 +171,11 @@ def _wrapped(*arguments: Any) -> Any:
     return _place(*arguments)
 
 
+@functools.wraps(functools.partial(_place))
+def _wraps_partial(*arguments: Any) -> Any:
+    return _place(*arguments)
+
+
 class _Callable:
     def __call__(self, payload: Any) -> None: ...
 
@@ -198,6 +203,7 @@ def _undefined(payload: "Missing") -> None: ...  # type: ignore[name-defined]  #
     ("candidate", "told"),
     [
         (_wrapped, "write the wrapper as `async def`"),
+        (_wraps_partial, "write the wrapper as `async def`"),
         (_Callable(), "an object of type _Callable cannot be a handler; write a `def`"),
         (_Callable, "the class _Callable cannot be a handler"),
         (_Callable.method, r"a method cannot be a handler; write `def method\(payload, ctx"),

@@ -23,6 +23,7 @@ from headrace_worker.api.context import Context, SyncContext
 from headrace_worker.api.payload import Decoder, payload_schema, schema
 from headrace_worker.api.signature import (
     check_function,
+    code_of,
     place_of,
     place_of_frame,
     read_hints,
@@ -265,7 +266,7 @@ def _is_reloaded(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
     """Whether both come from one definition, whose module or notebook cell ran again."""
     if (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
         return False
-    before, after = inspect.unwrap(old).__code__, inspect.unwrap(new).__code__
+    before, after = code_of(old), code_of(new)
     # A notebook gives each cell a file name of its own.
     return bool(
         before.co_filename != after.co_filename or before.co_firstlineno == after.co_firstlineno

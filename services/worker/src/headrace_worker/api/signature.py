@@ -1,4 +1,4 @@
-"""Checks of handlers: each is a module-level function of a payload and maybe a context."""
+"""Checks of a handler's signature: a module-level function of a payload and maybe a context."""
 
 from __future__ import annotations
 
@@ -6,34 +6,45 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from types import FrameType, FunctionType, MethodType
+from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
+def code_of(function: Callable[..., Any]) -> CodeType:
+    """Return the code of a function, or of the function that it wraps."""
+    assert isinstance(function, FunctionType | MethodType)
+    wrapped = inspect.unwrap(function)
+    while isinstance(wrapped, functools.partial):
+        wrapped = inspect.unwrap(wrapped.func)
+    code = getattr(wrapped, "__code__", None)
+    # A callable object has no code of its own.
+    return code if isinstance(code, CodeType) else function.__code__
+
+
 def place_of(function: Callable[..., Any]) -> str:
-    """Where a function is defined: its name, file and line."""
-    code = inspect.unwrap(function).__code__
+    """Return where a function is defined: its name, file and line."""
+    code = code_of(function)
     name = f"{function.__module__}.{function.__qualname__}"
     return f"{name} ({code.co_filename}:{code.co_firstlineno})"
 
 
 def place_of_frame(frame: FrameType) -> str:
-    """The module, file and line that a frame executes."""
+    """Return the module, file and line that a frame executes."""
     module = frame.f_globals.get("__name__")
     return f"{module} ({frame.f_code.co_filename}:{frame.f_lineno})"
 
 
 def check_function(candidate: object, registers: FrameType) -> None:
-    """Refuse what the worker cannot call as a handler.
+    """Reject an object that the worker cannot call as a handler.
 
     Args:
-        candidate: the object that was registered.
-        registers: the frame that registers it, which is named when the object has no place.
+        candidate: the object to register.
+        registers: the frame that registers it. The error names it if the object is not a function.
 
     Raises:
-        TypeError: it is not a function, or not one that returns its result.
+        TypeError: the object is not a function, or the function yields instead of returning.
     """
     if not isinstance(candidate, FunctionType | MethodType):
         place = place_of_frame(registers)
@@ -61,10 +72,10 @@ def check_function(candidate: object, registers: FrameType) -> None:
 
 
 def read_hints(function: Callable[..., Any]) -> Mapping[str, Any]:
-    """The types in a function's annotations.
+    """Return the types in a function's annotations.
 
     Raises:
-        TypeError: an annotation names something that is not defined.
+        TypeError: an annotation contains an undefined name.
     """
     try:
         return typing.get_type_hints(function)
@@ -78,15 +89,15 @@ def read_hints(function: Callable[..., Any]) -> Mapping[str, Any]:
 def read_parameters(
     function: Callable[..., Any], hints: Mapping[str, Any], context: type
 ) -> tuple[str, bool]:
-    """The name of the parameter for the payload, and whether another takes the context.
+    """Return the name of the payload parameter, and whether a second parameter takes the context.
 
     Args:
         function: the handler.
-        hints: its annotations.
+        hints: the types in its annotations.
         context: the type of its context.
 
     Raises:
-        TypeError: it has other parameters.
+        TypeError: the parameters are not a payload and maybe a context.
     """
     parameters = list(inspect.signature(function).parameters.values())
     names = [parameter.name for parameter in parameters]
