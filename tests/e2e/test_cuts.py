@@ -21,7 +21,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.event_log import BEGINNING, Place
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import read_installation
-from headrace_gateway.api.tokens import decode_cursor, encode_cursor
+from headrace_gateway.tokens import decode_cursor, encode_cursor
 from support.cuts import ClientWatcher, Cuts, JobsWatcher, JobWatcher, Name
 from support.event_load import EventLoad
 from support.scraping import scrape

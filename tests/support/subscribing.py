@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.query import JobFilter
 from headrace_core.domain.subscription import Subscription
 from headrace_core.store.event_log import Place, read_end
 from headrace_core.store.sql.database import Database
@@ -13,10 +14,10 @@ from headrace_core.store.subscriptions import (
     create_subscription,
     delete_subscription,
     get_subscription,
+    write_filter,
 )
-from headrace_gateway.api.job_filter import JobFilter, write_filter
-from headrace_gateway.api.tokens import decode_subscription_cursor
 from headrace_gateway.streams import Mark, Watch
+from headrace_gateway.tokens import decode_subscription_cursor
 from support.watching import Reader
 
 NAME = "billing"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from headrace.v1.data_pb2 import Data
-from headrace_gateway.api.handlers import KnownHandler
+from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.grpc.document import read_data
 from headrace_worker.api.payload import Decoder, payload_schema
 

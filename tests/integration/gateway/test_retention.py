@@ -29,7 +29,7 @@ from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation, read_installation
-from headrace_gateway.api.tokens import decode_cursor, encode_cursor
+from headrace_gateway.tokens import decode_cursor, encode_cursor
 from support.gateway import TIMEOUT, refused
 from support.jobs import set_column
 from support.retention import prune

@@ -31,7 +31,7 @@ from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation, read_installation
 from headrace_core.store.upkeep.rebase import is_foreign
-from headrace_gateway.api.tokens import decode_cursor, encode_cursor
+from headrace_gateway.tokens import decode_cursor, encode_cursor
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
 from headrace_standalone.embedded.wheel import package_folder

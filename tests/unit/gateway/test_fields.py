@@ -11,7 +11,7 @@ from headrace.v1 import data_pb2, job_pb2
 from headrace.v1.job_service_pb2 import JobFilter as JobFilterMessage
 from headrace_core.domain.errors import InvalidRequest
 from headrace_core.domain.lifecycle import JobState
-from headrace_gateway.api.job_filter import JobFilter
+from headrace_core.domain.query import JobFilter
 from headrace_gateway.grpc.fields import (
     Violations,
     read_after_seq,

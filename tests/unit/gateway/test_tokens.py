@@ -12,7 +12,7 @@ from headrace_core.domain.errors import CursorInvalid, PageTokenInvalid
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.subscription import SubscriptionId
 from headrace_core.store.sql.installation import Installation
-from headrace_gateway.api.tokens import (
+from headrace_gateway.tokens import (
     SubscriptionCursor,
     decode_cursor,
     decode_name_token,

@@ -15,11 +15,11 @@ from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobEvent
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.query import JobFilter
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.event_log import Place, place_of
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, Waker
-from headrace_gateway.api.job_filter import JobFilter
 from headrace_gateway.streams import Watch
 from headrace_gateway.streams import tail as tail_module
 from support.jobs import submit, submit_many

@@ -11,16 +11,16 @@ from headrace_core.domain.errors import CursorInvalid, ShuttingDown
 from headrace_core.domain.ids import BatchId, WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, JobSpec
 from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.query import JobFilter
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.submit_batch import submit_batch
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import read_installation
 from headrace_core.wake import Topic, Waker
-from headrace_gateway.api.job_filter import JobFilter
-from headrace_gateway.api.tokens import decode_cursor, encode_cursor
 from headrace_gateway.streams import Mark, Watch
 from headrace_gateway.streams.many import FilterStream
 from headrace_gateway.streams.packs import MAX_EVENTS
+from headrace_gateway.tokens import decode_cursor, encode_cursor
 from support.jobs import submit, submit_many
 from support.watching import (
     Reader,

@@ -11,7 +11,7 @@ import pytest
 from headrace_core.domain.errors import ShuttingDown, Unavailable
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import JobEvent
-from headrace_gateway.api.job_filter import JobFilter
+from headrace_core.domain.query import JobFilter
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.routing import Routes
 

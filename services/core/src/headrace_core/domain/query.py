@@ -1,11 +1,13 @@
-"""A filter over jobs: what ListJobs can ask for."""
+"""Filters: over jobs, in ListJobs, and over their events, in streams."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from headrace_core.domain.ids import BatchId, JobId
 from headrace_core.domain.lifecycle import JobState
 
 
@@ -31,3 +33,15 @@ Clause = tuple[Comparison, ...]
 
 # Clauses joined by AND; an empty query matches every job.
 Query = tuple[Clause, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """The jobs of a stream: an event matches if its job matches every field that is not empty."""
+
+    queues: frozenset[str] = frozenset()
+    types: frozenset[str] = frozenset()
+    states: frozenset[JobState] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    batch_id: BatchId | None = None
+    job_ids: frozenset[JobId] = frozenset()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
+import msgspec
 from sqlalchemy import text
 
 from headrace_core.domain.errors import (
@@ -20,6 +21,7 @@ from headrace_core.domain.errors import (
     TooManySubscriptions,
 )
 from headrace_core.domain.job import JsonText
+from headrace_core.domain.query import JobFilter
 from headrace_core.domain.subscription import (
     Acquired,
     Holder,
@@ -271,6 +273,22 @@ def _to_subscription(row: Row) -> Subscription:
         # The clock was set back.
         return Subscription(**{**row, "lag": timedelta()})
     return subscription
+
+
+def write_filter(job_filter: JobFilter) -> JsonText:
+    """Return the stored form of a filter, a JSON object; equal filters have equal forms."""
+    fields = msgspec.to_builtins(job_filter, order="deterministic")
+    # Empty fields are omitted, so a field that is added later does not change stored filters.
+    return msgspec.json.encode({name: value for name, value in fields.items() if value}).decode()
+
+
+def read_filter(text: JsonText) -> JobFilter:
+    """Parse the result of `write_filter`.
+
+    Raises:
+        msgspec.MsgspecError: the stored filter is unreadable.
+    """
+    return msgspec.json.decode(text, type=JobFilter)
 
 
 _PLACE = "(CAST(CAST(:xid AS text) AS xid8), CAST(:position AS bigint))"

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
-from typing import Any, Final
+from typing import Final
 
-import jsonschema_rs
-import msgspec
 import structlog
 
-from headrace_core.domain.errors import HeadraceError, Violation
-from headrace_core.domain.handler import VALUE_KEYWORD
-from headrace_core.domain.job import JsonText
+from headrace_core.domain.errors import HeadraceError
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import live_handlers
 from headrace_core.wake import Listener
-from headrace_gateway.api.values import ValueKeyword, bounded
+from headrace_gateway.api.payload_schema import KnownHandler
 
 _log = structlog.get_logger()
 
@@ -29,33 +23,6 @@ _log = structlog.get_logger()
 MAX_AGE: Final = 2.0
 # Seconds after which a tenant that submits nothing is forgotten.
 _IDLE: Final = 60.0
-# How many violations of one payload are told.
-_MAX_VIOLATIONS: Final = 20
-
-
-@dataclass(frozen=True, slots=True)
-class KnownHandler:
-    """A type that a live worker runs."""
-
-    type: str
-    queue: str
-    payload_schema: JsonText
-
-    def takes(self, payload: Any) -> bool:
-        """Whether a payload (as Python's objects) keeps to the schema."""
-        validator = _validator(self.payload_schema)
-        return validator is None or validator.is_valid(payload)
-
-    def violations(self, payload: Any, path: str) -> Iterator[Violation]:
-        """Where a payload (as Python's objects) breaks the schema, up to a bound.
-
-        What a violation says never quotes the payload.
-        """
-        validator = _validator(self.payload_schema)
-        if validator is None:
-            return
-        for error in islice(validator.iter_errors(payload), _MAX_VIOLATIONS):
-            yield Violation(path + _path(error.instance_path), error.message)
 
 
 @dataclass(slots=True)
@@ -132,30 +99,3 @@ class HandlerCache:
                 _log.warning("handlers_not_read", error=str(error))
             except Exception:  # noqa: BLE001 - nobody would notice that it has ended
                 _log.exception("handlers_not_read")
-
-
-@lru_cache(maxsize=1024)
-def _validator(schema: JsonText) -> jsonschema_rs.Validator | None:
-    """The compiled schema; None when it is not a schema, so that jobs of its type go unchecked."""
-    try:
-        return jsonschema_rs.validator_for(
-            bounded(msgspec.json.decode(schema)),
-            keywords={VALUE_KEYWORD: ValueKeyword},
-            # A schema comes from a worker: it shall not make the gateway call anybody.
-            offline=True,
-            mask="the value",
-        )
-    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
-        _log.warning("payload_schema_invalid", error=type(error).__name__)
-        return None
-
-
-def _path(steps: list[str | int]) -> str:
-    return "".join(
-        f".{step}"
-        if isinstance(step, str) and step.isidentifier()
-        else f"[{step}]"
-        if isinstance(step, int)
-        else f"[{msgspec.json.encode(step).decode()}]"
-        for step in steps
-    )

@@ -13,7 +13,8 @@ from headrace.v1 import job_pb2
 from headrace_core.domain.errors import InvalidRequest, PayloadInvalid
 from headrace_core.domain.job import DEFAULT_QUEUE, JobSpec, JsonText, fingerprints
 from headrace_core.runtime.settings import Settings
-from headrace_gateway.api.handlers import HandlerCache, KnownHandler
+from headrace_gateway.api.handlers import HandlerCache
+from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.api.validate import Submission, read_spec, read_specs
 from headrace_gateway.grpc.document import canonical
 from headrace_gateway.grpc.fields import Violations

@@ -23,6 +23,7 @@ from headrace.v1 import (
 from headrace_core.domain.handler import LiveHandler
 from headrace_core.domain.job import Job, JobError, JobEvent, JobSpec, JsonText, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.query import JobFilter
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_core.domain.subscription import Subscription
 from headrace_core.domain.times import UNREADABLE_TIME
@@ -30,7 +31,7 @@ from headrace_core.store.jobs.stats import Stats
 from headrace_core.store.jobs.submit_batch import BatchJobs
 from headrace_core.store.sql.rows import Fields, to_time
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
-from headrace_gateway.api.job_filter import JobFilter, read_filter
+from headrace_core.store.subscriptions import read_filter
 from headrace_gateway.calls.limits import MAX_PAGE_BYTES
 from headrace_gateway.grpc.document import write_data
 from headrace_gateway.streams import Mark

@@ -13,8 +13,8 @@ import msgspec
 from headrace.v1 import data_pb2, job_pb2, job_service_pb2, subscription_service_pb2
 from headrace_core.domain.errors import InvalidRequest, Violation
 from headrace_core.domain.ids import BatchId, JobId
+from headrace_core.domain.query import JobFilter
 from headrace_core.domain.times import MAX_DURATION
-from headrace_gateway.api.job_filter import JobFilter
 from headrace_gateway.api.names import (
     LABEL_KEY_RULE,
     LABEL_VALUE_RULE,

@@ -6,10 +6,10 @@ from headrace.v1 import handler_service_pb2, handler_service_pb2_grpc
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_gateway.api.pages import read_handler_page
-from headrace_gateway.api.tokens import decode_name_token, encode_name_token
 from headrace_gateway.calls.interceptors import Context
 from headrace_gateway.calls.tenant import tenant_of
 from headrace_gateway.grpc.fields import MAX_PAGE_SIZE, Violations, read_encoding, read_page_size
+from headrace_gateway.tokens import decode_name_token, encode_name_token
 
 
 class HandlerServicer(handler_service_pb2_grpc.HandlerServiceServicer):

@@ -29,7 +29,6 @@ from headrace_gateway.api.filter import parse_filter
 from headrace_gateway.api.intake import Accepted, AcceptedBatch, Intake
 from headrace_gateway.api.pages import read_event_page, read_job_page, read_output_page
 from headrace_gateway.api.submit import Submitter
-from headrace_gateway.api.tokens import decode_page_token, encode_page_token
 from headrace_gateway.api.validate import check_batch_size
 from headrace_gateway.calls.interceptors import Context
 from headrace_gateway.calls.tenant import tenant_of
@@ -55,6 +54,7 @@ from headrace_gateway.grpc.fields import (
     read_view,
 )
 from headrace_gateway.streams import Watch
+from headrace_gateway.tokens import decode_page_token, encode_page_token
 
 _log = structlog.get_logger()
 

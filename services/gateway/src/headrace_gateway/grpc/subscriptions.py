@@ -21,17 +21,10 @@ from headrace_core.store.subscriptions import (
     create_subscription,
     delete_subscription,
     get_subscription,
+    write_filter,
 )
 from headrace_core.wake import Topic, Waker
-from headrace_gateway.api.job_filter import write_filter
 from headrace_gateway.api.pages import read_subscription_page
-from headrace_gateway.api.tokens import (
-    decode_cursor,
-    decode_name_token,
-    decode_subscription_cursor,
-    encode_cursor,
-    encode_name_token,
-)
 from headrace_gateway.api.validate import check_subscription_name
 from headrace_gateway.calls.interceptors import Context
 from headrace_gateway.calls.tenant import tenant_of
@@ -45,6 +38,13 @@ from headrace_gateway.grpc.fields import (
     read_page_size,
 )
 from headrace_gateway.streams import Watch
+from headrace_gateway.tokens import (
+    decode_cursor,
+    decode_name_token,
+    decode_subscription_cursor,
+    encode_cursor,
+    encode_name_token,
+)
 
 _log = structlog.get_logger()
 

@@ -10,8 +10,8 @@ from typing import Final
 
 from headrace_core.domain.errors import CursorExpired, HeadraceError
 from headrace_core.domain.job import JobEvent
+from headrace_core.domain.query import JobFilter
 from headrace_core.store.event_log import BEGINNING, Place, place_of
-from headrace_gateway.api.job_filter import JobFilter
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.history import History, Pruned
 from headrace_gateway.streams.idle import next_mark

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Final
 
 from headrace_core.domain.job import JobEvent
-from headrace_gateway.api.job_filter import JobFilter
+from headrace_core.domain.query import JobFilter
 
 Predicate = Callable[[JobEvent], bool]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from headrace_core.domain.errors import HeadraceError
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
-from headrace_gateway.api.job_filter import JobFilter
+from headrace_core.domain.query import JobFilter
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.mailbox import Mailbox
 from headrace_gateway.streams.predicate import (

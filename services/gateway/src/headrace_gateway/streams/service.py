@@ -8,19 +8,14 @@ from functools import partial
 from headrace_core.domain.errors import ShuttingDown
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import JobEvent
+from headrace_core.domain.query import JobFilter
 from headrace_core.domain.subscription import Acquired
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.event_log import Place
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
+from headrace_core.store.subscriptions import read_filter
 from headrace_core.wake import Listener, Topic, Waker
-from headrace_gateway.api.job_filter import JobFilter, read_filter
-from headrace_gateway.api.tokens import (
-    SubscriptionCursor,
-    decode_cursor,
-    encode_cursor,
-    encode_subscription_cursor,
-)
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.history import History
 from headrace_gateway.streams.leases import Leases
@@ -29,6 +24,12 @@ from headrace_gateway.streams.routing import Routes
 from headrace_gateway.streams.single import JobStream
 from headrace_gateway.streams.subscription import SubscriptionStream
 from headrace_gateway.streams.tail import Tail
+from headrace_gateway.tokens import (
+    SubscriptionCursor,
+    decode_cursor,
+    encode_cursor,
+    encode_subscription_cursor,
+)
 
 
 class Watch:

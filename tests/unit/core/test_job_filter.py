@@ -6,7 +6,8 @@ import json
 
 from headrace_core.domain.ids import BatchId, JobId, uuid7
 from headrace_core.domain.lifecycle import JobState
-from headrace_gateway.api.job_filter import JobFilter, read_filter, write_filter
+from headrace_core.domain.query import JobFilter
+from headrace_core.store.subscriptions import read_filter, write_filter
 
 WHOLE = JobFilter(
     queues=frozenset(["b", "a"]),

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from headrace_core.domain.handler import VALUE_KEYWORD
-from headrace_gateway.api.handlers import KnownHandler
-from headrace_gateway.api.values import bounded
+from headrace_gateway.api.payload_schema import KnownHandler, bounded
 
 
 def takes(schema: dict[str, Any], payload: Any) -> bool:

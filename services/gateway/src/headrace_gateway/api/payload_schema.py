@@ -1,19 +1,90 @@
-"""Single values of payloads, checked by the library that the handler decodes them with.
+"""Payloads against the JSON Schema of their handler.
 
-A schema comes from a worker, so that only types of this module are made, by names and numbers.
+Single values that JSON Schema cannot describe are checked by the library that the handler decodes
+them with. A schema comes from a worker, so only types of this module are created, by names and
+numbers.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
+from itertools import islice
 from typing import Annotated, Any, Final
 from uuid import UUID
 
+import jsonschema_rs
 import msgspec
+import structlog
 from pydantic_core import SchemaError, SchemaValidator
+
+from headrace_core.domain.errors import Violation
+from headrace_core.domain.handler import VALUE_KEYWORD
+from headrace_core.domain.job import JsonText
+
+_log = structlog.get_logger()
+
+# The most violations reported for one payload.
+_MAX_VIOLATIONS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHandler:
+    """The queue and the payload schema of a type that a live worker runs."""
+
+    type: str
+    queue: str
+    payload_schema: JsonText
+
+    def takes(self, payload: Any) -> bool:
+        """Return whether a payload, as Python objects, matches the schema."""
+        validator = _validator(self.payload_schema)
+        return validator is None or validator.is_valid(payload)
+
+    def violations(self, payload: Any, path: str) -> Iterator[Violation]:
+        """Yield the first violations of the schema, without quoting the payload.
+
+        Args:
+            payload: the payload as Python objects.
+            path: the field path of the payload.
+        """
+        validator = _validator(self.payload_schema)
+        if validator is None:
+            return
+        for error in islice(validator.iter_errors(payload), _MAX_VIOLATIONS):
+            yield Violation(path + _path(error.instance_path), error.message)
+
+
+@lru_cache(maxsize=1024)
+def _validator(schema: JsonText) -> jsonschema_rs.Validator | None:
+    """Compile a schema; return None for an invalid one, whose payloads go unchecked."""
+    try:
+        return jsonschema_rs.validator_for(
+            bounded(msgspec.json.decode(schema)),
+            keywords={VALUE_KEYWORD: ValueKeyword},
+            # A schema comes from a worker and must not make the gateway open connections.
+            offline=True,
+            mask="the value",
+        )
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        _log.warning("payload_schema_invalid", error=type(error).__name__)
+        return None
+
+
+def _path(steps: list[str | int]) -> str:
+    return "".join(
+        f".{step}"
+        if isinstance(step, str) and step.isidentifier()
+        else f"[{step}]"
+        if isinstance(step, int)
+        else f"[{msgspec.json.encode(step).decode()}]"
+        for step in steps
+    )
+
 
 _MSGSPEC: Final[Mapping[str, type]] = {
     "bytes": bytes,
@@ -30,21 +101,21 @@ _PYDANTIC: Final = frozenset(
     {"bool", "bytes", "date", "datetime", "decimal", "float", "int", "str", "time", "timedelta"}
     | {"uuid"}
 )
-# The only arguments that a worker passes to the libraries. Another one would make pydantic use
-# Python's regular expressions, which can take exponential time.
+# The only arguments passed on to the libraries. Others could make pydantic use Python's regular
+# expressions, which can take exponential time.
 _CONSTRAINTS: Final = frozenset(
     {"tz", "ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern"}
     | {"max_digits", "decimal_places", "allow_inf_nan", "tz_constraint", "version", "strict"}
     | {"now_op", "now_utc_offset", "strip_whitespace", "to_lower", "to_upper"}
 )
-# The types of JSON that are checked, where those are not texts.
+# The JSON types that are checked, for values that are not strings.
 _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "decimal": (str, int, float),
     "float": (int, float),
     "int": (int, float),
 }
 
-# Keywords with schemas by names of the author's choice, and with values instead of schemas.
+# Keywords that map names to schemas, and keywords that hold values instead of schemas.
 _BY_NAME: Final = frozenset({"$defs", "definitions", "patternProperties", "properties"})
 _DATA: Final = frozenset({"const", "default", "enum", "examples"})
 
@@ -55,11 +126,11 @@ class ValueKeyword:
     """The VALUE_KEYWORD, as jsonschema-rs calls it.
 
     Args:
-        parent: the schema that the keyword is in.
-        value: the library (`by`), the `type`, its constraints, and whether it is the `key` of an
-            object or a `fraction`, which no integer is. What is unknown, of a newer worker, is not
-            checked.
-        path: the place of the keyword.
+        parent: the schema that contains the keyword.
+        value: the library (`by`), the `type`, its constraints, and whether the value is the `key`
+            of an object or a `fraction`, which excludes integers. Values of a newer worker that are
+            unknown here are not checked.
+        path: the path of the keyword.
     """
 
     def __init__(self, parent: Mapping[str, Any], value: Any, path: Any) -> None:
@@ -70,10 +141,10 @@ class ValueKeyword:
         self._check = _check(value)
 
     def validate(self, instance: Any) -> None:
-        """Checks a value; another JSON type than the expected one is the matter of `type`.
+        """Check a value; `type` reports values of an unexpected JSON type.
 
         Raises:
-            ValueError: the handler would not decode it.
+            ValueError: the handler would fail to decode it.
         """
         if (
             self._check is None
@@ -82,21 +153,21 @@ class ValueKeyword:
         ):
             return
         if self._type == "int" and isinstance(instance, float) and instance.is_integer():
-            # As the worker reads it.
+            # The worker decodes it as an integer.
             instance = int(instance)
         try:
             self._check(msgspec.json.encode(instance))
         except ValueError:
-            # The library's message could quote the value.
+            # The message of the library could quote the value.
             raise ValueError(f"the value is not a valid {self._type}") from None
 
 
 def _kinds(value: dict[str, Any]) -> tuple[type, ...]:
-    """The types of JSON to check a value of."""
+    """Return the JSON types whose values are checked."""
     if value.get("key"):
         return (str,)
     if value.get("fraction") and "multiple_of" not in value:
-        # JSON Schema is exact for the others, of which there may be many.
+        # JSON Schema is exact for other numbers, and there may be many.
         return (int,)
     return _KINDS.get(str(value.get("type")), (str,))
 
@@ -136,9 +207,9 @@ def _as_fraction(check: _Check) -> _Check:
 
 
 def bounded(schema: Any) -> Any:
-    """A schema whose numbers are bounded to those that a double can hold, in place.
+    """Bound the numbers of a schema to the range of a double, in place, and return the schema.
 
-    Handlers read a number as a double, and JSON can hold integers beyond it.
+    Handlers decode a number as a double, and JSON can hold integers beyond its range.
     """
     if isinstance(schema, dict):
         if schema.get("type") == "number":
