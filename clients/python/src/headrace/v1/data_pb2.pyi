@@ -27,24 +27,24 @@ class _DataEncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataEnco
     DATA_ENCODING_UNSPECIFIED: _DataEncoding.ValueType  # 0
     """The same as DATA_ENCODING_VALUE."""
     DATA_ENCODING_VALUE: _DataEncoding.ValueType  # 1
-    """`Data.value`, which a terminal shows as plain JSON."""
+    """`Data.value`, plain JSON in a terminal."""
     DATA_ENCODING_JSON: _DataEncoding.ValueType  # 2
     """`Data.json`, the exact text."""
 
 class DataEncoding(_DataEncoding, metaclass=_DataEncodingEnumTypeWrapper):
-    """Which form of Data a response uses."""
+    """The form of Data in a response."""
 
 DATA_ENCODING_UNSPECIFIED: DataEncoding.ValueType  # 0
 """The same as DATA_ENCODING_VALUE."""
 DATA_ENCODING_VALUE: DataEncoding.ValueType  # 1
-"""`Data.value`, which a terminal shows as plain JSON."""
+"""`Data.value`, plain JSON in a terminal."""
 DATA_ENCODING_JSON: DataEncoding.ValueType  # 2
 """`Data.json`, the exact text."""
 Global___DataEncoding: _TypeAlias = DataEncoding  # noqa: Y015
 
 @_typing.final
 class Data(_message.Message):
-    """A JSON document: a payload, a result, a piece of output."""
+    """A JSON document: a payload, a result or a piece of output."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -54,15 +54,15 @@ class Data(_message.Message):
     json: _builtins.bytes
     """For programs: the exact JSON text in UTF-8."""
     omitted_bytes: _builtins.int
-    """Of a document that was left out, how many bytes its JSON text has; then `kind` is not set. A
-    document is left out when an older version or a larger setting let it grow beyond 1 MiB.
+    """The size in bytes of the JSON text of an omitted document; `kind` is then not set. Documents
+    above 1 MiB, which only an older version or a larger setting could store, are omitted.
     """
     @_builtins.property
     def value(self) -> _struct_pb2.Value:
-        """For a terminal: grpcurl takes and shows it as plain JSON. Its numbers are doubles, so in a
-        response an integer beyond 2^53 is shown as a string; what is nested deeper than 30
-        levels, which many decoders refuse, is shown as its JSON text; and so is a whole document
-        whose Value would have more than 1.5 MiB.
+        """For terminals: grpcurl reads and prints it as plain JSON. Its numbers are doubles, so a
+        response shows integers beyond 2^53 as strings. Values nested deeper than 30 levels, which
+        many decoders refuse, appear as their JSON text, and so does a document whose Value would
+        exceed 1.5 MiB.
         """
 
     def __init__(

@@ -27,53 +27,53 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_ARGUMENT: _ErrorReason.ValueType  # 1
     """INVALID_ARGUMENT. A BadRequest lists every violation with its field path."""
     ERROR_REASON_PAYLOAD_INVALID: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT. The payload breaks the JSON Schema of its handler. A BadRequest lists every
+    """INVALID_ARGUMENT. The payload violates the JSON Schema of its handler. A BadRequest lists every
     violation. {"type": "square_sum"}
     """
     ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. A page token that is malformed, or that belongs to another filter."""
+    """INVALID_ARGUMENT. The page token is malformed, or belongs to another filter."""
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 4
-    """INVALID_ARGUMENT. A cursor that is malformed or belongs to another database."""
+    """INVALID_ARGUMENT. The cursor is malformed, or belongs to another database."""
     ERROR_REASON_JOB_NOT_FOUND: _ErrorReason.ValueType  # 5
     """NOT_FOUND. {"job_id": "0199…"}"""
     ERROR_REASON_REQUEST_ID_CONFLICT: _ErrorReason.ValueType  # 6
-    """ALREADY_EXISTS. The request_id was used for another content.
-    {"request_id": "order-17", "job_id": "0199…"}
+    """ALREADY_EXISTS. The request_id was used with other content. {"request_id": "order-17",
+    "job_id": "0199…"}
     """
     ERROR_REASON_STATE_CONFLICT: _ErrorReason.ValueType  # 7
     """FAILED_PRECONDITION. {"job_id": "0199…", "state": "SUCCEEDED", "allowed": "FAILED, CANCELLED"}"""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 8
-    """INVALID_ARGUMENT. A size, a count or a depth is beyond its limit; a repeated call fails the same
-    way. A BadRequest has the field path. `limit` is the setting of the limit, or its name.
-    {"limit": "HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"}
-    FAILED_PRECONDITION. The tenant has as many subscriptions as it may; delete one first.
+    """INVALID_ARGUMENT. A size, count or depth exceeds its limit; do not repeat the call. A
+    BadRequest contains the field path. `limit` is the setting, or the name of the limit. {"limit":
+    "HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"} FAILED_PRECONDITION. The
+    tenant has the maximum number of subscriptions; delete one first.
     """
     ERROR_REASON_SLOW_CONSUMER: _ErrorReason.ValueType  # 9
-    """RESOURCE_EXHAUSTED. The stream's reader stayed away for too long; resume behind the last response
-    that was sent whole. {"cursor": "AQ…"} or, for the stream of one job, {"after_seq": "7"}
+    """RESOURCE_EXHAUSTED. The reader of the stream stopped reading for too long; resume after the
+    last complete response. {"cursor": "AQ…"} or, for the stream of one job, {"after_seq": "7"}
     """
     ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 10
-    """OUT_OF_RANGE. The cursor is older than what is kept. {"oldest_cursor": "AQ…"}"""
+    """OUT_OF_RANGE. The cursor is older than the retention. {"oldest_cursor": "AQ…"}"""
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 11
     """UNAVAILABLE. Repeat the call. {"dependency": "postgresql"}"""
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 12
-    """UNAVAILABLE. This gateway shuts down; go on at another, or here in a moment."""
+    """UNAVAILABLE. This gateway is shutting down; continue at another, or retry later."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 13
-    """DEADLINE_EXCEEDED. The call's deadline passed."""
+    """DEADLINE_EXCEEDED. The deadline of the call passed."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 14
-    """INTERNAL. A bug; the log has it under the request id. {"request_id": "…"}"""
+    """INTERNAL. A bug; the gateway's log contains the cause and the request id. {"request_id": "…"}"""
     ERROR_REASON_SUBSCRIPTION_NOT_FOUND: _ErrorReason.ValueType  # 15
     """NOT_FOUND. {"subscription": "billing"}"""
     ERROR_REASON_SUBSCRIPTION_CONFLICT: _ErrorReason.ValueType  # 16
-    """ALREADY_EXISTS. The name has another filter. {"subscription": "billing"}"""
+    """ALREADY_EXISTS. The subscription exists with another filter. {"subscription": "billing"}"""
     ERROR_REASON_SUBSCRIPTION_TAKEN: _ErrorReason.ValueType  # 17
-    """ABORTED. Another consumer receives the subscription now, or a newer watch of the same one.
+    """ABORTED. Another consumer, or a newer watch of the same consumer, receives the subscription.
     {"subscription": "billing"}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """The `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
-    `ERROR_REASON_`; its `domain` is `headrace`. The samples show the ErrorInfo's metadata.
+    """The `reason` of the google.rpc.ErrorInfo in every error, without the prefix `ERROR_REASON_`; the
+    `domain` is `headrace`. Samples show the metadata of the ErrorInfo.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -81,47 +81,47 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_INVALID_ARGUMENT: ErrorReason.ValueType  # 1
 """INVALID_ARGUMENT. A BadRequest lists every violation with its field path."""
 ERROR_REASON_PAYLOAD_INVALID: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT. The payload breaks the JSON Schema of its handler. A BadRequest lists every
+"""INVALID_ARGUMENT. The payload violates the JSON Schema of its handler. A BadRequest lists every
 violation. {"type": "square_sum"}
 """
 ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. A page token that is malformed, or that belongs to another filter."""
+"""INVALID_ARGUMENT. The page token is malformed, or belongs to another filter."""
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 4
-"""INVALID_ARGUMENT. A cursor that is malformed or belongs to another database."""
+"""INVALID_ARGUMENT. The cursor is malformed, or belongs to another database."""
 ERROR_REASON_JOB_NOT_FOUND: ErrorReason.ValueType  # 5
 """NOT_FOUND. {"job_id": "0199…"}"""
 ERROR_REASON_REQUEST_ID_CONFLICT: ErrorReason.ValueType  # 6
-"""ALREADY_EXISTS. The request_id was used for another content.
-{"request_id": "order-17", "job_id": "0199…"}
+"""ALREADY_EXISTS. The request_id was used with other content. {"request_id": "order-17",
+"job_id": "0199…"}
 """
 ERROR_REASON_STATE_CONFLICT: ErrorReason.ValueType  # 7
 """FAILED_PRECONDITION. {"job_id": "0199…", "state": "SUCCEEDED", "allowed": "FAILED, CANCELLED"}"""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 8
-"""INVALID_ARGUMENT. A size, a count or a depth is beyond its limit; a repeated call fails the same
-way. A BadRequest has the field path. `limit` is the setting of the limit, or its name.
-{"limit": "HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"}
-FAILED_PRECONDITION. The tenant has as many subscriptions as it may; delete one first.
+"""INVALID_ARGUMENT. A size, count or depth exceeds its limit; do not repeat the call. A
+BadRequest contains the field path. `limit` is the setting, or the name of the limit. {"limit":
+"HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"} FAILED_PRECONDITION. The
+tenant has the maximum number of subscriptions; delete one first.
 """
 ERROR_REASON_SLOW_CONSUMER: ErrorReason.ValueType  # 9
-"""RESOURCE_EXHAUSTED. The stream's reader stayed away for too long; resume behind the last response
-that was sent whole. {"cursor": "AQ…"} or, for the stream of one job, {"after_seq": "7"}
+"""RESOURCE_EXHAUSTED. The reader of the stream stopped reading for too long; resume after the
+last complete response. {"cursor": "AQ…"} or, for the stream of one job, {"after_seq": "7"}
 """
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 10
-"""OUT_OF_RANGE. The cursor is older than what is kept. {"oldest_cursor": "AQ…"}"""
+"""OUT_OF_RANGE. The cursor is older than the retention. {"oldest_cursor": "AQ…"}"""
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 11
 """UNAVAILABLE. Repeat the call. {"dependency": "postgresql"}"""
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 12
-"""UNAVAILABLE. This gateway shuts down; go on at another, or here in a moment."""
+"""UNAVAILABLE. This gateway is shutting down; continue at another, or retry later."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 13
-"""DEADLINE_EXCEEDED. The call's deadline passed."""
+"""DEADLINE_EXCEEDED. The deadline of the call passed."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 14
-"""INTERNAL. A bug; the log has it under the request id. {"request_id": "…"}"""
+"""INTERNAL. A bug; the gateway's log contains the cause and the request id. {"request_id": "…"}"""
 ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 15
 """NOT_FOUND. {"subscription": "billing"}"""
 ERROR_REASON_SUBSCRIPTION_CONFLICT: ErrorReason.ValueType  # 16
-"""ALREADY_EXISTS. The name has another filter. {"subscription": "billing"}"""
+"""ALREADY_EXISTS. The subscription exists with another filter. {"subscription": "billing"}"""
 ERROR_REASON_SUBSCRIPTION_TAKEN: ErrorReason.ValueType  # 17
-"""ABORTED. Another consumer receives the subscription now, or a newer watch of the same one.
+"""ABORTED. Another consumer, or a newer watch of the same consumer, receives the subscription.
 {"subscription": "billing"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -29,77 +29,77 @@ class _JobEventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobEvent
     JOB_EVENT_TYPE_UNSPECIFIED: _JobEventType.ValueType  # 0
     """Never sent."""
     JOB_EVENT_TYPE_SUBMITTED: _JobEventType.ValueType  # 1
-    """Persisted: now QUEUED, or SCHEDULED when its time is in the future."""
+    """The job was stored: QUEUED, or SCHEDULED if its time is in the future."""
     JOB_EVENT_TYPE_DUE: _JobEventType.ValueType  # 2
-    """Its time has come: now QUEUED."""
+    """The job became due: QUEUED."""
     JOB_EVENT_TYPE_STARTED: _JobEventType.ValueType  # 3
-    """A worker took it: now RUNNING, with a new attempt number."""
+    """A worker claimed the job: RUNNING, with a new attempt number."""
     JOB_EVENT_TYPE_PROGRESSED: _JobEventType.ValueType  # 4
-    """The handler told how far it is."""
+    """The handler reported progress."""
     JOB_EVENT_TYPE_OUTPUT: _JobEventType.ValueType  # 5
     """The handler emitted a piece of output."""
     JOB_EVENT_TYPE_SUCCEEDED: _JobEventType.ValueType  # 6
-    """Ended well."""
+    """The handler returned."""
     JOB_EVENT_TYPE_RETRY_SCHEDULED: _JobEventType.ValueType  # 7
     """The attempt failed, and the job waits for its backoff."""
     JOB_EVENT_TYPE_FAILED: _JobEventType.ValueType  # 8
-    """Ended with an error."""
+    """The job failed."""
     JOB_EVENT_TYPE_INTERRUPTED: _JobEventType.ValueType  # 9
-    """Its worker drains: QUEUED again, and no retry is spent."""
+    """The worker was stopped: QUEUED again, without spending a retry."""
     JOB_EVENT_TYPE_WORKER_LOST: _JobEventType.ValueType  # 10
-    """Its worker died or hung: QUEUED again, or FAILED when that happened too often."""
+    """The worker died or hung: QUEUED again, or FAILED if the crash budget is spent."""
     JOB_EVENT_TYPE_CANCEL_REQUESTED: _JobEventType.ValueType  # 11
-    """Somebody asked for its cancellation while it was RUNNING."""
+    """A cancellation was requested while the job was RUNNING."""
     JOB_EVENT_TYPE_CANCELLED: _JobEventType.ValueType  # 12
-    """Ended on request."""
+    """The job was cancelled."""
     JOB_EVENT_TYPE_EXPIRED: _JobEventType.ValueType  # 13
-    """Its deadline passed: FAILED."""
+    """The deadline passed: FAILED."""
     JOB_EVENT_TYPE_REQUEUED: _JobEventType.ValueType  # 14
-    """A person put it back, with a fresh retry budget: QUEUED, or SCHEDULED when it was never started
-    and its schedule time is in the future.
+    """RetryJob requeued the job with a new retry budget: QUEUED, or SCHEDULED if it never started and
+    its schedule time is in the future.
     """
 
 class JobEventType(_JobEventType, metaclass=_JobEventTypeEnumTypeWrapper):
-    """What happened to a job. Clients must accept values that they don't know."""
+    """The type of an event. Clients must accept unknown values."""
 
 JOB_EVENT_TYPE_UNSPECIFIED: JobEventType.ValueType  # 0
 """Never sent."""
 JOB_EVENT_TYPE_SUBMITTED: JobEventType.ValueType  # 1
-"""Persisted: now QUEUED, or SCHEDULED when its time is in the future."""
+"""The job was stored: QUEUED, or SCHEDULED if its time is in the future."""
 JOB_EVENT_TYPE_DUE: JobEventType.ValueType  # 2
-"""Its time has come: now QUEUED."""
+"""The job became due: QUEUED."""
 JOB_EVENT_TYPE_STARTED: JobEventType.ValueType  # 3
-"""A worker took it: now RUNNING, with a new attempt number."""
+"""A worker claimed the job: RUNNING, with a new attempt number."""
 JOB_EVENT_TYPE_PROGRESSED: JobEventType.ValueType  # 4
-"""The handler told how far it is."""
+"""The handler reported progress."""
 JOB_EVENT_TYPE_OUTPUT: JobEventType.ValueType  # 5
 """The handler emitted a piece of output."""
 JOB_EVENT_TYPE_SUCCEEDED: JobEventType.ValueType  # 6
-"""Ended well."""
+"""The handler returned."""
 JOB_EVENT_TYPE_RETRY_SCHEDULED: JobEventType.ValueType  # 7
 """The attempt failed, and the job waits for its backoff."""
 JOB_EVENT_TYPE_FAILED: JobEventType.ValueType  # 8
-"""Ended with an error."""
+"""The job failed."""
 JOB_EVENT_TYPE_INTERRUPTED: JobEventType.ValueType  # 9
-"""Its worker drains: QUEUED again, and no retry is spent."""
+"""The worker was stopped: QUEUED again, without spending a retry."""
 JOB_EVENT_TYPE_WORKER_LOST: JobEventType.ValueType  # 10
-"""Its worker died or hung: QUEUED again, or FAILED when that happened too often."""
+"""The worker died or hung: QUEUED again, or FAILED if the crash budget is spent."""
 JOB_EVENT_TYPE_CANCEL_REQUESTED: JobEventType.ValueType  # 11
-"""Somebody asked for its cancellation while it was RUNNING."""
+"""A cancellation was requested while the job was RUNNING."""
 JOB_EVENT_TYPE_CANCELLED: JobEventType.ValueType  # 12
-"""Ended on request."""
+"""The job was cancelled."""
 JOB_EVENT_TYPE_EXPIRED: JobEventType.ValueType  # 13
-"""Its deadline passed: FAILED."""
+"""The deadline passed: FAILED."""
 JOB_EVENT_TYPE_REQUEUED: JobEventType.ValueType  # 14
-"""A person put it back, with a fresh retry budget: QUEUED, or SCHEDULED when it was never started
-and its schedule time is in the future.
+"""RetryJob requeued the job with a new retry budget: QUEUED, or SCHEDULED if it never started and
+its schedule time is in the future.
 """
 Global___JobEventType: _TypeAlias = JobEventType  # noqa: Y015
 
 @_typing.final
 class JobEvent(_message.Message):
-    """One transition of one job. The events of a job are numbered 1, 2, 3 … without a gap, and the
-    terminal one is the last unless somebody requeues the job.
+    """One transition of one job. The events of a job are numbered 1, 2, 3 … without a gap. The terminal
+    event is the last unless the job is requeued.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -120,38 +120,38 @@ class JobEvent(_message.Message):
     job_id: _builtins.str
     """The job."""
     seq: _builtins.int
-    """The event's number within its job. (job_id, seq) names an event for ever."""
+    """The number of the event within its job. (job_id, seq) identifies an event forever."""
     type: Global___JobEventType.ValueType
-    """What happened."""
+    """The type."""
     state: _job_pb2.JobState.ValueType
-    """The job's state from this event on."""
+    """The state of the job after this event."""
     attempt: _builtins.int
-    """The attempt that it belongs to; 0 before the first start."""
+    """The attempt number; 0 before the first start."""
     job_type: _builtins.str
     """The job's type."""
     queue: _builtins.str
     """The job's queue."""
     worker_id: _builtins.str
-    """Of started: the worker."""
+    """The worker. Set for started."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
-        """When it happened, by the database's clock."""
+        """The time of the event, by the database's clock."""
 
     @_builtins.property
     def error(self) -> _job_pb2.JobError:
-        """Of retry scheduled, failed, worker lost and expired."""
+        """Set for retry scheduled, failed, worker lost and expired."""
 
     @_builtins.property
     def progress(self) -> _job_pb2.JobProgress:
-        """Of progressed."""
+        """Set for progressed."""
 
     @_builtins.property
     def output(self) -> _data_pb2.Data:
-        """Of output."""
+        """Set for output."""
 
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
-        """Of submitted and requeued (when SCHEDULED) and retry scheduled: when it will be due."""
+        """The due time. Set for retry scheduled, and for submitted and requeued if SCHEDULED."""
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Handler(_message.Message):
-    """A type of job, as its workers registered it."""
+    """A handler, as its workers registered it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -36,28 +36,28 @@ class Handler(_message.Message):
     RETRY_POLICY_FIELD_NUMBER: _builtins.int
     LIVE_WORKERS_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """The type."""
+    """The job type."""
     queue: _builtins.str
-    """The queue of jobs that name none."""
+    """The queue of jobs that do not set one."""
     description: _builtins.str
-    """What it does."""
+    """A description of the handler."""
     live_workers: _builtins.int
-    """How many live workers run it."""
+    """The number of live workers with this handler."""
     @_builtins.property
     def payload_schema(self) -> _data_pb2.Data:
-        """The JSON Schema of its payload."""
+        """The JSON Schema of the payload."""
 
     @_builtins.property
     def result_schema(self) -> _data_pb2.Data:
-        """The JSON Schema of its result."""
+        """The JSON Schema of the result."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long an attempt may run when the job doesn't say."""
+        """The timeout of jobs that do not set one."""
 
     @_builtins.property
     def retry_policy(self) -> _job_pb2.RetryPolicy:
-        """How failures are tried again when the job doesn't say."""
+        """The retry policy of jobs that do not set one."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ Global___Handler: _TypeAlias = Handler  # noqa: Y015
 
 @_typing.final
 class ListHandlersRequest(_message.Message):
-    """Asks for a page of handlers."""
+    """The request of ListHandlers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -89,13 +89,13 @@ class ListHandlersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     data_encoding: _data_pb2.DataEncoding.ValueType
-    """How schemas are written in the response."""
+    """The form of the schemas in the response."""
     page_size: _builtins.int
-    """At most this many; 0 or more than 1,000 is 1,000, negative is refused. A page ends earlier when
-    its schemas are large.
+    """The largest number of handlers; 0 or more than 1,000 means 1,000; negative values are refused.
+    A page with large schemas ends earlier.
     """
     page_token: _builtins.str
-    """`next_page_token` of the page before; empty: the first page."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -120,10 +120,10 @@ class ListHandlersResponse(_message.Message):
     HANDLERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page, and only there."""
+    """The token of the next page; empty only on the last page."""
     @_builtins.property
     def handlers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Handler]:
-        """In the order of their types."""
+        """The handlers, ordered by type."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class HandlerServiceStub:
-    """Which types of jobs can run now.
+    """Lists the job types that can run now.
     """
 
     def __init__(self, channel):
@@ -43,11 +43,11 @@ class HandlerServiceStub:
 
 
 class HandlerServiceServicer:
-    """Which types of jobs can run now.
+    """Lists the job types that can run now.
     """
 
     def ListHandlers(self, request, context):
-        """Lists the handlers that live workers have registered, in the order of their types.
+        """Lists the handlers that live workers have registered, ordered by type.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +70,7 @@ def add_HandlerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HandlerService:
-    """Which types of jobs can run now.
+    """Lists the job types that can run now.
     """
 
     @staticmethod

@@ -27,25 +27,25 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class HandlerServiceStub:
-    """Which types of jobs can run now."""
+    """Lists the job types that can run now."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> HandlerServiceAsyncStub: ...
     ListHandlers: _grpc.UnaryUnaryMultiCallable[_handler_service_pb2.ListHandlersRequest, _handler_service_pb2.ListHandlersResponse]
-    """Lists the handlers that live workers have registered, in the order of their types."""
+    """Lists the handlers that live workers have registered, ordered by type."""
 
 @_typing.type_check_only
 class HandlerServiceAsyncStub(HandlerServiceStub):
-    """Which types of jobs can run now."""
+    """Lists the job types that can run now."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListHandlers: _aio.UnaryUnaryMultiCallable[_handler_service_pb2.ListHandlersRequest, _handler_service_pb2.ListHandlersResponse]  # type: ignore[assignment]
-    """Lists the handlers that live workers have registered, in the order of their types."""
+    """Lists the handlers that live workers have registered, ordered by type."""
 
 class HandlerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Which types of jobs can run now."""
+    """Lists the job types that can run now."""
 
     @_abc_1.abstractmethod
     def ListHandlers(
@@ -53,6 +53,6 @@ class HandlerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _handler_service_pb2.ListHandlersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_handler_service_pb2.ListHandlersResponse, _abc.Awaitable[_handler_service_pb2.ListHandlersResponse]]:
-        """Lists the handlers that live workers have registered, in the order of their types."""
+        """Lists the handlers that live workers have registered, ordered by type."""
 
 def add_HandlerServiceServicer_to_server(servicer: HandlerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

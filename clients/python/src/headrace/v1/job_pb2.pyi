@@ -31,39 +31,39 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_UNSPECIFIED: _JobState.ValueType  # 0
     """Never sent."""
     JOB_STATE_SCHEDULED: _JobState.ValueType  # 1
-    """Its time is in the future."""
+    """The schedule time is in the future."""
     JOB_STATE_QUEUED: _JobState.ValueType  # 2
     """Due, and waiting for a worker."""
     JOB_STATE_RUNNING: _JobState.ValueType  # 3
-    """A worker runs it."""
+    """A worker runs an attempt."""
     JOB_STATE_RETRYING: _JobState.ValueType  # 4
-    """An attempt failed; it waits for its backoff."""
+    """An attempt failed, and the job waits for its backoff."""
     JOB_STATE_SUCCEEDED: _JobState.ValueType  # 5
-    """Ended well. Terminal."""
+    """The handler returned. Terminal."""
     JOB_STATE_FAILED: _JobState.ValueType  # 6
-    """Ended with an error, the dead letter. Terminal until somebody requeues it."""
+    """The job ended with an error (dead letter). Terminal unless requeued."""
     JOB_STATE_CANCELLED: _JobState.ValueType  # 7
-    """Ended on request. Terminal until somebody requeues it."""
+    """The job was cancelled. Terminal unless requeued."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
-    """Where a job is in its life. Clients must accept values that they don't know."""
+    """The state of a job. Clients must accept unknown values."""
 
 JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
 """Never sent."""
 JOB_STATE_SCHEDULED: JobState.ValueType  # 1
-"""Its time is in the future."""
+"""The schedule time is in the future."""
 JOB_STATE_QUEUED: JobState.ValueType  # 2
 """Due, and waiting for a worker."""
 JOB_STATE_RUNNING: JobState.ValueType  # 3
-"""A worker runs it."""
+"""A worker runs an attempt."""
 JOB_STATE_RETRYING: JobState.ValueType  # 4
-"""An attempt failed; it waits for its backoff."""
+"""An attempt failed, and the job waits for its backoff."""
 JOB_STATE_SUCCEEDED: JobState.ValueType  # 5
-"""Ended well. Terminal."""
+"""The handler returned. Terminal."""
 JOB_STATE_FAILED: JobState.ValueType  # 6
-"""Ended with an error, the dead letter. Terminal until somebody requeues it."""
+"""The job ended with an error (dead letter). Terminal unless requeued."""
 JOB_STATE_CANCELLED: JobState.ValueType  # 7
-"""Ended on request. Terminal until somebody requeues it."""
+"""The job was cancelled. Terminal unless requeued."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
 class _JobView:
@@ -73,26 +73,26 @@ class _JobView:
 class _JobViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobView.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     JOB_VIEW_UNSPECIFIED: _JobView.ValueType  # 0
-    """BASIC for lists, FULL for a single job."""
+    """BASIC in lists, FULL for a single job."""
     JOB_VIEW_BASIC: _JobView.ValueType  # 1
     """Without payload, result and the stack trace of the error."""
     JOB_VIEW_FULL: _JobView.ValueType  # 2
-    """Everything but the output, which ListJobOutput returns."""
+    """All fields. ListJobOutput returns the output."""
 
 class JobView(_JobView, metaclass=_JobViewEnumTypeWrapper):
-    """How much of a job a response holds."""
+    """The fields of a job that a response contains."""
 
 JOB_VIEW_UNSPECIFIED: JobView.ValueType  # 0
-"""BASIC for lists, FULL for a single job."""
+"""BASIC in lists, FULL for a single job."""
 JOB_VIEW_BASIC: JobView.ValueType  # 1
 """Without payload, result and the stack trace of the error."""
 JOB_VIEW_FULL: JobView.ValueType  # 2
-"""Everything but the output, which ListJobOutput returns."""
+"""All fields. ListJobOutput returns the output."""
 Global___JobView: _TypeAlias = JobView  # noqa: Y015
 
 @_typing.final
 class JobSpec(_message.Message):
-    """What a submitter says of a job."""
+    """The definition of a job, as submitted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -126,46 +126,46 @@ class JobSpec(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     RETRY_POLICY_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """The type, which names the handler: `email`, `square_sum`. Required. 1 to 100 characters of
-    a-z, 0-9, `_`, `-`, `.`, beginning with a letter or digit.
+    """The job type, which selects the handler: `email`, `square_sum`. Required. 1 to 100 characters
+    of a-z, 0-9, `_`, `-`, `.`; the first is a letter or digit.
     """
     queue: _builtins.str
-    """The queue, written as a type is. Empty: the handler's own queue, else `default`."""
+    """The queue; same characters as a type. Empty: the handler's queue, or `default`."""
     priority: _builtins.int
-    """-100 to 100; higher goes first. Each point is worth one minute of waiting, so that a job of low
-    priority is late and never starved.
+    """-100 to 100; higher values start first. Each point equals one minute of waiting, so a job of
+    low priority is delayed but never starves.
     """
     @_builtins.property
     def payload(self) -> _data_pb2.Data:
-        """The handler's argument. Absent: an empty object. At most 256 KiB of JSON text, unless the
-        gateway's settings differ, and 30 levels of objects and lists, in `value` as in `json`.
+        """The argument of the handler. Absent: an empty object. At most 256 KiB of JSON text
+        (HEADRACE_MAX_PAYLOAD_BYTES) and 30 levels of objects and lists, in `value` and in `json`.
         """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free-form marks to list and watch by. At most 32; keys as types are written (1 to 63
-        characters), values of 0 to 255 characters.
+        """Free-form labels for filters. At most 32; keys of 1 to 63 characters (same characters as a
+        type), values of 0 to 255 characters.
         """
 
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
-        """Not before this time, by the database's clock. In the past or absent: at once. From
+        """The earliest start, by the database's clock. In the past or absent: at once. From
         1970-01-01T00:00:00Z to 9999-12-30T23:59:59.999999999Z; stored in microseconds.
         """
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long one attempt may run, at most 7 days. Absent: the handler's timeout."""
+        """The longest run of one attempt, at most 7 days. Absent: the handler's timeout."""
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """When the job, with all its attempts, must have ended. Absent: never. The range is that of
+        """The time by which the job with all its attempts must have ended. Absent: none. Same range as
         `schedule_time`.
         """
 
     @_builtins.property
     def retry_policy(self) -> Global___RetryPolicy:
-        """How failures are tried again. What is absent is the handler's."""
+        """The retry policy. Absent fields: the handler's policy."""
 
     def __init__(
         self,
@@ -190,8 +190,8 @@ Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
 
 @_typing.final
 class RetryPolicy(_message.Message):
-    """How failures are tried again: exponential backoff with jitter. The wait before retry n is drawn
-    from [(1 - jitter) * b, b] with b = min(max_backoff, initial_backoff * multiplier^(n - 1)).
+    """A retry policy: exponential backoff with jitter. The wait before retry n is random in [(1 -
+    jitter) * b, b] with b = min(max_backoff, initial_backoff * multiplier^(n - 1)).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -203,11 +203,11 @@ class RetryPolicy(_message.Message):
     JITTER_FIELD_NUMBER: _builtins.int
     NON_RETRYABLE_ERROR_TYPES_FIELD_NUMBER: _builtins.int
     max_attempts: _builtins.int
-    """Attempts in all, the first included; 1 to 100."""
+    """The number of attempts, including the first; 1 to 100."""
     multiplier: _builtins.float
-    """The growth from one wait to the next; 1 to 100."""
+    """The factor between two waits; 1 to 100."""
     jitter: _builtins.float
-    """The share of the wait that is random; 0 to 1, and 1 is full jitter."""
+    """The random share of the wait; 0 to 1, where 1 is full jitter."""
     @_builtins.property
     def initial_backoff(self) -> _duration_pb2.Duration:
         """The wait before the first retry, before jitter; at most 7 days."""
@@ -218,8 +218,8 @@ class RetryPolicy(_message.Message):
 
     @_builtins.property
     def non_retryable_error_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Errors that end the job whatever is left of its attempts, by `JobError.type` to the letter: the
-        name of an exception, TIMEOUT. At most 32 of 1 to 200 characters. Empty: those of the handler.
+        """Error types that fail the job without a retry, compared exactly with `JobError.type`: the name
+        of an exception, or TIMEOUT. At most 32 of 1 to 200 characters. Empty: the handler's list.
         """
 
     def __init__(
@@ -253,7 +253,7 @@ Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
 
 @_typing.final
 class JobError(_message.Message):
-    """Why an attempt or a job failed."""
+    """The error of an attempt or a job."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -262,20 +262,20 @@ class JobError(_message.Message):
     RETRYABLE_FIELD_NUMBER: _builtins.int
     STACK_TRACE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """The kind of error: an exception's name, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST, INTERRUPTED,
-    UNREADABLE. One line of at most 200 characters.
+    """The error type: the name of an exception, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST,
+    INTERRUPTED, UNREADABLE. One line of at most 200 characters.
     """
     message: _builtins.str
-    """A description for people, at most 2,000 characters. A validation error names the path and the
-    broken rule, never the value.
+    """A readable description of at most 2,000 characters. A validation error names the path and the
+    rule, never the value.
     """
     retryable: _builtins.bool
     """Whether another attempt may succeed."""
     stack_trace: _builtins.str
-    """Where the handler raised the error: its traceback with its causes, at most 16 KiB of text. It
-    has source lines, but no variables. Only in the FULL view of a job (GetJob, ListJobs): events
-    and the BASIC view leave it out, so that lists and streams stay small. Empty when the worker
-    stores no stack traces (HEADRACE_STORE_STACK_TRACES) or the handler raised nothing.
+    """The traceback of the handler with its causes, at most 16 KiB of text. It contains source lines,
+    but no variables. Only in the FULL view of a job (GetJob, ListJobs), to keep lists and streams
+    small. Empty if the worker stores no stack traces (HEADRACE_STORE_STACK_TRACES) or no exception
+    was raised.
     """
     def __init__(
         self,
@@ -295,7 +295,7 @@ Global___JobError: _TypeAlias = JobError  # noqa: Y015
 
 @_typing.final
 class JobProgress(_message.Message):
-    """How far a running attempt is."""
+    """The progress of an attempt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -303,12 +303,12 @@ class JobProgress(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
     fraction: _builtins.float
-    """0 to 1."""
+    """The completed fraction, 0 to 1."""
     message: _builtins.str
-    """What it is doing."""
+    """The current step, as readable text."""
     @_builtins.property
     def counters(self) -> _data_pb2.Data:
-        """Counters of the handler's own, a JSON object of numbers."""
+        """Counters of the handler: a JSON object of numbers."""
 
     def __init__(
         self,
@@ -327,7 +327,7 @@ Global___JobProgress: _TypeAlias = JobProgress  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
-    """A job as it is now."""
+    """A job in its current state."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -383,96 +383,96 @@ class Job(_message.Message):
     id: _builtins.str
     """UUIDv7."""
     tenant: _builtins.str
-    """Whose it is."""
+    """The tenant that owns the job."""
     type: _builtins.str
-    """The type, which names the handler."""
+    """The job type, which selects the handler."""
     queue: _builtins.str
-    """The queue that it waits in."""
+    """The queue."""
     priority: _builtins.int
     """-100 to 100."""
     request_id: _builtins.str
-    """The idempotency key of its submit."""
+    """The idempotency key of the submit."""
     batch_id: _builtins.str
-    """The batch that it came in; empty when it was submitted alone."""
+    """The batch; empty if the job was submitted alone."""
     state: Global___JobState.ValueType
-    """Where it is."""
+    """The state."""
     attempt: _builtins.int
-    """How often it was started. The number of the running attempt, and its fencing token."""
+    """The number of starts: the number of the newest attempt, and its fencing token."""
     retries_used: _builtins.int
-    """How many retries are spent."""
+    """The number of retries used."""
     seq: _builtins.int
-    """The number of its newest event."""
+    """The number of the newest event."""
     worker_id: _builtins.str
     """The worker of the newest attempt."""
     correlation_id: _builtins.str
-    """The x-request-id of its submit, or the id that the gateway gave to that call. It is in the log
-    lines of the gateway, the worker and the handler. At most 128 characters.
+    """The x-request-id of the submit, or the id that the gateway generated for that call. The log
+    lines of gateway, worker and handler contain it. At most 128 characters.
     """
     @_builtins.property
     def payload(self) -> _data_pb2.Data:
-        """The handler's argument. In the FULL view only."""
+        """The argument of the handler. Only in the FULL view."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Its marks."""
+        """The labels."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long one attempt may run; absent when the handler decides."""
+        """The longest run of one attempt; absent if the handler decides."""
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """When it must have ended; absent when it need not."""
+        """The time by which the job must have ended; absent if there is none."""
 
     @_builtins.property
     def retry_policy(self) -> Global___RetryPolicy:
-        """How failures are tried again, as far as the submitter said."""
+        """The retry policy, with the fields that the submitter set."""
 
     @_builtins.property
     def progress(self) -> Global___JobProgress:
-        """How far the newest attempt is; absent when it never said."""
+        """The progress of the newest attempt; absent if it reported none."""
 
     @_builtins.property
     def result(self) -> _data_pb2.Data:
-        """What the handler returned. In the FULL view only, and only when SUCCEEDED."""
+        """The return value of the handler. Only in the FULL view of a SUCCEEDED job."""
 
     @_builtins.property
     def error(self) -> Global___JobError:
-        """Why the newest failure happened; kept while a retry waits or runs."""
+        """The error of the newest failure; kept while a retry waits or runs."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was submitted."""
+        """The time of the submit."""
 
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
-        """When it becomes or became due: the time asked for, or the end of a backoff."""
+        """The due time: the requested time, or the end of a backoff."""
 
     @_builtins.property
     def queue_time(self) -> _timestamp_pb2.Timestamp:
-        """When it last became QUEUED."""
+        """The time at which it last became QUEUED."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When its newest attempt was started."""
+        """The start of the newest attempt."""
 
     @_builtins.property
     def cancel_request_time(self) -> _timestamp_pb2.Timestamp:
-        """When somebody asked for its cancellation."""
+        """The time of the cancel request."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it reached a terminal state."""
+        """The time at which it reached a terminal state."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When its newest event happened."""
+        """The time of the newest event."""
 
     @_builtins.property
     def unreadable_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields of this message whose stored values cannot be read, as `deadline` when an older version
-        stored an infinite one. They are absent here. A job that has any ends as FAILED with the error
-        UNREADABLE when a worker starts it.
+        """Fields of this message whose stored values cannot be read, such as an infinite `deadline` from
+        an older version. They are absent here. Such a job ends as FAILED with the error UNREADABLE
+        when a worker starts it.
         """
 
     def __init__(

@@ -33,27 +33,27 @@ class _SubmitOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubmitO
     SUBMIT_OUTCOME_UNSPECIFIED: _SubmitOutcome.ValueType  # 0
     """Never sent."""
     SUBMIT_OUTCOME_CREATED: _SubmitOutcome.ValueType  # 1
-    """The job was persisted."""
+    """The job was stored."""
     SUBMIT_OUTCOME_EXISTING: _SubmitOutcome.ValueType  # 2
-    """The `request_id` was used before for the same content: that job is returned."""
+    """The `request_id` was used before with the same content; that job is returned."""
     SUBMIT_OUTCOME_WOULD_RUN: _SubmitOutcome.ValueType  # 3
-    """With `validate_only`: it is valid, and a live worker would run it."""
+    """With `validate_only`: the job is valid, and a live worker has its type."""
     SUBMIT_OUTCOME_NO_WORKER: _SubmitOutcome.ValueType  # 4
-    """With `validate_only`: it is valid, and would wait, since no live worker has its type."""
+    """With `validate_only`: the job is valid, and would wait, because no live worker has its type."""
 
 class SubmitOutcome(_SubmitOutcome, metaclass=_SubmitOutcomeEnumTypeWrapper):
-    """What a submit did, or would do."""
+    """The outcome of a submit or of its validation."""
 
 SUBMIT_OUTCOME_UNSPECIFIED: SubmitOutcome.ValueType  # 0
 """Never sent."""
 SUBMIT_OUTCOME_CREATED: SubmitOutcome.ValueType  # 1
-"""The job was persisted."""
+"""The job was stored."""
 SUBMIT_OUTCOME_EXISTING: SubmitOutcome.ValueType  # 2
-"""The `request_id` was used before for the same content: that job is returned."""
+"""The `request_id` was used before with the same content; that job is returned."""
 SUBMIT_OUTCOME_WOULD_RUN: SubmitOutcome.ValueType  # 3
-"""With `validate_only`: it is valid, and a live worker would run it."""
+"""With `validate_only`: the job is valid, and a live worker has its type."""
 SUBMIT_OUTCOME_NO_WORKER: SubmitOutcome.ValueType  # 4
-"""With `validate_only`: it is valid, and would wait, since no live worker has its type."""
+"""With `validate_only`: the job is valid, and would wait, because no live worker has its type."""
 Global___SubmitOutcome: _TypeAlias = SubmitOutcome  # noqa: Y015
 
 class _WatchMark:
@@ -63,30 +63,30 @@ class _WatchMark:
 class _WatchMarkEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchMark.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WATCH_MARK_UNSPECIFIED: _WatchMark.ValueType  # 0
-    """Events, and nothing else to say."""
+    """The response contains events."""
     WATCH_MARK_CAUGHT_UP: _WatchMark.ValueType  # 1
-    """All that had happened before has been sent; what follows is live."""
+    """All earlier events have been sent; the following ones are live."""
     WATCH_MARK_IDLE: _WatchMark.ValueType  # 2
-    """Nothing matched for a while, and the stream is alive."""
+    """No event matched for a while; the stream is alive."""
     WATCH_MARK_STANDBY: _WatchMark.ValueType  # 3
-    """Of WatchSubscription alone: another consumer receives, and this one waits to take over."""
+    """WatchSubscription only: another consumer receives, and this one waits to take over."""
 
 class WatchMark(_WatchMark, metaclass=_WatchMarkEnumTypeWrapper):
-    """What a response of a watch is."""
+    """The kind of a response of a watch."""
 
 WATCH_MARK_UNSPECIFIED: WatchMark.ValueType  # 0
-"""Events, and nothing else to say."""
+"""The response contains events."""
 WATCH_MARK_CAUGHT_UP: WatchMark.ValueType  # 1
-"""All that had happened before has been sent; what follows is live."""
+"""All earlier events have been sent; the following ones are live."""
 WATCH_MARK_IDLE: WatchMark.ValueType  # 2
-"""Nothing matched for a while, and the stream is alive."""
+"""No event matched for a while; the stream is alive."""
 WATCH_MARK_STANDBY: WatchMark.ValueType  # 3
-"""Of WatchSubscription alone: another consumer receives, and this one waits to take over."""
+"""WatchSubscription only: another consumer receives, and this one waits to take over."""
 Global___WatchMark: _TypeAlias = WatchMark  # noqa: Y015
 
 @_typing.final
 class SubmitJobRequest(_message.Message):
-    """Asks to persist a job."""
+    """The request of SubmitJob."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -96,27 +96,27 @@ class SubmitJobRequest(_message.Message):
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The idempotency key, 1 to 128 printable characters. The same key with the same content returns the
-    same job; with another content it is ALREADY_EXISTS, REQUEST_ID_CONFLICT. Empty: every call is a
-    new job.
+    """The idempotency key, 1 to 128 printable characters. The same key with the same content returns
+    the same job; with other content the call fails with ALREADY_EXISTS, REQUEST_ID_CONFLICT.
+    Empty: every call creates a job.
 
-    A key names one job of the tenant for as long as that job is kept. SubmitJob and SubmitAndWatch
-    share their keys. Batches have keys of their own: the same key may name a job and a batch.
+    A key identifies one job of the tenant while that job is kept. SubmitJob and SubmitAndWatch
+    share keys. Batches have separate keys: the same key may identify a job and a batch.
 
-    Two contents are the same when every field of `job` is and the payloads are equal as JSON: the
-    order of keys, white space, escapes, the form of a number (1, 1.0, 1e0) and the choice between
-    `value` and `json` do not count.
+    Contents are equal if all fields of `job` are equal and the payloads are equal as JSON. Key
+    order, white space, escapes, number forms (1, 1.0, 1e0) and the choice between `value` and
+    `json` do not count.
     """
     validate_only: _builtins.bool
-    """Report what a submit would do, and persist nothing. With a `request_id` that is in use the answer
-    is that of the submit: the job and EXISTING, or the error.
+    """Validate only, store nothing. With a used `request_id` the response equals that of the submit:
+    the job and EXISTING, or the error.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
-    """How the response writes payloads."""
+    """The form of payloads in the response."""
     use_call_deadline: _builtins.bool
-    """The deadline of this call becomes that of the job: what is left of it when the call arrives,
-    counted from when the job is stored, by the database's clock. Needs a call with a deadline, and
-    excludes `job.deadline`. A repeated call with the same `request_id` changes nothing.
+    """Use the deadline of this call for the job: the time left when the call arrives, added to the
+    time of the insert by the database's clock. Requires a call with a deadline, and excludes
+    `job.deadline`. A repeated call with the same `request_id` changes nothing.
     """
     @_builtins.property
     def job(self) -> _job_pb2.JobSpec:
@@ -141,17 +141,17 @@ Global___SubmitJobRequest: _TypeAlias = SubmitJobRequest  # noqa: Y015
 
 @_typing.final
 class SubmitJobResponse(_message.Message):
-    """The job that was persisted."""
+    """The response of SubmitJob."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     outcome: Global___SubmitOutcome.ValueType
-    """What happened."""
+    """The outcome."""
     @_builtins.property
     def job(self) -> _job_pb2.Job:
-        """The job, BASIC; without an id when it was only validated."""
+        """The job, BASIC; without an id after `validate_only`."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ Global___SubmitJobResponse: _TypeAlias = SubmitJobResponse  # noqa: Y015
 
 @_typing.final
 class BatchSubmitJobsRequest(_message.Message):
-    """Asks to persist many jobs."""
+    """The request of BatchSubmitJobs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -179,20 +179,20 @@ class BatchSubmitJobsRequest(_message.Message):
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The idempotency key of the whole batch. It is compared as in SubmitJob, job by job in the order of
-    `jobs`. Keys of batches are separate from keys of jobs: the same key may name a batch and a job.
-    A key is kept for as long as a job of its batch is.
+    """The idempotency key of the batch. Contents are compared as in SubmitJob, job by job in the
+    order of `jobs`. Keys of batches are separate from keys of jobs. A key is kept while a job of
+    its batch is kept.
     """
     validate_only: _builtins.bool
-    """Report what a submit would do, and persist nothing. With a `request_id` that is in use the answer
-    is that of the submit: the jobs and EXISTING, or the error.
+    """Validate only, store nothing. With a used `request_id` the response equals that of the submit:
+    the jobs and EXISTING, or the error.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
-    """How the response writes payloads."""
+    """The form of payloads in the response."""
     use_call_deadline: _builtins.bool
-    """The deadline of this call becomes that of each job: what is left of it when the call arrives,
-    counted from when they are stored, by the database's clock. Needs a call with a deadline, and
-    excludes `jobs.deadline`. A repeated call with the same `request_id` changes nothing.
+    """Use the deadline of this call for each job: the time left when the call arrives, added to the
+    time of the insert by the database's clock. Requires a call with a deadline, and excludes
+    `jobs.deadline`. A repeated call with the same `request_id` changes nothing.
     """
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.JobSpec]:
@@ -217,7 +217,7 @@ Global___BatchSubmitJobsRequest: _TypeAlias = BatchSubmitJobsRequest  # noqa: Y0
 
 @_typing.final
 class BatchSubmitJobsResponse(_message.Message):
-    """The jobs that were persisted."""
+    """The response of BatchSubmitJobs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -226,17 +226,17 @@ class BatchSubmitJobsResponse(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     REDUCED_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
-    """Names the batch in filters; empty when it was only validated."""
+    """The id of the batch, for filters; empty after `validate_only`."""
     outcome: Global___SubmitOutcome.ValueType
-    """What happened. With `validate_only`, NO_WORKER when that holds for any of them."""
+    """The outcome. With `validate_only`: NO_WORKER if it applies to any job."""
     reduced: _builtins.bool
-    """Whether fields of the jobs were left out because the response would be larger than 4 MiB.
-    GetJob returns them.
+    """Whether fields of the jobs were omitted because the response would exceed 4 MiB. GetJob returns
+    them.
     """
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
-        """BASIC, in the order asked. Without `labels`, `retry_policy`, `progress` and `error` when
-        `reduced` is set.
+        """The jobs, BASIC, in the order of the request. Without `labels`, `retry_policy`, `progress` and
+        `error` if `reduced` is set.
         """
 
     def __init__(
@@ -257,7 +257,7 @@ Global___BatchSubmitJobsResponse: _TypeAlias = BatchSubmitJobsResponse  # noqa: 
 
 @_typing.final
 class GetJobRequest(_message.Message):
-    """Asks for a job."""
+    """The request of GetJob."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -267,9 +267,9 @@ class GetJobRequest(_message.Message):
     job_id: _builtins.str
     """The job."""
     view: _job_pb2.JobView.ValueType
-    """How much of it; FULL unless said."""
+    """The view; FULL by default."""
     data_encoding: _data_pb2.DataEncoding.ValueType
-    """How the response writes payload and result."""
+    """The form of payload and result in the response."""
     def __init__(
         self,
         *,
@@ -287,14 +287,14 @@ Global___GetJobRequest: _TypeAlias = GetJobRequest  # noqa: Y015
 
 @_typing.final
 class GetJobResponse(_message.Message):
-    """A job."""
+    """The response of GetJob."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> _job_pb2.Job:
-        """The job as it is now."""
+        """The job."""
 
     def __init__(
         self,
@@ -311,7 +311,7 @@ Global___GetJobResponse: _TypeAlias = GetJobResponse  # noqa: Y015
 
 @_typing.final
 class ListJobsRequest(_message.Message):
-    """Asks for a page of jobs."""
+    """The request of ListJobs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -321,9 +321,11 @@ class ListJobsRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most this many; 0 is 100, more than 1,000 is 1,000, negative is refused."""
+    """The largest number of items; 0 means 100, more than 1,000 means 1,000; negative values are
+    refused.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before. It belongs to its filter."""
+    """`next_page_token` of the previous page; valid only with the same filter."""
     filter: _builtins.str
     """A subset of AIP-160: comparisons joined by AND, alternatives of one field in parentheses joined
     by OR. Fields: `state`, `type`, `queue`, `request_id`, `batch_id`, `id`, `worker_id` (= and !=);
@@ -332,9 +334,9 @@ class ListJobsRequest(_message.Message):
     Example: `state = FAILED AND labels.team = "ml" AND create_time > "2026-11-01T00:00:00Z"`.
     """
     view: _job_pb2.JobView.ValueType
-    """How much of each job; BASIC unless said."""
+    """The view; BASIC by default."""
     data_encoding: _data_pb2.DataEncoding.ValueType
-    """How the response writes payloads and results."""
+    """The form of payloads and results in the response."""
     def __init__(
         self,
         *,
@@ -361,10 +363,10 @@ class ListJobsResponse(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page, and only there."""
+    """The token of the next page; empty only on the last page."""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
-        """The newest first."""
+        """The jobs, newest first."""
 
     def __init__(
         self,
@@ -382,7 +384,7 @@ Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015
 
 @_typing.final
 class CancelJobRequest(_message.Message):
-    """Asks for a cancellation."""
+    """The request of CancelJob."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -404,7 +406,7 @@ Global___CancelJobRequest: _TypeAlias = CancelJobRequest  # noqa: Y015
 
 @_typing.final
 class CancelJobResponse(_message.Message):
-    """The answer to a cancellation."""
+    """The response of CancelJob."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -428,7 +430,7 @@ Global___CancelJobResponse: _TypeAlias = CancelJobResponse  # noqa: Y015
 
 @_typing.final
 class RetryJobRequest(_message.Message):
-    """Asks to put a job back."""
+    """The request of RetryJob."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -450,7 +452,7 @@ Global___RetryJobRequest: _TypeAlias = RetryJobRequest  # noqa: Y015
 
 @_typing.final
 class RetryJobResponse(_message.Message):
-    """The answer to a requeue."""
+    """The response of RetryJob."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -474,7 +476,7 @@ Global___RetryJobResponse: _TypeAlias = RetryJobResponse  # noqa: Y015
 
 @_typing.final
 class ListJobEventsRequest(_message.Message):
-    """Asks for a page of a job's events."""
+    """The request of ListJobEvents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -485,11 +487,15 @@ class ListJobEventsRequest(_message.Message):
     job_id: _builtins.str
     """The job."""
     after_seq: _builtins.int
-    """Only events with a larger number. Beyond the newest event: none, until there are as many."""
+    """Return only events with a larger number. Beyond the newest event: none until the job has more
+    events.
+    """
     page_size: _builtins.int
-    """At most this many; 0 is 100, more than 1,000 is 1,000, negative is refused."""
+    """The largest number of items; 0 means 100, more than 1,000 means 1,000; negative values are
+    refused.
+    """
     data_encoding: _data_pb2.DataEncoding.ValueType
-    """How the response writes output."""
+    """The form of output in the response."""
     def __init__(
         self,
         *,
@@ -508,17 +514,17 @@ Global___ListJobEventsRequest: _TypeAlias = ListJobEventsRequest  # noqa: Y015
 
 @_typing.final
 class ListJobEventsResponse(_message.Message):
-    """A page of a job's events."""
+    """A page of events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_AFTER_SEQ_FIELD_NUMBER: _builtins.int
     next_after_seq: _builtins.int
-    """`after_seq` of the next page; 0 on the last page, and only there."""
+    """`after_seq` of the next page; 0 only on the last page."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """In the order of their numbers."""
+        """The items, ordered by number."""
 
     def __init__(
         self,
@@ -536,7 +542,7 @@ Global___ListJobEventsResponse: _TypeAlias = ListJobEventsResponse  # noqa: Y015
 
 @_typing.final
 class ListJobOutputRequest(_message.Message):
-    """Asks for a page of a job's output."""
+    """The request of ListJobOutput."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -547,13 +553,13 @@ class ListJobOutputRequest(_message.Message):
     job_id: _builtins.str
     """The job. Required."""
     after_seq: _builtins.int
-    """Only pieces whose event has a larger number."""
+    """Return only pieces whose event has a larger number."""
     page_size: _builtins.int
-    """At most this many; 0 is 100, more than 1,000 is 1,000, negative is refused. A page ends earlier
-    when its pieces are large.
+    """The largest number of pieces; 0 means 100, more than 1,000 means 1,000; negative values are
+    refused. A page with large pieces ends earlier.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
-    """How the response writes output."""
+    """The form of output in the response."""
     def __init__(
         self,
         *,
@@ -581,12 +587,12 @@ class JobOutput(_message.Message):
     OUTPUT_TIME_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
-    """The number of its event within the job."""
+    """The number of the event within the job."""
     attempt: _builtins.int
     """The attempt that emitted it."""
     @_builtins.property
     def output_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was stored, by the database's clock."""
+        """The time of the event, by the database's clock."""
 
     @_builtins.property
     def output(self) -> _data_pb2.Data:
@@ -610,19 +616,17 @@ Global___JobOutput: _TypeAlias = JobOutput  # noqa: Y015
 
 @_typing.final
 class ListJobOutputResponse(_message.Message):
-    """A page of a job's output."""
+    """A page of output."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PIECES_FIELD_NUMBER: _builtins.int
     NEXT_AFTER_SEQ_FIELD_NUMBER: _builtins.int
     next_after_seq: _builtins.int
-    """`after_seq` of the next page; 0 on the last page, and only there. A job that runs may have more
-    later.
-    """
+    """`after_seq` of the next page; 0 only on the last page. A running job may emit more later."""
     @_builtins.property
     def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobOutput]:
-        """In the order of their numbers."""
+        """The items, ordered by number."""
 
     def __init__(
         self,
@@ -640,7 +644,7 @@ Global___ListJobOutputResponse: _TypeAlias = ListJobOutputResponse  # noqa: Y015
 
 @_typing.final
 class WatchJobRequest(_message.Message):
-    """Asks to follow a job."""
+    """The request of WatchJob."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -651,15 +655,16 @@ class WatchJobRequest(_message.Message):
     job_id: _builtins.str
     """The job."""
     after_seq: _builtins.int
-    """The number of the last event seen; 0 for the whole history. Only events with a larger number are
-    sent. Beyond the newest event: none, until there are as many; the stream ends with the job.
+    """The number of the last event received; 0 for the whole history. The stream sends only events
+    with a larger number. Beyond the newest event: none until the job has more events; the stream
+    ends with the job.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
-    """How the responses write output."""
+    """The form of output in the responses."""
     @_builtins.property
     def idle_interval(self) -> _duration_pb2.Duration:
-        """The longest time without a response, 1 s to 60 s: a response without events and with the mark
-        IDLE comes by then. Absent: HEADRACE_STREAM_IDLE of the gateway, 10 s.
+        """The longest time without a response, 1 s to 60 s. By then the stream sends a response with the
+        mark IDLE and no events. Absent: HEADRACE_STREAM_IDLE of the gateway, 10 s.
         """
 
     def __init__(
@@ -680,7 +685,7 @@ Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
 
 @_typing.final
 class WatchJobResponse(_message.Message):
-    """Some of a job's events, or a mark."""
+    """Events of a job, or a mark."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -690,7 +695,7 @@ class WatchJobResponse(_message.Message):
     """WATCH_MARK_IDLE, or not set."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """One when it is quiet, many under load; none with a mark."""
+        """The events: one at low load, many under load, none with a mark."""
 
     def __init__(
         self,
@@ -708,7 +713,7 @@ Global___WatchJobResponse: _TypeAlias = WatchJobResponse  # noqa: Y015
 
 @_typing.final
 class JobFilter(_message.Message):
-    """Which jobs to follow. A job matches when every field that is set matches."""
+    """A filter for jobs. A job matches if every set field matches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -780,7 +785,7 @@ Global___JobFilter: _TypeAlias = JobFilter  # noqa: Y015
 
 @_typing.final
 class WatchJobsRequest(_message.Message):
-    """Asks to follow many jobs."""
+    """The request of WatchJobs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -789,12 +794,12 @@ class WatchJobsRequest(_message.Message):
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """`cursor` of the last response seen; empty: from now."""
+    """`cursor` of the last response received; empty: the present."""
     data_encoding: _data_pb2.DataEncoding.ValueType
-    """How the responses write output."""
+    """The form of output in the responses."""
     @_builtins.property
     def filter(self) -> Global___JobFilter:
-        """Which; absent: all."""
+        """The filter; absent: all jobs."""
 
     @_builtins.property
     def idle_interval(self) -> _duration_pb2.Duration:
@@ -818,7 +823,7 @@ Global___WatchJobsRequest: _TypeAlias = WatchJobsRequest  # noqa: Y015
 
 @_typing.final
 class WatchJobsResponse(_message.Message):
-    """Some events of the jobs that match, or a mark."""
+    """Events of matching jobs, or a mark."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -826,12 +831,12 @@ class WatchJobsResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     MARK_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """Where to resume after this response, at any gateway. Opaque."""
+    """The cursor to resume after this response, at any gateway. Opaque."""
     mark: Global___WatchMark.ValueType
-    """What this response is."""
+    """The kind of this response."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """In the order of their numbers per job."""
+        """The events, in order per job."""
 
     def __init__(
         self,
@@ -850,7 +855,7 @@ Global___WatchJobsResponse: _TypeAlias = WatchJobsResponse  # noqa: Y015
 
 @_typing.final
 class SubmitAndWatchRequest(_message.Message):
-    """Asks to persist a job and to follow it."""
+    """The request of SubmitAndWatch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -861,15 +866,15 @@ class SubmitAndWatchRequest(_message.Message):
     USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
     IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The idempotency key, shared with SubmitJob; with it a call that was cut can be repeated."""
+    """The idempotency key, shared with SubmitJob; it makes an interrupted call repeatable."""
     after_seq: _builtins.int
-    """The number of the last event seen, when re-attaching; as in WatchJob."""
+    """The number of the last event received, as in WatchJob."""
     data_encoding: _data_pb2.DataEncoding.ValueType
-    """How the responses write output."""
+    """The form of output in the responses."""
     use_call_deadline: _builtins.bool
-    """The deadline of this call becomes that of the job: what is left of it when the call arrives,
-    counted from when the job is stored, by the database's clock. Needs a call with a deadline, and
-    excludes `job.deadline`. A repeated call with the same `request_id` changes nothing.
+    """Use the deadline of this call for the job: the time left when the call arrives, added to the
+    time of the insert by the database's clock. Requires a call with a deadline, and excludes
+    `job.deadline`. A repeated call with the same `request_id` changes nothing.
     """
     @_builtins.property
     def job(self) -> _job_pb2.JobSpec:
@@ -899,7 +904,7 @@ Global___SubmitAndWatchRequest: _TypeAlias = SubmitAndWatchRequest  # noqa: Y015
 
 @_typing.final
 class SubmitAndWatchResponse(_message.Message):
-    """The job, then its events, and marks."""
+    """The job, then its events and marks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -910,11 +915,11 @@ class SubmitAndWatchResponse(_message.Message):
     """WATCH_MARK_IDLE, or not set."""
     @_builtins.property
     def job(self) -> _job_pb2.Job:
-        """In the first response only: the job, BASIC."""
+        """The job, BASIC. Only in the first response."""
 
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """One when it is quiet, many under load; none with a mark."""
+        """The events: one at low load, many under load, none with a mark."""
 
     def __init__(
         self,
@@ -933,7 +938,7 @@ Global___SubmitAndWatchResponse: _TypeAlias = SubmitAndWatchResponse  # noqa: Y0
 
 @_typing.final
 class GetStatsRequest(_message.Message):
-    """Asks for statistics."""
+    """The request of GetStats."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -950,7 +955,7 @@ Global___GetStatsRequest: _TypeAlias = GetStatsRequest  # noqa: Y015
 
 @_typing.final
 class StateCount(_message.Message):
-    """How many jobs are in a state."""
+    """The number of jobs in a state."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -959,7 +964,7 @@ class StateCount(_message.Message):
     state: _job_pb2.JobState.ValueType
     """The state."""
     jobs: _builtins.int
-    """How many jobs."""
+    """The number of jobs."""
     def __init__(
         self,
         *,
@@ -987,11 +992,11 @@ class QueueStats(_message.Message):
     """The queue."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateCount]:
-        """By state; states without jobs are left out."""
+        """Counts by state; states without jobs are omitted."""
 
     @_builtins.property
     def age(self) -> _duration_pb2.Duration:
-        """How long its oldest QUEUED job has waited; absent when none waits."""
+        """The wait of the oldest QUEUED job; absent if none waits."""
 
     def __init__(
         self,
@@ -1020,7 +1025,7 @@ class TypeStats(_message.Message):
     """The type."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateCount]:
-        """By state; states without jobs are left out."""
+        """Counts by state; states without jobs are omitted."""
 
     def __init__(
         self,
@@ -1038,7 +1043,7 @@ Global___TypeStats: _TypeAlias = TypeStats  # noqa: Y015
 
 @_typing.final
 class GetStatsResponse(_message.Message):
-    """Statistics."""
+    """The response of GetStats."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1049,26 +1054,26 @@ class GetStatsResponse(_message.Message):
     OMITTED_QUEUES_FIELD_NUMBER: _builtins.int
     OMITTED_TYPES_FIELD_NUMBER: _builtins.int
     omitted_queues: _builtins.int
-    """How many queues were left out because there are too many for a response. Those with the most
-    jobs are there.
+    """The number of omitted queues, if they do not fit into a response. The queues with the most jobs
+    are included.
     """
     omitted_types: _builtins.int
-    """The same for the types."""
+    """The number of omitted types."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateCount]:
-        """All jobs by state; states without jobs are left out."""
+        """All jobs by state; states without jobs are omitted."""
 
     @_builtins.property
     def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueStats]:
-        """By queue, in the order of their names."""
+        """Counts by queue, ordered by name."""
 
     @_builtins.property
     def types(self) -> _containers.RepeatedCompositeFieldContainer[Global___TypeStats]:
-        """By type, in the order of their names."""
+        """Counts by type, ordered by name."""
 
     @_builtins.property
     def stats_time(self) -> _timestamp_pb2.Timestamp:
-        """When this was true, by the database's clock."""
+        """The time of the count, by the database's clock."""
 
     def __init__(
         self,

@@ -28,12 +28,12 @@ if _version_not_supported:
 class JobServiceStub:
     """Submits jobs and follows them.
 
-    What the three watch calls promise: the events of a job come in the order of their `seq`, none is
-    missing, and (job_id, seq) names each for ever, so that a reader can drop what it has seen. A
-    watch that was cut can be resumed at any gateway from where it stopped.
+    Guarantees of the three watch calls: the events of a job arrive in the order of `seq`, none is
+    missing, and (job_id, seq) identifies each forever, so a reader can drop repeated events. An
+    interrupted watch can be resumed at any gateway.
 
-    No response is larger than 4 MiB, the default limit of gRPC clients. A page ends early, and a
-    stream sends more responses, when what jobs hold is large.
+    No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
+    earlier and streams send more responses.
     """
 
     def __init__(self, channel):
@@ -107,92 +107,93 @@ class JobServiceStub:
 class JobServiceServicer:
     """Submits jobs and follows them.
 
-    What the three watch calls promise: the events of a job come in the order of their `seq`, none is
-    missing, and (job_id, seq) names each for ever, so that a reader can drop what it has seen. A
-    watch that was cut can be resumed at any gateway from where it stopped.
+    Guarantees of the three watch calls: the events of a job arrive in the order of `seq`, none is
+    missing, and (job_id, seq) identifies each forever, so a reader can drop repeated events. An
+    interrupted watch can be resumed at any gateway.
 
-    No response is larger than 4 MiB, the default limit of gRPC clients. A page ends early, and a
-    stream sends more responses, when what jobs hold is large.
+    No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
+    earlier and streams send more responses.
     """
 
     def SubmitJob(self, request, context):
-        """Persists a job. When it answers OK the job is safe.
+        """Stores a job. OK means that the job is durable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchSubmitJobs(self, request, context):
-        """Persists 1 to 1,000 jobs, all or nothing.
+        """Stores 1 to 1,000 jobs, all or none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJob(self, request, context):
-        """Returns a job as it is now.
+        """Returns a job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Lists jobs, the newest first. Pages are stable while jobs are submitted.
+        """Lists jobs, newest first. New submits do not shift pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Cancels a job: at once when it waits; when it runs, the request is recorded and pushed to its
-        worker, and the job ends as CANCELLED or however it ends first. Asking again changes nothing.
+        """Cancels a job. A waiting job ends at once. For a running job the request is recorded and pushed
+        to the worker; the job ends as CANCELLED, unless it ends otherwise first. A repeated call
+        changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryJob(self, request, context):
-        """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget. A job that was never
-        started keeps a schedule time in the future and becomes SCHEDULED; any other is QUEUED. A deadline
-        that has passed is dropped. Any other state is FAILED_PRECONDITION.
+        """Requeues a FAILED or CANCELLED job with a new retry budget. A job that never started and has a
+        schedule time in the future becomes SCHEDULED; any other becomes QUEUED. A deadline in the past
+        is dropped. Other states are FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJobEvents(self, request, context):
-        """Lists the events of a job in the order of their numbers.
+        """Lists the events of a job in order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJobOutput(self, request, context):
-        """Lists what the handler of a job emitted, over all attempts, in the order of its events. New
-        output comes by WatchJob and WatchJobs.
+        """Lists the output of a job over all attempts, in the order of its events. WatchJob and WatchJobs
+        stream new output.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Streams a job's events: the history after `after_seq`, then each one as it happens, then OK
-        after the terminal one.
+        """Streams the events of a job: the history after `after_seq`, then live events, then OK after the
+        terminal event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchJobs(self, request, context):
-        """Streams the events of all jobs that match a filter, from a cursor or from now, until the caller
-        ends it.
+        """Streams the events of all jobs that match a filter, from a cursor or from the present, until
+        the caller ends the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubmitAndWatch(self, request, context):
-        """Persists a job and streams its events, as SubmitJob and WatchJob do. With the `request_id` of an
+        """Stores a job and streams its events, like SubmitJob and WatchJob. With the `request_id` of an
         earlier call it re-attaches to that job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -200,7 +201,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetStats(self, request, context):
-        """Counts jobs by state, queue and type, and tells how old the queues are.
+        """Counts jobs by state, queue and type, and reports the age of each queue.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -280,12 +281,12 @@ def add_JobServiceServicer_to_server(servicer, server):
 class JobService:
     """Submits jobs and follows them.
 
-    What the three watch calls promise: the events of a job come in the order of their `seq`, none is
-    missing, and (job_id, seq) names each for ever, so that a reader can drop what it has seen. A
-    watch that was cut can be resumed at any gateway from where it stopped.
+    Guarantees of the three watch calls: the events of a job arrive in the order of `seq`, none is
+    missing, and (job_id, seq) identifies each forever, so a reader can drop repeated events. An
+    interrupted watch can be resumed at any gateway.
 
-    No response is larger than 4 MiB, the default limit of gRPC clients. A page ends early, and a
-    stream sends more responses, when what jobs hold is large.
+    No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
+    earlier and streams send more responses.
     """
 
     @staticmethod

@@ -29,12 +29,12 @@ GRPC_VERSION: str
 class JobServiceStub:
     """Submits jobs and follows them.
 
-    What the three watch calls promise: the events of a job come in the order of their `seq`, none is
-    missing, and (job_id, seq) names each for ever, so that a reader can drop what it has seen. A
-    watch that was cut can be resumed at any gateway from where it stopped.
+    Guarantees of the three watch calls: the events of a job arrive in the order of `seq`, none is
+    missing, and (job_id, seq) identifies each forever, so a reader can drop repeated events. An
+    interrupted watch can be resumed at any gateway.
 
-    No response is larger than 4 MiB, the default limit of gRPC clients. A page ends early, and a
-    stream sends more responses, when what jobs hold is large.
+    No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
+    earlier and streams send more responses.
     """
 
     @_typing.overload
@@ -42,103 +42,105 @@ class JobServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> JobServiceAsyncStub: ...
     SubmitJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.SubmitJobRequest, _job_service_pb2.SubmitJobResponse]
-    """Persists a job. When it answers OK the job is safe."""
+    """Stores a job. OK means that the job is durable."""
     BatchSubmitJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.BatchSubmitJobsRequest, _job_service_pb2.BatchSubmitJobsResponse]
-    """Persists 1 to 1,000 jobs, all or nothing."""
+    """Stores 1 to 1,000 jobs, all or none."""
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.GetJobResponse]
-    """Returns a job as it is now."""
+    """Returns a job."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
-    """Lists jobs, the newest first. Pages are stable while jobs are submitted."""
+    """Lists jobs, newest first. New submits do not shift pages."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]
-    """Cancels a job: at once when it waits; when it runs, the request is recorded and pushed to its
-    worker, and the job ends as CANCELLED or however it ends first. Asking again changes nothing.
+    """Cancels a job. A waiting job ends at once. For a running job the request is recorded and pushed
+    to the worker; the job ends as CANCELLED, unless it ends otherwise first. A repeated call
+    changes nothing.
     """
     RetryJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]
-    """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget. A job that was never
-    started keeps a schedule time in the future and becomes SCHEDULED; any other is QUEUED. A deadline
-    that has passed is dropped. Any other state is FAILED_PRECONDITION.
+    """Requeues a FAILED or CANCELLED job with a new retry budget. A job that never started and has a
+    schedule time in the future becomes SCHEDULED; any other becomes QUEUED. A deadline in the past
+    is dropped. Other states are FAILED_PRECONDITION.
     """
     ListJobEvents: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobEventsRequest, _job_service_pb2.ListJobEventsResponse]
-    """Lists the events of a job in the order of their numbers."""
+    """Lists the events of a job in order."""
     ListJobOutput: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobOutputRequest, _job_service_pb2.ListJobOutputResponse]
-    """Lists what the handler of a job emitted, over all attempts, in the order of its events. New
-    output comes by WatchJob and WatchJobs.
+    """Lists the output of a job over all attempts, in the order of its events. WatchJob and WatchJobs
+    stream new output.
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.WatchJobResponse]
-    """Streams a job's events: the history after `after_seq`, then each one as it happens, then OK
-    after the terminal one.
+    """Streams the events of a job: the history after `after_seq`, then live events, then OK after the
+    terminal event.
     """
     WatchJobs: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobsRequest, _job_service_pb2.WatchJobsResponse]
-    """Streams the events of all jobs that match a filter, from a cursor or from now, until the caller
-    ends it.
+    """Streams the events of all jobs that match a filter, from a cursor or from the present, until
+    the caller ends the stream.
     """
     SubmitAndWatch: _grpc.UnaryStreamMultiCallable[_job_service_pb2.SubmitAndWatchRequest, _job_service_pb2.SubmitAndWatchResponse]
-    """Persists a job and streams its events, as SubmitJob and WatchJob do. With the `request_id` of an
+    """Stores a job and streams its events, like SubmitJob and WatchJob. With the `request_id` of an
     earlier call it re-attaches to that job.
     """
     GetStats: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetStatsRequest, _job_service_pb2.GetStatsResponse]
-    """Counts jobs by state, queue and type, and tells how old the queues are."""
+    """Counts jobs by state, queue and type, and reports the age of each queue."""
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
     """Submits jobs and follows them.
 
-    What the three watch calls promise: the events of a job come in the order of their `seq`, none is
-    missing, and (job_id, seq) names each for ever, so that a reader can drop what it has seen. A
-    watch that was cut can be resumed at any gateway from where it stopped.
+    Guarantees of the three watch calls: the events of a job arrive in the order of `seq`, none is
+    missing, and (job_id, seq) identifies each forever, so a reader can drop repeated events. An
+    interrupted watch can be resumed at any gateway.
 
-    No response is larger than 4 MiB, the default limit of gRPC clients. A page ends early, and a
-    stream sends more responses, when what jobs hold is large.
+    No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
+    earlier and streams send more responses.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.SubmitJobRequest, _job_service_pb2.SubmitJobResponse]  # type: ignore[assignment]
-    """Persists a job. When it answers OK the job is safe."""
+    """Stores a job. OK means that the job is durable."""
     BatchSubmitJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.BatchSubmitJobsRequest, _job_service_pb2.BatchSubmitJobsResponse]  # type: ignore[assignment]
-    """Persists 1 to 1,000 jobs, all or nothing."""
+    """Stores 1 to 1,000 jobs, all or none."""
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.GetJobResponse]  # type: ignore[assignment]
-    """Returns a job as it is now."""
+    """Returns a job."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """Lists jobs, the newest first. Pages are stable while jobs are submitted."""
+    """Lists jobs, newest first. New submits do not shift pages."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]  # type: ignore[assignment]
-    """Cancels a job: at once when it waits; when it runs, the request is recorded and pushed to its
-    worker, and the job ends as CANCELLED or however it ends first. Asking again changes nothing.
+    """Cancels a job. A waiting job ends at once. For a running job the request is recorded and pushed
+    to the worker; the job ends as CANCELLED, unless it ends otherwise first. A repeated call
+    changes nothing.
     """
     RetryJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]  # type: ignore[assignment]
-    """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget. A job that was never
-    started keeps a schedule time in the future and becomes SCHEDULED; any other is QUEUED. A deadline
-    that has passed is dropped. Any other state is FAILED_PRECONDITION.
+    """Requeues a FAILED or CANCELLED job with a new retry budget. A job that never started and has a
+    schedule time in the future becomes SCHEDULED; any other becomes QUEUED. A deadline in the past
+    is dropped. Other states are FAILED_PRECONDITION.
     """
     ListJobEvents: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobEventsRequest, _job_service_pb2.ListJobEventsResponse]  # type: ignore[assignment]
-    """Lists the events of a job in the order of their numbers."""
+    """Lists the events of a job in order."""
     ListJobOutput: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobOutputRequest, _job_service_pb2.ListJobOutputResponse]  # type: ignore[assignment]
-    """Lists what the handler of a job emitted, over all attempts, in the order of its events. New
-    output comes by WatchJob and WatchJobs.
+    """Lists the output of a job over all attempts, in the order of its events. WatchJob and WatchJobs
+    stream new output.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.WatchJobResponse]  # type: ignore[assignment]
-    """Streams a job's events: the history after `after_seq`, then each one as it happens, then OK
-    after the terminal one.
+    """Streams the events of a job: the history after `after_seq`, then live events, then OK after the
+    terminal event.
     """
     WatchJobs: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobsRequest, _job_service_pb2.WatchJobsResponse]  # type: ignore[assignment]
-    """Streams the events of all jobs that match a filter, from a cursor or from now, until the caller
-    ends it.
+    """Streams the events of all jobs that match a filter, from a cursor or from the present, until
+    the caller ends the stream.
     """
     SubmitAndWatch: _aio.UnaryStreamMultiCallable[_job_service_pb2.SubmitAndWatchRequest, _job_service_pb2.SubmitAndWatchResponse]  # type: ignore[assignment]
-    """Persists a job and streams its events, as SubmitJob and WatchJob do. With the `request_id` of an
+    """Stores a job and streams its events, like SubmitJob and WatchJob. With the `request_id` of an
     earlier call it re-attaches to that job.
     """
     GetStats: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetStatsRequest, _job_service_pb2.GetStatsResponse]  # type: ignore[assignment]
-    """Counts jobs by state, queue and type, and tells how old the queues are."""
+    """Counts jobs by state, queue and type, and reports the age of each queue."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Submits jobs and follows them.
 
-    What the three watch calls promise: the events of a job come in the order of their `seq`, none is
-    missing, and (job_id, seq) names each for ever, so that a reader can drop what it has seen. A
-    watch that was cut can be resumed at any gateway from where it stopped.
+    Guarantees of the three watch calls: the events of a job arrive in the order of `seq`, none is
+    missing, and (job_id, seq) identifies each forever, so a reader can drop repeated events. An
+    interrupted watch can be resumed at any gateway.
 
-    No response is larger than 4 MiB, the default limit of gRPC clients. A page ends early, and a
-    stream sends more responses, when what jobs hold is large.
+    No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
+    earlier and streams send more responses.
     """
 
     @_abc_1.abstractmethod
@@ -147,7 +149,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.SubmitJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.SubmitJobResponse, _abc.Awaitable[_job_service_pb2.SubmitJobResponse]]:
-        """Persists a job. When it answers OK the job is safe."""
+        """Stores a job. OK means that the job is durable."""
 
     @_abc_1.abstractmethod
     def BatchSubmitJobs(
@@ -155,7 +157,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.BatchSubmitJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.BatchSubmitJobsResponse, _abc.Awaitable[_job_service_pb2.BatchSubmitJobsResponse]]:
-        """Persists 1 to 1,000 jobs, all or nothing."""
+        """Stores 1 to 1,000 jobs, all or none."""
 
     @_abc_1.abstractmethod
     def GetJob(
@@ -163,7 +165,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.GetJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.GetJobResponse, _abc.Awaitable[_job_service_pb2.GetJobResponse]]:
-        """Returns a job as it is now."""
+        """Returns a job."""
 
     @_abc_1.abstractmethod
     def ListJobs(
@@ -171,7 +173,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.ListJobsResponse, _abc.Awaitable[_job_service_pb2.ListJobsResponse]]:
-        """Lists jobs, the newest first. Pages are stable while jobs are submitted."""
+        """Lists jobs, newest first. New submits do not shift pages."""
 
     @_abc_1.abstractmethod
     def CancelJob(
@@ -179,8 +181,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.CancelJobResponse, _abc.Awaitable[_job_service_pb2.CancelJobResponse]]:
-        """Cancels a job: at once when it waits; when it runs, the request is recorded and pushed to its
-        worker, and the job ends as CANCELLED or however it ends first. Asking again changes nothing.
+        """Cancels a job. A waiting job ends at once. For a running job the request is recorded and pushed
+        to the worker; the job ends as CANCELLED, unless it ends otherwise first. A repeated call
+        changes nothing.
         """
 
     @_abc_1.abstractmethod
@@ -189,9 +192,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.RetryJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.RetryJobResponse, _abc.Awaitable[_job_service_pb2.RetryJobResponse]]:
-        """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget. A job that was never
-        started keeps a schedule time in the future and becomes SCHEDULED; any other is QUEUED. A deadline
-        that has passed is dropped. Any other state is FAILED_PRECONDITION.
+        """Requeues a FAILED or CANCELLED job with a new retry budget. A job that never started and has a
+        schedule time in the future becomes SCHEDULED; any other becomes QUEUED. A deadline in the past
+        is dropped. Other states are FAILED_PRECONDITION.
         """
 
     @_abc_1.abstractmethod
@@ -200,7 +203,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ListJobEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.ListJobEventsResponse, _abc.Awaitable[_job_service_pb2.ListJobEventsResponse]]:
-        """Lists the events of a job in the order of their numbers."""
+        """Lists the events of a job in order."""
 
     @_abc_1.abstractmethod
     def ListJobOutput(
@@ -208,8 +211,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ListJobOutputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.ListJobOutputResponse, _abc.Awaitable[_job_service_pb2.ListJobOutputResponse]]:
-        """Lists what the handler of a job emitted, over all attempts, in the order of its events. New
-        output comes by WatchJob and WatchJobs.
+        """Lists the output of a job over all attempts, in the order of its events. WatchJob and WatchJobs
+        stream new output.
         """
 
     @_abc_1.abstractmethod
@@ -218,8 +221,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_service_pb2.WatchJobResponse], _abc.AsyncIterator[_job_service_pb2.WatchJobResponse]]:
-        """Streams a job's events: the history after `after_seq`, then each one as it happens, then OK
-        after the terminal one.
+        """Streams the events of a job: the history after `after_seq`, then live events, then OK after the
+        terminal event.
         """
 
     @_abc_1.abstractmethod
@@ -228,8 +231,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.WatchJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_service_pb2.WatchJobsResponse], _abc.AsyncIterator[_job_service_pb2.WatchJobsResponse]]:
-        """Streams the events of all jobs that match a filter, from a cursor or from now, until the caller
-        ends it.
+        """Streams the events of all jobs that match a filter, from a cursor or from the present, until
+        the caller ends the stream.
         """
 
     @_abc_1.abstractmethod
@@ -238,7 +241,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.SubmitAndWatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_service_pb2.SubmitAndWatchResponse], _abc.AsyncIterator[_job_service_pb2.SubmitAndWatchResponse]]:
-        """Persists a job and streams its events, as SubmitJob and WatchJob do. With the `request_id` of an
+        """Stores a job and streams its events, like SubmitJob and WatchJob. With the `request_id` of an
         earlier call it re-attaches to that job.
         """
 
@@ -248,6 +251,6 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.GetStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.GetStatsResponse, _abc.Awaitable[_job_service_pb2.GetStatsResponse]]:
-        """Counts jobs by state, queue and type, and tells how old the queues are."""
+        """Counts jobs by state, queue and type, and reports the age of each queue."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

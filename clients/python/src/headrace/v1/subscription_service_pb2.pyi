@@ -37,25 +37,25 @@ class Subscription(_message.Message):
     LAG_FIELD_NUMBER: _builtins.int
     UNREADABLE_FIELDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name, unique in its tenant."""
+    """The name, unique within the tenant."""
     consumer: _builtins.str
-    """The consumer that receives; empty when nobody does."""
+    """The active consumer; empty if there is none."""
     @_builtins.property
     def filter(self) -> _job_service_pb2.JobFilter:
-        """Which jobs."""
+        """The filter for jobs."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """The time of creation."""
 
     @_builtins.property
     def ack_time(self) -> _timestamp_pb2.Timestamp:
-        """When something was last acknowledged; absent when nothing was."""
+        """The time of the last acknowledgement; absent if there was none."""
 
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
-        """How old the oldest event behind the acknowledged ones is, whether it matches the filter or not;
-        absent when there is none.
+        """The age of the oldest event after the acknowledged ones, whether it matches the filter or not;
+        absent if there is none.
         """
 
     @_builtins.property
@@ -85,7 +85,7 @@ Global___Subscription: _TypeAlias = Subscription  # noqa: Y015
 
 @_typing.final
 class CreateSubscriptionRequest(_message.Message):
-    """Asks for a new subscription."""
+    """The request of CreateSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -93,12 +93,14 @@ class CreateSubscriptionRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """1 to 100 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or a digit. Required."""
+    """1 to 100 characters of a-z, 0-9, `.`, `_` and `-`; the first is a letter or digit. Required."""
     cursor: _builtins.str
-    """A cursor of WatchJobs behind which it begins; empty: now. What is there already keeps its place."""
+    """A cursor of WatchJobs after which the subscription starts; empty: the present. An existing
+    subscription keeps its position.
+    """
     @_builtins.property
     def filter(self) -> _job_service_pb2.JobFilter:
-        """Which jobs; absent: all."""
+        """The filter for jobs; absent: all jobs."""
 
     def __init__(
         self,
@@ -117,14 +119,14 @@ Global___CreateSubscriptionRequest: _TypeAlias = CreateSubscriptionRequest  # no
 
 @_typing.final
 class CreateSubscriptionResponse(_message.Message):
-    """What was created, or was there."""
+    """The new or existing subscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """Whether it is new."""
+    """Whether the call created it."""
     @_builtins.property
     def subscription(self) -> Global___Subscription:
         """The subscription."""
@@ -145,13 +147,13 @@ Global___CreateSubscriptionResponse: _TypeAlias = CreateSubscriptionResponse  # 
 
 @_typing.final
 class GetSubscriptionRequest(_message.Message):
-    """Asks for a subscription."""
+    """The request of GetSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name. Required."""
+    """The name. Required."""
     def __init__(
         self,
         *,
@@ -167,7 +169,7 @@ Global___GetSubscriptionRequest: _TypeAlias = GetSubscriptionRequest  # noqa: Y0
 
 @_typing.final
 class GetSubscriptionResponse(_message.Message):
-    """The subscription that was asked for."""
+    """The response of GetSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -191,16 +193,16 @@ Global___GetSubscriptionResponse: _TypeAlias = GetSubscriptionResponse  # noqa: 
 
 @_typing.final
 class ListSubscriptionsRequest(_message.Message):
-    """Asks for a page of subscriptions."""
+    """The request of ListSubscriptions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many; 0: 100; at most 1,000."""
+    """The largest number of subscriptions; 0 means 100, more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """`next_page_token` of the page before; empty: the first page."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -224,10 +226,10 @@ class ListSubscriptionsResponse(_message.Message):
     SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Of the next page; empty when this is the last one."""
+    """The token of the next page; empty only on the last page."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subscription]:
-        """By name."""
+        """The subscriptions, ordered by name."""
 
     def __init__(
         self,
@@ -245,13 +247,13 @@ Global___ListSubscriptionsResponse: _TypeAlias = ListSubscriptionsResponse  # no
 
 @_typing.final
 class DeleteSubscriptionRequest(_message.Message):
-    """Asks to delete a subscription."""
+    """The request of DeleteSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name. Required."""
+    """The name. Required."""
     def __init__(
         self,
         *,
@@ -267,7 +269,7 @@ Global___DeleteSubscriptionRequest: _TypeAlias = DeleteSubscriptionRequest  # no
 
 @_typing.final
 class DeleteSubscriptionResponse(_message.Message):
-    """The subscription is gone."""
+    """The response of DeleteSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -284,7 +286,7 @@ Global___DeleteSubscriptionResponse: _TypeAlias = DeleteSubscriptionResponse  # 
 
 @_typing.final
 class WatchSubscriptionRequest(_message.Message):
-    """Asks to receive a subscription's events."""
+    """The request of WatchSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -293,14 +295,14 @@ class WatchSubscriptionRequest(_message.Message):
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name. Required."""
+    """The name. Required."""
     consumer: _builtins.str
-    """Names the replica that asks, at most 128 printable characters. A watch of the same consumer
-    replaces its earlier one at once, and what that one was sent can still be acknowledged. Empty: a
-    consumer of its own for this call.
+    """The name of the consumer, at most 128 printable characters. A watch replaces an earlier one of
+    the same consumer at once, and may acknowledge the events of that one. Empty: a new consumer
+    for this call.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
-    """How the responses write output."""
+    """The form of output in the responses."""
     @_builtins.property
     def idle_interval(self) -> _duration_pb2.Duration:
         """The longest time without a response, as in WatchJobRequest."""
@@ -323,7 +325,7 @@ Global___WatchSubscriptionRequest: _TypeAlias = WatchSubscriptionRequest  # noqa
 
 @_typing.final
 class WatchSubscriptionResponse(_message.Message):
-    """Some events, or a mark."""
+    """Events, or a mark."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -331,14 +333,14 @@ class WatchSubscriptionResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     MARK_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """What to acknowledge once these events, and all before them, are dealt with. That of a mark is
-    worth it too: it has moved past what does not match. Opaque; empty while it stands by.
+    """The cursor to acknowledge after these and all earlier events are processed. Acknowledge the
+    cursors of marks too: they advance past events that do not match. Opaque; empty on standby.
     """
     mark: _job_service_pb2.WatchMark.ValueType
-    """What this response is."""
+    """The kind of this response."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """In the order of their numbers per job."""
+        """The events, in order per job."""
 
     def __init__(
         self,
@@ -357,7 +359,7 @@ Global___WatchSubscriptionResponse: _TypeAlias = WatchSubscriptionResponse  # no
 
 @_typing.final
 class AckSubscriptionRequest(_message.Message):
-    """Acknowledges events."""
+    """The request of AckSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -366,7 +368,7 @@ class AckSubscriptionRequest(_message.Message):
     name: _builtins.str
     """The subscription. Required."""
     cursor: _builtins.str
-    """`cursor` of a response of its watch, or `oldest_cursor` of the error CURSOR_EXPIRED. Required."""
+    """`cursor` of a response of the watch, or `oldest_cursor` of the error CURSOR_EXPIRED. Required."""
     def __init__(
         self,
         *,
@@ -383,7 +385,7 @@ Global___AckSubscriptionRequest: _TypeAlias = AckSubscriptionRequest  # noqa: Y0
 
 @_typing.final
 class AckSubscriptionResponse(_message.Message):
-    """It is acknowledged."""
+    """The response of AckSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

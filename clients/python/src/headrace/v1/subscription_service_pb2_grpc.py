@@ -26,14 +26,12 @@ if _version_not_supported:
 
 
 class SubscriptionServiceStub:
-    """Named subscriptions: streams over many jobs whose cursor the server keeps, for services that must
-    act on each transition.
+    """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    What they promise besides what WatchJobs does: an event is sent to each watch that receives, until
-    it is acknowledged, and to none that begins after that; replicas of a service share one
-    subscription, of which one receives at a time and another goes on when it is gone; whoever was
-    replaced by another consumer cannot acknowledge any more; and unread events are kept beyond their
-    retention, up to a limit, behind which the watch says so.
+    Guarantees beyond those of WatchJobs: each watch resends an event until it is acknowledged.
+    Replicas of a service share a subscription; one receives at a time, and another continues when it
+    is gone. A replaced consumer cannot acknowledge. Unread events are kept beyond the retention, up
+    to a limit; a watch that would miss older events ends with an error.
     """
 
     def __init__(self, channel):
@@ -75,25 +73,23 @@ class SubscriptionServiceStub:
 
 
 class SubscriptionServiceServicer:
-    """Named subscriptions: streams over many jobs whose cursor the server keeps, for services that must
-    act on each transition.
+    """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    What they promise besides what WatchJobs does: an event is sent to each watch that receives, until
-    it is acknowledged, and to none that begins after that; replicas of a service share one
-    subscription, of which one receives at a time and another goes on when it is gone; whoever was
-    replaced by another consumer cannot acknowledge any more; and unread events are kept beyond their
-    retention, up to a limit, behind which the watch says so.
+    Guarantees beyond those of WatchJobs: each watch resends an event until it is acknowledged.
+    Replicas of a service share a subscription; one receives at a time, and another continues when it
+    is gone. A replaced consumer cannot acknowledge. Unread events are kept beyond the retention, up
+    to a limit; a watch that would miss older events ends with an error.
     """
 
     def CreateSubscription(self, request, context):
-        """Creates a subscription. The same name with the same filter again changes nothing.
+        """Creates a subscription. A repeated call with the same name and filter changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSubscription(self, request, context):
-        """Returns a subscription as it is now.
+        """Returns a subscription.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,17 +110,17 @@ class SubscriptionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchSubscription(self, request, context):
-        """Streams what has not been acknowledged, then each event as it settles, until the caller ends it.
-        While another consumer receives, it stands by and says so. When events that were not
-        acknowledged have been pruned it ends with OUT_OF_RANGE; it goes on once the error's
-        `oldest_cursor` is acknowledged.
+        """Streams unacknowledged events, then each event once it is settled, until the caller ends the
+        stream. While another consumer receives, the stream sends the mark STANDBY. If unacknowledged
+        events have been pruned it ends with OUT_OF_RANGE; acknowledge `oldest_cursor` of the error to
+        continue.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AckSubscription(self, request, context):
-        """Acknowledges everything up to a cursor. Repeating it, or one from before it, changes nothing.
+        """Acknowledges all events up to a cursor. An older or repeated cursor changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,14 +168,12 @@ def add_SubscriptionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SubscriptionService:
-    """Named subscriptions: streams over many jobs whose cursor the server keeps, for services that must
-    act on each transition.
+    """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    What they promise besides what WatchJobs does: an event is sent to each watch that receives, until
-    it is acknowledged, and to none that begins after that; replicas of a service share one
-    subscription, of which one receives at a time and another goes on when it is gone; whoever was
-    replaced by another consumer cannot acknowledge any more; and unread events are kept beyond their
-    retention, up to a limit, behind which the watch says so.
+    Guarantees beyond those of WatchJobs: each watch resends an event until it is acknowledged.
+    Replicas of a service share a subscription; one receives at a time, and another continues when it
+    is gone. A replaced consumer cannot acknowledge. Unread events are kept beyond the retention, up
+    to a limit; a watch that would miss older events ends with an error.
     """
 
     @staticmethod

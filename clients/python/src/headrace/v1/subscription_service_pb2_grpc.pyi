@@ -27,14 +27,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SubscriptionServiceStub:
-    """Named subscriptions: streams over many jobs whose cursor the server keeps, for services that must
-    act on each transition.
+    """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    What they promise besides what WatchJobs does: an event is sent to each watch that receives, until
-    it is acknowledged, and to none that begins after that; replicas of a service share one
-    subscription, of which one receives at a time and another goes on when it is gone; whoever was
-    replaced by another consumer cannot acknowledge any more; and unread events are kept beyond their
-    retention, up to a limit, behind which the watch says so.
+    Guarantees beyond those of WatchJobs: each watch resends an event until it is acknowledged.
+    Replicas of a service share a subscription; one receives at a time, and another continues when it
+    is gone. A replaced consumer cannot acknowledge. Unread events are kept beyond the retention, up
+    to a limit; a watch that would miss older events ends with an error.
     """
 
     @_typing.overload
@@ -42,61 +40,57 @@ class SubscriptionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SubscriptionServiceAsyncStub: ...
     CreateSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.CreateSubscriptionRequest, _subscription_service_pb2.CreateSubscriptionResponse]
-    """Creates a subscription. The same name with the same filter again changes nothing."""
+    """Creates a subscription. A repeated call with the same name and filter changes nothing."""
     GetSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.GetSubscriptionRequest, _subscription_service_pb2.GetSubscriptionResponse]
-    """Returns a subscription as it is now."""
+    """Returns a subscription."""
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.ListSubscriptionsRequest, _subscription_service_pb2.ListSubscriptionsResponse]
     """Lists subscriptions by name."""
     DeleteSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.DeleteSubscriptionRequest, _subscription_service_pb2.DeleteSubscriptionResponse]
     """Deletes a subscription; its watches end with NOT_FOUND."""
     WatchSubscription: _grpc.UnaryStreamMultiCallable[_subscription_service_pb2.WatchSubscriptionRequest, _subscription_service_pb2.WatchSubscriptionResponse]
-    """Streams what has not been acknowledged, then each event as it settles, until the caller ends it.
-    While another consumer receives, it stands by and says so. When events that were not
-    acknowledged have been pruned it ends with OUT_OF_RANGE; it goes on once the error's
-    `oldest_cursor` is acknowledged.
+    """Streams unacknowledged events, then each event once it is settled, until the caller ends the
+    stream. While another consumer receives, the stream sends the mark STANDBY. If unacknowledged
+    events have been pruned it ends with OUT_OF_RANGE; acknowledge `oldest_cursor` of the error to
+    continue.
     """
     AckSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.AckSubscriptionRequest, _subscription_service_pb2.AckSubscriptionResponse]
-    """Acknowledges everything up to a cursor. Repeating it, or one from before it, changes nothing."""
+    """Acknowledges all events up to a cursor. An older or repeated cursor changes nothing."""
 
 @_typing.type_check_only
 class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
-    """Named subscriptions: streams over many jobs whose cursor the server keeps, for services that must
-    act on each transition.
+    """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    What they promise besides what WatchJobs does: an event is sent to each watch that receives, until
-    it is acknowledged, and to none that begins after that; replicas of a service share one
-    subscription, of which one receives at a time and another goes on when it is gone; whoever was
-    replaced by another consumer cannot acknowledge any more; and unread events are kept beyond their
-    retention, up to a limit, behind which the watch says so.
+    Guarantees beyond those of WatchJobs: each watch resends an event until it is acknowledged.
+    Replicas of a service share a subscription; one receives at a time, and another continues when it
+    is gone. A replaced consumer cannot acknowledge. Unread events are kept beyond the retention, up
+    to a limit; a watch that would miss older events ends with an error.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.CreateSubscriptionRequest, _subscription_service_pb2.CreateSubscriptionResponse]  # type: ignore[assignment]
-    """Creates a subscription. The same name with the same filter again changes nothing."""
+    """Creates a subscription. A repeated call with the same name and filter changes nothing."""
     GetSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.GetSubscriptionRequest, _subscription_service_pb2.GetSubscriptionResponse]  # type: ignore[assignment]
-    """Returns a subscription as it is now."""
+    """Returns a subscription."""
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ListSubscriptionsRequest, _subscription_service_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
     """Lists subscriptions by name."""
     DeleteSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.DeleteSubscriptionRequest, _subscription_service_pb2.DeleteSubscriptionResponse]  # type: ignore[assignment]
     """Deletes a subscription; its watches end with NOT_FOUND."""
     WatchSubscription: _aio.UnaryStreamMultiCallable[_subscription_service_pb2.WatchSubscriptionRequest, _subscription_service_pb2.WatchSubscriptionResponse]  # type: ignore[assignment]
-    """Streams what has not been acknowledged, then each event as it settles, until the caller ends it.
-    While another consumer receives, it stands by and says so. When events that were not
-    acknowledged have been pruned it ends with OUT_OF_RANGE; it goes on once the error's
-    `oldest_cursor` is acknowledged.
+    """Streams unacknowledged events, then each event once it is settled, until the caller ends the
+    stream. While another consumer receives, the stream sends the mark STANDBY. If unacknowledged
+    events have been pruned it ends with OUT_OF_RANGE; acknowledge `oldest_cursor` of the error to
+    continue.
     """
     AckSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.AckSubscriptionRequest, _subscription_service_pb2.AckSubscriptionResponse]  # type: ignore[assignment]
-    """Acknowledges everything up to a cursor. Repeating it, or one from before it, changes nothing."""
+    """Acknowledges all events up to a cursor. An older or repeated cursor changes nothing."""
 
 class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Named subscriptions: streams over many jobs whose cursor the server keeps, for services that must
-    act on each transition.
+    """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    What they promise besides what WatchJobs does: an event is sent to each watch that receives, until
-    it is acknowledged, and to none that begins after that; replicas of a service share one
-    subscription, of which one receives at a time and another goes on when it is gone; whoever was
-    replaced by another consumer cannot acknowledge any more; and unread events are kept beyond their
-    retention, up to a limit, behind which the watch says so.
+    Guarantees beyond those of WatchJobs: each watch resends an event until it is acknowledged.
+    Replicas of a service share a subscription; one receives at a time, and another continues when it
+    is gone. A replaced consumer cannot acknowledge. Unread events are kept beyond the retention, up
+    to a limit; a watch that would miss older events ends with an error.
     """
 
     @_abc_1.abstractmethod
@@ -105,7 +99,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_service_pb2.CreateSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_service_pb2.CreateSubscriptionResponse, _abc.Awaitable[_subscription_service_pb2.CreateSubscriptionResponse]]:
-        """Creates a subscription. The same name with the same filter again changes nothing."""
+        """Creates a subscription. A repeated call with the same name and filter changes nothing."""
 
     @_abc_1.abstractmethod
     def GetSubscription(
@@ -113,7 +107,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_service_pb2.GetSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_service_pb2.GetSubscriptionResponse, _abc.Awaitable[_subscription_service_pb2.GetSubscriptionResponse]]:
-        """Returns a subscription as it is now."""
+        """Returns a subscription."""
 
     @_abc_1.abstractmethod
     def ListSubscriptions(
@@ -137,10 +131,10 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_service_pb2.WatchSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_subscription_service_pb2.WatchSubscriptionResponse], _abc.AsyncIterator[_subscription_service_pb2.WatchSubscriptionResponse]]:
-        """Streams what has not been acknowledged, then each event as it settles, until the caller ends it.
-        While another consumer receives, it stands by and says so. When events that were not
-        acknowledged have been pruned it ends with OUT_OF_RANGE; it goes on once the error's
-        `oldest_cursor` is acknowledged.
+        """Streams unacknowledged events, then each event once it is settled, until the caller ends the
+        stream. While another consumer receives, the stream sends the mark STANDBY. If unacknowledged
+        events have been pruned it ends with OUT_OF_RANGE; acknowledge `oldest_cursor` of the error to
+        continue.
         """
 
     @_abc_1.abstractmethod
@@ -149,6 +143,6 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_service_pb2.AckSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_service_pb2.AckSubscriptionResponse, _abc.Awaitable[_subscription_service_pb2.AckSubscriptionResponse]]:
-        """Acknowledges everything up to a cursor. Repeating it, or one from before it, changes nothing."""
+        """Acknowledges all events up to a cursor. An older or repeated cursor changes nothing."""
 
 def add_SubscriptionServiceServicer_to_server(servicer: SubscriptionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
