@@ -6,19 +6,18 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
+import grpc
 import grpc.aio
 import structlog
 from google.protobuf import message_factory
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from headrace.v1 import (
     handler_service_pb2,
-    handler_service_pb2_grpc,
     job_service_pb2,
-    job_service_pb2_grpc,
     subscription_service_pb2,
-    subscription_service_pb2_grpc,
 )
 from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.metrics import MetricsServer
@@ -48,11 +47,10 @@ from headrace_health import Check, Health, enable_reflection, keep_completion_qu
 _log = structlog.get_logger()
 
 _PACKAGE: Final = "headrace.v1"
-_SERVICES: Final = (
-    job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
-    handler_service_pb2.DESCRIPTOR.services_by_name["HandlerService"],
-    subscription_service_pb2.DESCRIPTOR.services_by_name["SubscriptionService"],
-)
+_JOBS: Final = job_service_pb2.DESCRIPTOR.services_by_name["JobService"]
+_HANDLERS: Final = handler_service_pb2.DESCRIPTOR.services_by_name["HandlerService"]
+_SUBSCRIPTIONS: Final = subscription_service_pb2.DESCRIPTOR.services_by_name["SubscriptionService"]
+_SERVICES: Final = (_JOBS, _HANDLERS, _SUBSCRIPTIONS)
 
 # How long the start waits for PostgreSQL, in seconds, and how often it tries.
 _START_PATIENCE: Final = 30.0
@@ -161,8 +159,8 @@ class Gateway:
         )
         keep_completion_queue()
         server = grpc.aio.server(interceptors=[calls], options=_options(settings))
-        job_service_pb2_grpc.add_JobServiceServicer_to_server(
-            JobServicer(
+        servicers = {
+            _JOBS: JobServicer(
                 database=database,
                 installation=installation,
                 waker=waker,
@@ -170,21 +168,17 @@ class Gateway:
                 submitter=submitter,
                 watch=watch,
             ),
-            server,
-        )
-        handler_service_pb2_grpc.add_HandlerServiceServicer_to_server(
-            HandlerServicer(database=database, installation=installation), server
-        )
-        subscription_service_pb2_grpc.add_SubscriptionServiceServicer_to_server(
-            SubscriptionServicer(
+            _HANDLERS: HandlerServicer(database=database, installation=installation),
+            _SUBSCRIPTIONS: SubscriptionServicer(
                 database=database,
                 installation=installation,
                 waker=waker,
                 watch=watch,
                 max_subscriptions=settings.max_subscriptions,
             ),
-            server,
-        )
+        }
+        for service, servicer in servicers.items():
+            _add_service(server, service, servicer)
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
         if settings.reflection:
             health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -237,6 +231,26 @@ async def _installation(database: Database) -> Installation:
                 _log.warning("waiting_for_postgresql")
             waiting = True
         await asyncio.sleep(_START_INTERVAL)
+
+
+def _add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
+    """Serve each method of a service; the interceptor passes a Call to the servicer."""
+    handlers = {}
+    for method in service.methods:
+        kind = (
+            grpc.unary_stream_rpc_method_handler
+            if method.server_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        handlers[method.name] = kind(
+            getattr(servicer, method.name),
+            response_serializer=message_factory.GetMessageClass(
+                method.output_type
+            ).SerializeToString,
+        )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service.full_name, handlers),)
+    )
 
 
 def _requests() -> dict[str, type[Message]]:

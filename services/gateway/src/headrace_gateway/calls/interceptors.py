@@ -21,7 +21,9 @@ from headrace_core.domain.errors import (
     Unavailable,
 )
 from headrace_core.domain.ids import uuid7
+from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_gateway.api.validate import too_deep
+from headrace_gateway.calls.call import Call, Principal
 from headrace_gateway.calls.errors import DETAILS_KEY, CallError, UndecodableRequest, to_call_error
 from headrace_gateway.calls.failures import FailureLog
 from headrace_gateway.calls.limits import MAX_DEPTH, MAX_METADATA_BYTES
@@ -44,10 +46,13 @@ _MAX_LINGER: Final = 1.0
 # The submitter bounds this one itself, at a fraction of the cost.
 _BOUNDED: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
 
+# The principal of every call, until access control authenticates callers.
+_ANONYMOUS: Final = Principal(name="anonymous")
+
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = Any
-_Unary: TypeAlias = Callable[[Any, Context], Awaitable[Message]]
-_Stream: TypeAlias = Callable[[Any, Context], AsyncGenerator[Message, None]]
+_Unary: TypeAlias = Callable[[Any, Call], Awaitable[Message]]
+_Stream: TypeAlias = Callable[[Any, Call], AsyncGenerator[Message, None]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not at runtime
@@ -137,15 +142,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             response_serializer=handler.response_serializer,
         )
 
-    def _unary(self, method: str, request_class: type[Message], behavior: _Unary) -> _Unary:
+    def _unary(
+        self, method: str, request_class: type[Message], behavior: _Unary
+    ) -> Callable[[bytes, Context], Awaitable[Message]]:
         if method not in _BOUNDED:
             behavior = self._bounded(behavior)
 
         async def unary(raw: bytes, context: Context) -> Message:
-            request_id, metadata_size = _begin(context)
+            call = _begin(context)
+            request_id = call.correlation_id
             try:
-                _check_metadata(metadata_size)
-                response = await behavior(self._read(raw, request_class), context)
+                _check_metadata(call)
+                response = await behavior(self._read(raw, request_class), call)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001 - every error becomes a status
@@ -159,11 +167,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         return unary
 
     def _bounded(self, behavior: _Unary) -> _Unary:
-        async def bounded(request: Any, context: Context) -> Message:
+        async def bounded(request: Any, call: Call) -> Message:
             scope = asyncio.timeout(self._call_timeout)
             try:
                 async with scope:
-                    return await behavior(request, context)
+                    return await behavior(request, call)
             except TimeoutError as error:
                 if not scope.expired():
                     raise
@@ -177,20 +185,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
     ) -> Callable[[bytes, Context], Awaitable[None]]:
         # It writes, rather than being a generator itself: so the servicer's generator is closed
         # here and now when the call is cancelled, and not when somebody collects the garbage.
-        async def respond(raw: bytes, context: Context) -> None:
+        async def respond(raw: bytes, context: Context, call: Call) -> None:
             request = self._read(raw, request_class)
             with StreamWriter(context, request=request, patience=self._stream_patience) as writer:
-                async with aclosing(behavior(request, context)) as responses:
+                async with aclosing(behavior(request, call)) as responses:
                     async for response in responses:
                         await writer.write(response)
 
         async def stream(raw: bytes, context: Context) -> None:
-            request_id, metadata_size = _begin(context)
+            call = _begin(context)
+            request_id = call.correlation_id
             await context.send_initial_metadata(((REQUEST_ID, request_id),))
             told: CallError | None = None
             try:
-                _check_metadata(metadata_size)
-                await respond(raw, context)
+                _check_metadata(call)
+                await respond(raw, context, call)
             except grpc.aio.AbortError:
                 raise
             except SlowConsumer as error:
@@ -240,27 +249,31 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             raise UndecodableRequest(request_class.DESCRIPTOR.full_name) from None
 
 
-def _begin(context: Context) -> tuple[str, int]:
-    """Bind the call's request id to the log.
-
-    Returns:
-        The request id, and the size of the call's metadata in bytes.
-    """
-    request_id, size = "", 0
-    # gRPC copies the metadata each time that it is read.
-    for key, value in context.invocation_metadata() or ():
-        size += len(key) + len(value) + 32
+def _begin(context: Context) -> Call:
+    """Return the context of a call, and bind its request id to the log."""
+    # gRPC copies the metadata on each read.
+    metadata: Any = context.invocation_metadata() or ()
+    request_id = ""
+    for key, value in metadata:
         if key == REQUEST_ID:
             request_id = value if isinstance(value, str) else ""
     if not (0 < len(request_id) <= _MAX_REQUEST_ID and request_id.isprintable()):
         request_id = str(uuid7())
     # Each call runs in a task of its own, and so in a context of its own.
     structlog.contextvars.bind_contextvars(correlation_id=request_id)
-    return request_id, size
+    remaining = context.time_remaining()
+    return Call(
+        correlation_id=request_id,
+        principal=_ANONYMOUS,
+        tenant=DEFAULT_TENANT,
+        deadline=None if remaining is None else time.monotonic() + remaining,
+        metadata=metadata,
+    )
 
 
-def _check_metadata(size: int) -> None:
+def _check_metadata(call: Call) -> None:
     """Raise LimitExceeded when a call has more than `MAX_METADATA_BYTES` of metadata."""
+    size = sum(len(key) + len(value) + 32 for key, value in call.metadata)
     if size > MAX_METADATA_BYTES:
         raise LimitExceeded(
             "metadata",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from headrace.v1 import handler_service_pb2, handler_service_pb2_grpc
+from headrace.v1 import handler_service_pb2
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_gateway.api.pages import read_handler_page
-from headrace_gateway.calls.interceptors import Context
-from headrace_gateway.calls.tenant import tenant_of
+from headrace_gateway.calls.call import Call
 from headrace_gateway.grpc.fields import MAX_PAGE_SIZE, Violations, read_encoding, read_page_size
 from headrace_gateway.tokens import decode_name_token, encode_name_token
 
 
-class HandlerServicer(handler_service_pb2_grpc.HandlerServiceServicer):
+class HandlerServicer:
     """Tells which types of jobs can run now.
 
     Args:
@@ -25,10 +24,10 @@ class HandlerServicer(handler_service_pb2_grpc.HandlerServiceServicer):
         self._installation = installation
 
     async def ListHandlers(  # noqa: N802 - the contract's name
-        self, request: handler_service_pb2.ListHandlersRequest, context: Context
+        self, request: handler_service_pb2.ListHandlersRequest, call: Call
     ) -> handler_service_pb2.ListHandlersResponse:
         """A page of the handlers of live workers, in the order of their types."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
         page_size = read_page_size(request.page_size, found, default=MAX_PAGE_SIZE)

@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import structlog
 
-from headrace.v1 import job_service_pb2, job_service_pb2_grpc
+from headrace.v1 import job_service_pb2
 from headrace.v1.data_pb2 import DATA_ENCODING_VALUE
 from headrace_core.domain.errors import InvalidRequest
 from headrace_core.domain.ids import BatchId, uuid7
@@ -30,8 +30,7 @@ from headrace_gateway.api.intake import Accepted, AcceptedBatch, Intake
 from headrace_gateway.api.pages import read_event_page, read_job_page, read_output_page
 from headrace_gateway.api.submit import Submitter
 from headrace_gateway.api.validate import check_batch_size
-from headrace_gateway.calls.interceptors import Context
-from headrace_gateway.calls.tenant import tenant_of
+from headrace_gateway.calls.call import Call
 from headrace_gateway.grpc.convert import (
     WATCH_MARKS,
     job_message,
@@ -59,7 +58,7 @@ from headrace_gateway.tokens import decode_page_token, encode_page_token
 _log = structlog.get_logger()
 
 
-class JobServicer(job_service_pb2_grpc.JobServiceServicer):
+class JobServicer:
     """Submits jobs, shows them and follows them.
 
     Args:
@@ -89,14 +88,14 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         self._watch = watch
 
     async def SubmitJob(
-        self, request: job_service_pb2.SubmitJobRequest, context: Context
+        self, request: job_service_pb2.SubmitJobRequest, call: Call
     ) -> job_service_pb2.SubmitJobResponse:
         """Persists a job, or says what would happen."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
         request_id = read_request_id(request.request_id, found)
-        accepted = await self._accept(tenant, request, context, found)
+        accepted = await self._accept(tenant, request, call, found)
         if request.validate_only:
             earlier = await self._submitter.find(accepted, tenant=tenant, request_id=request_id)
             if earlier is not None:
@@ -113,15 +112,15 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         )
 
     async def BatchSubmitJobs(
-        self, request: job_service_pb2.BatchSubmitJobsRequest, context: Context
+        self, request: job_service_pb2.BatchSubmitJobsRequest, call: Call
     ) -> job_service_pb2.BatchSubmitJobsResponse:
         """Persists jobs, all or nothing, or says what would happen."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
         request_id = read_request_id(request.request_id, found)
         check_batch_size(request.jobs, found, self._intake.settings)
-        left = read_call_deadline(request.use_call_deadline, context.time_remaining(), found)
+        left = read_call_deadline(request.use_call_deadline, call.time_remaining(), found)
         accepted = await self._intake.accept_batch(tenant, request.jobs, found, deadline_after=left)
         batch: SubmittedBatch | None
         if not request.validate_only:
@@ -139,10 +138,10 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         return response
 
     async def GetJob(
-        self, request: job_service_pb2.GetJobRequest, context: Context
+        self, request: job_service_pb2.GetJobRequest, call: Call
     ) -> job_service_pb2.GetJobResponse:
         """A job as it is now."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         job_id = read_job_id(request.job_id, found)
         full = read_view(request.view, found, default_full=True)
@@ -153,10 +152,10 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         return job_service_pb2.GetJobResponse(job=job_message(job, encoding))
 
     async def ListJobs(
-        self, request: job_service_pb2.ListJobsRequest, context: Context
+        self, request: job_service_pb2.ListJobsRequest, call: Call
     ) -> job_service_pb2.ListJobsResponse:
         """A page of jobs."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         page_size = read_page_size(request.page_size, found)
         full = read_view(request.view, found, default_full=False)
@@ -185,10 +184,10 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         )
 
     async def CancelJob(
-        self, request: job_service_pb2.CancelJobRequest, context: Context
+        self, request: job_service_pb2.CancelJobRequest, call: Call
     ) -> job_service_pb2.CancelJobResponse:
         """Cancels a job that waits, or asks its worker to."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         job_id = read_job_id(request.job_id, found)
         found.check()
@@ -202,10 +201,10 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         return job_service_pb2.CancelJobResponse(job=job_message(job, DATA_ENCODING_VALUE))
 
     async def RetryJob(
-        self, request: job_service_pb2.RetryJobRequest, context: Context
+        self, request: job_service_pb2.RetryJobRequest, call: Call
     ) -> job_service_pb2.RetryJobResponse:
         """Puts a job back that has failed or was cancelled."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         job_id = read_job_id(request.job_id, found)
         found.check()
@@ -216,10 +215,10 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         return job_service_pb2.RetryJobResponse(job=job_message(job, DATA_ENCODING_VALUE))
 
     async def ListJobEvents(
-        self, request: job_service_pb2.ListJobEventsRequest, context: Context
+        self, request: job_service_pb2.ListJobEventsRequest, call: Call
     ) -> job_service_pb2.ListJobEventsResponse:
         """A page of a job's events."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         job_id = read_job_id(request.job_id, found)
         after_seq = read_after_seq(request.after_seq, found)
@@ -237,10 +236,10 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         return job_service_pb2.ListJobEventsResponse(events=events, next_after_seq=last)
 
     async def ListJobOutput(
-        self, request: job_service_pb2.ListJobOutputRequest, context: Context
+        self, request: job_service_pb2.ListJobOutputRequest, call: Call
     ) -> job_service_pb2.ListJobOutputResponse:
         """A page of a job's output."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         job_id = read_job_id(request.job_id, found)
         after_seq = read_after_seq(request.after_seq, found)
@@ -258,10 +257,10 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         return job_service_pb2.ListJobOutputResponse(pieces=pieces, next_after_seq=last)
 
     async def WatchJob(
-        self, request: job_service_pb2.WatchJobRequest, context: Context
+        self, request: job_service_pb2.WatchJobRequest, call: Call
     ) -> AsyncGenerator[job_service_pb2.WatchJobResponse, None]:
         """A job's events: the history, then live, until it has ended."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         job_id = read_job_id(request.job_id, found)
         after_seq = read_after_seq(request.after_seq, found)
@@ -276,10 +275,10 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
                 yield response
 
     async def WatchJobs(
-        self, request: job_service_pb2.WatchJobsRequest, context: Context
+        self, request: job_service_pb2.WatchJobsRequest, call: Call
     ) -> AsyncGenerator[job_service_pb2.WatchJobsResponse, None]:
         """The events of all jobs that match."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         job_filter = read_job_filter(request.filter, found)
         encoding = read_encoding(request.data_encoding, found)
@@ -295,16 +294,16 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
                 yield response
 
     async def SubmitAndWatch(
-        self, request: job_service_pb2.SubmitAndWatchRequest, context: Context
+        self, request: job_service_pb2.SubmitAndWatchRequest, call: Call
     ) -> AsyncGenerator[job_service_pb2.SubmitAndWatchResponse, None]:
         """Persists a job, or finds it by its request_id, and follows it."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
         after_seq = read_after_seq(request.after_seq, found)
         request_id = read_request_id(request.request_id, found)
         idle = read_idle_interval(request, found)
-        accepted = await self._accept(tenant, request, context, found)
+        accepted = await self._accept(tenant, request, call, found)
         submitted = await self._submitter.submit(accepted, tenant=tenant, request_id=request_id)
         job = submitted.job
         yield job_service_pb2.SubmitAndWatchResponse(job=job_message(job, encoding))
@@ -318,24 +317,24 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def GetStats(
         self,
         request: job_service_pb2.GetStatsRequest,  # noqa: ARG002 - it has no fields yet
-        context: Context,
+        call: Call,
     ) -> job_service_pb2.GetStatsResponse:
         """How many jobs there are."""
         async with self._database.statement() as conn:
-            stats = await read_stats(conn, tenant=tenant_of(context))
+            stats = await read_stats(conn, tenant=call.tenant)
         return stats_message(stats)
 
     async def _accept(
         self,
         tenant: str,
         request: job_service_pb2.SubmitJobRequest | job_service_pb2.SubmitAndWatchRequest,
-        context: Context,
+        call: Call,
         found: Violations,
     ) -> Accepted:
         if not request.HasField("job"):
             found.note("job", "is required")
             found.check()
-        left = read_call_deadline(request.use_call_deadline, context.time_remaining(), found)
+        left = read_call_deadline(request.use_call_deadline, call.time_remaining(), found)
         return await self._intake.accept(tenant, request.job, found, deadline_after=left)
 
     async def _submit_batch(

@@ -10,7 +10,6 @@ from contextlib import aclosing
 import structlog
 
 from headrace.v1 import subscription_service_pb2 as messages
-from headrace.v1 import subscription_service_pb2_grpc
 from headrace_core.domain.errors import CursorExpired
 from headrace_core.store.event_log import Place, read_end
 from headrace_core.store.sql.database import Database
@@ -26,8 +25,7 @@ from headrace_core.store.subscriptions import (
 from headrace_core.wake import Topic, Waker
 from headrace_gateway.api.pages import read_subscription_page
 from headrace_gateway.api.validate import check_subscription_name
-from headrace_gateway.calls.interceptors import Context
-from headrace_gateway.calls.tenant import tenant_of
+from headrace_gateway.calls.call import Call
 from headrace_gateway.grpc.convert import WATCH_MARKS, subscription_message, write_events
 from headrace_gateway.grpc.fields import (
     Violations,
@@ -49,7 +47,7 @@ from headrace_gateway.tokens import (
 _log = structlog.get_logger()
 
 
-class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServicer):
+class SubscriptionServicer:
     """Keeps named subscriptions, streams them and takes their acknowledgements.
 
     Args:
@@ -76,10 +74,10 @@ class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServ
         self._max_subscriptions = max_subscriptions
 
     async def CreateSubscription(
-        self, request: messages.CreateSubscriptionRequest, context: Context
+        self, request: messages.CreateSubscriptionRequest, call: Call
     ) -> messages.CreateSubscriptionResponse:
         """Creates a subscription, or finds it."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         check_subscription_name(request.name, found)
         job_filter = read_job_filter(request.filter, found)
@@ -110,21 +108,19 @@ class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServ
         )
 
     async def GetSubscription(
-        self, request: messages.GetSubscriptionRequest, context: Context
+        self, request: messages.GetSubscriptionRequest, call: Call
     ) -> messages.GetSubscriptionResponse:
         """A subscription as it is now."""
         _check_name(request.name)
         async with self._database.statement() as conn:
-            subscription = await get_subscription(
-                conn, tenant=tenant_of(context), name=request.name
-            )
+            subscription = await get_subscription(conn, tenant=call.tenant, name=request.name)
         return messages.GetSubscriptionResponse(subscription=subscription_message(subscription))
 
     async def ListSubscriptions(
-        self, request: messages.ListSubscriptionsRequest, context: Context
+        self, request: messages.ListSubscriptionsRequest, call: Call
     ) -> messages.ListSubscriptionsResponse:
         """A page of subscriptions."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         page_size = read_page_size(request.page_size, found)
         found.check()
@@ -138,21 +134,21 @@ class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServ
         )
 
     async def DeleteSubscription(
-        self, request: messages.DeleteSubscriptionRequest, context: Context
+        self, request: messages.DeleteSubscriptionRequest, call: Call
     ) -> messages.DeleteSubscriptionResponse:
         """Deletes a subscription; its watches end."""
         _check_name(request.name)
         async with self._database.statement() as conn:
-            await delete_subscription(conn, tenant=tenant_of(context), name=request.name)
+            await delete_subscription(conn, tenant=call.tenant, name=request.name)
         self._waker.ring(Topic.SUBSCRIPTIONS)
         _log.info("subscription_deleted", subscription=request.name)
         return messages.DeleteSubscriptionResponse()
 
     async def WatchSubscription(
-        self, request: messages.WatchSubscriptionRequest, context: Context
+        self, request: messages.WatchSubscriptionRequest, call: Call
     ) -> AsyncGenerator[messages.WatchSubscriptionResponse, None]:
         """What is not acknowledged, then each event as it settles."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         check_subscription_name(request.name, found)
         consumer = read_consumer(request.consumer, found)
@@ -169,10 +165,10 @@ class SubscriptionServicer(subscription_service_pb2_grpc.SubscriptionServiceServ
                 yield response
 
     async def AckSubscription(
-        self, request: messages.AckSubscriptionRequest, context: Context
+        self, request: messages.AckSubscriptionRequest, call: Call
     ) -> messages.AckSubscriptionResponse:
         """Acknowledges everything up to a cursor."""
-        tenant = tenant_of(context)
+        tenant = call.tenant
         found = Violations()
         check_subscription_name(request.name, found)
         with found.gathering():

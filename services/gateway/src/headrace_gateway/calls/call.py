@@ -1,0 +1,46 @@
+"""A call: one request, with the principal that sent it and the tenant whose data it may reach."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """The caller: a person or a program.
+
+    Attributes:
+        name: unique among the principals of a tenant.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """The context of one request, for use cases and streams.
+
+    Attributes:
+        correlation_id: the request id of the call (`x-request-id`). It is in each log line of the
+            call, and in the jobs that the call submits. The `request_id` of a submit is something
+            else: an idempotency key.
+        principal: the caller.
+        tenant: the tenant whose data the call reads and changes.
+        deadline: the moment at which the caller gives up, by `time.monotonic()`; None: never.
+        metadata: the headers, in their order; keys are lower case, and values of keys that end with
+            `-bin` are bytes.
+    """
+
+    correlation_id: str
+    principal: Principal
+    tenant: str
+    deadline: float | None = None
+    metadata: Metadata = ()
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the deadline, at least 0; None without a deadline."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
