@@ -40,6 +40,7 @@ NOT_RUN = {
     "AckSubscription": "it acknowledges an event of a watch that still runs",
     "docker": "there is no container engine",
     "async def run(trial": "an excerpt of a scenario in tests/faults",
+    "require_packages(": "tests/unit/worker/test_loading.py installs such a package",
     "UPDATE accounts SET": "an excerpt of examples/payments.py, which has a test of its own",
 }
 # The statements in sql are on the reader's own tables.

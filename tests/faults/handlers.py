@@ -13,8 +13,8 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from faults.ledger import VARIABLE, Ledger
+from headrace_handlers import http_request
 from headrace_worker import Context, Retry, RetryPolicy, handler
-from headrace_worker.handlers import http_request
 
 WORK_POLICY = RetryPolicy(
     max_attempts=5, initial_backoff=timedelta(seconds=0.2), max_backoff=timedelta(seconds=2)

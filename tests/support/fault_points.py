@@ -35,7 +35,7 @@ _SERVICES = (
     "headrace_core.wake",
 )
 # Handlers know nothing of the store, and some need what is not installed everywhere.
-_LEFT_OUT = ("headrace_worker.handlers", ".__main__")
+_LEFT_OUT = ("headrace_handlers", ".__main__")
 _STORE = "headrace_core.store."
 
 # How long a slow call takes, when a call is cut off after its beginning, and how long a session of

@@ -11,8 +11,11 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 OURS = ("migrate", "gateway", "scheduler", "worker", "ops")
-# Which packages of this repository go into which image.
-PACKAGE = {"migrate": "headrace-core"} | {name: f"headrace-{name}" for name in OURS[1:]}
+# The package of this repository that an image is for.
+PACKAGE = {name: f"headrace-{name}" for name in OURS} | {
+    "migrate": "headrace-core",
+    "worker": "headrace-handlers",
+}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
-import headrace_worker.handlers
+import headrace_handlers
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.variables import known_variables
 
@@ -27,7 +27,7 @@ ELSEWHERE = {
 
 def settings_classes() -> list[type[BaseSettings]]:
     """The services' settings, and those that handlers keep beside their code."""
-    package = headrace_worker.handlers
+    package = headrace_handlers
     modules = [
         importlib.import_module(module.name)
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from headrace_handlers import ai_endpoint
+from headrace_handlers import ai_task as handler_module
+from headrace_handlers.ai_task import Task, ai_task
 from headrace_worker import Fail, Retry, Stopped
 from headrace_worker.api.payload import encode
-from headrace_worker.handlers import ai_endpoint
-from headrace_worker.handlers import ai_task as handler_module
-from headrace_worker.handlers.ai_task import Task, ai_task
 from support.recording import Recording, async_context
 from support.web import Answer, Site, hang_up, reply, site
 

@@ -20,11 +20,11 @@ import polars as pl
 import pytest
 
 from headrace_core.runtime.settings import Settings
+from headrace_handlers.data_cleaning import Cleaned, Cleaning, data_cleaning
+from headrace_handlers.data_cleaning.csv_file import MAX_COLUMNS
+from headrace_handlers.data_cleaning.files import Files
 from headrace_worker import Fail, Stopped
-from headrace_worker.api.registry import load_handlers
-from headrace_worker.handlers.data_cleaning import Cleaned, Cleaning, data_cleaning
-from headrace_worker.handlers.data_cleaning.csv_file import MAX_COLUMNS
-from headrace_worker.handlers.data_cleaning.files import Files
+from headrace_worker.api.loading import load_handlers
 from headrace_worker.runners.process_pool import ProcessPool
 from support.recording import Recording, attempt, sync_context
 

@@ -18,9 +18,9 @@ import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from headrace_core.domain.ids import JobId, uuid7
+from headrace_handlers.email import Mail
+from headrace_handlers.email import email as send
 from headrace_worker import Fail, Retry
-from headrace_worker.handlers.email import Mail
-from headrace_worker.handlers.email import email as send
 from support.recording import async_context
 
 

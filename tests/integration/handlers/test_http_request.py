@@ -18,10 +18,10 @@ import msgspec
 import pytest
 import trustme
 
+from headrace_handlers import http_request as handler_module
+from headrace_handlers.http_request import Call, http_request
 from headrace_worker import Fail, Retry
 from headrace_worker.api.payload import encode
-from headrace_worker.handlers import http_request as handler_module
-from headrace_worker.handlers.http_request import Call, http_request
 from support.recording import async_context
 from support.web import Site, hang_up, reply, site
 

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from headrace_handlers.ai_lexicon import MAX_CHARACTERS
+from headrace_handlers.ai_task import Task, ai_task, chosen
 from headrace_worker import Fail, Retry
-from headrace_worker.handlers.ai_lexicon import MAX_CHARACTERS
-from headrace_worker.handlers.ai_task import Task, ai_task, chosen
 from support.recording import async_context
 
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from headrace_handlers.coalesced_output import PIECE, CoalescedOutput
 from headrace_worker import Fail
-from headrace_worker.handlers.coalesced_output import PIECE, CoalescedOutput
 
 
 class Pieces:

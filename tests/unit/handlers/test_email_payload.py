@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_core.domain.ids import JobId, uuid7
+from headrace_handlers.email import EmailSettings, Mail, _compose, message_id_of
 from headrace_worker import Fail
-from headrace_worker.handlers.email import EmailSettings, Mail, _compose, message_id_of
 
 MAIL: dict[str, Any] = {"to": ["ada@example.org"], "subject": "Hello", "text": "Hello Ada"}
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_worker.handlers.http_body import as_text, charset_of, unpacked
-from headrace_worker.handlers.result_size import cut_base64, cut_text
+from headrace_handlers.http_body import as_text, charset_of, unpacked
+from headrace_handlers.result_size import cut_base64, cut_text
 
 
 @pytest.mark.parametrize(

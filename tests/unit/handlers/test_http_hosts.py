@@ -6,9 +6,9 @@ import ipaddress
 
 import pytest
 
+from headrace_handlers.http_address import is_allowed
+from headrace_handlers.http_request import HttpSettings, allowed_url
 from headrace_worker import Fail
-from headrace_worker.handlers.http_address import is_allowed
-from headrace_worker.handlers.http_request import HttpSettings, allowed_url
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,7 @@ from hypothesis import strategies as st
 from headrace.v1.data_pb2 import Data
 from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.grpc.document import read_data
-from headrace_worker import Stopped
-from headrace_worker.api.payload import PayloadMismatch, encode
-from headrace_worker.api.registry import registry
-from headrace_worker.handlers.numbers import (
+from headrace_handlers.numbers import (
     MAX_STEPS,
     Numbers,
     Range,
@@ -23,6 +20,9 @@ from headrace_worker.handlers.numbers import (
     square_sum,
     sum_range,
 )
+from headrace_worker import Stopped
+from headrace_worker.api.payload import PayloadMismatch, encode
+from headrace_worker.api.registry import registry
 from support.recording import Recording, sync_context
 
 integers = st.integers(min_value=-(2**63), max_value=2**63 - 1)

@@ -10,7 +10,7 @@ import jsonschema_rs
 import pytest
 
 from headrace_worker import Fail, Retry, Stopped
-from headrace_worker.api.registry import load_handlers
+from headrace_worker.api.loading import load_handlers
 from support.recording import async_context, sync_context
 
 EXAMPLES = {

@@ -100,7 +100,7 @@ def test_library_below_warning_is_not_shown(log: io.StringIO, attempt: AttemptLo
 
 @pytest.mark.parametrize(
     ("module", "source"),
-    [("headrace_core.runtime.tasks", None), ("headrace_worker.handlers.email", "handler")],
+    [("headrace_core.runtime.tasks", None), ("headrace_handlers.email", "handler")],
 )
 def test_line_of_the_worker_inside_a_handler_is_its_own(
     log: io.StringIO, attempt: AttemptLog, module: str, source: str | None

@@ -17,6 +17,7 @@ from headrace_worker.api.errors import (
     Retry,
     Stopped,
 )
+from headrace_worker.api.loading import MissingPackages, require_packages
 from headrace_worker.api.registry import handler
 
 __all__ = [
@@ -27,9 +28,11 @@ __all__ = [
     "Fail",
     "InvalidPayload",
     "InvalidProgress",
+    "MissingPackages",
     "Retry",
     "RetryPolicy",
     "Stopped",
     "SyncContext",
     "handler",
+    "require_packages",
 ]

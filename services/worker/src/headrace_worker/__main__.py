@@ -12,7 +12,7 @@ from headrace_core.runtime import logs
 from headrace_core.runtime.command_line import SERVERS, service_parser
 from headrace_core.runtime.process import run_service
 from headrace_core.runtime.settings import Settings
-from headrace_worker.api.registry import load_handlers
+from headrace_worker.api.loading import load_handlers
 from headrace_worker.attempt.handler_logs import HandlerLines
 from headrace_worker.attempt.ownership import OwnedTask, own_process
 from headrace_worker.runners.children import (

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar
-
-import structlog
 
 from headrace_core.domain.handler import DEFAULT_TIMEOUT, HandlerSpec
 from headrace_core.domain.job import DEFAULT_QUEUE, JsonText
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.domain.times import MAX_DURATION
-from headrace_worker import handlers
 from headrace_worker.api.context import Context, SyncContext
 from headrace_worker.api.payload import Decoder, payload_schema, schema
 from headrace_worker.api.signature import (
@@ -30,8 +25,6 @@ from headrace_worker.api.signature import (
     read_parameters,
 )
 
-_log = structlog.get_logger()
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 Mode = Literal["async", "thread", "process"]
@@ -39,7 +32,6 @@ Mode = Literal["async", "thread", "process"]
 MemoryLimit = int | Callable[[], int] | None
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,99}")
-_ENTRY_POINT_GROUP = "headrace.handlers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,61 +154,6 @@ def handler(
         return function
 
     return register
-
-
-def load_handlers(
-    modules: Sequence[str] = (), *, builtins: Sequence[str] | None = None
-) -> Registry:
-    """Import handlers: built-in ones, those of installed packages (entry points of the group
-    `headrace.handlers`) and those of `modules`.
-
-    A built-in handler whose packages are not installed is left out, with a line of log.
-
-    Args:
-        modules: the names of modules with handlers.
-        builtins: the names of built-in modules; None for all of them.
-
-    Returns:
-        The registry of this process.
-
-    Raises:
-        ImportError: a module cannot be imported.
-    """
-    for builtin in handlers.BUILTINS:
-        if builtins is None or builtin.name in builtins:
-            _load_builtin(builtin, is_named=builtins is not None)
-    for module in modules:
-        before = len(registry)
-        importlib.import_module(module)
-        # A module that was imported earlier adds nothing now.
-        if len(registry) == before and not any(_is_from(one, module) for one in registry):
-            _log.warning(
-                "module_without_handlers",
-                module=module,
-                advice="decorate a function of it with @handler, or remove the module from "
-                "HEADRACE_HANDLERS",
-            )
-    for entry_point in entry_points(group=_ENTRY_POINT_GROUP):
-        entry_point.load()
-    return registry
-
-
-def _load_builtin(builtin: handlers.Builtin, *, is_named: bool) -> None:
-    if missing := builtin.missing():
-        log = _log.warning if is_named else _log.info
-        log(
-            "builtin_handler_left_out",
-            handler=builtin.name,
-            missing=missing,
-            advice=f"install headrace-worker[{builtin.extra}], or leave {builtin.name} out of "
-            "HEADRACE_BUILTIN_HANDLERS",
-        )
-        return
-    importlib.import_module(builtin.module)
-
-
-def _is_from(registered: RegisteredHandler, module: str) -> bool:
-    return f"{registered.function.__module__}.".startswith(f"{module}.")
 
 
 def _inspect(

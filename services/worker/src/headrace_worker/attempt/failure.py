@@ -43,7 +43,6 @@ _CONTEXT: Final = "During handling of the above exception, another exception occ
 _LEFT_OUT: Final = "(earlier exceptions left out)"
 
 _WORKER: Final = str(Path(__file__).parent.parent) + "/"
-_BUILT_IN: Final = f"{_WORKER}handlers/"
 _STANDARD_LIBRARY: Final = str(Path(traceback.__file__).parent) + "/"
 _PACKAGES: Final = ("/site-packages/", "/dist-packages/")
 
@@ -332,7 +331,7 @@ def _shown(frames: Sequence[_Frame]) -> Sequence[int]:
 
 
 def _is_workers(path: str) -> bool:
-    return path.startswith(_WORKER) and not path.startswith(_BUILT_IN)
+    return path.startswith(_WORKER)
 
 
 def is_library(path: str) -> bool:

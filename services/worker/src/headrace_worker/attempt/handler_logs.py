@@ -43,7 +43,6 @@ _PROCESS_RATE: Final = (2000, 500.0)
 # Modules that take part in a call to a logger.
 _LOGGING: Final = ("structlog.", "logging", __name__)
 _OWN: Final = ("headrace_worker.", "headrace_core.", "headrace_health.")
-_BUILT_IN: Final = "headrace_worker.handlers."
 
 _repr = reprlib.Repr()
 _repr.maxlevel, _repr.maxstring, _repr.maxother, _repr.maxlong = _MAX_DEPTH, 200, _MAX_VALUE, 100
@@ -200,7 +199,7 @@ def _logs_for_the_worker() -> bool:
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
         if not name.startswith(_LOGGING):
-            return name.startswith(_OWN) and not name.startswith(_BUILT_IN)
+            return name.startswith(_OWN)
         frame = frame.f_back  # type: ignore[assignment]
     return True
 

@@ -1,6 +1,11 @@
 """Calls of web services: webhooks, mostly."""
 
+# ruff: noqa: E402 - the check comes before the imports that need it
 from __future__ import annotations
+
+from headrace_worker import require_packages
+
+require_packages("httpx2", install="headrace-handlers[http]")
 
 import asyncio
 import ipaddress
@@ -15,25 +20,22 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from headrace_core.domain.retry import RetryPolicy
-from headrace_worker.api.context import Attempt, Context
-from headrace_worker.api.errors import Fail, Retry
-from headrace_worker.api.registry import handler
-from headrace_worker.handlers.http_address import Network, resolve
-from headrace_worker.handlers.http_body import (
+from headrace_handlers.http_address import Network, resolve
+from headrace_handlers.http_body import (
     BodyEncoding,
     as_text,
     charset_of,
     unpacked,
 )
-from headrace_worker.handlers.result_size import (
+from headrace_handlers.result_size import (
     cut_base64,
     cut_text,
     json_size,
     max_result_bytes,
 )
-from headrace_worker.handlers.retry_after import parse_retry_after, server_time
-from headrace_worker.handlers.tls import tls_context
+from headrace_handlers.retry_after import parse_retry_after, server_time
+from headrace_handlers.tls import tls_context
+from headrace_worker import Attempt, Context, Fail, Retry, RetryPolicy, handler
 
 # Headers that belong to the connection and not to the request.
 _RESERVED = frozenset(

@@ -7,20 +7,19 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from headrace_worker.api.context import SyncContext
-from headrace_worker.api.errors import Fail
-from headrace_worker.handlers.data_cleaning.files import (
+from headrace_handlers.data_cleaning.files import (
     Files,
     Format,
     check_target,
     format_of,
     write_at_once,
 )
-from headrace_worker.handlers.data_cleaning.normalise import normalised
-from headrace_worker.handlers.data_cleaning.options import Cleaned, Cleaning
-from headrace_worker.handlers.data_cleaning.report import QualityReport, column_reports
-from headrace_worker.handlers.data_cleaning.rules import check, check_formats
-from headrace_worker.handlers.data_cleaning.settings import FilesSettings
+from headrace_handlers.data_cleaning.normalise import normalised
+from headrace_handlers.data_cleaning.options import Cleaned, Cleaning
+from headrace_handlers.data_cleaning.report import QualityReport, column_reports
+from headrace_handlers.data_cleaning.rules import check, check_formats
+from headrace_handlers.data_cleaning.settings import FilesSettings
+from headrace_worker import Fail, SyncContext
 
 
 def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:

@@ -7,7 +7,7 @@ from typing import Annotated
 import polars as pl
 from msgspec import Meta, Struct
 
-from headrace_worker.handlers.data_cleaning.rules import Checked
+from headrace_handlers.data_cleaning.rules import Checked
 
 SAMPLES = 5
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from headrace_worker.api.errors import Fail
+from headrace_worker import Fail
 
 # Errors of a path or of its permissions. The others (a full disk, a broken one) may pass.
 _PERMANENT: Final = frozenset(

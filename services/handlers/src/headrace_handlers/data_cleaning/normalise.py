@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import polars as pl
 
-from headrace_worker.handlers.data_cleaning.options import Normalise
+from headrace_handlers.data_cleaning.options import Normalise
 
 
 def normalised(table: pl.LazyFrame, options: Normalise, null_values: list[str]) -> pl.LazyFrame:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from headrace_worker.api.errors import Fail
-from headrace_worker.handlers.data_cleaning.columns import check_format, literal, typed
-from headrace_worker.handlers.data_cleaning.options import Cleaning, Rule
+from headrace_handlers.data_cleaning.columns import check_format, literal, typed
+from headrace_handlers.data_cleaning.options import Cleaning, Rule
+from headrace_worker import Fail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from headrace_worker.api.errors import Fail
+from headrace_worker import Fail
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network

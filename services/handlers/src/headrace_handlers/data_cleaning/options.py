@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from headrace_worker.api.errors import InvalidPayload
+from headrace_worker import InvalidPayload
 
 Action = Literal["drop", "null", "report"]
 ColumnType = Literal["string", "integer", "number", "boolean", "date", "datetime"]

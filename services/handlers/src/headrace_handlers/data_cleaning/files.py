@@ -12,14 +12,14 @@ from typing import IO, Literal
 import polars as pl
 from polars import selectors as cs
 
-from headrace_worker.api.errors import Fail
-from headrace_worker.handlers.data_cleaning.csv_file import MAX_COLUMNS, checked_csv
-from headrace_worker.handlers.data_cleaning.faults import (
+from headrace_handlers.data_cleaning.csv_file import MAX_COLUMNS, checked_csv
+from headrace_handlers.data_cleaning.faults import (
     too_large,
     too_many_columns,
     unreadable,
     unwritable,
 )
+from headrace_worker import Fail
 
 Format = Literal["csv", "parquet"]
 

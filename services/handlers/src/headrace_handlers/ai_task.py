@@ -18,14 +18,22 @@ from msgspec import Meta, Struct, field
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from headrace_core.domain.retry import RetryPolicy
-from headrace_worker.api.context import Context
-from headrace_worker.api.errors import Fail, InvalidPayload, Retry
-from headrace_worker.api.registry import handler
-from headrace_worker.handlers.ai_lexicon import MAX_CHARACTERS, SENTIMENTS, sentiment_of
-from headrace_worker.handlers.result_size import cut_text, json_size, max_result_bytes
+from headrace_handlers.ai_lexicon import MAX_CHARACTERS, SENTIMENTS, sentiment_of
+from headrace_handlers.result_size import cut_text, json_size, max_result_bytes
+from headrace_worker import (
+    Context,
+    Fail,
+    InvalidPayload,
+    Retry,
+    RetryPolicy,
+    handler,
+    require_packages,
+)
 
-_ENDPOINT = "headrace_worker.handlers.ai_endpoint"
+# They are imported by the first job, since that takes a second.
+require_packages("httpx2", "openai", "vaderSentiment", install="headrace-handlers[ai]")
+
+_ENDPOINT = "headrace_handlers.ai_endpoint"
 
 
 class AiSettings(BaseSettings):

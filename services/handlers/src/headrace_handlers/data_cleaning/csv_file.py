@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 from typing import IO, Final
 
-from headrace_worker.handlers.data_cleaning.faults import too_large, too_many_columns, unreadable
+from headrace_handlers.data_cleaning.faults import too_large, too_many_columns, unreadable
 
 MAX_COLUMNS: Final = 10_000
 

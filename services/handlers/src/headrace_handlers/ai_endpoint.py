@@ -19,11 +19,10 @@ from openai.types.chat import (
 )
 from pydantic import SecretStr
 
-from headrace_worker.api.context import Context
-from headrace_worker.api.errors import Fail, Retry
-from headrace_worker.handlers.coalesced_output import CoalescedOutput
-from headrace_worker.handlers.retry_after import parse_retry_after, server_time
-from headrace_worker.handlers.tls import tls_context
+from headrace_handlers.coalesced_output import CoalescedOutput
+from headrace_handlers.retry_after import parse_retry_after, server_time
+from headrace_handlers.tls import tls_context
+from headrace_worker import Context, Fail, Retry
 
 # A longer answer is given up, since nothing else ends it.
 MAX_CHARACTERS = 100_000

@@ -13,9 +13,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from headrace_worker.api.context import SyncContext
-from headrace_worker.api.errors import InvalidPayload
-from headrace_worker.api.registry import handler
+from headrace_worker import InvalidPayload, SyncContext, handler
 
 MAX_NUMBERS = 100_000
 MAX_STEPS = 10**10

@@ -4,7 +4,12 @@ A retry sends the same Message-ID, made of the job's id, so that a mailbox or a 
 it has the mail already.
 """
 
+# ruff: noqa: E402 - the check comes before the imports that need it
 from __future__ import annotations
+
+from headrace_worker import require_packages
+
+require_packages("aiosmtplib", install="headrace-handlers[email]")
 
 import ipaddress
 import re
@@ -17,17 +22,14 @@ from email.policy import SMTP
 from email.utils import formatdate, parseaddr
 from pathlib import Path
 from typing import Annotated, Self
+from uuid import UUID
 
 import aiosmtplib
 from msgspec import Meta, Struct, field
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from headrace_core.domain.ids import JobId
-from headrace_core.domain.retry import RetryPolicy
-from headrace_worker.api.context import Context
-from headrace_worker.api.errors import Fail, InvalidPayload, Retry
-from headrace_worker.api.registry import handler
+from headrace_worker import Context, Fail, InvalidPayload, Retry, RetryPolicy, handler
 
 MAX_RECIPIENTS = 100
 
@@ -219,7 +221,7 @@ async def email(mail: Mail, ctx: Context) -> Sent:
     )
 
 
-def message_id_of(job_id: JobId, sender: str) -> str:
+def message_id_of(job_id: UUID, sender: str) -> str:
     """The Message-ID of a job's mail, in the sender's domain."""
     domain = parseaddr(sender)[1].rpartition("@")[2]
     return f"<{job_id}.headrace@{domain}>"

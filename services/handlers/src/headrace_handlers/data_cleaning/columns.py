@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 
 import polars as pl
 
-from headrace_worker.handlers.data_cleaning.options import ColumnType
+from headrace_handlers.data_cleaning.options import ColumnType
 
 _TRUE = ("true", "t", "yes", "y", "1")
 _FALSE = ("false", "f", "no", "n", "0")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from headrace_worker.api.context import SyncContext
-from headrace_worker.api.registry import handler
-from headrace_worker.handlers.data_cleaning.options import Cleaned, Cleaning
-from headrace_worker.handlers.data_cleaning.settings import FilesSettings
+from headrace_handlers.data_cleaning.options import Cleaned, Cleaning
+from headrace_handlers.data_cleaning.settings import FilesSettings
+from headrace_worker import SyncContext, handler, require_packages
 
 __all__ = ["Cleaned", "Cleaning", "data_cleaning"]
+
+require_packages("polars", install="headrace-handlers[data]")
 
 
 @handler(
@@ -31,6 +32,6 @@ def data_cleaning(options: Cleaning, ctx: SyncContext) -> Cleaned:
     once.
     """
     # polars takes most of a second to import; a worker that cleans nothing does without.
-    from headrace_worker.handlers.data_cleaning.pipeline import clean  # noqa: PLC0415
+    from headrace_handlers.data_cleaning.pipeline import clean  # noqa: PLC0415
 
     return clean(options, ctx)

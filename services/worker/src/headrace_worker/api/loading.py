@@ -1,0 +1,123 @@
+"""Import the handlers of a worker: modules by name, and those of installed packages.
+
+A package offers handlers by an entry point of the group `headrace.handlers` that names a module.
+Headrace's own handlers are such a package, `headrace-handlers`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+
+import structlog
+
+from headrace_worker.api.registry import RegisteredHandler, Registry, registry
+
+_GROUP = "headrace.handlers"
+# HEADRACE_BUILTIN_HANDLERS selects the entry points of this distribution by name.
+_BUILTIN = "headrace-handlers"
+
+_log = structlog.get_logger()
+
+
+class MissingPackages(ImportError):
+    """Packages that a module of handlers needs are not installed.
+
+    Attributes:
+        packages: their import names.
+        install: the requirement that installs them.
+    """
+
+    def __init__(self, packages: Sequence[str], install: str) -> None:
+        super().__init__(f"{', '.join(packages)} not found; install {install}")
+        self.packages = tuple(packages)
+        self.install = install
+
+
+def require_packages(*packages: str, install: str) -> None:
+    """Leave a module of an entry point out of the worker unless its packages are installed.
+
+    Call it in the module, before the first import of one of them.
+
+    Args:
+        packages: import names.
+        install: the requirement that installs them, such as `acme-jobs[reports]`.
+
+    Raises:
+        MissingPackages: one of them is not installed.
+    """
+    if missing := [package for package in packages if find_spec(package) is None]:
+        raise MissingPackages(missing, install)
+
+
+def load_handlers(
+    modules: Sequence[str] = (), *, builtins: Sequence[str] | None = None
+) -> Registry:
+    """Import the built-in handlers, those of `modules` and those of installed packages.
+
+    The handlers of an entry point that raises `MissingPackages` are left out, with a line of log.
+
+    Args:
+        modules: names of modules with handlers.
+        builtins: names of built-in handlers; None for all of them.
+
+    Returns:
+        The registry of this process.
+
+    Raises:
+        ImportError: a module cannot be imported.
+    """
+    builtin, others = _installed()
+    for name in builtin if builtins is None else builtins:
+        if entry_point := builtin.get(name):
+            _load(entry_point, is_named=builtins is not None)
+        else:
+            _log.warning("handler_not_installed", handler=name, advice=f"install {_BUILTIN}")
+    for module in modules:
+        _import(module)
+    for entry_point in others:
+        _load(entry_point, is_named=False)
+    return registry
+
+
+def _installed() -> tuple[dict[str, EntryPoint], list[EntryPoint]]:
+    builtin: dict[str, EntryPoint] = {}
+    others: list[EntryPoint] = []
+    for entry_point in sorted(entry_points(group=_GROUP), key=lambda one: one.name):
+        if entry_point.dist is not None and entry_point.dist.name == _BUILTIN:
+            builtin[entry_point.name] = entry_point
+        else:
+            others.append(entry_point)
+    return builtin, others
+
+
+def _load(entry_point: EntryPoint, *, is_named: bool) -> None:
+    try:
+        entry_point.load()
+    except MissingPackages as error:
+        log = _log.warning if is_named else _log.info
+        log(
+            "handler_left_out",
+            handler=entry_point.name,
+            missing=list(error.packages),
+            advice=f"install {error.install}",
+        )
+
+
+def _import(module: str) -> None:
+    before = len(registry)
+    importlib.import_module(module)
+    # A module that was imported earlier registers nothing now.
+    if len(registry) == before and not any(_is_from(one, module) for one in registry):
+        _log.warning(
+            "module_without_handlers",
+            module=module,
+            advice="decorate a function of it with @handler, or remove the module from "
+            "HEADRACE_HANDLERS",
+        )
+
+
+def _is_from(registered: RegisteredHandler, module: str) -> bool:
+    return f"{registered.function.__module__}.".startswith(f"{module}.")
