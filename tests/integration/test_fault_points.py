@@ -44,6 +44,7 @@ from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.sql.database import Database
 from headrace_gateway.server import Gateway
 from headrace_scheduler.service import Scheduler
+from headrace_scheduler.timing import Timing
 from headrace_worker.api.registry import Registry, registry
 from headrace_worker.service import WorkerService
 from support.fault_points import FaultPoints, points
@@ -127,6 +128,8 @@ MIX = Mix(seconds=(0.01, 0.1), telling=0.3, attached=0.1)
 FAULTS = 2
 TURN_S = 30.0
 SETTLE_S = 45.0
+# Short intervals, so that these loops meet faults as often as the others.
+OFTEN = Timing(recover=0.3, prune=0.3)
 # How long there is trouble everywhere, in seconds.
 TROUBLE_S = 10.0
 SUBSCRIPTION = "trouble"
@@ -220,11 +223,9 @@ class Trouble:
 
 @pytest.fixture
 def fault_points(monkeypatch: pytest.MonkeyPatch) -> FaultPoints:
-    """Between the services and the store. The loops of the scheduler look more often."""
+    """The faults between the services and the store."""
     fault_points = FaultPoints(SEED)
     fault_points.install(monkeypatch)
-    monkeypatch.setattr("headrace_scheduler.loops.recover._INTERVAL", 0.3)
-    monkeypatch.setattr("headrace_scheduler.loops.prune._INTERVAL", 0.3)
     monkeypatch.setattr("headrace_gateway.streams.leases._BEAT", 1.0)
     return fault_points
 
@@ -246,7 +247,7 @@ async def trouble(
             await gateway.start()
             stack.push_async_callback(gateway.stop)
         for _ in range(2):
-            scheduler = Scheduler(settings)
+            scheduler = Scheduler(settings, timing=OFTEN)
             await scheduler.start()
             stack.push_async_callback(scheduler.stop)
         # One of the workers finds no Redis: it claims and rings over PostgreSQL.

@@ -1,4 +1,4 @@
-"""Which jobs go to the workers, and when they go again."""
+"""Dispatch: which jobs are delivered, and when they are delivered again."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.sql.database import Database
+from headrace_core.wake import Topic
 from headrace_scheduler.loops.dispatch import Dispatch
 from support.jobs import read_job, submit, submit_many
 from support.leading import lead
@@ -25,7 +26,7 @@ from support.workers import delivery, drain, ending, finish, lapse, register, st
 
 
 class Clock:
-    """Monotonic seconds that pass when a test says so."""
+    """A monotonic clock that a test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -48,13 +49,13 @@ async def deliverer(settings: Settings, database: Database) -> AsyncIterator[Del
 
 @pytest.fixture
 async def term(database: Database) -> int:
-    """The term in which all is done."""
+    """The term of the tests."""
     return await lead(database)
 
 
 @pytest.fixture
 def dispatch(database: Database, deliverer: Deliverer, term: int, clock: Clock) -> Dispatch:
-    """A loop that has just begun, without prefetch."""
+    """A new loop without prefetch."""
     return Dispatch(
         database=database,
         deliverer=deliverer,
@@ -66,7 +67,7 @@ def dispatch(database: Database, deliverer: Deliverer, term: int, clock: Clock) 
 
 
 class Queues:
-    """What lies in the pools' queues."""
+    """The entries in the queues of the pools."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -76,7 +77,7 @@ class Queues:
         return [Delivery.parse(name.decode()) for name in names]
 
     async def take(self, pool: str) -> list[Delivery]:
-        """Empties a queue, as a worker does, or an accident."""
+        """Empty a queue, as a worker or a FLUSHALL does."""
         taken = await self.of(pool)
         await self._redis.delete(await queue_of(self._redis, pool))
         return taken
@@ -91,7 +92,7 @@ def deliveries(*jobs: Job) -> list[Delivery]:
     return [delivery(job) for job in jobs]
 
 
-async def test_jobs_go_by_priority_within_the_free_slots(
+async def test_jobs_are_delivered_by_priority_within_free_slots(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     worker_id = await register(database, slots=3)
@@ -100,7 +101,7 @@ async def test_jobs_go_by_priority_within_the_free_slots(
     ]
     assert await dispatch.run_once() > 0
     assert await queues.take("pool") == deliveries(highest, high, first)
-    # Nothing more while these are underway, or run.
+    # Nothing more while these are unclaimed or running.
     await dispatch.run_once()
     assert await queues.of("pool") == []
     await start(database, worker_id, highest, high, first)
@@ -115,7 +116,7 @@ async def test_jobs_go_by_priority_within_the_free_slots(
     assert await queues.take("pool") == deliveries(low)
 
 
-async def test_a_prefetch_keeps_every_worker_supplied(
+async def test_prefetch_keeps_every_worker_supplied(
     database: Database, deliverer: Deliverer, queues: Queues, term: int
 ) -> None:
     dispatch = Dispatch(
@@ -128,7 +129,7 @@ async def test_a_prefetch_keeps_every_worker_supplied(
     assert len(await queues.of("pool")) == 3 + 2 + 2 * 4
 
 
-async def test_a_retry_goes_for_its_next_attempt(
+async def test_retry_is_delivered_as_the_next_attempt(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     worker_id = await register(database)
@@ -141,7 +142,7 @@ async def test_a_retry_goes_for_its_next_attempt(
     assert await queues.take("pool") == [Delivery(job_id=job.id, attempt=2)]
 
 
-async def test_what_nobody_claims_goes_again_after_a_while(
+async def test_unclaimed_delivery_is_repeated_after_its_time(
     database: Database, dispatch: Dispatch, queues: Queues, clock: Clock
 ) -> None:
     worker_id = await register(database, slots=2)
@@ -156,7 +157,7 @@ async def test_what_nobody_claims_goes_again_after_a_while(
     clock.now += 0.1
     await dispatch.run_once()
     assert await queues.take("pool") == deliveries(lost)
-    # And from then on once more.
+    # The time starts again.
     clock.now += 5
     await dispatch.run_once()
     assert await queues.of("pool") == []
@@ -165,7 +166,7 @@ async def test_what_nobody_claims_goes_again_after_a_while(
     assert await queues.take("pool") == deliveries(lost)
 
 
-async def test_a_scheduler_that_has_just_begun_delivers_what_it_does_not_know_of(
+async def test_new_leader_repeats_unclaimed_deliveries(
     database: Database, dispatch: Dispatch, deliverer: Deliverer, queues: Queues, term: int
 ) -> None:
     await register(database)
@@ -175,11 +176,11 @@ async def test_a_scheduler_that_has_just_begun_delivers_what_it_does_not_know_of
         database=database, deliverer=deliverer, term=term, prefetch=0, redeliver_after=10
     )
     await after.run_once()
-    # The second delivery finds the first.
+    # The second delivery replaces the first.
     assert await queues.of("pool") == deliveries(*jobs)
 
 
-async def test_after_a_flush_everything_goes_again(
+async def test_flushed_deliveries_are_repeated(
     database: Database, dispatch: Dispatch, queues: Queues, clock: Clock, redis: Redis
 ) -> None:
     await register(database)
@@ -191,7 +192,7 @@ async def test_after_a_flush_everything_goes_again(
     assert await queues.of("pool") == deliveries(*jobs)
 
 
-async def test_a_pool_without_live_workers_gets_nothing(
+async def test_pool_without_live_workers_gets_nothing(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await lapse(database, await register(database, "a", pool="lapsed"))
@@ -201,13 +202,13 @@ async def test_a_pool_without_live_workers_gets_nothing(
     await dispatch.run_once()
     assert await queues.of("lapsed") == await queues.of("draining") == []
     assert await queues.of("live") == deliveries(c)
-    # As soon as somebody serves them, they go.
+    # A worker that serves them gets them at once.
     await register(database, "a", "b", pool="late")
     await dispatch.run_once()
     assert await queues.of("late") == deliveries(a, b)
 
 
-async def test_what_is_underway_to_a_pool_that_is_gone_goes_elsewhere_at_once(
+async def test_unclaimed_delivery_of_a_lost_pool_moves_at_once(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     gone = await register(database, pool="gone")
@@ -220,7 +221,7 @@ async def test_what_is_underway_to_a_pool_that_is_gone_goes_elsewhere_at_once(
     assert await queues.of("other") == deliveries(job)
 
 
-async def test_types_that_nobody_runs_block_no_others(
+async def test_type_without_worker_blocks_no_other(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database, "served", queues=["fast"], slots=1)
@@ -231,7 +232,7 @@ async def test_types_that_nobody_runs_block_no_others(
     assert await queues.of("pool") == deliveries(job)
 
 
-async def test_jobs_that_wait_for_a_full_pool_hide_none_that_another_has_room_for(
+async def test_jobs_of_a_full_pool_hide_no_jobs_of_another(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     busy = await register(database, "slow", pool="full", slots=1)
@@ -244,20 +245,20 @@ async def test_jobs_that_wait_for_a_full_pool_hide_none_that_another_has_room_fo
     assert await queues.of("free") == deliveries(*quick[:2])
 
 
-async def test_a_pool_that_becomes_full_hides_none_that_another_has_room_for(
+async def test_pool_that_becomes_full_hides_no_jobs_of_another(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database, "slow", pool="small", slots=1)
     await register(database, "quick", pool="large", slots=50)
     slow = await submit_many(database, 200, type="slow", priority=100)
     quick = await submit_many(database, 60, type="quick")
-    # One look is enough, however much waits in front.
+    # One run is enough, however many jobs are ahead.
     await dispatch.run_once()
     assert await queues.of("small") == deliveries(slow[0])
     assert await queues.of("large") == deliveries(*quick[:50])
 
 
-async def test_a_large_room_is_filled_in_one_look(
+async def test_large_room_is_filled_in_one_run(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database, slots=2500)
@@ -266,7 +267,7 @@ async def test_a_large_room_is_filled_in_one_look(
     assert await queues.of("pool") == deliveries(*jobs[:2500])
 
 
-async def test_pools_that_serve_the_same_share_by_their_room(
+async def test_pools_of_one_lane_share_by_their_room(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database, "a", "b", pool="one", slots=6)
@@ -278,7 +279,7 @@ async def test_pools_that_serve_the_same_share_by_their_room(
     assert set(one + two) == set(deliveries(*jobs[:8]))
 
 
-async def test_a_tenants_jobs_go_to_its_own_workers(
+async def test_jobs_of_a_tenant_go_to_its_own_workers(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database, pool="ours")
@@ -289,7 +290,7 @@ async def test_a_tenants_jobs_go_to_its_own_workers(
     assert await queues.of("theirs") == deliveries(theirs)
 
 
-async def test_what_ended_while_it_was_underway_makes_room(
+async def test_unclaimed_delivery_of_an_ended_job_makes_room(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database, slots=1)
@@ -301,7 +302,7 @@ async def test_what_ended_while_it_was_underway_makes_room(
     assert await queues.take("pool") == deliveries(first, second)
 
 
-async def test_waiting_jobs_of_the_future_do_not_go(
+async def test_scheduled_job_is_not_delivered(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database)
@@ -310,7 +311,7 @@ async def test_waiting_jobs_of_the_future_do_not_go(
     assert await queues.of("pool") == []
 
 
-async def test_without_redis_nothing_is_taken_for_delivered(
+async def test_failed_delivery_without_redis_is_repeated(
     settings: Settings, database: Database, deliverer: Deliverer, queues: Queues, term: int
 ) -> None:
     nowhere = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
@@ -329,19 +330,19 @@ async def test_without_redis_nothing_is_taken_for_delivered(
     await gone.close()
 
 
-async def test_a_free_slot_is_news_only_while_something_finds_no_room(
+async def test_slot_wakes_dispatch_only_while_jobs_lack_room(
     database: Database, dispatch: Dispatch
 ) -> None:
     await register(database, slots=2)
     await submit_many(database, 2)
     await dispatch.run_once()
-    assert dispatch.supplied
+    assert not dispatch.accepts(Topic.SLOTS)
     await submit(database)
     await dispatch.run_once()
-    assert not dispatch.supplied
+    assert dispatch.accepts(Topic.SLOTS)
 
 
-async def test_of_a_pool_that_is_full_it_is_not_known_what_waits_for_it(
+async def test_slot_wakes_dispatch_while_any_pool_is_full(
     database: Database, dispatch: Dispatch
 ) -> None:
     busy = await register(database, "slow", pool="full", slots=1)
@@ -349,21 +350,21 @@ async def test_of_a_pool_that_is_full_it_is_not_known_what_waits_for_it(
     await register(database, "quick", pool="free", slots=2)
     await submit(database, type="slow")
     await dispatch.run_once()
-    assert not dispatch.supplied
+    assert dispatch.accepts(Topic.SLOTS)
 
 
-async def test_the_more_it_delivers_the_longer_it_rests(
+async def test_pause_grows_with_the_delivered_jobs(
     database: Database, dispatch: Dispatch, clock: Clock
 ) -> None:
     await register(database, slots=400)
-    breaths = []
+    pauses = []
     for count in (1, 50, 300):
         await submit_many(database, count)
         clock.now += 0.01
         await dispatch.run_once()
-        breaths.append(dispatch.breath)
-    assert breaths == sorted(set(breaths))
-    # It looks ever less often for nothing.
+        pauses.append(dispatch.pause)
+    assert pauses == sorted(set(pauses))
+    # Runs that deliver nothing become rarer.
     for _ in range(9):
         await dispatch.run_once()
-    assert dispatch.breath == max(breaths)
+    assert dispatch.pause == max(pauses)

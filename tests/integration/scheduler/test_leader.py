@@ -1,10 +1,11 @@
-"""One scheduler leads, the others stand by."""
+"""One scheduler leads, the others are standbys."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -23,6 +24,7 @@ from headrace_scheduler import leader
 from headrace_scheduler.leader import Leader
 from headrace_scheduler.metrics import Gauges
 from headrace_scheduler.service import Scheduler
+from headrace_scheduler.timing import Timing
 from support.jobs import read_job, set_column, submit
 from support.leading import lead, lose_lead
 from support.proxy import Proxy
@@ -31,15 +33,11 @@ from support.scraping import scrape
 from support.until import until
 from support.workers import register
 
-
-@pytest.fixture(autouse=True)
-def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever stands by tries again at once."""
-    monkeypatch.setattr(leader.random, "uniform", lambda *_: 0.02)
+EAGER = Timing(standby=(0.02, 0.02))
 
 
 class Office:
-    """Work that lasts for as long as its leader leads, how many do it, and in which terms."""
+    """Work that lasts as long as a lead; it counts the leaders at work and their terms."""
 
     def __init__(self) -> None:
         self.at_work = 0
@@ -61,10 +59,15 @@ class Office:
 
 @asynccontextmanager
 async def candidate(
-    settings: Settings, office: Office, *, lease: float = leader.LEASE
+    settings: Settings, office: Office, *, lease: float = EAGER.lease
 ) -> AsyncIterator[Leader]:
     database = Database(settings, application="test-candidate")
-    standing = Leader(database=database, work=office.work, gauges=office.gauges, lease=lease)
+    standing = Leader(
+        database=database,
+        work=office.work,
+        gauges=office.gauges,
+        timing=replace(EAGER, lease=lease),
+    )
     running = asyncio.create_task(standing.run())
     try:
         yield standing
@@ -76,13 +79,15 @@ async def candidate(
 
 
 async def leads(*leaders: Leader) -> Leader:
-    """Waits until one of them leads."""
+    """Wait until one of them leads."""
     leading = await until(lambda: next((one for one in leaders if one.leading.is_set()), None))
     assert leading is not None
     return leading
 
 
-async def test_one_of_several_leads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_of_several_schedulers_leads(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     office = Office()
     tries = []
 
@@ -96,14 +101,14 @@ async def test_one_of_several_leads(settings: Settings, monkeypatch: pytest.Monk
             await stack.enter_async_context(candidate(settings, office)) for _ in range(3)
         ]
         await leads(*candidates)
-        # The others try again and again.
+        # The others keep trying.
         await until(lambda: len(tries) > 20)
         assert sum(one.leading.is_set() for one in candidates) == 1
         assert (office.at_work, office.terms) == (1, [1])
     assert office.at_work == 0
 
 
-async def test_when_the_leader_ends_another_takes_over_at_once(settings: Settings) -> None:
+async def test_standby_takes_over_at_once_when_the_leader_stops(settings: Settings) -> None:
     office = Office()
     async with AsyncExitStack() as first:
         await leads(await first.enter_async_context(candidate(settings, office, lease=3600)))
@@ -117,9 +122,7 @@ async def test_when_the_leader_ends_another_takes_over_at_once(settings: Setting
         assert office.gauges == Gauges(leading=False, term=2)
 
 
-async def test_a_leader_renews_its_lease(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_leader_renews_its_lease(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     office = Office()
     renewals = []
 
@@ -131,32 +134,32 @@ async def test_a_leader_renews_its_lease(
     async with candidate(settings, office, lease=3) as first:
         await leads(first)
         async with candidate(settings, office) as standby:
-            # There are three to a lease.
+            # A lease has time for three renewals.
             await until(lambda: len(renewals) == 5)
             assert not standby.leading.is_set()
             assert (office.at_work, office.terms) == (1, [1])
 
 
-async def test_whose_renewal_is_refused_stops_and_counts_it(
+async def test_leader_with_refused_renewal_stops_and_counts_it(
     settings: Settings, database: Database
 ) -> None:
     office, rival = Office(), uuid4()
     async with candidate(settings, office, lease=1.5) as only:
         await leads(only)
-        # As it is for one that has stood still: another one leads when it goes on.
+        # Another scheduler leads by now, as after a suspension of this one.
         await lose_lead(database)
         async with database.statement() as connection:
             await take_lead(connection, holder=rival, lease=timedelta(hours=1))
         await until(lambda: not only.leading.is_set(), within=5)
         assert (office.at_work, office.gauges.stale_writes) == (0, 1)
-        # It stands by, and comes again.
+        # It is a standby until it leads again.
         async with database.statement() as connection:
             await give_up_lead(connection, holder=rival)
         await leads(only)
         assert office.terms == [1, 3]
 
 
-async def test_who_cannot_renew_stops_before_its_lease_ends(settings: Settings) -> None:
+async def test_leader_that_cannot_renew_stops_before_lease_ends(settings: Settings) -> None:
     lease = 3.0
     proxy = Proxy(settings.postgresql_url)
     await proxy.start()
@@ -174,29 +177,29 @@ async def test_who_cannot_renew_stops_before_its_lease_ends(settings: Settings) 
         assert clock() - held < lease
         assert not standby.leading.is_set()
         await leads(standby)
-        # Its last words come through now, and count for nothing.
+        # Its statements in flight arrive now, and are refused.
         proxy.release()
         await asyncio.sleep(lease / 2)
         assert standby.leading.is_set()
         assert (office.at_work, next_office.at_work, next_office.terms) == (0, 1, [2])
 
 
-async def test_a_fault_of_its_work_ends_a_term_and_no_more(settings: Settings) -> None:
+async def test_fault_of_the_work_ends_the_term_alone(settings: Settings) -> None:
     office = Office()
     office.fault = ExceptionGroup("loops", [ValueError("it must not")])
-    # The next term begins at once, whatever the lease.
+    # The next term begins at once, although the lease is long.
     async with candidate(settings, office, lease=3600) as only:
         await until(lambda: office.terms == [1, 2])
         await leads(only)
 
 
 @pytest.mark.parametrize("how", ["stopped", "replaced"])
-async def test_the_standby_goes_on_with_the_leaders_work(
+async def test_standby_continues_the_work_of_the_leader(
     settings: Settings, database: Database, redis: Redis, waker: Waker, how: str
 ) -> None:
     await register(database)
     served = settings.model_copy(update={"scheduler_metrics_address": "127.0.0.1:0"})
-    schedulers = [Scheduler(served) for _ in range(2)]
+    schedulers = [Scheduler(served, timing=EAGER) for _ in range(2)]
     for scheduler in schedulers:
         await scheduler.start()
     try:
@@ -212,7 +215,7 @@ async def test_the_standby_goes_on_with_the_leaders_work(
         else:
             await lose_lead(database)
             await until(lambda: not leading.leader.leading.is_set())
-            # Whichever of its loops has looked first, or its renewal.
+            # One of its loops or its renewal was refused first.
             seen = await scrape(leading.metrics_port)
             assert seen["headrace_stale_writes_refused_total"] >= 1
         await promoted_and_delivered(database, redis, waker)
@@ -223,7 +226,7 @@ async def test_the_standby_goes_on_with_the_leaders_work(
 
 
 async def promoted_and_delivered(database: Database, redis: Redis, waker: Waker) -> None:
-    """Sees a scheduled job through to its worker's queue."""
+    """Wait until a scheduled job is in the queue of its pool."""
     job = await submit(database, schedule_time=datetime.now(UTC) + timedelta(hours=1))
     await set_column(database, job.id, "due_time = now()")
     waker.ring(Topic.JOBS)

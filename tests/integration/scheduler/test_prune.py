@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from datetime import timedelta
 from typing import Any
 
-import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
@@ -17,10 +15,10 @@ from headrace_core.domain.retention import Retention, parse_rules
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.sql.database import Database
-from headrace_scheduler.loops import prune as pruning
 from headrace_scheduler.loops.prune import Prune
 from headrace_scheduler.metrics import Gauges
 from headrace_scheduler.service import Scheduler
+from headrace_scheduler.timing import Timing
 from support.jobs import set_column, submit_many
 from support.leading import lead
 from support.retention import settle
@@ -67,15 +65,12 @@ async def counts(database: Database) -> tuple[int, int]:
     return jobs, events
 
 
-async def test_one_run_removes_all_that_is_too_old_of_everybody(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pruning, "_PAGE", 20)
+async def test_run_prunes_old_jobs_of_all_tenants(database: Database) -> None:
     await ended(database, 45, days=1.5)
     await ended(database, 10, days=1.5, tenant="other")
     await ended(database, 3, days=0.5)
     with capture_logs() as logs:
-        assert await prune(database) == 60
+        assert await prune(database, page=20) == 60
     assert await counts(database) == (3, 6)
     assert {(log["tenant"], log["jobs"], log["events"]) for log in logs} == {
         ("default", 45, 90),
@@ -86,10 +81,7 @@ async def test_one_run_removes_all_that_is_too_old_of_everybody(
     assert logs == []
 
 
-async def test_what_was_pruned_unread_is_told_once_for_each_subscription(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pruning, "_PAGE", 2)
+async def test_unread_pruned_jobs_are_logged_once_per_subscription(database: Database) -> None:
     jobs = await ended(database, 5, days=3)
     await ended(database, 1, days=1.5)
     async with database.transaction() as connection:
@@ -100,7 +92,7 @@ async def test_what_was_pruned_unread_is_told_once_for_each_subscription(
             )
         )
     with capture_logs() as logs:
-        await prune(database)
+        await prune(database, page=2)
     assert await counts(database) == (1, 2)
     (warning,) = (log for log in logs if log["log_level"] == "warning")
     assert (warning["event"], warning["tenant"], warning["subscription"], warning["jobs"]) == (
@@ -112,9 +104,7 @@ async def test_what_was_pruned_unread_is_told_once_for_each_subscription(
     assert not any(str(job.id) in str(logs) for job in jobs)
 
 
-async def test_the_events_of_a_job_that_has_very_many_go_in_the_same_run(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_run_removes_all_events_of_a_long_job(database: Database) -> None:
     await ended(database, 1, days=1.5)
     (long,) = await ended(database, 1, days=3)
     async with database.transaction() as connection:
@@ -131,12 +121,11 @@ async def test_the_events_of_a_job_that_has_very_many_go_in_the_same_run(
             {"id": long.id},
         )
     await settle(database)
-    monkeypatch.setattr(pruning, "_BREATH", 0)
-    await prune(database)
+    await prune(database, timing=Timing(prune_rest=0))
     assert await counts(database) == (0, 0)
 
 
-async def test_each_tenant_and_state_is_kept_as_long_as_its_rule_says(database: Database) -> None:
+async def test_retention_rules_apply_per_tenant_and_state(database: Database) -> None:
     rules = parse_rules("failed=10d, acme=2d, acme/failed=5d")
     for tenant in ("default", "acme"):
         for state in (JobState.CANCELLED, JobState.FAILED):
@@ -162,30 +151,24 @@ async def test_each_tenant_and_state_is_kept_as_long_as_its_rule_says(database: 
     assert gauges.pruned == 16 - 6
 
 
-async def test_it_rests_as_long_as_it_works(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pruning, "_PAGE", 1)
+async def test_prune_rests_as_long_as_it_works(database: Database) -> None:
     await ended(database, 3, days=2)
     rests: list[float] = []
-    sleep = asyncio.sleep
 
     async def rest(seconds: float) -> None:
         rests.append(seconds)
-        await sleep(0)
 
-    monkeypatch.setattr(pruning.asyncio, "sleep", rest)
     # Each reading of the clock is later than the one before by one second more.
     clock = itertools.accumulate(itertools.count())
-    await prune(database, clock=lambda: float(next(clock)))
+    await prune(database, page=1, sleep=rest, clock=lambda: float(next(clock)))
     assert rests == [1, 3, 5]
     rests.clear()
     await ended(database, 1, days=2)
-    await prune(database, clock=lambda: 0.0)
+    await prune(database, page=1, sleep=rest, clock=lambda: 0.0)
     assert rests == [0.05]
 
 
-async def test_a_scheduler_that_leads_prunes(settings: Settings, database: Database) -> None:
+async def test_leading_scheduler_prunes(settings: Settings, database: Database) -> None:
     await ended(database, 2, days=2)
     await ended(database, 2, days=0.1)
     changes = {"retention": 86_400.0, "subscription_retention": 86_400.0}

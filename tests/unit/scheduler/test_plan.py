@@ -1,4 +1,4 @@
-"""Which waiting job goes to which pool."""
+"""The assignment of waiting jobs to pools."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ rooms = st.lists(st.integers(0, 8), min_size=5, max_size=5).map(
 
 
 @given(jobs, pools, rooms)
-def test_a_plan_keeps_all_its_promises(
+def test_plan_keeps_its_promises(
     jobs: list[ReadyJob], pools: list[Pool], room: dict[str, int]
 ) -> None:
     planned = plan(in_heads(jobs), pools, room).jobs
@@ -82,7 +82,7 @@ def test_a_plan_keeps_all_its_promises(
     turn = {each.delivery: number for number, each in enumerate(sorted(jobs))}
     chosen = [each.delivery for batch in planned.values() for each in batch]
 
-    # Nothing goes twice, and nothing to a pool that cannot run it or has no room.
+    # No job is assigned twice, or to a pool that does not serve it or has no room.
     assert len(chosen) == len(set(chosen))
     for name, batch in planned.items():
         assert 0 < len(batch) <= room[name]
@@ -90,8 +90,7 @@ def test_a_plan_keeps_all_its_promises(
         # In the order of their turn.
         assert list(batch) == sorted(batch, key=lambda each: turn[each.delivery])
 
-    # What was passed over found every pool that could run it full, with nothing but jobs whose turn
-    # was before its own.
+    # A skipped job found every pool that serves it full of jobs with an earlier turn.
     for each in jobs:
         if each.delivery in chosen:
             continue
@@ -101,14 +100,14 @@ def test_a_plan_keeps_all_its_promises(
             assert all(turn[other.delivery] < turn[each.delivery] for other in batch)
 
 
-def test_a_job_goes_where_there_is_most_room() -> None:
+def test_job_goes_to_the_pool_with_most_room() -> None:
     pools = [pool("small"), pool("large")]
     planned = plan(in_heads([job() for _ in range(6)]), pools, {"small": 2, "large": 6})
     assert {name: len(batch) for name, batch in planned.jobs.items()} == {"small": 1, "large": 5}
     assert not planned.full
 
 
-def test_a_job_without_room_holds_up_nothing_behind_it() -> None:
+def test_job_without_room_delays_no_other() -> None:
     waiting, next_one = job(type="a"), job(rank=1.0, type="b")
     pools = [pool("full"), pool("free", types=frozenset("b"))]
     planned = plan(in_heads([waiting, next_one]), pools, {"full": 0, "free": 1})
@@ -117,11 +116,11 @@ def test_a_job_without_room_holds_up_nothing_behind_it() -> None:
     assert planned.full
 
 
-def test_a_pool_that_the_room_does_not_name_gets_nothing() -> None:
+def test_pool_without_room_entry_gets_nothing() -> None:
     assert plan(in_heads([job()]), [pool("unknown")], {}).jobs == {}
 
 
-def test_it_stops_where_others_of_a_lane_may_come_next() -> None:
+def test_plan_ends_where_unknown_jobs_may_be_next() -> None:
     first, last = job(type="a"), job(rank=1.0, type="a")
     later = job(rank=2.0, type="b")
     heads = in_heads([first, last], whole=False) + in_heads([later])
@@ -129,7 +128,7 @@ def test_it_stops_where_others_of_a_lane_may_come_next() -> None:
     planned = plan(heads, [one], {"one": 9})
     assert planned.jobs == {"one": [first, last]}
     assert not planned.whole
-    # When its jobs find no room, what stands behind them would find none either.
+    # Without room for these jobs there is none for the later ones.
     planned = plan(heads, [pool("a"), pool("b", types=frozenset("b"))], {"a": 1, "b": 9})
     assert planned.jobs == {"a": [first], "b": [later]}
     assert planned.whole

@@ -1,1 +1,1 @@
-"""Headrace's scheduler: one leader runs the loops, the others stand by."""
+"""Headrace's scheduler: one leader runs the loops, the others are standbys."""

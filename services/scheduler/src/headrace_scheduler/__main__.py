@@ -11,9 +11,9 @@ from headrace_scheduler.service import Scheduler
 _SETTINGS = {
     **SERVERS,
     "scheduler_address": "host:port of the health service",
-    "scheduler_metrics_address": "host:port of the metrics for Prometheus",
-    "retention": "seconds for which a job is kept after its end",
-    "dispatch_prefetch": "jobs that are delivered beyond the free slots of workers",
+    "scheduler_metrics_address": "host:port of the Prometheus metrics",
+    "retention": "seconds that a job is kept after its end",
+    "dispatch_prefetch": "deliveries per worker beyond its free slots",
 }
 _EXAMPLES = (
     "python -m headrace_scheduler",
@@ -23,7 +23,7 @@ _EXAMPLES = (
 if __name__ == "__main__":
     service_parser(
         "headrace_scheduler",
-        description="Dispatch Headrace's jobs to workers, or stand by for the scheduler that does. "
+        description="Dispatch Headrace's jobs to workers, or be a standby for the leader. "
         "It runs until SIGTERM or SIGINT.",
         settings=_SETTINGS,
         examples=_EXAMPLES,

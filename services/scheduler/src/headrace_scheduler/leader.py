@@ -1,4 +1,4 @@
-"""One scheduler leads, the others stand by."""
+"""One scheduler leads, the others are standbys."""
 
 from __future__ import annotations
 
@@ -9,38 +9,66 @@ from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Final
+from typing import Any
 from uuid import uuid4
 
 import structlog
 
 from headrace_core.domain.errors import StaleTerm, Unavailable
+from headrace_core.runtime import loop
+from headrace_core.runtime.loop import Loop, LoopRecords, LoopRunner
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.leadership import give_up_lead, renew_lead, take_lead
 from headrace_core.store.sql.database import Database
 from headrace_scheduler.metrics import Gauges
+from headrace_scheduler.timing import DEFAULT, Timing
 
 _log = structlog.get_logger()
 
-# How long a term lasts unless it is renewed, in seconds. Whoever stands by looks about every
-# second, and so takes over within eight seconds of the last renewal.
-LEASE: Final = 6.0
-# One that is so many seconds late to end its loops has stood still, and waits so many for the
-# answer to what it was about to write.
-_STOOD_STILL: Final = 1.0
-_ANSWER: Final = 1.0
-# How long giving up may take, in seconds; whoever stands by waits for the lease otherwise.
-_GIVE_UP: Final = 2.0
+
+class _Renew(Loop):
+    """Renews the lead of one term.
+
+    Args:
+        database: stores the lead.
+        term: of the leader.
+        lease: seconds until the lead lapses without a renewal.
+        on_renewed: called with the time before each successful renewal, by the monotonic clock.
+    """
+
+    name = "renew"
+
+    def __init__(
+        self, *, database: Database, term: int, lease: float, on_renewed: Callable[[float], None]
+    ) -> None:
+        self._database = database
+        self._term = term
+        self._lease = lease
+        self._on_renewed = on_renewed
+        self.first_wait = lease / 3
+
+    async def run_once(self) -> float:
+        """Renew the lead; return the seconds until the next renewal.
+
+        Raises:
+            StaleTerm: the term is over.
+        """
+        asked = time.monotonic()
+        async with self._database.statement() as connection:
+            await renew_lead(connection, term=self._term, lease=timedelta(seconds=self._lease))
+        self._on_renewed(asked)
+        return self._lease / 3
 
 
 class Leader:
-    """Tries to lead, for ever, and runs `work` while it does.
+    """Tries to lead until it is cancelled, and runs `work` while it leads.
 
     Args:
-        database: which knows who leads.
-        work: is given the term, and runs until it is cancelled.
-        gauges: told whether it leads.
-        lease: how long a term lasts unless it is renewed, in seconds.
+        database: stores the lead.
+        work: receives the term, and runs until it is cancelled.
+        gauges: shows whether it leads.
+        records: of the loop that renews the lead.
+        timing: of the lease and the tries.
     """
 
     def __init__(
@@ -49,23 +77,25 @@ class Leader:
         database: Database,
         work: Callable[[int], Awaitable[None]],
         gauges: Gauges,
-        lease: float = LEASE,
+        records: LoopRecords | None = None,
+        timing: Timing = DEFAULT,
     ) -> None:
         self._database = database
         self._work = work
         self._gauges = gauges
-        self._lease = timedelta(seconds=lease)
-        # A third of the lease passes until it is renewed. The last third is for ending the loops,
-        # whose statements may be on their way.
-        self._share = lease / 3
+        self._records = LoopRecords() if records is None else records
+        self._timing = timing
+        # The lead is renewed after a third of the lease. The last third is for ending the loops,
+        # which may have statements in flight.
+        self._share = timing.lease / 3
         self._clock = time.monotonic
-        # When the lease ends at the earliest.
+        # The earliest end of the lease.
         self._end = 0.0
         self._id = uuid4()
         self.leading = asyncio.Event()
 
     async def run(self) -> None:
-        """Leads or stands by until it is cancelled."""
+        """Lead or be a standby until the task is cancelled."""
         while True:
             try:
                 await self._try_to_lead()
@@ -73,30 +103,42 @@ class Leader:
                 _log.warning("leadership_failed", dependency=fault.dependency)
             except StaleTerm as refusal:
                 _log.warning("leadership_lost", term=refusal.term)
-            except Exception:  # noqa: BLE001 - it stands by again, whatever ended its term
+            except Exception:  # noqa: BLE001 - after any fault it becomes a standby again
                 _log.exception("leadership_failed")
-            await asyncio.sleep(random.uniform(0.5, 1.5))
+            await asyncio.sleep(random.uniform(*self._timing.standby))
 
     async def _try_to_lead(self) -> None:
-        stands_by = False
+        is_standby = False
         try:
-            # From before it asks: so the lease ends here no later than in the database.
+            # Read before the statement, so the lease ends here no later than in the database.
             asked = self._clock()
             async with self._database.statement() as connection:
-                term = await take_lead(connection, holder=self._id, lease=self._lease)
-            stands_by = term is None
+                term = await take_lead(
+                    connection, holder=self._id, lease=timedelta(seconds=self._timing.lease)
+                )
+            is_standby = term is None
             if term is not None:
-                self._end = asked + self._lease.total_seconds()
+                self._on_renewed(asked)
                 await self._lead(term)
         finally:
-            # Also when it is not known whether it leads: another one may do so at once.
-            if not stands_by:
+            # Also after a fault that leaves the result unknown: another scheduler can lead at once.
+            if not is_standby:
                 await self._give_up()
 
     async def _lead(self, term: int) -> None:
         _log.info("leadership_taken", term=term)
         work = asyncio.ensure_future(self._work(term))
-        renewing = asyncio.ensure_future(self._keep_renewing(term))
+        renewing = LoopRunner(
+            _Renew(
+                database=self._database,
+                term=term,
+                lease=self._timing.lease,
+                on_renewed=self._on_renewed,
+            ),
+            timing=loop.Timing(retry=(self._share / 4, self._share / 4)),
+            fatal=(StaleTerm,),
+            records=self._records,
+        ).start()
         self._gauges.leading, self._gauges.term = True, term
         self.leading.set()
         try:
@@ -106,39 +148,26 @@ class Leader:
             self._gauges.leading = False
             await end_tasks(work, renewing)
             _log.info("leadership_ended", term=term)
+        if not renewing.cancelled() and isinstance(renewing.exception(), StaleTerm):
+            self._gauges.stale_writes += 1
         for task in (renewing, work):
             if not task.cancelled() and (fault := task.exception()):
                 raise fault
 
-    async def _until_over(self, *tasks: asyncio.Future[None]) -> None:
-        """Returns when one of the tasks has ended, or it is time to end them."""
+    def _on_renewed(self, asked: float) -> None:
+        self._end = asked + self._timing.lease
+
+    async def _until_over(self, *tasks: asyncio.Future[Any]) -> None:
+        """Return when a task has ended, or when it is time to end the tasks."""
         while (left := self._end - self._share - self._clock()) > 0:
             done, _ = await asyncio.wait(tasks, timeout=left, return_when=FIRST_COMPLETED)
             if done:
                 return
-        if -left > _STOOD_STILL:
-            # Nothing that it writes is accepted by now, and the answer says so.
-            await asyncio.wait(tasks, timeout=_ANSWER, return_when=FIRST_COMPLETED)
-
-    async def _keep_renewing(self, term: int) -> None:
-        pause = self._share
-        while True:
-            await asyncio.sleep(pause)
-            asked = self._clock()
-            try:
-                async with self._database.statement() as connection:
-                    await renew_lead(connection, term=term, lease=self._lease)
-            except StaleTerm:
-                self._gauges.stale_writes += 1
-                raise
-            except Unavailable as fault:
-                _log.warning("leadership_not_renewed", term=term, dependency=fault.dependency)
-                pause = self._share / 4
-            else:
-                self._end = asked + self._lease.total_seconds()
-                pause = self._share
+        if -left > self._timing.late:
+            # The statement in flight is refused by now. Its response counts as a refused write.
+            await asyncio.wait(tasks, timeout=self._timing.answer, return_when=FIRST_COMPLETED)
 
     async def _give_up(self) -> None:
         with suppress(Unavailable, TimeoutError):
-            async with asyncio.timeout(_GIVE_UP), self._database.statement() as connection:
-                await give_up_lead(connection, holder=self._id)
+            async with asyncio.timeout(self._timing.release), self._database.statement() as conn:
+                await give_up_lead(conn, holder=self._id)

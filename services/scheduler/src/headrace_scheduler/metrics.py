@@ -1,4 +1,4 @@
-"""The metrics of a scheduler. `docs/metrics.md` says what they mean and what to alert on."""
+"""The metrics of a scheduler; `docs/metrics.md` describes them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from headrace_core.runtime.metrics import registry_of
+from headrace_core.runtime.loop import LoopRecords
+from headrace_core.runtime.metrics import LoopMetrics, registry_of
 
 
 @dataclass(slots=True)
 class Gauges:
-    """Plain numbers; a collector serves them.
+    """The numbers of a scheduler; its metrics read them.
 
     Attributes:
         leading: whether it leads.
-        term: its newest term; 0 before it has led.
-        stale_writes: how many of its statements were refused, as its term was over.
-        taken_back: jobs that it has taken back from lost workers.
-        pruned: jobs that it has pruned.
+        term: its newest term; 0 before its first one.
+        stale_writes: statements that were refused because its term was over.
+        taken_back: jobs recovered from lost workers.
+        pruned: jobs removed after their retention.
     """
 
     leading: bool = False
@@ -31,13 +32,14 @@ class Gauges:
     pruned: int = 0
 
 
-def scheduler_metrics(gauges: Gauges) -> CollectorRegistry:
-    """What a scheduler tells of itself.
+def scheduler_metrics(gauges: Gauges, records: LoopRecords) -> CollectorRegistry:
+    """Return the metrics of a scheduler.
 
     Args:
         gauges: its numbers.
+        records: of its loops.
     """
-    return registry_of(_Scheduler(gauges))
+    return registry_of(_Scheduler(gauges), LoopMetrics(records))
 
 
 class _Scheduler(Collector):
@@ -46,20 +48,24 @@ class _Scheduler(Collector):
 
     def collect(self) -> Iterator[Metric]:
         gauges = self._gauges
-        yield GaugeMetricFamily("headrace_leading", "Whether it leads.", value=gauges.leading)
-        yield GaugeMetricFamily("headrace_leader_term", "Its newest term.", value=gauges.term)
+        yield GaugeMetricFamily(
+            "headrace_leading", "Whether this scheduler leads.", value=gauges.leading
+        )
+        yield GaugeMetricFamily(
+            "headrace_leader_term", "The newest term of this scheduler.", value=gauges.term
+        )
         yield CounterMetricFamily(
             "headrace_stale_writes_refused",
-            "Statements that were refused since its term was over.",
+            "Statements that were refused because the term was over.",
             value=gauges.stale_writes,
         )
         yield CounterMetricFamily(
             "headrace_jobs_taken_back",
-            "Jobs that were taken back from lost workers.",
+            "Jobs recovered from lost workers.",
             value=gauges.taken_back,
         )
         yield CounterMetricFamily(
             "headrace_jobs_pruned",
-            "Jobs that were removed since they had ended longer ago than they are kept.",
+            "Jobs removed after their retention.",
             value=gauges.pruned,
         )

@@ -1,4 +1,4 @@
-"""The scheduler, put together."""
+"""The wiring of a scheduler."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import structlog
 
 from headrace_core.delivery import Deliverer
+from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import MetricsServer
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
@@ -17,19 +18,22 @@ from headrace_health import Check, Health, HealthServer
 from headrace_scheduler.leader import Leader
 from headrace_scheduler.metrics import Gauges, scheduler_metrics
 from headrace_scheduler.term import Term
+from headrace_scheduler.timing import DEFAULT, Timing
 
 _log = structlog.get_logger()
 
 
 class Scheduler:
-    """A scheduler: it leads, or stands by for the one that does.
+    """A scheduler: it leads, or it is a standby for the leader.
 
     Args:
         settings: servers, address and limits.
+        timing: of its lead and its loops.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, timing: Timing = DEFAULT) -> None:
         self._settings = settings
+        self._timing = timing
         self._database = Database(settings, application="scheduler")
         self._waker = Waker(settings, self._database)
         self._listener = Listener(settings, self._database, Topic.JOBS, Topic.SLOTS)
@@ -41,30 +45,38 @@ class Scheduler:
                 checks=(
                     Check(name="postgresql", ping=WriteProbe(self._database).run),
                     Check(name="wake-ups", ping=self._listener.ping),
-                    # Without Redis the workers help themselves, and the other loops go on.
+                    # Without Redis the workers claim from PostgreSQL, and the loops run.
                     Check(name="redis", ping=self._deliverer.ping, required=False),
                 )
             ),
         )
         self._gauges = Gauges()
+        self._records = LoopRecords()
         self._metrics = MetricsServer(
-            address=settings.scheduler_metrics_address, registry=scheduler_metrics(self._gauges)
+            address=settings.scheduler_metrics_address,
+            registry=scheduler_metrics(self._gauges, self._records),
         )
-        self.leader = Leader(database=self._database, work=self._lead, gauges=self._gauges)
+        self.leader = Leader(
+            database=self._database,
+            work=self._lead,
+            gauges=self._gauges,
+            records=self._records,
+            timing=timing,
+        )
         self._task: asyncio.Task[None] | None = None
 
     @property
     def port(self) -> int:
-        """Where its health is served."""
+        """The port of its health service."""
         return self._health.port
 
     @property
     def metrics_port(self) -> int:
-        """Where its metrics are served; 0 when they are not."""
+        """The port of its metrics; 0 without an address for them."""
         return self._metrics.port
 
     async def start(self) -> None:
-        """Starts to stand by, and to serve its health and its metrics."""
+        """Become a standby, and serve health and metrics."""
         await self._metrics.start()
         await self._waker.start()
         await self._listener.start()
@@ -73,7 +85,7 @@ class Scheduler:
         _log.info("scheduler_started", port=self.port)
 
     async def stop(self) -> None:
-        """Gives up the leadership and closes everything."""
+        """Give up the lead and close all connections."""
         await self._health.enter_graceful_shutdown()
         if self._task is not None:
             await end_tasks(self._task)
@@ -94,4 +106,6 @@ class Scheduler:
             listener=self._listener,
             deliverer=self._deliverer,
             gauges=self._gauges,
+            records=self._records,
+            timing=self._timing,
         ).run()

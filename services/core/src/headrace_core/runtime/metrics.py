@@ -1,4 +1,4 @@
-"""Metrics, served over HTTP in Prometheus's format."""
+"""Metrics, served over HTTP in the Prometheus format."""
 
 from __future__ import annotations
 
@@ -6,30 +6,40 @@ import asyncio
 import ipaddress
 import socket
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from socketserver import TCPServer
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, make_wsgi_app
+from prometheus_client import (
+    CollectorRegistry,
+    Metric,
+    PlatformCollector,
+    ProcessCollector,
+    make_wsgi_app,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
+from headrace_core.runtime.loop import LoopRecords
+
 _PATH: Final = "/metrics"
 
-# How long a client may take for its request and for each part of the answer, in seconds.
+# Deadline of a client's request and of each part of the response, in seconds.
 _TIMEOUT: Final = 5.0
-# How often the server looks whether it shall stop, and how long that may take at most.
+# Seconds between two checks for a stop, and the deadline of the stop.
 _POLL: Final = 0.2
 _STOP: Final = 5.0
 
 
 def registry_of(*collectors: Collector) -> CollectorRegistry:
-    """A registry of what a service tells of itself, and of its process.
+    """Return a registry of a service's own metrics and those of its process.
 
     Args:
-        collectors: read when somebody asks, in whichever thread. No label may have a value that a
-            client chooses.
+        collectors: read at each request, in any thread. No label may have a value that a client
+            chooses.
     """
     registry = CollectorRegistry()
     for collector in collectors:
@@ -39,15 +49,48 @@ def registry_of(*collectors: Collector) -> CollectorRegistry:
     return registry
 
 
-class MetricsServer:
-    """Serves a registry under /metrics, on an address of its own and in threads of its own.
-
-    So it answers also while the event loop is busy.
+class LoopMetrics(Collector):
+    """The metrics of a service's loops.
 
     Args:
-        address: `host:port`; port 0 takes any free one. Only this address is listened to. Empty:
-            nothing is served, and starting it does nothing.
-        registry: what is served. What it collects is read in another thread.
+        records: of the loops, which run by the monotonic clock.
+    """
+
+    def __init__(self, records: LoopRecords) -> None:
+        self._records = records
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the runs, the failures and the time since the last success of each loop."""
+        runs = CounterMetricFamily(
+            "headrace_loop_runs", "Successful runs of a loop.", labels=["loop"]
+        )
+        failures = CounterMetricFamily(
+            "headrace_loop_failures", "Failed runs of a loop.", labels=["loop"]
+        )
+        age = GaugeMetricFamily(
+            "headrace_loop_last_success_seconds",
+            "Seconds since the last successful run of a loop that is running.",
+            labels=["loop"],
+        )
+        now = time.monotonic()
+        # The copy is one step, which the event loop's thread cannot interrupt.
+        for name, record in list(self._records.items()):
+            runs.add_metric([name], record.runs.count)
+            failures.add_metric([name], record.failures.count)
+            if record.running:
+                age.add_metric([name], max(0.0, now - record.last_success))
+        yield from (runs, failures, age)
+
+
+class MetricsServer:
+    """Serves a registry under /metrics, on an address and in threads of its own.
+
+    It answers while the event loop is busy.
+
+    Args:
+        address: `host:port`; port 0 takes any free one. The server listens on this address alone.
+            Empty: nothing is served, and starting it does nothing.
+        registry: the metrics, read in another thread.
     """
 
     def __init__(self, *, address: str, registry: CollectorRegistry) -> None:
@@ -62,10 +105,10 @@ class MetricsServer:
         return self._server.server_port if self._server is not None else 0
 
     async def start(self) -> None:
-        """Listens.
+        """Listen.
 
         Raises:
-            OSError: the address cannot be had.
+            OSError: the address cannot be bound.
         """
         if not self._address:
             return
@@ -84,10 +127,10 @@ class MetricsServer:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Stops listening; who is being answered gets the answer."""
+        """Stop listening; open requests get their responses."""
         server, self._server = self._server, None
         if server is not None and self._thread is not None:
-            # It waits for the thread to come round, which nothing that is asked of it can delay.
+            # Requests have threads of their own, so none of them can delay the shutdown.
             await asyncio.to_thread(server.shutdown)
             server.server_close()
             await asyncio.to_thread(self._thread.join, _STOP)
@@ -95,13 +138,13 @@ class MetricsServer:
 
 class _Server(ThreadingWSGIServer):
     def server_bind(self) -> None:
-        """Binds, and asks no name server for its own name, as the base does."""
+        """Bind without the lookup of the host's name that the base makes."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away or took too long is of no interest."""
+        """Ignore clients that disconnected or timed out."""
 
 
 class _ServerV6(_Server):
@@ -112,10 +155,10 @@ class _Handler(WSGIRequestHandler):
     timeout = _TIMEOUT
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
-        """Requests are not logged."""
+        """Log no requests."""
 
     def address_string(self) -> str:
-        """The address as it is: nobody asks a name server for it."""
+        """Return the address without a name lookup."""
         return str(self.client_address[0])
 
 

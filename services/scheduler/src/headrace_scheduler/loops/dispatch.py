@@ -1,4 +1,4 @@
-"""Delivers waiting jobs to the workers' pools, by rank, within their free slots."""
+"""Delivers waiting jobs to pools by rank, as far as they have free slots."""
 
 from __future__ import annotations
 
@@ -6,47 +6,52 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
 from headrace_core.delivery import Deliverer
 from headrace_core.domain.delivery import Delivery
+from headrace_core.runtime.loop import Loop
 from headrace_core.store.jobs.ready import Head, Lane, Pool, live_pools, ready_heads
 from headrace_core.store.sql.database import Database
+from headrace_core.wake import Topic
 from headrace_scheduler.loops.plan import plan
+from headrace_scheduler.timing import DEFAULT, Timing
 
 _log = structlog.get_logger()
 
-# The longest wait, in seconds: a wake-up that was lost delays a job by no more.
-_MAX_WAIT = 1.0
-# The most jobs that one look asks for, and the fewest: twice as many as the one before delivered,
-# so that hundreds of lanes are not read in vain. What is missed comes with the next look, at once.
-_MAX_BATCH = 1000
-_MIN_BATCH = 100
+# Jobs that one page asks for: twice as many as the last one delivered, within these bounds, so
+# that hundreds of lanes are not read in vain. The next page follows at once.
+_MIN_PAGE: Final = 100
+_MAX_PAGE: Final = 1000
 
-# Between two looks, in seconds. A look costs much the same whether it delivers one job or hundreds,
-# so the more there are, the longer: this much for each that the last look delivered, and while more
-# waits than there is room for, as long as the workers take for a share of what they can hold.
-_BREATH = (0.001, 0.02)
-_FOR_EACH = 0.0002
-_SHARE = 0.3
-_FULL_BREATH = 0.05
+# Pause between two runs, in seconds. A run costs much the same for one job as for hundreds, so the
+# pause grows with the jobs that the last run delivered. While all slots are taken, the pause is a
+# share of the time in which the workers end as many jobs as they can hold.
+_PAUSE: Final = (0.001, 0.02)
+_PAUSE_PER_JOB: Final = 0.0002
+_SHARE: Final = 0.3
+_LONGEST_PAUSE_WHEN_FULL: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class _Underway:
-    """A delivery that nobody has claimed yet: to which pool it went, and when."""
+class _Unclaimed:
+    """A delivery that no worker has claimed yet: its pool, and the time of its delivery."""
 
     pool: str
     since: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
-    """What a look has come to.
+class _Page:
+    """The result of one page.
 
-    How many it delivered, how many the pools can hold in all, whether it knew of all whose turn it
-    was, and whether some found no room.
+    Attributes:
+        delivered: jobs that were delivered.
+        capacity: deliveries that all pools can hold together.
+        whole: whether the page had every job whose turn it was.
+        full: whether some jobs found no room.
     """
 
     delivered: int
@@ -55,25 +60,25 @@ class _Look:
     full: bool
 
 
-class Dispatch:
-    """Keeps the pools supplied.
+class Dispatch(Loop):
+    """Keeps the pools supplied with deliveries.
 
-    Delivering changes nothing in PostgreSQL, so what is underway is remembered here alone. A
-    scheduler that has just begun to lead knows nothing of it and delivers again; the second
-    delivery finds the first in its queue, or dies at the claim.
+    A delivery changes nothing in PostgreSQL, so this object alone remembers the unclaimed ones. A
+    new leader knows none of them and delivers again. The second delivery replaces the first in its
+    queue, or is refused at the claim.
 
     Args:
-        database: where jobs wait.
-        deliverer: how they go.
-        term: the scheduler's.
+        database: the store.
+        deliverer: writes to the queues.
+        term: of the scheduler.
         prefetch: deliveries per worker beyond its free slots.
         redeliver_after: seconds after which an unclaimed delivery is delivered again.
+        timing: its longest wait.
         clock: monotonic seconds.
     """
 
     name = "dispatch"
-    # Whether everything that waited found room at the last look: then no free slot is news.
-    supplied = False
+    topics = (Topic.JOBS, Topic.SLOTS)
 
     def __init__(
         self,
@@ -83,6 +88,7 @@ class Dispatch:
         term: int,
         prefetch: int,
         redeliver_after: float,
+        timing: Timing = DEFAULT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
@@ -90,44 +96,51 @@ class Dispatch:
         self._term = term
         self._prefetch = prefetch
         self._redeliver_after = redeliver_after
+        self._timing = timing
         self._clock = clock
-        self._underway: dict[Lane, dict[Delivery, _Underway]] = {}
-        self._looked = clock()
-        self._batch = _MIN_BATCH
-        self.breath = _BREATH[0]
+        self._unclaimed: dict[Lane, dict[Delivery, _Unclaimed]] = {}
+        self._last_run = clock()
+        self._page_size = _MIN_PAGE
+        # Whether every waiting job found room in the last run.
+        self._supplied = False
+        self.pause = _PAUSE[0]
+
+    def accepts(self, topic: str) -> bool:
+        """Whether a wake-up matters: a free slot does not while no job waits for one."""
+        return topic != Topic.SLOTS or not self._supplied
 
     async def run_once(self) -> float:
-        """Delivers what there is room for; returns the seconds until the next look."""
-        # A slot that becomes free meanwhile may be one that this look did not see.
-        self.supplied = False
+        """Deliver jobs as far as there is room; return the seconds until the next run."""
+        # This run may miss a slot that becomes free while it reads.
+        self._supplied = False
         began = self._clock()
         delivered, whole = 0, False
         while not whole:
-            look = await self._deliver_batch()
-            delivered += look.delivered
-            whole = look.whole
-            self._batch = min(max(_MIN_BATCH, 2 * look.delivered), _MAX_BATCH)
-        self.supplied = not look.full
-        self._pace(delivered, look, took=self._clock() - began)
-        return _MAX_WAIT
+            page = await self._deliver_page()
+            delivered += page.delivered
+            whole = page.whole
+            self._page_size = min(max(_MIN_PAGE, 2 * page.delivered), _MAX_PAGE)
+        self._supplied = not page.full
+        self._set_pause(delivered, page, took=self._clock() - began)
+        return self._timing.dispatch
 
-    def _pace(self, delivered: int, look: _Look, *, took: float) -> None:
+    def _set_pause(self, delivered: int, page: _Page, *, took: float) -> None:
         now = self._clock()
-        elapsed, self._looked = now - self._looked, now
-        low, high = _BREATH
+        elapsed, self._last_run = now - self._last_run, now
+        low, high = _PAUSE
         if delivered == 0:
-            # Rings for what nobody can run, or for slots that nothing waits for.
-            breath = 2 * self.breath
-        elif look.full:
-            high = _FULL_BREATH
-            breath = _SHARE * look.capacity * elapsed / delivered
+            # The wake-ups were for jobs that no worker can run, or for slots that no job needs.
+            pause = 2 * self.pause
+        elif page.full:
+            high = _LONGEST_PAUSE_WHEN_FULL
+            pause = _SHARE * page.capacity * elapsed / delivered
         else:
-            breath = _FOR_EACH * delivered
-        # No more than half of its time goes into looks.
-        self.breath = min(max(low, breath, took), high)
+            pause = _PAUSE_PER_JOB * delivered
+        # Runs take at most half of the time.
+        self.pause = min(max(low, pause, took), high)
 
-    async def _deliver_batch(self) -> _Look:
-        """Delivers the next jobs whose turn it is."""
+    async def _deliver_page(self) -> _Page:
+        """Deliver the next jobs in the order of their turn."""
         async with self._database.statement() as connection:
             pools = await live_pools(connection, term=self._term)
             most = {
@@ -136,49 +149,49 @@ class Dispatch:
             }
             able = [name for name, places in most.items() if places > 0]
             if not able:
-                return _Look(delivered=0, capacity=0, whole=True, full=True)
-            # A job that is claimed between the two counts nowhere: one too many goes to Redis, and
-            # waits there for the next slot.
+                return _Page(delivered=0, capacity=0, whole=True, full=True)
+            # A job that is claimed between the two statements counts in neither. Then one delivery
+            # too many waits in Redis for the next slot.
             heads = await ready_heads(
                 connection,
                 pools=able,
-                limit=min(self._batch, sum(most[name] for name in able)),
-                # What is underway still waits in PostgreSQL, at the head of its lane.
-                behind={lane: len(known) for lane, known in self._underway.items()},
+                limit=min(self._page_size, sum(most[name] for name in able)),
+                # Unclaimed deliveries still wait in PostgreSQL, at the head of their lanes.
+                behind={lane: len(known) for lane, known in self._unclaimed.items()},
             )
         fresh = self._compare(heads, pools, able)
-        underway = Counter(
-            entry.pool for known in self._underway.values() for entry in known.values()
+        unclaimed = Counter(
+            entry.pool for known in self._unclaimed.values() for entry in known.values()
         )
-        room = {name: places - underway[name] for name, places in most.items()}
+        room = {name: places - unclaimed[name] for name, places in most.items()}
         planned = plan(fresh, pools, room)
         for name, jobs in planned.jobs.items():
             await self._deliverer.deliver(name, [(job.delivery, job.rank) for job in jobs])
-            entry = _Underway(name, self._clock())
+            entry = _Unclaimed(name, self._clock())
             for job in jobs:
-                self._underway.setdefault(job.lane, {})[job.delivery] = entry
-        return _Look(
+                self._unclaimed.setdefault(job.lane, {})[job.delivery] = entry
+        return _Page(
             delivered=sum(map(len, planned.jobs.values())),
             capacity=sum(pool.slots + pool.workers * self._prefetch for pool in pools),
             whole=planned.whole,
-            # Of a pool that takes nothing it is not known what waits for it.
+            # The jobs that wait for a full pool were not read.
             full=planned.full or len(able) < len(pools),
         )
 
     def _compare(
         self, heads: Sequence[Head], pools: Sequence[Pool], read: Sequence[str]
     ) -> list[Head]:
-        """Drops from what is underway what no longer waits, and what has waited so long that it
-        goes again; returns the heads without what is underway.
+        """Forget deliveries that no longer wait or that are overdue; return the heads without the
+        other unclaimed ones.
         """
         now = self._clock()
         live = {pool.name for pool in pools}
-        late = 0
-        kept: dict[Lane, dict[Delivery, _Underway]] = self._unread(heads, pools, read)
+        overdue = 0
+        kept: dict[Lane, dict[Delivery, _Unclaimed]] = self._unread(heads, pools, read)
         fresh: list[Head] = []
         for head in heads:
-            known = self._underway.get(head.lane, {})
-            still: dict[Delivery, _Underway] = {}
+            known = self._unclaimed.get(head.lane, {})
+            still: dict[Delivery, _Unclaimed] = {}
             ranks, deliveries = [], []
             for rank, delivery in zip(head.ranks, head.deliveries, strict=True):
                 entry = known.get(delivery)
@@ -186,26 +199,26 @@ class Dispatch:
                     if now - entry.since <= self._redeliver_after:
                         still[delivery] = entry
                         continue
-                    late += 1
+                    overdue += 1
                 ranks.append(rank)
                 deliveries.append(delivery)
             if still:
                 kept[head.lane] = still
             fresh.append(Head(lane=head.lane, ranks=ranks, deliveries=deliveries, whole=head.whole))
-        if late:
-            _log.info("jobs_delivered_again", jobs=late)
-        self._underway = kept
+        if overdue:
+            _log.info("jobs_delivered_again", jobs=overdue)
+        self._unclaimed = kept
         return fresh
 
     def _unread(
         self, heads: Sequence[Head], pools: Sequence[Pool], read: Sequence[str]
-    ) -> dict[Lane, dict[Delivery, _Underway]]:
-        """What is underway in lanes of which nothing is known, since their pools are full."""
+    ) -> dict[Lane, dict[Delivery, _Unclaimed]]:
+        """Return the unclaimed deliveries of full pools in lanes that were not read."""
         seen = {head.lane for head in heads}
         readable = [pool for pool in pools if pool.name in set(read)]
         full = {pool.name for pool in pools} - set(read)
-        kept: dict[Lane, dict[Delivery, _Underway]] = {}
-        for lane, known in self._underway.items():
+        kept: dict[Lane, dict[Delivery, _Unclaimed]] = {}
+        for lane, known in self._unclaimed.items():
             if lane in seen or any(pool.serves(lane) for pool in readable):
                 continue
             left = {delivery: entry for delivery, entry in known.items() if entry.pool in full}

@@ -1,4 +1,4 @@
-"""Which waiting job goes to which pool."""
+"""Assigns waiting jobs to pools."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from headrace_core.store.jobs.ready import Head, Lane, Pool, ReadyJob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """By pool's name its jobs, in the order of their turn.
+    """The jobs of each pool.
 
-    `whole` is false when it stopped at the last known job of a lane, since those behind it may come
-    before others that wait. `full` says that some found no room.
+    Attributes:
+        jobs: by the pool's name, in the order of their turn.
+        whole: false if the plan ends with the last known job of a lane, because the unknown jobs
+            after it may come before others.
+        full: whether some jobs found no room.
     """
 
     jobs: Mapping[str, Sequence[ReadyJob]]
@@ -22,15 +25,15 @@ class Plan:
 
 
 def plan(heads: Sequence[Head], pools: Iterable[Pool], room: Mapping[str, int]) -> Plan:
-    """Spreads jobs over pools, in the order of their turn.
+    """Assign jobs to pools in the order of their turn.
 
-    A job goes to the pool with the most room among those that can run it. One that finds no room
-    is passed over, so that it holds up nothing behind it that runs elsewhere.
+    A job is assigned to the pool with the most room among those that serve its lane. A job without
+    room is skipped, so it delays no job of other pools.
 
     Args:
-        heads: the next jobs of the lanes, those left out that are underway.
+        heads: the next jobs of the lanes, without unclaimed deliveries.
         pools: the live pools.
-        room: how many more deliveries each pool takes, by name.
+        room: deliveries that each pool can still take, by name.
     """
     left = {pool.name: room[pool.name] for pool in pools if room.get(pool.name, 0) > 0}
     able: dict[Lane, list[str]] = {}
@@ -55,5 +58,5 @@ def plan(heads: Sequence[Head], pools: Iterable[Pool], room: Mapping[str, int]) 
 
 
 def _in_turn(heads: Sequence[Head]) -> Iterable[ReadyJob]:
-    # A head is in order by itself.
+    # The jobs of one head are in order.
     return heads[0] if len(heads) == 1 else sorted(job for head in heads for job in head)

@@ -1,40 +1,44 @@
-"""Queues what has become due."""
+"""Queues jobs that have become due."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Final
 
+from headrace_core.runtime.loop import Loop
 from headrace_core.store.jobs.promote import next_due, promote_due
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, Waker
-from headrace_scheduler.loop import BREATH
+from headrace_scheduler.timing import DEFAULT, Timing
 
-_PAGE = 1000
-# The longest wait, in seconds: a wake-up that was lost delays a job by no more.
-_MAX_WAIT = 1.0
-# The shortest: a job that is late and still there is held by somebody's lock.
-_MIN_WAIT = 0.01
+_PAGE: Final = 1000
+# Shortest wait, in seconds: a job that is due and was not promoted is locked by a transaction.
+_MIN_WAIT: Final = 0.01
 
 
-class Promote:
-    """SCHEDULED and RETRYING jobs become QUEUED when the database's clock says so.
+class Promote(Loop):
+    """Makes SCHEDULED and RETRYING jobs QUEUED when they are due by the database's clock.
 
     Args:
-        database: where the jobs are.
-        waker: rung when something was queued.
-        term: the scheduler's.
+        database: the store.
+        waker: announces promoted jobs.
+        term: of the scheduler.
+        timing: its longest wait.
     """
 
     name = "promote"
-    breath = BREATH
+    topics = (Topic.JOBS,)
 
-    def __init__(self, *, database: Database, waker: Waker, term: int) -> None:
+    def __init__(
+        self, *, database: Database, waker: Waker, term: int, timing: Timing = DEFAULT
+    ) -> None:
         self._database = database
         self._waker = waker
         self._term = term
+        self._timing = timing
 
     async def run_once(self) -> float:
-        """Queues all that is due, page by page; returns the seconds until the next job is."""
+        """Queue all jobs that are due, page by page; return the seconds until the next is due."""
         while True:
             async with self._database.statement() as connection:
                 wait = await next_due(connection)
@@ -43,6 +47,5 @@ class Promote:
             if not promoted:
                 break
             self._waker.ring(Topic.JOBS, Topic.EVENTS)
-        if wait is None:
-            return _MAX_WAIT
-        return min(_MAX_WAIT, max(_MIN_WAIT, wait.total_seconds()))
+        longest = self._timing.promote
+        return longest if wait is None else min(longest, max(_MIN_WAIT, wait.total_seconds()))

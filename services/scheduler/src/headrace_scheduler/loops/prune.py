@@ -1,47 +1,46 @@
-"""Removes what has ended longer ago than it is kept."""
+"""Removes jobs that ended longer ago than their retention."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from typing import Final
 
 import structlog
 
 from headrace_core.domain.lifecycle import TERMINAL, JobState
 from headrace_core.domain.retention import Retention
+from headrace_core.runtime.loop import Loop
 from headrace_core.store.jobs.prune import list_tenants, prune_jobs, remove_leftovers
 from headrace_core.store.sql.database import Database
-from headrace_scheduler.loop import BREATH
 from headrace_scheduler.metrics import Gauges
+from headrace_scheduler.timing import DEFAULT, Timing
 
 _log = structlog.get_logger()
 
-# How many jobs a transaction looks at: it is over within some hundredths of a second.
-_PAGE = 500
-# Seconds between two runs. What is kept for days may stay for a minute more.
-_INTERVAL = 60.0
-# The shortest rest after a transaction, in seconds. A longer transaction is followed by as long a
-# rest, so that pruning takes at most half of one connection's time, and less of a busy server's.
-_BREATH = 0.05
+# Jobs per transaction, which then takes some hundredths of a second.
+_PAGE: Final = 500
 
 
-class Prune:
+class Prune(Loop):
     """Prunes jobs and their events, page by page, by tenant and state.
 
     Args:
-        database: where the jobs are.
-        term: the scheduler's.
-        gauges: told how many jobs it has pruned.
-        retention: how long jobs that have ended are kept.
-        subscription_retention: how long at most while a subscription has not acknowledged it.
+        database: the store.
+        term: of the scheduler.
+        gauges: counts pruned jobs.
+        retention: how long ended jobs are kept.
+        subscription_retention: longest time that an unacknowledged job is kept for a subscription.
+        timing: its interval and its rests.
+        page: jobs per transaction.
         clock: monotonic seconds.
+        sleep: rests for some seconds.
     """
 
     name = "prune"
-    breath = BREATH
 
     def __init__(
         self,
@@ -51,24 +50,30 @@ class Prune:
         gauges: Gauges,
         retention: Retention,
         subscription_retention: timedelta,
+        timing: Timing = DEFAULT,
+        page: int = _PAGE,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._database = database
         self._term = term
         self._gauges = gauges
         self._retention = retention
         self._subscription_retention = subscription_retention
+        self._timing = timing
+        self._page = page
         self._clock = clock
+        self._sleep = sleep
 
     async def run_once(self) -> float:
-        """Removes everything that is too old; returns the seconds until the next run."""
+        """Remove all jobs past their retention; return the seconds until the next run."""
         async with self._database.statement() as connection:
             tenants = await list_tenants(connection)
         for tenant in tenants:
             for state in sorted(TERMINAL):
                 await self._prune(tenant, state)
         await self._remove_leftovers()
-        return _INTERVAL
+        return self._timing.prune
 
     async def _prune(self, tenant: str, state: JobState) -> None:
         jobs = events = 0
@@ -85,7 +90,7 @@ class Prune:
                         state=state,
                         older_than=self._retention.of(tenant, state),
                         held_for=self._subscription_retention,
-                        limit=_PAGE,
+                        limit=self._page,
                         since=since,
                     )
                 if not pruned.jobs:
@@ -108,7 +113,7 @@ class Prune:
                 )
 
     async def _remove_leftovers(self) -> None:
-        """Removes the events of the jobs that had very many."""
+        """Remove the remaining events of jobs that had too many for one transaction."""
         while True:
             began = self._clock()
             async with self._database.statement() as connection:
@@ -117,4 +122,7 @@ class Prune:
             await self._rest(began)
 
     async def _rest(self, began: float) -> None:
-        await asyncio.sleep(max(_BREATH, self._clock() - began))
+        """Rest as long as the transaction took, so that pruning takes at most half the time of one
+        connection, and less of a busy server's.
+        """
+        await self._sleep(max(self._timing.prune_rest, self._clock() - began))

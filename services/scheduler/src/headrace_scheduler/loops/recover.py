@@ -1,57 +1,65 @@
-"""Takes back the jobs of lost workers, and fails what is past its deadline."""
+"""Takes back the attempts of lost workers, and expires jobs that are past their deadline."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Final
 
 import structlog
 
 from headrace_core.domain.lifecycle import JobState
+from headrace_core.runtime.loop import Loop
 from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import remove_lapsed
 from headrace_core.wake import Topic, Waker
-from headrace_scheduler.loop import BREATH
 from headrace_scheduler.metrics import Gauges
+from headrace_scheduler.timing import DEFAULT, Timing
 
 _log = structlog.get_logger()
 
-_PAGE = 500
-# Seconds between two sweeps. With a lease of 15 s it keeps the promise of 25 s.
-_INTERVAL = 2.0
-# How much longer a job past its deadline is left to its worker, which ends it by itself.
-_RUNNING_GRACE = timedelta(seconds=5)
-# A lapsed worker may still be looked at for this long.
-_KEEP_LAPSED = timedelta(hours=1)
+_PAGE: Final = 500
+# Extra time of a running job past its deadline: its worker expires it first.
+_RUNNING_GRACE: Final = timedelta(seconds=5)
+# Age at which the row of a lapsed worker is removed.
+_KEEP_LAPSED: Final = timedelta(hours=1)
 
 
-class Recover:
-    """Looks for jobs whose worker is lost, page by page, for ever.
+class Recover(Loop):
+    """Recovers jobs page by page.
 
     Args:
-        database: where the jobs are.
-        waker: rung when something was found.
-        term: the scheduler's.
-        gauges: told how many jobs it has taken back.
-        max_losses: how many workers a job may lose before the next one fails it.
+        database: the store.
+        waker: announces recovered and expired jobs.
+        term: of the scheduler.
+        gauges: counts recovered jobs.
+        max_losses: workers that a job may lose; the next loss fails it.
+        timing: its interval.
     """
 
     name = "recover"
-    breath = BREATH
 
     def __init__(
-        self, *, database: Database, waker: Waker, term: int, gauges: Gauges, max_losses: int
+        self,
+        *,
+        database: Database,
+        waker: Waker,
+        term: int,
+        gauges: Gauges,
+        max_losses: int,
+        timing: Timing = DEFAULT,
     ) -> None:
         self._database = database
         self._waker = waker
         self._term = term
         self._gauges = gauges
         self._max_losses = max_losses
+        self._timing = timing
 
     async def run_once(self) -> float:
-        """Sweeps everything once; returns the seconds until the next sweep."""
+        """Recover and expire all jobs that need it; return the seconds until the next run."""
         while True:
-            # Each is a transaction by itself: none stays open while this process stands still.
+            # Each statement is a transaction: none stays open while this process is suspended.
             async with self._database.statement() as connection:
                 lost = await take_back_lost(
                     connection, term=self._term, limit=_PAGE, max_losses=self._max_losses
@@ -71,4 +79,4 @@ class Recover:
                 break
         async with self._database.statement() as connection:
             await remove_lapsed(connection, term=self._term, older_than=_KEEP_LAPSED)
-        return _INTERVAL
+        return self._timing.recover

@@ -1,0 +1,271 @@
+"""The one way to run a loop: its pace, its wake-ups, its retries and its record.
+
+The shape follows River: every loop starts and stops alike (rivershared/startstop/start_stop.go),
+and reports its runs, so that a test waits for a run instead of sleeping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import NoReturn
+
+import structlog
+
+from headrace_core.domain.errors import Unavailable
+from headrace_core.runtime.tasks import end_tasks
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How a loop handles failures.
+
+    Attributes:
+        retry: shortest and longest wait before the retry of a failed run, in seconds.
+        patience: seconds without a successful run after which a fault counts as an outage.
+    """
+
+    retry: tuple[float, float] = (0.5, 1.5)
+    patience: float = 10.0
+
+
+class Signal:
+    """Counts how often something happened; a test waits for a count instead of sleeping."""
+
+    __slots__ = ("_waiting", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._waiting: list[tuple[int, asyncio.Event]] = []
+
+    def fire(self) -> None:
+        """Count one more occurrence."""
+        self.count += 1
+        for count, reached in self._waiting:
+            if count <= self.count:
+                reached.set()
+
+    async def reach(self, count: int) -> None:
+        """Return once the count is at least `count`."""
+        if self.count >= count:
+            return
+        entry = (count, asyncio.Event())
+        self._waiting.append(entry)
+        try:
+            await entry[1].wait()
+        finally:
+            self._waiting.remove(entry)
+
+    async def again(self, times: int = 1) -> None:
+        """Return after `times` more occurrences."""
+        await self.reach(self.count + times)
+
+
+@dataclass(slots=True)
+class LoopRecord:
+    """The runs of the loops with one name.
+
+    Attributes:
+        runs: successful runs.
+        failures: failed runs.
+        running: whether a loop of this name runs now.
+        last_success: when a run last succeeded, or when the loop started; by the runner's clock.
+    """
+
+    runs: Signal = field(default_factory=Signal)
+    failures: Signal = field(default_factory=Signal)
+    running: bool = False
+    last_success: float = -inf
+
+
+class LoopRecords(defaultdict[str, LoopRecord]):
+    """The records of a process's loops, by name; its metrics read them."""
+
+    def __init__(self, records: Mapping[str, LoopRecord] | None = None) -> None:
+        super().__init__(LoopRecord, records or {})
+
+
+class Wake:
+    """A flag that ends the wait of one loop; it stays set until the loop runs again."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        """End the wait of the loop, or its next one."""
+        self._event.set()
+
+    def clear(self) -> None:
+        """Drop earlier wake-ups: the run that begins now sees their cause."""
+        self._event.clear()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the flag is set, at most `seconds`."""
+        if self._event.is_set():
+            return
+        # The timer ends the wait as a wake-up does. A timeout would cancel and raise, at a price.
+        timer = asyncio.get_running_loop().call_later(seconds, self._event.set)
+        try:
+            await self._event.wait()
+        finally:
+            timer.cancel()
+
+
+class Loop(ABC):
+    """Work that is repeated until its runner stops.
+
+    Attributes:
+        name: of the loop, in logs and metrics.
+        topics: wake-ups that end its wait.
+        pause: shortest time from the end of a run to the next one, in seconds. Changes in the
+            meantime share one run.
+        first_wait: seconds before the first run.
+    """
+
+    name: str
+    topics: tuple[str, ...] = ()
+    pause: float = 0.02
+    first_wait: float = 0.0
+
+    @abstractmethod
+    async def run_once(self) -> float:
+        """Do the work that is due.
+
+        Returns:
+            Seconds until the next run, unless a wake-up ends the wait.
+        """
+
+    def accepts(self, topic: str) -> bool:  # noqa: ARG002 - for loops that decide by it
+        """Whether a wake-up of `topic`, one of `topics`, ends the wait now."""
+        return True
+
+    def on_failure(self) -> None:  # noqa: B027 - a hook that most loops do not need
+        """Called after each failed run."""
+
+    def on_outage(self) -> None:  # noqa: B027 - a hook that most loops do not need
+        """Called after each failed run once the runner's patience has passed."""
+
+    async def rest(self, wake: Wake, seconds: float) -> None:
+        """Wait after a successful run.
+
+        Args:
+            wake: ends the wait early.
+            seconds: the result of `run_once`.
+        """
+        clock = asyncio.get_running_loop().time
+        earliest = clock() + self.pause
+        await wake.sleep(seconds)
+        if (left := earliest - clock()) > 0:
+            await asyncio.sleep(left)
+
+
+class LoopRunner:
+    """Runs a loop until it is stopped, through faults of servers and of the loop itself.
+
+    The first failure, each failure of another kind, the outage and the recovery are logged once.
+
+    Args:
+        loop: the work.
+        wake: ends its waits; None: only time does.
+        timing: of retries.
+        fatal: errors that end the loop; any other one is retried.
+        records: where its runs are recorded, under its name.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        *,
+        wake: Wake | None = None,
+        timing: Timing | None = None,
+        fatal: tuple[type[Exception], ...] = (),
+        records: LoopRecords | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._loop = loop
+        self._wake = Wake() if wake is None else wake
+        self._timing = Timing() if timing is None else timing
+        self._fatal = fatal
+        self._clock = clock
+        self.record = (LoopRecords() if records is None else records)[loop.name]
+        # The kind of fault that was logged last; empty while runs succeed.
+        self._failing = ""
+        self._is_outage = False
+        self._task: asyncio.Task[NoReturn] | None = None
+
+    def start(self) -> asyncio.Task[NoReturn]:
+        """Run the loop in a task, which ends with a fatal error or a cancellation."""
+        self._task = asyncio.create_task(self.run(), name=self._loop.name)
+        return self._task
+
+    async def stop(self, *, within: float | None = None) -> None:
+        """Cancel the loop and wait for its end, at most `within` seconds."""
+        task, self._task = self._task, None
+        if task is not None:
+            await end_tasks(task, within=within)
+
+    async def run(self) -> NoReturn:
+        """Run the loop until it is cancelled.
+
+        Raises:
+            Exception: one of the fatal errors.
+        """
+        record = self.record
+        record.running, record.last_success = True, self._clock()
+        try:
+            if self._loop.first_wait:
+                await self._wake.sleep(self._loop.first_wait)
+            while True:
+                self._wake.clear()
+                try:
+                    seconds = await self._loop.run_once()
+                except self._fatal:
+                    raise
+                except Exception as error:  # noqa: BLE001 - a loop that ends would go unnoticed
+                    self._on_failure(error)
+                    await asyncio.sleep(random.uniform(*self._timing.retry))
+                    continue
+                if self._failing:
+                    self._on_recovery()
+                record.last_success = self._clock()
+                record.runs.fire()
+                await self._loop.rest(self._wake, seconds)
+        finally:
+            record.running = False
+
+    def _on_failure(self, error: Exception) -> None:
+        name, kind = self._loop.name, type(error).__name__
+        if isinstance(error, Unavailable):
+            kind += error.dependency
+        if self._failing != kind:
+            self._failing = kind
+            if isinstance(error, Unavailable):
+                _log.warning(
+                    "loop_failed", loop=name, dependency=error.dependency, cause=error.cause
+                )
+            elif isinstance(error, TimeoutError):
+                _log.warning("loop_failed", loop=name, cause="TimeoutError")
+            else:
+                _log.error("loop_failed", loop=name, exc_info=error)
+        self._loop.on_failure()
+        failed_for = self._clock() - self.record.last_success
+        if failed_for > self._timing.patience:
+            if not self._is_outage:
+                self._is_outage = True
+                _log.error("loop_outage", loop=name, failed_for_s=round(failed_for, 1))
+            self._loop.on_outage()
+        self.record.failures.fire()
+
+    def _on_recovery(self) -> None:
+        failed_for = self._clock() - self.record.last_success
+        _log.info("loop_recovered", loop=self._loop.name, failed_for_s=round(failed_for, 1))
+        self._failing, self._is_outage = "", False

@@ -1,0 +1,41 @@
+"""The durations of a scheduler, as one value that tests change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Durations in seconds.
+
+    Attributes:
+        lease: how long a term lasts unless it is renewed.
+        standby: shortest and longest wait between two tries to lead. A standby takes over at most
+            `lease` plus the longest wait after the last renewal.
+        late: delay after which a leader has not ended its loops on time, as after a suspension.
+        answer: wait of a late leader for the response to a statement in flight.
+        release: deadline for giving up the lead; afterwards the lease has to lapse.
+        retry: shortest and longest wait before the retry of a failed run.
+        promote: longest wait between two runs of promote, and so the delay of a lost wake-up.
+        dispatch: longest wait between two runs of dispatch.
+        recover: wait between two runs of recover. With a worker lease of 15 s, jobs of lost
+            workers run again within 25 s.
+        prune: wait between two runs of prune.
+        prune_rest: shortest rest after a transaction of prune.
+    """
+
+    lease: float = 6.0
+    standby: tuple[float, float] = (0.5, 1.5)
+    late: float = 1.0
+    answer: float = 1.0
+    release: float = 2.0
+    retry: tuple[float, float] = (0.5, 1.5)
+    promote: float = 1.0
+    dispatch: float = 1.0
+    recover: float = 2.0
+    prune: float = 60.0
+    prune_rest: float = 0.05
+
+
+DEFAULT = Timing()
