@@ -17,8 +17,6 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import hypothesis
 import pytest
-from pydantic import SecretStr
-from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from headrace_core.runtime.settings import Settings
@@ -29,6 +27,7 @@ from headrace_standalone.embedded.postgres import EmbeddedPostgres
 from headrace_standalone.embedded.valkey import EmbeddedValkey
 from support.databases import Databases
 from support.server import serving
+from support.settings import empty_redis, short_settings
 
 # What a developer has set for a stack of their own is not for the tests.
 for _name in list(os.environ):
@@ -79,23 +78,30 @@ def databases(postgres_url: str) -> Iterator[Databases]:
 
 @pytest.fixture(scope="session")
 def redis_urls(redis_server_url: str) -> Iterator[str]:
-    """The URLs of the server's databases, in turn and for ever.
+    """The URLs of the server's databases for single tests, in turn and without an end.
 
-    A process that a test has left behind so writes into no other test's database.
+    A process that outlives its test thus writes into no database of the next tests.
     """
+    return _cycle(redis_server_url, range(48))
+
+
+@pytest.fixture(scope="session")
+def module_redis_urls(redis_server_url: str) -> Iterator[str]:
+    """The URLs of the server's databases for the services that a module shares, in turn."""
+    return _cycle(redis_server_url, range(48, 64))
+
+
+def _cycle(server_url: str, numbers: range) -> Iterator[str]:
     if "HEADRACE_TEST_REDIS_URL" in os.environ:
-        return itertools.repeat(redis_server_url)
-    server = redis_server_url.rpartition("/")[0]
-    return itertools.cycle(f"{server}/{number}" for number in range(64))
+        return itertools.repeat(server_url)
+    server = server_url.rpartition("/")[0]
+    return itertools.cycle(f"{server}/{number}" for number in numbers)
 
 
 @pytest.fixture
 def redis_url(redis_urls: Iterator[str]) -> str:
     """An empty Redis database."""
-    url = next(redis_urls)
-    with Redis.from_url(url, socket_timeout=10) as client:
-        client.flushdb()
-    return url
+    return empty_redis(redis_urls)
 
 
 @pytest.fixture
@@ -108,23 +114,14 @@ def database_url(databases: Databases) -> Iterator[str]:
 @pytest.fixture
 def settings(database_url: str, redis_url: str) -> Settings:
     """Settings on a fresh database and an empty Redis, with free ports and shorter waits."""
-    return Settings(
-        database_url=SecretStr(database_url),
-        redis_url=SecretStr(redis_url),
-        gateway_address="127.0.0.1:0",
-        scheduler_address="127.0.0.1:0",
-        worker_address="127.0.0.1:0",
-        reflection=True,
-        log_format="console",
-        shutdown_grace=5.0,
-        redeliver_after=2.0,
-        worker_processes=2,
-        worker_lease=3.0,
-        worker_beat=1.0,
-        # It would end the tests' own process.
-        worker_watchdog=0.0,
-        worker_cancel_grace=1.0,
-    )
+    return short_settings(database_url, redis_url)
+
+
+@pytest.fixture(scope="module")
+def module_settings(databases: Databases, module_redis_urls: Iterator[str]) -> Iterator[Settings]:
+    """The same as `settings`, for services that the tests of a module share."""
+    with databases.fresh() as database_url:
+        yield short_settings(database_url, empty_redis(module_redis_urls))
 
 
 @pytest.fixture

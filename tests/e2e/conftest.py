@@ -7,38 +7,24 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from headrace_core.runtime.settings import Settings
 from headrace_standalone import services
 from headrace_standalone.embedded.port import free_port
-from support.databases import Databases
-from support.environment import environment_of
 from support.processes import Processes
 from support.server import Server
+from support.settings import environment_of
 
 TESTS = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def shared_processes(
-    databases: Databases,
-    redis_urls: Iterator[str],
-    tmp_path_factory: pytest.TempPathFactory,
+    module_settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Processes]:
     """A gateway, a scheduler and a worker with the handlers of the tests."""
     with ExitStack() as stack:
-        settings = Settings(
-            database_url=SecretStr(stack.enter_context(databases.fresh())),
-            redis_url=SecretStr(next(redis_urls)),
-            log_format="json",
-            reflection=True,
-            worker_lease=3.0,
-            worker_beat=1.0,
-            worker_cancel_grace=1.0,
-            redeliver_after=2.0,
-            shutdown_grace=1.0,
-        )
+        settings = module_settings.model_copy(update={"log_format": "json", "shutdown_grace": 1.0})
         environment = environment_of(
             settings,
             HEADRACE_HANDLERS="support.handlers",

@@ -27,9 +27,9 @@ from headrace_standalone.embedded.port import free_port
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
 from headrace_standalone.embedded.valkey import EmbeddedValkey
 from headrace_standalone.program import Program
-from support.environment import environment_of
 from support.proxy import Proxy
 from support.server import Server
+from support.settings import environment_of
 
 _TESTS = Path(__file__).resolve().parent.parent
 

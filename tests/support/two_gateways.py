@@ -12,9 +12,9 @@ from pathlib import Path
 from headrace_core.runtime.settings import Settings
 from headrace_standalone import services
 from headrace_standalone.embedded.port import free_port
-from support.environment import environment_of
 from support.proxy import Proxy
 from support.server import Server
+from support.settings import environment_of
 
 _TESTS = Path(__file__).parent.parent
 

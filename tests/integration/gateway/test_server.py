@@ -31,10 +31,10 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_gateway.server import Gateway
-from support.environment import environment_of
 from support.gateway import refused
 from support.proxy import Proxy
 from support.read_only import set_read_only
+from support.settings import environment_of
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

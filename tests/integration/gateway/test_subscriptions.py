@@ -41,9 +41,9 @@ from headrace_core.store.sql.database import Database
 from headrace_gateway.server import Gateway
 from headrace_standalone import services
 from headrace_standalone.embedded.port import free_port
-from support.environment import environment_of
 from support.gateway import TIMEOUT, PlayedWorker, refused
 from support.server import Server
+from support.settings import environment_of
 from support.until import until
 
 NAME = "billing"

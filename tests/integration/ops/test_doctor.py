@@ -40,9 +40,9 @@ from headrace_ops import findings
 from headrace_ops.findings import Finding, Level
 from headrace_ops.place import describe, describe_redis
 from support.databases import Databases
-from support.environment import environment_of
 from support.jobs import submit
 from support.read_only import set_read_only
+from support.settings import environment_of
 from support.states import bring
 from support.until import until
 from support.valkey import OwnValkey, own_valkey

@@ -26,10 +26,10 @@ from headrace_ops import audit as auditing
 from headrace_ops.audit import Audit, Auditor, OtherSchema
 from headrace_ops.verify import RULES
 from support.databases import Databases
-from support.environment import environment_of
 from support.jobs import new_job, read_job, set_column, submit, submit_many
 from support.retention import prune
 from support.server import run_async
+from support.settings import environment_of
 from support.states import bring
 from support.workers import ending, finish, lapse, register, report, start
 

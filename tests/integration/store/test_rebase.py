@@ -36,10 +36,10 @@ from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
 from headrace_standalone.embedded.wheel import package_folder
 from support.databases import Databases
-from support.environment import environment_of
 from support.histories import assert_legal
 from support.jobs import history, read_job, submit, submit_many
 from support.server import serving
+from support.settings import environment_of
 from support.watching import foreign_transaction, open_writer
 from support.workers import ending, finish, register, start
 

@@ -25,8 +25,8 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import read_installation
 from headrace_core.store.sql.tables import metadata
 from support.databases import Databases
-from support.environment import environment_of
 from support.server import run_async
+from support.settings import environment_of
 from support.until import until
 
 T = TypeVar("T")

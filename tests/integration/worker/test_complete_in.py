@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import pytest_asyncio
 from sqlalchemy import text
 
 from headrace_core.domain.ids import JobId
@@ -23,18 +24,22 @@ from headrace_core.runtime.settings import Settings
 from headrace_worker.service import WorkerService
 from headrace_worker.writes import ends as finishing
 from support.effects import CREATE, effect_handlers
-from support.environment import environment_of
 from support.histories import assert_legal
 from support.platform import DEADLINE_S, Platform, platform
+from support.settings import environment_of
 from support.until import until
 
 MODES = ["e.loop", "e.thread", "e.process", "e.process_loop"]
 
 
-@pytest.fixture
-async def jobs(settings: Settings) -> AsyncIterator[Platform]:
-    """With one slot, so that one that is not given back would be missed."""
-    narrow = settings.model_copy(update={"worker_slots": 1})
+# One loop for the tests of this module, which share a platform.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def jobs(module_settings: Settings) -> AsyncIterator[Platform]:
+    """A platform with one slot: a slot that is not released blocks the next test."""
+    narrow = module_settings.model_copy(update={"worker_slots": 1})
     async with platform(narrow, effect_handlers()) as running:
         await execute(running, CREATE)
         yield running

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import psutil
 import pytest
+import pytest_asyncio
 
 from headrace_core.domain import crash_budget
 from headrace_core.domain.job import Progress
@@ -19,16 +20,22 @@ from headrace_core.runtime.settings import Settings
 from support.handlers import handlers
 from support.platform import Platform, platform
 
+# One loop for the tests of this module, which share a platform.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture(params=["where it belongs", "in a process of its own"])
+
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=["own mode", "process of its own"]
+)
 async def jobs(
-    settings: Settings, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    module_settings: Settings, request: pytest.FixtureRequest
 ) -> AsyncIterator[Platform]:
-    """Every job runs where its handler belongs, and then as one that has lost its worker twice."""
-    if request.param != "where it belongs":
-        monkeypatch.setattr(crash_budget, "LOSSES_BEFORE_OWN_PROCESS", 0)
-    async with platform(settings, handlers()) as running:
-        yield running
+    """A platform that runs each job in its handler's mode, or in a process as a crash suspect."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "own mode":
+            patch.setattr(crash_budget, "LOSSES_BEFORE_OWN_PROCESS", 0)
+        async with platform(module_settings, handlers()) as running:
+            yield running
 
 
 async def test_a_job_runs_and_its_result_is_kept(jobs: Platform) -> None:
