@@ -14,7 +14,6 @@ from headrace_core.store.subscriptions import (
     create_subscription,
     delete_subscription,
     get_subscription,
-    write_filter,
 )
 from headrace_gateway.streams import Mark, Watch
 from headrace_gateway.tokens import decode_subscription_cursor
@@ -34,7 +33,7 @@ async def create(
             connection,
             tenant=DEFAULT_TENANT,
             name=name,
-            job_filter=write_filter(JobFilter(**job_filter)),
+            job_filter=JobFilter(**job_filter),
             after=after,
             end=end,
             maximum=1000,

@@ -19,6 +19,7 @@ from headrace_core.domain.errors import (
 )
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.query import JobFilter
 from headrace_core.domain.subscription import (
     Acquired,
     Subscription,
@@ -56,7 +57,7 @@ async def create(
     name: str = NAME,
     *,
     tenant: str = DEFAULT_TENANT,
-    job_filter: str = "{}",
+    job_filter: JobFilter = JobFilter(),  # noqa: B008 - it is frozen
     after: Place | None = None,
     maximum: int = 1000,
 ) -> tuple[Subscription, bool]:
@@ -165,23 +166,28 @@ async def test_it_begins_behind_a_place(database: Database):
 
 async def test_creating_it_again_with_the_same_filter_changes_nothing(database: Database):
     first, _, third = await places(database, 3)
-    subscription, _ = await create(database, job_filter='{"queues": ["a"], "labels": {"b": "c"}}')
+    subscription, _ = await create(
+        database, job_filter=JobFilter(queues=frozenset("a"), labels={"b": "c"})
+    )
     again, created = await create(
-        database, job_filter='{"labels": {"b": "c"}, "queues": ["a"]}', after=first, maximum=0
+        database,
+        job_filter=JobFilter(labels={"b": "c"}, queues=frozenset("a")),
+        after=first,
+        maximum=0,
     )
     assert not created
     assert (again.id, place(again)) == (subscription.id, third)
 
 
 async def test_a_name_with_another_filter_is_refused(database: Database):
-    await create(database, job_filter='{"queues": ["a"]}')
+    await create(database, job_filter=JobFilter(queues=frozenset("a")))
     with pytest.raises(SubscriptionConflict):
-        await create(database, job_filter='{"queues": ["b"]}')
+        await create(database, job_filter=JobFilter(queues=frozenset("b")))
 
 
 async def test_names_belong_to_tenants(database: Database):
-    await create(database, job_filter='{"queues": ["a"]}')
-    other, created = await create(database, tenant="other", job_filter="{}")
+    await create(database, job_filter=JobFilter(queues=frozenset("a")))
+    other, created = await create(database, tenant="other")
     assert created
     assert other.tenant == "other"
     await delete(database)
@@ -310,7 +316,7 @@ async def test_the_lag_walks_to_one_row_of_the_index(database: Database):
 
 
 async def test_the_first_that_asks_has_it(database: Database):
-    created, _ = await create(database, job_filter='{"types": ["t"]}')
+    created, _ = await create(database, job_filter=JobFilter(types=frozenset("t")))
     watch = new_watch()
     acquired = await acquire(database, watch, "a")
     assert acquired == Acquired(

@@ -19,7 +19,7 @@ from headrace_core.domain.job import Job, JobError, JobEvent, JobSpec, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_core.store.jobs.stats import Stats
-from headrace_gateway.grpc.convert import (
+from headrace_gateway.grpc.encode import (
     event_message,
     handler_message,
     job_message,

@@ -20,7 +20,7 @@ from headrace_core.domain.job import JobSpec
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.api.validate import Submission, check_batch_size, read_spec, read_specs
-from headrace_gateway.grpc.fields import Violations
+from headrace_gateway.api.validation import Violations
 
 SETTINGS = Settings(max_payload_bytes=1000, max_labels=3, max_batch_jobs=10)
 

@@ -26,11 +26,14 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation, read_installation
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Listener, Topic, Waker
-from headrace_gateway.api.handlers import HandlerCache
+from headrace_gateway.api.handlers import HandlerCache, Handlers
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.intake import Intake
+from headrace_gateway.api.jobs import Jobs
 from headrace_gateway.api.queue_health import queue_health
 from headrace_gateway.api.submit import Submitter
+from headrace_gateway.api.subscriptions import Subscriptions
+from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.interceptors import CallInterceptor
 from headrace_gateway.calls.limits import (
     MAX_RESPONSE_BYTES,
@@ -162,19 +165,21 @@ class Gateway:
         servicers = {
             _JOBS: JobServicer(
                 database=database,
-                installation=installation,
                 waker=waker,
                 intake=Intake(settings=settings, handlers=handlers),
                 submitter=submitter,
-                watch=watch,
+                jobs=Jobs(database=database, installation=installation, waker=waker),
+                streams=JobStreams(watch=watch),
             ),
-            _HANDLERS: HandlerServicer(database=database, installation=installation),
+            _HANDLERS: HandlerServicer(Handlers(database=database, installation=installation)),
             _SUBSCRIPTIONS: SubscriptionServicer(
-                database=database,
-                installation=installation,
-                waker=waker,
-                watch=watch,
-                max_subscriptions=settings.max_subscriptions,
+                Subscriptions(
+                    database=database,
+                    installation=installation,
+                    waker=waker,
+                    watch=watch,
+                    max_subscriptions=settings.max_subscriptions,
+                )
             ),
         }
         for service, servicer in servicers.items():

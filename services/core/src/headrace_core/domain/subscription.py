@@ -1,13 +1,15 @@
-"""Named subscriptions: streams whose place is kept here."""
+"""Named subscriptions: streams whose place the server stores."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NewType
 from uuid import UUID
 
 from headrace_core.domain.job import JsonText
+from headrace_core.domain.query import JobFilter
 
 SubscriptionId = NewType("SubscriptionId", UUID)
 WatchId = NewType("WatchId", UUID)
@@ -15,33 +17,35 @@ WatchId = NewType("WatchId", UUID)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """A subscription as it is now.
+    """A subscription as it is stored.
 
     Attributes:
-        tenant: whose it is.
+        tenant: the tenant that owns it.
         name: unique in its tenant.
         id: another one when the name is deleted and used again.
-        filter: which jobs, a JSON object.
-        consumer: who receives; None when nobody does.
+        filter: the jobs whose events it receives.
+        consumer: the consumer that receives now; None without one.
         epoch: grows when another consumer takes over.
-        xid: with `position` the place up to which everything is acknowledged.
+        xid: with `position` the place up to which all events are acknowledged.
         position: see `xid`.
         create_time: when it was created.
-        ack_time: when something was last acknowledged.
-        lag: how old the oldest event behind the acknowledged ones is; None when there is none.
+        ack_time: when an event was last acknowledged.
+        lag: the age of the oldest event that is not acknowledged; None without one.
+        unreadable: the stored fields that cannot be decoded. They are None here.
     """
 
     tenant: str
     name: str
     id: SubscriptionId
-    filter: JsonText
+    filter: JobFilter | None
     consumer: str | None
     epoch: int
     xid: int
     position: int
-    create_time: datetime
+    create_time: datetime | None
     ack_time: datetime | None
     lag: timedelta | None
+    unreadable: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

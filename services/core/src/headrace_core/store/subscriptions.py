@@ -32,8 +32,9 @@ from headrace_core.domain.subscription import (
 )
 from headrace_core.store.event_log import Place, read_start
 from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.rows import column
+from headrace_core.store.sql.rows import Fields, column, to_time
 from headrace_core.store.sql.times import readable
+from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
 # (tenant, name).
 SubscriptionKey = tuple[str, str]
@@ -58,7 +59,7 @@ async def create_subscription(
     *,
     tenant: str,
     name: str,
-    job_filter: JsonText,
+    job_filter: JobFilter,
     after: Place | None,
     end: Place,
     maximum: int,
@@ -69,7 +70,7 @@ async def create_subscription(
         conn: in a transaction of its own.
         tenant: whose it is.
         name: unique in the tenant.
-        job_filter: which jobs, a JSON object.
+        job_filter: the jobs whose events it receives.
         after: the place of an event behind which it begins; None for now.
         end: the place of the last settled event, a moment ago.
         maximum: how many subscriptions a tenant may have.
@@ -83,9 +84,10 @@ async def create_subscription(
         StartsTooEarly: events behind `after` were pruned.
     """
     key = {"tenant": tenant, "name": name}
+    stored_filter = write_filter(job_filter)
     # Of two that create at once the second one sees what the first one has done.
     await conn.execute(_LOCK_CREATION, {"lock": _CREATION, "tenant": tenant})
-    same = await conn.scalar(_COMPARE, {**key, "filter": job_filter})
+    same = await conn.scalar(_COMPARE, {**key, "filter": stored_filter})
     if same is False:
         raise SubscriptionConflict(name)
     if same is None:
@@ -97,7 +99,7 @@ async def create_subscription(
             raise StartsTooEarly(start)
         xid, position = after or max(end, start)
         await conn.execute(
-            _CREATE, {**key, "filter": job_filter, "xid": str(xid), "position": position}
+            _CREATE, {**key, "filter": stored_filter, "xid": str(xid), "position": position}
         )
     return await get_subscription(conn, tenant=tenant, name=name), same is None
 
@@ -268,11 +270,17 @@ def _columns(watches: Sequence[SubscriptionWatch]) -> dict[str, object]:
 
 
 def _to_subscription(row: Row) -> Subscription:
-    subscription = Subscription(**row)
-    if subscription.lag is not None and subscription.lag < timedelta():
-        # The clock was set back.
-        return Subscription(**{**row, "lag": timedelta()})
-    return subscription
+    fields, values = Fields(), dict(row)
+    values["filter"] = fields.read("filter", read_filter, row.filter, None)
+    for name in ("create_time", "ack_time"):
+        values[name] = fields.read(name, to_time, values[name], None)
+    if fields.unreadable:
+        subject = f"subscription {row.name} of tenant {row.tenant}"
+        UNREADABLE_ROWS.note(subject, fields.unreadable)
+    if row.lag is not None:
+        # The clock may have been set back.
+        values["lag"] = max(row.lag, timedelta())
+    return Subscription(**values, unreadable=fields.unreadable)
 
 
 def write_filter(job_filter: JobFilter) -> JsonText:

@@ -26,7 +26,7 @@ from headrace_gateway.api.names import (
     is_name,
     parse_id,
 )
-from headrace_gateway.grpc.fields import MAX_REQUEST_ID
+from headrace_gateway.api.validation import MAX_REQUEST_ID
 
 MAX_LENGTH: Final = 4096
 MAX_COMPARISONS: Final = 50

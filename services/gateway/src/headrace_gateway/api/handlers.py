@@ -1,21 +1,27 @@
-"""The handlers of live workers, as far as a submit needs them: queue and payload schema."""
+"""The handlers of live workers: their list, and a cache of their queues and payload schemas."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from headrace_core.domain.errors import HeadraceError
+from headrace_core.domain.errors import HeadraceError, Violation
+from headrace_core.domain.handler import LiveHandler
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import Installation
 from headrace_core.store.workers import live_handlers
 from headrace_core.wake import Listener
+from headrace_gateway.api.pages import Page, fill_page
 from headrace_gateway.api.payload_schema import KnownHandler
+from headrace_gateway.api.validation import MAX_PAGE_SIZE, Violations, page_limit
+from headrace_gateway.calls.call import Call
+from headrace_gateway.tokens import decode_name_token, encode_name_token
 
 _log = structlog.get_logger()
 
@@ -23,6 +29,64 @@ _log = structlog.get_logger()
 MAX_AGE: Final = 2.0
 # Seconds after which a tenant that submits nothing is forgotten.
 _IDLE: Final = 60.0
+
+
+class Handlers:
+    """The use cases of handlers.
+
+    Args:
+        database: the store of the registrations.
+        installation: signs page tokens.
+    """
+
+    def __init__(self, *, database: Database, installation: Installation) -> None:
+        self._database = database
+        self._installation = installation
+
+    async def list(
+        self,
+        call: Call,
+        page: Page[LiveHandler],
+        *,
+        size: int = 0,
+        token: str = "",
+        violations: Sequence[Violation] = (),
+    ) -> str:
+        """Fill a page with the handlers of live workers, by type.
+
+        Args:
+            call: the call.
+            page: receives the handlers.
+            size: the most handlers of the page; 0 for the largest page.
+            token: the token of the page; empty for the first one.
+            violations: the violations that the transport found in the request.
+
+        Returns:
+            The token of the next page; empty after the last one.
+
+        Raises:
+            InvalidRequest: the size or the token is invalid.
+        """
+        found = Violations(violations)
+        limit = page_limit(size, found, default=MAX_PAGE_SIZE)
+        found.check()
+        after = decode_name_token(self._installation, call.tenant, token, of="handlers")
+        async with self._database.statement() as conn:
+            live = await live_handlers(conn, tenant=call.tenant)
+        live.sort(key=_type_of)
+
+        async def read(after: str, wanted: int) -> tuple[Sequence[LiveHandler], bool]:
+            rest = [handler for handler in live if handler.spec.type > after]
+            return rest[:wanted], len(rest) <= wanted
+
+        last = await fill_page(page, read, key=_type_of, after=after, size=limit)
+        if not last:
+            return ""
+        return encode_name_token(self._installation, call.tenant, last, of="handlers")
+
+
+def _type_of(handler: LiveHandler) -> str:
+    return handler.spec.type
 
 
 @dataclass(slots=True)

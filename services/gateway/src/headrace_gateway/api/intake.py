@@ -16,8 +16,8 @@ from headrace_core.runtime.settings import Settings
 from headrace_gateway.api.handlers import HandlerCache
 from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.api.validate import Submission, read_spec, read_specs
+from headrace_gateway.api.validation import Violations
 from headrace_gateway.grpc.document import canonical
-from headrace_gateway.grpc.fields import Violations
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,10 @@ from headrace_core.domain.retry import (
 from headrace_core.domain.times import FIRST_TIME, LAST_TIME, TIME_RULE
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.api.names import NAME_RULE, is_name
+from headrace_gateway.api.validation import Violations, check_labels
 from headrace_gateway.calls.limits import MAX_DEPTH
 from headrace_gateway.calls.nesting import TooDeep
 from headrace_gateway.grpc.document import EMPTY, Document, read_data, read_json
-from headrace_gateway.grpc.fields import Violations, check_label
 
 MAX_TIMEOUT: Final = timedelta(days=7)
 MAX_BACKOFF: Final = timedelta(days=7)
@@ -216,8 +216,7 @@ def _labels(
             unit="labels",
         )
     read = dict(labels)
-    for key, value in read.items():
-        check_label(key, value, path, found)
+    check_labels(read, path, found)
     return read
 
 

@@ -1,91 +1,92 @@
-"""JobService: each call reads its request, asks the store and writes its response."""
+"""JobService: each method converts its request, calls a use case and converts the result."""
 
-# ruff: noqa: N802 - the methods bear the contract's names
+# ruff: noqa: N802 - the methods have the names of the contract
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
+from typing import TypeVar
 
 import structlog
+from google.protobuf.message import Message
 
 from headrace.v1 import job_service_pb2
 from headrace.v1.data_pb2 import DATA_ENCODING_VALUE
-from headrace_core.domain.errors import InvalidRequest
-from headrace_core.domain.ids import BatchId, uuid7
+from headrace_core.domain.ids import BatchId, JobId, uuid7
 from headrace_core.domain.job import JobEvent
-from headrace_core.domain.lifecycle import JobState
-from headrace_core.domain.query import Query
 from headrace_core.runtime.logs import correlation_id
-from headrace_core.store.jobs.cancel import cancel_job
-from headrace_core.store.jobs.read import get_job
-from headrace_core.store.jobs.requeue import requeue_job
-from headrace_core.store.jobs.stats import read_stats
 from headrace_core.store.jobs.submit_batch import SubmittedBatch, find_batch, submit_batch
 from headrace_core.store.sql.database import Database
-from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, Waker
-from headrace_gateway.api.filter import parse_filter
 from headrace_gateway.api.intake import Accepted, AcceptedBatch, Intake
-from headrace_gateway.api.pages import read_event_page, read_job_page, read_output_page
+from headrace_gateway.api.jobs import Jobs
 from headrace_gateway.api.submit import Submitter
 from headrace_gateway.api.validate import check_batch_size
+from headrace_gateway.api.validation import (
+    Violations,
+    call_deadline,
+    check_idle_interval,
+    check_request_id,
+    parse_job_id,
+    seen_seq,
+)
+from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.call import Call
-from headrace_gateway.grpc.convert import (
+from headrace_gateway.grpc.decode import (
+    read_encoding,
+    read_idle_interval,
+    read_job_filter,
+    read_view,
+)
+from headrace_gateway.grpc.encode import (
     WATCH_MARKS,
+    Encoding,
+    event_message,
     job_message,
+    output_message,
     spec_message,
     stats_message,
     write_batch,
     write_events,
     write_specs,
 )
-from headrace_gateway.grpc.fields import (
-    Violations,
-    read_after_seq,
-    read_call_deadline,
-    read_encoding,
-    read_idle_interval,
-    read_job_filter,
-    read_job_id,
-    read_page_size,
-    read_request_id,
-    read_view,
-)
-from headrace_gateway.streams import Watch
-from headrace_gateway.tokens import decode_page_token, encode_page_token
+from headrace_gateway.grpc.pages import MessagePage
 
 _log = structlog.get_logger()
 
+M = TypeVar("M", bound=Message)
+
 
 class JobServicer:
-    """Submits jobs, shows them and follows them.
+    """Submits, reads, changes and streams jobs.
 
     Args:
         database: where jobs are.
-        installation: signs page tokens.
         waker: is rung after each change.
         intake: validates what is submitted.
         submitter: persists single jobs.
-        watch: follows events.
+        jobs: the use cases of jobs that exist.
+        streams: the use cases that follow jobs.
     """
 
     def __init__(
         self,
         *,
         database: Database,
-        installation: Installation,
         waker: Waker,
         intake: Intake,
         submitter: Submitter,
-        watch: Watch,
+        jobs: Jobs,
+        streams: JobStreams,
     ) -> None:
         self._database = database
-        self._installation = installation
         self._waker = waker
         self._intake = intake
         self._submitter = submitter
-        self._watch = watch
+        self._jobs = jobs
+        self._streams = streams
 
     async def SubmitJob(
         self, request: job_service_pb2.SubmitJobRequest, call: Call
@@ -94,7 +95,8 @@ class JobServicer:
         tenant = call.tenant
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
-        request_id = read_request_id(request.request_id, found)
+        request_id = request.request_id or None
+        check_request_id(request_id, found)
         accepted = await self._accept(tenant, request, call, found)
         if request.validate_only:
             earlier = await self._submitter.find(accepted, tenant=tenant, request_id=request_id)
@@ -118,9 +120,10 @@ class JobServicer:
         tenant = call.tenant
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
-        request_id = read_request_id(request.request_id, found)
+        request_id = request.request_id or None
+        check_request_id(request_id, found)
         check_batch_size(request.jobs, found, self._intake.settings)
-        left = read_call_deadline(request.use_call_deadline, call.time_remaining(), found)
+        left = call_deadline(call, request.use_call_deadline, found)
         accepted = await self._intake.accept_batch(tenant, request.jobs, found, deadline_after=left)
         batch: SubmittedBatch | None
         if not request.validate_only:
@@ -140,134 +143,84 @@ class JobServicer:
     async def GetJob(
         self, request: job_service_pb2.GetJobRequest, call: Call
     ) -> job_service_pb2.GetJobResponse:
-        """A job as it is now."""
-        tenant = call.tenant
+        """Return a job."""
         found = Violations()
-        job_id = read_job_id(request.job_id, found)
+        job_id = parse_job_id(request.job_id, found)
         full = read_view(request.view, found, default_full=True)
         encoding = read_encoding(request.data_encoding, found)
         found.check()
-        async with self._database.statement() as conn:
-            job = await get_job(conn, tenant=tenant, job_id=job_id, full=full)
+        job = await self._jobs.get(call, job_id, full=full)
         return job_service_pb2.GetJobResponse(job=job_message(job, encoding))
 
     async def ListJobs(
         self, request: job_service_pb2.ListJobsRequest, call: Call
     ) -> job_service_pb2.ListJobsResponse:
-        """A page of jobs."""
-        tenant = call.tenant
+        """List the jobs that match a filter, the newest first."""
         found = Violations()
-        page_size = read_page_size(request.page_size, found)
         full = read_view(request.view, found, default_full=False)
         encoding = read_encoding(request.data_encoding, found)
-        query: Query = ()
-        try:
-            query = parse_filter(request.filter)
-        except InvalidRequest as error:
-            found.extend(error.violations)
-        found.check()
-        before = decode_page_token(self._installation, tenant, request.filter, request.page_token)
-        jobs, last = await read_job_page(
-            self._database,
-            tenant=tenant,
-            query=query,
-            page_size=page_size,
-            before=before,
+        page = MessagePage(partial(job_message, encoding=encoding))
+        token = await self._jobs.list(
+            call,
+            page,
+            query=request.filter,
+            size=request.page_size,
+            token=request.page_token,
             full=full,
-            encoding=encoding,
+            violations=found,
         )
-        return job_service_pb2.ListJobsResponse(
-            jobs=jobs,
-            next_page_token=(
-                encode_page_token(self._installation, tenant, request.filter, last) if last else ""
-            ),
-        )
+        return job_service_pb2.ListJobsResponse(jobs=page.messages, next_page_token=token)
 
     async def CancelJob(
         self, request: job_service_pb2.CancelJobRequest, call: Call
     ) -> job_service_pb2.CancelJobResponse:
-        """Cancels a job that waits, or asks its worker to."""
-        tenant = call.tenant
-        found = Violations()
-        job_id = read_job_id(request.job_id, found)
-        found.check()
-        async with self._database.transaction() as conn:
-            job = await cancel_job(conn, tenant=tenant, job_id=job_id)
-        if job.state is JobState.RUNNING:
-            self._waker.ring(Topic.CANCELS, Topic.EVENTS)
-        else:
-            self._waker.ring(Topic.EVENTS)
-        _log.info("job_cancel_requested", job_id=str(job_id), state=job.state.name)
+        """Cancel a waiting job, or ask the worker of a running one to end it."""
+        job = await self._jobs.cancel(call, _job_id(request))
         return job_service_pb2.CancelJobResponse(job=job_message(job, DATA_ENCODING_VALUE))
 
     async def RetryJob(
         self, request: job_service_pb2.RetryJobRequest, call: Call
     ) -> job_service_pb2.RetryJobResponse:
-        """Puts a job back that has failed or was cancelled."""
-        tenant = call.tenant
-        found = Violations()
-        job_id = read_job_id(request.job_id, found)
-        found.check()
-        async with self._database.transaction() as conn:
-            job = await requeue_job(conn, tenant=tenant, job_id=job_id)
-        self._waker.ring(Topic.JOBS, Topic.EVENTS)
-        _log.info("job_requeued", job_id=str(job_id))
+        """Queue a failed or cancelled job again."""
+        job = await self._jobs.requeue(call, _job_id(request))
         return job_service_pb2.RetryJobResponse(job=job_message(job, DATA_ENCODING_VALUE))
 
     async def ListJobEvents(
         self, request: job_service_pb2.ListJobEventsRequest, call: Call
     ) -> job_service_pb2.ListJobEventsResponse:
-        """A page of a job's events."""
-        tenant = call.tenant
-        found = Violations()
-        job_id = read_job_id(request.job_id, found)
-        after_seq = read_after_seq(request.after_seq, found)
-        page_size = read_page_size(request.page_size, found)
-        encoding = read_encoding(request.data_encoding, found)
-        found.check()
-        events, last = await read_event_page(
-            self._database,
-            tenant=tenant,
-            job_id=job_id,
-            after_seq=after_seq,
-            page_size=page_size,
-            encoding=encoding,
-        )
-        return job_service_pb2.ListJobEventsResponse(events=events, next_after_seq=last)
+        """List the events of a job."""
+        page, last = await self._log_page(request, call, event_message)
+        return job_service_pb2.ListJobEventsResponse(events=page, next_after_seq=last)
 
     async def ListJobOutput(
         self, request: job_service_pb2.ListJobOutputRequest, call: Call
     ) -> job_service_pb2.ListJobOutputResponse:
-        """A page of a job's output."""
-        tenant = call.tenant
-        found = Violations()
-        job_id = read_job_id(request.job_id, found)
-        after_seq = read_after_seq(request.after_seq, found)
-        page_size = read_page_size(request.page_size, found)
-        encoding = read_encoding(request.data_encoding, found)
-        found.check()
-        pieces, last = await read_output_page(
-            self._database,
-            tenant=tenant,
-            job_id=job_id,
-            after_seq=after_seq,
-            page_size=page_size,
-            encoding=encoding,
-        )
-        return job_service_pb2.ListJobOutputResponse(pieces=pieces, next_after_seq=last)
+        """List the output of a job."""
+        page, last = await self._log_page(request, call, output_message, only_output=True)
+        return job_service_pb2.ListJobOutputResponse(pieces=page, next_after_seq=last)
+
+    async def GetStats(
+        self,
+        request: job_service_pb2.GetStatsRequest,  # noqa: ARG002 - it has no fields yet
+        call: Call,
+    ) -> job_service_pb2.GetStatsResponse:
+        """Count the jobs of the tenant."""
+        return stats_message(await self._jobs.stats(call))
 
     async def WatchJob(
         self, request: job_service_pb2.WatchJobRequest, call: Call
     ) -> AsyncGenerator[job_service_pb2.WatchJobResponse, None]:
-        """A job's events: the history, then live, until it has ended."""
-        tenant = call.tenant
+        """Send the events of a job, past and new, until the job has ended."""
         found = Violations()
-        job_id = read_job_id(request.job_id, found)
-        after_seq = read_after_seq(request.after_seq, found)
+        job_id = parse_job_id(request.job_id, found)
         encoding = read_encoding(request.data_encoding, found)
-        idle = read_idle_interval(request, found)
-        found.check()
-        stream = self._watch.watch_job(tenant, job_id, after_seq, idle=idle)
+        stream = self._streams.watch_job(
+            call,
+            job_id,
+            after_seq=request.after_seq,
+            idle=read_idle_interval(request),
+            violations=found,
+        )
         async with aclosing(stream) as pages:
             async for events in pages:
                 response = job_service_pb2.WatchJobResponse(mark=_mark(events))
@@ -277,14 +230,17 @@ class JobServicer:
     async def WatchJobs(
         self, request: job_service_pb2.WatchJobsRequest, call: Call
     ) -> AsyncGenerator[job_service_pb2.WatchJobsResponse, None]:
-        """The events of all jobs that match."""
-        tenant = call.tenant
+        """Send the events of all jobs that match a filter."""
         found = Violations()
         job_filter = read_job_filter(request.filter, found)
         encoding = read_encoding(request.data_encoding, found)
-        idle = read_idle_interval(request, found)
-        found.check()
-        stream = self._watch.watch_jobs(tenant, job_filter, request.cursor, idle=idle)
+        stream = self._streams.watch_jobs(
+            call,
+            job_filter,
+            cursor=request.cursor,
+            idle=read_idle_interval(request),
+            violations=found,
+        )
         async with aclosing(stream) as pages:
             async for page in pages:
                 response = job_service_pb2.WatchJobsResponse(
@@ -300,29 +256,45 @@ class JobServicer:
         tenant = call.tenant
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
-        after_seq = read_after_seq(request.after_seq, found)
-        request_id = read_request_id(request.request_id, found)
-        idle = read_idle_interval(request, found)
+        after_seq = seen_seq(request.after_seq, found)
+        request_id = request.request_id or None
+        check_request_id(request_id, found)
+        idle = read_idle_interval(request)
+        check_idle_interval(idle, found)
         accepted = await self._accept(tenant, request, call, found)
         submitted = await self._submitter.submit(accepted, tenant=tenant, request_id=request_id)
         job = submitted.job
         yield job_service_pb2.SubmitAndWatchResponse(job=job_message(job, encoding))
-        stream = self._watch.watch_job(tenant, job.id, after_seq, idle=idle)
+        stream = self._streams.watch_job(call, job.id, after_seq=after_seq, idle=idle)
         async with aclosing(stream) as pages:
             async for events in pages:
                 response = job_service_pb2.SubmitAndWatchResponse(mark=_mark(events))
                 write_events(events, response.events, encoding)
                 yield response
 
-    async def GetStats(
+    async def _log_page(
         self,
-        request: job_service_pb2.GetStatsRequest,  # noqa: ARG002 - it has no fields yet
+        request: job_service_pb2.ListJobEventsRequest | job_service_pb2.ListJobOutputRequest,
         call: Call,
-    ) -> job_service_pb2.GetStatsResponse:
-        """How many jobs there are."""
-        async with self._database.statement() as conn:
-            stats = await read_stats(conn, tenant=call.tenant)
-        return stats_message(stats)
+        convert: Callable[[JobEvent, Encoding], M],
+        *,
+        only_output: bool = False,
+    ) -> tuple[Sequence[M], int]:
+        """Return a page of the log of a job, and the number to continue after, 0 at the end."""
+        found = Violations()
+        job_id = parse_job_id(request.job_id, found)
+        encoding = read_encoding(request.data_encoding, found)
+        page = MessagePage[JobEvent, M](lambda event: convert(event, encoding))
+        last = await self._jobs.list_events(
+            call,
+            page,
+            job_id=job_id,
+            after_seq=request.after_seq,
+            size=request.page_size,
+            only_output=only_output,
+            violations=found,
+        )
+        return page.messages, last
 
     async def _accept(
         self,
@@ -334,7 +306,7 @@ class JobServicer:
         if not request.HasField("job"):
             found.note("job", "is required")
             found.check()
-        left = read_call_deadline(request.use_call_deadline, call.time_remaining(), found)
+        left = call_deadline(call, request.use_call_deadline, found)
         return await self._intake.accept(tenant, request.job, found, deadline_after=left)
 
     async def _submit_batch(
@@ -371,6 +343,13 @@ class JobServicer:
                 fingerprint=accepted.fingerprint(),
                 former_fingerprint=accepted.former_fingerprint,
             )
+
+
+def _job_id(request: job_service_pb2.CancelJobRequest | job_service_pb2.RetryJobRequest) -> JobId:
+    found = Violations()
+    job_id = parse_job_id(request.job_id, found)
+    found.check()
+    return job_id
 
 
 def _mark(events: Sequence[JobEvent]) -> job_service_pb2.WatchMark.ValueType:

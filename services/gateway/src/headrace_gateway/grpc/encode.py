@@ -29,9 +29,6 @@ from headrace_core.domain.subscription import Subscription
 from headrace_core.domain.times import UNREADABLE_TIME
 from headrace_core.store.jobs.stats import Stats
 from headrace_core.store.jobs.submit_batch import BatchJobs
-from headrace_core.store.sql.rows import Fields, to_time
-from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
-from headrace_core.store.subscriptions import read_filter
 from headrace_gateway.calls.limits import MAX_PAGE_BYTES
 from headrace_gateway.grpc.document import write_data
 from headrace_gateway.streams import Mark
@@ -240,20 +237,14 @@ def filter_message(job_filter: JobFilter) -> job_service_pb2.JobFilter:
 
 
 def subscription_message(subscription: Subscription) -> subscription_service_pb2.Subscription:
-    """A subscription. Its unreadable fields are left out, counted and logged."""
-    fields = Fields()
-    job_filter = fields.read("filter", read_filter, subscription.filter, None)
-    create_time = fields.read("create_time", to_time, subscription.create_time, None)
-    ack_time = fields.read("ack_time", to_time, subscription.ack_time, None)
-    if fields.unreadable:
-        name = f"subscription {subscription.name} of tenant {subscription.tenant}"
-        UNREADABLE_ROWS.note(name, fields.unreadable)
+    """A subscription, without its unreadable fields."""
+    job_filter = subscription.filter
     return subscription_service_pb2.Subscription(
         name=subscription.name,
         filter=None if job_filter is None else filter_message(job_filter),
-        create_time=_time(create_time),
-        ack_time=_time(ack_time),
-        unreadable_fields=fields.unreadable,
+        create_time=_time(subscription.create_time),
+        ack_time=_time(subscription.ack_time),
+        unreadable_fields=subscription.unreadable,
         consumer=subscription.consumer or "",
         lag=_duration(subscription.lag),
     )

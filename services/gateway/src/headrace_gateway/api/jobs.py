@@ -1,0 +1,209 @@
+"""Jobs: read, list, cancel, requeue and count them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from headrace_core.domain.errors import Violation
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import Job, JobEvent
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.store.event_log import list_events, list_output
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.read import get_job, list_jobs
+from headrace_core.store.jobs.requeue import requeue_job
+from headrace_core.store.jobs.stats import Stats, read_stats
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import Installation
+from headrace_core.wake import Topic, Waker
+from headrace_gateway.api.filter import parse_filter
+from headrace_gateway.api.pages import Page, fill_page
+from headrace_gateway.api.validation import Violations, page_limit, seen_seq
+from headrace_gateway.calls.call import Call
+from headrace_gateway.tokens import decode_page_token, encode_page_token
+
+_log = structlog.get_logger()
+
+# The most jobs with their documents, and the most events, that one statement reads.
+_FULL_JOBS: Final = 8
+_EVENTS: Final = 100
+
+
+class Jobs:
+    """The use cases of jobs that exist.
+
+    Each method with `violations` reports them together with its own: they are what the transport
+    found wrong with the rest of the request.
+
+    Args:
+        database: the store of the jobs.
+        installation: signs page tokens.
+        waker: wakes other processes after each change.
+    """
+
+    def __init__(self, *, database: Database, installation: Installation, waker: Waker) -> None:
+        self._database = database
+        self._installation = installation
+        self._waker = waker
+
+    async def get(self, call: Call, job_id: JobId, *, full: bool = True) -> Job:
+        """Return a job.
+
+        Args:
+            call: the call.
+            job_id: the job.
+            full: whether to read the payload, the result and the stack trace too.
+
+        Raises:
+            JobNotFound: the tenant has no such job.
+        """
+        async with self._database.statement() as conn:
+            return await get_job(conn, tenant=call.tenant, job_id=job_id, full=full)
+
+    async def list(
+        self,
+        call: Call,
+        page: Page[Job],
+        *,
+        query: str = "",
+        size: int = 0,
+        token: str = "",
+        full: bool = False,
+        violations: Sequence[Violation] = (),
+    ) -> str:
+        """Fill a page with the jobs that match a filter, the newest first.
+
+        Args:
+            call: the call.
+            page: receives the jobs.
+            query: a filter in the language of `parse_filter`.
+            size: the most jobs of the page; 0 for the default.
+            token: the token of the page; empty for the first one.
+            full: as for `get`.
+            violations: see the class.
+
+        Returns:
+            The token of the next page; empty after the last one.
+
+        Raises:
+            InvalidRequest: the filter, the size or the token is invalid.
+        """
+        found = Violations(violations)
+        limit = page_limit(size, found)
+        with found.gathering():
+            clauses = parse_filter(query)
+        found.check()
+
+        async def read(before: JobId | None, wanted: int) -> tuple[Sequence[Job], bool]:
+            # One more than wanted shows whether more jobs follow.
+            jobs = await list_jobs(
+                conn, tenant=call.tenant, query=clauses, limit=wanted + 1, before=before, full=full
+            )
+            return jobs[:wanted], len(jobs) <= wanted
+
+        before = decode_page_token(self._installation, call.tenant, query, token)
+        async with self._database.transaction() as conn:
+            last = await fill_page(
+                page,
+                read,
+                key=_id_of,
+                after=before,
+                size=limit,
+                step=_FULL_JOBS if full else None,
+            )
+        if last is None:
+            return ""
+        return encode_page_token(self._installation, call.tenant, query, last)
+
+    async def list_events(
+        self,
+        call: Call,
+        page: Page[JobEvent],
+        *,
+        job_id: JobId,
+        after_seq: int = 0,
+        size: int = 0,
+        only_output: bool = False,
+        violations: Sequence[Violation] = (),
+    ) -> int:
+        """Fill a page with the events of a job, in order.
+
+        Args:
+            call: the call.
+            page: receives the events.
+            job_id: the job.
+            after_seq: the number of the last event that the caller has seen.
+            size: the most events of the page; 0 for the default.
+            only_output: whether to leave out events without output.
+            violations: see the class.
+
+        Returns:
+            The number of the last event of the page if more follow, else 0.
+
+        Raises:
+            InvalidRequest: a number is out of its range.
+            JobNotFound: the tenant has no such job.
+        """
+        found = Violations(violations)
+        after_seq = seen_seq(after_seq, found)
+        limit = page_limit(size, found)
+        found.check()
+        select = list_output if only_output else list_events
+
+        async def read(after: int, wanted: int) -> tuple[Sequence[JobEvent], bool]:
+            # One more than wanted shows whether more events follow.
+            log = await select(
+                conn, tenant=call.tenant, job_id=job_id, after_seq=after, limit=wanted + 1
+            )
+            return log.events[:wanted], log.complete
+
+        async with self._database.statement() as conn:
+            last = await fill_page(
+                page, read, key=_seq_of, after=after_seq, size=limit, step=_EVENTS
+            )
+        return last or 0
+
+    async def cancel(self, call: Call, job_id: JobId) -> Job:
+        """Cancel a waiting job, or ask the worker of a running one to end it.
+
+        Raises:
+            JobNotFound: the tenant has no such job.
+            StateConflict: the job has ended otherwise.
+        """
+        async with self._database.transaction() as conn:
+            job = await cancel_job(conn, tenant=call.tenant, job_id=job_id)
+        if job.state is JobState.RUNNING:
+            self._waker.ring(Topic.CANCELS, Topic.EVENTS)
+        else:
+            self._waker.ring(Topic.EVENTS)
+        _log.info("job_cancel_requested", job_id=str(job_id), state=job.state.name)
+        return job
+
+    async def requeue(self, call: Call, job_id: JobId) -> Job:
+        """Queue a failed or cancelled job again.
+
+        Raises:
+            JobNotFound: the tenant has no such job.
+            StateConflict: the job has neither failed nor been cancelled.
+        """
+        async with self._database.transaction() as conn:
+            job = await requeue_job(conn, tenant=call.tenant, job_id=job_id)
+        self._waker.ring(Topic.JOBS, Topic.EVENTS)
+        _log.info("job_requeued", job_id=str(job_id))
+        return job
+
+    async def stats(self, call: Call) -> Stats:
+        """Count the jobs of the tenant."""
+        async with self._database.statement() as conn:
+            return await read_stats(conn, tenant=call.tenant)
+
+
+def _id_of(job: Job) -> JobId | None:
+    return job.id
+
+
+def _seq_of(event: JobEvent) -> int:
+    return event.seq

@@ -1,0 +1,250 @@
+"""Subscriptions: create, read, watch, acknowledge and delete them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Final
+
+import structlog
+
+from headrace_core.domain.errors import CursorExpired, Violation
+from headrace_core.domain.query import JobFilter
+from headrace_core.domain.subscription import Subscription
+from headrace_core.store.event_log import Place, read_end
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import Installation
+from headrace_core.store.subscriptions import (
+    StartsTooEarly,
+    acknowledge,
+    create_subscription,
+    delete_subscription,
+    get_subscription,
+    list_subscriptions,
+)
+from headrace_core.wake import Topic, Waker
+from headrace_gateway.api.pages import Page, fill_page
+from headrace_gateway.api.validation import (
+    Violations,
+    check_consumer,
+    check_idle_interval,
+    check_subscription_name,
+    page_limit,
+)
+from headrace_gateway.calls.call import Call
+from headrace_gateway.streams import Watch, WatchPage
+from headrace_gateway.tokens import (
+    decode_cursor,
+    decode_name_token,
+    decode_subscription_cursor,
+    encode_cursor,
+    encode_name_token,
+)
+
+_log = structlog.get_logger()
+
+# The most subscriptions that one statement reads, since each may name many jobs.
+_SUBSCRIPTIONS: Final = 16
+
+
+class Subscriptions:
+    """The use cases of subscriptions.
+
+    Each method with `violations` reports them together with its own: they are what the transport
+    found wrong with the rest of the request.
+
+    Args:
+        database: the store of the subscriptions.
+        installation: signs cursors and page tokens.
+        waker: wakes other gateways when a subscription is deleted.
+        watch: the streams.
+        max_subscriptions: the most subscriptions of a tenant.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        installation: Installation,
+        waker: Waker,
+        watch: Watch,
+        max_subscriptions: int,
+    ) -> None:
+        self._database = database
+        self._installation = installation
+        self._waker = waker
+        self._watch = watch
+        self._max_subscriptions = max_subscriptions
+
+    async def create(
+        self,
+        call: Call,
+        name: str,
+        job_filter: JobFilter,
+        *,
+        cursor: str = "",
+        violations: Sequence[Violation] = (),
+    ) -> tuple[Subscription, bool]:
+        """Create a subscription, unless it exists.
+
+        Args:
+            call: the call.
+            name: unique in the tenant.
+            job_filter: the jobs whose events it receives.
+            cursor: the place to start after; empty for now.
+            violations: see the class.
+
+        Returns:
+            The subscription, and whether it is new.
+
+        Raises:
+            InvalidRequest: the name or the cursor is invalid.
+            CursorExpired: events after the cursor were pruned.
+            SubscriptionConflict: the subscription exists with another filter.
+            TooManySubscriptions: the tenant has as many as it may.
+        """
+        found = Violations(violations)
+        check_subscription_name(name, found)
+        after: Place | None = None
+        if cursor:
+            with found.gathering():
+                after = decode_cursor(self._installation, call.tenant, cursor)
+        found.check()
+        async with self._database.statement() as conn:
+            end = await read_end(conn)
+        try:
+            async with self._database.transaction() as conn:
+                subscription, created = await create_subscription(
+                    conn,
+                    tenant=call.tenant,
+                    name=name,
+                    job_filter=job_filter,
+                    after=after,
+                    end=end.settled,
+                    maximum=self._max_subscriptions,
+                )
+        except StartsTooEarly as early:
+            oldest = encode_cursor(self._installation, call.tenant, *early.start)
+            raise CursorExpired(oldest) from None
+        if created:
+            _log.info("subscription_created", subscription=name)
+        return subscription, created
+
+    async def get(self, call: Call, name: str) -> Subscription:
+        """Return a subscription.
+
+        Raises:
+            InvalidRequest: the name is invalid.
+            SubscriptionNotFound: the tenant has no such subscription.
+        """
+        _check_name(name)
+        async with self._database.statement() as conn:
+            return await get_subscription(conn, tenant=call.tenant, name=name)
+
+    async def list(
+        self, call: Call, page: Page[Subscription], *, size: int = 0, token: str = ""
+    ) -> str:
+        """Fill a page with the subscriptions of the tenant, by name.
+
+        Args:
+            call: the call.
+            page: receives the subscriptions.
+            size: the most subscriptions of the page; 0 for the default.
+            token: the token of the page; empty for the first one.
+
+        Returns:
+            The token of the next page; empty after the last one.
+
+        Raises:
+            InvalidRequest: the size or the token is invalid.
+        """
+        found = Violations()
+        limit = page_limit(size, found)
+        found.check()
+
+        async def read(after: str, wanted: int) -> tuple[Sequence[Subscription], bool]:
+            # One more than wanted shows whether more subscriptions follow.
+            subscriptions = await list_subscriptions(
+                conn, tenant=call.tenant, after=after, limit=wanted + 1
+            )
+            return subscriptions[:wanted], len(subscriptions) <= wanted
+
+        after = decode_name_token(self._installation, call.tenant, token)
+        async with self._database.statement() as conn:
+            last = await fill_page(
+                page, read, key=_name_of, after=after, size=limit, step=_SUBSCRIPTIONS
+            )
+        return encode_name_token(self._installation, call.tenant, last) if last else ""
+
+    async def delete(self, call: Call, name: str) -> None:
+        """Delete a subscription; its watches end.
+
+        Raises:
+            InvalidRequest: the name is invalid.
+            SubscriptionNotFound: the tenant has no such subscription.
+        """
+        _check_name(name)
+        async with self._database.statement() as conn:
+            await delete_subscription(conn, tenant=call.tenant, name=name)
+        self._waker.ring(Topic.SUBSCRIPTIONS)
+        _log.info("subscription_deleted", subscription=name)
+
+    def watch(
+        self,
+        call: Call,
+        name: str,
+        *,
+        consumer: str = "",
+        idle: float | None = None,
+        violations: Sequence[Violation] = (),
+    ) -> AsyncGenerator[WatchPage, None]:
+        """Return the stream of a subscription; see `Watch.watch_subscription`.
+
+        Args:
+            call: the call.
+            name: the subscription.
+            consumer: the name of the consumer; empty for a consumer of this call alone.
+            idle: the longest time without a page, in seconds; None for the default.
+            violations: see the class.
+
+        Raises:
+            InvalidRequest: the name, the consumer or the interval is invalid.
+        """
+        found = Violations(violations)
+        check_subscription_name(name, found)
+        check_consumer(consumer, found)
+        check_idle_interval(idle, found)
+        found.check()
+        return self._watch.watch_subscription(call.tenant, name, consumer, idle=idle)
+
+    async def acknowledge(self, call: Call, name: str, *, cursor: str) -> None:
+        """Acknowledge all events up to a cursor of the subscription.
+
+        Raises:
+            InvalidRequest: the name or the cursor is invalid.
+            SubscriptionNotFound: the tenant has no such subscription.
+            SubscriptionTaken: another consumer has acquired the subscription since.
+        """
+        found = Violations()
+        check_subscription_name(name, found)
+        with found.gathering():
+            sent = decode_subscription_cursor(self._installation, call.tenant, cursor)
+        found.check()
+        async with self._database.statement() as conn:
+            await acknowledge(
+                conn,
+                tenant=call.tenant,
+                name=name,
+                subscription_id=sent.subscription_id,
+                epoch=sent.epoch,
+                place=(sent.xid, sent.position),
+            )
+
+
+def _name_of(subscription: Subscription) -> str:
+    return subscription.name
+
+
+def _check_name(name: str) -> None:
+    found = Violations()
+    check_subscription_name(name, found)
+    found.check()

@@ -1,0 +1,201 @@
+"""Rules for the values of a request.
+
+Field paths are those of the API, whatever the transport: `job.retry_policy.jitter`,
+`filter.types[2]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from headrace_core.domain.errors import InvalidRequest, Violation
+from headrace_core.domain.ids import BatchId, JobId
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.query import JobFilter
+from headrace_core.domain.times import MAX_DURATION
+from headrace_gateway.api.names import (
+    LABEL_KEY_RULE,
+    LABEL_VALUE_RULE,
+    NAME_RULE,
+    is_label_key,
+    is_label_value,
+    is_name,
+    parse_id,
+)
+from headrace_gateway.calls.call import Call
+
+MAX_REQUEST_ID: Final = 128
+DEFAULT_PAGE_SIZE: Final = 100
+MAX_PAGE_SIZE: Final = 1000
+MAX_FILTER_JOBS: Final = 10_000
+# A stream keeps its filter as long as it lives.
+MAX_FILTER_VALUES: Final = 1000
+MAX_CONSUMER: Final = 128
+# In seconds. A mark costs little, but many streams send marks.
+MIN_IDLE_INTERVAL: Final = 1
+MAX_IDLE_INTERVAL: Final = 60
+
+# Events are numbered with 32 bits, so every larger number is after the last event.
+_LAST_SEQ: Final = 2**31 - 1
+_NO_ID: Final = UUID(int=0)
+
+
+class Violations(list[Violation]):
+    """The violations found in a request so far."""
+
+    def note(self, field: str, description: str) -> None:
+        """Add a violation."""
+        self.append(Violation(field, description))
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Add an InvalidRequest of the block to earlier violations; without any, pass it on."""
+        try:
+            yield
+        except InvalidRequest as error:
+            if not self:
+                raise
+            self.extend(error.violations)
+
+    def check(self) -> None:
+        """Raise InvalidRequest if there are violations."""
+        if self:
+            raise InvalidRequest(self)
+
+
+def parse_job_id(text: str, found: Violations, field: str = "job_id") -> JobId:
+    """Parse the id of a job; with a violation the result is meaningless."""
+    return JobId(_parse_id(text, field, "job", found))
+
+
+def check_request_id(request_id: str | None, found: Violations) -> None:
+    """Check an idempotency key."""
+    _check_printable("request_id", request_id, MAX_REQUEST_ID, found)
+
+
+def call_deadline(call: Call, use: bool, found: Violations) -> timedelta | None:
+    """Return the time left for the jobs of a call if its deadline is theirs.
+
+    Args:
+        call: the call.
+        use: whether the deadline of the call is the deadline of its jobs.
+        found: receives a violation if the call has no deadline.
+    """
+    if not use:
+        return None
+    left = call.time_remaining()
+    if left is None:
+        found.note("use_call_deadline", "needs a call with a deadline")
+        return None
+    # Bounded before the conversion: a deadline may be too far away for a timedelta.
+    return timedelta(seconds=min(left, MAX_DURATION.total_seconds()))
+
+
+def check_consumer(consumer: str, found: Violations) -> None:
+    """Check the name of a consumer; it is empty for an anonymous one."""
+    _check_printable("consumer", consumer, MAX_CONSUMER, found)
+
+
+def check_subscription_name(name: str, found: Violations) -> None:
+    """Check the name of a subscription."""
+    if not is_name(name):
+        found.note("name", NAME_RULE)
+
+
+def check_idle_interval(seconds: float | None, found: Violations) -> None:
+    """Check the longest time between two responses of a stream, in seconds."""
+    if seconds is not None and not MIN_IDLE_INTERVAL <= seconds <= MAX_IDLE_INTERVAL:
+        found.note("idle_interval", f"must be {MIN_IDLE_INTERVAL} s to {MAX_IDLE_INTERVAL} s")
+
+
+def page_limit(size: int, found: Violations, *, default: int = DEFAULT_PAGE_SIZE) -> int:
+    """Return the most items of a page for the requested size; 0 is the default."""
+    if size < 0:
+        found.note("page_size", "must not be negative; 0 is the default")
+    return min(size, MAX_PAGE_SIZE) or default
+
+
+def seen_seq(after_seq: int, found: Violations) -> int:
+    """Return the number of the last event that the caller has seen."""
+    if after_seq < 0:
+        found.note("after_seq", "must not be negative; 0 is before the first event")
+    return min(after_seq, _LAST_SEQ)
+
+
+def job_filter(
+    *,
+    queues: Sequence[str],
+    types: Sequence[str],
+    states: Sequence[JobState],
+    labels: Mapping[str, str],
+    batch_id: str,
+    job_ids: Sequence[str],
+    found: Violations,
+) -> JobFilter:
+    """Return the filter of a stream; with violations the result is meaningless.
+
+    Args:
+        queues, types, states, labels: as in `JobFilter`.
+        batch_id: the id of a batch, or empty.
+        job_ids: the ids of jobs.
+        found: receives the violations.
+    """
+    if len(job_ids) > MAX_FILTER_JOBS:
+        found.note("filter.job_ids", f"must hold at most {MAX_FILTER_JOBS} ids")
+        return JobFilter()
+    bounded = {"queues": queues, "types": types, "states": states, "labels": labels}
+    for field, values in bounded.items():
+        if len(values) > MAX_FILTER_VALUES:
+            found.note(f"filter.{field}", f"must hold at most {MAX_FILTER_VALUES} values")
+            return JobFilter()
+    for field, names in (("queues", queues), ("types", types)):
+        for number, name in enumerate(names):
+            if not is_name(name):
+                found.note(f"filter.{field}[{number}]", NAME_RULE)
+    check_labels(labels, "filter.labels", found)
+    batch = BatchId(_parse_id(batch_id, "filter.batch_id", "batch", found)) if batch_id else None
+    return JobFilter(
+        queues=frozenset(queues),
+        types=frozenset(types),
+        states=frozenset(states),
+        labels=labels,
+        batch_id=batch,
+        job_ids=frozenset(
+            parse_job_id(job_id, found, f"filter.job_ids[{number}]")
+            for number, job_id in enumerate(job_ids)
+        ),
+    )
+
+
+def check_labels(labels: Mapping[str, str], path: str, found: Violations) -> None:
+    """Check the labels at `path`."""
+    for key, value in labels.items():
+        if not is_label_key(key):
+            found.note(_entry(path, key), f"its key {LABEL_KEY_RULE}")
+        if not is_label_value(value):
+            found.note(_entry(path, key), f"its value {LABEL_VALUE_RULE}")
+
+
+def _entry(path: str, key: str) -> str:
+    return f"{path}[{msgspec.json.encode(key[:100]).decode()}]"
+
+
+def _check_printable(field: str, text: str | None, maximum: int, found: Violations) -> None:
+    if text and (len(text) > maximum or not text.isprintable()):
+        found.note(field, f"must be 1 to {maximum} printable characters, or empty")
+
+
+def _parse_id(text: str, field: str, kind: str, found: Violations) -> UUID:
+    try:
+        return parse_id(text)
+    except ValueError:
+        found.note(
+            field, f"must be the id of a {kind}, a UUID as 0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15"
+        )
+        return _NO_ID

@@ -1,0 +1,38 @@
+"""Pages of messages, bounded in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from headrace_gateway.calls.limits import MAX_PAGE_BYTES
+
+Item_contra = TypeVar("Item_contra", contravariant=True)
+M = TypeVar("M", bound=Message)
+
+
+class MessagePage(Generic[Item_contra, M]):
+    """The messages of one response.
+
+    A page ends before a message that would exceed `MAX_PAGE_BYTES`. Its first message may be
+    larger.
+
+    Args:
+        convert: converts an item to its message.
+    """
+
+    def __init__(self, convert: Callable[[Item_contra], M]) -> None:
+        self.messages: list[M] = []
+        self._convert = convert
+        self._size = 0
+
+    def add(self, item: Item_contra) -> bool:
+        """Add an item; return False if the page has no room for it."""
+        message = self._convert(item)
+        self._size += message.ByteSize()
+        if self.messages and self._size > MAX_PAGE_BYTES:
+            return False
+        self.messages.append(message)
+        return True
