@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Final, TypeVar
 
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, JobSpec
@@ -59,7 +59,7 @@ async def start(database: Database, ids: Sequence[JobId]) -> WorkerId:
     async with database.transaction() as connection:
         await register_worker(connection, worker, lease=_LEASE)
     for batch in _batches(ids):
-        deliveries = [Delivery(job_id=job_id, attempt=1) for job_id in batch]
+        deliveries = [AttemptKey(job_id, 1) for job_id in batch]
         async with database.transaction() as connection:
             claimed = await claim_jobs(connection, worker_id=worker.id, deliveries=deliveries)
         assert len(claimed) == len(batch)

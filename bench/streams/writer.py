@@ -14,7 +14,7 @@ from typing import Final
 from bench.child import IDLE_S, Link
 from bench.streams.following import Stream, turns
 from bench.streams.jobs import start, submit
-from headrace_core.domain.finish import Report
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import Progress
 from headrace_core.runtime.settings import Settings
@@ -163,7 +163,7 @@ class _Writer:
         async with self._database.transaction() as connection:
             taken = await write_reports(connection, worker_id=self._worker_id, reports=reports)
         self._waker.ring(Topic.EVENTS)
-        assert taken == {report.job_id for report in reports}
+        assert taken == {report.key for report in reports}
         self._due.append(round(due * 1e6))
         self._late.append(round((began - due) * 1e6))
         self._took.append(round((time.time() - began) * 1e6))
@@ -176,14 +176,14 @@ class _Writer:
             took=self._took.tobytes(),
         )
 
-    def _report(self, job_id: JobId) -> Report:
+    def _report(self, job_id: JobId) -> AttemptReport:
         done = self._random.randrange(1000)
         progress = Progress(
             fraction=done / 1000,
             message=f"row {done} of 1000",
             counters=f'{{"rows": {done}, "refused": {done // 100}}}',
         )
-        return Report(job_id=job_id, attempt=1, progress=progress)
+        return AttemptReport(key=AttemptKey(job_id, 1), progress=progress)
 
 
 async def _skew(database: Database) -> float:

@@ -16,7 +16,7 @@ from faults.load import BURST, SHARDS, Load, Mix
 from faults.measure import Figure, ends, recovery
 from faults.neighbour import live
 from faults.watchers import Watchers
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.tasks import end_tasks
 
@@ -171,7 +171,7 @@ class Trial:
             task = asyncio.create_task(service.supervise(), name=f"supervise {service.name}")
             self._open.callback(task.cancel)
 
-    async def deliveries_wait(self) -> set[Delivery]:
+    async def deliveries_wait(self) -> set[AttemptKey]:
         """The deliveries in Redis, once there are some that no worker has a slot for.
 
         Raises:

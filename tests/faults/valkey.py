@@ -10,7 +10,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from support.server import Server
 
 _QUEUES = "headrace:*:queue:*"
@@ -57,13 +57,13 @@ class Valkey:
             await client.save()
         return Path(shutil.move(self._dump, self._dump.with_suffix(".old")))
 
-    async def waiting(self) -> set[Delivery]:
+    async def waiting(self) -> set[AttemptKey]:
         """The deliveries that no worker has taken."""
-        found: set[Delivery] = set()
+        found: set[AttemptKey] = set()
         async with self.client() as client:
             async for key in client.scan_iter(match=_QUEUES):
                 names = await client.zrange(key, 0, -1)
-                found.update(Delivery.parse(name.decode()) for name in names)
+                found.update(AttemptKey.parse(name.decode()) for name in names)
         return found
 
     @asynccontextmanager

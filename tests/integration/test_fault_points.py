@@ -3,7 +3,7 @@
 A whole platform runs in this process, with load, streams, clients that ask for everything that
 there is to ask for, and workers and gateways that come and go. In the end the invariants of the
 fault suite must hold. `HEADRACE_TEST_FAULT_SEED=7` decides other faults, and
-`HEADRACE_TEST_FAULT_METHODS="claim_jobs finish_attempts"` leaves the other methods alone.
+`HEADRACE_TEST_FAULT_METHODS="claim_jobs end_attempts"` leaves the other methods alone.
 
 The two that run a platform are for `make fault-points` (HEADRACE_TEST_FAULT_POINTS=1): they take
 minutes on a busy machine.
@@ -65,7 +65,7 @@ METHODS = (
     "create_subscription",
     "delete_subscription",
     "expire_overdue",
-    "finish_attempts",
+    "end_attempts",
     "get_job",
     "get_subscription",
     "give_up_lead",
@@ -103,7 +103,7 @@ METHODS = (
     "served_queues",
     "submit_batch",
     "submit_jobs",
-    "take_back_lost",
+    "recover_lost",
     "take_lead",
     "write_reports",
     "written_ends",
@@ -117,7 +117,7 @@ APART = {"find_batch", "find_submitted", "is_held_open", "was_completed"}
 BEHIND = {
     "count_reports": "write_reports",
     "give_up_lead": "take_lead",
-    "written_ends": "finish_attempts",
+    "written_ends": "end_attempts",
 }
 
 # Jobs per second, and what they are: each fifth tells something, so that reports are many.

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from headrace_core.delivery import BatchWorker
 from headrace_core.delivery.keys import queue_key
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.runtime.settings import Settings
@@ -28,11 +28,11 @@ class Crew:
     """Claims everything, and runs it until the test opens the gate."""
 
     def __init__(self) -> None:
-        self.batches: list[list[Delivery]] = []
-        self.started: list[Delivery] = []
-        self.running: set[Delivery] = set()
+        self.batches: list[list[AttemptKey]] = []
+        self.started: list[AttemptKey] = []
+        self.running: set[AttemptKey] = set()
         self.most_running = 0
-        self.found: list[Delivery] = []
+        self.found: list[AttemptKey] = []
         self.asked_for: list[int] = []
         self.unavailable = False
         self.refusals = 0
@@ -41,10 +41,10 @@ class Crew:
         self.gate = asyncio.Event()
         self.gate.set()
         self._changed = asyncio.Condition()
-        self.worker: BatchWorker[Delivery] | None = None
+        self.worker: BatchWorker[AttemptKey] | None = None
         self.tasks: set[asyncio.Task[None]] = set()
 
-    async def claim(self, deliveries: Sequence[Delivery], most: int) -> list[Delivery]:
+    async def claim(self, deliveries: Sequence[AttemptKey], most: int) -> list[AttemptKey]:
         if self.unavailable:
             self.refusals += 1
             await self._tell()
@@ -61,7 +61,7 @@ class Crew:
         await self._tell()
         return claimed
 
-    def start(self, delivery: Delivery) -> None:
+    def start(self, delivery: AttemptKey) -> None:
         task = asyncio.create_task(self._run(delivery))
         self.tasks.add(task)
         task.add_done_callback(self._end)
@@ -71,7 +71,7 @@ class Crew:
         assert self.worker is not None
         self.worker.release()
 
-    async def _run(self, delivery: Delivery) -> None:
+    async def _run(self, delivery: AttemptKey) -> None:
         self.started.append(delivery)
         self.running.add(delivery)
         self.most_running = max(self.most_running, len(self.running))
@@ -82,13 +82,13 @@ class Crew:
             self.running.remove(delivery)
         await self._tell()
 
-    async def find(self, limit: int) -> list[Delivery]:
+    async def find(self, limit: int) -> list[AttemptKey]:
         self.asked_for.append(limit)
         found, self.found = self.found[:limit], self.found[limit:]
         await self._tell()
         return found
 
-    async def until_started(self, *deliveries: Delivery) -> None:
+    async def until_started(self, *deliveries: AttemptKey) -> None:
         """Waits until all of these have been started."""
         async with asyncio.timeout(20), self._changed:
             await self._changed.wait_for(lambda: set(deliveries) <= set(self.started))
@@ -112,7 +112,7 @@ class Crew:
 @asynccontextmanager
 async def at_work(
     settings: Settings, crew: Crew, *, pool: str = POOL
-) -> AsyncIterator[BatchWorker[Delivery]]:
+) -> AsyncIterator[BatchWorker[AttemptKey]]:
     """A BatchWorker that takes and runs for the length of the block."""
     worker = BatchWorker(
         settings, pool=pool, claim=crew.claim, start=crew.start, find=crew.find, identify=identify
@@ -130,6 +130,6 @@ async def at_work(
     assert main.cancelled(), main.exception()
 
 
-def some(count: int, *, attempt: int = 1) -> list[Delivery]:
+def some(count: int, *, attempt: int = 1) -> list[AttemptKey]:
     """Deliveries of jobs that nobody knows."""
-    return [Delivery(job_id=JobId(uuid7()), attempt=attempt) for _ in range(count)]
+    return [AttemptKey(JobId(uuid7()), attempt) for _ in range(count)]

@@ -15,14 +15,13 @@ import pytest
 from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 
-from headrace_core.domain.delivery import Delivery
-from headrace_core.domain.finish import Finish, Report
+from headrace_core.domain.attempt import AttemptEnd, AttemptKey, AttemptReport
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.job import JobError
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.jobs.claim import claim_jobs
-from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.jobs.report import write_reports
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import NewWorker, register_worker
@@ -118,15 +117,15 @@ class PlayedWorker:
             await register_worker(conn, worker, lease=timedelta(minutes=10))
 
     async def start_job(self, job_id: str, attempt: int = 1) -> None:
-        delivery = Delivery(job_id=JobId(UUID(job_id)), attempt=attempt)
+        delivery = AttemptKey(JobId(UUID(job_id)), attempt)
         async with self._database.transaction() as conn:
             (job,) = await claim_jobs(conn, worker_id=self.id, deliveries=[delivery])
-        assert job.attempt == attempt
+        assert job.key.attempt == attempt
 
     async def report(self, job_id: str, attempt: int = 1, **report: Any) -> None:
-        report = Report(job_id=JobId(UUID(job_id)), attempt=attempt, **report)
+        written = AttemptReport(key=AttemptKey(JobId(UUID(job_id)), attempt), **report)
         async with self._database.transaction() as conn:
-            assert await write_reports(conn, worker_id=self.id, reports=[report])
+            assert await write_reports(conn, worker_id=self.id, reports=[written])
 
     async def succeed(self, job_id: str, result: str = "{}", attempt: int = 1) -> None:
         await self._finish(job_id, attempt, event=EventType.SUCCEEDED, result=result)
@@ -138,6 +137,6 @@ class PlayedWorker:
         await self._finish(job_id, attempt, event=EventType.FAILED, error=error)
 
     async def _finish(self, job_id: str, attempt: int, **finish: Any) -> None:
-        finish = Finish(job_id=JobId(UUID(job_id)), attempt=attempt, **finish)
+        end = AttemptEnd(key=AttemptKey(JobId(UUID(job_id)), attempt), **finish)
         async with self._database.transaction() as conn:
-            assert await finish_attempts(conn, worker_id=self.id, finishes=[finish])
+            assert await end_attempts(conn, worker_id=self.id, ends=[end])

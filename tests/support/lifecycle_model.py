@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from headrace_core.domain.crash_budget import needs_own_process
 from headrace_core.domain.ids import BatchId, JobId, WorkerId
 from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState, allows
+from headrace_core.domain.retry import needs_own_process
 from support.histories import Row
 
 _E, _S = EventType, JobState

@@ -8,14 +8,13 @@ from typing import Any
 
 from sqlalchemy import text
 
-from headrace_core.domain.delivery import ClaimedJob, Delivery
-from headrace_core.domain.finish import Finish, Report
+from headrace_core.domain.attempt import AttemptEnd, AttemptKey, AttemptReport, ClaimedJob
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobError
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.jobs.claim import claim_jobs
-from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.jobs.report import write_reports
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import NewWorker, register_worker, renew_lease
@@ -78,7 +77,7 @@ async def drain(database: Database, worker_id: WorkerId) -> None:
 async def claim(
     database: Database,
     worker_id: WorkerId,
-    deliveries: Sequence[Delivery],
+    deliveries: Sequence[AttemptKey],
     *,
     most: int | None = None,
 ) -> list[ClaimedJob]:
@@ -87,32 +86,36 @@ async def claim(
         return await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries, most=most)
 
 
-def delivery(job: Job) -> Delivery:
+def delivery(job: Job) -> AttemptKey:
     """How a job is delivered next."""
-    return Delivery(job_id=job.id, attempt=job.attempt + 1)
+    return AttemptKey(job.id, job.attempt + 1)
 
 
 async def start(database: Database, worker_id: WorkerId, *jobs: Job) -> list[ClaimedJob]:
     """Has a worker claim jobs, and makes sure that it got them."""
     claimed = await claim(database, worker_id, [delivery(job) for job in jobs])
-    assert [job.id for job in claimed] == [job.id for job in jobs]
+    assert [job.key.job_id for job in claimed] == [job.id for job in jobs]
     return claimed
 
 
-def ending(job_id: JobId, attempt: int, event: EventType, **says: Any) -> Finish:
+def ending(job_id: JobId, attempt: int, event: EventType, **says: Any) -> AttemptEnd:
     """The end of an attempt, with what it has to say unless a test says something else."""
-    return Finish(job_id=job_id, attempt=attempt, event=event, **{**_SAYS.get(event, {}), **says})
+    return AttemptEnd(
+        key=AttemptKey(job_id, attempt), event=event, **{**_SAYS.get(event, {}), **says}
+    )
 
 
 async def finish(
-    database: Database, worker_id: WorkerId, *finishes: Finish
+    database: Database, worker_id: WorkerId, *ends: AttemptEnd
 ) -> dict[JobId, EventType]:
-    """Writes ends of attempts in a transaction of their own."""
+    """Write ends of attempts in one transaction; return the event of each job that took its end."""
     async with database.transaction() as connection:
-        return await finish_attempts(connection, worker_id=worker_id, finishes=finishes)
+        written = await end_attempts(connection, worker_id=worker_id, ends=ends)
+    return {key.job_id: event for key, event in written.items()}
 
 
-async def report(database: Database, worker_id: WorkerId, *reports: Report) -> set[JobId]:
-    """Writes reports in a transaction of their own."""
+async def report(database: Database, worker_id: WorkerId, *reports: AttemptReport) -> set[JobId]:
+    """Write reports in one transaction; return the jobs that took theirs."""
     async with database.transaction() as connection:
-        return await write_reports(connection, worker_id=worker_id, reports=reports)
+        written = await write_reports(connection, worker_id=worker_id, reports=reports)
+    return {key.job_id for key in written}

@@ -10,8 +10,8 @@ from faults.poison import Way
 from faults.scenario import Scenario
 from faults.trial import Trial, until
 from headrace import Client
-from headrace_core.domain.crash_budget import LOSSES_BEFORE_OWN_PROCESS
 from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.retry import LOSSES_BEFORE_OWN_PROCESS
 
 # So many jobs of each kind, and good ones in all.
 OF_EACH = 3

@@ -10,7 +10,7 @@ from faults.evidence import EventRow, Evidence
 from faults.load import Mix
 from faults.scenario import Scenario
 from faults.trial import Trial
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.lifecycle import EventType
 
 FLUSHES = 5
@@ -27,7 +27,7 @@ DELIVERED_S = 20.0
 async def run(trial: Trial) -> None:
     load = await trial.load()
     valkey = trial.cluster.valkey
-    lost: list[tuple[float, set[Delivery]]] = []
+    lost: list[tuple[float, set[AttemptKey]]] = []
     flushes = SHORT_FLUSHES if trial.short else FLUSHES
     for number in range(1, flushes + 1):
         async with trial.fault(f"flush {number}", recovers_within=30):
@@ -54,7 +54,7 @@ async def run(trial: Trial) -> None:
 
 
 def _waits(
-    lost: Iterable[tuple[float, set[Delivery]]], events: Iterable[EventRow]
+    lost: Iterable[tuple[float, set[AttemptKey]]], events: Iterable[EventRow]
 ) -> Iterable[float]:
     """How long after its loss each delivery's attempt has started, in seconds."""
     started = {

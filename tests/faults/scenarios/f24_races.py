@@ -14,12 +14,11 @@ from faults.evidence import Evidence, Outcome, Submission
 from faults.scenario import Scenario
 from faults.trial import Trial, until
 from headrace import CallError, Client, JobSpec
-from headrace_core.domain.delivery import Delivery
-from headrace_core.domain.finish import Finish
+from headrace_core.domain.attempt import AttemptEnd, AttemptKey
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.jobs.claim import claim_jobs
-from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import NewWorker, register_worker, remove_worker, renew_lease
 
@@ -266,7 +265,7 @@ def _pages(ids: Sequence[str]) -> list[Sequence[str]]:
 async def _claim(
     database: Database, worker_id: WorkerId, ids: Sequence[str], attempt: int = 1
 ) -> list[Any]:
-    deliveries = [Delivery(job_id=JobId(UUID(job_id)), attempt=attempt) for job_id in ids]
+    deliveries = [AttemptKey(JobId(UUID(job_id)), attempt) for job_id in ids]
     async with database.statement() as connection:
         return list(await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries))
 
@@ -276,13 +275,13 @@ async def _finish(
 ) -> int:
     """How many ends were accepted."""
     finishes = [
-        Finish(
-            job_id=JobId(UUID(job_id)), attempt=attempt, event=EventType.SUCCEEDED, result="null"
+        AttemptEnd(
+            key=AttemptKey(JobId(UUID(job_id)), attempt), event=EventType.SUCCEEDED, result="null"
         )
         for job_id in ids
     ]
     async with database.statement() as connection:
-        return len(await finish_attempts(connection, worker_id=worker_id, finishes=finishes))
+        return len(await end_attempts(connection, worker_id=worker_id, ends=finishes))
 
 
 async def _rows_read(trial: Trial) -> float:

@@ -24,7 +24,7 @@ from headrace_core.delivery.keys import (
     deserialize,
     serialize,
 )
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.runtime.settings import Settings
 from support.crew import POOL, QUEUE, Crew, at_work, some
 from support.until import until
@@ -190,4 +190,4 @@ async def test_a_delivery_is_named_as_its_arq_job(deliverer: Deliverer, redis: R
     [delivery] = some(1, attempt=12)
     await deliverer.deliver(POOL, [(delivery, 0)])
     [name] = await redis.zrange(QUEUE, 0, -1)
-    assert Delivery.parse(name.decode()) == delivery
+    assert AttemptKey.parse(name.decode()) == delivery

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from headrace_core.delivery import Deliverer
 from headrace_core.delivery import take as worker_module
 from headrace_core.delivery.take import RedisTooOldError
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
@@ -43,7 +43,7 @@ def patient(settings: Settings) -> Settings:
     return settings.model_copy(update={"redis_timeout": 300.0})
 
 
-def ranked(deliveries: list[Delivery]) -> list[tuple[Delivery, float]]:
+def ranked(deliveries: list[AttemptKey]) -> list[tuple[AttemptKey, float]]:
     return [(delivery, float(rank)) for rank, delivery in enumerate(deliveries)]
 
 
@@ -194,11 +194,9 @@ async def test_a_job_that_goes_to_two_pools_runs_once(
     for pool, crew in crews.items():
         worker_id = await register(database, pool=pool)
 
-        async def take(deliveries: list[Delivery], most: int, worker_id=worker_id, crew=crew):
+        async def take(deliveries: list[AttemptKey], most: int, worker_id=worker_id, crew=crew):
             claimed = await claim(database, worker_id, deliveries)
-            return await crew.__class__.claim(
-                crew, [Delivery(job_id=job.id, attempt=job.attempt) for job in claimed], most
-            )
+            return await crew.__class__.claim(crew, [job.key for job in claimed], most)
 
         crew.claim = take  # type: ignore[method-assign, assignment]
     jobs = [await submit(database) for _ in range(10)]
@@ -479,7 +477,7 @@ async def test_without_redis_workers_do_not_stand_in_each_others_way(
     jobs = await submit_many(database, 100)
     crews = [Crew() for _ in range(4)]
 
-    async def find(limit: int) -> list[Delivery]:
+    async def find(limit: int) -> list[AttemptKey]:
         async with database.statement() as connection:
             ready = await ready_jobs(connection, pools=[POOL], limit=limit)
         return [job.delivery for job in ready]
@@ -489,10 +487,10 @@ async def test_without_redis_workers_do_not_stand_in_each_others_way(
         for crew in crews:
             worker_id = await register(database, pool=POOL)
 
-            async def take(deliveries: list[Delivery], most: int, worker_id=worker_id, crew=crew):
+            async def take(deliveries: list[AttemptKey], most: int, worker_id=worker_id, crew=crew):
                 claimed = await claim(database, worker_id, deliveries, most=most)
                 crew.batches.append(claimed)
-                return [Delivery(job_id=job.id, attempt=job.attempt) for job in claimed]
+                return [job.key for job in claimed]
 
             crew.claim = take  # type: ignore[method-assign, assignment]
             crew.find = find  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from headrace_core.domain.finish import Report
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.ids import BatchId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
@@ -44,7 +44,7 @@ async def populate(database: Database) -> None:
     job = await read_job(database, brought.job.id)
     await start(database, brought.worker_id, job)
     await report(
-        database, brought.worker_id, Report(job_id=job.id, attempt=2, output='{"line": 1}')
+        database, brought.worker_id, AttemptReport(key=AttemptKey(job.id, 2), output='{"line": 1}')
     )
     await finish(database, brought.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
 

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from headrace_core.delivery import Deliverer
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.job import DEFAULT_TENANT, Job
 from headrace_core.domain.lifecycle import EventType
@@ -72,11 +72,11 @@ class Queues:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def of(self, pool: str) -> list[Delivery]:
+    async def of(self, pool: str) -> list[AttemptKey]:
         names = await self._redis.zrange(await queue_of(self._redis, pool), 0, -1)
-        return [Delivery.parse(name.decode()) for name in names]
+        return [AttemptKey.parse(name.decode()) for name in names]
 
-    async def take(self, pool: str) -> list[Delivery]:
+    async def take(self, pool: str) -> list[AttemptKey]:
         """Empty a queue, as a worker or a FLUSHALL does."""
         taken = await self.of(pool)
         await self._redis.delete(await queue_of(self._redis, pool))
@@ -88,7 +88,7 @@ def queues(redis: Redis) -> Queues:
     return Queues(redis)
 
 
-def deliveries(*jobs: Job) -> list[Delivery]:
+def deliveries(*jobs: Job) -> list[AttemptKey]:
     return [delivery(job) for job in jobs]
 
 
@@ -139,7 +139,7 @@ async def test_retry_is_delivered_as_the_next_attempt(
     await start(database, worker_id, job)
     await finish(database, worker_id, ending(job.id, 1, EventType.INTERRUPTED))
     await dispatch.run_once()
-    assert await queues.take("pool") == [Delivery(job_id=job.id, attempt=2)]
+    assert await queues.take("pool") == [AttemptKey(job.id, 2)]
 
 
 async def test_unclaimed_delivery_is_repeated_after_its_time(

@@ -13,7 +13,7 @@ from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, Job
 from headrace_core.domain.lifecycle import EventType, JobState, sources
 from headrace_core.store.jobs.cancel import cancel_job
-from headrace_core.store.jobs.recover import take_back_lost
+from headrace_core.store.jobs.recover import recover_lost
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
@@ -71,7 +71,7 @@ async def test_a_requeued_job_begins_afresh(database: Database) -> None:
     job_id = brought.job.id
     await lapse(database, brought.worker_id)
     async with database.transaction() as connection:
-        await take_back_lost(connection, term=await lead(database), limit=10, max_losses=0)
+        await recover_lost(connection, term=await lead(database), limit=10, max_losses=0)
     failed = await read_job(database, job_id)
     await set_column(database, job_id, "retries_used = 1, deadline = now() - interval '1 h'")
     job = await requeue(database, job_id)
@@ -88,7 +88,7 @@ async def test_a_requeued_job_begins_afresh(database: Database) -> None:
     await start(database, other.worker_id, job)
     await lapse(database, other.worker_id)
     async with database.transaction() as connection:
-        assert await take_back_lost(
+        assert await recover_lost(
             connection, term=await lead(database), limit=10, max_losses=1
         ) == [(job_id, "queued")]
     assert_legal(await read_job(database, job_id), await history(database, job_id))

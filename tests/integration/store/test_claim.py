@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
@@ -37,7 +37,7 @@ async def test_a_claimed_job_has_what_it_takes_to_run_it(database: Database) -> 
         retry=retry,
     )
     [claimed] = await start(database, worker_id, job)
-    assert (claimed.id, claimed.tenant, claimed.attempt) == (job.id, DEFAULT_TENANT, 1)
+    assert (claimed.key, claimed.tenant) == ((job.id, 1), DEFAULT_TENANT)
     assert (claimed.type, claimed.queue) == ("mail", "fast")
     assert claimed.payload == '{"to":   "a@example.com"}'
     assert claimed.labels == {"team": "blue"}
@@ -74,7 +74,7 @@ async def test_a_delivery_that_stands_twice_in_one_claim_runs_once(database: Dat
     worker_id = await register(database)
     job = await submit(database)
     claimed = await claim(database, worker_id, [delivery(job), delivery(job)])
-    assert [(each.id, each.attempt) for each in claimed] == [(job.id, 1)]
+    assert [each.key for each in claimed] == [(job.id, 1)]
 
 
 async def test_the_delivery_of_an_attempt_that_is_over_hides_none_that_is_to_come(
@@ -84,9 +84,9 @@ async def test_the_delivery_of_an_attempt_that_is_over_hides_none_that_is_to_com
     job = await submit(database)
     await start(database, worker_id, job)
     await finish(database, worker_id, ending(job.id, 1, EventType.INTERRUPTED))
-    deliveries = [Delivery(job_id=job.id, attempt=number) for number in (1, 2, 3)]
+    deliveries = [AttemptKey(job.id, number) for number in (1, 2, 3)]
     claimed = await claim(database, worker_id, deliveries)
-    assert [(each.id, each.attempt) for each in claimed] == [(job.id, 2)]
+    assert [each.key for each in claimed] == [(job.id, 2)]
 
 
 @pytest.mark.parametrize("attempt", [2, 7, 2**31 - 1])
@@ -96,7 +96,7 @@ async def test_a_delivery_for_an_attempt_that_is_not_next_is_left_out(
     worker_id = await register(database)
     job = await submit(database)
     before = await read_job(database, job.id)
-    assert await claim(database, worker_id, [Delivery(job_id=job.id, attempt=attempt)]) == []
+    assert await claim(database, worker_id, [AttemptKey(job.id, attempt)]) == []
     assert await read_job(database, job.id) == before
 
 
@@ -112,10 +112,10 @@ async def test_what_cannot_be_started_is_left_out_and_the_rest_is_not(database: 
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=cancelled.id)
     await set_column(database, late.id, "deadline = now() - interval '1 s'")
-    unknown = Delivery(job_id=JobId(uuid7()), attempt=1)
+    unknown = AttemptKey(JobId(uuid7()), 1)
     offered = [delivery(job) for job in (cancelled, late, waiting, foreign, good)]
     claimed = await claim(database, worker_id, [unknown, *offered])
-    assert [each.id for each in claimed] == [good.id]
+    assert [each.key.job_id for each in claimed] == [good.id]
 
 
 async def test_a_worker_without_a_lease_claims_nothing(database: Database) -> None:
@@ -135,7 +135,7 @@ async def test_a_job_that_somebody_holds_is_not_waited_for(database: Database) -
         # The cancellation is not committed: the claim is neither held up by it nor blind for it.
         async with asyncio.timeout(10):
             claimed = await claim(database, worker_id, [delivery(held), delivery(free)])
-        assert [each.id for each in claimed] == [free.id]
+        assert [each.key.job_id for each in claimed] == [free.id]
 
 
 async def test_the_first_that_can_be_had_are_claimed_and_no_more(database: Database) -> None:
@@ -147,11 +147,11 @@ async def test_the_first_that_can_be_had_are_claimed_and_no_more(database: Datab
         # Somebody is claiming it at this moment.
         await connection.execute(_HOLD, {"id": jobs[2].id})
         claimed = await claim(database, worker_id, deliveries, most=2)
-    assert [job.id for job in claimed] == [jobs[1].id, jobs[3].id]
+    assert [job.key.job_id for job in claimed] == [jobs[1].id, jobs[3].id]
     states = [(await read_job(database, job.id)).state for job in (jobs[2], *jobs[4:])]
     assert set(states) == {JobState.QUEUED}
     rest = await claim(database, worker_id, deliveries, most=10)
-    assert [job.id for job in rest] == [jobs[2].id, jobs[4].id, jobs[5].id]
+    assert [job.key.job_id for job in rest] == [jobs[2].id, jobs[4].id, jobs[5].id]
 
 
 _HOLD = text("SELECT id FROM jobs WHERE id = :id FOR UPDATE")
@@ -166,12 +166,12 @@ async def test_a_claim_raced_by_32_workers_has_one_winner_for_each_job(crowd: Da
 
         async def race(
             worker_id: WorkerId,
-            offered: list[Delivery],
+            offered: list[AttemptKey],
             barrier: asyncio.Barrier = barrier,
         ) -> list[JobId]:
             await barrier.wait()
             claimed = await claim(crowd, worker_id, offered)
-            return [job.id for job in claimed]
+            return [job.key.job_id for job in claimed]
 
         offers = [rounds.sample([delivery(job) for job in jobs], 100) for _ in workers]
         async with asyncio.timeout(60):

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType, JobState
@@ -30,7 +31,7 @@ from headrace_core.store.jobs.complete import (
     is_held_open,
     was_completed,
 )
-from headrace_core.store.jobs.recover import take_back_lost
+from headrace_core.store.jobs.recover import recover_lost
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Listener, Topic
 from support.histories import assert_legal
@@ -141,11 +142,11 @@ async def test_a_handler_ends_its_job_at_its_commit(
     job_id = running.job.id
     with pytest.raises(Rollback):
         async with opener(settings.postgresql_url) as connection:
-            await complete_attempt(connection, job_id=job_id, attempt=1, result="[0]")
+            await complete_attempt(connection, AttemptKey(job_id, 1), result="[0]")
             raise Rollback
     await assert_untouched(database, running)
     async with opener(settings.postgresql_url) as connection:
-        await complete_attempt(connection, job_id=job_id, attempt=1, result='{"a":  1}')
+        await complete_attempt(connection, AttemptKey(job_id, 1), result='{"a":  1}')
         assert (await read_job(database, job_id)).state is JobState.RUNNING
     await assert_completed(database, job_id, '{"a":  1}')
 
@@ -158,7 +159,7 @@ async def test_a_plain_def_ends_its_job_at_its_commit(
 
     def handle(*, fail: bool, result: str) -> None:
         with opener(settings.postgresql_url) as connection:
-            complete_attempt_sync(connection, job_id=job_id, attempt=1, result=result)
+            complete_attempt_sync(connection, AttemptKey(job_id, 1), result=result)
             if fail:
                 raise Rollback
 
@@ -175,7 +176,7 @@ async def test_an_attempt_that_is_over_ends_nothing(
 ) -> None:
     with pytest.raises(AttemptNotCurrent) as caught:
         async with opener(settings.postgresql_url) as connection:
-            await complete_attempt(connection, job_id=running.job.id, attempt=2, result="[]")
+            await complete_attempt(connection, AttemptKey(running.job.id, 2), result="[]")
     assert (caught.value.job_id, caught.value.attempt) == (running.job.id, 2)
     await assert_untouched(database, running)
 
@@ -186,7 +187,7 @@ async def test_an_attempt_of_a_plain_def_that_is_over_ends_nothing(
 ) -> None:
     def handle() -> None:
         with opener(settings.postgresql_url) as connection:
-            complete_attempt_sync(connection, job_id=running.job.id, attempt=2, result="[]")
+            complete_attempt_sync(connection, AttemptKey(running.job.id, 2), result="[]")
 
     with pytest.raises(AttemptNotCurrent):
         await asyncio.to_thread(handle)
@@ -201,7 +202,7 @@ async def test_only_a_running_job_is_completed(
     attempt = brought.job.attempt
     with pytest.raises(AttemptNotCurrent):
         async with by_asyncpg(settings.postgresql_url) as connection:
-            await complete_attempt(connection, job_id=brought.job.id, attempt=attempt, result="[]")
+            await complete_attempt(connection, AttemptKey(brought.job.id, attempt), result="[]")
     await assert_untouched(database, brought)
 
 
@@ -209,7 +210,7 @@ async def test_a_job_that_was_asked_to_cancel_may_finish_first(
     database: Database, settings: Settings, running: Brought
 ) -> None:
     async with by_asyncpg(settings.postgresql_url) as connection:
-        await complete_attempt(connection, job_id=running.job.id, attempt=1, result="null")
+        await complete_attempt(connection, AttemptKey(running.job.id, 1), result="null")
         # Its worker's own end waits for the handler's and is then refused.
         late = asyncio.create_task(
             finish(database, running.worker_id, ending(running.job.id, 1, EventType.CANCELLED))
@@ -224,10 +225,10 @@ async def test_only_a_commit_counts_as_completed(
 ) -> None:
     async def completed(attempt: int) -> bool:
         async with database.statement() as connection:
-            return await was_completed(connection, job_id=running.job.id, attempt=attempt)
+            return await was_completed(connection, AttemptKey(running.job.id, attempt))
 
     async with by_asyncpg(settings.postgresql_url) as connection:
-        await complete_attempt(connection, job_id=running.job.id, attempt=1, result="1")
+        await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
         assert not await completed(1)
     assert await completed(1)
     assert not await completed(2)
@@ -238,11 +239,11 @@ async def test_only_an_open_transaction_holds_an_attempt_open(
 ) -> None:
     async def held_open(attempt: int) -> bool:
         async with database.statement() as connection:
-            return await is_held_open(connection, job_id=running.job.id, attempt=attempt)
+            return await is_held_open(connection, AttemptKey(running.job.id, attempt))
 
     assert not await held_open(1)
     async with by_asyncpg(settings.postgresql_url) as connection:
-        await complete_attempt(connection, job_id=running.job.id, attempt=1, result="1")
+        await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
         assert await held_open(1)
         assert not await held_open(2)
     assert not await held_open(1)
@@ -259,7 +260,7 @@ async def test_the_gateways_are_rung_at_the_commit(
             while await listener.wait(0.5):
                 pass
             async with by_asyncpg(settings.postgresql_url) as connection:
-                await complete_attempt(connection, job_id=running.job.id, attempt=1, result="1")
+                await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
                 assert not await listener.wait(0.2)
             assert await listener.wait(10) == {Topic.EVENTS}
     finally:
@@ -271,26 +272,26 @@ async def test_a_sweep_leaves_a_job_alone_that_is_being_completed(
 ) -> None:
     await lapse(database, running.worker_id)
     async with by_asyncpg(settings.postgresql_url) as connection:
-        await complete_attempt(connection, job_id=running.job.id, attempt=1, result="1")
+        await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
         async with database.transaction() as sweeping:
             term = await lead(database)
-            assert await take_back_lost(sweeping, term=term, limit=10, max_losses=3) == []
+            assert await recover_lost(sweeping, term=term, limit=10, max_losses=3) == []
     await assert_completed(database, running.job.id, "1")
 
 
 async def test_without_a_transaction_nothing_is_completed(
     database: Database, settings: Settings, running: Brought
 ) -> None:
-    arguments: dict[str, Any] = {"job_id": running.job.id, "attempt": 1, "result": "1"}
+    key = AttemptKey(running.job.id, 1)
     connection = await asyncpg.connect(settings.postgresql_url, timeout=10)
     with pytest.raises(ValueError, match="transaction"):
-        await complete_attempt(connection, **arguments)
+        await complete_attempt(connection, key, result="1")
     connection.terminate()
     async with await psycopg.AsyncConnection.connect(
         settings.postgresql_url, autocommit=True
     ) as alone:
         with pytest.raises(ValueError, match="transaction"):
-            await complete_attempt(alone, **arguments)
+            await complete_attempt(alone, key, result="1")
     await assert_untouched(database, running)
 
 
@@ -302,7 +303,7 @@ async def test_a_connection_that_blocks_is_not_taken_in_the_loop(
         opener(settings.postgresql_url) as connection,
         pytest.raises(TypeError, match=r"no (psycopg|sqlalchemy)"),
     ):
-        await complete_attempt(connection, job_id=running.job.id, attempt=1, result="1")
+        await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
 
 
 @pytest.mark.parametrize("opener", ASYNC, ids=_name)
@@ -311,7 +312,7 @@ async def test_a_connection_of_a_loop_is_not_taken_in_a_plain_def(
 ) -> None:
     async with opener(settings.postgresql_url) as connection:
         with pytest.raises(TypeError, match=r"no (asyncpg|psycopg|sqlalchemy)"):
-            complete_attempt_sync(connection, job_id=running.job.id, attempt=1, result="1")
+            complete_attempt_sync(connection, AttemptKey(running.job.id, 1), result="1")
 
 
 async def assert_untouched(database: Database, brought: Brought) -> None:

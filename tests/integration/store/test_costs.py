@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from headrace_core.domain.delivery import Delivery
-from headrace_core.domain.finish import Report
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType
@@ -18,11 +17,11 @@ from headrace_core.domain.query import Comparison
 from headrace_core.store.event_log import list_events
 from headrace_core.store.jobs.cancel import cancel_job, cancel_requests
 from headrace_core.store.jobs.claim import claim_jobs
-from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.jobs.promote import next_due, promote_due
 from headrace_core.store.jobs.read import list_jobs
 from headrace_core.store.jobs.ready import live_pools, ready_jobs
-from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.jobs.report import write_reports
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.jobs.submit import submit_jobs
@@ -106,9 +105,9 @@ async def looks(database: Database, request: pytest.FixtureRequest) -> dict[str,
 def looks_at(
     queued: list[JobId], running: list[JobId], worker_id: WorkerId, term: int
 ) -> dict[str, Look]:
-    deliveries = [Delivery(job_id=job_id, attempt=1) for job_id in queued]
+    deliveries = [AttemptKey(job_id, 1) for job_id in queued]
     finishes = [ending(job_id, 1, EventType.SUCCEEDED) for job_id in running]
-    reports = [Report(job_id=job_id, attempt=1, output="1") for job_id in running]
+    reports = [AttemptReport(key=AttemptKey(job_id, 1), output="1") for job_id in running]
     one: dict[str, Any] = {"tenant": DEFAULT_TENANT, "job_id": (queued or [worker_id])[0]}
     label = (Comparison(field="labels", operator="=", key="user", value="u100"),)
     again = [new_job(request_id=f"r{number}") for number in range(1, 21)]
@@ -133,10 +132,10 @@ def looks_at(
         "next_due": next_due,
         "ready_jobs": lambda c: ready_jobs(c, pools=["pool"], limit=100),
         "claim_jobs": lambda c: claim_jobs(c, worker_id=worker_id, deliveries=deliveries),
-        "finish_attempts": lambda c: finish_attempts(c, worker_id=worker_id, finishes=finishes),
+        "end_attempts": lambda c: end_attempts(c, worker_id=worker_id, ends=finishes),
         "write_reports": lambda c: write_reports(c, worker_id=worker_id, reports=reports),
         "cancel_requests": lambda c: cancel_requests(c, worker_id=worker_id),
-        "take_back_lost": lambda c: take_back_lost(c, term=term, limit=500, max_losses=3),
+        "recover_lost": lambda c: recover_lost(c, term=term, limit=500, max_losses=3),
         "expire_overdue": lambda c: expire_overdue(
             c, term=term, limit=500, running_grace=timedelta()
         ),

@@ -9,14 +9,13 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from headrace_core.domain.delivery import Delivery
-from headrace_core.domain.finish import Report
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.cancel import cancel_job
-from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.jobs.report import count_reports
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.sql.database import Database
@@ -31,9 +30,7 @@ CHECK = "SELECT headrace.check_fence($1, $2)"
 
 async def sweep(database: Database, *, limit: int = 100) -> Sequence[tuple[JobId, str]]:
     async with database.transaction() as connection:
-        return await take_back_lost(
-            connection, term=await lead(database), limit=limit, max_losses=3
-        )
+        return await recover_lost(connection, term=await lead(database), limit=limit, max_losses=3)
 
 
 async def expire(database: Database) -> Sequence[JobId]:
@@ -87,7 +84,7 @@ async def test_no_other_attempt_starts_until_the_transaction_ends(
 ) -> None:
     job_id = running.job.id
     worker_id = await register(database)
-    second = [Delivery(job_id=job_id, attempt=2)]
+    second = [AttemptKey(job_id, 2)]
     async with handler.transaction():
         await handler.execute(CHECK, job_id, 1)
         # The attempt may end, as by a worker that has left its handler behind.
@@ -97,7 +94,7 @@ async def test_no_other_attempt_starts_until_the_transaction_ends(
                 await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         assert (await read_job(database, job_id)).state is JobState.QUEUED
         assert await claim(database, worker_id, second) == []
-    assert [job.attempt for job in await claim(database, worker_id, second)] == [2]
+    assert [job.key for job in await claim(database, worker_id, second)] == second
     assert_legal(await read_job(database, job_id), await history(database, job_id))
 
 
@@ -110,8 +107,8 @@ async def test_whatever_is_no_takeover_goes_on_beside_a_checked_transaction(
     async with handler.transaction():
         await handler.execute(CHECK, job_id, 1)
         reports = [
-            Report(job_id=job_id, attempt=1, progress=Progress(fraction=0.5)),
-            Report(job_id=job_id, attempt=1, output='"half"'),
+            AttemptReport(key=AttemptKey(job_id, 1), progress=Progress(fraction=0.5)),
+            AttemptReport(key=AttemptKey(job_id, 1), output='"half"'),
         ]
         assert await report(hasty, worker_id, *reports) == {job_id}
         async with hasty.transaction() as connection:
@@ -161,11 +158,11 @@ async def test_whether_a_report_was_written_can_be_asked_while_its_handler_has_c
     job = running.job
     async with handler.transaction():
         await handler.execute(CHECK, job.id, 1)
-        said = Report(job_id=job.id, attempt=1, progress=Progress(fraction=0.5))
+        said = AttemptReport(key=AttemptKey(job.id, 1), progress=Progress(fraction=0.5))
         await report(database, running.worker_id, said)
         # The handler waits for the answer, so the answer must not wait for the handler.
         async with asyncio.timeout(10), database.transaction() as connection:
-            assert await count_reports(connection, job_id=job.id, attempt=1) == 1
+            assert await count_reports(connection, AttemptKey(job.id, 1)) == 1
 
 
 async def test_a_role_of_the_handlers_needs_the_schema_alone(

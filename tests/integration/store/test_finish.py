@@ -78,7 +78,7 @@ async def test_what_was_written_can_be_looked_up(database: Database) -> None:
     await finish(database, worker_id, *ended)
     others = [ending(running.id, 1, EventType.SUCCEEDED), ending(jobs[0].id, 1, EventType.FAILED)]
     async with database.statement() as connection:
-        written = await written_ends(connection, finishes=[*ended, *others])
+        written = await written_ends(connection, ends=[*ended, *others])
     assert written == {
         **{(job.id, 1): event for job, event in zip(jobs, ENDS, strict=True)},
         (dropped.id, 1): EventType.CANCELLED,

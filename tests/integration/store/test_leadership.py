@@ -16,7 +16,7 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.jobs.promote import promote_due
 from headrace_core.store.jobs.prune import Pruned, prune_jobs, remove_leftovers
 from headrace_core.store.jobs.ready import live_pools
-from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.leadership import give_up_lead, renew_lead, take_lead
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
@@ -168,9 +168,9 @@ STATEMENTS: dict[
     str, tuple[Callable[[Database], Awaitable[None]], Callable[..., Awaitable[object]]]
 ] = {
     "promote_due": (a_job_is_due, lambda c, term: promote_due(c, term=term, limit=10)),
-    "take_back_lost": (
+    "recover_lost": (
         a_job_has_lost_its_worker,
-        lambda c, term: take_back_lost(c, term=term, limit=10, max_losses=1),
+        lambda c, term: recover_lost(c, term=term, limit=10, max_losses=1),
     ),
     "expire_overdue": (
         a_job_is_past_its_deadline,

@@ -16,13 +16,13 @@ import pytest
 from asyncpg import IntegrityConstraintViolationError
 from sqlalchemy import text
 
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.errors import StateConflict
-from headrace_core.domain.finish import Report
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobEvent, Progress
 from headrace_core.domain.lifecycle import EventType, JobState, allows, sources
 from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.jobs.promote import promote_due
-from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.jobs.submit import RequestIdConflict, submit_jobs
 from headrace_core.store.sql.database import Database
@@ -56,7 +56,7 @@ async def claims(database: Database, brought: Brought) -> bool:
 
 def reports(**says: Any) -> Performer:
     async def perform(database: Database, brought: Brought) -> bool:
-        said = Report(job_id=brought.job.id, attempt=brought.job.attempt, **says)
+        said = AttemptReport(key=AttemptKey(brought.job.id, brought.job.attempt), **says)
         return bool(await report(database, brought.worker_id, said))
 
     return perform
@@ -76,7 +76,7 @@ def sweeps(*, max_losses: int) -> Performer:
     async def perform(database: Database, brought: Brought) -> bool:
         await lapse(database, brought.worker_id)
         async with database.transaction() as connection:
-            lost = await take_back_lost(
+            lost = await recover_lost(
                 connection, term=await lead(database), limit=10, max_losses=max_losses
             )
         return bool(lost)

@@ -26,9 +26,8 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.errors import JobNotFound, RequestIdConflict, StaleTerm, StateConflict
-from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import BatchId, uuid7
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT, Job, JobEvent, JobSpec, Progress
 from headrace_core.domain.lifecycle import EventType, JobState, sources
@@ -38,7 +37,7 @@ from headrace_core.store.jobs.cancel import cancel_job, cancel_requests
 from headrace_core.store.jobs.claim import held_attempts
 from headrace_core.store.jobs.promote import promote_due
 from headrace_core.store.jobs.read import list_jobs
-from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.jobs.submit_batch import SubmittedBatch, submit_batch
@@ -291,7 +290,7 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def _claim(self, worker: ModelWorker, chosen: Sequence[ModelJob], *, shift: int) -> None:
         # Twice in one batch, as after a redelivery.
-        deliveries = [Delivery(job.id, max(1, job.attempt + 1 + shift)) for job in chosen] * 2
+        deliveries = [AttemptKey(job.id, max(1, job.attempt + 1 + shift)) for job in chosen] * 2
         due = [
             job
             for job, (_, attempt) in zip(chosen, deliveries, strict=False)
@@ -300,7 +299,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         claimed = self.run(claim(self.database, worker.id, deliveries))
         for job in due:
             self.model.claim(worker, job)
-        assert [(one.id, one.attempt, one.retries_used) for one in claimed] == [
+        assert [(*one.key, one.retries_used) for one in claimed] == [
             (job.id, job.attempt, job.retries_used) for job in due
         ]
 
@@ -326,7 +325,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             allowed = [
                 job
                 for job, end in zip(owned, finishes, strict=True)
-                if self.model.owns(worker, job, end.attempt)
+                if self.model.owns(worker, job, end.key.attempt)
             ]
             written = self.run(finish(self.database, worker.id, *finishes))
             assert written == {job.id: self.model.finish(job, event) for job in allowed}
@@ -349,9 +348,8 @@ class LifecycleMachine(RuleBasedStateMachine):
                     fraction = None if tenths is None else tenths / 10
                     output = f'"piece {len(job.outputs)}"' if tenths is None else None
                     reports.append(
-                        Report(
-                            job_id=job.id,
-                            attempt=max(1, job.attempt + shift),
+                        AttemptReport(
+                            key=AttemptKey(job.id, max(1, job.attempt + shift)),
                             progress=None if fraction is None else Progress(fraction=fraction),
                             output=output,
                         )
@@ -394,7 +392,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         if data.draw(flags):
             self._lapse(self._worker(data))
         lost = {job.id: job for job in self.model.lost()}
-        swept = self._lead(data, take_back_lost, limit=limit, max_losses=max_losses)
+        swept = self._lead(data, recover_lost, limit=limit, max_losses=max_losses)
         if swept is None:
             return
         assert len(swept) == min(limit, len(lost))

@@ -20,7 +20,7 @@ from headrace_core.store.event_log import (
     read_range,
     read_unseen,
 )
-from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from support.jobs import submit, submit_many
@@ -124,7 +124,7 @@ async def test_a_reading_goes_on_behind_a_full_page_though_it_sees_more_by_then(
     # An event that stands behind a larger id than that of its writer, and ends last.
     ends = [ending(job.id, 1, EventType.SUCCEEDED)]
     raising = writers.pop(0)
-    await finish_attempts(raising.connection, worker_id=worker_id, finishes=ends)
+    await end_attempts(raising.connection, worker_id=worker_id, ends=ends)
     await writers.pop(1).commit()
     complete = False
     while not complete:

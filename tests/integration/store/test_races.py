@@ -10,15 +10,14 @@ from datetime import timedelta
 
 import pytest
 
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.errors import StateConflict
-from headrace_core.domain.finish import Report
 from headrace_core.domain.job import DEFAULT_TENANT, Job, Progress
 from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
 from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.jobs.promote import promote_due
 from headrace_core.store.jobs.read import list_jobs
-from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
@@ -52,7 +51,7 @@ refusals: list[StateConflict] = []
 async def sweep(database: Database) -> None:
     term = await lead(database)
     async with database.transaction() as connection:
-        await take_back_lost(connection, term=term, limit=JOBS, max_losses=1)
+        await recover_lost(connection, term=term, limit=JOBS, max_losses=1)
         await expire_overdue(connection, term=term, limit=JOBS, running_grace=timedelta())
 
 
@@ -80,13 +79,13 @@ async def test_every_job_has_one_legal_history(crowd: Database, seed: int) -> No
         for job in now:
             attempt = max(1, job.attempt)
             owner = job.worker_id or dice.choice(workers)
-            says = Report(job_id=job.id, attempt=attempt, progress=Progress(fraction=0.5))
+            says = AttemptReport(key=AttemptKey(job.id, attempt), progress=Progress(fraction=0.5))
             possible: list[Awaitable[object]] = [
                 ask(crowd, cancel_job, job),
                 ask(crowd, requeue_job, job),
                 report(crowd, owner, says),
                 *(
-                    claim(crowd, worker, [Delivery(job_id=job.id, attempt=job.attempt + 1)])
+                    claim(crowd, worker, [AttemptKey(job.id, job.attempt + 1)])
                     for worker in workers
                 ),
                 *(
@@ -126,7 +125,7 @@ async def test_every_job_has_one_legal_history(crowd: Database, seed: int) -> No
 async def test_of_a_cancel_and_a_finish_one_comes_first(crowd: Database, event: EventType) -> None:
     worker_id = await register(crowd)
     jobs = await submit_many(crowd, JOBS)
-    await claim(crowd, worker_id, [Delivery(job_id=job.id, attempt=1) for job in jobs])
+    await claim(crowd, worker_id, [AttemptKey(job.id, 1) for job in jobs])
     refusals.clear()
     async with asyncio.timeout(60):
         await asyncio.gather(

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.errors import JobNotFound
-from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobEvent, Progress
 from headrace_core.domain.lifecycle import JobState
@@ -225,7 +225,8 @@ async def test_pages_of_events_end_early_by_bytes(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     job_id = brought.job.id
     pieces = [
-        Report(job_id=job_id, attempt=1, output=f'"{"x" * 300_000}{number}"') for number in range(9)
+        AttemptReport(key=AttemptKey(job_id, 1), output=f'"{"x" * 300_000}{number}"')
+        for number in range(9)
     ]
     async with database.statement() as connection:
         begin = await read_end(connection)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.jobs.cancel import cancel_job
@@ -65,7 +65,7 @@ async def test_a_job_is_delivered_for_the_attempt_that_would_come_next(database:
     await register(database)
     fresh = await submit(database)
     [job] = await ready(database)
-    assert job.delivery == Delivery(job_id=fresh.id, attempt=1)
+    assert job.delivery == AttemptKey(fresh.id, 1)
 
 
 async def test_only_queued_jobs_are_ready(database: Database) -> None:

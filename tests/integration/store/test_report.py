@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.errors import JobNotFound
-from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
@@ -17,13 +17,13 @@ from support.states import bring
 from support.workers import ending, finish, register, report, start
 
 
-def progress(job_id: JobId, fraction: float, *, attempt: int = 1) -> Report:
+def progress(job_id: JobId, fraction: float, *, attempt: int = 1) -> AttemptReport:
     said = Progress(fraction=fraction, message=f"{fraction:.0%}", counters='{"rows":  7}')
-    return Report(job_id=job_id, attempt=attempt, progress=said)
+    return AttemptReport(key=AttemptKey(job_id, attempt), progress=said)
 
 
-def output(job_id: JobId, chunk: str, *, attempt: int = 1) -> Report:
-    return Report(job_id=job_id, attempt=attempt, output=chunk)
+def output(job_id: JobId, chunk: str, *, attempt: int = 1) -> AttemptReport:
+    return AttemptReport(key=AttemptKey(job_id, attempt), output=chunk)
 
 
 async def test_many_reports_of_many_jobs_are_numbered_in_the_order_given(

@@ -9,12 +9,12 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from headrace_core.domain.crash_budget import LOSSES_BEFORE_OWN_PROCESS
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.retry import LOSSES_BEFORE_OWN_PROCESS
 from headrace_core.store.jobs.cancel import cancel_job
-from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import remove_worker, renew_lease
 from support.histories import assert_legal
@@ -29,7 +29,7 @@ async def sweep(
     database: Database, *, limit: int = 100, max_losses: int = 3
 ) -> Sequence[tuple[JobId, str]]:
     async with database.transaction() as connection:
-        return await take_back_lost(
+        return await recover_lost(
             connection, term=await lead(database), limit=limit, max_losses=max_losses
         )
 

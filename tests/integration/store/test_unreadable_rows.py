@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
@@ -23,7 +23,7 @@ from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.jobs.claim import claim_jobs
 from headrace_core.store.jobs.promote import next_due, promote_due
 from headrace_core.store.jobs.read import get_job, list_jobs
-from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.jobs.stats import read_stats
 from headrace_core.store.migrate import mend, migrate
@@ -157,7 +157,7 @@ async def test_readers_get_every_job_and_event(database: Database, ids: Ids) -> 
 
 async def test_claim_takes_poisoned_jobs_beside_sound_ones(database: Database, ids: Ids) -> None:
     worker_id = await register(database, *ids)
-    deliveries = [Delivery(job_id=JobId(job_id), attempt=1) for job_id in ids.values()]
+    deliveries = [AttemptKey(JobId(job_id), 1) for job_id in ids.values()]
     async with database.statement() as connection:
         claimed = await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries)
     by_type = {job.type: job for job in claimed}
@@ -183,7 +183,7 @@ async def test_scheduler_moves_poisoned_jobs_beside_sound_ones(
                 "start_time = now() WHERE state = 'queued'"
             )
         )
-        lost = await take_back_lost(connection, term=number, limit=100, max_losses=3)
+        lost = await recover_lost(connection, term=number, limit=100, max_losses=3)
         assert len(lost) == len(ids) - 4
     assert (await read_job(database, JobId(ids["due.always"]))).state is JobState.QUEUED
 

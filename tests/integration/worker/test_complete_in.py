@@ -136,7 +136,7 @@ async def test_a_second_complete_in_says_so(jobs: Platform, mode: str) -> None:
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert job.error.type == "AlreadyCompleted"
-    assert "complete_in was called already for attempt 2" in job.error.message
+    assert "complete_in was called before for attempt 2" in job.error.message
     assert await effects(jobs, job.id) == []
 
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from headrace_core.domain import crash_budget
+from headrace_core.domain import retry
 from headrace_core.domain.job import Progress
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
@@ -33,7 +33,7 @@ async def jobs(
     """A platform that runs each job in its handler's mode, or in a process as a crash suspect."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param != "own mode":
-            patch.setattr(crash_budget, "LOSSES_BEFORE_OWN_PROCESS", 0)
+            patch.setattr(retry, "LOSSES_BEFORE_OWN_PROCESS", 0)
         async with platform(module_settings, handlers()) as running:
             yield running
 

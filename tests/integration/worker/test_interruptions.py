@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from headrace_core.domain.crash_budget import INTERRUPTIONS_BEFORE_OWN_PROCESS
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.retry import INTERRUPTIONS_BEFORE_OWN_PROCESS
 from headrace_core.runtime.settings import Settings
 from headrace_core.wake import Topic
 from support.handlers import handlers

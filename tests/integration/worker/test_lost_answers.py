@@ -42,7 +42,7 @@ async def test_output_whose_answer_got_lost_is_in_the_history_once(
 async def test_an_end_whose_answer_got_lost_was_not_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, lost = finishing.finish_attempts, []
+    write, lost = finishing.end_attempts, []
 
     async def write_unheard(connection: Connection, **options: Any) -> dict[Any, E]:
         events = await write(connection, **options)
@@ -51,7 +51,7 @@ async def test_an_end_whose_answer_got_lost_was_not_refused(
             raise TimeoutError
         return events
 
-    monkeypatch.setattr(finishing, "finish_attempts", write_unheard)
+    monkeypatch.setattr(finishing, "end_attempts", write_unheard)
     async with platform(settings, handlers(), workers=0) as jobs:
         worker = WorkerService(settings, handlers())
         await worker.start()

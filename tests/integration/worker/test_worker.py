@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
@@ -134,7 +134,7 @@ async def test_a_job_whose_claim_was_never_answered_is_handed_back(settings: Set
             claimed = await claim_jobs(
                 connection,
                 worker_id=WorkerId(worker_id),
-                deliveries=[Delivery(job_id=stray, attempt=1)],
+                deliveries=[AttemptKey(stray, 1)],
             )
         assert len(claimed) == 1
         await jobs.until(stray, E.INTERRUPTED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.store.jobs.ready import Head, Lane, Pool, ReadyJob
 from headrace_scheduler.loops.plan import plan
@@ -17,7 +17,7 @@ TYPES = ("a", "b", "c", "d")
 
 def job(rank: float = 0.0, **fields: str) -> ReadyJob:
     lane = Lane(**{"tenant": "one", "queue": "mail", "type": "a", **fields})
-    return ReadyJob(rank, Delivery(job_id=JobId(uuid7()), attempt=1), lane)
+    return ReadyJob(rank, AttemptKey(JobId(uuid7()), 1), lane)
 
 
 def in_heads(jobs: list[ReadyJob], *, whole: bool = True) -> list[Head]:

@@ -16,8 +16,7 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
-from headrace_core.domain.delivery import ClaimedJob
-from headrace_core.domain.finish import Finish, Report
+from headrace_core.domain.attempt import AttemptEnd, AttemptKey, AttemptReport, ClaimedJob
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
@@ -55,13 +54,12 @@ def registered(
 
 def job() -> ClaimedJob:
     return ClaimedJob(
-        id=JobId(uuid7()),
+        key=AttemptKey(JobId(uuid7()), 1),
         tenant="default",
         type="t",
         queue="default",
         payload="{}",
         labels={},
-        attempt=1,
         retries_used=0,
         worker_losses=0,
         interruptions=0,
@@ -73,23 +71,22 @@ def job() -> ClaimedJob:
     )
 
 
-async def _takes(_: Report) -> bool:
+async def _takes(_: AttemptReport) -> bool:
     return True
 
 
 def execution(
     handler: RegisteredHandler,
-    on_end: Callable[[Execution, Finish | None], None],
+    on_end: Callable[[Execution, AttemptEnd | None], None],
     *,
     grace: float = 5.0,
     processes: ProcessPool | None = None,
     holds: Callable[[WorkerId], bool] = lambda _: True,
-    write: Callable[[Report], Awaitable[bool]] = _takes,
+    write: Callable[[AttemptReport], Awaitable[bool]] = _takes,
 ) -> Execution:
     def reporter(execution: Execution) -> AttemptReporter:
         return AttemptReporter(
-            job_id=execution.job.id,
-            attempt=1,
+            key=execution.job.key,
             write=write,
             max_output_bytes=1000,
             max_result_bytes=1000,
@@ -132,12 +129,12 @@ async def _cleans_up_for_long(_: object) -> None:
 def test_a_cancelled_attempt_ends_once(
     function: Callable[..., Awaitable[Any]], grace: float, run: Callable[..., None]
 ) -> None:
-    ends: list[Finish | None] = []
+    ends: list[AttemptEnd | None] = []
 
     async def main() -> None:
         ended = asyncio.Event()
 
-        def on_end(_: Execution, finish: Finish | None) -> None:
+        def on_end(_: Execution, finish: AttemptEnd | None) -> None:
             ends.append(finish)
             ended.set()
 
@@ -157,9 +154,9 @@ def test_a_cancelled_attempt_ends_once(
 async def test_nothing_starts_once_its_lease_has_lapsed(mode: Mode) -> None:
     started = []
     ended = asyncio.Event()
-    ends: list[Finish | None] = []
+    ends: list[AttemptEnd | None] = []
 
-    def on_end(_: Execution, finish: Finish | None) -> None:
+    def on_end(_: Execution, finish: AttemptEnd | None) -> None:
         ends.append(finish)
         ended.set()
 
@@ -238,16 +235,16 @@ async def test_an_attempt_that_is_stopped_as_it_sets_out_to_complete_ends(
     function: Callable[..., Awaitable[Any]], reason: StopReason, event: EventType | None
 ) -> None:
     writing, answered, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    taken: list[Report] = []
-    ends: list[Finish | None] = []
+    taken: list[AttemptReport] = []
+    ends: list[AttemptEnd | None] = []
 
-    async def write(report: Report) -> bool:
+    async def write(report: AttemptReport) -> bool:
         writing.set()
         await answered.wait()
         taken.append(report)
         return True
 
-    def on_end(attempt: Execution, finish: Finish | None) -> None:
+    def on_end(attempt: Execution, finish: AttemptEnd | None) -> None:
         assert attempt.completes
         ends.append(finish)
         ended.set()
@@ -280,14 +277,14 @@ async def test_progress_that_is_refused_changes_nothing_about_how_an_attempt_end
     function: Callable[..., Awaitable[Any]],
 ) -> None:
     ended = asyncio.Event()
-    ends: list[Finish | None] = []
+    ends: list[AttemptEnd | None] = []
 
-    async def write(report: Report) -> bool:
+    async def write(report: AttemptReport) -> bool:
         if report.progress is not None:
             raise asyncpg.DataError
         return True
 
-    def on_end(_: Execution, finish: Finish | None) -> None:
+    def on_end(_: Execution, finish: AttemptEnd | None) -> None:
         ends.append(finish)
         ended.set()
 
@@ -301,10 +298,10 @@ async def test_progress_that_is_refused_changes_nothing_about_how_an_attempt_end
 
 
 async def test_attempt_cancelled_by_others_is_interrupted() -> None:
-    ends: list[Finish | None] = []
+    ends: list[AttemptEnd | None] = []
     ended = asyncio.Event()
 
-    def on_end(_: Execution, finish: Finish | None) -> None:
+    def on_end(_: Execution, finish: AttemptEnd | None) -> None:
         ends.append(finish)
         ended.set()
 
@@ -320,10 +317,10 @@ async def test_attempt_cancelled_by_others_is_interrupted() -> None:
 
 
 async def test_attempt_that_cancels_itself_fails() -> None:
-    ends: list[Finish | None] = []
+    ends: list[AttemptEnd | None] = []
     ended = asyncio.Event()
 
-    def on_end(_: Execution, finish: Finish | None) -> None:
+    def on_end(_: Execution, finish: AttemptEnd | None) -> None:
         ends.append(finish)
         ended.set()
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from headrace_core.domain.finish import Finish, Report
+from headrace_core.domain.attempt import AttemptEnd, AttemptKey, AttemptReport
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.sql.connection import Connection
@@ -37,7 +37,9 @@ async def test_large_results_are_written_in_small_groups() -> None:
     finishes._write_group = write  # type: ignore[method-assign]
     large = '"' + "x" * MIB + '"'
     for result in [large] * 10 + ["1"] * 20:
-        finish = Finish(job_id=JobId(uuid7()), attempt=1, event=EventType.SUCCEEDED, result=result)
+        finish = AttemptEnd(
+            key=AttemptKey(JobId(uuid7()), 1), event=EventType.SUCCEEDED, result=result
+        )
         finishes.add(cast("Any", None), finish)
     async with asyncio.timeout(LONGEST_S):
         await finishes.close()
@@ -52,9 +54,11 @@ async def test_large_reports_are_written_in_small_groups(monkeypatch: pytest.Mon
         def statement(self) -> AbstractAsyncContextManager[None]:
             return nullcontext()
 
-    async def write(conn: Connection, *, worker_id: WorkerId, reports: list[Report]) -> set[JobId]:
+    async def write(
+        conn: Connection, *, worker_id: WorkerId, reports: list[AttemptReport]
+    ) -> set[AttemptKey]:
         groups.append(len(reports))
-        return {report.job_id for report in reports}
+        return {report.key for report in reports}
 
     monkeypatch.setattr(reports_module, "write_reports", write)
     reports = Reports(
@@ -69,7 +73,9 @@ async def test_large_reports_are_written_in_small_groups(monkeypatch: pytest.Mon
     async with asyncio.timeout(LONGEST_S):
         taken = await asyncio.gather(
             *(
-                reports.write(worker_id, Report(job_id=JobId(uuid7()), attempt=1, output=output))
+                reports.write(
+                    worker_id, AttemptReport(key=AttemptKey(JobId(uuid7()), 1), output=output)
+                )
                 for output in outputs
             )
         )

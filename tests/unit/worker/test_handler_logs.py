@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.runtime import logs
 from headrace_core.runtime.settings import Settings
@@ -49,7 +50,7 @@ def attempt(monkeypatch: pytest.MonkeyPatch) -> AttemptLog:
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     monkeypatch.setattr(handler_logs, "_process_rate", handler_logs._Rate(2000, 1.0))
     return AttemptLog(
-        job_id=JOB, attempt=2, type="t.x", correlation_id="trace-17", module="tests.x"
+        key=AttemptKey(JOB, 2), type="t.x", correlation_id="trace-17", module="tests.x"
     )
 
 
@@ -178,7 +179,7 @@ def test_flood_of_lines_is_cut_and_counted(log: io.StringIO, attempt: AttemptLog
     assert (last["event"], last["lines"], last["level"]) == ("handler_log_dropped", 800, "warning")
     assert last["job_id"] == str(JOB)
     # Another attempt is not affected.
-    other = AttemptLog(job_id=JOB, attempt=3, type="t", correlation_id=None, module="m")
+    other = AttemptLog(key=AttemptKey(JOB, 3), type="t", correlation_id=None, module="m")
     with logging_as(other):
         structlog.get_logger().info("calm")
     other.close()

@@ -14,17 +14,16 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 
 from headrace_core.delivery import BatchWorker
-from headrace_core.domain.delivery import ClaimedJob, Delivery
+from headrace_core.domain.attempt import AttemptEnd, AttemptKey, AttemptReport, ClaimedJob
 from headrace_core.domain.errors import Unavailable
-from headrace_core.domain.finish import Finish, Report
-from headrace_core.domain.ids import JobId, WorkerId, uuid7
+from headrace_core.domain.ids import WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.runtime.metrics import MetricsServer
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.jobs.cancel import cancel_requests
 from headrace_core.store.jobs.claim import claim_jobs, held_attempts
-from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.jobs.ready import Pool, ready_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.probe import WriteProbe
@@ -92,7 +91,7 @@ class WorkerService:
         self._modes = Modes(
             processes=self._processes, grace=settings.worker_cancel_grace, counts=self.counts
         )
-        self._executions: dict[tuple[JobId, int], Execution] = {}
+        self._executions: dict[AttemptKey, Execution] = {}
         self._none_runs = asyncio.Event()
         self._deliveries: BatchWorker[Execution] = BatchWorker(
             settings,
@@ -148,7 +147,7 @@ class WorkerService:
         self._watchdog = (
             Watchdog(
                 limit=settings.worker_watchdog,
-                running=lambda: [job_id for job_id, _ in list(self._executions)],
+                running=lambda: [key.job_id for key in list(self._executions)],
             )
             if settings.worker_watchdog
             else None
@@ -271,7 +270,7 @@ class WorkerService:
 
     # Taking.
 
-    async def _claim(self, deliveries: Sequence[Delivery], most: int) -> list[Execution]:
+    async def _claim(self, deliveries: Sequence[AttemptKey], most: int) -> list[Execution]:
         async with self._no_other_claim():
             worker_id = self._lease.worker_id
             async with self._database.statement() as connection:
@@ -281,7 +280,7 @@ class WorkerService:
             if jobs:
                 self._waker.ring(Topic.EVENTS)
             if not self._lease.held(worker_id):
-                # Lost meanwhile: the sweep takes them back.
+                # Lost meanwhile: recovery takes them back.
                 return []
             if _log.is_enabled_for(logging.DEBUG):
                 for job in jobs:
@@ -297,7 +296,7 @@ class WorkerService:
     async def _hand_back_strays(self) -> None:
         """Hands back what is this worker's by the database and runs nowhere.
 
-        The answer to a claim that was committed can be lost on its way. No sweep would ever find
+        The answer to a claim that was committed can be lost on its way. Recovery would never find
         such a job, since its worker lives.
         """
         # Between two claims, so that what runs nowhere is not about to.
@@ -306,16 +305,16 @@ class WorkerService:
             async with self._database.transaction() as connection:
                 held = await held_attempts(connection, worker_id=worker_id)
                 if not self._lease.held(worker_id):
-                    # Lost meanwhile: the sweep takes back what just ended here for that.
+                    # Lost meanwhile: recovery takes back what just ended here for that.
                     return
                 # One that ends right now is refused.
                 strays = [
-                    Finish(job_id=job_id, attempt=attempt, event=EventType.INTERRUPTED)
-                    for job_id, attempt in held
-                    if (job_id, attempt) not in self._executions
+                    AttemptEnd(key=key, event=EventType.INTERRUPTED)
+                    for key in held
+                    if key not in self._executions
                 ]
                 if strays:
-                    await finish_attempts(connection, worker_id=worker_id, finishes=strays)
+                    await end_attempts(connection, worker_id=worker_id, ends=strays)
         if strays:
             _log.warning("strays_handed_back", jobs=len(strays))
             self._waker.ring(Topic.EVENTS, Topic.JOBS)
@@ -335,7 +334,7 @@ class WorkerService:
             self._lease.doubt()
             raise Unavailable("postgresql") from fault
 
-    async def _find(self, limit: int) -> list[Delivery]:
+    async def _find(self, limit: int) -> list[AttemptKey]:
         async with self._database.statement() as connection:
             jobs = await ready_jobs(connection, pools=[self._pool.name], limit=limit)
         return [job.delivery for job in jobs]
@@ -354,11 +353,11 @@ class WorkerService:
             grace=self._settings.worker_cancel_grace,
             on_end=self._on_end,
         )
-        self._executions[job.id, job.attempt] = execution
+        self._executions[job.key] = execution
         return execution
 
     def _reporter(self, execution: Execution) -> AttemptReporter:
-        async def write(report: Report) -> bool:
+        async def write(report: AttemptReport) -> bool:
             taken = await self._reports.write(execution.worker_id, report)
             if not taken:
                 # Somebody else decides about the job: there is nothing left to run for.
@@ -366,8 +365,7 @@ class WorkerService:
             return taken
 
         return AttemptReporter(
-            job_id=execution.job.id,
-            attempt=execution.job.attempt,
+            key=execution.job.key,
             write=write,
             max_output_bytes=self._settings.max_output_bytes,
             max_result_bytes=self._settings.max_result_bytes,
@@ -375,7 +373,7 @@ class WorkerService:
 
     # Ending.
 
-    def _on_end(self, execution: Execution, finish: Finish | None) -> None:
+    def _on_end(self, execution: Execution, finish: AttemptEnd | None) -> None:
         if finish is None:
             self._on_written([(execution, None, None)])
         elif execution.completes:
@@ -384,14 +382,14 @@ class WorkerService:
             self._finishes.add(execution, finish)
 
     def _on_written(
-        self, ends: Sequence[tuple[Execution, Finish | None, EventType | None]]
+        self, ends: Sequence[tuple[Execution, AttemptEnd | None, EventType | None]]
     ) -> None:
         # The common end is in the history and on the streams; a line for each would cost as much as
         # all else that a short job takes.
         silent = None if _log.is_enabled_for(logging.DEBUG) else EventType.SUCCEEDED
         for execution, finish, event in ends:
             job = execution.job
-            del self._executions[job.id, job.attempt]
+            del self._executions[job.key]
             self._deliveries.release()
             if event is None:
                 self.counts.finishes_refused += 1
@@ -416,9 +414,9 @@ class WorkerService:
             except Unavailable:
                 await asyncio.sleep(random.uniform(0.2, 0.6))
                 continue
-            for attempt in requests:
-                if attempt in self._executions:
-                    self._executions[attempt].stop(StopReason.CANCEL)
+            for key in requests:
+                if key in self._executions:
+                    self._executions[key].stop(StopReason.CANCEL)
 
     # The lease.
 
@@ -453,9 +451,9 @@ async def _keep_running(loop: Callable[[], Awaitable[None]], name: str) -> None:
         await asyncio.sleep(random.uniform(0.5, 1.5))
 
 
-def _log_end(job: ClaimedJob, finish: Finish | None, event: EventType | None) -> None:
+def _log_end(job: ClaimedJob, finish: AttemptEnd | None, event: EventType | None) -> None:
     if event is None or finish is None:
-        # Fenced: the sweep, a cancellation or the deadline was first.
+        # Fenced: recovery, a cancellation or the deadline was first.
         name = "attempt_refused" if event is None else _LOG_NAMES[event]
         (_log.warning if event is None else _log.debug)(name, **_facts(job))
         return
@@ -478,8 +476,8 @@ def _log_end(job: ClaimedJob, finish: Finish | None, event: EventType | None) ->
 def _facts(job: ClaimedJob) -> dict[str, object]:
     """What stands in each line about a job."""
     return {
-        "job_id": str(job.id),
-        "attempt": job.attempt,
+        "job_id": str(job.key.job_id),
+        "attempt": job.key.attempt,
         "type": job.type,
         "queue": job.queue,
         "correlation_id": job.correlation_id,

@@ -10,8 +10,8 @@ from contextlib import aclosing
 import pytest
 from sqlalchemy import text
 
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.errors import Unavailable
-from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobEvent
 from headrace_core.domain.lifecycle import EventType
@@ -57,7 +57,8 @@ async def write(
             running, waiting = running + waiting, []
         for job in running:
             steps = [
-                Report(job_id=job.id, attempt=1, output="1") for _ in range(chance.randint(0, 9))
+                AttemptReport(key=AttemptKey(job.id, 1), output="1")
+                for _ in range(chance.randint(0, 9))
             ]
             if steps:
                 assert await report(database, worker_id, *steps)

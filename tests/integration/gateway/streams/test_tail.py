@@ -17,7 +17,7 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.event_log import place_of
 from headrace_core.store.jobs.cancel import cancel_job
-from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.sql.database import Database
 from support.jobs import submit, submit_many
 from support.proxy import Proxy
@@ -305,7 +305,7 @@ async def test_a_job_s_events_keep_their_order_when_their_transactions_have_not(
         await tail.look()
         assert [event.seq for event in tail.visible] == [3]
     ends = [ending(each.id, 1, EventType.SUCCEEDED) for each in (job, other)]
-    assert await finish_attempts(batch.connection, worker_id=worker_id, finishes=ends)
+    assert await end_attempts(batch.connection, worker_id=worker_id, ends=ends)
     await batch.commit()
     await tail.look()
     for view in (tail.visible, tail.settled):

@@ -7,13 +7,13 @@ from uuid import UUID
 
 import pytest
 
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.errors import JobNotFound, ShuttingDown
-from headrace_core.domain.finish import Report
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import DEFAULT_TENANT, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.runtime.settings import Settings
-from headrace_core.store.jobs.end import finish_attempts
+from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, Waker
@@ -33,7 +33,7 @@ from support.workers import ending, finish, report, start
 async def progress(database: Database, worker_id: WorkerId, job_id: JobId, count: int) -> None:
     """Has a job's first attempt report so many steps."""
     steps = [
-        Report(job_id=job_id, attempt=1, progress=Progress(fraction=n / count))
+        AttemptReport(key=AttemptKey(job_id, 1), progress=Progress(fraction=n / count))
         for n in range(1, count + 1)
     ]
     assert await report(database, worker_id, *steps)
@@ -141,7 +141,7 @@ async def test_a_job_that_was_requeued_is_followed_on(
     reader = follow_job(watch, job.id)
     await reader.has(4)
     [claimed] = await start(database, worker_id, await read_job(database, job.id))
-    assert await finish(database, worker_id, ending(job.id, claimed.attempt, EventType.SUCCEEDED))
+    assert await finish(database, worker_id, ending(*claimed.key, EventType.SUCCEEDED))
     await reader.end()
     assert [event.state for event in reader.events] == [
         JobState.QUEUED,
@@ -162,7 +162,7 @@ async def test_a_requeue_that_comes_with_the_terminal_event_goes_on(
     await reader.has(2)
     async with database.transaction() as connection:
         failed = [ending(job.id, 1, EventType.FAILED)]
-        assert await finish_attempts(connection, worker_id=worker_id, finishes=failed)
+        assert await end_attempts(connection, worker_id=worker_id, ends=failed)
         await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
     await reader.has(4)
     assert not reader.task.done()

@@ -17,7 +17,7 @@ from headrace_core.delivery.keys import (
     queue_key,
     serialize,
 )
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.redis_client import RedisFault, check_writes
 from headrace_core.runtime.settings import Settings
@@ -50,7 +50,7 @@ class Deliverer:
         self._redis: ArqRedis = connect(settings)
         self._script = self._redis.register_script(_DELIVER)
 
-    async def deliver(self, pool: str, deliveries: Sequence[tuple[Delivery, float]]) -> None:
+    async def deliver(self, pool: str, deliveries: Sequence[tuple[AttemptKey, float]]) -> None:
         """Delivers to a pool, in one round trip: the delivery and its rank, lowest first.
 
         What is delivered already stays as it is.
@@ -62,7 +62,7 @@ class Deliverer:
         await self._deliver(pool, deliveries, _NO_LIMIT)
 
     async def hand_off(
-        self, pool: str, deliveries: Sequence[tuple[Delivery, float]], *, most: int
+        self, pool: str, deliveries: Sequence[tuple[AttemptKey, float]], *, most: int
     ) -> bool:
         """Delivers to a pool all of these, or nothing when `most` or more wait there already.
 
@@ -75,7 +75,7 @@ class Deliverer:
         return await self._deliver(pool, deliveries, most)
 
     async def _deliver(
-        self, pool: str, deliveries: Sequence[tuple[Delivery, float]], most: int
+        self, pool: str, deliveries: Sequence[tuple[AttemptKey, float]], most: int
     ) -> bool:
         queue = queue_key(await self._identify(), pool)
         now_ms = int(time.time() * 1000)

@@ -30,7 +30,7 @@ from headrace_core.delivery.keys import (
     queue_key,
     serialize,
 )
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.redis_client import RedisFault, check_writes, unexpected
 from headrace_core.runtime.settings import Settings
@@ -84,9 +84,9 @@ class BatchWorker(Worker, Generic[Claimed]):
         settings: Settings,
         *,
         pool: str,
-        claim: Callable[[Sequence[Delivery], int], Awaitable[Sequence[Claimed]]],
+        claim: Callable[[Sequence[AttemptKey], int], Awaitable[Sequence[Claimed]]],
         start: Callable[[Claimed], None],
-        find: Callable[[int], Awaitable[Sequence[Delivery]]],
+        find: Callable[[int], Awaitable[Sequence[AttemptKey]]],
         identify: Identify,
     ) -> None:
         super().__init__(
@@ -297,7 +297,7 @@ class BatchWorker(Worker, Generic[Claimed]):
                 await self.ping()
                 return
 
-    async def _find_some(self) -> Sequence[Delivery]:
+    async def _find_some(self) -> Sequence[AttemptKey]:
         """What waits in PostgreSQL for the free slots, and more; nothing while it is gone."""
         try:
             return await self._find(min(self._wanted * _SPREAD, _MAX_FOUND))
@@ -305,7 +305,7 @@ class BatchWorker(Worker, Generic[Claimed]):
             await _pause(fault)
             return []
 
-    async def _begin_found(self, found: Sequence[Delivery]) -> int:
+    async def _begin_found(self, found: Sequence[AttemptKey]) -> int:
         """Begins what was found in PostgreSQL; tells how many these are."""
         try:
             return await self._begin(found)
@@ -313,7 +313,7 @@ class BatchWorker(Worker, Generic[Claimed]):
             await _pause(fault)
             return 0
 
-    async def _begin(self, deliveries: Sequence[Delivery]) -> int:
+    async def _begin(self, deliveries: Sequence[AttemptKey]) -> int:
         """Claims deliveries for the free slots and starts what it gets; tells how many it got.
 
         Raises:
@@ -340,11 +340,11 @@ async def _pause(fault: Unavailable) -> None:
     await asyncio.sleep(random.uniform(0.2, 0.6))
 
 
-def _parse(taken: Sequence[_Taken]) -> list[Delivery]:
+def _parse(taken: Sequence[_Taken]) -> list[AttemptKey]:
     deliveries = []
     for name, _ in taken:
         try:
-            deliveries.append(Delivery.parse(name.decode()))
+            deliveries.append(AttemptKey.parse(name.decode()))
         except ValueError:
             _log.warning("delivery_malformed")
     return deliveries

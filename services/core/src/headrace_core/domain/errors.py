@@ -8,7 +8,7 @@ HeadraceError
 ├── JobNotFound
 ├── RequestIdConflict         an idempotency key was used for another content
 ├── StateConflict             the job is in a state that does not allow it
-├── AttemptNotCurrent         the attempt does not run any more
+├── AttemptNotCurrent         the attempt is no longer running
 ├── LimitExceeded             a size, a count or a depth is beyond its limit
 │   └── TooManySubscriptions  the tenant has as many as it may
 ├── CursorExpired             what the cursor stands before is not kept any more
@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import JobState
 
@@ -110,12 +111,11 @@ class StateConflict(HeadraceError):
 
 
 class AttemptNotCurrent(HeadraceError):
-    """The attempt does not run any more: its job has ended, or is another attempt's."""
+    """The attempt is no longer running: its job has ended, or has a later attempt."""
 
-    def __init__(self, job_id: JobId, attempt: int) -> None:
-        self.job_id = job_id
-        self.attempt = attempt
-        super().__init__(f"attempt {attempt} of job {job_id} does not run any more")
+    def __init__(self, key: AttemptKey) -> None:
+        self.job_id, self.attempt = key
+        super().__init__(f"attempt {key.attempt} of job {key.job_id} is no longer running")
 
 
 class LimitExceeded(HeadraceError):

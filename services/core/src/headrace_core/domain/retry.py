@@ -1,7 +1,14 @@
-"""How failures are tried again: exponential backoff with full jitter.
+"""Retries of failed attempts, and the crash budget of jobs that end their workers.
 
-The algorithm is "full jitter" of M. Brooker, "Exponential Backoff And Jitter", AWS Architecture
-Blog, 2015; `jitter` below 1 narrows the random share of the wait.
+The backoff is exponential with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS
+Architecture Blog, 2015); `jitter` below 1 narrows the random share of the wait.
+
+The crash budget is separate from the retries. The death of a worker charges each of its jobs with a
+loss, because the cause is unknown. A job with several losses runs in a process of its own: a crash
+of that process is certainly the fault of the job, and the death of the worker is not. A job can
+also end its worker by a signal, which interrupts all its attempts as a deployment does. A second
+budget therefore counts interruptions in a row. It is generous, so a job that takes longer than the
+time between two deployments does not exhaust it.
 """
 
 from __future__ import annotations
@@ -150,3 +157,30 @@ def said(retry: RetryOverrides | RetryPolicy) -> dict[str, Any]:
         for name in RetryOverrides.__slots__
         if (value := getattr(retry, name)) is not None
     }
+
+
+# The losses after which a job runs in a process of its own. One loss is mostly bad luck, such as a
+# failed machine or another job of the worker. A process costs an innocent job a few tenths of a
+# second.
+LOSSES_BEFORE_OWN_PROCESS: Final = 2
+
+# The interruptions in a row after which a job runs in a process of its own.
+INTERRUPTIONS_BEFORE_OWN_PROCESS: Final = 5
+
+
+def needs_own_process(worker_losses: int, interruptions: int = 0) -> bool:
+    """Whether a job with these losses, or interruptions in a row, runs in its own process."""
+    return (
+        worker_losses >= LOSSES_BEFORE_OWN_PROCESS
+        or interruptions >= INTERRUPTIONS_BEFORE_OWN_PROCESS
+    )
+
+
+def is_spent(charged: int, *, limit: int) -> bool:
+    """Whether the next loss of a worker, or the next interruption, fails the job.
+
+    Args:
+        charged: the losses or interruptions of the job so far.
+        limit: the maximum (HEADRACE_MAX_WORKER_LOSSES, HEADRACE_MAX_INTERRUPTIONS).
+    """
+    return charged >= limit

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from headrace_core.delivery import Deliverer
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.job import Job, rank_of
 from headrace_core.domain.lifecycle import JobState
@@ -96,15 +96,15 @@ class HandOff:
 
     def _choose(
         self, jobs: Sequence[Job], pools: Sequence[Pool]
-    ) -> dict[str, list[tuple[Delivery, float]]]:
+    ) -> dict[str, list[tuple[AttemptKey, float]]]:
         """By pool what goes to it, with its rank; what waits for its time or has no pool is out."""
-        chosen: dict[str, list[tuple[Delivery, float]]] = {}
+        chosen: dict[str, list[tuple[AttemptKey, float]]] = {}
         for job in jobs:
             lane = Lane(job.tenant, job.queue, job.type)
             able = [pool for pool in pools if pool.running < pool.slots and pool.serves(lane)]
             if able and job.state is JobState.QUEUED:
                 pool = max(able, key=lambda pool: pool.slots - pool.running)
-                delivery = Delivery(job_id=job.id, attempt=job.attempt + 1)
+                delivery = AttemptKey(job.id, job.attempt + 1)
                 chosen.setdefault(pool.name, []).append((delivery, rank_of(job)))
         return chosen
 

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from headrace_core.delivery import Deliverer
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.runtime.loop import Loop
 from headrace_core.store.jobs.ready import Head, Lane, Pool, live_pools, ready_heads
 from headrace_core.store.sql.database import Database
@@ -98,7 +98,7 @@ class Dispatch(Loop):
         self._redeliver_after = redeliver_after
         self._timing = timing
         self._clock = clock
-        self._unclaimed: dict[Lane, dict[Delivery, _Unclaimed]] = {}
+        self._unclaimed: dict[Lane, dict[AttemptKey, _Unclaimed]] = {}
         self._last_run = clock()
         self._page_size = _MIN_PAGE
         # Whether every waiting job found room in the last run.
@@ -187,11 +187,11 @@ class Dispatch(Loop):
         now = self._clock()
         live = {pool.name for pool in pools}
         overdue = 0
-        kept: dict[Lane, dict[Delivery, _Unclaimed]] = self._unread(heads, pools, read)
+        kept: dict[Lane, dict[AttemptKey, _Unclaimed]] = self._unread(heads, pools, read)
         fresh: list[Head] = []
         for head in heads:
             known = self._unclaimed.get(head.lane, {})
-            still: dict[Delivery, _Unclaimed] = {}
+            still: dict[AttemptKey, _Unclaimed] = {}
             ranks, deliveries = [], []
             for rank, delivery in zip(head.ranks, head.deliveries, strict=True):
                 entry = known.get(delivery)
@@ -212,12 +212,12 @@ class Dispatch(Loop):
 
     def _unread(
         self, heads: Sequence[Head], pools: Sequence[Pool], read: Sequence[str]
-    ) -> dict[Lane, dict[Delivery, _Unclaimed]]:
+    ) -> dict[Lane, dict[AttemptKey, _Unclaimed]]:
         """Return the unclaimed deliveries of full pools in lanes that were not read."""
         seen = {head.lane for head in heads}
         readable = [pool for pool in pools if pool.name in set(read)]
         full = {pool.name for pool in pools} - set(read)
-        kept: dict[Lane, dict[Delivery, _Unclaimed]] = {}
+        kept: dict[Lane, dict[AttemptKey, _Unclaimed]] = {}
         for lane, known in self._unclaimed.items():
             if lane in seen or any(pool.serves(lane) for pool in readable):
                 continue

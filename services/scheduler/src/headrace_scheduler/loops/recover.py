@@ -9,7 +9,7 @@ import structlog
 
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.loop import Loop
-from headrace_core.store.jobs.recover import expire_overdue, take_back_lost
+from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import remove_lapsed
 from headrace_core.wake import Topic, Waker
@@ -61,7 +61,7 @@ class Recover(Loop):
         while True:
             # Each statement is a transaction: none stays open while this process is suspended.
             async with self._database.statement() as connection:
-                lost = await take_back_lost(
+                lost = await recover_lost(
                     connection, term=self._term, limit=_PAGE, max_losses=self._max_losses
                 )
                 expired = await expire_overdue(

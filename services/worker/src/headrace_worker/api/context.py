@@ -13,6 +13,7 @@ from datetime import datetime
 from numbers import Integral, Real
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import (
@@ -51,6 +52,11 @@ class Attempt:
     deadline: datetime
     ends: float
     correlation_id: str = ""
+
+    @property
+    def key(self) -> AttemptKey:
+        """The identity of the attempt."""
+        return AttemptKey(self.job_id, self.number)
 
 
 class Reporter(Protocol):
@@ -167,7 +173,7 @@ class _AttemptContext(Generic[Signal]):
             yield
         except AttemptNotCurrent as error:
             if self._completed:
-                raise AlreadyCompleted(error.job_id, error.attempt) from error
+                raise AlreadyCompleted(self.attempt.key) from error
             raise
         self._completed = True
 
@@ -229,7 +235,7 @@ class Context(_AttemptContext[asyncio.Event]):
             result: of the job; what else a handler returns.
 
         Raises:
-            AttemptNotCurrent: the attempt does not run any more; the transaction must not commit.
+            AttemptNotCurrent: the attempt is no longer running; the transaction must not commit.
             AlreadyCompleted: the same, after an earlier call of complete_in.
             Fail: the result is larger than HEADRACE_MAX_RESULT_BYTES, or JSON cannot say it.
             TypeError: it is no such connection.
@@ -241,9 +247,7 @@ class Context(_AttemptContext[asyncio.Event]):
         text = encode(result)
         await self._reporter.completing(len(text.encode()))
         with self._completing():
-            await complete_attempt(
-                connection, job_id=self.attempt.job_id, attempt=self.attempt.number, result=text
-            )
+            await complete_attempt(connection, self.attempt.key, result=text)
 
 
 class SyncContext(_AttemptContext[threading.Event]):
@@ -285,6 +289,4 @@ class SyncContext(_AttemptContext[threading.Event]):
         text = encode(result)
         self._announce(len(text.encode()))
         with self._completing():
-            complete_attempt_sync(
-                connection, job_id=self.attempt.job_id, attempt=self.attempt.number, result=text
-            )
+            complete_attempt_sync(connection, self.attempt.key, result=text)

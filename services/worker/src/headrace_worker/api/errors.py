@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import AttemptNotCurrent
-from headrace_core.domain.ids import JobId
 
 
 class Retry(Exception):
@@ -126,11 +126,11 @@ class NotCommitted(Exception):
 class AlreadyCompleted(AttemptNotCurrent):
     """`complete_in` was called before, and its attempt has ended since."""
 
-    def __init__(self, job_id: JobId, attempt: int) -> None:
-        super().__init__(job_id, attempt)
+    def __init__(self, key: AttemptKey) -> None:
+        super().__init__(key)
         message = (
-            f"complete_in was called already for attempt {attempt} of job {job_id}, which has "
-            "ended: call it once, as the last statement before the commit"
+            f"complete_in was called before for attempt {key.attempt} of job {key.job_id}, which "
+            "has ended; call it once, as the last statement before the commit"
         )
         self.args = (message,)
 

@@ -16,12 +16,11 @@ from typing import Any, Final
 
 import structlog
 
-from headrace_core.domain.crash_budget import needs_own_process
-from headrace_core.domain.delivery import ClaimedJob
-from headrace_core.domain.finish import Finish
+from headrace_core.domain.attempt import AttemptEnd, ClaimedJob
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.retry import needs_own_process
 from headrace_worker.api.context import Attempt, Context
 from headrace_worker.api.errors import NotCommitted
 from headrace_worker.api.payload import encode
@@ -101,7 +100,7 @@ class Execution:
         max_losses: int,
         max_interruptions: int,
         grace: float,
-        on_end: Callable[[Execution, Finish | None], None],
+        on_end: Callable[[Execution, AttemptEnd | None], None],
     ) -> None:
         self.job = job
         self.worker_id = worker_id
@@ -127,7 +126,7 @@ class Execution:
         self._overdue: float | None = None
         self._timeout = timedelta()
         self._reason: StopReason | None = None
-        self._owner = Owner(job.id, job.attempt)
+        self._owner = Owner(job.key)
         # The handler finishes its job itself: how that ended, the database knows.
         self.completes = False
         # Its time was up: its own, or its job's.
@@ -172,8 +171,7 @@ class Execution:
             self._begin()
             payload = handler.decode(self.job.payload)
             self._log = AttemptLog(
-                job_id=self.job.id,
-                attempt=self.job.attempt,
+                key=self.job.key,
                 type=self.job.type,
                 correlation_id=self.job.correlation_id,
                 module=handler.function.__module__,
@@ -223,8 +221,8 @@ class Execution:
             left = timedelta(seconds=self._overdue - asyncio.get_running_loop().time())
             limit = min(limit, max(left, timedelta()))
         return Attempt(
-            job_id=self.job.id,
-            number=self.job.attempt,
+            job_id=self.job.key.job_id,
+            number=self.job.key.attempt,
             type=self.job.type,
             queue=self.job.queue,
             tenant=self.job.tenant,
@@ -268,7 +266,7 @@ class Execution:
             return
         if self._handler is not None and self._handler.mode != "process":
             # A process is killed.
-            self._modes.left_behind(self.job.id, self.job.attempt, self.job.type)
+            self._modes.left_behind(self.job.key, self.job.type)
         work.remove_done_callback(self._on_done)
         # Nobody waits for it any more: what it raises later is not news.
         work.add_done_callback(lambda late: late.cancelled() or late.exception())
@@ -287,7 +285,8 @@ class Execution:
         try:
             finish = self._judge(work)
         except BaseException:  # noqa: BLE001 - else the job would stay RUNNING as long as its worker
-            _log.exception("execution_failed", job_id=str(self.job.id), attempt=self.job.attempt)
+            job_id, attempt = self.job.key
+            _log.exception("execution_failed", job_id=str(job_id), attempt=attempt)
             finish = broken(self.job)
         if self._log is not None:
             self._log.close()
@@ -305,14 +304,14 @@ class Execution:
         else:
             self._closing = asyncio.create_task(self._close(reporter, finish))
 
-    async def _close(self, reporter: AttemptReporter, finish: Finish | None) -> None:
+    async def _close(self, reporter: AttemptReporter, finish: AttemptEnd | None) -> None:
         """Writes what was reported last before the end."""
         try:
             await reporter.close()
         finally:
             self._on_end(self, finish)
 
-    def _judge(self, work: OwnedTask[JsonText]) -> Finish | None:
+    def _judge(self, work: OwnedTask[JsonText]) -> AttemptEnd | None:
         assert self._handler is not None
         # Asked for whether it counts or not: asyncio complains of what nobody has asked for.
         error = None if work.cancelled() or not work.done() else work.exception()
@@ -345,8 +344,8 @@ class Execution:
             return worker_lost(self.job, error, max_losses=self._max_losses)
         return raised(self.job, error, self.job.retry.over(self._handler.spec.retry))
 
-    def _without_result(self, event: EventType) -> Finish:
-        return Finish(job_id=self.job.id, attempt=self.job.attempt, event=event)
+    def _without_result(self, event: EventType) -> AttemptEnd:
+        return AttemptEnd(key=self.job.key, event=event)
 
     def _place_of_cancel(self, work: OwnedTask[JsonText]) -> str:
         """Where the handler was when it was cancelled; empty while it still runs."""

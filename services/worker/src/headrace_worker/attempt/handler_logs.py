@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import structlog
 
-from headrace_core.domain.ids import JobId
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.text import clean_line, clean_text
 from headrace_worker.attempt.failure import is_library, stack_trace
 
@@ -79,7 +79,7 @@ class AttemptLog:
     """The log lines of one attempt. Most attempts log nothing, so nothing is prepared.
 
     Args:
-        job_id, attempt, type, correlation_id: of the attempt.
+        key, type, correlation_id: of the attempt.
         module: the module of its handler.
     """
 
@@ -88,13 +88,12 @@ class AttemptLog:
     def __init__(
         self,
         *,
-        job_id: JobId,
-        attempt: int,
+        key: AttemptKey,
         type: str,  # noqa: A002 - the name in the line
         correlation_id: str | None,
         module: str,
     ) -> None:
-        self._facts = (job_id, attempt, type, correlation_id)
+        self._facts = (key, type, correlation_id)
         self._module = module
         self._rate: _Rate | None = None
         self._dropped = 0
@@ -130,7 +129,7 @@ class AttemptLog:
             _log.warning("handler_log_dropped", lines=dropped, **self._shown())
 
     def _shown(self) -> dict[str, Any]:
-        job_id, attempt, job_type, correlation_id = self._facts
+        (job_id, attempt), job_type, correlation_id = self._facts
         return {
             "job_id": str(job_id),
             "attempt": attempt,

@@ -8,12 +8,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from headrace_core.domain.crash_budget import is_spent
-from headrace_core.domain.delivery import ClaimedJob
-from headrace_core.domain.finish import Finish
+from headrace_core.domain.attempt import AttemptEnd, ClaimedJob
 from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.domain.retry import RetryPolicy
+from headrace_core.domain.retry import RetryPolicy, is_spent
 from headrace_worker.api.errors import Fail, Retry, SizeExceeded
 from headrace_worker.api.payload import PayloadMismatch
 from headrace_worker.attempt.failure import attach_stack_trace, describe, stack_trace
@@ -69,7 +67,7 @@ async def call(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
     return result
 
 
-def succeeded(job: ClaimedJob, result: JsonText, *, max_bytes: int) -> Finish:
+def succeeded(job: ClaimedJob, result: JsonText, *, max_bytes: int) -> AttemptEnd:
     """The handler returned."""
     size = len(result.encode())
     if size > max_bytes:
@@ -77,10 +75,10 @@ def succeeded(job: ClaimedJob, result: JsonText, *, max_bytes: int) -> Finish:
             "the result", size=size, limit=max_bytes, setting="HEADRACE_MAX_RESULT_BYTES"
         )
         return failed(job, _describe(error.type, error, retryable=False))
-    return Finish(job_id=job.id, attempt=job.attempt, event=EventType.SUCCEEDED, result=result)
+    return AttemptEnd(key=job.key, event=EventType.SUCCEEDED, result=result)
 
 
-def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Finish:
+def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> AttemptEnd:
     """The handler raised."""
     match error:
         case Fail():
@@ -103,9 +101,8 @@ def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Finish
     if asked is not None:
         asked = as_backoff(asked)
     backoff = policy.backoff(job.retries_used + 1, asked=asked)
-    return Finish(
-        job_id=job.id,
-        attempt=job.attempt,
+    return AttemptEnd(
+        key=job.key,
         event=EventType.RETRY_SCHEDULED,
         error=described,
         backoff=min(backoff, _MAX_BACKOFF),
@@ -117,7 +114,7 @@ def as_backoff(asked: timedelta) -> timedelta:
     return min(max(asked, timedelta()), _MAX_BACKOFF)
 
 
-def worker_lost(job: ClaimedJob, death: ProcessDied, *, max_losses: int) -> Finish:
+def worker_lost(job: ClaimedJob, death: ProcessDied, *, max_losses: int) -> AttemptEnd:
     """The handler's process died: that spends no retry and counts as the loss of a worker.
 
     Args:
@@ -126,15 +123,14 @@ def worker_lost(job: ClaimedJob, death: ProcessDied, *, max_losses: int) -> Fini
         max_losses: how many workers a job may lose.
     """
     spent = is_spent(job.worker_losses, limit=max_losses)
-    return Finish(
-        job_id=job.id,
-        attempt=job.attempt,
+    return AttemptEnd(
+        key=job.key,
         event=EventType.WORKER_LOST,
         error=_describe("WORKER_LOST", death, retryable=not spent),
     )
 
 
-def interrupted(job: ClaimedJob, *, max_interruptions: int) -> Finish:
+def interrupted(job: ClaimedJob, *, max_interruptions: int) -> AttemptEnd:
     """The worker stopped the attempt, for a reason that is not the job's as far as it can tell.
 
     Args:
@@ -142,7 +138,7 @@ def interrupted(job: ClaimedJob, *, max_interruptions: int) -> Finish:
         max_interruptions: how often in a row it may be interrupted; the next time fails it.
     """
     if not is_spent(job.interruptions, limit=max_interruptions):
-        return Finish(job_id=job.id, attempt=job.attempt, event=EventType.INTERRUPTED)
+        return AttemptEnd(key=job.key, event=EventType.INTERRUPTED)
     return failed(
         job,
         JobError(
@@ -156,7 +152,7 @@ def interrupted(job: ClaimedJob, *, max_interruptions: int) -> Finish:
     )
 
 
-def unwritable(job: ClaimedJob) -> Finish:
+def unwritable(job: ClaimedJob) -> AttemptEnd:
     """The database refuses what the handler has to say."""
     return failed(
         job,
@@ -168,7 +164,7 @@ def unwritable(job: ClaimedJob) -> Finish:
     )
 
 
-def unreadable(job: ClaimedJob) -> Finish:
+def unreadable(job: ClaimedJob) -> AttemptEnd:
     """The job's row cannot be read."""
     return failed(
         job,
@@ -181,7 +177,7 @@ def unreadable(job: ClaimedJob) -> Finish:
     )
 
 
-def broken(job: ClaimedJob) -> Finish:
+def broken(job: ClaimedJob) -> AttemptEnd:
     """The worker itself stumbled."""
     return failed(
         job,
@@ -193,16 +189,15 @@ def broken(job: ClaimedJob) -> Finish:
     )
 
 
-def failed(job: ClaimedJob, error: JobError) -> Finish:
+def failed(job: ClaimedJob, error: JobError) -> AttemptEnd:
     """Nothing more can help."""
-    return Finish(job_id=job.id, attempt=job.attempt, event=EventType.FAILED, error=error)
+    return AttemptEnd(key=job.key, event=EventType.FAILED, error=error)
 
 
-def expired(job: ClaimedJob) -> Finish:
+def expired(job: ClaimedJob) -> AttemptEnd:
     """The job's deadline passed while it ran."""
-    return Finish(
-        job_id=job.id,
-        attempt=job.attempt,
+    return AttemptEnd(
+        key=job.key,
         event=EventType.EXPIRED,
         error=JobError(
             type="DEADLINE_EXCEEDED",

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from headrace_core.domain.ids import JobId
+from headrace_core.domain.attempt import AttemptKey
 
 T = TypeVar("T")
 
@@ -23,20 +23,20 @@ class Owner:
     Tasks and contexts that a handler leaves keep it alive, so it does not hold the attempt.
 
     Args:
-        job_id, attempt: which attempt; None for the worker.
+        key: the attempt; None for the worker.
 
     Attributes:
         forked: the child processes that the attempt has forked in the event loop.
     """
 
-    __slots__ = ("_attempt", "_job_id", "forked")
+    __slots__ = ("_key", "forked")
 
-    def __init__(self, job_id: JobId | None = None, attempt: int = 0) -> None:
-        self._job_id, self._attempt = job_id, attempt
+    def __init__(self, key: AttemptKey | None = None) -> None:
+        self._key = key
         self.forked: set[int] = set()
 
     def __str__(self) -> str:
-        return f"{self._job_id}:{self._attempt}"
+        return str(self._key)
 
 
 # On whose behalf a context runs code: an attempt, or the worker. Tasks and callbacks inherit it.

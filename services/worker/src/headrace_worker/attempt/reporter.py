@@ -9,9 +9,8 @@ from contextlib import suppress
 
 import structlog
 
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.errors import AttemptNotCurrent
-from headrace_core.domain.finish import Report
-from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
 from headrace_worker.api.errors import SizeExceeded
 
@@ -29,7 +28,7 @@ class AttemptReporter:
     """The Reporter of one attempt.
 
     Args:
-        job_id, attempt: which attempt.
+        key: the attempt.
         write: persists a report, through faults of the database; False when the attempt is no
             longer this worker's.
         max_output_bytes: the largest piece of output.
@@ -42,14 +41,12 @@ class AttemptReporter:
     def __init__(
         self,
         *,
-        job_id: JobId,
-        attempt: int,
-        write: Callable[[Report], Awaitable[bool]],
+        key: AttemptKey,
+        write: Callable[[AttemptReport], Awaitable[bool]],
         max_output_bytes: int,
         max_result_bytes: int,
     ) -> None:
-        self._job_id = job_id
-        self._attempt = attempt
+        self._key = key
         self._write = write
         self._max_output_bytes = max_output_bytes
         self._max_result_bytes = max_result_bytes
@@ -122,7 +119,7 @@ class AttemptReporter:
                 await self.close()
         # A handler that was left behind comes too late.
         if self._over or self._lost:
-            raise AttemptNotCurrent(self._job_id, self._attempt)
+            raise AttemptNotCurrent(self._key)
 
     def end(self) -> None:
         """The attempt is over: whatever its handler does is no business of this worker any more."""
@@ -165,7 +162,8 @@ class AttemptReporter:
         try:
             await self._report(progress=latest)
         except Exception:  # noqa: BLE001 - what the database refuses decides about no attempt
-            _log.exception("progress_refused", job_id=str(self._job_id), attempt=self._attempt)
+            job_id, attempt = self._key
+            _log.exception("progress_refused", job_id=str(job_id), attempt=attempt)
 
     async def _report(
         self, *, progress: Progress | None = None, output: JsonText | None = None
@@ -174,13 +172,7 @@ class AttemptReporter:
             number = None if self._written is None else self._written + 1
             # Who is cancelled now, or refused, learns no more whether it was written.
             self._written = None
-            report = Report(
-                job_id=self._job_id,
-                attempt=self._attempt,
-                progress=progress,
-                output=output,
-                number=number,
-            )
+            report = AttemptReport(key=self._key, progress=progress, output=output, number=number)
             taken = await self._write(report)
             self._written = number
         if not taken:

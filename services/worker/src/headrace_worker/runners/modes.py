@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from headrace_core.domain.ids import JobId
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.job import JsonText, Progress
 from headrace_worker.api.context import Attempt, Reporter, SyncContext
 from headrace_worker.api.payload import encode
@@ -71,13 +71,13 @@ class Modes:
         argument = handler.decode(payload)
         return encode(await self._in_thread(handler, argument, attempt, reporter))
 
-    def left_behind(self, job_id: JobId, attempt: int, job_type: str) -> None:
-        """Notes that a handler did not end in its grace, and that nobody waits for it any more."""
+    def left_behind(self, key: AttemptKey, job_type: str) -> None:
+        """Count and log a handler that did not end within its grace; the worker abandons it."""
         self._counts.left_behind += 1
         _log.warning(
             "handler_left_behind",
-            job_id=str(job_id),
-            attempt=attempt,
+            job_id=str(key.job_id),
+            attempt=key.attempt,
             type=job_type,
             grace_s=self._grace,
         )
@@ -123,8 +123,7 @@ class Modes:
                 loop.call_soon_threadsafe(settle, result, error)
 
         attempt_log = AttemptLog(
-            job_id=attempt.job_id,
-            attempt=attempt.number,
+            key=attempt.key,
             type=attempt.type,
             correlation_id=attempt.correlation_id,
             module=handler.function.__module__,
@@ -156,7 +155,7 @@ class Modes:
         """Waits out the grace of a handler that was told to end."""
         done, _ = await asyncio.wait({future}, timeout=self._grace)
         if not done:
-            self.left_behind(attempt.job_id, attempt.number, attempt.type)
+            self.left_behind(attempt.key, attempt.type)
             # Nobody waits for it any more: what it raises later is not news.
             future.add_done_callback(lambda f: f.cancelled() or f.exception())
         elif not future.cancelled():

@@ -84,8 +84,7 @@ def _perform(
             correlation_id=run.correlation_id,
         )
         attempt_log = AttemptLog(
-            job_id=attempt.job_id,
-            attempt=attempt.number,
+            key=attempt.key,
             type=attempt.type,
             correlation_id=attempt.correlation_id,
             module=run.module,

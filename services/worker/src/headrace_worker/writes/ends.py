@@ -6,16 +6,16 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 import structlog
 
+from headrace_core.domain.attempt import AttemptEnd, AttemptKey
 from headrace_core.domain.errors import Unavailable
-from headrace_core.domain.finish import Finish
-from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.jobs.complete import is_held_open, was_completed
-from headrace_core.store.jobs.end import finish_attempts, written_ends
+from headrace_core.store.jobs.end import end_attempts, written_ends
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from headrace_worker.api.errors import NotCommitted
@@ -35,21 +35,17 @@ _RETRY = (0.1, 0.5)
 _OPEN = (0.1, 2.0)
 
 
-# Which attempt: the job and its number.
-Attempt: TypeAlias = tuple[JobId, int]
-
-
 class Ended(NamedTuple):
     """An attempt that has ended, and how."""
 
     execution: Execution
-    finish: Finish
+    finish: AttemptEnd
 
 
 class Question(Protocol):
     """What the database is asked about an attempt; it waits for nobody."""
 
-    async def __call__(self, conn: Connection, *, job_id: JobId, attempt: int) -> bool: ...
+    async def __call__(self, conn: Connection, key: AttemptKey, /) -> bool: ...
 
 
 class Finishes:
@@ -69,7 +65,9 @@ class Finishes:
         database: Database,
         held: Callable[[WorkerId], bool],
         store_stack_traces: bool,
-        on_written: Callable[[Sequence[tuple[Execution, Finish | None, EventType | None]]], None],
+        on_written: Callable[
+            [Sequence[tuple[Execution, AttemptEnd | None, EventType | None]]], None
+        ],
     ) -> None:
         self._database = database
         self._held = held
@@ -79,14 +77,14 @@ class Finishes:
         self._writer: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Task[None]] = set()
 
-    def add(self, execution: Execution, finish: Finish) -> None:
+    def add(self, execution: Execution, finish: AttemptEnd) -> None:
         """Has a finish written. There are never more than the worker has slots."""
         self._waiting.append(Ended(execution, finish))
         if self._writer is None:
             # A task begins at the loop's next turn: what this turn still ends joins in.
             self._writer = asyncio.create_task(self._run(), name="finishes")
 
-    def settle(self, execution: Execution, finish: Finish) -> None:
+    def settle(self, execution: Execution, finish: AttemptEnd) -> None:
         """Has a finish written unless the handler has finished its job itself.
 
         It goes alone: where the handler's transaction is still open, as that of one that was left
@@ -108,7 +106,7 @@ class Finishes:
         completed = await self._ask(was_completed, ended)
         if not completed:
             if await self._until_free(ended):
-                event = (await self._write_alone(ended)).get((job.id, job.attempt))
+                event = (await self._write_alone(ended)).get(job.key)
             # The commit may have come only now.
             completed = event is None and await self._ask(was_completed, ended)
         if not completed:
@@ -117,8 +115,8 @@ class Finishes:
         if finish.error is not None and finish.error.type != NotCommitted.__name__:
             _log.warning(
                 "handler_failed_after_completion",
-                job_id=str(job.id),
-                attempt=job.attempt,
+                job_id=str(job.key.job_id),
+                attempt=job.key.attempt,
                 type=job.type,
                 **error_facts(finish.error),
             )
@@ -145,13 +143,15 @@ class Finishes:
         while True:
             try:
                 async with self._database.statement() as connection:
-                    return await question(connection, job_id=job.id, attempt=job.attempt)
+                    return await question(connection, job.key)
             except Unavailable:
                 if not self._held(ended.execution.worker_id):
                     return False
                 await asyncio.sleep(random.uniform(*_RETRY))
             except Exception:  # noqa: BLE001 - the attempt ends all the same: its end is guarded
-                _log.exception("completion_unknown", job_id=str(job.id), attempt=job.attempt)
+                _log.exception(
+                    "completion_unknown", job_id=str(job.key.job_id), attempt=job.key.attempt
+                )
                 return False
 
     async def _run(self) -> None:
@@ -177,25 +177,22 @@ class Finishes:
             for ended in group:
                 events |= await self._write_alone(ended)
         self._on_written(
-            [
-                (execution, finish, events.get((finish.job_id, finish.attempt)))
-                for execution, finish in group
-            ]
+            [(execution, finish, events.get(finish.key)) for execution, finish in group]
         )
 
-    async def _write_alone(self, ended: Ended) -> dict[Attempt, EventType]:
+    async def _write_alone(self, ended: Ended) -> dict[AttemptKey, EventType]:
         job = ended.execution.job
         try:
             return await self._write([ended])
         except Exception:  # noqa: BLE001 - the job must not stay RUNNING for ever
-            _log.exception("finish_refused", job_id=str(job.id), attempt=job.attempt)
+            _log.exception("finish_refused", job_id=str(job.key.job_id), attempt=job.key.attempt)
         try:
             return await self._write([Ended(ended.execution, unwritable(job))])
         except Exception:  # noqa: BLE001 - the worker hands it back as a stray
-            _log.exception("attempt_lost", job_id=str(job.id), attempt=job.attempt)
+            _log.exception("attempt_lost", job_id=str(job.key.job_id), attempt=job.key.attempt)
             return {}
 
-    async def _write(self, group: Sequence[Ended]) -> dict[Attempt, EventType]:
+    async def _write(self, group: Sequence[Ended]) -> dict[AttemptKey, EventType]:
         """Writes a group; those that are missing are no longer this worker's.
 
         Raises:
@@ -212,28 +209,23 @@ class Finishes:
                     return {}
                 await asyncio.sleep(random.uniform(*_RETRY))
 
-    async def _commit(self, group: Sequence[Ended], *, again: bool) -> dict[Attempt, EventType]:
-        by_worker: dict[WorkerId, list[Finish]] = {}
+    async def _commit(self, group: Sequence[Ended], *, again: bool) -> dict[AttemptKey, EventType]:
+        by_worker: dict[WorkerId, list[AttemptEnd]] = {}
         for ended in group:
             by_worker.setdefault(ended.execution.worker_id, []).append(ended.finish)
-        written: dict[Attempt, EventType] = {}
+        written: dict[AttemptKey, EventType] = {}
         # One id, but for a moment after a rejoin.
-        for worker_id, finishes in by_worker.items():
+        for worker_id, ends in by_worker.items():
             async with self._database.statement() as connection:
-                events = await finish_attempts(
+                written |= await end_attempts(
                     connection,
                     worker_id=worker_id,
-                    finishes=finishes,
+                    ends=ends,
                     with_stack_traces=self._store_stack_traces,
                 )
-            written.update(
-                ((finish.job_id, finish.attempt), events[finish.job_id])
-                for finish in finishes
-                if finish.job_id in events
-            )
-        missing = [finish for _, finish in group if (finish.job_id, finish.attempt) not in written]
+        missing = [finish for _, finish in group if finish.key not in written]
         if again and missing:
             # What was committed before the answer got lost was not refused.
             async with self._database.statement() as connection:
-                written |= await written_ends(connection, finishes=missing)
+                written |= await written_ends(connection, ends=missing)
         return written

@@ -7,9 +7,9 @@ import random
 from collections.abc import Awaitable, Callable, Sequence, Sized
 from contextlib import AbstractAsyncContextManager
 
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.errors import ShuttingDown, Unavailable
-from headrace_core.domain.finish import Report
-from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.ids import WorkerId
 from headrace_core.store.jobs.report import count_reports, write_reports
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
@@ -48,7 +48,7 @@ class Reports:
         self._held = held
         self._on_written = on_written
         self._counts = counts
-        self._group: GroupCommit[tuple[WorkerId, Report], bool] = GroupCommit(
+        self._group: GroupCommit[tuple[WorkerId, AttemptReport], bool] = GroupCommit(
             commit=self._commit,
             max_batch=_MAX_BATCH,
             max_pending=max_pending,
@@ -57,14 +57,14 @@ class Reports:
             max_pending_weight=_MAX_PENDING_BYTES,
         )
 
-    async def write(self, worker_id: WorkerId, report: Report) -> bool:
+    async def write(self, worker_id: WorkerId, report: AttemptReport) -> bool:
         """Writes a report; False when the attempt is no longer this worker's.
 
         Raises:
             asyncpg.PostgresError: the database refuses what it says.
         """
 
-        async def alone(item: tuple[WorkerId, Report]) -> bool:
+        async def alone(item: tuple[WorkerId, AttemptReport]) -> bool:
             [taken] = await self._commit([item])
             return taken
 
@@ -79,9 +79,9 @@ class Reports:
 
     async def _persist(
         self,
-        submit: Callable[[tuple[WorkerId, Report]], Awaitable[bool]],
+        submit: Callable[[tuple[WorkerId, AttemptReport]], Awaitable[bool]],
         worker_id: WorkerId,
-        report: Report,
+        report: AttemptReport,
     ) -> bool:
         unsure = False
         while True:
@@ -99,21 +99,20 @@ class Reports:
                 unsure = unsure or not isinstance(fault, Overloaded)
                 await asyncio.sleep(random.uniform(*_RETRY))
 
-    async def _is_written(self, report: Report) -> bool:
+    async def _is_written(self, report: AttemptReport) -> bool:
         if report.number is None:
             return False
         async with self._database.transaction() as connection:
-            written = await count_reports(connection, job_id=report.job_id, attempt=report.attempt)
+            written = await count_reports(connection, report.key)
         return written >= report.number
 
-    async def _commit(self, items: list[tuple[WorkerId, Report]]) -> list[bool]:
-        taken: set[tuple[WorkerId, JobId]] = set()
+    async def _commit(self, items: list[tuple[WorkerId, AttemptReport]]) -> list[bool]:
+        taken: set[AttemptKey] = set()
         async with self._transaction(grouped := _by_worker(items)) as connection:
             for worker_id, reports in grouped.items():
-                jobs = await write_reports(connection, worker_id=worker_id, reports=reports)
-                taken.update((worker_id, job_id) for job_id in jobs)
+                taken |= await write_reports(connection, worker_id=worker_id, reports=reports)
         self._on_written()
-        written = [(worker_id, report.job_id) in taken for worker_id, report in items]
+        written = [report.key in taken for _, report in items]
         self._counts.reports_refused += written.count(False)
         return written
 
@@ -122,16 +121,18 @@ class Reports:
         return self._database.statement() if len(groups) == 1 else self._database.transaction()
 
 
-def _weigh(item: tuple[WorkerId, Report]) -> int:
+def _weigh(item: tuple[WorkerId, AttemptReport]) -> int:
     report = item[1]
     if report.output is not None:
         return len(report.output)
     return 0 if report.progress is None else len(report.progress.counters)
 
 
-def _by_worker(items: Sequence[tuple[WorkerId, Report]]) -> dict[WorkerId, list[Report]]:
+def _by_worker(
+    items: Sequence[tuple[WorkerId, AttemptReport]],
+) -> dict[WorkerId, list[AttemptReport]]:
     """Items by the id under which their job was claimed: one, but for a moment after a rejoin."""
-    grouped: dict[WorkerId, list[Report]] = {}
+    grouped: dict[WorkerId, list[AttemptReport]] = {}
     for worker_id, item in items:
         grouped.setdefault(worker_id, []).append(item)
     return grouped

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import StateConflict
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import Job
@@ -41,10 +42,10 @@ async def cancel_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
     )
 
 
-async def cancel_requests(conn: Connection, *, worker_id: WorkerId) -> Sequence[tuple[JobId, int]]:
-    """The running attempts of a worker whose cancellation was asked for: (job, attempt)."""
+async def cancel_requests(conn: Connection, *, worker_id: WorkerId) -> Sequence[AttemptKey]:
+    """Return the running attempts of a worker for which a cancellation was requested."""
     rows = await conn.execute(_REQUESTS, {"worker_id": worker_id})
-    return [(row.id, row.attempt) for row in rows]
+    return [AttemptKey(row.id, row.attempt) for row in rows]
 
 
 _CANCEL = text(f"""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
-from headrace_core.domain.delivery import ClaimedJob, Delivery
-from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.attempt import AttemptKey, ClaimedJob
+from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.store.sql.connection import Connection, Row
@@ -23,19 +23,21 @@ async def claim_jobs(
     conn: Connection,
     *,
     worker_id: WorkerId,
-    deliveries: Sequence[Delivery],
+    deliveries: Sequence[AttemptKey],
     most: int | None = None,
 ) -> list[ClaimedJob]:
-    """Takes what was delivered, in the order of the deliveries.
-
-    A delivery whose job is gone, claimed, cancelled, expired or locked by somebody else is left
-    out, and so is one that stands there twice, and everything when the worker's lease has lapsed.
+    """Claim delivered attempts for a worker.
 
     Args:
-        conn: where to write.
-        worker_id: whose they become.
-        deliveries: what to take.
-        most: how many at most, the first ones that can be had; None: all.
+        conn: needs no transaction.
+        worker_id: the worker.
+        deliveries: the attempts to claim.
+        most: the maximum number of claims, from the first attempt on; None for all.
+
+    Returns:
+        The claimed jobs in the order of `deliveries`. An attempt is missing if its job is deleted,
+        claimed, cancelled, expired or locked by another transaction. A repeated attempt is claimed
+        once. All are missing if the worker's lease has lapsed.
     """
     rows = await conn.execute(
         _CLAIM,
@@ -46,7 +48,7 @@ async def claim_jobs(
             "most": most,
         },
     )
-    claimed = {Delivery(job_id=row["id"], attempt=row["attempt"]): _to_claimed(row) for row in rows}
+    claimed = {job.key: job for job in map(_to_claimed, rows)}
     return [claimed.pop(delivery) for delivery in deliveries if delivery in claimed]
 
 
@@ -59,13 +61,12 @@ def _to_claimed(row: Row) -> ClaimedJob:
     if fields.unreadable:
         UNREADABLE_ROWS.note(f"job {row['id']}", fields.unreadable)
     return ClaimedJob(
-        id=row["id"],
+        key=AttemptKey(row["id"], row["attempt"]),
         tenant=row["tenant"],
         type=row["type"],
         queue=row["queue"],
         payload=row["payload"],
         labels=labels,
-        attempt=row["attempt"],
         retries_used=row["retries_used"],
         worker_losses=row["worker_losses"],
         interruptions=row["interruptions"],
@@ -78,10 +79,10 @@ def _to_claimed(row: Row) -> ClaimedJob:
     )
 
 
-async def held_attempts(conn: Connection, *, worker_id: WorkerId) -> Sequence[tuple[JobId, int]]:
-    """The attempts that a worker runs, as far as the database knows: (job, attempt)."""
+async def held_attempts(conn: Connection, *, worker_id: WorkerId) -> Sequence[AttemptKey]:
+    """Return the attempts that a worker runs according to the database."""
     rows = await conn.execute(_HELD, {"worker_id": worker_id})
-    return [(row.id, row.attempt) for row in rows]
+    return [AttemptKey(row.id, row.attempt) for row in rows]
 
 
 _HELD = text("SELECT id, attempt FROM jobs WHERE worker_id = :worker_id AND state = 'running'")

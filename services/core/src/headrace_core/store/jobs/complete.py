@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from sqlalchemy import text
 
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import AttemptNotCurrent
-from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.runtime.settings import Settings
@@ -40,16 +40,14 @@ _NAMED = (":job", ":attempt", ":result")
 _FORMATTED = ("%s", "%s", "%s")
 
 
-async def complete_attempt(
-    connection: Any, *, job_id: JobId, attempt: int, result: JsonText
-) -> None:
-    """Finishes a job in the open transaction of somebody else's connection.
+async def complete_attempt(connection: Any, key: AttemptKey, *, result: JsonText) -> None:
+    """End an attempt as succeeded, in the open transaction of the caller's connection.
 
     Args:
-        connection: of asyncpg, SQLAlchemy's AsyncConnection or AsyncSession, or psycopg's
-            AsyncConnection, to the database that has the job.
-        job_id, attempt: which attempt.
-        result: of the job.
+        connection: an asyncpg connection, a SQLAlchemy AsyncConnection or AsyncSession, or a
+            psycopg AsyncConnection, to the database that has the job.
+        key: the attempt.
+        result: the result of the job.
 
     Raises:
         AttemptNotCurrent: the attempt does not run any more.
@@ -57,7 +55,7 @@ async def complete_attempt(
         ValueError: it has no transaction open.
         Exception: whatever the driver raises.
     """
-    values = (str(job_id), attempt, result)
+    values = (str(key.job_id), key.attempt, result)
     _check_transaction(connection)
     try:
         match _package(connection):
@@ -73,24 +71,22 @@ async def complete_attempt(
                     f"AsyncSession, or psycopg's AsyncConnection, and no {_kind(connection)}"
                 )
     except Exception as error:
-        _refuse(error, job_id, attempt)
+        _refuse(error, key)
         raise
 
 
-def complete_attempt_sync(
-    connection: Any, *, job_id: JobId, attempt: int, result: JsonText
-) -> None:
-    """As `complete_attempt`, on a connection that blocks.
+def complete_attempt_sync(connection: Any, key: AttemptKey, *, result: JsonText) -> None:
+    """End an attempt as succeeded, as `complete_attempt` does, on a blocking connection.
 
     Args:
-        connection: SQLAlchemy's Connection or Session, or one of a driver of DB-API 2.0 (psycopg,
-            psycopg2, pg8000, Django's).
-        job_id, attempt, result: as there.
+        connection: a SQLAlchemy Connection or Session, or a DB-API 2.0 connection (psycopg,
+            psycopg2, pg8000, Django).
+        key, result: as for `complete_attempt`.
 
     Raises:
-        AttemptNotCurrent, TypeError, ValueError, Exception: as there.
+        AttemptNotCurrent, TypeError, ValueError, Exception: as for `complete_attempt`.
     """
-    values = (str(job_id), attempt, result)
+    values = (str(key.job_id), key.attempt, result)
     _check_transaction(connection)
     package = _package(connection)
     method = getattr(connection, "execute" if package == "sqlalchemy" else "cursor", None)
@@ -109,21 +105,21 @@ def complete_attempt_sync(
         finally:
             cursor.close()
     except Exception as error:
-        _refuse(error, job_id, attempt)
+        _refuse(error, key)
         raise
 
 
-async def was_completed(conn: Connection, *, job_id: JobId, attempt: int) -> bool:
-    """Whether an attempt has succeeded; only one ever does."""
-    return bool(await conn.execute(_COMPLETED, {"id": job_id, "attempt": attempt}))
+async def was_completed(conn: Connection, key: AttemptKey) -> bool:
+    """Whether the attempt has succeeded. At most one attempt of a job does."""
+    return bool(await conn.execute(_COMPLETED, key._asdict()))
 
 
-async def is_held_open(conn: Connection, *, job_id: JobId, attempt: int) -> bool:
-    """Whether an attempt runs and an open transaction has its row, as one has that completed it.
+async def is_held_open(conn: Connection, key: AttemptKey) -> bool:
+    """Whether the attempt runs and an open transaction, such as its handler's, locks its row.
 
-    It waits for nobody.
+    The statement waits for no lock.
     """
-    return bool(await conn.execute(_HELD_OPEN, {"id": job_id, "attempt": attempt}))
+    return bool(await conn.execute(_HELD_OPEN, key._asdict()))
 
 
 def _named(job_id: str, attempt: int, result: JsonText) -> dict[str, Any]:
@@ -158,25 +154,25 @@ def _check_transaction(connection: Any) -> None:
         raise ValueError("complete_in needs a connection with a transaction open")
 
 
-def _refuse(error: Exception, job_id: JobId, attempt: int) -> None:
-    """Raises AttemptNotCurrent when that is what the database said."""
+def _refuse(error: Exception, key: AttemptKey) -> None:
+    """Raise AttemptNotCurrent if the database reports that the attempt is no longer running."""
     # SQLAlchemy has the driver's error in `orig`; the drivers call its code by different names.
     for one in (error, getattr(error, "orig", None)):
         for name in ("sqlstate", "pgcode"):
             if getattr(one, name, None) == NOT_CURRENT:
-                raise AttemptNotCurrent(job_id, attempt) from error
+                raise AttemptNotCurrent(key) from error
         said = getattr(one, "args", None)
         # pg8000's errors are what the server sent.
         if said and isinstance(said[0], dict) and said[0].get("C") == NOT_CURRENT:
-            raise AttemptNotCurrent(job_id, attempt) from error
+            raise AttemptNotCurrent(key) from error
 
 
 _COMPLETED = text("""
-    SELECT 1 FROM jobs WHERE id = :id AND attempt = :attempt AND state = 'succeeded'
+    SELECT 1 FROM jobs WHERE id = :job_id AND attempt = :attempt AND state = 'succeeded'
 """)
 
 _HELD_OPEN = text(f"""
     SELECT 1 FROM jobs j
-    WHERE j.id = :id AND j.attempt = :attempt AND {keyed_guard(EventType.SUCCEEDED)}
-        AND NOT EXISTS (SELECT FROM jobs WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED)
+    WHERE j.id = :job_id AND j.attempt = :attempt AND {keyed_guard(EventType.SUCCEEDED)}
+        AND NOT EXISTS (SELECT FROM jobs WHERE id = :job_id FOR NO KEY UPDATE SKIP LOCKED)
 """)

@@ -1,87 +1,95 @@
-"""How attempts end: succeeded, failed, or in any other way that their worker says.
+"""The ends of attempts that a worker reports: succeeded, failed and the other ways.
 
-All of them leave RUNNING and are compared with the attempt and the worker, so one statement writes
-a mixed batch.
+Each leaves RUNNING and is compared with the attempt and the worker, so one statement writes a mixed
+batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import text
 
-from headrace_core.domain.finish import Finish
-from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.attempt import AttemptEnd, AttemptKey
+from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.connection import Connection, Row
 from headrace_core.store.sql.guards import EVENT_XID, TERMINAL_LIST, keyed_guard
 from headrace_core.store.sql.rows import column, from_error
 from headrace_core.store.sql.tables import in_list
 
 
-async def finish_attempts(
+async def end_attempts(
     conn: Connection,
     *,
     worker_id: WorkerId,
-    finishes: Sequence[Finish],
+    ends: Sequence[AttemptEnd],
     with_stack_traces: bool = True,
-) -> dict[JobId, EventType]:
-    """Ends attempts of one worker, with the stack traces of their errors if those are stored.
+) -> dict[AttemptKey, EventType]:
+    """End attempts of one worker.
 
-    What would have a job run again cancels it when its cancellation was asked for.
+    An end after which the job would run again cancels the job if its cancellation was requested.
+
+    Args:
+        conn: needs no transaction.
+        worker_id: the worker that claimed the attempts.
+        ends: at most one for each job.
+        with_stack_traces: whether to store the stack traces of errors.
 
     Returns:
-        The event that was written for each job. A job that is missing was refused: its attempt is
-        no longer this worker's (it was cancelled, expired, or taken back by the sweep).
+        The event written for each attempt. A missing attempt was refused, because it is no longer
+        this worker's: its job was cancelled, expired or recovered.
     """
     rows = await conn.execute(
-        _FINISH,
+        _END,
         {
             "worker_id": worker_id,
-            "ids": column(finishes, "job_id"),
-            "attempts": column(finishes, "attempt"),
-            "events": column(finishes, "event"),
-            "states": column(finishes, "state"),
-            "results": column(finishes, "result"),
-            "errors": [from_error(finish.error) for finish in finishes],
+            "ids": [end.key.job_id for end in ends],
+            "attempts": [end.key.attempt for end in ends],
+            "events": column(ends, "event"),
+            "states": column(ends, "state"),
+            "results": column(ends, "result"),
+            "errors": [from_error(end.error) for end in ends],
             "stack_traces": [
-                finish.error.stack_trace if finish.error and with_stack_traces else None
-                for finish in finishes
+                end.error.stack_trace if end.error and with_stack_traces else None for end in ends
             ],
-            "backoffs": column(finishes, "backoff"),
+            "backoffs": column(ends, "backoff"),
         },
     )
-    return {row["id"]: _EVENTS[row["event"]] for row in rows}
+    return _to_events(rows)
 
 
 async def written_ends(
-    conn: Connection, *, finishes: Sequence[Finish]
-) -> dict[tuple[JobId, int], EventType]:
-    """Which of `finishes` are in the history, for a worker whose answers were lost.
+    conn: Connection, *, ends: Sequence[AttemptEnd]
+) -> dict[AttemptKey, EventType]:
+    """Return which of `ends` are in the history, for a worker whose answers were lost.
 
-    Only of a worker that holds its lease can this be said: of all others the scheduler may have
-    written the same.
+    The worker must hold its lease: otherwise the scheduler may have written the same event.
 
     Returns:
-        The event of each attempt, job and number, whose end was written.
+        The event of each attempt whose end was written.
     """
     rows = await conn.execute(
         _WRITTEN,
         {
-            "ids": column(finishes, "job_id"),
-            "attempts": column(finishes, "attempt"),
-            "events": column(finishes, "event"),
+            "ids": [end.key.job_id for end in ends],
+            "attempts": [end.key.attempt for end in ends],
+            "events": column(ends, "event"),
         },
     )
-    return {(row["id"], row["attempt"]): _EVENTS[row["event"]] for row in rows}
+    return _to_events(rows)
+
+
+def _to_events(rows: Iterable[Row]) -> dict[AttemptKey, EventType]:
+    return {AttemptKey(row["id"], row["attempt"]): _EVENTS[row["event"]] for row in rows}
 
 
 _EVENTS = {str(event): event for event in EventType}
-# After these a job runs again, or would if its crash budget were not spent.
+# After these events a job runs again, unless its crash budget is spent.
 _RUNS_AGAIN = in_list([EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST])
 
 # Each job is looked up and locked by its key, as in `claim`.
-_FINISH = text(f"""
+_END = text(f"""
     WITH input AS MATERIALIZED (
         SELECT * FROM unnest(
             CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:events AS text[]),
@@ -134,7 +142,7 @@ _FINISH = text(f"""
             CASE WHEN event = 'retry_scheduled' THEN due_time END
         FROM ended ORDER BY id
     )
-    SELECT id, event FROM ended
+    SELECT id, attempt, event FROM ended
 """)
 
 _WRITTEN = text(f"""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy import text
 
-from headrace_core.domain.delivery import Delivery
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.store.lanes import LANES, SERVES_LANE, head_of
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.sql.connection import Connection, Row
@@ -31,7 +31,7 @@ class ReadyJob(NamedTuple):
     """
 
     rank: float
-    delivery: Delivery
+    delivery: AttemptKey
     lane: Lane
 
 
@@ -41,7 +41,7 @@ class Head:
 
     lane: Lane
     ranks: Sequence[float]
-    deliveries: Sequence[Delivery]
+    deliveries: Sequence[AttemptKey]
     whole: bool
 
     def __iter__(self) -> Iterator[ReadyJob]:
@@ -129,7 +129,7 @@ async def ready_heads(
         Head(
             lane=Lane(row.tenant, row.queue, row.type),
             ranks=row.ranks,
-            deliveries=list(map(Delivery, row.ids, row.attempts)),
+            deliveries=list(map(AttemptKey, row.ids, row.attempts)),
             whole=len(row.ids) < row.size,
         )
         for row in rows

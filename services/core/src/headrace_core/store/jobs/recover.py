@@ -1,4 +1,4 @@
-"""worker lost and expired, as the scheduler finds them."""
+"""Recovery: the transitions worker lost and expired, as the scheduler writes them."""
 
 from __future__ import annotations
 
@@ -7,32 +7,30 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from headrace_core.domain.crash_budget import (
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.retry import (
     INTERRUPTIONS_BEFORE_OWN_PROCESS,
     LOSSES_BEFORE_OWN_PROCESS,
 )
-from headrace_core.domain.ids import JobId
-from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.guards import EVENT_XID, TERMINAL_LIST, source_guard
 
 
-async def take_back_lost(
+async def recover_lost(
     conn: Connection, *, term: int, limit: int, max_losses: int
 ) -> Sequence[tuple[JobId, str]]:
-    """Takes back RUNNING jobs whose worker's lease has lapsed or whose worker is missing.
+    """Recover RUNNING jobs whose worker's lease has lapsed or whose worker is missing.
 
-    It never judges by age: the job of a live worker stays with it.
-
-    A job that ran in a process of its own is taken back without a charge: it was not what ended
-    the worker.
+    The age of a job does not matter: a live worker keeps its jobs. A job that ran in a process of
+    its own is not charged with a loss, because it did not end the worker.
 
     Args:
-        conn: where to write.
+        conn: needs no transaction.
         term: the scheduler's.
-        limit: how many at most.
-        max_losses: how many workers a job may lose; the next one fails it.
+        limit: the maximum number of jobs.
+        max_losses: the workers a job may lose; the next loss fails it.
 
     Returns:
         Each job and its new state.

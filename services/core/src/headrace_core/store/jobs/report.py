@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
-from headrace_core.domain.finish import Report
-from headrace_core.domain.ids import JobId, WorkerId
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
+from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.guards import EVENT_XID, keyed_guard
@@ -15,43 +15,42 @@ from headrace_core.store.sql.rows import column, from_progress
 
 
 async def write_reports(
-    conn: Connection, *, worker_id: WorkerId, reports: Sequence[Report]
-) -> set[JobId]:
-    """Writes what running attempts said, each report as an event of its own, in the order given.
+    conn: Connection, *, worker_id: WorkerId, reports: Sequence[AttemptReport]
+) -> set[AttemptKey]:
+    """Write each report as an event, in the order given.
 
     Returns:
-        The jobs whose reports were taken; those of any other job were refused, since its attempt
-        is no longer this worker's.
+        The attempts whose reports were written. The reports of all others were refused, because
+        the attempt is no longer this worker's.
     """
     rows = await conn.execute(
         _REPORT,
         {
             "worker_id": worker_id,
-            "ids": column(reports, "job_id"),
-            "attempts": column(reports, "attempt"),
+            "ids": [report.key.job_id for report in reports],
+            "attempts": [report.key.attempt for report in reports],
             "progresses": [from_progress(report.progress) for report in reports],
             "outputs": column(reports, "output"),
         },
     )
-    return {row.id for row in rows}
+    return {AttemptKey(row.id, row.attempt) for row in rows}
 
 
-async def count_reports(conn: Connection, *, job_id: JobId, attempt: int) -> int:
-    """How many reports of an attempt have been written.
+async def count_reports(conn: Connection, key: AttemptKey) -> int:
+    """Count the reports of an attempt that have been written.
 
     Args:
-        conn: must have a transaction: it waits for whoever is writing one now.
-        job_id: the job.
-        attempt: which of its attempts.
+        conn: needs a transaction, because the count waits for a report that is being written.
+        key: the attempt.
     """
-    await conn.execute(_LOCK, {"id": job_id})
-    # A statement of its own: it sees what was written until the lock was had.
-    count: int = await conn.scalar(_COUNT, {"id": job_id, "attempt": attempt})
+    await conn.execute(_LOCK, {"id": key.job_id})
+    # A separate statement, so that its snapshot has all reports written before the lock.
+    count: int = await conn.scalar(_COUNT, {"id": key.job_id, "attempt": key.attempt})
     return count
 
 
-# As a report that is being written now, and not what a handler's `check_fence` would hold off: that
-# one may wait for this answer.
+# The lock of a report. A handler's `check_fence` does not block it: the handler may be waiting for
+# this answer.
 _LOCK = text("SELECT FROM jobs WHERE id = :id FOR NO KEY UPDATE")
 
 _COUNT = text("""
@@ -80,7 +79,7 @@ _REPORT = text(f"""
         ORDER BY j.id
         FOR NO KEY UPDATE OF j
     ),
-    told AS (
+    reported AS (
         UPDATE jobs j
         SET seq = j.seq + own.reports, xid = {EVENT_XID},
             progress = coalesce(own.progress::json, j.progress), update_time = clock_timestamp()
@@ -95,8 +94,8 @@ _REPORT = text(f"""
         SELECT t.id, t.seq + i.number, t.xid, t.tenant,
             CASE WHEN i.output IS NULL THEN 'progressed' ELSE 'output' END,
             t.state, t.attempt, t.update_time, i.progress::json, i.output::json
-        FROM told t JOIN input i ON i.id = t.id AND i.attempt = t.attempt
+        FROM reported t JOIN input i ON i.id = t.id AND i.attempt = t.attempt
         ORDER BY t.id, i.number
     )
-    SELECT id FROM told
+    SELECT id, attempt FROM reported
 """)

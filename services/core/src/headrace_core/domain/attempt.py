@@ -1,0 +1,143 @@
+"""One execution of a job: its identity, the claimed job, its reports and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import JobError, JsonText, Progress
+from headrace_core.domain.lifecycle import EventType, JobState, targets
+from headrace_core.domain.retry import RetryOverrides
+
+# The largest value of the database's integer.
+_MAX_ATTEMPT: Final = 2**31 - 1
+
+
+class AttemptKey(NamedTuple):
+    """The identity of an attempt, which is its fencing token as well."""
+
+    job_id: JobId
+    attempt: int
+
+    def __str__(self) -> str:
+        """Return `{job}:{attempt}`, which also names its delivery in Redis."""
+        return f"{self.job_id}:{self.attempt}"
+
+    @classmethod
+    def parse(cls, name: str) -> AttemptKey:
+        """Parse the result of `str()`.
+
+        Raises:
+            ValueError: the name has another form.
+        """
+        job_id, _, number = name.partition(":")
+        attempt = int(number)
+        if not 1 <= attempt <= _MAX_ATTEMPT:
+            raise ValueError(f"attempt number {attempt} is not in 1..{_MAX_ATTEMPT}")
+        return cls(job_id=JobId(UUID(job_id)), attempt=attempt)
+
+
+class ClaimedJob(NamedTuple):
+    """A job that a worker has claimed.
+
+    `time_left` is the time from the claim to the deadline. `unreadable` names the fields that
+    cannot be decoded; a job with such fields cannot run.
+    """
+
+    key: AttemptKey
+    tenant: str
+    type: str
+    queue: str
+    payload: JsonText
+    labels: dict[str, str]
+    retries_used: int
+    worker_losses: int
+    interruptions: int
+    retry: RetryOverrides
+    correlation_id: str | None
+    timeout: timedelta | None
+    deadline: datetime | None
+    time_left: timedelta | None
+    unreadable: Sequence[str] = ()
+
+
+# The fields that each end of an attempt requires: (result, error, backoff).
+_REQUIRED: Final[dict[EventType, tuple[bool, bool, bool]]] = {
+    EventType.SUCCEEDED: (True, False, False),
+    EventType.RETRY_SCHEDULED: (False, True, True),
+    EventType.FAILED: (False, True, False),
+    EventType.INTERRUPTED: (False, False, False),
+    EventType.WORKER_LOST: (False, True, False),
+    EventType.CANCELLED: (False, False, False),
+    EventType.EXPIRED: (False, True, False),
+}
+_REQUIRED_NAMES: Final = ("result", "error", "backoff")
+
+_TARGETS: Final = {event: targets(event)[0] for event in _REQUIRED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEnd:
+    """The end of an attempt, as its worker reports it.
+
+    Args:
+        key: the attempt.
+        event: succeeded, retry scheduled, failed, interrupted, worker lost, cancelled or expired.
+        result: for succeeded.
+        error: for retry scheduled, failed, worker lost and expired. A worker lost fails the job
+            unless its error is retryable.
+        backoff: for retry scheduled: the wait before the next attempt.
+
+    Raises:
+        ValueError: the event does not end an attempt, or its fields do not match. The database
+            would refuse such an end together with all ends in the same statement.
+    """
+
+    key: AttemptKey
+    event: EventType
+    result: JsonText | None = None
+    error: JobError | None = None
+    backoff: timedelta | None = None
+
+    def __post_init__(self) -> None:
+        given = (self.result is not None, self.error is not None, self.backoff is not None)
+        if given != _REQUIRED.get(self.event):
+            names = [name for name, present in zip(_REQUIRED_NAMES, given, strict=True) if present]
+            raise ValueError(f"an attempt cannot end as {self.event} with {sorted(names)}")
+
+    @property
+    def state(self) -> JobState:
+        """The new state of the job, unless its cancellation was requested before."""
+        if self.event is EventType.WORKER_LOST:
+            assert self.error is not None
+            return JobState.QUEUED if self.error.retryable else JobState.FAILED
+        return _TARGETS[self.event]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptReport:
+    """A report of a running attempt: progress or a piece of output.
+
+    Args:
+        key: the attempt.
+        progress: the progress, in a report without output.
+        output: the piece of output, in a report without progress.
+        number: the position among the reports of the attempt, from 1. It shows whether a report
+            whose answer was lost was written. None if the position is unknown.
+
+    Raises:
+        ValueError: both fields are set, or neither.
+    """
+
+    key: AttemptKey
+    progress: Progress | None = None
+    output: JsonText | None = None
+    number: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.progress is None) == (self.output is None):
+            raise ValueError("a report has either progress or output, not both or none")
