@@ -39,7 +39,7 @@ NOT_RUN = {
     "-format-error": "it is refused, as it should be; test_grpcurl.py runs it",
     "AckSubscription": "it acknowledges an event of a watch that still runs",
     "docker": "there is no container engine",
-    "async def run(trial": "an excerpt of a scenario in tests/faults",
+    "async def run(trial": "an excerpt of a scenario in faults/scenarios",
     "require_packages(": "tests/unit/worker/test_loading.py installs such a package",
     "UPDATE accounts SET": "an excerpt of examples/payments.py, which has a test of its own",
 }

@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+
 from faults import handlers as fault_handlers
 from faults.database import Records
 from faults.evidence import Evidence, Wanted
@@ -33,9 +36,6 @@ from faults.ledger import VARIABLE, Ledger
 from faults.load import QUEUES, Load, Mix
 from faults.trial import counting
 from faults.watchers import Watchers
-from pydantic import SecretStr
-from sqlalchemy import text
-
 from headrace import CallError, Client, JobSpec
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.lifecycle import TERMINAL

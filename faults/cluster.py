@@ -31,7 +31,7 @@ from support.proxy import Proxy
 from support.server import Server
 from support.settings import environment_of
 
-_TESTS = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parent.parent
 
 # By these a link tells its connections apart: the ones over which wake-ups come.
 LISTEN = b"LISTEN "
@@ -332,7 +332,7 @@ class Cluster:
         return service
 
     def _environment(self, changes: Mapping[str, object]) -> dict[str, str]:
-        paths = filter(None, [str(_TESTS), os.environ.get("PYTHONPATH")])
+        paths = filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])
         return environment_of(
             self.settings.model_copy(update=dict(changes)),
             HEADRACE_HANDLERS="faults.handlers,faults.poison,faults.rude",

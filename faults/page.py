@@ -11,7 +11,7 @@ from faults.measure import Figure
 from faults.result import Result
 from faults.scenario import Scenario
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
 BEGIN = "<!-- figures of make faults: begin -->"
 END = "<!-- figures of make faults: end -->"
 

@@ -61,7 +61,7 @@ _FITTING: Mapping[str, frozenset[str]] = {
     "random message": _CHANCE,
     "mutated": _CHANCE,
 }
-_TESTS = Path(__file__).resolve().parent.parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 class _Health:
@@ -130,7 +130,7 @@ async def _throw(trial: Trial, *, seconds: float) -> dict[str, Any]:
             death_signal=signal.SIGKILL,
         ),
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(_TESTS)},
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
     )
     try:
         out, _ = await asyncio.to_thread(process.communicate, timeout=seconds + 60)

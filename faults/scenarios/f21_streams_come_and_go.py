@@ -32,7 +32,7 @@ _CONNECTIONS = 4
 GONE_S = 60.0
 # Memory that was freed goes back to the system at its leisure.
 _REST_S = 10.0
-_TESTS = Path(__file__).resolve().parent.parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 async def run(trial: Trial) -> None:
@@ -115,7 +115,7 @@ async def _crowd(count: int, targets: Sequence[str]) -> AsyncIterator[asyncio.su
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "faults.crowd", str(count), *targets),
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(_TESTS)},
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
     )
     assert process.stdout is not None
     try:

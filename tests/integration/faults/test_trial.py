@@ -18,7 +18,7 @@ from faults.scenarios import f09_writers_out_of_order
 from faults.trial import Trial
 from headrace_standalone.program import leashed
 
-TESTS = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 
 
 async def test_a_scenario_runs_from_its_processes_to_its_verdicts(tmp_path: Path):
@@ -90,7 +90,7 @@ async def test_ctrl_c_ends_every_process(tmp_path: Path):
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         cwd=tmp_path,
-        env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}", "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "/usr/bin:/bin"},
     )
     assert process.stdout is not None
     try:
