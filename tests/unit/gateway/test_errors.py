@@ -28,7 +28,7 @@ from headrace_core.domain.errors import (
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.sql.group_commit import Overloaded
-from headrace_gateway.calls.errors import CallError, UndecodableRequest, to_call_error
+from headrace_gateway.calls.statuses import CallError, UndecodableRequest, to_call_error
 
 JOB = JobId(UUID("0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15"))
 DETAILS = {

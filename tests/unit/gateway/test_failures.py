@@ -6,7 +6,7 @@ import asyncio
 
 from structlog.testing import capture_logs
 
-from headrace_gateway.calls.failures import FailureLog
+from headrace_gateway.calls.errors import FailureLog
 
 
 async def test_failures_beyond_the_limit_are_counted_per_code() -> None:

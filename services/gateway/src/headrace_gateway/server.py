@@ -9,10 +9,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf import message_factory
-from google.protobuf.descriptor import ServiceDescriptor
-from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from headrace.v1 import (
     handler_service_pb2,
@@ -34,25 +31,27 @@ from headrace_gateway.api.queue_health import queue_health
 from headrace_gateway.api.submit import Submitter
 from headrace_gateway.api.subscriptions import Subscriptions
 from headrace_gateway.api.watch import JobStreams
-from headrace_gateway.calls.interceptors import CallInterceptor
+from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.limits import (
     MAX_RESPONSE_BYTES,
     RECEIVED_METADATA_BYTES,
     RECEIVED_REQUESTS,
 )
+from headrace_gateway.calls.order import FOREIGN, build_chain
+from headrace_gateway.calls.services import Service, add_services
 from headrace_gateway.grpc.handlers import HandlerServicer
 from headrace_gateway.grpc.jobs import JobServicer
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
 from headrace_gateway.metrics import stream_metrics
 from headrace_gateway.streams import Gauges, Watch
-from headrace_health import Check, Health, enable_reflection, keep_completion_queue
+from headrace_health import Check, Health, keep_completion_queue, reflections
 
 _log = structlog.get_logger()
 
-_PACKAGE: Final = "headrace.v1"
 _JOBS: Final = job_service_pb2.DESCRIPTOR.services_by_name["JobService"]
 _HANDLERS: Final = handler_service_pb2.DESCRIPTOR.services_by_name["HandlerService"]
 _SUBSCRIPTIONS: Final = subscription_service_pb2.DESCRIPTOR.services_by_name["SubscriptionService"]
+_HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _SERVICES: Final = (_JOBS, _HANDLERS, _SUBSCRIPTIONS)
 
 # How long the start waits for PostgreSQL, in seconds, and how often it tries.
@@ -152,16 +151,10 @@ class Gateway:
             ],
             lookups=[queue_health(database=database, listener=workers)],
         )
-        calls = CallInterceptor(
-            package=_PACKAGE,
-            requests=_requests(),
-            max_request_bytes=settings.max_request_bytes,
-            stream_patience=settings.stream_patience,
-            call_timeout=settings.call_timeout,
-            gauges=watch.gauges,
-        )
+        drain = Drain()
+        chain = build_chain(settings, drain=drain, counts=watch.gauges)
         keep_completion_queue()
-        server = grpc.aio.server(interceptors=[calls], options=_options(settings))
+        server = grpc.aio.server(options=_options(settings))
         servicers = {
             _JOBS: JobServicer(
                 database=database,
@@ -182,16 +175,30 @@ class Gateway:
                 )
             ),
         }
-        for service, servicer in servicers.items():
-            _add_service(server, service, servicer)
-        health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+        services = [
+            Service(descriptor=descriptor, servicer=servicer, chain=chain)
+            for descriptor, servicer in servicers.items()
+        ]
+        foreign = chain.only(*FOREIGN)
+        services.append(
+            Service(descriptor=_HEALTH, servicer=health.servicer, chain=foreign, foreign=True)
+        )
         if settings.reflection:
-            health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
-            services = [service.full_name for service in (*_SERVICES, health_service)]
-            enable_reflection(server, services)
+            names = [service.full_name for service in services]
+            services += [
+                Service(
+                    descriptor=reflection.descriptor,
+                    servicer=reflection.servicer,
+                    chain=foreign,
+                    foreign=True,
+                    name=reflection.name,
+                )
+                for reflection in reflections(names)
+            ]
+        add_services(server, services)
         self._port = server.add_insecure_port(settings.gateway_address)
         ending.push_async_callback(server.stop, settings.shutdown_grace)
-        ending.push_async_callback(_leave, watch, calls)
+        ending.push_async_callback(_leave, watch, drain)
         metrics = MetricsServer(
             address=settings.gateway_metrics_address, registry=stream_metrics(watch)
         )
@@ -207,9 +214,9 @@ class Gateway:
         _log.info("gateway_started", address=f"{host}:{self._port}")
 
 
-async def _leave(watch: Watch, calls: CallInterceptor) -> None:
+async def _leave(watch: Watch, drain: Drain) -> None:
     """Ends the streams and turns new calls away, both with SHUTTING_DOWN."""
-    await asyncio.gather(watch.stop(), calls.drain())
+    await asyncio.gather(watch.stop(), drain.drain())
 
 
 async def _close(submitter: Submitter, timeout: float) -> None:  # noqa: ASYNC109 - it is the last
@@ -236,35 +243,6 @@ async def _installation(database: Database) -> Installation:
                 _log.warning("waiting_for_postgresql")
             waiting = True
         await asyncio.sleep(_START_INTERVAL)
-
-
-def _add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
-    """Serve each method of a service; the interceptor passes a Call to the servicer."""
-    handlers = {}
-    for method in service.methods:
-        kind = (
-            grpc.unary_stream_rpc_method_handler
-            if method.server_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        handlers[method.name] = kind(
-            getattr(servicer, method.name),
-            response_serializer=message_factory.GetMessageClass(
-                method.output_type
-            ).SerializeToString,
-        )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(service.full_name, handlers),)
-    )
-
-
-def _requests() -> dict[str, type[Message]]:
-    """The request class of each of our methods, by its path."""
-    return {
-        f"/{service.full_name}/{method.name}": message_factory.GetMessageClass(method.input_type)
-        for service in _SERVICES
-        for method in service.methods
-    }
 
 
 def _options(settings: Settings) -> list[tuple[str, Any]]:

@@ -6,10 +6,9 @@
 from headrace_health.completion import keep_completion_queue
 from headrace_health.health import Check, Health
 from headrace_health.lookup import Lookup
-from headrace_health.reflection import enable_reflection
+from headrace_health.reflection import Reflection, enable_reflection, reflections
 from headrace_health.server import HealthServer
 from headrace_health.servicer import HealthServicer
-from headrace_health.strict import strict
 
 __all__ = [
     "Check",
@@ -17,7 +16,8 @@ __all__ = [
     "HealthServer",
     "HealthServicer",
     "Lookup",
+    "Reflection",
     "enable_reflection",
     "keep_completion_queue",
-    "strict",
+    "reflections",
 ]

@@ -7,18 +7,50 @@ one implementation answers both.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 from google.protobuf import descriptor_pb2, descriptor_pool
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 _OLD_PACKAGE: Final = "grpc.reflection.v1alpha"
 _PACKAGE: Final = "grpc.reflection.v1"
 _FILE: Final = "grpc/reflection/v1/reflection.proto"
 SERVICE_NAME: Final = f"{_PACKAGE}.ServerReflection"
+
+
+@dataclass(frozen=True, slots=True)
+class Reflection:
+    """A version of the reflection service.
+
+    Attributes:
+        name: the full name of the service.
+        descriptor: its contract; both versions share that of v1alpha.
+        servicer: answers its methods.
+    """
+
+    name: str
+    descriptor: ServiceDescriptor
+    servicer: ReflectionServicer
+
+
+def reflections(services: Sequence[str]) -> tuple[Reflection, Reflection]:
+    """Return both versions of a reflection that describes `services` and itself.
+
+    Args:
+        services: full names.
+    """
+    _describe()
+    servicer = ReflectionServicer([*services, reflection.SERVICE_NAME, SERVICE_NAME])
+    descriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+    return (
+        Reflection(reflection.SERVICE_NAME, descriptor, servicer),
+        Reflection(SERVICE_NAME, descriptor, servicer),
+    )
 
 
 def enable_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
@@ -28,17 +60,16 @@ def enable_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
         server: not started yet.
         services: full names.
     """
-    _describe()
-    names = [*services, reflection.SERVICE_NAME, SERVICE_NAME]
-    servicer = ReflectionServicer(names)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
-    method = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    handlers = {"ServerReflectionInfo": method}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
+    for version in reflections(services):
+        method = grpc.stream_stream_rpc_method_handler(
+            version.servicer.ServerReflectionInfo,
+            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+        handlers = {"ServerReflectionInfo": method}
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(version.name, handlers),)
+        )
 
 
 def _describe() -> None:

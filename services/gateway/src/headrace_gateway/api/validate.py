@@ -22,8 +22,7 @@ from headrace_core.domain.times import FIRST_TIME, LAST_TIME, TIME_RULE
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.api.names import NAME_RULE, is_name
 from headrace_gateway.api.validation import Violations, check_labels
-from headrace_gateway.calls.limits import MAX_DEPTH
-from headrace_gateway.calls.nesting import TooDeep
+from headrace_gateway.calls.nesting import TooDeep, too_deep
 from headrace_gateway.grpc.document import EMPTY, Document, read_data, read_json
 
 MAX_TIMEOUT: Final = timedelta(days=7)
@@ -183,13 +182,6 @@ def _payload(
         if size > settings.max_payload_bytes:
             raise _too_large(size, path, settings)
     return document
-
-
-def too_deep(path: str, depth: int) -> LimitExceeded:
-    """The error of a document that is nested deeper than it may be."""
-    return LimitExceeded(
-        path, limit="nesting depth", maximum=MAX_DEPTH, actual=depth, unit="levels of nesting"
-    )
 
 
 def _too_large(size: int, path: str, settings: Settings) -> LimitExceeded:

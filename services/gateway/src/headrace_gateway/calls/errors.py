@@ -1,295 +1,115 @@
-"""The one place where an error becomes a gRPC status.
-
-Every status carries one google.rpc.ErrorInfo and what else of google.rpc's details fits. The text
-of a driver, SQL or a host never reaches a client.
-"""
+"""The link `errors`: each error of a call becomes a status, and a line in the log."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+import asyncio
+from collections import Counter
+from typing import Any, ClassVar, Final, NoReturn
 
 import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.duration_pb2 import Duration
+import grpc.aio
+import structlog
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
 
-from headrace.v1 import error_pb2
-from headrace_core.domain.errors import (
-    CursorExpired,
-    CursorInvalid,
-    InvalidRequest,
-    JobNotFound,
-    LimitExceeded,
-    PageTokenInvalid,
-    PayloadInvalid,
-    RequestIdConflict,
-    ShuttingDown,
-    SlowConsumer,
-    StateConflict,
-    SubscriptionConflict,
-    SubscriptionNotFound,
-    SubscriptionTaken,
-    TooManySubscriptions,
-    Unavailable,
-    Violation,
-)
-from headrace_gateway.calls.limits import MAX_DEPTH
+from headrace_core.domain.errors import HeadraceError, Unavailable
+from headrace_gateway.calls.exchange import Exchange, Method, Proceed
+from headrace_gateway.calls.request_ids import REQUEST_ID
+from headrace_gateway.calls.statuses import DETAILS_KEY, CallError, to_call_error
 
-DOMAIN: Final = "headrace"
-DETAILS_KEY: Final = "grpc-status-details-bin"
+_log = structlog.get_logger()
 
-# A status travels in trailing metadata, of which many clients take 8 KiB in all. The message is
-# sent percent-encoded, up to three bytes for one, and once more inside of the details.
-_MAX_MESSAGE_BYTES: Final = 700
-_MAX_VIOLATIONS_BYTES: Final = 2600
-_MAX_DESCRIPTION: Final = 300
-_MAX_METADATA: Final = 200
-
-_RETRY_AFTER: Final = Duration(seconds=1)
+# Lines of one code in a period, and the length of a period in seconds.
+_LINES: Final = 10
+_PERIOD_S: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class CallError:
-    """An error as it is sent."""
+class Errors:
+    """Ends a call whose link or servicer raises, with the status of the error."""
 
-    code: grpc.StatusCode
-    reason: str
-    message: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    details: Sequence[Message] = ()
+    name: ClassVar[str] = "errors"
+    needs: ClassVar[tuple[str, ...]] = ("request id",)
 
-    def status(self) -> bytes:
-        """The google.rpc.Status for `grpc-status-details-bin`."""
-        info = error_details_pb2.ErrorInfo(
-            reason=self.reason, domain=DOMAIN, metadata=dict(self.metadata)
+    def __init__(self) -> None:
+        self._failures = FailureLog()
+
+    def wrap(self, method: Method, proceed: Proceed) -> Proceed:
+        """Return `proceed`, which then raises no error but gRPC's own."""
+
+        async def guarded(exchange: Exchange) -> Message | None:
+            try:
+                return await proceed(exchange)
+            except grpc.aio.AbortError:
+                raise
+            except grpc.aio.InternalError:
+                # The client has closed the call; its cancellation is on its way.
+                raise asyncio.CancelledError from None
+            except Exception as error:  # noqa: BLE001 - every error becomes a status
+                status = to_call_error(error, request_id=exchange.request_id)
+                self._log(method.path, status, error)
+            return await _abort(exchange, status)
+
+        return guarded
+
+    def _log(self, path: str, status: CallError, error: Exception) -> None:
+        fields = {"code": status.code.name, "method": path, "reason": status.reason}
+        if isinstance(error, Unavailable):
+            self._failures.write("warning", **fields, error=str(error), cause=error.cause)
+        elif status.code is grpc.StatusCode.INTERNAL:
+            self._failures.write("error", **fields, exc_info=error)
+        elif isinstance(error, HeadraceError):
+            _log.debug("call_refused", method=path, reason=status.reason)
+
+
+async def _abort(exchange: Exchange, status: CallError) -> NoReturn:
+    """End a call with a status.
+
+    gRPC keeps the exception of an abort with the call, in a reference cycle that lives until the
+    next garbage collection. The exception refers to the frames of the call, so these must not
+    refer to the request. Nor may an abort run while another error is handled.
+    """
+    exchange.release()
+    try:
+        await exchange.context.abort(
+            status.code,
+            status.message,
+            ((REQUEST_ID, exchange.request_id), (DETAILS_KEY, status.status())),
         )
-        status = status_pb2.Status(
-            # grpc.StatusCode has (number, name) for a value.
-            code=self.code.value[0],
-            message=self.message,
-            details=[_pack(info), *(_pack(detail) for detail in self.details)],
-        )
-        return bytes(status.SerializeToString())
+    except grpc.aio.InternalError:
+        # The client closed the call before it received the status.
+        raise asyncio.CancelledError from None
 
 
-class UndecodableRequest(Exception):
-    """The bytes of a request are not its message."""
+class FailureLog:
+    """Writes `call_failed` lines, at most some for each status code in a period.
 
-    def __init__(self, message_name: str) -> None:
-        super().__init__(
-            f"the request is not a {message_name}, or a document in it is nested deeper than "
-            f"{MAX_DEPTH} levels"
-        )
-
-
-def to_call_error(error: Exception, *, request_id: str) -> CallError:
-    """What a client is told of an error.
+    An outage fails thousands of calls a second for the same reason. A `calls_failed` line at the
+    end of the period has the number of lines that were left out.
 
     Args:
-        error: what a call raised.
-        request_id: under which the log has what the client is not told.
+        lines: the most lines of one code in a period.
+        period: in seconds.
     """
-    text = _shorten(str(error), _MAX_MESSAGE_BYTES)
-    match error:
-        case InvalidRequest():
-            reason, metadata = _invalid(error)
-            return CallError(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                reason,
-                text,
-                metadata,
-                [_bad_request(error.violations)],
-            )
-        case UndecodableRequest():
-            return CallError(grpc.StatusCode.INVALID_ARGUMENT, _INVALID_ARGUMENT, text)
-        case JobNotFound():
-            job_id = str(error.job_id)
-            return CallError(
-                grpc.StatusCode.NOT_FOUND,
-                _reason(error_pb2.ERROR_REASON_JOB_NOT_FOUND),
-                text,
-                {"job_id": job_id},
-                [_resource("job", job_id, text)],
-            )
-        case RequestIdConflict():
-            return CallError(
-                grpc.StatusCode.ALREADY_EXISTS,
-                _reason(error_pb2.ERROR_REASON_REQUEST_ID_CONFLICT),
-                text,
-                {
-                    "request_id": _shorten(error.request_id, _MAX_METADATA),
-                    f"{error.kind}_id": error.existing_id,
-                },
-                [_resource(error.kind, error.existing_id, text)],
-            )
-        case StateConflict():
-            return CallError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                _reason(error_pb2.ERROR_REASON_STATE_CONFLICT),
-                text,
-                {
-                    "job_id": str(error.job_id),
-                    "state": error.state.name,
-                    "allowed": ", ".join(state.name for state in error.allowed),
-                },
-                [_precondition(str(error.job_id), text)],
-            )
-        case LimitExceeded():
-            # Never RESOURCE_EXHAUSTED, which clients repeat: the same request fails again. A tenant
-            # that has too much has to delete something first.
-            is_quota = isinstance(error, TooManySubscriptions)
-            return CallError(
-                grpc.StatusCode.FAILED_PRECONDITION
-                if is_quota
-                else grpc.StatusCode.INVALID_ARGUMENT,
-                _reason(error_pb2.ERROR_REASON_LIMIT_EXCEEDED),
-                text,
-                {
-                    "limit": error.limit,
-                    "maximum": str(error.maximum),
-                    "actual": str(error.actual),
-                },
-                [
-                    _precondition(error.field, text)
-                    if is_quota
-                    else _bad_request([Violation(error.field, text)])
-                ],
-            )
-        case CursorExpired():
-            return CallError(
-                grpc.StatusCode.OUT_OF_RANGE,
-                _reason(error_pb2.ERROR_REASON_CURSOR_EXPIRED),
-                text,
-                {"oldest_cursor": error.oldest_cursor},
-            )
-        case SlowConsumer():
-            return CallError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                _reason(error_pb2.ERROR_REASON_SLOW_CONSUMER),
-                text,
-                dict([error.place]),
-                [error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER)],
-            )
-        case SubscriptionNotFound():
-            return CallError(
-                grpc.StatusCode.NOT_FOUND,
-                _reason(error_pb2.ERROR_REASON_SUBSCRIPTION_NOT_FOUND),
-                text,
-                {"subscription": error.name},
-                [_resource("subscription", error.name, text)],
-            )
-        case SubscriptionConflict():
-            return CallError(
-                grpc.StatusCode.ALREADY_EXISTS,
-                _reason(error_pb2.ERROR_REASON_SUBSCRIPTION_CONFLICT),
-                text,
-                {"subscription": error.name},
-                [_resource("subscription", error.name, text)],
-            )
-        case SubscriptionTaken():
-            return CallError(
-                grpc.StatusCode.ABORTED,
-                _reason(error_pb2.ERROR_REASON_SUBSCRIPTION_TAKEN),
-                text,
-                {"subscription": error.name},
-            )
-        case Unavailable():
-            return CallError(
-                grpc.StatusCode.UNAVAILABLE,
-                _reason(error_pb2.ERROR_REASON_UNAVAILABLE),
-                text,
-                {"dependency": error.dependency},
-                [error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER)],
-            )
-        case ShuttingDown():
-            return CallError(
-                grpc.StatusCode.UNAVAILABLE,
-                _reason(error_pb2.ERROR_REASON_SHUTTING_DOWN),
-                text,
-                details=[error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER)],
-            )
-        case TimeoutError():
-            return CallError(
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-                _reason(error_pb2.ERROR_REASON_DEADLINE_EXCEEDED),
-                "the call took too long",
-            )
-        case _:
-            return CallError(
-                grpc.StatusCode.INTERNAL,
-                _reason(error_pb2.ERROR_REASON_INTERNAL),
-                f"an error of Headrace's own; its log has it under the request id {request_id}",
-                {"request_id": request_id},
-            )
 
+    def __init__(self, *, lines: int = _LINES, period: float = _PERIOD_S) -> None:
+        self._lines = lines
+        self._period = period
+        self._counts: Counter[str] = Counter()
 
-def _reason(value: error_pb2.ErrorReason.ValueType) -> str:
-    return error_pb2.ErrorReason.Name(value).removeprefix("ERROR_REASON_")
+    def write(self, level: str, *, code: str, **fields: Any) -> None:
+        """Write a line, or count it.
 
+        Args:
+            level: of the log.
+            code: the name of the status code.
+            fields: of the line.
+        """
+        if not self._counts[code]:
+            asyncio.get_running_loop().call_later(self._period, self._end, code)
+        self._counts[code] += 1
+        if self._counts[code] <= self._lines:
+            getattr(_log, level)("call_failed", code=code, **fields)
 
-_INVALID_ARGUMENT = _reason(error_pb2.ERROR_REASON_INVALID_ARGUMENT)
-
-
-def _invalid(error: InvalidRequest) -> tuple[str, dict[str, str]]:
-    match error:
-        case PayloadInvalid():
-            return (
-                _reason(error_pb2.ERROR_REASON_PAYLOAD_INVALID),
-                {"type": _shorten(error.job_type, _MAX_METADATA)},
-            )
-        case PageTokenInvalid():
-            return _reason(error_pb2.ERROR_REASON_PAGE_TOKEN_INVALID), {}
-        case CursorInvalid():
-            return _reason(error_pb2.ERROR_REASON_CURSOR_INVALID), {}
-        case _:
-            return _INVALID_ARGUMENT, {}
-
-
-def _bad_request(violations: Sequence[Violation]) -> Any:
-    """All violations; of very many as many as fit, and how many there are besides."""
-    message = error_details_pb2.BadRequest()
-    size = 0
-    for number, violation in enumerate(violations):
-        path = _shorten(violation.field, _MAX_DESCRIPTION)
-        description = _shorten(violation.description, _MAX_DESCRIPTION)
-        size += len(path.encode()) + len(description.encode()) + 6
-        if size > _MAX_VIOLATIONS_BYTES:
-            message.field_violations.add(
-                field="", description=f"and {len(violations) - number} more violations"
-            )
-            break
-        message.field_violations.add(field=path, description=description)
-    return message
-
-
-def _resource(kind: str, name: str, description: str) -> Any:
-    return error_details_pb2.ResourceInfo(
-        resource_type=kind, resource_name=name, description=_shorten(description, _MAX_DESCRIPTION)
-    )
-
-
-def _precondition(subject: str, description: str) -> Any:
-    return error_details_pb2.PreconditionFailure(
-        violations=[
-            error_details_pb2.PreconditionFailure.Violation(
-                type="STATE", subject=subject, description=_shorten(description, _MAX_DESCRIPTION)
-            )
-        ]
-    )
-
-
-def _pack(detail: Message) -> AnyMessage:
-    packed = AnyMessage()
-    packed.Pack(detail)
-    return packed
-
-
-def _shorten(text: str, size: int) -> str:
-    """At most `size` bytes of UTF-8, with an ellipsis where something is missing."""
-    raw = text.encode(errors="replace")
-    if len(raw) <= size:
-        return raw.decode()
-    return raw[: size - 3].decode(errors="ignore") + "…"
+    def _end(self, code: str) -> None:
+        left_out = self._counts.pop(code) - self._lines
+        if left_out > 0:
+            _log.warning("calls_failed", code=code, not_logged=left_out, period_s=self._period)

@@ -1,49 +1,59 @@
-"""The last resort for a call whose end nobody reads."""
+"""Resets of calls whose clients do not read the status."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
-from headrace_gateway.streams import Gauges
-
 _log = structlog.get_logger()
 
-# Calls that fall due within so many seconds are reset together, as it takes a look at every task.
+# Seconds in which due calls gather: a reset walks over all tasks of the loop.
 _ROUND: Final = 1.0
 
-# What grpc.aio calls the task that keeps a call until it has ended for its client as well.
+# The name of the grpc.aio task that keeps a call until its client has received the status.
 _KEEPER: Final = "rpc_task"
 
 _Task = asyncio.Task[Any]
 
 
-class Resets:
-    """Resets calls that cannot end, so that nothing of them stays in the process.
+class Counts(Protocol):
+    """The numbers of slow readers.
 
-    The status of a call goes behind the message that was written last. While HTTP/2's flow control
-    holds that back, grpc.aio keeps the call and the message, for as long as the connection lives.
-    It has no way to give up a call: the reset is what its core does when nobody holds the call any
-    more. (grpc.aio itself holds the newest call until another one comes.) The client sees CANCELLED
-    then.
-
-    Args:
-        gauges: counts the resets.
+    Attributes:
+        slow_consumers: streams that were ended because their clients did not read.
+        resets: calls that were reset because their clients did not even read the status.
     """
 
-    def __init__(self, *, gauges: Gauges) -> None:
-        self._gauges = gauges
+    slow_consumers: int
+    resets: int
+
+
+class Resets:
+    """Resets calls that cannot end, so that the process does not keep their messages.
+
+    The status of a call follows the message that was written last. While HTTP/2's flow control
+    holds that message back, grpc.aio keeps the call and the message, until the connection closes.
+    grpc.aio has no function that gives up a call. Its core resets a call once the last reference
+    to it is gone. (grpc.aio itself keeps the newest call until the next one arrives.) The client
+    then sees CANCELLED.
+
+    Args:
+        counts: gets the number of resets.
+    """
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
         self._due: set[_Task] = set()
         self._round: asyncio.TimerHandle | None = None
 
     def bound(self, seconds: float) -> None:
-        """Resets the call that the current task handles, unless it has ended within `seconds`."""
+        """Reset the call of the current task, unless it ends within `seconds`."""
         task = asyncio.current_task()
-        assert task is not None, "a call is handled in a task"
+        assert task is not None, "a task handles each call"
         timer = asyncio.get_running_loop().call_later(seconds, self._fall_due, task)
         task.add_done_callback(lambda _: timer.cancel())
 
@@ -57,19 +67,19 @@ class Resets:
         keepers = list(_keepers(due))
         for task in (*keepers, *due):
             task.cancel()
-        self._gauges.resets += len(due)
+        self._counts.resets += len(due)
         if due:
             _log.info("calls_reset", calls=len(due))
         if len(keepers) < len(due):
-            # Another version of grpc.aio; what they hold stays until their clients are gone.
+            # A version of grpc.aio with other tasks. The connections keep these calls.
             _log.warning("calls_not_reset", calls=len(due) - len(keepers))
 
 
 def _keepers(tasks: set[_Task]) -> Iterator[_Task]:
-    """The tasks of grpc.aio that keep the calls which `tasks` handle.
+    """Return the grpc.aio tasks that keep the calls of `tasks`.
 
-    Nothing leads from a call to its keeper, but the keeper's coroutine has the other task among its
-    variables.
+    A call has no reference to its keeper. The coroutine of the keeper has the task of the call
+    among its variables.
     """
     for keeper in asyncio.all_tasks() if tasks else ():
         if keeper.get_name() == _KEEPER:

@@ -1,0 +1,41 @@
+"""The link `authenticate`: decides the principal and the tenant of a call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from typing import ClassVar, Final
+
+from google.protobuf.message import Message
+
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_gateway.calls.call import Call, Principal
+from headrace_gateway.calls.exchange import Exchange, Method, Proceed
+
+_ANONYMOUS: Final = Principal(name="anonymous")
+
+
+class Authenticate:
+    """Makes the Call of an exchange.
+
+    Without access control there is one principal and one tenant.
+    """
+
+    name: ClassVar[str] = "authenticate"
+    needs: ClassVar[tuple[str, ...]] = ("request id", "errors")
+
+    def wrap(self, method: Method, proceed: Proceed) -> Proceed:  # noqa: ARG002 - all are alike
+        """Return `proceed` with a Call."""
+
+        def identify(exchange: Exchange) -> Awaitable[Message | None]:
+            remaining = exchange.context.time_remaining()
+            exchange.call = Call(
+                correlation_id=exchange.request_id,
+                principal=_ANONYMOUS,
+                tenant=DEFAULT_TENANT,
+                deadline=None if remaining is None else time.monotonic() + remaining,
+                metadata=exchange.metadata,
+            )
+            return proceed(exchange)
+
+        return identify

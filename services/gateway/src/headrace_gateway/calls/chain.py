@@ -1,0 +1,127 @@
+"""The chain of links around every call.
+
+Each link has one concern, a name, and the names of the links that it needs before it. `order.py`
+declares the order once; `Chain` verifies it when the gateway starts, and wraps each method once.
+
+To add a link (access control, rate limits and quotas, tracing):
+1. Write its class in a file of its own: `name`, `needs`, and `wrap(method, proceed)`. A link that
+   only checks is a plain function that raises, or returns `proceed(exchange)`. A link that acts
+   after the call as well (tracing, metrics) awaits `proceed(exchange)`.
+2. Add one line to `order.py`. Access control replaces `Authenticate`; rate limits and quotas come
+   after it, since they count per tenant; tracing comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from contextlib import aclosing
+from typing import Any, ClassVar, Protocol
+
+from google.protobuf.message import Message
+
+from headrace_gateway.calls.exchange import Context, Exchange, Method, Proceed
+
+
+class ChainError(Exception):
+    """The links of a chain do not fit together; the message names the link."""
+
+
+class Link(Protocol):
+    """One concern of every call.
+
+    Attributes:
+        name: unique in a chain.
+        needs: the names of links that must run before this one.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+
+    def wrap(self, method: Method, proceed: Proceed) -> Proceed:
+        """Return `proceed` with this concern around it, or `proceed` itself for other methods."""
+
+
+class Chain:
+    """Links in their order, verified.
+
+    Args:
+        links: the first one is the outermost.
+        needs: the names of links that every servicer relies on.
+
+    Raises:
+        ChainError: a link is missing, present twice, or before a link that it needs.
+    """
+
+    def __init__(self, links: Sequence[Link], *, needs: Collection[str] = ()) -> None:
+        self.links = tuple(links)
+        self._needs = needs
+        names = [link.name for link in self.links]
+        for position, link in enumerate(self.links):
+            if link.name in names[:position]:
+                raise ChainError(f"the link '{link.name}' is twice in the chain")
+            for needed in link.needs:
+                if needed not in names:
+                    raise ChainError(
+                        f"the link '{needed}' is missing; the link '{link.name}' needs it"
+                    )
+                if needed not in names[:position]:
+                    raise ChainError(f"the link '{link.name}' must be after the link '{needed}'")
+        for needed in needs:
+            if needed not in names:
+                raise ChainError(f"the link '{needed}' is missing; servicers need it")
+
+    def only(self, *names: str) -> Chain:
+        """Return a chain of the links with these names, in the order of this one.
+
+        Raises:
+            ChainError: a name is not in this chain, or a link needs one that is not among `names`.
+        """
+        for name in names:
+            if name not in {link.name for link in self.links}:
+                raise ChainError(f"the link '{name}' is missing")
+        return Chain([link for link in self.links if link.name in names], needs=names)
+
+    def wrap(
+        self, method: Method, behavior: Callable[[Any, Any], Any]
+    ) -> Callable[[Any, Context], Awaitable[Message | None]]:
+        """Return a handler for gRPC that runs the links and then a method of a servicer.
+
+        Args:
+            method: the contract of the method.
+            behavior: the method of the servicer. It takes a request and a Call, or gRPC's context
+                if the method is foreign.
+        """
+        proceed = (
+            _stream(method, behavior) if method.streams_responses else _unary(method, behavior)
+        )
+        for link in reversed(self.links):
+            proceed = link.wrap(method, proceed)
+
+        async def handle(raw: Any, context: Context) -> Message | None:
+            exchange = Exchange(raw, context)
+            # gRPC keeps the frames of an aborted call for a while, and with them the request.
+            del raw
+            return await proceed(exchange)
+
+        return handle
+
+
+def _unary(method: Method, behavior: Callable[[Any, Any], Awaitable[Message]]) -> Proceed:
+    if method.foreign:
+        return lambda exchange: behavior(exchange.request, exchange.context)
+    return lambda exchange: behavior(exchange.request, exchange.call)
+
+
+def _stream(
+    method: Method, behavior: Callable[[Any, Any], AsyncGenerator[Message, None]]
+) -> Proceed:
+    # A handler that writes, in place of a generator: a cancelled call closes the servicer's
+    # generator at once. gRPC would leave that to the garbage collector.
+    async def respond(exchange: Exchange) -> None:
+        source = behavior(exchange.request, exchange.context if method.foreign else exchange.call)
+        write = exchange.write
+        async with aclosing(source) as responses:
+            async for response in responses:
+                await write(response)
+
+    return respond

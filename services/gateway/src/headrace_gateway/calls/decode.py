@@ -1,0 +1,143 @@
+"""The link `decode`: the bytes of a request become its message."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, ClassVar, Final
+
+from google.protobuf.message import DecodeError, Message
+
+from headrace.v1 import data_pb2
+from headrace_gateway.calls.exchange import Exchange, Method, Proceed
+from headrace_gateway.calls.limits import MAX_DEPTH
+from headrace_gateway.calls.nesting import too_deep
+from headrace_gateway.calls.statuses import UndecodableRequest
+
+_DATA: Final = data_pb2.Data.DESCRIPTOR.full_name
+_CONTAINERS: Final = frozenset({"google.protobuf.Struct", "google.protobuf.ListValue"})
+# The most fields of a request to search: 20 ms of the loop's time.
+_MAX_FIELDS: Final = 25_000
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class Decode:
+    """Decodes requests.
+
+    gRPC's own decoding would answer malformed bytes with INTERNAL or UNKNOWN, without details.
+    """
+
+    name: ClassVar[str] = "decode"
+    needs: ClassVar[tuple[str, ...]] = ("errors", "sizes")
+
+    def wrap(self, method: Method, proceed: Proceed) -> Proceed:
+        """Return `proceed` with the message of the request."""
+        request_class = method.request_class
+
+        def one(exchange: Exchange) -> Awaitable[Message | None]:
+            exchange.request = _decode(request_class, exchange.raw)
+            exchange.raw = None
+            return proceed(exchange)
+
+        async def each(raws: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+            async for raw in raws:
+                yield _decode(request_class, raw)
+
+        def many(exchange: Exchange) -> Awaitable[Message | None]:
+            exchange.request = each(exchange.raw)
+            return proceed(exchange)
+
+        return many if method.streams_requests else one
+
+
+def _decode(request_class: type[Message], raw: bytes) -> Message:
+    """Return the message.
+
+    Raises:
+        LimitExceeded: a document is nested deeper than MAX_DEPTH.
+        UndecodableRequest: the bytes are not the message.
+    """
+    try:
+        return request_class.FromString(raw)
+    except DecodeError:
+        deepest = deepest_value(request_class, raw)
+        if deepest is not None and deepest[1] > MAX_DEPTH:
+            raise too_deep(*deepest) from None
+        raise UndecodableRequest(request_class.DESCRIPTOR.full_name) from None
+
+
+def deepest_value(request_class: type[Message], raw: bytes) -> tuple[str, int] | None:
+    """Find the deepest document of a request that protobuf cannot decode.
+
+    Args:
+        request_class: the message of the request.
+        raw: the bytes of the request.
+
+    Returns:
+        The path of the field that has the document, and its levels; None if the bytes are not such
+        a message, or have more than 25,000 fields.
+    """
+    found = ("", 0)
+    fields = 0
+    # Descriptor, first and last place, levels around it, path of the document, whether it is inside
+    # of a document.
+    messages: list[tuple[Any, int, int, int, str, bool]] = [
+        (request_class.DESCRIPTOR, 0, len(raw), 0, "", False)
+    ]
+    try:
+        while messages:
+            kind, place, end, depth, path, inside = messages.pop()
+            if depth > found[1]:
+                found = (path, depth)
+            number_of: dict[str, int] = {}
+            while place < end:
+                fields += 1
+                if fields > _MAX_FIELDS:
+                    return None
+                tag, place = _varint(raw, place)
+                wire = tag & 7
+                if wire == _VARINT:
+                    _, place = _varint(raw, place)
+                elif wire in {_FIXED32, _FIXED64}:
+                    place += 4 if wire == _FIXED32 else 8
+                elif wire == _BYTES:
+                    size, place = _varint(raw, place)
+                    field = kind.fields_by_number.get(tag >> 3)
+                    place += size
+                    if place > end:
+                        return None
+                    if field is None or field.message_type is None:
+                        continue
+                    inner = field.message_type
+                    name = path
+                    if not inside and kind.full_name != _DATA:
+                        number = number_of[field.name] = number_of.get(field.name, -1) + 1
+                        index = f"[{number}]" if field.is_repeated else ""
+                        name = f"{path}.{field.name}{index}".removeprefix(".")
+                    level = depth + (inner.full_name in _CONTAINERS)
+                    messages.append(
+                        (inner, place - size, place, level, name, inside or kind.full_name == _DATA)
+                    )
+                else:
+                    return None
+    except IndexError:
+        return None
+    return found
+
+
+def _varint(raw: bytes, place: int) -> tuple[int, int]:
+    """Return a number and the place after it.
+
+    Raises:
+        IndexError: the bytes at `place` are not a number.
+    """
+    number = shift = 0
+    while True:
+        byte = raw[place]
+        place += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, place
+        shift += 7
+        if shift > 63:
+            raise IndexError

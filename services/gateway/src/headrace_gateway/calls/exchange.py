@@ -1,0 +1,72 @@
+"""An exchange: one request and its responses, on their way through the chain of links."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc.aio
+from google.protobuf.message import Message
+
+from headrace_gateway.calls.call import Call, Metadata
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A method of a service, as its contract declares it.
+
+    Attributes:
+        path: as `/headrace.v1.JobService/GetJob`.
+        request_class: the message of a request.
+        streams_requests: whether a client sends many requests.
+        streams_responses: whether the servicer sends many responses.
+        foreign: whether the service is not Headrace's own (health, reflection). Its servicer takes
+            gRPC's context in place of a Call.
+    """
+
+    path: str
+    request_class: type[Message]
+    streams_requests: bool = False
+    streams_responses: bool = False
+    foreign: bool = False
+
+
+class Exchange:
+    """What the links of a chain know about one request; each link adds its part.
+
+    Args:
+        raw: the bytes of the request; for a method that streams requests, an iterator of them.
+        context: gRPC's.
+
+    Attributes:
+        metadata: the headers of the call.
+        request_id: set by the link `request id`.
+        call: set by the link `authenticate`.
+        request: the decoded message, or an iterator of messages; set by the link `decode`.
+        write: sends one response of a stream.
+    """
+
+    __slots__ = ("call", "context", "metadata", "raw", "request", "request_id", "write")
+
+    call: Call
+    request_id: str
+
+    def __init__(self, raw: Any, context: Context) -> None:
+        self.raw = raw
+        self.context = context
+        # gRPC copies the metadata on each read.
+        self.metadata: Metadata = context.invocation_metadata() or ()  # type: ignore[assignment]
+        self.request: Any = None
+        self.write: Callable[[Message], Awaitable[None]] = context.write
+
+    def release(self) -> None:
+        """Drop the request, so that a reference to the exchange does not keep it in memory."""
+        self.raw = self.request = None
+
+
+# The rest of the chain. A unary call returns its response; a stream writes its responses and
+# returns None.
+Proceed: TypeAlias = Callable[[Exchange], Awaitable[Message | None]]

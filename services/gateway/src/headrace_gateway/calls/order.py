@@ -1,0 +1,55 @@
+"""The order of the links: the one place that declares it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from headrace_core.runtime.settings import Settings
+from headrace_gateway.calls.authenticate import Authenticate
+from headrace_gateway.calls.chain import Chain
+from headrace_gateway.calls.decode import Decode
+from headrace_gateway.calls.drain import Drain
+from headrace_gateway.calls.errors import Errors
+from headrace_gateway.calls.request_ids import RequestIds
+from headrace_gateway.calls.resets import Counts
+from headrace_gateway.calls.sizes import Sizes
+from headrace_gateway.calls.slow_readers import SlowReaders
+from headrace_gateway.calls.timeouts import Timeouts
+
+# The group commit of submits bounds each of them.
+_BOUNDED: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
+
+# The links that servicers of Headrace rely on. A gateway without one of them does not start.
+SERVICER_NEEDS: Final = (
+    *("request id", "errors", "drain", "sizes", "authenticate", "decode", "timeout"),
+    "slow readers",
+)
+# The links that apply to health and reflection. Probes are anonymous, and report a gateway that
+# drains.
+FOREIGN: Final = ("request id", "errors", "sizes", "decode")
+
+
+def build_chain(settings: Settings, *, drain: Drain, counts: Counts) -> Chain:
+    """Return the chain of a gateway, outermost link first.
+
+    Args:
+        settings: the limits.
+        drain: started by the gateway when it stops.
+        counts: get the numbers of slow readers.
+
+    Raises:
+        ChainError: the links do not fit together.
+    """
+    return Chain(
+        (
+            RequestIds(),
+            Errors(),
+            drain,
+            Sizes(max_request_bytes=settings.max_request_bytes),
+            Authenticate(),
+            Decode(),
+            Timeouts(seconds=settings.call_timeout, bounded=_BOUNDED),
+            SlowReaders(patience=settings.stream_patience, counts=counts),
+        ),
+        needs=SERVICER_NEEDS,
+    )

@@ -1,0 +1,65 @@
+"""The link `request id`: one id for each call, in its log lines and in its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import ClassVar, Final
+
+import structlog
+from google.protobuf.message import Message
+
+from headrace_core.domain.ids import uuid7
+from headrace_gateway.calls.exchange import Exchange, Method, Proceed
+
+REQUEST_ID: Final = "x-request-id"
+_MAX_REQUEST_ID: Final = 128
+
+
+class RequestIds:
+    """Reads the `x-request-id` of a call, or makes one, and sends it back.
+
+    Each log line of the call has it as `correlation_id`. A unary call and each error return it in
+    the trailing metadata, a stream returns it in the initial metadata. Successful calls of foreign
+    services do not return it: their protocols have no such header.
+    """
+
+    name: ClassVar[str] = "request id"
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def wrap(self, method: Method, proceed: Proceed) -> Proceed:
+        """Return `proceed` with a request id."""
+
+        def foreign(exchange: Exchange) -> Awaitable[Message | None]:
+            _identify(exchange)
+            return proceed(exchange)
+
+        def unary(exchange: Exchange) -> Awaitable[Message | None]:
+            request_id = _identify(exchange)
+            exchange.context.set_trailing_metadata(((REQUEST_ID, request_id),))
+            return proceed(exchange)
+
+        async def stream(exchange: Exchange) -> Message | None:
+            request_id = _identify(exchange)
+            await exchange.context.send_initial_metadata(((REQUEST_ID, request_id),))
+            return await proceed(exchange)
+
+        if method.foreign:
+            return foreign
+        return stream if method.streams_responses else unary
+
+
+def _identify(exchange: Exchange) -> str:
+    request_id: str | bytes = ""
+    for key, value in exchange.metadata:
+        if key == REQUEST_ID:
+            request_id = value
+    if not (
+        isinstance(request_id, str)
+        and 0 < len(request_id) <= _MAX_REQUEST_ID
+        and request_id.isprintable()
+    ):
+        request_id = str(uuid7())
+    # Each call runs in a task of its own, which has its own context.
+    structlog.contextvars.bind_contextvars(correlation_id=request_id)
+    exchange.request_id = request_id
+    return request_id

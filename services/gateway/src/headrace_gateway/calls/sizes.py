@@ -1,0 +1,74 @@
+"""The link `sizes`: rejects calls with a request or metadata above their limits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from typing import ClassVar, Final
+
+from google.protobuf.message import Message
+
+from headrace_core.domain.errors import LimitExceeded
+from headrace_gateway.calls.call import Metadata
+from headrace_gateway.calls.exchange import Exchange, Method, Proceed
+from headrace_gateway.calls.limits import MAX_METADATA_BYTES
+
+# Requests of health and reflection have a name or two.
+_MAX_FOREIGN_BYTES: Final = 65_536
+
+
+class Sizes:
+    """Bounds the bytes of a call before the gateway decodes or reads them.
+
+    Args:
+        max_request_bytes: the largest request to a service of Headrace.
+    """
+
+    name: ClassVar[str] = "sizes"
+    needs: ClassVar[tuple[str, ...]] = ("errors",)
+
+    def __init__(self, *, max_request_bytes: int) -> None:
+        self._max_request_bytes = max_request_bytes
+
+    def wrap(self, method: Method, proceed: Proceed) -> Proceed:
+        """Return `proceed` for calls within the limits."""
+        maximum, limit = self._max_request_bytes, "HEADRACE_MAX_REQUEST_BYTES"
+        if method.foreign:
+            maximum, limit = _MAX_FOREIGN_BYTES, "request of health or reflection"
+
+        def check(raw: bytes) -> bytes:
+            if len(raw) > maximum:
+                raise LimitExceeded(
+                    "request", limit=limit, maximum=maximum, actual=len(raw), unit="bytes"
+                )
+            return raw
+
+        async def each(raws: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+            async for raw in raws:
+                yield check(raw)
+
+        def one(exchange: Exchange) -> Awaitable[Message | None]:
+            _check_metadata(exchange.metadata)
+            check(exchange.raw)
+            return proceed(exchange)
+
+        def many(exchange: Exchange) -> Awaitable[Message | None]:
+            _check_metadata(exchange.metadata)
+            exchange.raw = each(exchange.raw)
+            return proceed(exchange)
+
+        return many if method.streams_requests else one
+
+
+def _check_metadata(metadata: Metadata) -> None:
+    size = 0
+    for key, value in metadata:
+        # 32 bytes for each pair, as HTTP/2 counts them.
+        size += len(key) + len(value) + 32
+    if size > MAX_METADATA_BYTES:
+        raise LimitExceeded(
+            "metadata",
+            limit="metadata of a call",
+            maximum=MAX_METADATA_BYTES,
+            actual=size,
+            unit="bytes",
+        )

@@ -1,0 +1,144 @@
+"""The link `slow readers`: ends streams whose clients stopped reading."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import structlog
+from google.protobuf.message import Message
+
+from headrace_core.domain.errors import SlowConsumer
+from headrace_gateway.calls.exchange import Context, Exchange, Method, Proceed
+from headrace_gateway.calls.resets import Counts, Resets
+
+_log = structlog.get_logger()
+
+
+class SlowReaders:
+    """Bounds the time that each response of a stream waits for its client.
+
+    Args:
+        patience: the longest time of a write, in seconds.
+        counts: get the numbers of slow readers.
+    """
+
+    name: ClassVar[str] = "slow readers"
+    needs: ClassVar[tuple[str, ...]] = ("errors", "decode")
+
+    def __init__(self, *, patience: float, counts: Counts) -> None:
+        self._patience = patience
+        self._counts = counts
+        self._resets = Resets(counts)
+
+    def wrap(self, method: Method, proceed: Proceed) -> Proceed:
+        """Return `proceed` with bounded writes, for streams."""
+        if not method.streams_responses:
+            return proceed
+
+        async def bounded(exchange: Exchange) -> Message | None:
+            try:
+                with StreamWriter(
+                    exchange.context, request=exchange.request, patience=self._patience
+                ) as writer:
+                    exchange.write = writer.write
+                    return await proceed(exchange)
+            except SlowConsumer:
+                self._counts.slow_consumers += 1
+                # A client that reads again within the patience gets the status.
+                self._resets.bound(self._patience)
+                _log.info("stream_not_read", method=method.path, patience_s=self._patience)
+                raise
+
+        return bounded
+
+
+class StreamWriter:
+    """Writes the responses of one call, in a `with` block of the task that handles it.
+
+    A write waits once the client's HTTP/2 window is full, which has at least 64 KiB, and the stream
+    with it. One timer serves many writes: a timer for each would cost as much as the write.
+
+    Args:
+        context: of the call.
+        request: of the call; it has the place where the stream begins.
+        patience: the longest time of a write, in seconds.
+    """
+
+    def __init__(self, context: Context, *, request: Message, patience: float) -> None:
+        self._context = context
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        self._place = _Place(request)
+        self._task: asyncio.Task[Any] | None = None
+        # The beginning of the current write, and whether it took too long.
+        self._began: float | None = None
+        self._late = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def write(self, response: Message) -> None:
+        """Write a response.
+
+        Raises:
+            SlowConsumer: the client did not read for `patience` seconds.
+        """
+        self._began = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._patience, self._check)
+        try:
+            await self._context.write(response)
+        except asyncio.CancelledError:
+            # If the call was cancelled as well, that cancellation must proceed.
+            if self._late and self._task is not None and not self._task.uncancel():
+                raise SlowConsumer(self._patience, self._place.value) from None
+            raise
+        finally:
+            self._began = None
+        self._place.pass_by(response)
+
+    def _check(self) -> None:
+        """Cancel a write that took too long."""
+        self._timer = None
+        if self._began is None:
+            return
+        left = self._began + self._patience - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._check)
+        elif self._task is not None:
+            # gRPC keeps the message: a client that reads again gets it, and then the status.
+            self._late = True
+            self._task.cancel()
+
+
+class _Place:
+    """The place where a client resumes a stream: the sequence number of an event, or a cursor."""
+
+    def __init__(self, request: Message) -> None:
+        by_number = "after_seq" in request.DESCRIPTOR.fields_by_name
+        self._field = "after_seq" if by_number else "cursor"
+        self._value: Any = getattr(request, self._field, "")
+
+    def pass_by(self, response: Any) -> None:
+        """Move to the place after a response."""
+        if self._field == "cursor":
+            self._value = response.cursor or self._value
+        elif response.events:
+            self._value = response.events[-1].seq
+
+    @property
+    def value(self) -> tuple[str, str]:
+        return self._field, str(self._value)

@@ -1,0 +1,295 @@
+"""The one place where an error becomes a gRPC status.
+
+Every status carries one google.rpc.ErrorInfo and what else of google.rpc's details fits. The text
+of a driver, SQL or a host never reaches a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from headrace.v1 import error_pb2
+from headrace_core.domain.errors import (
+    CursorExpired,
+    CursorInvalid,
+    InvalidRequest,
+    JobNotFound,
+    LimitExceeded,
+    PageTokenInvalid,
+    PayloadInvalid,
+    RequestIdConflict,
+    ShuttingDown,
+    SlowConsumer,
+    StateConflict,
+    SubscriptionConflict,
+    SubscriptionNotFound,
+    SubscriptionTaken,
+    TooManySubscriptions,
+    Unavailable,
+    Violation,
+)
+from headrace_gateway.calls.limits import MAX_DEPTH
+
+DOMAIN: Final = "headrace"
+DETAILS_KEY: Final = "grpc-status-details-bin"
+
+# A status travels in trailing metadata, of which many clients take 8 KiB in all. The message is
+# sent percent-encoded, up to three bytes for one, and once more inside of the details.
+_MAX_MESSAGE_BYTES: Final = 700
+_MAX_VIOLATIONS_BYTES: Final = 2600
+_MAX_DESCRIPTION: Final = 300
+_MAX_METADATA: Final = 200
+
+_RETRY_AFTER: Final = Duration(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class CallError:
+    """An error as it is sent."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    details: Sequence[Message] = ()
+
+    def status(self) -> bytes:
+        """The google.rpc.Status for `grpc-status-details-bin`."""
+        info = error_details_pb2.ErrorInfo(
+            reason=self.reason, domain=DOMAIN, metadata=dict(self.metadata)
+        )
+        status = status_pb2.Status(
+            # grpc.StatusCode has (number, name) for a value.
+            code=self.code.value[0],
+            message=self.message,
+            details=[_pack(info), *(_pack(detail) for detail in self.details)],
+        )
+        return bytes(status.SerializeToString())
+
+
+class UndecodableRequest(Exception):
+    """The bytes of a request are not its message."""
+
+    def __init__(self, message_name: str) -> None:
+        super().__init__(
+            f"the request is not a {message_name}, or a document in it is nested deeper than "
+            f"{MAX_DEPTH} levels"
+        )
+
+
+def to_call_error(error: Exception, *, request_id: str) -> CallError:
+    """What a client is told of an error.
+
+    Args:
+        error: what a call raised.
+        request_id: under which the log has what the client is not told.
+    """
+    text = _shorten(str(error), _MAX_MESSAGE_BYTES)
+    match error:
+        case InvalidRequest():
+            reason, metadata = _invalid(error)
+            return CallError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                reason,
+                text,
+                metadata,
+                [_bad_request(error.violations)],
+            )
+        case UndecodableRequest():
+            return CallError(grpc.StatusCode.INVALID_ARGUMENT, _INVALID_ARGUMENT, text)
+        case JobNotFound():
+            job_id = str(error.job_id)
+            return CallError(
+                grpc.StatusCode.NOT_FOUND,
+                _reason(error_pb2.ERROR_REASON_JOB_NOT_FOUND),
+                text,
+                {"job_id": job_id},
+                [_resource("job", job_id, text)],
+            )
+        case RequestIdConflict():
+            return CallError(
+                grpc.StatusCode.ALREADY_EXISTS,
+                _reason(error_pb2.ERROR_REASON_REQUEST_ID_CONFLICT),
+                text,
+                {
+                    "request_id": _shorten(error.request_id, _MAX_METADATA),
+                    f"{error.kind}_id": error.existing_id,
+                },
+                [_resource(error.kind, error.existing_id, text)],
+            )
+        case StateConflict():
+            return CallError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                _reason(error_pb2.ERROR_REASON_STATE_CONFLICT),
+                text,
+                {
+                    "job_id": str(error.job_id),
+                    "state": error.state.name,
+                    "allowed": ", ".join(state.name for state in error.allowed),
+                },
+                [_precondition(str(error.job_id), text)],
+            )
+        case LimitExceeded():
+            # Never RESOURCE_EXHAUSTED, which clients repeat: the same request fails again. A tenant
+            # that has too much has to delete something first.
+            is_quota = isinstance(error, TooManySubscriptions)
+            return CallError(
+                grpc.StatusCode.FAILED_PRECONDITION
+                if is_quota
+                else grpc.StatusCode.INVALID_ARGUMENT,
+                _reason(error_pb2.ERROR_REASON_LIMIT_EXCEEDED),
+                text,
+                {
+                    "limit": error.limit,
+                    "maximum": str(error.maximum),
+                    "actual": str(error.actual),
+                },
+                [
+                    _precondition(error.field, text)
+                    if is_quota
+                    else _bad_request([Violation(error.field, text)])
+                ],
+            )
+        case CursorExpired():
+            return CallError(
+                grpc.StatusCode.OUT_OF_RANGE,
+                _reason(error_pb2.ERROR_REASON_CURSOR_EXPIRED),
+                text,
+                {"oldest_cursor": error.oldest_cursor},
+            )
+        case SlowConsumer():
+            return CallError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                _reason(error_pb2.ERROR_REASON_SLOW_CONSUMER),
+                text,
+                dict([error.place]),
+                [error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER)],
+            )
+        case SubscriptionNotFound():
+            return CallError(
+                grpc.StatusCode.NOT_FOUND,
+                _reason(error_pb2.ERROR_REASON_SUBSCRIPTION_NOT_FOUND),
+                text,
+                {"subscription": error.name},
+                [_resource("subscription", error.name, text)],
+            )
+        case SubscriptionConflict():
+            return CallError(
+                grpc.StatusCode.ALREADY_EXISTS,
+                _reason(error_pb2.ERROR_REASON_SUBSCRIPTION_CONFLICT),
+                text,
+                {"subscription": error.name},
+                [_resource("subscription", error.name, text)],
+            )
+        case SubscriptionTaken():
+            return CallError(
+                grpc.StatusCode.ABORTED,
+                _reason(error_pb2.ERROR_REASON_SUBSCRIPTION_TAKEN),
+                text,
+                {"subscription": error.name},
+            )
+        case Unavailable():
+            return CallError(
+                grpc.StatusCode.UNAVAILABLE,
+                _reason(error_pb2.ERROR_REASON_UNAVAILABLE),
+                text,
+                {"dependency": error.dependency},
+                [error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER)],
+            )
+        case ShuttingDown():
+            return CallError(
+                grpc.StatusCode.UNAVAILABLE,
+                _reason(error_pb2.ERROR_REASON_SHUTTING_DOWN),
+                text,
+                details=[error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER)],
+            )
+        case TimeoutError():
+            return CallError(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                _reason(error_pb2.ERROR_REASON_DEADLINE_EXCEEDED),
+                "the call took too long",
+            )
+        case _:
+            return CallError(
+                grpc.StatusCode.INTERNAL,
+                _reason(error_pb2.ERROR_REASON_INTERNAL),
+                f"an error of Headrace's own; its log has it under the request id {request_id}",
+                {"request_id": request_id},
+            )
+
+
+def _reason(value: error_pb2.ErrorReason.ValueType) -> str:
+    return error_pb2.ErrorReason.Name(value).removeprefix("ERROR_REASON_")
+
+
+_INVALID_ARGUMENT = _reason(error_pb2.ERROR_REASON_INVALID_ARGUMENT)
+
+
+def _invalid(error: InvalidRequest) -> tuple[str, dict[str, str]]:
+    match error:
+        case PayloadInvalid():
+            return (
+                _reason(error_pb2.ERROR_REASON_PAYLOAD_INVALID),
+                {"type": _shorten(error.job_type, _MAX_METADATA)},
+            )
+        case PageTokenInvalid():
+            return _reason(error_pb2.ERROR_REASON_PAGE_TOKEN_INVALID), {}
+        case CursorInvalid():
+            return _reason(error_pb2.ERROR_REASON_CURSOR_INVALID), {}
+        case _:
+            return _INVALID_ARGUMENT, {}
+
+
+def _bad_request(violations: Sequence[Violation]) -> Any:
+    """All violations; of very many as many as fit, and how many there are besides."""
+    message = error_details_pb2.BadRequest()
+    size = 0
+    for number, violation in enumerate(violations):
+        path = _shorten(violation.field, _MAX_DESCRIPTION)
+        description = _shorten(violation.description, _MAX_DESCRIPTION)
+        size += len(path.encode()) + len(description.encode()) + 6
+        if size > _MAX_VIOLATIONS_BYTES:
+            message.field_violations.add(
+                field="", description=f"and {len(violations) - number} more violations"
+            )
+            break
+        message.field_violations.add(field=path, description=description)
+    return message
+
+
+def _resource(kind: str, name: str, description: str) -> Any:
+    return error_details_pb2.ResourceInfo(
+        resource_type=kind, resource_name=name, description=_shorten(description, _MAX_DESCRIPTION)
+    )
+
+
+def _precondition(subject: str, description: str) -> Any:
+    return error_details_pb2.PreconditionFailure(
+        violations=[
+            error_details_pb2.PreconditionFailure.Violation(
+                type="STATE", subject=subject, description=_shorten(description, _MAX_DESCRIPTION)
+            )
+        ]
+    )
+
+
+def _pack(detail: Message) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    return packed
+
+
+def _shorten(text: str, size: int) -> str:
+    """At most `size` bytes of UTF-8, with an ellipsis where something is missing."""
+    raw = text.encode(errors="replace")
+    if len(raw) <= size:
+        return raw.decode()
+    return raw[: size - 3].decode(errors="ignore") + "…"

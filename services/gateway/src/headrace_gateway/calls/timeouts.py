@@ -1,0 +1,46 @@
+"""The link `timeout`: bounds the time that a unary call waits for PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import ClassVar
+
+from google.protobuf.message import Message
+
+from headrace_core.domain.errors import Unavailable
+from headrace_gateway.calls.exchange import Exchange, Method, Proceed
+
+
+class Timeouts:
+    """Ends a unary call as Unavailable before its client gives up, so that the client retries.
+
+    Args:
+        seconds: the longest time of a call.
+        bounded: paths of methods that bound themselves, at a fraction of the cost.
+    """
+
+    name: ClassVar[str] = "timeout"
+    needs: ClassVar[tuple[str, ...]] = ("errors",)
+
+    def __init__(self, *, seconds: float, bounded: Collection[str] = ()) -> None:
+        self._seconds = seconds
+        self._bounded = bounded
+
+    def wrap(self, method: Method, proceed: Proceed) -> Proceed:
+        """Return `proceed` with a limit of time, for unary calls."""
+        if method.streams_responses or method.path in self._bounded:
+            return proceed
+
+        async def bounded(exchange: Exchange) -> Message | None:
+            scope = asyncio.timeout(self._seconds)
+            try:
+                async with scope:
+                    return await proceed(exchange)
+            except TimeoutError as error:
+                if not scope.expired():
+                    raise
+                # A unary call waits for nothing else.
+                raise Unavailable("postgresql") from error
+
+        return bounded
