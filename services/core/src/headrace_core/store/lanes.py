@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.sql.guards import TAKING_WORKER, source_guard
+from headrace_core.store.sql.guards import TAKING_WORKER
+from headrace_core.store.sql.transition import source_guard
 
 # For WITH RECURSIVE: walks from lane to lane of the index on queued jobs.
 LANES: Final = f"""lane AS (

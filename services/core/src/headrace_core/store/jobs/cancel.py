@@ -13,9 +13,9 @@ from headrace_core.domain.job import Job
 from headrace_core.domain.lifecycle import EventType, JobState, sources
 from headrace_core.store.jobs.read import get_job, lock_job
 from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.guards import EVENT_XID, source_guard
 from headrace_core.store.sql.rows import job_columns, to_job
 from headrace_core.store.sql.tables import in_list
+from headrace_core.store.sql.transition import Transition
 
 _WAITING = tuple(s for s in sources(EventType.CANCELLED) if s is not JobState.RUNNING)
 
@@ -31,7 +31,7 @@ async def cancel_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
         StateConflict: it ended otherwise.
     """
     await lock_job(conn, tenant=tenant, job_id=job_id)
-    row = (await conn.execute(_CANCEL, {"id": job_id})).one_or_none()
+    row = (await conn.execute(_CANCEL.statement, {"id": job_id})).one_or_none()
     if row is not None:
         return to_job(row)
     job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
@@ -48,25 +48,20 @@ async def cancel_requests(conn: Connection, *, worker_id: WorkerId) -> Sequence[
     return [AttemptKey(row.id, row.attempt) for row in rows]
 
 
-_CANCEL = text(f"""
-    WITH changed AS (
-        UPDATE jobs j
-        SET state = CASE WHEN j.state IN ({in_list(_WAITING)}) THEN 'cancelled' ELSE j.state END,
-            end_time = CASE WHEN j.state IN ({in_list(_WAITING)}) THEN clock_timestamp() END,
-            cancel_request_time = clock_timestamp(), seq = j.seq + 1, xid = {EVENT_XID},
-            update_time = clock_timestamp()
-        WHERE id = :id AND {source_guard(EventType.CANCELLED)} AND cancel_request_time IS NULL
-        RETURNING j.*
-    ),
-    event AS (
-        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time)
-        SELECT id, seq, xid, tenant,
-            CASE WHEN state = 'cancelled' THEN 'cancelled' ELSE 'cancel_requested' END,
-            state, attempt, update_time
-        FROM changed
-    )
-    SELECT {job_columns(full=False)} FROM changed
-""")
+_CANCEL = Transition(
+    name="changed",
+    events=(EventType.CANCELLED, EventType.CANCEL_REQUESTED),
+    sources=sources(EventType.CANCELLED),
+    rows="j.id = :id AND $guard AND j.cancel_request_time IS NULL",
+    state=f"CASE WHEN j.state IN ({in_list(_WAITING)}) THEN 'cancelled' ELSE j.state END",
+    set={
+        "end_time": f"CASE WHEN j.state IN ({in_list(_WAITING)}) THEN clock_timestamp() END",
+        "cancel_request_time": "clock_timestamp()",
+    },
+    returning="j.*",
+    type="CASE WHEN e.state = 'cancelled' THEN 'cancelled' ELSE 'cancel_requested' END",
+    result=f"SELECT {job_columns(full=False)} FROM changed",
+)
 
 _REQUESTS = text("""
     SELECT id, attempt FROM jobs

@@ -11,9 +11,10 @@ from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.guards import EVENT_XID, LIVE_WORKER, keyed_guard
+from headrace_core.store.sql.guards import LIVE_WORKER
 from headrace_core.store.sql.rows import Fields, to_labels, to_overrides
 from headrace_core.store.sql.times import sound_interval, sound_times
+from headrace_core.store.sql.transition import Lock, Selection, Transition
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
 _NO_OVERRIDES = RetryOverrides()
@@ -40,7 +41,7 @@ async def claim_jobs(
         once. All are missing if the worker's lease has lapsed.
     """
     rows = await conn.execute(
-        _CLAIM,
+        _CLAIM.statement,
         {
             "worker_id": worker_id,
             "ids": [delivery.job_id for delivery in deliveries],
@@ -89,48 +90,56 @@ _HELD = text("SELECT id, attempt FROM jobs WHERE worker_id = :worker_id AND stat
 
 # Each job is looked up and locked by its key, in the order given: `LATERAL … FOR UPDATE` leaves the
 # planner no other way, however little it knows of the sizes, and ends once it has enough.
-_CLAIM = text(f"""
-    WITH input AS MATERIALIZED (
-        -- An attempt that is over may stand beside the one that is to come.
-        SELECT id, attempt
-        FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[])) WITH ORDINALITY
-            AS t (id, attempt, place)
-        GROUP BY id, attempt
-        ORDER BY min(place)
+_CLAIM = Transition(
+    name="claimed",
+    events=(EventType.STARTED,),
+    before=[
+        """input AS MATERIALIZED (
+            -- An ended attempt and the next one of its job may both have a delivery.
+            SELECT id, attempt
+            FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[])) WITH ORDINALITY
+                AS t (id, attempt, place)
+            GROUP BY id, attempt
+            ORDER BY min(place)
+        )""",
+    ],
+    # SKIP LOCKED: the holder of a row claims or cancels the job.
+    rows=Selection(
+        "free",
+        f"""
+            SELECT f.id, f.unsound
+            FROM (SELECT w.tenant FROM workers w WHERE w.id = :worker_id AND {LIVE_WORKER}) worker
+            CROSS JOIN input i CROSS JOIN LATERAL (
+                SELECT j.id,
+                    -- Of the row before the update, which corrects such times (migration 0007).
+                    concat_ws(' ',
+                        CASE WHEN NOT ({sound_times(["j.deadline"])}) THEN 'deadline' END,
+                        CASE WHEN NOT ({sound_interval("j.timeout")}) THEN 'timeout' END) AS unsound
+                FROM jobs j
+                WHERE j.id = i.id AND j.attempt = i.attempt - 1 AND $guard
+                    AND j.tenant = worker.tenant
+                    AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
+                $lock
+            ) f
+            LIMIT CAST(:most AS bigint)
+        """,
+        Lock.SKIP,
     ),
-    free AS (
-        SELECT f.id, f.unsound
-        FROM (SELECT w.tenant FROM workers w WHERE w.id = :worker_id AND {LIVE_WORKER}) worker
-        CROSS JOIN input i CROSS JOIN LATERAL (
-            SELECT j.id,
-                -- Of the row as it was: an update makes such times sound (migration 0007).
-                concat_ws(' ',
-                    CASE WHEN NOT ({sound_times(["j.deadline"])}) THEN 'deadline' END,
-                    CASE WHEN NOT ({sound_interval("j.timeout")}) THEN 'timeout' END) AS unsound
-            FROM jobs j
-            WHERE j.id = i.id AND j.attempt = i.attempt - 1 AND {keyed_guard(EventType.STARTED)}
-                AND j.tenant = worker.tenant
-                AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
-            -- Whoever holds the row is claiming or cancelling it: nothing to wait for.
-            FOR UPDATE SKIP LOCKED
-        ) f
-        LIMIT CAST(:most AS bigint)
-    ),
-    claimed AS (
-        UPDATE jobs j
-        SET state = 'running', attempt = j.attempt + 1, seq = j.seq + 1, xid = {EVENT_XID},
-            worker_id = :worker_id, start_time = m.now, update_time = m.now, progress = NULL
-        -- One moment for both; nothing here waits for a lock, so that it is no earlier one.
-        FROM free, (SELECT clock_timestamp() AS now) m WHERE j.id = free.id
-        RETURNING j.*, free.unsound
-    ),
-    event AS (
-        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, worker_id)
-        SELECT id, seq, xid, tenant, 'started', state, attempt, update_time, worker_id
-        FROM claimed ORDER BY id
-    )
-    SELECT id, tenant, type, queue, payload::text AS payload, labels::text AS labels, attempt,
-        retries_used, worker_losses, interruptions, retry::text AS retry, correlation_id, timeout,
-        deadline, deadline - start_time AS time_left, unsound
-    FROM claimed
-""")
+    keyed=True,
+    set={
+        "attempt": "j.attempt + 1",
+        "worker_id": ":worker_id",
+        "start_time": "m.now",
+        "progress": "NULL",
+    },
+    # The statement waits for no lock, so the moment is not earlier than the claim.
+    moment=True,
+    returning="j.*, free.unsound",
+    event={"worker_id": "e.worker_id"},
+    result="""
+        SELECT id, tenant, type, queue, payload::text AS payload, labels::text AS labels, attempt,
+            retries_used, worker_losses, interruptions, retry::text AS retry, correlation_id,
+            timeout, deadline, deadline - start_time AS time_left, unsound
+        FROM claimed
+    """,
+)

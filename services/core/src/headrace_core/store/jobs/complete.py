@@ -1,6 +1,6 @@
 """succeeded, written by a handler in a transaction of its own: RUNNING → SUCCEEDED.
 
-The functions are those of migration 0006, in the schema of the tables.
+The SQL functions are in the schema of the tables.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from headrace_core.domain.job import JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.guards import keyed_guard
+from headrace_core.store.sql.transition import Transition, keyed_guard
 
 # What the functions raise when the attempt does not run any more.
 NOT_CURRENT: Final = "JF001"
@@ -176,3 +176,35 @@ _HELD_OPEN = text(f"""
     WHERE j.id = :job_id AND j.attempt = :attempt AND {keyed_guard(EventType.SUCCEEDED)}
         AND NOT EXISTS (SELECT FROM jobs WHERE id = :job_id FOR NO KEY UPDATE SKIP LOCKED)
 """)
+
+# Of the SQL function `complete`, with its arguments, for tables in {tables}. It leaves the stack
+# trace of an earlier error in place; without an error that has no meaning.
+_COMPLETE = Transition(
+    name="ended",
+    events=(EventType.SUCCEEDED,),
+    rows="j.id = complete.job AND j.attempt = complete.attempt AND $guard",
+    set={
+        "result": "coalesce(complete.result, 'null')",
+        "error": "NULL",
+        "end_time": "clock_timestamp()",
+    },
+    result=None,
+    schema="{tables}.",
+)
+
+# The body of the function. The migrations lead to exactly this; a test compares them. A change of
+# it needs a migration.
+COMPLETE_BODY: Final = f"""
+BEGIN
+    {_COMPLETE.sql};
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'attempt % of job % is not running',
+            complete.attempt, complete.job
+            USING ERRCODE = '{NOT_CURRENT}', HINT = 'Roll back: another attempt may be running.';
+    END IF;
+    -- At the commit, to the gateways (wake/topic.py), and to those of earlier versions.
+    PERFORM pg_notify('headrace_events', ''),
+        pg_notify('headrace_events_' || replace(i.id::text, '-', ''), '')
+    FROM {{tables}}.installation i;
+END
+"""

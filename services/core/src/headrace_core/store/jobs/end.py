@@ -14,9 +14,15 @@ from headrace_core.domain.attempt import AttemptEnd, AttemptKey
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.guards import EVENT_XID, TERMINAL_LIST, keyed_guard
 from headrace_core.store.sql.rows import column, from_error
 from headrace_core.store.sql.tables import in_list
+from headrace_core.store.sql.transition import (
+    CHANGED,
+    TERMINAL_LIST,
+    Lock,
+    Selection,
+    Transition,
+)
 
 
 async def end_attempts(
@@ -41,7 +47,7 @@ async def end_attempts(
         this worker's: its job was cancelled, expired or recovered.
     """
     rows = await conn.execute(
-        _END,
+        _END.statement,
         {
             "worker_id": worker_id,
             "ids": [end.key.job_id for end in ends],
@@ -85,65 +91,76 @@ def _to_events(rows: Iterable[Row]) -> dict[AttemptKey, EventType]:
 
 
 _EVENTS = {str(event): event for event in EventType}
+_ENDS = (
+    EventType.SUCCEEDED,
+    EventType.FAILED,
+    EventType.RETRY_SCHEDULED,
+    EventType.INTERRUPTED,
+    EventType.WORKER_LOST,
+    EventType.CANCELLED,
+    EventType.EXPIRED,
+)
 # After these events a job runs again, unless its crash budget is spent.
 _RUNS_AGAIN = in_list([EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST])
 
 # Each job is looked up and locked by its key, as in `claim`.
-_END = text(f"""
-    WITH input AS MATERIALIZED (
-        SELECT * FROM unnest(
-            CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:events AS text[]),
-            CAST(:states AS text[]), CAST(:results AS text[]), CAST(:errors AS text[]),
-            CAST(:stack_traces AS text[]), CAST(:backoffs AS interval[])
-        ) AS t (id, attempt, event, state, result, error, stack_trace, backoff)
-        ORDER BY id
+_END = Transition(
+    name="ended",
+    events=_ENDS,
+    before=[
+        """input AS MATERIALIZED (
+            SELECT * FROM unnest(
+                CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:events AS text[]),
+                CAST(:states AS text[]), CAST(:results AS text[]), CAST(:errors AS text[]),
+                CAST(:stack_traces AS text[]), CAST(:backoffs AS interval[])
+            ) AS t (id, attempt, event, state, result, error, stack_trace, backoff)
+            ORDER BY id
+        )""",
+    ],
+    rows=Selection(
+        "own",
+        f"""
+            SELECT l.id, i.result, i.error, i.stack_trace, i.backoff,
+                CASE WHEN l.dropped THEN '{EventType.CANCELLED}' ELSE i.event END AS event,
+                CASE WHEN l.dropped THEN '{JobState.CANCELLED}' ELSE i.state END AS state
+            FROM input i CROSS JOIN LATERAL (
+                SELECT j.id, j.cancel_request_time IS NOT NULL
+                    AND i.event IN ({_RUNS_AGAIN}) AS dropped
+                FROM jobs j
+                WHERE j.id = i.id AND j.attempt = i.attempt AND j.worker_id = :worker_id
+                    AND $guard
+                $lock
+            ) l
+        """,
+        Lock.WAIT,
     ),
-    own AS (
-        SELECT l.id, i.result, i.error, i.stack_trace, i.backoff,
-            CASE WHEN l.dropped THEN '{EventType.CANCELLED}' ELSE i.event END AS event,
-            CASE WHEN l.dropped THEN '{JobState.CANCELLED}' ELSE i.state END AS state
-        FROM input i CROSS JOIN LATERAL (
-            SELECT j.id, j.cancel_request_time IS NOT NULL
-                AND i.event IN ({_RUNS_AGAIN}) AS dropped
-            FROM jobs j
-            WHERE j.id = i.id AND j.attempt = i.attempt AND j.worker_id = :worker_id
-                AND {keyed_guard(EventType.SUCCEEDED)}
-            FOR NO KEY UPDATE
-        ) l
-    ),
-    ended AS (
-        UPDATE jobs j
-        SET state = own.state, seq = j.seq + 1, xid = {EVENT_XID}, result = own.result::json,
-            error = CASE WHEN own.state = 'succeeded' THEN NULL
-                ELSE coalesce(own.error::json, j.error) END,
-            stack_trace = CASE WHEN own.error IS NOT NULL THEN nullif(own.stack_trace, '')
-                WHEN own.state <> 'succeeded' THEN j.stack_trace END,
-            retries_used = j.retries_used + (own.event = 'retry_scheduled')::integer,
-            worker_losses = j.worker_losses + (own.event = 'worker_lost')::integer,
-            interruptions = CASE own.event WHEN '{EventType.INTERRUPTED}' THEN j.interruptions + 1
-                WHEN '{EventType.WORKER_LOST}' THEN j.interruptions ELSE 0 END,
-            due_time = CASE WHEN own.event = 'retry_scheduled'
-                THEN clock_timestamp() + own.backoff ELSE j.due_time END,
-            queue_time = CASE WHEN own.state = 'queued'
-                THEN clock_timestamp() ELSE j.queue_time END,
-            end_time = CASE WHEN own.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END,
-            update_time = clock_timestamp()
-        FROM own WHERE j.id = own.id
-        RETURNING j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time, j.due_time,
-            own.event, own.error
-    ),
-    event AS (
-        INSERT INTO job_events (
-            job_id, seq, xid, tenant, type, state, attempt, time, error, due_time
-        )
-        SELECT id, seq, xid, tenant, event, state, attempt, update_time,
-            CASE WHEN event IN ('retry_scheduled', 'failed', 'worker_lost', 'expired')
-                THEN error::json END,
-            CASE WHEN event = 'retry_scheduled' THEN due_time END
-        FROM ended ORDER BY id
-    )
-    SELECT id, attempt, event FROM ended
-""")
+    keyed=True,
+    state="own.state",
+    set={
+        "result": "own.result::json",
+        "error": """CASE WHEN own.state = 'succeeded' THEN NULL
+            ELSE coalesce(own.error::json, j.error) END""",
+        "stack_trace": """CASE WHEN own.error IS NOT NULL THEN nullif(own.stack_trace, '')
+            WHEN own.state <> 'succeeded' THEN j.stack_trace END""",
+        "retries_used": "j.retries_used + (own.event = 'retry_scheduled')::integer",
+        "worker_losses": "j.worker_losses + (own.event = 'worker_lost')::integer",
+        "interruptions": """CASE own.event WHEN 'interrupted' THEN j.interruptions + 1
+            WHEN 'worker_lost' THEN j.interruptions ELSE 0 END""",
+        "due_time": """CASE WHEN own.event = 'retry_scheduled'
+            THEN clock_timestamp() + own.backoff ELSE j.due_time END""",
+        "queue_time": """CASE WHEN own.state = 'queued'
+            THEN clock_timestamp() ELSE j.queue_time END""",
+        "end_time": f"CASE WHEN own.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END",
+    },
+    returning=f"{CHANGED}, j.due_time, own.event, own.error",
+    type="e.event",
+    event={
+        "error": """CASE WHEN e.event IN ('retry_scheduled', 'failed', 'worker_lost', 'expired')
+            THEN e.error::json END""",
+        "due_time": "CASE WHEN e.event = 'retry_scheduled' THEN e.due_time END",
+    },
+    result="SELECT id, attempt, event FROM ended",
+)
 
 _WRITTEN = text(f"""
     SELECT i.id, i.attempt, e.type AS event

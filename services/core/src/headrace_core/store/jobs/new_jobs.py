@@ -143,20 +143,29 @@ def unnested(columns: Mapping[str, str]) -> str:
 # The columns that each job has to itself.
 JOB: Final = {"id": "uuid", "payload": "text"}
 
-# What follows from `schedule_time` and `now`, and from these in turn.
-STATE = "CASE WHEN later THEN 'scheduled' ELSE 'queued' END"
-DUE = """
+# The columns of `input` that follow from `schedule_time` and `now`.
+DUE: Final = """
     greatest(schedule_time, now) AS due,
     schedule_time IS NOT NULL AND schedule_time > now AS later
 """
-# What the two ways insert alike into `jobs`, and into which columns.
-AS_GIVEN = f"""
-    id, type, queue, payload::json, priority, labels::jsonb, timeout,
-    coalesce(deadline, now + deadline_after), retry::jsonb,
-    {STATE}, {RANK.format(due="due", priority="priority")}, now, due,
-    CASE WHEN later THEN NULL ELSE now END, now
-"""
-GIVEN = """
-    id, type, queue, payload, priority, labels, timeout, deadline, retry,
-    state, rank, create_time, due_time, queue_time, update_time
-"""
+STATE: Final = "CASE WHEN later THEN 'scheduled' ELSE 'queued' END"
+QUEUE_TIME: Final = "CASE WHEN later THEN NULL ELSE now END"
+
+# The columns of a new job that both ways to submit set, in SQL of `input`.
+GIVEN: Final = {
+    "id": "id",
+    "type": "type",
+    "queue": "queue",
+    "payload": "payload::json",
+    "priority": "priority",
+    "labels": "labels::jsonb",
+    "timeout": "timeout",
+    "deadline": "coalesce(deadline, now + deadline_after)",
+    "retry": "retry::jsonb",
+    "state": STATE,
+    "rank": RANK.format(due="due", priority="priority"),
+    "create_time": "now",
+    "due_time": "due",
+    "queue_time": QUEUE_TIME,
+    "update_time": "now",
+}

@@ -10,8 +10,8 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.jobs.new_jobs import RANK
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.guards import EVENT_XID, source_guard
 from headrace_core.store.sql.times import clamped
+from headrace_core.store.sql.transition import Lock, Selection, Transition, source_guard
 
 
 async def promote_due(conn: Connection, *, term: int, limit: int) -> int:
@@ -20,7 +20,9 @@ async def promote_due(conn: Connection, *, term: int, limit: int) -> int:
     Raises:
         StaleTerm: the scheduler's term is over.
     """
-    queued: int = of_term(term, await conn.execute(_PROMOTE, {"term": term, "limit": limit}))[0][0]
+    queued: int = of_term(
+        term, await conn.execute(_PROMOTE.statement, {"term": term, "limit": limit})
+    )[0][0]
     return queued
 
 
@@ -30,30 +32,29 @@ async def next_due(conn: Connection) -> timedelta | None:
     return wait
 
 
-_PROMOTE = text(f"""
-    WITH {CURRENT_TERM},
-    due AS (
-        SELECT id FROM jobs j
-        -- The time of the statement, and not of each row: the index ends the scan at it.
-        WHERE EXISTS (SELECT FROM current_term)
-            AND {source_guard(EventType.DUE)} AND due_time <= statement_timestamp()
-        ORDER BY due_time, id LIMIT :limit
-        FOR UPDATE SKIP LOCKED
+_PROMOTE = Transition(
+    name="queued",
+    events=(EventType.DUE,),
+    before=[CURRENT_TERM],
+    rows=Selection(
+        "due",
+        """
+            SELECT j.id FROM jobs j
+            -- The statement's time ends the scan of the index; a volatile time would not.
+            WHERE EXISTS (SELECT FROM current_term)
+                AND $guard AND j.due_time <= statement_timestamp()
+            ORDER BY j.due_time, j.id LIMIT :limit
+            $lock
+        """,
+        Lock.SKIP,
     ),
-    queued AS (
-        UPDATE jobs j
-        SET state = 'queued', seq = j.seq + 1, xid = {EVENT_XID}, queue_time = clock_timestamp(),
-            rank = {RANK.format(due="j.due_time", priority="j.priority")},
-            update_time = clock_timestamp()
-        FROM due WHERE j.id = due.id
-        RETURNING j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time
-    ),
-    event AS (
-        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time)
-        SELECT id, seq, xid, tenant, 'due', state, attempt, update_time FROM queued ORDER BY id
-    )
-    SELECT (SELECT count(*) FROM queued) FROM current_term
-""")
+    set={
+        "queue_time": "clock_timestamp()",
+        "rank": RANK.format(due="j.due_time", priority="j.priority"),
+    },
+    then=["counted AS (SELECT count(*) AS jobs FROM queued)"],
+    result="SELECT (SELECT jobs FROM counted) FROM current_term",
+)
 
 _NEXT = text(f"""
     SELECT CASE WHEN first.due_time IS NOT NULL

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import text
-
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import (
@@ -15,7 +13,14 @@ from headrace_core.domain.retry import (
 )
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.guards import EVENT_XID, TERMINAL_LIST, source_guard
+from headrace_core.store.sql.transition import (
+    CHANGED,
+    TERMINAL_LIST,
+    Lock,
+    Selection,
+    Transition,
+    source_guard,
+)
 
 
 async def recover_lost(
@@ -39,7 +44,7 @@ async def recover_lost(
         StaleTerm: the scheduler's term is over.
     """
     values = {"term": term, "limit": limit, "max_losses": max_losses}
-    rows = of_term(term, await conn.execute(_LOST, values))
+    rows = of_term(term, await conn.execute(_RECOVER.statement, values))
     return [(row.id, row.state) for row in rows if row.id is not None]
 
 
@@ -58,7 +63,7 @@ async def expire_overdue(
         StaleTerm: the scheduler's term is over.
     """
     values = {"term": term, "limit": limit, "grace": running_grace}
-    rows = of_term(term, await conn.execute(_EXPIRED, values))
+    rows = of_term(term, await conn.execute(_EXPIRE.statement, values))
     return [row.id for row in rows if row.id is not None]
 
 
@@ -70,93 +75,94 @@ _CHARGED = (
 
 # Walks from worker to worker of the index on running jobs, so that it costs what there are workers
 # and not what they run. A job that has gone to another worker meanwhile no longer joins.
-_LOST = text(f"""
-    WITH RECURSIVE {CURRENT_TERM},
-    holder AS (
-        (SELECT worker_id FROM jobs j
-            WHERE EXISTS (SELECT FROM current_term) AND {source_guard(EventType.WORKER_LOST)}
-            ORDER BY worker_id LIMIT 1)
-        UNION ALL
-        SELECT n.* FROM holder h CROSS JOIN LATERAL (
-            SELECT j.worker_id FROM jobs j
-            WHERE {source_guard(EventType.WORKER_LOST)} AND j.worker_id > h.worker_id
-            ORDER BY j.worker_id LIMIT 1
-        ) n
+_RECOVER = Transition(
+    name="released",
+    events=(EventType.WORKER_LOST, EventType.CANCELLED),
+    before=[
+        CURRENT_TERM,
+        f"""holder AS (
+            (SELECT worker_id FROM jobs j
+                WHERE EXISTS (SELECT FROM current_term) AND {source_guard(EventType.WORKER_LOST)}
+                ORDER BY worker_id LIMIT 1)
+            UNION ALL
+            SELECT n.* FROM holder h CROSS JOIN LATERAL (
+                SELECT j.worker_id FROM jobs j
+                WHERE {source_guard(EventType.WORKER_LOST)} AND j.worker_id > h.worker_id
+                ORDER BY j.worker_id LIMIT 1
+            ) n
+        )""",
+        """gone AS MATERIALIZED (
+            -- The snapshot of a delayed statement lacks leases that were renewed meanwhile. So
+            -- leases are compared with the time at which the statement began.
+            SELECT h.worker_id FROM holder h
+            WHERE NOT EXISTS (SELECT 1 FROM workers w
+                WHERE w.id = h.worker_id AND w.lease_expire_time > statement_timestamp())
+        )""",
+    ],
+    recursive=True,
+    rows=Selection(
+        "lost",
+        f"""
+            SELECT l.* FROM gone g CROSS JOIN LATERAL (
+                SELECT j.id,
+                    CASE WHEN j.cancel_request_time IS NOT NULL THEN 'cancelled'
+                        WHEN {_CHARGED} AND j.worker_losses >= :max_losses THEN 'failed'
+                        ELSE 'queued' END AS state,
+                    {_CHARGED} AS charged
+                FROM jobs j
+                WHERE $guard AND j.worker_id = g.worker_id
+                ORDER BY j.id LIMIT :limit
+                $lock
+            ) l
+            LIMIT :limit
+        """,
+        Lock.SKIP,
     ),
-    gone AS MATERIALIZED (
-        -- Compared with when the statement began: one that is held up must not take what workers
-        -- have renewed meanwhile, which its snapshot does not show.
-        SELECT h.worker_id FROM holder h
-        WHERE NOT EXISTS (SELECT 1 FROM workers w
-            WHERE w.id = h.worker_id AND w.lease_expire_time > statement_timestamp())
-    ),
-    lost AS (
-        SELECT l.* FROM gone g CROSS JOIN LATERAL (
-            SELECT j.id,
-                CASE WHEN j.cancel_request_time IS NOT NULL THEN 'cancelled'
-                    WHEN {_CHARGED} AND j.worker_losses >= :max_losses THEN 'failed'
-                    ELSE 'queued' END AS state,
-                {_CHARGED} AS charged
-            FROM jobs j
-            WHERE {source_guard(EventType.WORKER_LOST)} AND j.worker_id = g.worker_id
-            ORDER BY j.id LIMIT :limit
-            FOR UPDATE SKIP LOCKED
-        ) l
-        LIMIT :limit
-    ),
-    released AS (
-        UPDATE jobs j
-        SET state = lost.state, seq = j.seq + 1, xid = {EVENT_XID},
-            worker_losses = j.worker_losses + lost.charged::integer,
-            error = json_build_object('type', 'WORKER_LOST', 'message',
-                'the worker of attempt ' || j.attempt || ' died or hung',
-                'retryable', lost.state = 'queued'),
-            stack_trace = NULL,
-            queue_time = CASE WHEN lost.state = 'queued'
-                THEN clock_timestamp() ELSE j.queue_time END,
-            end_time = CASE WHEN lost.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END,
-            update_time = clock_timestamp()
-        FROM lost WHERE j.id = lost.id
-        RETURNING j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time, j.error
-    ),
-    event AS (
-        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, error)
-        SELECT id, seq, xid, tenant,
-            CASE WHEN state = 'cancelled' THEN 'cancelled' ELSE 'worker_lost' END,
-            state, attempt, update_time, CASE WHEN state <> 'cancelled' THEN error END
-        FROM released ORDER BY id
-    )
-    SELECT r.id, r.state FROM current_term LEFT JOIN released r ON true
-""")
+    state="lost.state",
+    set={
+        "worker_losses": "j.worker_losses + lost.charged::integer",
+        "error": """json_build_object('type', 'WORKER_LOST', 'message',
+            'the worker of attempt ' || j.attempt || ' died or hung',
+            'retryable', lost.state = 'queued')""",
+        "stack_trace": "NULL",
+        "queue_time": """CASE WHEN lost.state = 'queued'
+            THEN clock_timestamp() ELSE j.queue_time END""",
+        "end_time": f"CASE WHEN lost.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END",
+    },
+    returning=f"{CHANGED}, j.error",
+    type="CASE WHEN e.state = 'cancelled' THEN 'cancelled' ELSE 'worker_lost' END",
+    event={"error": "CASE WHEN e.state <> 'cancelled' THEN e.error END"},
+    result="SELECT r.id, r.state FROM current_term LEFT JOIN released r ON true",
+)
 
-_EXPIRED = text(f"""
-    WITH {CURRENT_TERM},
-    overdue AS (
-        SELECT j.id FROM jobs j
-        WHERE EXISTS (SELECT FROM current_term)
-            AND j.deadline IS NOT NULL AND j.state NOT IN ({TERMINAL_LIST})
-            AND {source_guard(EventType.EXPIRED)}
-            -- The first bound ends the scan of the index, the second looks at each row.
-            AND j.deadline <= statement_timestamp()
-            AND j.deadline <= statement_timestamp()
-                - CASE WHEN j.state = 'running' THEN CAST(:grace AS interval)
-                    ELSE interval '0' END
-        ORDER BY j.deadline, j.id LIMIT :limit
-        FOR UPDATE OF j SKIP LOCKED
+_EXPIRE = Transition(
+    name="expired",
+    events=(EventType.EXPIRED,),
+    before=[CURRENT_TERM],
+    rows=Selection(
+        "overdue",
+        f"""
+            SELECT j.id FROM jobs j
+            WHERE EXISTS (SELECT FROM current_term)
+                AND j.deadline IS NOT NULL AND j.state NOT IN ({TERMINAL_LIST})
+                AND $guard
+                -- The first bound ends the scan of the index. The second one checks each row.
+                AND j.deadline <= statement_timestamp()
+                AND j.deadline <= statement_timestamp()
+                    - CASE WHEN j.state = 'running' THEN CAST(:grace AS interval)
+                        ELSE interval '0' END
+            ORDER BY j.deadline, j.id LIMIT :limit
+            $lock
+        """,
+        Lock.SKIP,
     ),
-    expired AS (
-        UPDATE jobs j
-        SET state = 'failed', seq = j.seq + 1, xid = {EVENT_XID},
-            error = json_build_object('type', 'DEADLINE_EXCEEDED', 'message',
-                'the deadline passed while it was ' || j.state, 'retryable', false),
-            stack_trace = NULL, end_time = clock_timestamp(), update_time = clock_timestamp()
-        FROM overdue WHERE j.id = overdue.id
-        RETURNING j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time, j.error
-    ),
-    event AS (
-        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, error)
-        SELECT id, seq, xid, tenant, 'expired', state, attempt, update_time, error
-        FROM expired ORDER BY id
-    )
-    SELECT e.id FROM current_term LEFT JOIN expired e ON true
-""")
+    set={
+        "error": """json_build_object('type', 'DEADLINE_EXCEEDED', 'message',
+            'the deadline passed while it was ' || j.state, 'retryable', false)""",
+        "stack_trace": "NULL",
+        "end_time": "clock_timestamp()",
+    },
+    returning=f"{CHANGED}, j.error",
+    event={"error": "e.error"},
+    result="SELECT e.id FROM current_term LEFT JOIN expired e ON true",
+)

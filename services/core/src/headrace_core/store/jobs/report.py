@@ -10,8 +10,8 @@ from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.guards import EVENT_XID, keyed_guard
 from headrace_core.store.sql.rows import column, from_progress
+from headrace_core.store.sql.transition import Lock, Selection, Several, Transition
 
 
 async def write_reports(
@@ -24,7 +24,7 @@ async def write_reports(
         the attempt is no longer this worker's.
     """
     rows = await conn.execute(
-        _REPORT,
+        _REPORT.statement,
         {
             "worker_id": worker_id,
             "ids": [report.key.job_id for report in reports],
@@ -58,44 +58,43 @@ _COUNT = text("""
     WHERE job_id = :id AND attempt = :attempt AND type IN ('progressed', 'output')
 """)
 
-_REPORT = text(f"""
-    WITH input AS (
-        SELECT *, row_number() OVER (PARTITION BY id, attempt ORDER BY ordinal) AS number
-        FROM unnest(
-            CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:progresses AS text[]),
-            CAST(:outputs AS text[])
-        ) WITH ORDINALITY AS t (id, attempt, progress, output, ordinal)
+_REPORT = Transition(
+    name="reported",
+    events=(EventType.PROGRESSED, EventType.OUTPUT),
+    before=[
+        """input AS (
+            SELECT *, row_number() OVER (PARTITION BY id, attempt ORDER BY ordinal) AS number
+            FROM unnest(
+                CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:progresses AS text[]),
+                CAST(:outputs AS text[])
+            ) WITH ORDINALITY AS t (id, attempt, progress, output, ordinal)
+        )""",
+        """summed AS (
+            SELECT id, attempt, count(*)::integer AS reports,
+                (array_agg(progress ORDER BY ordinal DESC) FILTER (WHERE progress IS NOT NULL))[1]
+                    AS progress
+            FROM input GROUP BY id, attempt
+        )""",
+    ],
+    rows=Selection(
+        "own",
+        """
+            SELECT j.id, s.reports, s.progress
+            FROM jobs j JOIN summed s ON s.id = j.id AND s.attempt = j.attempt
+            WHERE $guard AND j.worker_id = :worker_id
+            ORDER BY j.id
+            $lock
+        """,
+        Lock.WAIT,
     ),
-    summed AS (
-        SELECT id, attempt, count(*)::integer AS reports,
-            (array_agg(progress ORDER BY ordinal DESC) FILTER (WHERE progress IS NOT NULL))[1]
-                AS progress
-        FROM input GROUP BY id, attempt
+    keyed=True,
+    set={"progress": "coalesce(own.progress::json, j.progress)"},
+    several=Several(
+        join="JOIN input i ON i.id = e.id AND i.attempt = e.attempt",
+        number="i.number",
+        per_row="own.reports",
     ),
-    own AS (
-        SELECT j.id, s.reports, s.progress
-        FROM jobs j JOIN summed s ON s.id = j.id AND s.attempt = j.attempt
-        WHERE {keyed_guard(EventType.PROGRESSED)} AND j.worker_id = :worker_id
-        ORDER BY j.id
-        FOR NO KEY UPDATE OF j
-    ),
-    reported AS (
-        UPDATE jobs j
-        SET seq = j.seq + own.reports, xid = {EVENT_XID},
-            progress = coalesce(own.progress::json, j.progress), update_time = clock_timestamp()
-        FROM own WHERE j.id = own.id
-        RETURNING j.id, j.attempt, j.seq - own.reports AS seq, j.xid, j.tenant, j.state,
-            j.update_time
-    ),
-    event AS (
-        INSERT INTO job_events (
-            job_id, seq, xid, tenant, type, state, attempt, time, progress, output
-        )
-        SELECT t.id, t.seq + i.number, t.xid, t.tenant,
-            CASE WHEN i.output IS NULL THEN 'progressed' ELSE 'output' END,
-            t.state, t.attempt, t.update_time, i.progress::json, i.output::json
-        FROM reported t JOIN input i ON i.id = t.id AND i.attempt = t.attempt
-        ORDER BY t.id, i.number
-    )
-    SELECT id, attempt FROM reported
-""")
+    type="CASE WHEN i.output IS NULL THEN 'progressed' ELSE 'output' END",
+    event={"progress": "i.progress::json", "output": "i.output::json"},
+    result="SELECT id, attempt FROM reported",
+)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from sqlalchemy import text
-
 from headrace_core.domain.errors import StateConflict
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job
@@ -11,8 +9,8 @@ from headrace_core.domain.lifecycle import EventType, sources
 from headrace_core.store.jobs.new_jobs import RANK
 from headrace_core.store.jobs.read import get_job, lock_job
 from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.guards import EVENT_XID, source_guard
 from headrace_core.store.sql.rows import job_columns, to_job
+from headrace_core.store.sql.transition import Transition
 
 
 async def requeue_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
@@ -29,7 +27,7 @@ async def requeue_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
         StateConflict: it has not failed and was not cancelled.
     """
     await lock_job(conn, tenant=tenant, job_id=job_id)
-    row = (await conn.execute(_REQUEUE, {"id": job_id})).one_or_none()
+    row = (await conn.execute(_REQUEUE.statement, {"id": job_id})).one_or_none()
     if row is not None:
         return to_job(row)
     job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
@@ -42,26 +40,28 @@ async def requeue_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
 _LATER = "j.attempt = 0 AND j.due_time > m.now"
 _DUE = f"CASE WHEN {_LATER} THEN j.due_time ELSE m.now END"
 
-_REQUEUE = text(f"""
-    WITH changed AS (
-        UPDATE jobs j
-        SET state = CASE WHEN {_LATER} THEN 'scheduled' ELSE 'queued' END,
-            retries_used = 0, worker_losses = 0, interruptions = 0, progress = NULL, error = NULL,
-            stack_trace = NULL, end_time = NULL, cancel_request_time = NULL,
-            deadline = CASE WHEN deadline > m.now THEN deadline END,
-            rank = {RANK.format(due=_DUE, priority="priority")}, due_time = {_DUE},
-            queue_time = CASE WHEN {_LATER} THEN NULL ELSE m.now END, seq = j.seq + 1,
-            xid = {EVENT_XID}, update_time = m.now
-        -- One moment for all; nothing here waits for a lock, so that it is no earlier one.
-        FROM (SELECT clock_timestamp() AS now) m
-        WHERE id = :id AND {source_guard(EventType.REQUEUED)}
-        RETURNING j.*
-    ),
-    event AS (
-        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, due_time)
-        SELECT id, seq, xid, tenant, 'requeued', state, attempt, update_time,
-            CASE WHEN state = 'scheduled' THEN due_time END
-        FROM changed
-    )
-    SELECT {job_columns(full=False)} FROM changed
-""")
+_REQUEUE = Transition(
+    name="changed",
+    events=(EventType.REQUEUED,),
+    rows="j.id = :id AND $guard",
+    state=f"CASE WHEN {_LATER} THEN 'scheduled' ELSE 'queued' END",
+    set={
+        "retries_used": "0",
+        "worker_losses": "0",
+        "interruptions": "0",
+        "progress": "NULL",
+        "error": "NULL",
+        "stack_trace": "NULL",
+        "end_time": "NULL",
+        "cancel_request_time": "NULL",
+        "deadline": "CASE WHEN j.deadline > m.now THEN j.deadline END",
+        "rank": RANK.format(due=_DUE, priority="j.priority"),
+        "due_time": _DUE,
+        "queue_time": f"CASE WHEN {_LATER} THEN NULL ELSE m.now END",
+    },
+    # `lock_job` has locked the row, so the moment is not earlier than the change.
+    moment=True,
+    returning="j.*",
+    event={"due_time": "CASE WHEN e.state = 'scheduled' THEN e.due_time END"},
+    result=f"SELECT {job_columns(full=False)} FROM changed",
+)

@@ -11,7 +11,6 @@ from headrace_core.domain.errors import RequestIdConflict
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job, JobSpec
 from headrace_core.store.jobs.new_jobs import (
-    AS_GIVEN,
     DUE,
     GIVEN,
     JOB,
@@ -24,6 +23,7 @@ from headrace_core.store.jobs.new_jobs import (
 )
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import job_columns, to_job
+from headrace_core.store.sql.transition import Creation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ def _compare(job: NewJob, other: Job, fingerprint: bytes) -> Submitted | Request
 
 async def _insert(conn: Connection, jobs: Sequence[NewJob]) -> dict[JobId, Start]:
     rows = await conn.execute(
-        _INSERT,
+        _INSERT.statement,
         {
             "id": [job.id for job in jobs],
             "payload": [job.spec.payload for job in jobs],
@@ -150,33 +150,26 @@ _KEYS = {
     "correlation_id": "text",
 }
 
-_INSERT = text(f"""
-    WITH moment AS (SELECT clock_timestamp() AS now),
-    input AS (
-        SELECT *, {DUE}
-        FROM moment, {unnested(JOB | SPEC | _KEYS)}
-    ),
-    created AS (
-        INSERT INTO jobs (tenant, request_id, fingerprint, correlation_id, {GIVEN})
-        SELECT tenant, request_id, fingerprint, correlation_id, {AS_GIVEN}
-        FROM input
-        -- One order for everybody, so that two calls with the same keys never lock crosswise.
+_INSERT = Creation(
+    before=[
+        "moment AS (SELECT clock_timestamp() AS now)",
+        f"input AS (SELECT *, {DUE} FROM moment, {unnested(JOB | SPEC | _KEYS)})",
+    ],
+    values={name: name for name in _KEYS} | GIVEN,
+    # All calls use one order, so two calls with the same keys cannot deadlock.
+    options="""
         ORDER BY tenant, request_id
         ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING
-        RETURNING id, xid, tenant, state, create_time, due_time, queue_time
-    ),
-    event AS (
-        INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, due_time)
-        SELECT id, 1, xid, tenant, 'submitted', state, 0, create_time,
-            CASE WHEN state = 'scheduled' THEN due_time END
+    """,
+    returning="id, xid, tenant, state, create_time, due_time, queue_time",
+    event={"due_time": "CASE WHEN e.state = 'scheduled' THEN e.due_time END"},
+    order=["e.id"],
+    result="""
+        SELECT state, create_time, due_time, queue_time, array_agg(id) AS ids
         FROM created
-        ORDER BY id
-    )
-    SELECT state, create_time, due_time, queue_time, array_agg(id) AS ids
-    FROM created
-    GROUP BY state, create_time, due_time, queue_time
-""")
-
+        GROUP BY state, create_time, due_time, queue_time
+    """,
+)
 
 _BY_REQUEST_ID = text(f"""
     SELECT {job_columns(full=False, table="j")}, j.fingerprint

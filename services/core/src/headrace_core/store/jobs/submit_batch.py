@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import text
 
 from headrace_core.domain.errors import RequestIdConflict
 from headrace_core.domain.ids import BatchId, JobId
 from headrace_core.domain.job import Job, JobSpec, JsonText
 from headrace_core.store.jobs.new_jobs import (
-    AS_GIVEN,
     DUE,
     GIVEN,
     JOB,
+    QUEUE_TIME,
     SPEC,
     STATE,
     created_job,
@@ -27,6 +27,7 @@ from headrace_core.store.jobs.new_jobs import (
 )
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import job_columns, to_job
+from headrace_core.store.sql.transition import Creation
 
 
 class BatchJobs(Sequence[Job]):
@@ -115,7 +116,7 @@ async def submit_batch(
     else:
         insert = _INSERT_BATCH
         new_batch |= spec_arrays(specs)
-    while not (rows := await conn.execute(insert, new_batch)):
+    while not (rows := await conn.execute(insert.statement, new_batch)):
         assert request_id is not None
         earlier = await find_batch(
             conn,
@@ -172,39 +173,42 @@ async def find_batch(
     return SubmittedBatch(BatchId(row["id"]), BatchJobs([job.id for job in jobs], jobs), False)
 
 
-def _insert_batch(rows: str) -> TextClause:
-    # All in one statement, of which nothing happens when there is a batch with the key. What jobs
-    # are told of themselves depends on their schedule_time alone.
-    return text(f"""
-        WITH batch AS (
-            INSERT INTO batches (id, tenant, request_id, fingerprint, jobs)
-            VALUES (:batch_id, :tenant, :request_id, :fingerprint, :jobs)
-            ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING
-            RETURNING id AS batch_id, tenant, clock_timestamp() AS now,
-                pg_current_xact_id() AS xid
-        ),
-        input AS (
-            SELECT *, {DUE}
-            FROM batch, {rows}
-        ),
-        created AS (
-            INSERT INTO jobs (tenant, batch_id, xid, correlation_id, {GIVEN})
-            SELECT tenant, batch_id, xid, CAST(:correlation_id AS text), {AS_GIVEN} FROM input
-        ),
-        event AS (
-            INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time, due_time)
-            SELECT id, 1, xid, tenant, 'submitted', {STATE}, 0, now, CASE WHEN later THEN due END
+def _insert_batch(rows: str) -> Creation:
+    """Return the statement that inserts nothing if a batch has the same request_id."""
+    return Creation(
+        before=[
+            """batch AS (
+                INSERT INTO batches (id, tenant, request_id, fingerprint, jobs)
+                VALUES (:batch_id, :tenant, :request_id, :fingerprint, :jobs)
+                ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING
+                RETURNING id AS batch_id, tenant, clock_timestamp() AS now,
+                    pg_current_xact_id() AS xid
+            )""",
+            f"input AS (SELECT *, {DUE} FROM batch, {rows})",
+        ],
+        values={
+            "tenant": "tenant",
+            "batch_id": "batch_id",
+            "xid": "xid",
+            "correlation_id": "CAST(:correlation_id AS text)",
+            **GIVEN,
+        },
+        first="input",
+        state=STATE,
+        time="e.now",
+        event={"due_time": "CASE WHEN e.later THEN e.due END"},
+        # The start of a job depends on its schedule_time alone.
+        result=f"""
+            SELECT DISTINCT schedule_time, {STATE} AS state, now AS create_time, due AS due_time,
+                {QUEUE_TIME} AS queue_time
             FROM input
-        )
-        SELECT DISTINCT schedule_time, {STATE} AS state, now AS create_time, due AS due_time,
-            CASE WHEN later THEN NULL ELSE now END AS queue_time
-        FROM input
-    """)
+        """,
+    )
 
 
 _INSERT_BATCH = _insert_batch(unnested(JOB | SPEC))
 _ALIKE = ", ".join(f"CAST(:{name} AS {kind}) AS {name}" for name, kind in SPEC.items())
-# Most batches are jobs of one kind, which is then said once.
+# Most batches are jobs of one kind, so its columns are sent once.
 _INSERT_ALIKE = _insert_batch(f"{unnested(JOB)}, (SELECT {_ALIKE}) AS spec")
 
 _BATCH = text("""

@@ -11,7 +11,9 @@ from asyncpg import PostgresError
 from sqlalchemy import text
 
 from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.sql.database import Database, server_error
+from headrace_core.store.sql.transition import insert_events
 
 # How often the disk is checked for room, in seconds.
 _ROOM_S: Final = 10.0
@@ -73,11 +75,17 @@ class WriteProbe:
 
 # The probe takes the locks and needs the privileges of a submit, and inserts nothing. The message
 # is 50 bytes of WAL; its commit waits for the disk, and for synchronous standbys.
-_WRITE = text("""
-    WITH job AS (INSERT INTO jobs SELECT * FROM jobs WHERE false),
-        event AS (
-            INSERT INTO job_events OVERRIDING SYSTEM VALUE SELECT * FROM job_events WHERE false
-        )
+_NO_EVENT = insert_events(
+    table="job e",
+    seq="e.seq",
+    type=f"'{EventType.SUBMITTED}'",
+    state="e.state",
+    time="e.create_time",
+    columns={},
+)
+_WRITE = text(f"""
+    WITH job AS (INSERT INTO jobs SELECT * FROM jobs WHERE false RETURNING *),
+        event AS ({_NO_EVENT})
     SELECT pg_logical_emit_message(true, 'headrace', '')
 """)
 

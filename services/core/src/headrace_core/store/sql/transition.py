@@ -1,0 +1,326 @@
+"""The builder of every transition: one statement that changes jobs and records their events.
+
+A statement is a list of CTEs: `before`, the selection that locks the rows, the guarded UPDATE, the
+INSERT of the events, and `then`. The declarations are in `store/jobs/`. To add a feature:
+
+- To fire a schedule: give `Creation` one more CTE in `before`, which advances the schedule and
+  returns what its job needs, and select `input` from it. If the CTE returns no row, no job is
+  created. `submit_batch` creates the row of its batch this way.
+- To release the jobs that wait for a job: declare their `Transition` with a selection that joins
+  the rows which the first one changed (by its `name`), and give its `ctes` to the first one as
+  `then`. `promote` counts its rows in such a CTE.
+
+Each CTE reads the database as it was before the statement, so no row of jobs may change twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from string import Template
+from typing import Final, NamedTuple
+
+from sqlalchemy import TextClause, text
+
+from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState, sources, targets
+from headrace_core.store.sql.tables import in_list
+
+TERMINAL_LIST: Final = in_list(sorted(TERMINAL))
+
+
+def source_guard(event: EventType, table: str = "j") -> str:
+    """Return the condition under which `event` may happen to a row of jobs."""
+    return _is_one_of(sources(event), table)
+
+
+def keyed_guard(event: EventType, table: str = "j") -> str:
+    """Return the condition of `source_guard`, for rows that are found by their keys.
+
+    It hides the states from the planner, so the plan never scans the partial index of a state. Such
+    a plan, made while few jobs had the state, would become slower with each one more.
+    """
+    return _is_any_of(sources(event), table)
+
+
+def _is_one_of(states: Sequence[JobState], table: str) -> str:
+    if len(states) == 1:
+        return f"{table}.state = '{states[0]}'"
+    return f"{table}.state IN ({in_list(states)})"
+
+
+def _is_any_of(states: Sequence[JobState], table: str) -> str:
+    return f"{table}.state = ANY (ARRAY(SELECT unnest(ARRAY[{in_list(states)}])))"
+
+
+class Lock(StrEnum):
+    """How a selection locks rows of jobs.
+
+    The FOR KEY SHARE of the SQL function `check_fence` conflicts with SKIP alone. So it delays
+    each transition that may lead to another attempt, and no other one.
+
+    Attributes:
+        WAIT: for the writes of a worker or client about its own job.
+        SKIP: for transitions that may lead to another attempt, and for pruning.
+    """
+
+    WAIT = "FOR NO KEY UPDATE OF j"
+    SKIP = "FOR UPDATE OF j SKIP LOCKED"
+
+
+class Selection(NamedTuple):
+    """The rows of jobs to change, as a CTE of that name.
+
+    Attributes:
+        name: of the CTE. It has the column `id`, and others that the transition's `set` reads.
+        sql: its SELECT, from `jobs j`, with $guard and $lock.
+        lock: the value of $lock.
+    """
+
+    name: str
+    sql: str
+    lock: Lock
+
+
+class Several(NamedTuple):
+    """Several events for each changed row.
+
+    Attributes:
+        join: joins the changed row `e` with its events.
+        number: the number of an event among those of its row, from 1.
+        per_row: the number of a row's events, a column of the selection.
+    """
+
+    join: str
+    number: str
+    per_row: str
+
+
+class Transition:
+    """A statement that changes jobs and inserts their events.
+
+    Args:
+        name: the CTE of the changed rows.
+        events: the events that the statement may write.
+        sources: the states from which it starts; by default those that all `events` share.
+        before: CTEs before the selection.
+        recursive: whether one of these is recursive.
+        rows: the rows to change, or the condition that finds one row by its key, with $guard.
+        keyed: whether $guard is the one for rows that are found by their keys.
+        state: the new state, in SQL. It may be left out if `events` lead to one state alone.
+        set: the values of other columns. `seq`, `xid` and `update_time` are always set.
+        moment: whether all times are one moment, `m.now`.
+        returning: the columns of the changed rows, when not `CHANGED`.
+        type: the event's type, in SQL of the changed row `e`; needed with several `events`.
+        event: the values of further columns of the event, in SQL of `e`.
+        several: set if a row has several events.
+        then: CTEs that read the changed rows.
+        result: the final SELECT. Without one the INSERT of the events is the last statement.
+        schema: the schema of the tables and a dot, in a function without a search path.
+
+    Raises:
+        ValueError: the declaration contradicts the lifecycle, or has no guard or lock.
+    """
+
+    __slots__ = ("ctes", "events", "sql", "statement")
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        events: Sequence[EventType],
+        rows: Selection | str,
+        sources: Sequence[JobState] | None = None,
+        before: Sequence[str] = (),
+        recursive: bool = False,
+        keyed: bool = False,
+        state: str | None = None,
+        set: Mapping[str, str],  # noqa: A002 - SQL's own name
+        moment: bool = False,
+        returning: str | None = None,
+        type: str | None = None,  # noqa: A002 - the column's name
+        event: Mapping[str, str] | None = None,
+        several: Several | None = None,
+        then: Sequence[str] = (),
+        result: str | None,
+        schema: str = "",
+    ) -> None:
+        starts = _starts(events) if sources is None else sources
+        now = "m.now" if moment else "clock_timestamp()"
+        changes = {
+            **_new_state(events, starts, state),
+            "seq": f"j.seq + {several.per_row if several else 1}",
+            "xid": _EVENT_XID,
+            **set,
+            "update_time": now,
+        }
+        guard = (_is_any_of if keyed else _is_one_of)(starts, "j")
+        tables = ["(SELECT clock_timestamp() AS now) m"] if moment else []
+        selected = []
+        if isinstance(rows, Selection):
+            selected = [_cte(rows.name, _fill(rows.sql, guard=guard, lock=rows.lock))]
+            tables.insert(0, rows.name)
+            where = f"j.id = {rows.name}.id"
+        else:
+            where = _fill(rows, guard=guard)
+        update = (
+            f"UPDATE {schema}jobs j\nSET {_assignments(changes)}\n"
+            f"{f'FROM {_join(tables)} ' if tables else ''}WHERE {where}\n"
+            f"RETURNING {returning or CHANGED}{f', {several.per_row} AS events' if several else ''}"
+        )
+        order = [] if isinstance(rows, str) else ["e.id"]
+        insert = insert_events(
+            table=f"{name} e {several.join}" if several else f"{name} e",
+            seq=f"e.seq - e.events + {several.number}" if several else "e.seq",
+            type=_event_type(events, type),
+            state="e.state",
+            time="e.update_time",
+            columns=event or {},
+            order=[*order, several.number] if several else order,
+            schema=schema,
+        )
+        self.events = tuple(events)
+        self.ctes = [*before, *selected, _cte(name, update)]
+        if result is not None:
+            self.ctes += [_cte(f"{name}_event", insert), *then]
+        self.sql = _statement(self.ctes, result or insert, recursive=recursive)
+        self.statement: TextClause = text(self.sql)
+
+
+class Creation:
+    """A statement that inserts jobs, each with its first event.
+
+    Args:
+        before: CTEs, of which `input` has the values.
+        values: the columns of jobs, in SQL of `input`.
+        options: ORDER BY and ON CONFLICT of the insert.
+        returning: the columns of the CTE `created`.
+        first: the CTE with a row `e` for each event; `input` needs no RETURNING.
+        state, time: the new state and the time of submission, in SQL of `e`.
+        event: the values of further columns of the event, in SQL of `e`.
+        order: the order of the events.
+        then: CTEs that read the new jobs.
+        result: the final SELECT.
+    """
+
+    __slots__ = ("ctes", "events", "statement")
+
+    def __init__(
+        self,
+        *,
+        before: Sequence[str],
+        values: Mapping[str, str],
+        options: str = "",
+        returning: str = "",
+        first: str = "created",
+        state: str = "e.state",
+        time: str = "e.create_time",
+        event: Mapping[str, str],
+        order: Sequence[str] = (),
+        then: Sequence[str] = (),
+        result: str,
+    ) -> None:
+        jobs = (
+            f"INSERT INTO jobs ({_join(values)})\nSELECT {_join(values.values())}\n"
+            f"FROM input {options}{f' RETURNING {returning}' if returning else ''}"
+        )
+        events = insert_events(
+            table=f"{first} e",
+            seq="1",
+            type=f"'{EventType.SUBMITTED}'",
+            state=state,
+            attempt="0",
+            time=time,
+            columns=event,
+            order=order,
+        )
+        self.events = (EventType.SUBMITTED,)
+        self.ctes = [*before, _cte("created", jobs), _cte("created_event", events), *then]
+        self.statement: TextClause = text(_statement(self.ctes, result))
+
+
+# The columns of a changed row that its event copies.
+CHANGED: Final = "j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time"
+
+# The xid of a job never decreases. So the events of a job have the same order by place as by `seq`.
+_EVENT_XID: Final = "greatest(j.xid, pg_current_xact_id())"
+
+
+def insert_events(
+    *,
+    table: str,
+    seq: str,
+    type: str,  # noqa: A002 - the column's name
+    state: str,
+    time: str,
+    columns: Mapping[str, str],
+    attempt: str = "e.attempt",
+    order: Sequence[str] = (),
+    schema: str = "",
+) -> str:
+    """Return the INSERT of events, one for each row `e` of a table or join."""
+    values = {
+        "job_id": "e.id",
+        "seq": seq,
+        "xid": "e.xid",
+        "tenant": "e.tenant",
+        "type": type,
+        "state": state,
+        "attempt": attempt,
+        "time": time,
+        **columns,
+    }
+    return (
+        f"INSERT INTO {schema}job_events ({_join(values)})\n"
+        f"SELECT {_join(values.values())}\nFROM {table}"
+        f"{f' ORDER BY {_join(order)}' if order else ''}"
+    )
+
+
+def _starts(events: Sequence[EventType]) -> tuple[JobState, ...]:
+    """Return the states from which each of `events` may happen."""
+    starts = tuple(s for s in sources(events[0]) if all(s in sources(e) for e in events))
+    if not starts:
+        raise ValueError(f"the lifecycle has no state from which each of {events} may happen")
+    return starts
+
+
+def _new_state(
+    events: Sequence[EventType], starts: Sequence[JobState], state: str | None
+) -> dict[str, str]:
+    """Return the new state, unless it is the old one."""
+    if state is not None:
+        return {"state": state}
+    ends = {target for event in events for target in targets(event)}
+    if len(ends) > 1:
+        raise ValueError(f"{events} lead to several states; declare which")
+    return {} if ends == set(starts) else {"state": f"'{ends.pop()}'"}
+
+
+def _event_type(events: Sequence[EventType], kind: str | None) -> str:
+    if kind is None and len(events) > 1:
+        raise ValueError(f"{events} are several events; declare which")
+    return kind or f"'{events[0]}'"
+
+
+def _assignments(values: Mapping[str, str]) -> str:
+    return _join(f"{column} = {value}" for column, value in values.items())
+
+
+def _join(parts: Iterable[str]) -> str:
+    return ", ".join(parts)
+
+
+def _fill(sql: str, **values: str) -> str:
+    template = Template(sql)
+    missing = values.keys() - set(template.get_identifiers())
+    if missing:
+        raise ValueError(f"the selection has no ${missing.pop()}")
+    return template.substitute(values)
+
+
+def _cte(name: str, sql: str) -> str:
+    return f"{name} AS (\n{sql}\n)"
+
+
+def _statement(ctes: Sequence[str], result: str, *, recursive: bool = False) -> str:
+    return f"WITH {'RECURSIVE ' if recursive else ''}{_join(ctes)}\n{result}"

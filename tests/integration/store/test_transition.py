@@ -1,0 +1,71 @@
+"""The statements of the transition builder, on a database."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.store.jobs.complete import COMPLETE_BODY
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.transition import Lock, Selection, Transition
+from support.histories import assert_legal
+from support.jobs import history, read_job, submit
+
+BODY = text("""
+    SELECT prosrc FROM pg_proc
+    WHERE proname = 'complete' AND pronamespace = 'headrace'::regnamespace
+""")
+
+RELEASE = Transition(
+    name="freed",
+    events=(EventType.DUE,),
+    rows=Selection(
+        "dependents",
+        """
+            SELECT j.id FROM jobs j JOIN stopped s ON j.labels ->> 'after' = s.id::text
+            WHERE $guard ORDER BY j.id $lock
+        """,
+        Lock.SKIP,
+    ),
+    set={"queue_time": "clock_timestamp()"},
+    result="SELECT id FROM freed",
+)
+
+STOP_AND_RELEASE = Transition(
+    name="stopped",
+    events=(EventType.CANCELLED,),
+    rows="j.id = :id AND $guard",
+    set={"end_time": "clock_timestamp()"},
+    then=RELEASE.ctes,
+    result="SELECT id FROM freed",
+)
+
+
+async def test_the_function_complete_has_the_built_body(database: Database) -> None:
+    async with database.transaction() as connection:
+        body = await connection.scalar(BODY)
+
+    assert body.split() == COMPLETE_BODY.replace("{tables}", "headrace").split()
+
+
+async def test_a_transition_can_cause_those_of_other_jobs(database: Database) -> None:
+    first = await submit(database)
+    later = first.create_time.replace(year=first.create_time.year + 1)
+    waiting, other = [
+        await submit(database, schedule_time=later, labels={"after": after})
+        for after in (str(first.id), "another")
+    ]
+
+    async with database.transaction() as connection:
+        freed = await connection.execute(STOP_AND_RELEASE.statement, {"id": first.id})
+
+    assert [row.id for row in freed] == [waiting.id]
+    jobs = [await read_job(database, job.id) for job in (first, waiting, other)]
+    assert [job.state for job in jobs] == [
+        JobState.CANCELLED,
+        JobState.QUEUED,
+        JobState.SCHEDULED,
+    ]
+    assert (await history(database, waiting.id))[-1].type is EventType.DUE
+    for job in jobs:
+        assert_legal(job, await history(database, job.id))
