@@ -21,7 +21,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Waker
+from headrace_core.wake import WakeBus
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
 from headrace_standalone.embedded.valkey import EmbeddedValkey
@@ -143,9 +143,9 @@ async def redis(settings: Settings) -> AsyncIterator[AsyncRedis]:
 
 
 @pytest.fixture
-async def waker(settings: Settings, database: Database) -> AsyncIterator[Waker]:
+async def bus(settings: Settings, database: Database) -> AsyncIterator[WakeBus]:
     """Rings after commits; a test that does not ask for it lives without wake-ups."""
-    waker = Waker(settings, database)
-    await waker.start()
-    yield waker
-    await waker.stop()
+    bus = WakeBus(settings, database)
+    await bus.start()
+    yield bus
+    await bus.stop()

@@ -20,7 +20,7 @@ from headrace_core.domain.job import Progress
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.report import write_reports
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 
 # How many reports a commit has: what a busy worker's group commit gathers.
 COMMIT: Final = (5, 10)
@@ -82,8 +82,8 @@ async def write(link: Link, settings: Settings, streams: Sequence[Stream], seed:
         seed: of the order of events and the sizes of commits.
     """
     database = Database(settings, application="bench-writer")
-    waker = Waker(settings, database)
-    await waker.start()
+    bus = WakeBus(settings, database)
+    await bus.start()
     try:
         labels = [stream.label for stream in streams for _ in range(stream.jobs)]
         # Connecting is no part of a commit.
@@ -100,7 +100,7 @@ async def write(link: Link, settings: Settings, streams: Sequence[Stream], seed:
         )
         writer = _Writer(
             database=database,
-            waker=waker,
+            bus=bus,
             worker_id=worker_id,
             jobs=[ids[number] for number in turns(by_stream, seed)],
             seed=seed,
@@ -113,7 +113,7 @@ async def write(link: Link, settings: Settings, streams: Sequence[Stream], seed:
                 assert isinstance(order, Schedule)
                 link.send(await writer.write(order))
     finally:
-        await waker.stop()
+        await bus.stop()
         await database.close()
 
 
@@ -122,13 +122,13 @@ class _Writer:
         self,
         *,
         database: Database,
-        waker: Waker,
+        bus: WakeBus,
         worker_id: WorkerId,
         jobs: Sequence[JobId],
         seed: int,
     ) -> None:
         self._database = database
-        self._waker = waker
+        self._bus = bus
         self._worker_id = worker_id
         self._jobs = cycle(jobs)
         self._random = random.Random(seed)
@@ -162,7 +162,7 @@ class _Writer:
         began = time.time()
         async with self._database.transaction() as connection:
             taken = await write_reports(connection, worker_id=self._worker_id, reports=reports)
-        self._waker.ring(Topic.EVENTS)
+        self._bus.publish(Topic.EVENTS)
         assert taken == {report.key for report in reports}
         self._due.append(round(due * 1e6))
         self._late.append(round((began - due) * 1e6))

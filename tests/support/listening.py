@@ -1,4 +1,4 @@
-"""A listener that is known to hear, so that what it hears is what a test has rung."""
+"""A connected subscription to wake-ups that has received no earlier ones."""
 
 from __future__ import annotations
 
@@ -10,49 +10,66 @@ from sqlalchemy import text
 
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Listener, Topic
+from headrace_core.wake import Topic, WakeBus, WakeSubscription
 from support.until import until
 
-# Long enough that a wait which nothing ends would fail the test.
+# Deadline of an expected wake-up, in seconds.
 LONG = 20.0
-# Long enough for what must not come to have come.
+# Grace period in which an unexpected wake-up would arrive, in seconds.
 SHORT = 0.1
 
 
 @asynccontextmanager
 async def listening(
     settings: Settings, database: Database, *topics: Topic, admin: str = ""
-) -> AsyncIterator[Listener]:
-    """A listener that hears on both ways; that it has begun to counts as a wake-up.
+) -> AsyncIterator[WakeSubscription]:
+    """Yield a subscription on a bus of its own, after the wake-ups of its connections.
 
-    `admin` is a URL of Redis with more rights than that of the settings.
+    Args:
+        settings: of the bus.
+        database: of the bus.
+        topics: to receive.
+        admin: a URL of Redis with more rights than that of the settings.
     """
-    listener = Listener(settings, database, *topics)
-    await listener.start()
+    bus = WakeBus(settings, database, *topics)
+    async with connected(bus, settings, database, *topics, admin=admin) as wake:
+        yield wake
+
+
+@asynccontextmanager
+async def connected(
+    bus: WakeBus, settings: Settings, database: Database, *topics: Topic, admin: str = ""
+) -> AsyncIterator[WakeSubscription]:
+    """Start a bus for the length of the block; yield a subscription as `listening` does."""
+    wake = bus.subscribe(*topics)
+    await bus.start()
     try:
         await until(lambda: hears_postgresql(database, topics))
         client: Redis = Redis.from_url(admin or settings.redis_url.get_secret_value())
         channels = await channels_of(database, *topics)
         await until(lambda: hears_redis(client, channels))
         await client.aclose()
-        assert await listener.wait(LONG)
-        while await listener.wait(SHORT):
+        assert await wake.wait(LONG)
+        while await wake.wait(SHORT):
             pass
-        yield listener
+        yield wake
     finally:
-        await listener.stop()
+        await bus.stop()
 
 
 async def channels_of(database: Database, *topics: Topic) -> list[str]:
+    """Return the channels of topics in an installation."""
     installation = await database.installation_id()
     return [topic.channel(installation) for topic in topics]
 
 
 async def hears_redis(client: Redis, channels: Sequence[str]) -> bool:
+    """Whether each channel has a subscriber in Redis."""
     return all(count for _, count in await client.pubsub_numsub(*channels))
 
 
 async def hears_postgresql(database: Database, topics: tuple[Topic, ...]) -> bool:
+    """Whether the newest LISTEN session has listened to the last of the topics."""
     async with database.transaction() as connection:
         query = await connection.scalar(
             text(

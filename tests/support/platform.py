@@ -16,7 +16,7 @@ from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.jobs.read import get_job
 from headrace_core.store.jobs.submit import NewJob, Submitted, submit_jobs
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Listener, Topic, Waker
+from headrace_core.wake import Topic, WakeBus, WakeSubscription
 from headrace_scheduler.service import Scheduler
 from headrace_worker.api.registry import Registry
 from headrace_worker.service import WorkerService
@@ -29,12 +29,12 @@ class Platform:
     """What a test says and asks; it waits on wake-ups, not on time."""
 
     def __init__(
-        self, settings: Settings, database: Database, waker: Waker, listener: Listener
+        self, settings: Settings, database: Database, bus: WakeBus, wake: WakeSubscription
     ) -> None:
         self.settings = settings
         self.database = database
-        self.waker = waker
-        self._listener = listener
+        self.bus = bus
+        self._wake = wake
 
     async def submit(self, job_type: str, payload: str = "{}", **spec: Any) -> JobId:
         """Submits a job; returns its id."""
@@ -60,7 +60,7 @@ class Platform:
         ]
         async with self.database.transaction() as connection:
             results = await submit_jobs(connection, jobs)
-        self.waker.ring(Topic.JOBS, Topic.EVENTS)
+        self.bus.publish(Topic.JOBS, Topic.EVENTS)
         assert all(isinstance(result, Submitted) for result in results)
         return [job.id for job in jobs]
 
@@ -68,7 +68,7 @@ class Platform:
         """Asks for a job's cancellation."""
         async with self.database.transaction() as connection:
             job = await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
-        self.waker.ring(Topic.CANCELS, Topic.EVENTS)
+        self.bus.publish(Topic.CANCELS, Topic.EVENTS)
         return job
 
     async def job(self, job_id: JobId) -> Job:
@@ -96,11 +96,11 @@ class Platform:
                 for seen in reversed(await self.events(job_id)):
                     if seen.type is event:
                         return seen
-                await self._listener.wait(1)
+                await self._wake.wait(1)
 
     async def wait(self) -> None:
         """Waits until something has happened, for a second at most."""
-        await self._listener.wait(1)
+        await self._wake.wait(1)
 
     async def ended(self, job_id: JobId) -> Job:
         """Waits until a job has ended; returns it."""
@@ -109,7 +109,7 @@ class Platform:
                 job = await self.job(job_id)
                 if job.state in TERMINAL:
                     return job
-                await self._listener.wait(1)
+                await self._wake.wait(1)
 
 
 @asynccontextmanager
@@ -120,12 +120,9 @@ async def platform(
     async with AsyncExitStack() as stack:
         database = Database(settings, application="test")
         stack.push_async_callback(database.close)
-        waker = Waker(settings, database)
-        await waker.start()
-        stack.push_async_callback(waker.stop)
-        listener = Listener(settings, database, Topic.EVENTS)
-        await listener.start()
-        stack.push_async_callback(listener.stop)
+        bus = WakeBus(settings, database, Topic.EVENTS)
+        await bus.start()
+        stack.push_async_callback(bus.stop)
         scheduler = Scheduler(settings)
         await scheduler.start()
         stack.push_async_callback(scheduler.stop)
@@ -135,4 +132,4 @@ async def platform(
             stack.push_async_callback(worker.stop)
         async with asyncio.timeout(DEADLINE_S):
             await scheduler.leader.leading.wait()
-        yield Platform(settings, database, waker, listener)
+        yield Platform(settings, database, bus, bus.subscribe(Topic.EVENTS))

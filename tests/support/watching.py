@@ -17,7 +17,7 @@ from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.jobs.submit import Submitted, submit_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import read_installation
-from headrace_core.wake import Listener, Topic, Waker
+from headrace_core.wake import Topic, WakeBus, WakeSubscription
 from headrace_gateway.streams import Watch, WatchPage
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.routing import Routes
@@ -90,15 +90,15 @@ async def watching(settings: Settings) -> AsyncIterator[Watch]:
     try:
         async with database.transaction() as connection:
             installation = await read_installation(connection)
-        waker = Waker(settings, database)
-        await waker.start()
-        watch = Watch(settings=settings, database=database, installation=installation, waker=waker)
+        bus = WakeBus(settings, database, Topic.EVENTS, Topic.SUBSCRIPTIONS)
+        await bus.start()
+        watch = Watch(settings=settings, database=database, installation=installation, bus=bus)
         await watch.start()
         try:
             yield watch
         finally:
             await watch.stop()
-            await waker.stop()
+            await bus.stop()
     finally:
         await database.close()
 
@@ -111,7 +111,7 @@ class LookingTail:
         self.routes = RecordingRoutes(self.gauges)
         self.tail = Tail(
             database=database,
-            listener=Listener(settings, database, Topic.EVENTS),
+            wake=WakeSubscription(),
             routes=self.routes,
             gauges=self.gauges,
             **bounds,

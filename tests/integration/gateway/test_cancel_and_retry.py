@@ -25,7 +25,7 @@ from headrace.v1.job_service_pb2 import (
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Listener, Topic
+from headrace_core.wake import Topic, WakeBus
 from support.gateway import PlayedWorker, refused
 
 
@@ -63,16 +63,17 @@ async def test_the_cancellation_of_a_job_that_runs_is_recorded_and_pushed(
 ):
     job_id = await submit(jobs)
     await worker.start_job(job_id)
-    listener = Listener(settings, database, Topic.CANCELS)
-    await listener.start()
+    bus = WakeBus(settings, database, Topic.CANCELS)
+    cancels = bus.subscribe(Topic.CANCELS)
+    await bus.start()
     # A connection that has come up counts as a wake-up, one on each way.
-    while await listener.wait(1):
+    while await cancels.wait(1):
         pass
     job = await cancel(jobs, job_id)
     assert job.state == JOB_STATE_RUNNING
     assert job.HasField("cancel_request_time")
-    assert await listener.wait(10)
-    await listener.stop()
+    assert await cancels.wait(10)
+    await bus.stop()
     assert await history(jobs, job_id) == ["SUBMITTED", "STARTED", "CANCEL_REQUESTED"]
 
 

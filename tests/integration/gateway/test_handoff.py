@@ -14,7 +14,7 @@ from headrace_core.delivery import Deliverer
 from headrace_core.domain.job import Job, rank_of
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Listener, Topic, Waker
+from headrace_core.wake import Topic, WakeBus, WakeSubscription
 from headrace_gateway.api.handoff import HandOff
 from headrace_scheduler.loops.dispatch import Dispatch
 from support.jobs import submit, submit_many
@@ -28,9 +28,9 @@ POOL = "pool"
 
 
 @asynccontextmanager
-async def knowing(settings: Settings, database: Database, waker: Waker) -> AsyncIterator[HandOff]:
+async def knowing(settings: Settings, database: Database, bus: WakeBus) -> AsyncIterator[HandOff]:
     """One that has read which pools there are."""
-    hand_off = HandOff(settings=settings, database=database, waker=waker)
+    hand_off = HandOff(settings=settings, database=database, bus=bus)
     hand_off.offer([])
     await until(lambda: bool(hand_off._pools))
     yield hand_off
@@ -38,18 +38,18 @@ async def knowing(settings: Settings, database: Database, waker: Waker) -> Async
 
 
 @pytest.fixture
-async def hand_off(settings: Settings, database: Database, waker: Waker) -> AsyncIterator[HandOff]:
+async def hand_off(settings: Settings, database: Database, bus: WakeBus) -> AsyncIterator[HandOff]:
     """One that knows of a worker with two slots."""
     await register(database, slots=2)
-    async with knowing(settings, database, waker) as hand_off:
+    async with knowing(settings, database, bus) as hand_off:
         yield hand_off
 
 
 @pytest.fixture
-async def scheduler(settings: Settings, database: Database) -> AsyncIterator[Listener]:
+async def scheduler(settings: Settings, database: Database) -> AsyncIterator[WakeSubscription]:
     """Hears what a scheduler would hear of waiting jobs."""
-    async with listening(settings, database, Topic.JOBS) as listener:
-        yield listener
+    async with listening(settings, database, Topic.JOBS) as wake:
+        yield wake
 
 
 async def queued(redis: Redis) -> list[str]:
@@ -61,7 +61,7 @@ def names(*jobs: Job) -> list[str]:
 
 
 async def test_while_a_pool_has_nothing_to_do_a_job_goes_straight_to_it(
-    database: Database, hand_off: HandOff, scheduler: Listener, redis: Redis
+    database: Database, hand_off: HandOff, scheduler: WakeSubscription, redis: Redis
 ) -> None:
     later, sooner = await submit(database), await submit(database, priority=10)
     for job in (later, sooner):
@@ -82,7 +82,7 @@ async def test_while_a_pool_has_nothing_to_do_a_job_goes_straight_to_it(
 async def test_what_the_scheduler_should_decide_goes_to_it(
     database: Database,
     hand_off: HandOff,
-    scheduler: Listener,
+    scheduler: WakeSubscription,
     redis: Redis,
     subtests: pytest.Subtests,
 ) -> None:
@@ -101,7 +101,7 @@ async def test_what_the_scheduler_should_decide_goes_to_it(
 
 
 async def test_as_soon_as_jobs_wait_in_the_pool_the_scheduler_decides(
-    database: Database, hand_off: HandOff, scheduler: Listener, redis: Redis
+    database: Database, hand_off: HandOff, scheduler: WakeSubscription, redis: Redis
 ) -> None:
     first = await submit_many(database, 4)
     hand_off.offer(first)
@@ -118,25 +118,25 @@ async def test_as_soon_as_jobs_wait_in_the_pool_the_scheduler_decides(
 async def test_a_pool_whose_slots_are_taken_gets_nothing(
     settings: Settings,
     database: Database,
-    waker: Waker,
-    scheduler: Listener,
+    bus: WakeBus,
+    scheduler: WakeSubscription,
     redis: Redis,
 ) -> None:
     busy = await register(database, slots=1)
     await start(database, busy, await submit(database))
-    async with knowing(settings, database, waker) as hand_off:
+    async with knowing(settings, database, bus) as hand_off:
         hand_off.offer([await submit(database)])
         assert await scheduler.wait(LONG) == {Topic.JOBS}
     assert await queued(redis) == []
 
 
 async def test_of_several_pools_the_one_with_the_most_room_gets_it(
-    settings: Settings, database: Database, waker: Waker, redis: Redis
+    settings: Settings, database: Database, bus: WakeBus, redis: Redis
 ) -> None:
     await register(database, pool="small", slots=1)
     await register(database, pool=POOL, slots=5)
     jobs = await submit_many(database, 3)
-    async with knowing(settings, database, waker) as hand_off:
+    async with knowing(settings, database, bus) as hand_off:
         hand_off.offer(jobs)
 
         async def came() -> bool:
@@ -146,12 +146,12 @@ async def test_of_several_pools_the_one_with_the_most_room_gets_it(
 
 
 async def test_without_a_prefetch_the_scheduler_decides_everything(
-    settings: Settings, database: Database, waker: Waker, scheduler: Listener, redis: Redis
+    settings: Settings, database: Database, bus: WakeBus, scheduler: WakeSubscription, redis: Redis
 ) -> None:
     # An empty queue in Redis says nothing then.
     await register(database)
     strict = settings.model_copy(update={"dispatch_prefetch": 0})
-    hand_off = HandOff(settings=strict, database=database, waker=waker)
+    hand_off = HandOff(settings=strict, database=database, bus=bus)
     hand_off.offer([await submit(database)])
     assert await scheduler.wait(LONG) == {Topic.JOBS}
     assert await queued(redis) == []
@@ -159,17 +159,17 @@ async def test_without_a_prefetch_the_scheduler_decides_everything(
 
 
 async def test_without_redis_the_scheduler_is_told_through_postgresql(
-    settings: Settings, database: Database, scheduler: Listener
+    settings: Settings, database: Database, scheduler: WakeSubscription
 ) -> None:
     gone = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
-    waker = Waker(gone, database)
-    await waker.start()
+    bus = WakeBus(gone, database)
+    await bus.start()
     await register(database)
-    async with knowing(gone, database, waker) as hand_off:
+    async with knowing(gone, database, bus) as hand_off:
         for _ in range(2):
             hand_off.offer([await submit(database)])
             assert await scheduler.wait(LONG) == {Topic.JOBS}
-    await waker.stop()
+    await bus.stop()
 
 
 async def test_what_was_given_and_lost_goes_again_at_the_schedulers_next_look(

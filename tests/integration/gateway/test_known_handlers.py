@@ -10,7 +10,7 @@ import pytest
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Listener
+from headrace_core.wake import WakeSubscription
 from headrace_gateway.api import handlers
 from headrace_gateway.api.handlers import HandlerCache
 from support.until import until
@@ -30,7 +30,7 @@ async def test_a_reading_that_fails_unforeseen_is_not_the_last_one(
 
     # Nobody rings: it is read when what is known has become old.
     monkeypatch.setattr(handlers, "MAX_AGE", 0.01)
-    cache = HandlerCache(database=database, listener=Listener(settings, database))
+    cache = HandlerCache(database=database, wake=WakeSubscription())
     assert await cache.of(DEFAULT_TENANT) == {}
     monkeypatch.setattr(handlers, "live_handlers", fail_once)
     await cache.start()

@@ -18,7 +18,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import remove_worker
-from headrace_core.wake import Listener, Topic, Waker
+from headrace_core.wake import Topic, WakeBus, WakeSubscription
 from headrace_gateway.api.queue_health import queue_health
 from headrace_gateway.server import Gateway
 from headrace_worker.service import WorkerService
@@ -148,10 +148,10 @@ async def test_a_watch_shows_a_worker_come_and_go_without_a_wake_up(
 async def test_a_wake_up_is_enough_for_who_would_look_much_later(
     settings: Settings, database: Database
 ):
-    waker = Waker(settings, database)
-    await waker.start()
-    async with listening(settings, database, Topic.WORKERS) as listener:
-        queues = queue_health(database=database, listener=listener)
+    bus = WakeBus(settings, database)
+    await bus.start()
+    async with listening(settings, database, Topic.WORKERS) as wake:
+        queues = queue_health(database=database, wake=wake)
         queues._max_age = LONG
         changed = asyncio.Event()
         queues.on_change(changed.set)
@@ -160,12 +160,12 @@ async def test_a_wake_up_is_enough_for_who_would_look_much_later(
             assert not await queues.serving("queue/fast")
             changed.clear()
             await register(database, queues=["fast"])
-            waker.ring(Topic.WORKERS)
+            bus.publish(Topic.WORKERS)
             async with asyncio.timeout(LONG / 2):
                 await changed.wait()
             assert await queues.serving("queue/fast")
         await queues.stop()
-    await waker.stop()
+    await bus.stop()
 
 
 async def test_a_watch_follows_a_real_worker(
@@ -193,8 +193,8 @@ class CountingDatabase(Database):
 
 async def test_any_number_of_watches_and_probes_cost_a_query_a_second(settings: Settings):
     database = CountingDatabase(settings, application="test")
-    listener = Listener(settings, database, Topic.WORKERS)
-    queues = queue_health(database=database, listener=listener)
+    wake = WakeSubscription()
+    queues = queue_health(database=database, wake=wake)
     clock = asyncio.get_running_loop().time
     began = clock()
     queues.start()
@@ -208,7 +208,6 @@ async def test_any_number_of_watches_and_probes_cost_a_query_a_second(settings: 
     # Who finds a reading too old may be ahead of the one who reads anyway.
     assert database.statements <= 2 * (1 + (clock() - began))
     await queues.stop()
-    await listener.stop()
     await database.close()
 
 

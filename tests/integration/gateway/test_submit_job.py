@@ -41,7 +41,7 @@ from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.submit import NewJob, submit_jobs
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from support.gateway import SQUARE_SUM, PlayedWorker, refused
 
 NUMBERS = Data(json=b'{"data": [1, 2, 3]}')
@@ -251,15 +251,15 @@ async def test_a_worker_that_comes_later_is_noticed(
     wrong = validate("square_sum", payload=Data(json=b"{}"))
     assert (await jobs.SubmitJob(wrong)).outcome == SUBMIT_OUTCOME_NO_WORKER
     await PlayedWorker(database, SQUARE_SUM).register()
-    waker = Waker(settings, database)
-    await waker.start()
-    waker.ring(Topic.WORKERS)
+    bus = WakeBus(settings, database)
+    await bus.start()
+    bus.publish(Topic.WORKERS)
     right = validate("square_sum", payload=NUMBERS)
     async with asyncio.timeout(10):
         while (await jobs.SubmitJob(right)).outcome != SUBMIT_OUTCOME_WOULD_RUN:
             pass
     assert (await refused(jobs.SubmitJob(wrong))).reason == "PAYLOAD_INVALID"
-    await waker.stop()
+    await bus.stop()
 
 
 async def test_a_schema_that_is_none_refuses_nobody(database: Database, jobs: JobServiceStub):

@@ -19,7 +19,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.leadership import give_up_lead, renew_lead, take_lead
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_scheduler import leader
 from headrace_scheduler.leader import Leader
 from headrace_scheduler.metrics import Gauges
@@ -195,7 +195,7 @@ async def test_fault_of_the_work_ends_the_term_alone(settings: Settings) -> None
 
 @pytest.mark.parametrize("how", ["stopped", "replaced"])
 async def test_standby_continues_the_work_of_the_leader(
-    settings: Settings, database: Database, redis: Redis, waker: Waker, how: str
+    settings: Settings, database: Database, redis: Redis, bus: WakeBus, how: str
 ) -> None:
     await register(database)
     served = settings.model_copy(update={"scheduler_metrics_address": "127.0.0.1:0"})
@@ -205,7 +205,7 @@ async def test_standby_continues_the_work_of_the_leader(
     try:
         first = await leads(*(scheduler.leader for scheduler in schedulers))
         leading, standby = schedulers if schedulers[0].leader is first else reversed(schedulers)
-        await promoted_and_delivered(database, redis, waker)
+        await promoted_and_delivered(database, redis, bus)
         assert (await scrape(leading.metrics_port))["headrace_leader_term"] == 1
         if how == "stopped":
             await leading.stop()
@@ -218,18 +218,18 @@ async def test_standby_continues_the_work_of_the_leader(
             # One of its loops or its renewal was refused first.
             seen = await scrape(leading.metrics_port)
             assert seen["headrace_stale_writes_refused_total"] >= 1
-        await promoted_and_delivered(database, redis, waker)
+        await promoted_and_delivered(database, redis, bus)
         assert await lead(database) == 2
     finally:
         for scheduler in schedulers:
             await scheduler.stop()
 
 
-async def promoted_and_delivered(database: Database, redis: Redis, waker: Waker) -> None:
+async def promoted_and_delivered(database: Database, redis: Redis, bus: WakeBus) -> None:
     """Wait until a scheduled job is in the queue of its pool."""
     job = await submit(database, schedule_time=datetime.now(UTC) + timedelta(hours=1))
     await set_column(database, job.id, "due_time = now()")
-    waker.ring(Topic.JOBS)
+    bus.publish(Topic.JOBS)
 
     async def delivered() -> bool:
         return await redis.zscore(await queue_of(redis, "pool"), f"{job.id}:1") is not None

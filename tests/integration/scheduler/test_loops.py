@@ -10,7 +10,7 @@ from sqlalchemy import text
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_scheduler.loops.promote import Promote
 from headrace_scheduler.loops.recover import Recover
 from headrace_scheduler.metrics import Gauges
@@ -22,14 +22,14 @@ from support.workers import lapse, register, start
 LATER = datetime.now(UTC) + timedelta(hours=1)
 
 
-async def promote_loop(database: Database, waker: Waker) -> Promote:
-    return Promote(database=database, waker=waker, term=await lead(database))
+async def promote_loop(database: Database, bus: WakeBus) -> Promote:
+    return Promote(database=database, bus=bus, term=await lead(database))
 
 
-async def recover_loop(database: Database, waker: Waker, *, max_losses: int = 3) -> Recover:
+async def recover_loop(database: Database, bus: WakeBus, *, max_losses: int = 3) -> Recover:
     return Recover(
         database=database,
-        waker=waker,
+        bus=bus,
         term=await lead(database),
         gauges=Gauges(),
         max_losses=max_losses,
@@ -59,19 +59,19 @@ async def announces(
 # Promote.
 
 
-async def test_promote_queues_all_due_jobs_in_one_run(database: Database, waker: Waker) -> None:
+async def test_promote_queues_all_due_jobs_in_one_run(database: Database, bus: WakeBus) -> None:
     await submit_many(database, 2100, schedule_time=LATER)
     async with database.transaction() as connection:
         await connection.execute(text("UPDATE jobs SET due_time = now()"))
     future = await submit(database, schedule_time=LATER)
-    wait = await (await promote_loop(database, waker)).run_once()
+    wait = await (await promote_loop(database, bus)).run_once()
     assert await states(database) == {"queued": 2100, "scheduled": 1}
     assert wait == 1.0
     assert future.state is JobState.SCHEDULED
 
 
-async def test_promote_waits_until_the_next_job_is_due(database: Database, waker: Waker) -> None:
-    promote = await promote_loop(database, waker)
+async def test_promote_waits_until_the_next_job_is_due(database: Database, bus: WakeBus) -> None:
+    promote = await promote_loop(database, bus)
     assert await promote.run_once() == 1.0
     job = await submit(database, schedule_time=LATER)
     assert await promote.run_once() == 1.0
@@ -79,19 +79,19 @@ async def test_promote_waits_until_the_next_job_is_due(database: Database, waker
     assert 0 < await promote.run_once() <= 0.8
 
 
-async def test_promote_pauses_while_a_due_job_is_locked(database: Database, waker: Waker) -> None:
+async def test_promote_pauses_while_a_due_job_is_locked(database: Database, bus: WakeBus) -> None:
     job = await submit(database, schedule_time=LATER)
     await set_column(database, job.id, "due_time = now() - interval '1 h'")
     async with database.transaction() as connection:
         await connection.execute(text("SELECT FROM jobs FOR UPDATE"))
-        assert await (await promote_loop(database, waker)).run_once() >= 0.01
+        assert await (await promote_loop(database, bus)).run_once() >= 0.01
     assert await states(database) == {"scheduled": 1}
 
 
 async def test_promote_announces_only_promoted_jobs(
-    settings: Settings, database: Database, waker: Waker
+    settings: Settings, database: Database, bus: WakeBus
 ) -> None:
-    promote = await promote_loop(database, waker)
+    promote = await promote_loop(database, bus)
     assert not await announces(settings, database, promote.run_once, expected=False)
     job = await submit(database, schedule_time=LATER)
     await set_column(database, job.id, "due_time = now()")
@@ -102,7 +102,7 @@ async def test_promote_announces_only_promoted_jobs(
 
 
 async def test_recover_finds_all_lost_and_late_jobs_in_one_run(
-    database: Database, waker: Waker
+    database: Database, bus: WakeBus
 ) -> None:
     lost, live = await register(database), await register(database)
     jobs = await submit_many(database, 1300)
@@ -113,14 +113,14 @@ async def test_recover_finds_all_lost_and_late_jobs_in_one_run(
         await connection.execute(
             text("UPDATE jobs SET deadline = now() - interval '1 s' WHERE state = 'queued'")
         )
-    assert await (await recover_loop(database, waker)).run_once() == 2.0
+    assert await (await recover_loop(database, bus)).run_once() == 2.0
     assert await states(database) == {"queued": 1100, "running": 50, "failed": 150}
 
 
 async def test_recover_fails_job_that_lost_too_many_workers(
-    database: Database, waker: Waker
+    database: Database, bus: WakeBus
 ) -> None:
-    recover = await recover_loop(database, waker, max_losses=0)
+    recover = await recover_loop(database, bus, max_losses=0)
     lost = await register(database)
     await start(database, lost, await submit(database))
     await lapse(database, lost)
@@ -128,7 +128,7 @@ async def test_recover_fails_job_that_lost_too_many_workers(
     assert await states(database) == {"failed": 1}
 
 
-async def test_recover_removes_long_lapsed_workers(database: Database, waker: Waker) -> None:
+async def test_recover_removes_long_lapsed_workers(database: Database, bus: WakeBus) -> None:
     for age in ("5 minutes", "2 hours"):
         worker_id = await register(database)
         async with database.transaction() as connection:
@@ -139,15 +139,15 @@ async def test_recover_removes_long_lapsed_workers(database: Database, waker: Wa
                 ),
                 {"id": worker_id},
             )
-    await (await recover_loop(database, waker)).run_once()
+    await (await recover_loop(database, bus)).run_once()
     async with database.transaction() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM workers")) == 1
 
 
 async def test_recover_announces_only_recovered_jobs(
-    settings: Settings, database: Database, waker: Waker
+    settings: Settings, database: Database, bus: WakeBus
 ) -> None:
-    recover = await recover_loop(database, waker)
+    recover = await recover_loop(database, bus)
     assert not await announces(settings, database, recover.run_once, expected=False)
     lost = await register(database)
     await start(database, lost, await submit(database))

@@ -33,7 +33,7 @@ from headrace_core.store.jobs.complete import (
 )
 from headrace_core.store.jobs.recover import recover_lost
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Listener, Topic
+from headrace_core.wake import Topic, WakeBus
 from support.histories import assert_legal
 from support.jobs import history, read_job
 from support.leading import lead
@@ -249,22 +249,23 @@ async def test_only_an_open_transaction_holds_an_attempt_open(
     assert not await held_open(1)
 
 
-async def test_the_gateways_are_rung_at_the_commit(
+async def test_completion_wakes_gateways_at_its_commit(
     database: Database, settings: Settings, running: Brought
 ) -> None:
-    listener = Listener(settings, database, Topic.EVENTS)
-    await listener.start()
+    bus = WakeBus(settings, database, Topic.EVENTS)
+    events = bus.subscribe(Topic.EVENTS)
+    await bus.start()
     try:
         async with asyncio.timeout(20):
-            # Listening begins with a wake-up of its own, on each of the two ways.
-            while await listener.wait(0.5):
+            # Each of the two connections counts as a wake-up.
+            while await events.wait(0.5):
                 pass
             async with by_asyncpg(settings.postgresql_url) as connection:
                 await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
-                assert not await listener.wait(0.2)
-            assert await listener.wait(10) == {Topic.EVENTS}
+                assert not await events.wait(0.2)
+            assert await events.wait(10) == {Topic.EVENTS}
     finally:
-        await listener.stop()
+        await bus.stop()
 
 
 async def test_a_sweep_leaves_a_job_alone_that_is_being_completed(

@@ -1,4 +1,4 @@
-"""What the tests of the wake-ups share."""
+"""Fixtures of the tests of wake-ups."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from support.databases import Databases
 
 @pytest.fixture
 def database_url(databases: Databases) -> str:
-    """An empty database with the schema, which these tests share."""
+    """An empty database with the schema, shared by these tests."""
     return databases.emptied()

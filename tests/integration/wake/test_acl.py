@@ -1,4 +1,4 @@
-"""The rules of docs/production.md for a Redis user suffice."""
+"""The Redis user of docs/production.md has sufficient rights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace_core.delivery import Deliverer
 from headrace_core.delivery.redis_server import read_redis
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from support.crew import POOL, Crew, at_work, identify, some
 from support.listening import LONG, listening
 from support.valkey import OwnValkey, own_valkey
@@ -29,7 +29,7 @@ def valkey() -> Iterator[OwnValkey]:
         yield valkey
 
 
-async def test_documented_acl_rules_suffice(
+async def test_documented_acl_rules_are_sufficient(
     settings: Settings, database: Database, valkey: OwnValkey
 ) -> None:
     [rules] = [line for line in PAGE.read_text().splitlines() if line.startswith("ACL SETUSER")]
@@ -39,16 +39,16 @@ async def test_documented_acl_rules_suffice(
     url = server._replace(netloc=f"headrace:password@127.0.0.1:{server.port}").geturl()
     limited = settings.model_copy(update={"redis_url": SecretStr(url)})
     async with AsyncExitStack() as stack:
-        # The listener's own check of itself needs rights that the services do not.
-        listener = await stack.enter_async_context(
+        # The check of the subscription needs rights that services do not need.
+        wake = await stack.enter_async_context(
             listening(limited, database, Topic.JOBS, admin=valkey.url)
         )
-        waker = Waker(limited, database)
-        await waker.start()
-        stack.push_async_callback(waker.stop)
-        await waker.ping()
-        waker.ring(Topic.JOBS)
-        assert await listener.wait(LONG)
+        bus = WakeBus(limited, database)
+        await bus.start()
+        stack.push_async_callback(bus.stop)
+        await bus.ping_redis()
+        bus.publish(Topic.JOBS)
+        assert await wake.wait(LONG)
         deliverer = Deliverer(limited, identify=identify)
         stack.push_async_callback(deliverer.close)
         crew, deliveries = Crew(), some(2)

@@ -1,4 +1,4 @@
-"""Wake-ups: from whoever rings to whoever waits, on either way."""
+"""Wake-ups: from a publisher to subscribers, through Redis and through PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import migrate_async
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.notify import listen, notify
-from headrace_core.wake import Listener, Topic, Waker
-from headrace_core.wake.listener import DeafError
+from headrace_core.wake import DeafError, Timing, Topic, WakeBus
 from support.databases import Databases
-from support.listening import LONG, SHORT, channels_of, hears_redis, listening
+from support.listening import LONG, SHORT, channels_of, connected, hears_redis, listening
 from support.proxy import Proxy
 from support.until import until
 from support.valkey import OwnValkey, own_valkey
@@ -28,7 +27,7 @@ from support.valkey import OwnValkey, own_valkey
 
 @pytest.fixture
 def valkey() -> Iterator[OwnValkey]:
-    """A Valkey of the test's own."""
+    """A Valkey for one test."""
     with own_valkey() as valkey:
         yield valkey
 
@@ -40,68 +39,125 @@ def own(settings: Settings, valkey: OwnValkey) -> Settings:
 
 
 @asynccontextmanager
-async def ringing(settings: Settings, database: Database) -> AsyncIterator[Waker]:
-    waker = Waker(settings, database)
-    await waker.start()
+async def publishing(settings: Settings, database: Database) -> AsyncIterator[WakeBus]:
+    bus = WakeBus(settings, database)
+    await bus.start()
     try:
-        yield waker
+        yield bus
     finally:
-        await waker.stop()
+        await bus.stop()
 
 
-async def test_a_ring_ends_a_wait(settings: Settings, database: Database) -> None:
+async def test_wake_up_ends_the_wait_of_each_subscriber(
+    settings: Settings, database: Database
+) -> None:
     async with AsyncExitStack() as stack:
-        waker = await stack.enter_async_context(ringing(settings, database))
+        bus = await stack.enter_async_context(publishing(settings, database))
         one = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
         other = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
-        waker.ring(Topic.JOBS)
-        # Everybody who listens hears it, and once.
-        for listener in (one, other):
-            assert await listener.wait(LONG)
-            assert not await listener.wait(SHORT)
+        bus.publish(Topic.JOBS)
+        # Each subscriber receives it once.
+        for wake in (one, other):
+            assert await wake.wait(LONG)
+            assert not await wake.wait(SHORT)
 
 
-async def test_a_wait_hears_what_was_rung_before_it(settings: Settings, database: Database) -> None:
+async def test_wait_returns_earlier_wake_ups(settings: Settings, database: Database) -> None:
     async with AsyncExitStack() as stack:
-        waker = await stack.enter_async_context(ringing(settings, database))
+        bus = await stack.enter_async_context(publishing(settings, database))
         early = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
         witness = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
-        waker.ring(Topic.JOBS)
+        bus.publish(Topic.JOBS)
         assert await witness.wait(LONG)
         assert await early.wait(LONG)
 
 
-async def test_other_topics_are_not_heard(settings: Settings, database: Database) -> None:
+async def test_subscribers_of_a_bus_share_one_session(
+    settings: Settings, database: Database
+) -> None:
+    bus = WakeBus(settings, database, Topic.JOBS, Topic.SLOTS)
+    jobs, slots = bus.subscribe(Topic.JOBS), bus.subscribe(Topic.SLOTS)
+    async with connected(bus, settings, database, Topic.JOBS, Topic.SLOTS) as both:
+        for one in (jobs, slots):
+            one.clear()
+        bus.publish(Topic.JOBS)
+        assert await jobs.wait(LONG) == await both.wait(LONG) == {Topic.JOBS}
+        bus.publish(Topic.SLOTS)
+        assert await slots.wait(LONG) == await both.wait(LONG) == {Topic.SLOTS}
+        assert not await jobs.wait(SHORT)
+        async with database.transaction() as connection:
+            sessions = await connection.scalar(
+                text(
+                    "SELECT count(*) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND application_name LIKE '%-listen'"
+                )
+            )
+        assert sessions == 1
+
+
+async def test_subscriber_may_reject_a_topic_for_a_while(
+    settings: Settings, database: Database
+) -> None:
+    wanted = {Topic.JOBS}
+    bus = WakeBus(settings, database, Topic.JOBS, Topic.SLOTS)
+    async with connected(bus, settings, database, Topic.JOBS, Topic.SLOTS) as witness:
+        choosy = bus.subscribe(Topic.JOBS, Topic.SLOTS, accepts=wanted.__contains__)
+        for topic, accepted in ((Topic.SLOTS, False), (Topic.JOBS, True), (Topic.SLOTS, True)):
+            if accepted:
+                wanted.add(topic)
+            bus.publish(topic)
+            assert await witness.wait(LONG) == {topic}
+            assert bool(await choosy.wait(0)) is accepted
+
+
+async def test_unsubscribed_subscriber_receives_nothing(
+    settings: Settings, database: Database
+) -> None:
+    bus = WakeBus(settings, database, Topic.JOBS)
+    async with connected(bus, settings, database, Topic.JOBS) as witness:
+        former = bus.subscribe(Topic.JOBS)
+        bus.unsubscribe(former)
+        bus.publish(Topic.JOBS)
+        assert await witness.wait(LONG)
+        assert not await former.wait(0)
+
+
+async def test_bus_rejects_subscriptions_to_other_topics(
+    settings: Settings, database: Database
+) -> None:
+    with pytest.raises(KeyError):
+        WakeBus(settings, database, Topic.JOBS).subscribe(Topic.EVENTS)
+
+
+async def test_subscriber_receives_its_topics_alone(settings: Settings, database: Database) -> None:
     async with AsyncExitStack() as stack:
-        waker = await stack.enter_async_context(ringing(settings, database))
+        bus = await stack.enter_async_context(publishing(settings, database))
         jobs = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
         both = await stack.enter_async_context(
             listening(settings, database, Topic.EVENTS, Topic.CANCELS)
         )
-        waker.ring(Topic.CANCELS)
+        bus.publish(Topic.CANCELS)
         assert await both.wait(LONG)
-        waker.ring(Topic.EVENTS)
+        bus.publish(Topic.EVENTS)
         assert await both.wait(LONG)
         assert not await jobs.wait(SHORT)
 
 
-async def test_a_wait_without_a_ring_ends_in_its_time(
-    settings: Settings, database: Database
-) -> None:
-    async with listening(settings, database, Topic.JOBS) as listener:
+async def test_wait_without_wake_up_times_out(settings: Settings, database: Database) -> None:
+    async with listening(settings, database, Topic.JOBS) as wake:
         async with asyncio.timeout(LONG):
-            assert not await listener.wait(SHORT)
+            assert not await wake.wait(SHORT)
 
 
-async def test_many_rings_go_together(settings: Settings, database: Database) -> None:
+async def test_many_publications_share_one_message(settings: Settings, database: Database) -> None:
     client: Redis = Redis.from_url(settings.redis_url.get_secret_value())
-    async with ringing(settings, database) as waker, client.pubsub() as heard:
+    async with publishing(settings, database) as bus, client.pubsub() as heard:
         jobs, events = await channels_of(database, Topic.JOBS, Topic.EVENTS)
         await heard.subscribe(jobs, events)
         for _ in range(2):
             await heard.get_message(timeout=LONG)
         for _ in range(1000):
-            waker.ring(Topic.JOBS, Topic.EVENTS)
+            bus.publish(Topic.JOBS, Topic.EVENTS)
         messages = []
         while message := await heard.get_message(timeout=SHORT):
             messages.append(message["channel"].decode())
@@ -109,13 +165,11 @@ async def test_many_rings_go_together(settings: Settings, database: Database) ->
     await client.aclose()
 
 
-async def test_what_was_rung_before_the_stop_is_heard(
-    settings: Settings, database: Database
-) -> None:
-    async with listening(settings, database, Topic.JOBS) as listener:
-        async with ringing(settings, database) as waker:
-            waker.ring(Topic.JOBS)
-        assert await listener.wait(LONG)
+async def test_stop_publishes_pending_wake_ups(settings: Settings, database: Database) -> None:
+    async with listening(settings, database, Topic.JOBS) as wake:
+        async with publishing(settings, database) as bus:
+            bus.publish(Topic.JOBS)
+        assert await wake.wait(LONG)
 
 
 @pytest.fixture
@@ -125,7 +179,7 @@ def other_url(databases: Databases) -> Iterator[str]:
         yield url
 
 
-async def test_installations_with_one_redis_do_not_wake_each_other(
+async def test_installations_of_one_redis_are_separate(
     settings: Settings, database: Database, other_url: str
 ) -> None:
     neighbor = settings.model_copy(update={"database_url": SecretStr(other_url)})
@@ -137,13 +191,13 @@ async def test_installations_with_one_redis_do_not_wake_each_other(
         stack.push_async_callback(other.close)
         ours = await stack.enter_async_context(listening(settings, database, *Topic))
         theirs = await stack.enter_async_context(listening(neighbor, other, *Topic))
-        waker = await stack.enter_async_context(ringing(settings, database))
-        waker.ring(Topic.JOBS, Topic.EVENTS)
+        bus = await stack.enter_async_context(publishing(settings, database))
+        bus.publish(Topic.JOBS, Topic.EVENTS)
         assert await ours.wait(LONG)
         assert not await theirs.wait(SHORT)
 
 
-async def test_schemas_of_one_database_have_channels_of_their_own(
+async def test_schemas_of_one_database_have_own_channels(
     settings: Settings, other_url: str
 ) -> None:
     ours = settings.model_copy(update={"database_url": SecretStr(other_url)})
@@ -155,50 +209,46 @@ async def test_schemas_of_one_database_have_channels_of_their_own(
         channels += await channels_of(database, *Topic)
         await database.close()
     assert len(set(channels)) == 2 * len(Topic)
-    # PostgreSQL's limit for the name of a channel.
+    # The limit of PostgreSQL for the name of a channel.
     assert max(map(len, channels)) <= 63
 
 
 # Without Redis.
 
 
-async def test_without_redis_a_ring_goes_through_postgresql(
+async def test_wake_ups_without_redis_use_postgresql(
     own: Settings, valkey: OwnValkey, database: Database
 ) -> None:
     async with AsyncExitStack() as stack:
-        waker = await stack.enter_async_context(ringing(own, database))
-        listener = await stack.enter_async_context(
-            listening(own, database, Topic.JOBS, Topic.EVENTS)
-        )
+        bus = await stack.enter_async_context(publishing(own, database))
+        wake = await stack.enter_async_context(listening(own, database, Topic.JOBS, Topic.EVENTS))
         valkey.kill()
         for topic in (Topic.JOBS, Topic.EVENTS, Topic.JOBS):
-            waker.ring(topic)
-            assert await listener.wait(LONG)
-            assert not await listener.wait(SHORT)
-        waker.ring(Topic.CANCELS)
-        assert not await listener.wait(SHORT)
+            bus.publish(topic)
+            assert await wake.wait(LONG)
+            assert not await wake.wait(SHORT)
+        bus.publish(Topic.CANCELS)
+        assert not await wake.wait(SHORT)
 
 
-async def test_when_redis_is_back_it_is_heard_again(
+async def test_restored_redis_delivers_again(
     own: Settings, valkey: OwnValkey, database: Database
 ) -> None:
-    async with listening(own, database, Topic.JOBS) as listener:
+    async with listening(own, database, Topic.JOBS) as wake:
         valkey.kill()
         await valkey.give_back()
         client: Redis = Redis.from_url(valkey.url)
         [jobs] = await channels_of(database, Topic.JOBS)
         await until(lambda: hears_redis(client, [jobs]))
-        # What was missed meanwhile is looked for: the way back counts as a wake-up.
-        assert await listener.wait(LONG)
+        # The reconnection counts as a wake-up, because others may be lost.
+        assert await wake.wait(LONG)
         await client.publish(jobs, b"")
-        assert await listener.wait(LONG)
+        assert await wake.wait(LONG)
         await client.aclose()
 
 
-async def test_a_listener_that_lost_postgresql_hears_it_again(
-    settings: Settings, database: Database
-) -> None:
-    async with listening(settings, database, Topic.JOBS) as listener:
+async def test_lost_listen_session_is_restored(settings: Settings, database: Database) -> None:
+    async with listening(settings, database, Topic.JOBS) as wake:
         async with database.transaction() as connection:
             ended = await connection.execute(
                 text(
@@ -207,57 +257,52 @@ async def test_a_listener_that_lost_postgresql_hears_it_again(
                 )
             )
             assert ended.rowcount == 1
-        assert await listener.wait(LONG)
+        assert await wake.wait(LONG)
         async with database.transaction() as connection:
             await notify(connection, await channels_of(database, Topic.JOBS))
-        assert await listener.wait(LONG)
+        assert await wake.wait(LONG)
 
 
-async def test_who_hears_on_neither_way_for_a_while_is_deaf_until_it_hears_again(
-    own: Settings, valkey: OwnValkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("headrace_core.wake.listener._DEAF", 1.0)
+async def test_bus_without_any_connection_is_deaf(own: Settings, valkey: OwnValkey) -> None:
     link = Proxy(own.postgresql_url)
     await link.start()
     behind = own.model_copy(update={"database_url": SecretStr(link.url)})
     database = Database(behind, application="test")
-
-    async with listening(behind, database, Topic.JOBS) as listener:
-        await listener.ping()
+    bus = WakeBus(behind, database, Topic.JOBS, timing=Timing(deaf=1.0))
+    async with connected(bus, behind, database, Topic.JOBS):
+        await bus.ping()
         await asyncio.to_thread(valkey.kill)
-        # One way is enough, for however long.
+        # One way is enough, for any time.
         await asyncio.sleep(1.5)
-        await listener.ping()
+        await bus.ping()
         await link.cut()
-        # A blip is none yet.
-        await listener.ping()
-        await until(lambda: _is_deaf(listener))
+        # A short interruption does not count.
+        await bus.ping()
+        await until(lambda: _is_deaf(bus))
         await link.start()
-        await until(lambda: _is_deaf(listener, not_any_more=True))
+        await until(lambda: _is_deaf(bus, not_any_more=True))
     await link.cut()
     await database.close()
 
 
-async def _is_deaf(listener: Listener, *, not_any_more: bool = False) -> bool:
+async def _is_deaf(bus: WakeBus, *, not_any_more: bool = False) -> bool:
     try:
-        await listener.ping()
+        await bus.ping()
     except DeafError:
         return not not_any_more
     return not_any_more
 
 
-async def test_a_notification_goes_out_with_its_transaction(
-    settings: Settings, database: Database
-) -> None:
-    async with listening(settings, database, Topic.JOBS) as listener:
+async def test_notification_is_sent_at_the_commit(settings: Settings, database: Database) -> None:
+    async with listening(settings, database, Topic.JOBS) as wake:
         async with database.transaction() as connection:
             await notify(connection, await channels_of(database, Topic.JOBS))
-            assert not await listener.wait(SHORT)
-        assert await listener.wait(LONG)
+            assert not await wake.wait(SHORT)
+        assert await wake.wait(LONG)
 
 
 @pytest.mark.parametrize("gone", ["redis", "postgresql", "both"])
-async def test_a_ring_never_fails_and_never_blocks(
+async def test_publish_never_fails_and_never_blocks(
     settings: Settings, database: Database, gone: str
 ) -> None:
     changes: dict[str, SecretStr] = {}
@@ -276,15 +321,16 @@ async def test_a_ring_never_fails_and_never_blocks(
 
         return count
 
-    async with asyncio.timeout(LONG), ringing(without, cut_off) as waker:
-        waker._flush = counted(waker._flush)  # type: ignore[method-assign, assignment]
-        for number in range(3):
-            waker.ring(*Topic)
-            await until(lambda number=number: len(flushed) > number)
+    async with asyncio.timeout(LONG), publishing(without, cut_off) as bus:
+        publisher = bus._publisher
+        publisher._flush = counted(publisher._flush)  # type: ignore[method-assign, assignment]
+        for count in range(3):
+            bus.publish(*Topic)
+            await until(lambda count=count: len(flushed) > count)
     await cut_off.close()
 
 
-async def test_a_link_that_dies_at_the_first_word_is_found_as_fast_as_later(
+async def test_link_that_dies_during_listen_is_found_fast(
     settings: Settings,
 ) -> None:
     link = Proxy(settings.postgresql_url, marks=(b"LISTEN ",))
@@ -304,17 +350,17 @@ async def test_a_link_that_dies_at_the_first_word_is_found_as_fast_as_later(
     await link.cut()
 
 
-async def test_unforeseen_error_of_redis_leaves_notify(
+async def test_unexpected_redis_error_leaves_notify(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with listening(settings, database, Topic.JOBS) as listener:
+    async with listening(settings, database, Topic.JOBS) as wake:
 
         async def broken(_: object) -> None:
             raise TypeError("an unforeseen fault")
 
         monkeypatch.setattr(AbstractConnection, "connect", broken)
-        async with ringing(settings, database) as waker:
+        async with publishing(settings, database) as bus:
             with pytest.raises(TypeError):
-                await waker.ping()
-            waker.ring(Topic.JOBS)
-            assert await listener.wait(LONG)
+                await bus.ping_redis()
+            bus.publish(Topic.JOBS)
+            assert await wake.wait(LONG)

@@ -90,11 +90,11 @@ async def test_a_cancel_of_one_attempt_never_touches_the_next_one_on_the_same_wo
         # Its handler was left behind and goes on.
         async with jobs.database.transaction() as connection:
             await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
-        jobs.waker.ring(Topic.JOBS)
+        jobs.bus.publish(Topic.JOBS)
         await until(lambda: _has_started(jobs, job_id, times=2))
         # Whoever still rings for the first one has the worker look.
         for _ in range(3):
-            jobs.waker.ring(Topic.CANCELS)
+            jobs.bus.publish(Topic.CANCELS)
             await jobs.ended(await jobs.submit("t.echo"))
         job = await jobs.job(job_id)
         assert (job.state, job.attempt, job.cancel_request_time) == (JobState.RUNNING, 2, None)

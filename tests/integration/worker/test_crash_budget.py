@@ -32,7 +32,7 @@ async def suspect(jobs: Platform, job_type: str, payload: str = "{}") -> JobId:
     later = datetime.now(UTC) + timedelta(hours=1)
     job_id = await jobs.submit(job_type, payload, schedule_time=later)
     await set_column(jobs.database, job_id, "attempt = 2, worker_losses = 2, due_time = now()")
-    jobs.waker.ring(Topic.JOBS)
+    jobs.bus.publish(Topic.JOBS)
     return job_id
 
 

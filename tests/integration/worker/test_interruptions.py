@@ -36,7 +36,7 @@ async def interrupted(jobs: Platform, payload: str) -> JobId:
     job_id = await jobs.submit("t.terminates", payload, schedule_time=later)
     values = f"attempt = {TIMES}, interruptions = {TIMES}, due_time = now()"
     await set_column(jobs.database, job_id, values)
-    jobs.waker.ring(Topic.JOBS)
+    jobs.bus.publish(Topic.JOBS)
     return job_id
 
 

@@ -22,7 +22,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation, read_installation
 from headrace_core.store.sql.probe import WriteProbe
-from headrace_core.wake import Listener, Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.handlers import HandlerCache, Handlers
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.intake import Intake
@@ -123,33 +123,27 @@ class Gateway:
         ending.callback(_log.info, "gateway_stopped")
         ending.push_async_callback(database.close)
         installation = await _installation(database)
-        waker = Waker(settings, database)
-        ending.push_async_callback(waker.stop)
-        await waker.start()
-        listener = Listener(settings, database, Topic.WORKERS)
-        ending.push_async_callback(listener.stop)
-        await listener.start()
-        handlers = HandlerCache(database=database, listener=listener)
+        bus = WakeBus(settings, database, Topic.EVENTS, Topic.SUBSCRIPTIONS, Topic.WORKERS)
+        ending.push_async_callback(bus.stop)
+        await bus.start()
+        handlers = HandlerCache(database=database, wake=bus.subscribe(Topic.WORKERS))
         ending.push_async_callback(handlers.stop)
         await handlers.start()
-        hand_off = HandOff(settings=settings, database=database, waker=waker)
+        hand_off = HandOff(settings=settings, database=database, bus=bus)
         ending.push_async_callback(hand_off.close)
-        submitter = Submitter(settings=settings, database=database, waker=waker, hand_off=hand_off)
+        submitter = Submitter(settings=settings, database=database, bus=bus, hand_off=hand_off)
         ending.push_async_callback(_close, submitter, settings.database_timeout)
-        watch = Watch(settings=settings, database=database, installation=installation, waker=waker)
+        watch = Watch(settings=settings, database=database, installation=installation, bus=bus)
         self.gauges = watch.gauges
-        workers = Listener(settings, database, Topic.WORKERS)
-        ending.push_async_callback(workers.stop)
-        await workers.start()
         health = Health(
             services=[service.full_name for service in _SERVICES],
             checks=[
                 Check(name="postgresql", ping=WriteProbe(database, room=True).run),
-                Check(name="wake-ups", ping=watch.hears),
-                # Wake-ups go through PostgreSQL while Redis is gone: slower, and complete.
-                Check(name="redis", ping=waker.ping, required=False),
+                Check(name="wake-ups", ping=bus.ping),
+                # Without Redis, wake-ups travel through PostgreSQL.
+                Check(name="redis", ping=bus.ping_redis, required=False),
             ],
-            lookups=[queue_health(database=database, listener=workers)],
+            lookups=[queue_health(database=database, wake=bus.subscribe(Topic.WORKERS))],
         )
         drain = Drain()
         chain = build_chain(settings, drain=drain, counts=watch.gauges)
@@ -158,10 +152,10 @@ class Gateway:
         servicers = {
             _JOBS: JobServicer(
                 database=database,
-                waker=waker,
+                bus=bus,
                 intake=Intake(settings=settings, handlers=handlers),
                 submitter=submitter,
-                jobs=Jobs(database=database, installation=installation, waker=waker),
+                jobs=Jobs(database=database, installation=installation, bus=bus),
                 streams=JobStreams(watch=watch),
             ),
             _HANDLERS: HandlerServicer(Handlers(database=database, installation=installation)),
@@ -169,7 +163,7 @@ class Gateway:
                 Subscriptions(
                     database=database,
                     installation=installation,
-                    waker=waker,
+                    bus=bus,
                     watch=watch,
                     max_subscriptions=settings.max_subscriptions,
                 )

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from math import ceil
 
 from headrace_core.delivery.redis_server import RedisServer
 from headrace_core.store.upkeep.diagnosis import (
@@ -23,7 +22,7 @@ _GIB = 2**30
 _MIN_POSTGRES = 140_000
 _MIN_REDIS = (7, 0)
 # The sessions beside its pool in which a process waits for wake-ups.
-_LISTENERS = {"gateway": 4, "scheduler": 1, "worker": 1}
+_SERVICES = ("gateway", "scheduler", "worker")
 
 
 class Level(StrEnum):
@@ -96,13 +95,13 @@ def _look_at_connections(server: DatabaseServer, pool_size: int) -> Finding:
     text = f"{server.connections} of {server.max_connections} are used"
     services = {
         name: count
-        for name, listeners in _LISTENERS.items()
-        # At least one: a listener may be reconnecting.
-        if (count := ceil(server.sessions.get(f"headrace-{name}-listen", 0) / listeners))
+        for name in _SERVICES
+        if (count := server.sessions.get(f"headrace-{name}-listen", 0))
     }
     if services:
         ours = sum(server.sessions.values())
-        most = sum(count * (pool_size + _LISTENERS[name]) for name, count in services.items())
+        # Each process has a pool, and one session that waits for wake-ups.
+        most = sum(services.values()) * (pool_size + 1)
         named = ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in services.items())
         text += f"; {named} may open {most} with HEADRACE_DATABASE_POOL_SIZE={pool_size}"
         if level is Level.OK and max(0, server.connections - ours) + most > server.max_connections:

@@ -13,7 +13,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.probe import WriteProbe
-from headrace_core.wake import Listener, Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_health import Check, Health, HealthServer
 from headrace_scheduler.leader import Leader
 from headrace_scheduler.metrics import Gauges, scheduler_metrics
@@ -35,8 +35,7 @@ class Scheduler:
         self._settings = settings
         self._timing = timing
         self._database = Database(settings, application="scheduler")
-        self._waker = Waker(settings, self._database)
-        self._listener = Listener(settings, self._database, Topic.JOBS, Topic.SLOTS)
+        self._bus = WakeBus(settings, self._database, Topic.JOBS, Topic.SLOTS)
         self._deliverer = Deliverer(settings, identify=self._database.installation_id)
         self._health = HealthServer(
             address=settings.scheduler_address,
@@ -44,7 +43,7 @@ class Scheduler:
             health=Health(
                 checks=(
                     Check(name="postgresql", ping=WriteProbe(self._database).run),
-                    Check(name="wake-ups", ping=self._listener.ping),
+                    Check(name="wake-ups", ping=self._bus.ping),
                     # Without Redis the workers claim from PostgreSQL, and the loops run.
                     Check(name="redis", ping=self._deliverer.ping, required=False),
                 )
@@ -78,8 +77,7 @@ class Scheduler:
     async def start(self) -> None:
         """Become a standby, and serve health and metrics."""
         await self._metrics.start()
-        await self._waker.start()
-        await self._listener.start()
+        await self._bus.start()
         await self._health.start()
         self._task = asyncio.create_task(self.leader.run(), name="leader")
         _log.info("scheduler_started", port=self.port)
@@ -89,8 +87,7 @@ class Scheduler:
         await self._health.enter_graceful_shutdown()
         if self._task is not None:
             await end_tasks(self._task)
-        await self._listener.stop()
-        await self._waker.stop()
+        await self._bus.stop()
         await self._deliverer.close()
         await self._health.stop()
         await self._metrics.stop()
@@ -102,8 +99,7 @@ class Scheduler:
             term,
             settings=self._settings,
             database=self._database,
-            waker=self._waker,
-            listener=self._listener,
+            bus=self._bus,
             deliverer=self._deliverer,
             gauges=self._gauges,
             records=self._records,

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Final, NoReturn
 
 import structlog
 
 from headrace_core.delivery import Deliverer
 from headrace_core.domain.errors import StaleTerm
 from headrace_core.runtime import loop
-from headrace_core.runtime.loop import Loop, LoopRecords, LoopRunner, Wake
+from headrace_core.runtime.loop import Loop, LoopRecords, LoopRunner
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Listener, Waker
+from headrace_core.wake import WakeBus
 from headrace_scheduler.loops.dispatch import Dispatch
 from headrace_scheduler.loops.promote import Promote
 from headrace_scheduler.loops.prune import Prune
@@ -24,9 +23,6 @@ from headrace_scheduler.metrics import Gauges
 from headrace_scheduler.timing import DEFAULT, Timing
 
 _log = structlog.get_logger()
-
-# Longest wait for wake-ups, in seconds.
-_LISTEN: Final = 10.0
 
 
 class Term:
@@ -38,8 +34,7 @@ class Term:
         term: its number; every write compares it with the stored one.
         settings: limits.
         database: the store.
-        waker: announces changes.
-        listener: receives wake-ups.
+        bus: wakes the loops, and announces changes.
         deliverer: writes to the queues of the pools.
         gauges: counts work and refused writes.
         records: of the loops.
@@ -52,19 +47,18 @@ class Term:
         *,
         settings: Settings,
         database: Database,
-        waker: Waker,
-        listener: Listener,
+        bus: WakeBus,
         deliverer: Deliverer,
         gauges: Gauges,
         records: LoopRecords,
         timing: Timing = DEFAULT,
     ) -> None:
-        self._listener = listener
+        self._bus = bus
         self._gauges = gauges
         self._records = records
         self._timing = timing
         self._loops: tuple[Loop, ...] = (
-            Promote(database=database, waker=waker, term=term, timing=timing),
+            Promote(database=database, bus=bus, term=term, timing=timing),
             Dispatch(
                 database=database,
                 deliverer=deliverer,
@@ -75,7 +69,7 @@ class Term:
             ),
             Recover(
                 database=database,
-                waker=waker,
+                bus=bus,
                 term=term,
                 gauges=gauges,
                 max_losses=settings.max_worker_losses,
@@ -90,7 +84,6 @@ class Term:
                 timing=timing,
             ),
         )
-        self._wakes = {one: Wake() for one in self._loops}
 
     async def run(self) -> None:
         """Run all loops until the task is cancelled.
@@ -98,6 +91,7 @@ class Term:
         Raises:
             StaleTerm: the write of a loop was refused, as the term is over.
         """
+        wakes = [self._bus.subscribe(*one.topics, accepts=one.accepts) for one in self._loops]
         tasks = [
             LoopRunner(
                 one,
@@ -106,13 +100,14 @@ class Term:
                 fatal=(StaleTerm,),
                 records=self._records,
             ).start()
-            for one, wake in self._wakes.items()
+            for one, wake in zip(self._loops, wakes, strict=True)
         ]
-        tasks.append(asyncio.create_task(self._listen(), name="wake-ups"))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await end_tasks(*tasks)
+            for wake in wakes:
+                self._bus.unsubscribe(wake)
             faults = []
             for task in tasks:
                 if not task.cancelled() and (fault := task.exception()):
@@ -122,10 +117,3 @@ class Term:
                         self._gauges.stale_writes += 1
         for fault in faults:
             raise fault
-
-    async def _listen(self) -> NoReturn:
-        while True:
-            topics = await self._listener.wait(_LISTEN)
-            for one, wake in self._wakes.items():
-                if any(topic in one.topics and one.accepts(topic) for topic in topics):
-                    wake.set()

@@ -28,7 +28,7 @@ from headrace_core.store.jobs.ready import Pool, ready_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.store.workers import NewWorker
-from headrace_core.wake import Listener, Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_health import Check, Health, HealthServer
 from headrace_worker.api.registry import Registry
 from headrace_worker.attempt.execution import DRAIN_S, Execution, StopReason
@@ -84,8 +84,8 @@ class WorkerService:
         self._handlers = handlers
         self._pool = _pool(settings, handlers)
         self._database = Database(settings, application="worker")
-        self._waker = Waker(settings, self._database)
-        self._cancels = Listener(settings, self._database, Topic.CANCELS)
+        self._bus = WakeBus(settings, self._database, Topic.CANCELS)
+        self._cancels = self._bus.subscribe(Topic.CANCELS)
         self._processes = ProcessPool(settings)
         self.counts = Counts()
         self._modes = Modes(
@@ -120,7 +120,7 @@ class WorkerService:
         self._reports = Reports(
             database=self._database,
             held=self._lease.held,
-            on_written=lambda: self._waker.ring(Topic.EVENTS),
+            on_written=lambda: self._bus.publish(Topic.EVENTS),
             max_pending=4 * settings.worker_slots,
             counts=self.counts,
         )
@@ -130,7 +130,7 @@ class WorkerService:
             health=Health(
                 checks=(
                     Check(name="postgresql", ping=WriteProbe(self._database).run),
-                    Check(name="wake-ups", ping=self._cancels.ping),
+                    Check(name="wake-ups", ping=self._bus.ping),
                     # Without Redis it claims straight from PostgreSQL.
                     Check(name="redis", ping=self._deliveries.ping, required=False),
                 )
@@ -178,8 +178,7 @@ class WorkerService:
             OSError: the address of the metrics cannot be had.
         """
         await self._metrics.start()
-        await self._waker.start()
-        await self._cancels.start()
+        await self._bus.start()
         await self._lease.take()
         self._tasks = [
             asyncio.create_task(_keep_running(loop, name), name=name)
@@ -261,11 +260,9 @@ class WorkerService:
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(_HAND_BACK_S):
                 await self._lease.give_up()
-        self._waker.ring(Topic.JOBS, Topic.WORKERS)
+        self._bus.publish(Topic.JOBS, Topic.WORKERS)
         await asyncio.gather(self._finishes.close(), self._reports.close(), self._processes.close())
-        await asyncio.gather(
-            self._deliveries.close(), self._cancels.stop(), self._waker.stop(), self._health.stop()
-        )
+        await asyncio.gather(self._deliveries.close(), self._bus.stop(), self._health.stop())
         await self._database.close()
 
     # Taking.
@@ -278,7 +275,7 @@ class WorkerService:
                     connection, worker_id=worker_id, deliveries=deliveries, most=most
                 )
             if jobs:
-                self._waker.ring(Topic.EVENTS)
+                self._bus.publish(Topic.EVENTS)
             if not self._lease.held(worker_id):
                 # Lost meanwhile: recovery takes them back.
                 return []
@@ -317,7 +314,7 @@ class WorkerService:
                     await end_attempts(connection, worker_id=worker_id, ends=strays)
         if strays:
             _log.warning("strays_handed_back", jobs=len(strays))
-            self._waker.ring(Topic.EVENTS, Topic.JOBS)
+            self._bus.publish(Topic.EVENTS, Topic.JOBS)
 
     @asynccontextmanager
     async def _no_other_claim(self) -> AsyncIterator[None]:
@@ -399,9 +396,9 @@ class WorkerService:
                 _log_end(job, finish, event)
         if not self._executions:
             self._none_runs.set()
-        self._waker.ring(Topic.EVENTS, Topic.SLOTS)
+        self._bus.publish(Topic.EVENTS, Topic.SLOTS)
         if any(event in _WAITS_AGAIN for _, _, event in ends):
-            self._waker.ring(Topic.JOBS)
+            self._bus.publish(Topic.JOBS)
 
     async def _watch_cancels(self) -> None:
         while True:
@@ -434,7 +431,7 @@ class WorkerService:
     def _on_held(self) -> None:
         if not self._lease.draining:
             self._deliveries.resume()
-        self._waker.ring(Topic.WORKERS, Topic.JOBS)
+        self._bus.publish(Topic.WORKERS, Topic.JOBS)
 
     def _on_lost(self) -> None:
         for execution in list(self._executions.values()):

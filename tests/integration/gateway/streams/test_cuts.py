@@ -19,7 +19,7 @@ from headrace_core.domain.query import JobFilter
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.event_log import Place, place_of
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.streams import Watch
 from headrace_gateway.streams import tail as tail_module
 from support.jobs import submit, submit_many
@@ -34,7 +34,7 @@ JOBS = 60
 async def write(
     database: Database,
     worker_id: WorkerId,
-    waker: Waker,
+    bus: WakeBus,
     chance: random.Random,
     submitted: Callable[[JobId], None],
 ) -> None:
@@ -69,7 +69,7 @@ async def write(
         if straggler is not None:
             await straggler.commit()
         if chance.random() < 0.5:
-            waker.ring(Topic.EVENTS)
+            bus.publish(Topic.EVENTS)
 
 
 async def watch_all(
@@ -110,7 +110,7 @@ async def watch_one(watches: list[Watch], job_id: JobId, chance: random.Random) 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_cut_and_resumed_streams_show_every_event_once_and_in_order(
-    settings: Settings, database: Database, worker_id: WorkerId, waker: Waker, seed: int
+    settings: Settings, database: Database, worker_id: WorkerId, bus: WakeBus, seed: int
 ):
     chance = random.Random(seed)
     small = settings.model_copy(update={"stream_queue_events": 20})
@@ -131,7 +131,7 @@ async def test_cut_and_resumed_streams_show_every_event_once_and_in_order(
             watching_it = watch_one([one, other], job_id, random.Random(f"{seed} {job_id}"))
             singles[job_id] = asyncio.create_task(watching_it)
 
-        await write(database, worker_id, waker, chance, follow)
+        await write(database, worker_id, bus, chance, follow)
         log = await read_log(database)
         end.set_result(log[-1][:2])
         for watcher in watchers:

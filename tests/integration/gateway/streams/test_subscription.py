@@ -29,7 +29,7 @@ from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.event_log import place_of
 from headrace_core.store.sql.connection import Driver, Rows
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.streams import Mark, Watch
 from headrace_gateway.streams import leases as leases_module
 from headrace_gateway.streams.subscription import SubscriptionStream
@@ -162,7 +162,7 @@ async def test_another_gateways_consumer_takes_over_at_once(
 async def test_without_any_wake_up_it_is_seen_soon(
     watch: Watch, other: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(Waker, "ring", lambda *_: None)
+    monkeypatch.setattr(WakeBus, "publish", lambda *_: None)
     await create(database)
     one = subscribe(watch, "one")
     await receives(one)
@@ -302,7 +302,7 @@ async def test_a_lease_is_kept_for_as_long_as_somebody_watches(
 
 @pytest.mark.parametrize("rung", [True, False])
 async def test_the_watches_of_one_that_is_deleted_end(
-    watch: Watch, other: Watch, database: Database, waker: Waker, rung: bool
+    watch: Watch, other: Watch, database: Database, bus: WakeBus, rung: bool
 ):
     await create(database)
     holder = subscribe(watch, "one")
@@ -311,7 +311,7 @@ async def test_the_watches_of_one_that_is_deleted_end(
     await stands_by(second)
     await delete(database)
     if rung:
-        waker.ring(Topic.SUBSCRIPTIONS)
+        bus.publish(Topic.SUBSCRIPTIONS)
     for reader in (holder, second):
         with pytest.raises(SubscriptionNotFound):
             await reader.end()
@@ -626,7 +626,7 @@ async def consume(
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.usefixtures("short_leases")
 async def test_what_is_acknowledged_over_cuts_and_restarts_is_every_event_once(
-    settings: Settings, database: Database, worker_id: WorkerId, waker: Waker, seed: int
+    settings: Settings, database: Database, worker_id: WorkerId, bus: WakeBus, seed: int
 ):
     chance = random.Random(seed)
     await create(database, queues=frozenset(["yes"]))
@@ -646,7 +646,7 @@ async def test_what_is_acknowledged_over_cuts_and_restarts_is_every_event_once(
                 jobs = await submit_many(database, chance.randint(1, 4), queue="yes")
                 await submit_many(database, chance.randint(0, 2), queue="no")
                 job_ids += [job.id for job in jobs]
-                waker.ring(Topic.EVENTS)
+                bus.publish(Topic.EVENTS)
                 await asyncio.sleep(chance.uniform(0, 0.1))
                 if round_number % 15 == 14:
                     await gateways.restart()

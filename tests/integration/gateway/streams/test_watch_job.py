@@ -16,7 +16,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.streams import Watch
 from headrace_gateway.streams.packs import MAX_EVENTS
 from support.jobs import history, read_job, submit, submit_many
@@ -183,7 +183,7 @@ async def test_without_any_wake_up_an_event_still_arrives(
 
 
 async def test_a_foreign_transaction_does_not_hold_up_a_job(
-    watch: Watch, database: Database, worker_id: WorkerId, waker: Waker
+    watch: Watch, database: Database, worker_id: WorkerId, bus: WakeBus
 ):
     # It is open until the job's stream has ended.
     async with foreign_transaction(database):
@@ -191,10 +191,10 @@ async def test_a_foreign_transaction_does_not_hold_up_a_job(
         reader = follow_job(watch, job.id)
         await reader.has(1)
         await start(database, worker_id, job)
-        waker.ring(Topic.EVENTS)
+        bus.publish(Topic.EVENTS)
         await reader.has(2)
         await succeed(database, worker_id, job.id)
-        waker.ring(Topic.EVENTS)
+        bus.publish(Topic.EVENTS)
         await reader.end()
     assert reader.seqs == [1, 2, 3]
 

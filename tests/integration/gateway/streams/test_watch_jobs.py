@@ -16,7 +16,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.submit_batch import submit_batch
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import read_installation
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.streams import Mark, Watch
 from headrace_gateway.streams.many import FilterStream
 from headrace_gateway.streams.packs import MAX_EVENTS
@@ -194,7 +194,7 @@ async def test_only_what_matches_is_shown_and_the_rest_moves_the_cursor(
 
 
 async def test_events_of_transactions_that_commit_out_of_order_come_in_one_order(
-    watch: Watch, database: Database, waker: Waker
+    watch: Watch, database: Database, bus: WakeBus
 ):
     readers = [follow_jobs(watch) for _ in range(2)]
     for reader in readers:
@@ -204,7 +204,7 @@ async def test_events_of_transactions_that_commit_out_of_order_come_in_one_order
     ids = [(await writer.submit())[0] for writer in writers]
     for writer in reversed(writers):
         await writer.commit()
-        waker.ring(Topic.EVENTS)
+        bus.publish(Topic.EVENTS)
     readers.append(follow_jobs(watch, cursor))
     for reader in readers:
         await reader.has(5)
@@ -213,13 +213,13 @@ async def test_events_of_transactions_that_commit_out_of_order_come_in_one_order
 
 
 async def test_a_foreign_transaction_delays_the_cursor_and_loses_nothing(
-    watch: Watch, database: Database, waker: Waker
+    watch: Watch, database: Database, bus: WakeBus
 ):
     reader = follow_jobs(watch)
     await live(reader)
     async with foreign_transaction(database):
         jobs = await submit_many(database, 10)
-        waker.ring(Topic.EVENTS)
+        bus.publish(Topic.EVENTS)
         single = follow_job(watch, jobs[-1].id)
         await single.has(1)
         await single.cancel()
@@ -241,7 +241,7 @@ async def _until_lagging(watch: Watch) -> None:
 
 
 async def test_a_stream_that_falls_behind_catches_up_from_the_store(
-    settings: Settings, database: Database, waker: Waker
+    settings: Settings, database: Database, bus: WakeBus
 ):
     small = settings.model_copy(update={"stream_queue_events": 5})
     async with watching(small) as watch:
@@ -253,7 +253,7 @@ async def test_a_stream_that_falls_behind_catches_up_from_the_store(
         for _ in range(20):
             await submit_many(database, 7, queue="a")
             await submit_many(database, 1, queue="b")
-            waker.ring(Topic.EVENTS)
+            bus.publish(Topic.EVENTS)
         # The one that reads is not held up by the one that does not.
         await other.has(20)
         await other.cancel()

@@ -1,11 +1,11 @@
-"""Wake-ups: "look, something has changed". They are hints; what changed is read from PostgreSQL.
+"""Wake-ups: hints that something changed, which subscribers then read from PostgreSQL.
 
-They go through Redis while it is there, and through LISTEN/NOTIFY while it is not. A wake-up may be
-lost or come twice; whoever waits for one looks by itself every so often.
+They travel through Redis, or through LISTEN/NOTIFY while Redis is unavailable. A wake-up may be
+lost or repeated, so each subscriber also runs without one after a while.
 """
 
-from headrace_core.wake.listener import Listener
-from headrace_core.wake.topic import Topic
-from headrace_core.wake.waker import Waker
+from headrace_core.wake.bus import WakeBus, WakeSubscription
+from headrace_core.wake.receiver import DeafError
+from headrace_core.wake.topic import Timing, Topic
 
-__all__ = ["Listener", "Topic", "Waker"]
+__all__ = ["DeafError", "Timing", "Topic", "WakeBus", "WakeSubscription"]

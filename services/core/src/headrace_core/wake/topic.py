@@ -1,30 +1,55 @@
-"""What wake-ups are about."""
+"""The topics of wake-ups, and the durations of their delivery."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
 
 class Topic(StrEnum):
-    """What has changed, and so who looks."""
+    """The kinds of change that wake others."""
 
-    # A job waits, or a worker came: the scheduler.
+    # A job waits or a worker started: wakes the scheduler.
     JOBS = "headrace_jobs"
-    # A job has ended, so a slot is free: the scheduler, when it lacks room.
+    # An attempt ended, so a slot is free: wakes the scheduler while jobs lack room.
     SLOTS = "headrace_slots"
-    # An event was written: the gateways.
+    # An event was written: wakes the gateways.
     EVENTS = "headrace_events"
-    # The cancellation of a running job was asked for: the workers.
+    # The cancellation of a running job was requested: wakes the workers.
     CANCELS = "headrace_cancels"
-    # A worker came or went: the gateways, for its handlers.
+    # A worker registered, drains or left: wakes the gateways.
     WORKERS = "headrace_workers"
-    # A subscription was acquired, let go of or deleted: the gateways.
+    # A subscription was acquired, released or deleted: wakes the gateways.
     SUBSCRIPTIONS = "headrace_subscriptions"
 
     def channel(self, installation: UUID) -> str:
-        """Return the channel's name, in Redis and for NOTIFY, where it has 63 characters at most.
+        """Return the channel of an installation, for Redis and for NOTIFY.
 
-        Several installations may share a Redis database, or one of PostgreSQL.
+        Installations can share a Redis database or a PostgreSQL database. A name has at most 63
+        characters, the limit of NOTIFY.
         """
         return f"{self}_{installation.hex}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Durations in seconds.
+
+    Attributes:
+        probe: quiet time after which a connection is probed, and the deadline of the response. A
+            dead link is found after twice this time.
+        deaf: time without any connection after which the health check fails. A reconnection takes
+            less.
+        reconnect: shortest and longest wait before a reconnection.
+        publish: deadline of Redis for a wake-up. After it the wake-up is sent through PostgreSQL.
+        avoid_redis: time after a fault of Redis in which PostgreSQL alone carries wake-ups.
+        stop: deadline for the end of the background tasks.
+    """
+
+    probe: float = 5.0
+    deaf: float = 5.0
+    reconnect: tuple[float, float] = (0.2, 1.0)
+    publish: float = 0.5
+    avoid_redis: float = 5.0
+    stop: float = 2.0

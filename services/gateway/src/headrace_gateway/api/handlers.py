@@ -16,7 +16,7 @@ from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_core.store.workers import live_handlers
-from headrace_core.wake import Listener
+from headrace_core.wake import WakeSubscription
 from headrace_gateway.api.pages import Page, fill_page
 from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.api.validation import MAX_PAGE_SIZE, Violations, page_limit
@@ -102,12 +102,12 @@ class HandlerCache:
 
     Args:
         database: where workers are registered.
-        listener: rings when a registration changes.
+        wake: for changes of registrations.
     """
 
-    def __init__(self, *, database: Database, listener: Listener) -> None:
+    def __init__(self, *, database: Database, wake: WakeSubscription) -> None:
         self._database = database
-        self._listener = listener
+        self._wake = wake
         self._tenants: dict[str, _Tenant] = {}
         self._loop: asyncio.Task[None] | None = None
 
@@ -155,7 +155,7 @@ class HandlerCache:
 
     async def _run(self) -> None:
         while True:
-            await self._listener.wait(MAX_AGE)
+            await self._wake.wait(MAX_AGE)
             try:
                 await self.run_once()
             except HeadraceError as error:

@@ -22,7 +22,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.jobs.ready import Lane, Pool, live_pools
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 
 # The most jobs of a commit that go the short way, and the most deliveries that may wait in a pool's
 # queue: with more, jobs come faster than workers take them.
@@ -48,12 +48,12 @@ class HandOff:
     Args:
         settings: where Redis is.
         database: which knows the pools.
-        waker: rings for the scheduler.
+        bus: wakes the scheduler.
     """
 
-    def __init__(self, *, settings: Settings, database: Database, waker: Waker) -> None:
+    def __init__(self, *, settings: Settings, database: Database, bus: WakeBus) -> None:
         self._database = database
-        self._waker = waker
+        self._bus = bus
         self._deliverer = Deliverer(settings, identify=database.installation_id)
         # While less than this waits in a pool's queue. Without a prefetch the scheduler keeps the
         # queues empty while jobs wait in PostgreSQL: there an empty queue says nothing.
@@ -68,7 +68,7 @@ class HandOff:
         """Sees to it that somebody runs jobs that were committed; never blocks and never fails."""
         now = asyncio.get_running_loop().time()
         if len(jobs) > _FEW or now < self._closed_until or not self._most:
-            self._waker.ring(Topic.JOBS)
+            self._bus.publish(Topic.JOBS)
             return
         giving = asyncio.create_task(self._give(jobs), name="hand-off")
         self._giving.add(giving)
@@ -92,7 +92,7 @@ class HandOff:
             self._close_for(_LOST)
         finally:
             if given < len(jobs):
-                self._waker.ring(Topic.JOBS)
+                self._bus.publish(Topic.JOBS)
 
     def _choose(
         self, jobs: Sequence[Job], pools: Sequence[Pool]

@@ -18,7 +18,7 @@ from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.jobs.stats import Stats, read_stats
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.filter import parse_filter
 from headrace_gateway.api.pages import Page, fill_page
 from headrace_gateway.api.validation import Violations, page_limit, seen_seq
@@ -41,13 +41,13 @@ class Jobs:
     Args:
         database: the store of the jobs.
         installation: signs page tokens.
-        waker: wakes other processes after each change.
+        bus: wakes other processes after each change.
     """
 
-    def __init__(self, *, database: Database, installation: Installation, waker: Waker) -> None:
+    def __init__(self, *, database: Database, installation: Installation, bus: WakeBus) -> None:
         self._database = database
         self._installation = installation
-        self._waker = waker
+        self._bus = bus
 
     async def get(self, call: Call, job_id: JobId, *, full: bool = True) -> Job:
         """Return a job.
@@ -176,9 +176,9 @@ class Jobs:
         async with self._database.transaction() as conn:
             job = await cancel_job(conn, tenant=call.tenant, job_id=job_id)
         if job.state is JobState.RUNNING:
-            self._waker.ring(Topic.CANCELS, Topic.EVENTS)
+            self._bus.publish(Topic.CANCELS, Topic.EVENTS)
         else:
-            self._waker.ring(Topic.EVENTS)
+            self._bus.publish(Topic.EVENTS)
         _log.info("job_cancel_requested", job_id=str(job_id), state=job.state.name)
         return job
 
@@ -191,7 +191,7 @@ class Jobs:
         """
         async with self._database.transaction() as conn:
             job = await requeue_job(conn, tenant=call.tenant, job_id=job_id)
-        self._waker.ring(Topic.JOBS, Topic.EVENTS)
+        self._bus.publish(Topic.JOBS, Topic.EVENTS)
         _log.info("job_requeued", job_id=str(job_id))
         return job
 

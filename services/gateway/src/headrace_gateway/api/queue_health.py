@@ -8,7 +8,7 @@ from typing import Final
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import ServedQueues, served_queues
-from headrace_core.wake import Listener
+from headrace_core.wake import WakeSubscription
 from headrace_gateway.api.names import is_name
 from headrace_health import Lookup
 
@@ -16,12 +16,12 @@ _PREFIX: Final = "queue/"
 _MOST_REMEMBERED: Final = 10_000
 
 
-def queue_health(*, database: Database, listener: Listener) -> Lookup:
+def queue_health(*, database: Database, wake: WakeSubscription) -> Lookup:
     """The health of the queues.
 
     Args:
         database: where workers are registered.
-        listener: rings when a registration changes. Nobody else may wait for it.
+        wake: for changes of registrations, of this caller's own.
     """
     remembered: frozenset[str] = frozenset()
 
@@ -35,4 +35,4 @@ def queue_health(*, database: Database, listener: Listener) -> Lookup:
             remembered |= served.known
         return replace(served, known=served.known | remembered)
 
-    return Lookup(prefix=_PREFIX, valid=is_name, read=read, wait=listener.wait)
+    return Lookup(prefix=_PREFIX, valid=is_name, read=read, wait=wake.wait)

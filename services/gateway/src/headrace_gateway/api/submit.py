@@ -14,7 +14,7 @@ from headrace_core.store.jobs.new_jobs import new_ids
 from headrace_core.store.jobs.submit import NewJob, Submitted, find_submitted, submit_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.group_commit import GroupCommit
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.intake import Accepted
 from headrace_gateway.grpc.document import canonical
@@ -47,15 +47,15 @@ class Submitter:
     Args:
         settings: how many submits may wait, and for how long.
         database: where jobs are stored.
-        waker: is rung after each commit.
+        bus: announces each commit.
         hand_off: is offered what was committed.
     """
 
     def __init__(
-        self, *, settings: Settings, database: Database, waker: Waker, hand_off: HandOff
+        self, *, settings: Settings, database: Database, bus: WakeBus, hand_off: HandOff
     ) -> None:
         self._database = database
-        self._waker = waker
+        self._bus = bus
         self._hand_off = hand_off
         self._timeout = settings.call_timeout
         self._commits: GroupCommit[_Submit, Submitted | RequestIdConflict | Exception] = (
@@ -128,7 +128,7 @@ class Submitter:
         stored = [result for result in results if isinstance(result, Submitted) and result.created]
         if stored:
             self._hand_off.offer([submitted.job for submitted in stored])
-            self._waker.ring(Topic.EVENTS)
+            self._bus.publish(Topic.EVENTS)
         for submit, result in zip(submits, results, strict=True):
             if isinstance(result, Submitted):
                 # It is in the history: a line for each would cost as much as all of its validation.

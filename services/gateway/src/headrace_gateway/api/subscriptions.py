@@ -21,7 +21,7 @@ from headrace_core.store.subscriptions import (
     get_subscription,
     list_subscriptions,
 )
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.pages import Page, fill_page
 from headrace_gateway.api.validation import (
     Violations,
@@ -55,7 +55,7 @@ class Subscriptions:
     Args:
         database: the store of the subscriptions.
         installation: signs cursors and page tokens.
-        waker: wakes other gateways when a subscription is deleted.
+        bus: wakes other gateways when a subscription is deleted.
         watch: the streams.
         max_subscriptions: the most subscriptions of a tenant.
     """
@@ -65,13 +65,13 @@ class Subscriptions:
         *,
         database: Database,
         installation: Installation,
-        waker: Waker,
+        bus: WakeBus,
         watch: Watch,
         max_subscriptions: int,
     ) -> None:
         self._database = database
         self._installation = installation
-        self._waker = waker
+        self._bus = bus
         self._watch = watch
         self._max_subscriptions = max_subscriptions
 
@@ -185,7 +185,7 @@ class Subscriptions:
         _check_name(name)
         async with self._database.statement() as conn:
             await delete_subscription(conn, tenant=call.tenant, name=name)
-        self._waker.ring(Topic.SUBSCRIPTIONS)
+        self._bus.publish(Topic.SUBSCRIPTIONS)
         _log.info("subscription_deleted", subscription=name)
 
     def watch(

@@ -19,7 +19,7 @@ from headrace_core.domain.job import JobEvent
 from headrace_core.runtime.logs import correlation_id
 from headrace_core.store.jobs.submit_batch import SubmittedBatch, find_batch, submit_batch
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.intake import Accepted, AcceptedBatch, Intake
 from headrace_gateway.api.jobs import Jobs
 from headrace_gateway.api.submit import Submitter
@@ -64,7 +64,7 @@ class JobServicer:
 
     Args:
         database: where jobs are.
-        waker: is rung after each change.
+        bus: announces each change.
         intake: validates what is submitted.
         submitter: persists single jobs.
         jobs: the use cases of jobs that exist.
@@ -75,14 +75,14 @@ class JobServicer:
         self,
         *,
         database: Database,
-        waker: Waker,
+        bus: WakeBus,
         intake: Intake,
         submitter: Submitter,
         jobs: Jobs,
         streams: JobStreams,
     ) -> None:
         self._database = database
-        self._waker = waker
+        self._bus = bus
         self._intake = intake
         self._submitter = submitter
         self._jobs = jobs
@@ -324,7 +324,7 @@ class JobServicer:
                 payloads=accepted.payloads,
                 correlation_id=correlation_id(),
             )
-        self._waker.ring(Topic.JOBS, Topic.EVENTS)
+        self._bus.publish(Topic.JOBS, Topic.EVENTS)
         _log.info(
             "batch_submitted", batch_id=str(batch.id), jobs=len(batch.jobs), created=batch.created
         )

@@ -27,7 +27,7 @@ from headrace_core.store.subscriptions import (
     release_watches,
     renew_watches,
 )
-from headrace_core.wake import Listener, Topic, Waker
+from headrace_core.wake import Topic, WakeBus, WakeSubscription
 from headrace_gateway.streams.lease import Lease
 
 _log = structlog.get_logger()
@@ -59,18 +59,18 @@ class Leases:
 
     Args:
         database: where subscriptions are.
-        listener: rings when a subscription was acquired, let go of or deleted.
-        waker: is rung for that.
+        wake: for subscriptions that were acquired, released or deleted.
+        bus: announces these.
         askers: how many watches try to acquire at the same time. However many come at once, the
             renewals find a connection.
     """
 
     def __init__(
-        self, *, database: Database, listener: Listener, waker: Waker, askers: int
+        self, *, database: Database, wake: WakeSubscription, bus: WakeBus, askers: int
     ) -> None:
         self._database = database
-        self._listener = listener
-        self._waker = waker
+        self._wake = wake
+        self._bus = bus
         self._askers = asyncio.Semaphore(askers)
         # In the order in which they were opened, which is that of their turns.
         self._open: dict[Lease, None] = {}
@@ -144,7 +144,7 @@ class Leases:
                 raise Unavailable("postgresql") from None
         if acquired is not None:
             # Who had it before may be another gateway's watch.
-            self._waker.ring(Topic.SUBSCRIPTIONS)
+            self._bus.publish(Topic.SUBSCRIPTIONS)
             _log.info("subscription_acquired", subscription=lease.watch.name, epoch=acquired.epoch)
         return acquired, until
 
@@ -192,7 +192,7 @@ class Leases:
         if not self._closed:
             self._nothing_closed.set()
         if released:
-            self._waker.ring(Topic.SUBSCRIPTIONS)
+            self._bus.publish(Topic.SUBSCRIPTIONS)
 
     async def _renew(self) -> None:
         holding = [lease for lease in self._open if lease.acquired is not None]
@@ -286,7 +286,7 @@ class Leases:
 
     async def _hear(self) -> None:
         while True:
-            if await self._listener.wait(60):
+            if await self._wake.wait(60):
                 self.look()
 
     def _fail_lapsed(self) -> None:

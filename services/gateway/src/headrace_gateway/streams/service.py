@@ -15,7 +15,7 @@ from headrace_core.store.event_log import Place
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_core.store.subscriptions import read_filter
-from headrace_core.wake import Listener, Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.history import History
 from headrace_gateway.streams.leases import Leases
@@ -39,15 +39,14 @@ class Watch:
         settings: where Redis is, and how large things may grow.
         database: where the events are.
         installation: signs the cursors.
-        waker: is rung when a subscription changes hands.
+        bus: receives EVENTS and SUBSCRIPTIONS.
     """
 
     def __init__(
-        self, *, settings: Settings, database: Database, installation: Installation, waker: Waker
+        self, *, settings: Settings, database: Database, installation: Installation, bus: WakeBus
     ) -> None:
         self.gauges = Gauges()
         self._installation = installation
-        self._listener = Listener(settings, database, Topic.EVENTS)
         self._idle = settings.stream_idle
         self._routes = Routes(
             room=settings.stream_queue_events,
@@ -55,40 +54,30 @@ class Watch:
             gauges=self.gauges,
         )
         self._tail = Tail(
-            database=database, listener=self._listener, routes=self._routes, gauges=self.gauges
+            database=database,
+            wake=bus.subscribe(Topic.EVENTS),
+            routes=self._routes,
+            gauges=self.gauges,
         )
         # The tail and the unary calls keep the other half of the connections.
         self._history = History(database=database, readers=max(1, settings.database_pool_size // 2))
-        self._subscription_listener = Listener(settings, database, Topic.SUBSCRIPTIONS)
         self._leases = Leases(
             database=database,
-            listener=self._subscription_listener,
-            waker=waker,
+            wake=bus.subscribe(Topic.SUBSCRIPTIONS),
+            bus=bus,
             askers=max(1, settings.database_pool_size // 4),
         )
 
-    async def hears(self) -> None:
-        """Tells whether it is told of new events, for a check of health.
-
-        Raises:
-            DeafError: it looks by itself, and so every stream is late.
-        """
-        await self._listener.ping()
-
     async def start(self) -> None:
-        """Begins to listen and to read, in the background."""
-        await self._listener.start()
+        """Read in the background."""
         await self._tail.start()
-        await self._subscription_listener.start()
         await self._leases.start()
 
     async def stop(self) -> None:
         """Ends every stream with ShuttingDown, and the reading."""
         self._routes.close(ShuttingDown())
         await self._leases.stop(ShuttingDown())
-        await self._subscription_listener.stop()
         await self._tail.stop()
-        await self._listener.stop()
 
     @property
     def lag(self) -> float:

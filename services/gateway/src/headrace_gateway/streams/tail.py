@@ -23,7 +23,7 @@ from headrace_core.store.event_log import (
 )
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Listener
+from headrace_core.wake import WakeSubscription
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.pace import Pace
 from headrace_gateway.streams.routing import Routes
@@ -65,7 +65,7 @@ class Tail:
 
     Args:
         database: where the events are.
-        listener: rings after commits.
+        wake: for new events.
         routes: gets the events.
         gauges: told about the reading.
         page: how many events are read at once.
@@ -76,14 +76,14 @@ class Tail:
         self,
         *,
         database: Database,
-        listener: Listener,
+        wake: WakeSubscription,
         routes: Routes,
         gauges: Gauges,
         page: int = _PAGE,
         window: int = _WINDOW,
     ) -> None:
         self._database = database
-        self._listener = listener
+        self._wake = wake
         self._routes = routes
         self._gauges = gauges
         self._page = page
@@ -274,7 +274,7 @@ class Tail:
             # When there is more, the streams take what there is before it reads on.
             await asyncio.sleep(rest if wait else 0)
             if wait and self._begun.is_set():
-                await self._listener.wait(wait)
+                await self._wake.wait(wait)
             elif wait:
                 await self._routes.wait(wait)
 

@@ -8,7 +8,7 @@ from typing import Final
 from headrace_core.runtime.loop import Loop
 from headrace_core.store.jobs.promote import next_due, promote_due
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_scheduler.timing import DEFAULT, Timing
 
 _PAGE: Final = 1000
@@ -21,7 +21,7 @@ class Promote(Loop):
 
     Args:
         database: the store.
-        waker: announces promoted jobs.
+        bus: announces promoted jobs.
         term: of the scheduler.
         timing: its longest wait.
     """
@@ -30,10 +30,10 @@ class Promote(Loop):
     topics = (Topic.JOBS,)
 
     def __init__(
-        self, *, database: Database, waker: Waker, term: int, timing: Timing = DEFAULT
+        self, *, database: Database, bus: WakeBus, term: int, timing: Timing = DEFAULT
     ) -> None:
         self._database = database
-        self._waker = waker
+        self._bus = bus
         self._term = term
         self._timing = timing
 
@@ -46,6 +46,6 @@ class Promote(Loop):
                 promoted = await promote_due(connection, term=self._term, limit=_PAGE) if due else 0
             if not promoted:
                 break
-            self._waker.ring(Topic.JOBS, Topic.EVENTS)
+            self._bus.publish(Topic.JOBS, Topic.EVENTS)
         longest = self._timing.promote
         return longest if wait is None else min(longest, max(_MIN_WAIT, wait.total_seconds()))

@@ -12,7 +12,7 @@ from headrace_core.runtime.loop import Loop
 from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import remove_lapsed
-from headrace_core.wake import Topic, Waker
+from headrace_core.wake import Topic, WakeBus
 from headrace_scheduler.metrics import Gauges
 from headrace_scheduler.timing import DEFAULT, Timing
 
@@ -30,7 +30,7 @@ class Recover(Loop):
 
     Args:
         database: the store.
-        waker: announces recovered and expired jobs.
+        bus: announces recovered and expired jobs.
         term: of the scheduler.
         gauges: counts recovered jobs.
         max_losses: workers that a job may lose; the next loss fails it.
@@ -43,14 +43,14 @@ class Recover(Loop):
         self,
         *,
         database: Database,
-        waker: Waker,
+        bus: WakeBus,
         term: int,
         gauges: Gauges,
         max_losses: int,
         timing: Timing = DEFAULT,
     ) -> None:
         self._database = database
-        self._waker = waker
+        self._bus = bus
         self._term = term
         self._gauges = gauges
         self._max_losses = max_losses
@@ -74,7 +74,7 @@ class Recover(Loop):
             for job_id in expired:
                 _log.warning("job_expired", job_id=str(job_id))
             if lost or expired:
-                self._waker.ring(Topic.JOBS, Topic.EVENTS)
+                self._bus.publish(Topic.JOBS, Topic.EVENTS)
             if len(lost) < _PAGE and len(expired) < _PAGE:
                 break
         async with self._database.statement() as connection:

@@ -1,0 +1,134 @@
+"""Receives wake-ups through Redis and through PostgreSQL at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import NoReturn
+
+import structlog
+from redis.asyncio import Redis
+
+from headrace_core.runtime.tasks import end_tasks
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.notify import listen
+from headrace_core.wake.topic import Timing, Topic
+
+_log = structlog.get_logger()
+
+
+class DeafError(Exception):
+    """Neither Redis nor PostgreSQL delivers wake-ups."""
+
+
+class Receiver:
+    """Receives wake-ups on both ways, and reconnects until it is stopped.
+
+    Args:
+        redis: for the Redis subscription.
+        database: for LISTEN.
+        channels: returns the channels to receive, with their topics.
+        deliver: called with topics, in the reading task, so that no task stands between a wake-up
+            and its subscribers. A connection counts as a wake-up of each topic.
+        timing: probes and reconnections.
+    """
+
+    def __init__(
+        self,
+        *,
+        redis: Redis,
+        database: Database,
+        channels: Callable[[], Awaitable[Mapping[str, Topic]]],
+        deliver: Callable[[Iterable[Topic]], None],
+        timing: Timing,
+    ) -> None:
+        self._redis = redis
+        self._database = database
+        self._channels = channels
+        self._deliver = deliver
+        self._timing = timing
+        self._tasks: list[asyncio.Task[None]] = []
+        # The ways that are connected, and since when there is none, by the monotonic clock.
+        self._ways: set[str] = set()
+        self._deaf_since = time.monotonic()
+
+    def start(self) -> None:
+        """Receive in the background."""
+        self._deaf_since = time.monotonic()
+        self._tasks = [
+            asyncio.create_task(self._receive("redis", self._receive_redis)),
+            asyncio.create_task(self._receive("postgresql", self._receive_postgresql)),
+        ]
+
+    def check(self) -> None:
+        """Check that one of the ways is connected.
+
+        Raises:
+            DeafError: neither is, for longer than a reconnection takes.
+        """
+        if not self._ways and time.monotonic() - self._deaf_since > self._timing.deaf:
+            raise DeafError
+
+    async def stop(self) -> None:
+        """Stop receiving."""
+        await end_tasks(*self._tasks, within=self._timing.stop)
+
+    async def _receive(
+        self,
+        way: str,
+        read: Callable[
+            [Mapping[str, Topic], Callable[[Iterable[Topic]], None]], Awaitable[NoReturn]
+        ],
+    ) -> None:
+        lost = False
+
+        def received(topics: Iterable[Topic]) -> None:
+            nonlocal lost
+            if lost:
+                _log.info("wake_ups_restored", dependency=way)
+            lost = False
+            self._ways.add(way)
+            self._deliver(topics)
+
+        while True:
+            try:
+                await read(await self._channels(), received)
+            except Exception as fault:  # noqa: BLE001 - the other way works, and this one reconnects
+                if not lost:
+                    _log.warning("wake_ups_lost", dependency=way, error=type(fault).__name__)
+                lost = True
+                if way in self._ways:
+                    self._ways.remove(way)
+                    self._deaf_since = time.monotonic()
+            await asyncio.sleep(random.uniform(*self._timing.reconnect))
+
+    async def _receive_redis(
+        self, topics: Mapping[str, Topic], received: Callable[[Iterable[Topic]], None]
+    ) -> NoReturn:
+        async with self._redis.pubsub() as subscription:
+            await subscription.subscribe(*topics)
+            received(topics.values())
+            probed = False
+            while True:
+                message = await subscription.get_message(timeout=self._timing.probe)
+                if message is not None:
+                    probed = False
+                    if message["type"] == "message":
+                        received((topics[message["channel"].decode()],))
+                elif probed:
+                    raise TimeoutError
+                else:
+                    await subscription.ping()
+                    probed = True
+
+    async def _receive_postgresql(
+        self, topics: Mapping[str, Topic], received: Callable[[Iterable[Topic]], None]
+    ) -> NoReturn:
+        await listen(
+            self._database,
+            list(topics),
+            heard=lambda channels: received([topics[channel] for channel in channels]),
+            probe=self._timing.probe,
+        )
