@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from headrace_core.runtime.metrics import registry_of
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 from headrace_gateway.streams import Gauges, Watch
-from headrace_gateway.streams.ages import BOUNDS
+from headrace_gateway.streams.gauges import BOUNDS
 
 _Read = Callable[[Gauges], float]
 

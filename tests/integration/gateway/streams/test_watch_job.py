@@ -18,7 +18,7 @@ from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.streams import Watch
-from headrace_gateway.streams.packs import MAX_EVENTS
+from headrace_gateway.streams.messages import MAX_EVENTS
 from support.jobs import history, read_job, submit, submit_many
 from support.watching import (
     Reader,

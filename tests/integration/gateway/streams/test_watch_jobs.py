@@ -19,7 +19,7 @@ from headrace_core.store.sql.installation import read_installation
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.streams import Mark, Watch
 from headrace_gateway.streams.many import FilterStream
-from headrace_gateway.streams.packs import MAX_EVENTS
+from headrace_gateway.streams.messages import MAX_EVENTS
 from headrace_gateway.tokens import decode_cursor, encode_cursor
 from support.jobs import submit, submit_many
 from support.watching import (

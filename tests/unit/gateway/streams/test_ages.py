@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from headrace_core.domain.job import JobEvent
-from headrace_gateway.streams.ages import BOUNDS, Ages
+from headrace_gateway.streams.gauges import BOUNDS, Ages
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from headrace_core.store.event_log import ClockReading
-from headrace_gateway.streams.clock import DatabaseClock
+from headrace_gateway.streams.gauges import DatabaseClock
 
 # The database's clock is by so much ahead of the monotonic one of this process.
 AHEAD = 1_700_000_000.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_gateway.streams.pace import Pace
+from headrace_gateway.streams.tail import Pace
 
 
 def test_after_a_quiet_while_a_few_looks_follow_each_other_at_once():

@@ -14,7 +14,7 @@ from headrace_core.domain.ids import BatchId, JobId
 from headrace_core.domain.job import JobEvent
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.query import JobFilter
-from headrace_gateway.streams.predicate import compile_filter, keys_of_event, keys_of_filter
+from headrace_gateway.streams.routing import compile_filter, keys_of_event, keys_of_filter
 
 # A few values each, so that filters and events meet.
 few = {

@@ -1,14 +1,93 @@
-"""What the streams of a gateway can tell of themselves."""
+"""The numbers of a gateway's streams: the database's clock, the ages of events, the gauges."""
 
 from __future__ import annotations
 
+import math
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import accumulate
+from typing import Final
 
 from headrace_core.domain.job import JobEvent
-from headrace_gateway.streams.ages import Ages
-from headrace_gateway.streams.clock import DatabaseClock
+from headrace_core.store.event_log import ClockReading
+
+# How far two clocks may run apart, in seconds per second: what NTP allows an oscillator.
+_DRIFT: Final = 0.0005
+
+
+class DatabaseClock:
+    """What the database's clock shows, by its distance from this process's monotonic clock.
+
+    The database reads its clock somewhere between a question and its answer, so each reading gives
+    bounds of the distance, and together they give narrow ones, however busy this process is. The
+    clock of this machine plays no part, and one that is set anew does no harm.
+    """
+
+    def __init__(self) -> None:
+        self._low = -math.inf
+        self._high = math.inf
+        self._read = 0.0
+        self._distance = 0.0
+
+    def set(self, reading: ClockReading) -> None:
+        """Takes what a reading says of the distance."""
+        shown = reading.time
+        low, high = shown - reading.answered, shown - reading.asked
+        slack = (reading.answered - self._read) * _DRIFT
+        self._low = max(self._low - slack, low)
+        self._high = min(self._high + slack, high)
+        if self._low > self._high:
+            # Somebody has set the database's clock.
+            self._low, self._high = low, high
+        self._read = reading.answered
+        self._distance = (self._low + self._high) / 2
+
+    def now(self) -> float:
+        """What it shows now, in seconds since 1970. It must have been set before."""
+        return time.monotonic() + self._distance
+
+
+# Upper bounds of the buckets, in seconds; above the last one is one more.
+BOUNDS: Final = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+    *(1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
+)
+
+
+class Ages:
+    """A histogram of the ages of events. It is written in one thread, and read in any.
+
+    Attributes:
+        total: all ages together, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self.total = 0.0
+
+    def add(self, events: Sequence[JobEvent], *, now: float) -> None:
+        """Counts events.
+
+        Args:
+            events: with their times.
+            now: by the same clock, in seconds since 1970.
+        """
+        counts, total = self._counts, 0.0
+        moment = datetime.fromtimestamp(now, UTC)
+        for event in events:
+            age = (moment - event.time).total_seconds()
+            counts[bisect_left(BOUNDS, age)] += 1
+            total += age
+        # The clock is known to some fraction of a millisecond, so a fresh event may come out as not
+        # yet written.
+        self.total += max(0.0, total)
+
+    def cumulated(self) -> list[int]:
+        """How many were at most as old as each bound says; the last one has all."""
+        return list(accumulate(self._counts))
 
 
 @dataclass(slots=True)

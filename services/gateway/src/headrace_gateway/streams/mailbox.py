@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from headrace_core.domain.errors import HeadraceError
 from headrace_core.domain.job import JobEvent
-from headrace_gateway.streams.packs import weigh
+from headrace_gateway.streams.messages import weigh
 
 
 class Mailbox:

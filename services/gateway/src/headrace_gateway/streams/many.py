@@ -14,11 +14,9 @@ from headrace_core.domain.query import JobFilter
 from headrace_core.store.event_log import BEGINNING, Place, place_of
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.history import History, Pruned
-from headrace_gateway.streams.idle import next_mark
 from headrace_gateway.streams.mailbox import Mailbox
-from headrace_gateway.streams.packs import MAX_EVENTS, pack
-from headrace_gateway.streams.predicate import Predicate
-from headrace_gateway.streams.routing import Routes
+from headrace_gateway.streams.messages import MAX_EVENTS, next_mark, pack
+from headrace_gateway.streams.routing import Predicate, Routes
 from headrace_gateway.streams.tail import Tail
 
 # Seconds between two marks while a stream reads the past, so that one that is cut resumes near

@@ -7,7 +7,7 @@ from typing import Final
 
 from headrace_core.domain.job import JobEvent
 from headrace_core.store.event_log import PAGE_BYTES, EventPage, Place, place_of
-from headrace_gateway.streams.packs import weigh
+from headrace_gateway.streams.messages import weigh
 
 # How many events it holds, and how many characters their documents may come to together.
 _MAX_EVENTS: Final = 10_000

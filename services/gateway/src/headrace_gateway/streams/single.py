@@ -10,9 +10,8 @@ from headrace_core.domain.job import JobEvent
 from headrace_core.domain.lifecycle import TERMINAL
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.history import History
-from headrace_gateway.streams.idle import next_mark
 from headrace_gateway.streams.mailbox import Mailbox
-from headrace_gateway.streams.packs import MAX_EVENTS, pack
+from headrace_gateway.streams.messages import MAX_EVENTS, next_mark, pack
 from headrace_gateway.streams.routing import Routes
 from headrace_gateway.streams.tail import Tail
 

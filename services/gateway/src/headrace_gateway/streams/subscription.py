@@ -8,9 +8,9 @@ from contextlib import aclosing
 
 from headrace_core.domain.subscription import Acquired
 from headrace_gateway.streams.gauges import Gauges
-from headrace_gateway.streams.idle import next_mark
 from headrace_gateway.streams.leases import Leases
 from headrace_gateway.streams.many import FilterStream, Mark, WatchPage
+from headrace_gateway.streams.messages import next_mark
 
 
 class SubscriptionStream:

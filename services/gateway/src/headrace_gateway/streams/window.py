@@ -9,7 +9,7 @@ from typing import Final
 
 from headrace_core.domain.job import JobEvent
 from headrace_core.store.event_log import BEGINNING, Place, place_of
-from headrace_gateway.streams.packs import weigh
+from headrace_gateway.streams.messages import weigh
 
 # How long the documents of the events that wait may be together, in characters.
 _ROOM_BYTES: Final = 16 * 1024 * 1024

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import chain
 
 from headrace_core.domain.job import JobEvent
-from headrace_gateway.streams.packs import MAX_EVENTS, pack
+from headrace_gateway.streams.messages import MAX_EVENTS, pack
 
 MakeEvent = Callable[..., JobEvent]
 
