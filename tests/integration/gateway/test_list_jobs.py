@@ -118,7 +118,7 @@ async def test_every_violation_at_once(jobs: JobServiceStub):
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert set(error.violations) == {"page_size", "filter", "view", "data_encoding"}
     assert error.violations["filter"].startswith(
-        "at character 1: unknown field 'nope'; there are state, type, queue"
+        "at character 1: unknown field 'nope'; use one of state, type, queue"
     )
 
 

@@ -1,7 +1,7 @@
 """Page tokens and cursors: opaque to clients, signed with the installation's secret.
 
-All are URL-safe base64 of a version, a place and 16 bytes of HMAC-SHA256 over everything that the
-place belongs to. What was signed for another tenant, filter or database does not fit.
+Each is URL-safe base64 of a version, a place and 16 bytes of HMAC-SHA256 over the place and its
+context. A token of another tenant, filter or database is invalid.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SUBSCRIPTION_PLACE: Final = struct.Struct(">16sQQQ")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionCursor:
-    """A place in a subscription, as it was sent in an epoch."""
+    """A place in a subscription, sent in one of its epochs."""
 
     subscription_id: SubscriptionId
     epoch: int
@@ -37,17 +37,17 @@ class SubscriptionCursor:
 
 
 def encode_page_token(installation: Installation, tenant: str, query: str, last: JobId) -> str:
-    """A token for the page behind the job `last`, of the filter with the text `query`."""
+    """Return the token of the page after the job `last`, for the filter `query`."""
     return _seal(installation, "page", tenant, query, last.bytes)
 
 
 def decode_page_token(
     installation: Installation, tenant: str, query: str, token: str
 ) -> JobId | None:
-    """The job behind which the page begins; None for an empty token, the first page.
+    """Return the job to start the page after; None for an empty token, the first page.
 
     Raises:
-        PageTokenInvalid: it was not made here, or for another tenant or filter.
+        PageTokenInvalid: the token is malformed, or of another database, tenant or filter.
     """
     if not token:
         return None
@@ -57,18 +57,18 @@ def decode_page_token(
     return JobId(UUID(bytes=place))
 
 
-# The streams that have seen all that there is are at the same place.
+# Streams that have sent every event are at the same place.
 @lru_cache(maxsize=16)
 def encode_cursor(installation: Installation, tenant: str, xid: int, position: int) -> str:
-    """A cursor behind the event at (xid, position) in the order of all events."""
+    """Return the cursor after the event at (xid, position) in the event log."""
     return _seal(installation, "cursor", tenant, "", _PLACE.pack(xid, position))
 
 
 def decode_cursor(installation: Installation, tenant: str, cursor: str) -> tuple[int, int]:
-    """The (xid, position) of a cursor.
+    """Return the (xid, position) of a cursor.
 
     Raises:
-        CursorInvalid: it is malformed, or of another database or tenant.
+        CursorInvalid: the cursor is malformed, or of another database or tenant.
     """
     place = _open(installation, "cursor", tenant, "", cursor)
     if place is None or len(place) != _PLACE.size:
@@ -80,7 +80,7 @@ def decode_cursor(installation: Installation, tenant: str, cursor: str) -> tuple
 def encode_subscription_cursor(
     installation: Installation, tenant: str, cursor: SubscriptionCursor
 ) -> str:
-    """A cursor of a subscription."""
+    """Return the cursor of a place in a subscription."""
     place = _SUBSCRIPTION_PLACE.pack(
         cursor.subscription_id.bytes, cursor.epoch, cursor.xid, cursor.position
     )
@@ -90,10 +90,10 @@ def encode_subscription_cursor(
 def decode_subscription_cursor(
     installation: Installation, tenant: str, cursor: str
 ) -> SubscriptionCursor:
-    """What `encode_subscription_cursor` has sealed.
+    """Return the place of a cursor of a subscription.
 
     Raises:
-        CursorInvalid: it is malformed, or of another database or tenant.
+        CursorInvalid: the cursor is malformed, or of another database or tenant.
     """
     place = _open(installation, "subscription", tenant, "", cursor)
     if place is None or len(place) != _SUBSCRIPTION_PLACE.size:
@@ -108,15 +108,15 @@ def decode_subscription_cursor(
 
 
 def encode_name_token(installation: Installation, tenant: str, last: str, *, of: str = "") -> str:
-    """A token for the page behind the name `last`, of subscriptions or of what `of` says."""
+    """Return the token of the page after the name `last`; `of` is the kind of the list."""
     return _seal(installation, "names", tenant, of, last.encode())
 
 
 def decode_name_token(installation: Installation, tenant: str, token: str, *, of: str = "") -> str:
-    """The name behind which the page begins; empty for an empty token, the first page.
+    """Return the name to start the page after; empty for an empty token, the first page.
 
     Raises:
-        PageTokenInvalid: it was not made here, or for another tenant.
+        PageTokenInvalid: the token is malformed, or of another database, tenant or list.
     """
     if not token:
         return ""
@@ -127,7 +127,7 @@ def decode_name_token(installation: Installation, tenant: str, token: str, *, of
 
 
 def _sign(installation: Installation, kind: str, tenant: str, query: str, place: bytes) -> bytes:
-    # The lengths keep the parts apart.
+    # The lengths separate the parts.
     parts = (kind.encode(), installation.id.bytes, tenant.encode(), query.encode(), place)
     message = b"".join(len(part).to_bytes(4) + part for part in parts)
     return hmac.digest(installation.secret, _VERSION + message, "sha256")[:_SIGNATURE]
@@ -141,7 +141,7 @@ def _seal(installation: Installation, kind: str, tenant: str, query: str, place:
 def _open(
     installation: Installation, kind: str, tenant: str, query: str, token: str
 ) -> bytes | None:
-    """The place that was sealed for exactly this; None when the token is another or none at all."""
+    """Return the place of a token; None if the token is invalid in this context."""
     if len(token) > 200:
         return None
     try:

@@ -35,10 +35,11 @@ Value: TypeAlias = str | int | datetime | JobState | UUID
 
 
 def parse_filter(text: str) -> Query:
-    """What a filter asks for; an empty one asks for everything.
+    """Parse a filter; an empty one matches every job.
 
     Raises:
-        InvalidRequest: of the field `filter`; it names the place, and what could stand there.
+        InvalidRequest: the filter is invalid; the violation of `filter` names the position and the
+            valid continuations.
     """
     if len(text) > MAX_LENGTH:
         raise InvalidRequest([Violation("filter", f"must have at most {MAX_LENGTH} characters")])
@@ -68,7 +69,7 @@ _END = "end"
 
 
 class _Parser:
-    """Reads one filter, from left to right."""
+    """A recursive descent parser of one filter."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -87,7 +88,7 @@ class _Parser:
                 return tuple(clauses)
             if not _is_word(token, "AND"):
                 if _is_word(token, "OR"):
-                    self._fail(token, "alternatives stand in parentheses: (state = A OR state = B)")
+                    self._fail(token, "alternatives need parentheses: (state = A OR state = B)")
                 self._fail(token, "expected AND or the end")
 
     def _clause(self) -> Clause:
@@ -119,7 +120,7 @@ class _Parser:
             return self._label(name, key)
         known = _FIELDS.get(name.text)
         if known is None:
-            self._fail(name, f"unknown field {name.text[:100]!r}; there are {_FIELD_NAMES}")
+            self._fail(name, f"unknown field {name.text[:100]!r}; use one of {_FIELD_NAMES}")
         operator = self._operator(known.operators)
         value = self._take()
         if value.kind not in known.kinds:
@@ -154,12 +155,12 @@ class _Parser:
         return token.text
 
     def _content(self, token: _Token) -> str:
-        """What a value says: a word as it stands, the inside of a quoted string."""
+        """Return the text of a value: a word, or the content of a quoted string."""
         if token.kind == "word":
             return token.text
         content = re.sub(r"\\(.)", r"\1", token.text[1:-1], flags=re.DOTALL)
         if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in content):
-            self._fail(token, "a string must not hold NUL or half a character")
+            self._fail(token, "a string must not hold NUL or a lone surrogate")
         return content
 
     def _scan(self) -> list[_Token]:
@@ -173,7 +174,7 @@ class _Parser:
                     _Token("", self._text[position], position),
                     "the string has no closing quote"
                     if unclosed
-                    else "strings stand in double quotes",
+                    else "strings need double quotes",
                 )
             kind = match.lastgroup or ""
             if kind != "space":
@@ -186,7 +187,7 @@ class _Parser:
 
     def _take(self) -> _Token:
         token = self._tokens[self._next]
-        # The end can be taken again and again.
+        # The end is the last token and may be taken repeatedly.
         self._next = min(self._next + 1, len(self._tokens) - 1)
         return token
 
@@ -223,7 +224,7 @@ def _integer(bits: int) -> Callable[[str], int]:
         if not re.fullmatch(r"-?[0-9]{1,10}", text):
             raise ValueError
         value = int(text)
-        # The columns' width; what is beyond could not be compared there.
+        # PostgreSQL cannot compare larger numbers with the column.
         if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
             raise ValueError
         return value

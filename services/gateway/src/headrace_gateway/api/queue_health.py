@@ -17,20 +17,20 @@ _MOST_REMEMBERED: Final = 10_000
 
 
 def queue_health(*, database: Database, wake: WakeSubscription) -> Lookup:
-    """The health of the queues.
+    """Return the health lookup of the queues.
 
     Args:
-        database: where workers are registered.
-        wake: for changes of registrations, of this caller's own.
+        database: the store of the registrations.
+        wake: receives changes of registrations, for this lookup alone.
     """
     remembered: frozenset[str] = frozenset()
 
     async def read() -> ServedQueues:
         nonlocal remembered
         async with database.statement() as conn:
-            # A probe says nothing of its tenant.
+            # A health probe names no tenant.
             served = await served_queues(conn, tenant=DEFAULT_TENANT)
-        # A reading finds the queues of recent jobs alone. One that was known stays known.
+        # The statement finds only queues of recent jobs. Known queues stay known.
         if len(remembered) < _MOST_REMEMBERED:
             remembered |= served.known
         return replace(served, known=served.known | remembered)
