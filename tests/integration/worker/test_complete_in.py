@@ -22,7 +22,7 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.runtime.settings import Settings
 from headrace_worker.service import WorkerService
-from headrace_worker.writes import ends as finishing
+from headrace_worker.writes import completion
 from support.effects import CREATE, effect_handlers
 from support.histories import assert_legal
 from support.platform import DEADLINE_S, Platform, platform
@@ -113,7 +113,7 @@ async def test_an_attempt_of_which_the_database_says_nothing_ends_and_frees_the_
     async def refuses(*_: Any, **__: Any) -> bool:
         raise asyncpg.InsufficientPrivilegeError
 
-    monkeypatch.setattr(finishing, "was_completed", refuses)
+    monkeypatch.setattr(completion, "was_completed", refuses)
     job = await jobs.ended(await submit(jobs, "e.loop", commit=commit))
     assert job.state is (JobState.SUCCEEDED if commit else JobState.FAILED)
     assert (await jobs.ended(await submit(jobs, "e.loop"))).state is JobState.SUCCEEDED

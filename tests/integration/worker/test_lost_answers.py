@@ -11,8 +11,7 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.connection import Connection
 from headrace_worker.service import WorkerService
-from headrace_worker.writes import ends as finishing
-from headrace_worker.writes import reports
+from headrace_worker.writes import ends, reports
 from support.handlers import handlers
 from support.platform import platform
 
@@ -42,7 +41,7 @@ async def test_output_whose_answer_got_lost_is_in_the_history_once(
 async def test_an_end_whose_answer_got_lost_was_not_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, lost = finishing.end_attempts, []
+    write, lost = ends.end_attempts, []
 
     async def write_unheard(connection: Connection, **options: Any) -> dict[Any, E]:
         events = await write(connection, **options)
@@ -51,7 +50,7 @@ async def test_an_end_whose_answer_got_lost_was_not_refused(
             raise TimeoutError
         return events
 
-    monkeypatch.setattr(finishing, "end_attempts", write_unheard)
+    monkeypatch.setattr(ends, "end_attempts", write_unheard)
     async with platform(settings, handlers(), workers=0) as jobs:
         worker = WorkerService(settings, handlers())
         await worker.start()
@@ -59,5 +58,5 @@ async def test_an_end_whose_answer_got_lost_was_not_refused(
         assert (await jobs.ended(job_id)).state is JobState.SUCCEEDED
         await worker.stop()
         assert worker.counts.ended[E.SUCCEEDED] == 1
-        assert worker.counts.finishes_refused == 0
+        assert worker.counts.ends_refused == 0
     assert [list(events.values()) for events in lost] == [[E.SUCCEEDED]]

@@ -1,4 +1,4 @@
-"""An attempt ends once, whatever comes over it in the same moment."""
+"""An attempt ends once, whatever happens at the same moment."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ from headrace_core.runtime.settings import Settings
 from headrace_worker.api.context import Context
 from headrace_worker.api.payload import Decoder
 from headrace_worker.api.registry import Mode, RegisteredHandler
+from headrace_worker.attempt.environment import Environment
 from headrace_worker.attempt.execution import Execution, StopReason
-from headrace_worker.attempt.reporter import AttemptReporter
+from headrace_worker.attempt.judge import Limits
+from headrace_worker.attempt.slots import Slots
 from headrace_worker.metrics import Counts
-from headrace_worker.runners.modes import Modes
 from headrace_worker.runners.process_pool import ProcessPool
+from headrace_worker.runners.runners import Runners
+from headrace_worker.timing import Timing
 
 
 def registered(
@@ -71,8 +74,30 @@ def job() -> ClaimedJob:
     )
 
 
-async def _takes(_: AttemptReport) -> bool:
+async def _writes(_: WorkerId, __: AttemptReport) -> bool:
     return True
+
+
+class Ends:
+    """Receives the end of an attempt."""
+
+    def __init__(self) -> None:
+        self.ends: list[AttemptEnd | None] = []
+        self.completes = False
+        self._ended = asyncio.Event()
+
+    def __call__(self, execution: Execution, end: AttemptEnd | None) -> None:
+        self.ends.append(end)
+        self.completes = execution.completes
+        self._ended.set()
+
+    async def wait(self) -> None:
+        async with asyncio.timeout(10):
+            await self._ended.wait()
+
+    @property
+    def events(self) -> list[EventType | None]:
+        return [end and end.event for end in self.ends]
 
 
 def execution(
@@ -82,32 +107,23 @@ def execution(
     grace: float = 5.0,
     processes: ProcessPool | None = None,
     holds: Callable[[WorkerId], bool] = lambda _: True,
-    write: Callable[[AttemptReport], Awaitable[bool]] = _takes,
+    write: Callable[[WorkerId, AttemptReport], Awaitable[bool]] = _writes,
+    release: Callable[[Execution], None] = lambda _: None,
 ) -> Execution:
-    def reporter(execution: Execution) -> AttemptReporter:
-        return AttemptReporter(
-            key=execution.job.key,
-            write=write,
-            max_output_bytes=1000,
-            max_result_bytes=1000,
-        )
-
-    return Execution(
-        job=job(),
-        worker_id=WorkerId(uuid7()),
-        handler=handler,
+    environment = Environment(
         holds=holds,
-        modes=Modes(
-            processes=processes or ProcessPool(Settings()),
-            grace=grace,
-            counts=Counts(),
+        runners=Runners(
+            processes=processes or ProcessPool(Settings()), grace=grace, counts=Counts()
         ),
-        reporter=reporter,
-        max_result_bytes=1000,
-        max_losses=3,
-        max_interruptions=100,
-        grace=grace,
+        write_report=write,
         on_end=on_end,
+        release=release,
+        limits=Limits(result_bytes=1000, output_bytes=1000, losses=3, interruptions=100),
+        grace=grace,
+        timing=Timing(),
+    )
+    return Execution(
+        job=job(), worker_id=WorkerId(uuid7()), handler=handler, environment=environment
     )
 
 
@@ -126,39 +142,27 @@ async def _cleans_up_for_long(_: object) -> None:
 @pytest.mark.parametrize(
     ("function", "grace"), [(_waits, 0.0), (_waits, 5.0), (_cleans_up_for_long, 0.02)]
 )
-def test_a_cancelled_attempt_ends_once(
-    function: Callable[..., Awaitable[Any]], grace: float, run: Callable[..., None]
+def test_cancelled_attempt_ends_once(
+    function: Callable[..., Awaitable[Any]], grace: float, run: Callable[..., Any]
 ) -> None:
-    ends: list[AttemptEnd | None] = []
-
-    async def main() -> None:
-        ended = asyncio.Event()
-
-        def on_end(_: Execution, finish: AttemptEnd | None) -> None:
-            ends.append(finish)
-            ended.set()
-
-        attempt = execution(registered(function), on_end, grace=grace)
+    async def main() -> list[EventType | None]:
+        ends = Ends()
+        attempt = execution(registered(function), ends, grace=grace)
         attempt.start()
         await asyncio.sleep(0)
         attempt.stop(StopReason.CANCEL)
-        await ended.wait()
-        # Whatever else was due in this moment.
+        await ends.wait()
+        # Grace period in which a second end would arrive.
         await asyncio.sleep(0.1)
+        return ends.events
 
-    run(main())
-    assert [finish and finish.event for finish in ends] == [EventType.CANCELLED]
+    assert run(main()) == [EventType.CANCELLED]
 
 
 @pytest.mark.parametrize("mode", ["async", "thread", "process"])
-async def test_nothing_starts_once_its_lease_has_lapsed(mode: Mode) -> None:
+async def test_handler_whose_lease_lapsed_does_not_start(mode: Mode) -> None:
     started = []
-    ended = asyncio.Event()
-    ends: list[AttemptEnd | None] = []
-
-    def on_end(_: Execution, finish: AttemptEnd | None) -> None:
-        ends.append(finish)
-        ended.set()
+    ends = Ends()
 
     def starts(_: object) -> None:
         started.append(True)
@@ -170,15 +174,15 @@ async def test_nothing_starts_once_its_lease_has_lapsed(mode: Mode) -> None:
     processes = ProcessPool(Settings(worker_processes=1))
     function: Callable[..., Any] = starts_in_the_loop if mode == "async" else starts
     attempt = execution(
-        replace(registered(function), mode=mode), on_end, processes=processes, holds=lambda _: held
+        replace(registered(function), mode=mode), ends, processes=processes, holds=lambda _: held
     )
-    async with processes.place:
-        # It waits for a place, or for the loop's next turn.
+    async with processes.permits:
+        # The attempt waits for a permit, or for the next turn of the loop.
         attempt.start()
         held = False
         await asyncio.sleep(0)
-    await ended.wait()
-    assert ends == [None]
+    await ends.wait()
+    assert ends.ends == [None]
     assert started == []
 
 
@@ -191,7 +195,7 @@ async def _reports(_: object, context: Context) -> None:
 
 
 @pytest.mark.parametrize(("function", "takes_context"), [(_fails, False), (_reports, True)])
-async def test_an_attempt_that_has_ended_is_gone_at_once(
+async def test_ended_attempt_is_freed_without_the_collector(
     function: Callable[..., Awaitable[Any]], takes_context: bool
 ) -> None:
     ended = asyncio.Event()
@@ -210,6 +214,21 @@ async def test_an_attempt_that_has_ended_is_gone_at_once(
         gc.enable()
 
 
+async def test_slot_is_released_once() -> None:
+    freed: list[bool] = []
+    slots = Slots(free=lambda: freed.append(True))
+    ends = Ends()
+    attempt = execution(registered(_fails), ends, release=slots.release)
+    slots.occupy(attempt)
+    attempt.start()
+    await ends.wait()
+    assert (len(slots), freed) == (1, [])
+    attempt.release()
+    attempt.release()
+    assert (len(slots), freed) == (0, [True])
+    assert await slots.until_free(0.0)
+
+
 async def _completes_at_once(_: object, context: Context) -> None:
     await context.progress(0.5)
     await context.complete_in(None)
@@ -217,7 +236,7 @@ async def _completes_at_once(_: object, context: Context) -> None:
 
 async def _completes_later(_: object, context: Context) -> None:
     await context.progress(0.5)
-    # The loop's next turn: what is reported waits for more.
+    # In the next turn of the loop, the progress waits for more.
     await asyncio.sleep(0)
     await context.complete_in(None)
 
@@ -231,35 +250,30 @@ async def _completes_later(_: object, context: Context) -> None:
         (StopReason.LOST, None),
     ],
 )
-async def test_an_attempt_that_is_stopped_as_it_sets_out_to_complete_ends(
+async def test_attempt_stopped_before_it_completes_ends(
     function: Callable[..., Awaitable[Any]], reason: StopReason, event: EventType | None
 ) -> None:
-    writing, answered, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    taken: list[AttemptReport] = []
-    ends: list[AttemptEnd | None] = []
+    writing, answered, ends = asyncio.Event(), asyncio.Event(), Ends()
+    written: list[AttemptReport] = []
 
-    async def write(report: AttemptReport) -> bool:
+    async def write(_: WorkerId, report: AttemptReport) -> bool:
         writing.set()
         await answered.wait()
-        taken.append(report)
+        written.append(report)
         return True
 
-    def on_end(attempt: Execution, finish: AttemptEnd | None) -> None:
-        assert attempt.completes
-        ends.append(finish)
-        ended.set()
-
-    attempt = execution(registered(function, takes_context=True), on_end, write=write)
+    attempt = execution(registered(function, takes_context=True), ends, write=write)
     async with asyncio.timeout(5):
         attempt.start()
         await writing.wait()
         attempt.stop(reason)
-        # The handler has ended, and what it reported is still being written.
+        # The handler has ended; its report is still being written.
         await asyncio.sleep(0)
         answered.set()
-        await ended.wait()
-    assert [finish and finish.event for finish in ends] == [event]
-    assert [report.progress and report.progress.fraction for report in taken] == [0.5]
+        await ends.wait()
+    assert ends.completes
+    assert ends.events == [event]
+    assert [report.progress and report.progress.fraction for report in written] == [0.5]
 
 
 async def _reports_later(_: object, context: Context) -> None:
@@ -273,56 +287,52 @@ async def _emits(_: object, context: Context) -> None:
 
 
 @pytest.mark.parametrize("function", [_reports, _reports_later, _emits])
-async def test_progress_that_is_refused_changes_nothing_about_how_an_attempt_ends(
+async def test_refused_progress_does_not_change_the_end(
     function: Callable[..., Awaitable[Any]],
 ) -> None:
-    ended = asyncio.Event()
-    ends: list[AttemptEnd | None] = []
+    ends = Ends()
 
-    async def write(report: AttemptReport) -> bool:
+    async def write(_: WorkerId, report: AttemptReport) -> bool:
         if report.progress is not None:
             raise asyncpg.DataError
         return True
 
-    def on_end(_: Execution, finish: AttemptEnd | None) -> None:
-        ends.append(finish)
-        ended.set()
-
-    attempt = execution(registered(function, takes_context=True), on_end, write=write)
+    attempt = execution(registered(function, takes_context=True), ends, write=write)
     with capture_logs() as logs:
-        async with asyncio.timeout(5):
-            attempt.start()
-            await ended.wait()
-    assert [finish and finish.event for finish in ends] == [EventType.SUCCEEDED]
+        attempt.start()
+        await ends.wait()
+    assert ends.events == [EventType.SUCCEEDED]
     assert [line["event"] for line in logs] == ["progress_refused"]
 
 
+async def test_attempt_whose_report_is_refused_is_lost() -> None:
+    ends = Ends()
+
+    async def write(_: WorkerId, __: AttemptReport) -> bool:
+        return False
+
+    async def emits_and_waits(_: object, context: Context) -> None:
+        await context.emit("x")
+        await asyncio.Event().wait()
+
+    execution(registered(emits_and_waits, takes_context=True), ends, write=write).start()
+    await ends.wait()
+    assert ends.ends == [None]
+
+
 async def test_attempt_cancelled_by_others_is_interrupted() -> None:
-    ends: list[AttemptEnd | None] = []
-    ended = asyncio.Event()
-
-    def on_end(_: Execution, finish: AttemptEnd | None) -> None:
-        ends.append(finish)
-        ended.set()
-
-    attempt = execution(registered(_waits), on_end)
+    ends = Ends()
+    attempt = execution(registered(_waits), ends)
     attempt.start()
     await asyncio.sleep(0)
     assert attempt._work is not None
     attempt._work.cancel()
-    await ended.wait()
-    [finish] = ends
-    assert finish is not None
-    assert finish.event is EventType.INTERRUPTED
+    await ends.wait()
+    assert ends.events == [EventType.INTERRUPTED]
 
 
 async def test_attempt_that_cancels_itself_fails() -> None:
-    ends: list[AttemptEnd | None] = []
-    ended = asyncio.Event()
-
-    def on_end(_: Execution, finish: AttemptEnd | None) -> None:
-        ends.append(finish)
-        ended.set()
+    ends = Ends()
 
     async def cancels_itself(_: object) -> None:
         task = asyncio.current_task()
@@ -330,9 +340,9 @@ async def test_attempt_that_cancels_itself_fails() -> None:
         task.cancel()
         await asyncio.sleep(0)
 
-    execution(registered(cancels_itself), on_end).start()
-    await ended.wait()
-    [finish] = ends
-    assert finish is not None
-    assert finish.error is not None
-    assert (finish.event, finish.error.type) == (EventType.RETRY_SCHEDULED, "CancelledError")
+    execution(registered(cancels_itself), ends).start()
+    await ends.wait()
+    [end] = ends.ends
+    assert end is not None
+    assert end.error is not None
+    assert (end.event, end.error.type) == (EventType.RETRY_SCHEDULED, "CancelledError")

@@ -16,7 +16,7 @@ import pytest
 from headrace_core.domain.job import JobError
 from headrace_worker.api.payload import Decoder, PayloadMismatch
 from headrace_worker.attempt.failure import attach_stack_trace, describe, error_facts, stack_trace
-from headrace_worker.attempt.judge import tame
+from headrace_worker.runners.loop import tame
 
 SECRET = "4111-1111"
 

@@ -17,8 +17,10 @@ from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.runtime import logs
 from headrace_core.runtime.settings import Settings
-from headrace_worker.attempt import handler_logs
-from headrace_worker.attempt.handler_logs import AttemptLog, HandlerLines, logging_as
+from headrace_worker.attempt import attempt_log
+from headrace_worker.attempt.attempt_log import AttemptLog
+from headrace_worker.attempt.handler_logs import HandlerLines
+from headrace_worker.attempt.ownership import Owner, owned_by
 
 JOB = JobId(uuid7())
 FACTS = {
@@ -48,7 +50,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 def attempt(monkeypatch: pytest.MonkeyPatch) -> AttemptLog:
     # Time stands still, so that a rate is a number of lines.
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
-    monkeypatch.setattr(handler_logs, "_process_rate", handler_logs._Rate(2000, 1.0))
+    monkeypatch.setattr(attempt_log, "_process_rate", attempt_log._Rate(2000, 1.0))
     return AttemptLog(
         key=AttemptKey(JOB, 2), type="t.x", correlation_id="trace-17", module="tests.x"
     )
@@ -59,7 +61,7 @@ def lines(log: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_line_of_a_handler_has_the_facts_of_its_job(log: io.StringIO, attempt: AttemptLog) -> None:
-    with logging_as(attempt):
+    with owned_by(Owner(log=attempt)):
         structlog.get_logger().info("by_structlog", rows=3, nested={"a": [1, 2.5, None]})
         logging.getLogger("shop.orders").info("by %s", "logging")
         logging.info("by the root logger")  # noqa: LOG015 - as a handler may do
@@ -74,7 +76,7 @@ def test_line_of_a_handler_has_the_facts_of_its_job(log: io.StringIO, attempt: A
 
 
 def test_field_named_like_a_fact_is_kept_beside_it(log: io.StringIO, attempt: AttemptLog) -> None:
-    with logging_as(attempt):
+    with owned_by(Owner(log=attempt)):
         structlog.get_logger().info("sent", type="order", job_id="mine")
     [line] = lines(log)
     assert FACTS.items() <= line.items()
@@ -84,7 +86,7 @@ def test_field_named_like_a_fact_is_kept_beside_it(log: io.StringIO, attempt: At
 def test_library_below_warning_is_not_shown(log: io.StringIO, attempt: AttemptLog) -> None:
     outside = logging.getLogger("library")
     outside.info("outside of any handler")
-    with logging_as(attempt):
+    with owned_by(Owner(log=attempt)):
         record = outside.makeRecord(
             "httpx", logging.INFO, "/v/site-packages/httpx/_client.py", 1, "url", (), None
         )
@@ -109,7 +111,7 @@ def test_line_of_the_worker_inside_a_handler_is_its_own(
     code = {"__name__": module, "log": structlog.get_logger()}
     exec("def warn(): log.warning('called')", code)
     warn: Any = code["warn"]
-    with logging_as(attempt):
+    with owned_by(Owner(log=attempt)):
         warn()
     [line] = lines(log)
     assert line["event"] == "called"
@@ -136,7 +138,7 @@ def test_hostile_line_harms_neither_handler_nor_log(log: io.StringIO, attempt: A
     # Those of pytest raise what the worker's swallows.
     root = logging.getLogger()
     root.handlers[:] = [handler for handler in root.handlers if isinstance(handler, logs._Handler)]
-    with logging_as(attempt):
+    with owned_by(Owner(log=attempt)):
         logger.info("a\x00b\x1b[2J\udcff", value=Hostile(), other=Mute(), nan=float("nan"))
         logger.info("x" * 10_000_000, big="y" * 10_000_000, number=10**10_000)
         logger.info("many", **{f"field{number}": "\U0001f600" * 500 for number in range(500)})
@@ -156,7 +158,7 @@ def test_hostile_line_harms_neither_handler_nor_log(log: io.StringIO, attempt: A
 def test_exception_of_a_handlers_line_is_a_bounded_trace(
     log: io.StringIO, attempt: AttemptLog
 ) -> None:
-    with logging_as(attempt):
+    with owned_by(Owner(log=attempt)):
         try:
             raise ValueError("no such order\nDETAIL: payload words")
         except ValueError:
@@ -169,7 +171,7 @@ def test_exception_of_a_handlers_line_is_a_bounded_trace(
 
 
 def test_flood_of_lines_is_cut_and_counted(log: io.StringIO, attempt: AttemptLog) -> None:
-    with logging_as(attempt):
+    with owned_by(Owner(log=attempt)):
         for number in range(500):
             structlog.get_logger().info("flood", number=number)
             logging.getLogger("shop").warning("flood %d", number)
@@ -180,7 +182,7 @@ def test_flood_of_lines_is_cut_and_counted(log: io.StringIO, attempt: AttemptLog
     assert last["job_id"] == str(JOB)
     # Another attempt is not affected.
     other = AttemptLog(key=AttemptKey(JOB, 3), type="t", correlation_id=None, module="m")
-    with logging_as(other):
+    with owned_by(Owner(log=other)):
         structlog.get_logger().info("calm")
     other.close()
     assert lines(log)[-1]["event"] == "calm"
@@ -203,7 +205,7 @@ def test_logging_that_a_handler_sets_up_is_set_up_again(
     logging.basicConfig(level=logging.ERROR, handlers=[theirs], force=True)
     structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
     set_up()
-    with logging_as(attempt):
+    with owned_by(Owner(log=attempt)):
         structlog.get_logger().info("by_structlog")
         logging.getLogger("shop").info("by logging")
     assert [line["event"] for line in lines(target)] == ["by_structlog", "by logging"]

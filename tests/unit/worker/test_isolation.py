@@ -19,9 +19,9 @@ from headrace_core.domain.job import JsonText, Progress
 from headrace_core.runtime.settings import Settings
 from headrace_worker.api.context import Attempt
 from headrace_worker.api.errors import Fail
-from headrace_worker.attempt.judge import ProcessDied
-from headrace_worker.runners import process_pool as isolation
+from headrace_worker.runners.loop import ProcessDied
 from headrace_worker.runners.process_pool import ProcessPool
+from headrace_worker.timing import Timing
 from support.handlers import handlers
 from support.pids import runs
 from support.until import until
@@ -110,10 +110,7 @@ def test_a_child_that_lives_on_does_not_hide_the_death_of_its_process(away: bool
     uvloop.run(main())
 
 
-def test_a_cancel_ends_what_the_process_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    # It waits for nothing that does not end.
-    monkeypatch.setattr(isolation, "_REAP_S", DEADLINE_S)
-
+def test_cancel_kills_the_children_of_the_process() -> None:
     async def main() -> None:
         with children() as started:
             forked = asyncio.Event()
@@ -122,7 +119,9 @@ def test_a_cancel_ends_what_the_process_has_started(monkeypatch: pytest.MonkeyPa
                 started.append(json.loads(pids)[1])
                 forked.set()
 
-            processes = ProcessPool(Settings(worker_cancel_grace=0.1))
+            # A wait for a process that never exits would exceed the deadline of this test.
+            timing = Timing(process_reap=DEADLINE_S)
+            processes = ProcessPool(Settings(worker_cancel_grace=0.1), timing=timing)
             attempt = asyncio.create_task(run(processes, "t.forks", note, payload="false"))
             async with asyncio.timeout(DEADLINE_S):
                 await forked.wait()

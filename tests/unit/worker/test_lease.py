@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from headrace_core.domain.ids import WorkerId, uuid7
+from headrace_core.runtime.loop import LoopRunner
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.workers import NewWorker
 from headrace_worker import lease
@@ -69,7 +70,7 @@ async def test_a_renewal_that_cannot_be_ended_keeps_nothing_running(
         counts=counts,
     )
     await held.take()
-    running = asyncio.create_task(held.run())
+    running = LoopRunner(held, wake=held.wake).start()
     try:
         async with asyncio.timeout(10):
             await database.hangs.wait()

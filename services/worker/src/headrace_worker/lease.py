@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final
 
@@ -14,6 +14,7 @@ import structlog
 
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.ids import WorkerId
+from headrace_core.runtime.loop import Loop, Wake
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import NewWorker, register_worker, remove_worker, renew_lease
 from headrace_worker.metrics import Counts
@@ -22,10 +23,10 @@ _log = structlog.get_logger()
 
 # Seconds between two tries while the lease is in doubt or lost.
 _SOON: Final = (0.2, 0.6)
-# The least time that a try has, in seconds.
+# The least time for a try, in seconds.
 _LEAST_TRY_S: Final = 0.1
 _NO_DATABASE: Final = "the database is not available"
-# It goes on while the machine sleeps, where there is one that does: so does the database's.
+# The clock that includes the sleep of the machine, where it exists. The database's clock does too.
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -33,22 +34,29 @@ def _now() -> float:
     return time.clock_gettime(_CLOCK)
 
 
-class Lease:
-    """Registers the worker, renews its lease, and takes a fresh id when it is lost.
+class Lease(Loop):
+    """Registers the worker, renews its lease, and registers again under a new id after a loss.
 
-    A lease that could not be renewed is in doubt: from then on nothing new is to be taken. One beat
-    before its end it is lost, so that whatever runs has that long to end.
+    A lease that could not be renewed is in doubt: the worker claims nothing until the next renewal.
+    The worker considers the lease lost one heartbeat before it lapses, so that running attempts
+    have that time to end.
 
     Args:
-        database: which has the worker's row.
-        describe: the worker as it registers, with a fresh id at each call.
-        lease_s: how long the lease runs, in seconds.
-        beat_s: how often it is renewed, in seconds; at most a third of that.
-        on_doubt: called when it could not be renewed.
-        on_lost: called when it is lost: whatever runs must end.
-        on_held: called when it is held, again.
-        counts: has how often it was lost.
+        database: the database with the worker's row.
+        describe: returns the row of the worker, with a new id at each call.
+        lease_s: the duration of the lease, in seconds.
+        beat_s: the interval of the heartbeats, in seconds; at most a third of `lease_s`.
+        on_doubt: called when a renewal has failed.
+        on_lost: called when the lease is lost; all running attempts must end.
+        on_held: called when the lease is held, for the first time or again.
+        counts: counts the losses.
+
+    Attributes:
+        draining: whether the heartbeats report that the worker drains.
+        wake: ends the wait for the next heartbeat.
     """
+
+    name = "lease"
 
     def __init__(
         self,
@@ -66,70 +74,67 @@ class Lease:
         self._describe = describe
         self._lease_s = lease_s
         self._beat_s = beat_s
+        self.first_wait = self._interval()
         self._on_doubt = on_doubt
         self._on_lost = on_lost
         self._on_held = on_held
         self._counts = counts
         self._worker_id: WorkerId | None = None
-        # When it lapses, unless it is renewed.
+        # The time at which the lease lapses without a renewal.
         self._ends = 0.0
-        self._in_doubt = asyncio.Event()
+        self._in_doubt = False
         self.draining = False
+        self.wake = Wake()
 
     @property
     def worker_id(self) -> WorkerId:
-        """The worker's id, as long as it holds the lease.
+        """The id of the worker while it holds the lease.
 
         Raises:
-            Unavailable: it doesn't.
+            Unavailable: the worker does not hold the lease.
         """
         if self._worker_id is None or not self.held(self._worker_id):
             raise Unavailable("postgresql")
         return self._worker_id
 
     def held(self, worker_id: WorkerId) -> bool:
-        """Whether the lease under this id is held.
+        """Return whether the lease under this id is held.
 
-        It goes by the time: after a stop of the whole process this knows at once.
+        The answer depends on the time alone, so it is right at once after a suspended process
+        resumes.
         """
         return self._worker_id == worker_id and _now() < self._ends
 
     def doubt(self) -> None:
-        """Puts the lease in doubt until it is renewed, which is tried soon."""
-        if not self._in_doubt.is_set():
-            self._in_doubt.set()
-            self._on_doubt()
+        """Put the lease in doubt until its next renewal, and renew it at once."""
+        if not self._in_doubt:
+            self._doubt()
+            self.wake.set()
 
     async def take(self) -> None:
-        """Registers the worker.
+        """Register the worker.
 
         Raises:
-            Unavailable: the database is gone.
+            Unavailable: the database did not answer.
         """
         worker = self._describe()
-        # The lease runs from before the database began it: a late answer makes it shorter here.
+        # The database starts the lease later than this, so a slow answer only shortens it here.
         asked = _now()
         async with self._database.transaction() as connection:
-            await register_worker(connection, worker, lease=self._lease)
+            await register_worker(connection, worker, lease=self._duration)
         self._worker_id, self._ends = worker.id, asked + self._lease_s
         _log.info("worker_registered", worker_id=str(worker.id), slots=worker.slots)
-        self._in_doubt.clear()
+        self._in_doubt = False
         self._on_held()
 
-    async def run(self) -> None:
-        """Renews the lease for ever."""
-        while True:
-            if self._in_doubt.is_set():
-                await asyncio.sleep(random.uniform(*_SOON))
-            else:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._beat_s * random.uniform(0.8, 1.0)):
-                        await self._in_doubt.wait()
-            await self.beat()
+    async def run_once(self) -> float:
+        """Renew the lease; return the seconds until the next heartbeat."""
+        await self.beat()
+        return random.uniform(*_SOON) if self._in_doubt else self._interval()
 
     async def beat(self) -> None:
-        """Renews the lease once, or takes a new one when it is lost."""
-        # Ends what runs one beat before the lease does, so that nothing runs twice.
+        """Renew the lease, or register again after a loss. A failure puts the lease in doubt."""
+        # Attempts end one heartbeat before the lease lapses, so that no job runs twice.
         last = self._ends - self._beat_s
         worker_id = self._worker_id
         try:
@@ -139,7 +144,7 @@ class Lease:
                 return
             asked = _now()
             left = max(last - asked, _LEAST_TRY_S)
-            # A renewal that takes longer could tell of a lease that has lapsed meanwhile.
+            # A slower renewal could report a lease that has lapsed in the meantime.
             async with (
                 self._lost_after(left, worker_id),
                 asyncio.timeout(min(self._beat_s, left)),
@@ -148,13 +153,14 @@ class Lease:
                 renewed = await renew_lease(
                     connection,
                     worker_id=worker_id,
-                    lease=self._lease,
+                    lease=self._duration,
                     draining=self.draining,
                 )
-        except Exception as fault:  # noqa: BLE001 - whatever it is, the lease was not renewed
+        except Exception as fault:  # noqa: BLE001 - any failure leaves the lease without renewal
             if not isinstance(fault, Unavailable | TimeoutError):
                 _log.exception("lease_not_renewed")
-            self.doubt()
+            if not self._in_doubt:
+                self._doubt()
             if worker_id is not None and _now() >= last:
                 self._lose(worker_id, _NO_DATABASE)
             return
@@ -162,28 +168,33 @@ class Lease:
             self._lose(worker_id, "it had lapsed")
             return
         if worker_id != self._worker_id:
-            # It came too late: what runs has been told to end.
+            # The answer came after the loss; the attempts are ending.
             return
         self._ends = asked + self._lease_s
-        if self._in_doubt.is_set():
-            self._in_doubt.clear()
+        if self._in_doubt:
+            self._in_doubt = False
             self._on_held()
 
     async def give_up(self) -> None:
-        """Removes the worker's row, at the end."""
+        """Remove the worker's row, at the end of the process.
+
+        Raises:
+            Unavailable: the database did not answer.
+        """
         worker_id, self._worker_id = self._worker_id, None
         if worker_id is not None:
             async with self._database.statement() as connection:
                 await remove_worker(connection, worker_id=worker_id)
 
     @property
-    def _lease(self) -> timedelta:
+    def _duration(self) -> timedelta:
         return timedelta(seconds=self._lease_s)
 
     @asynccontextmanager
     async def _lost_after(self, seconds: float, worker_id: WorkerId) -> AsyncIterator[None]:
-        """Loses the lease when the block takes longer: a statement on a connection that is gone
-        takes its time to end even when it is cancelled.
+        """Lose the lease if the block takes longer.
+
+        A statement on a dead connection can take minutes to end, even when it is cancelled.
         """
         loop = asyncio.get_running_loop()
         timer = loop.call_later(seconds, self._lose, worker_id, _NO_DATABASE)
@@ -192,12 +203,21 @@ class Lease:
         finally:
             timer.cancel()
 
+    def _interval(self) -> float:
+        # The jitter spreads the heartbeats of workers that started together.
+        return self._beat_s * random.uniform(0.8, 1.0)
+
+    def _doubt(self) -> None:
+        self._in_doubt = True
+        self._on_doubt()
+
     def _lose(self, worker_id: WorkerId, why: str) -> None:
         if worker_id != self._worker_id:
-            # Another beat has noticed it meanwhile.
+            # Another heartbeat has noticed the loss.
             return
         _log.error("lease_lost", worker_id=str(worker_id), why=why)
         self._worker_id = None
         self._counts.lease_losses += 1
-        self.doubt()
+        if not self._in_doubt:
+            self._doubt()
         self._on_lost()

@@ -1,4 +1,4 @@
-"""The metrics of a worker. `docs/metrics.md` says what they mean and what to alert on."""
+"""The metrics of a worker. `docs/metrics.md` explains them and suggests alerts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.runtime.metrics import registry_of
+from headrace_core.runtime.loop import LoopRecords
+from headrace_core.runtime.metrics import LoopMetrics, registry_of
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
-# How an attempt may end on a worker: each stands there from the start, so that its rate is known.
+# The ends of attempts. Each has a sample from the start, so that its rate is known.
 ENDS: Final = (
     EventType.SUCCEEDED,
     EventType.RETRY_SCHEDULED,
@@ -29,18 +30,18 @@ ENDS: Final = (
 
 @dataclass(slots=True)
 class Counts:
-    """What a worker has counted since its start.
+    """The counts of a worker since its start.
 
     Attributes:
-        ended: attempts that ended, by the event that was written.
-        finishes_refused: ends that were not written, since the attempt was no longer this worker's.
-        reports_refused: the same of progress and output.
-        left_behind: handlers that did not end in their grace and were left to themselves.
-        lease_losses: how often the lease was lost.
+        ended: the ended attempts, by the written event.
+        ends_refused: the ends that were not written, because the attempt was not this worker's.
+        reports_refused: the reports that were not written, for the same reason.
+        left_behind: the handlers that did not end within their grace; the worker abandoned them.
+        lease_losses: the losses of the lease.
     """
 
     ended: Counter[EventType] = field(default_factory=Counter)
-    finishes_refused: int = 0
+    ends_refused: int = 0
     reports_refused: int = 0
     left_behind: int = 0
     lease_losses: int = 0
@@ -48,12 +49,13 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Levels:
-    """What a worker is asked when somebody reads its metrics; each must be quick.
+    """The state of a worker at the time of a scrape.
 
     Args:
-        running: how many attempts run.
-        slots: how many can.
-        without_redis: whether jobs are claimed straight from PostgreSQL.
+        running: returns the number of attempts in flight. It must return at once.
+        slots: the number of slots.
+        without_redis: returns whether the worker claims straight from PostgreSQL. It must return at
+            once.
     """
 
     running: Callable[[], int]
@@ -61,9 +63,15 @@ class Levels:
     without_redis: Callable[[], bool]
 
 
-def worker_metrics(counts: Counts, levels: Levels) -> CollectorRegistry:
-    """What a worker tells of itself."""
-    return registry_of(_Worker(counts, levels))
+def worker_metrics(counts: Counts, levels: Levels, records: LoopRecords) -> CollectorRegistry:
+    """Return the metrics of a worker.
+
+    Args:
+        counts: its counts.
+        levels: its state.
+        records: the records of its loops.
+    """
+    return registry_of(_Worker(counts, levels), LoopMetrics(records))
 
 
 class _Worker(Collector):
@@ -74,38 +82,38 @@ class _Worker(Collector):
     def collect(self) -> Iterator[Metric]:
         counts, levels = self._counts, self._levels
         ended = CounterMetricFamily(
-            "headrace_attempts_ended", "Attempts that ended, by how.", labels=["event"]
+            "headrace_attempts_ended", "Ended attempts, by event.", labels=["event"]
         )
         for event in ENDS:
             ended.add_metric([str(event)], counts.ended[event])
         yield ended
         refused = CounterMetricFamily(
             "headrace_writes_refused",
-            "What attempts said that were no longer this worker's.",
+            "Ends and reports refused because the attempt was no longer this worker's.",
             labels=["write"],
         )
-        refused.add_metric(["finish"], counts.finishes_refused)
+        refused.add_metric(["finish"], counts.ends_refused)
         refused.add_metric(["report"], counts.reports_refused)
         yield refused
         yield CounterMetricFamily(
             "headrace_handlers_left_behind",
-            "Handlers that did not end in their grace and were left to themselves.",
+            "Handlers that did not end within their grace.",
             value=counts.left_behind,
         )
         yield CounterMetricFamily(
-            "headrace_lease_losses", "How often the lease was lost.", value=counts.lease_losses
+            "headrace_lease_losses", "Losses of the lease.", value=counts.lease_losses
         )
         yield CounterMetricFamily(
             "headrace_unreadable_rows",
-            "Reads of stored rows that have an unreadable field.",
+            "Reads of stored rows with an unreadable field.",
             value=UNREADABLE_ROWS.total,
         )
         yield GaugeMetricFamily(
             "headrace_attempts_running", "Attempts that run now.", value=levels.running()
         )
-        yield GaugeMetricFamily("headrace_slots", "Attempts that can run.", value=levels.slots)
+        yield GaugeMetricFamily("headrace_slots", "Slots for attempts.", value=levels.slots)
         yield GaugeMetricFamily(
             "headrace_redis_fallback",
-            "Whether jobs are claimed straight from PostgreSQL, as Redis is gone.",
+            "Whether the worker claims straight from PostgreSQL because Redis is unavailable.",
             value=levels.without_redis(),
         )

@@ -1,12 +1,10 @@
-"""How an attempt ends, by how its handler ended."""
+"""The judgment of an attempt: its end, from the return or the exception of its handler."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Final
 
 from headrace_core.domain.attempt import AttemptEnd, ClaimedJob
 from headrace_core.domain.job import JobError, JsonText
@@ -14,72 +12,47 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryPolicy, is_spent
 from headrace_worker.api.errors import Fail, Retry, SizeExceeded
 from headrace_worker.api.payload import PayloadMismatch
-from headrace_worker.attempt.failure import attach_stack_trace, describe, stack_trace
-from headrace_worker.runners.children import leave_fork
+from headrace_worker.attempt.failure import describe, stack_trace
+from headrace_worker.runners.loop import ProcessDied, RemoteError
 
-# As long as a submitter may ask for; a handler that asks for more could leave every calendar.
-_MAX_BACKOFF = timedelta(days=7)
+# The maximum that a submitter may set. A longer wait of a handler could exceed the range of dates.
+_MAX_BACKOFF: Final = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The limits of each attempt.
+
+    Attributes:
+        result_bytes: the largest result.
+        output_bytes: the largest piece of output.
+        losses: the workers that a job may lose; the next loss fails it.
+        interruptions: the interruptions in a row of a job; the next one fails it.
+    """
+
+    result_bytes: int
+    output_bytes: int
+    losses: int
+    interruptions: int
 
 
 class HandlerTimeout(Exception):
-    """The attempt's time is up."""
+    """The timeout of the attempt has passed."""
 
 
-class ProcessDied(Exception):
-    """The handler's process has died; the message says how."""
-
-
-class RemoteError(Exception):
-    """An exception of a handler that stays where it was raised, by name and message."""
-
-    def __init__(self, type: str, message: str, stack_trace: str = "") -> None:  # noqa: A002
-        super().__init__(message)
-        self.type = type
-        attach_stack_trace(self, stack_trace)
-
-
-def tame(error: BaseException) -> Exception:
-    """What a handler raised, as an error of its job.
-
-    SystemExit out of a task would end the loop and all that runs on it, and a StopIteration is
-    taken by no future: who waits for it would wait for ever.
-    """
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    return RemoteError(type(error).__name__, describe(error), stack_trace(error))
-
-
-async def call(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-    """Runs a handler in the loop.
-
-    Raises:
-        Exception: whatever it raised; SystemExit and KeyboardInterrupt as a RemoteError.
-    """
-    pid = os.getpid()
-    try:
-        result = await function(*arguments)
-    except BaseException as error:
-        leave_fork(pid, 1)
-        if isinstance(error, SystemExit | KeyboardInterrupt):
-            raise tame(error) from error
-        raise
-    leave_fork(pid, 0)
-    return result
-
-
-def succeeded(job: ClaimedJob, result: JsonText, *, max_bytes: int) -> AttemptEnd:
-    """The handler returned."""
+def succeeded(job: ClaimedJob, result: JsonText, limits: Limits) -> AttemptEnd:
+    """Judge a handler that returned `result`."""
     size = len(result.encode())
-    if size > max_bytes:
+    if size > limits.result_bytes:
         error = SizeExceeded(
-            "the result", size=size, limit=max_bytes, setting="HEADRACE_MAX_RESULT_BYTES"
+            "the result", size=size, limit=limits.result_bytes, setting="HEADRACE_MAX_RESULT_BYTES"
         )
         return failed(job, _describe(error.type, error, retryable=False))
     return AttemptEnd(key=job.key, event=EventType.SUCCEEDED, result=result)
 
 
 def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> AttemptEnd:
-    """The handler raised."""
+    """Judge a handler that raised `error`."""
     match error:
         case Fail():
             return failed(job, _describe(error.type, error, retryable=False))
@@ -110,19 +83,13 @@ def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Attemp
 
 
 def as_backoff(asked: timedelta) -> timedelta:
-    """The wait that is next to what a handler asks for."""
+    """Return the permitted wait that is nearest to the wait a handler asks for."""
     return min(max(asked, timedelta()), _MAX_BACKOFF)
 
 
-def worker_lost(job: ClaimedJob, death: ProcessDied, *, max_losses: int) -> AttemptEnd:
-    """The handler's process died: that spends no retry and counts as the loss of a worker.
-
-    Args:
-        job: the job.
-        death: how it died.
-        max_losses: how many workers a job may lose.
-    """
-    spent = is_spent(job.worker_losses, limit=max_losses)
+def worker_lost(job: ClaimedJob, death: ProcessDied, limits: Limits) -> AttemptEnd:
+    """Judge a handler whose process died. It counts as the loss of a worker, not as a retry."""
+    spent = is_spent(job.worker_losses, limit=limits.losses)
     return AttemptEnd(
         key=job.key,
         event=EventType.WORKER_LOST,
@@ -130,72 +97,25 @@ def worker_lost(job: ClaimedJob, death: ProcessDied, *, max_losses: int) -> Atte
     )
 
 
-def interrupted(job: ClaimedJob, *, max_interruptions: int) -> AttemptEnd:
-    """The worker stopped the attempt, for a reason that is not the job's as far as it can tell.
-
-    Args:
-        job: the job.
-        max_interruptions: how often in a row it may be interrupted; the next time fails it.
-    """
-    if not is_spent(job.interruptions, limit=max_interruptions):
+def interrupted(job: ClaimedJob, limits: Limits) -> AttemptEnd:
+    """Judge an attempt that the worker stopped, probably not because of the job."""
+    if not is_spent(job.interruptions, limit=limits.interruptions):
         return AttemptEnd(key=job.key, event=EventType.INTERRUPTED)
-    return failed(
+    return _failed(
         job,
-        JobError(
-            type="INTERRUPTED",
-            message=(
-                f"the worker was stopped {job.interruptions + 1} times in a row while it ran this "
-                f"job; the limit is {max_interruptions} (HEADRACE_MAX_INTERRUPTIONS)"
-            ),
-            retryable=False,
-        ),
+        "INTERRUPTED",
+        f"the worker was stopped {job.interruptions + 1} times in a row while it ran this job; "
+        f"the limit is {limits.interruptions} (HEADRACE_MAX_INTERRUPTIONS)",
     )
 
 
-def unwritable(job: ClaimedJob) -> AttemptEnd:
-    """The database refuses what the handler has to say."""
-    return failed(
-        job,
-        JobError(
-            type="Unwritable",
-            message="the database refused how the attempt ended; the worker's log has the reason",
-            retryable=False,
-        ),
-    )
-
-
-def unreadable(job: ClaimedJob) -> AttemptEnd:
-    """The job's row cannot be read."""
-    return failed(
-        job,
-        JobError(
-            type="UNREADABLE",
-            message=f"the stored {', '.join(job.unreadable)} of the job cannot be read; "
-            "`python -m headrace_core mend` repairs such rows",
-            retryable=False,
-        ),
-    )
-
-
-def broken(job: ClaimedJob) -> AttemptEnd:
-    """The worker itself stumbled."""
-    return failed(
-        job,
-        JobError(
-            type="INTERNAL",
-            message="the worker could not run the attempt; its log has the reason",
-            retryable=False,
-        ),
-    )
-
-
-def failed(job: ClaimedJob, error: JobError) -> AttemptEnd:
-    """Nothing more can help."""
-    return AttemptEnd(key=job.key, event=EventType.FAILED, error=error)
+def cancelled(job: ClaimedJob) -> AttemptEnd:
+    """Judge an attempt whose cancellation was requested."""
+    return AttemptEnd(key=job.key, event=EventType.CANCELLED)
 
 
 def expired(job: ClaimedJob) -> AttemptEnd:
-    """The job's deadline passed while it ran."""
+    """Judge an attempt that ran past the deadline of its job."""
     return AttemptEnd(
         key=job.key,
         event=EventType.EXPIRED,
@@ -205,6 +125,44 @@ def expired(job: ClaimedJob) -> AttemptEnd:
             retryable=False,
         ),
     )
+
+
+def without_handler(job: ClaimedJob) -> AttemptEnd:
+    """Judge an attempt for which the worker has no handler."""
+    return _failed(job, "NO_HANDLER", f"the worker has no handler of type {job.type!r}")
+
+
+def unreadable(job: ClaimedJob) -> AttemptEnd:
+    """Judge an attempt whose job cannot be decoded."""
+    return _failed(
+        job,
+        "UNREADABLE",
+        f"the stored {', '.join(job.unreadable)} of the job cannot be read; "
+        "`python -m headrace_core mend` repairs such rows",
+    )
+
+
+def unwritable(job: ClaimedJob) -> AttemptEnd:
+    """Judge an attempt whose judged end the database refuses to store."""
+    return _failed(
+        job,
+        "Unwritable",
+        "the database refused how the attempt ended; the worker's log has the reason",
+    )
+
+
+def broken(job: ClaimedJob) -> AttemptEnd:
+    """Judge an attempt that failed because of a fault in the worker itself."""
+    return _failed(job, "INTERNAL", "the worker could not run the attempt; its log has the reason")
+
+
+def failed(job: ClaimedJob, error: JobError) -> AttemptEnd:
+    """Judge an attempt that another attempt would not improve."""
+    return AttemptEnd(key=job.key, event=EventType.FAILED, error=error)
+
+
+def _failed(job: ClaimedJob, name: str, message: str) -> AttemptEnd:
+    return failed(job, JobError(type=name, message=message, retryable=False))
 
 
 def _describe(name: str, error: BaseException, *, retryable: bool) -> JobError:

@@ -1,8 +1,9 @@
-"""Which attempt a task of the event loop belongs to, and which tasks its handler may cancel."""
+"""The attempt for which code runs, and the tasks that the code of a handler may cancel."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import structlog
 
 from headrace_core.domain.attempt import AttemptKey
+from headrace_worker.attempt.attempt_log import AttemptLog
 
 T = TypeVar("T")
 
@@ -18,35 +20,38 @@ _log = structlog.get_logger()
 
 
 class Owner:
-    """An attempt, or the worker, as the owner of tasks.
+    """An attempt, or the worker, as the owner of tasks and log lines.
 
-    Tasks and contexts that a handler leaves keep it alive, so it does not hold the attempt.
+    Tasks and contexts that outlive a handler keep the owner alive, so it does not refer to the
+    execution of the attempt.
 
     Args:
         key: the attempt; None for the worker.
+        log: the log of the attempt, once it has one.
 
     Attributes:
         forked: the child processes that the attempt has forked in the event loop.
     """
 
-    __slots__ = ("_key", "forked")
+    __slots__ = ("_key", "forked", "log")
 
-    def __init__(self, key: AttemptKey | None = None) -> None:
+    def __init__(self, key: AttemptKey | None = None, log: AttemptLog | None = None) -> None:
         self._key = key
+        self.log = log
         self.forked: set[int] = set()
 
     def __str__(self) -> str:
         return str(self._key)
 
 
-# On whose behalf a context runs code: an attempt, or the worker. Tasks and callbacks inherit it.
-# Threads that a handler starts do not, so None may be anyone.
+# The owner of the code in a context. Tasks and callbacks inherit it. Threads that a handler starts
+# do not, so None is unknown: a handler or a library.
 _owner: ContextVar[Owner | None] = ContextVar("owner", default=None)
 _WORKER = Owner()
 
 
 def own_process() -> None:
-    """Mark this context, and those that descend from it, as the worker's own.
+    """Mark this context, and the contexts that descend from it, as the worker's own.
 
     From now on, code without an owner cannot cancel the worker's tasks either.
     """
@@ -55,47 +60,60 @@ def own_process() -> None:
 
 
 def owning_attempt() -> Owner | None:
-    """On behalf of which attempt this code runs; None for the worker, or when that is unknown."""
+    """Return the attempt for which this code runs; None for the worker or an unknown owner."""
     owner = _owner.get()
     return None if owner is _WORKER else owner
 
 
+def current_log() -> AttemptLog | None:
+    """Return the log of the attempt for which this code runs; None for the worker."""
+    owner = _owner.get()
+    return None if owner is None else owner.log
+
+
 def own_context(owner: Owner) -> None:
-    """Run the rest of this context, and those that descend from it, on behalf of an owner."""
+    """Run the rest of this context, and the contexts that descend from it, for an owner."""
     _owner.set(owner)
 
 
+def owned_context(owner: Owner) -> contextvars.Context:
+    """Return a copy of this context in which code runs for an owner."""
+    context = contextvars.copy_context()
+    context.run(own_context, owner)
+    return context
+
+
 @contextmanager
-def owned_by(owner: Owner | None) -> Iterator[None]:
-    """Run the block on behalf of an owner; None for code that must not count as the worker's."""
+def owned_by(owner: Owner) -> Iterator[None]:
+    """Run the block for an owner."""
     token = _owner.set(owner)
     try:
         yield
     finally:
-        # A handler that was left behind is closed in whichever context collects it.
+        # The garbage collector may close an abandoned handler in another context.
         with suppress(ValueError):
             _owner.reset(token)
 
 
 class OwnedTask(asyncio.Task[T]):
-    """A task that knows its attempt.
+    """A task that knows its owner.
 
     A handler can cancel neither the tasks of the worker nor the main task of another attempt:
-    `cancel` returns False, as for a task that has ended.
+    `cancel` returns False, as it does for a task that has ended.
 
     Args:
         main_of: the attempt of which this is the main task; None for any other task.
 
     Attributes:
         strict: whether code without an owner counts as foreign.
-        cancelled_by_others: whether something other than its own attempt has cancelled it.
+        cancelled_by_others: whether code other than its owner's has cancelled it.
     """
 
     strict = False
 
     def __init__(self, *arguments: Any, main_of: Owner | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        # The factory runs in the context of the creator, the task in the one that it is given.
+        # The factory runs in the context of the creator, the task in the context that it receives.
         context = options.get("context")
         owner = _owner.get() if context is None else context.get(_owner)
         self._owner = owner if main_of is None else main_of
@@ -110,7 +128,7 @@ class OwnedTask(asyncio.Task[T]):
             known = caller is not None or self.strict
             if self._guarded and known and caller is not _WORKER:
                 if not self._has_refused:
-                    # Once for each task, or a handler could flood the log.
+                    # Once per task, so that a handler cannot flood the log.
                     self._has_refused = True
                     _log.warning(
                         "cancel_ignored",

@@ -1,4 +1,4 @@
-"""What a running attempt says, on its way to the database."""
+"""The reports of one attempt: progress and output, on their way to the database."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.job import JsonText, Progress
 from headrace_worker.api.errors import SizeExceeded
+from headrace_worker.attempt.judge import Limits
 
 _log = structlog.get_logger()
 
-# Progress that comes faster is merged: at most ten events a second and job.
-_INTERVAL_S = 0.1
-
 
 class AttemptLost(Exception):
-    """The attempt is no longer this worker's: what it says is not taken any more."""
+    """The attempt is no longer this worker's, so its reports are refused."""
 
 
 class AttemptReporter:
@@ -29,13 +27,13 @@ class AttemptReporter:
 
     Args:
         key: the attempt.
-        write: persists a report, through faults of the database; False when the attempt is no
-            longer this worker's.
-        max_output_bytes: the largest piece of output.
-        max_result_bytes: the largest result.
+        write: persists a report, and retries while the database is unavailable; returns False if
+            the attempt is no longer this worker's.
+        limits: the limits of results and output.
+        merge_s: the interval in which progress is merged, in seconds.
 
     Attributes:
-        completes: whether the handler finishes its job itself, in a transaction of its own.
+        completes: whether the handler ends its job itself, in a transaction of its own.
     """
 
     def __init__(
@@ -43,28 +41,29 @@ class AttemptReporter:
         *,
         key: AttemptKey,
         write: Callable[[AttemptReport], Awaitable[bool]],
-        max_output_bytes: int,
-        max_result_bytes: int,
+        limits: Limits,
+        merge_s: float,
     ) -> None:
         self._key = key
         self._write = write
-        self._max_output_bytes = max_output_bytes
-        self._max_result_bytes = max_result_bytes
+        self._limits = limits
+        self._merge_s = merge_s
         self._context = contextvars.copy_context()
         self.completes = False
         self._over = False
         self._latest: Progress | None = None
         self._writer: asyncio.Task[None] | None = None
         self._lost = False
+        # A handler that emits many pieces at once must not fill the queue of all attempts.
         self._turn = asyncio.Lock()
-        # One report after the other, so that each has its number.
-        self._one = asyncio.Lock()
-        # How many have been written; None when that is not known any more.
+        # One report at a time, so that each has its number.
+        self._numbering = asyncio.Lock()
+        # The number of written reports; None if it is unknown.
         self._written: int | None = 0
         self._closing = asyncio.Event()
 
     async def progress(self, progress: Progress) -> None:
-        """Takes the newest progress; it is written in the background.
+        """Accept the newest progress; a background task writes it.
 
         Raises:
             AttemptLost: an earlier report was refused.
@@ -72,57 +71,61 @@ class AttemptReporter:
         self._check()
         self._latest = progress
         if self._writer is None:
-            # The worker's task, not the handler's that reports.
+            # The task belongs to the worker and not to the handler.
             self._writer = asyncio.create_task(self._write_progress(), context=self._context.copy())
 
     async def output(self, chunk: JsonText) -> None:
-        """Writes a piece of output; returns once it is durable.
+        """Write a piece of output; return once it is durable.
 
         Raises:
-            SizeExceeded: it is.
+            SizeExceeded: the piece is too large.
             AttemptLost: this report or an earlier one was refused.
         """
         self._check()
         size = len(chunk.encode())
-        if size > self._max_output_bytes:
+        if size > self._limits.output_bytes:
             raise SizeExceeded(
                 "a piece of output",
                 size=size,
-                limit=self._max_output_bytes,
+                limit=self._limits.output_bytes,
                 setting="HEADRACE_MAX_OUTPUT_BYTES",
             )
-        # One at a time: a handler that emits many at once shall not fill the queue of all.
         async with self._turn:
-            # What was said before comes before.
+            # Earlier progress precedes the output in the history.
             await self._flush()
             await self._report(output=chunk)
         self._check()
 
     async def completing(self, size: int) -> None:
-        """Writes what was reported, and takes nothing more: from the handler's statement to its
-        commit the job's row is locked, and a report would wait for the handler that waits for it.
+        """Write the pending progress, and accept no further report.
+
+        The handler's transaction locks the row of the job from its statement to its commit. A later
+        report would wait for the handler while the handler waits for the report.
+
+        Args:
+            size: the size of the result, in bytes.
 
         Raises:
-            SizeExceeded: the result is.
+            SizeExceeded: the result is too large.
             AttemptNotCurrent: the attempt is over, or an earlier report was refused.
         """
-        if size > self._max_result_bytes:
+        if size > self._limits.result_bytes:
             raise SizeExceeded(
                 "the result",
                 size=size,
-                limit=self._max_result_bytes,
+                limit=self._limits.result_bytes,
                 setting="HEADRACE_MAX_RESULT_BYTES",
             )
         if not self._over:
             self.completes = True
             async with self._turn:
                 await self.close()
-        # A handler that was left behind comes too late.
+        # A handler that was left behind is too late.
         if self._over or self._lost:
             raise AttemptNotCurrent(self._key)
 
     def end(self) -> None:
-        """The attempt is over: whatever its handler does is no business of this worker any more."""
+        """Note that the attempt is over. Its handler can no longer complete the job."""
         self._over = True
 
     @property
@@ -131,7 +134,7 @@ class AttemptReporter:
         return self._latest is None and self._writer is None
 
     async def close(self) -> None:
-        """Writes the last progress, even when whoever waits for it is cancelled meanwhile."""
+        """Write the last progress, even if the caller is cancelled meanwhile."""
         self._closing.set()
         if self._writer is not None:
             await asyncio.wait({self._writer})
@@ -143,14 +146,14 @@ class AttemptReporter:
             raise RuntimeError("nothing can be reported after complete_in")
 
     async def _write_progress(self) -> None:
-        # It waits first, so that a job that is soon done has one event of progress and not two.
+        # The pause precedes the write, so a short job has one event of progress and not two.
         try:
             while self._latest is not None and not self._lost and not self._closing.is_set():
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_INTERVAL_S):
+                    async with asyncio.timeout(self._merge_s):
                         await self._closing.wait()
                 await self._flush()
-            # What came while the one before was written, or right before the end.
+            # Progress that arrived during the last write, or right before the end.
             await self._flush()
         finally:
             self._writer = None
@@ -161,19 +164,19 @@ class AttemptReporter:
             return
         try:
             await self._report(progress=latest)
-        except Exception:  # noqa: BLE001 - what the database refuses decides about no attempt
+        except Exception:  # noqa: BLE001 - refused progress must not end an attempt
             job_id, attempt = self._key
             _log.exception("progress_refused", job_id=str(job_id), attempt=attempt)
 
     async def _report(
         self, *, progress: Progress | None = None, output: JsonText | None = None
     ) -> None:
-        async with self._one:
+        async with self._numbering:
             number = None if self._written is None else self._written + 1
-            # Who is cancelled now, or refused, learns no more whether it was written.
+            # A cancellation or an exception leaves it unknown whether the report was written.
             self._written = None
             report = AttemptReport(key=self._key, progress=progress, output=output, number=number)
-            taken = await self._write(report)
+            written = await self._write(report)
             self._written = number
-        if not taken:
+        if not written:
             self._lost = True

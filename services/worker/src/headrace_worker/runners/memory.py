@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from headrace_worker.api.errors import Fail
-from headrace_worker.attempt.judge import ProcessDied
+from headrace_worker.runners.loop import ProcessDied
 
 # Seconds between two readings. A process can fill some 100 MB in this time.
 _INTERVAL_S: Final = 0.05

@@ -10,7 +10,6 @@ its input ends then, and takes along what it has started.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import ctypes
 import importlib
 import os
@@ -36,9 +35,11 @@ from headrace_worker.api.context import Attempt, Context, SyncContext
 from headrace_worker.api.errors import Fail, Retry
 from headrace_worker.api.payload import PayloadMismatch, encode
 from headrace_worker.api.registry import RegisteredHandler, registry
+from headrace_worker.attempt.attempt_log import AttemptLog
 from headrace_worker.attempt.failure import describe, stack_trace
-from headrace_worker.attempt.handler_logs import AttemptLog, HandlerLines, logging_as
-from headrace_worker.attempt.judge import RemoteError, as_backoff, call
+from headrace_worker.attempt.handler_logs import HandlerLines
+from headrace_worker.attempt.judge import as_backoff
+from headrace_worker.attempt.ownership import Owner, owned_context
 from headrace_worker.runners import frames
 from headrace_worker.runners.channel import Channel
 from headrace_worker.runners.children import (
@@ -49,6 +50,7 @@ from headrace_worker.runners.children import (
     with_descendants,
 )
 from headrace_worker.runners.link import Link
+from headrace_worker.runners.loop import RemoteError, call
 
 # Of all processes of the machine the kernel ends this one first when memory runs out, and not the
 # worker. proc(5): -1000 to 1000.
@@ -89,9 +91,8 @@ def _perform(
             correlation_id=attempt.correlation_id,
             module=run.module,
         )
-        # Context variables that it sets are gone with it, as in the worker.
-        with logging_as(attempt_log):
-            variables = contextvars.copy_context()
+        # Context variables that the handler sets disappear with the context, as in the worker.
+        variables = owned_context(Owner(attempt.key, attempt_log))
         if handler.is_async:
             running = _call(handler, argument, Context(attempt, voice), link)
             result = run_to_end(loop, loop.create_task(running, context=variables))

@@ -1,4 +1,4 @@
-"""Handlers in processes of their own, which a timeout or a cancel really ends."""
+"""The runner of handlers in processes of their own, which a timeout or a cancellation kills."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
-from typing import assert_never
+from typing import Final, assert_never
 
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.job import JsonText, Progress
@@ -20,38 +20,36 @@ from headrace_worker.api.errors import Fail, Retry
 from headrace_worker.api.payload import PayloadMismatch
 from headrace_worker.api.registry import RegisteredHandler
 from headrace_worker.attempt.failure import attach_stack_trace
-from headrace_worker.attempt.judge import ProcessDied, RemoteError
 from headrace_worker.runners import frames
 from headrace_worker.runners.children import children_of, with_descendants
+from headrace_worker.runners.loop import ProcessDied, RemoteError
 from headrace_worker.runners.memory import MemoryWatch, leaves_room
+from headrace_worker.timing import Timing
 
-# A process that has closed its output ends within this many seconds, or is killed.
-_END_S = 1.0
-# A killed process is gone within this many seconds, or the machine has other troubles.
-_REAP_S = 5.0
-_CHUNK_BYTES = 2**16
-# How far a process may go beyond the limits of results and outputs at once: what is not much too
-# large is told by its size, and what is shall not fill the worker's memory.
-_SLACK_BYTES = 16 * 2**20
+_CHUNK_BYTES: Final = 2**16
+# A message may exceed the limit of results and outputs by this much, so that the error can state
+# its size. The worker does not read larger ones into its memory.
+_SLACK_BYTES: Final = 16 * 2**20
 
 
 class _HandlerProcess:
-    """A process that serves one job at a time. What it starts ends with it."""
+    """A process that runs one handler at a time. The processes that it starts end with it."""
 
-    def __init__(self, process: Process, *, max_message_bytes: int) -> None:
+    def __init__(self, process: Process, *, max_message_bytes: int, timing: Timing) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
         self._stdin = process.stdin
         self._stdout = process.stdout
         self._incoming = frames.Incoming(process.stdout, max_bytes=max_message_bytes)
-        # A report of its handler has no answer yet, and it waits for one.
+        self._timing = timing
+        # Whether the handler waits for the answer to a report.
         self.waits = False
         self._gone = asyncio.create_task(self._end_group())
 
     @classmethod
-    async def spawn(cls, settings: Settings) -> _HandlerProcess:
-        """Starts a process."""
+    async def spawn(cls, settings: Settings, timing: Timing) -> _HandlerProcess:
+        """Start a process."""
         largest = max(settings.max_result_bytes, settings.max_output_bytes)
         return cls(
             await asyncio.create_subprocess_exec(
@@ -62,62 +60,63 @@ class _HandlerProcess:
                 settings.log_format,
                 stdin=PIPE,
                 stdout=PIPE,
-                # What can be imported here can be imported there, however it got onto the path.
+                # The process can import all modules that the worker can import.
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                # A group of its own, which its children are in.
+                # A process group of its own, for the process and its children.
                 start_new_session=True,
             ),
             max_message_bytes=largest + _SLACK_BYTES,
+            timing=timing,
         )
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether the process runs."""
         return self._process.returncode is None
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     async def send(self, message: frames.ToHandler) -> None:
-        """Says something to it. That it is gone shows at the next `receive`."""
+        """Send a message. If the process has died, the next `receive` raises."""
         if self._stdin.is_closing():
-            # uvloop's takes no more, and that is no ConnectionError.
+            # A closing transport of uvloop does not raise ConnectionError.
             return
         with suppress(ConnectionError):
             self._stdin.write(frames.frame(message))
             await self._stdin.drain()
 
     async def receive(self) -> frames.FromHandler:
-        """Waits for what it says.
+        """Wait for the next message.
 
         Raises:
-            ProcessDied: it died.
-            Fail: it says more than fits into this process.
+            ProcessDied: the process died.
+            Fail: the message is too large.
         """
         try:
             message: frames.FromHandler = frames.decode_from_handler(await self._incoming.receive())
         except frames.TooLarge as error:
             raise Fail(
-                f"the handler said {error.size} bytes at once; its worker takes at most "
+                f"the handler sent a message of {error.size} bytes to its worker; the limit is "
                 f"{error.limit}",
                 type="LimitExceeded",
             ) from None
         except (asyncio.IncompleteReadError, ConnectionError):
-            # It closes its output as it ends. Killing it now could take the place of its real end,
-            # and so could even asking whether it is alive.
+            # A process closes its output when it exits. Killing or polling it now could replace its
+            # exit code.
             with suppress(TimeoutError):
-                async with asyncio.timeout(_END_S):
+                async with asyncio.timeout(self._timing.process_exit):
                     await self._process.wait()
             code = await self.kill()
             raise ProcessDied(f"the handler's process {_ending(code)}") from None
         return message
 
     def abort(self) -> None:
-        """Kills it if it is alive, with all that it has started, and waits for nothing."""
+        """Kill the process if it is alive, with its descendants; return at once."""
         if self.alive:
-            # Some may have left for a session of their own.
+            # A descendant may have a session of its own.
             started = with_descendants(children_of(self.pid))
             self._kill_group()
             for pid in started:
@@ -125,11 +124,11 @@ class _HandlerProcess:
                     os.kill(pid, signal.SIGKILL)
 
     async def kill(self) -> int | None:
-        """Kills it if it is alive; returns its exit code."""
+        """Kill the process if it is alive; return its exit code."""
         self.abort()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_REAP_S):
-                # Its output is only closed when everything in it has been read.
+            async with asyncio.timeout(self._timing.process_reap):
+                # The output is closed only after all of it has been read.
                 while await self._stdout.read(_CHUNK_BYTES):
                     pass
                 await asyncio.wait({self._gone})
@@ -137,7 +136,7 @@ class _HandlerProcess:
         return self._process.returncode
 
     async def _end_group(self) -> None:
-        # A child that lives on would work for nobody, and could keep open what ends with this.
+        # A surviving child would be useless, and could keep the output open.
         await self._process.wait()
         self._kill_group()
 
@@ -147,15 +146,19 @@ class _HandlerProcess:
 
 
 class ProcessPool:
-    """Some processes; one that has ended its job by itself serves the next one.
+    """Runs handlers in processes, and reuses a process whose handler has ended by itself.
 
     Args:
-        settings: how many there are places for, beyond which a job waits for one; how long a
-            cancelled handler has before its process is killed; logs and limits.
+        settings: the number of processes, the grace of a cancelled handler, logs and limits.
+        timing: the time for a process to exit.
+
+    Attributes:
+        permits: one permit per process. A caller of `run` must hold one.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.place = asyncio.Semaphore(settings.worker_processes)
+    def __init__(self, settings: Settings, *, timing: Timing | None = None) -> None:
+        self.permits = asyncio.Semaphore(settings.worker_processes)
+        self._timing = Timing() if timing is None else timing
         self._grace = settings.worker_cancel_grace
         self._settings = settings
         self._idle: list[_HandlerProcess] = []
@@ -170,17 +173,20 @@ class ProcessPool:
         *,
         check: Callable[[], None],
     ) -> JsonText:
-        """Runs a handler in a process, by a caller that has a `place`.
+        """Run a handler in a process; return its result as JSON.
 
         Args:
-            handler, payload, attempt, reporter: what is run.
-            check: called when the process is there; what it raises ends the attempt.
+            handler: the handler.
+            payload: the payload of its job.
+            attempt: the attempt, for the handler's context.
+            reporter: receives the handler's reports.
+            check: called when the process has started; its exception ends the attempt.
 
         Raises:
-            Fail, Retry, PayloadMismatch, RemoteError: how it ended; Fail also when its process
-                used more memory than its limit.
-            ProcessDied: it has ended its process.
-            CancelledError: it was cancelled, and its process has ended the job or is gone.
+            Fail, Retry, PayloadMismatch, RemoteError: the exception of the handler. Fail also if
+                the process exceeded its memory limit.
+            ProcessDied: the process died.
+            CancelledError: the caller was cancelled; the handler has ended, or its process is dead.
         """
         run = frames.Run(
             module=handler.function.__module__,
@@ -204,11 +210,11 @@ class ProcessPool:
                 check()
                 await process.send(run)
                 end = await self._converse(process, reporter)
-                # One whose memory has run out may have too little for the next job as well.
+                # After a MemoryError, the memory may not suffice for the next job either.
                 ended = not (isinstance(end, frames.Raised) and end.type == MemoryError.__name__)
                 ended = ended and not end.last
             except asyncio.CancelledError:
-                ended = await self._ends_in_grace(process, reporter)
+                ended = await self._ended_in_grace(process, reporter)
                 raise
             finally:
                 self._busy.discard(process)
@@ -219,9 +225,9 @@ class ProcessPool:
         return _result(end)
 
     async def close(self) -> None:
-        """Ends all processes, those of handlers too that were left behind."""
+        """Kill all processes, including those of handlers that were left behind."""
         for process in self._busy:
-            # Whoever waits for it learns of that.
+            # The caller of `run` receives ProcessDied.
             process.abort()
         idle, self._idle = self._idle, []
         await asyncio.gather(*(process.kill() for process in idle))
@@ -229,16 +235,16 @@ class ProcessPool:
     async def _take(self, memory_limit: int | None) -> _HandlerProcess:
         while self._idle:
             process = self._idle.pop()
-            # An earlier job, of another limit, may have left much in it.
+            # An earlier job with another limit may have left much in memory.
             if process.alive and leaves_room(process.pid, memory_limit):
                 return process
             await process.kill()
-        return await _HandlerProcess.spawn(self._settings)
+        return await _HandlerProcess.spawn(self._settings, self._timing)
 
     async def _converse(
         self, process: _HandlerProcess, reporter: Reporter
     ) -> frames.Returned | frames.Raised:
-        """Passes on what the handler reports, until it ends."""
+        """Pass the reports of the handler on until it ends."""
         while True:
             message = await process.receive()
             if isinstance(message, frames.Returned | frames.Raised):
@@ -248,8 +254,8 @@ class ProcessPool:
             process.waits = False
             await process.send(answer)
 
-    async def _ends_in_grace(self, process: _HandlerProcess, reporter: Reporter) -> bool:
-        """Asks the handler to end, and tells whether it did."""
+    async def _ended_in_grace(self, process: _HandlerProcess, reporter: Reporter) -> bool:
+        """Ask the handler to end; return whether its process can run the next one."""
         try:
             async with asyncio.timeout(self._grace):
                 await process.send(frames.Cancel())
@@ -261,7 +267,7 @@ class ProcessPool:
                 ):
                     answer = frames.Taken()
                     if isinstance(message, frames.Completing):
-                        # It may finish its job yet, and that counts.
+                        # A handler may still complete its job.
                         answer = await _take(message, reporter)
                     await process.send(answer)
         except (TimeoutError, ProcessDied, Fail, AttemptNotCurrent):

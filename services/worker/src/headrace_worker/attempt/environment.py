@@ -1,0 +1,42 @@
+"""The parts of a worker that its attempts share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from headrace_core.domain.attempt import AttemptEnd, AttemptReport
+from headrace_core.domain.ids import WorkerId
+from headrace_worker.attempt.judge import Limits
+from headrace_worker.runners.runners import Runners
+from headrace_worker.timing import Timing
+
+if TYPE_CHECKING:
+    from headrace_worker.attempt.execution import Execution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The parts of a worker that its attempts share.
+
+    Attributes:
+        holds: returns whether the lease under an id is held now.
+        runners: runs the handlers that do not run in the event loop.
+        write_report: persists a report; returns False if the attempt is no longer this worker's.
+        on_end: called once per attempt, with its judged end. None if the lease is lost, because
+            another worker may have the attempt by now.
+        release: frees the slot of an attempt; later calls have no effect.
+        limits: the limits of each attempt.
+        grace: the time for a cancelled handler in the event loop to end by itself, in seconds.
+        timing: other durations.
+    """
+
+    holds: Callable[[WorkerId], bool]
+    runners: Runners
+    write_report: Callable[[WorkerId, AttemptReport], Awaitable[bool]]
+    on_end: Callable[[Execution, AttemptEnd | None], None]
+    release: Callable[[Execution], None]
+    limits: Limits
+    grace: float
+    timing: Timing

@@ -1,0 +1,48 @@
+"""The cancellations that clients request for running attempts."""
+
+from __future__ import annotations
+
+from headrace_core.runtime.loop import Loop
+from headrace_core.store.jobs.cancel import cancel_requests
+from headrace_core.store.sql.database import Database
+from headrace_core.wake import Topic
+from headrace_worker.attempt.execution import StopReason
+from headrace_worker.attempt.slots import Slots
+from headrace_worker.lease import Lease
+
+
+class Cancels(Loop):
+    """Stops the attempts whose cancellation was requested.
+
+    Args:
+        database: the database.
+        lease: the lease of the worker.
+        slots: the attempts in flight.
+        interval: the longest time between two queries, in seconds; wake-ups can be lost.
+    """
+
+    name = "cancels"
+    topics = (Topic.CANCELS,)
+    # A cancellation does not wait for others.
+    pause = 0.0
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        lease: Lease,
+        slots: Slots,
+        interval: float,
+    ) -> None:
+        self._database = database
+        self._lease = lease
+        self._slots = slots
+        self._interval = interval
+
+    async def run_once(self) -> float:
+        """Stop the attempts that clients cancelled; return the seconds until the next query."""
+        if self._slots:
+            async with self._database.statement() as connection:
+                requests = await cancel_requests(connection, worker_id=self._lease.worker_id)
+            self._slots.stop(requests, StopReason.CANCEL)
+        return self._interval

@@ -1,0 +1,93 @@
+"""The drain of a worker: the end of its claims, and then of its attempts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+
+from headrace_core.delivery import BatchWorker
+from headrace_core.domain.errors import Unavailable
+from headrace_core.runtime.loop import LoopRunner
+from headrace_worker.attempt.execution import Execution, StopReason
+from headrace_worker.attempt.slots import Slots
+from headrace_worker.claims import Claims
+from headrace_worker.lease import Lease
+from headrace_worker.timing import Timing
+
+_log = structlog.get_logger()
+
+
+class Drain:
+    """Ends the claims of a worker, waits for its attempts and interrupts those that are left.
+
+    Args:
+        deliveries: the consumer of the pool's queue.
+        lease: the lease of the worker.
+        claims: the claims of the worker.
+        slots: the attempts in flight.
+        timing: the limits of the steps.
+    """
+
+    def __init__(
+        self,
+        *,
+        deliveries: BatchWorker[Execution],
+        lease: Lease,
+        claims: Claims,
+        slots: Slots,
+        timing: Timing,
+    ) -> None:
+        self._deliveries = deliveries
+        self._lease = lease
+        self._claims = claims
+        self._slots = slots
+        self._timing = timing
+
+    async def run(
+        self, until: float, *, consumer: LoopRunner, others: Sequence[LoopRunner]
+    ) -> None:
+        """Drain the worker.
+
+        Args:
+            until: the end of the grace by the clock of the loop.
+            consumer: the loop that consumes deliveries.
+            others: the other loops, which run until all attempts have ended.
+        """
+        self._lease.draining = True
+        leaving = asyncio.create_task(self._leave_queue(consumer), name="leave")
+        async with self._best_effort():
+            # The scheduler learns of the drain at once. The lease stays while attempts end.
+            await self._lease.beat()
+        await leaving
+        async with self._best_effort():
+            await self._claims.hand_back_strays()
+        await self._end_attempts(until)
+        await asyncio.gather(*(loop.stop(within=self._timing.task_end) for loop in others))
+
+    async def _leave_queue(self, consumer: LoopRunner) -> None:
+        """Stop consuming deliveries. A delivery in hand is started or given back."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timing.hand_back):
+                await self._deliveries.leave()
+        await consumer.stop(within=self._timing.task_end)
+
+    async def _end_attempts(self, until: float) -> None:
+        clock = asyncio.get_running_loop().time
+        if self._slots:
+            left = max(0.0, until - clock())
+            _log.info("worker_drains", running=len(self._slots), grace_s=round(left, 1))
+        if await self._slots.until_free(until):
+            return
+        self._slots.stop_all(StopReason.DRAIN)
+        timing = self._timing
+        await self._slots.until_free(clock() + timing.drain_grace + timing.hand_back)
+
+    @asynccontextmanager
+    async def _best_effort(self) -> AsyncIterator[None]:
+        """Limit a step; continue the drain if it fails."""
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(self._timing.hand_back):
+                yield

@@ -1,0 +1,42 @@
+"""The pool of a worker, and the worker's description in the database."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+
+from headrace_core.domain.ids import WorkerId, uuid7
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.ready import Pool
+from headrace_core.store.workers import NewWorker
+from headrace_worker.api.registry import Registry
+
+
+def pool_of(settings: Settings, handlers: Registry) -> Pool:
+    """Return the pool of all workers with the same types and queues."""
+    types = frozenset(handler.spec.type for handler in handlers)
+    queues = frozenset(settings.worker_queues)
+    parts = (settings.worker_tenant, sorted(queues), sorted(types))
+    return Pool(
+        name=hashlib.sha256(repr(parts).encode()).hexdigest()[:16],
+        tenant=settings.worker_tenant,
+        queues=queues,
+        types=types,
+        workers=1,
+        slots=settings.worker_slots,
+        running=0,
+    )
+
+
+def describe_worker(pool: Pool, handlers: Registry) -> NewWorker:
+    """Return the row of a worker that registers now, under a new id."""
+    return NewWorker(
+        id=WorkerId(uuid7()),
+        tenant=pool.tenant,
+        name=f"{socket.gethostname()}:{os.getpid()}",
+        pool=pool.name,
+        queues=sorted(pool.queues),
+        slots=pool.slots,
+        handlers=[handler.spec for handler in handlers],
+    )

@@ -1,0 +1,115 @@
+"""The runner of handlers in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from headrace_core.domain.job import JsonText, Progress
+from headrace_worker.api.context import Attempt, Reporter, SyncContext
+from headrace_worker.api.registry import RegisteredHandler
+from headrace_worker.attempt.attempt_log import AttemptLog
+from headrace_worker.attempt.failure import attach_stack_trace, thread_stack
+from headrace_worker.attempt.ownership import Owner, owned_context
+from headrace_worker.runners.children import end_children, end_children_soon, leave_fork
+from headrace_worker.runners.loop import tame
+
+
+class ThreadRunner:
+    """Runs each handler in a daemon thread of its own.
+
+    A handler that never ends then delays neither another attempt nor the exit of the process.
+
+    Args:
+        grace: the time for a cancelled handler to end by itself, in seconds.
+        on_left_behind: called with an attempt whose handler did not end within its grace.
+    """
+
+    def __init__(self, *, grace: float, on_left_behind: Callable[[Attempt], None]) -> None:
+        self._grace = grace
+        self._on_left_behind = on_left_behind
+
+    async def run(
+        self, handler: RegisteredHandler, argument: Any, attempt: Attempt, reporter: Reporter
+    ) -> Any:
+        """Run a handler and return its result.
+
+        Raises:
+            CancelledError: the caller was cancelled, and the handler has ended or was left behind.
+            Exception: the exception of the handler.
+        """
+        loop = asyncio.get_running_loop()
+        cancelled = threading.Event()
+
+        def report(item: Progress | JsonText) -> None:
+            write = reporter.progress(item) if isinstance(item, Progress) else reporter.output(item)
+            asyncio.run_coroutine_threadsafe(write, loop).result()
+
+        def completing(size: int) -> None:
+            asyncio.run_coroutine_threadsafe(reporter.completing(size), loop).result()
+
+        ctx = SyncContext(attempt, report, completing, cancelled)
+        arguments = (argument, ctx) if handler.takes_context else (argument,)
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def resolve(result: Any, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        pid = os.getpid()
+
+        def target() -> None:
+            result, error = None, None
+            try:
+                result = handler.function(*arguments)
+            except BaseException as caught:  # noqa: BLE001 - the waiter receives it
+                error = tame(caught)
+            leave_fork(pid, 0 if error is None else 1)
+            end_children(threading.get_native_id())
+            log.close()
+            # The loop may be closed by now if the handler was left behind.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(resolve, result, error)
+
+        log = AttemptLog(
+            key=attempt.key,
+            type=attempt.type,
+            correlation_id=attempt.correlation_id,
+            module=handler.function.__module__,
+        )
+        thread = threading.Thread(
+            target=owned_context(Owner(attempt.key, log)).run,
+            args=(target,),
+            name=f"job-{attempt.job_id}",
+            daemon=True,
+        )
+        thread.start()
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError as error:
+            if future.done():
+                raise
+            attach_stack_trace(error, thread_stack(thread.ident))
+            cancelled.set()
+            await self._await_end(future, attempt)
+            if not future.done() and thread.native_id is not None:
+                end_children_soon(thread.native_id)
+            raise
+
+    async def _await_end(self, future: asyncio.Future[Any], attempt: Attempt) -> None:
+        """Wait for a cancelled handler, at most for its grace."""
+        done, _ = await asyncio.wait({future}, timeout=self._grace)
+        if not done:
+            self._on_left_behind(attempt)
+            # asyncio warns about an exception that is never retrieved.
+            future.add_done_callback(lambda f: f.cancelled() or f.exception())
+        elif not future.cancelled():
+            future.exception()

@@ -1,0 +1,33 @@
+"""Durations of the worker's parts that no setting controls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Durations in seconds; a pair is the range of a random pause.
+
+    Attributes:
+        retry: the pause before a write is repeated while PostgreSQL is unavailable.
+        open_row: the pause between two checks whether a handler's transaction still locks the row
+            of its job. It doubles from the first value to the second.
+        merge: the interval in which progress of one attempt is merged: ten events per second.
+        process_exit: the time for a process that has closed its output to exit by itself.
+        process_reap: the time for a killed process to disappear.
+        drain_grace: the time for a handler to end when the grace of a drain is over.
+        hand_back: the limit for each step of a drain that writes to PostgreSQL or Redis.
+        task_end: the limit for background tasks to end in a drain.
+        stop_margin: the time of a stop beyond the grace. The process must exit within 2 s of it.
+    """
+
+    retry: tuple[float, float] = (0.1, 0.5)
+    open_row: tuple[float, float] = (0.1, 2.0)
+    merge: float = 0.1
+    process_exit: float = 1.0
+    process_reap: float = 5.0
+    drain_grace: float = 0.5
+    hand_back: float = 1.0
+    task_end: float = 0.5
+    stop_margin: float = 1.5

@@ -1,0 +1,124 @@
+"""The ends of attempts whose handlers called `complete_in`.
+
+The database knows whether the handler's transaction was committed. The judged end counts only if it
+was not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from headrace_core.domain.attempt import AttemptEnd, AttemptKey
+from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.ids import WorkerId
+from headrace_core.store.jobs.complete import is_held_open, was_completed
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.database import Database
+from headrace_worker.api.errors import NotCommitted
+from headrace_worker.attempt.execution import Execution
+from headrace_worker.attempt.failure import error_facts
+from headrace_worker.timing import Timing
+from headrace_worker.writes.results import LOST, SELF_COMPLETED, Ended, EndResult, Written
+
+_log = structlog.get_logger()
+
+
+class _Question(Protocol):
+    """A query about an attempt. It waits for no lock."""
+
+    async def __call__(self, conn: Connection, key: AttemptKey, /) -> bool: ...
+
+
+class CompletionCheck:
+    """Writes the judged end of an attempt unless its handler has ended the job itself.
+
+    Args:
+        database: the database.
+        held: returns whether the lease under an id is still held.
+        write: writes one end.
+        record: called with each result.
+        timing: the pauses between two queries.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        held: Callable[[WorkerId], bool],
+        write: Callable[[Execution, AttemptEnd], Awaitable[EndResult]],
+        record: Callable[[Sequence[Ended]], None],
+        timing: Timing,
+    ) -> None:
+        self._database = database
+        self._held = held
+        self._write = write
+        self._record = record
+        self._timing = timing
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, execution: Execution, end: AttemptEnd) -> None:
+        """Check and write one attempt in a task of its own.
+
+        It may wait for long: a handler that was left behind can keep its transaction open.
+        """
+        task = asyncio.create_task(self._run(execution, end), name="completion")
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _run(self, execution: Execution, end: AttemptEnd) -> None:
+        result = await self._end(execution, end)
+        error = end.error if result is SELF_COMPLETED else None
+        if error is not None and error.type != NotCommitted.__name__:
+            _log.warning(
+                "handler_failed_after_completion",
+                job_id=str(execution.key.job_id),
+                attempt=execution.key.attempt,
+                type=execution.job.type,
+                **error_facts(error),
+            )
+        self._record([(execution, end, result)])
+
+    async def _end(self, execution: Execution, end: AttemptEnd) -> EndResult:
+        if await self._ask(was_completed, execution):
+            return SELF_COMPLETED
+        await self._until_unlocked(execution)
+        result: EndResult = LOST
+        if self._held(execution.worker_id):
+            result = await self._write(execution, end)
+        if not isinstance(result, Written) and await self._ask(was_completed, execution):
+            # The handler's commit came between the query and the write.
+            return SELF_COMPLETED
+        return result
+
+    async def _until_unlocked(self, execution: Execution) -> None:
+        """Wait until no open transaction locks the row of the job, or the lease is lost.
+
+        It polls. Writes that wait for locks would occupy the connections that the lease needs.
+        """
+        pause, longest = self._timing.open_row
+        while self._held(execution.worker_id) and await self._ask(is_held_open, execution):
+            await asyncio.sleep(random.uniform(pause / 2, pause))
+            pause = min(2 * pause, longest)
+
+    async def _ask(self, question: _Question, execution: Execution) -> bool:
+        """Ask the database about an attempt; return False if there is no answer.
+
+        It gives up if the database refuses the query, or the lease is lost before the answer.
+        """
+        job_id, attempt = execution.key
+        while True:
+            try:
+                async with self._database.statement() as connection:
+                    return await question(connection, execution.key)
+            except Unavailable:
+                if not self._held(execution.worker_id):
+                    return False
+                await asyncio.sleep(random.uniform(*self._timing.retry))
+            except Exception:  # noqa: BLE001 - the write of the end is guarded, so it may proceed
+                _log.exception("completion_unknown", job_id=str(job_id), attempt=attempt)
+                return False

@@ -1,0 +1,146 @@
+"""The results of writing the ends of attempts, and their effects on the worker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, assert_never
+
+import structlog
+
+from headrace_core.domain.attempt import AttemptEnd, ClaimedJob
+from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.wake import Topic
+from headrace_worker.attempt.execution import Execution
+from headrace_worker.attempt.failure import error_facts
+from headrace_worker.metrics import ENDS, Counts
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The end is in the history.
+
+    Attributes:
+        event: the written event. It is CANCELLED instead of the judged event if the job would run
+            again and its cancellation was requested.
+    """
+
+    event: EventType
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The attempt is no longer this worker's: its job was cancelled, expired or recovered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The worker gave the attempt up: its lease is lost, or the database stores no end of it.
+
+    Recovery, or the search for strays, takes the attempt back.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class SelfCompleted:
+    """The handler ended the job in a transaction of its own."""
+
+
+EndResult: TypeAlias = Written | Refused | Lost | SelfCompleted
+
+# An attempt, its judged end and the result of writing it. A lost attempt may have no end.
+Ended: TypeAlias = tuple[Execution, AttemptEnd | None, EndResult]
+
+WRITTEN: Final = {event: Written(event) for event in ENDS}
+REFUSED: Final = Refused()
+LOST: Final = Lost()
+SELF_COMPLETED: Final = SelfCompleted()
+
+_LOG_NAMES: Final = {
+    EventType.SUCCEEDED: "job_succeeded",
+    EventType.RETRY_SCHEDULED: "job_retry_scheduled",
+    EventType.FAILED: "job_failed",
+    EventType.INTERRUPTED: "job_interrupted",
+    EventType.WORKER_LOST: "job_worker_lost",
+    EventType.CANCELLED: "job_cancelled",
+    EventType.EXPIRED: "job_expired",
+}
+# The events that have an error.
+_FAILURES: Final = (
+    EventType.RETRY_SCHEDULED,
+    EventType.FAILED,
+    EventType.WORKER_LOST,
+    EventType.EXPIRED,
+)
+# After these events a job waits for its due time or for a slot.
+_WAITS_AGAIN: Final = (EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST)
+
+
+class ResultRecorder:
+    """Releases the slots of ended attempts, counts and logs the results, and wakes other processes.
+
+    Args:
+        counts: counts the results.
+        publish: wakes other processes.
+    """
+
+    def __init__(self, *, counts: Counts, publish: Callable[..., None]) -> None:
+        self._counts = counts
+        self._publish = publish
+
+    def record(self, ended: Sequence[Ended]) -> None:
+        """Record the results of one write."""
+        counts = self._counts
+        # Success is in the history and on the streams. A line for each would double the cost of a
+        # short job, so it needs the level DEBUG.
+        verbose = _log.is_enabled_for(logging.DEBUG)
+        waits_again = False
+        for execution, end, result in ended:
+            execution.release()
+            match result:
+                case Written(event):
+                    counts.ended[event] += 1
+                    waits_again = waits_again or event in _WAITS_AGAIN
+                    if verbose or event is not EventType.SUCCEEDED:
+                        _log_written(execution.job, end, event)
+                case SelfCompleted():
+                    counts.ended[EventType.SUCCEEDED] += 1
+                    _log.debug(_LOG_NAMES[EventType.SUCCEEDED], **job_facts(execution.job))
+                case Refused() | Lost():
+                    counts.ends_refused += 1
+                    _log.warning("attempt_refused", **job_facts(execution.job))
+                case _:
+                    assert_never(result)
+        self._publish(Topic.EVENTS, Topic.SLOTS)
+        if waits_again:
+            self._publish(Topic.JOBS)
+
+
+def job_facts(job: ClaimedJob) -> dict[str, object]:
+    """Return the fields of each log line about an attempt."""
+    return {
+        "job_id": str(job.key.job_id),
+        "attempt": job.key.attempt,
+        "type": job.type,
+        "queue": job.queue,
+        "correlation_id": job.correlation_id,
+    }
+
+
+def _log_written(job: ClaimedJob, end: AttemptEnd | None, event: EventType) -> None:
+    match event:
+        case EventType.SUCCEEDED:
+            log = _log.debug
+        case EventType.RETRY_SCHEDULED:
+            log = _log.warning
+        case EventType.FAILED | EventType.EXPIRED:
+            log = _log.error
+        case EventType.WORKER_LOST:
+            log = _log.warning if end and end.state is JobState.QUEUED else _log.error
+        case _:
+            log = _log.info
+    error = end.error if end and event in _FAILURES else None
+    log(_LOG_NAMES[event], **job_facts(job), **({} if error is None else error_facts(error)))
