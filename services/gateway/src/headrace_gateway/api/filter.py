@@ -172,9 +172,7 @@ class _Parser:
                 unclosed = self._text[position] in "\"'"
                 self._fail(
                     _Token("", self._text[position], position),
-                    "the string has no closing quote"
-                    if unclosed
-                    else "strings need double quotes",
+                    "the string has no closing quote" if unclosed else "strings need double quotes",
                 )
             kind = match.lastgroup or ""
             if kind != "space":
