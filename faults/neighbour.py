@@ -12,9 +12,10 @@ from faults.load import QUEUES, SHARDS
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import JobSpec
+from headrace_core.domain.submission import NewJob
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.cancel import cancel_job
-from headrace_core.store.jobs.submit import NewJob, submit_jobs
+from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.sql.database import Database
 
 TENANT = "neighbour"

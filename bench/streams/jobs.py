@@ -10,8 +10,9 @@ from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, JobSpec
+from headrace_core.domain.submission import NewJob
 from headrace_core.store.jobs.claim import claim_jobs
-from headrace_core.store.jobs.submit import NewJob, submit_jobs
+from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import NewWorker, register_worker
 
@@ -35,7 +36,8 @@ async def submit(database: Database, labels: Sequence[str]) -> list[JobId]:
             NewJob(
                 id=JobId(uuid7()),
                 tenant=DEFAULT_TENANT,
-                spec=JobSpec(type=TYPE, queue=TYPE, payload='{"rows": 1000}', labels={LABEL: name}),
+                spec=JobSpec(type=TYPE, queue=TYPE, labels={LABEL: name}),
+                payload='{"rows": 1000}',
             )
             for name in batch
         ]

@@ -2,28 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import text
 
-from headrace_core.domain.ids import JobId, uuid7
+from headrace_core.domain.ids import BatchId, JobId, uuid7
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT, Job, JobEvent, JobSpec
+from headrace_core.domain.submission import NewBatch, NewJob, Repeated, Submitted, fingerprint
 from headrace_core.store.event_log import list_events
 from headrace_core.store.jobs.read import get_job
-from headrace_core.store.jobs.submit import NewJob, Submitted, submit_jobs
+from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.sql.database import Database
 
+T = TypeVar("T")
 
-def new_job(*, request_id: str | None = None, tenant: str = DEFAULT_TENANT, **spec: Any) -> NewJob:
-    """A job to submit; `spec` are fields of JobSpec."""
+
+def new_job(
+    *,
+    request_id: str | None = None,
+    tenant: str = DEFAULT_TENANT,
+    payload: str = "{}",
+    **spec: Any,
+) -> NewJob:
+    """Return a job to submit; `spec` holds fields of JobSpec."""
     made = JobSpec(**{"type": "test", "queue": DEFAULT_QUEUE, **spec})
     return NewJob(
         id=JobId(uuid7()),
         tenant=tenant,
         spec=made,
+        payload=payload,
         request_id=request_id,
-        fingerprint=made.fingerprint() if request_id is not None else None,
+        fingerprint=fingerprint(made, payload) if request_id is not None else None,
     )
+
+
+def new_batch(
+    specs: Sequence[JobSpec],
+    payloads: Sequence[str] | None = None,
+    *,
+    batch_id: BatchId | None = None,
+    request_id: str | None = None,
+    content: bytes = b"1",
+) -> NewBatch:
+    """Return a batch to submit; equal specs are given once. `content` is its fingerprint."""
+    return NewBatch(
+        id=batch_id or BatchId(uuid7()),
+        tenant=DEFAULT_TENANT,
+        specs=repeated(specs),
+        payloads=["{}"] * len(specs) if payloads is None else payloads,
+        request_id=request_id,
+        fingerprint=content,
+    )
+
+
+def repeated(items: Sequence[T]) -> Repeated[T]:
+    """Return a sequence that stores equal items once."""
+    places = {item: place for place, item in enumerate(dict.fromkeys(items))}
+    return Repeated(list(places), [places[item] for item in items])
 
 
 async def submit(database: Database, **job: Any) -> Job:

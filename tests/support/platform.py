@@ -10,11 +10,12 @@ from typing import Any
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT, Job, JobEvent, JobSpec
 from headrace_core.domain.lifecycle import TERMINAL, EventType
+from headrace_core.domain.submission import NewJob, Submitted
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.event_log import list_events
 from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.jobs.read import get_job
-from headrace_core.store.jobs.submit import NewJob, Submitted, submit_jobs
+from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus, WakeSubscription
 from headrace_scheduler.service import Scheduler
@@ -51,10 +52,14 @@ class Platform:
         **spec: Any,
     ) -> list[JobId]:
         """Submits jobs that are alike, in one commit."""
-        made = JobSpec(type=job_type, payload=payload, **{"queue": DEFAULT_QUEUE, **spec})
+        made = JobSpec(type=job_type, **{"queue": DEFAULT_QUEUE, **spec})
         jobs = [
             NewJob(
-                id=JobId(uuid7()), tenant=DEFAULT_TENANT, spec=made, correlation_id=correlation_id
+                id=JobId(uuid7()),
+                tenant=DEFAULT_TENANT,
+                spec=made,
+                payload=payload,
+                correlation_id=correlation_id,
             )
             for _ in range(count)
         ]

@@ -12,9 +12,10 @@ from sqlalchemy import text
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import DEFAULT_TENANT, JobEvent
 from headrace_core.domain.query import JobFilter
+from headrace_core.domain.submission import Submitted
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
-from headrace_core.store.jobs.submit import Submitted, submit_jobs
+from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import read_installation
 from headrace_core.wake import Topic, WakeBus, WakeSubscription

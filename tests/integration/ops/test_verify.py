@@ -14,7 +14,6 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from headrace_core.domain.attempt import AttemptKey, AttemptReport
-from headrace_core.domain.ids import BatchId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.runtime.settings import Settings
@@ -26,7 +25,7 @@ from headrace_ops import audit as auditing
 from headrace_ops.audit import Audit, Auditor, OtherSchema
 from headrace_ops.verify import RULES
 from support.databases import Databases
-from support.jobs import new_job, read_job, set_column, submit, submit_many
+from support.jobs import new_batch, new_job, read_job, set_column, submit, submit_many
 from support.retention import prune
 from support.server import run_async
 from support.settings import environment_of
@@ -332,14 +331,7 @@ async def test_leftovers_of_a_pruned_job_are_no_orphans(database: Database) -> N
 
 async def test_batches_are_clean(database: Database) -> None:
     async with database.transaction() as connection:
-        await submit_batch(
-            connection,
-            batch_id=BatchId(uuid7()),
-            tenant=DEFAULT_TENANT,
-            request_id=None,
-            fingerprint=b"made",
-            specs=[new_job().spec] * 5,
-        )
+        await submit_batch(connection, new_batch([new_job().spec] * 5))
     assert (await audit(database)).breaches == []
 
 

@@ -11,6 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ from headrace_core.domain.errors import JobNotFound, RequestIdConflict, StaleTer
 from headrace_core.domain.ids import BatchId, uuid7
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT, Job, JobEvent, JobSpec, Progress
 from headrace_core.domain.lifecycle import EventType, JobState, sources
+from headrace_core.domain.submission import NewBatch, Repeated, SubmittedBatch
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.event_log import list_output
 from headrace_core.store.jobs.cancel import cancel_job, cancel_requests
@@ -40,7 +42,7 @@ from headrace_core.store.jobs.read import list_jobs
 from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.jobs.submit import submit_jobs
-from headrace_core.store.jobs.submit_batch import SubmittedBatch, submit_batch
+from headrace_core.store.jobs.submit_batch import submit_batch
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.tables import installation, metadata
@@ -155,17 +157,11 @@ class LifecycleMachine(RuleBasedStateMachine):
         self._submit(key, content, later=data.draw(flags), deadline=data.draw(flags))
 
     def _submit(self, key: str | None, content: int, *, later: bool, deadline: bool) -> None:
-        spec = {"payload": str(content)} | _times(later=later, deadline=deadline)
-        new = new_job(request_id=key, **spec)
+        times = _times(later=later, deadline=deadline)
+        new = new_job(request_id=key, payload=str(content), **times)
         if key is not None:
-            # Times are part of what a key stands for, and each call has times of its own.
-            new = type(new)(
-                id=new.id,
-                tenant=new.tenant,
-                spec=new.spec,
-                request_id=key,
-                fingerprint=bytes([content]),
-            )
+            # Times are part of the content, and each call has times of its own.
+            new = replace(new, fingerprint=bytes([content]))
         [result] = self._in_transaction(lambda connection: submit_jobs(connection, [new]))
         held = self.model.holder(key)
         if held is None:
@@ -184,19 +180,20 @@ class LifecycleMachine(RuleBasedStateMachine):
         key, content = data.draw(keys), data.draw(contents)
         size, later, alike = data.draw(sizes), data.draw(flags), data.draw(flags)
         spec = JobSpec(type="test", queue=DEFAULT_QUEUE, **_times(later=later, deadline=False))
-        specs = [spec] * size if alike else [_copy(spec) for _ in range(size)]
+        specs = Repeated([spec], [0] * size) if alike else Repeated([spec] * size, range(size))
         batch = ModelBatch(BatchId(uuid7()), content)
         held = self.model.batch_holder(key)
 
         def call(connection: Connection) -> Coroutine[Any, Any, SubmittedBatch]:
-            return submit_batch(
-                connection,
-                batch_id=batch.id,
+            made = NewBatch(
+                id=batch.id,
                 tenant=DEFAULT_TENANT,
+                specs=specs,
+                payloads=["{}"] * size,
                 request_id=key,
                 fingerprint=bytes([content]),
-                specs=specs,
             )
+            return submit_batch(connection, made)
 
         if held is not None and held.content != content:
             with pytest.raises(RequestIdConflict) as caught:
@@ -544,10 +541,6 @@ def _times(*, later: bool, deadline: bool) -> dict[str, Any]:
         "schedule_time": now + _LONG if later else None,
         "deadline": now + 24 * _LONG if deadline else None,
     }
-
-
-def _copy(spec: JobSpec) -> JobSpec:
-    return JobSpec(**{name: getattr(spec, name) for name in JobSpec.__dataclass_fields__})
 
 
 def _profile(examples: int) -> settings:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from headrace_core.domain.errors import JobNotFound, RequestIdConflict
-from headrace_core.domain.ids import BatchId, JobId, WorkerId, uuid7
+from headrace_core.domain.ids import BatchId, JobId, WorkerId
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobSpec
 from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
 from headrace_core.store.event_log import BEGINNING, Place, end_of, place_of, read_range, read_start
@@ -27,7 +27,7 @@ from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from support import retention
 from support.histories import assert_legal
-from support.jobs import history, new_job, read_job, set_column, submit, submit_many
+from support.jobs import history, new_batch, new_job, read_job, set_column, submit, submit_many
 from support.leading import lead
 from support.states import bring
 from support.until import until_blocked
@@ -284,14 +284,8 @@ async def test_the_key_of_a_batch_is_free_once_its_last_job_is_gone(database: Da
 
 async def submit_two(database: Database, request_id: str) -> tuple[BatchId, list[Job], bool]:
     async with database.statement() as connection:
-        return await submit_batch(
-            connection,
-            batch_id=BatchId(uuid7()),
-            tenant=DEFAULT_TENANT,
-            request_id=request_id,
-            fingerprint=b"f",
-            specs=[JobSpec(type="test", queue="default") for _ in range(2)],
-        )
+        specs = [JobSpec(type="test", queue="default")] * 2
+        return await submit_batch(connection, new_batch(specs, request_id=request_id))
 
 
 async def test_a_job_that_goes_while_its_key_is_looked_for_makes_room(

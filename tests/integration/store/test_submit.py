@@ -10,27 +10,28 @@ import pytest
 from sqlalchemy import text
 
 from headrace_core.domain.errors import RequestIdConflict
-from headrace_core.domain.ids import BatchId, uuid7
+from headrace_core.domain.ids import BatchId
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobSpec
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides
+from headrace_core.domain.submission import NewBatch, NewJob, Submitted
 from headrace_core.store.jobs.read import database_time
-from headrace_core.store.jobs.submit import NewJob, Submitted, submit_jobs
+from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.jobs.submit_batch import submit_batch
 from headrace_core.store.sql.database import Database
-from support.jobs import history, new_job, read_job, submit
+from support.jobs import history, new_batch, new_job, read_job, submit
 from support.until import until_blocked
 
 SPEC = JobSpec(
     type="mail",
     queue="fast",
-    payload='{"n":   1e2, "n": 9007199254740993, "text": "ä\\u0000\\ud800"}',
     priority=-7,
     labels={"team": "blue", "": "empty", "ü": '"'},
     timeout=timedelta(seconds=1.5),
     deadline=datetime(2100, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
     retry=RetryOverrides(max_attempts=5, max_backoff=timedelta(minutes=1), multiplier=1.5),
 )
+PAYLOAD = '{"n":   1e2, "n": 9007199254740993, "text": "ä\\u0000\\ud800"}'
 
 
 async def count(database: Database, table: str = "jobs") -> int:
@@ -44,15 +45,16 @@ async def submit_all(database: Database, *jobs: NewJob) -> list[Submitted | Requ
 
 
 async def test_what_was_submitted_is_stored_exactly(database: Database) -> None:
-    new = NewJob(id=new_job().id, tenant=DEFAULT_TENANT, spec=SPEC)
+    new = NewJob(id=new_job().id, tenant=DEFAULT_TENANT, spec=SPEC, payload=PAYLOAD)
     [submitted] = await submit_all(database, new)
     assert isinstance(submitted, Submitted)
     assert submitted.created
     stored = await read_job(database, new.id)
     # What the submit answers is what a reading shows, but for the payload.
     assert submitted.job == dataclasses.replace(stored, payload=None)
-    for name in ("type", "queue", "payload", "priority", "labels", "timeout", "deadline", "retry"):
+    for name in ("type", "queue", "priority", "labels", "timeout", "deadline", "retry"):
         assert getattr(stored, name) == getattr(SPEC, name)
+    assert stored.payload == PAYLOAD
     assert (stored.state, stored.attempt, stored.seq) == (JobState.QUEUED, 0, 1)
     assert stored.create_time == stored.due_time == stored.queue_time == stored.update_time
 
@@ -163,26 +165,20 @@ async def test_the_first_event_stands_with_its_job(database: Database) -> None:
 # Batches.
 
 
-async def batch(
-    database: Database, specs: list[JobSpec], *, request_id: str | None, content: bytes = b"1"
-) -> tuple[BatchId, list[Job], bool]:
+async def batch(database: Database, new: NewBatch) -> tuple[BatchId, list[Job], bool]:
     async with database.transaction() as connection:
-        submitted = await submit_batch(
-            connection,
-            batch_id=BatchId(uuid7()),
-            tenant=DEFAULT_TENANT,
-            request_id=request_id,
-            fingerprint=content,
-            specs=specs,
-        )
+        submitted = await submit_batch(connection, new)
     return submitted.id, list(submitted.jobs), submitted.created
 
 
-SPECS = [JobSpec(type="test", queue="default", payload=str(number)) for number in range(50)]
+def fifty(*, request_id: str | None = None, content: bytes = b"1") -> NewBatch:
+    payloads = [str(number) for number in range(50)]
+    specs = [JobSpec(type="test", queue="default")] * 50
+    return new_batch(specs, payloads, request_id=request_id, content=content)
 
 
 async def test_a_batch_comes_back_in_its_order(database: Database) -> None:
-    batch_id, jobs, created = await batch(database, SPECS, request_id=None)
+    batch_id, jobs, created = await batch(database, fifty())
     assert created
     assert {job.batch_id for job in jobs} == {batch_id}
     stored = [await read_job(database, job.id) for job in jobs[:5]]
@@ -195,15 +191,8 @@ async def test_jobs_that_share_a_spec_are_stored_as_those_that_do_not(database: 
         now = await database_time(connection)
         late = dataclasses.replace(SPEC, schedule_time=now + timedelta(hours=1))
         soon = dataclasses.replace(SPEC, schedule_time=now - timedelta(hours=1))
-        made = await submit_batch(
-            connection,
-            batch_id=BatchId(uuid7()),
-            tenant=DEFAULT_TENANT,
-            request_id=None,
-            fingerprint=b"1",
-            specs=[SPEC, late, SPEC, soon, SPEC],
-            payloads=["0", "1", "2", "3", "4"],
-        )
+        specs = [SPEC, late, SPEC, soon, SPEC]
+        made = await submit_batch(connection, new_batch(specs, ["0", "1", "2", "3", "4"]))
     stored = [await read_job(database, job_id) for job_id in made.jobs.ids]
     assert [job.payload for job in stored] == ["0", "1", "2", "3", "4"]
     assert [job.state.name for job in stored] == ["QUEUED", "SCHEDULED", *["QUEUED"] * 3]
@@ -216,38 +205,38 @@ async def test_jobs_that_share_a_spec_are_stored_as_those_that_do_not(database: 
 
 
 async def test_a_batch_of_one_kind_is_told_what_is_stored(database: Database) -> None:
-    batch_id, jobs, _ = await batch(database, [SPEC] * 3, request_id=None)
+    batch_id, jobs, _ = await batch(database, new_batch([SPEC] * 3, [PAYLOAD] * 3))
     stored = [await read_job(database, job.id) for job in jobs]
     assert jobs == [dataclasses.replace(job, payload=None) for job in stored]
-    assert {(job.payload, job.batch_id) for job in stored} == {(SPEC.payload, batch_id)}
+    assert {(job.payload, job.batch_id) for job in stored} == {(PAYLOAD, batch_id)}
 
 
 async def test_a_batch_is_replayed_in_its_order(database: Database) -> None:
-    first = await batch(database, SPECS, request_id="once")
-    again = await batch(database, SPECS, request_id="once")
+    first = await batch(database, fifty(request_id="once"))
+    again = await batch(database, fifty(request_id="once"))
     assert again == (first[0], first[1], False)
     assert await count(database) == 50
 
 
 async def test_the_key_of_a_batch_for_another_batch_is_a_conflict(database: Database) -> None:
-    batch_id, _, _ = await batch(database, SPECS, request_id="once")
+    batch_id, _, _ = await batch(database, fifty(request_id="once"))
     with pytest.raises(RequestIdConflict) as caught:
-        await batch(database, SPECS, request_id="once", content=b"2")
+        await batch(database, fifty(request_id="once", content=b"2"))
     assert (caught.value.kind, caught.value.existing_id) == ("batch", str(batch_id))
     assert await count(database) == 50
 
 
 async def test_concurrent_submits_of_one_batch_make_one(crowd: Database) -> None:
     async with asyncio.timeout(60):
-        results = await asyncio.gather(*(batch(crowd, SPECS, request_id="once") for _ in range(20)))
+        results = await asyncio.gather(*(batch(crowd, fifty(request_id="once")) for _ in range(20)))
     assert sum(created for _, _, created in results) == 1
     assert len({tuple(job.id for job in jobs) for _, jobs, _ in results}) == 1
     assert await count(crowd) == 50
 
 
 async def test_a_batch_is_stored_all_or_nothing(database: Database) -> None:
-    # What slips through every validation before is refused by the database, and takes all along.
-    bad = JobSpec(type="test", queue="default", payload="{")
+    # The database refuses the whole batch for an invalid job.
+    bad = new_batch([SPEC] * 3, ["1", "{", "2"], request_id="once")
     with pytest.raises(Exception, match="json"):
-        await batch(database, [*SPECS, bad], request_id="once")
+        await batch(database, bad)
     assert await count(database) == await count(database, "batches") == 0

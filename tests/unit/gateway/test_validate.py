@@ -19,13 +19,13 @@ from headrace_core.domain.errors import LimitExceeded
 from headrace_core.domain.job import JobSpec
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.runtime.settings import Settings
-from headrace_gateway.api.validate import Submission, check_batch_size, read_spec, read_specs
+from headrace_gateway.api.validate import Submissions, check_batch_size, read_spec, read_specs
 from headrace_gateway.api.validation import Violations
 
 SETTINGS = Settings(max_payload_bytes=1000, max_labels=3, max_batch_jobs=10)
 
 
-def read(message: JobSpecMessage, path: str = "job") -> tuple[Submission, Violations]:
+def read(message: JobSpecMessage, path: str = "job") -> tuple[Submissions, Violations]:
     found = Violations()
     return read_spec(message, path, found, SETTINGS), found
 
@@ -38,8 +38,8 @@ def violations(**fields: object) -> dict[str, str]:
 def test_a_job_with_nothing_but_a_type():
     submission, found = read(JobSpecMessage(type="email"))
     assert found == []
-    assert submission.spec == JobSpec(type="email")
-    assert submission.spec.payload == "{}"
+    assert list(submission.specs) == [JobSpec(type="email")]
+    assert [payload.text for payload in submission.payloads] == ["{}"]
 
 
 def test_a_job_with_everything():
@@ -64,10 +64,9 @@ def test_a_job_with_everything():
         )
     )
     assert found == []
-    assert submission.spec == JobSpec(
+    assert submission.specs[0] == JobSpec(
         type="square_sum",
         queue="math.fast",
-        payload='{"data": [1, 2]}',
         priority=-100,
         labels={"team": "ml", "a.b-c_d": ""},
         schedule_time=datetime.fromtimestamp(1_800_000_000, UTC) + timedelta(microseconds=123_456),
@@ -82,8 +81,8 @@ def test_a_job_with_everything():
             non_retryable_error_types=("ValueError", "TIMEOUT"),
         ),
     )
-    assert submission.payload is not None
-    assert submission.payload.content == {"data": [1, 2]}
+    [payload] = submission.payloads
+    assert payload == ('{"data": [1, 2]}', {"data": [1, 2]})
 
 
 FIRST, LAST = 0, 253_402_214_399
@@ -100,7 +99,7 @@ YEAR_1, YEAR_10000 = -62_135_596_800, 253_402_300_800
 def test_time_at_either_end_is_accepted_as_a_finite_one(time: Timestamp):
     submission, found = read(JobSpecMessage(type="email", schedule_time=time))
     assert found == []
-    stored = submission.spec.schedule_time
+    stored = submission.specs[0].schedule_time
     assert stored is not None
     assert stored.timestamp() >= 0
     assert stored + timedelta(days=1) <= datetime.max.replace(tzinfo=UTC)
@@ -132,7 +131,7 @@ def test_time_beyond_the_range_is_refused_by_name(field: str, time: Timestamp):
 def test_a_retry_policy_says_only_what_was_said():
     submission, found = read(JobSpecMessage(type="email", retry_policy=RetryPolicy(max_attempts=1)))
     assert found == []
-    assert submission.spec.retry == RetryOverrides(max_attempts=1)
+    assert submission.specs[0].retry == RetryOverrides(max_attempts=1)
 
 
 @pytest.mark.parametrize("name", ["a", "7zip", "a-b_c.d", "a" * 100])
@@ -227,12 +226,12 @@ def test_all_violations_come_at_once_with_their_paths():
         "jobs[3]",
     )
     assert [violation.field for violation in found] == [
+        "jobs[3].payload",
         "jobs[3].type",
         "jobs[3].queue",
         "jobs[3].priority",
         "jobs[3].deadline",
         "jobs[3].timeout",
-        "jobs[3].payload",
         'jobs[3].labels["X"]',
         'jobs[3].labels["X"]',
         "jobs[3].retry_policy.max_attempts",
@@ -322,12 +321,14 @@ def test_jobs_that_differ_in_their_payloads_alone_share_a_spec():
     ]
     messages.append(JobSpecMessage(type="email", labels={"team": "a"}))
     found = Violations()
-    one, two, three, four = read_specs(messages, "jobs", found, SETTINGS)
+    submissions = read_specs(messages, "jobs", found, SETTINGS)
     assert found == []
-    assert one.spec is two.spec is four.spec
-    assert three.spec is not one.spec
-    assert [s.payload and s.payload.text for s in (one, two, three, four)] == ["1", "2", "3", "{}"]
-    assert [s.path for s in (one, four)] == ["jobs[0]", "jobs[3]"]
+    assert submissions.specs.distinct == [
+        JobSpec(type="email", labels={"team": team}) for team in ("a", "b")
+    ]
+    assert submissions.specs.places == [0, 0, 1, 0]
+    assert [payload.text for payload in submissions.payloads if payload] == ["1", "2", "3", "{}"]
+    assert submissions.paths == ["jobs[0]", "jobs[1]", "jobs[2]", "jobs[3]"]
 
 
 def test_each_of_many_jobs_is_told_of_its_violations():

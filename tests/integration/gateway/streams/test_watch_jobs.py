@@ -21,7 +21,7 @@ from headrace_gateway.streams import Mark, Watch
 from headrace_gateway.streams.many import FilterStream
 from headrace_gateway.streams.messages import MAX_EVENTS
 from headrace_gateway.tokens import decode_cursor, encode_cursor
-from support.jobs import submit, submit_many
+from support.jobs import new_batch, submit, submit_many
 from support.watching import (
     Reader,
     follow_job,
@@ -148,12 +148,7 @@ async def test_only_what_matches_is_shown_and_the_rest_moves_the_cursor(
     batch_id = BatchId(uuid7())
     async with database.transaction() as connection:
         _, batch, _ = await submit_batch(
-            connection,
-            batch_id=batch_id,
-            tenant=DEFAULT_TENANT,
-            request_id=None,
-            fingerprint=b"",
-            specs=[JobSpec(type="test", queue="batch") for _ in range(3)],
+            connection, new_batch([JobSpec(type="test", queue="batch")] * 3, batch_id=batch_id)
         )
     math = await submit(database, queue="math", labels={"team": "ml", "stage": "test"})
     mail = await submit(database, type="email", queue="mail", labels={"team": "web"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,7 +9,7 @@ from typing import Final
 
 from headrace_core.domain.ids import BatchId, JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.domain.retry import RetryOverrides, said
+from headrace_core.domain.retry import RetryOverrides
 from headrace_core.domain.text import (
     MAX_ERROR_MESSAGE,
     MAX_ERROR_TYPE,
@@ -51,57 +50,23 @@ def valid_text(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
-    """What a submitter said, validated. `queue` is empty when the handler shall decide.
+    """A validated job, except for its payload.
 
-    `deadline_after` sets the deadline so long after the insert, by the database's clock. It is what
-    was left of a call, another one each time, and so no part of the content.
+    An empty `queue` stands for the queue of the handler. `deadline_after` sets the deadline to a
+    time after the insert, by the database's clock. It is the time left of the call, which differs
+    between repetitions, so it is not part of the content.
     """
 
     type: str
     queue: str = ""
-    payload: JsonText = "{}"
     priority: int = 0
-    labels: Mapping[str, str] = field(default_factory=dict)
+    # A mapping has no hash; specs that differ in their labels alone are unequal all the same.
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     schedule_time: datetime | None = None
     timeout: timedelta | None = None
     deadline: datetime | None = None
     deadline_after: timedelta | None = None
     retry: RetryOverrides = RetryOverrides()
-
-    def fingerprint(self) -> bytes:
-        """32 bytes that two specs share only when their content is the same."""
-        return fingerprints([self], [self.payload])[0]
-
-
-def fingerprints(specs: Sequence[JobSpec], payloads: Sequence[JsonText]) -> list[bytes]:
-    """The fingerprint of each spec, with the payload beside it in place of its own.
-
-    What jobs have in common is written down once: those that share a spec, as one object, differ
-    in their payloads alone.
-    """
-    around: dict[int, tuple[str, str]] = {}
-    made = []
-    for spec, payload in zip(specs, payloads, strict=True):
-        parts = around.get(id(spec))
-        if parts is None:
-            parts = around[id(spec)] = _around_payload(spec)
-        before, behind = parts
-        made.append(hashlib.sha256(f"{before}{payload!r}{behind}".encode()).digest())
-    return made
-
-
-def _around_payload(spec: JobSpec) -> tuple[str, str]:
-    """All that a spec says, as text: what stands before its payload, and what behind."""
-    behind = (
-        spec.priority,
-        sorted(spec.labels.items()),
-        spec.schedule_time and spec.schedule_time.timestamp(),
-        spec.timeout and spec.timeout.total_seconds(),
-        spec.deadline and spec.deadline.timestamp(),
-        # What was not said is left out, so that another field changes no fingerprint of before.
-        said(spec.retry),
-    )
-    return f"({spec.type!r}, {spec.queue!r}, ", f", {repr(behind)[1:]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

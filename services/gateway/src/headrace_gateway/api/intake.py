@@ -1,60 +1,72 @@
-"""What a submitter sent becomes what is persisted: valid, checked against the handler's schema,
-with its queue decided.
-"""
+"""The intake of jobs: validation, the schema of the handler, and the choice of the queue."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
+from typing import NamedTuple
 
 from headrace.v1 import job_pb2
 from headrace_core.domain.errors import InvalidRequest, PayloadInvalid
-from headrace_core.domain.job import DEFAULT_QUEUE, JobSpec, JsonText, fingerprints
+from headrace_core.domain.ids import BatchId, uuid7
+from headrace_core.domain.job import DEFAULT_QUEUE, JobSpec, JsonText
+from headrace_core.domain.submission import NewBatch, Repeated, batch_fingerprint
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.api.handlers import HandlerCache
 from headrace_gateway.api.payload_schema import KnownHandler
-from headrace_gateway.api.validate import Submission, read_spec, read_specs
+from headrace_gateway.api.validate import Submissions, read_spec, read_specs
 from headrace_gateway.api.validation import Violations
 from headrace_gateway.grpc.document import canonical
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A job that may be persisted.
+class AcceptedSpec(NamedTuple):
+    """A spec that may be stored.
 
-    `spec` has its queue decided, `said` is what the submitter said, which names the content
-    whichever workers are alive; `has_worker` tells whether a live worker has its type.
+    Attributes:
+        spec: the spec with its queue decided.
+        requested: the spec as requested. It identifies the content whichever workers are alive.
+        has_worker: whether a live worker runs its type.
     """
 
     spec: JobSpec
-    said: JobSpec
+    requested: JobSpec
     has_worker: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptedBatch:
-    """Jobs that may be persisted, in the order given.
+class AcceptedJob(NamedTuple):
+    """A job that may be stored."""
 
-    Those that differ in their payloads alone share an `Accepted`, whose own payload means nothing:
-    `payloads` has that of each.
-    """
+    accepted: AcceptedSpec
+    payload: JsonText
 
-    jobs: Sequence[Accepted]
+
+class AcceptedBatch(NamedTuple):
+    """Jobs that may be stored, in the order given."""
+
+    specs: Repeated[AcceptedSpec]
     payloads: Sequence[JsonText]
 
-    def fingerprint(self) -> bytes:
-        """32 bytes that name the content of all."""
-        return self._fingerprint([canonical(payload) for payload in self.payloads])
-
-    def former_fingerprint(self) -> bytes:
-        """The same in the form of older versions, which compared the text of payloads."""
-        return self._fingerprint(self.payloads)
-
-    def _fingerprint(self, payloads: Sequence[JsonText]) -> bytes:
-        said = [job.said for job in self.jobs]
-        return hashlib.sha256(b"".join(fingerprints(said, payloads))).digest()
+    def new_batch(
+        self, *, tenant: str, request_id: str | None, correlation_id: str | None
+    ) -> NewBatch:
+        """Return the batch to store or to find."""
+        requested = self.specs.map(lambda accepted: accepted.requested)
+        return NewBatch(
+            id=BatchId(uuid7()),
+            tenant=tenant,
+            specs=self.specs.map(lambda accepted: accepted.spec),
+            payloads=self.payloads,
+            request_id=request_id,
+            # Without a request_id nothing is compared.
+            fingerprint=(
+                batch_fingerprint(requested, [canonical(payload) for payload in self.payloads])
+                if request_id
+                else b""
+            ),
+            requested=requested,
+            correlation_id=correlation_id,
+        )
 
 
 class Intake:
@@ -76,7 +88,7 @@ class Intake:
         found: Violations,
         *,
         deadline_after: timedelta | None = None,
-    ) -> Accepted:
+    ) -> AcceptedJob:
         """Validates the job of a request, which stands at `job`.
 
         Args:
@@ -92,8 +104,8 @@ class Intake:
         """
         submission = read_spec(message, "job", found, self.settings)
         handlers = await self._handlers.of(tenant)
-        [accepted] = self._accept([submission], handlers, found, deadline_after)
-        return accepted
+        batch = self._accept(submission, handlers, found, deadline_after)
+        return AcceptedJob(batch.specs[0], batch.payloads[0])
 
     async def accept_batch(
         self,
@@ -117,49 +129,44 @@ class Intake:
         """
         submissions = read_specs(messages, "jobs", found, self.settings)
         handlers = await self._handlers.of(tenant)
-        accepted = self._accept(submissions, handlers, found, deadline_after)
-        # Nothing was found, so each is a document.
-        return AcceptedBatch(accepted, [s.payload.text for s in submissions if s.payload])
+        return self._accept(submissions, handlers, found, deadline_after)
 
     def _accept(
         self,
-        submissions: Sequence[Submission],
+        submissions: Submissions,
         handlers: Mapping[str, KnownHandler],
         found: Violations,
         deadline_after: timedelta | None,
-    ) -> list[Accepted]:
+    ) -> AcceptedBatch:
+        specs, payloads, paths = submissions
         if deadline_after is not None:
-            for said, _, path in submissions:
-                if said.deadline is not None:
+            for spec, path in zip(specs, paths, strict=True):
+                if spec.deadline is not None:
                     found.note(f"{path}.deadline", "must be absent with use_call_deadline")
         malformed = bool(found)
         refused: set[str] = set()
-        # By the spec, which alike jobs share.
-        alike: dict[int, tuple[Accepted, KnownHandler | None]] = {}
-        accepted = []
-        for said, payload, path in submissions:
-            known = alike.get(id(said))
-            if known is None:
-                handler = handlers.get(said.type)
-                known = alike[id(said)] = (_decided(said, handler, deadline_after), handler)
-            job, handler = known
+        known = specs.map(lambda spec: handlers.get(spec.type))
+        for handler, payload, path in zip(known, payloads, paths, strict=True):
             if handler is not None and payload is not None and not handler.takes(payload.content):
                 found.extend(handler.violations(payload.content, f"{path}.payload"))
-                refused.add(said.type)
-            accepted.append(job)
+                refused.add(handler.type)
         if malformed:
             raise InvalidRequest(found)
         if found:
             raise PayloadInvalid(", ".join(sorted(refused)), found)
-        return accepted
+        # Without a violation, each payload is a document.
+        return AcceptedBatch(
+            specs.map(lambda spec: _decide(spec, handlers.get(spec.type), deadline_after)),
+            [payload.text for payload in payloads if payload is not None],
+        )
 
 
-def _decided(
-    said: JobSpec, handler: KnownHandler | None, deadline_after: timedelta | None
-) -> Accepted:
-    """The job with its queue decided, and with the deadline of its call if that is its own."""
-    queue = said.queue or (handler.queue if handler else DEFAULT_QUEUE)
-    spec = said
-    if queue != said.queue or deadline_after is not None:
-        spec = replace(said, queue=queue, deadline_after=deadline_after)
-    return Accepted(spec, said, handler is not None)
+def _decide(
+    requested: JobSpec, handler: KnownHandler | None, deadline_after: timedelta | None
+) -> AcceptedSpec:
+    """Decide the queue, and the deadline if the call has one that applies to its jobs."""
+    queue = requested.queue or (handler.queue if handler else DEFAULT_QUEUE)
+    spec = requested
+    if queue != requested.queue or deadline_after is not None:
+        spec = replace(requested, queue=queue, deadline_after=deadline_after)
+    return AcceptedSpec(spec, requested, handler is not None)

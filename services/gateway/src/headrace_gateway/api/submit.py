@@ -7,16 +7,17 @@ from typing import Final, NamedTuple
 import structlog
 
 from headrace_core.domain.errors import HeadraceError, RequestIdConflict, Unavailable
-from headrace_core.domain.job import Job, fingerprints
+from headrace_core.domain.job import Job
+from headrace_core.domain.submission import NewJob, Submitted, fingerprint
 from headrace_core.runtime.logs import correlation_id
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.new_jobs import new_ids
-from headrace_core.store.jobs.submit import NewJob, Submitted, find_submitted, submit_jobs
+from headrace_core.store.jobs.submit import find_submitted, submit_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.group_commit import GroupCommit
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.handoff import HandOff
-from headrace_gateway.api.intake import Accepted
+from headrace_gateway.api.intake import AcceptedJob
 from headrace_gateway.grpc.document import canonical
 
 _log = structlog.get_logger()
@@ -31,11 +32,12 @@ _GATHER: Final = 0.01
 
 
 class _Submit(NamedTuple):
-    """A job that is handed in. What many share a transaction for is done for all of them at once,
-    which is a good deal cheaper than the same in each of their calls.
+    """A submit that waits for its transaction.
+
+    Work for the jobs of a transaction is done together, which is cheaper than in each call.
     """
 
-    job: Accepted
+    job: AcceptedJob
     tenant: str
     request_id: str | None
     correlation_id: str | None
@@ -70,7 +72,7 @@ class Submitter:
             )
         )
 
-    async def submit(self, job: Accepted, *, tenant: str, request_id: str | None) -> Submitted:
+    async def submit(self, job: AcceptedJob, *, tenant: str, request_id: str | None) -> Submitted:
         """Persists a job, or finds the one that has its request_id.
 
         Raises:
@@ -87,7 +89,7 @@ class Submitter:
             raise result
         return result
 
-    async def find(self, job: Accepted, *, tenant: str, request_id: str | None) -> Job | None:
+    async def find(self, job: AcceptedJob, *, tenant: str, request_id: str | None) -> Job | None:
         """The job that has the request_id; None when a submit would create one.
 
         Raises:
@@ -144,17 +146,20 @@ class Submitter:
 
 
 def _new_jobs(submits: list[_Submit]) -> list[NewJob]:
-    # Without a request_id nothing is compared.
-    keyed = [submit.job.said for submit in submits if submit.request_id]
-    contents = iter(fingerprints(keyed, [canonical(spec.payload) for spec in keyed]))
     return [
         NewJob(
             id=job_id,
             tenant=submit.tenant,
-            spec=submit.job.spec,
+            spec=submit.job.accepted.spec,
+            payload=submit.job.payload,
             request_id=submit.request_id,
-            fingerprint=next(contents) if submit.request_id else None,
-            said=submit.job.said,
+            # Without a request_id nothing is compared.
+            fingerprint=(
+                fingerprint(submit.job.accepted.requested, canonical(submit.job.payload))
+                if submit.request_id
+                else None
+            ),
+            requested=submit.job.accepted.requested,
             correlation_id=submit.correlation_id,
         )
         for submit, job_id in zip(submits, new_ids(len(submits)), strict=True)
@@ -162,4 +167,4 @@ def _new_jobs(submits: list[_Submit]) -> list[NewJob]:
 
 
 def _weigh(submit: _Submit) -> int:
-    return len(submit.job.spec.payload)
+    return len(submit.job.payload)

@@ -18,6 +18,7 @@ from headrace_core.domain.retry import (
     RetryOverrides,
     is_error_type,
 )
+from headrace_core.domain.submission import Repeated
 from headrace_core.domain.times import FIRST_TIME, LAST_TIME, TIME_RULE
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.api.names import NAME_RULE, is_name
@@ -39,71 +40,72 @@ _LONGEST_SECONDS = 315_576_000_000
 N = TypeVar("N", int, float)
 
 
-class Submission(NamedTuple):
-    """A job as its submitter described it, and its payload for the handler's schema.
+class Submissions(NamedTuple):
+    """The jobs of a request.
 
-    Of many that were read together, those that differ in their payloads alone share a `spec`, which
-    has the payload of the first. `payload` is None when it is no JSON document, which is itself a
-    violation.
+    Attributes:
+        specs: the specs. Jobs that differ in their payloads alone share an item.
+        payloads: the payload of each job; None if it is not a JSON document, which is a violation.
+        paths: the path of each job in the request.
     """
 
-    spec: JobSpec
-    payload: Document | None
-    path: str
+    specs: Repeated[JobSpec]
+    payloads: Sequence[Document | None]
+    paths: Sequence[str]
 
 
 def read_spec(
     message: job_pb2.JobSpec, path: str, found: Violations, settings: Settings
-) -> Submission:
-    """A job to submit; what is wrong with it is added to `found`.
+) -> Submissions:
+    """Read a job to submit, and add its violations to `found`.
 
     Args:
-        message: what was sent.
-        path: where it stands in the request: `job`, `jobs[3]`.
-        found: gets the violations; with any, the result must not be used.
+        message: the job.
+        path: its path in the request, such as `job`.
+        found: receives the violations. With any, the result must not be used.
         settings: the limits.
 
     Raises:
         LimitExceeded: the payload is too large or too deep, or there are too many labels.
     """
     data = message.payload if message.HasField("payload") else None
-    return _read(message, data, path, found, settings)
+    payload = _payload(data, path, found, settings)
+    spec = _read(message, path, found, settings)
+    return Submissions(Repeated([spec], [0]), [payload], [path])
 
 
 def read_specs(
     messages: Iterable[job_pb2.JobSpec], path: str, found: Violations, settings: Settings
-) -> list[Submission]:
-    """Many jobs to submit, as `read_spec` reads one; job 3 stands at `path[3]`.
+) -> Submissions:
+    """Read many jobs to submit, as `read_spec` reads one; the path of job 3 is `path[3]`.
 
-    What jobs have in common is read once. Takes the payloads out of the messages.
+    Equal specs are read once. The payloads are removed from the messages.
     """
-    known: dict[bytes, JobSpec] = {}
-    submissions = []
+    known: dict[bytes, int] = {}
+    specs: list[JobSpec] = []
+    places: list[int] = []
+    payloads: list[Document | None] = []
+    paths: list[str] = []
     for number, message in enumerate(messages):
-        place = f"{path}[{number}]"
+        job_path = f"{path}[{number}]"
         data = message.payload if message.HasField("payload") else None
         message.ClearField("payload")
-        # Labels may come in any order: then jobs are read once more than they had to be.
+        payloads.append(_payload(data, job_path, found, settings))
+        # Labels have no order, so equal specs may be read more than once.
         rest = message.SerializeToString()
-        spec = known.get(rest)
-        if spec is not None:
-            submission = Submission(spec, _payload(data, place, found, settings), place)
-        else:
-            submission = _read(message, data, place, found, settings)
-            # A violation is told for each job that has it.
+        place = known.get(rest)
+        if place is None:
+            place = len(specs)
+            specs.append(_read(message, job_path, found, settings))
+            # A spec with violations is read again, because each job reports its own.
             if not found:
-                known[rest] = submission.spec
-        submissions.append(submission)
-    return submissions
+                known[rest] = place
+        places.append(place)
+        paths.append(job_path)
+    return Submissions(Repeated(specs, places), payloads, paths)
 
 
-def _read(
-    message: job_pb2.JobSpec,
-    data: data_pb2.Data | None,
-    path: str,
-    found: Violations,
-    settings: Settings,
-) -> Submission:
+def _read(message: job_pb2.JobSpec, path: str, found: Violations, settings: Settings) -> JobSpec:
     if not is_name(message.type):
         found.note(f"{path}.type", NAME_RULE)
     if message.queue and not is_name(message.queue):
@@ -121,11 +123,9 @@ def _read(
         timeout = _duration(message.timeout, f"{path}.timeout", found)
         if timeout is not None and not timedelta() < timeout <= MAX_TIMEOUT:
             found.note(f"{path}.timeout", f"must be positive and at most {MAX_TIMEOUT.days} days")
-    payload = _payload(data, path, found, settings)
-    spec = JobSpec(
+    return JobSpec(
         type=message.type,
         queue=message.queue,
-        payload=EMPTY.text if payload is None else payload.text,
         priority=message.priority,
         labels=_labels(message.labels, f"{path}.labels", found, settings),
         schedule_time=schedule_time,
@@ -137,7 +137,6 @@ def _read(
             else _NO_RETRY
         ),
     )
-    return Submission(spec, payload, path)
 
 
 def check_subscription_name(name: str, found: Violations) -> None:

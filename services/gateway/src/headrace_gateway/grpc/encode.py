@@ -25,10 +25,10 @@ from headrace_core.domain.job import Job, JobError, JobEvent, JobSpec, JsonText,
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
+from headrace_core.domain.submission import BatchJobs, Repeated
 from headrace_core.domain.subscription import Subscription
 from headrace_core.domain.times import UNREADABLE_TIME
 from headrace_core.store.jobs.stats import Stats
-from headrace_core.store.jobs.submit_batch import BatchJobs
 from headrace_gateway.calls.limits import MAX_PAGE_BYTES
 from headrace_gateway.grpc.document import write_data
 from headrace_gateway.streams import Mark
@@ -96,49 +96,39 @@ def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
 def write_batch(
     jobs: BatchJobs, response: job_service_pb2.BatchSubmitJobsResponse, encoding: Encoding
 ) -> None:
-    """Adds the jobs of a batch to `response`, reduced when they are too large for it.
+    """Add the jobs of a batch to `response`, reduced if they are too large for it.
 
-    What jobs have in common is converted once.
+    Jobs that differ in their ids alone are converted once.
     """
-    made: dict[int, job_pb2.Job] = {}
-    sizes: dict[int, int] = {}
-    for job in jobs.alike:
-        if id(job) not in made:
-            alike = made[id(job)] = job_message(job, encoding)
-            sizes[id(job)] = alike.ByteSize()
-    size = sum(sizes[id(job)] for job in jobs.alike)
-    response.reduced = size > MAX_PAGE_BYTES
-    if response.reduced:
-        for alike in made.values():
-            for field in _REDUCED:
-                alike.ClearField(field)
-    for job, job_id in zip(jobs.alike, jobs.ids, strict=True):
+    messages = jobs.alike.map(lambda job: job_message(job, encoding))
+    response.reduced = _reduce(messages)
+    for template, job_id in zip(messages, jobs.ids, strict=True):
         message = response.jobs.add()
-        message.CopyFrom(made[id(job)])
+        message.CopyFrom(template)
         message.id = str(job_id)
 
 
-# The fields of a BASIC job whose size depends on what its submitter or its handler said.
+def write_specs(
+    specs: Repeated[JobSpec], tenant: str, response: job_service_pb2.BatchSubmitJobsResponse
+) -> None:
+    """Add jobs that were only validated to `response`, as `write_batch` does."""
+    messages = specs.map(lambda spec: spec_message(spec, tenant=tenant, request_id=None))
+    response.reduced = _reduce(messages)
+    response.jobs.extend(messages)
+
+
+# The fields of a BASIC job whose sizes depend on its submitter or its handler.
 _REDUCED: Final = ("labels", "retry_policy", "progress", "error")
 
 
-def write_specs(
-    specs: Iterable[JobSpec], tenant: str, response: job_service_pb2.BatchSubmitJobsResponse
-) -> None:
-    """As `write_batch`, for jobs that were only validated."""
-    made: dict[int, job_pb2.Job] = {}
-    jobs = []
-    for spec in specs:
-        message = made.get(id(spec))
-        if message is None:
-            message = made[id(spec)] = spec_message(spec, tenant=tenant, request_id=None)
-        jobs.append(message)
-    response.reduced = sum(message.ByteSize() for message in jobs) > MAX_PAGE_BYTES
-    if response.reduced:
-        for message in made.values():
-            for field in _REDUCED:
-                message.ClearField(field)
-    response.jobs.extend(jobs)
+def _reduce(messages: Repeated[job_pb2.Job]) -> bool:
+    """Clear the fields in `_REDUCED` if the messages are too large for a page; return whether."""
+    if sum(messages.map(job_pb2.Job.ByteSize)) <= MAX_PAGE_BYTES:
+        return False
+    for message in messages.distinct:
+        for field in _REDUCED:
+            message.ClearField(field)
+    return True
 
 
 def spec_message(spec: JobSpec, *, tenant: str, request_id: str | None) -> job_pb2.Job:

@@ -14,13 +14,14 @@ from google.protobuf.message import Message
 
 from headrace.v1 import job_service_pb2
 from headrace.v1.data_pb2 import DATA_ENCODING_VALUE
-from headrace_core.domain.ids import BatchId, JobId, uuid7
+from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
+from headrace_core.domain.submission import NewBatch, SubmittedBatch
 from headrace_core.runtime.logs import correlation_id
-from headrace_core.store.jobs.submit_batch import SubmittedBatch, find_batch, submit_batch
+from headrace_core.store.jobs.submit_batch import find_batch, submit_batch
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
-from headrace_gateway.api.intake import Accepted, AcceptedBatch, Intake
+from headrace_gateway.api.intake import AcceptedBatch, AcceptedJob, AcceptedSpec, Intake
 from headrace_gateway.api.jobs import Jobs
 from headrace_gateway.api.submit import Submitter
 from headrace_gateway.api.validate import check_batch_size
@@ -105,8 +106,8 @@ class JobServicer:
                     job=job_message(earlier, encoding), outcome=_outcome(created=False)
                 )
             return job_service_pb2.SubmitJobResponse(
-                job=spec_message(accepted.spec, tenant=tenant, request_id=request_id),
-                outcome=_prospect([accepted]),
+                job=spec_message(accepted.accepted.spec, tenant=tenant, request_id=request_id),
+                outcome=_prospect([accepted.accepted]),
             )
         submitted = await self._submitter.submit(accepted, tenant=tenant, request_id=request_id)
         return job_service_pb2.SubmitJobResponse(
@@ -131,8 +132,10 @@ class JobServicer:
         else:
             batch = await self._find_batch(tenant, request_id, accepted)
         if batch is None:
-            response = job_service_pb2.BatchSubmitJobsResponse(outcome=_prospect(accepted.jobs))
-            write_specs((job.spec for job in accepted.jobs), tenant, response)
+            response = job_service_pb2.BatchSubmitJobsResponse(
+                outcome=_prospect(accepted.specs.distinct)
+            )
+            write_specs(accepted.specs.map(lambda accepted: accepted.spec), tenant, response)
             return response
         response = job_service_pb2.BatchSubmitJobsResponse(
             batch_id=str(batch.id), outcome=_outcome(batch.created)
@@ -302,7 +305,7 @@ class JobServicer:
         request: job_service_pb2.SubmitJobRequest | job_service_pb2.SubmitAndWatchRequest,
         call: Call,
         found: Violations,
-    ) -> Accepted:
+    ) -> AcceptedJob:
         if not request.HasField("job"):
             found.note("job", "is required")
             found.check()
@@ -313,17 +316,7 @@ class JobServicer:
         self, tenant: str, request_id: str | None, accepted: AcceptedBatch
     ) -> SubmittedBatch:
         async with self._database.statement() as conn:
-            batch = await submit_batch(
-                conn,
-                batch_id=BatchId(uuid7()),
-                tenant=tenant,
-                request_id=request_id,
-                fingerprint=accepted.fingerprint() if request_id else b"",
-                former_fingerprint=accepted.former_fingerprint,
-                specs=[job.spec for job in accepted.jobs],
-                payloads=accepted.payloads,
-                correlation_id=correlation_id(),
-            )
+            batch = await submit_batch(conn, _new_batch(tenant, request_id, accepted))
         self._bus.publish(Topic.JOBS, Topic.EVENTS)
         _log.info(
             "batch_submitted", batch_id=str(batch.id), jobs=len(batch.jobs), created=batch.created
@@ -336,13 +329,11 @@ class JobServicer:
         if request_id is None:
             return None
         async with self._database.statement() as conn:
-            return await find_batch(
-                conn,
-                tenant=tenant,
-                request_id=request_id,
-                fingerprint=accepted.fingerprint(),
-                former_fingerprint=accepted.former_fingerprint,
-            )
+            return await find_batch(conn, _new_batch(tenant, request_id, accepted))
+
+
+def _new_batch(tenant: str, request_id: str | None, accepted: AcceptedBatch) -> NewBatch:
+    return accepted.new_batch(tenant=tenant, request_id=request_id, correlation_id=correlation_id())
 
 
 def _job_id(request: job_service_pb2.CancelJobRequest | job_service_pb2.RetryJobRequest) -> JobId:
@@ -364,7 +355,7 @@ def _outcome(created: bool) -> job_service_pb2.SubmitOutcome.ValueType:
     return job_service_pb2.SUBMIT_OUTCOME_EXISTING
 
 
-def _prospect(accepted: Sequence[Accepted]) -> job_service_pb2.SubmitOutcome.ValueType:
+def _prospect(accepted: Sequence[AcceptedSpec]) -> job_service_pb2.SubmitOutcome.ValueType:
     """What would happen to jobs that are only validated."""
     if all(job.has_worker for job in accepted):
         return job_service_pb2.SUBMIT_OUTCOME_WOULD_RUN

@@ -88,17 +88,10 @@ def created_job(
     )
 
 
-def spec_arrays(specs: Iterable[JobSpec]) -> dict[str, Sequence[Any]]:
-    """What specs say, but for their payloads, as an array for each column."""
-    known: dict[int, tuple[Any, ...]] = {}
-    rows = []
-    for spec in specs:
-        row = known.get(id(spec))
-        if row is None:
-            row = known[id(spec)] = spec_values(spec)
-        rows.append(row)
+def spec_arrays(rows: Iterable[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:
+    """Return the results of `spec_values` for many specs as one array for each column."""
     columns = zip(*rows, strict=True)
-    # unnest() makes NULLs of what a shorter array lacks; most columns have nothing else.
+    # unnest() fills a shorter array with NULLs; most columns hold nothing else.
     return {
         name: () if column.count(None) == len(column) else column
         for name, column in zip(SPEC, columns, strict=True)
@@ -106,7 +99,7 @@ def spec_arrays(specs: Iterable[JobSpec]) -> dict[str, Sequence[Any]]:
 
 
 def spec_values(spec: JobSpec) -> tuple[Any, ...]:
-    """What a spec says, but for its payload, in the order of `SPEC`."""
+    """Return the values of the columns in `SPEC`."""
     return (
         spec.type,
         spec.queue,
@@ -120,7 +113,7 @@ def spec_values(spec: JobSpec) -> tuple[Any, ...]:
     )
 
 
-# The columns of a spec but for its payload, with their types.
+# The columns of a spec, with their types.
 SPEC: Final = {
     "type": "text",
     "queue": "text",

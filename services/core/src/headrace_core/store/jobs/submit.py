@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import text
 
 from headrace_core.domain.errors import RequestIdConflict
 from headrace_core.domain.ids import JobId
-from headrace_core.domain.job import Job, JobSpec
+from headrace_core.domain.job import Job
+from headrace_core.domain.submission import NewJob, Submitted
 from headrace_core.store.jobs.new_jobs import (
     DUE,
     GIVEN,
@@ -18,6 +18,7 @@ from headrace_core.store.jobs.new_jobs import (
     Start,
     created_job,
     spec_arrays,
+    spec_values,
     to_start,
     unnested,
 )
@@ -26,49 +27,14 @@ from headrace_core.store.sql.rows import job_columns, to_job
 from headrace_core.store.sql.transition import Creation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """A job to persist.
-
-    `spec.queue` is decided; `fingerprint` was taken of `said` before that, since it must not depend
-    on which workers are alive. Both are needed with a `request_id` alone. `correlation_id` is the
-    x-request-id of the call; it is not part of the content.
-    """
-
-    id: JobId
-    tenant: str
-    spec: JobSpec
-    request_id: str | None = None
-    fingerprint: bytes | None = None
-    correlation_id: str | None = None
-    said: JobSpec | None = None
-
-    def has(self, fingerprint: bytes) -> bool:
-        """Whether a stored fingerprint names the content of this job.
-
-        Older versions took it of the payload's text, and of no canonical form.
-        """
-        return fingerprint == self.fingerprint or (
-            self.said is not None and fingerprint == self.said.fingerprint()
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submitted:
-    """A job that is in the database, in the BASIC view; `created` by this call or by an earlier."""
-
-    job: Job
-    created: bool
-
-
 async def submit_jobs(
     conn: Connection, jobs: Sequence[NewJob]
 ) -> list[Submitted | RequestIdConflict]:
-    """Persists jobs with their first events, in one statement.
+    """Store jobs with their first events, in one statement.
 
     Returns:
-        One result per job, in the order given: the job (an earlier one, when its request_id was
-        used for the same content), or the conflict.
+        One result per job, in the order given: the job (an earlier one if its request_id was used
+        for the same content), or the conflict.
     """
     created: dict[JobId, Start] = {}
     earlier: dict[tuple[str, str], tuple[Job, bytes]] = {}
@@ -77,7 +43,7 @@ async def submit_jobs(
         created |= await _insert(conn, new)
         missing = [job for job in jobs if job.id not in created]
         earlier = await _by_request_id(conn, missing) if missing else {}
-        # A job that was in the way may have been pruned between the two statements.
+        # An earlier job may have been pruned between the two statements.
         new = [job for job in missing if (job.tenant, job.request_id) not in earlier]
     results: list[Submitted | RequestIdConflict] = []
     for job in jobs:
@@ -99,13 +65,13 @@ async def submit_jobs(
 
 
 async def find_submitted(conn: Connection, job: NewJob) -> Submitted | RequestIdConflict | None:
-    """The job that has the request_id of `job`, or the conflict with it; None without either."""
+    """Return the stored job with the request_id of `job`, or the conflict; None without one."""
     found = await _by_request_id(conn, [job])
     return next((_compare(job, *earlier) for earlier in found.values()), None)
 
 
 def _compare(job: NewJob, other: Job, fingerprint: bytes) -> Submitted | RequestIdConflict:
-    if job.has(fingerprint):
+    if job.matches(fingerprint):
         return Submitted(job=other, created=False)
     assert job.request_id is not None
     return RequestIdConflict(job.request_id, kind="job", existing_id=str(other.id))
@@ -116,8 +82,8 @@ async def _insert(conn: Connection, jobs: Sequence[NewJob]) -> dict[JobId, Start
         _INSERT.statement,
         {
             "id": [job.id for job in jobs],
-            "payload": [job.spec.payload for job in jobs],
-            **spec_arrays(job.spec for job in jobs),
+            "payload": [job.payload for job in jobs],
+            **spec_arrays(spec_values(job.spec) for job in jobs),
             "tenant": [job.tenant for job in jobs],
             "request_id": [job.request_id for job in jobs],
             "fingerprint": [job.fingerprint for job in jobs],
@@ -130,7 +96,7 @@ async def _insert(conn: Connection, jobs: Sequence[NewJob]) -> dict[JobId, Start
 async def _by_request_id(
     conn: Connection, jobs: Sequence[NewJob]
 ) -> dict[tuple[str, str], tuple[Job, bytes]]:
-    """The jobs that hold the keys of `jobs`, with their fingerprints."""
+    """Return the stored jobs with the request ids of `jobs`, and their fingerprints."""
     rows = await conn.execute(
         _BY_REQUEST_ID,
         {

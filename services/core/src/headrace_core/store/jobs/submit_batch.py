@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import text
 
 from headrace_core.domain.errors import RequestIdConflict
-from headrace_core.domain.ids import BatchId, JobId
-from headrace_core.domain.job import Job, JobSpec, JsonText
+from headrace_core.domain.ids import BatchId
+from headrace_core.domain.job import Job, JobSpec
+from headrace_core.domain.submission import BatchJobs, NewBatch, Repeated, SubmittedBatch
 from headrace_core.store.jobs.new_jobs import (
     DUE,
     GIVEN,
@@ -30,147 +29,79 @@ from headrace_core.store.sql.rows import job_columns, to_job
 from headrace_core.store.sql.transition import Creation
 
 
-class BatchJobs(Sequence[Job]):
-    """The jobs of a batch, BASIC, in the order of the batch.
-
-    Args:
-        ids: of each job.
-        alike: each job but for its id. Jobs that have all else in common share one object, so that
-            whoever reads a thousand of them reads it once.
-    """
-
-    __slots__ = ("alike", "ids")
-
-    def __init__(self, ids: Sequence[JobId], alike: Sequence[Job]) -> None:
-        self.ids = ids
-        self.alike = alike
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __iter__(self) -> Iterator[Job]:
-        return map(_with_id, self.alike, self.ids)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return BatchJobs(self.ids[index], self.alike[index])
-        return _with_id(self.alike[index], self.ids[index])
-
-
-def _with_id(job: Job, job_id: JobId) -> Job:
-    return job if job.id == job_id else replace(job, id=job_id)
-
-
-class SubmittedBatch(NamedTuple):
-    """A batch that is in the database; `created` by this call or by an earlier one."""
-
-    id: BatchId
-    jobs: BatchJobs
-    created: bool
-
-
-async def submit_batch(
-    conn: Connection,
-    *,
-    batch_id: BatchId,
-    tenant: str,
-    request_id: str | None,
-    fingerprint: bytes,
-    former_fingerprint: Callable[[], bytes] | None = None,
-    specs: Sequence[JobSpec],
-    payloads: Sequence[JsonText] | None = None,
-    correlation_id: str | None = None,
-) -> SubmittedBatch:
-    """Persists a batch, all or nothing, in one statement.
+async def submit_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch:
+    """Store a batch, all or nothing, in one statement.
 
     Args:
         conn: needs no transaction.
-        batch_id: of the new batch.
-        tenant: whose it is.
-        request_id: its idempotency key.
-        fingerprint: of its content; it means nothing without a request_id.
-        former_fingerprint: returns it in the form of older versions.
-        specs: its jobs. Those that differ in their payloads alone are best given as one object.
-        payloads: one for each spec, in place of its own.
-        correlation_id: the x-request-id of the call, for all jobs.
+        batch: the batch.
+
+    Returns:
+        The batch, or an earlier one with the same request_id and content.
 
     Raises:
         RequestIdConflict: the request_id was used for another batch.
     """
-    payloads = payloads or [spec.payload for spec in specs]
-    # Ids grow, so that the order of the ids is the order of the request.
-    ids = new_ids(len(specs))
+    # Ids grow, so the order of the ids is the order of the request.
+    ids = new_ids(len(batch.specs))
     new_batch: dict[str, Any] = {
-        "batch_id": batch_id,
-        "tenant": tenant,
-        "request_id": request_id,
-        "fingerprint": fingerprint,
-        "correlation_id": correlation_id,
-        "jobs": len(specs),
+        "batch_id": batch.id,
+        "tenant": batch.tenant,
+        "request_id": batch.request_id,
+        "fingerprint": batch.fingerprint,
+        "correlation_id": batch.correlation_id,
+        "jobs": len(ids),
         "id": ids,
-        "payload": payloads,
+        "payload": batch.payloads,
     }
-    if all(spec is specs[0] for spec in specs):
+    rows = batch.specs.map(spec_values)
+    if len(rows.distinct) == 1:
         insert = _INSERT_ALIKE
-        new_batch |= zip(SPEC, spec_values(specs[0]), strict=True)
+        new_batch |= zip(SPEC, rows.distinct[0], strict=True)
     else:
         insert = _INSERT_BATCH
-        new_batch |= spec_arrays(specs)
-    while not (rows := await conn.execute(insert.statement, new_batch)):
-        assert request_id is not None
-        earlier = await find_batch(
-            conn,
-            tenant=tenant,
-            request_id=request_id,
-            fingerprint=fingerprint,
-            former_fingerprint=former_fingerprint,
-        )
+        new_batch |= spec_arrays(rows)
+    while not (created := await conn.execute(insert.statement, new_batch)):
+        earlier = await find_batch(conn, batch)
         if earlier is not None:
             return earlier
-        # The batch was pruned between the two statements.
-    starts = {row["schedule_time"]: to_start(row) for row in rows}
-    alike: dict[int, Job] = {}
-    for spec, job_id in zip(specs, ids, strict=True):
-        if id(spec) not in alike:
-            start = starts[spec.schedule_time]
-            alike[id(spec)] = created_job(
-                job_id,
-                spec,
-                start,
-                tenant=tenant,
-                batch_id=batch_id,
-                correlation_id=correlation_id,
-            )
-    return SubmittedBatch(batch_id, BatchJobs(ids, [alike[id(spec)] for spec in specs]), True)
+        # The earlier batch was pruned between the two statements.
+    starts = {row["schedule_time"]: to_start(row) for row in created}
+
+    def to_created(spec: JobSpec) -> Job:
+        return created_job(
+            ids[0],
+            spec,
+            starts[spec.schedule_time],
+            tenant=batch.tenant,
+            batch_id=batch.id,
+            correlation_id=batch.correlation_id,
+        )
+
+    return SubmittedBatch(batch.id, BatchJobs(ids, batch.specs.map(to_created)), True)
 
 
-async def find_batch(
-    conn: Connection,
-    *,
-    tenant: str,
-    request_id: str,
-    fingerprint: bytes,
-    former_fingerprint: Callable[[], bytes] | None = None,
-) -> SubmittedBatch | None:
-    """The batch that has a request_id; None when there is none, or when its jobs are pruned.
+async def find_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch | None:
+    """Return the stored batch with the request_id of `batch`.
+
+    Returns:
+        The batch. None if there is none, or if its jobs are pruned.
 
     Raises:
         RequestIdConflict: the request_id was used for another batch.
     """
-    earlier = await conn.execute(_BATCH, {"tenant": tenant, "request_id": request_id})
-    row = earlier.one_or_none()
+    assert batch.request_id is not None
+    key = {"tenant": batch.tenant, "request_id": batch.request_id}
+    row = (await conn.execute(_BATCH, key)).one_or_none()
     if row is None:
         return None
-    stored = bytes(row["fingerprint"])
-    same = stored == fingerprint
-    if not same and former_fingerprint is not None:
-        same = stored == former_fingerprint()
-    if not same:
-        raise RequestIdConflict(request_id, kind="batch", existing_id=str(row["id"]))
+    if not batch.matches(bytes(row["fingerprint"])):
+        raise RequestIdConflict(batch.request_id, kind="batch", existing_id=str(row["id"]))
     jobs = [to_job(job) for job in await conn.execute(_BATCH_JOBS, {"batch_id": row["id"]})]
     if not jobs:
         return None
-    return SubmittedBatch(BatchId(row["id"]), BatchJobs([job.id for job in jobs], jobs), False)
+    alike = Repeated(jobs, range(len(jobs)))
+    return SubmittedBatch(BatchId(row["id"]), BatchJobs([job.id for job in jobs], alike), False)
 
 
 def _insert_batch(rows: str) -> Creation:

@@ -1,0 +1,193 @@
+"""New jobs and batches: the values that a submit stores, and its results."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from headrace_core.domain.ids import BatchId, JobId
+from headrace_core.domain.job import Job, JobSpec, JsonText
+from headrace_core.domain.retry import said
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated(Generic[T]):
+    """A sequence that stores each of its distinct items once.
+
+    The jobs of a batch usually differ in their payloads alone. Work on the rest of a job is then
+    done once for each distinct item, with `map`.
+
+    Attributes:
+        distinct: the items.
+        places: for each position of the sequence, the index of its item in `distinct`.
+    """
+
+    distinct: Sequence[T]
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self.distinct.__getitem__, self.places)
+
+    def __getitem__(self, position: int) -> T:
+        return self.distinct[self.places[position]]
+
+    def map(self, function: Callable[[T], U]) -> Repeated[U]:
+        """Return the results of `function`, which is called once for each distinct item."""
+        return Repeated([function(item) for item in self.distinct], self.places)
+
+
+def fingerprint(spec: JobSpec, payload: JsonText) -> bytes:
+    """Return 32 bytes that identify the content of a job.
+
+    Args:
+        spec: the spec as requested. The queue of a handler must not be part of it, because it
+            depends on the live workers.
+        payload: the payload in its canonical form.
+    """
+    before, after = _around_payload(spec)
+    return hashlib.sha256(f"{before}{payload!r}{after}".encode()).digest()
+
+
+def batch_fingerprint(specs: Repeated[JobSpec], payloads: Sequence[JsonText]) -> bytes:
+    """Return 32 bytes that identify the content of all jobs of a batch, as `fingerprint` does."""
+    digest = hashlib.sha256()
+    for (before, after), payload in zip(specs.map(_around_payload), payloads, strict=True):
+        digest.update(hashlib.sha256(f"{before}{payload!r}{after}".encode()).digest())
+    return digest.digest()
+
+
+def _around_payload(spec: JobSpec) -> tuple[str, str]:
+    """Return the text of a spec in a fingerprint, before the payload and after it.
+
+    Stored fingerprints are compared with it, so the text of an existing field must not change.
+    """
+    after = (
+        spec.priority,
+        sorted(spec.labels.items()),
+        spec.schedule_time and spec.schedule_time.timestamp(),
+        spec.timeout and spec.timeout.total_seconds(),
+        spec.deadline and spec.deadline.timestamp(),
+        # Unset fields are left out, so a new field changes no earlier fingerprint.
+        said(spec.retry),
+    )
+    return f"({spec.type!r}, {spec.queue!r}, ", f", {repr(after)[1:]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job to store.
+
+    Args:
+        id: the id of the job, if this submit creates it.
+        tenant: the tenant.
+        spec: the spec with its queue decided.
+        payload: the payload.
+        request_id: the idempotency key.
+        fingerprint: the fingerprint of `requested`; required with a request_id.
+        requested: the spec as requested; required with a request_id.
+        correlation_id: the x-request-id of the call. It is not part of the content.
+    """
+
+    id: JobId
+    tenant: str
+    spec: JobSpec
+    payload: JsonText = "{}"
+    request_id: str | None = None
+    fingerprint: bytes | None = None
+    requested: JobSpec | None = None
+    correlation_id: str | None = None
+
+    def matches(self, stored: bytes) -> bool:
+        """Whether a stored fingerprint identifies the content of this job.
+
+        Older versions computed it from the payload as sent, not from its canonical form.
+        """
+        return stored == self.fingerprint or (
+            self.requested is not None and stored == fingerprint(self.requested, self.payload)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBatch:
+    """A batch to store, all or nothing.
+
+    Args:
+        id: the id of the batch, if this submit creates it.
+        tenant: the tenant.
+        specs: the specs of its jobs, with their queues decided.
+        payloads: the payload of each job.
+        request_id: the idempotency key.
+        fingerprint: the fingerprint of the batch; required with a request_id.
+        requested: the specs as requested; required with a request_id.
+        correlation_id: the x-request-id of the call. It is not part of the content.
+    """
+
+    id: BatchId
+    tenant: str
+    specs: Repeated[JobSpec]
+    payloads: Sequence[JsonText]
+    request_id: str | None = None
+    fingerprint: bytes = b""
+    requested: Repeated[JobSpec] | None = None
+    correlation_id: str | None = None
+
+    def matches(self, stored: bytes) -> bool:
+        """Whether a stored fingerprint identifies the content of this batch, as in NewJob."""
+        return stored == self.fingerprint or (
+            self.requested is not None
+            and stored == batch_fingerprint(self.requested, self.payloads)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A stored job in the BASIC view, and whether this call created it."""
+
+    job: Job
+    created: bool
+
+
+class BatchJobs(Sequence[Job]):
+    """The jobs of a batch in the BASIC view, in the order of the batch.
+
+    Args:
+        ids: the id of each job.
+        alike: each job, where jobs that differ in their ids alone share an item.
+    """
+
+    __slots__ = ("alike", "ids")
+
+    def __init__(self, ids: Sequence[JobId], alike: Repeated[Job]) -> None:
+        self.ids = ids
+        self.alike = alike
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Job]:
+        return map(_with_id, self.alike, self.ids)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return list(self)[index]
+        return _with_id(self.alike[index], self.ids[index])
+
+
+def _with_id(job: Job, job_id: JobId) -> Job:
+    return job if job.id == job_id else replace(job, id=job_id)
+
+
+class SubmittedBatch(NamedTuple):
+    """A stored batch, and whether this call created it."""
+
+    id: BatchId
+    jobs: BatchJobs
+    created: bool
