@@ -108,10 +108,10 @@ async def test_mend_repairs_every_row_and_validates_checks(
 
 async def test_unreadable_events_are_found_on_every_page(database: Database, ids: Ids) -> None:
     async with database.statement() as connection:
-        whole = await unreadable_rows(connection, behind=FIRST_ID, last=None)
+        whole = await unreadable_rows(connection, after=FIRST_ID, last=None)
         assert len([row for row in whole if row.seq is not None]) == 3
         for page in (1, 2):
-            paged = await unreadable_rows(connection, behind=FIRST_ID, last=None, page=page)
+            paged = await unreadable_rows(connection, after=FIRST_ID, last=None, page=page)
             assert paged == whole
 
 

@@ -127,14 +127,14 @@ class Auditor:
         self._note(*await audit_rest(connection))
         about = await estimate_jobs(connection)
         for audit, size in ((audit_jobs, self._page), (audit_batches, _BATCHES)):
-            behind: UUID | None = FIRST_ID
-            while behind is not None:
-                page = await audit(connection, behind=behind, limit=size)
+            after: UUID | None = FIRST_ID
+            while after is not None:
+                page = await audit(connection, after=after, limit=size)
                 self._found.jobs += page.jobs
                 self._found.events += page.events
                 self._note(*page.breaches)
                 self._progress(self._found.jobs, max(about, self._found.jobs))
-                behind = page.last
+                after = page.last
         return self._found
 
     async def _stuck_for(self, patience: float) -> set[Stuck]:

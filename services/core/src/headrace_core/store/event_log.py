@@ -1,29 +1,30 @@
-"""Events: the history of one job, and the log of all.
+"""Events: the history of one job, and the event log of all jobs.
 
-Every event has a place in the log, (xid, position). A transaction's events become visible at its
-commit, all at once, and transactions commit in any order. So there are two ways to read on:
+Every event has a place in the log, (xid, position). The events of a transaction become visible
+together at its commit, and transactions commit in any order. So there are two ways to read on:
 
-- what has become *visible* since an earlier reading (`read_unseen`), at once and in any order of
-  transactions,
-- what has *settled*: an event whose xid is below the `horizon` of a snapshot, the oldest
-  transaction that was still open then. No event can appear below a horizon any more, so settled
-  events can be read in the order of their places, and a place in them is a cursor (`read_range`).
+- `read_unseen` returns the events that became *visible* since an earlier reading. It returns them
+  at once, in any order of transactions.
+- `read_range` returns *settled* events in the order of their places. An event has settled if its
+  xid is below the `horizon` of a snapshot, which is the oldest transaction that was open then. No
+  event can appear below a horizon later, so the place of a settled event is a cursor.
 
-Both have the events of each job in the order of their numbers, within one reading and from each to
-the next. For a job's events become visible in that order, since each is written under the lock of
-the job's row; and their places are in that order, since the xid of an event is not below that of
-the one before it, whichever transaction had its id first (`guards.EVENT_XID`). So `xid` is the id
-of the `writer`, the transaction that wrote the event, or a larger one: what has an xid below a
-horizon was written below it, and what was seen and has a larger id was seen with its writer.
+Both return the events of each job in the order of their numbers, within one reading and from each
+reading to the next. The events become visible in that order because each one is written under the
+lock of the job's row. Their places have that order because the xid of an event is never below the
+xid of the previous one, whichever transaction got its id first (`sql/transition.py`). So `xid` is
+the id of the `writer`, the transaction that wrote the event, or a larger one. An event with an xid
+below a horizon was written below it. An event that was seen with a larger xid was seen with its
+writer.
 
-A look is one statement, so that it costs one round trip and sees one snapshot. One that is full
-ends at a place, and the next one goes on from there, though it sees more by then: what the first
-one could have seen behind its end, and what has become visible since, wherever it stands. `Seen`
-tells both from what was seen.
+A reading is one statement, so it costs one round trip and sees one snapshot. A full page ends at a
+place. The next reading returns the events that the first one could have seen after that place, and
+the events that became visible since, wherever their places are. `Seen` tells both from the events
+that were seen.
 
-A place that is given to anybody is always that of an event. A crash of the server lets it give
-transaction ids again, those of transactions of which nothing had reached its disk. What has been
-committed is on its disk, so every id that is given later lies above every event; but it may lie
+A place that leaves this module is always the place of an event. After a crash of the server, it may
+assign transaction ids again, if nothing of their transactions had reached the disk. Committed
+transactions are on the disk, so every id that is assigned later is above every event. It may be
 below the end of an earlier snapshot.
 """
 
@@ -49,33 +50,35 @@ Place = tuple[int, int]
 # Before every event.
 BEGINNING: Place = (0, 0)
 
-# The size of a page's documents at which the page ends, in bytes. Many streams hold a page each
-# while their readers are slow.
+# The size of the documents at which a page ends, in bytes. Each stream with a slow reader holds a
+# page.
 PAGE_BYTES: Final = 1024 * 1024
 
-# Behind every position of a transaction.
+# After every position of a transaction.
 _LAST = 2**63 - 1
 
 
 def place_of(event: JobEvent) -> Place:
-    """Where an event stands in the log."""
+    """Return the place of an event in the log."""
     return event.xid, event.position
 
 
 def end_of(xid: int) -> Place:
-    """The place behind all events of the transactions up to `xid`."""
+    """Return the place after all events of the transactions up to `xid`."""
     return xid, _LAST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """Which events have been seen: those up to the place `top` whose writer is not in `open`.
+    """The events that were seen: those up to the place `top` whose writer is not in `open`.
 
-    `open` has the transactions that were open then, each with the place up to which its events have
-    been seen since: BEGINNING, unless it had ended by a look that was full.
+    `top` is the place of an event. Nothing is recorded of the transactions above it, so a crash
+    that lets their ids be assigned again changes nothing.
 
-    It needs to know nothing of the transactions above `top`, the place of an event, and so stays
-    true when their ids are given again after a crash.
+    Attributes:
+        top: the greatest place that was seen.
+        open: the transactions that were open then, each with the place up to which its events were
+            seen since. That is BEGINNING, unless a full page read the events of an ended one.
     """
 
     top: Place
@@ -84,7 +87,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockReading:
-    """What the database's clock showed between two moments of `time.monotonic()` here.
+    """The database's time, read between two readings of `time.monotonic()` here.
 
     `time` is in seconds since 1970.
     """
@@ -96,11 +99,14 @@ class ClockReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a statement has seen: all that was committed, except by the transactions in `open`.
+    """The transactions that a statement has seen: all but those in `open`.
 
-    `horizon` is the oldest transaction that was still open: all below it had ended; `next` is the
-    one behind all that had ended, and so above every event. `start` is the greatest place up to
-    which anything was pruned; `clock` what the database's clock showed.
+    Attributes:
+        horizon: the oldest transaction that was open; all below it had ended.
+        next: the first id after all ended transactions, so above every event.
+        open: the transactions that were open.
+        start: the greatest place up to which events were pruned.
+        clock: the database's time.
     """
 
     horizon: int
@@ -110,16 +116,18 @@ class Snapshot:
     clock: ClockReading
 
     def open_below(self, place: Place) -> dict[int, Place]:
-        """The transactions that were open and may write events that stand before a place."""
+        """Return the open transactions that may write events before a place."""
         return {xid: BEGINNING for xid in self.open if xid <= place[0]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventPage:
-    """Some events in the order of their places.
+    """Events in the order of their places.
 
-    `end` is the place of the last one, None when there is none; `complete` says that there was
-    nothing behind it.
+    Attributes:
+        events: the events.
+        end: the place of the last one; None without events.
+        complete: whether no event came after it.
     """
 
     events: Sequence[JobEvent]
@@ -129,7 +137,7 @@ class EventPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """A page of what had not been seen, the snapshot that it was read in, and what is seen now."""
+    """A page of events that had not been seen, its snapshot, and the events seen with it."""
 
     snapshot: Snapshot
     page: EventPage
@@ -138,7 +146,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogEnd:
-    """Where the log ends in a snapshot: what there is to see, and the last settled place."""
+    """The end of the log in a snapshot: all events up to it, and the last settled place."""
 
     snapshot: Snapshot
     seen: Seen
@@ -152,10 +160,10 @@ async def list_events(
 
     Args:
         conn: in any transaction.
-        tenant: whose job it is.
+        tenant: the tenant of the job.
         job_id: the job.
         after_seq: the number of the last event before the page.
-        limit: the most events of the page. It ends earlier at `PAGE_BYTES`.
+        limit: the maximum number of events. The page ends earlier at `PAGE_BYTES`.
 
     Raises:
         JobNotFound: the tenant has no such job.
@@ -167,7 +175,7 @@ async def list_events(
 async def list_output(
     conn: Connection, *, tenant: str, job_id: JobId, after_seq: int, limit: int
 ) -> EventPage:
-    """As `list_events`, of the events that have output."""
+    """Return a page as `list_events` does, of the events with output."""
     page = {"tenant": tenant, "id": job_id, "after_seq": after_seq, "limit": limit}
     return await _list(conn, _OUTPUT, page)
 
@@ -180,10 +188,10 @@ async def _list(conn: Connection, statement: TextClause, page: dict[str, Any]) -
 
 
 async def read_end(conn: Connection) -> LogEnd:
-    """Where the log ends.
+    """Return the end of the log.
 
-    The last settled place may be that of an event which has been pruned: nobody shall begin before
-    the start.
+    The last settled place is not before the start, even if the newest events were pruned: no
+    reading may begin before the start.
     """
     asked = time.monotonic()
     row = (await conn.execute(_END)).one()
@@ -197,25 +205,26 @@ async def read_end(conn: Connection) -> LogEnd:
 
 
 async def read_unseen(conn: Connection, *, seen: Seen, limit: int) -> Look:
-    """Up to `limit` events that are visible and have not been seen, in the order of their places.
+    """Return visible events that have not been seen, in the order of their places.
 
-    The page ends earlier at `PAGE_BYTES`. The cost depends on the events of the page, however many
-    were seen behind an open transaction.
+    The cost depends on the events of the page, not on the number of events seen after an open
+    transaction.
 
     Args:
-        conn: with no transaction open, or in READ COMMITTED.
-        seen: from the look before.
-        limit: how many events at most; each other number is a statement of its own.
+        conn: without a transaction, or in READ COMMITTED.
+        seen: from the previous reading.
+        limit: the maximum number of events. The page ends earlier at `PAGE_BYTES`. Each limit is
+            another statement to prepare.
     """
-    # An event that is visible now and was not then: its writer was open then, and either had an id
-    # above every event that was seen, and so has the event, or stands in seen.open.
+    # If an event is visible now and was not then, its writer was open then. Either the writer is in
+    # seen.open, or its id is above every event seen, and so is the event's xid.
     asked = time.monotonic()
     rows = await conn.execute(
         _unseen(limit),
         {
             "top_xid": seen.top[0],
             "top_position": seen.top[1],
-            # As text: asyncpg would ask each connection what arrays of these types are.
+            # Text, because asyncpg would look up arrays of these types on each connection.
             "open": [str(xid) for xid in seen.open],
             "after_xids": [str(place[0]) for place in seen.open.values()],
             "after_positions": [str(place[1]) for place in seen.open.values()],
@@ -227,39 +236,39 @@ async def read_unseen(conn: Connection, *, seen: Seen, limit: int) -> Look:
 
 
 def _with_page(seen: Seen, snapshot: Snapshot, page: EventPage) -> Seen:
-    """What has been seen with a page that was read in a snapshot."""
+    """Return the events that are seen after a page."""
     if page.end is None:
         top, end = seen.top, None
     else:
         top = max(seen.top, page.end)
-        # When it has come beyond what was seen it is through with all that lies before.
+        # A page that ends after all events seen has all unseen ones before them.
         end = None if page.complete or page.end == top else page.end
     still_open = snapshot.open_below(top)
     if end is None:
         return Seen(top=top, open=still_open)
-    # A transaction that has just ended may stand before those that are half read.
+    # Events of an ended transaction may be both before and after the end of the page.
     ended = {xid: max(after, end) for xid, after in seen.open.items() if xid not in snapshot.open}
     return Seen(top=top, open=ended | still_open)
 
 
 async def read_start(conn: Connection, *, tenant: str) -> Place:
-    """Where a tenant's part of the log begins.
+    """Return the place up to which a tenant's events may have been pruned.
 
-    Its events up to here may have been pruned, all behind it are there. Read behind a page, in READ
-    COMMITTED, it tells whether that page could be whole.
+    A page is complete if a start that is read after it, in READ COMMITTED, is not after the page's
+    beginning.
     """
     row = (await conn.execute(_START, {"tenant": tenant})).one_or_none()
     return BEGINNING if row is None else (row.xid, row.position)
 
 
 async def read_range(conn: Connection, *, after: Place, through: Place, limit: int) -> EventPage:
-    """Up to `limit` events behind `after` and up to `through`, which must have settled.
+    """Return events after the place `after` and up to `through`, which must have settled.
 
     Args:
-        conn: in any transaction: what has settled is the same in every later one.
-        after: the place behind which to read.
+        conn: in any transaction: settled events are the same in every later one.
+        after: the place before the first event.
         through: the last place of the range.
-        limit: how many events at most. The page ends earlier at `PAGE_BYTES`.
+        limit: the maximum number of events. The page ends earlier at `PAGE_BYTES`.
     """
     rows = await conn.execute(
         _RANGE,
@@ -275,7 +284,7 @@ async def read_range(conn: Connection, *, after: Place, through: Place, limit: i
 
 
 def _snapshot(head: str, asked: float) -> Snapshot:
-    """Reads the head of an answer."""
+    """Parse the first column of an answer."""
     answered = time.monotonic()
     visible, clock, start_xid, start_position = head.split(" ")
     # xmin:xmax:xip,xip,… (PostgreSQL's documentation, "Snapshot Components").
@@ -291,7 +300,7 @@ def _snapshot(head: str, asked: float) -> Snapshot:
 
 def _page(rows: Sequence[Row], limit: int) -> EventPage:
     return EventPage(
-        # The job of an old event may be gone already; the event still counts as a row of the page.
+        # The job of an old event may have been pruned. The event still counts as a row of the page.
         events=[to_event(row) for row in rows if row["job_type"] is not None],
         end=(rows[-1]["xid"], rows[-1]["position"]) if rows else None,
         complete=not rows or len(rows) == rows[0]["found"] < limit,
@@ -299,9 +308,9 @@ def _page(rows: Sequence[Row], limit: int) -> EventPage:
 
 
 def _cut(rows: str, order: str) -> str:
-    """Rows of `job_events` up to the one that fills a page, and how many there are with the rest.
+    """Return the rows of `job_events` up to the one that fills a page, with the number of all.
 
-    A piece of output is measured as it is; progress and errors have limits of their own.
+    The size of output is exact. Progress and errors are limited when they are written.
     """
     return f"""
         SELECT * FROM (
@@ -318,8 +327,8 @@ def _cut(rows: str, order: str) -> str:
     """
 
 
-# The range is one of (job_id, seq), since the planner expects a handful of events of a job of which
-# it knows nothing, and would read and sort all of a long history for each page of it.
+# The range is one of (job_id, seq). For an equality of job_id the planner expects few events, and
+# would read and sort the whole history for each page.
 def _history(condition: str) -> TextClause:
     rows = f"""
         SELECT * FROM job_events
@@ -337,8 +346,8 @@ def _history(condition: str) -> TextClause:
 _HISTORY = _history("")
 _OUTPUT = _history("AND type = 'output'")
 
-# The snapshot, the clock and the start in one text, so that the rows of events below it carry one
-# empty column and no more.
+# The snapshot, the clock and the start are one text, so the rows of events have only one empty
+# column.
 _HEAD = """
     SELECT concat_ws(' ', pg_current_snapshot(), extract(epoch FROM clock_timestamp()),
         coalesce(start.start_xid, '0'), coalesce(start.start_position, 0)) AS head
@@ -370,11 +379,11 @@ _END = text(f"""
 """)
 
 
-# Walks along indexes, none longer than the page: behind what was seen, and for each transaction
-# that was open then along its own events, found by their xid or, for the few that have a larger one
-# than their writer's id, by their writer. Each is a loop of its own, so that no plan, however
-# general, can make one long walk of them; and the limit is a number, since the planner takes one
-# that it does not know for a tenth of the table.
+# Scans of indexes, none longer than the page: one after the last event seen, and two for each
+# transaction that was open then. These find its events by xid or, for the few with an xid larger
+# than their writer's id, by writer. Each is a loop of its own, so a generic plan cannot merge them
+# into one long scan. The limit is a literal, because the planner takes a parameter for a tenth of
+# the table.
 @lru_cache
 def _unseen(limit: int) -> TextClause:
     rows = f"""
@@ -393,8 +402,7 @@ def _unseen(limit: int) -> TextClause:
             ) own
             UNION ALL
             SELECT raised.* FROM open CROSS JOIN LATERAL (
-                -- OFFSET 0 keeps the planner from a walk along the places, in search of a
-                -- writer.
+                -- OFFSET 0 keeps the planner from scanning all places for a writer.
                 SELECT * FROM (
                     SELECT * FROM job_events w
                     WHERE w.writer = open.xid AND w.writer <> w.xid OFFSET 0

@@ -1,8 +1,8 @@
-"""Who leads: whoever holds the one lease there is, by the database's clock. Each lead is a term.
+"""The leader among the schedulers: the holder of the only lease, by the database's clock.
 
-A leader that stands still cannot know that its term is over. So every statement of the scheduler
-begins with `CURRENT_TERM` and does nothing once it is; `of_term` tells that from nothing to do.
-Nobody locks the row for that: a leader that stands still would hold up the next one.
+Each lead is a term. A stopped process cannot know that its term is over. So each statement of the
+scheduler begins with `CURRENT_TERM` and changes nothing after the term; `of_term` then raises
+StaleTerm. These statements do not lock the row: a stopped leader would block the next one.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from headrace_core.store.sql.connection import Connection, Rows
 
 
 async def take_lead(conn: Connection, *, holder: UUID, lease: timedelta) -> int | None:
-    """Begins a new term, if nobody leads.
+    """Begin a new term, if there is no leader.
 
     Args:
-        conn: on which it commits by itself.
-        holder: who asks.
-        lease: how long the term lasts unless it is renewed.
+        conn: commits each statement by itself.
+        holder: the scheduler.
+        lease: the duration of the term unless it is renewed.
 
     Returns:
-        The term; None while somebody leads.
+        The term; None while there is a leader.
     """
     term: int | None = await conn.scalar(_TAKE, {"holder": holder, "lease": lease})
     return term
 
 
 async def renew_lead(conn: Connection, *, term: int, lease: timedelta) -> None:
-    """Lets a term last for another lease from now on.
+    """Renew the lease of a term.
 
     Raises:
-        StaleTerm: it is over.
+        StaleTerm: the term is over.
     """
     if not (await conn.execute(_RENEW, {"term": term, "lease": lease})).rowcount:
         raise StaleTerm(term)
 
 
 async def give_up_lead(conn: Connection, *, holder: UUID) -> None:
-    """Ends the term of somebody who leads; of others nothing changes."""
+    """End the term of a leader. For any other scheduler this does nothing."""
     await conn.execute(_GIVE_UP, {"holder": holder})
 
 
-# Only one who has found nobody touches the row, so that those who stand by write nothing. Of two
-# who have, the second one finds the first one's lease when its turn comes.
+# Schedulers on standby find a leader and write nothing. Of two that find none, the second one waits
+# for the first one's row and then finds its lease.
 _TAKE = text("""
     INSERT INTO leadership AS l (term, holder, lease_expire_time)
     SELECT 1, CAST(:holder AS uuid), clock_timestamp() + CAST(:lease AS interval)
@@ -71,7 +71,7 @@ _GIVE_UP = text("""
     WHERE singleton AND holder = :holder
 """)
 
-# A row while the term `:term` lasts. It is read once for each statement.
+# One row while the term `:term` lasts, and none afterwards. Each statement reads it once.
 CURRENT_TERM = """current_term AS MATERIALIZED (
         SELECT term FROM leadership
         WHERE singleton AND term = :term AND lease_expire_time > clock_timestamp()
@@ -79,10 +79,10 @@ CURRENT_TERM = """current_term AS MATERIALIZED (
 
 
 def of_term(term: int, rows: Rows) -> Rows:
-    """What a statement returned that has a row whenever `current_term` has one.
+    """Return the rows of a statement that returns at least one row during its term.
 
     Raises:
-        StaleTerm: it has none, so the statement has done nothing.
+        StaleTerm: there is no row, so the term is over and nothing has changed.
     """
     if not rows:
         raise StaleTerm(term)

@@ -1,4 +1,4 @@
-"""Brings a database to the schema of this version."""
+"""The migration of a database to the schema of this version."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from headrace_core.store.upkeep.sound import CLAMPED, clamp_rows, drop_clamp, un
 
 _log = structlog.get_logger()
 
-# Held by whoever migrates. Any number that nobody else takes: the first eight bytes of "headrace".
+# The advisory lock of a migration. Its number is the bytes "headrace".
 _LOCK = int.from_bytes(b"headrace") >> 1
 LOCK = text(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
 
 def migrate(settings: Settings, *, revision: str = "head", restored: bool = False) -> None:
-    """Runs the migrations that the database lacks. Calls at the same time wait for each other.
+    """Run the missing migrations. Concurrent calls wait for each other.
 
-    A database that was restored into another cluster is rebased as well (see `rebase`).
+    A database that was restored into another cluster is also rebased (see `rebase`).
 
     Args:
-        settings: where the database is.
-        revision: how far to go.
-        restored: rebases in any case.
+        settings: have the URL of the database.
+        revision: the last revision to apply.
+        restored: whether to rebase in any case.
 
     Raises:
         MigrationRefused: the schema belongs to another application or to a newer version.
@@ -55,17 +55,17 @@ def migrate(settings: Settings, *, revision: str = "head", restored: bool = Fals
 
 
 def mend(settings: Settings) -> Mended:
-    """Repairs rows that cannot be read, in a database that has the schema of this version."""
+    """Repair unreadable rows in a database with the schema of this version."""
     return asyncio.run(_mend(settings))
 
 
 async def migrate_async(settings: Settings) -> None:
-    """As `migrate`, from within an event loop."""
+    """Run `migrate` in a thread."""
     await asyncio.to_thread(migrate, settings)
 
 
 def alembic_config(settings: Settings) -> Config:
-    """Alembic's configuration; there is no file of it."""
+    """Return Alembic's configuration, which has no file."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
@@ -74,14 +74,14 @@ def alembic_config(settings: Settings) -> Config:
 
 
 def head_revision() -> str:
-    """The schema that this version expects."""
+    """Return the revision of this version."""
     head = _scripts().get_current_head()
     assert head is not None
     return head
 
 
 def known_revisions() -> list[str]:
-    """Every schema that this version knows, the newest first."""
+    """Return every revision that this version knows, the newest first."""
     return [script.revision for script in _scripts().walk_revisions()]
 
 
@@ -90,7 +90,7 @@ def _scripts() -> ScriptDirectory:
 
 
 async def read_revision(conn: Connection) -> str | None:
-    """The schema that a database has; None when it has none of ours."""
+    """Return the revision of a database; None without Headrace's tables."""
     if await conn.scalar(_HAS_REVISION) is None:
         return None
     revision: str | None = await conn.scalar(_REVISION)
@@ -104,31 +104,31 @@ _REVISION = text(f"SELECT version_num FROM {VERSION_TABLE}")
 async def _mend(settings: Settings) -> Mended:
     database = Database(settings, application="migrate", bounded=False)
     try:
-        # Each in a transaction of its own: streams of many jobs wait for the oldest that writes.
+        # Short transactions: streams of many jobs wait for the oldest one that writes.
         times = documents = 0
         for table in TIMES:
             async with database.transaction() as connection:
                 await connection.execute(LOCK)
                 times += await clamp_rows(connection, table=table)
-        behind: UUID | None = FIRST_ID
-        while behind is not None:
+        after: UUID | None = FIRST_ID
+        while after is not None:
             async with database.transaction() as connection:
                 await connection.execute(LOCK)
-                replaced, behind = await mend_documents(connection, behind=behind)
+                replaced, after = await mend_documents(connection, after=after)
             documents += replaced
-        await _settle(database)
+        await _validate_constraints(database)
     finally:
         await database.close()
     return Mended(times, documents)
 
 
-async def _settle(database: Database) -> None:
-    """Validates the constraints that rows from an older version may break, as far as none does."""
+async def _validate_constraints(database: Database) -> None:
+    """Validate the constraints that rows of an older version may break."""
     async with database.transaction() as connection:
         await connection.execute(LOCK)
         pending = await unvalidated(connection)
     for table, name in pending:
-        # Each in a transaction of its own, so that no table is locked for the scan of another.
+        # Separate transactions, so no table is locked during the scan of another one.
         async with database.transaction() as connection:
             await connection.execute(LOCK)
             valid = await validate(connection, table=table, name=name)
@@ -147,7 +147,7 @@ async def _settle(database: Database) -> None:
 
 
 async def _adopt(settings: Settings, *, restored: bool) -> None:
-    # It may have many events to go through.
+    # A rebase may update many events.
     database = Database(settings, application="migrate", bounded=False)
     try:
         async with database.transaction() as connection:
@@ -160,6 +160,6 @@ async def _adopt(settings: Settings, *, restored: bool) -> None:
                     jobs=rebased.jobs,
                     subscriptions=rebased.subscriptions,
                 )
-        await _settle(database)
+        await _validate_constraints(database)
     finally:
         await database.close()

@@ -1,4 +1,4 @@
-"""The schema that holds Headrace's tables: created, and filled from an older version's."""
+"""The schema of Headrace's tables, and the move of an older version's tables into it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from headrace_core.store.sql.tables import metadata
 
 _log = structlog.get_logger()
 
-# The version table. Not Alembic's default name: another application in this database may use that,
-# and a role named like the schema finds the tables of this schema first.
+# The version table. Another application in this database may use Alembic's default name, and the
+# search path of a role named like the schema begins with this schema.
 VERSION_TABLE: Final = "headrace_version"
 
 # Until revision 0005 the tables were in the first schema of the search path, with Alembic's own
@@ -30,8 +30,8 @@ def prepare_schema(connection: Connection, schema: str) -> None:
     """Create the schema if it is missing, and move the tables of an older version into it.
 
     Args:
-        connection: within the transaction of the migrations. Its search path is the role's own; it
-            is `schema` alone afterwards.
+        connection: in the transaction of the migrations. Its search path, the role's own before,
+            becomes `schema`.
         schema: a name that needs no quotes.
 
     Raises:
@@ -56,7 +56,7 @@ def prepare_schema(connection: Connection, schema: str) -> None:
 
 
 def _old_place(connection: Connection, schema: str) -> str | None:
-    """The schema with the tables of an older version; None when there is none."""
+    """Return the schema with the tables of an older version, if any."""
     for place in dict.fromkeys((schema, *connection.scalars(_PATH).all())):
         if connection.scalar(_IS_OURS, {"schema": place}):
             version = connection.scalar(_QUALIFIED, {"schema": place, "table": _OLD_VERSION_TABLE})
@@ -83,7 +83,7 @@ def _move(connection: Connection, old: str, schema: str) -> None:
     _log.warning("tables_moved", from_schema=old, to_schema=schema)
 
 
-# CREATE SCHEMA IF NOT EXISTS would need the privilege to create one although it exists.
+# CREATE SCHEMA IF NOT EXISTS needs the privilege to create one even if it exists.
 _HAS_SCHEMA = text("SELECT to_regnamespace(:schema) IS NOT NULL")
 
 _QUALIFIED = text("SELECT format('%I.%I', CAST(:schema AS text), CAST(:table AS text))")
@@ -101,8 +101,7 @@ _TAKEN = text("""
 
 _PATH = text("SELECT unnest(current_schemas(false))")
 
-# By columns that no other application's tables have. Another application may use the same names of
-# revisions.
+# Columns identify Headrace's tables: another application may have the same revisions.
 _IS_OURS = text(f"""
     SELECT count(*) = 4 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
     WHERE c.relnamespace = to_regnamespace(quote_ident(:schema)) AND c.relkind = 'r'

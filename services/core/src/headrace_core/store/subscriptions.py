@@ -1,8 +1,8 @@
-"""Named subscriptions: who receives, and how far it has acknowledged.
+"""Named subscriptions: the consumer that receives the events, and the acknowledged place.
 
-A subscription is acquired when nobody has it, when the lease of who has it lapsed, or by a newer
-watch of the same consumer. Its `epoch` grows when the consumer changes. What an earlier consumer
-still acknowledges is refused by that, without anybody having to know whether it lives.
+A watch can acquire a subscription that has no watch or whose watch's lease has lapsed. A newer
+watch of the same consumer can always acquire it. The `epoch` grows when the consumer changes, so
+late acknowledgements of an earlier consumer are refused.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 # (tenant, name).
 SubscriptionKey = tuple[str, str]
 
-# Of the advisory locks that keep two creations of a tenant apart: a number that nobody else takes.
+# The class of the advisory locks that serialize the creations of a tenant: the bytes "subs".
 _CREATION = int.from_bytes(b"subs") >> 1
 
 
 class StartsTooEarly(Exception):
-    """Events behind the place where a subscription shall begin may be gone.
+    """Events after the place where a subscription should begin may have been pruned.
 
-    All behind `start` are there.
+    No event after `start` was pruned.
     """
 
     def __init__(self, start: Place) -> None:
@@ -64,28 +64,28 @@ async def create_subscription(
     end: Place,
     maximum: int,
 ) -> tuple[Subscription, bool]:
-    """Creates a subscription, unless it is there already.
+    """Create a subscription, unless it exists.
 
     Args:
-        conn: in a transaction of its own.
-        tenant: whose it is.
+        conn: needs a transaction of its own.
+        tenant: the tenant of the subscription.
         name: unique in the tenant.
-        job_filter: the jobs whose events it receives.
-        after: the place of an event behind which it begins; None for now.
-        end: the place of the last settled event, a moment ago.
-        maximum: how many subscriptions a tenant may have.
+        job_filter: selects the jobs whose events it receives.
+        after: the place of the last event before its first one; None for now.
+        end: the place of the last settled event.
+        maximum: the maximum number of subscriptions of a tenant.
 
     Returns:
         The subscription, and whether it is new.
 
     Raises:
-        SubscriptionConflict: the name has another filter.
-        TooManySubscriptions: the tenant has as many as it may.
-        StartsTooEarly: events behind `after` were pruned.
+        SubscriptionConflict: the name exists with another filter.
+        TooManySubscriptions: the tenant has reached the maximum.
+        StartsTooEarly: events after `after` were pruned.
     """
     key = {"tenant": tenant, "name": name}
     stored_filter = write_filter(job_filter)
-    # Of two that create at once the second one sees what the first one has done.
+    # The second of two concurrent creations waits, and then sees the result of the first one.
     await conn.execute(_LOCK_CREATION, {"lock": _CREATION, "tenant": tenant})
     same = await conn.scalar(_COMPARE, {**key, "filter": stored_filter})
     if same is False:
@@ -105,7 +105,7 @@ async def create_subscription(
 
 
 async def get_subscription(conn: Connection, *, tenant: str, name: str) -> Subscription:
-    """A subscription.
+    """Return a subscription.
 
     Raises:
         SubscriptionNotFound: the tenant has none of this name.
@@ -119,13 +119,13 @@ async def get_subscription(conn: Connection, *, tenant: str, name: str) -> Subsc
 async def list_subscriptions(
     conn: Connection, *, tenant: str, after: str, limit: int
 ) -> list[Subscription]:
-    """Up to `limit` subscriptions in the order of their names, behind the name `after`."""
+    """Return up to `limit` subscriptions in the order of their names, after the name `after`."""
     rows = await conn.execute(_LIST, {"tenant": tenant, "after": after, "limit": limit})
     return [_to_subscription(row) for row in rows]
 
 
 async def delete_subscription(conn: Connection, *, tenant: str, name: str) -> None:
-    """Deletes a subscription.
+    """Delete a subscription.
 
     Raises:
         SubscriptionNotFound: the tenant has none of this name.
@@ -142,17 +142,18 @@ async def acquire_subscription(
     lease: timedelta,
     takes_over: bool = True,
 ) -> Acquired | None:
-    """Acquires a subscription for a watch, if it can be had.
+    """Acquire a subscription for a watch, if it is free.
 
     Args:
-        conn: in any transaction.
+        conn: needs no transaction.
         watch: the watch and the subscription.
-        consumer: who watches.
-        lease: for how long.
-        takes_over: from any watch of the same consumer; otherwise from an older one alone.
+        consumer: the consumer of the watch.
+        lease: the duration of its lease.
+        takes_over: whether to take over from any watch of the same consumer, not only from an older
+            one.
 
     Returns:
-        What the watch has acquired; None while another has it.
+        The subscription's filter, epoch and acknowledged place; None while another watch has it.
 
     Raises:
         SubscriptionNotFound: the tenant has none of this name.
@@ -179,19 +180,19 @@ async def acquire_subscription(
 async def renew_watches(
     conn: Connection, watches: Sequence[SubscriptionWatch], *, lease: timedelta
 ) -> set[WatchId]:
-    """Renews the leases of watches, also those that have lapsed while nobody took over.
+    """Renew the leases of watches. A lapsed lease can be renewed until another watch acquires.
 
     Returns:
-        Those that still have their subscriptions.
+        The watches that still have their subscriptions.
     """
     renewed = await conn.execute(_RENEW, {**_columns(watches), "lease": lease})
     return {row.watch_id for row in renewed}
 
 
 async def release_watches(conn: Connection, watches: Sequence[SubscriptionWatch]) -> int:
-    """Lets go of the subscriptions that these watches still have; returns how many.
+    """Release the subscriptions that these watches still have, and return their number.
 
-    The consumer's epoch stays, and with it what it may acknowledge, until another one acquires.
+    The epoch does not change, so the consumer may acknowledge events until another one acquires.
     """
     return (await conn.execute(_RELEASE, _columns(watches))).rowcount
 
@@ -199,7 +200,7 @@ async def release_watches(conn: Connection, watches: Sequence[SubscriptionWatch]
 async def read_holders(
     conn: Connection, keys: Collection[SubscriptionKey]
 ) -> Mapping[SubscriptionKey, Holder]:
-    """Who has acquired these subscriptions; those that do not exist are left out."""
+    """Return the holders of subscriptions; those that do not exist are left out."""
     rows = await conn.execute(
         _HOLDERS, {"tenants": [key[0] for key in keys], "names": [key[1] for key in keys]}
     )
@@ -220,22 +221,22 @@ async def acknowledge(
     epoch: int,
     place: Place,
 ) -> bool:
-    """Acknowledges everything up to a place.
+    """Acknowledge all events up to a place.
 
     Args:
-        conn: in any transaction.
-        tenant: whose subscription it is.
+        conn: needs no transaction.
+        tenant: the tenant of the subscription.
         name: the subscription.
-        subscription_id: the subscription that the place was sent for.
-        epoch: the epoch in which it was sent.
-        place: of an event.
+        subscription_id: the id of the subscription whose event had this place.
+        epoch: the epoch in which the event was sent.
+        place: the place of an event.
 
     Returns:
-        False when as much was acknowledged before, and nothing has changed.
+        False if the place was acknowledged before.
 
     Raises:
         SubscriptionNotFound: the tenant has none of this name.
-        CursorInvalid: the name belongs to another subscription.
+        CursorInvalid: the name now belongs to another subscription.
         SubscriptionTaken: another consumer has taken over since.
     """
     key = {"tenant": tenant, "name": name}
@@ -319,7 +320,7 @@ _CREATE = text("""
     )
 """)
 
-# The oldest event behind a place is the next one in the index.
+# The oldest event after a place is the next one in the index.
 _SUBSCRIPTION = f"""
     SELECT s.tenant, s.name, s.id, s.filter::text AS filter,
         CASE WHEN s.lease_expire_time > clock_timestamp() THEN s.consumer END AS consumer,
@@ -343,7 +344,7 @@ _DELETE = text("DELETE FROM subscriptions WHERE tenant = :tenant AND name = :nam
 
 _EXISTS = text("SELECT id, epoch FROM subscriptions WHERE tenant = :tenant AND name = :name")
 
-# The consumer stays when nobody watches: so its own next watch keeps the epoch.
+# The consumer stays stored without a watch, so its next watch keeps the epoch.
 _ACQUIRE = text("""
     UPDATE subscriptions
     SET epoch = CASE WHEN consumer = :consumer THEN epoch ELSE epoch + 1 END,
@@ -351,7 +352,7 @@ _ACQUIRE = text("""
         lease_expire_time = clock_timestamp() + CAST(:lease AS interval)
     WHERE tenant = :tenant AND name = :name AND (
         watch_id IS NULL OR lease_expire_time <= clock_timestamp()
-        -- Of two watches of a consumer that stood by the newer one, whichever is the last to ask.
+        -- The newer of two waiting watches of a consumer wins, whichever asks last.
         OR (consumer = :consumer
             AND (CAST(:takes_over AS boolean) OR watch_id <= CAST(:watch_id AS uuid)))
     )

@@ -1,4 +1,4 @@
-"""Workers: their registration, their lease, their handlers."""
+"""Workers: their registrations, leases and handlers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewWorker:
-    """A worker as it registers; a fresh id at every boot. `queues` is empty for all queues."""
+    """A worker to register, with a new id at each start. Empty `queues` means all queues."""
 
     id: WorkerId
     tenant: str
@@ -33,18 +33,18 @@ class NewWorker:
 
 
 def serves_queue(queues: Collection[str], queue: str) -> bool:
-    """Whether a worker with these `queues` takes jobs from `queue`."""
+    """Return whether a worker with these `queues` takes jobs from `queue`."""
     return not queues or queue in queues
 
 
 @dataclass(frozen=True, slots=True)
 class ServedQueues:
-    """The known queues that have a worker for what waits there: `"default" in served`.
+    """The known queues that a live worker serves: `"default" in served`.
 
     Args:
-        queues: those of each kind of live worker; empty for all queues.
-        known: the queues that a worker names, or that jobs are or were in.
-        waiting: of each queue with QUEUED jobs whether a live worker runs any of their types.
+        queues: the queues of each kind of live worker; empty for all queues.
+        known: the queues that workers name or that have or had jobs.
+        waiting: for each queue with QUEUED jobs, whether a live worker runs any of their types.
     """
 
     queues: frozenset[frozenset[str]] = frozenset()
@@ -52,7 +52,7 @@ class ServedQueues:
     waiting: Mapping[str, bool] = field(default_factory=dict)
 
     def __contains__(self, queue: object) -> bool:
-        """Whether a queue is known and served."""
+        """Return whether a queue is known and served."""
         if not isinstance(queue, str) or queue not in self.known:
             return False
         if queue in self.waiting:
@@ -61,7 +61,7 @@ class ServedQueues:
 
 
 async def register_worker(conn: Connection, worker: NewWorker, *, lease: timedelta) -> None:
-    """Adds a worker with its handlers; its lease begins."""
+    """Add a worker with its handlers, and begin its lease."""
     await conn.execute(
         _REGISTER,
         {
@@ -93,22 +93,22 @@ async def register_worker(conn: Connection, worker: NewWorker, *, lease: timedel
 async def renew_lease(
     conn: Connection, *, worker_id: WorkerId, lease: timedelta, draining: bool
 ) -> bool:
-    """Renews a worker's lease.
+    """Renew a worker's lease.
 
     Returns:
-        False when it had lapsed or the worker is gone: it must come back under a new id.
+        False if the lease had lapsed or the worker was removed. It must register with a new id.
     """
     result = await conn.execute(_RENEW, {"id": worker_id, "lease": lease, "draining": draining})
     return result.rowcount == 1
 
 
 async def remove_worker(conn: Connection, *, worker_id: WorkerId) -> None:
-    """Removes a worker that stops; what it still runs is swept at once."""
+    """Remove a worker that stops. The jobs that it still runs are recovered at once."""
     await conn.execute(_REMOVE, {"id": worker_id})
 
 
 async def remove_lapsed(conn: Connection, *, term: int, older_than: timedelta) -> int:
-    """Removes workers whose lease lapsed longer than `older_than` ago; returns how many.
+    """Remove workers whose lease lapsed longer than `older_than` ago, and return their number.
 
     Raises:
         StaleTerm: the scheduler's term is over.
@@ -119,9 +119,9 @@ async def remove_lapsed(conn: Connection, *, term: int, older_than: timedelta) -
 
 
 async def live_handlers(conn: Connection, *, tenant: str) -> list[LiveHandler]:
-    """The handlers of live workers, by type; of several versions the newest worker's.
+    """Return the handlers of live workers, by type. Of several versions the newest worker's counts.
 
-    A handler that cannot be read is left out, so that the others stay known.
+    An unreadable handler is left out, so the others remain known.
     """
     handlers = []
     for row in await conn.execute(_HANDLERS, {"tenant": tenant}):
@@ -148,10 +148,10 @@ def _to_handler(row: Row) -> LiveHandler:
 
 
 async def served_queues(conn: Connection, *, tenant: str) -> ServedQueues:
-    """The known queues, and those that a worker with a handler serves: alive, and not draining.
+    """Return the known queues, and those served by a worker that is alive and not draining.
 
-    Of jobs that have ended, are running or wait for their time it knows those among the tenant's
-    newest, since no index finds the queues of all.
+    Queues without QUEUED jobs are found among the tenant's newest jobs, because no index has the
+    queues of all jobs.
     """
     rows = await conn.execute(_SERVED, {"tenant": tenant})
     queues = await conn.execute(_KNOWN, {"tenant": tenant, "newest": _NEWEST_JOBS})
@@ -214,10 +214,10 @@ _HANDLERS = text(f"""
     ORDER BY h.type, w.start_time DESC, w.id
 """)
 
-# How many of a tenant's newest jobs tell which queues there are.
+# The number of a tenant's newest jobs whose queues are known.
 _NEWEST_JOBS = 1000
 
-# Each known queue once; `served` is NULL while no job waits in it.
+# Each known queue once. `served` is NULL for a queue without waiting jobs.
 _KNOWN = text(f"""
     WITH RECURSIVE {LANES}
     SELECT queue, bool_or(served) AS served FROM (

@@ -1,8 +1,7 @@
-"""Retention: jobs that ended long ago go, with all their events, and the log begins behind them.
+"""Retention: jobs that ended long ago are removed with their events.
 
-A prune deletes and moves the start of the log in one transaction. So whoever reads a page of the
-log and then its start knows whether the page was whole: what was pruned before the page was read
-has moved the start already.
+A prune deletes events and moves the start of the log in one transaction. So a reader that reads a
+page of the log and then the start knows whether the page was complete.
 """
 
 from __future__ import annotations
@@ -17,18 +16,20 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.sql.connection import Connection
 
-# About how many events one transaction removes, twice as many at most.
+# The approximate number of events that one transaction removes; at most twice as many.
 MAX_EVENTS = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """What one transaction removed.
+    """The jobs that one transaction removed.
 
     Attributes:
-        jobs: how many jobs, and `events`: how many of their events.
-        end_time: when the last of them had ended; None when there was none.
-        unread: for each subscription that had not acknowledged all of them, how many.
+        jobs: their number.
+        events: the number of their events.
+        end_time: the time at which the last of them ended; None without jobs.
+        unread: for each subscription that had not acknowledged all of them, the number of jobs
+            concerned.
     """
 
     jobs: int
@@ -38,7 +39,7 @@ class Pruned:
 
 
 async def list_tenants(conn: Connection) -> Sequence[str]:
-    """The tenants that have jobs."""
+    """Return the tenants that have jobs."""
     return await conn.scalars(_TENANTS)
 
 
@@ -54,29 +55,29 @@ async def prune_jobs(
     since: datetime | None = None,
     max_events: int = MAX_EVENTS,
 ) -> Pruned:
-    """Removes jobs that have ended in a state, the longest ended first, with their events.
+    """Remove jobs that ended in one state, the longest ended first, with their events.
 
-    Each state is pruned by itself, so that no look goes through jobs of another one that are kept
-    for longer.
+    Each state is pruned by itself, because scanning jobs of a state with a longer retention would
+    be wasted.
 
     A job stays while a subscription of its tenant has not acknowledged all of its events, whether
-    they match its filter or not. It also stays while some transaction is open that began before it
-    ended: its events have not settled then, and streams are yet to show them. One that somebody
-    holds by a lock is left for another time.
+    they match the filter or not. It also stays while a transaction is open that began before it
+    ended: its events have not settled, so streams have yet to send them. A locked job stays until a
+    later prune.
 
     Args:
-        conn: its transaction must do nothing else.
+        conn: needs a transaction of its own.
         term: the scheduler's.
-        tenant: whose jobs.
-        state: a terminal one.
-        older_than: how long ago a job must have ended.
-        held_for: how long ago it must have ended to go although a subscription has not
+        tenant: the tenant of the jobs.
+        state: a terminal state.
+        older_than: the time since the end of a job after which it is removed.
+        held_for: the time since its end after which it is removed even if a subscription has not
             acknowledged it.
-        limit: at how many jobs it looks.
-        since: looks at nothing that ended earlier. The pages of one run so pass over what the
-            pages before have left dead in the index.
-        max_events: about how many events it removes. Those that a single job has beyond that are
-            left to `remove_leftovers`, and nobody finds them any more.
+        limit: the maximum number of jobs to check.
+        since: skips jobs that ended earlier. So the pages of one run do not scan the dead index
+            entries of earlier pages.
+        max_events: the approximate number of events to remove. Further events of a single job are
+            removed by `remove_leftovers`; they cannot be found without their job.
 
     Raises:
         StaleTerm: the scheduler's term is over.
@@ -98,8 +99,8 @@ async def prune_jobs(
         ),
     ).one()
     if row.batches:
-        # A statement of its own: it sees what the one before has deleted, and so has every prune
-        # that waited for the row of the start.
+        # A separate statement, so its snapshot has the deletions of the first one and of each
+        # prune that it waited for.
         of_term(term, await conn.execute(_EMPTY_BATCHES, {"term": term, "ids": row.batches}))
     return Pruned(
         jobs=row.jobs,
@@ -110,10 +111,10 @@ async def prune_jobs(
 
 
 async def remove_leftovers(conn: Connection, *, term: int, max_events: int = MAX_EVENTS) -> int:
-    """Removes up to `max_events` events of a job that had too many for one transaction.
+    """Remove up to `max_events` events of a job that had too many for one transaction.
 
     Returns:
-        How many there were; 0 when nothing is left over.
+        The number of removed events; 0 if none were left.
 
     Raises:
         StaleTerm: the scheduler's term is over.
@@ -123,8 +124,8 @@ async def remove_leftovers(conn: Connection, *, term: int, max_events: int = MAX
     return removed
 
 
-# From tenant to tenant of the index, each found at its newest job: the oldest ones, at the other
-# end, may be dead.
+# Steps from tenant to tenant of the index, to the newest job of each. The index entries of the
+# oldest jobs may be dead.
 _TENANTS = text("""
     WITH RECURSIVE found AS (
         (SELECT tenant FROM jobs ORDER BY tenant DESC, id DESC LIMIT 1)
@@ -137,10 +138,9 @@ _TENANTS = text("""
     SELECT tenant FROM found
 """)
 
-# It waits for nobody but another prune of the tenant, at the row of the start; nobody else locks
-# that row. What was deleted is what the snapshot shows: `seq` grows with each event of a job, so a
-# job whose row is still as the snapshot has it has no further ones. And as the places of a job's
-# events stand in the order of their numbers, that of its newest is the greatest.
+# It waits only for another prune of the tenant, at the row of the start, which nothing else locks.
+# The snapshot has all events to delete: `seq` grows with each event, so a job whose `seq` is still
+# that of the snapshot has no later events. The newest event of a job has its greatest place.
 _PRUNE = text(f"""
     WITH {CURRENT_TERM},
     ended AS MATERIALIZED (
@@ -151,7 +151,7 @@ _PRUNE = text(f"""
             AND j.end_time <= statement_timestamp() - CAST(:older_than AS interval)
         ORDER BY j.end_time, j.id LIMIT :limit
     ),
-    behind AS MATERIALIZED (
+    slowest AS MATERIALIZED (
         SELECT name, xid, position FROM subscriptions
         WHERE tenant = :tenant ORDER BY xid, position LIMIT 1
     ),
@@ -160,10 +160,10 @@ _PRUNE = text(f"""
             sum(e.seq) OVER (ORDER BY e.end_time, e.id) - e.seq AS events_before
         FROM ended e
         JOIN job_events n ON n.job_id = e.id AND n.seq = e.seq
-        LEFT JOIN behind ON true
+        LEFT JOIN slowest ON true
         WHERE e.xid < pg_snapshot_xmin(pg_current_snapshot())
             AND (
-                behind.xid IS NULL OR (behind.xid, behind.position) >= (e.xid, n.position)
+                slowest.xid IS NULL OR (slowest.xid, slowest.position) >= (e.xid, n.position)
                 OR e.end_time <= statement_timestamp() - CAST(:held_for AS interval)
             )
     ),
@@ -171,7 +171,7 @@ _PRUNE = text(f"""
         SELECT j.id, j.batch_id, f.seq, f.xid, f.position, f.end_time
         FROM free f JOIN jobs j ON j.id = f.id
         WHERE f.events_before < :max_events AND j.seq = f.seq
-        -- Whoever holds the row puts the job back, and it stays.
+        -- A locked row is being requeued, so the job stays.
         FOR UPDATE OF j SKIP LOCKED
     ),
     gone_jobs AS (

@@ -1,4 +1,4 @@
-"""Jobs as they are now."""
+"""Queries for jobs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OPERATORS = {
 
 
 async def get_job(conn: Connection, *, tenant: str, job_id: JobId, full: bool) -> Job:
-    """A job.
+    """Return a job.
 
     Raises:
         JobNotFound: the tenant has no such job.
@@ -40,10 +40,9 @@ async def get_job(conn: Connection, *, tenant: str, job_id: JobId, full: bool) -
 
 
 async def lock_job(conn: Connection, *, tenant: str, job_id: JobId) -> None:
-    """Keeps everybody else from changing a job until the transaction ends.
+    """Lock a job against other changes until the transaction ends.
 
-    The next statement sees the job as it is by then, and so does a refusal. (A single statement
-    would look at the job as it was before it waited for the lock.)
+    A separate statement is needed: its successor sees the job as it is after the wait for the lock.
 
     Raises:
         JobNotFound: the tenant has no such job.
@@ -62,8 +61,8 @@ async def list_jobs(
     before: JobId | None,
     full: bool,
 ) -> list[Job]:
-    """Up to `limit` jobs that match, the newest first, older than `before`."""
-    # Which index helps depends on what is asked for.
+    """Return up to `limit` jobs that match, the newest first, older than `before`."""
+    # The best index depends on the values of the query.
     await conn.execute(_PLAN_EACH_TIME)
     statement: Select[Any] = (
         select(literal_column(job_columns(full=full)))
@@ -88,7 +87,7 @@ def _comparison(comparison: Comparison) -> ColumnElement[bool]:
             exists: ColumnElement[bool] = jobs.c.labels.has_key(comparison.key)
             return exists
         has: ColumnElement[bool] = and_(
-            # Repeats the index's own condition, so that the planner may use it.
+            # The condition of the partial index, so the planner may use it.
             jobs.c.labels != text("'{}'::jsonb"),
             jobs.c.labels.contains({comparison.key: value}),
         )
@@ -101,7 +100,7 @@ def _comparison(comparison: Comparison) -> ColumnElement[bool]:
 
 
 async def database_time(conn: Connection) -> datetime:
-    """The time by the only clock that decides."""
+    """Return the time of the database's clock."""
     now: datetime = await conn.scalar(select(func.clock_timestamp()))
     return now
 

@@ -1,4 +1,4 @@
-"""The connection pool, and the one place where a fault of the database becomes a domain error."""
+"""The connection pool. It converts faults of the database that may pass to `Unavailable`."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ from headrace_core.store.sql.connection import Connection, Driver, Row
 from headrace_core.store.sql.installation import read_installation
 
 # SQLSTATE classes and codes after which the same call may succeed: connection exceptions,
-# insufficient resources, operator intervention, system errors, deadlock and serialization failure,
-# lock timeout, a transaction that took too long, and a server that is read-only because it is a
-# standby by now.
+# insufficient resources, operator intervention, system errors, serialization failure, deadlock,
+# lock timeout, transaction timeouts, and a read-only server, which may have become a standby.
 _PASSING_CLASSES = ("08", "53", "57", "58")
 _PASSING_CODES = ("40001", "40P01", "55P03", "25P03", "25P04", "25006")
 
-# After these a connection is closed, though it still answers: the server became read-only or a
-# standby, or a pooler has no server for it.
+# SQLSTATE codes after which a connection is closed although it still answers: the server became
+# read-only or a standby, or a pooler has no server for the connection.
 _USELESS_CODES = ("25006", "57P01", "57P02", "57P03", "57P04", "57P05")
 _READ_ONLY = "25006"
 
-# How long a connection that is given back has to answer a cancellation, and how long all of them
-# have to close, in seconds.
+# Time limits in seconds: for a released connection to answer a cancellation, and for all
+# connections to close.
 _RELEASE_S = 2.0
 _CLOSE_S = 5.0
 
-# For how long a transaction may stay open while nothing is asked of it, in milliseconds. A process
-# that stands still within one holds locks, and all streams of many jobs wait for it.
+# Longest time that a transaction may be idle, in milliseconds. The transaction of a stopped process
+# holds locks and delays all streams of many jobs.
 _IDLE_TRANSACTION_MS = 10_000
 
 
@@ -46,12 +45,13 @@ class Database:
     """A pool of connections.
 
     Args:
-        settings: the URL, the size of the pool and the deadline of a statement.
-        application: how the connections call themselves in pg_stat_activity.
-        bounded: whether the deadline holds, and a transaction in which nothing happens is ended;
-            maintenance may take its time.
-        writes: whether a standby is refused; of several hosts the primary is used in any case.
-        timeout: the deadline of a statement in seconds, if it is shorter than that of the settings.
+        settings: the URL, the size of the pool and the time limit of a statement.
+        application: the name of the connections in pg_stat_activity.
+        bounded: whether statements have a time limit and idle transactions are ended. Maintenance
+            is not bounded.
+        writes: whether a standby is refused. If the URL has several hosts, the primary is used in
+            either case.
+        timeout: the time limit of a statement in seconds, if shorter than that of the settings.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Database:
             "command_timeout": self._timeout if bounded else None,
             "record_class": Row,
             "connection_class": Driver,
-            # Every statement of a service, prepared once for each connection.
+            # Each connection prepares each statement of a service once.
             "statement_cache_size": 500,
             "max_cached_statement_lifetime": 0,
             "server_settings": {"application_name": f"headrace-{application}"},
@@ -82,13 +82,12 @@ class Database:
         session = {
             # Unqualified names cost nothing per statement.
             "search_path": settings.database_schema,
-            # The guards compare what another transaction has just committed.
+            # The guards must compare states that another transaction has just committed.
             "default_transaction_isolation": "'read committed'",
-            # The statements are short: compiling them would cost more than running them.
+            # The statements are short: compiling one costs more than running it.
             "jit": "off",
-            # Each statement is planned once and kept, since planning costs more than running. A
-            # plan from when a table was empty must not read all of it when it is full, so plans go
-            # by indexes and keys, whatever the table's size.
+            # Planning costs more than running, so each statement is planned once. A plan made for
+            # an empty table must not scan the full one, so plans use indexes and keys.
             "plan_cache_mode": "force_generic_plan",
             "enable_seqscan": "off",
             "enable_hashjoin": "off",
@@ -96,45 +95,45 @@ class Database:
             "idle_in_transaction_session_timeout": str(_IDLE_TRANSACTION_MS if bounded else 0),
         }
         # One round trip for each connection. PgBouncer and other poolers refuse most settings in
-        # the message that opens a connection.
+        # the startup message.
         self._session = ";".join(f"SET {name} = {value}" for name, value in session.items())
         self._pool: asyncpg.Pool[Row] | None = None
-        # Whether it ever was.
+        # Whether any connection was ever opened.
         self._connected = False
         self._installation_id: UUID | None = None
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """A connection with an open transaction, committed at the end of the block.
+        """Open a transaction, and commit it at the end of the block.
 
         Raises:
-            Unavailable: the database cannot be reached, or gave up on the transaction. Whether a
-                COMMIT that was cut off took place is then unknown.
+            Unavailable: the database cannot be reached, or ended the transaction. An interrupted
+                COMMIT may have taken effect.
         """
         with _faults():
             async with self._driver() as driver:
                 await driver.execute("BEGIN")
                 connection = Connection(driver, begun=True)
-                # What is not committed is rolled back when the connection is given back.
+                # An uncommitted transaction is rolled back when the connection is released.
                 yield connection
                 await connection.commit()
 
     @asynccontextmanager
     async def snapshot(self, *, statement_timeout: float) -> AsyncIterator[Connection]:
-        """A transaction that only reads, all of it as of one moment: for statements over much.
+        """Open a read-only transaction with one snapshot, for statements over many rows.
 
         Args:
-            statement_timeout: seconds that one statement may take.
+            statement_timeout: the time limit of a statement, in seconds.
 
         Raises:
-            Unavailable: as for a transaction; a statement that took too long is one.
+            Unavailable: as for a transaction, or a statement reached its time limit.
         """
         with _faults():
             async with self._driver() as driver:
                 await driver.execute(
                     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
                     f"SET LOCAL statement_timeout = {round(statement_timeout * 1000)};"
-                    # Such statements are worth planning, and their pages are worth joining.
+                    # Over many rows, planning each statement and joining by hash cost less.
                     "SET LOCAL plan_cache_mode = force_custom_plan;"
                     "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on"
                 )
@@ -144,7 +143,7 @@ class Database:
 
     @asynccontextmanager
     async def statement(self) -> AsyncIterator[Connection]:
-        """A connection on which each statement is a transaction of its own: one round trip.
+        """Return a connection that commits each statement by itself, in one round trip.
 
         Raises:
             Unavailable: as for a transaction.
@@ -154,10 +153,10 @@ class Database:
                 yield Connection(driver, begun=False)
 
     async def ping(self) -> None:
-        """Asks the database for a sign of life.
+        """Check that the database answers.
 
         Raises:
-            Unavailable: there is none.
+            Unavailable: it does not.
         """
         async with self.statement() as connection:
             await connection.execute(_PING)
@@ -175,7 +174,7 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[asyncpg.Connection]:
-        """A raw connection of its own, outside the pool, for LISTEN.
+        """Open a raw connection outside the pool, for LISTEN.
 
         Raises:
             Unavailable: as for a transaction.
@@ -189,7 +188,7 @@ class Database:
                 driver.terminate()
 
     async def close(self) -> None:
-        """Closes all connections; those that do not close in time are left to the end."""
+        """Close all connections. After five seconds the others are terminated."""
         pool, self._pool = self._pool, None
         if pool is not None:
             try:
@@ -205,7 +204,7 @@ class Database:
     async def _driver(self) -> AsyncIterator[Driver]:
         pool = self._pool
         if pool is None:
-            # It connects nobody yet.
+            # This opens no connection yet.
             pool = self._pool = asyncpg.create_pool(
                 **self._connect,
                 init=self._begin_session,
@@ -215,30 +214,30 @@ class Database:
                 max_inactive_connection_lifetime=0,
             )
         try:
-            # Makes it ready, at once, when it is not.
+            # Initializes the pool at the first use.
             await pool
             lent = await pool.acquire(timeout=self._timeout)
         except asyncpg.PostgresError as error:
             if not self._connected:
-                # What never was let in is set wrong, and should hear of it.
+                # A first connection that is refused has wrong settings: report the reason.
                 raise
-            # A password that is being changed, or a server that is taking over: it may pass.
+            # A change of the password or a failover may be in progress.
             raise Unavailable("postgresql") from error
         self._connected = True
-        # The pool takes it out of `lent` when it is lost; then the driver itself still says so.
+        # The pool detaches a lost connection from `lent`. The driver still reports the loss.
         driver: Driver = lent._con  # type: ignore[attr-defined] # noqa: SLF001
         try:
             yield driver
         except BaseException as error:
             if isinstance(error, asyncpg.InternalClientError):
-                # So it shows itself when the server has said goodbye and has not hung up yet.
+                # asyncpg raises this if the server has ended the session but not the socket.
                 driver.terminate()
             elif isinstance(error, asyncpg.PostgresError) and error.sqlstate in _USELESS_CODES:
                 driver.terminate()
                 if error.sqlstate == _READ_ONLY:
-                    # A session that began read-only stays so: each is replaced at its next use.
+                    # A session that began read-only stays read-only: replace all of them.
                     await pool.expire_connections()
-            # Whatever comes of it, a cancellation most of all, must not get lost to another error.
+            # An error of the release must not replace the first one, least of all a cancellation.
             with suppress(Exception):
                 await pool.release(lent, timeout=_RELEASE_S)
             raise
@@ -246,15 +245,16 @@ class Database:
 
 
 async def until_lost(connection: asyncpg.Connection, *, probe: float) -> NoReturn:
-    """Waits until a raw connection is lost, and raises what that shows itself as.
+    """Wait until a raw connection is lost, and raise its error.
 
     Args:
         connection: from `Database.session`.
-        probe: seconds between two checks, and the deadline of each. A session that the server ends
-            is noticed at once.
+        probe: seconds between two checks, and the time limit of each. The end of a session by the
+            server is noticed without a check.
 
     Raises:
-        asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: it is lost.
+        asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: the connection is
+            lost.
     """
     ended = asyncio.Event()
     connection.add_termination_listener(lambda _: ended.set())
@@ -269,21 +269,22 @@ def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, An
     """Return asyncpg's arguments for the server of the settings.
 
     Args:
-        settings: has the URL, whose options docs/production.md lists.
-        writes: whether a standby is refused; of several hosts the primary is used in any case.
+        settings: has the URL. docs/production.md lists its options.
+        writes: whether a standby is refused. If the URL has several hosts, the primary is used in
+            either case.
     """
     options = database_options(settings.database_url.get_secret_value())
     arguments: dict[str, Any] = {
         "dsn": settings.postgresql_url,
-        # As in libpq, 0 is no limit of the URL's own.
+        # As in libpq, 0 means that the URL sets no limit.
         "timeout": int(options.get("connect_timeout", "0")) or settings.database_timeout,
     }
     if options.get("sslrootcert") == "system":
-        # asyncpg takes it for the name of a file.
+        # asyncpg would read it as the name of a file.
         arguments["ssl"] = ssl.create_default_context()
     if options.get("target_session_attrs", "any") == "any":
         several = "," in urlsplit(settings.postgresql_url).netloc or "," in options.get("host", "")
-        # A standby may be behind, and stay so: it is not read from either.
+        # A standby may lag for any time, so reads use the primary as well.
         arguments["target_session_attrs"] = "primary" if writes or several else "any"
     return arguments
 
@@ -302,7 +303,7 @@ _PING = text("SELECT 1")
 
 
 class _faults:  # noqa: N801 - reads as a function: with _faults():
-    """Turns faults of the database that may pass into Unavailable."""
+    """Convert faults of the database that may pass to Unavailable."""
 
     def __enter__(self) -> None:
         pass

@@ -1,9 +1,8 @@
 """Group commit: many small writes share one transaction.
 
-Items gather while the commit before them runs, so that load makes batches bigger instead of queues
-longer. An item that finds nobody committing is committed at once. Where commits are quick, a crowd
-would nevertheless be committed in crumbs, each at the cost of a whole commit: so a batch may also
-wait for more, as long as more keeps coming.
+Items gather while the previous commit runs, so load makes batches larger instead of queues longer.
+An item that finds no commit running is committed at once. If commits are quick, many submitters
+would still cause many small commits. So a batch may wait as long as further items keep arriving.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from headrace_core.domain.errors import ShuttingDown, Unavailable
 
-# How many items are a crowd, and how long it is watched for another one, in seconds.
+# Items that count as a crowd, and the wait for the next item of a crowd, in seconds.
 _CROWD: Final = 5
 _STEP: Final = 0.001
 
@@ -25,7 +24,7 @@ Result = TypeVar("Result")
 
 
 class Overloaded(Unavailable):
-    """More is waiting for the database than may wait. Trying again may help."""
+    """Too many writes are waiting for the database. The caller may retry."""
 
     def __init__(self) -> None:
         super().__init__("postgresql")
@@ -42,18 +41,19 @@ def _give_up(future: asyncio.Future[Any]) -> None:
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Commits items in batches, in the order of their submits.
+    """Commit items in batches, in the order in which they were submitted.
 
     Args:
-        commit: persists a batch and returns one result per item, in order. What it raises goes to
-            every caller of that batch and to nobody else. It has a deadline of its own.
-        max_batch: the most items of a batch.
-        max_pending: the most items that may wait, those being committed included.
-        weigh: what an item weighs, in bytes or whatever the two bounds below count.
-        max_batch_weight: a batch is full at this weight; a single item may be heavier.
-        max_pending_weight: the most that all waiting items may weigh.
-        gather: how long a batch of a crowd waits for more at most, in seconds. A crowd are
-            `_CROWD` items in the commit before and behind it; whoever comes alone never waits.
+        commit: persists a batch and returns one result per item, in order. Its error is raised for
+            every caller of the batch. It has a time limit of its own.
+        max_batch: the maximum number of items in a batch.
+        max_pending: the maximum number of unfinished items, including those being committed.
+        weigh: returns the weight of an item, in the unit of the two limits below.
+        max_batch_weight: the weight at which a batch is full. A single item may be heavier.
+        max_pending_weight: the maximum weight of all unfinished items.
+        gather: the longest time that a batch of a crowd waits for further items, in seconds. A
+            crowd is at least `_CROWD` items in the last commit and the queue. A lone item never
+            waits.
     """
 
     def __init__(
@@ -78,26 +78,25 @@ class GroupCommit(Generic[Item, Result]):
         self._pending = 0
         self._pending_weight = 0
         self._committer: asyncio.Task[None] | None = None
-        # The context of its maker, not of the first submitter.
+        # The context of the constructor's caller, not of the first submitter.
         self._context = contextvars.copy_context()
         self._closed = False
 
     async def submit(self, item: Item, *, timeout: float | None = None) -> Result:  # noqa: ASYNC109
-        """Hands in an item and waits for the commit that it is part of.
+        """Submit an item and return its result after the commit.
 
-        A caller that is cancelled, or waits no longer, takes its item back if its commit has not
-        begun; else the item is committed and the result dropped. Other items of the batch never
-        notice.
+        If the caller is cancelled or times out before the commit begins, the item is withdrawn.
+        After that the item is committed and its result dropped. Other items are not affected.
 
         Args:
-            item: what to commit.
-            timeout: the longest wait, in seconds. None: as long as it takes.
+            item: the item to commit.
+            timeout: the longest wait, in seconds; None for no limit.
 
         Raises:
-            TimeoutError: it took longer.
-            Overloaded: too much is waiting.
-            ShuttingDown: it was closed.
-            Exception: what `commit` raised for the batch.
+            TimeoutError: the timeout passed.
+            Overloaded: too many items are waiting.
+            ShuttingDown: the group commit is closed.
+            Exception: the error of `commit` for the batch.
         """
         if self._closed:
             raise ShuttingDown
@@ -114,14 +113,14 @@ class GroupCommit(Generic[Item, Result]):
         self._pending += 1
         self._pending_weight += weight
         if self._committer is None:
-            # A task begins at the loop's next turn: what this turn still submits joins in.
-            # The task works for all submitters, so it runs in the context of none of them.
+            # The task begins at the loop's next iteration, so items submitted in this one join.
+            # It works for all submitters, so it runs in the context of none of them.
             self._committer = asyncio.create_task(
                 self._run(), name="group-commit", context=self._context.copy()
             )
         if timeout is None:
             return await future
-        # A tenth of what asyncio.timeout() costs, which every submit would pay.
+        # A tenth of the cost of asyncio.timeout(), for every submit.
         timer = loop.call_later(timeout, _give_up, future)
         try:
             return await future
@@ -129,9 +128,9 @@ class GroupCommit(Generic[Item, Result]):
             timer.cancel()
 
     async def close(self) -> None:
-        """Takes no more items and waits until those that wait are committed.
+        """Refuse further items and wait until all waiting ones are committed.
 
-        When it is cancelled meanwhile, what is left fails with ShuttingDown.
+        If this call is cancelled, the items left fail with ShuttingDown.
         """
         self._closed = True
         committer = self._committer
@@ -151,7 +150,7 @@ class GroupCommit(Generic[Item, Result]):
                     await self._gather_more()
         finally:
             self._committer = None
-            # Only a cancellation leaves items behind.
+            # Items are left only after a cancellation.
             while self._waiting:
                 _, weight, future = self._waiting.popleft()
                 self._release(1, weight)
@@ -159,7 +158,7 @@ class GroupCommit(Generic[Item, Result]):
                     future.set_exception(ShuttingDown())
 
     async def _gather_more(self) -> None:
-        """Waits until the next batch has grown, and stops growing."""
+        """Wait until the next batch stops growing."""
         clock = asyncio.get_running_loop().time
         end = clock() + self._gather
         size = -1
@@ -176,7 +175,7 @@ class GroupCommit(Generic[Item, Result]):
             for future, result in zip(futures, results, strict=True):
                 if not future.done():
                     future.set_result(result)
-        except Exception as error:  # noqa: BLE001 - it is the callers' error, not the loop's
+        except Exception as error:  # noqa: BLE001 - the error is raised for the callers
             for future in futures:
                 if not future.done():
                     future.set_exception(error)
@@ -201,7 +200,7 @@ class GroupCommit(Generic[Item, Result]):
                 break
             self._waiting.popleft()
             if future.done():
-                # Its caller was cancelled.
+                # Its caller was cancelled or timed out.
                 self._release(1, weight)
                 continue
             items.append(item)

@@ -1,4 +1,4 @@
-"""What names this database."""
+"""The identity of this database."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ class Installation:
 
 
 async def read_installation(conn: Connection) -> Installation:
-    """Reads the one row that there is."""
+    """Read the only row."""
     row = (await conn.execute(text("SELECT id, secret FROM installation"))).one()
     return Installation(id=row.id, secret=bytes(row.secret))

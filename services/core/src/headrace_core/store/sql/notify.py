@@ -1,4 +1,4 @@
-"""LISTEN/NOTIFY: how wake-ups go through PostgreSQL."""
+"""Wake-ups through PostgreSQL: LISTEN and NOTIFY."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace_core.store.sql.database import Database, until_lost
 
 
 async def notify(conn: Connection, channels: Sequence[str]) -> None:
-    """Notifies whoever listens to one of `channels`, when the transaction commits."""
+    """Notify the listeners of `channels` when the transaction commits."""
     await conn.execute(_NOTIFY, {"channels": list(channels)})
 
 
@@ -24,21 +24,21 @@ async def listen(
     heard: Callable[[Sequence[str]], None],
     probe: float,
 ) -> NoReturn:
-    """Calls `heard` with all channels once it listens, and then with the one of every notification,
-    until the connection fails.
+    """Listen to channels until the connection fails.
 
     Args:
-        database: where to connect.
-        channels: what to listen to.
-        heard: must not block.
-        probe: seconds between two checks that the connection lives, and the deadline of each, as
-            of the first word on it.
+        database: the database to connect to.
+        channels: the channels.
+        heard: called with all channels once listening begins, and then with the channel of each
+            notification. It must not block.
+        probe: seconds between two checks of the connection. It is also the time limit of each check
+            and of the LISTEN statements.
 
     Raises:
         Unavailable: the connection failed.
     """
     async with database.session() as connection:
-        # A link that has just died must not be waited for as long as a statement may take.
+        # The limit of a statement would be too long a wait for a dead connection.
         async with asyncio.timeout(probe):
             for channel in channels:
                 await connection.add_listener(channel, lambda *said: heard((said[2],)))

@@ -1,4 +1,4 @@
-"""Checks for health that the database takes writes."""
+"""The health check of writes to the database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROOM_S: Final = 10.0
 
 
 async def check_writes(database: Database) -> None:
-    """Check that a job and an event could be inserted, and that a commit reaches the disk.
+    """Check that a job and an event can be inserted, and that a commit reaches the disk.
 
     Raises:
         Unavailable: the database is read-only, a table stays locked, or a commit fails.
@@ -30,11 +30,11 @@ async def check_writes(database: Database) -> None:
 
 
 async def write_fault(database: Database, *, within: float) -> str | None:
-    """Return why no job can be stored; None when one could be.
+    """Return the reason why no job can be stored; None if one can.
 
     Args:
-        database: which one.
-        within: seconds that the check may take.
+        database: the database to check.
+        within: the time limit of the check, in seconds.
     """
     try:
         async with asyncio.timeout(within):
@@ -48,11 +48,11 @@ async def write_fault(database: Database, *, within: float) -> str | None:
 
 
 class WriteProbe:
-    """The check of a service's health.
+    """The health check of a service.
 
     Args:
-        database: the service's.
-        room: whether it also checks, now and then, that the disk has room.
+        database: the service's database.
+        room: whether to check every ten seconds that the disk has room.
     """
 
     def __init__(self, database: Database, *, room: bool = False) -> None:
@@ -60,7 +60,7 @@ class WriteProbe:
         self._room_at = 0.0 if room else inf
 
     async def run(self) -> None:
-        """Check as `check_writes`.
+        """Run `check_writes`, and check the room on the disk if that is due.
 
         Raises:
             Unavailable: nothing can be stored.
@@ -89,7 +89,7 @@ _WRITE = text(f"""
     SELECT pg_logical_emit_message(true, 'headrace', '')
 """)
 
-# An insert may find room in a page that the table already has; a temporary file (300 KB, gone at
-# once) never does.
+# An insert may use free space in the table. A temporary file (300 KB, removed at once) needs new
+# space.
 _LITTLE_MEMORY = text("SET LOCAL work_mem = '64kB'")
 _SPILL = text("SELECT count(*) FROM generate_series(1, 20000)")

@@ -1,4 +1,4 @@
-"""Rows to domain objects, and the few values that need a form of their own in the database."""
+"""The conversion of rows to domain objects, and of values to their stored form."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _PLAIN = (
     *("retries_used", "seq", "worker_id", "correlation_id"),
 )
 
-# The largest progress that is read, in bytes. What a worker may write is at most two thirds of it;
-# an older version let any size pass.
+# The largest progress that is read, in bytes. A worker may write two thirds of it; an older version
+# had no limit.
 MAX_PROGRESS_BYTES = 65_536
 
 
 def _progress_column(table: str = "") -> str:
-    """Progress as text. One that is too large comes without its counters, and with less text.
+    """Return progress as text. Oversized progress has no counters and a shorter message.
 
-    The size of the column is known without reading it. It may be compressed, so `to_progress`
-    checks again.
+    The size of the column is known without reading it. It may be the compressed size, so
+    `to_progress` checks again.
     """
     column = f"{table}progress"
     return f"""CASE WHEN pg_column_size({column}) > {MAX_PROGRESS_BYTES}
@@ -57,7 +57,7 @@ def _progress_column(table: str = "") -> str:
 
 
 def job_columns(*, full: bool, table: str = "") -> str:
-    """The select list that `to_job` reads."""
+    """Return the select list that `to_job` reads."""
     of = f"{table}." if table else ""
     columns = [f"{of}{name}" for name in _PLAIN]
     columns += [f"{of}{name}::text AS {name}" for name in _DOCUMENTS]
@@ -80,12 +80,12 @@ _EVENT = (
 )
 EVENT_COLUMNS = ", ".join(_EVENT)
 _EVENT_WIDTH = len(_EVENT)
-# The same columns of a row that is no event.
+# The same columns, all NULL.
 NO_EVENT = ", ".join(f"NULL AS {re.split('[. ]', column)[-1]}" for column in _EVENT)
 
 
 def to_job(row: Row) -> Job:
-    """A row with `job_columns`. Its unreadable fields are left out, counted and logged."""
+    """Convert a row with `job_columns`. Unreadable fields are left out, counted and logged."""
     job = decode_job(row)
     if job.unreadable:
         UNREADABLE_ROWS.note(f"job {job.id}", job.unreadable)
@@ -93,7 +93,7 @@ def to_job(row: Row) -> Job:
 
 
 def decode_job(row: Row) -> Job:
-    """As `to_job`, without counting it."""
+    """Convert a row as `to_job` does, without counting unreadable fields."""
     fields = Fields()
     stack_trace = row["stack_trace"]
     return Job(
@@ -124,7 +124,7 @@ def decode_job(row: Row) -> Job:
 
 
 class Fields:
-    """Reads the fields of one row, and remembers those that cannot be read."""
+    """Decode the fields of one row, and collect the names of unreadable ones."""
 
     __slots__ = ("unreadable",)
 
@@ -132,7 +132,7 @@ class Fields:
         self.unreadable: list[str] = []
 
     def read(self, name: str, decode: Callable[[Any], _T], value: Any, default: _T) -> _T:
-        """Decodes a value; returns the default when that fails."""
+        """Decode a value; return the default if that fails."""
         try:
             return decode(value)
         except UNREADABLE:
@@ -151,22 +151,22 @@ UNREADABLE: Final = (
 
 
 def to_time(time: datetime | None) -> Any:
-    """A time that `readable` selected.
+    """Return a time that was selected by `readable`.
 
     Raises:
-        ValueError: the stored time cannot be read.
+        ValueError: the stored time is unreadable.
     """
     if time is not None and time.tzinfo is None:
-        # The driver's form of an infinite time.
+        # The driver's value for an infinite time.
         raise ValueError
     return time
 
 
 def to_interval(interval: _Interval) -> _Interval:
-    """A stored interval, as `readable_interval` has read it.
+    """Return an interval that was selected by `readable_interval`.
 
     Raises:
-        ValueError: the stored interval cannot be read.
+        ValueError: the stored interval is unreadable.
     """
     if interval is not None and interval < timedelta():
         # `readable_interval` replaces an unreadable interval by this value.
@@ -175,12 +175,12 @@ def to_interval(interval: _Interval) -> _Interval:
 
 
 def to_event(row: Row) -> JobEvent:
-    """A row that begins with EVENT_COLUMNS. Its unreadable fields are left out.
+    """Convert a row that begins with EVENT_COLUMNS. Unreadable fields are left out.
 
     The event itself is never left out: a stream without it would have a gap.
     """
-    # Every event of every stream comes through here: columns by their order, and members of enums
-    # from a dictionary, take a third of the time.
+    # Every event of every stream is converted here. Unpacking columns by order and members of enums
+    # from a dictionary takes a third of the time.
     (
         job_id,
         seq,
@@ -229,9 +229,9 @@ def to_event(row: Row) -> JobEvent:
 
 
 def decode_event(row: Row) -> tuple[JobEvent, Sequence[str]]:
-    """As `to_event`, without counting it; returns the fields that cannot be read as well.
+    """Convert a row as `to_event` does, without counting it; return its unreadable fields as well.
 
-    It is slower than `to_event`.
+    This is slower than `to_event`.
     """
     fields = Fields()
     labels = row["labels"]
@@ -269,7 +269,7 @@ _error = msgspec.json.Decoder(JobError)
 class _RetryRow(msgspec.Struct):
     """The stored retry overrides, within the limits of `RetryPolicy`.
 
-    Other fields are passed over: a newer version may have stored them during an upgrade.
+    Other fields are ignored: a newer version may have stored them during an upgrade.
     """
 
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
@@ -284,12 +284,12 @@ _overrides = msgspec.json.Decoder(_RetryRow)
 
 
 def to_labels(labels: JsonText) -> dict[str, str]:
-    """Labels from their JSON object."""
+    """Decode labels from their JSON object."""
     return _EMPTY if labels == "{}" else _labels.decode(labels)
 
 
 def to_error(error: JsonText | None, stack_trace: str | None = None) -> JobError | None:
-    """An error from its JSON object and its stack trace."""
+    """Decode an error from its JSON object and its stack trace."""
     if error is None:
         return None
     decoded = _error.decode(error)
@@ -297,7 +297,7 @@ def to_error(error: JsonText | None, stack_trace: str | None = None) -> JobError
 
 
 def from_error(error: JobError | None) -> JsonText | None:
-    """An error as a JSON object, without its stack trace."""
+    """Encode an error as a JSON object, without its stack trace."""
     if error is None:
         return None
     row = {"type": error.type, "message": error.message, "retryable": error.retryable}
@@ -305,7 +305,7 @@ def from_error(error: JobError | None) -> JsonText | None:
 
 
 class _ProgressRow(msgspec.Struct):
-    """Progress as it is stored; the counters stay text."""
+    """Stored progress. The counters stay text."""
 
     fraction: float
     message: str
@@ -316,7 +316,7 @@ _progress = msgspec.json.Decoder(_ProgressRow)
 
 
 def to_progress(progress: JsonText | None) -> Progress | None:
-    """Progress from its JSON object, cut where an older version stored too much."""
+    """Decode progress from its JSON object. Oversized progress of an older version is cut."""
     if progress is None:
         return None
     row = _progress.decode(progress)
@@ -328,7 +328,7 @@ def to_progress(progress: JsonText | None) -> Progress | None:
 
 
 def from_progress(progress: Progress | None) -> JsonText | None:
-    """Progress as a JSON object."""
+    """Encode progress as a JSON object."""
     if progress is None:
         return None
     row = _ProgressRow(
@@ -340,7 +340,7 @@ def from_progress(progress: Progress | None) -> JsonText | None:
 
 
 def to_overrides(retry: JsonText | None) -> RetryOverrides:
-    """What a submitter said of retries, from its JSON object."""
+    """Decode a submitter's retry overrides from their JSON object."""
     if retry is None:
         return _NO_OVERRIDES
     return RetryOverrides(**_said(_overrides.decode(retry)))
@@ -350,19 +350,19 @@ _NO_OVERRIDES = RetryOverrides()
 
 
 def from_overrides(retry: RetryOverrides) -> JsonText | None:
-    """What a submitter said of retries, as a JSON object; None when nothing was said."""
+    """Encode a submitter's retry overrides as a JSON object; None without any."""
     if retry == _NO_OVERRIDES:
         return None
     return _retry_text(retry)
 
 
 def to_policy(retry: JsonText) -> RetryPolicy:
-    """A handler's policy from its JSON object."""
+    """Decode a handler's retry policy from its JSON object."""
     return RetryPolicy(**_said(_overrides.decode(retry)))
 
 
 def from_policy(retry: RetryPolicy) -> JsonText:
-    """A handler's policy as a JSON object."""
+    """Encode a handler's retry policy as a JSON object."""
     return _retry_text(retry)
 
 
@@ -385,5 +385,5 @@ def _said(row: _RetryRow) -> dict[str, Any]:
 
 
 def column(items: Sequence[Any], name: str) -> list[Any]:
-    """One attribute of each item, for an unnest()."""
+    """Return one attribute of each item, for an unnest()."""
     return [getattr(item, name) for item in items]

@@ -1,4 +1,4 @@
-"""The schema. The migrations lead to exactly this; a test compares them."""
+"""The tables. The migrations lead to exactly this schema; a test compares them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Xid8(UserDefinedType[int]):
 
 
 def in_list(values: Any) -> str:
-    """`'a', 'b'`: values of ours, for the inside of an IN (…)."""
+    """Return trusted values as the inside of an IN (…), such as `'a', 'b'`."""
     return ", ".join(f"'{value}'" for value in values)
 
 
@@ -76,8 +76,8 @@ TIMES: Final[Mapping[str, Sequence[str]]] = {
     "subscriptions": ("lease_expire_time", "create_time", "ack_time"),
 }
 
-# The condition, by table, that every time and number of a row can be read; CHECKs refuse others. A
-# database that was migrated to schema 0007 may hold rows from before that break it.
+# The condition, by table, that each time and number of a row is readable. CHECKs enforce it, except
+# for rows older than migration 0007.
 SOUND: Final[Mapping[str, str]] = {
     table: " AND ".join(
         [sound_times(columns)]
@@ -91,8 +91,8 @@ def _time(name: str, *, nullable: bool = True) -> Column[Any]:
     return Column(name, DateTime(timezone=True), nullable=nullable)
 
 
-# One row that names this database: cursors and page tokens carry its id and are signed with its
-# secret.
+# One row, the identity of this database. Cursors and page tokens have its id and are signed with
+# its secret.
 installation = Table(
     "installation",
     metadata,
@@ -140,7 +140,7 @@ jobs = Table(
     Column("tenant", Text, nullable=False),
     Column("type", Text, nullable=False),
     Column("queue", Text, nullable=False),
-    # json and not jsonb: it keeps the text exactly as it was given.
+    # json keeps the exact text, unlike jsonb.
     Column("payload", JSON, nullable=False),
     Column("priority", SmallInteger, nullable=False),
     Column("labels", JSONB, nullable=False),
@@ -159,8 +159,8 @@ jobs = Table(
     Column("result", JSON),
     Column("error", JSON),
     Column("worker_id", Uuid),
-    # The order in which a queue is served: milliseconds since 1970 at which it was due, less the
-    # worth of its priority.
+    # The order within a lane: the due time in milliseconds since 1970, less the value of the
+    # priority.
     Column("rank", Double, nullable=False),
     _time("create_time", nullable=False),
     _time("due_time", nullable=False),
@@ -169,14 +169,14 @@ jobs = Table(
     _time("cancel_request_time"),
     _time("end_time"),
     _time("update_time", nullable=False),
-    # The xid of its newest event; that of the next one must not be below it (guards.EVENT_XID).
+    # The xid of the newest event. The xid of the next one must not be lower (sql/transition.py).
     Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     # The x-request-id of the submit.
     Column("correlation_id", Text),
-    # Where the handler raised `error`. Without an error it means nothing: `headrace.complete`
+    # The stack trace of `error`. Without an error it has no meaning: the SQL function `complete`
     # leaves it in place.
     Column("stack_trace", Text),
-    # In a row: any other end of an attempt but the loss of its worker sets it back to 0.
+    # Consecutive interruptions. Other ends of attempts reset it, except worker lost.
     Column("interruptions", Integer, nullable=False, server_default=text("0")),
     CheckConstraint(f"state IN ({in_list(JobState)})", name="state"),
     CheckConstraint(f"priority BETWEEN {MIN_PRIORITY} AND {MAX_PRIORITY}", name="priority"),
@@ -231,7 +231,7 @@ jobs = Table(
         postgresql_where=text("request_id IS NOT NULL"),
     ),
     Index("jobs_tenant_idx", "tenant", "id"),
-    # The terminal ones of each state, the longest ended first.
+    # The terminal jobs of each state, the longest ended first.
     Index(
         "jobs_ended_idx",
         "tenant",
@@ -253,8 +253,8 @@ jobs = Table(
 job_events = Table(
     "job_events",
     metadata,
-    # No foreign key: events are only ever inserted by the statement that writes their job's row,
-    # and a check of each would cost the hot path more than it could find.
+    # No foreign key: only the statement that writes a job's row inserts its events, and the check
+    # would slow down the hot path.
     Column("job_id", Uuid, primary_key=True),
     Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("tenant", Text, nullable=False),
@@ -267,16 +267,16 @@ job_events = Table(
     Column("output", JSON),
     _time("due_time"),
     Column("worker_id", Uuid),
-    # (xid, position) is the place in the order of all events. `xid` is the transaction that wrote
-    # the event, or the one with a larger id that wrote an earlier event of the job: a transaction
-    # that has its id already may come to a job after one that began later is done with it.
+    # (xid, position) is the place in the event log. `xid` is the transaction that wrote the event,
+    # or one with a larger id that wrote an earlier event of the job: a transaction may get its id
+    # first and lock the job last.
     Column("xid", Xid8, nullable=False),
-    # The transaction that wrote it. It stands before the position so that a position is never
-    # drawn by a transaction that has no id yet.
+    # The transaction that wrote the event. Its default is evaluated before that of `position`, so
+    # a transaction has an id before it takes a position.
     Column("writer", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     Column("position", BigInteger, Identity(always=True), nullable=False),
     CheckConstraint("seq >= 1 AND attempt >= 0", name="counters"),
-    # Which events there are, and to which states they lead.
+    # The events of the lifecycle, each with the states to which it leads.
     CheckConstraint(_STEPS, name="step"),
     CheckConstraint("(seq = 1) = (type = 'submitted')", name="first"),
     CheckConstraint("(output IS NOT NULL) = (type = 'output')", name="output"),
@@ -284,7 +284,7 @@ job_events = Table(
     CheckConstraint("xid >= writer", name="place"),
     CheckConstraint(SOUND["job_events"], name="times"),
     Index("job_events_position_idx", "xid", "position"),
-    # The few that stand behind their own transaction.
+    # The few events with an xid above their writer's.
     Index("job_events_writer_idx", "writer", postgresql_where=text("writer <> xid")),
 )
 
@@ -294,7 +294,7 @@ workers = Table(
     Column("id", Uuid, primary_key=True),
     Column("tenant", Text, nullable=False),
     Column("name", Text, nullable=False),
-    # Workers of one pool run the same types from the same queues, and share an arq queue.
+    # The workers of a pool have the same types and queues, and share an arq queue.
     Column("pool", Text, nullable=False),
     # Empty: all queues.
     Column("queues", ARRAY(Text), nullable=False),
@@ -323,12 +323,12 @@ worker_handlers = Table(
     Index("worker_handlers_type_idx", "tenant", "type"),
 )
 
-# Who of the schedulers leads. There is no row before the first one has led.
+# The leader of the schedulers. There is no row before the first term.
 leadership = Table(
     "leadership",
     metadata,
     Column("singleton", Boolean, primary_key=True, server_default=text("true")),
-    # It grows whenever somebody begins to lead, and what a scheduler writes compares it.
+    # It grows with each new leader. Each write of a scheduler compares it.
     Column("term", BigInteger, nullable=False),
     Column("holder", Uuid),
     _time("lease_expire_time"),
@@ -338,8 +338,8 @@ leadership = Table(
     CheckConstraint(SOUND["leadership"], name="times"),
 )
 
-# Where a tenant's part of the log begins: what stands up to there may have been pruned. Without a
-# row it is whole.
+# The start of a tenant's part of the event log: events up to this place may have been pruned.
+# Without a row none was.
 event_log = Table(
     "event_log",
     metadata,
@@ -349,8 +349,8 @@ event_log = Table(
     Index("event_log_start_idx", "start_xid", "start_position"),
 )
 
-# Jobs that were pruned with more events than one transaction removes: of `seq` events the first
-# `removed` are gone. Nobody finds the others, since their job is gone.
+# Pruned jobs with more events than one transaction removes. Of `seq` events the first `removed` are
+# removed. The others cannot be found without their job.
 pruned_jobs = Table(
     "pruned_jobs",
     metadata,
@@ -365,14 +365,14 @@ subscriptions = Table(
     metadata,
     Column("tenant", Text, primary_key=True),
     Column("name", Text, primary_key=True),
-    # Another one when the name is deleted and used again: the cursors of the old one do not fit.
+    # A new id when a deleted name is used again, so old cursors are refused.
     Column("id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
     Column("filter", JSONB, nullable=False),
-    # Everything up to this place has been acknowledged.
+    # The acknowledged place.
     Column("xid", Xid8, nullable=False),
     Column("position", BigInteger, nullable=False),
-    # The consumer that receives, its watch, and until when that counts. The epoch grows when the
-    # consumer changes: an acknowledgement of an earlier epoch is refused.
+    # The consumer, its watch and the end of its lease. The epoch grows when the consumer changes:
+    # an acknowledgement of an earlier epoch is refused.
     Column("consumer", Text),
     Column("watch_id", Uuid),
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),

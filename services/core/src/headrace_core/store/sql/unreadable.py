@@ -1,7 +1,7 @@
-"""Counts and logs stored rows that cannot be read as a whole.
+"""Count and log stored rows with unreadable fields.
 
 An older version stored infinite times, and an operator may write anything. A reader gets such a row
-without its unreadable fields, so that no row can break a page or a stream.
+without its unreadable fields, so no row can break a page or a stream.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import structlog
 
 _log = structlog.get_logger()
 
-# A row may be read many times a second. Each is logged once, as far as they are remembered.
+# A row may be read many times a second, so it is logged once while it is remembered.
 _MOST_REMEMBERED: Final = 10_000
 
 
@@ -21,7 +21,7 @@ class UnreadableRows:
     """The unreadable rows that this process has found.
 
     Attributes:
-        total: how often an unreadable row was read.
+        total: the number of times an unreadable row was read.
     """
 
     def __init__(self) -> None:
@@ -29,11 +29,11 @@ class UnreadableRows:
         self._logged: set[str] = set()
 
     def note(self, row: str, fields: Sequence[str]) -> None:
-        """Counts a row, and logs it when it is new.
+        """Count a row, and log it if it is new.
 
         Args:
-            row: names it, as `job 0199…`.
-            fields: the columns that cannot be read. Their values are not logged.
+            row: its name, such as `job 0199…`.
+            fields: the unreadable columns. Their values are not logged.
         """
         self.total += 1
         if row in self._logged:
@@ -50,5 +50,5 @@ class UnreadableRows:
         )
 
 
-# Of this process: rows are read in many places, and no caller has a use for them but the metric.
+# One per process: rows are read in many places, and only the metric uses the count.
 UNREADABLE_ROWS: Final = UnreadableRows()

@@ -1,7 +1,7 @@
-"""Looks at a whole database for what must not be there: see `docs/operations.md`.
+"""The audit of a whole database for rows that break an invariant: see `docs/operations.md`.
 
-Everything is read in one snapshot, in pages, with no lock but those of any reader. It reports ids,
-numbers, sizes, states and the names of columns. Payloads, results and output are not read.
+All pages are read in one snapshot, with the locks of a reader. The audit reports ids, numbers,
+sizes, states and the names of columns. It does not read payloads, results or output.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from headrace_core.store.sql.rows import MAX_PROGRESS_BYTES
 from headrace_core.store.sql.tables import in_list
 from headrace_core.store.upkeep.unreadable_rows import other_unreadable_rows, unreadable_rows
 
-# Where a reading of ids begins and ends.
+# The bounds of all ids.
 FIRST_ID, _LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
 
-# How many breaches one statement tells at most.
+# The maximum number of breaches that one statement returns.
 _MAX_BREACHES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """Something that must not be.
+    """A row that breaks an invariant.
 
     Attributes:
-        check: the rule that is broken, in one word.
-        subject: whose: `job`, `batch`, … and its id.
-        text: what is wrong, in words.
+        check: the name of the broken rule.
+        subject: the kind and id of the row, such as `job 0199…`.
+        text: a description.
     """
 
     check: str
@@ -42,7 +42,7 @@ class Breach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditedPage:
-    """What came of one page: how much it had, and where the next one begins (None: nowhere)."""
+    """The result of one page. `last` is its last id; None after the last page."""
 
     breaches: Sequence[Breach]
     jobs: int = 0
@@ -51,21 +51,21 @@ class AuditedPage:
 
 
 async def estimate_jobs(conn: Connection) -> int:
-    """About how many jobs there are, as the planner believes."""
+    """Return the planner's estimate of the number of jobs."""
     count: int = await conn.scalar(_ESTIMATE)
     return count
 
 
-async def audit_jobs(conn: Connection, *, behind: UUID, limit: int) -> AuditedPage:
-    """Compares a page of jobs with their events, and events with their jobs.
+async def audit_jobs(conn: Connection, *, after: UUID, limit: int) -> AuditedPage:
+    """Compare a page of jobs with their events, and events with their jobs.
 
     Args:
         conn: a snapshot.
-        behind: where the page begins; `FIRST_ID` for the first one.
-        limit: how many jobs it has.
+        after: the id before the page; `FIRST_ID` for the first page.
+        limit: the number of jobs of the page.
     """
-    last: UUID | None = await conn.scalar(PAGE_OF_JOBS, {"behind": behind, "skip": limit - 1})
-    bounds = {"behind": behind, "last": last or _LAST_ID, "most": _MAX_BREACHES}
+    last: UUID | None = await conn.scalar(PAGE_OF_JOBS, {"after": after, "skip": limit - 1})
+    bounds = {"after": after, "last": last or _LAST_ID, "most": _MAX_BREACHES}
     counted, *broken = await conn.execute(_HISTORIES, bounds)
     breaches = [
         Breach(check, f"job {row.job_id}", row[check])
@@ -76,20 +76,20 @@ async def audit_jobs(conn: Connection, *, behind: UUID, limit: int) -> AuditedPa
     breaches += _breaches(await conn.execute(_REFERENCES, bounds))
     breaches += [
         Breach("unreadable", row.name, f"its {', '.join(row.fields)} cannot be read")
-        for row in await unreadable_rows(conn, behind=behind, last=last)
+        for row in await unreadable_rows(conn, after=after, last=last)
     ]
     return AuditedPage(breaches=breaches, jobs=counted.jobs, events=counted.events, last=last)
 
 
-async def audit_batches(conn: Connection, *, behind: UUID, limit: int) -> AuditedPage:
-    """Compares a page of batches with their jobs; the arguments are those of `audit_jobs`."""
-    last: UUID | None = await conn.scalar(_PAGE_OF_BATCHES, {"behind": behind, "skip": limit - 1})
-    rows = await conn.execute(_BATCHES, {"behind": behind, "last": last or _LAST_ID})
+async def audit_batches(conn: Connection, *, after: UUID, limit: int) -> AuditedPage:
+    """Compare a page of batches with their jobs; the arguments are those of `audit_jobs`."""
+    last: UUID | None = await conn.scalar(_PAGE_OF_BATCHES, {"after": after, "skip": limit - 1})
+    rows = await conn.execute(_BATCHES, {"after": after, "last": last or _LAST_ID})
     return AuditedPage(breaches=_breaches(rows), last=last)
 
 
 async def audit_rest(conn: Connection) -> Sequence[Breach]:
-    """Looks at what there is little of: leftovers, workers, the log's start, subscriptions."""
+    """Check the small tables: leftovers, workers, the log's start, subscriptions."""
     rows: list[Row] = []
     for statement in (_LEFTOVERS, _HANDLERS, _LOG, _INSTALLATION):
         rows += await conn.execute(statement, {"most": _MAX_BREACHES})
@@ -110,12 +110,10 @@ _ESTIMATE = text("""
     SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'jobs'::regclass
 """)
 
-PAGE_OF_JOBS = text("SELECT id FROM jobs WHERE id > :behind ORDER BY id OFFSET :skip LIMIT 1")
-_PAGE_OF_BATCHES = text(
-    "SELECT id FROM batches WHERE id > :behind ORDER BY id OFFSET :skip LIMIT 1"
-)
+PAGE_OF_JOBS = text("SELECT id FROM jobs WHERE id > :after ORDER BY id OFFSET :skip LIMIT 1")
+_PAGE_OF_BATCHES = text("SELECT id FROM batches WHERE id > :after ORDER BY id OFFSET :skip LIMIT 1")
 
-# Every step of the lifecycle, as `state before>event>state`.
+# Every transition of the lifecycle, as `state before>event>state`.
 _STEPS = ", ".join(
     f"'{source}>{rule.event}>{target}'"
     for rule in LIFECYCLE
@@ -129,8 +127,8 @@ _HISTORY_CHECKS = (
     *("missing", "orphan", "gap", "step", "attempt", "end", "row", "place", "tenant", "early"),
 )
 
-# One pass over the page's events in the order of their key: each is compared with the one before.
-# What follows a gap is judged by the gap alone.
+# One pass over the page's events in the order of their keys: each is compared with its predecessor.
+# An event after a gap is reported for the gap alone.
 _HISTORIES = text(f"""
     WITH event AS (
         SELECT e.job_id, e.seq, e.tenant, e.type, e.state, e.attempt, e.time, e.xid, e.position,
@@ -142,7 +140,7 @@ _HISTORIES = text(f"""
             lag(e.due_time) OVER job AS due_before,
             lead(e.seq) OVER job IS NULL AS newest
         FROM job_events e
-        WHERE e.job_id > :behind AND e.job_id <= :last
+        WHERE e.job_id > :after AND e.job_id <= :last
         WINDOW job AS (PARTITION BY e.job_id ORDER BY e.seq)
     ),
     history AS (
@@ -174,7 +172,7 @@ _HISTORIES = text(f"""
     ),
     job AS (
         SELECT id, tenant, state, attempt, seq, xid FROM jobs
-        WHERE id > :behind AND id <= :last
+        WHERE id > :after AND id <= :last
     ),
     pair AS MATERIALIZED (
         SELECT coalesce(j.id, h.job_id) AS job_id, h.events,
@@ -211,7 +209,7 @@ _HISTORIES = text(f"""
     (SELECT p.job_id, 0, 0, {", ".join(f'p."{check}"' for check in _HISTORY_CHECKS)}
     FROM pair p
     WHERE num_nonnulls({", ".join(f'p."{check}"' for check in _HISTORY_CHECKS)}) > 0
-        -- What is left over of a pruned job is looked at by itself.
+        -- The leftover events of pruned jobs have a check of their own.
         AND (p.is_job OR NOT EXISTS (SELECT 1 FROM pruned_jobs u WHERE u.id = p.job_id))
     LIMIT :most)
 """)
@@ -221,31 +219,31 @@ _REFERENCES = text(f"""
         'job ' || o.id || ' has the same idempotency key' AS detail
     FROM jobs j
     JOIN jobs o ON o.tenant = j.tenant AND o.request_id = j.request_id AND o.id > j.id
-    WHERE j.id > :behind AND j.id <= :last AND j.request_id IS NOT NULL
+    WHERE j.id > :after AND j.id <= :last AND j.request_id IS NOT NULL
     LIMIT :most)
     UNION ALL
     (SELECT 'batch', 'job ' || j.id, 'its batch ' || j.batch_id || ' is not there'
     FROM jobs j
-    WHERE j.id > :behind AND j.id <= :last AND j.batch_id IS NOT NULL
+    WHERE j.id > :after AND j.id <= :last AND j.batch_id IS NOT NULL
         AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.id = j.batch_id)
     LIMIT :most)
     UNION ALL
     (SELECT 'size', 'job ' || e.job_id, format('the progress of event %s has %s bytes', e.seq,
         octet_length(e.progress::text))
     FROM job_events e
-    WHERE e.job_id > :behind AND e.job_id <= :last
+    WHERE e.job_id > :after AND e.job_id <= :last
         AND octet_length(e.progress::text) > {MAX_PROGRESS_BYTES}
     LIMIT :most)
 """)
 
-# A batch goes with its last job.
+# A batch is removed with its last job.
 _BATCHES = text("""
     SELECT 'batch' AS broken, 'batch ' || b.id AS subject,
         CASE WHEN f.jobs = 0 THEN 'it has no jobs'
             ELSE 'it has ' || f.jobs || ' jobs, and was made of ' || b.jobs END AS detail
     FROM batches b
     CROSS JOIN LATERAL (SELECT count(*) AS jobs FROM jobs j WHERE j.batch_id = b.id) f
-    WHERE b.id > :behind AND b.id <= :last AND f.jobs NOT BETWEEN 1 AND b.jobs
+    WHERE b.id > :after AND b.id <= :last AND f.jobs NOT BETWEEN 1 AND b.jobs
 """)
 
 _LEFTOVERS = text("""
@@ -272,12 +270,11 @@ _HANDLERS = text("""
     LIMIT :most
 """)
 
-# Nothing stands where the cluster has not come to: such places come from another cluster, and
-# `migrate` puts them right.
+# A place that this cluster has not reached comes from another cluster. `migrate` corrects it.
 _LOG = text("""
     WITH here AS (
         SELECT pg_snapshot_xmax(pg_current_snapshot()) AS xid,
-            -- Unknown to who may not read the sequence, as a role for tables alone.
+            -- NULL for a role without a privilege on the sequence.
             CASE WHEN has_sequence_privilege(s.name, 'USAGE')
                 OR has_sequence_privilege(s.name, 'SELECT')
                 THEN coalesce(pg_sequence_last_value(s.name::regclass), 0) END AS position

@@ -1,4 +1,4 @@
-"""What a database says of itself, for whoever has to look after it."""
+"""The state of a database, for its operators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace_core.store.lanes import LANES, SERVES_LANE, head_of
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.guards import LIVE_WORKER
 
-# Settings on which durability stands, or that end what takes too long.
+# Settings that affect durability, or that end long statements.
 _SETTINGS = (
     "fsync",
     "full_page_writes",
@@ -27,13 +27,15 @@ _TABLES = ("jobs", "job_events")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseServer:
-    """The server. `connections` are those that are open, of `max_connections` at most.
+    """The server.
 
-    `settings` has what this role may read: names as PostgreSQL has them, times in milliseconds.
-    `size` is the database's, in bytes. `sees_others` is whether this role is shown what other roles
-    do: since when a transaction of theirs is open, for instance. `sessions` has how many there
-    are of Headrace in this database, by application name: `headrace-gateway`, and for those that
-    wait for wake-ups `headrace-gateway-listen`.
+    Attributes:
+        connections: the number of open connections, at most `max_connections`.
+        size: the size of the database, in bytes.
+        sees_others: whether this role may see the activity of other roles.
+        settings: those that this role may read, by PostgreSQL's names; times are in milliseconds.
+        sessions: the number of Headrace's sessions in this database, by application name, such as
+            `headrace-gateway`, or `headrace-gateway-listen` for wake-ups.
     """
 
     version: str
@@ -49,7 +51,7 @@ class DatabaseServer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenTransaction:
-    """A transaction that has written, or is about to, and how long it has been open."""
+    """A transaction that has an id, and the time since it began."""
 
     pid: int | None
     application: str
@@ -60,7 +62,7 @@ class OpenTransaction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableHealth:
-    """How many rows a table has, dead ones beside, and when it was last vacuumed."""
+    """The live and dead rows of a table, and the time of its last vacuum."""
 
     name: str
     live: int
@@ -70,7 +72,7 @@ class TableHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerState:
-    """A worker that is registered; `lease` is negative once it has lapsed."""
+    """A registered worker. `lease` is the time left; it is negative after the lapse."""
 
     name: str
     pool: str
@@ -84,7 +86,7 @@ class WorkerState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderState:
-    """Who leads: the term, and for how long the leader has its lease (None: nobody does)."""
+    """The newest term. `lease` is the time left; None without a leader."""
 
     term: int
     lease: timedelta | None
@@ -92,7 +94,7 @@ class LeaderState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnservedLane:
-    """QUEUED jobs that no live worker takes, and for how long the first of them has waited."""
+    """A lane that no live worker serves. `age` is the wait of its first job."""
 
     tenant: str
     queue: str
@@ -101,18 +103,18 @@ class UnservedLane:
 
 
 async def read_clock(conn: Connection) -> datetime:
-    """The database's clock."""
+    """Return the time of the database's clock."""
     now: datetime = await conn.scalar(_CLOCK)
     return now
 
 
 async def is_standby(conn: Connection) -> bool:
-    """Whether the server is a copy of another one."""
+    """Return whether the server is a standby."""
     return bool(await conn.scalar(_STANDBY))
 
 
 async def read_server(conn: Connection) -> DatabaseServer:
-    """Reads what the server is and how it is set."""
+    """Read the state and the settings of the server."""
     row = (await conn.execute(_SERVER)).one()
     settings = await conn.execute(_SETTING, {"names": list(_SETTINGS)})
     sessions = await conn.execute(_SESSIONS)
@@ -130,9 +132,9 @@ async def read_server(conn: Connection) -> DatabaseServer:
 
 
 async def oldest_transaction(conn: Connection) -> OpenTransaction | None:
-    """The oldest open transaction that has an id, prepared ones included.
+    """Return the oldest open transaction that has an id, including prepared ones.
 
-    Those of other roles are told of to whom `sees_others` is true alone.
+    Transactions of other roles are included only if `sees_others` is true.
     """
     row = (await conn.execute(_OLDEST)).one_or_none()
     if row is None:
@@ -147,13 +149,13 @@ async def oldest_transaction(conn: Connection) -> OpenTransaction | None:
 
 
 async def settled_lag(conn: Connection) -> timedelta:
-    """For how long the oldest event that has not settled has been waiting; zero: there is none."""
+    """Return the age of the oldest event that has not settled; zero without one."""
     lag: timedelta = await conn.scalar(_LAG)
     return lag
 
 
 async def read_tables(conn: Connection) -> Sequence[TableHealth]:
-    """The tables that grow, as the server's statistics know them."""
+    """Return the growing tables, from the server's statistics."""
     return [
         TableHealth(name=row.name, live=row.live, dead=row.dead, vacuum_time=row.vacuum_time)
         for row in await conn.execute(_TABLE, {"names": list(_TABLES)})
@@ -161,7 +163,7 @@ async def read_tables(conn: Connection) -> Sequence[TableHealth]:
 
 
 async def read_workers(conn: Connection) -> Sequence[WorkerState]:
-    """Every worker that is registered, those that have lapsed included."""
+    """Return every registered worker, including those whose lease has lapsed."""
     return [
         WorkerState(
             name=row.name,
@@ -178,13 +180,13 @@ async def read_workers(conn: Connection) -> Sequence[WorkerState]:
 
 
 async def read_leader(conn: Connection) -> LeaderState | None:
-    """The newest term; None when nobody has ever led."""
+    """Return the newest term; None before the first one."""
     row = (await conn.execute(_LEADER)).one_or_none()
     return None if row is None else LeaderState(term=row.term, lease=row.lease)
 
 
 async def unserved_lanes(conn: Connection) -> Sequence[UnservedLane]:
-    """Lanes with QUEUED jobs that no live worker takes."""
+    """Return the lanes that no live worker serves."""
     return [
         UnservedLane(tenant=row.tenant, queue=row.queue, type=row.type, age=row.age)
         for row in await conn.execute(_UNSERVED)
@@ -213,11 +215,11 @@ _SESSIONS = text("""
 """)
 
 _SETTING = text("""
-    -- What a session begins with: each of ours sets a time limit of its own.
+    -- The values at the start of a session: Headrace's sessions set some of them.
     SELECT name, reset_val AS setting FROM pg_settings WHERE name = ANY (CAST(:names AS text[]))
 """)
 
-# Those of other databases as well: a snapshot waits for every transaction of the cluster.
+# Other databases are included: the horizon depends on every transaction of the cluster.
 _OLDEST = text("""
     SELECT pid, application, usename, state, clock_timestamp() - since AS age FROM (
         SELECT pid, coalesce(application_name, '') AS application,
@@ -258,7 +260,6 @@ _LEADER = text(f"""
     FROM leadership w
 """)
 
-# From lane to lane, as the scheduler goes.
 _UNSERVED = text(f"""
     WITH RECURSIVE {LANES}
     SELECT l.tenant, l.queue, l.type, CASE WHEN isfinite(first.queue_time)

@@ -1,4 +1,4 @@
-"""Repairs rows that cannot be read. No job changes its state, and no event is lost."""
+"""The repair of unreadable rows. No job changes its state, and no event is lost."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from headrace_core.store.sql.connection import Connection
 from headrace_core.store.upkeep.audit import PAGE_OF_JOBS
 from headrace_core.store.upkeep.unreadable_rows import unreadable_rows
 
-# The replacements of documents that cannot be decoded. A job that failed keeps an error, and
-# an event of progress keeps progress: CHECKs ask for them.
+# The replacements of documents that cannot be decoded. CHECKs require an error of a failed job, and
+# progress of an event of progress.
 _ERROR: Final = (
     "json_build_object('type', 'UNREADABLE', 'message', 'the stored error could not be read', "
     "'retryable', false)"
@@ -20,7 +20,7 @@ _ERROR: Final = (
 _PROGRESS: Final = (
     "json_build_object('fraction', 0, 'message', '', 'counters', json_build_object())"
 )
-# How many jobs are read at once.
+# The number of jobs of a page.
 _PAGE: Final = 10_000
 
 _JOB: Final = {
@@ -33,28 +33,29 @@ _EVENT: Final = {"progress": _PROGRESS, "error": _ERROR}
 
 
 class Mended(NamedTuple):
-    """How many rows had their times brought into range, and how many documents were replaced."""
+    """The number of rows whose times were clamped, and of documents that were replaced."""
 
     times: int
     documents: int
 
 
-async def mend_documents(conn: Connection, *, behind: UUID) -> tuple[int, UUID | None]:
-    """Replace the unreadable documents of a page of jobs, whose times are sound, and their events.
+async def mend_documents(conn: Connection, *, after: UUID) -> tuple[int, UUID | None]:
+    """Replace the unreadable documents of a page of jobs and of their events.
 
-    An unreadable handler goes with its worker, and an unreadable filter of a subscription has no
-    sound value to take its place: delete and create that subscription.
+    The times of the rows must be readable. Unreadable handlers are not replaced: they are removed
+    with their worker. Unreadable filters of subscriptions have no replacement: delete and create
+    the subscription.
 
     Args:
-        conn: any transaction.
-        behind: the id before the page.
+        conn: needs a transaction.
+        after: the id before the page.
 
     Returns:
-        How many documents were replaced, and the last id of the page; None after the last page.
+        The number of replaced documents, and the last id of the page; None after the last page.
     """
     documents = 0
-    last: UUID | None = await conn.scalar(PAGE_OF_JOBS, {"behind": behind, "skip": _PAGE - 1})
-    for row in await unreadable_rows(conn, behind=behind, last=last):
+    last: UUID | None = await conn.scalar(PAGE_OF_JOBS, {"after": after, "skip": _PAGE - 1})
+    for row in await unreadable_rows(conn, after=after, last=last):
         for field in row.fields:
             values = {"id": row.job_id, "seq": row.seq}
             statement = (_MEND_JOB if row.seq is None else _MEND_EVENT)[field]

@@ -1,7 +1,8 @@
-"""After a restore into another cluster: the log is given places that this cluster can go on from.
+"""The rebase after a restore into another cluster: all events get places of this cluster.
 
-Places are made of transaction ids, which a dump takes along and another cluster counts anew. Events
-with an id that is yet to come would never settle, and new ones would stand before them.
+A place contains a transaction id. A dump keeps the ids, and another cluster counts its own. An
+event with an id that the cluster has not reached would never settle, and new events would have
+places before it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from headrace_core.store.sql.connection import Connection
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebased:
-    """How many events, jobs and subscriptions have another place now."""
+    """The number of events, jobs and subscriptions with a new place."""
 
     events: int
     jobs: int
@@ -23,28 +24,28 @@ class Rebased:
 
 
 async def is_foreign(conn: Connection) -> bool:
-    """Whether the database has transaction ids that its cluster has not come to yet.
+    """Return whether the database has transaction ids that its cluster has not reached.
 
     Args:
-        conn: its transaction has written nothing.
+        conn: its transaction must not have written.
     """
     return (await conn.execute(_FOREIGN)).one_or_none() is not None
 
 
 async def rebase(conn: Connection) -> Rebased:
-    """Puts all events below whatever the cluster will write, in the order of their positions.
+    """Move all events below all future ones, in the order of their positions.
 
-    That keeps the events of each job in the order of their numbers: a position is drawn while the
-    job's row is locked. Among several jobs the order may become another one, so the old cursors are
-    refused: the database has a new name and a new secret. Subscriptions go on before the first
-    event that they have not acknowledged, and may be sent some that they have; one of which events
-    were pruned unread still says so.
+    The events of each job keep their order, because a position is assigned while the job's row is
+    locked. The order of events of several jobs may change. So old cursors are refused: the database
+    gets a new id and a new secret. A subscription continues before its first unacknowledged event,
+    and may receive some acknowledged events again. A subscription whose events were pruned unread
+    still reports that.
 
     Args:
-        conn: a transaction of its own. Nobody writes before it ends.
+        conn: needs a transaction of its own. It locks the tables against writes.
     """
     await conn.execute(_LOCK)
-    # Behind the events' old places, so before these change.
+    # This compares with the old places of the events.
     subscriptions = (await conn.execute(_SUBSCRIPTIONS)).rowcount
     await conn.execute(_STARTS)
     events = (await conn.execute(_EVENTS)).rowcount
@@ -53,8 +54,7 @@ async def rebase(conn: Connection) -> Rebased:
     return Rebased(events=events, jobs=jobs, subscriptions=subscriptions)
 
 
-# The first id that is ever given to a transaction, long before Headrace's first (PostgreSQL's
-# source, FirstNormalTransactionId).
+# The first transaction id of any cluster (FirstNormalTransactionId in PostgreSQL's source).
 _FIRST = "'3'::xid8"
 
 _FOREIGN = text("""
@@ -96,7 +96,7 @@ _SUBSCRIPTIONS = text(f"""
     )
 """)
 
-# Before every event that is there.
+# Before every event.
 _STARTS = text(f"UPDATE event_log SET start_xid = {_FIRST}, start_position = 0")
 
 _EVENTS = text(f"UPDATE job_events SET xid = {_FIRST}, writer = {_FIRST}")

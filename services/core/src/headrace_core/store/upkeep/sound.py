@@ -1,4 +1,4 @@
-"""Rows with times or numbers that no program can read: see migration 0007."""
+"""Rows with unreadable times or numbers: see migration 0007."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ CLAMPED: Final = ("jobs", "job_events")
 
 
 async def unvalidated(conn: Connection) -> Sequence[tuple[str, str]]:
-    """The constraints that are not known to hold for rows from before them: (table, name)."""
+    """Return the constraints that older rows may break: (table, name)."""
     return [(row.table, row.name) for row in await conn.execute(_UNVALIDATED)]
 
 
 async def validate(conn: Connection, *, table: str, name: str) -> bool:
-    """Validates a constraint; writers are not kept waiting.
+    """Validate a constraint. Writers do not wait for it.
 
     Returns:
-        False when a row breaks it.
+        False if a row breaks it.
     """
-    # The identifiers are PostgreSQL's own.
+    # The identifiers come from PostgreSQL's catalog.
     await conn.execute(
         text(f"""
             DO $$ BEGIN

@@ -1,4 +1,4 @@
-"""Finds the rows that services cannot read as a whole, by reading them as services do."""
+"""The search for rows with unreadable fields, by reading them as the services do."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from headrace_core.store.sql.times import sound_interval, sound_number
 
 _LAST_ID = UUID(int=2**128 - 1)
 _LAST_SEQ: Final = 2**31 - 1
-# How many events are read at once: a job may have many, with up to 64 KiB each.
+# The number of events of a page. A job may have many, with up to 64 KiB each.
 _PAGE: Final = 1000
 
 
 class UnreadableRow(NamedTuple):
-    """A row: its name, the columns that cannot be read, and the key of a job or an event."""
+    """The name of a row, its unreadable columns, and the key of a job or an event."""
 
     name: str
     fields: Sequence[str]
@@ -39,17 +39,17 @@ class UnreadableRow(NamedTuple):
 
 
 async def unreadable_rows(
-    conn: Connection, *, behind: UUID, last: UUID | None, page: int = _PAGE
+    conn: Connection, *, after: UUID, last: UUID | None, page: int = _PAGE
 ) -> list[UnreadableRow]:
-    """The unreadable jobs with ids above `behind` and up to `last`, and unreadable events of such.
+    """Return the unreadable jobs with ids above `after` and up to `last`, and unreadable events.
 
     Args:
-        conn: where to read.
-        behind: the id before the first one.
+        conn: needs no transaction.
+        after: the id before the first one.
         last: the last id; None for all.
-        page: how many events one statement reads.
+        page: the number of events that one statement reads.
     """
-    bounds = {"behind": behind, "last": last or _LAST_ID}
+    bounds = {"after": after, "last": last or _LAST_ID}
     found = []
     for row in await conn.execute(_JOBS, bounds):
         fields = [*decode_job(row).unreadable, *(["rank"] if row.rank_unsound else [])]
@@ -58,17 +58,17 @@ async def unreadable_rows(
     place = {"seq": _LAST_SEQ, "limit": page}
     while rows := await conn.execute(_EVENTS, bounds | place):
         for row in rows:
-            # Those of the job count once, with the job.
+            # The labels are the job's, and count once, with the job.
             fields = [name for name in decode_event(row)[1] if name != "labels"]
             if fields:
                 name = f"event {row.seq} of job {row.job_id}"
                 found.append(UnreadableRow(name, fields, row.job_id, row.seq))
-        bounds["behind"], place["seq"] = rows[-1].job_id, rows[-1].seq
+        bounds["after"], place["seq"] = rows[-1].job_id, rows[-1].seq
     return found
 
 
 async def other_unreadable_rows(conn: Connection) -> list[UnreadableRow]:
-    """The unreadable rows of all other tables."""
+    """Return the unreadable rows of all other tables."""
     found = [UnreadableRow(row.name, ["times"]) for row in await conn.execute(_OTHER_TIMES)]
     for row in await conn.execute(_HANDLERS):
         fields = Fields()
@@ -88,7 +88,7 @@ async def other_unreadable_rows(conn: Connection) -> list[UnreadableRow]:
 
 
 class _Filter(msgspec.Struct):
-    """The filter of a subscription, as gateways store it."""
+    """The stored filter of a subscription."""
 
     queues: list[str] = []
     types: list[str] = []
@@ -103,7 +103,7 @@ _filter = msgspec.json.Decoder(_Filter)
 _JOBS = text(f"""
     SELECT {job_columns(full=False)},
         NOT ({sound_number("rank")}) AS rank_unsound
-    FROM jobs WHERE id > :behind AND id <= :last AND (
+    FROM jobs WHERE id > :after AND id <= :last AND (
         NOT ({SOUND["jobs"]}) OR labels <> '{{}}'::jsonb OR retry IS NOT NULL
         OR error IS NOT NULL OR progress IS NOT NULL
     )
@@ -113,7 +113,7 @@ _JOBS = text(f"""
 _EVENTS = text(f"""
     SELECT {EVENT_COLUMNS} FROM (
         SELECT * FROM job_events
-        WHERE (job_id, seq) > (CAST(:behind AS uuid), CAST(:seq AS integer)) AND job_id <= :last
+        WHERE (job_id, seq) > (CAST(:after AS uuid), CAST(:seq AS integer)) AND job_id <= :last
             AND (NOT ({SOUND["job_events"]}) OR error IS NOT NULL OR progress IS NOT NULL)
         ORDER BY job_id, seq LIMIT :limit
     ) e
