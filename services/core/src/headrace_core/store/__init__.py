@@ -1,6 +1,10 @@
-"""The only place with SQL. A module's name says which transition or question it holds.
+"""The only package with SQL, grouped by aggregate.
 
-Every function takes an open connection and neither commits nor rolls back: whoever began the
-transaction decides. Each transition is one statement that compares the state (and, for what a
-worker writes, the attempt and the worker), bumps the job's `seq` and inserts the event.
+- `jobs/`: the transitions of jobs and their queries. `sql/transition.py` builds every transition.
+- `event_log`, `subscriptions`: the events of all jobs in one order, and the readers' places in it.
+- `workers`, `leadership`: the leases of workers and of the leading scheduler.
+- `upkeep/`, `migrate`, `schema`, `migrations/`: checks, repairs and changes of the whole database.
+- `sql/`: connections, statements, tables and the conversion of rows.
+
+Functions take an open connection and neither commit nor roll back; the caller does.
 """

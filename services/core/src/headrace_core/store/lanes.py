@@ -1,4 +1,4 @@
-"""Lanes, the waiting jobs of one queue and type, as statements walk them."""
+"""SQL for lanes: the waiting jobs with the same tenant, queue and type."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.sql.guards import TAKING_WORKER
 from headrace_core.store.sql.transition import source_guard
 
-# For WITH RECURSIVE: walks from lane to lane of the index on queued jobs.
+# For WITH RECURSIVE: steps from lane to lane of the index on queued jobs.
 LANES: Final = f"""lane AS (
         (SELECT tenant, queue, type FROM jobs j WHERE {source_guard(EventType.STARTED)}
             ORDER BY tenant, queue, type LIMIT 1)
@@ -21,16 +21,16 @@ LANES: Final = f"""lane AS (
         ) n
     )"""
 
-# A handler `h` of a worker `w` that takes jobs of the lane `l`.
+# The condition that handler `h` of worker `w` takes jobs of lane `l`.
 SERVES_LANE: Final = f"""h.tenant = l.tenant AND h.type = l.type AND {TAKING_WORKER}
             AND (w.queues = '{{}}' OR l.queue = ANY (w.queues))"""
 
 
 def head_of(lane: str) -> str:
-    """The waiting jobs `j` of a lane in the order of their turn, from WHERE to ORDER BY.
+    """Return WHERE … ORDER BY for the waiting jobs `j` of a lane, in order.
 
-    It is a range of the index: of an equality the planner expects a single row while it knows
-    little of the table, and might as well read and sort all jobs of the tenant.
+    The condition is a range of the index. For an equality, a planner without statistics expects a
+    single row and may read and sort all jobs of the tenant.
     """
     return f"""WHERE {source_guard(EventType.STARTED)}
                 AND (j.tenant, j.queue, j.type, j.rank)

@@ -1,1 +1,4 @@
-"""Jobs: one module for each transition and each query."""
+"""Jobs: a module for each transition, and the queries.
+
+Each transition is declared with the builder of `sql/transition.py`.
+"""

@@ -1,4 +1,4 @@
-"""cancelled and cancel requested, as a client asks for them."""
+"""cancelled and cancel requested, on request of a client."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _WAITING = tuple(s for s in sources(EventType.CANCELLED) if s is not JobState.RU
 
 
 async def cancel_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
-    """Cancels a job that waits, or records the request when it runs.
+    """Cancel a waiting job, or record the request if the job is running.
 
     Returns:
-        The job, BASIC. When it was cancelled or asked for before, it is returned as it is.
+        The job in the BASIC view. It is unchanged if it was already cancelled or requested.
 
     Raises:
         JobNotFound: the tenant has no such job.
-        StateConflict: it ended otherwise.
+        StateConflict: the job has succeeded or failed.
     """
     await lock_job(conn, tenant=tenant, job_id=job_id)
     row = (await conn.execute(_CANCEL.statement, {"id": job_id})).one_or_none()

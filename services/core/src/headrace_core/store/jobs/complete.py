@@ -1,6 +1,6 @@
-"""succeeded, written by a handler in a transaction of its own: RUNNING → SUCCEEDED.
+"""succeeded, written in a transaction of the handler: RUNNING → SUCCEEDED.
 
-The SQL functions are in the schema of the tables.
+The handler's connection calls the SQL function `complete`, in the schema of the tables.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.transition import Transition, keyed_guard
 
-# What the functions raise when the attempt does not run any more.
+# The SQLSTATE of `check_fence` and `complete` if the attempt is no longer running.
 NOT_CURRENT: Final = "JF001"
 
 _ARGUMENTS = "CAST({} AS uuid), CAST({} AS integer), CAST(CAST({} AS text) AS json)"
@@ -27,14 +27,14 @@ _ARGUMENTS = "CAST({} AS uuid), CAST({} AS integer), CAST(CAST({} AS text) AS js
 
 @cache
 def _statement(*parameters: str) -> str:
-    """The statement with a driver's parameters.
+    """Return the statement with a driver's parameters.
 
     The schema comes from the environment, which a handler's process shares with its worker.
     """
     return f"SELECT {Settings().database_schema}.complete({_ARGUMENTS.format(*parameters)})"
 
 
-# By number for asyncpg, by name for SQLAlchemy, and by format for all other DB-API 2.0 drivers.
+# The parameters of asyncpg, of SQLAlchemy, and of all other DB-API 2.0 drivers.
 _NUMBERED = ("$1", "$2", "$3")
 _NAMED = (":job", ":attempt", ":result")
 _FORMATTED = ("%s", "%s", "%s")
@@ -50,10 +50,10 @@ async def complete_attempt(connection: Any, key: AttemptKey, *, result: JsonText
         result: the result of the job.
 
     Raises:
-        AttemptNotCurrent: the attempt does not run any more.
-        TypeError: it is no such connection.
-        ValueError: it has no transaction open.
-        Exception: whatever the driver raises.
+        AttemptNotCurrent: the attempt is no longer running.
+        TypeError: the connection is of another kind.
+        ValueError: the connection has no open transaction.
+        Exception: an error of the driver.
     """
     values = (str(key.job_id), key.attempt, result)
     _check_transaction(connection)
@@ -110,12 +110,14 @@ def complete_attempt_sync(connection: Any, key: AttemptKey, *, result: JsonText)
 
 
 async def was_completed(conn: Connection, key: AttemptKey) -> bool:
-    """Whether the attempt has succeeded. At most one attempt of a job does."""
+    """Return whether the attempt has succeeded. At most one attempt of a job does."""
     return bool(await conn.execute(_COMPLETED, key._asdict()))
 
 
 async def is_held_open(conn: Connection, key: AttemptKey) -> bool:
-    """Whether the attempt runs and an open transaction, such as its handler's, locks its row.
+    """Return whether the attempt is running and an open transaction locks its row.
+
+    Such a transaction may be that of its handler.
 
     The statement waits for no lock.
     """
@@ -127,7 +129,7 @@ def _named(job_id: str, attempt: int, result: JsonText) -> dict[str, Any]:
 
 
 def _package(connection: Any) -> str:
-    """The package that a connection comes from, by its class or one above it."""
+    """Return the package of a connection's class or of one of its bases."""
     packages = [base.__module__.partition(".")[0] for base in type(connection).__mro__]
     return next((name for name in packages if name in {"asyncpg", "sqlalchemy", "psycopg"}), "")
 
@@ -141,12 +143,15 @@ def _kind(connection: Any) -> str:
 
 
 def _check_transaction(connection: Any) -> None:
-    """Raises when the connection commits each statement: effect and end would be two."""
+    """Raise ValueError if each statement would commit by itself.
+
+    The side effect and the end of the attempt would then be two transactions.
+    """
     is_in_transaction = getattr(connection, "is_in_transaction", None)
     if is_in_transaction is not None:
         alone = not is_in_transaction()
     else:
-        # psycopg has a transaction in spite of autocommit, when it was asked for one.
+        # psycopg can have an open transaction in autocommit mode.
         status = getattr(getattr(connection, "info", None), "transaction_status", None)
         idle = status is None or int(status) == 0
         alone = getattr(connection, "autocommit", False) is True and idle
@@ -156,13 +161,13 @@ def _check_transaction(connection: Any) -> None:
 
 def _refuse(error: Exception, key: AttemptKey) -> None:
     """Raise AttemptNotCurrent if the database reports that the attempt is no longer running."""
-    # SQLAlchemy has the driver's error in `orig`; the drivers call its code by different names.
+    # SQLAlchemy wraps the driver's error in `orig`. The name of the code depends on the driver.
     for one in (error, getattr(error, "orig", None)):
         for name in ("sqlstate", "pgcode"):
             if getattr(one, name, None) == NOT_CURRENT:
                 raise AttemptNotCurrent(key) from error
         said = getattr(one, "args", None)
-        # pg8000's errors are what the server sent.
+        # The argument of pg8000's errors is the server's message.
         if said and isinstance(said[0], dict) and said[0].get("C") == NOT_CURRENT:
             raise AttemptNotCurrent(key) from error
 
@@ -177,8 +182,8 @@ _HELD_OPEN = text(f"""
         AND NOT EXISTS (SELECT FROM jobs WHERE id = :job_id FOR NO KEY UPDATE SKIP LOCKED)
 """)
 
-# Of the SQL function `complete`, with its arguments, for tables in {tables}. It leaves the stack
-# trace of an earlier error in place; without an error that has no meaning.
+# Part of the SQL function `complete`, whose arguments it reads; {tables} is the schema. It keeps
+# the stack trace of an earlier error, which has no meaning without an error.
 _COMPLETE = Transition(
     name="ended",
     events=(EventType.SUCCEEDED,),
@@ -192,8 +197,8 @@ _COMPLETE = Transition(
     schema="{tables}.",
 )
 
-# The body of the function. The migrations lead to exactly this; a test compares them. A change of
-# it needs a migration.
+# The body of the function. A change needs a migration; a test compares this body with the migrated
+# one.
 COMPLETE_BODY: Final = f"""
 BEGIN
     {_COMPLETE.sql};

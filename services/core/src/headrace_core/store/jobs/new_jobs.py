@@ -1,4 +1,4 @@
-"""New jobs, as the two ways to submit them have them in common: what goes in and what comes out."""
+"""The columns of new jobs, and the jobs that a submit returns."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ RANK = (
 
 
 def new_ids(count: int) -> list[JobId]:
-    """Ids for jobs, growing. They are UUIDs of asyncpg's own kind, which it sends as they are."""
+    """Return growing ids for jobs. asyncpg sends UUIDs of its own type without a conversion."""
     return [JobId(pgproto.UUID(raw)) for raw in uuid7_bytes(count)]
 
 
 class Start(NamedTuple):
-    """What the database decides of a new job."""
+    """The values of a new job that the database decides."""
 
     state: JobState
     create_time: datetime
@@ -37,7 +37,7 @@ class Start(NamedTuple):
 
 
 def to_start(row: Row) -> Start:
-    """A row with the columns of a start."""
+    """Convert a row with the columns of a start."""
     return Start(JobState(row["state"]), row["create_time"], row["due_time"], row["queue_time"])
 
 
@@ -51,7 +51,7 @@ def created_job(
     batch_id: BatchId | None = None,
     correlation_id: str | None = None,
 ) -> Job:
-    """The job as it was inserted, put together here to spare a second reading."""
+    """Return a job as it was inserted, without reading it."""
     return Job(
         id=job_id,
         tenant=tenant,
@@ -128,12 +128,12 @@ SPEC: Final = {
 
 
 def unnested(columns: Mapping[str, str]) -> str:
-    """Rows from arrays: `unnest(…) AS t (…)`, with a parameter of each column's name."""
+    """Return `unnest(…) AS t (…)`, with one array parameter for each column."""
     values = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in columns.items())
     return f"unnest({values}) AS t ({', '.join(columns)})"
 
 
-# The columns that each job has to itself.
+# The columns that differ between all jobs of a batch.
 JOB: Final = {"id": "uuid", "payload": "text"}
 
 # The columns of `input` that follow from `schedule_time` and `now`.

@@ -51,13 +51,13 @@ async def recover_lost(
 async def expire_overdue(
     conn: Connection, *, term: int, limit: int, running_grace: timedelta
 ) -> Sequence[JobId]:
-    """Fails jobs whose deadline has passed.
+    """Fail jobs whose deadline has passed.
 
     Args:
-        conn: where to write.
+        conn: needs no transaction.
         term: the scheduler's.
-        limit: how many at most.
-        running_grace: how much longer a RUNNING job is left to its worker, which ends it by itself.
+        limit: the maximum number of jobs.
+        running_grace: the extra time of a RUNNING job, in which its worker should end it.
 
     Raises:
         StaleTerm: the scheduler's term is over.
@@ -67,14 +67,14 @@ async def expire_overdue(
     return [row.id for row in rows if row.id is not None]
 
 
-# The others had a process of their own, and have not ended the worker.
+# The other jobs had a process of their own and did not end the worker.
 _CHARGED = (
     f"(j.worker_losses < {LOSSES_BEFORE_OWN_PROCESS}"
     f" AND j.interruptions < {INTERRUPTIONS_BEFORE_OWN_PROCESS})"
 )
 
-# Walks from worker to worker of the index on running jobs, so that it costs what there are workers
-# and not what they run. A job that has gone to another worker meanwhile no longer joins.
+# Steps from worker to worker of the index on running jobs, so the cost depends on the number of
+# workers and not of their jobs. A job that another worker has claimed meanwhile is not selected.
 _RECOVER = Transition(
     name="released",
     events=(EventType.WORKER_LOST, EventType.CANCELLED),

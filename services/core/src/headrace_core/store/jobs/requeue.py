@@ -14,17 +14,18 @@ from headrace_core.store.sql.transition import Transition
 
 
 async def requeue_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
-    """Puts a job back.
+    """Return a job to its queue, with fresh budgets.
 
     A job that was never started keeps a schedule time in the future, and becomes SCHEDULED. A
-    deadline that has passed is dropped: the person knows that the job is late.
+    deadline that has passed is dropped, because the caller requeues the job knowing that it is
+    late.
 
     Returns:
-        The job, BASIC.
+        The job in the BASIC view.
 
     Raises:
         JobNotFound: the tenant has no such job.
-        StateConflict: it has not failed and was not cancelled.
+        StateConflict: the job has neither failed nor been cancelled.
     """
     await lock_job(conn, tenant=tenant, job_id=job_id)
     row = (await conn.execute(_REQUEUE.statement, {"id": job_id})).one_or_none()
@@ -36,7 +37,7 @@ async def requeue_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
     )
 
 
-# Of a job that was started, `due_time` is the end of a backoff.
+# After the first start, `due_time` is the end of a backoff.
 _LATER = "j.attempt = 0 AND j.due_time > m.now"
 _DUE = f"CASE WHEN {_LATER} THEN j.due_time ELSE m.now END"
 

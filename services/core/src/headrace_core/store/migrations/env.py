@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations over asyncpg, under a lock."""
+"""Alembic's entry point: it runs the migrations over asyncpg, under a lock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _settings: Settings = context.config.attributes["settings"]
 
 
 def _run(connection: Connection) -> None:
-    # Several services may start at once; one of them migrates, the others find it done.
+    # Several services may start at once: one migrates, and the others wait.
     connection.execute(LOCK)
     prepare_schema(connection, _settings.database_schema)
     context.configure(

@@ -1,4 +1,4 @@
-"""Named subscriptions, and where the log begins once old events are pruned."""
+"""Named subscriptions, and the start of the event log after pruning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions with which handlers fence what they write into this database, and finish their jobs."""
+"""SQL functions for handlers: they fence writes to this database and end attempts."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION check_fence(uuid, integer)")
 
 
-# Both run with the rights of the tables' owner, so nothing that the caller has made may come before
-# what they name: temporary tables come last in the path, and everything else names its schema.
+# Both run with the rights of the tables' owner. So that no object of the caller can replace ours,
+# pg_temp is last in the path and every other name has its schema.
 #
-# The lock conflicts with FOR UPDATE alone, which is what leads to another attempt takes first.
+# The lock conflicts with FOR UPDATE alone, which each transition to another attempt takes first.
 _CHECK_FENCE = """
 CREATE FUNCTION {tables}.check_fence(job uuid, attempt integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -44,7 +44,7 @@ END
 $function$
 """
 
-# As a worker's finish writes it (store/finish.py).
+# The same writes as those of a worker (store/jobs/end.py).
 _COMPLETE = """
 CREATE FUNCTION {tables}.complete(job uuid, attempt integer, result json) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -1,4 +1,4 @@
-"""The correlation id of a job's submit, and where its handler raised its error."""
+"""The correlation id of a job's submit, and the stack trace of its error."""
 
 from __future__ import annotations
 

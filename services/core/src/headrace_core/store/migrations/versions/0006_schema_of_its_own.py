@@ -21,7 +21,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Keep the functions: those of 0004 are the same in what they do."""
+    """Keep the functions: those of 0004 have the same effect."""
 
 
 # Both run with the rights of the tables' owner. So that no object of the caller can take the place
@@ -45,7 +45,7 @@ END
 $function$
 """
 
-# The same writes as a worker's (store/finish.py).
+# The same writes as those of a worker. `COMPLETE_BODY` of store/jobs/complete.py is the same text.
 _COMPLETE = """
 CREATE OR REPLACE FUNCTION {tables}.complete(job uuid, attempt integer, result json) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -1,9 +1,9 @@
-"""Refuses times that no program can read, and lets a requeue lead to SCHEDULED.
+"""Constraints that refuse unreadable times, and requeues that lead to SCHEDULED.
 
-Rows from before may hold such times. So the constraints begin as NOT VALID, and a trigger brings
-the times of a job or an event into range whenever its row is updated: otherwise one such row would
-fail each statement that updates it together with others. `migrate` validates the constraints and
-drops the triggers once no such row is left (store/sound.py).
+Older rows may have such times. So the constraints begin as NOT VALID, and a trigger clamps the
+times of a job or an event when its row is updated: otherwise one such row would fail each statement
+that updates it together with others. `migrate` validates the constraints and drops the triggers
+when no such row is left (store/upkeep/sound.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How often a job was interrupted in a row."""
+"""The number of consecutive interruptions of a job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def upgrade() -> None:
         "jobs",
         sa.Column("interruptions", sa.Integer(), server_default=sa.text("0"), nullable=False),
     )
-    # `migrate` validates it afterwards, so no scan of the table holds up writers.
+    # `migrate` validates it afterwards, so writers do not wait for a scan of the table.
     op.execute(
         "ALTER TABLE jobs ADD CONSTRAINT jobs_interruptions_check "
         "CHECK (interruptions BETWEEN 0 AND attempt) NOT VALID"
