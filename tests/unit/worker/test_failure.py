@@ -14,8 +14,8 @@ import pydantic_core
 import pytest
 
 from headrace_core.domain.job import JobError
+from headrace_worker.api.failure import attach_stack_trace, describe, error_facts, stack_trace
 from headrace_worker.api.payload import Decoder, PayloadMismatch
-from headrace_worker.attempt.failure import attach_stack_trace, describe, error_facts, stack_trace
 from headrace_worker.runners.loop import tame
 
 SECRET = "4111-1111"

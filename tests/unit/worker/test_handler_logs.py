@@ -17,10 +17,10 @@ from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.runtime import logs
 from headrace_core.runtime.settings import Settings
-from headrace_worker.attempt import attempt_log
-from headrace_worker.attempt.attempt_log import AttemptLog
-from headrace_worker.attempt.handler_logs import HandlerLines
-from headrace_worker.attempt.ownership import Owner, owned_by
+from headrace_worker.runners import attempt_log
+from headrace_worker.runners.attempt_log import AttemptLog
+from headrace_worker.runners.handler_logs import HandlerLines
+from headrace_worker.runners.ownership import Owner, owned_by
 
 JOB = JobId(uuid7())
 FACTS = {

@@ -7,7 +7,7 @@ import contextvars
 
 import pytest
 
-from headrace_worker.attempt.ownership import OwnedTask, Owner, own_process, owned_by
+from headrace_worker.runners.ownership import OwnedTask, Owner, own_process, owned_by
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,13 @@ from headrace_core.runtime.command_line import SERVERS, service_parser
 from headrace_core.runtime.process import run_service
 from headrace_core.runtime.settings import Settings
 from headrace_worker.api.loading import load_handlers
-from headrace_worker.attempt.handler_logs import HandlerLines
-from headrace_worker.attempt.ownership import OwnedTask, own_process
 from headrace_worker.runners.children import (
     end_children,
     end_forks_of_the_loop,
     keep_signals_from_forks,
 )
+from headrace_worker.runners.handler_logs import HandlerLines
+from headrace_worker.runners.ownership import OwnedTask, own_process
 from headrace_worker.service import WorkerService
 
 _SETTINGS = {

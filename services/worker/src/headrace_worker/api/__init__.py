@@ -1,1 +1,1 @@
-"""The API of handlers: registration, context, errors, payloads."""
+"""The interface of handlers: registration, context, errors, payloads."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Final
 
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import AttemptNotCurrent
+
+# The maximum that a submitter may set. A longer wait could exceed the range of dates.
+MAX_BACKOFF: Final = timedelta(days=7)
 
 
 class Retry(Exception):
@@ -31,11 +35,12 @@ class Retry(Exception):
 
     @property
     def wait(self) -> timedelta | None:
-        """The checked `after`, which a subclass may have set to anything."""
+        """The permitted wait that is nearest to `after`, which a subclass may set to anything."""
         try:
-            return _as_wait(self.after)
+            asked = _as_wait(self.after)
         except (TypeError, ValueError):
             return None
+        return None if asked is None else min(max(asked, timedelta()), MAX_BACKOFF)
 
 
 class Fail(Exception):

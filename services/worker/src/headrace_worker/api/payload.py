@@ -14,7 +14,7 @@ import msgspec
 from headrace_core.domain.job import JsonText
 from headrace_worker.api import msgspec_schema
 from headrace_worker.api.errors import Fail
-from headrace_worker.attempt.failure import describe
+from headrace_worker.api.failure import describe
 
 # What most handlers return.
 _PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})

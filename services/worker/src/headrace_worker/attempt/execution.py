@@ -21,16 +21,16 @@ from headrace_core.domain.job import JsonText
 from headrace_core.domain.retry import needs_own_process
 from headrace_worker.api.context import Attempt, Context
 from headrace_worker.api.errors import NotCommitted
+from headrace_worker.api.failure import attach_stack_trace, stack_trace
 from headrace_worker.api.payload import encode
 from headrace_worker.api.registry import RegisteredHandler
 from headrace_worker.attempt import judge
-from headrace_worker.attempt.attempt_log import AttemptLog
 from headrace_worker.attempt.environment import Environment
-from headrace_worker.attempt.failure import attach_stack_trace, stack_trace
-from headrace_worker.attempt.ownership import OwnedTask, Owner, own_context, owned_by
 from headrace_worker.attempt.reporter import AttemptReporter
+from headrace_worker.runners.attempt_log import AttemptLog
 from headrace_worker.runners.children import end_forked
 from headrace_worker.runners.loop import ProcessDied, call
+from headrace_worker.runners.ownership import OwnedTask, Owner, own_context, owned_by
 
 _log = structlog.get_logger()
 

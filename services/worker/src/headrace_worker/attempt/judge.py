@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from typing import Final
 
 from headrace_core.domain.attempt import AttemptEnd, ClaimedJob
 from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryPolicy, is_spent
-from headrace_worker.api.errors import Fail, Retry, SizeExceeded
+from headrace_worker.api.errors import MAX_BACKOFF, Fail, Retry, SizeExceeded
+from headrace_worker.api.failure import describe, stack_trace
 from headrace_worker.api.payload import PayloadMismatch
-from headrace_worker.attempt.failure import describe, stack_trace
 from headrace_worker.runners.loop import ProcessDied, RemoteError
-
-# The maximum that a submitter may set. A longer wait of a handler could exceed the range of dates.
-_MAX_BACKOFF: Final = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,20 +66,13 @@ def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Attemp
     if not policy.may_retry(job.retries_used):
         return failed(job, described)
     asked = error.wait if isinstance(error, Retry) else None
-    if asked is not None:
-        asked = as_backoff(asked)
     backoff = policy.backoff(job.retries_used + 1, asked=asked)
     return AttemptEnd(
         key=job.key,
         event=EventType.RETRY_SCHEDULED,
         error=described,
-        backoff=min(backoff, _MAX_BACKOFF),
+        backoff=min(backoff, MAX_BACKOFF),
     )
-
-
-def as_backoff(asked: timedelta) -> timedelta:
-    """Return the permitted wait that is nearest to the wait a handler asks for."""
-    return min(max(asked, timedelta()), _MAX_BACKOFF)
 
 
 def worker_lost(job: ClaimedJob, death: ProcessDied, limits: Limits) -> AttemptEnd:

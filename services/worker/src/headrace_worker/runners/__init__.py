@@ -1,1 +1,1 @@
-"""Runners of handlers: in the event loop, in a thread, in a process."""
+"""Runners of handlers (event loop, thread, process), and the attempt for which code runs."""

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Final
 
 from headrace_core.runtime.tasks import run_to_end
-from headrace_worker.attempt.ownership import owning_attempt
+from headrace_worker.runners.ownership import owning_attempt
 
 # The signals that the worker and its event loop handle.
 _HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)

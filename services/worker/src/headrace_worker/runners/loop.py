@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from headrace_worker.attempt.failure import attach_stack_trace, describe, stack_trace
+from headrace_worker.api.failure import attach_stack_trace, describe, stack_trace
 from headrace_worker.runners.children import leave_fork
 
 

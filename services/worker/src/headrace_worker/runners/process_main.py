@@ -33,14 +33,11 @@ from headrace_core.runtime import logs
 from headrace_core.runtime.tasks import run_to_end
 from headrace_worker.api.context import Attempt, Context, SyncContext
 from headrace_worker.api.errors import Fail, Retry
+from headrace_worker.api.failure import describe, stack_trace
 from headrace_worker.api.payload import PayloadMismatch, encode
 from headrace_worker.api.registry import RegisteredHandler, registry
-from headrace_worker.attempt.attempt_log import AttemptLog
-from headrace_worker.attempt.failure import describe, stack_trace
-from headrace_worker.attempt.handler_logs import HandlerLines
-from headrace_worker.attempt.judge import as_backoff
-from headrace_worker.attempt.ownership import Owner, owned_context
 from headrace_worker.runners import frames
+from headrace_worker.runners.attempt_log import AttemptLog
 from headrace_worker.runners.channel import Channel
 from headrace_worker.runners.children import (
     children_of,
@@ -49,8 +46,10 @@ from headrace_worker.runners.children import (
     leave_fork,
     with_descendants,
 )
+from headrace_worker.runners.handler_logs import HandlerLines
 from headrace_worker.runners.link import Link
 from headrace_worker.runners.loop import RemoteError, call
+from headrace_worker.runners.ownership import Owner, owned_context
 
 # Of all processes of the machine the kernel ends this one first when memory runs out, and not the
 # worker. proc(5): -1000 to 1000.
@@ -107,7 +106,7 @@ def _perform(
         return _raised(error.type, error, kind="fail")
     except Retry as error:
         wait = error.wait
-        after = None if wait is None else as_backoff(wait).total_seconds()
+        after = None if wait is None else wait.total_seconds()
         return _raised("Retry", error, kind="retry", after=after)
     except asyncio.CancelledError as error:
         # Unless the worker has asked for it, and knows.

@@ -17,9 +17,9 @@ from headrace_core.domain.job import JsonText, Progress
 from headrace_core.runtime.settings import Settings
 from headrace_worker.api.context import Attempt, Reporter
 from headrace_worker.api.errors import Fail, Retry
+from headrace_worker.api.failure import attach_stack_trace
 from headrace_worker.api.payload import PayloadMismatch
 from headrace_worker.api.registry import RegisteredHandler
-from headrace_worker.attempt.failure import attach_stack_trace
 from headrace_worker.runners import frames
 from headrace_worker.runners.children import children_of, with_descendants
 from headrace_worker.runners.loop import ProcessDied, RemoteError

@@ -11,12 +11,12 @@ from typing import Any
 
 from headrace_core.domain.job import JsonText, Progress
 from headrace_worker.api.context import Attempt, Reporter, SyncContext
+from headrace_worker.api.failure import attach_stack_trace, thread_stack
 from headrace_worker.api.registry import RegisteredHandler
-from headrace_worker.attempt.attempt_log import AttemptLog
-from headrace_worker.attempt.failure import attach_stack_trace, thread_stack
-from headrace_worker.attempt.ownership import Owner, owned_context
+from headrace_worker.runners.attempt_log import AttemptLog
 from headrace_worker.runners.children import end_children, end_children_soon, leave_fork
 from headrace_worker.runners.loop import tame
+from headrace_worker.runners.ownership import Owner, owned_context
 
 
 class ThreadRunner:

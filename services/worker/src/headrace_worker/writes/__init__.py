@@ -1,1 +1,1 @@
-"""Group writes: the ends and the reports of attempts."""
+"""Group writes of attempts: their ends and their reports."""

@@ -20,8 +20,8 @@ from headrace_core.store.jobs.complete import is_held_open, was_completed
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from headrace_worker.api.errors import NotCommitted
+from headrace_worker.api.failure import error_facts
 from headrace_worker.attempt.execution import Execution
-from headrace_worker.attempt.failure import error_facts
 from headrace_worker.timing import Timing
 from headrace_worker.writes.results import LOST, SELF_COMPLETED, Ended, EndResult, Written
 

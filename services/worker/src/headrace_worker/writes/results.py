@@ -12,8 +12,8 @@ import structlog
 from headrace_core.domain.attempt import AttemptEnd, ClaimedJob
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.wake import Topic
+from headrace_worker.api.failure import error_facts
 from headrace_worker.attempt.execution import Execution
-from headrace_worker.attempt.failure import error_facts
 from headrace_worker.metrics import ENDS, Counts
 
 _log = structlog.get_logger()

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import structlog
 
-from headrace_worker.attempt.failure import is_library
-from headrace_worker.attempt.ownership import current_log
+from headrace_worker.api.failure import is_library
+from headrace_worker.runners.ownership import current_log
 
 # Modules that take part in a call to a logger.
 _LOGGING: Final = ("structlog.", "logging", __name__)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import structlog
 
 from headrace_core.domain.attempt import AttemptKey
-from headrace_worker.attempt.attempt_log import AttemptLog
+from headrace_worker.runners.attempt_log import AttemptLog
 
 T = TypeVar("T")
 

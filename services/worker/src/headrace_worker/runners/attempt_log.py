@@ -17,7 +17,7 @@ import structlog
 
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.text import clean_line, clean_text
-from headrace_worker.attempt.failure import stack_trace
+from headrace_worker.api.failure import stack_trace
 
 _log = structlog.get_logger()
 
