@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from headrace_core.domain.errors import HeadraceError, Unavailable
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
-from headrace_gateway.calls.request_ids import REQUEST_ID
+from headrace_gateway.calls.request_ids import REQUEST_ID, identify
 from headrace_gateway.calls.statuses import DETAILS_KEY, CallError, to_call_error
 
 _log = structlog.get_logger()
@@ -44,7 +44,7 @@ class Errors:
                 # The client has closed the call; its cancellation is on its way.
                 raise asyncio.CancelledError from None
             except Exception as error:  # noqa: BLE001 - every error becomes a status
-                status = to_call_error(error, request_id=exchange.request_id)
+                status = to_call_error(error, request_id=identify(exchange))
                 self._log(method.path, status, error)
             return await _abort(exchange, status)
 

@@ -43,7 +43,7 @@ class Exchange:
 
     Attributes:
         metadata: the headers of the call.
-        request_id: set by the link `request id`.
+        request_id: set by the link `request id`; empty before.
         call: set by the link `authenticate`.
         request: the decoded message, or an iterator of messages; set by the link `decode`.
         write: sends one response of a stream.
@@ -52,13 +52,13 @@ class Exchange:
     __slots__ = ("call", "context", "metadata", "raw", "request", "request_id", "write")
 
     call: Call
-    request_id: str
 
     def __init__(self, raw: Any, context: Context) -> None:
         self.raw = raw
         self.context = context
         # gRPC copies the metadata on each read.
         self.metadata: Metadata = context.invocation_metadata() or ()  # type: ignore[assignment]
+        self.request_id = ""
         self.request: Any = None
         self.write: Callable[[Message], Awaitable[None]] = context.write
 

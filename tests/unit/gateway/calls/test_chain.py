@@ -1,0 +1,139 @@
+"""The order of links is verified before a gateway serves."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+from google.protobuf import message_factory
+from google.protobuf.message import Message
+
+from headrace_core.runtime.settings import Settings
+from headrace_gateway import server
+from headrace_gateway.calls.call import Call
+from headrace_gateway.calls.chain import Chain, ChainError, Link
+from headrace_gateway.calls.drain import Drain
+from headrace_gateway.calls.exchange import Exchange, Method, Proceed
+from headrace_gateway.calls.order import FOREIGN, SERVICER_NEEDS, build_chain
+from headrace_gateway.grpc.handlers import HandlerServicer
+from headrace_gateway.grpc.jobs import JobServicer
+from headrace_gateway.grpc.subscriptions import SubscriptionServicer
+from headrace_gateway.streams import Gauges
+
+
+class Noted:
+    """A link that notes its name when a call passes it."""
+
+    def __init__(self, name: str, *needs: str, notes: list[str] | None = None) -> None:
+        self.name, self.needs = name, needs
+        self.notes = [] if notes is None else notes
+
+    def wrap(self, method: Method, proceed: Proceed) -> Proceed:
+        def note(exchange: Exchange) -> Awaitable[Message | None]:
+            self.notes.append(self.name)
+            return proceed(exchange)
+
+        return note
+
+
+def chain(*links: Any, needs: tuple[str, ...] = ()) -> Chain:
+    return Chain(typing.cast(list[Link], links), needs=needs)
+
+
+@pytest.fixture
+def gateway_links() -> tuple[Link, ...]:
+    """The links of a gateway, in their order."""
+    return build_chain(Settings(), drain=Drain(), counts=Gauges()).links
+
+
+def test_link_without_a_needed_link_is_refused() -> None:
+    with pytest.raises(ChainError, match="the link 'errors' is missing; the link 'decode' needs"):
+        chain(Noted("decode", "errors"))
+
+
+def test_link_before_a_needed_link_is_refused() -> None:
+    with pytest.raises(ChainError, match="the link 'decode' must be after the link 'errors'"):
+        chain(Noted("decode", "errors"), Noted("errors"))
+
+
+def test_second_link_of_a_name_is_refused() -> None:
+    with pytest.raises(ChainError, match="the link 'errors' is twice"):
+        chain(Noted("errors"), Noted("errors"))
+
+
+def test_chain_without_a_link_for_servicers_is_refused() -> None:
+    with pytest.raises(ChainError, match="the link 'authenticate' is missing; servicers need it"):
+        chain(Noted("errors"), needs=("errors", "authenticate"))
+
+
+def test_only_of_an_unknown_link_is_refused() -> None:
+    with pytest.raises(ChainError, match="the link 'quota' is missing"):
+        chain(Noted("errors")).only("errors", "quota")
+
+
+def test_only_without_a_needed_link_is_refused() -> None:
+    whole = chain(Noted("errors"), Noted("decode", "errors"))
+    with pytest.raises(ChainError, match="the link 'errors' is missing"):
+        whole.only("decode")
+
+
+@pytest.mark.parametrize("name", SERVICER_NEEDS)
+def test_gateway_chain_without_a_link_is_refused(
+    gateway_links: tuple[Link, ...], name: str
+) -> None:
+    rest = [link for link in gateway_links if link.name != name]
+    with pytest.raises(ChainError, match=f"the link '{name}' is missing"):
+        Chain(rest, needs=SERVICER_NEEDS)
+
+
+def test_gateway_chain_declares_every_link_once(gateway_links: tuple[Link, ...]) -> None:
+    assert sorted(link.name for link in gateway_links) == sorted(SERVICER_NEEDS)
+    foreign = Chain(gateway_links).only(*FOREIGN)
+    assert [link.name for link in foreign.links] == list(FOREIGN)
+
+
+class _Context:
+    """A context of gRPC, as far as links that only note their names need it."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    async def write(self, message: Message) -> None:
+        """No response is written."""
+
+
+async def test_links_run_in_their_order_before_the_servicer() -> None:
+    notes: list[str] = []
+
+    async def behavior(_: Any, __: Any) -> Any:
+        notes.append("servicer")
+
+    handle = chain(Noted("first", notes=notes), Noted("second", notes=notes)).wrap(
+        Method(path="/a.B/C", request_class=Message, foreign=True), behavior
+    )
+    assert notes == []
+    for _ in range(2):
+        await handle(b"", typing.cast(Any, _Context()))
+    assert notes == ["first", "second", "servicer"] * 2
+
+
+@pytest.mark.parametrize(
+    ("service", "servicer"),
+    [
+        (server._JOBS, JobServicer),
+        (server._HANDLERS, HandlerServicer),
+        (server._SUBSCRIPTIONS, SubscriptionServicer),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_servicers_have_the_methods_of_their_contract(service: Any, servicer: type) -> None:
+    for method in service.methods:
+        hints = typing.get_type_hints(getattr(servicer, method.name))
+        response = hints["return"]
+        if method.server_streaming:
+            response = typing.get_args(response)[0]
+        assert hints["request"] is message_factory.GetMessageClass(method.input_type)
+        assert response is message_factory.GetMessageClass(method.output_type)
+        assert hints["call"] is Call
