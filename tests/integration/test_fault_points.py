@@ -43,6 +43,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.sql.database import Database
 from headrace_gateway.server import Gateway
+from headrace_gateway.streams import timing as streams
 from headrace_scheduler.service import Scheduler
 from headrace_scheduler.timing import Timing
 from headrace_worker.api.registry import Registry, registry
@@ -130,6 +131,7 @@ TURN_S = 30.0
 SETTLE_S = 45.0
 # Short intervals, so that these loops meet faults as often as the others.
 OFTEN = Timing(recover=0.3, prune=0.3)
+RENEWING = streams.Timing(renew=1.0)
 # How long there is trouble everywhere, in seconds.
 TROUBLE_S = 10.0
 SUBSCRIPTION = "trouble"
@@ -226,7 +228,6 @@ def fault_points(monkeypatch: pytest.MonkeyPatch) -> FaultPoints:
     """The faults between the services and the store."""
     fault_points = FaultPoints(SEED)
     fault_points.install(monkeypatch)
-    monkeypatch.setattr("headrace_gateway.streams.leases._BEAT", 1.0)
     return fault_points
 
 
@@ -242,7 +243,7 @@ async def trouble(
     assert work is not None
     handlers.add(work)
     async with AsyncExitStack() as stack:
-        gateways = [Gateway(settings) for _ in range(2)]
+        gateways = [Gateway(settings, timing=RENEWING) for _ in range(2)]
         for gateway in gateways:
             await gateway.start()
             stack.push_async_callback(gateway.stop)

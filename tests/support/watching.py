@@ -18,11 +18,12 @@ from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import read_installation
-from headrace_core.wake import Topic, WakeBus, WakeSubscription
+from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.streams import Watch, WatchPage
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.routing import Routes
 from headrace_gateway.streams.tail import Tail
+from headrace_gateway.streams.timing import DEFAULT, Timing
 from support.jobs import new_job
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ async def foreign_transaction(database: Database) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def watching(settings: Settings) -> AsyncIterator[Watch]:
+async def watching(settings: Settings, timing: Timing = DEFAULT) -> AsyncIterator[Watch]:
     """Streams as a gateway has them, over connections of their own."""
     database = Database(settings, application="watch")
     try:
@@ -93,7 +94,13 @@ async def watching(settings: Settings) -> AsyncIterator[Watch]:
             installation = await read_installation(connection)
         bus = WakeBus(settings, database, Topic.EVENTS, Topic.SUBSCRIPTIONS)
         await bus.start()
-        watch = Watch(settings=settings, database=database, installation=installation, bus=bus)
+        watch = Watch(
+            settings=settings,
+            database=database,
+            installation=installation,
+            bus=bus,
+            timing=timing,
+        )
         await watch.start()
         try:
             yield watch
@@ -112,7 +119,6 @@ class LookingTail:
         self.routes = RecordingRoutes(self.gauges)
         self.tail = Tail(
             database=database,
-            wake=WakeSubscription(),
             routes=self.routes,
             gauges=self.gauges,
             **bounds,

@@ -1,4 +1,4 @@
-"""The metrics of a gateway. `docs/metrics.md` says what they mean and what to alert on."""
+"""The metrics of a gateway; `docs/metrics.md` describes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from headrace_core.runtime.metrics import registry_of
+from headrace_core.runtime.loop import LoopRecords
+from headrace_core.runtime.metrics import LoopMetrics, registry_of
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.streams.gauges import BOUNDS
@@ -22,15 +23,15 @@ _Read = Callable[[Gauges], float]
 
 _LEVELS: Final[dict[str, tuple[str, _Read]]] = {
     "headrace_settled_lag_seconds": (
-        "For how long an event has been waiting for an open transaction.",
+        "Seconds that an event has waited for an open transaction.",
         lambda gauges: gauges.settled_lag,
     ),
     "headrace_open_transaction_seconds": (
-        "For how long the oldest open transaction has been holding up streams of many jobs.",
+        "Seconds that the oldest open transaction has held up streams of many jobs.",
         lambda gauges: gauges.held_up,
     ),
     "headrace_tail_last_look_seconds": (
-        "How long ago the log was looked at.",
+        "Seconds since the tail last read the log.",
         lambda gauges: gauges.unseen,
     ),
 }
@@ -38,42 +39,43 @@ _LEVELS: Final[dict[str, tuple[str, _Read]]] = {
 # Their names end with _total.
 _COUNTS: Final[dict[str, tuple[str, _Read]]] = {
     "headrace_stream_resumes": (
-        "Streams that began behind a cursor or an event.",
+        "Streams that began after a cursor or a known event.",
         lambda gauges: gauges.resumes,
     ),
     "headrace_stream_catch_ups": (
-        "How often a stream fell behind its queue and went on from PostgreSQL.",
+        "Overflows of a stream's queue, after which it continued from PostgreSQL.",
         lambda gauges: gauges.catch_ups,
     ),
     "headrace_stream_slow_consumers": (
-        "Streams that were ended because nobody read them.",
+        "Streams that ended because their client stopped reading.",
         lambda gauges: gauges.slow_consumers,
     ),
     "headrace_stream_resets": (
-        "Calls that were reset because not even their end was read.",
+        "Calls that were reset because their client did not read the end.",
         lambda gauges: gauges.resets,
     ),
     "headrace_stream_cursors_expired": (
-        "Streams that were refused because their cursor is older than what is kept.",
+        "Streams that were refused because events after their cursor were pruned.",
         lambda gauges: gauges.cursors_expired,
     ),
     "headrace_stream_gaps": (
-        "How often an event of a job came without the one before it.",
+        "Events of a job that arrived without the one before.",
         lambda gauges: gauges.gaps,
     ),
-    "headrace_tail_looks": ("Looks at the log.", lambda gauges: gauges.looks),
+    "headrace_tail_looks": ("Runs of the tail.", lambda gauges: gauges.looks),
     "headrace_tail_events": ("Events read from the log.", lambda gauges: gauges.events),
-    "headrace_tail_failures": ("Looks at the log that failed.", lambda gauges: gauges.failures),
+    "headrace_tail_failures": ("Failed runs of the tail.", lambda gauges: gauges.failures),
 }
 
 
-def stream_metrics(watch: Watch) -> CollectorRegistry:
-    """What the streams of a gateway tell of themselves.
+def gateway_metrics(watch: Watch, records: LoopRecords) -> CollectorRegistry:
+    """Return the metrics of a gateway.
 
     Args:
         watch: the streams.
+        records: of the loops.
     """
-    return registry_of(_Streams(watch))
+    return registry_of(_Streams(watch), LoopMetrics(records))
 
 
 class _Streams(Collector):
@@ -85,13 +87,13 @@ class _Streams(Collector):
         bounds = [*map(str, BOUNDS), "+Inf"]
         yield HistogramMetricFamily(
             "headrace_stream_commit_to_sent_seconds",
-            "How old live events were when a stream had sent them.",
+            "Ages of live events when a stream had sent them.",
             buckets=list(zip(bounds, gauges.sent.cumulated(), strict=True)),
             sum_value=gauges.sent.total,
         )
         streams = GaugeMetricFamily("headrace_streams", "Open streams.", labels=["kind"])
         streams.add_metric(["job"], gauges.job_streams)
-        # One of a subscription is counted a moment before it has its mailbox.
+        # A subscription stream is counted before it opens its mailbox.
         jobs = max(0, gauges.filter_streams - gauges.subscription_streams)
         streams.add_metric(["jobs"], jobs)
         streams.add_metric(["subscription"], gauges.subscription_streams)
@@ -99,7 +101,7 @@ class _Streams(Collector):
         yield streams
         yield GaugeMetricFamily(
             "headrace_stream_lag_seconds",
-            "The age of the oldest event that a stream was handed and has not sent.",
+            "Age of the oldest routed event that a stream has not sent.",
             value=self._watch.lag,
         )
         for name, (text, read) in _LEVELS.items():

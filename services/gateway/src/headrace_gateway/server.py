@@ -17,6 +17,7 @@ from headrace.v1 import (
     subscription_service_pb2,
 )
 from headrace_core.domain.errors import Unavailable
+from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import MetricsServer
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
@@ -42,8 +43,9 @@ from headrace_gateway.calls.services import Service, add_services
 from headrace_gateway.grpc.handlers import HandlerServicer
 from headrace_gateway.grpc.jobs import JobServicer
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
-from headrace_gateway.metrics import stream_metrics
+from headrace_gateway.metrics import gateway_metrics
 from headrace_gateway.streams import Gauges, Watch
+from headrace_gateway.streams.timing import DEFAULT, Timing
 from headrace_health import Check, Health, keep_completion_queue, reflections
 
 _log = structlog.get_logger()
@@ -76,11 +78,13 @@ class Gateway:
     """Serves the API.
 
     Args:
-        settings: of the whole platform; the gateway uses its own.
+        settings: of the platform.
+        timing: of the streams.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, timing: Timing = DEFAULT) -> None:
         self._settings = settings
+        self._timing = timing
         # What stop() has to do, the last first.
         self._ending = AsyncExitStack()
         self._port = 0
@@ -123,6 +127,7 @@ class Gateway:
         ending.callback(_log.info, "gateway_stopped")
         ending.push_async_callback(database.close)
         installation = await _installation(database)
+        records = LoopRecords()
         bus = WakeBus(settings, database, Topic.EVENTS, Topic.SUBSCRIPTIONS, Topic.WORKERS)
         ending.push_async_callback(bus.stop)
         await bus.start()
@@ -133,7 +138,14 @@ class Gateway:
         ending.push_async_callback(hand_off.close)
         submitter = Submitter(settings=settings, database=database, bus=bus, hand_off=hand_off)
         ending.push_async_callback(_close, submitter, settings.database_timeout)
-        watch = Watch(settings=settings, database=database, installation=installation, bus=bus)
+        watch = Watch(
+            settings=settings,
+            database=database,
+            installation=installation,
+            bus=bus,
+            records=records,
+            timing=self._timing,
+        )
         self.gauges = watch.gauges
         health = Health(
             services=[service.full_name for service in _SERVICES],
@@ -194,7 +206,7 @@ class Gateway:
         ending.push_async_callback(server.stop, settings.shutdown_grace)
         ending.push_async_callback(_leave, watch, drain)
         metrics = MetricsServer(
-            address=settings.gateway_metrics_address, registry=stream_metrics(watch)
+            address=settings.gateway_metrics_address, registry=gateway_metrics(watch, records)
         )
         await metrics.start()
         ending.push_async_callback(metrics.stop)

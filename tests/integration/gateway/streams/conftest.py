@@ -1,4 +1,4 @@
-"""A watch as a gateway has it, and a worker that the test plays."""
+"""The streams of a gateway, and a worker that the test plays."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ from headrace_core.domain.ids import WorkerId
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_gateway.streams import Watch
+from headrace_gateway.streams.timing import DEFAULT, Timing
 from support.watching import subscriptions, watching
 from support.workers import register
 
 
 @pytest.fixture
-async def watch(settings: Settings) -> AsyncIterator[Watch]:
-    """Streams; none of a test's may be left in the end."""
-    async with watching(settings) as watch:
+def timing() -> Timing:
+    """The durations of the streams; a test overrides them by a parameter of this name."""
+    return DEFAULT
+
+
+@pytest.fixture
+async def watch(settings: Settings, timing: Timing) -> AsyncIterator[Watch]:
+    """The streams of a gateway, all of which a test must close."""
+    async with watching(settings, timing) as watch:
         yield watch
         assert subscriptions(watch) == (0, 0, 0)
 
 
 @pytest.fixture
 async def worker_id(database: Database) -> WorkerId:
-    """A live worker that runs "test"."""
+    """A live worker with the type "test"."""
     return await register(database)

@@ -20,7 +20,7 @@ def caught_up(reader: Reader) -> bool:
     return any(page.mark is Mark.CAUGHT_UP for page in reader.pages)
 
 
-async def test_what_they_have_missed_is_not_read_once_for_each(
+async def test_resuming_streams_share_reads_of_the_past(
     watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
 ):
     rows = 0

@@ -65,7 +65,7 @@ async def crash(server: Server, database: Database) -> None:
     await until(back)
 
 
-async def test_transaction_ids_that_are_given_again_after_a_crash_hide_nothing(
+async def test_transaction_ids_reused_after_a_crash_hide_nothing(
     server: tuple[Server, str], own: Settings, own_database: Database
 ):
     """A transaction that wrote nothing to the disk leaves no trace: its id is given again.
@@ -95,7 +95,7 @@ async def test_transaction_ids_that_are_given_again_after_a_crash_hide_nothing(
     pytest.fail("no crash took a transaction id with it")
 
 
-async def test_what_was_open_at_the_crash_is_gone_and_what_was_committed_is_there(
+async def test_crash_loses_open_transactions_alone(
     server: tuple[Server, str], own: Settings, own_database: Database
 ):
     tail = LookingTail(own, own_database)
@@ -125,7 +125,7 @@ async def _looked(tail: LookingTail) -> bool:
     return True
 
 
-async def test_streams_go_on_through_a_crash(
+async def test_streams_survive_a_crash(
     server: tuple[Server, str], own: Settings, own_database: Database
 ):
     worker_id = await register(own_database)

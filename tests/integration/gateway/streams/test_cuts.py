@@ -21,7 +21,7 @@ from headrace_core.store.event_log import Place, place_of
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.streams import Watch
-from headrace_gateway.streams import tail as tail_module
+from headrace_gateway.streams.timing import Timing
 from support.jobs import submit, submit_many
 from support.proxy import Proxy
 from support.until import until
@@ -109,7 +109,7 @@ async def watch_one(watches: list[Watch], job_id: JobId, chance: random.Random) 
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_cut_and_resumed_streams_show_every_event_once_and_in_order(
+async def test_resumed_streams_send_every_event_once_in_order(
     settings: Settings, database: Database, worker_id: WorkerId, bus: WakeBus, seed: int
 ):
     chance = random.Random(seed)
@@ -156,15 +156,12 @@ async def read_log(database: Database) -> list[tuple[int, int, JobId, int]]:
         return [tuple(row) for row in rows]
 
 
-async def test_a_gateway_that_has_lost_postgresql_for_long_sends_its_streams_away(
-    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(tail_module, "_PATIENCE", 0.5)
+async def test_long_outage_of_postgresql_ends_the_streams(settings: Settings, database: Database):
     proxy = Proxy(settings.database_url.get_secret_value())
     await proxy.start()
     through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
     job = await submit(database)
-    async with watching(through) as watch:
+    async with watching(through, Timing(patience=0.5)) as watch:
         one, many = follow_job(watch, job.id), follow_jobs(watch)
         await one.has(1)
         await many.until(lambda reader: bool(reader.pages))

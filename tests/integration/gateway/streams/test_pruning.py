@@ -69,14 +69,12 @@ async def expired(reader: Reader) -> str:
 @asynccontextmanager
 async def asleep(watch: Watch) -> AsyncIterator[None]:
     """The gateway's tail stands still, as that of a machine which was suspended."""
-    await watch._tail.stop()
+    await watch._tail_runner.stop()
     yield
-    await watch._tail.start()
+    watch._tail_runner.start()
 
 
-async def test_a_cursor_from_before_the_start_expires_and_the_start_is_told(
-    watch: Watch, database: Database
-):
+async def test_pruned_cursor_expires_with_the_new_start(watch: Watch, database: Database):
     before = await cursor_of_now(watch)
     old, kept = await submit_many(database, 2)
     await cancel(database, old)
@@ -99,7 +97,7 @@ async def test_a_cursor_from_before_the_start_expires_and_the_start_is_told(
     assert await log(database) == [(kept.id, 1), (younger.id, 1)]
 
 
-async def test_a_stream_that_is_live_does_not_notice(watch: Watch, database: Database):
+async def test_live_stream_survives_pruning(watch: Watch, database: Database):
     reader = follow_jobs(watch)
     await caught_up(reader)
     jobs = await submit_many(database, 5)
@@ -118,7 +116,7 @@ async def test_a_stream_that_is_live_does_not_notice(watch: Watch, database: Dat
     await reader.cancel()
 
 
-async def test_a_log_of_which_nothing_is_left_goes_on(
+async def test_stream_continues_after_all_events_were_pruned(
     watch: Watch, settings: Settings, database: Database
 ):
     before = await cursor_of_now(watch)
@@ -136,7 +134,7 @@ async def test_a_log_of_which_nothing_is_left_goes_on(
         await again.cancel()
 
 
-async def test_what_another_tenant_has_lost_is_not_missing(watch: Watch, database: Database):
+async def test_pruned_events_of_another_tenant_do_not_matter(watch: Watch, database: Database):
     before = await cursor_of_now(watch)
     (ours,) = await submit_many(database, 1)
     (theirs,) = await submit_many(database, 1, tenant="other")
@@ -149,7 +147,7 @@ async def test_what_another_tenant_has_lost_is_not_missing(watch: Watch, databas
 
 
 @pytest.mark.parametrize("page", [7, 50, 300])
-async def test_a_stream_that_reads_what_is_being_pruned_has_no_hole(
+async def test_stream_that_reads_during_pruning_has_no_gap(
     watch: Watch, database: Database, page: int
 ):
     before = await cursor_of_now(watch)
@@ -192,7 +190,7 @@ async def test_a_stream_that_reads_what_is_being_pruned_has_no_hole(
 
 
 @pytest.mark.parametrize("pruned", ["before", "behind"])
-async def test_a_page_that_is_not_whole_is_not_shown(
+async def test_page_pruned_while_it_is_read_is_not_sent(
     watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch, pruned: str
 ):
     """The events go right before, or right after, a page of them is read."""
@@ -225,9 +223,7 @@ async def test_a_page_that_is_not_whole_is_not_shown(
     await again.cancel()
 
 
-async def test_a_gateway_that_slept_for_longer_than_events_are_kept_says_so(
-    watch: Watch, database: Database
-):
+async def test_suspension_beyond_the_retention_expires_streams(watch: Watch, database: Database):
     lost, found = follow_jobs(watch), follow_jobs(watch, queues=frozenset(["other"]))
     await caught_up(lost)
     await caught_up(found)
@@ -258,9 +254,7 @@ async def test_a_gateway_that_slept_for_longer_than_events_are_kept_says_so(
     await again.cancel()
 
 
-async def test_a_gateway_that_slept_misses_nothing_of_a_tenant_that_lost_nothing(
-    watch: Watch, database: Database
-):
+async def test_suspension_keeps_streams_of_unpruned_tenants(watch: Watch, database: Database):
     reader = follow_jobs(watch)
     await caught_up(reader)
     async with asleep(watch):
@@ -275,7 +269,7 @@ async def test_a_gateway_that_slept_misses_nothing_of_a_tenant_that_lost_nothing
     await reader.cancel()
 
 
-async def test_a_database_of_another_cluster_is_told_once(settings: Settings, database: Database):
+async def test_database_of_another_cluster_is_logged_once(settings: Settings, database: Database):
     tail = LookingTail(settings, database)
     with capture_logs() as logs:
         await tail.begin()

@@ -25,14 +25,13 @@ from headrace_core.domain.errors import (
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.runtime.settings import Settings
-from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.event_log import place_of
 from headrace_core.store.sql.connection import Driver, Rows
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.streams import Mark, Watch
-from headrace_gateway.streams import leases as leases_module
 from headrace_gateway.streams.subscription import SubscriptionStream
+from headrace_gateway.streams.timing import Timing
 from support.jobs import submit, submit_many
 from support.proxy import Proxy
 from support.subscribing import (
@@ -50,32 +49,32 @@ from support.watching import Name, Reader, names, subscriptions, watching
 
 
 @pytest.fixture
-async def other(settings: Settings) -> AsyncIterator[Watch]:
-    """Another gateway's streams."""
-    async with watching(settings) as watch:
+async def other(settings: Settings, timing: Timing) -> AsyncIterator[Watch]:
+    """The streams of another gateway."""
+    async with watching(settings, timing) as watch:
         yield watch
         assert subscriptions(watch) == (0, 0, 0)
 
 
-@pytest.fixture
-def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases that lapse while a test waits."""
-    monkeypatch.setattr(leases_module, "_LEASE", 2.0)
-    monkeypatch.setattr(leases_module, "_BEAT", 0.5)
+# Leases that lapse while a test waits.
+SHORT_LEASES = Timing(lease=2.0, renew=0.5)
+short_leases = pytest.mark.parametrize("timing", [SHORT_LEASES], ids=["short"])
+# Runs of the leases that only a wake-up causes.
+wake_ups_alone = pytest.mark.parametrize(
+    "timing", [Timing(lease_interval=(60.0, 60.0))], ids=["wake-ups"]
+)
 
 
 async def die(watch: Watch) -> None:
-    """Has a gateway keep nothing any more, as if it were killed: it lets go of nothing."""
-    await end_tasks(*watch._leases._tasks)
+    """Stop the leases of a gateway as if it were killed: it releases nothing."""
+    await watch._leases_runner.stop()
     watch._leases._nothing_closed.set()
 
 
 # What is sent.
 
 
-async def test_what_is_not_acknowledged_comes_again_and_the_rest_never(
-    watch: Watch, database: Database
-):
+async def test_only_unacknowledged_events_are_sent_again(watch: Watch, database: Database):
     await create(database, queues=frozenset(["a"]))
     for _ in range(3):
         await submit(database, queue="a")
@@ -97,7 +96,7 @@ async def test_what_is_not_acknowledged_comes_again_and_the_rest_never(
     await again.cancel()
 
 
-async def test_a_cursor_of_a_mark_acknowledges_what_did_not_match(watch: Watch, database: Database):
+async def test_cursor_of_a_mark_acknowledges_other_events(watch: Watch, database: Database):
     await create(database, "all")
     await create(database, queues=frozenset(["nobody's"]))
     everything = subscribe(watch, name="all")
@@ -113,7 +112,7 @@ async def test_a_cursor_of_a_mark_acknowledges_what_did_not_match(watch: Watch, 
     await everything.cancel()
 
 
-async def test_consumers_without_a_name_are_different_ones(watch: Watch, database: Database):
+async def test_consumers_without_a_name_are_distinct(watch: Watch, database: Database):
     await create(database)
     one = subscribe(watch)
     await receives(one)
@@ -125,7 +124,7 @@ async def test_consumers_without_a_name_are_different_ones(watch: Watch, databas
     await another.cancel()
 
 
-async def test_what_does_not_exist_cannot_be_watched(watch: Watch, database: Database):
+async def test_unknown_subscription_is_not_found(watch: Watch, database: Database):
     reader = subscribe(watch)
     with pytest.raises(SubscriptionNotFound):
         await reader.end()
@@ -134,11 +133,10 @@ async def test_what_does_not_exist_cannot_be_watched(watch: Watch, database: Dat
 # Who receives.
 
 
-async def test_another_gateways_consumer_takes_over_at_once(
-    watch: Watch, other: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
+@wake_ups_alone
+async def test_consumer_at_another_gateway_takes_over_at_once(
+    watch: Watch, other: Watch, database: Database
 ):
-    # Nothing but the wake-up says so.
-    monkeypatch.setattr(leases_module, "_INTERVAL", (60.0, 60.0))
     await create(database)
     one = subscribe(watch, "one")
     await receives(one)
@@ -159,7 +157,7 @@ async def test_another_gateways_consumer_takes_over_at_once(
     await second.cancel()
 
 
-async def test_without_any_wake_up_it_is_seen_soon(
+async def test_standby_takes_over_without_a_wake_up(
     watch: Watch, other: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(WakeBus, "publish", lambda *_: None)
@@ -173,7 +171,7 @@ async def test_without_any_wake_up_it_is_seen_soon(
     await second.cancel()
 
 
-async def test_those_that_stand_by_have_their_turns_in_order(watch: Watch, database: Database):
+async def test_standbys_take_over_in_order(watch: Watch, database: Database):
     await create(database)
     readers = []
     for number in range(4):
@@ -186,10 +184,10 @@ async def test_those_that_stand_by_have_their_turns_in_order(watch: Watch, datab
     assert (await read_subscription(database)).epoch == 4
 
 
-async def test_a_newer_watch_of_the_same_consumer_replaces_the_older_one_at_once(
-    watch: Watch, other: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
+@wake_ups_alone
+async def test_newer_watch_of_a_consumer_replaces_the_older_one(
+    watch: Watch, other: Watch, database: Database
 ):
-    monkeypatch.setattr(leases_module, "_INTERVAL", (60.0, 60.0))
     await create(database)
     await submit_many(database, 2)
     older = subscribe(watch, "one")
@@ -208,7 +206,7 @@ async def test_a_newer_watch_of_the_same_consumer_replaces_the_older_one_at_once
         await newer.end()
 
 
-async def test_of_a_consumers_watches_that_stand_by_the_newer_one_goes_on(
+async def test_newer_standby_of_a_consumer_replaces_the_older(
     watch: Watch, other: Watch, database: Database
 ):
     await create(database)
@@ -227,7 +225,7 @@ async def test_of_a_consumers_watches_that_stand_by_the_newer_one_goes_on(
     await newer.cancel()
 
 
-async def test_who_stands_by_says_so_every_now_and_then(
+async def test_standby_sends_marks(
     watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
 ):
     await create(database)
@@ -250,13 +248,13 @@ async def test_who_stands_by_says_so_every_now_and_then(
     await holder.cancel()
 
 
-@pytest.mark.usefixtures("short_leases")
-async def test_a_gateway_that_died_is_replaced_once_its_lease_has_lapsed(
+@short_leases
+async def test_killed_gateway_is_replaced_when_its_lease_lapses(
     settings: Settings, other: Watch, database: Database
 ):
     await create(database)
     await submit(database)
-    async with watching(settings) as dying:
+    async with watching(settings, SHORT_LEASES) as dying:
         holder = subscribe(dying, "one")
         await holder.has(1)
         second = subscribe(other, "second")
@@ -273,8 +271,8 @@ async def test_a_gateway_that_died_is_replaced_once_its_lease_has_lapsed(
     await second.cancel()
 
 
-@pytest.mark.usefixtures("short_leases")
-async def test_a_lease_is_kept_for_as_long_as_somebody_watches(
+@short_leases
+async def test_lease_is_renewed_while_the_watch_is_open(
     watch: Watch, other: Watch, database: Database
 ):
     await create(database)
@@ -301,7 +299,7 @@ async def test_a_lease_is_kept_for_as_long_as_somebody_watches(
 
 
 @pytest.mark.parametrize("rung", [True, False])
-async def test_the_watches_of_one_that_is_deleted_end(
+async def test_watches_of_a_deleted_subscription_end(
     watch: Watch, other: Watch, database: Database, bus: WakeBus, rung: bool
 ):
     await create(database)
@@ -317,7 +315,7 @@ async def test_the_watches_of_one_that_is_deleted_end(
             await reader.end()
 
 
-async def test_a_new_one_of_the_same_name_is_another_one(watch: Watch, database: Database):
+async def test_recreated_subscription_is_a_new_one(watch: Watch, database: Database):
     await create(database)
     holder = subscribe(watch, "one")
     await receives(holder)
@@ -330,7 +328,9 @@ async def test_a_new_one_of_the_same_name_is_another_one(watch: Watch, database:
     await again.cancel()
 
 
-async def test_a_shutdown_lets_go_at_once(settings: Settings, other: Watch, database: Database):
+async def test_shutdown_releases_subscriptions_at_once(
+    settings: Settings, other: Watch, database: Database
+):
     await create(database)
     async with watching(settings) as watch:
         # One whose reader reads nothing more, and so cannot end by itself.
@@ -352,7 +352,7 @@ async def test_a_shutdown_lets_go_at_once(settings: Settings, other: Watch, data
     await second.cancel()
 
 
-async def test_a_watch_that_is_cancelled_while_it_asks_lets_go(
+async def test_watch_cancelled_while_acquiring_releases(
     watch: Watch, other: Watch, database: Database
 ):
     await create(database)
@@ -366,9 +366,7 @@ async def test_a_watch_that_is_cancelled_while_it_asks_lets_go(
     await second.cancel()
 
 
-async def test_watches_that_are_opened_and_cancelled_leave_nothing_behind(
-    watch: Watch, database: Database
-):
+async def test_cancelled_watches_leave_no_leases(watch: Watch, database: Database):
     await create(database)
     chance = random.Random(1)
     for _ in range(3):
@@ -382,7 +380,7 @@ async def test_watches_that_are_opened_and_cancelled_leave_nothing_behind(
     await last.cancel()
 
 
-async def test_hundreds_that_stand_by_cost_a_query_a_look(
+async def test_hundreds_of_standbys_cost_one_query_per_run(
     watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
 ):
     await create(database)
@@ -400,14 +398,14 @@ async def test_hundreds_that_stand_by_cost_a_query_a_look(
         statements[sql.split(maxsplit=1)[0]] += "subscriptions" in sql
         return await run(driver, sql, arguments)
 
-    see = watch._leases._see
+    read = watch._leases._read_holders
 
     async def counted() -> float:
         nonlocal looks
         looks += 1
-        return await see()
+        return await read()
 
-    monkeypatch.setattr(watch._leases, "_see", counted)
+    monkeypatch.setattr(watch._leases, "_read_holders", counted)
     with monkeypatch.context() as counting:
         counting.setattr(Driver, "run", count)
         await until(lambda: looks >= 3)
@@ -417,9 +415,7 @@ async def test_hundreds_that_stand_by_cost_a_query_a_look(
         await reader.cancel()
 
 
-async def test_a_thousand_that_come_and_go_leave_the_one_that_receives_alone(
-    watch: Watch, database: Database
-):
+async def test_thousand_short_watches_do_not_affect_the_receiver(watch: Watch, database: Database):
     await create(database)
     holder = subscribe(watch, "holder")
     await receives(holder)
@@ -436,9 +432,7 @@ async def test_a_thousand_that_come_and_go_leave_the_one_that_receives_alone(
 # What was pruned.
 
 
-async def test_one_of_which_events_were_pruned_goes_on_behind_them(
-    watch: Watch, database: Database
-):
+async def test_subscription_continues_after_pruned_events(watch: Watch, database: Database):
     await create(database)
     for _ in range(4):
         await submit(database)
@@ -471,15 +465,15 @@ async def test_one_of_which_events_were_pruned_goes_on_behind_them(
 # Faults.
 
 
-@pytest.mark.usefixtures("short_leases")
-async def test_a_holder_that_has_lost_postgresql_stops_and_another_one_goes_on(
+@short_leases
+async def test_holder_without_postgresql_stops_and_is_replaced(
     settings: Settings, other: Watch, database: Database
 ):
     await create(database)
     proxy = Proxy(settings.database_url.get_secret_value())
     await proxy.start()
     through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
-    async with watching(through) as watch:
+    async with watching(through, SHORT_LEASES) as watch:
         holder = subscribe(watch, "one")
         await receives(holder)
         second = subscribe(other, "second")
@@ -505,15 +499,15 @@ async def test_a_holder_that_has_lost_postgresql_stops_and_another_one_goes_on(
     await proxy.cut()
 
 
-@pytest.mark.usefixtures("short_leases")
-async def test_what_lapsed_is_let_go_of_although_its_reader_reads_nothing(
+@short_leases
+async def test_stalled_reader_releases_lapsed_subscription(
     settings: Settings, other: Watch, database: Database
 ):
     await create(database)
     proxy = Proxy(settings.database_url.get_secret_value())
     await proxy.start()
     through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
-    async with watching(through) as watch:
+    async with watching(through, SHORT_LEASES) as watch:
         stuck = watch.watch_subscription(DEFAULT_TENANT, NAME, "one")
         assert (await anext(stuck)).mark is Mark.CAUGHT_UP
         await proxy.cut()
@@ -528,15 +522,12 @@ async def test_what_lapsed_is_let_go_of_although_its_reader_reads_nothing(
     await proxy.cut()
 
 
-async def test_a_holder_survives_a_moment_without_postgresql(
-    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(leases_module, "_BEAT", 0.3)
+async def test_holder_survives_a_short_outage_of_postgresql(settings: Settings, database: Database):
     await create(database)
     proxy = Proxy(settings.database_url.get_secret_value())
     await proxy.start()
     through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
-    async with watching(through) as watch:
+    async with watching(through, Timing(renew=0.3)) as watch:
         holder = subscribe(watch, "one")
         await receives(holder)
         (lease,) = watch._leases._open
@@ -558,7 +549,7 @@ async def test_a_holder_survives_a_moment_without_postgresql(
 @asynccontextmanager
 async def gateway(settings: Settings, chance: random.Random) -> AsyncIterator[Watch]:
     """A gateway that ends well, or as if it were killed."""
-    async with watching(settings) as watch:
+    async with watching(settings, SHORT_LEASES) as watch:
         yield watch
         if chance.random() < 0.5:
             await die(watch)
@@ -624,8 +615,7 @@ async def consume(
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.usefixtures("short_leases")
-async def test_what_is_acknowledged_over_cuts_and_restarts_is_every_event_once(
+async def test_every_event_is_acknowledged_once_despite_restarts(
     settings: Settings, database: Database, worker_id: WorkerId, bus: WakeBus, seed: int
 ):
     chance = random.Random(seed)

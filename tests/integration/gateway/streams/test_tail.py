@@ -52,7 +52,7 @@ def new_tail(settings: Settings, crowd: Database) -> NewTail:
     return make
 
 
-async def test_what_was_there_before_is_nobody_s(database: Database, new_tail: NewTail):
+async def test_tail_routes_no_earlier_events(database: Database, new_tail: NewTail):
     await submit(database)
     tail = await new_tail()
     await tail.look()
@@ -60,9 +60,7 @@ async def test_what_was_there_before_is_nobody_s(database: Database, new_tail: N
     assert tail.tail.settled != (0, 0)
 
 
-async def test_a_transaction_with_an_early_id_and_a_late_commit_is_not_missed(
-    crowd: Database, new_tail: NewTail
-):
+async def test_early_transaction_with_late_commit_is_not_missed(crowd: Database, new_tail: NewTail):
     tail = await new_tail()
     early, late = await open_writer(crowd), await open_writer(crowd)
     (first,), (second,) = await early.submit(), await late.submit()
@@ -79,9 +77,7 @@ async def test_a_transaction_with_an_early_id_and_a_late_commit_is_not_missed(
     assert len(tail.visible) == len(tail.settled) == 2
 
 
-async def test_a_transaction_that_was_open_when_the_tail_began_is_not_missed(
-    crowd: Database, new_tail: NewTail
-):
+async def test_transaction_open_at_the_start_is_not_missed(crowd: Database, new_tail: NewTail):
     early = await open_writer(crowd)
     (first,) = await early.submit()
     before = await submit(crowd)
@@ -95,9 +91,7 @@ async def test_a_transaction_that_was_open_when_the_tail_began_is_not_missed(
     assert names(tail.settled) == [(first, 1), (before.id, 1)]
 
 
-async def test_a_transaction_that_is_rolled_back_holds_nothing_up(
-    crowd: Database, new_tail: NewTail
-):
+async def test_rolled_back_transaction_delays_nothing(crowd: Database, new_tail: NewTail):
     tail = await new_tail()
     writer = await open_writer(crowd)
     await writer.submit()
@@ -107,9 +101,7 @@ async def test_a_transaction_that_is_rolled_back_holds_nothing_up(
     assert names(tail.visible) == names(tail.settled) == [(job.id, 1)]
 
 
-async def test_a_foreign_transaction_holds_up_the_settled_view_alone(
-    crowd: Database, new_tail: NewTail
-):
+async def test_foreign_transaction_delays_settled_events_alone(crowd: Database, new_tail: NewTail):
     tail = await new_tail()
     async with foreign_transaction(crowd):
         jobs = await submit_many(crowd, 5)
@@ -124,9 +116,7 @@ async def test_a_foreign_transaction_holds_up_the_settled_view_alone(
     assert tail.gauges.settled_lag == 0
 
 
-async def test_a_long_foreign_transaction_does_not_make_the_looks_longer(
-    crowd: Database, new_tail: NewTail
-):
+async def test_long_foreign_transaction_does_not_slow_down_runs(crowd: Database, new_tail: NewTail):
     """What a look reads is what is new, not all that is behind the open transaction."""
     tail = await new_tail(page=1000)
     async with foreign_transaction(crowd):
@@ -139,9 +129,7 @@ async def test_a_long_foreign_transaction_does_not_make_the_looks_longer(
     assert tail.settled == sorted(tail.visible, key=place_of)
 
 
-async def test_a_window_that_is_too_small_is_read_again_from_the_store(
-    crowd: Database, new_tail: NewTail
-):
+async def test_overflowed_window_is_read_again_from_the_store(crowd: Database, new_tail: NewTail):
     tail = await new_tail(page=7, window=20)
     async with foreign_transaction(crowd):
         early = await open_writer(crowd)
@@ -165,7 +153,7 @@ async def test_a_window_that_is_too_small_is_read_again_from_the_store(
     assert tail.settled == sorted(tail.visible, key=place_of)
 
 
-async def test_a_look_that_takes_several_pages_sees_one_state(crowd: Database, new_tail: NewTail):
+async def test_run_of_several_pages_sees_one_state(crowd: Database, new_tail: NewTail):
     tail = await new_tail(page=3)
     writers = [await open_writer(crowd) for _ in range(4)]
     for writer in writers:
@@ -177,7 +165,7 @@ async def test_a_look_that_takes_several_pages_sees_one_state(crowd: Database, n
     assert tail.visible == tail.settled == sorted(tail.visible, key=place_of)
 
 
-async def test_a_job_s_events_stay_in_their_order(database: Database, new_tail: NewTail):
+async def test_events_of_a_job_keep_their_order(database: Database, new_tail: NewTail):
     tail = await new_tail(page=2)
     worker_id = await register(database)
     jobs = await submit_many(database, 4)
@@ -189,7 +177,7 @@ async def test_a_job_s_events_stay_in_their_order(database: Database, new_tail: 
         assert [e.seq for e in tail.settled if e.job_id == job.id] == [1, 2, 3]
 
 
-async def test_nothing_is_lost_while_postgresql_is_away(settings: Settings, database: Database):
+async def test_outage_of_postgresql_loses_no_event(settings: Settings, database: Database):
     proxy = Proxy(settings.database_url.get_secret_value())
     await proxy.start()
     through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
@@ -236,7 +224,7 @@ schedules = st.lists(
 @hypothesis_settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-async def test_both_views_have_every_event_once_and_in_order(
+async def test_both_views_have_every_event_once_in_order(
     crowd: Database,
     settings: Settings,
     schedule: list[tuple[int, str, bool]],
@@ -290,7 +278,7 @@ async def _committed(database: Database) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("look_between", [True, False])
-async def test_a_job_s_events_keep_their_order_when_their_transactions_have_not(
+async def test_events_of_a_job_keep_order_across_transactions(
     database: Database, new_tail: NewTail, look_between: bool
 ):
     """A batch that has its id comes to a job after a transaction that began later."""

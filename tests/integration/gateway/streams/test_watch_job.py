@@ -52,7 +52,7 @@ async def requeue(database: Database, job_id: JobId) -> None:
         await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
 
 
-async def test_a_stream_shows_the_history_then_each_event_then_ends(
+async def test_stream_sends_history_then_events_then_ends(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     job = await submit(database)
@@ -68,7 +68,7 @@ async def test_a_stream_shows_the_history_then_each_event_then_ends(
     assert reader.events[-1].state is JobState.SUCCEEDED
 
 
-async def test_a_late_subscriber_sees_what_an_early_one_saw(
+async def test_late_subscriber_sees_the_same_as_an_early_one(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     job = await submit(database)
@@ -84,7 +84,7 @@ async def test_a_late_subscriber_sees_what_an_early_one_saw(
     assert early.events == middle.events == late.events == await history(database, job.id)
 
 
-async def test_a_stream_goes_on_behind_the_number_it_is_given(
+async def test_stream_begins_after_the_given_number(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     job = await submit(database)
@@ -97,7 +97,7 @@ async def test_a_stream_goes_on_behind_the_number_it_is_given(
 
 
 @pytest.mark.parametrize("after_seq", [3, 4, 2**31 - 1])
-async def test_a_finished_job_of_which_all_was_seen_ends_at_once(
+async def test_stream_of_a_fully_seen_ended_job_ends_at_once(
     watch: Watch, database: Database, worker_id: WorkerId, after_seq: int
 ):
     job = await submit(database)
@@ -109,7 +109,7 @@ async def test_a_finished_job_of_which_all_was_seen_ends_at_once(
 
 
 @pytest.mark.parametrize("after_seq", [1, 2, 3, 100, 2**31 - 1])
-async def test_number_beyond_the_newest_event_skips_up_to_it(
+async def test_number_beyond_the_newest_event_skips_to_it(
     watch: Watch, database: Database, worker_id: WorkerId, after_seq: int
 ):
     job = await submit(database)
@@ -123,14 +123,14 @@ async def test_number_beyond_the_newest_event_skips_up_to_it(
     assert reader.seqs == [event.seq for event in page if event.seq > after_seq]
 
 
-async def test_an_unknown_job_is_not_found(watch: Watch, database: Database):
+async def test_unknown_job_is_not_found(watch: Watch, database: Database):
     job = await submit(database, tenant="other")
     for job_id in (JobId(UUID(int=7)), job.id):
         with pytest.raises(JobNotFound):
             await follow_job(watch, job_id).end()
 
 
-async def test_a_job_that_was_requeued_is_followed_on(
+async def test_requeued_job_is_followed_again(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     job = await submit(database)
@@ -153,7 +153,7 @@ async def test_a_job_that_was_requeued_is_followed_on(
     ]
 
 
-async def test_a_requeue_that_comes_with_the_terminal_event_goes_on(
+async def test_requeue_with_the_terminal_event_keeps_the_stream(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     job = await submit(database)
@@ -170,9 +170,7 @@ async def test_a_requeue_that_comes_with_the_terminal_event_goes_on(
     assert reader.seqs == [1, 2, 3, 4]
 
 
-async def test_without_any_wake_up_an_event_still_arrives(
-    watch: Watch, database: Database, worker_id: WorkerId
-):
+async def test_event_without_wake_up_arrives(watch: Watch, database: Database, worker_id: WorkerId):
     job = await submit(database)
     reader = follow_job(watch, job.id)
     await reader.has(1)
@@ -182,7 +180,7 @@ async def test_without_any_wake_up_an_event_still_arrives(
     await reader.end()
 
 
-async def test_a_foreign_transaction_does_not_hold_up_a_job(
+async def test_foreign_transaction_does_not_delay_a_job(
     watch: Watch, database: Database, worker_id: WorkerId, bus: WakeBus
 ):
     # It is open until the job's stream has ended.
@@ -199,9 +197,7 @@ async def test_a_foreign_transaction_does_not_hold_up_a_job(
     assert reader.seqs == [1, 2, 3]
 
 
-async def test_a_job_with_a_long_history_is_shown_in_full(
-    watch: Watch, database: Database, worker_id: WorkerId
-):
+async def test_long_history_is_sent_in_full(watch: Watch, database: Database, worker_id: WorkerId):
     job = await submit(database)
     await start(database, worker_id, job)
     await progress(database, worker_id, job.id, 950)
@@ -214,7 +210,7 @@ async def test_a_job_with_a_long_history_is_shown_in_full(
     assert max(len(page) for page in reader.pages) <= MAX_EVENTS
 
 
-async def test_a_stream_that_falls_behind_catches_up_from_the_store(
+async def test_slow_stream_catches_up_from_the_store(
     settings: Settings, database: Database, worker_id: WorkerId
 ):
     small = settings.model_copy(update={"stream_queue_events": 5})
@@ -241,7 +237,7 @@ async def test_a_stream_that_falls_behind_catches_up_from_the_store(
         assert subscriptions(watch) == (0, 0, 0)
 
 
-async def test_events_that_the_tail_reads_again_are_sent_once(
+async def test_events_read_again_by_the_tail_are_sent_once(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     job = await submit(database)
@@ -259,7 +255,7 @@ async def test_events_that_the_tail_reads_again_are_sent_once(
     assert watch.gauges.gaps == 0
 
 
-async def test_an_event_that_is_missing_is_fetched_from_the_store(
+async def test_missing_event_is_read_from_the_store(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     job = await submit(database)
@@ -275,7 +271,7 @@ async def test_an_event_that_is_missing_is_fetched_from_the_store(
     assert watch.gauges.gaps == 1
 
 
-async def test_streams_of_the_same_job_all_get_every_event(
+async def test_all_streams_of_a_job_receive_every_event(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     jobs = await submit_many(database, 3)
@@ -291,7 +287,7 @@ async def test_streams_of_the_same_job_all_get_every_event(
     assert watch.gauges.job_streams == 0
 
 
-async def test_a_stream_that_is_cancelled_leaves_nothing_behind(watch: Watch, database: Database):
+async def test_cancelled_stream_leaves_no_mailbox(watch: Watch, database: Database):
     job = await submit(database)
     readers = [follow_job(watch, job.id) for _ in range(20)]
     for reader in readers:
@@ -306,9 +302,7 @@ async def test_a_stream_that_is_cancelled_leaves_nothing_behind(watch: Watch, da
     assert watch.gauges.job_streams == 0
 
 
-async def test_a_shutdown_ends_every_stream_and_refuses_new_ones(
-    settings: Settings, database: Database
-):
+async def test_shutdown_ends_streams_and_rejects_new_ones(settings: Settings, database: Database):
     job = await submit(database)
     async with watching(settings) as watch:
         reader = follow_job(watch, job.id)

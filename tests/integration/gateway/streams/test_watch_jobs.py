@@ -20,6 +20,7 @@ from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.streams import Mark, Watch
 from headrace_gateway.streams.many import FilterStream
 from headrace_gateway.streams.messages import MAX_EVENTS
+from headrace_gateway.streams.timing import Timing
 from headrace_gateway.tokens import decode_cursor, encode_cursor
 from support.jobs import new_batch, submit, submit_many
 from support.watching import (
@@ -50,7 +51,7 @@ async def places(database: Database, reader: Reader) -> list[tuple[int, int]]:
     return [decode_cursor(installation, DEFAULT_TENANT, page.cursor) for page in reader.pages]
 
 
-async def test_without_a_cursor_a_stream_begins_now(watch: Watch, database: Database):
+async def test_stream_without_a_cursor_begins_now(watch: Watch, database: Database):
     # What this one has been sent the gateway has seen: it is the past of the next one.
     earlier = follow_jobs(watch)
     await live(earlier)
@@ -67,9 +68,7 @@ async def test_without_a_cursor_a_stream_begins_now(watch: Watch, database: Data
     await earlier.cancel()
 
 
-async def test_the_past_comes_before_the_mark_and_the_present_behind_it(
-    watch: Watch, database: Database
-):
+async def test_caught_up_mark_separates_past_and_present(watch: Watch, database: Database):
     reader = follow_jobs(watch)
     await live(reader)
     cursor = reader.pages[-1].cursor
@@ -88,7 +87,7 @@ async def test_the_past_comes_before_the_mark_and_the_present_behind_it(
     await again.cancel()
 
 
-async def test_every_cursor_is_a_place_to_go_on_from_at_any_gateway(
+async def test_every_cursor_resumes_at_any_gateway(
     watch: Watch, settings: Settings, database: Database, worker_id: WorkerId
 ):
     reader = follow_jobs(watch)
@@ -114,7 +113,7 @@ async def test_every_cursor_is_a_place_to_go_on_from_at_any_gateway(
     assert cursors == sorted(cursors)
 
 
-async def test_a_cursor_from_a_gateway_that_is_ahead_repeats_nothing(
+async def test_cursor_of_a_gateway_ahead_repeats_nothing(
     watch: Watch, settings: Settings, database: Database
 ):
     ahead = follow_jobs(watch)
@@ -123,13 +122,13 @@ async def test_a_cursor_from_a_gateway_that_is_ahead_repeats_nothing(
         behind = follow_jobs(other)
         await live(behind)
         # The other one stands still.
-        await other._tail.stop()
+        await other._tail_runner.stop()
         await submit_many(database, 5)
         await ahead.has(5)
         cursor = ahead.pages[-1].cursor
         again = follow_jobs(other, cursor)
         await live(again)
-        await other._tail.start()
+        other._tail_runner.start()
         (new,) = await submit_many(database, 1)
         await again.has(1)
         await behind.has(6)
@@ -139,7 +138,7 @@ async def test_a_cursor_from_a_gateway_that_is_ahead_repeats_nothing(
     await ahead.cancel()
 
 
-async def test_only_what_matches_is_shown_and_the_rest_moves_the_cursor(
+async def test_only_matching_events_are_sent_and_all_move_cursor(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     everything = follow_jobs(watch)
@@ -188,7 +187,7 @@ async def test_only_what_matches_is_shown_and_the_rest_moves_the_cursor(
         await reader.cancel()
 
 
-async def test_events_of_transactions_that_commit_out_of_order_come_in_one_order(
+async def test_out_of_order_commits_are_sent_in_one_order(
     watch: Watch, database: Database, bus: WakeBus
 ):
     readers = [follow_jobs(watch) for _ in range(2)]
@@ -207,7 +206,7 @@ async def test_events_of_transactions_that_commit_out_of_order_come_in_one_order
         await reader.cancel()
 
 
-async def test_a_foreign_transaction_delays_the_cursor_and_loses_nothing(
+async def test_foreign_transaction_delays_the_cursor(
     watch: Watch, database: Database, bus: WakeBus
 ):
     reader = follow_jobs(watch)
@@ -235,7 +234,7 @@ async def _until_lagging(watch: Watch) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_stream_that_falls_behind_catches_up_from_the_store(
+async def test_slow_stream_catches_up_from_the_store(
     settings: Settings, database: Database, bus: WakeBus
 ):
     small = settings.model_copy(update={"stream_queue_events": 5})
@@ -263,7 +262,7 @@ async def test_a_stream_that_falls_behind_catches_up_from_the_store(
         await reader.cancel()
 
 
-async def test_a_quiet_stream_sends_marks_that_move_the_cursor(watch: Watch, database: Database):
+async def test_quiet_stream_sends_marks_that_move_the_cursor(watch: Watch, database: Database):
     reader = Reader(quiet_stream(watch, idle=0.3))
     await live(reader)
     before = (await places(database, reader))[-1]
@@ -280,9 +279,8 @@ async def test_a_quiet_stream_sends_marks_that_move_the_cursor(watch: Watch, dat
     await reader.cancel()
 
 
-async def test_a_past_that_does_not_match_moves_the_cursor(
-    watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.parametrize("timing", [Timing(progress=0.0)], ids=["marks"])
+async def test_unmatched_past_moves_the_cursor(watch: Watch, database: Database):
     everything = follow_jobs(watch)
     await live(everything)
     start = everything.pages[0].cursor
@@ -290,7 +288,6 @@ async def test_a_past_that_does_not_match_moves_the_cursor(
     await everything.has(1200)
     await everything.cancel()
 
-    monkeypatch.setattr("headrace_gateway.streams.many._PROGRESS", 0.0)
     reader = follow_jobs(watch, start, queues=frozenset(["nobody's"]))
     await live(reader)
     assert [page.mark for page in reader.pages] == [Mark.IDLE, Mark.IDLE, Mark.CAUGHT_UP]
@@ -315,7 +312,7 @@ def quiet_stream(watch: Watch, *, idle: float):
     ).run()
 
 
-async def test_a_cursor_that_is_not_ours_is_refused(watch: Watch, database: Database):
+async def test_foreign_cursor_is_rejected(watch: Watch, database: Database):
     reader = follow_jobs(watch)
     await live(reader)
     await reader.cancel()
@@ -327,7 +324,7 @@ async def test_a_cursor_that_is_not_ours_is_refused(watch: Watch, database: Data
         watch.watch_jobs("other", JobFilter(), cursor)
 
 
-async def test_a_shutdown_brings_the_last_cursor(settings: Settings, database: Database):
+async def test_shutdown_sends_the_last_cursor(settings: Settings, database: Database):
     async with watching(settings) as watch:
         quiet = follow_jobs(watch, queues=frozenset(["nobody's"]))
         idle = follow_jobs(watch)
@@ -349,7 +346,7 @@ async def test_a_shutdown_brings_the_last_cursor(settings: Settings, database: D
         await again.cancel()
 
 
-async def test_a_stream_that_is_cancelled_leaves_nothing_behind(watch: Watch, database: Database):
+async def test_cancelled_stream_leaves_no_mailbox(watch: Watch, database: Database):
     readers = [follow_jobs(watch, queues=frozenset(["a", "b"])) for _ in range(20)]
     for reader in readers:
         await live(reader)

@@ -13,7 +13,7 @@ from headrace_gateway.streams.gauges import BOUNDS, Ages
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def test_each_event_is_in_the_first_bucket_that_holds_its_age(
+def test_event_counts_in_the_first_bucket_above_its_age(
     make_event: Callable[..., JobEvent],
 ):
     ages = Ages()
@@ -32,7 +32,7 @@ def test_each_event_is_in_the_first_bucket_that_holds_its_age(
     assert ages.total == pytest.approx(sum(seconds), abs=0.001)
 
 
-def test_an_event_of_the_next_moment_is_a_fresh_one(make_event: Callable[..., JobEvent]):
+def test_event_of_the_future_counts_as_fresh(make_event: Callable[..., JobEvent]):
     ages = Ages()
     ages.add([make_event(time=NOW + timedelta(milliseconds=1))], now=NOW.timestamp())
     assert ages.cumulated() == [1] * (len(BOUNDS) + 1)

@@ -22,13 +22,13 @@ def distance(clock: DatabaseClock) -> float:
     return clock.now() - time.monotonic()
 
 
-def test_a_reading_is_right_to_half_of_the_time_it_took():
+def test_reading_is_exact_to_half_its_duration():
     clock = DatabaseClock()
     clock.set(reading(10.0, 10.1, 10.4))
     assert distance(clock) == pytest.approx(AHEAD, abs=0.2)
 
 
-def test_slow_readings_do_not_spoil_what_a_fast_one_told():
+def test_slow_readings_keep_the_limits_of_fast_ones():
     clock = DatabaseClock()
     clock.set(reading(10.0, 10.0005, 10.001))
     for second in range(11, 21):
@@ -36,14 +36,14 @@ def test_slow_readings_do_not_spoil_what_a_fast_one_told():
     assert distance(clock) == pytest.approx(AHEAD, abs=0.01)
 
 
-def test_readings_that_are_late_on_different_sides_meet_in_the_middle():
+def test_opposite_delays_of_readings_cancel_out():
     clock = DatabaseClock()
     clock.set(reading(10.0, 10.0, 10.5))
     clock.set(reading(11.0, 11.5, 11.5))
     assert distance(clock) == pytest.approx(AHEAD, abs=0.002)
 
 
-def test_clocks_that_run_apart_slowly_are_followed():
+def test_slow_drift_is_followed():
     clock = DatabaseClock()
     for second in range(3600):
         drift = second * 0.0001
@@ -52,7 +52,7 @@ def test_clocks_that_run_apart_slowly_are_followed():
 
 
 @pytest.mark.parametrize("jump", [600, -600])
-def test_a_clock_that_was_set_anew_is_believed_at_once(jump: int):
+def test_clock_that_was_set_is_followed_at_once(jump: int):
     clock = DatabaseClock()
     clock.set(reading(10.0, 10.0, 10.001))
     clock.set(reading(11.0, 11.0, 11.001, ahead=AHEAD + jump))

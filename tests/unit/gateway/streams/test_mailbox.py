@@ -15,7 +15,7 @@ from headrace_gateway.streams.mailbox import Mailbox
 MakeEvent = Callable[..., JobEvent]
 
 
-async def test_events_are_taken_in_their_order_and_once(make_event: MakeEvent):
+async def test_events_are_taken_once_in_order(make_event: MakeEvent):
     mailbox = Mailbox(room=3, room_bytes=1000)
     events = [make_event(seq=seq) for seq in (1, 2, 3)]
     for event in events:
@@ -25,7 +25,7 @@ async def test_events_are_taken_in_their_order_and_once(make_event: MakeEvent):
     assert not mailbox
 
 
-async def test_one_event_too_many_drops_all_and_says_so(make_event: MakeEvent):
+async def test_overflow_drops_all_events(make_event: MakeEvent):
     mailbox = Mailbox(room=2, room_bytes=1000)
     for _ in range(3):
         mailbox.put(make_event())
@@ -41,7 +41,7 @@ async def test_one_event_too_many_drops_all_and_says_so(make_event: MakeEvent):
     assert mailbox.take(9) == [event]
 
 
-async def test_labels_count_for_the_room_of_a_mailbox(make_event: MakeEvent):
+async def test_labels_count_as_room_of_a_mailbox(make_event: MakeEvent):
     mailbox = Mailbox(room=9, room_bytes=10)
     mailbox.put(make_event(labels={"team": "ml"}))
     assert not mailbox.overflowed
@@ -67,7 +67,7 @@ async def test_mailbox_overflows_by_bytes_as_well(make_event: MakeEvent):
     assert mailbox.take(9) == events[:2]
 
 
-async def test_who_waits_is_woken_by_an_event(make_event: MakeEvent):
+async def test_event_ends_the_wait(make_event: MakeEvent):
     mailbox = Mailbox(room=2, room_bytes=1000)
     waiting = asyncio.create_task(mailbox.wait())
     await asyncio.sleep(0)
@@ -78,13 +78,13 @@ async def test_who_waits_is_woken_by_an_event(make_event: MakeEvent):
     await mailbox.wait()
 
 
-async def test_a_wait_ends_after_its_time():
+async def test_wait_times_out():
     async with asyncio.timeout(5):
         await Mailbox(room=1, room_bytes=1000).wait(0.0)
         await Mailbox(room=1, room_bytes=1000).wait(0.001)
 
 
-async def test_an_error_ends_the_waiting_even_if_there_are_events(make_event: MakeEvent):
+async def test_error_ends_the_wait_despite_events(make_event: MakeEvent):
     mailbox = Mailbox(room=2, room_bytes=1000)
     waiting = asyncio.create_task(mailbox.wait())
     await asyncio.sleep(0)
@@ -98,7 +98,7 @@ async def test_an_error_ends_the_waiting_even_if_there_are_events(make_event: Ma
         mailbox.check()
 
 
-def test_the_oldest_is_what_was_handed_over_and_has_not_been_sent(make_event: MakeEvent):
+def test_oldest_is_the_oldest_unsent_event(make_event: MakeEvent):
     mailbox = Mailbox(room=2, room_bytes=1000)
     assert mailbox.oldest is None
     first, second, third, fourth = (

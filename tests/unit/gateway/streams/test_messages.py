@@ -11,18 +11,18 @@ from headrace_gateway.streams.messages import MAX_EVENTS, pack
 MakeEvent = Callable[..., JobEvent]
 
 
-def test_no_events_make_no_pack():
+def test_no_events_make_no_message():
     assert list(pack([])) == []
 
 
-def test_events_are_packed_by_their_number(make_event: MakeEvent):
+def test_messages_are_limited_by_number(make_event: MakeEvent):
     events = [make_event(seq=seq) for seq in range(1, 2 * MAX_EVENTS + 2)]
     packs = list(pack(events))
     assert [len(packed) for packed in packs] == [MAX_EVENTS, MAX_EVENTS, 1]
     assert list(chain(*packs)) == events
 
 
-def test_large_documents_are_packed_by_their_size(make_event: MakeEvent):
+def test_messages_are_limited_by_size(make_event: MakeEvent):
     events = [make_event(output="x" * 100_000) for _ in range(5)]
     events.append(make_event(output="x" * 1_000_000))
     packs = list(pack(events))

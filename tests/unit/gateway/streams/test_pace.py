@@ -7,13 +7,13 @@ import pytest
 from headrace_gateway.streams.tail import Pace
 
 
-def test_after_a_quiet_while_a_few_looks_follow_each_other_at_once():
+def test_runs_after_a_quiet_time_follow_at_once():
     pace = Pace()
     for start in (100.0, 100.1, 100.2):
         assert [pace.rest(1, now=start + step / 1000) for step in range(5)] == [0] * 5
 
 
-def test_the_three_looks_of_a_job_are_at_once_fifty_times_a_second():
+def test_three_runs_per_job_do_not_rest_at_50_jobs_a_second():
     pace = Pace()
     for job in range(500):
         for look in range(3):
@@ -21,7 +21,7 @@ def test_the_three_looks_of_a_job_are_at_once_fifty_times_a_second():
 
 
 @pytest.mark.parametrize(("events", "a_second"), [(1, 200), (100, 100), (500, 50)])
-def test_without_a_pause_looks_come_less_often_the_more_they_find(events: int, a_second: int):
+def test_runs_become_rarer_the_more_they_find(events: int, a_second: int):
     pace, now, looks = Pace(), 100.0, 0
     while now < 110:
         now += 0.0001 + pace.rest(events, now=now)
@@ -29,7 +29,7 @@ def test_without_a_pause_looks_come_less_often_the_more_they_find(events: int, a
     assert looks == pytest.approx(10 * a_second, rel=0.05)
 
 
-def test_a_backlog_is_not_paid_for_afterwards():
+def test_backlog_causes_no_later_rest():
     pace = Pace()
     for _ in range(1000):
         pace.rest(500, now=100.0)

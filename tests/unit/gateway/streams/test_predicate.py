@@ -81,14 +81,12 @@ def should_match(job_filter: JobFilter, event: JobEvent) -> bool:
 
 
 @given(filters, events)
-def test_an_event_matches_when_every_field_that_is_set_matches(
-    job_filter: JobFilter, event: JobEvent
-):
+def test_event_matches_if_all_set_fields_match(job_filter: JobFilter, event: JobEvent):
     assert compile_filter("ours", job_filter)(event) == should_match(job_filter, event)
 
 
 @given(filters, events)
-def test_a_match_is_found_by_exactly_one_key(job_filter: JobFilter, event: JobEvent):
+def test_matching_event_has_exactly_one_key(job_filter: JobFilter, event: JobEvent):
     if should_match(job_filter, event):
         event_keys = list(keys_of_event(event))
         filter_keys = keys_of_filter("ours", job_filter)
@@ -97,13 +95,13 @@ def test_a_match_is_found_by_exactly_one_key(job_filter: JobFilter, event: JobEv
 
 
 @given(events)
-def test_no_filter_reaches_into_another_tenant(event: JobEvent):
+def test_filter_never_matches_another_tenant(event: JobEvent):
     theirs = replace(event, tenant="theirs")
     assert not compile_filter("ours", JobFilter())(theirs)
     assert not compile_filter("ours", JobFilter(job_ids=frozenset([event.job_id])))(theirs)
 
 
-def test_the_narrowest_field_is_the_key():
+def test_narrowest_field_is_the_key():
     job_ids = frozenset(few["job_id"])
     wide = JobFilter(queues=frozenset("ab"), types=frozenset("x"), labels={"team": "1"})
     assert keys_of_filter("ours", JobFilter()) == [("tenant", "ours")]

@@ -45,7 +45,7 @@ def fetch(recent: Recent, log: list[JobEvent], after: Place, through: Place, lim
     return False
 
 
-def test_nothing_is_here_before_something_was_read(log: list[JobEvent]):
+def test_new_section_has_no_page(log: list[JobEvent]):
     assert Recent().page(after=BEGINNING, through=place_of(log[-1]), limit=9) is None
 
 
@@ -67,7 +67,7 @@ def test_page_of_large_events_ends_early(make_event: MakeEvent):
     assert sizes == [3, 3, 1]
 
 
-def test_what_one_stream_has_read_the_next_one_finds(log: list[JobEvent]):
+def test_read_page_is_found_by_the_next_stream(log: list[JobEvent]):
     recent = Recent()
     through = place_of(log[-1])
     assert fetch(recent, log, place_of(log[3]), through, 100)
@@ -78,7 +78,7 @@ def test_what_one_stream_has_read_the_next_one_finds(log: list[JobEvent]):
     assert fetch(recent, log, place_of(log[2]), through, 100)
 
 
-def test_pages_join_on_to_each_other_in_both_directions(log: list[JobEvent]):
+def test_adjoining_pages_extend_both_ends(log: list[JobEvent]):
     recent = Recent()
     through = place_of(log[-1])
     assert fetch(recent, log, place_of(log[9]), through, 5)
@@ -90,7 +90,7 @@ def test_pages_join_on_to_each_other_in_both_directions(log: list[JobEvent]):
     assert not page.complete
 
 
-def test_a_range_behind_it_takes_its_place(log: list[JobEvent]):
+def test_newer_range_replaces_the_section(log: list[JobEvent]):
     recent = Recent()
     assert fetch(recent, log, place_of(log[0]), place_of(log[5]), 100)
     assert fetch(recent, log, place_of(log[9]), place_of(log[20]), 100)
@@ -100,7 +100,7 @@ def test_a_range_behind_it_takes_its_place(log: list[JobEvent]):
     assert not fetch(recent, log, place_of(log[9]), place_of(log[20]), 100)
 
 
-def test_it_lets_go_of_the_oldest_when_there_are_too_many(log: list[JobEvent]):
+def test_oldest_events_are_dropped_by_number(log: list[JobEvent]):
     recent = Recent(max_events=10)
     through = place_of(log[-1])
     assert fetch(recent, log, place_of(log[0]), through, 100)
@@ -108,7 +108,7 @@ def test_it_lets_go_of_the_oldest_when_there_are_too_many(log: list[JobEvent]):
     assert not fetch(recent, log, place_of(log[19]), through, 100)
 
 
-def test_it_lets_go_of_the_oldest_when_they_are_too_long(make_event: MakeEvent):
+def test_oldest_events_are_dropped_by_size(make_event: MakeEvent):
     log = [make_event(xid=10, position=n, output="x" * 100) for n in range(30)]
     recent = Recent(max_characters=1000)
     through = place_of(log[-1])
@@ -117,7 +117,7 @@ def test_it_lets_go_of_the_oldest_when_they_are_too_long(make_event: MakeEvent):
     assert not fetch(recent, log, place_of(log[19]), through, 100)
 
 
-def test_an_event_whose_job_is_gone_is_no_gap(log: list[JobEvent]):
+def test_pruned_event_is_not_a_gap(log: list[JobEvent]):
     recent = Recent()
     page = EventPage(events=log[3:5], end=place_of(log[7]), complete=False)
     recent.add(page, after=place_of(log[2]), through=place_of(log[-1]))
@@ -133,7 +133,7 @@ numbers = st.integers(0, 29)
     reads=st.lists(st.tuples(numbers, numbers, st.integers(1, 12)), max_size=40),
     room=st.integers(1, 40),
 )
-def test_whatever_was_read_before_a_page_is_the_truth(
+def test_page_equals_the_log_after_any_reads(
     log: list[JobEvent], reads: list[tuple[int, int, int]], room: int
 ):
     recent = Recent(max_events=room)

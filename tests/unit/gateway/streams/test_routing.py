@@ -28,9 +28,7 @@ def routes(gauges: Gauges) -> Routes:
     return Routes(room=3, room_bytes=1000, gauges=gauges)
 
 
-def test_a_visible_event_goes_to_the_streams_of_its_job_alone(
-    routes: Routes, make_event: MakeEvent
-):
+def test_visible_event_is_routed_to_its_job_alone(routes: Routes, make_event: MakeEvent):
     mine, other = make_event(), make_event()
     with (
         routes.of_job(mine.job_id) as first,
@@ -42,9 +40,7 @@ def test_a_visible_event_goes_to_the_streams_of_its_job_alone(
         assert not many
 
 
-def test_a_settled_event_goes_once_to_every_filter_that_matches(
-    routes: Routes, make_event: MakeEvent
-):
+def test_settled_event_is_routed_once_per_matching_filter(routes: Routes, make_event: MakeEvent):
     event = make_event(queue="math", labels={"team": "ml", "stage": "test"})
     filters = (
         JobFilter(),
@@ -66,7 +62,7 @@ def test_a_settled_event_goes_once_to_every_filter_that_matches(
             assert not single
 
 
-def test_a_full_mailbox_harms_no_other(routes: Routes, make_event: MakeEvent):
+def test_full_mailbox_does_not_affect_others(routes: Routes, make_event: MakeEvent):
     event = make_event()
     with routes.of_job(event.job_id) as slow, routes.of_job(event.job_id) as quick:
         for _ in range(5):
@@ -76,9 +72,7 @@ def test_a_full_mailbox_harms_no_other(routes: Routes, make_event: MakeEvent):
         assert not slow
 
 
-def test_a_stream_that_ends_leaves_nothing_behind(
-    routes: Routes, gauges: Gauges, make_event: MakeEvent
-):
+def test_ended_stream_leaves_no_routes(routes: Routes, gauges: Gauges, make_event: MakeEvent):
     job_ids = frozenset(JobId(uuid7()) for _ in range(100))
     with routes.of_job(next(iter(job_ids))):
         with suppress(ZeroDivisionError), routes.of_filter("default", JobFilter(job_ids=job_ids)):
@@ -92,7 +86,7 @@ def test_a_stream_that_ends_leaves_nothing_behind(
     assert gauges == Gauges()
 
 
-async def test_who_waits_for_a_stream_is_told_when_one_is_open(routes: Routes):
+async def test_wait_for_a_stream_ends_when_one_opens(routes: Routes):
     async with asyncio.timeout(5):
         await routes.wait(0.001)
         waiting = asyncio.create_task(routes.wait(5))
@@ -103,7 +97,7 @@ async def test_who_waits_for_a_stream_is_told_when_one_is_open(routes: Routes):
     await routes.wait(0.001)
 
 
-async def test_a_failure_reaches_the_streams_that_are_open(routes: Routes):
+async def test_failure_ends_open_streams(routes: Routes):
     with routes.of_job(JobId(uuid7())) as mailbox:
         routes.fail(Unavailable("postgresql"))
         with pytest.raises(Unavailable):
@@ -112,7 +106,7 @@ async def test_a_failure_reaches_the_streams_that_are_open(routes: Routes):
         mailbox.check()
 
 
-async def test_after_the_close_no_stream_begins(routes: Routes):
+async def test_closed_routes_reject_streams(routes: Routes):
     with routes.of_filter("default", JobFilter()) as (mailbox, _):
         routes.close(ShuttingDown())
         with pytest.raises(ShuttingDown):

@@ -15,7 +15,7 @@ from headrace_gateway.streams.window import Window
 MakeEvent = Callable[..., JobEvent]
 
 
-def test_an_event_waits_for_every_transaction_before_it(make_event: MakeEvent):
+def test_event_waits_for_all_earlier_transactions(make_event: MakeEvent):
     window = Window(room=9)
     late, early = make_event(xid=11, position=1), make_event(xid=10, position=2)
     window.add([late])
@@ -25,7 +25,7 @@ def test_an_event_waits_for_every_transaction_before_it(make_event: MakeEvent):
     assert window.place == (11, 1)
 
 
-def test_what_was_added_twice_comes_out_once(make_event: MakeEvent):
+def test_event_added_twice_is_taken_once(make_event: MakeEvent):
     window = Window(room=9)
     events = [make_event(xid=10, position=n) for n in (1, 2, 3)]
     window.add(events)
@@ -48,7 +48,7 @@ def test_window_is_full_by_bytes_as_well(make_event: MakeEvent):
     assert window.take(horizon=15, limit=9) == after
 
 
-def test_a_full_window_lets_go_and_says_what_is_missing(make_event: MakeEvent):
+def test_full_window_drops_events_and_marks_them_missing(make_event: MakeEvent):
     window = Window(room=2)
     window.add([make_event(xid=xid, position=xid) for xid in (10, 11, 12)])
     assert window.missing_through == 12
@@ -60,7 +60,7 @@ def test_a_full_window_lets_go_and_says_what_is_missing(make_event: MakeEvent):
     assert window.take(horizon=99, limit=9) == [later]
 
 
-def test_nothing_comes_out_behind_the_end_of_a_look_that_was_full(make_event: MakeEvent):
+def test_take_stops_at_the_given_place(make_event: MakeEvent):
     window = Window(room=9)
     early, waiting = make_event(xid=10, position=1), make_event(xid=12, position=1)
     window.add([waiting])
@@ -78,7 +78,7 @@ def test_nothing_comes_out_behind_the_end_of_a_look_that_was_full(make_event: Ma
     seed=st.integers(0, 2**16),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_whatever_the_order_of_commits_everything_settles_once_and_in_order(
+def test_events_settle_once_in_order_for_any_commit_order(
     make_event: MakeEvent, writers: list[int], room: int, seed: int
 ):
     """Transactions end in a random order; the store is a list, read when something is missing."""

@@ -1,9 +1,8 @@
-"""The streams: what happens to jobs, pushed to whoever follows them.
+"""The streams: events of jobs, pushed to the clients that follow them.
 
-One tail reads each event once and hands it to the mailboxes of the streams that want it: to the
-streams of one job as soon as it is visible, to those of many jobs once its place in the log has
-settled. A stream reads its past from PostgreSQL, and goes back there whenever its mailbox was too
-small; nothing is dropped without that.
+One tail reads each event once and routes it to the mailboxes of matching streams: of one job when
+the event is visible, of many jobs when its place in the log has settled. A stream reads the past
+from PostgreSQL, and does so again after an overflow of its mailbox.
 """
 
 from headrace_gateway.streams.gauges import Gauges

@@ -14,16 +14,16 @@ from typing import Final
 from headrace_core.domain.job import JobEvent
 from headrace_core.store.event_log import ClockReading
 
-# How far two clocks may run apart, in seconds per second: what NTP allows an oscillator.
+# The drift of two clocks, in seconds per second: the limit of NTP for an oscillator.
 _DRIFT: Final = 0.0005
 
 
 class DatabaseClock:
-    """What the database's clock shows, by its distance from this process's monotonic clock.
+    """The database's clock, as its distance from the monotonic clock of this process.
 
-    The database reads its clock somewhere between a question and its answer, so each reading gives
-    bounds of the distance, and together they give narrow ones, however busy this process is. The
-    clock of this machine plays no part, and one that is set anew does no harm.
+    The database reads its clock between a request and its response, so each reading limits the
+    distance. Together the readings give narrow limits, even in a busy process. The wall clock of
+    this machine is not used.
     """
 
     def __init__(self) -> None:
@@ -33,24 +33,24 @@ class DatabaseClock:
         self._distance = 0.0
 
     def set(self, reading: ClockReading) -> None:
-        """Takes what a reading says of the distance."""
+        """Narrow the distance by a reading."""
         shown = reading.time
         low, high = shown - reading.answered, shown - reading.asked
         slack = (reading.answered - self._read) * _DRIFT
         self._low = max(self._low - slack, low)
         self._high = min(self._high + slack, high)
         if self._low > self._high:
-            # Somebody has set the database's clock.
+            # The database's clock was set.
             self._low, self._high = low, high
         self._read = reading.answered
         self._distance = (self._low + self._high) / 2
 
     def now(self) -> float:
-        """What it shows now, in seconds since 1970. It must have been set before."""
+        """Return its time in seconds since 1970. It needs at least one reading."""
         return time.monotonic() + self._distance
 
 
-# Upper bounds of the buckets, in seconds; above the last one is one more.
+# Upper limits of the buckets, in seconds; one more bucket is above the last one.
 BOUNDS: Final = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     *(1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
@@ -58,10 +58,10 @@ BOUNDS: Final = (
 
 
 class Ages:
-    """A histogram of the ages of events. It is written in one thread, and read in any.
+    """A histogram of the ages of events. One thread writes it, and any may read it.
 
     Attributes:
-        total: all ages together, in seconds.
+        total: the sum of all ages, in seconds.
     """
 
     def __init__(self) -> None:
@@ -69,11 +69,11 @@ class Ages:
         self.total = 0.0
 
     def add(self, events: Sequence[JobEvent], *, now: float) -> None:
-        """Counts events.
+        """Count events.
 
         Args:
             events: with their times.
-            now: by the same clock, in seconds since 1970.
+            now: the time of the same clock, in seconds since 1970.
         """
         counts, total = self._counts, 0.0
         moment = datetime.fromtimestamp(now, UTC)
@@ -81,41 +81,40 @@ class Ages:
             age = (moment - event.time).total_seconds()
             counts[bisect_left(BOUNDS, age)] += 1
             total += age
-        # The clock is known to some fraction of a millisecond, so a fresh event may come out as not
-        # yet written.
+        # The clock is known to a fraction of a millisecond, so the age of a fresh event may be
+        # negative.
         self.total += max(0.0, total)
 
     def cumulated(self) -> list[int]:
-        """How many were at most as old as each bound says; the last one has all."""
+        """Return the number of events up to each limit; the last number counts all."""
         return list(accumulate(self._counts))
 
 
 @dataclass(slots=True)
 class Gauges:
-    """Plain numbers; `headrace_gateway.metrics` serves them.
+    """The numbers of the streams; `headrace_gateway.metrics` serves them.
 
-    Moments are those of `time.monotonic()`.
+    Times are those of `time.monotonic()`.
 
     Attributes:
         job_streams: open streams over one job.
         filter_streams: open streams over many jobs, those of subscriptions among them.
         subscription_streams: those of them that receive a subscription.
-        standby_streams: consumers of a subscription that stand by.
-        resumes: streams that began behind a cursor or an event that their reader had seen.
-        catch_ups: how often a stream fell behind its queue and went on from PostgreSQL.
-        gaps: how often an event of a job came without the one before it. It must stay 0.
-        slow_consumers: streams that were ended since nobody read them.
-        resets: calls that were reset since not even their end was read.
-        cursors_expired: streams that were refused since their cursor is older than what is kept.
-        looks: how often the tail has looked.
-        events: how many events it has read.
-        failures: how often it could not.
-        last_look: when it has looked last.
-        held_since: since when the order of all events has been held up by a transaction that is
-            open; None when it is not.
-        waiting_since: since when an event that was read has been waiting for it; None when none
-            waits.
-        sent: how old live events were when they were sent.
+        standby_streams: standbys of subscriptions.
+        resumes: streams that began after a cursor or a known event.
+        catch_ups: how often a stream overflowed its mailbox and continued from PostgreSQL.
+        gaps: how often an event of a job arrived without the one before it. It must stay 0.
+        slow_consumers: streams that ended because their client stopped reading.
+        resets: calls that were reset because their client did not even read the end.
+        cursors_expired: streams that were refused because events after their cursor were pruned.
+        looks: runs of the tail.
+        events: events that the tail has read.
+        failures: failed runs of the tail.
+        last_look: when the tail last ran.
+        held_since: since when an open transaction has held up the order of all events; None
+            without one.
+        waiting_since: since when an event has been unsettled because of it; None without one.
+        sent: the ages of live events when they were sent.
         clock: the database's.
     """
 
@@ -140,24 +139,24 @@ class Gauges:
 
     @property
     def settled_lag(self) -> float:
-        """For how many seconds an event has been waiting for an open transaction; 0: none waits."""
+        """Seconds that an event has waited for an open transaction; 0 without one."""
         return _since(self.waiting_since)
 
     @property
     def held_up(self) -> float:
-        """For how many seconds a transaction has been holding up the order of all events."""
+        """Seconds that a transaction has held up the order of all events."""
         return _since(self.held_since)
 
     @property
     def unseen(self) -> float:
-        """How many seconds ago the tail has looked; 0 before the first look."""
+        """Seconds since the tail last ran; 0 before its first run."""
         return _since(self.last_look)
 
     def since(self, events: Sequence[JobEvent]) -> float:
-        """Since when something that is to be sent now has been due, by the database's clock.
+        """Return since when a message has been due, by the database's clock.
 
         Args:
-            events: live events, in their order; none for anything else, which is due now.
+            events: live events, in their order; none for a message that is due now.
 
         Returns:
             Seconds since 1970.
@@ -165,7 +164,7 @@ class Gauges:
         return events[0].time.timestamp() if events else self.clock.now()
 
     def count_sent(self, events: Sequence[JobEvent]) -> None:
-        """Counts live events that have been sent just now."""
+        """Count live events that were sent now."""
         self.sent.add(events, now=self.clock.now())
 
 

@@ -1,4 +1,4 @@
-"""The past of streams, read from PostgreSQL."""
+"""Reads past events for streams from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from headrace_core.store.jobs.read import get_job
 from headrace_core.store.sql.database import Database
 from headrace_gateway.streams.recent import Recent
 
-# How many events of a job, and of all jobs, are read at once. The store bounds their bytes.
+# Events of one job, and of all jobs, in a page. The store limits their bytes.
 _JOB_PAGE: Final = 200
 _PAGE: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPage:
-    """Some events of a job.
+    """A page of the events of a job.
 
-    `complete`: there was nothing behind them. `ended`: and the job had ended. `last_seq` is the
-    number of the last event up to this page.
+    Attributes:
+        events: in their order.
+        complete: whether no event follows.
+        ended: whether the job has ended, and no event follows.
+        last_seq: the number of the last event up to this page.
     """
 
     events: Sequence[JobEvent]
@@ -35,7 +38,7 @@ class JobPage:
 
 
 class Pruned(Exception):
-    """Events that were asked for may be gone. All behind `start` are there."""
+    """Some of the requested events may be pruned; those after `start` are not."""
 
     def __init__(self, start: Place) -> None:
         super().__init__(start)
@@ -43,13 +46,13 @@ class Pruned(Exception):
 
 
 class History:
-    """Reads the past for all streams of the gateway, over a few connections at a time.
+    """Reads the past for all streams of the gateway, over a few connections.
 
-    However many streams come back at once, the tail and the other calls find a connection.
+    However many streams resume at once, the tail and the other calls find a connection.
 
     Args:
-        database: where the events are.
-        readers: how many streams read at the same time.
+        database: the store of the events.
+        readers: streams that read at the same time.
     """
 
     def __init__(self, *, database: Database, readers: int) -> None:
@@ -58,7 +61,7 @@ class History:
         self._recent = Recent()
 
     async def of_job(self, *, tenant: str, job_id: JobId, after_seq: int) -> JobPage:
-        """The events of a job with numbers above `after_seq`, as many as make a page.
+        """Return a page of the events of a job with numbers above `after_seq`.
 
         Raises:
             JobNotFound: the tenant has no such job.
@@ -75,30 +78,30 @@ class History:
                     events=page.events, complete=complete, ended=ended, last_seq=last.seq
                 )
             job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
-            # An event may have come since; then there is another page.
+            # There may be newer events by now; then another page follows.
             complete = job.seq <= after_seq
             return JobPage(
                 events=(),
                 complete=complete,
                 ended=complete and job.state in TERMINAL,
-                # Nobody has seen more than there is.
+                # The client may claim a larger number than the job has.
                 last_seq=min(after_seq, job.seq),
             )
 
     async def of_all(self, *, tenant: str, after: Place, through: Place) -> EventPage:
-        """Settled events of all jobs behind `after` and up to `through`, as many as make a page.
+        """Return a page of the settled events of all jobs after `after` and up to `through`.
 
         Raises:
-            Pruned: there may have been more of the tenant's.
+            Pruned: some events of the tenant may be pruned.
             Unavailable: PostgreSQL cannot be read.
         """
         async with self._readers, self._database.statement() as conn:
-            # Others may have read it while this one waited for its turn.
+            # Other streams may have read the page while this one waited.
             page = self._recent.page(after=after, through=through, limit=_PAGE)
             if page is None:
                 page = await read_range(conn, after=after, through=through, limit=_PAGE)
                 self._recent.add(page, after=after, through=through)
-            # Behind the page: what was pruned before it was read has moved the start already.
+            # Read after the page: pruning moves the start before it removes events.
             start = await read_start(conn, tenant=tenant)
         if after < start:
             raise Pruned(start)

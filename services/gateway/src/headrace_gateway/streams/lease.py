@@ -1,4 +1,4 @@
-"""One watch's claim to a subscription."""
+"""The claim of one watch to a subscription."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from headrace_core.store.subscriptions import SubscriptionKey
 
 
 class Keeper(Protocol):
-    """Who keeps the leases of a gateway."""
+    """Keeps the leases of a gateway."""
 
     async def acquire(self, lease: Lease) -> tuple[Acquired | None, float]:
-        """Acquires the subscription, if it can be had; and tells until when."""
+        """Try to acquire the subscription; return it, and the end of the lease."""
 
     def close(self, lease: Lease) -> None:
-        """Lets go of a lease, in the background."""
+        """Release a lease in the background."""
 
-    def look(self) -> None:
-        """Looks soon who has what."""
+    def run_soon(self) -> None:
+        """Read the holders of the subscriptions soon."""
 
 
 class Lease:
-    """A watch's claim to its subscription: it has acquired it, or waits for its turn.
+    """The claim of a watch: it has acquired the subscription, or waits for its turn.
 
     Args:
-        keeper: acquires it and lets go of it.
-        tenant: whose subscription it is.
-        name: the subscription.
-        consumer: who watches.
+        keeper: acquires and releases the subscription.
+        tenant: of the subscription.
+        name: of the subscription.
+        consumer: of the watch.
     """
 
     def __init__(self, keeper: Keeper, *, tenant: str, name: str, consumer: str) -> None:
         self.watch = SubscriptionWatch(tenant=tenant, name=name, watch_id=WatchId(uuid7()))
         self.key: SubscriptionKey = (tenant, name)
         self.consumer = consumer
-        # What it has acquired; and until when, by the loop's clock, nobody else can have it.
+        # The acquired subscription, and the end of its lease by the loop's clock.
         self.acquired: Acquired | None = None
         self.until = 0.0
         self._keeper = keeper
         self._acquiring: asyncio.Task[Acquired | None] | None = None
         self._asked = False
-        # Whether anybody has looked for it yet, and what that has brought.
+        # Whether its first run of the keeper is still to come.
         self._is_new = True
-        # From any watch of its consumer; once it has stood by from an older one alone.
+        # Whether it may replace any watch of its consumer; a standby replaces older ones alone.
         self.takes_over = True
         self._has_turn = False
         self._news = asyncio.Event()
@@ -62,38 +62,41 @@ class Lease:
 
     @property
     def is_acquiring(self) -> bool:
-        """Whether it is about to acquire the subscription."""
+        """Whether it tries to acquire the subscription now."""
         return self._acquiring is not None
 
     @property
     def was_asked_for(self) -> bool:
-        """Whether PostgreSQL may know of it."""
+        """Whether it has tried, so that PostgreSQL may have a lease."""
         return self._asked
 
     async def acquire(self) -> Acquired | None:
-        """Acquires the subscription, if it can be had.
+        """Try to acquire the subscription.
+
+        Returns:
+            The acquired subscription; None if another watch holds it.
 
         Raises:
-            SubscriptionNotFound: there is none of this name.
-            Unavailable: PostgreSQL cannot be asked.
+            SubscriptionNotFound: no subscription has this name.
+            Unavailable: PostgreSQL did not answer.
         """
         self.check()
-        # Whoever gives up on it does not cut it off: what it acquires has to be let go of then.
+        # A cancellation of the caller does not stop the attempt, as its result must be released.
         self._acquiring = asyncio.create_task(self._acquire())
         self._acquiring.add_done_callback(self._has_answer)
         return await asyncio.shield(self._acquiring)
 
     async def turn(self, patience: float | None) -> bool:
-        """Waits until it may try to acquire the subscription.
+        """Wait for a turn to acquire the subscription.
 
         Args:
-            patience: seconds after which it returns in any case; None: it waits for the next look.
+            patience: the longest wait in seconds; None: until the next run of the keeper.
 
         Returns:
             Whether it may try.
 
         Raises:
-            HeadraceError: what the watch shall end with.
+            HeadraceError: ends the watch.
         """
         self.check()
         with suppress(TimeoutError):
@@ -105,12 +108,12 @@ class Lease:
         return has_turn
 
     def check(self) -> None:
-        """Raises what the watch shall end with, if there is something.
+        """Raise the error that ends the watch, if there is one.
 
         Raises:
-            SubscriptionTaken: somebody else has acquired the subscription.
-            SubscriptionNotFound: it was deleted.
-            Unavailable: it could not be renewed: somebody else may have it.
+            SubscriptionTaken: another watch has acquired the subscription.
+            SubscriptionNotFound: the subscription was deleted.
+            Unavailable: the lease lapsed, so another watch may hold the subscription.
             ShuttingDown: the gateway shuts down.
         """
         if self._error is not None:
@@ -120,17 +123,17 @@ class Lease:
 
     @property
     def has_lapsed(self) -> bool:
-        """Whether it was not renewed in time."""
+        """Whether the lease ended without a renewal."""
         return self.acquired is not None and asyncio.get_running_loop().time() >= self.until
 
     def on_failure(self, failed: Callable[[HeadraceError], None]) -> None:
-        """Has `failed` called when the watch shall end."""
+        """Call `failed` with the error that ends the watch."""
         self._failed = failed
         if self._error is not None:
             failed(self._error)
 
     def give_turn(self) -> bool:
-        """Lets it try; returns False when it has not used its last turn yet."""
+        """Let it try; return False if it has not used its last turn yet."""
         given = not self._has_turn
         self.takes_over = self.takes_over and self._is_new
         self._is_new, self._has_turn = False, True
@@ -138,19 +141,19 @@ class Lease:
         return given
 
     def refuse(self) -> None:
-        """Tells it that it has to wait."""
+        """Make it a standby."""
         self.takes_over = False
         if self._is_new:
             self._is_new = False
             self._news.set()
 
     def goes_before(self, watch_id: WatchId) -> bool:
-        """Whether it takes over from this watch of the same consumer."""
-        # The clocks of two gateways may differ: whoever comes just now is the newer one.
+        """Whether it replaces this watch of the same consumer."""
+        # The clocks of two gateways may differ, so a watch that has just begun is the newer one.
         return self._is_new or watch_id < self.watch.watch_id
 
     def fail(self, error: HeadraceError) -> None:
-        """Ends the watch with an error, and lets go of the subscription; the first one counts."""
+        """End the watch with an error and release the subscription; later errors are ignored."""
         if self._error is None:
             self._error = error
             self._keeper.close(self)
@@ -167,6 +170,6 @@ class Lease:
     def _has_answer(self, task: asyncio.Task[Acquired | None]) -> None:
         self._acquiring = None
         if not task.cancelled():
-            # Nobody else may ask when its watch is gone.
+            # Mark the exception as seen, as the watch may have ended.
             task.exception()
-        self._keeper.look()
+        self._keeper.run_soon()

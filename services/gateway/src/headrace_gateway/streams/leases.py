@@ -1,4 +1,4 @@
-"""Who receives which subscription: what one gateway has acquired, and what waits for its turn."""
+"""The subscription leases of a gateway, and the watches that wait for one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headrace_core.domain.errors import (
     Unavailable,
 )
 from headrace_core.domain.subscription import Acquired, Holder
-from headrace_core.runtime.tasks import end_tasks
+from headrace_core.runtime.loop import Loop, Wake
 from headrace_core.store.sql.database import Database
 from headrace_core.store.subscriptions import (
     SubscriptionKey,
@@ -27,83 +27,72 @@ from headrace_core.store.subscriptions import (
     release_watches,
     renew_watches,
 )
-from headrace_core.wake import Topic, WakeBus, WakeSubscription
+from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.streams.lease import Lease
+from headrace_gateway.streams.timing import DEFAULT, Timing
 
 _log = structlog.get_logger()
 
-# For how long a subscription is acquired, and how often that is renewed, in seconds.
-_LEASE: Final = 15.0
-_BEAT: Final = 5.0
-
-# Seconds between two looks: without a wake-up, and at least.
-_INTERVAL: Final = (0.7, 1.0)
-_PAUSE: Final = 0.01
-# A lease has lapsed only behind its end.
-_BEHIND: Final = 0.01
-
-# Seconds between two attempts while PostgreSQL is gone, and how long those stay that wait for their
-# turn. Then they are sent to another gateway, which may see more than this one.
-_RETRY: Final = (0.1, 0.4)
-_PATIENCE: Final = 10.0
-
-# How long the end may take, in seconds: nothing is lost but time when it is cut off.
-_END: Final = 3.0
+# Extra wait for another gateway's lease, in seconds: it has lapsed only after its end.
+_AFTER_END: Final = 0.01
 
 
-class Leases:
-    """The leases of all watches of a gateway, kept by one loop with one query for all of them.
+class Leases(Loop):
+    """Keeps the leases of all watches of a gateway, with one query for all of them.
 
-    It renews what was acquired, lets go of what is not watched any more, and sees who has the
-    others. A wake-up only says that there is something to see.
+    Each run renews acquired leases, releases those of ended watches, and reads the holders of the
+    other subscriptions. A wake-up is a hint that a subscription changed hands.
 
     Args:
-        database: where subscriptions are.
-        wake: for subscriptions that were acquired, released or deleted.
-        bus: announces these.
-        askers: how many watches try to acquire at the same time. However many come at once, the
-            renewals find a connection.
+        database: the store of the subscriptions.
+        bus: announces acquired and released subscriptions.
+        wake: of this loop.
+        askers: watches that try to acquire at the same time. However many there are, the renewals
+            find a connection.
+        timing: of leases and waits.
     """
 
+    name = "leases"
+    topics = (Topic.SUBSCRIPTIONS,)
+    pause = 0.01
+
     def __init__(
-        self, *, database: Database, wake: WakeSubscription, bus: WakeBus, askers: int
+        self,
+        *,
+        database: Database,
+        bus: WakeBus,
+        wake: Wake,
+        askers: int,
+        timing: Timing = DEFAULT,
     ) -> None:
         self._database = database
-        self._wake = wake
         self._bus = bus
+        self._wake = wake
         self._askers = asyncio.Semaphore(askers)
-        # In the order in which they were opened, which is that of their turns.
+        self._timing = timing
+        self._duration = timedelta(seconds=timing.lease)
+        # In the order of their turns, which is that of their watches.
         self._open: dict[Lease, None] = {}
-        # Those that are not watched any more, and until when somebody could still wait for them.
+        # Leases of ended watches, and the time at which the database lets them lapse.
         self._closed: dict[Lease, float] = {}
-        self._beat_due = 0.0
+        self._renewal_due = 0.0
         self._nothing_closed = asyncio.Event()
         self._nothing_closed.set()
-        self._something = asyncio.Event()
         self._ending: HeadraceError | None = None
-        self._tasks: list[asyncio.Task[None]] = []
         self._clock = asyncio.get_running_loop().time
 
-    async def start(self) -> None:
-        """Begins to keep them, in the background."""
-        self._tasks = [
-            asyncio.create_task(self._run(), name="leases"),
-            asyncio.create_task(self._hear(), name="leases-wake-ups"),
-        ]
-
-    async def stop(self, error: HeadraceError) -> None:
-        """Ends all watches, and those that are yet to come, and lets go of all subscriptions."""
+    async def end(self, error: HeadraceError) -> None:
+        """End all watches and reject new ones; release all subscriptions while the loop runs."""
         self._ending = error
         for lease in list(self._open):
             lease.fail(error)
         with suppress(TimeoutError):
-            async with asyncio.timeout(_END):
+            async with asyncio.timeout(self._timing.stop):
                 await self._nothing_closed.wait()
-        await end_tasks(*self._tasks, within=_END)
 
     @contextmanager
     def of_watch(self, *, tenant: str, name: str, consumer: str) -> Iterator[Lease]:
-        """The lease of a watch, which is let go of at the end of the block, in the background.
+        """Yield the lease of a watch; it is released in the background after the block.
 
         Raises:
             ShuttingDown: the gateway shuts down.
@@ -112,68 +101,88 @@ class Leases:
             raise self._ending
         lease = Lease(self, tenant=tenant, name=name, consumer=consumer)
         self._open[lease] = None
-        self.look()
+        self.run_soon()
         try:
             yield lease
         finally:
             self.close(lease)
 
     async def acquire(self, lease: Lease) -> tuple[Acquired | None, float]:
-        """Acquires a subscription, if it can be had; and tells until when, by the loop's clock.
+        """Try to acquire a subscription.
+
+        Returns:
+            The acquired subscription, if it was free, and the end of the lease by the loop's clock.
 
         Raises:
-            SubscriptionNotFound: there is none of this name.
-            Unavailable: PostgreSQL cannot be asked.
+            SubscriptionNotFound: no subscription has this name.
+            Unavailable: PostgreSQL did not answer.
         """
         async with self._askers:
             if lease not in self._open:
-                # Nobody watches any more.
+                # The watch has ended.
                 return None, 0.0
-            # The lease runs from before the database began it: a late answer makes it shorter here.
-            until = self._clock() + _LEASE
+            # Read before the statement, so the lease ends here no later than in the database.
+            until = self._clock() + self._timing.lease
             try:
-                async with asyncio.timeout(_BEAT), self._database.statement() as conn:
+                async with (
+                    asyncio.timeout(self._timing.renew),
+                    self._database.statement() as conn,
+                ):
                     acquired = await acquire_subscription(
                         conn,
                         lease.watch,
                         consumer=lease.consumer,
-                        lease=timedelta(seconds=_LEASE),
+                        lease=self._duration,
                         takes_over=lease.takes_over,
                     )
             except TimeoutError:
                 raise Unavailable("postgresql") from None
         if acquired is not None:
-            # Who had it before may be another gateway's watch.
+            # A watch of another gateway may have been the holder.
             self._bus.publish(Topic.SUBSCRIPTIONS)
             _log.info("subscription_acquired", subscription=lease.watch.name, epoch=acquired.epoch)
         return acquired, until
 
-    def look(self) -> None:
-        """Has the loop look at once."""
-        self._something.set()
+    def run_soon(self) -> None:
+        """Run the loop at once."""
+        self._wake.set()
 
     def close(self, lease: Lease) -> None:
-        """Lets go of a lease, in the background; a second time changes nothing."""
+        """Release a lease in the background; a second call has no effect."""
         if lease in self._open:
             del self._open[lease]
-            self._closed[lease] = self._clock() + _LEASE
+            self._closed[lease] = self._clock() + self._timing.lease
             self._nothing_closed.clear()
-            self.look()
+            self.run_soon()
 
     async def run_once(self) -> float:
-        """Lets go of what was closed, renews what is due, and sees who has the others.
+        """Release closed leases, renew those that are due, and read the holders of all others.
 
         Returns:
-            After how many seconds it should look again, rung or not.
+            Seconds until the next run without a wake-up.
 
         Raises:
-            Unavailable: PostgreSQL cannot be asked. Nothing is lost but time.
+            Unavailable: PostgreSQL did not answer.
+            TimeoutError: PostgreSQL did not answer in time.
         """
-        await self._release()
-        if not self._open:
-            return _INTERVAL[1]
-        await self._renew()
-        return await self._see()
+        try:
+            # A later answer could report a lease that has lapsed meanwhile.
+            async with asyncio.timeout(self._timing.renew):
+                await self._release()
+                if not self._open:
+                    return self._timing.lease_interval[1]
+                await self._renew()
+                return await self._read_holders()
+        finally:
+            for lease in list(self._open):
+                if lease.has_lapsed:
+                    lease.fail(Unavailable("postgresql"))
+
+    def on_outage(self) -> None:
+        """End the standby watches, so that their clients try other gateways."""
+        for lease in list(self._open):
+            if lease.waits:
+                lease.fail(Unavailable("postgresql"))
 
     async def _release(self) -> None:
         now = self._clock()
@@ -197,21 +206,21 @@ class Leases:
     async def _renew(self) -> None:
         holding = [lease for lease in self._open if lease.acquired is not None]
         now = self._clock()
-        if not holding or now < self._beat_due:
+        if not holding or now < self._renewal_due:
             return
         async with self._database.statement() as conn:
             renewed = await renew_watches(
                 conn,
                 [lease.watch for lease in holding],
-                lease=timedelta(seconds=_LEASE),
+                lease=self._duration,
             )
         for lease in holding:
             if lease.watch.watch_id in renewed:
-                lease.until = now + _LEASE
-        self._beat_due = now + _BEAT * random.uniform(0.8, 1.0)
+                lease.until = now + self._timing.lease
+        self._renewal_due = now + self._timing.renew * random.uniform(0.8, 1.0)
 
-    async def _see(self) -> float:
-        # What changes while PostgreSQL answers is a matter of the next look.
+    async def _read_holders(self) -> float:
+        # The next run handles changes that happen while PostgreSQL answers.
         holding = [(lease, lease.acquired) for lease in self._open if lease.acquired is not None]
         waiting = [lease for lease in self._open if lease.waits]
         keys = {lease.key for lease in self._open}
@@ -225,19 +234,19 @@ class Leases:
                 lease.fail(SubscriptionTaken(lease.watch.name))
         return min(
             self._take_turns(waiting, holders),
-            *(max(0.0, self._beat_due - self._clock()) for _ in holding[:1]),
-            random.uniform(*_INTERVAL),
+            *(max(0.0, self._renewal_due - self._clock()) for _ in holding[:1]),
+            random.uniform(*self._timing.lease_interval),
         )
 
     def _take_turns(
         self, waiting: Iterable[Lease], holders: Mapping[SubscriptionKey, Holder]
     ) -> float:
-        """Gives turns; returns after how many seconds the next lease lapses that is waited for."""
-        soonest = _INTERVAL[1]
+        """Give turns; return the seconds until the next lease lapses."""
+        soonest = self._timing.lease_interval[1]
         given: set[SubscriptionKey] = set()
         for lease in waiting:
             if not lease.waits:
-                # It has tried meanwhile.
+                # It has used an earlier turn.
                 continue
             holder = holders.get(lease.key)
             if holder is None:
@@ -248,58 +257,12 @@ class Leases:
                 elif lease.give_turn():
                     given.add(lease.key)
             elif holder.consumer == lease.consumer:
-                # Of two watches of a consumer the newer one is the one that it reads.
+                # Of two watches of a consumer, its newer one counts.
                 if lease.goes_before(holder.watch_id):
                     lease.give_turn()
                 else:
                     lease.fail(SubscriptionTaken(lease.watch.name))
             else:
                 lease.refuse()
-                soonest = min(soonest, holder.lease.total_seconds() + _BEHIND)
+                soonest = min(soonest, holder.lease.total_seconds() + _AFTER_END)
         return soonest
-
-    async def _run(self) -> None:
-        last_look, failing = self._clock(), False
-        while True:
-            self._something.clear()
-            try:
-                # What takes longer could tell of a lease that has lapsed meanwhile.
-                async with asyncio.timeout(_BEAT):
-                    wait = await self.run_once()
-            except Exception as error:  # noqa: BLE001 - without the loop every lease lapses
-                if not failing:
-                    _log.warning("leases_failed", exc_info=_unexpected(error))
-                failing = True
-                self._fail_lapsed()
-                if self._clock() - last_look > _PATIENCE:
-                    self._fail_waiting()
-                await asyncio.sleep(random.uniform(*_RETRY))
-                continue
-            if failing:
-                _log.info("leases_resumed", gone_s=round(self._clock() - last_look, 1))
-            last_look, failing = self._clock(), False
-            self._fail_lapsed()
-            await asyncio.sleep(_PAUSE)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._something.wait()
-
-    async def _hear(self) -> None:
-        while True:
-            if await self._wake.wait(60):
-                self.look()
-
-    def _fail_lapsed(self) -> None:
-        for lease in list(self._open):
-            if lease.has_lapsed:
-                lease.fail(Unavailable("postgresql"))
-
-    def _fail_waiting(self) -> None:
-        for lease in list(self._open):
-            if lease.waits:
-                lease.fail(Unavailable("postgresql"))
-
-
-def _unexpected(error: Exception) -> Exception | None:
-    """An error that should stand in the log in full."""
-    return None if isinstance(error, Unavailable | TimeoutError) else error

@@ -13,12 +13,12 @@ from headrace_gateway.streams.messages import weigh
 class Mailbox:
     """Holds events for a stream until it takes them.
 
-    The tail never waits for a stream. When there is no room the mailbox drops everything, and says
-    so: its stream then reads from PostgreSQL what it has missed.
+    The tail never waits for a stream. A full mailbox drops all its events, and its stream reads
+    them from PostgreSQL.
 
     Args:
-        room: how many events it holds at most.
-        room_bytes: how long their documents may be together, unless it holds a single event.
+        room: the most events.
+        room_bytes: the most characters of their documents together; a single event may exceed it.
     """
 
     __slots__ = (
@@ -33,19 +33,18 @@ class Mailbox:
         self._weight = 0
         self._changed = asyncio.Event()
         self._error: HeadraceError | None = None
-        # Whether it has dropped events since it was made or reopened. It takes none until then.
+        # Whether it has dropped events. Then it takes none until it is reopened.
         self.overflowed = False
-        # For whoever asks how far the stream is behind, in seconds since 1970 by the database's
-        # clock: the oldest event that was dropped, until the stream has come back to where its
-        # mailbox begins, and the oldest of what it is sending.
+        # For the lag of the stream, in seconds since 1970 by the database's clock: the time of the
+        # oldest dropped event until the stream has caught up, and of the oldest one being sent.
         self.behind: float | None = None
         self.sending: float | None = None
 
     @property
     def oldest(self) -> float | None:
-        """When the oldest event happened that was put here and has not been sent; None: no such.
+        """The time of the oldest event here that was not sent; None without one.
 
-        It may be asked in any thread.
+        Any thread may read it.
         """
         moments = [self.behind, self.sending]
         with suppress(IndexError):
@@ -53,11 +52,11 @@ class Mailbox:
         return min((moment for moment in moments if moment is not None), default=None)
 
     def __bool__(self) -> bool:
-        """Whether there is something to take."""
+        """Whether it holds events."""
         return bool(self._events)
 
     def put(self, *events: JobEvent) -> None:
-        """Adds events; never waits."""
+        """Add events; never wait."""
         if self.overflowed:
             return
         self._events.extend(events)
@@ -69,7 +68,7 @@ class Mailbox:
         self._changed.set()
 
     def overflow(self) -> None:
-        """Drops everything: its stream shall go on from PostgreSQL."""
+        """Drop all events: the stream continues from PostgreSQL."""
         if self._events and self.behind is None:
             self.behind = self._events[0].time.timestamp()
         self.overflowed = True
@@ -77,7 +76,7 @@ class Mailbox:
         self._changed.set()
 
     def take(self, limit: int) -> list[JobEvent]:
-        """Removes up to `limit` events and returns them, the oldest first."""
+        """Remove up to `limit` events and return them, the oldest first."""
         if len(self._events) <= limit:
             taken, self._events, self._weight = self._events, [], 0
             return taken
@@ -87,7 +86,7 @@ class Mailbox:
         return taken
 
     def reopen(self) -> None:
-        """Begins anew after an overflow, with nothing in it."""
+        """Open the empty mailbox again after an overflow."""
         self._clear()
         self.overflowed = False
 
@@ -96,23 +95,23 @@ class Mailbox:
         self._weight = 0
 
     def fail(self, error: HeadraceError) -> None:
-        """Ends the stream with an error, as soon as it looks."""
+        """End the stream with an error at its next wait."""
         self._error = error
         self._changed.set()
 
     def check(self) -> None:
-        """Raises the error that ends the stream, if there is one."""
+        """Raise the error that ends the stream, if there is one."""
         if self._error is not None:
             raise self._error
 
     async def wait(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - a mark is due
-        """Returns when there is something to take, after an overflow, or after `timeout` seconds.
+        """Wait for events or an overflow, at most `timeout` seconds.
 
-        Without a timeout it waits for as long as the job takes; the end of the call and `fail` are
-        what ends it sooner.
+        Without a timeout it waits as long as the job takes, unless the call ends or `fail` is
+        called.
 
         Raises:
-            HeadraceError: what the stream shall end with.
+            HeadraceError: ends the stream.
         """
         self._changed.clear()
         self.check()
@@ -120,7 +119,7 @@ class Mailbox:
             return
         timer = None
         if timeout is not None:
-            # It ends the wait as an event does; asyncio.timeout would cancel and raise, at a price.
+            # The timer ends the wait as an event does; asyncio.timeout would cancel and raise.
             timer = asyncio.get_running_loop().call_later(timeout, self._changed.set)
         try:
             await self._changed.wait()

@@ -1,4 +1,4 @@
-"""The stream of many jobs."""
+"""A stream of the events of many jobs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
 
 from headrace_core.domain.errors import CursorExpired, HeadraceError
 from headrace_core.domain.job import JobEvent
@@ -18,28 +17,25 @@ from headrace_gateway.streams.mailbox import Mailbox
 from headrace_gateway.streams.messages import MAX_EVENTS, next_mark, pack
 from headrace_gateway.streams.routing import Predicate, Routes
 from headrace_gateway.streams.tail import Tail
-
-# Seconds between two marks while a stream reads the past, so that one that is cut resumes near
-# where it was, however much of the past does not match.
-_PROGRESS: Final = 1.0
+from headrace_gateway.streams.timing import DEFAULT
 
 
 class Mark(Enum):
-    """What a page is."""
+    """The kind of a page."""
 
-    # Events, and nothing else to say.
+    # Events alone.
     EVENTS = auto()
-    # All that had happened before has been sent.
+    # All earlier events have been sent.
     CAUGHT_UP = auto()
-    # Nothing matched for a while.
+    # No event matched for a while.
     IDLE = auto()
-    # Of a subscription: somebody else receives. It has no cursor.
+    # Of a subscription: another consumer receives. The page has no cursor.
     STANDBY = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchPage:
-    """Some events or a mark, and the cursor to go on from behind them."""
+    """Events or a mark, and the cursor after them."""
 
     events: Sequence[JobEvent]
     cursor: str
@@ -47,22 +43,23 @@ class WatchPage:
 
 
 class FilterStream:
-    """Follows all jobs that match: the past from PostgreSQL, then what the tail hands over.
+    """Follows all jobs that match: the past from PostgreSQL, then the events that the tail routes.
 
-    Both are the settled events in the order of their places, and they meet at the tail's place of
-    the moment when the mailbox was put up: what is up to there is read, what is behind it comes
-    into the mailbox. When that overflows they meet again, further on.
+    Both are settled events in the order of their places. They meet at the place of the tail when
+    the mailbox was opened: earlier events are read, later ones arrive in the mailbox. After an
+    overflow of the mailbox they meet again, at a later place.
 
     Args:
-        tenant: whose jobs.
-        job_filter: which of them.
+        tenant: of the jobs.
+        job_filter: which of them match.
         after: the place of the cursor; None for now.
         write_cursor: makes a cursor of a place.
-        tail: feeds the mailbox, and tells how far the log has settled.
-        routes: where the mailbox is put up.
+        tail: fills the mailbox, and knows the settled place of the log.
+        routes: where the mailbox is opened.
         history: reads the past.
         gauges: counts catch-ups.
-        idle: the longest time without a message, in seconds.
+        idle: longest time without a message, in seconds.
+        progress: seconds between two marks while it reads the past.
     """
 
     def __init__(
@@ -77,6 +74,7 @@ class FilterStream:
         history: History,
         gauges: Gauges,
         idle: float,
+        progress: float = DEFAULT.progress,
     ) -> None:
         self._tenant = tenant
         self._job_filter = job_filter
@@ -87,9 +85,10 @@ class FilterStream:
         self._history = history
         self._gauges = gauges
         self._idle = idle
+        self._progress = progress
         self._clock = asyncio.get_running_loop().time
-        # Everything up to here was sent or does not match; the cursor that was sent last; and the
-        # place where the past ends and the mailbox begins.
+        # The place up to which events were sent or do not match, the place of the last cursor, and
+        # the place where the past ends and the mailbox begins.
         self._place: Place = BEGINNING
         self._sent: Place = BEGINNING
         self._meeting: Place = BEGINNING
@@ -100,18 +99,18 @@ class FilterStream:
         self._mailbox: Mailbox | None = None
 
     def fail(self, error: HeadraceError) -> None:
-        """Ends it with an error, as soon as it looks."""
+        """End the stream with an error at its next wait."""
         self._error = error
         if self._mailbox is not None:
             self._mailbox.fail(error)
 
     async def run(self) -> AsyncGenerator[WatchPage, None]:
-        """Yields pages as they are to be sent; it ends with an error alone.
+        """Yield pages to send, until an error.
 
-        When it has passed events that do not match, its last page brings the cursor up to them.
+        If it has passed events that do not match, its last page has the cursor after them.
 
         Raises:
-            CursorExpired: events behind the cursor were pruned.
+            CursorExpired: events after the cursor were pruned.
             Unavailable: the past cannot be read.
             ShuttingDown: the gateway shuts down.
         """
@@ -143,7 +142,7 @@ class FilterStream:
                 raise
 
     async def _past(self, mailbox: Mailbox, matches: Predicate) -> Sequence[WatchPage]:
-        """What PostgreSQL has up to the meeting place, a page of it."""
+        """Return pages of the past up to the meeting place."""
         mailbox.check()
         events: list[JobEvent] = []
         passed = self._meeting
@@ -164,7 +163,7 @@ class FilterStream:
         return self._pages(events, passed)
 
     async def _present(self, mailbox: Mailbox) -> Sequence[WatchPage]:
-        """What the tail hands over next; nothing when it was too much."""
+        """Return pages of routed events; none after an overflow."""
         await mailbox.wait(max(0.0, self._mark_due - self._clock()))
         events = mailbox.take(MAX_EVENTS)
         if events and place_of(events[0]) <= self._place:
@@ -178,17 +177,17 @@ class FilterStream:
         return self._pages(events, self._passed(mailbox))
 
     def _passed(self, mailbox: Mailbox) -> Place:
-        """Up to where everything that matches has been taken, while it is live."""
-        # With nothing left in the mailbox, what else the tail has passed does not match.
+        """Return the place up to which all matching events were taken, while it is live."""
+        # With an empty mailbox, all other events that the tail has routed do not match.
         nothing_left = not mailbox and not mailbox.overflowed
         return self._tail.settled if nothing_left else self._place
 
     def _pages(self, events: Iterable[JobEvent], passed: Place) -> Sequence[WatchPage]:
-        """Pages of events, and the mark that is due.
+        """Return pages of events, and the mark that is due.
 
         Args:
-            events: what to send.
-            passed: everything up to here is among `events`, was sent or does not match.
+            events: to send.
+            passed: all events up to this place are in `events`, were sent or do not match.
         """
         packs = list(pack(events))
         pages = []
@@ -211,7 +210,7 @@ class FilterStream:
         return WatchPage(events=events, cursor=self._write_cursor(self._place), mark=mark)
 
     def _next_mark(self) -> float:
-        """When a mark is due if nothing is sent from now on."""
+        """Return when a mark is due if nothing is sent."""
         if not self._live:
-            return self._clock() + _PROGRESS
+            return self._clock() + self._progress
         return next_mark(self._clock(), self._idle)

@@ -8,15 +8,15 @@ from typing import Final
 
 from headrace_core.domain.job import JobEvent
 
-# How many events a message holds at most.
+# The most events of a message: a Python stream sends a limited number of messages a second.
 MAX_EVENTS: Final = 200
-# What a message's documents may come to together, in characters, beyond the first event. A client
-# takes 4 MiB by default, and a character may need several bytes.
+# The most characters of the documents in a message, beyond the first event. A client accepts
+# 4 MiB by default, and a character may need several bytes.
 _MAX_CHARACTERS: Final = 256 * 1024
 
 
 def pack(events: Iterable[JobEvent]) -> Iterator[list[JobEvent]]:
-    """Splits events, in their order, into lists that each fit into a message."""
+    """Split events, in their order, into lists that each fit into a message."""
     packed: list[JobEvent] = []
     size = 0
     for event in events:
@@ -44,15 +44,15 @@ def weigh(event: JobEvent) -> int:
     return weight
 
 
-# The share of the interval after which a mark may be sent. The jitter keeps the marks of streams
-# that began together apart.
+# The earliest mark, as a share of the interval. The jitter separates the marks of streams that
+# began together.
 _EARLIEST: Final = 0.75
-# Marks that are due in the same fiftieth of a second go together: of ten thousand streams that is
-# a batch of two milliseconds, and less than half of the CPU time, as most of it is waking up.
+# Marks of the same fiftieth of a second are sent together. For ten thousand streams that is a
+# batch of two milliseconds, and it saves half of the CPU time, most of which is wake-ups.
 _TOGETHER: Final = 0.02
 
 
 def next_mark(now: float, interval: float) -> float:
-    """When a mark is due if nothing is sent from `now` on, at most `interval` seconds later."""
+    """Return when a mark is due if nothing is sent until then: `interval` seconds at most."""
     due = now + random.uniform(_EARLIEST * interval, interval)
     return due - due % _TOGETHER

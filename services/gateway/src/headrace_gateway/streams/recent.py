@@ -1,4 +1,4 @@
-"""The end of the log in memory, so that streams that come back together read it once."""
+"""The end of the log in memory, so that streams that resume together read it once."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from headrace_core.domain.job import JobEvent
 from headrace_core.store.event_log import PAGE_BYTES, EventPage, Place, place_of
 from headrace_gateway.streams.messages import weigh
 
-# How many events it holds, and how many characters their documents may come to together.
+# The most events, and the most characters of their documents together.
 _MAX_EVENTS: Final = 10_000
 _MAX_CHARACTERS: Final = 8 * 1024 * 1024
 
 
 class Recent:
-    """One piece of the settled log, with all events of all tenants in it.
+    """One section of the settled log, with the events of all tenants.
 
-    When a gateway is restarted, each of its streams wants what has happened since, which is much
-    the same for all. The first ones read it from PostgreSQL, page by page, and the others find it
-    here. What has settled does not change any more.
+    After a restart of a gateway, its streams need much the same events. The first streams read them
+    from PostgreSQL page by page, and the others find them here. Settled events do not change.
 
     Args:
-        max_events: how many events it holds at most.
-        max_characters: how long their documents may be together.
+        max_events: the most events.
+        max_characters: the most characters of their documents together.
     """
 
     def __init__(
@@ -31,7 +30,7 @@ class Recent:
     ) -> None:
         self._max_events = max_events
         self._max_characters = max_characters
-        # All events behind `begin` and up to `end`, in their order, and their places.
+        # All events after `begin` and up to `end`, in their order, and their places.
         self._begin: Place | None = None
         self._end: Place | None = None
         self._events: list[JobEvent] = []
@@ -39,9 +38,9 @@ class Recent:
         self._characters = 0
 
     def page(self, *, after: Place, through: Place, limit: int) -> EventPage | None:
-        """Up to `limit` events behind `after` and up to `through`; None when they are not here.
+        """Return up to `limit` events after `after` and up to `through`; None if they are not here.
 
-        As a page from PostgreSQL, it ends earlier at `PAGE_BYTES`.
+        Like a page from PostgreSQL, it ends earlier at `PAGE_BYTES`.
         """
         if self._begin is None or self._end is None or not self._begin <= after <= self._end:
             return None
@@ -58,7 +57,7 @@ class Recent:
         )
 
     def _fitting(self, first: int, last: int) -> int:
-        """Where a page from `first` on ends: at `last`, or before it has too many characters."""
+        """Return the end of a page from `first`: `last`, or less if it has too many characters."""
         if self._characters <= PAGE_BYTES:
             return last
         characters = 0
@@ -69,11 +68,12 @@ class Recent:
         return last
 
     def add(self, page: EventPage, *, after: Place, through: Place) -> None:
-        """Adds what was read from PostgreSQL, if it joins on to what is here or lies behind it.
+        """Add a page from PostgreSQL, if it adjoins this section or is newer.
 
         Args:
-            page: what was read.
-            after, through: the range that was asked for.
+            page: from PostgreSQL.
+            after: the beginning of its range.
+            through: the end of its range.
         """
         end = through if page.complete or page.end is None else page.end
         if self._begin is None or self._end is None or after > self._end:

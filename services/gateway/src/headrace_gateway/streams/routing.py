@@ -17,12 +17,12 @@ from headrace_gateway.streams.mailbox import Mailbox
 
 Predicate = Callable[[JobEvent], bool]
 
-# What a route is found by: a kind and its values.
+# The key of a route: a kind and its values.
 Key = tuple[Hashable, ...]
 
 
 def compile_filter(tenant: str, job_filter: JobFilter) -> Predicate:
-    """Tells whether an event is the tenant's and matches every field of the filter that is set."""
+    """Return a predicate: whether an event is the tenant's and matches all fields of the filter."""
     checks: list[Predicate] = [lambda event: event.tenant == tenant]
     if job_ids := job_filter.job_ids:
         checks.append(lambda event: event.job_id in job_ids)
@@ -38,7 +38,7 @@ def compile_filter(tenant: str, job_filter: JobFilter) -> Predicate:
         checks.append(lambda event: labels.items() <= event.labels.items())
 
     def matches(event: JobEvent) -> bool:
-        # A loop, since a generator for all() takes as long as three checks.
+        # A loop, because a generator for all() takes as long as three checks.
         for check in checks:  # noqa: SIM110
             if not check(event):
                 return False
@@ -48,7 +48,7 @@ def compile_filter(tenant: str, job_filter: JobFilter) -> Predicate:
 
 
 def keys_of_filter(tenant: str, job_filter: JobFilter) -> list[Key]:
-    """Keys of which an event that matches has exactly one: those of the narrowest field set."""
+    """Return keys of which a matching event has exactly one: those of the narrowest field."""
     if job_filter.job_ids:
         return [("job", job_id) for job_id in job_filter.job_ids]
     if job_filter.batch_id:
@@ -63,12 +63,12 @@ def keys_of_filter(tenant: str, job_filter: JobFilter) -> list[Key]:
 
 
 def keys_of_event(event: JobEvent) -> Iterator[Key]:
-    """Every key by which a filter that matches the event may be found."""
+    """Yield all keys that lead to filters which may match the event."""
     for keys_of in KEYS_OF_EVENT.values():
         yield from keys_of(event)
 
 
-# The same by the kinds of keys, which is what a key begins with.
+# The same by the kind, the first part of a key.
 KEYS_OF_EVENT: Final[Mapping[Hashable, Callable[[JobEvent], Sequence[Key]]]] = {
     "tenant": lambda event: (("tenant", event.tenant),),
     "job": lambda event: (("job", event.job_id),),
@@ -83,8 +83,8 @@ class Routes:
     """The mailboxes of all open streams.
 
     Args:
-        room: how many events a mailbox holds.
-        room_bytes: how long their documents may be together.
+        room: the most events of a mailbox.
+        room_bytes: the most characters of their documents together.
         gauges: counts the streams.
     """
 
@@ -94,7 +94,7 @@ class Routes:
         self._gauges = gauges
         self._by_job: dict[JobId, set[Mailbox]] = {}
         self._by_key: dict[Key, dict[Mailbox, Predicate]] = {}
-        # How many routes are found by each kind of key: only those of an event are looked up.
+        # Routes by kind of key; only these kinds are looked up for an event.
         self._kinds: Counter[Hashable] = Counter()
         self._mailboxes: set[Mailbox] = set()
         self._opened = asyncio.Event()
@@ -105,14 +105,14 @@ class Routes:
         return bool(self._mailboxes)
 
     async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - a wait without one is a bug
-        """Waits until any stream is open, at most `timeout` seconds."""
+        """Wait until any stream is open, at most `timeout` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._opened.wait()
 
     @contextmanager
     def of_job(self, job_id: JobId) -> Iterator[Mailbox]:
-        """A mailbox that gets every event of one job, as soon as it is visible."""
+        """Open a mailbox for the events of one job, as soon as they are visible."""
         with self._mailbox() as mailbox:
             self._by_job.setdefault(job_id, set()).add(mailbox)
             self._gauges.job_streams += 1
@@ -127,7 +127,7 @@ class Routes:
 
     @contextmanager
     def of_filter(self, tenant: str, job_filter: JobFilter) -> Iterator[tuple[Mailbox, Predicate]]:
-        """A mailbox that gets every settled event that matches, and what decides that."""
+        """Open a mailbox for all settled events that match; yield it and its predicate."""
         matches = compile_filter(tenant, job_filter)
         keys = keys_of_filter(tenant, job_filter)
         with self._mailbox() as mailbox:
@@ -150,19 +150,17 @@ class Routes:
                         del self._by_key[key]
 
     def oldest(self) -> float | None:
-        """When the oldest event happened that a stream has been handed and has not sent.
-
-        It may be asked in any thread.
+        """Return the time of the oldest unsent event in a mailbox. Any thread may call it.
 
         Returns:
-            Seconds since 1970 by the database's clock; None when every stream has sent all.
+            Seconds since 1970 by the database's clock; None if all events were sent.
         """
-        # The copy is one step, which no other thread comes between.
+        # The copy is one step, which no other thread can interrupt.
         moments = [mailbox.oldest for mailbox in list(self._mailboxes)]
         return min((moment for moment in moments if moment is not None), default=None)
 
     def show(self, events: Iterable[JobEvent]) -> None:
-        """Hands over events that have become visible."""
+        """Route events that have become visible."""
         if not self._by_job:
             return
         for event in events:
@@ -170,31 +168,31 @@ class Routes:
                 mailbox.put(event)
 
     def settle(self, events: Sequence[JobEvent]) -> None:
-        """Hands over events that have settled, in the order of their places."""
+        """Route events that have settled, in the order of their places."""
         found: dict[Mailbox, list[JobEvent]] = {}
-        # All keys of a stream are of one kind, so it gets its events in their order.
+        # All keys of a stream have one kind, so it receives its events in their order.
         for kind in self._kinds:
             keys_of = KEYS_OF_EVENT[kind]
             for event in events:
                 for key in keys_of(event):
-                    for mailbox, matches in self._by_key.get(key, _NOBODY).items():
+                    for mailbox, matches in self._by_key.get(key, _NO_ROUTES).items():
                         if matches(event):
                             found.setdefault(mailbox, []).append(event)
         for mailbox, matching in found.items():
             mailbox.put(*matching)
 
     def overflow(self) -> None:
-        """Sends every open stream back to PostgreSQL."""
+        """Make every open stream continue from PostgreSQL."""
         for mailbox in self._mailboxes:
             mailbox.overflow()
 
     def fail(self, error: HeadraceError) -> None:
-        """Ends every open stream with an error."""
+        """End every open stream with an error."""
         for mailbox in self._mailboxes:
             mailbox.fail(error)
 
     def close(self, error: HeadraceError) -> None:
-        """Ends every stream with an error, and those that are yet to come."""
+        """End every stream with an error, and reject new ones."""
         self._closed = error
         self.fail(error)
 
@@ -213,4 +211,4 @@ class Routes:
                 self._opened.clear()
 
 
-_NOBODY: dict[Mailbox, Predicate] = {}
+_NO_ROUTES: dict[Mailbox, Predicate] = {}

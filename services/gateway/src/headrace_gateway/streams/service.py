@@ -1,4 +1,4 @@
-"""Watching, put together: one tail, and the streams that it feeds."""
+"""The wiring of the streams: one tail, and all streams that it feeds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import JobEvent
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.subscription import Acquired
+from headrace_core.runtime import loop
+from headrace_core.runtime.loop import LoopRecords, LoopRunner
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.event_log import Place
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_core.store.subscriptions import read_filter
-from headrace_core.wake import Topic, WakeBus
+from headrace_core.wake import WakeBus
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.history import History
 from headrace_gateway.streams.leases import Leases
@@ -24,6 +26,7 @@ from headrace_gateway.streams.routing import Routes
 from headrace_gateway.streams.single import JobStream
 from headrace_gateway.streams.subscription import SubscriptionStream
 from headrace_gateway.streams.tail import Tail
+from headrace_gateway.streams.timing import DEFAULT, Timing
 from headrace_gateway.tokens import (
     SubscriptionCursor,
     decode_cursor,
@@ -33,19 +36,29 @@ from headrace_gateway.tokens import (
 
 
 class Watch:
-    """Follows jobs: one, many, or those of a named subscription.
+    """Follows jobs: one, many, or those of a subscription.
 
     Args:
-        settings: where Redis is, and how large things may grow.
-        database: where the events are.
+        settings: limits of the streams.
+        database: the store of the events.
         installation: signs the cursors.
-        bus: receives EVENTS and SUBSCRIPTIONS.
+        bus: receives the topics of the tail and the leases.
+        records: of these loops.
+        timing: of these loops.
     """
 
     def __init__(
-        self, *, settings: Settings, database: Database, installation: Installation, bus: WakeBus
+        self,
+        *,
+        settings: Settings,
+        database: Database,
+        installation: Installation,
+        bus: WakeBus,
+        records: LoopRecords | None = None,
+        timing: Timing = DEFAULT,
     ) -> None:
         self.gauges = Gauges()
+        self._timing = timing
         self._installation = installation
         self._idle = settings.stream_idle
         self._routes = Routes(
@@ -53,57 +66,57 @@ class Watch:
             room_bytes=settings.stream_queue_bytes,
             gauges=self.gauges,
         )
-        self._tail = Tail(
-            database=database,
-            wake=bus.subscribe(Topic.EVENTS),
-            routes=self._routes,
-            gauges=self.gauges,
-        )
-        # The tail and the unary calls keep the other half of the connections.
+        self._tail = Tail(database=database, routes=self._routes, gauges=self.gauges, timing=timing)
+        # The other half of the connections is for the tail and the unary calls.
         self._history = History(database=database, readers=max(1, settings.database_pool_size // 2))
+        wake = bus.subscribe(*Leases.topics)
         self._leases = Leases(
             database=database,
-            wake=bus.subscribe(Topic.SUBSCRIPTIONS),
             bus=bus,
+            wake=wake,
             askers=max(1, settings.database_pool_size // 4),
+            timing=timing,
         )
+        retries = loop.Timing(retry=timing.retry, patience=timing.patience)
+        self._tail_runner = LoopRunner(
+            self._tail, wake=bus.subscribe(*Tail.topics), timing=retries, records=records
+        )
+        self._leases_runner = LoopRunner(self._leases, wake=wake, timing=retries, records=records)
 
     async def start(self) -> None:
-        """Read in the background."""
-        await self._tail.start()
-        await self._leases.start()
+        """Run the tail and the leases in the background."""
+        self._tail_runner.start()
+        self._leases_runner.start()
 
     async def stop(self) -> None:
-        """Ends every stream with ShuttingDown, and the reading."""
+        """End every stream with ShuttingDown, then the tail and the leases."""
         self._routes.close(ShuttingDown())
-        await self._leases.stop(ShuttingDown())
-        await self._tail.stop()
+        await self._leases.end(ShuttingDown())
+        await self._leases_runner.stop(within=self._timing.stop)
+        await self._tail_runner.stop()
 
     @property
     def lag(self) -> float:
-        """For how many seconds the slowest stream has not sent what it was handed.
-
-        It may be asked in any thread.
-        """
+        """The age of the oldest unsent event in seconds. Any thread may read it."""
         oldest = self._routes.oldest()
         return 0.0 if oldest is None else max(0.0, self.gauges.clock.now() - oldest)
 
     def watch_job(
         self, tenant: str, job_id: JobId, after_seq: int, *, idle: float | None = None
     ) -> AsyncGenerator[list[JobEvent], None]:
-        """The events of a job behind `after_seq`, then each as it happens, until it has ended.
+        """Follow the events of a job after `after_seq` until the job has ended.
 
-        Whoever breaks off must close the generator.
+        The caller must close the generator if it stops early.
 
         Args:
-            tenant: whose job it is.
+            tenant: of the job.
             job_id: the job.
-            after_seq: the number of the last event seen; 0 for none.
-            idle: the longest time without a list, in seconds; None: that of the settings.
+            after_seq: the number of the last known event; 0 for none.
+            idle: longest time without a list, in seconds; None: that of the settings.
 
         Returns:
             Lists of events, in order and without a gap, each small enough for a message. An empty
-            one is a mark: nothing has happened for a while.
+            list is a mark: there was no event for a while.
 
         Raises:
             JobNotFound: the tenant has no such job.
@@ -125,22 +138,22 @@ class Watch:
     def watch_jobs(
         self, tenant: str, job_filter: JobFilter, cursor: str, *, idle: float | None = None
     ) -> AsyncGenerator[WatchPage, None]:
-        """The events of all jobs that match, behind a cursor, then each as it settles, for ever.
+        """Follow the settled events of all jobs that match, after a cursor.
 
-        Whoever breaks off must close the generator.
+        The caller must close the generator if it stops early.
 
         Args:
-            tenant: whose jobs.
-            job_filter: which of them.
-            cursor: of the last page seen; empty for now.
-            idle: the longest time without a page, in seconds; None: that of the settings.
+            tenant: of the jobs.
+            job_filter: which of them match.
+            cursor: of the last known page; empty for now.
+            idle: longest time without a page, in seconds; None: that of the settings.
 
         Returns:
             Pages of events, in order per job, and marks.
 
         Raises:
             CursorInvalid: the cursor is malformed, or of another database or tenant.
-            CursorExpired: events behind the cursor were pruned.
+            CursorExpired: events after the cursor were pruned.
             Unavailable: PostgreSQL cannot be read.
             ShuttingDown: the gateway shuts down.
         """
@@ -156,23 +169,23 @@ class Watch:
     def watch_subscription(
         self, tenant: str, name: str, consumer: str, *, idle: float | None = None
     ) -> AsyncGenerator[WatchPage, None]:
-        """What is not acknowledged of a subscription, then each event as it settles, for ever.
+        """Follow the settled events of a subscription that are not acknowledged.
 
-        Whoever breaks off must close the generator.
+        The caller must close the generator if it stops early.
 
         Args:
-            tenant: whose subscription it is.
-            name: the subscription.
-            consumer: who watches; empty for a consumer of this call's own.
-            idle: the longest time without a page, in seconds; None: that of the settings.
+            tenant: of the subscription.
+            name: of the subscription.
+            consumer: of the watch; empty for a consumer of its own.
+            idle: longest time without a page, in seconds; None: that of the settings.
 
         Returns:
-            Pages of events, in order per job, and marks. Their cursors are to be acknowledged.
+            Pages of events, in order per job, and marks. The client acknowledges their cursors.
 
         Raises:
-            SubscriptionNotFound: there is none of this name, or it was deleted.
-            SubscriptionTaken: another consumer has taken over, or a newer watch of the same one.
-            CursorExpired: events that were not acknowledged were pruned.
+            SubscriptionNotFound: no subscription has this name, or it was deleted.
+            SubscriptionTaken: another consumer or a newer watch of this consumer has taken over.
+            CursorExpired: unacknowledged events were pruned.
             Unavailable: PostgreSQL cannot be read.
             ShuttingDown: the gateway shuts down.
         """
@@ -215,6 +228,7 @@ class Watch:
             history=self._history,
             gauges=self.gauges,
             idle=idle or self._idle,
+            progress=self._timing.progress,
         )
 
 

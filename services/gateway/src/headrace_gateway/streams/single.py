@@ -1,4 +1,4 @@
-"""The stream of one job."""
+"""A stream of the events of one job."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ from headrace_gateway.streams.tail import Tail
 
 
 class JobStream:
-    """Follows one job: its past from PostgreSQL, then what the tail hands over.
+    """Follows one job: its past from PostgreSQL, then the events that the tail routes.
 
-    The mailbox is there before the past is read, so the two overlap and nothing falls between them.
-    The numbers of the events tell what was sent before, and whether one is missing: then the stream
-    is back in the past.
+    The mailbox is opened before the past is read, so the two overlap without a gap. The numbers of
+    the events show repetitions and gaps. After a gap the stream reads from PostgreSQL again.
 
     Args:
-        tenant: whose job it is.
+        tenant: of the job.
         job_id: the job.
         after_seq: the number of the last event that the client has seen. Events up to it are not
-            sent, also when there are not as many yet.
-        tail: feeds the mailbox.
-        routes: where the mailbox is put up.
+            sent, even if the job has fewer events yet.
+        tail: fills the mailbox.
+        routes: where the mailbox is opened.
         history: reads the past.
         gauges: counts catch-ups and gaps.
-        idle: the longest time without a message, in seconds.
+        idle: longest time without a message, in seconds.
     """
 
     def __init__(
@@ -60,9 +59,9 @@ class JobStream:
         self._ended = False
 
     async def run(self) -> AsyncGenerator[list[JobEvent], None]:
-        """Yields events as they are to be sent, and returns once the job has ended.
+        """Yield events to send, until the job has ended.
 
-        An empty list is a mark: the job is quiet, and the stream is there.
+        An empty list is a mark: the stream is open, and the job has no new events.
 
         Raises:
             JobNotFound: the tenant has no such job.
@@ -92,7 +91,7 @@ class JobStream:
                         self._gauges.count_sent(packed)
 
     async def _past(self, mailbox: Mailbox) -> Sequence[JobEvent]:
-        """What PostgreSQL has behind the last event that was sent, a page of it."""
+        """Return a page of the events after the last one that was sent."""
         mailbox.check()
         page = await self._history.of_job(
             tenant=self._tenant, job_id=self._job_id, after_seq=self._last_seq
@@ -104,12 +103,12 @@ class JobStream:
         return page.events
 
     async def _present(self, mailbox: Mailbox, mark_due: float) -> Sequence[JobEvent]:
-        """What the tail hands over next, up to where an event is missing; nothing for a mark."""
+        """Return routed events up to a gap; none when a mark is due."""
         await mailbox.wait(max(0.0, mark_due - self._clock()))
         events: list[JobEvent] = []
         last_seq, complete = self._last_seq, not mailbox.overflowed
         for event in mailbox.take(MAX_EVENTS):
-            # What the past had already, or the tail has read twice after a fault, is passed over.
+            # Skip events of the past, and those that the tail read again after a fault.
             if event.seq > last_seq:
                 if event.seq > last_seq + 1:
                     self._gauges.gaps += 1
@@ -123,10 +122,10 @@ class JobStream:
             self._live = False
             mailbox.reopen()
         elif events:
-            # An event behind the terminal one is a requeue, after which the job lives on.
+            # A requeue may follow the terminal event; then the job has not ended.
             self._ended = events[-1].state in TERMINAL and not mailbox
         return events
 
     def _next_mark(self) -> float:
-        """When a mark is due if nothing is sent from now on."""
+        """Return when a mark is due if nothing is sent."""
         return next_mark(self._clock(), self._idle)

@@ -1,4 +1,4 @@
-"""The stream of a named subscription."""
+"""A stream of a subscription."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from headrace_gateway.streams.messages import next_mark
 
 
 class SubscriptionStream:
-    """Stands by until it has acquired the subscription, then follows its jobs.
+    """A standby until it has acquired the subscription; then it follows the jobs.
 
-    Whatever it ends with, the subscription is let go of. What it sends while it has the lease may
-    still be on its way when another one takes over; the epoch in its cursors fences that off.
+    Every end of the stream releases the subscription. Messages may still be in flight when another
+    watch takes over; the epoch in their cursors fences them.
 
     Args:
-        tenant: whose subscription it is.
-        name: the subscription.
-        consumer: who watches.
-        leases: acquires it.
-        follow: makes the stream of what was acquired.
-        gauges: counts those that stand by and those that receive.
-        idle: the longest time without a message while it stands by, in seconds.
+        tenant: of the subscription.
+        name: of the subscription.
+        consumer: of the watch.
+        leases: acquires the subscription.
+        follow: makes the stream of an acquired subscription.
+        gauges: counts standbys and receivers.
+        idle: longest time without a message of a standby, in seconds.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class SubscriptionStream:
         self._clock = asyncio.get_running_loop().time
 
     async def run(self) -> AsyncGenerator[WatchPage, None]:
-        """Yields pages as they are to be sent; it ends with an error alone.
+        """Yield pages to send, until an error.
 
         Raises:
-            SubscriptionNotFound: there is none of this name, or it was deleted.
-            SubscriptionTaken: another consumer has taken over, or a newer watch of the same one.
-            CursorExpired: events that were not acknowledged were pruned.
-            Unavailable: PostgreSQL cannot be read, or was gone for as long as a lease.
+            SubscriptionNotFound: no subscription has this name, or it was deleted.
+            SubscriptionTaken: another consumer or a newer watch of this consumer has taken over.
+            CursorExpired: unacknowledged events were pruned.
+            Unavailable: PostgreSQL cannot be read, or the lease lapsed during its outage.
             ShuttingDown: the gateway shuts down.
         """
         with self._leases.of_watch(

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from headrace_core.domain.errors import Unavailable
-from headrace_core.runtime.tasks import end_tasks
+from headrace_core.runtime.loop import Loop, Wake
 from headrace_core.store.event_log import (
     LogEnd,
     Look,
@@ -23,152 +23,127 @@ from headrace_core.store.event_log import (
 )
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import WakeSubscription
+from headrace_core.wake import Topic
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.routing import Routes
+from headrace_gateway.streams.timing import DEFAULT, Timing
 from headrace_gateway.streams.window import Window
-
-# What a look costs, in seconds of its own time: so long after it the next one is due, and longer
-# when it has found much, so that under load a look finds more.
-_LOOK: Final = 0.005
-_EVENT: Final = 0.0001
-_LONGEST: Final = 0.02
-# How far looks may be ahead of that: a job of which nothing is known but that it waits comes to its
-# end in three looks, each of them at once.
-_AHEAD: Final = 0.025
-
-
-class Pace:
-    """Lets looks follow each other at once for a while, and then no more often than they may.
-
-    Looks are paid for with time: what has been saved up allows a few quick ones.
-    """
-
-    def __init__(self) -> None:
-        # Until when the looks so far are to last.
-        self._paid = 0.0
-
-    def rest(self, events: int, *, now: float) -> float:
-        """How many seconds to rest after a look.
-
-        Args:
-            events: how many it has found.
-            now: by a clock that only goes forward, in seconds.
-        """
-        cost = min(max(_LOOK, events * _EVENT), _LONGEST)
-        # However many pages of a backlog went before: no rest is longer than one look is worth.
-        self._paid = min(max(self._paid, now), now + _AHEAD) + cost
-        return max(0.0, self._paid - _AHEAD - now)
-
 
 _log = structlog.get_logger()
 
-# How many events are read at once.
+# Events that one run reads.
 _PAGE: Final = 500
-# How many events wait for an open transaction before they are left to PostgreSQL.
+# Events that wait in memory for an open transaction; PostgreSQL keeps the others.
 _WINDOW: Final = 10_000
 
-# Seconds between two looks without a wake-up.
-_INTERVAL: Final = (0.7, 1.0)
-# The same while events wait for a transaction, which may ring nobody when it ends: as long as they
-# have waited by now, within these bounds.
-_SETTLE: Final = (0.01, 0.7)
-
-# Seconds between two attempts while PostgreSQL is gone, and how long its streams stay. Then they
-# are sent to another gateway, which may see more than this one.
-_RETRY: Final = (0.1, 0.4)
-_PATIENCE: Final = 10.0
-
-# How long a stream waits until an idle tail has begun, in seconds; and how long that one still
-# reads on once nobody follows anything, since often somebody else comes.
-_READY: Final = 5.0
-_LINGER: Final = 5.0
+# The price of a run, in seconds. The next run is due after that time. A run that found many events
+# costs more, so that under load a run finds more.
+_RUN: Final = 0.005
+_EVENT: Final = 0.0001
+_DEAREST: Final = 0.02
+# Credit for runs, in seconds: the three events of a short job follow each other at once.
+_CREDIT: Final = 0.025
 
 
-class Tail:
-    """Reads the log and hands it over in two views: as it becomes visible, and as it settles.
+class Pace:
+    """Lets a few runs follow each other at once, and then limits their rate.
 
-    A wake-up only says that there is something to see. The tail knows what it has seen and how far
-    it has settled, so it loses nothing while PostgreSQL is away, and it hands over nothing twice
-    unless a look is cut off in the middle; streams know what they have sent.
+    Each run costs time, and unused time is saved up to a limit.
+    """
 
-    While there are no streams it rests: once a second it sees where the log ends, and with the next
-    stream it begins there.
+    def __init__(self) -> None:
+        # The time up to which the runs so far are paid.
+        self._paid = 0.0
+
+    def rest(self, events: int, *, now: float) -> float:
+        """Return the rest after a run, in seconds.
+
+        Args:
+            events: how many the run found.
+            now: seconds of a monotonic clock.
+        """
+        cost = min(max(_RUN, events * _EVENT), _DEAREST)
+        # After any number of pages, a rest is no longer than the price of one run.
+        self._paid = min(max(self._paid, now), now + _CREDIT) + cost
+        return max(0.0, self._paid - _CREDIT - now)
+
+
+class Tail(Loop):
+    """Reads the event log and routes it twice: when events are visible, and when they settle.
+
+    A wake-up is a hint that there are events. The tail knows its place in both views, so it loses
+    nothing during an outage of PostgreSQL. It repeats events only after a run that was cut off, and
+    streams know which events they have sent.
+
+    Without streams the tail is idle: it only reads where the log ends, and the next stream begins
+    there.
 
     Args:
-        database: where the events are.
-        wake: for new events.
-        routes: gets the events.
-        gauges: told about the reading.
-        page: how many events are read at once.
-        window: how many events may wait to settle in memory.
+        database: the store of the events.
+        routes: receives the events.
+        gauges: receives the numbers of the tail.
+        timing: of its waits.
+        page: events that one run reads.
+        window: unsettled events that it keeps in memory.
     """
+
+    name = "tail"
+    topics = (Topic.EVENTS,)
 
     def __init__(
         self,
         *,
         database: Database,
-        wake: WakeSubscription,
         routes: Routes,
         gauges: Gauges,
+        timing: Timing = DEFAULT,
         page: int = _PAGE,
         window: int = _WINDOW,
     ) -> None:
         self._database = database
-        self._wake = wake
         self._routes = routes
         self._gauges = gauges
+        self._timing = timing
         self._page = page
         self._window = Window(room=window)
         self._pace = Pace()
-        # How many events the last look has found.
+        # Events of the last run.
         self._found = 0
         self._seen: Seen | None = None
-        # Whether it reads on, and since when there is no stream to read for.
+        # Whether the tail reads events, and since when it has no streams.
         self._begun = asyncio.Event()
         self._deserted: float | None = None
-        # The newest event when the lag was last 0, and when that was.
+        # The newest event at the last time without a lag, and that time.
         self._behind: tuple[int, float] | None = None
-        # The oldest transaction that is open, and since when it has been the oldest.
+        # The oldest open transaction, and since when it is the oldest.
         self._held: tuple[int, float] | None = None
-        # Whether it has told of events of another cluster.
-        self._told = False
-        self._task: asyncio.Task[None] | None = None
+        # Whether it has logged events of another cluster.
+        self._logged_origin = False
 
     @property
     def settled(self) -> Place:
-        """Every event up to here has settled and was handed over."""
+        """The place up to which all events have settled and were routed."""
         return self._window.place
 
-    async def start(self) -> None:
-        """Begins to read, in the background."""
-        self._task = asyncio.create_task(self._run(), name="tail")
-
-    async def stop(self) -> None:
-        """Stops reading."""
-        task, self._task = self._task, None
-        if task is not None:
-            await end_tasks(task)
-
     async def ready(self) -> None:
-        """Returns once it hands over what comes behind `settled`.
+        """Return once the tail routes all events after `settled`.
 
-        To be asked by a stream whose mailbox is up, and which reads its past afterwards.
+        A stream opens its mailbox, calls this, and then reads the past.
 
         Raises:
-            Unavailable: it does not, after some seconds.
+            Unavailable: the tail could not read the log in time.
         """
         try:
-            async with asyncio.timeout(_READY):
+            async with asyncio.timeout(self._timing.ready):
                 await self._begun.wait()
         except TimeoutError:
             raise Unavailable("postgresql") from None
 
     async def run_once(self) -> float:
-        """Looks: hands over what has become visible, and a page of what has settled.
+        """Route events that have become visible, and a page of those that have settled.
 
         Returns:
-            After how many seconds it should look again, rung or not.
+            Seconds until the next run without a wake-up; 0 if there is more to read.
 
         Raises:
             Unavailable: PostgreSQL cannot be read. Nothing is lost.
@@ -182,8 +157,8 @@ class Tail:
             self._gauges.clock.set(snapshot.clock)
             self._check_origin(snapshot)
             if snapshot.start > self._window.place:
-                # After a sleep that was longer than events are kept, some were pruned that were not
-                # handed over. The streams find out which of these they lack.
+                # Events were pruned that were not routed, after a suspension longer than the
+                # retention. Each stream checks whether it needs them.
                 return self._begin_anew(await read_end(conn))
             self._show(look)
             more = await self._settle(conn, look)
@@ -191,30 +166,30 @@ class Tail:
         return 0.0 if more else wait
 
     def _is_idle(self) -> bool:
-        """Whether nobody has followed anything for a while, and nobody waits for it to begin."""
+        """Whether there have been no streams for a while."""
         now = asyncio.get_running_loop().time()
         if self._routes:
             self._deserted = None
             return not self._begun.is_set()
         if self._deserted is None:
             self._deserted = now
-        if now - self._deserted > _LINGER:
+        if now - self._deserted > self._timing.linger:
             self._begun.clear()
         return not self._begun.is_set()
 
     def _begin(self, end: LogEnd) -> float:
-        """Begins at the end of the log."""
+        """Begin at the end of the log."""
         self._gauges.clock.set(end.snapshot.clock)
         self._check_origin(end.snapshot)
         self._seen = end.seen
         self._window.begin(end.settled, through=end.seen.top[0])
-        # Whoever waits has its mailbox up, and reads its past from now on.
+        # New streams have open mailboxes, and read the past from now on.
         if self._routes:
             self._begun.set()
         return self._measure(end.snapshot)
 
     def _begin_anew(self, end: LogEnd) -> float:
-        """Begins at the end of the log, and sends the streams to PostgreSQL for what it skips."""
+        """Begin at the end of the log; the streams read the skipped events from PostgreSQL."""
         wait = self._begin(end)
         self._routes.overflow()
         return wait
@@ -228,33 +203,33 @@ class Tail:
         self._gauges.events += len(events)
 
     async def _settle(self, conn: Connection, look: Look) -> bool:
-        """Hands over a page of what has settled; whether there is more to see or to hand over."""
+        """Route a page of settled events; return whether there is more to read or to route."""
         window, horizon = self._window, look.snapshot.horizon
         if missing := window.missing_through:
             last = min(missing, horizon - 1)
             page = await read_range(
                 conn, after=window.place, through=end_of(last), limit=self._page
             )
-            # Read behind the page: something may have been pruned since the look.
+            # Read after the page, because events may have been pruned since the run began.
             end = await read_end(conn)
             if end.snapshot.start > window.place:
                 self._begin_anew(end)
                 return True
-            # Handing over and moving on are one step for whoever compares with the place.
+            # No await between the two: streams compare routed events with the place.
             self._routes.settle(page.events)
             window.move(page.end, found_all=page.complete and last == missing)
             return not (look.page.complete and page.complete) or window.has_settled(horizon)
-        # What a full look has left for the next one may stand before what waits here.
+        # The next page of visible events may belong before the ones in the window.
         through = None if look.page.complete else look.page.end
         self._routes.settle(window.take(horizon, self._page, through=through))
         return not look.page.complete or window.has_settled(horizon)
 
     def _check_origin(self, snapshot: Snapshot) -> None:
-        """Tells once of events that cannot be of this cluster: they would never settle."""
+        """Log events of another cluster once: they would never settle."""
         newest = max(self._window.place[0], 0 if self._seen is None else self._seen.top[0])
-        if newest < snapshot.next or self._told:
+        if newest < snapshot.next or self._logged_origin:
             return
-        self._told = True
+        self._logged_origin = True
         _log.error(
             "database_of_another_cluster",
             newest_xid=newest,
@@ -281,36 +256,24 @@ class Tail:
         gauges.held_since = None if self._held is None else self._held[1]
         gauges.waiting_since = None if self._behind is None else self._behind[1]
         if self._behind is None:
-            return random.uniform(*_INTERVAL)
-        return min(max(now - self._behind[1], _SETTLE[0]), _SETTLE[1])
+            return random.uniform(*self._timing.interval)
+        low, high = self._timing.unsettled
+        return min(max(now - self._behind[1], low), high)
 
-    async def _run(self) -> None:
-        clock = asyncio.get_running_loop().time
-        last_look, failing = clock(), False
-        while True:
-            try:
-                wait = await self.run_once()
-            except Exception as error:  # noqa: BLE001 - without the tail every stream stands still
-                self._gauges.failures += 1
-                if not failing:
-                    _log.warning("tail_failed", exc_info=_unexpected(error))
-                failing = True
-                if clock() - last_look > _PATIENCE:
-                    self._routes.fail(Unavailable("postgresql"))
-                await asyncio.sleep(random.uniform(*_RETRY))
-                continue
-            if failing:
-                _log.info("tail_resumed", gone_s=round(clock() - last_look, 1))
-            last_look, failing = clock(), False
-            rest = self._pace.rest(self._found, now=last_look)
-            # When there is more, the streams take what there is before it reads on.
-            await asyncio.sleep(rest if wait else 0)
-            if wait and self._begun.is_set():
-                await self._wake.wait(wait)
-            elif wait:
-                await self._routes.wait(wait)
+    def on_failure(self) -> None:
+        """Count the failure."""
+        self._gauges.failures += 1
 
+    def on_outage(self) -> None:
+        """End the streams, so that their clients try other gateways."""
+        self._routes.fail(Unavailable("postgresql"))
 
-def _unexpected(error: Exception) -> Exception | None:
-    """An error that should stand in the log in full."""
-    return None if isinstance(error, Unavailable) else error
+    async def rest(self, wake: Wake, seconds: float) -> None:
+        """Rest as the pace demands, then wait for events, or for a stream while idle."""
+        rest = self._pace.rest(self._found, now=asyncio.get_running_loop().time())
+        # If there is more to read, the streams take what was routed first.
+        await asyncio.sleep(rest if seconds else 0)
+        if seconds and self._begun.is_set():
+            await wake.sleep(seconds)
+        elif seconds:
+            await self._routes.wait(seconds)

@@ -1,4 +1,4 @@
-"""Between visible and settled: the events that wait for a transaction which is still open."""
+"""The window between visible and settled: events that wait for an open transaction."""
 
 from __future__ import annotations
 
@@ -11,42 +11,41 @@ from headrace_core.domain.job import JobEvent
 from headrace_core.store.event_log import BEGINNING, Place, place_of
 from headrace_gateway.streams.messages import weigh
 
-# How long the documents of the events that wait may be together, in characters.
+# The most characters of the documents in the window.
 _ROOM_BYTES: Final = 16 * 1024 * 1024
 
 
 class Window:
-    """Puts the events that were read into the order of their places.
+    """Sorts events by their places.
 
-    It holds what has not settled, as far as there is room. When an open transaction keeps it from
-    moving for too long it lets go of everything, and remembers up to which transaction events are
-    missing: those are read from PostgreSQL once they have settled.
+    It holds unsettled events as far as there is room. A full window drops all of them and remembers
+    the last transaction with missing events; these are read from PostgreSQL once they have settled.
 
     Args:
-        room: how many events it holds at most.
-        room_bytes: how long their documents may be together.
+        room: the most events.
+        room_bytes: the most characters of their documents together.
     """
 
     def __init__(self, *, room: int, room_bytes: int = _ROOM_BYTES) -> None:
         self._room = room
         self._room_bytes = room_bytes
         self._weight = 0
-        # In the order of their places, all of them behind `place`.
+        # In the order of their places, all of them after `place`.
         self._events: list[JobEvent] = []
-        # All events up to this one have settled and were taken.
+        # All events up to this place have settled and were taken.
         self.place: Place = BEGINNING
-        # Events behind `place` of transactions up to this one may be missing here.
+        # Events after `place` of transactions up to this one may be missing.
         self.missing_through = 0
 
     def begin(self, place: Place, *, through: int) -> None:
-        """Begins behind `place`, where events of transactions up to `through` were not added."""
+        """Begin after `place`; events of transactions up to `through` are missing."""
         self._events.clear()
         self._weight = 0
         self.place = place
         self.missing_through = through if through > place[0] else 0
 
     def add(self, events: Sequence[JobEvent]) -> None:
-        """Adds events that have become visible; the same ones again do no harm.
+        """Add events that have become visible; repeated ones are dropped.
 
         Args:
             events: in the order of their places.
@@ -67,14 +66,14 @@ class Window:
             self._weight = 0
 
     def take(self, horizon: int, limit: int, *, through: Place | None = None) -> list[JobEvent]:
-        """Removes up to `limit` events below `horizon`, in order, and moves behind them.
+        """Remove up to `limit` events below `horizon`, in order, and move after them.
 
-        While events are missing there is nothing to take.
+        While events are missing, it removes none.
 
         Args:
-            horizon: the oldest transaction that was open.
-            limit: how many at most.
-            through: the last place to take, if there is such a bound.
+            horizon: the oldest open transaction.
+            limit: the most events.
+            through: the last place to take; None: any.
         """
         events = self._events
         if not self.has_settled(horizon):
@@ -84,7 +83,7 @@ class Window:
         if not limit:
             return []
         if events[-1].xid < horizon and len(events) <= limit:
-            # All of them, as mostly when no transaction stays open for long.
+            # The usual case: no transaction stays open for long.
             taken, self._events, self._weight = events, [], 0
         else:
             count = min(limit, bisect_left(events, horizon, key=_xid))
@@ -95,19 +94,19 @@ class Window:
         return taken
 
     def has_settled(self, horizon: int) -> bool:
-        """Whether there is something below `horizon` to take."""
+        """Whether it has events below `horizon` to take."""
         return not self.missing_through and bool(self._events) and self._events[0].xid < horizon
 
     def move(self, place: Place | None, *, found_all: bool) -> None:
-        """Moves behind events that were read from PostgreSQL.
+        """Move after events that were read from PostgreSQL.
 
         Args:
-            place: the last one's; None when there was none.
-            found_all: nothing is missing any more.
+            place: of the last event; None without events.
+            found_all: whether no event is missing any more.
         """
         if place is not None:
             self.place = place
-            # Some of them may have come here as well.
+            # The window may hold some of them as well.
             del self._events[: bisect_right(self._events, place, key=place_of)]
             self._weight = sum(map(weigh, self._events))
         if found_all:
