@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from headrace._convert import from_subscription
-from headrace.cli.subscription_text import subscriptions_table
+from headrace.cli.tables import subscriptions_table
 from headrace.v1 import job_pb2, subscription_service_pb2
 
 JOB_FIELDS = {"id", "type", "queue", "state", "create_time"}
@@ -120,7 +120,7 @@ async def test_submit_of_a_type_without_worker_warns(run, platform):
     ended = await run("submit", "wait")
 
     assert (ended.code, ended.out) == (0, f"{next(iter(platform.jobs))}\n")
-    assert "warning: no live worker runs the type wait; the job waits until one" in ended.err
+    assert "warning: no live worker runs jobs of type wait; the job waits until one" in ended.err
     # A submit that finds its job again has warned before.
     await run("submit", "wait", "--request-id", "a")
     assert "warning" not in (await run("submit", "wait", "--request-id", "a")).err
@@ -179,14 +179,14 @@ async def test_a_call_that_takes_too_long_is_exit_code_124(start, platform, monk
     ("args", "message"),
     [
         ((), "requires an argument"),
-        (("x", "{"), "no JSON"),
-        (("x", "@/no/such/file"), "cannot be read"),
+        (("x", "{"), "not valid JSON"),
+        (("x", "@/no/such/file"), "cannot read the payload"),
         (("x", "--label", "nope"), "key=value"),
-        (("x", "--delay", "5 parsecs"), "no duration"),
-        (("x", "--at", "someday"), "no time"),
+        (("x", "--delay", "5 parsecs"), "is not a duration"),
+        (("x", "--at", "someday"), "is not a time"),
         (("x", "--priority", "high"), "--priority"),
-        (("x", "--delay", "1", "--at", "2030-01-01"), "exclude each other"),
-        (("x", "--watch", "--wait"), "exclude each other"),
+        (("x", "--delay", "1", "--at", "2030-01-01"), "use only one of"),
+        (("x", "--watch", "--wait"), "use only one of"),
         (("x", "--frobnicate"), "--frobnicate"),
     ],
 )
@@ -300,7 +300,7 @@ async def test_an_expired_cursor_says_where_to_go_on(run):
     ended = await run("watch", "--since", "expired")
 
     assert (ended.code, ended.out) == (2, "")
-    assert "what is kept begins at: --since 7\n" in ended.err
+    assert "the oldest stored events start at: --since 7\n" in ended.err
     assert "error: events behind this cursor are not kept any more" in ended.err
 
 
@@ -399,7 +399,7 @@ async def test_a_subscription_is_created_listed_shown_and_deleted(run, platform)
     assert (first.code, first.out, first.err) == (0, "billing\n", "")
     again = await run(*create, *options, "-o", "json")
     assert (again.json["name"], again.json["created"]) == ("billing", False)
-    assert "was there before" in again.err
+    assert "already exists" in again.err
     request = platform.last("CreateSubscription")
     assert (request.filter.batch_id, request.cursor) == ("b1", "0")
     assert (await run(*create)).code == 2
@@ -410,7 +410,7 @@ async def test_a_subscription_is_created_listed_shown_and_deleted(run, platform)
     assert "queue:mail type:a state:failed label:team=ml batch:b1" in listed.out
     assert (await run("subscription", "list", "-o", "jsonl")).jsonl[0]["lag"] == 90
     shown = await run("subscription", "get", "billing")
-    for part in ("nobody", "1m 30s", "never", "queue:mail"):
+    for part in ("none", "1m 30s", "never", "queue:mail"):
         assert part in shown.out
     assert (await run("subscription", "get", "billing", "-o", "json")).json["consumer"] == ""
 
@@ -451,7 +451,7 @@ async def test_without_acks_all_of_it_comes_again_until_a_cursor_is_acknowledged
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
         assert [line["seq"] for line in lines] == [1, 2]
-        assert b"comes again" in err
+        assert b"sends unacknowledged events again" in err
         assert billing.acks == []
         await platform.until(lambda: billing.watch is None)
 
@@ -565,7 +565,7 @@ async def test_list_shows_jobs_and_says_when_there_are_more(run, platform):
     ended = await run("list", "--limit", "2")
     assert [line.split()[0] for line in ended.out.splitlines()[1:]] == ids[:0:-1]
     assert "ValueError: no good" in ended.out
-    assert "more than these 2" in ended.err
+    assert "more than 2 jobs" in ended.err
     assert len((await run("list", "-o", "json")).json) == 3
     everything = await run("list", "-o", "jsonl")
     assert (len(everything.jsonl), everything.err) == (3, "")
@@ -776,7 +776,7 @@ async def test_up_without_its_package_says_what_to_install(with_entry_points):
     code, out, err = await with_entry_points([], "up", "--workers", "3")
 
     assert (code, out) == (2, "")
-    assert "comes with the package headrace-standalone" in err
+    assert "is part of the package headrace-standalone" in err
 
 
 async def test_a_broken_command_of_another_package_spoils_no_other(with_entry_points):

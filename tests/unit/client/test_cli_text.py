@@ -8,8 +8,8 @@ from rich.console import Console
 
 from headrace import JobState, QueueStats, Stats, TypeStats
 from headrace._convert import from_job
-from headrace.cli.board import Board
-from headrace.cli.text import JobsTable, stats_view
+from headrace.cli.stream import Board
+from headrace.cli.tables import JobsTable, stats_view
 from headrace.event import JobEvent, JobEventType
 from headrace.job import Progress
 from headrace.v1 import job_pb2
@@ -102,7 +102,7 @@ def test_statistics_never_cut_a_number(width, smallest):
 def test_board_keeps_progress_beside_its_bar(width):
     board = Board()
     for job_id in IDS:
-        board.take(
+        board.add(
             JobEvent(
                 job_id=job_id,
                 seq=3,

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 
 from rich.text import Text
 
-from headrace.cli.documents import json_text
-from headrace.cli.output import Output
+from headrace.cli.output import Output, json_text
 from headrace_core.delivery.redis_server import read_redis
 from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.settings import Settings

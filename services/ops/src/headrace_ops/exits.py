@@ -9,8 +9,7 @@ from typing import TypeVar
 
 from rich.text import Text
 
-from headrace.cli.documents import json_text
-from headrace.cli.output import Output
+from headrace.cli.output import Output, json_text
 from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.settings import Settings
 from headrace_ops.audit import OtherSchema

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from headrace.cli.documents import json_text
-from headrace.cli.output import Output
+from headrace.cli.output import Output, json_text
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_ops.audit import Audit, Auditor

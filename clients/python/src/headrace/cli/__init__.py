@@ -4,15 +4,15 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line and exits."""
+    """Run the command line and exit."""
     try:
-        from headrace.cli.app import run  # noqa: PLC0415  # it needs what may be missing
+        from headrace.cli.app import run  # noqa: PLC0415 - its packages are optional
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in {"cyclopts", "rich"}:
             raise
         print(  # noqa: T201
-            f"error: the command needs {missing}, which is not installed; "
+            f"error: the command headrace needs the package {missing}; "
             "in a checkout of Headrace, try: pip install './clients/python[cli]'",
             file=sys.stderr,
         )

@@ -1,11 +1,11 @@
-"""What is written on the command line, read."""
+"""Arguments and options that several commands have, and the parsing of their values."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
@@ -15,45 +15,45 @@ from cyclopts import Parameter, Token
 from headrace import JobState
 from headrace.cli.session import UsageError
 
-# curl's. A lone hyphen does as well, but looks like an option to the parser.
+# As curl writes it. `run` replaces a lone hyphen, which the parser would read as an option.
 STDIN: Final = "@-"
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
 def duration(text: str) -> timedelta:
-    """`90`, `90s`, `1.5m`, `1h30m`, `500ms`; a bare number is seconds.
+    """Parse `90`, `90s`, `1.5m`, `1h30m` or `500ms`; a bare number is seconds.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: `text` is not a duration.
     """
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return timedelta(seconds=float(text))
     if not re.fullmatch(f"({_PART.pattern})+", text):
-        raise ValueError(f'"{text}" is no duration; write it as 90, 90s, 1.5m or 1h30m')
+        raise ValueError(f'"{text}" is not a duration; use 90, 90s, 1.5m or 1h30m')
     return timedelta(
         seconds=sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     )
 
 
 def moment(text: str) -> datetime:
-    """A time in ISO 8601, in this machine's time zone unless it says one.
+    """Parse a time in ISO 8601; without a zone it is local time.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: `text` is not a time.
     """
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f'"{text}" is no time; write it as 2026-11-30T18:00') from None
+        raise ValueError(f'"{text}" is not a time; use for example 2026-11-30T18:00') from None
     return time if time.tzinfo else time.astimezone()
 
 
 def moment_or_duration(text: str) -> datetime:
-    """A time in ISO 8601, or a duration from now.
+    """Parse a time in ISO 8601, or a duration from now.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: `text` is neither.
     """
     try:
         return datetime.now(UTC) + duration(text)
@@ -62,41 +62,41 @@ def moment_or_duration(text: str) -> datetime:
 
 
 def labels(pairs: Sequence[str] | None) -> dict[str, str]:
-    """`key=value` pairs.
+    """Parse `key=value` pairs.
 
     Raises:
-        UsageError: one of them is none.
+        UsageError: a pair is malformed.
     """
     found = {}
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not key or not equals:
-            raise UsageError(f'"{pair}" is no label; write it as key=value')
+            raise UsageError(f'"{pair}" is not a label; use key=value')
         found[key] = value
     return found
 
 
 def states(names: Iterable[str] | None) -> list[JobState]:
-    """States, in capitals or not.
+    """Parse states, in upper or lower case.
 
     Raises:
-        UsageError: one of them is none.
+        UsageError: a state is unknown.
     """
     known = [state for state in JobState if state is not JobState.UNKNOWN]
     found = []
     for name in names or ():
         if name.upper() not in known:
             choices = ", ".join(state.lower() for state in known)
-            raise UsageError(f'"{name}" is no state; choose from {choices}')
+            raise UsageError(f'"{name}" is not a job state; use one of {choices}')
         found.append(JobState(name.upper()))
     return found
 
 
 def payload(text: str | None) -> Any:
-    """A payload: JSON, `@file`, or `@-` for stdin; None when there is none.
+    """Read a payload: JSON, `@file`, or `@-` for stdin; None stays None.
 
     Raises:
-        UsageError: it cannot be read or is no JSON.
+        UsageError: the payload cannot be read or is not JSON.
     """
     if text is None:
         return None
@@ -107,9 +107,40 @@ def payload(text: str | None) -> Any:
             text = Path(text[1:]).read_text(encoding="utf-8")
         return json.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the payload cannot be read: {error}") from error
+        raise UsageError(f"cannot read the payload: {error}") from error
     except json.JSONDecodeError as error:
-        raise UsageError(f"the payload is no JSON: {error}") from error
+        raise UsageError(f"the payload is not valid JSON: {error}") from error
+
+
+def job_filter(
+    text: str,
+    *,
+    states: Sequence[str],
+    queues: Sequence[str],
+    types: Sequence[str],
+    labels: Mapping[str, str],
+) -> str:
+    """Return the filter of `ListJobs` that combines `text` and the options by AND."""
+    clauses = [
+        text.strip(),
+        _any("state", states),
+        _any("queue", map(_quoted, queues)),
+        _any("type", map(_quoted, types)),
+        *(f"labels.{key} = {_quoted(value)}" for key, value in labels.items()),
+    ]
+    return " AND ".join(clause for clause in clauses if clause)
+
+
+def _any(field: str, values: Iterable[str]) -> str:
+    comparisons = [f"{field} = {value}" for value in values]
+    if len(comparisons) > 1:
+        return f"({' OR '.join(comparisons)})"
+    return "".join(comparisons)
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _duration(_: Any, tokens: Sequence[Token]) -> timedelta:
@@ -135,21 +166,22 @@ MomentOrDurationOption: TypeAlias = Annotated[
 ]
 # An option that may be repeated.
 Repeated: TypeAlias = list[str] | None
-# The filter of a watch or a subscription.
+# Filters of jobs.
 QueuesOption: TypeAlias = Annotated[
-    Repeated, Parameter(name="--queue", help="Any of these queues; repeatable.")
+    Repeated, Parameter(name="--queue", help="Match this queue; repeatable.")
 ]
 TypesOption: TypeAlias = Annotated[
-    Repeated, Parameter(name="--type", help="Any of these types; repeatable.")
+    Repeated, Parameter(name="--type", help="Match this job type; repeatable.")
 ]
 StatesOption: TypeAlias = Annotated[
     Repeated,
-    Parameter(name="--state", help="Events that lead to any of these states; repeatable."),
+    Parameter(name="--state", help="Match events that lead to this state; repeatable."),
 ]
 LabelsOption: TypeAlias = Annotated[
-    Repeated, Parameter(name=["--label", "-l"], help="key=value; all of them; repeatable.")
+    Repeated,
+    Parameter(name=["--label", "-l"], help="Require this label, key=value; repeatable."),
 ]
 BatchOption: TypeAlias = Annotated[
-    str | None, Parameter(name="--batch", help="The jobs of this batch.")
+    str | None, Parameter(name="--batch", help="Match the jobs of this batch.")
 ]
 Flag: TypeAlias = Annotated[bool, Parameter(show_default=False)]

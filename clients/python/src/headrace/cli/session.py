@@ -1,9 +1,14 @@
-"""What the global options give to a command."""
+"""The session that a command gets: the gateway, the output, exit codes and time limits."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 from cyclopts import Parameter
@@ -14,25 +19,29 @@ from headrace.cli.output import Output
 if TYPE_CHECKING:
     from headrace import Client
 
-# A person waits in front of it, who can also call again: fewer retries than a program.
+# Fewer retries than in a program: a person waits, and can repeat the command.
 _RETRIES: Final = 2
 
 
 class UsageError(Exception):
-    """The command line makes no sense."""
+    """The command line is not valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Where the gateway is, and how output is written."""
+    """The global options of a command.
+
+    Args:
+        target: the gateway, or several of them; None for the default.
+        output: writes data and messages.
+    """
 
     target: str | None
     output: Output
 
     def client(self) -> Client:
-        """A client, to be used with `async with`."""
-        # What gRPC logs of connections that come and go is no news for a person at a terminal. It
-        # reads this when it is imported, which is now.
+        """Return a client, to be used with `async with`."""
+        # Keep gRPC from logging lost connections to the terminal. It reads this at its import.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
             return headrace.Client(self.target, retries=_RETRIES)
@@ -40,5 +49,60 @@ class Session:
             raise UsageError(str(error)) from error
 
 
-# A command that has a parameter of this type gets the session.
+# A command with a parameter of this type gets the session.
 Injected: TypeAlias = Annotated[Session, Parameter(parse=False)]
+
+
+class Exit(IntEnum):
+    """The exit codes."""
+
+    OK = 0
+    # A job failed or was cancelled, or the server could not complete the call.
+    FAILED = 1
+    # The command line or the request is not valid.
+    USAGE = 2
+    NOT_FOUND = 3
+    UNAVAILABLE = 5
+    # As the command `timeout` does.
+    TIMED_OUT = 124
+    # As shells do: 128 + SIGINT, 128 + SIGPIPE.
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+def exit_for(error: Exception) -> Exit:
+    """Return the exit code of an error."""
+    match error:
+        case TimeoutError():
+            return Exit.TIMED_OUT
+        case headrace.Unavailable():
+            return Exit.UNAVAILABLE
+        case headrace.JobNotFound() | headrace.SubscriptionNotFound():
+            return Exit.NOT_FOUND
+        case (
+            headrace.InvalidRequest()
+            | headrace.RequestIdConflict()
+            | headrace.SubscriptionConflict()
+            | headrace.CursorExpired()
+        ):
+            return Exit.USAGE
+        case _:
+            return Exit.FAILED
+
+
+@asynccontextmanager
+async def time_limit(limit: timedelta | None, message: str) -> AsyncGenerator[None, None]:
+    """Cancel the block after `limit`; None for no limit.
+
+    Raises:
+        TimeoutError: the limit was reached; with `message`.
+    """
+    seconds = limit.total_seconds() if limit is not None else None
+    try:
+        async with asyncio.timeout(seconds) as scope:
+            yield
+    except TimeoutError as error:
+        # Calls have deadlines of their own.
+        if scope.expired():
+            raise TimeoutError(message) from error
+        raise

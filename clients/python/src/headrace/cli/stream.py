@@ -1,24 +1,60 @@
-"""Events, written as they come."""
+"""Events as they arrive: lines, JSON, and a live board at a terminal."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Final, Self
 
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-from headrace import JobEvent, JobEventType, JobState
-from headrace.cli.board import Board
-from headrace.cli.documents import document
-from headrace.cli.output import Output
-from headrace.cli.text import event_text
+from headrace import JobEvent, JobEventType, JobState, Progress
+from headrace.cli.output import Output, document
+from headrace.cli.text import event_text, plain, progress_text, short_id, state_text
+
+if TYPE_CHECKING:
+    from headrace import Client
+
+# The maximum number of streams of one client. Filters cover more jobs with one stream.
+MAX_JOBS: Final = 500
+
+# Maximum number of bars; more would push the events off the screen.
+_BARS: Final = 8
+# From this width on, a line has room for whole ids, long bars and progress messages.
+_WIDE: Final = 110
+
+
+async def follow(client: Client, job_ids: Sequence[str], stream: EventStream) -> None:
+    """Show the past and future events of each job, until all jobs have ended.
+
+    Raises:
+        CallError: a job does not exist, or no gateway was reachable in time.
+    """
+
+    async def one(job_id: str) -> None:
+        async for event in client.watch_job(job_id):
+            stream.show(event)
+
+    tasks = [asyncio.create_task(one(job_id)) for job_id in dict.fromkeys(job_ids)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class EventStream(AbstractContextManager["EventStream"]):
-    """Writes events: for people a line each, with a live board at a terminal; as JSON lines; or as
-    one JSON array, which is complete also when the watch is interrupted.
+    """Writes events: as text, one line each, with a live board at a terminal; as JSON lines; or as
+    one JSON array, which is also complete after an interrupt.
     """
 
     def __init__(self, output: Output) -> None:
@@ -50,11 +86,11 @@ class EventStream(AbstractContextManager["EventStream"]):
             self._output.line("]")
 
     def show(self, event: JobEvent, *, cursor: str | None = None) -> None:
-        """Writes an event; with JSON also the cursor that stands behind it."""
-        self.board.take(event)
+        """Write an event; JSON also contains the cursor after it."""
+        self.board.add(event)
         self._count += 1
         if self._output.format == "text":
-            # The board shows progress better.
+            # The live board already shows progress.
             if not (self._live and event.type is JobEventType.PROGRESSED):
                 self._output.console.print(event_text(event))
             return
@@ -68,12 +104,55 @@ class EventStream(AbstractContextManager["EventStream"]):
 
     @property
     def all_succeeded(self) -> bool:
-        """Whether no job that was seen has failed or was cancelled."""
+        """Whether none of the jobs failed or was cancelled."""
         return not {JobState.FAILED, JobState.CANCELLED} & self.board.counts.keys()
 
     def summary(self) -> str:
-        """How many jobs are in which state."""
+        """Return the number of jobs in each state."""
         counts = self.board.counts
         jobs = "1 job" if counts.total() == 1 else f"{counts.total()} jobs"
         states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
         return f"{jobs}: {states}" if states else jobs
+
+
+class Board:
+    """The live part of a watch: a progress bar for each running job, and counts by state."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, JobState] = {}
+        self._running: dict[str, tuple[str, Progress]] = {}
+
+    def add(self, event: JobEvent) -> None:
+        """Update the board with an event."""
+        self._states[event.job_id] = event.state
+        if event.state is not JobState.RUNNING:
+            self._running.pop(event.job_id, None)
+        elif event.progress:
+            self._running[event.job_id] = (event.job_type, event.progress)
+        else:
+            self._running.setdefault(event.job_id, (event.job_type, Progress(fraction=0.0)))
+
+    @property
+    def counts(self) -> Counter[JobState]:
+        """The number of jobs in each state."""
+        return Counter(self._states.values())
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        bars = Table.grid(padding=(0, 2))
+        running = list(self._running.items())
+        narrow = options.max_width < _WIDE
+        for job_id, (job_type, progress) in running[:_BARS]:
+            bars.add_row(
+                short_id(job_id) if narrow else job_id,
+                plain(job_type),
+                ProgressBar(total=1.0, completed=progress.fraction, width=10 if narrow else 24),
+                Text(progress_text(progress), overflow="ellipsis", no_wrap=True),
+            )
+        if running:
+            yield bars
+        if len(running) > _BARS:
+            yield Text(f"and {len(running) - _BARS} more running", style="dim")
+        yield Text("  ").join(
+            Text.assemble(state_text(state), f" {count}")
+            for state, count in sorted(self.counts.items())
+        )

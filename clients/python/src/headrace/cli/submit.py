@@ -1,4 +1,4 @@
-"""`headrace submit`"""
+"""`headrace submit`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,9 @@ from headrace.cli.arguments import (
     labels,
 )
 from headrace.cli.arguments import payload as read_payload
-from headrace.cli.documents import document, json_text, summary
-from headrace.cli.exits import Exit
-from headrace.cli.follow import follow
-from headrace.cli.patience import patience
-from headrace.cli.session import Injected, Session, UsageError
-from headrace.cli.stream import EventStream
+from headrace.cli.output import document, json_text, summary
+from headrace.cli.session import Exit, Injected, Session, UsageError, time_limit
+from headrace.cli.stream import EventStream, follow
 from headrace.cli.text import plain
 
 if TYPE_CHECKING:
@@ -39,51 +36,55 @@ if TYPE_CHECKING:
 
 
 def command(
-    job_type: Annotated[str, Parameter(name="TYPE", help="Names the handler: email, square_sum.")],
+    job_type: Annotated[str, Parameter(name="TYPE", help="The job type, for example email.")],
     payload: Annotated[
         str | None,
-        Parameter(help="The handler's argument: JSON, @FILE, or - for stdin; {} unless given."),
+        Parameter(help="Input of the handler: JSON, @FILE, or - for stdin; default {}."),
     ] = None,
     /,
     *,
-    queue: Annotated[
-        str | None, Parameter(help="The queue; the handler's own unless given.")
-    ] = None,
-    priority: Annotated[int, Parameter(help="-100 to 100; higher goes first.")] = 0,
+    queue: Annotated[str | None, Parameter(help="The queue; default: the handler's queue.")] = None,
+    priority: Annotated[int, Parameter(help="-100 to 100; higher priorities start first.")] = 0,
     label: Annotated[
-        Repeated, Parameter(name=["--label", "-l"], help="A mark, as key=value; repeatable.")
+        Repeated, Parameter(name=["--label", "-l"], help="Add a label, key=value; repeatable.")
     ] = None,
-    delay: Annotated[DurationOption, Parameter(help="Start after this: 90, 90s, 1.5m.")] = None,
+    delay: Annotated[
+        DurationOption, Parameter(help="Start after this delay: 90, 90s, 1.5m.")
+    ] = None,
     at: Annotated[MomentOption, Parameter(help="Start at this time: 2026-11-30T18:00.")] = None,
     run_timeout: Annotated[
-        DurationOption, Parameter(name="--timeout", help="How long one attempt may run.")
+        DurationOption, Parameter(name="--timeout", help="Maximum duration of one attempt.")
     ] = None,
     deadline: Annotated[
-        MomentOrDurationOption, Parameter(help="When the job must have ended.")
+        MomentOrDurationOption, Parameter(help="Time at which the job expires.")
     ] = None,
-    max_attempts: Annotated[int | None, Parameter(help="Attempts in all; 1 to 100.")] = None,
+    max_attempts: Annotated[
+        int | None, Parameter(help="Maximum number of attempts, 1 to 100.")
+    ] = None,
     no_retry_on: Annotated[
-        Repeated, Parameter(help="A type of errors that ends the job at once; repeatable.")
+        Repeated, Parameter(help="An error type that is not retried; repeatable.")
     ] = None,
     request_id: Annotated[
         str | None,
-        Parameter(help="The idempotency key: the same one with the same job submits it once."),
+        Parameter(help="Idempotency key: the same key with the same job submits it once."),
     ] = None,
     correlation_id: Annotated[
-        str | None, Parameter(help="An id that every log line about the job has.")
+        str | None, Parameter(help="An id that is added to every log line about the job.")
     ] = None,
-    validate_only: Annotated[Flag, Parameter(help="Only say what would happen.")] = False,
-    watch: Annotated[Flag, Parameter(help="Follow the job to its end.")] = False,
-    wait: Annotated[Flag, Parameter(help="Wait for the job to end, and print its result.")] = False,
+    validate_only: Annotated[
+        Flag, Parameter(help="Validate the job without submitting it.")
+    ] = False,
+    watch: Annotated[Flag, Parameter(help="Follow the job until it ends.")] = False,
+    wait: Annotated[Flag, Parameter(help="Wait until the job ends, and print its result.")] = False,
     timeout_wait: Annotated[
-        DurationOption, Parameter(help="Watch or wait no longer than this.")
+        DurationOption, Parameter(help="Stop watching or waiting after this duration.")
     ] = None,
     session: Injected,
 ) -> Coroutine[Any, Any, Exit]:
     if watch + wait + validate_only > 1:
-        raise UsageError("--watch, --wait and --validate-only exclude each other")
+        raise UsageError("use only one of --watch, --wait and --validate-only")
     if delay is not None and at is not None:
-        raise UsageError("--delay and --at exclude each other")
+        raise UsageError("use only one of --delay and --at")
     options = JobOptions(
         queue=queue or "",
         priority=priority,
@@ -94,7 +95,7 @@ def command(
         deadline=deadline,
         retry=RetryPolicy(max_attempts=max_attempts, non_retryable_error_types=no_retry_on),
     )
-    # Before the event loop runs, since a read of stdin would block it, and Ctrl-C with it.
+    # Read before the event loop runs: a blocking read of stdin would also block Ctrl-C.
     argument = read_payload(payload)
 
     async def run() -> Exit:
@@ -108,35 +109,38 @@ def command(
                 **options,
             )
             if job.outcome is SubmitOutcome.EXISTING:
-                session.output.message("the request id was used before; this is the same job")
+                session.output.message("this request id was used before; it is the same job")
             if job.outcome is SubmitOutcome.CREATED:
                 await _warn(client, job_type, session)
-            async with patience(timeout_wait, f"job {job.id} has not ended in time, and goes on"):
+            async with time_limit(
+                timeout_wait,
+                f"job {job.id} has not ended in time; it continues",
+            ):
                 if watch:
                     return await _watch(client, job, session)
                 if wait:
                     return await _wait(job, session)
-        _tell(job, session)
+        _print(job, session)
         return Exit.OK
 
     return run()
 
 
 async def _warn(client: Client, job_type: str, session: Session) -> None:
-    """Warn when no live worker runs the type: the job then waits, and nothing else shows it."""
+    """Warn if no live worker runs the type, since the job then waits without any other sign."""
     try:
         known = {handler.type for handler in await client.handlers()}
     except CallError:
-        # The job is stored; a failed warning is no failed submit.
+        # The job is stored. The submit has succeeded without the warning.
         return
     if job_type not in known:
         session.output.message(
-            f"warning: no live worker runs the type {job_type}; the job waits until one does\n"
+            f"warning: no live worker runs jobs of type {job_type}; the job waits until one does\n"
             "try: headrace handlers"
         )
 
 
-def _tell(job: JobHandle, session: Session) -> None:
+def _print(job: JobHandle, session: Session) -> None:
     text = job.id or str(job.outcome)
     found = summary(job.job) if job.job else {}
     session.output.value({**found, "outcome": job.outcome}, text)
@@ -159,10 +163,10 @@ async def _wait(job: JobHandle, session: Session) -> Exit:
         session.output.value({**document(ended), "output": pieces}, "")
     elif ended.state is JobState.SUCCEEDED:
         session.output.line(plain(json_text(ended.result)))
-    return _verdict(ended)
+    return _exit_of(ended)
 
 
-def _verdict(job: Job) -> Exit:
+def _exit_of(job: Job) -> Exit:
     if job.state is JobState.FAILED:
         raise JobFailed(job)
     if job.state is JobState.CANCELLED:

@@ -1,13 +1,18 @@
-"""`headrace subscription create`, `list`, `get`, `delete` and `ack`"""
+"""`headrace subscription create`, `list`, `get`, `delete`, `watch` and `ack`."""
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 from cyclopts import Parameter
 
+from headrace import CallError, CursorExpired
 from headrace.cli.arguments import (
     BatchOption,
+    DurationOption,
+    Flag,
     LabelsOption,
     QueuesOption,
     StatesOption,
@@ -15,10 +20,18 @@ from headrace.cli.arguments import (
     labels,
     states,
 )
-from headrace.cli.session import Injected
-from headrace.cli.subscription_text import subscription_view, subscriptions_table
+from headrace.cli.session import Injected, Session, time_limit
+from headrace.cli.stream import EventStream
+from headrace.cli.tables import subscriptions_table
+from headrace.cli.text import subscription_view
 
-_Name: TypeAlias = Annotated[str, Parameter(help="The subscription's name.")]
+if TYPE_CHECKING:
+    from headrace import SubscriptionWatch
+
+# How long Ctrl-C waits for the acknowledgment of the written events, in seconds.
+_LAST_ACK_S: Final = 2.0
+
+_Name: TypeAlias = Annotated[str, Parameter(name="NAME", help="The subscription's name.")]
 
 
 async def create(
@@ -32,7 +45,7 @@ async def create(
     batch: BatchOption = None,
     since: Annotated[
         str | None,
-        Parameter(metavar="CURSOR", help="Begin where a watch ended; now unless given."),
+        Parameter(metavar="CURSOR", help="Start after this cursor of a watch; default: now."),
     ] = None,
     session: Injected,
 ) -> None:
@@ -49,7 +62,7 @@ async def create(
         )
     session.output.value(made, made.name)
     if not made.created:
-        session.output.message("it was there before, with the same filter")
+        session.output.message("it already exists with the same filter")
 
 
 async def list_all(*, session: Injected) -> None:
@@ -67,14 +80,53 @@ async def get(name: _Name, /, *, session: Injected) -> None:
 async def delete(name: _Name, /, *, session: Injected) -> None:
     async with session.client() as client:
         await client.delete_subscription(name)
-    session.output.message(f"subscription {name} is deleted")
+    session.output.message(f"subscription {name} was deleted")
+
+
+async def watch(
+    name: _Name,
+    /,
+    *,
+    consumer: Annotated[
+        str | None,
+        Parameter(
+            help="Name of this consumer; a new one with the same name replaces it. Default: a "
+            "unique name."
+        ),
+    ] = None,
+    no_ack: Annotated[
+        Flag, Parameter(help="Acknowledge nothing: the server sends all events again later.")
+    ] = False,
+    timeout_wait: Annotated[
+        DurationOption, Parameter(help="Stop receiving after this duration.")
+    ] = None,
+    session: Injected,
+) -> None:
+    message = session.output.message
+    async with (
+        session.client() as client,
+        time_limit(timeout_wait, "the watch has reached --timeout-wait"),
+    ):
+        try:
+            async with client.subscribe(name, consumer=consumer) as events:
+                if events.standby:
+                    message("another consumer receives; standing by; press Ctrl-C to stop")
+                else:
+                    message("receiving; press Ctrl-C to stop")
+                await _show(events, session, acknowledge=not no_ack)
+        except CursorExpired as error:
+            message(
+                "some of its events have been deleted; to skip them and continue:\n"
+                f"  headrace subscription ack {name} {error.oldest_cursor}"
+            )
+            raise
 
 
 async def ack(
     name: _Name,
     cursor: Annotated[
         str,
-        Parameter(help="Of an event of its watch, or the oldest one that an error has named."),
+        Parameter(help="Cursor of an event of its watch, or the oldest cursor from an error."),
     ],
     /,
     *,
@@ -83,3 +135,27 @@ async def ack(
     async with session.client() as client:
         await client.ack_subscription(name, cursor)
     session.output.message("acknowledged")
+
+
+async def _show(events: SubscriptionWatch, session: Session, *, acknowledge: bool) -> None:
+    complete = True
+    stream = EventStream(session.output)
+    try:
+        with stream:
+            async for event in events:
+                complete = False
+                # The line is flushed before the event is acknowledged.
+                stream.show(event, cursor=events.cursor)
+                if acknowledge:
+                    complete = await events.ack()
+    except asyncio.CancelledError:
+        # Ctrl-C cancels only waits, so all received events are written.
+        if acknowledge and not complete:
+            with suppress(CallError, TimeoutError):
+                async with asyncio.timeout(_LAST_ACK_S):
+                    complete = await events.ack()
+        raise
+    finally:
+        # Print it after the board has erased its lines.
+        rest = "all acknowledged" if complete else "the server sends unacknowledged events again"
+        session.output.message(f"{stream.summary()}; {rest}")

@@ -1,4 +1,4 @@
-"""`headrace watch`"""
+"""`headrace watch`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,8 @@ from headrace.cli.arguments import (
     labels,
     states,
 )
-from headrace.cli.exits import Exit
-from headrace.cli.follow import MAX_JOBS, follow
-from headrace.cli.patience import patience
-from headrace.cli.session import Injected, Session, UsageError
-from headrace.cli.stream import EventStream
+from headrace.cli.session import Exit, Injected, Session, UsageError, time_limit
+from headrace.cli.stream import MAX_JOBS, EventStream, follow
 
 if TYPE_CHECKING:
     from headrace import Client, Watch
@@ -30,7 +27,12 @@ if TYPE_CHECKING:
 
 async def command(
     *jobs: Annotated[
-        str, Parameter(help="Jobs to follow to their ends, history included; none: all that match.")
+        str,
+        Parameter(
+            name="JOBS",
+            help="Job ids: follow these jobs from their first event until they end. "
+            "Default: follow all matching jobs.",
+        ),
     ],
     queue: QueuesOption = None,
     job_type: TypesOption = None,
@@ -42,20 +44,24 @@ async def command(
         Parameter(
             name=["--since", "--cursor"],
             metavar="CURSOR",
-            help="Resume where a watch ended; now unless given.",
+            help="Resume after this cursor of an earlier watch; default: now.",
         ),
     ] = None,
-    timeout_wait: Annotated[DurationOption, Parameter(help="Watch no longer than this.")] = None,
+    timeout_wait: Annotated[
+        DurationOption, Parameter(help="Stop watching after this duration.")
+    ] = None,
     session: Injected,
 ) -> Exit:
     label_map, state_list = labels(label), states(state)
     if jobs and (queue or job_type or state or label or batch or since):
-        raise UsageError("name either jobs or what they must match")
+        raise UsageError("use either job ids or filters, not both")
     if len(jobs) > MAX_JOBS:
-        raise UsageError(f"name at most {MAX_JOBS} jobs; for more of them use --label or --batch")
+        raise UsageError(
+            f"{len(jobs)} job ids; the limit is {MAX_JOBS}. Use --label or --batch for more jobs"
+        )
     async with (
         session.client() as client,
-        patience(timeout_wait, "the watch has reached --timeout-wait"),
+        time_limit(timeout_wait, "the watch has reached --timeout-wait"),
     ):
         if jobs:
             return await _named(client, jobs, session)
@@ -76,7 +82,7 @@ async def _named(client: Client, jobs: Sequence[str], session: Session) -> Exit:
         with stream:
             await follow(client, jobs, stream)
     finally:
-        # The board erases its own lines when it stops, so this comes after it.
+        # Print it after the board has erased its lines.
         if stream.board.counts:
             session.output.message(stream.summary())
     return Exit.OK if stream.all_succeeded else Exit.FAILED
@@ -86,16 +92,16 @@ async def _matching(watch: Watch, session: Session) -> Exit:
     message = session.output.message
     try:
         async with watch:
-            message("watching; Ctrl-C ends it")
+            message("watching; press Ctrl-C to stop")
             stream = EventStream(session.output)
             try:
                 with stream:
                     async for event in watch:
                         stream.show(event, cursor=watch.cursor)
             finally:
-                # The board erases its own lines when it stops, so this comes after it.
+                # Print it after the board has erased its lines.
                 message(f"{stream.summary()}; resume with --since {watch.cursor}")
     except CursorExpired as error:
-        message(f"what is kept begins at: --since {error.oldest_cursor}")
+        message(f"the oldest stored events start at: --since {error.oldest_cursor}")
         raise
     return Exit.OK

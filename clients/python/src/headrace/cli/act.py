@@ -1,0 +1,59 @@
+"""`headrace cancel` and `headrace retry`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, TypeAlias
+
+from cyclopts import Parameter
+from rich.text import Text
+
+from headrace import CallError, Job, Unavailable
+from headrace.cli.output import summary
+from headrace.cli.session import Exit, Injected, Session, UsageError, exit_for
+from headrace.cli.text import job_line
+
+_JobIds: TypeAlias = Annotated[str, Parameter(name="JOBS", help="Job ids.")]
+
+
+async def cancel(*jobs: _JobIds, session: Injected) -> Exit:
+    async with session.client() as client:
+        return await _each_job(jobs, client.cancel, session)
+
+
+async def retry(*jobs: _JobIds, session: Injected) -> Exit:
+    async with session.client() as client:
+        return await _each_job(jobs, client.retry, session)
+
+
+async def _each_job(
+    job_ids: Sequence[str], act: Callable[[str], Awaitable[Job]], session: Session
+) -> Exit:
+    """Call `act` for each job, and continue after refusals.
+
+    Returns:
+        The exit code of the first refusal, or OK.
+
+    Raises:
+        UsageError: there are no job ids.
+        Unavailable: no gateway is reachable, so the other calls would fail too.
+    """
+    if not job_ids:
+        raise UsageError("at least one job id is required")
+    done: list[Job] = []
+    code = Exit.OK
+    try:
+        for job_id in job_ids:
+            try:
+                done.append(await act(job_id))
+            except Unavailable:
+                raise
+            except CallError as error:
+                session.output.message(f"error: {error}")
+                code = code or exit_for(error)
+    finally:
+        if done:
+            session.output.values(
+                [summary(job) for job in done], Text("\n").join(map(job_line, done))
+            )
+    return code

@@ -1,0 +1,204 @@
+"""The table of commands, with their help, and the commands of other packages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Final
+
+from cyclopts import App, Parameter
+
+from headrace.cli.session import UsageError
+
+# name: (module and function, summary, examples). A command's module is imported when it is used.
+_COMMANDS: Final = {
+    "submit": (
+        "submit:command",
+        "Submit a job and print its id.",
+        """
+  headrace submit square_sum '{"data": [1, 2, 3]}' --watch
+  headrace submit email @mail.json --queue mail --label team=ops --delay 10m
+  echo '{"data": [4]}' | headrace submit square_sum - --wait""",
+    ),
+    "watch": (
+        "watch:command",
+        "Follow jobs live: the given ones, or all that match a filter.",
+        """
+  headrace watch 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b
+  headrace watch --queue mail --label team=ops
+  headrace watch --state failed -o jsonl
+  headrace watch --queue mail --since AQAAAAAAAAMh… -o jsonl""",
+    ),
+    "get": (
+        "show:get",
+        "Show a job with its payload, result and output.",
+        """
+  headrace get 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b
+  headrace get 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b -o json | jq .result""",
+    ),
+    "output": (
+        "show:output",
+        "Print the output that a job's handler has emitted.",
+        """
+  headrace output 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b
+  headrace output 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b -o jsonl | jq .output""",
+    ),
+    "list": (
+        "show:list_jobs",
+        "List jobs, newest first.",
+        """
+  headrace list --state failed --queue mail
+  headrace list --filter 'labels.team = "ml" AND priority > 10' -o jsonl""",
+    ),
+    "cancel": (
+        "act:cancel",
+        "Cancel jobs.",
+        """
+  headrace cancel 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b""",
+    ),
+    "retry": (
+        "act:retry",
+        "Requeue failed or cancelled jobs.",
+        """
+  headrace retry 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b
+  headrace list --state failed -o jsonl | jq -r .id | xargs headrace retry""",
+    ),
+    "events": (
+        "show:events",
+        "List the events of a job.",
+        """
+  headrace events 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b""",
+    ),
+    "stats": (
+        "show:stats",
+        "Count jobs by state, queue and type.",
+        """
+  headrace stats
+  headrace stats -o json | jq .states""",
+    ),
+    "handlers": (
+        "show:handlers",
+        "List the job types of all live workers.",
+        """
+  headrace handlers
+  headrace handlers -o json | jq '.[0].payload_schema'""",
+    ),
+}
+
+_SUBSCRIPTION: Final = (
+    "Durable watches: the server stores your position, and resends events until acknowledged.",
+    """
+  headrace subscription create billing --queue invoices --state succeeded
+  headrace subscription watch billing
+  headrace subscription watch billing -o jsonl | ./handler
+  headrace subscription list""",
+)
+_SUBSCRIPTION_COMMANDS: Final = {
+    "create": (
+        "subscriptions:create",
+        "Create a subscription; repeating the command changes nothing.",
+        """
+  headrace subscription create billing --queue invoices --state succeeded
+  headrace subscription create audit
+  headrace subscription create late --label team=ml --since AQAAAAAAAAMh…""",
+    ),
+    "list": (
+        "subscriptions:list_all",
+        "List subscriptions with their consumers and lag.",
+        """
+  headrace subscription list
+  headrace subscription list -o jsonl | jq 'select(.lag > 60)'""",
+    ),
+    "get": (
+        "subscriptions:get",
+        "Show a subscription.",
+        """
+  headrace subscription get billing""",
+    ),
+    "delete": (
+        "subscriptions:delete",
+        "Delete a subscription; its consumer gets an error.",
+        """
+  headrace subscription delete billing""",
+    ),
+    "watch": (
+        "subscriptions:watch",
+        "Receive a subscription and acknowledge each event after its line is written.",
+        """
+  headrace subscription watch billing
+  headrace subscription watch billing -o jsonl | ./handler
+  headrace subscription watch billing --consumer "$HOSTNAME" -o jsonl >> log
+  headrace subscription watch billing --no-ack""",
+    ),
+    "ack": (
+        "subscriptions:ack",
+        "Acknowledge all events up to a cursor, for example one that watch --no-ack printed.",
+        """
+  headrace subscription ack billing AQEAAAAAAAMh…""",
+    ),
+}
+
+_GROUP: Final = "headrace.commands"
+# Commands of packages that may be missing: the package, and the summary.
+_OPTIONAL: Final = {
+    "up": ("headrace-standalone", "Start the whole platform on this machine."),
+    "doctor": ("headrace-ops", "Check the servers and services, and print what to do."),
+    "verify": ("headrace-ops", "Audit the database against the invariants."),
+}
+
+
+def add_commands(app: App, arguments: Sequence[str]) -> None:
+    """Add all commands: our own, and those of the entry-point group `headrace.commands`.
+
+    A command of another package that cannot be imported breaks no other command.
+
+    Args:
+        app: gets the commands.
+        arguments: the command line.
+
+    Raises:
+        UsageError: `arguments` name a command that cannot be imported.
+    """
+    _add_own(app, _COMMANDS)
+    summary, examples = _SUBSCRIPTION
+    subscription = App(name="subscription", help=summary, help_epilogue=f"Examples:{examples}")
+    _add_own(subscription, _SUBSCRIPTION_COMMANDS)
+    app.command(subscription)
+
+    installed = {point.name: point for point in entry_points(group=_GROUP)}
+    for name, point in sorted(installed.items()):
+        _add_installed(app, point, used=name in arguments)
+    for name, (package, summary) in _OPTIONAL.items():
+        if name not in installed:
+            _add_missing(app, name, package, summary)
+
+
+def _add_own(app: App, commands: dict[str, tuple[str, str, str]]) -> None:
+    for name, (place, summary, examples) in commands.items():
+        app.command(
+            f"headrace.cli.{place}",
+            name=name,
+            help=summary,
+            help_epilogue=f"Examples:{examples}",
+        )
+
+
+def _add_installed(app: App, point: EntryPoint, *, used: bool) -> None:
+    try:
+        # Without this, its help would end with the examples of our own commands.
+        app.command(point.load(), name=point.name, help_epilogue="")
+    except Exception as error:
+        if used:
+            raise UsageError(
+                f"cannot load the command {point.name} from {point.value}: {error}"
+            ) from error
+
+
+def _add_missing(app: App, name: str, package: str, summary: str) -> None:
+    def missing(*_: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]) -> None:
+        raise UsageError(
+            f"the command {name} is part of the package {package}; in a checkout of Headrace, "
+            "`make wheels` builds it and `pip install dist/*.whl` installs it"
+        )
+
+    app.command(missing, name=name, help=f"{summary} Needs {package}.")

@@ -1,0 +1,138 @@
+"""The commands that read: `get`, `output`, `events`, `list`, `stats` and `handlers`."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Annotated, Final, TypeAlias
+
+from cyclopts import Parameter, validators
+from rich.text import Text
+
+from headrace import Job
+from headrace.cli.arguments import (
+    LabelsOption,
+    QueuesOption,
+    Repeated,
+    TypesOption,
+    job_filter,
+    labels,
+    states,
+)
+from headrace.cli.output import document, json_line, summary
+from headrace.cli.session import Injected
+from headrace.cli.tables import JobsTable, handlers_table, stats_view
+from headrace.cli.text import history_text, job_view, plain
+
+_PAGE: Final = 1000
+
+_JobId: TypeAlias = Annotated[str, Parameter(name="JOB", help="The job id.")]
+
+
+async def get(job: _JobId, /, *, session: Injected) -> None:
+    async with session.client() as client:
+        found = await client.get(job)
+        pieces = [piece.output async for piece in client.output(job)] if found.attempt else []
+    session.output.value({**document(found), "output": pieces}, job_view(found, pieces))
+
+
+async def output(
+    job: _JobId,
+    /,
+    *,
+    after_seq: Annotated[
+        int,
+        Parameter(
+            validator=validators.Number(gte=0), help="Print only output with a higher number."
+        ),
+    ] = 0,
+    session: Injected,
+) -> None:
+    writer = session.output
+    found = []
+    async with session.client() as client:
+        async for piece in client.output(job, after_seq=after_seq):
+            if writer.format == "text":
+                content = piece.output
+                writer.line(plain(content if isinstance(content, str) else json_line(content)))
+            elif writer.format == "jsonl":
+                writer.line(json_line(piece))
+            else:
+                found.append(document(piece))
+    if writer.format == "json":
+        writer.value(found, "")
+
+
+async def events(
+    job: _JobId,
+    /,
+    *,
+    after_seq: Annotated[
+        int,
+        Parameter(
+            validator=validators.Number(gte=0), help="Print only events with a higher number."
+        ),
+    ] = 0,
+    session: Injected,
+) -> None:
+    async with session.client() as client:
+        found = [event async for event in client.events(job, after_seq=after_seq)]
+    session.output.values(found, Text("\n").join(map(history_text, found)))
+
+
+async def list_jobs(
+    *,
+    filter_text: Annotated[
+        str | None,
+        Parameter(
+            name=["--filter", "-f"],
+            help="Comparisons joined by AND, for example: state = FAILED AND priority > 10.",
+        ),
+    ] = None,
+    state: Annotated[Repeated, Parameter(help="Match this state; repeatable.")] = None,
+    queue: QueuesOption = None,
+    job_type: TypesOption = None,
+    label: LabelsOption = None,
+    limit: Annotated[
+        int,
+        Parameter(
+            name=["--limit", "-n"],
+            validator=validators.Number(gte=1),
+            help="Maximum number of jobs.",
+        ),
+    ] = 100,
+    session: Injected,
+) -> None:
+    query = job_filter(
+        filter_text or "",
+        states=states(state),
+        queues=queue or (),
+        types=job_type or (),
+        labels=labels(label),
+    )
+    found: list[Job] = []
+    more = False
+    async with session.client() as client:
+        # One more than the limit shows whether there are more.
+        pages = client.list(filter=query, page_size=min(limit + 1, _PAGE))
+        async with aclosing(pages) as jobs:
+            async for job in jobs:
+                more = len(found) == limit
+                if more:
+                    break
+                found.append(job)
+    session.output.values([summary(job) for job in found], JobsTable(found) if found else "no jobs")
+    if more:
+        session.output.message(f"there are more than {limit} jobs; use --limit to list more")
+
+
+async def stats(*, session: Injected) -> None:
+    async with session.client() as client:
+        found = await client.stats()
+    session.output.value(found, stats_view(found))
+
+
+async def handlers(*, session: Injected) -> None:
+    async with session.client() as client:
+        found = await client.handlers()
+    text = handlers_table(found) if found else "no live worker has registered a job type"
+    session.output.values(found, text)

@@ -1,0 +1,180 @@
+"""Tables of jobs, handlers, subscriptions and statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from headrace import HandlerInfo, Job, JobState, Stats, Subscription
+from headrace.cli.text import (
+    error_text,
+    filter_text,
+    plain,
+    progress_text,
+    short_id,
+    span_text,
+    state_text,
+    time_text,
+)
+
+# The gap between two columns of the list of jobs, and its minimum number of columns.
+_GAP: Final = "  "
+_FEWEST_COLUMNS: Final = 2
+# Names of types and queues are cut to this width if the list is too wide.
+_LONGEST_NAME: Final = 20
+# Minimum width of the name of a queue or a type, beside its numbers.
+_NAME_WIDTH: Final = 8
+
+
+class JobsTable:
+    """A line for each job, with a note.
+
+    If the lines are too wide for the terminal, the note gets a line of its own, then long names are
+    cut, then columns are dropped from the right. Ids are shortened last, because users copy them.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs = jobs
+        self._notes = ["", *(" ".join(_note(job).split()) for job in jobs)]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = self._rows(short=False)
+        widths = _widths(rows)
+        longest = max(map(cell_len, self._notes))
+        beside = not longest or _line_width([*widths, longest]) <= options.max_width
+        if _line_width(widths) > options.max_width:
+            widths[2:4] = [min(width, _LONGEST_NAME) for width in widths[2:4]]
+        while len(widths) > _FEWEST_COLUMNS and _line_width(widths) > options.max_width:
+            widths.pop()
+        if _line_width(widths) > options.max_width:
+            rows = self._rows(short=True)
+            widths = _widths(rows)[:_FEWEST_COLUMNS]
+        for row, note in zip(rows, self._notes, strict=True):
+            line = Text(_GAP).join(
+                _fitted(cell, width) for cell, width in zip(row, widths, strict=False)
+            )
+            if beside:
+                line.append(f"{_GAP}{note}")
+            line.rstrip()
+            if row is rows[0]:
+                line.stylize("bold")
+            yield line
+            if note and not beside:
+                yield Text(f"{_GAP}{note}", overflow="ellipsis", no_wrap=True)
+
+    def _rows(self, *, short: bool) -> list[tuple[Text, ...]]:
+        header = tuple(map(Text, ("ID", "STATE", "TYPE", "QUEUE", "SUBMITTED")))
+        return [
+            header,
+            *(
+                (
+                    Text(short_id(job.id) if short else job.id),
+                    state_text(job.state),
+                    Text(plain(job.type)),
+                    Text(plain(job.queue)),
+                    Text(_short_time(job.create_time)),
+                )
+                for job in self._jobs
+            ),
+        ]
+
+
+def _widths(rows: Sequence[Sequence[Text]]) -> list[int]:
+    return [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+
+
+def _line_width(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _fitted(cell: Text, width: int) -> Text:
+    fitted = cell.copy()
+    fitted.truncate(width, overflow="ellipsis", pad=True)
+    return fitted
+
+
+def _note(job: Job) -> str:
+    if job.error and job.state is not JobState.SUCCEEDED:
+        return error_text(job.error)
+    if job.progress and job.state is JobState.RUNNING:
+        return progress_text(job.progress)
+    if job.state in {JobState.SCHEDULED, JobState.RETRYING} and job.schedule_time:
+        return f"due {time_text(job.schedule_time)}"
+    return ""
+
+
+def stats_view(stats: Stats) -> RenderableType:
+    """Return the number of jobs by queue and by type."""
+    shown = [state for state in JobState if stats.states.get(state)]
+    names = [state.name for state in shown]
+    queues = _table("QUEUE", *names, "OLDEST QUEUED")
+    for queue in stats.queues:
+        age = span_text(queue.age) if queue.age is not None else ""
+        queues.add_row(plain(queue.queue), *_numbers(queue.states, shown), age)
+    types = _table("TYPE", *names)
+    for job_type in stats.types:
+        types.add_row(plain(job_type.type), *_numbers(job_type.states, shown))
+    if not shown:
+        return Text("no jobs")
+    queues.add_row(Text("all", style="bold"), *_numbers(stats.states, shown), "", style="bold")
+    # In a narrow terminal headers and names are cut, but never numbers.
+    for made in (queues, types):
+        for column in made.columns:
+            column.no_wrap = False
+            column.min_width = max(cell_len(str(cell)) for cell in column.cells)
+        made.columns[0].min_width = _NAME_WIDTH
+    return Group(queues, Text(), types)
+
+
+def handlers_table(handlers: Iterable[HandlerInfo]) -> Table:
+    rows = _table("TYPE", "QUEUE", "WORKERS", "TIMEOUT", "DESCRIPTION")
+    rows.columns[-1].no_wrap = False
+    for handler in handlers:
+        rows.add_row(
+            plain(handler.type),
+            plain(handler.queue),
+            str(handler.live_workers),
+            span_text(handler.timeout) if handler.timeout else "",
+            plain(handler.description),
+        )
+    return rows
+
+
+def _table(*columns: str) -> Table:
+    """Return an empty table without borders, whose cells are cut on the right."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        made.add_column(column, no_wrap=True, overflow="ellipsis")
+    return made
+
+
+def subscriptions_table(subscriptions: Iterable[Subscription]) -> Table:
+    rows = _table("NAME", "CONSUMER", "LAG", "ACKNOWLEDGED", "FILTER")
+    for subscription in subscriptions:
+        rows.add_row(
+            subscription.name,
+            plain(subscription.consumer) or "-",
+            span_text(subscription.lag) if subscription.lag is not None else "-",
+            time_text(subscription.ack_time) or "never",
+            filter_text(subscription),
+        )
+    return rows
+
+
+def _short_time(time: datetime | None) -> str:
+    """Return the time of day, with the date unless it is today."""
+    if time is None:
+        return ""
+    local = time.astimezone()
+    today = local.date() == datetime.now(local.tzinfo).date()
+    return f"{local:%H:%M:%S}" if today else f"{local:%Y-%m-%d %H:%M}"
+
+
+def _numbers(states: Mapping[JobState, int], shown: Sequence[JobState]) -> list[str]:
+    return [str(states.get(state, 0) or "-") for state in shown]
