@@ -28,7 +28,6 @@ from headrace_gateway.api.handlers import HandlerCache, Handlers
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.intake import Intake
 from headrace_gateway.api.jobs import Jobs
-from headrace_gateway.api.queue_health import queue_health
 from headrace_gateway.api.submit import Submitter
 from headrace_gateway.api.subscriptions import Subscriptions
 from headrace_gateway.api.watch import JobStreams
@@ -42,6 +41,7 @@ from headrace_gateway.calls.order import FOREIGN, build_chain
 from headrace_gateway.calls.services import Service, add_services
 from headrace_gateway.grpc.handlers import HandlerServicer
 from headrace_gateway.grpc.jobs import JobServicer
+from headrace_gateway.grpc.queue_health import queue_health
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
 from headrace_gateway.metrics import gateway_metrics
 from headrace_gateway.streams import Gauges, Watch
