@@ -1,4 +1,4 @@
-"""What a client asks for: to cancel, and to run again."""
+"""Cancellation and requeues, on request of a client."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def requeue(database: Database, job_id: JobId, tenant: str = DEFAULT_TENAN
 
 
 @pytest.mark.parametrize("ask", [cancel, requeue])
-async def test_the_job_of_another_tenant_does_not_exist(
+async def test_job_of_another_tenant_is_not_found(
     database: Database, ask: Callable[..., Awaitable[Job]]
 ) -> None:
     brought = await bring(database, JobState.QUEUED)
@@ -47,7 +47,7 @@ async def test_the_job_of_another_tenant_does_not_exist(
 
 
 @pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.FAILED])
-async def test_what_has_ended_cannot_be_cancelled(database: Database, state: JobState) -> None:
+async def test_ended_job_refuses_cancellation(database: Database, state: JobState) -> None:
     brought = await bring(database, state)
     with pytest.raises(StateConflict) as caught:
         await cancel(database, brought.job.id)
@@ -55,7 +55,7 @@ async def test_what_has_ended_cannot_be_cancelled(database: Database, state: Job
     assert caught.value.allowed == sources(EventType.CANCELLED)
 
 
-async def test_to_cancel_twice_is_to_cancel_once(database: Database) -> None:
+async def test_second_cancel_changes_nothing(database: Database) -> None:
     waiting = await bring(database, JobState.QUEUED)
     running = await bring(database, JobState.RUNNING)
     for brought, state in ((waiting, JobState.CANCELLED), (running, JobState.RUNNING)):
@@ -66,7 +66,7 @@ async def test_to_cancel_twice_is_to_cancel_once(database: Database) -> None:
         assert first.cancel_request_time is not None
 
 
-async def test_a_requeued_job_begins_afresh(database: Database) -> None:
+async def test_requeued_job_has_fresh_budgets(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     job_id = brought.job.id
     await lapse(database, brought.worker_id)
@@ -78,12 +78,12 @@ async def test_a_requeued_job_begins_afresh(database: Database) -> None:
     assert (job.state, job.retries_used, job.error) == (JobState.QUEUED, 0, None)
     assert (job.progress, job.end_time, job.cancel_request_time) == (None, None, None)
     assert job.deadline is None
-    # The number goes on: the fence of the old attempt holds.
+    # The attempt number grows, so the old attempt stays fenced.
     assert job.attempt == failed.attempt == 1
     assert job.queue_time is not None
     assert failed.end_time is not None
     assert job.queue_time > failed.end_time
-    # It has all its losses to spend again.
+    # The whole loss budget is available again.
     other = await bring(database, JobState.QUEUED)
     await start(database, other.worker_id, job)
     await lapse(database, other.worker_id)
@@ -94,14 +94,14 @@ async def test_a_requeued_job_begins_afresh(database: Database) -> None:
     assert_legal(await read_job(database, job_id), await history(database, job_id))
 
 
-async def test_a_deadline_that_is_still_to_come_stays(database: Database) -> None:
+async def test_requeued_job_keeps_a_future_deadline(database: Database) -> None:
     deadline = datetime.now(UTC) + timedelta(hours=1)
     job = await submit(database, deadline=deadline)
     await cancel(database, job.id)
     assert (await requeue(database, job.id)).deadline == deadline
 
 
-async def test_a_cancelled_job_that_runs_again_can_be_cancelled_again(database: Database) -> None:
+async def test_requeued_job_can_be_cancelled_again(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     job_id, worker_id = brought.job.id, brought.worker_id
     await cancel(database, job_id)
@@ -112,7 +112,7 @@ async def test_a_cancelled_job_that_runs_again_can_be_cancelled_again(database: 
     assert_legal(await read_job(database, job_id), await history(database, job_id))
 
 
-# Two at the same time: the second decides on what the first has written.
+# Two concurrent requests: the second one depends on the result of the first.
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ async def test_a_cancelled_job_that_runs_again_can_be_cancelled_again(database: 
         (JobState.QUEUED, cancel, cancel, JobState.CANCELLED),
     ],
 )
-async def test_who_waits_for_another_sees_what_it_did(
+async def test_waiting_request_sees_the_earlier_change(
     crowd: Database,
     state: JobState,
     first: Callable[..., Awaitable[Job]],
@@ -142,7 +142,7 @@ async def test_who_waits_for_another_sees_what_it_did(
     assert_legal(await read_job(crowd, brought.job.id), await history(crowd, brought.job.id))
 
 
-async def test_a_refusal_tells_of_the_state_that_refused(crowd: Database) -> None:
+async def test_refusal_reports_the_current_state(crowd: Database) -> None:
     brought = await bring(crowd, JobState.FAILED)
     async with crowd.transaction() as connection:
         await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)

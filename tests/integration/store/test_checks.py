@@ -1,4 +1,4 @@
-"""The database refuses impossible rows, whoever writes them."""
+"""The constraints of the database: impossible rows are refused."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ WATCHED: dict[str, str] = {
 
 PRUNED: dict[str, str] = {"id": "gen_random_uuid()", "removed": "1", "seq": "2"}
 
-# The times of each table, and a row that may have them.
+# The times of each table, and a valid row.
 TIMES: list[tuple[str, dict[str, str], Sequence[str]]] = [
     (
         "jobs",
@@ -121,7 +121,7 @@ UNREADABLE = (
     *("'9999-12-31 23:59:59.999999+00'", "'0001-01-01 00:00:00+00'"),
 )
 
-# A table, what is good in it, what makes it bad, and the constraint that says so.
+# A table, a valid row, a change that makes it invalid, and the constraint that refuses it.
 BAD: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("jobs", JOB, {"state": "'sleeping'"}, "jobs_state_check"),
     ("jobs", JOB, {"state": "'QUEUED'"}, "jobs_state_check"),
@@ -265,14 +265,12 @@ async def insert(database: Database, table: str, row: dict[str, str]) -> None:
         await connection.execute(text(statement))
 
 
-async def test_a_row_that_can_be_is_taken(database: Database) -> None:
+async def test_valid_row_is_accepted(database: Database) -> None:
     for table, row in GOOD:
         await insert(database, table, row)
 
 
-async def test_a_row_that_cannot_be_is_refused(
-    database: Database, subtests: pytest.Subtests
-) -> None:
+async def test_invalid_row_is_refused(database: Database, subtests: pytest.Subtests) -> None:
     for table, good, bad, constraint in BAD:
         with subtests.test(table=table, bad=bad):
             row: dict[str, Any] = {**(JOB if table == "jobs" else {}), **good, **bad}
@@ -280,7 +278,7 @@ async def test_a_row_that_cannot_be_is_refused(
                 await insert(database, table, row)
 
 
-async def test_every_check_has_refused_a_row(database: Database) -> None:
+async def test_each_check_refuses_a_row(database: Database) -> None:
     async with database.transaction() as connection:
         names = await connection.scalars(
             text(
@@ -288,11 +286,11 @@ async def test_every_check_has_refused_a_row(database: Database) -> None:
                 "WHERE contype = 'c' AND relnamespace = 'headrace'::regnamespace"
             )
         )
-    # The installation's is in test_schema.
+    # test_schema covers the check of the installation.
     assert set(names) - {constraint for *_, constraint in BAD} == {"installation_singleton_check"}
 
 
-async def test_two_jobs_never_share_a_key_nor_two_events_a_number(database: Database) -> None:
+async def test_duplicate_keys_and_event_numbers_are_refused(database: Database) -> None:
     keyed = {**JOB, "request_id": "'once'", "fingerprint": "'a'"}
     event = {**EVENT, "job_id": "'00000000-0000-7000-8000-000000000000'"}
     batch = {**BATCH, "request_id": "'once'"}

@@ -1,4 +1,4 @@
-"""Claims: who may start a job, and that only one does."""
+"""Claims: a job is started by one live worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.jobs import history, read_job, set_column, submit, submit_many
 from support.workers import claim, delivery, ending, finish, lapse, register, start
 
 
-async def test_a_claimed_job_has_what_it_takes_to_run_it(database: Database) -> None:
+async def test_claimed_job_has_all_it_needs_to_run(database: Database) -> None:
     worker_id = await register(database)
     retry = RetryOverrides(max_attempts=9, initial_backoff=timedelta(seconds=0.5), jitter=0.25)
     deadline = datetime.now(UTC) + timedelta(minutes=10)
@@ -50,18 +50,18 @@ async def test_a_claimed_job_has_what_it_takes_to_run_it(database: Database) -> 
     assert job.start_time == job.update_time
 
 
-async def test_claims_come_in_the_order_of_the_deliveries(database: Database) -> None:
+async def test_claims_have_the_order_of_deliveries(database: Database) -> None:
     worker_id = await register(database)
     jobs = await submit_many(database, 20)
     random.Random(1).shuffle(jobs)
     await start(database, worker_id, *jobs)
 
 
-async def test_nothing_to_claim_is_nothing_claimed(database: Database) -> None:
+async def test_claim_without_deliveries_returns_nothing(database: Database) -> None:
     assert await claim(database, await register(database), []) == []
 
 
-async def test_a_delivery_that_comes_twice_dies_at_the_claim(database: Database) -> None:
+async def test_second_claim_of_a_delivery_is_dropped(database: Database) -> None:
     one, other = await register(database), await register(database)
     job = await submit(database)
     await start(database, one, job)
@@ -70,14 +70,14 @@ async def test_a_delivery_that_comes_twice_dies_at_the_claim(database: Database)
     assert (await read_job(database, job.id)).seq == 2
 
 
-async def test_a_delivery_that_stands_twice_in_one_claim_runs_once(database: Database) -> None:
+async def test_duplicate_delivery_in_one_claim_runs_once(database: Database) -> None:
     worker_id = await register(database)
     job = await submit(database)
     claimed = await claim(database, worker_id, [delivery(job), delivery(job)])
     assert [each.key for each in claimed] == [(job.id, 1)]
 
 
-async def test_the_delivery_of_an_attempt_that_is_over_hides_none_that_is_to_come(
+async def test_stale_delivery_hides_no_current_one(
     database: Database,
 ) -> None:
     worker_id = await register(database)
@@ -90,9 +90,7 @@ async def test_the_delivery_of_an_attempt_that_is_over_hides_none_that_is_to_com
 
 
 @pytest.mark.parametrize("attempt", [2, 7, 2**31 - 1])
-async def test_a_delivery_for_an_attempt_that_is_not_next_is_left_out(
-    database: Database, attempt: int
-) -> None:
+async def test_delivery_of_another_attempt_is_left_out(database: Database, attempt: int) -> None:
     worker_id = await register(database)
     job = await submit(database)
     before = await read_job(database, job.id)
@@ -100,7 +98,7 @@ async def test_a_delivery_for_an_attempt_that_is_not_next_is_left_out(
     assert await read_job(database, job.id) == before
 
 
-async def test_what_cannot_be_started_is_left_out_and_the_rest_is_not(database: Database) -> None:
+async def test_jobs_that_cannot_start_are_left_out_of_a_claim(database: Database) -> None:
     worker_id = await register(database)
     good, cancelled, late, waiting, foreign = [
         await submit(database),
@@ -118,7 +116,7 @@ async def test_what_cannot_be_started_is_left_out_and_the_rest_is_not(database: 
     assert [each.key.job_id for each in claimed] == [good.id]
 
 
-async def test_a_worker_without_a_lease_claims_nothing(database: Database) -> None:
+async def test_worker_without_a_lease_claims_nothing(database: Database) -> None:
     lapsed = await register(database)
     await lapse(database, lapsed)
     job = await submit(database)
@@ -127,24 +125,24 @@ async def test_a_worker_without_a_lease_claims_nothing(database: Database) -> No
     assert (await read_job(database, job.id)).state is JobState.QUEUED
 
 
-async def test_a_job_that_somebody_holds_is_not_waited_for(database: Database) -> None:
+async def test_claim_skips_locked_jobs(database: Database) -> None:
     worker_id = await register(database)
     held, free = await submit_many(database, 2)
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=held.id)
-        # The cancellation is not committed: the claim is neither held up by it nor blind for it.
+        # The cancellation is not committed: the claim neither waits for it nor ignores it.
         async with asyncio.timeout(10):
             claimed = await claim(database, worker_id, [delivery(held), delivery(free)])
         assert [each.key.job_id for each in claimed] == [free.id]
 
 
-async def test_the_first_that_can_be_had_are_claimed_and_no_more(database: Database) -> None:
+async def test_claim_with_a_limit_takes_the_first_free_jobs(database: Database) -> None:
     worker_id, other = await register(database), await register(database)
     jobs = await submit_many(database, 6)
     await start(database, other, jobs[0])
     deliveries = [delivery(job) for job in jobs]
     async with database.transaction() as connection:
-        # Somebody is claiming it at this moment.
+        # Another worker is claiming it at this moment.
         await connection.execute(_HOLD, {"id": jobs[2].id})
         claimed = await claim(database, worker_id, deliveries, most=2)
     assert [job.key.job_id for job in claimed] == [jobs[1].id, jobs[3].id]
@@ -157,7 +155,7 @@ async def test_the_first_that_can_be_had_are_claimed_and_no_more(database: Datab
 _HOLD = text("SELECT id FROM jobs WHERE id = :id FOR UPDATE")
 
 
-async def test_a_claim_raced_by_32_workers_has_one_winner_for_each_job(crowd: Database) -> None:
+async def test_racing_claims_give_each_job_one_winner(crowd: Database) -> None:
     workers = [await register(crowd) for _ in range(32)]
     rounds = random.Random(32)
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""`headrace.complete`: a handler ends its job in a transaction of its own, with any driver."""
+"""The SQL function `complete`: a handler ends its job in its own transaction, with any driver."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from support.leading import lead
 from support.states import Brought, bring
 from support.workers import ending, finish, lapse
 
-# A connection with a transaction that is committed at the end of the block.
+# Opens a connection with a transaction that is committed at the end of the block.
 Opener = Callable[[str], AbstractAsyncContextManager[Any]]
 SyncOpener = Callable[[str], AbstractContextManager[Any]]
 
@@ -136,7 +136,7 @@ async def running(database: Database) -> Brought:
 
 
 @pytest.mark.parametrize("opener", ASYNC, ids=_name)
-async def test_a_handler_ends_its_job_at_its_commit(
+async def test_handler_ends_its_job_at_its_commit(
     database: Database, settings: Settings, running: Brought, opener: Opener
 ) -> None:
     job_id = running.job.id
@@ -152,7 +152,7 @@ async def test_a_handler_ends_its_job_at_its_commit(
 
 
 @pytest.mark.parametrize("opener", SYNC, ids=_name)
-async def test_a_plain_def_ends_its_job_at_its_commit(
+async def test_sync_handler_ends_its_job_at_its_commit(
     database: Database, settings: Settings, running: Brought, opener: SyncOpener
 ) -> None:
     job_id = running.job.id
@@ -171,7 +171,7 @@ async def test_a_plain_def_ends_its_job_at_its_commit(
 
 
 @pytest.mark.parametrize("opener", ASYNC, ids=_name)
-async def test_an_attempt_that_is_over_ends_nothing(
+async def test_stale_attempt_is_refused(
     database: Database, settings: Settings, running: Brought, opener: Opener
 ) -> None:
     with pytest.raises(AttemptNotCurrent) as caught:
@@ -182,7 +182,7 @@ async def test_an_attempt_that_is_over_ends_nothing(
 
 
 @pytest.mark.parametrize("opener", SYNC, ids=_name)
-async def test_an_attempt_of_a_plain_def_that_is_over_ends_nothing(
+async def test_stale_attempt_of_a_sync_handler_is_refused(
     database: Database, settings: Settings, running: Brought, opener: SyncOpener
 ) -> None:
     def handle() -> None:
@@ -195,7 +195,7 @@ async def test_an_attempt_of_a_plain_def_that_is_over_ends_nothing(
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
-async def test_only_a_running_job_is_completed(
+async def test_job_that_is_not_running_is_refused(
     database: Database, settings: Settings, state: JobState
 ) -> None:
     brought = await bring(database, state)
@@ -206,12 +206,12 @@ async def test_only_a_running_job_is_completed(
     await assert_untouched(database, brought)
 
 
-async def test_a_job_that_was_asked_to_cancel_may_finish_first(
+async def test_job_with_a_cancel_request_may_succeed(
     database: Database, settings: Settings, running: Brought
 ) -> None:
     async with by_asyncpg(settings.postgresql_url) as connection:
         await complete_attempt(connection, AttemptKey(running.job.id, 1), result="null")
-        # Its worker's own end waits for the handler's and is then refused.
+        # The worker's end of the attempt waits for the handler's and is then refused.
         late = asyncio.create_task(
             finish(database, running.worker_id, ending(running.job.id, 1, EventType.CANCELLED))
         )
@@ -220,7 +220,7 @@ async def test_a_job_that_was_asked_to_cancel_may_finish_first(
     await assert_completed(database, running.job.id, "null")
 
 
-async def test_only_a_commit_counts_as_completed(
+async def test_rolled_back_completion_does_not_count(
     database: Database, settings: Settings, running: Brought
 ) -> None:
     async def completed(attempt: int) -> bool:
@@ -234,7 +234,7 @@ async def test_only_a_commit_counts_as_completed(
     assert not await completed(2)
 
 
-async def test_only_an_open_transaction_holds_an_attempt_open(
+async def test_ended_transaction_does_not_hold_an_attempt_open(
     database: Database, settings: Settings, running: Brought
 ) -> None:
     async def held_open(attempt: int) -> bool:
@@ -257,7 +257,7 @@ async def test_completion_wakes_gateways_at_its_commit(
     await bus.start()
     try:
         async with asyncio.timeout(20):
-            # Each of the two connections counts as a wake-up.
+            # Each of the two connections begins with a wake-up.
             while await events.wait(0.5):
                 pass
             async with by_asyncpg(settings.postgresql_url) as connection:
@@ -268,7 +268,7 @@ async def test_completion_wakes_gateways_at_its_commit(
         await bus.stop()
 
 
-async def test_a_sweep_leaves_a_job_alone_that_is_being_completed(
+async def test_recovery_skips_a_job_that_is_being_completed(
     database: Database, settings: Settings, running: Brought
 ) -> None:
     await lapse(database, running.worker_id)
@@ -280,7 +280,7 @@ async def test_a_sweep_leaves_a_job_alone_that_is_being_completed(
     await assert_completed(database, running.job.id, "1")
 
 
-async def test_without_a_transaction_nothing_is_completed(
+async def test_connection_without_a_transaction_is_refused(
     database: Database, settings: Settings, running: Brought
 ) -> None:
     key = AttemptKey(running.job.id, 1)
@@ -297,7 +297,7 @@ async def test_without_a_transaction_nothing_is_completed(
 
 
 @pytest.mark.parametrize("opener", SYNC, ids=_name)
-async def test_a_connection_that_blocks_is_not_taken_in_the_loop(
+async def test_blocking_connection_in_the_loop_is_refused(
     settings: Settings, running: Brought, opener: SyncOpener
 ) -> None:
     with (
@@ -308,7 +308,7 @@ async def test_a_connection_that_blocks_is_not_taken_in_the_loop(
 
 
 @pytest.mark.parametrize("opener", ASYNC, ids=_name)
-async def test_a_connection_of_a_loop_is_not_taken_in_a_plain_def(
+async def test_async_connection_in_a_sync_handler_is_refused(
     settings: Settings, running: Brought, opener: Opener
 ) -> None:
     async with opener(settings.postgresql_url) as connection:

@@ -1,4 +1,4 @@
-"""What a look costs depends on what it finds, and not on how much is stored."""
+"""The cost of a statement depends on its result, not on the number of stored rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from support.leading import lead
 from support.workers import ending, register
 
 JOBS = 20_000
-# None of the looks below needs to read more rows of jobs than this.
+# The maximum number of rows of jobs that a statement below may read.
 ENOUGH = 400
 
 FILL = """
@@ -70,7 +70,7 @@ Look = Callable[[Connection], Awaitable[object]]
 
 @pytest.fixture(params=["analysed", "not analysed yet"])
 async def looks(database: Database, request: pytest.FixtureRequest) -> dict[str, Look]:
-    """Every look there is, on a database that is full.
+    """Return every statement, on a full database.
 
     Each was made when it was empty: a plan that is kept from then reads everything.
     """
@@ -78,7 +78,7 @@ async def looks(database: Database, request: pytest.FixtureRequest) -> dict[str,
     async with database.transaction() as connection:
         await connection.execute(text("ALTER TABLE jobs SET (autovacuum_enabled = off)"))
     for look in looks_at([], [], worker_id, term).values():
-        # PostgreSQL keeps a plan from the sixth time on.
+        # PostgreSQL keeps a plan from the sixth execution on.
         for _ in range(6):
             async with database.transaction() as connection:
                 await look(connection)
@@ -148,13 +148,13 @@ def looks_at(
     }
 
 
-# These count what runs, or look through it: the price of one look is the number of running jobs.
+# These count running jobs, so their cost is the number of those.
 COUNTING = {"live_pools", "live_pools of a term", "cancel_requests"}
-# Of these the planner thinks wrongly until the first ANALYZE, which comes within a minute.
+# The plans of these are wrong until the first ANALYZE, which autovacuum runs within a minute.
 GUESSED = {"list_jobs"}
 
 
-async def test_a_look_reads_no_more_than_it_needs(
+async def test_statement_reads_no_more_rows_than_it_needs(
     database: Database, looks: dict[str, Look], subtests: pytest.Subtests
 ) -> None:
     for name, look in looks.items():

@@ -1,4 +1,4 @@
-"""Faults of PostgreSQL: those that may pass are Unavailable, and nothing else is."""
+"""Faults of PostgreSQL: only those that may pass become Unavailable."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def hasty(settings: Settings) -> AsyncIterator[Database]:
         await database.close()
 
 
-async def test_a_session_that_is_ended_within_a_transaction(database: Database) -> None:
+async def test_session_ended_in_a_transaction_is_unavailable(database: Database) -> None:
     with pytest.raises(Unavailable) as caught:
         async with database.transaction() as connection:
             pid = await connection.scalar(text("SELECT pg_backend_pid()"))
@@ -38,13 +38,11 @@ async def test_a_session_that_is_ended_within_a_transaction(database: Database) 
                 await other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
             await connection.execute(text("SELECT 1"))
     assert caught.value.dependency == "postgresql"
-    # The next one has a connection that lives.
+    # The next statement gets a live connection.
     await database.ping()
 
 
-async def test_sessions_that_were_ended_while_they_rested(
-    database: Database, hasty: Database
-) -> None:
+async def test_sessions_ended_while_idle_are_replaced(database: Database, hasty: Database) -> None:
     async with database.transaction() as one, database.transaction() as two:
         pids = [await c.scalar(text("SELECT pg_backend_pid()")) for c in (one, two)]
     async with hasty.transaction() as connection:
@@ -61,7 +59,7 @@ async def test_sessions_that_were_ended_while_they_rested(
     await until(lives)
 
 
-async def test_a_statement_that_takes_too_long_on_the_server(database: Database) -> None:
+async def test_statement_timeout_on_the_server_is_unavailable(database: Database) -> None:
     with pytest.raises(Unavailable):
         async with database.transaction() as connection:
             await connection.execute(text("SET LOCAL statement_timeout = '50ms'"))
@@ -69,14 +67,14 @@ async def test_a_statement_that_takes_too_long_on_the_server(database: Database)
     await database.ping()
 
 
-async def test_a_statement_that_takes_too_long_here(hasty: Database) -> None:
+async def test_statement_timeout_of_the_client_is_unavailable(hasty: Database) -> None:
     with pytest.raises(Unavailable):
         async with hasty.transaction() as connection:
             await connection.execute(text("SELECT pg_sleep(10)"))
     await hasty.ping()
 
 
-async def test_a_transaction_that_rests_for_too_long(database: Database) -> None:
+async def test_idle_transaction_timeout_is_unavailable(database: Database) -> None:
     with pytest.raises(Unavailable):
         async with database.transaction() as connection:
             pid = await connection.scalar(text("SELECT pg_backend_pid()"))
@@ -94,7 +92,7 @@ async def test_a_transaction_that_rests_for_too_long(database: Database) -> None
             await connection.execute(text("SELECT 1"))
 
 
-async def test_a_lock_that_is_not_to_be_had(database: Database) -> None:
+async def test_lock_timeout_is_unavailable(database: Database) -> None:
     job = await submit(database)
     async with database.transaction() as holder:
         await holder.execute(text("UPDATE jobs SET priority = 1"))
@@ -105,7 +103,7 @@ async def test_a_lock_that_is_not_to_be_had(database: Database) -> None:
     assert (await read_job(database, job.id)).priority == 1
 
 
-async def test_a_deadlock(database: Database) -> None:
+async def test_deadlock_is_unavailable(database: Database) -> None:
     one, two = await submit(database), await submit(database)
     update = text("UPDATE jobs SET priority = 1 WHERE id = :id")
 
@@ -125,18 +123,18 @@ async def test_a_deadlock(database: Database) -> None:
     except Unavailable as fault:
         outcomes.append(fault)
     outcomes += await asyncio.gather(crossing, return_exceptions=True)
-    # One of the two gave way.
+    # One of the two was aborted.
     assert [type(outcome) for outcome in outcomes if outcome] == [Unavailable]
 
 
-async def test_no_connection_is_free(hasty: Database) -> None:
+async def test_exhausted_pool_is_unavailable(hasty: Database) -> None:
     async with hasty.transaction(), hasty.transaction():
         with pytest.raises(Unavailable):
             await hasty.ping()
     await hasty.ping()
 
 
-async def test_no_server_is_there(settings: Settings) -> None:
+async def test_missing_server_is_unavailable(settings: Settings) -> None:
     url = SecretStr(f"postgresql://headrace@127.0.0.1:{free_port()}/headrace")
     database = Database(settings.model_copy(update={"database_url": url}), application="test")
     with pytest.raises(Unavailable):
@@ -147,10 +145,12 @@ async def test_no_server_is_there(settings: Settings) -> None:
     await database.close()
 
 
-# Mistakes of ours do not pass, however often they are tried again.
+# Errors of the caller are not retried.
 
 
-async def test_who_was_let_in_may_be_again(settings: Settings, database: Database) -> None:
+async def test_refused_login_after_a_success_is_unavailable(
+    settings: Settings, database: Database
+) -> None:
     await database.ping()
     name = settings.postgresql_url.rpartition("/")[2]
     other = settings.postgresql_url.removesuffix(name) + "postgres"
@@ -164,7 +164,7 @@ async def test_who_was_let_in_may_be_again(settings: Settings, database: Databas
         for _ in range(2):
             with pytest.raises(Unavailable):
                 await database.ping()
-        # Who never was may have a wrong setting, and is told what the server says.
+        # A first login may have wrong settings, so it gets the server's message.
         with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
             await newcomer.ping()
     finally:
@@ -174,26 +174,26 @@ async def test_who_was_let_in_may_be_again(settings: Settings, database: Databas
     await database.ping()
 
 
-async def test_a_value_that_its_type_cannot_hold(database: Database) -> None:
+async def test_value_out_of_range_raises_the_database_error(database: Database) -> None:
     with pytest.raises(asyncpg.DataError, match="int32"):
         async with database.transaction() as connection:
             await connection.execute(text("SELECT CAST(:n AS integer)"), {"n": 2**40})
 
 
-async def test_a_row_that_a_check_refuses(database: Database) -> None:
+async def test_violated_check_raises_the_database_error(database: Database) -> None:
     await submit(database)
     with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="jobs_priority_check"):
         async with database.transaction() as connection:
             await connection.execute(text("UPDATE jobs SET priority = 101"))
 
 
-async def test_a_statement_that_is_wrong(database: Database) -> None:
+async def test_invalid_statement_raises_the_database_error(database: Database) -> None:
     with pytest.raises(asyncpg.UndefinedColumnError):
         async with database.transaction() as connection:
             await connection.execute(text("SELECT no_such_column"))
 
 
-async def test_an_error_of_the_caller_passes_through_and_undoes_the_transaction(
+async def test_error_of_the_caller_rolls_back_and_is_raised(
     database: Database,
 ) -> None:
     job = await submit(database)
@@ -208,7 +208,7 @@ async def test_an_error_of_the_caller_passes_through_and_undoes_the_transaction(
     assert (await read_job(database, job.id)).priority == 0
 
 
-async def test_a_transaction_in_which_nothing_happens_holds_its_locks_for_a_bounded_time(
+async def test_idle_transaction_releases_its_locks_in_time(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await submit(database)
@@ -223,14 +223,14 @@ async def test_a_transaction_in_which_nothing_happens_holds_its_locks_for_a_boun
     assert (await read_job(database, job.id)).priority == 2
 
 
-# Sessions of their own.
+# Sessions outside the pool.
 
 
-async def test_a_session_leaves_no_connection_behind(hasty: Database) -> None:
+async def test_ended_session_leaves_no_connection(hasty: Database) -> None:
     for _ in range(10):
         async with hasty.session() as raw:
             assert await raw.fetchval("SELECT 1") == 1
-    # Both places of the pool are free.
+    # Both connections of the pool are free.
     async with hasty.transaction(), hasty.transaction() as connection:
         count = text(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
@@ -243,11 +243,11 @@ async def test_a_session_leaves_no_connection_behind(hasty: Database) -> None:
         await until(alone)
 
 
-async def test_the_end_of_a_session_is_noticed_at_once(database: Database) -> None:
+async def test_end_of_a_session_is_noticed_at_once(database: Database) -> None:
     async def hold() -> None:
         async with database.session() as raw:
             held.set_result(await raw.fetchval("SELECT pg_backend_pid()"))
-            # The probe alone would take an hour.
+            # The probe alone would notice it after an hour.
             await until_lost(raw, probe=3600)
 
     held: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -260,7 +260,7 @@ async def test_the_end_of_a_session_is_noticed_at_once(database: Database) -> No
             await holding
 
 
-async def test_the_server_says_what_is_ours(database: Database) -> None:
+async def test_sessions_have_the_settings_of_headrace(database: Database) -> None:
     async with database.transaction() as connection:
         said = {
             name: await connection.scalar(text(f"SHOW {name}"))
@@ -281,7 +281,7 @@ async def test_the_server_says_what_is_ours(database: Database) -> None:
     }
 
 
-async def test_options_of_the_url_reach_the_server_or_are_ignored(settings: Settings) -> None:
+async def test_options_of_the_url_are_applied_or_ignored(settings: Settings) -> None:
     options = (
         "sslmode=prefer&channel_binding=prefer&gssencmode=disable&connect_timeout=10&keepalives=1"
         "&keepalives_idle=30&target_session_attrs=read-write&options=-c%20work_mem%3D5MB"
@@ -294,7 +294,7 @@ async def test_options_of_the_url_reach_the_server_or_are_ignored(settings: Sett
     await database.close()
 
 
-async def test_a_full_disk_may_pass_and_the_log_is_told_of_it(database: Database) -> None:
+async def test_full_disk_is_unavailable_and_logged(database: Database) -> None:
     full = text(
         "DO $$ BEGIN RAISE EXCEPTION 'no room left' "
         "USING ERRCODE = 'disk_full', DETAIL = 'a row'; END $$"
@@ -303,6 +303,6 @@ async def test_a_full_disk_may_pass_and_the_log_is_told_of_it(database: Database
         async with database.statement() as connection:
             await connection.execute(full)
     assert caught.value.cause == "DiskFullError: no room left"
-    # Clients are told neither of disks nor of drivers.
+    # The message for clients names neither disks nor drivers.
     assert "room" not in str(caught.value)
     await database.ping()

@@ -1,4 +1,4 @@
-"""`headrace.check_fence`: what a handler writes in a transaction of its own, and what may go on."""
+"""The SQL function `check_fence`: it delays other attempts until the handler's transaction ends."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def running(database: Database) -> Brought:
     return await bring(database, JobState.RUNNING)
 
 
-async def test_a_sweep_leaves_a_checked_job_alone_until_the_transaction_ends(
+async def test_recovery_skips_a_checked_job_until_the_end(
     database: Database, handler: asyncpg.Connection, running: Brought
 ) -> None:
     other = await bring(database, JobState.RUNNING)
@@ -62,13 +62,13 @@ async def test_a_sweep_leaves_a_checked_job_alone_until_the_transaction_ends(
         await lapse(database, worker_id)
     async with handler.transaction():
         await handler.execute(CHECK, running.job.id, 1)
-        # The page goes on behind it.
+        # The page continues after it.
         assert await sweep(database, limit=1) == [(other.job.id, JobState.QUEUED)]
         assert await sweep(database) == []
     assert await sweep(database) == [(running.job.id, JobState.QUEUED)]
 
 
-async def test_a_checked_job_does_not_expire_until_the_transaction_ends(
+async def test_expiry_skips_a_checked_job_until_the_end(
     database: Database, handler: asyncpg.Connection, running: Brought
 ) -> None:
     await set_column(database, running.job.id, "deadline = now() - interval '1 s'")
@@ -79,7 +79,7 @@ async def test_a_checked_job_does_not_expire_until_the_transaction_ends(
 
 
 @pytest.mark.parametrize("event", [EventType.INTERRUPTED, EventType.FAILED])
-async def test_no_other_attempt_starts_until_the_transaction_ends(
+async def test_claim_skips_a_checked_job_until_the_end(
     database: Database, handler: asyncpg.Connection, running: Brought, event: EventType
 ) -> None:
     job_id = running.job.id
@@ -87,7 +87,7 @@ async def test_no_other_attempt_starts_until_the_transaction_ends(
     second = [AttemptKey(job_id, 2)]
     async with handler.transaction():
         await handler.execute(CHECK, job_id, 1)
-        # The attempt may end, as by a worker that has left its handler behind.
+        # The attempt may end, for example by a worker that abandoned its handler.
         assert await finish(database, running.worker_id, ending(job_id, 1, event))
         if event is EventType.FAILED:
             async with database.transaction() as connection:
@@ -98,11 +98,11 @@ async def test_no_other_attempt_starts_until_the_transaction_ends(
     assert_legal(await read_job(database, job_id), await history(database, job_id))
 
 
-async def test_whatever_is_no_takeover_goes_on_beside_a_checked_transaction(
+async def test_other_transitions_do_not_wait_for_a_check(
     settings: Settings, handler: asyncpg.Connection, running: Brought
 ) -> None:
     job_id, worker_id = running.job.id, running.worker_id
-    # Whoever had to wait for the handler would wait for too long.
+    # A short time limit, because none of these may wait for the handler.
     hasty = Database(settings.model_copy(update={"database_timeout": 5.0}), application="test")
     async with handler.transaction():
         await handler.execute(CHECK, job_id, 1)
@@ -121,7 +121,7 @@ async def test_whatever_is_no_takeover_goes_on_beside_a_checked_transaction(
 
 
 @pytest.mark.parametrize("attempt", [0, 2])
-async def test_another_attempt_is_refused(
+async def test_check_of_another_attempt_is_refused(
     handler: asyncpg.Connection, running: Brought, attempt: int
 ) -> None:
     with pytest.raises(asyncpg.PostgresError, match="is not running") as caught:
@@ -130,7 +130,7 @@ async def test_another_attempt_is_refused(
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
-async def test_an_attempt_that_does_not_run_is_refused(
+async def test_check_of_an_attempt_that_is_not_running_fails(
     database: Database, handler: asyncpg.Connection, state: JobState
 ) -> None:
     brought = await bring(database, state)
@@ -139,11 +139,11 @@ async def test_an_attempt_that_does_not_run_is_refused(
     assert caught.value.sqlstate == "JF001"
 
 
-async def test_a_takeover_that_came_first_is_seen(
+async def test_check_after_a_takeover_is_refused(
     database: Database, handler: asyncpg.Connection, running: Brought
 ) -> None:
     async with handler.transaction():
-        # The transaction has a snapshot from before.
+        # The transaction has an older snapshot.
         await handler.execute("SELECT 1")
         await lapse(database, running.worker_id)
         assert await sweep(database)
@@ -152,7 +152,7 @@ async def test_a_takeover_that_came_first_is_seen(
     assert caught.value.sqlstate == "JF001"
 
 
-async def test_whether_a_report_was_written_can_be_asked_while_its_handler_has_checked(
+async def test_reports_are_counted_beside_a_checked_transaction(
     database: Database, handler: asyncpg.Connection, running: Brought
 ) -> None:
     job = running.job
@@ -165,7 +165,7 @@ async def test_whether_a_report_was_written_can_be_asked_while_its_handler_has_c
             assert await count_reports(connection, AttemptKey(job.id, 1)) == 1
 
 
-async def test_a_role_of_the_handlers_needs_the_schema_alone(
+async def test_role_of_handlers_needs_only_usage_of_the_schema(
     database: Database, handler: asyncpg.Connection, running: Brought
 ) -> None:
     role = "headrace_test_handler"
@@ -183,7 +183,7 @@ async def test_a_role_of_the_handlers_needs_the_schema_alone(
         await handler.execute(CHECK, *arguments)
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await handler.execute("SELECT FROM jobs")
-        # What the caller calls by the names of our tables is not what the functions look at.
+        # The functions do not use the caller's objects with the names of our tables.
         await handler.execute("CREATE TEMP TABLE jobs (id uuid, attempt integer, state text)")
         await handler.execute("INSERT INTO jobs VALUES ($1, 7, 'running')", running.job.id)
         with pytest.raises(asyncpg.PostgresError, match="is not running"):
@@ -194,7 +194,7 @@ async def test_a_role_of_the_handlers_needs_the_schema_alone(
     assert (await read_job(database, running.job.id)).result == "[1]"
 
 
-async def test_the_backoff_of_a_retry_runs_beside_a_checked_transaction(
+async def test_retry_is_written_beside_a_checked_transaction(
     database: Database, handler: asyncpg.Connection, running: Brought
 ) -> None:
     job_id = running.job.id
@@ -203,7 +203,7 @@ async def test_the_backoff_of_a_retry_runs_beside_a_checked_transaction(
         retry = ending(job_id, 1, EventType.RETRY_SCHEDULED, backoff=timedelta())
         assert await finish(database, running.worker_id, retry)
         assert (await read_job(database, job_id)).state is JobState.RETRYING
-        # It is over, and so the handler may not write anything more.
+        # The attempt has ended, so the handler may not write any more.
         with pytest.raises(asyncpg.PostgresError) as caught:
             async with handler.transaction():
                 await handler.execute(CHECK, job_id, 1)

@@ -1,4 +1,4 @@
-"""How attempts end, and whose word counts."""
+"""The ends of attempts, and the fence that refuses stale ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ENDS = [
 ]
 
 
-async def test_a_mixed_batch_is_written_in_one_go(database: Database) -> None:
+async def test_mixed_ends_are_written_in_one_statement(database: Database) -> None:
     worker_id = await register(database)
     jobs = await submit_many(database, len(ENDS))
     await start(database, worker_id, *jobs)
@@ -67,7 +67,7 @@ async def test_a_mixed_batch_is_written_in_one_go(database: Database) -> None:
         assert_legal(job, await history(database, job.id))
 
 
-async def test_what_was_written_can_be_looked_up(database: Database) -> None:
+async def test_written_ends_are_found(database: Database) -> None:
     worker_id = await register(database)
     *jobs, dropped, running = await submit_many(database, len(ENDS) + 2)
     await start(database, worker_id, *jobs, dropped, running)
@@ -85,7 +85,7 @@ async def test_what_was_written_can_be_looked_up(database: Database) -> None:
     }
 
 
-async def test_a_result_is_kept_to_the_letter(database: Database) -> None:
+async def test_result_is_stored_exactly(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     result = '{"b":  1, "a": 9007199254740993, "b": 2}'
     said = ending(brought.job.id, 1, EventType.SUCCEEDED, result=result)
@@ -93,7 +93,7 @@ async def test_a_result_is_kept_to_the_letter(database: Database) -> None:
     assert (await read_job(database, brought.job.id)).result == result
 
 
-async def test_a_retry_waits_for_its_backoff_by_the_databases_clock(database: Database) -> None:
+async def test_backoff_runs_by_the_clock_of_the_database(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     backoff = timedelta(minutes=7)
     said = ending(brought.job.id, 1, EventType.RETRY_SCHEDULED, backoff=backoff)
@@ -102,7 +102,7 @@ async def test_a_retry_waits_for_its_backoff_by_the_databases_clock(database: Da
     assert abs(job.due_time - job.update_time - backoff) < timedelta(milliseconds=10)
 
 
-async def test_an_interruption_spends_no_retry_but_takes_a_number(database: Database) -> None:
+async def test_interruption_spends_an_attempt_and_no_retry(database: Database) -> None:
     worker_id = await register(database)
     job = await submit(database)
     for attempt in (1, 2, 3):
@@ -120,7 +120,7 @@ async def test_an_interruption_spends_no_retry_but_takes_a_number(database: Data
         (EventType.FAILED, 0),
     ],
 )
-async def test_interruptions_are_counted_in_a_row(
+async def test_consecutive_interruptions_are_counted(
     database: Database, event: EventType, left: int
 ) -> None:
     worker_id = await register(database)
@@ -134,7 +134,7 @@ async def test_interruptions_are_counted_in_a_row(
         assert await connection.scalar(text("SELECT interruptions FROM jobs")) == left
 
 
-async def test_a_process_that_died_counts_as_a_lost_worker_and_as_no_retry(
+async def test_dead_process_counts_as_a_loss_and_no_retry(
     database: Database,
 ) -> None:
     worker_id = await register(database)
@@ -194,7 +194,7 @@ async def test_success_clears_the_error_of_an_earlier_attempt(database: Database
 
 
 @pytest.mark.parametrize("event", ENDS)
-async def test_an_end_is_refused_when_the_attempt_is_not_this_workers(
+async def test_end_of_an_attempt_of_another_worker_is_refused(
     database: Database, event: EventType
 ) -> None:
     brought = await bring(database, JobState.RUNNING)
@@ -207,10 +207,10 @@ async def test_an_end_is_refused_when_the_attempt_is_not_this_workers(
     assert await read_job(database, before.id) == before
 
 
-async def test_a_late_result_of_a_lost_worker_is_refused(database: Database) -> None:
+async def test_late_result_of_a_lost_worker_is_refused(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     lost, job = brought.worker_id, brought.job
-    # The worker that took the job over writes first, then the one that had hung.
+    # The worker with the newer attempt writes first, then the one that had hung.
     await finish(database, lost, ending(job.id, 1, EventType.INTERRUPTED))
     other = await register(database)
     await start(database, other, await read_job(database, job.id))
@@ -226,8 +226,8 @@ async def test_a_late_result_of_a_lost_worker_is_refused(database: Database) -> 
     assert (await read_job(database, job.id)).progress != progress
 
 
-async def test_the_same_attempt_of_the_same_worker_ends_once(database: Database) -> None:
-    # As when the answer to a commit was lost and the worker tries again.
+async def test_second_end_of_an_attempt_is_refused(database: Database) -> None:
+    # A worker retries if the answer to its commit was lost.
     brought = await bring(database, JobState.RUNNING)
     for event in ENDS:
         said = ending(brought.job.id, 1, event)
@@ -235,17 +235,17 @@ async def test_the_same_attempt_of_the_same_worker_ends_once(database: Database)
         assert written == ({brought.job.id: event} if event is ENDS[0] else {})
 
 
-async def test_a_job_that_is_still_the_workers_ends_though_its_lease_has_lapsed(
+async def test_end_after_a_lapse_before_recovery_is_accepted(
     database: Database,
 ) -> None:
-    # The sweep has not come yet, so that nobody else has the job: its result is as good as any.
+    # The job is not recovered yet, so its attempt is still current.
     brought = await bring(database, JobState.RUNNING)
     await lapse(database, brought.worker_id)
     said = ending(brought.job.id, 1, EventType.SUCCEEDED)
     assert await finish(database, brought.worker_id, said)
 
 
-# Cancellation meanwhile.
+# Concurrent cancellation.
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ async def test_a_job_that_is_still_the_workers_ends_though_its_lease_has_lapsed(
         (EventType.EXPIRED, EventType.EXPIRED, JobState.FAILED),
     ],
 )
-async def test_what_would_run_again_is_cancelled_when_that_was_asked_for(
+async def test_end_that_would_retry_obeys_a_cancel_request(
     database: Database, event: EventType, written: EventType, state: JobState
 ) -> None:
     brought = await bring(database, JobState.RUNNING)
@@ -277,7 +277,7 @@ async def test_what_would_run_again_is_cancelled_when_that_was_asked_for(
     assert_legal(job, await history(database, job_id))
 
 
-async def test_a_finish_that_waits_for_a_cancellation_heeds_it(crowd: Database) -> None:
+async def test_end_that_waited_for_a_cancel_request_obeys_it(crowd: Database) -> None:
     brought = await bring(crowd, JobState.RUNNING)
     job_id = brought.job.id
     async with crowd.transaction() as connection:
@@ -291,7 +291,7 @@ async def test_a_finish_that_waits_for_a_cancellation_heeds_it(crowd: Database) 
     assert_legal(job, await history(crowd, job_id))
 
 
-async def test_only_the_requests_of_the_worker_that_asks_are_told(database: Database) -> None:
+async def test_cancel_requests_are_those_of_the_worker(database: Database) -> None:
     mine, other = await bring(database, JobState.RUNNING), await bring(database, JobState.RUNNING)
     async with database.transaction() as connection:
         for brought in (mine, other):
@@ -302,7 +302,7 @@ async def test_only_the_requests_of_the_worker_that_asks_are_told(database: Data
         assert await cancel_requests(connection, worker_id=mine.worker_id) == []
 
 
-async def test_an_error_may_hold_any_text(database: Database) -> None:
+async def test_error_message_may_have_any_text(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     error = JobError(type="Ünfall", message='"\\ \x00 \udcff \U0001f600 </script>', retryable=False)
     said = ending(brought.job.id, 1, EventType.FAILED, error=error)
@@ -313,14 +313,14 @@ async def test_an_error_may_hold_any_text(database: Database) -> None:
     )
 
 
-async def test_nothing_to_write_is_nothing_written(database: Database) -> None:
+async def test_no_ends_write_nothing(database: Database) -> None:
     worker_id = await register(database)
     assert await finish(database, worker_id) == {}
     assert await report(database, worker_id) == set()
     assert await claim(database, worker_id, []) == []
 
 
-async def test_workers_that_finish_the_same_jobs_in_other_orders_never_lock_crosswise(
+async def test_ends_in_other_orders_cause_no_deadlock(
     crowd: Database,
 ) -> None:
     worker_id = await register(crowd)
@@ -334,6 +334,6 @@ async def test_workers_that_finish_the_same_jobs_in_other_orders_never_lock_cros
                 for number in range(10)
             )
         )
-    # One of the calls wrote each of them.
+    # Each end was written by one of the calls.
     assert sum(map(len, written)) == 100
     assert await claim(crowd, worker_id, [delivery(job) for job in jobs]) == []

@@ -1,4 +1,4 @@
-"""Who leads, for how long, and that nothing is written in a term that is over."""
+"""The leader's terms and leases: nothing is written in a term that is over."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ async def give_up(database: Database, holder: UUID) -> None:
         await give_up_lead(connection, holder=holder)
 
 
-async def test_one_leads_and_the_others_stand_by(database: Database) -> None:
+async def test_one_scheduler_leads_and_others_stand_by(database: Database) -> None:
     assert await take(database) == 1
     assert await take(database) is None
     await renew(database, 1)
     assert await take(database) is None
 
 
-async def test_of_many_at_once_one_leads(crowd: Database) -> None:
+async def test_concurrent_schedulers_get_one_leader(crowd: Database) -> None:
     for term in (1, 2):
         taken = await asyncio.gather(*(take(crowd) for _ in range(20)))
         assert [one for one in taken if one is not None] == [term]
@@ -63,14 +63,14 @@ async def test_each_lead_is_a_new_term(database: Database) -> None:
     holder = uuid4()
     assert await take(database, holder) == 1
     await lose_lead(database)
-    # Also when it is the same one again.
+    # The same holder also gets a new term.
     assert await take(database, holder) == 2
     with pytest.raises(StaleTerm):
         await renew(database, 1)
     await renew(database, 2)
 
 
-async def test_a_term_that_has_lapsed_is_over_though_nobody_else_leads(database: Database) -> None:
+async def test_lapsed_term_is_over_without_a_successor(database: Database) -> None:
     assert await take(database) == 1
     await lose_lead(database)
     with pytest.raises(StaleTerm) as refusal:
@@ -78,10 +78,10 @@ async def test_a_term_that_has_lapsed_is_over_though_nobody_else_leads(database:
     assert refusal.value.term == 1
 
 
-async def test_whoever_gives_up_leaves_the_lead_to_the_next_one_at_once(database: Database) -> None:
+async def test_released_lead_is_free_at_once(database: Database) -> None:
     holder = uuid4()
     await take(database, holder)
-    # One that does not lead has nothing to give up.
+    # A scheduler that does not lead changes nothing.
     await give_up(database, uuid4())
     await renew(database, 1)
     await give_up(database, holder)
@@ -90,7 +90,7 @@ async def test_whoever_gives_up_leaves_the_lead_to_the_next_one_at_once(database
     assert await take(database) == 2
 
 
-async def test_a_lease_runs_by_the_databases_clock(database: Database) -> None:
+async def test_lease_runs_by_the_clock_of_the_database(database: Database) -> None:
     for _ in range(2):
         async with database.statement() as connection:
             await take_lead(connection, holder=uuid4(), lease=LEASE)
@@ -101,14 +101,14 @@ async def test_a_lease_runs_by_the_databases_clock(database: Database) -> None:
         assert timedelta(seconds=50) < left <= LEASE
 
 
-async def test_who_stands_by_writes_nothing(database: Database) -> None:
+async def test_standby_writes_nothing(database: Database) -> None:
     await take(database)
     async with database.transaction() as connection:
         assert await take_lead(connection, holder=uuid4(), lease=LEASE) is None
         assert await connection.scalar(text("SELECT pg_current_xact_id_if_assigned()")) is None
 
 
-# What a scheduler writes, and reads to deliver by.
+# The statements of a scheduler.
 
 
 async def a_job_is_due(database: Database) -> None:
@@ -198,7 +198,7 @@ async def contents(database: Database) -> list[object]:
 
 @pytest.mark.parametrize("over", ["it has lapsed", "another one leads", "it was given up"])
 @pytest.mark.parametrize("name", STATEMENTS)
-async def test_a_statement_of_a_term_that_is_over_is_refused(
+async def test_statement_of_an_old_term_is_refused(
     database: Database, name: str, over: str
 ) -> None:
     prepare, run = STATEMENTS[name]
@@ -215,7 +215,7 @@ async def test_a_statement_of_a_term_that_is_over_is_refused(
         with pytest.raises(StaleTerm):
             await run(connection, term=term)
     assert await contents(database) == before
-    # In the term that lasts it finds what there is to do, and then nothing more.
+    # In the current term it finds its work once, and then nothing.
     now = await lead(database)
     async with database.statement() as connection:
         assert await run(connection, term=now)
@@ -223,7 +223,7 @@ async def test_a_statement_of_a_term_that_is_over_is_refused(
             assert not await run(connection, term=now)
 
 
-async def test_without_anything_to_do_a_term_that_is_over_is_refused_as_well(
+async def test_idle_statement_of_an_old_term_is_refused(
     database: Database,
 ) -> None:
     for _, run in STATEMENTS.values():
@@ -232,7 +232,7 @@ async def test_without_anything_to_do_a_term_that_is_over_is_refused_as_well(
                 await run(connection, term=1)
 
 
-async def test_a_leader_that_stands_still_within_a_transaction_holds_up_no_takeover(
+async def test_stopped_leader_in_a_transaction_blocks_no_successor(
     database: Database,
 ) -> None:
     await a_job_is_due(database)

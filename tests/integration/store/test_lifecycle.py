@@ -1,4 +1,4 @@
-"""Every row of the lifecycle through the store's functions, and every other combination refused.
+"""Every rule of the lifecycle through the store's functions; all other combinations are refused.
 
 Each event has the functions that perform it. Each of them is tried on a job in each state: it
 writes one row of the table, or it changes nothing and says so.
@@ -32,7 +32,7 @@ from support.leading import lead
 from support.states import Brought, bring
 from support.workers import claim, delivery, ending, finish, lapse, report
 
-# Tries one function on a job; tells whether it says that it has changed it.
+# Calls one function for a job, and returns whether it reports a change.
 Performer = Callable[[Database, Brought], Awaitable[bool]]
 
 
@@ -101,7 +101,7 @@ def asks(function: Callable[..., Awaitable[Job]]) -> Performer:
                 answer = await function(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
         except StateConflict as conflict:
             return refused(conflict, brought)
-        # It answers with the job as it is by now.
+        # It returns the current job.
         now = await read_job(database, brought.job.id)
         assert answer == type(now)(**{**fields_of(now), "payload": None, "result": None})
         return answer.seq > brought.job.seq
@@ -146,8 +146,8 @@ async def attempt_row(database: Database, state: JobState, perform: Performer) -
     events = await history(database, brought.job.id)
     assert events[: len(before)] == before
     if not told:
-        # The function says that it changed nothing: then nothing is what it changed, but for the
-        # time or the deadline that the test itself has put there.
+        # The function reports no change, so only the time or deadline that the test has set may
+        # differ.
         assert events == before
         as_before = {"due_time": job.due_time, "deadline": job.deadline}
         assert job == type(job)(**{**fields_of(brought.job), **as_before})
@@ -184,7 +184,7 @@ def assert_event(event: JobEvent, job: Job) -> None:
     assert event.output == ('"a piece"' if kind is EventType.OUTPUT else None)
 
 
-async def test_every_row_is_taken_and_every_other_combination_refused(
+async def test_transitions_are_exactly_those_of_the_lifecycle(
     database: Database, subtests: pytest.Subtests
 ) -> None:
     taken: set[Row] = set()
@@ -193,7 +193,7 @@ async def test_every_row_is_taken_and_every_other_combination_refused(
             with subtests.test(event=event, state=state):
                 rows = [await attempt_row(database, state, perform) for perform in performers]
                 taken.update(row for row in rows if row is not None)
-                # A function that serves two events, as cancel_job does, writes the one that fits.
+                # A function for two events, such as cancel_job, writes the one that fits.
                 assert any(row and row[1] is event for row in rows) == (state in sources(event))
     for later, target in ((None, JobState.QUEUED), (timedelta(hours=1), JobState.SCHEDULED)):
         time = None if later is None else datetime.now(UTC) + later
@@ -223,11 +223,11 @@ async def requeue_before_its_time(database: Database, end: Performer) -> Row:
     return ended.state, requeued.type, job.state
 
 
-async def test_the_functions_cover_every_event() -> None:
+async def test_functions_cover_every_event() -> None:
     assert set(PERFORMERS) == set(EventType)
 
 
-async def test_the_database_refuses_an_event_that_leads_elsewhere(database: Database) -> None:
+async def test_database_refuses_an_event_with_a_wrong_state(database: Database) -> None:
     accepted, refusals = set(), set()
     for event, state in itertools.product(EventType, JobState):
         values = {

@@ -1,4 +1,4 @@
-"""A model of jobs beside the real store: whatever is called in whatever order, both agree.
+"""A model of jobs beside the real store: both agree after any sequence of calls.
 
 The seed is the same at every run. `HEADRACE_TEST_LIFECYCLE_EXAMPLES=1000` takes other steps, and as
 many sequences of them; a failure prints the steps that lead to it, and how to take them again.
@@ -66,13 +66,13 @@ keys = st.sampled_from([None, None, "a key", "another key"])
 contents = st.integers(0, 1)
 sizes = st.integers(1, 3)
 flags = st.booleans()
-# How many rows a loop looks at; with none, time has passed and nobody has looked yet.
+# The page size of a loop. 0 means that time passes without a run of the loop.
 limits = st.sampled_from([1000, 1000, 1, 0])
-# By how much an attempt is not the one that is meant, mostly not at all.
+# The offset from the current attempt number, mostly 0.
 shifts = st.sampled_from([0, 0, 0, 0, 0, -1, 1])
-# Some reports: pieces of output, and progress in tenths.
+# Reports: pieces of output, and progress in tenths.
 sayings = st.lists(st.none() | st.integers(0, 10), min_size=1, max_size=3)
-# Whether an action takes what it can change, or anything.
+# Whether an action takes a job that it can change, or any job.
 aims = st.sampled_from([True] * 7 + [False])
 ends = st.sampled_from(
     [
@@ -84,7 +84,7 @@ ends = st.sampled_from(
         EventType.EXPIRED,
     ]
 )
-# Those that a job needs to go on are taken more often than those that end it.
+# Actions that continue a job are drawn more often than those that end it.
 ACTIONS = (
     *("submit", "submit_a_batch", "cancel", "requeue"),
     *("claim", "claim", "claim", "finish", "finish", "report"),
@@ -95,7 +95,7 @@ ACTIONS = (
 class LifecycleMachine(RuleBasedStateMachine):
     """Calls the store and the model alike."""
 
-    # Set by the test: where the store is, how it is waited for, and what was taken over all runs.
+    # Set by the test: the database, the event loop, and the transitions of all runs.
     database: Database
     run: Callable[[Coroutine[Any, Any, Any]], Any]
     taken: Counter[Row]
@@ -118,7 +118,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         self._claim(worker, [runs, waits_again, has_failed], shift=0)
         self._finish([waits_again], _RETRY, shift=0, soon=False, other=None)
         self._finish([has_failed], EventType.FAILED, shift=0, soon=False, other=None)
-        # Before its time, which a requeue keeps.
+        # Before its schedule time, which a requeue keeps.
         self._move(expires, "deadline = now() - interval '10 min'")
         expires.overdue = True
         self._in_transaction(
@@ -128,12 +128,12 @@ class LifecycleMachine(RuleBasedStateMachine):
         )
         self.model.expire(expires)
 
-    # One rule for all: of many rules each run would leave most out, and few jobs would ever end.
+    # One rule for all actions: each run leaves out most of many rules, so few jobs would end.
     @rule(action=st.sampled_from(ACTIONS), data=st.data())
     def act(self, action: str, data: st.DataObject) -> None:
         getattr(self, action)(data)
 
-    # What an action is about.
+    # The choice of a job or attempt.
 
     def _jobs(
         self, data: st.DataObject, fits: Callable[[ModelJob], bool], *, most: int = 3
@@ -160,7 +160,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         times = _times(later=later, deadline=deadline)
         new = new_job(request_id=key, payload=str(content), **times)
         if key is not None:
-            # Times are part of the content, and each call has times of its own.
+            # Times are part of the content, and differ between calls.
             new = replace(new, fingerprint=bytes([content]))
         [result] = self._in_transaction(lambda connection: submit_jobs(connection, [new]))
         held = self.model.holder(key)
@@ -286,7 +286,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         self._claim(worker, chosen, shift=data.draw(shifts))
 
     def _claim(self, worker: ModelWorker, chosen: Sequence[ModelJob], *, shift: int) -> None:
-        # Twice in one batch, as after a redelivery.
+        # Twice in one batch, like a redelivery.
         deliveries = [AttemptKey(job.id, max(1, job.attempt + 1 + shift)) for job in chosen] * 2
         due = [
             job
@@ -366,7 +366,7 @@ class LifecycleMachine(RuleBasedStateMachine):
                 grouped.setdefault(writer, []).append(job)
         return list(grouped.items())
 
-    # The scheduler, and time, which passes by moving rows into the past.
+    # The scheduler, and time: the test moves the times of rows into the past.
 
     def promote(self, data: st.DataObject) -> None:
         limit = data.draw(limits)
@@ -439,10 +439,10 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def _move(self, job: ModelJob, assignment: str) -> None:
         self.run(set_column(self.database, job.id, assignment))
-        # That was the test and not the store.
+        # The test wrote this, not the store.
         self.seen[job.id] = self._read()[job.id]
 
-    # What must hold after each step.
+    # The invariants after each step.
 
     @invariant()
     def both_agree(self) -> None:
@@ -453,7 +453,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             row, events = now[job.id]
             before, its_events = self.seen.get(job.id, (row, []))
             if row.seq == before.seq:
-                # Whoever was refused, or wrote to others, has changed nothing here.
+                # Refused calls and calls for other jobs must not change this job.
                 assert row == before
             if row.seq != before.seq or job.id not in self.seen:
                 self._compare(job, row, events)
@@ -564,9 +564,9 @@ _TABLES = ", ".join(table.name for table in metadata.sorted_tables if table is n
 _EMPTY = text(f"TRUNCATE {_TABLES}")
 
 
-# As many examples as are asked for may take their time, and so may the way to a short failure.
+# No time limit for the examples and for the search of a short failure.
 @pytest.mark.timeout(600 + 2 * int(os.environ.get(_EXAMPLES, "0")))
-def test_the_store_does_what_the_model_says(settings: Settings) -> None:
+def test_store_agrees_with_the_model(settings: Settings) -> None:
     with asyncio.Runner() as runner:
         database = Database(settings, application="test")
 

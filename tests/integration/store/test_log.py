@@ -1,4 +1,4 @@
-"""The log of all events: what is new, what has settled, and what it costs to read on."""
+"""The event log: unseen events, settled events and the cost of reading on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FILL = """
         'submitted', 'queued', 0, now()
     FROM generate_series(1, :events) n
 """
-# However many events there are, a look reads no more rows than this, indexes included.
+# The maximum number of rows that one reading may read, including those of indexes.
 ENOUGH = 50
 READ = text("""
     SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)
@@ -59,7 +59,7 @@ async def settled_range(
         return await read_range(connection, after=after, through=through, limit=limit)
 
 
-async def test_an_empty_log_ends_where_it_begins(database: Database):
+async def test_empty_log_ends_at_its_beginning(database: Database):
     async with database.statement() as connection:
         end = await read_end(connection)
     assert (end.seen.top, end.settled) == (BEGINNING, BEGINNING)
@@ -67,7 +67,7 @@ async def test_an_empty_log_ends_where_it_begins(database: Database):
     assert page == EventPage(events=[], end=None, complete=True)
 
 
-async def test_the_end_of_the_log_is_that_of_events(database: Database):
+async def test_end_of_the_log_is_the_place_of_an_event(database: Database):
     jobs = await submit_many(database, 3)
     async with foreign_transaction(database):
         newest = await submit(database)
@@ -79,7 +79,7 @@ async def test_the_end_of_the_log_is_that_of_events(database: Database):
     assert page.end == place_of(page.events[3]) == end.seen.top
 
 
-async def test_what_was_seen_is_not_read_again_and_what_was_open_is(database: Database):
+async def test_unseen_events_of_open_transactions_are_read_once(database: Database):
     early, late = await open_writer(database), await open_writer(database)
     await early.submit()
     (second,) = await late.submit()
@@ -97,7 +97,7 @@ async def test_what_was_seen_is_not_read_again_and_what_was_open_is(database: Da
     assert page.events == []
 
 
-async def test_a_transaction_above_the_last_event_needs_no_mention(database: Database):
+async def test_transaction_above_the_last_event_is_not_recorded(database: Database):
     await submit(database)
     above = await open_writer(database)
     _, seen = await unseen(database, NOTHING)
@@ -108,7 +108,7 @@ async def test_a_transaction_above_the_last_event_needs_no_mention(database: Dat
     assert [event.job_id for event in page.events] == [job_id]
 
 
-async def test_a_reading_goes_on_behind_a_full_page_though_it_sees_more_by_then(
+async def test_reading_after_a_full_page_misses_nothing(
     database: Database,
 ):
     """Transactions that were open behind what was seen end in the midst of the reading."""
@@ -121,7 +121,7 @@ async def test_a_reading_goes_on_behind_a_full_page_though_it_sees_more_by_then(
     page, seen = await unseen(database, NOTHING)
     assert seen.open == {writer.xid: BEGINNING for writer in writers}
     read, new = names(page.events), []
-    # An event that stands behind a larger id than that of its writer, and ends last.
+    # An event with an xid above its writer's, whose writer ends last.
     ends = [ending(job.id, 1, EventType.SUCCEEDED)]
     raising = writers.pop(0)
     await end_attempts(raising.connection, worker_id=worker_id, ends=ends)
@@ -146,7 +146,7 @@ async def test_a_reading_goes_on_behind_a_full_page_though_it_sees_more_by_then(
     assert page.events == []
 
 
-async def test_a_range_is_read_in_pages(database: Database):
+async def test_range_is_read_in_pages(database: Database):
     await submit_many(database, 7)
     page, _ = await unseen(database, NOTHING)
     places = [place_of(event) for event in page.events]
@@ -160,7 +160,7 @@ async def test_a_range_is_read_in_pages(database: Database):
     assert len(everything.events) == 7
 
 
-async def test_an_event_whose_job_is_gone_still_counts(database: Database):
+async def test_event_of_a_pruned_job_counts_in_its_page(database: Database):
     jobs = await submit_many(database, 3)
     async with database.transaction() as connection:
         await connection.execute(text("DELETE FROM jobs WHERE id = :id"), {"id": jobs[2].id})
@@ -175,7 +175,7 @@ Look = Callable[[Connection], Awaitable[object]]
 
 
 @pytest.mark.parametrize("analysed", [True, False])
-async def test_a_look_costs_what_it_finds(database: Database, analysed: bool):
+async def test_cost_of_a_reading_depends_on_its_page(database: Database, analysed: bool):
     """Twenty thousand events wait behind an open transaction; ten are new."""
     early = await open_writer(database)
     async with database.transaction() as connection:
@@ -203,7 +203,7 @@ async def test_a_look_costs_what_it_finds(database: Database, analysed: bool):
 
 
 @pytest.mark.parametrize("analysed", [True, False])
-async def test_a_page_of_a_long_history_costs_what_it_finds(database: Database, analysed: bool):
+async def test_cost_of_a_history_page_depends_on_the_page(database: Database, analysed: bool):
     job, other = await submit_many(database, 2)
     async with database.transaction() as connection:
         await connection.execute(text("ALTER TABLE job_events SET (autovacuum_enabled = off)"))

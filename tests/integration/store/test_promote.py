@@ -1,4 +1,4 @@
-"""What is due is queued, and never before its time."""
+"""Due jobs are queued, and never before their time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def in_(database: Database, **delta: float) -> dict[str, object]:
         return {"schedule_time": await database_time(connection) + timedelta(**delta)}
 
 
-async def test_a_job_is_queued_when_the_databases_clock_says_so(database: Database) -> None:
+async def test_job_is_queued_by_the_clock_of_the_database(database: Database) -> None:
     job = await submit(database, **await in_(database, seconds=1))
     assert await promote(database) == 0
     left = await wait(database)
@@ -51,7 +51,7 @@ async def test_a_job_is_queued_when_the_databases_clock_says_so(database: Databa
     assert_legal(job, await history(database, job.id))
 
 
-async def test_a_retry_is_queued_again_with_what_it_has_spent(database: Database) -> None:
+async def test_retry_is_queued_with_its_spent_budget(database: Database) -> None:
     retrying = (await bring(database, JobState.RETRYING)).job
     assert await promote(database) == 0
     async with database.transaction() as connection:
@@ -59,7 +59,7 @@ async def test_a_retry_is_queued_again_with_what_it_has_spent(database: Database
     assert retrying.retries_used == 1
 
 
-async def test_what_is_due_is_queued_page_by_page_the_longest_due_first(
+async def test_due_jobs_are_queued_in_pages_oldest_first(
     database: Database,
 ) -> None:
     later, *jobs = await submit_many(database, 7, **await in_(database, hours=1))
@@ -80,7 +80,7 @@ async def test_what_is_due_is_queued_page_by_page_the_longest_due_first(
     assert (await read_job(database, later.id)).state is JobState.SCHEDULED
 
 
-async def test_a_job_that_somebody_holds_holds_up_nothing(database: Database) -> None:
+async def test_locked_job_delays_no_other(database: Database) -> None:
     held, free = await submit_many(database, 2, **await in_(database, hours=1))
     for job in (held, free):
         await set_column(database, job.id, "due_time = now()")
@@ -92,7 +92,7 @@ async def test_a_job_that_somebody_holds_holds_up_nothing(database: Database) ->
     assert (await read_job(database, held.id)).state is JobState.CANCELLED
 
 
-async def test_several_promoters_queue_each_job_once(crowd: Database) -> None:
+async def test_concurrent_promotions_queue_each_job_once(crowd: Database) -> None:
     jobs = await submit_many(crowd, 300, **await in_(crowd, hours=1))
     async with crowd.transaction() as connection:
         await connection.execute(text("UPDATE jobs SET due_time = now()"))

@@ -1,4 +1,4 @@
-"""Retention: what has ended goes with all its events, and what somebody needs stays."""
+"""Retention: ended jobs are removed with their events, unless a reader still needs them."""
 
 from __future__ import annotations
 
@@ -112,11 +112,11 @@ async def subscribe(
         )
 
 
-# What goes.
+# The choice of jobs.
 
 
 @pytest.mark.parametrize("state", JobState)
-async def test_only_a_job_that_has_ended_goes(database: Database, state: JobState) -> None:
+async def test_only_ended_jobs_are_pruned(database: Database, state: JobState) -> None:
     brought = await bring(database, state)
     await set_column(
         database,
@@ -136,7 +136,7 @@ async def test_only_a_job_that_has_ended_goes(database: Database, state: JobStat
         assert await log_start(database) == BEGINNING
 
 
-async def test_it_goes_by_the_time_of_the_end(database: Database) -> None:
+async def test_retention_counts_from_the_end(database: Database) -> None:
     old, young = await ended(database, 2)
     await age(database, young, "-90 min")
     assert (await prune(database)).jobs == 1
@@ -145,7 +145,7 @@ async def test_it_goes_by_the_time_of_the_end(database: Database) -> None:
         await read_job(database, old.id)
 
 
-async def test_the_longest_ended_go_first_page_by_page(database: Database) -> None:
+async def test_jobs_are_pruned_in_pages_longest_ended_first(database: Database) -> None:
     jobs = await ended(database, 5)
     await age(database, jobs[3], "1 h")
     first = await prune(database, limit=2)
@@ -155,12 +155,12 @@ async def test_the_longest_ended_go_first_page_by_page(database: Database) -> No
     assert second.end_time is not None
     assert first.end_time < second.end_time
     assert await kept(database) == {jobs[4].id}
-    # What ended before `since` is for the next run.
+    # Jobs that ended before `since` are left to the next run.
     assert (await prune(database, since=second.end_time + timedelta(hours=1))).jobs == 0
     assert (await prune(database)).jobs == 1
 
 
-async def test_each_tenant_has_a_log_of_its_own(database: Database) -> None:
+async def test_each_tenant_has_its_own_log_start(database: Database) -> None:
     ours, theirs, empty = await asyncio.gather(
         *(submit(database, tenant=tenant) for tenant in (DEFAULT_TENANT, "other", "third"))
     )
@@ -175,7 +175,7 @@ async def test_each_tenant_has_a_log_of_its_own(database: Database) -> None:
     assert await log_start(database, "other") == BEGINNING
 
 
-async def test_without_jobs_there_are_no_tenants(database: Database) -> None:
+async def test_database_without_jobs_has_no_tenants(database: Database) -> None:
     async with database.transaction() as connection:
         assert await list_tenants(connection) == []
 
@@ -183,14 +183,14 @@ async def test_without_jobs_there_are_no_tenants(database: Database) -> None:
 # The start of the log.
 
 
-async def test_the_log_begins_behind_everything_that_went(database: Database) -> None:
+async def test_log_starts_after_all_pruned_events(database: Database) -> None:
     one, other, third = await ended(database, 3)
-    # The last one to end was the first one to be there.
+    # The job that ended last was the first one created.
     await age(database, third, "1 h")
     newest = {job.id: (await places(database, job))[-1] for job in (one, other, third)}
     assert (await prune(database, limit=1)).jobs == 1
     assert await log_start(database) == newest[third.id]
-    # It never goes back.
+    # The start never moves back.
     assert (await prune(database, limit=1)).jobs == 1
     assert await log_start(database) == newest[third.id] > newest[one.id]
     async with database.transaction() as connection:
@@ -198,7 +198,7 @@ async def test_the_log_begins_behind_everything_that_went(database: Database) ->
     assert {event.job_id for event in page.events} == {other.id}
 
 
-async def test_what_has_not_settled_stays(database: Database) -> None:
+async def test_unsettled_jobs_are_kept(database: Database) -> None:
     (settled,) = await ended(database, 1)
     await retention.settle(database)
     async with foreign_transaction(database):
@@ -212,7 +212,7 @@ async def test_what_has_not_settled_stays(database: Database) -> None:
 # Subscriptions.
 
 
-async def test_what_a_subscription_has_not_acknowledged_stays(database: Database) -> None:
+async def test_unacknowledged_jobs_are_kept(database: Database) -> None:
     one, other = await ended(database, 2)
     read = (await places(database, one))[-1]
     await subscribe(database, "ahead", end_of(2**62))
@@ -220,14 +220,14 @@ async def test_what_a_subscription_has_not_acknowledged_stays(database: Database
     await subscribe(database, "elsewhere", BEGINNING, tenant="other")
     assert (await prune(database)).jobs == 1
     assert await kept(database) == {other.id}
-    # What it has read is where the log begins, and what it has not is there.
+    # The log starts at the place that it has read, and the unread events are still there.
     assert await log_start(database) == read
     await subscribe(database, "billing", (await places(database, other))[-1])
     pruned = await prune(database)
     assert (pruned.jobs, pruned.unread) == (1, {})
 
 
-async def test_positions_count_within_one_transaction(database: Database) -> None:
+async def test_acknowledged_position_counts_in_one_transaction(database: Database) -> None:
     jobs = await submit_many(database, 3)
     async with database.transaction() as connection:
         for job in jobs:
@@ -242,7 +242,7 @@ async def test_positions_count_within_one_transaction(database: Database) -> Non
     assert await log_start(database) == newest[1]
 
 
-async def test_unread_events_go_in_the_end_and_it_is_said(database: Database) -> None:
+async def test_unread_jobs_are_pruned_after_the_hold_and_reported(database: Database) -> None:
     one, other = await ended(database, 2)
     (late,) = await ended(database, 1, by="90 min")
     await subscribe(database, "billing", (await places(database, one))[-1])
@@ -259,14 +259,14 @@ async def test_unread_events_go_in_the_end_and_it_is_said(database: Database) ->
 # Idempotency keys.
 
 
-async def test_a_key_is_free_again(database: Database) -> None:
+async def test_pruned_job_frees_its_request_id(database: Database) -> None:
     await ended(database, 1, request_id="order-17")
     assert (await prune(database)).jobs == 1
     again = await submit(database, request_id="order-17", type="other")
     assert await kept(database) == {again.id}
 
 
-async def test_the_key_of_a_batch_is_free_once_its_last_job_is_gone(database: Database) -> None:
+async def test_batch_without_jobs_frees_its_request_id(database: Database) -> None:
     first, jobs, _ = await submit_two(database, "night")
     await cancel(database, *jobs)
     await age(database, jobs[0])
@@ -288,7 +288,7 @@ async def submit_two(database: Database, request_id: str) -> tuple[BatchId, list
         return await submit_batch(connection, new_batch(specs, request_id=request_id))
 
 
-async def test_a_job_that_goes_while_its_key_is_looked_for_makes_room(
+async def test_job_pruned_during_a_submit_is_created_anew(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (old,) = await ended(database, 1, request_id="order-17")
@@ -308,7 +308,7 @@ async def test_a_job_that_goes_while_its_key_is_looked_for_makes_room(
     assert isinstance(refused, RequestIdConflict)
 
 
-async def test_a_batch_whose_jobs_go_while_they_are_looked_for_makes_room(
+async def test_batch_pruned_during_a_submit_is_created_anew(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old_id, jobs, _ = await submit_two(database, "order-17")
@@ -319,7 +319,7 @@ async def test_a_batch_whose_jobs_go_while_they_are_looked_for_makes_room(
 
     async def prune_and_execute(connection: Connection, statement: Any, *args: Any) -> Any:
         if statement is submitting_batches._BATCH_JOBS:
-            # The batch itself has been found.
+            # The batch itself was found.
             monkeypatch.undo()
             await prune(database)
         return await execute(connection, statement, *args)
@@ -332,7 +332,7 @@ async def test_a_batch_whose_jobs_go_while_they_are_looked_for_makes_room(
     assert len(again) == 2
 
 
-async def test_a_submit_with_the_key_of_a_job_that_is_going_waits_and_makes_a_new_one(
+async def test_submit_waits_for_a_prune_and_creates_a_job(
     database: Database,
 ) -> None:
     (old,) = await ended(database, 1, request_id="order-17")
@@ -346,12 +346,12 @@ async def test_a_submit_with_the_key_of_a_job_that_is_going_waits_and_makes_a_ne
     assert job.id != old.id
 
 
-# At the same time.
+# Concurrency.
 
 
-async def test_of_a_requeue_and_a_prune_one_comes_first(database: Database) -> None:
+async def test_racing_requeue_and_prune_have_one_winner(database: Database) -> None:
     one, other = await ended(database, 2)
-    # Whoever is putting it back holds it: it is passed over, and nobody waits.
+    # The requeue holds the row: the prune skips it without waiting.
     async with database.transaction() as connection:
         await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=one.id)
         assert (await prune(database)).jobs == 1
@@ -360,7 +360,7 @@ async def test_of_a_requeue_and_a_prune_one_comes_first(database: Database) -> N
     job = await read_job(database, one.id)
     assert job.state is JobState.QUEUED
     assert_legal(job, await history(database, one.id))
-    # Whoever comes when it is going finds nothing.
+    # A requeue during the prune finds no job.
     await cancel(database, one)
     await age(database, one)
     await retention.settle(database)
@@ -378,7 +378,7 @@ async def requeue(database: Database, job: Job) -> None:
         await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
 
 
-async def test_nobody_but_a_prune_waits_for_a_prune(database: Database) -> None:
+async def test_only_prunes_wait_for_a_prune(database: Database) -> None:
     await ended(database, 2)
     await retention.settle(database)
     async with database.transaction() as connection:
@@ -396,7 +396,7 @@ async def test_nobody_but_a_prune_waits_for_a_prune(database: Database) -> None:
     assert await kept(database) == {job.id}
 
 
-async def test_two_that_prune_a_batch_leave_nothing_of_it(database: Database) -> None:
+async def test_concurrent_prunes_of_a_batch_remove_it(database: Database) -> None:
     _, jobs, _ = await submit_two(database, "night")
     await cancel(database, *jobs)
     for job in jobs:
@@ -404,7 +404,7 @@ async def test_two_that_prune_a_batch_leave_nothing_of_it(database: Database) ->
     await retention.settle(database)
     async with database.transaction() as connection:
         await prune_in(connection, term=await lead(database), limit=1)
-        # It skips the one that is taken, and waits with the other one.
+        # It skips the locked job, and waits with the other one.
         second = asyncio.create_task(prune_beside(database))
         await until_blocked(database)
     assert (await second).jobs == 1
@@ -413,7 +413,9 @@ async def test_two_that_prune_a_batch_leave_nothing_of_it(database: Database) ->
 
 
 @pytest.mark.parametrize("limit", [5, 300])
-async def test_everybody_at_once(crowd: Database, limit: int) -> None:
+async def test_concurrent_writers_and_prunes_keep_the_log_whole(
+    crowd: Database, limit: int
+) -> None:
     dice = random.Random(limit)
     jobs = await submit_many(crowd, 300)
     async with crowd.transaction() as connection:
@@ -437,7 +439,7 @@ async def test_everybody_at_once(crowd: Database, limit: int) -> None:
         await asyncio.gather(*steps)
         while (await prune(crowd)).jobs:
             pass
-    # What was put back is there, whole, and nothing else is.
+    # The requeued jobs are complete, and all others are removed.
     assert await kept(crowd) == {job.id for job in back} - gone
     assert await kept(crowd, "job_events", "job_id") == await kept(crowd)
     for job_id in await kept(crowd):
@@ -468,7 +470,7 @@ async def long_job(database: Database, worker_id: WorkerId, events: int) -> Job:
     return await read_job(database, job.id)
 
 
-async def test_a_transaction_removes_a_bounded_number_of_events(database: Database) -> None:
+async def test_prune_removes_a_bounded_number_of_events(database: Database) -> None:
     worker_id = await register(database)
     jobs = [await long_job(database, worker_id, 8) for _ in range(4)]
     pruned = await prune(database, max_events=10)
@@ -476,7 +478,7 @@ async def test_a_transaction_removes_a_bounded_number_of_events(database: Databa
     assert await kept(database) == {job.id for job in jobs[2:]}
 
 
-async def test_a_job_with_very_many_events_goes_at_once_and_they_follow(
+async def test_events_of_a_large_job_are_removed_later(
     database: Database,
 ) -> None:
     worker_id = await register(database)
@@ -492,7 +494,7 @@ async def test_a_job_with_very_many_events_goes_at_once_and_they_follow(
         page = await read_range(connection, after=BEGINNING, through=end_of(2**62), limit=100)
     assert {event.job_id for event in page.events} == {other.id}
 
-    # However often it is broken off.
+    # Interruptions change nothing.
     async def remove() -> int:
         async with database.transaction() as connection:
             return await remove_leftovers(connection, term=await lead(database), max_events=30)
@@ -508,7 +510,7 @@ async def test_a_job_with_very_many_events_goes_at_once_and_they_follow(
 # Cost.
 
 MANY = 20_000
-# However many jobs there are, a page of ten reads no more rows than this, indexes included.
+# The maximum number of rows that a page of ten jobs may read, including those of indexes.
 ENOUGH = 400
 FILL = """
     WITH made AS (
@@ -539,7 +541,9 @@ READ = text("""
 
 @pytest.mark.parametrize("analysed", [True, False])
 @pytest.mark.parametrize("held", [False, True])
-async def test_a_page_costs_what_it_removes(database: Database, analysed: bool, held: bool) -> None:
+async def test_cost_of_a_prune_depends_on_its_page(
+    database: Database, analysed: bool, held: bool
+) -> None:
     term = await lead(database)
     page: dict[str, Any] = {
         "term": term,
@@ -549,7 +553,7 @@ async def test_a_page_costs_what_it_removes(database: Database, analysed: bool, 
         "held_for": MONTH,
         "limit": 10,
     }
-    # Each statement was planned while there was nothing.
+    # Each statement was planned for empty tables.
     for _ in range(6):
         await prune(database, **page)
     if held:
@@ -574,10 +578,10 @@ async def test_a_page_costs_what_it_removes(database: Database, analysed: bool, 
             assert found.jobs == (0 if held else 10)
 
 
-async def test_a_transaction_that_came_late_to_a_job_counts_as_what_it_wrote(
+async def test_event_of_a_late_writer_counts_at_its_raised_place(
     database: Database,
 ) -> None:
-    """The xid of a job is that of its newest event, whoever wrote it."""
+    """The xid of a job is that of its newest event, whichever transaction wrote it."""
     early = await open_writer(database)
     job = await submit(database)
     await cancel_job(early.connection, tenant=DEFAULT_TENANT, job_id=job.id)

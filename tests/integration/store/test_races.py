@@ -1,4 +1,4 @@
-"""Everybody at once: whatever happens, each job has one legal history."""
+"""Concurrent writers of all kinds: each job has one legal history."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def promote(database: Database) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_every_job_has_one_legal_history(crowd: Database, seed: int) -> None:
+async def test_racing_workers_leave_legal_histories(crowd: Database, seed: int) -> None:
     dice = random.Random(seed)
     refusals.clear()
     workers = [await register(crowd) for _ in range(3)]
@@ -70,7 +70,7 @@ async def test_every_job_has_one_legal_history(crowd: Database, seed: int) -> No
     for number in range(ROUNDS):
         now = await everything(crowd)
         if number == 2:
-            # One of the workers is lost, and some jobs are late.
+            # One of the workers is lost, and some jobs are overdue.
             await lapse(crowd, workers[0])
             workers[0] = await register(crowd)
             for job in dice.sample(now, 5):
@@ -109,20 +109,20 @@ async def test_every_job_has_one_legal_history(crowd: Database, seed: int) -> No
     for job in await everything(crowd):
         events = await history(crowd, job.id)
         assert_legal(job, events)
-        # One end for each beginning: an end, and then at most a person's requeue.
+        # Each requeue follows one end.
         ends = sum(event.state in TERMINAL for event in events)
         again = sum(event.type is EventType.REQUEUED for event in events)
         assert ends == again + (job.state in TERMINAL)
         seen.update(event.type for event in events)
-    # The dice had something to say.
+    # The random choices caused starts and cancellations.
     assert {EventType.STARTED, EventType.CANCELLED} <= set(seen)
-    # A refusal is never of a state that allows what was asked.
+    # No refusal names a state that allows the request.
     assert refusals
     assert all(conflict.state not in conflict.allowed for conflict in refusals)
 
 
 @pytest.mark.parametrize("event", [EventType.SUCCEEDED, EventType.RETRY_SCHEDULED])
-async def test_of_a_cancel_and_a_finish_one_comes_first(crowd: Database, event: EventType) -> None:
+async def test_racing_cancel_and_end_have_one_winner(crowd: Database, event: EventType) -> None:
     worker_id = await register(crowd)
     jobs = await submit_many(crowd, JOBS)
     await claim(crowd, worker_id, [AttemptKey(job.id, 1) for job in jobs])
@@ -137,10 +137,10 @@ async def test_of_a_cancel_and_a_finish_one_comes_first(crowd: Database, event: 
         assert_legal(ended, await history(crowd, ended.id))
         states.append(ended.state)
     if event is EventType.SUCCEEDED:
-        # Whoever was first, the result counts; the cancellation was refused, or stands recorded.
+        # The result counts in either order. The cancellation was refused or recorded.
         assert set(states) == {JobState.SUCCEEDED}
         assert {conflict.state for conflict in refusals} <= {JobState.SUCCEEDED}
     else:
-        # A retry was cancelled while it waited, or never came to be.
+        # The retry was cancelled while it waited, or was never scheduled.
         assert set(states) == {JobState.CANCELLED}
         assert not refusals

@@ -1,4 +1,4 @@
-"""Databases that take no writes: read-only, a standby, a locked table."""
+"""Databases that refuse writes: read-only, a standby, a locked table."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_read_only_sessions_do_not_outlive_the_fault(
     await submit(database)
     await set_read_only(settings, read_only=True)
     await until(lambda: unavailable(database))
-    # All connections of the pool are opened while the database is read-only. Reading goes on.
+    # All connections of the pool are opened while the database is read-only. Reads still work.
     await use_all_connections(database, settings.database_pool_size)
     await set_read_only(settings, read_only=False, end_sessions=False)
     # The first write fails and replaces all of them.
@@ -174,7 +174,7 @@ async def test_standby_is_unavailable_until_promoted(pair: Pair) -> None:
         with pytest.raises(Unavailable):
             async with database.session():
                 pass
-        # The operator's commands may look at a standby.
+        # The operator's commands may read a standby.
         await reader.ping()
         operator = await asyncpg.connect(pair.standby_url)
         assert await operator.fetchval("SELECT pg_promote()")

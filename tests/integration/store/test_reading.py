@@ -1,4 +1,4 @@
-"""Jobs, their histories and their numbers, as they are read."""
+"""Queries: jobs, their histories and their statistics."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ def is_(field: str, operator: str, value: Any = "", key: str = "") -> Comparison
     return Comparison(field=field, operator=operator, value=value, key=key)
 
 
-async def test_the_newest_comes_first_and_pages_are_stable_under_inserts(
+async def test_pages_list_newest_first_despite_inserts(
     database: Database,
 ) -> None:
     jobs = await submit_many(database, 10)
     await submit(database, tenant="another")
     pages = [await select(database, limit=4)]
     while pages[-1]:
-        # What comes in between stands before the first page.
+        # A job that is created meanwhile is before the first page.
         await submit(database)
         pages.append(await select(database, limit=4, before=pages[-1][-1].id))
     assert [job.id for page in pages for job in page] == [job.id for job in reversed(jobs)]
     assert [len(page) for page in pages] == [4, 4, 2, 0]
 
 
-async def test_a_listed_job_is_the_job(database: Database) -> None:
+async def test_listed_job_equals_the_read_job(database: Database) -> None:
     brought = await bring(database, JobState.SUCCEEDED)
     job = await read_job(database, brought.job.id)
     assert await select(database, full=True) == [job]
@@ -124,7 +124,7 @@ FILTERS: list[tuple[tuple[tuple[Comparison, ...], ...], set[str]]] = [
 ]
 
 
-async def test_a_filter_finds_what_it_says(database: Database, jobs: dict[str, Job]) -> None:
+async def test_filter_finds_matching_jobs(database: Database, jobs: dict[str, Job]) -> None:
     names = {job.id: name for name, job in jobs.items()}
     for query, expected in FILTERS:
         found = await select(database, *query)
@@ -132,7 +132,7 @@ async def test_a_filter_finds_what_it_says(database: Database, jobs: dict[str, J
         assert {names[job.id] for job in found} == every, query
 
 
-async def test_a_filter_finds_jobs_by_worker_and_batch(
+async def test_filter_finds_jobs_by_worker_and_batch(
     database: Database, jobs: dict[str, Job]
 ) -> None:
     worker_id = jobs["done"].worker_id
@@ -143,7 +143,7 @@ async def test_a_filter_finds_jobs_by_worker_and_batch(
     assert [job.id for job in await select(database, *found)] == [jobs["plain"].id]
 
 
-async def test_the_job_of_another_tenant_does_not_exist(database: Database) -> None:
+async def test_job_of_another_tenant_is_not_found(database: Database) -> None:
     job = await submit(database, tenant="another")
     for job_id in (job.id, JobId(uuid7())):
         async with database.transaction() as connection:
@@ -159,7 +159,7 @@ async def test_the_job_of_another_tenant_does_not_exist(database: Database) -> N
 # Histories.
 
 
-async def test_a_history_is_read_in_pages(database: Database) -> None:
+async def test_history_is_read_in_pages(database: Database) -> None:
     brought = await bring(database, JobState.SUCCEEDED)
     whole = await history(database, brought.job.id)
 
@@ -181,7 +181,7 @@ async def test_a_history_is_read_in_pages(database: Database) -> None:
     assert await page(3, 2) == await page(100, 2) == []
 
 
-# Numbers.
+# Statistics.
 
 
 async def test_stats_count_by_queue_type_and_state(
@@ -199,7 +199,7 @@ async def test_stats_count_by_queue_type_and_state(
     assert abs(stats.time - before) < timedelta(minutes=1)
 
 
-async def test_the_age_of_a_queue_is_that_of_the_job_that_waits_the_longest(
+async def test_age_of_a_queue_is_that_of_its_oldest_job(
     database: Database,
 ) -> None:
     old = await submit(database, type="a")
@@ -213,7 +213,7 @@ async def test_the_age_of_a_queue_is_that_of_the_job_that_waits_the_longest(
     assert timedelta(hours=1) <= stats.ages["default"] < timedelta(hours=2)
 
 
-async def test_stats_of_nothing_have_the_time_alone(database: Database) -> None:
+async def test_stats_without_jobs_have_only_the_time(database: Database) -> None:
     async with database.transaction() as connection:
         stats = await read_stats(connection, tenant=DEFAULT_TENANT)
         now = await database_time(connection)
@@ -264,14 +264,14 @@ async def test_pages_of_events_end_early_by_bytes(database: Database) -> None:
             complete = page.complete
             sizes.append(len(page.events))
             outputs += [event.output for event in page.events]
-        # The event that fills a page is still in it.
+        # The event that fills a page is part of it.
         assert sizes == [4, 4, 1], read
         assert outputs == [piece.output for piece in pieces], read
 
 
-async def test_progress_of_an_older_version_is_read_cut(database: Database) -> None:
+async def test_oversized_progress_is_read_cut(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
-    # The second one is small as PostgreSQL compresses it.
+    # PostgreSQL compresses the second one to a small size.
     for content in (
         "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 100000) n)",
         "repeat('a', 200000)",

@@ -1,4 +1,4 @@
-"""What the scheduler dispatches from."""
+"""The jobs and pools from which the scheduler dispatches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def pools(database: Database) -> dict[str, Pool]:
         return {pool.name: pool for pool in await live_pools(connection)}
 
 
-async def test_jobs_come_in_the_order_of_their_turn(database: Database) -> None:
+async def test_ready_jobs_have_the_order_of_their_rank(database: Database) -> None:
     await register(database, "a", "b")
     low = await submit(database, type="a", priority=-10)
     first = await submit(database, type="b", queue="x")
@@ -44,7 +44,7 @@ async def test_jobs_come_in_the_order_of_their_turn(database: Database) -> None:
     assert [job.delivery.job_id for job in await ready(database, limit=2)] == order[:2]
 
 
-async def test_a_point_of_priority_is_worth_a_minute_of_waiting(database: Database) -> None:
+async def test_point_of_priority_equals_a_minute_of_waiting(database: Database) -> None:
     await register(database)
     patient, eager = await submit(database), await submit(database, priority=10)
     assert [job.delivery.job_id for job in await ready(database)] == [eager.id, patient.id]
@@ -55,13 +55,13 @@ async def test_a_point_of_priority_is_worth_a_minute_of_waiting(database: Databa
                     "UPDATE jobs SET rank = :more + (SELECT rank FROM jobs WHERE id = :other) "
                     "WHERE id = :id"
                 ),
-                # Ten minutes for ten points, less what it has waited.
+                # Ten minutes for ten points, less the time that it has waited.
                 {"id": patient.id, "other": eager.id, "more": (10 - minutes) * 60_000},
             )
         assert [job.delivery.job_id for job in await ready(database)] == order
 
 
-async def test_a_job_is_delivered_for_the_attempt_that_would_come_next(database: Database) -> None:
+async def test_ready_job_names_its_next_attempt(database: Database) -> None:
     await register(database)
     fresh = await submit(database)
     [job] = await ready(database)
@@ -75,7 +75,7 @@ async def test_only_queued_jobs_are_ready(database: Database) -> None:
     ]
 
 
-async def test_what_nobody_serves_is_passed_over(database: Database) -> None:
+async def test_unserved_jobs_are_not_ready(database: Database) -> None:
     await register(database, "a", pool="all")
     await register(database, "b", pool="fast", queues=["fast"])
     await register(database, "c", pool="foreign", tenant="another")
@@ -94,7 +94,7 @@ async def test_what_nobody_serves_is_passed_over(database: Database) -> None:
     assert [job.delivery.job_id for job in found] == [job.id for job in expected]
 
 
-async def test_only_the_pools_that_are_named_are_supplied(database: Database) -> None:
+async def test_only_jobs_of_named_pools_are_ready(database: Database) -> None:
     await register(database, "a", "both", pool="one")
     await register(database, "b", "both", pool="two")
     a, b, both = [await submit(database, type=name) for name in ("a", "b", "both")]
@@ -108,7 +108,7 @@ async def test_only_the_pools_that_are_named_are_supplied(database: Database) ->
     assert await ready(database, "none") == []
 
 
-async def test_a_pool_adds_up_its_workers(database: Database) -> None:
+async def test_pool_sums_its_workers(database: Database) -> None:
     one = await register(database, "a", "b", pool="large", slots=3)
     await register(database, "a", "b", pool="large", slots=4)
     await register(database, "c", pool="small", slots=1, queues=["fast"])
@@ -138,7 +138,7 @@ async def test_a_pool_adds_up_its_workers(database: Database) -> None:
     }
 
 
-async def test_a_worker_without_handlers_is_a_pool_that_serves_nothing(database: Database) -> None:
+async def test_pool_without_handlers_serves_nothing(database: Database) -> None:
     await register(database, "a", pool="bare")
     async with database.transaction() as connection:
         await connection.execute(text("DELETE FROM worker_handlers"))
@@ -153,7 +153,7 @@ async def heads(database: Database, *, limit: int, **behind: int) -> dict[str, H
     return {head.lane.type: head for head in found}
 
 
-async def test_a_single_lane_gives_all_that_is_wanted(database: Database) -> None:
+async def test_single_lane_gives_the_whole_limit(database: Database) -> None:
     await register(database, "a")
     jobs = await submit_many(database, 5, type="a")
     for limit, count in ((3, 3), (5, 5), (9, 5)):
@@ -161,36 +161,36 @@ async def test_a_single_lane_gives_all_that_is_wanted(database: Database) -> Non
         assert head.deliveries == [delivery(job) for job in jobs[:count]]
         assert list(head.ranks) == sorted(head.ranks)
         assert head.whole == (limit > 5)
-    # What is known already comes on top.
+    # Known jobs come on top of the limit.
     assert len((await heads(database, limit=2, a=2))["a"].deliveries) == 4
 
 
-async def test_of_several_lanes_each_gives_its_share_and_some_more(database: Database) -> None:
+async def test_each_of_several_lanes_gives_over_its_share(database: Database) -> None:
     await register(database, "a", "b", "c")
     for job_type in ("a", "b"):
         await submit_many(database, 200, type=job_type)
     await submit_many(database, 7, type="c")
     found = await heads(database, limit=150, b=10)
-    # Twice the share of 150 is 100, and some more.
+    # Twice the share of 150 is 100; the page adds a few jobs.
     sizes = {job_type: len(head.deliveries) for job_type, head in found.items()}
     assert sizes == {"a": 108, "b": 118, "c": 7}
     assert {job_type for job_type, head in found.items() if head.whole} == {"c"}
 
 
-async def test_jobs_behind_the_last_known_one_of_a_lane_are_not_taken_for_next(
+async def test_jobs_after_an_incomplete_lane_are_left_out(
     database: Database,
 ) -> None:
     await register(database, "a", "b")
     early = await submit_many(database, 100, type="a", priority=10)
     await submit_many(database, 5, type="b")
-    # A lane gives no more than is wanted, and those of it that are unknown come before the other's.
+    # The unknown jobs of an incomplete lane may precede those of the other one.
     assert [job.delivery for job in await ready(database, limit=60)] == [
         delivery(job) for job in early[:60]
     ]
     assert len(await ready(database, limit=105)) == 105
 
 
-async def test_what_was_claimed_or_has_ended_no_longer_waits(database: Database) -> None:
+async def test_claimed_and_ended_jobs_are_not_ready(database: Database) -> None:
     worker_id = await register(database)
     waiting, claimed, cancelled = await submit_many(database, 3)
     await start(database, worker_id, claimed)

@@ -1,4 +1,4 @@
-"""A dump that is restored into another cluster: its log goes on, and nothing unread is lost."""
+"""A dump restored into another cluster: its log continues, and no unread event is lost."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ async def some_life(database: Database) -> None:
     await finish(database, worker_id, ending(jobs[1].id, 1, EventType.INTERRUPTED))
 
 
-async def test_a_dump_that_is_restored_elsewhere_goes_on(
+async def test_dump_restored_in_another_cluster_continues(
     database: Database, settings: Settings, there: Settings, restored: Database
 ) -> None:
     await count_transactions(settings.database_url.get_secret_value(), 20_000)
@@ -202,7 +202,7 @@ async def test_a_dump_that_is_restored_elsewhere_goes_on(
         in_log = [event.seq for event in events if event.job_id == job_id]
         assert in_log == list(range(1, len(in_log) + 1))
         assert_legal(await read_job(restored, job_id), await history(restored, job_id))
-    # Everything has settled, and what comes now stands behind it.
+    # All events have settled, and new ones come after them.
     async with restored.transaction() as connection:
         settled = (await read_end(connection)).settled
     assert settled == place_of(events[-1])
@@ -216,13 +216,15 @@ async def test_a_dump_that_is_restored_elsewhere_goes_on(
         (job.id, EventType.SUBMITTED),
         (waiting, EventType.CANCELLED),
     ]
-    # Once is enough.
+    # The second migration does not rebase.
     name = await installation(restored)
     await migrate_async(there)
     assert await installation(restored) == name
 
 
-async def test_the_cursors_of_before_are_refused(database: Database, settings: Settings) -> None:
+async def test_cursors_from_before_a_rebase_are_refused(
+    database: Database, settings: Settings
+) -> None:
     await submit(database)
     old = await installation(database)
     cursor = encode_cursor(old, DEFAULT_TENANT, 1, 1)
@@ -236,7 +238,9 @@ async def test_the_cursors_of_before_are_refused(database: Database, settings: S
         decode_cursor(new, DEFAULT_TENANT, cursor)
 
 
-async def test_a_database_at_home_is_left_alone(database: Database, settings: Settings) -> None:
+async def test_database_in_its_own_cluster_is_not_rebased(
+    database: Database, settings: Settings
+) -> None:
     await some_life(database)
     before, name = await log(database), await installation(database)
     async with database.transaction() as connection:
@@ -249,7 +253,7 @@ async def test_a_database_at_home_is_left_alone(database: Database, settings: Se
     assert await installation(database) == name
 
 
-async def test_one_from_a_backup_is_rebased_when_the_operator_says_so(
+async def test_restored_backup_is_rebased_on_request(
     database: Database, settings: Settings
 ) -> None:
     await some_life(database)
@@ -267,7 +271,7 @@ async def test_one_from_a_backup_is_rebased_when_the_operator_says_so(
     assert {event.xid for event in await log(database)} == {3}
 
 
-async def test_what_a_subscription_has_not_read_stays_unread(
+async def test_unread_events_stay_unread_after_a_rebase(
     database: Database, settings: Settings
 ) -> None:
     await some_life(database)
@@ -282,12 +286,14 @@ async def test_what_a_subscription_has_not_read_stays_unread(
         again = await log(database, await subscription(database, f"read {number}"))
         unread = {(event.job_id, event.seq) for event in events[number:]}
         assert unread <= {(event.job_id, event.seq) for event in again}
-        # And not everything comes again.
+        # Not all acknowledged events are sent again.
         assert len(again) <= len(unread) + 2
     assert await log(database, await subscription(database, f"read {len(events)}")) == []
 
 
-async def test_a_log_that_was_pruned_stays_pruned(database: Database, settings: Settings) -> None:
+async def test_pruned_log_stays_pruned_after_a_rebase(
+    database: Database, settings: Settings
+) -> None:
     await some_life(database)
     events = await log(database)
     (pruned, kept) = place_of(events[1]), place_of(events[4])
@@ -311,7 +317,7 @@ async def test_a_log_that_was_pruned_stays_pruned(database: Database, settings: 
 
 
 @pytest.mark.parametrize("left", ["event_log", "subscriptions"])
-async def test_a_place_alone_tells_that_it_comes_from_elsewhere(
+async def test_foreign_place_alone_causes_a_rebase(
     database: Database, settings: Settings, left: str
 ) -> None:
     """Every event was pruned before the dump was made."""

@@ -1,4 +1,4 @@
-"""What running attempts say of themselves."""
+"""The reports of running attempts: progress and output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def output(job_id: JobId, chunk: str, *, attempt: int = 1) -> AttemptReport:
     return AttemptReport(key=AttemptKey(job_id, attempt), output=chunk)
 
 
-async def test_many_reports_of_many_jobs_are_numbered_in_the_order_given(
+async def test_reports_are_numbered_in_the_order_given(
     database: Database,
 ) -> None:
     worker_id = await register(database)
@@ -53,13 +53,13 @@ async def test_many_reports_of_many_jobs_are_numbered_in_the_order_given(
     ]
     for job_id in (one.id, two.id, silent.id):
         assert_legal(await read_job(database, job_id), await history(database, job_id))
-    # The position in the order of all events follows the number within the job.
+    # Positions in the log have the order of the numbers within the job.
     events = await history(database, one.id)
     places = [(event.xid, event.position) for event in events]
     assert places == sorted(places)
 
 
-async def test_the_last_progress_of_a_call_is_the_jobs(database: Database) -> None:
+async def test_last_progress_becomes_that_of_the_job(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     job_id = brought.job.id
     await report(
@@ -73,12 +73,12 @@ async def test_the_last_progress_of_a_call_is_the_jobs(database: Database) -> No
     assert job.progress == Progress(fraction=0.3, message="30%", counters='{"rows":  7}')
     told = [event.progress for event in await history(database, job_id) if event.progress]
     assert [said.fraction for said in told] == [0.1, 0.3]
-    # Output alone leaves it as it is.
+    # Output alone does not change it.
     await report(database, brought.worker_id, output(job_id, "2"))
     assert (await read_job(database, job_id)).progress == job.progress
 
 
-async def test_a_new_attempt_begins_without_progress_and_goes_on_with_the_output(
+async def test_new_attempt_resets_progress_and_keeps_output(
     database: Database,
 ) -> None:
     brought = await bring(database, JobState.RUNNING)
@@ -97,7 +97,7 @@ async def test_a_new_attempt_begins_without_progress_and_goes_on_with_the_output
             await list_output(connection, tenant="another", job_id=job_id, after_seq=0, limit=9)
 
 
-async def test_a_report_of_an_attempt_that_is_not_this_workers_is_refused(
+async def test_report_of_another_workers_attempt_is_refused(
     database: Database,
 ) -> None:
     brought = await bring(database, JobState.RUNNING)
@@ -110,7 +110,7 @@ async def test_a_report_of_an_attempt_that_is_not_this_workers_is_refused(
     ]
     assert await report(database, brought.worker_id, *reports) == set()
     assert await history(database, brought.job.id) == before
-    # What is refused holds up nothing that is not.
+    # A refused report does not prevent the others.
     mixed = [*reports, progress(brought.job.id, 0.5)]
     assert await report(database, brought.worker_id, *mixed) == {brought.job.id}
     assert len(await history(database, brought.job.id)) == len(before) + 1

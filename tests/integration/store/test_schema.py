@@ -1,4 +1,4 @@
-"""The migrations lead to exactly the schema that tables.py declares."""
+"""The migrations lead to exactly the schema that `tables.py` declares."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support.until import until
 
 T = TypeVar("T")
 
-# All that PostgreSQL keeps of a schema, as text, without the numbers that it gives.
+# The catalog of a schema as text, without the numbers that PostgreSQL assigns.
 CATALOG = {
     "tables": """
         SELECT relname, relkind, relpersistence, relrowsecurity, reloptions
@@ -68,7 +68,7 @@ CATALOG = {
         SELECT relname, pg_get_triggerdef(pg_trigger.oid)
         FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid WHERE {ours} AND NOT tgisinternal
     """,
-    # Those for handlers are declared by their migration alone.
+    # test_transition compares the body of `complete`; only the migrations declare `check_fence`.
     "functions": """
         SELECT proname FROM pg_proc WHERE pronamespace = 'headrace'::regnamespace
             AND proname NOT IN ('check_fence', 'complete')
@@ -132,7 +132,7 @@ def declare(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
-def test_the_migrated_schema_is_the_declared_one(databases: Databases) -> None:
+def test_migrated_schema_equals_the_declared_one(databases: Databases) -> None:
     with databases.fresh() as migrated, databases.fresh(migrated=False) as declared:
         on(declared, declare)
         found, expected = on(migrated, read_catalog), on(declared, read_catalog)
@@ -144,8 +144,8 @@ def test_the_migrated_schema_is_the_declared_one(databases: Databases) -> None:
 @pytest.mark.filterwarnings("ignore:Did not recognize type .xid8")
 def test_alembic_finds_nothing_to_migrate(databases: Databases) -> None:
     def compare(connection: Connection) -> object:
-        # Defaults are compared above: alembic runs them to see whether they are the same, and a
-        # random one never is.
+        # Defaults are compared above. Alembic compares their values, and those of random defaults
+        # always differ.
         options = {"compare_type": True, "version_table": VERSION_TABLE}
         return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
@@ -153,7 +153,7 @@ def test_alembic_finds_nothing_to_migrate(databases: Databases) -> None:
         assert on(url, compare) == []
 
 
-def test_migrations_can_be_undone_and_done_again(databases: Databases) -> None:
+def test_migrations_can_be_undone_and_repeated(databases: Databases) -> None:
     with databases.fresh() as url:
         before = on(url, read_catalog)
         command.downgrade(alembic_config(at(url)), "base")
@@ -169,14 +169,14 @@ def test_upgrade_of_0004_scans_no_table_for_its_checks(databases: Databases) -> 
         migrate(at(url), revision="0004")
         old = value(url, checks)
         command.upgrade(alembic_config(at(url)), "head")
-        # The step check of 0004 is replaced.
+        # A later migration replaces the step check of 0004.
         assert value(url, f"{checks} AND convalidated") == old - 1
         assert value(url, checks) > old
         migrate(at(url))
         assert value(url, f"{checks} AND NOT convalidated") == 0
 
 
-# Another application's tables, with Alembic's version table and the name of a revision of ours.
+# The tables of another application, with Alembic's version table and one of our revisions.
 ANOTHER = (
     "CREATE TABLE public.alembic_version (version_num varchar(32) PRIMARY KEY)",
     "INSERT INTO public.alembic_version VALUES ('0004')",
@@ -193,7 +193,7 @@ def value(url: str, statement: str) -> Any:
     return on(url, lambda c: c.execute(text(statement)).scalar())
 
 
-def test_migrate_beside_another_application_changes_nothing_of_it(databases: Databases) -> None:
+def test_migrate_leaves_another_application_unchanged(databases: Databases) -> None:
     with databases.fresh(migrated=False) as url:
         run_all(url, *ANOTHER)
         migrate(at(url))
@@ -201,7 +201,7 @@ def test_migrate_beside_another_application_changes_nothing_of_it(databases: Dat
         assert value(url, "SELECT title FROM public.jobs") == "theirs"
         assert value(url, "SELECT count(*) FROM headrace.installation") == 1
         assert value(url, "SELECT version_num FROM headrace.headrace_version") == head_revision()
-        # A role that is named like the schema finds this schema first.
+        # The search path of a role that is named like the schema begins with it.
         assert value(url, "SELECT to_regclass('headrace.alembic_version')") is None
 
 
@@ -240,7 +240,7 @@ def test_migrate_moves_an_old_installation_with_its_rows(databases: Databases, s
             assert on(url, read_functions) == []
 
 
-def test_a_second_schema_leaves_the_first_installation_alone(databases: Databases) -> None:
+def test_second_schema_leaves_the_first_unchanged(databases: Databases) -> None:
     with databases.fresh() as url:
         first = value(url, "SELECT id FROM headrace.installation")
         migrate(at(url).model_copy(update={"database_schema": "second"}))
@@ -291,7 +291,7 @@ def test_migrate_without_privilege_names_the_database(databases: Databases) -> N
             assert f"permission denied for database {name}" in refused.stderr
             assert "CREATE SCHEMA headrace" in refused.stderr
             assert "pa55word" not in refused.stderr
-            # An administrator may create the schema; the role then needs nothing else.
+            # An administrator may create the schema; the role then needs no other privilege.
             run_all(url, "CREATE SCHEMA headrace AUTHORIZATION headrace_test_guest")
             migrate(at(guest))
         finally:
@@ -309,7 +309,7 @@ def bare_url(databases: Databases) -> Iterator[str]:
         yield url
 
 
-async def test_several_may_migrate_at_once_and_again(bare_url: str) -> None:
+async def test_concurrent_and_repeated_migrations_succeed(bare_url: str) -> None:
     # The lock of the migrations is held until two of them wait for it.
     lock = int.from_bytes(b"headrace") >> 1
     holder = await asyncpg.connect(bare_url)
@@ -332,13 +332,13 @@ async def test_several_may_migrate_at_once_and_again(bare_url: str) -> None:
         _, said = await other.communicate()
     assert other.returncode == 0, said
     assert b"database_migrated" in said
-    # Once more, when there is nothing left to do.
+    # A repeated migration changes nothing.
     await migrate_async(at(bare_url))
     assert await holder.fetchval("SELECT count(*) FROM installation") == 1
     await holder.close()
 
 
-async def test_a_database_has_one_name_and_one_secret(database: Database) -> None:
+async def test_database_has_one_id_and_one_secret(database: Database) -> None:
     async with database.transaction() as connection:
         one = await read_installation(connection)
         again = await read_installation(connection)
@@ -352,7 +352,7 @@ async def test_a_database_has_one_name_and_one_secret(database: Database) -> Non
             await connection.execute(text("INSERT INTO installation DEFAULT VALUES"))
 
 
-def test_no_two_databases_have_the_same_name_or_secret(databases: Databases) -> None:
+def test_ids_and_secrets_of_databases_differ(databases: Databases) -> None:
     names = []
     for _ in range(2):
         with databases.fresh(migrated=False) as url:

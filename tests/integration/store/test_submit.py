@@ -1,4 +1,4 @@
-"""Submits: what is stored, and that the same request is stored once."""
+"""Submits: jobs and batches are stored exactly, and a repeated request once."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ async def submit_all(database: Database, *jobs: NewJob) -> list[Submitted | Requ
         return await submit_jobs(connection, jobs)
 
 
-async def test_what_was_submitted_is_stored_exactly(database: Database) -> None:
+async def test_submitted_job_is_stored_exactly(database: Database) -> None:
     new = NewJob(id=new_job().id, tenant=DEFAULT_TENANT, spec=SPEC, payload=PAYLOAD)
     [submitted] = await submit_all(database, new)
     assert isinstance(submitted, Submitted)
     assert submitted.created
     stored = await read_job(database, new.id)
-    # What the submit answers is what a reading shows, but for the payload.
+    # The submit returns the stored job without its payload.
     assert submitted.job == dataclasses.replace(stored, payload=None)
     for name in ("type", "queue", "priority", "labels", "timeout", "deadline", "retry"):
         assert getattr(stored, name) == getattr(SPEC, name)
@@ -59,7 +59,7 @@ async def test_what_was_submitted_is_stored_exactly(database: Database) -> None:
     assert stored.create_time == stored.due_time == stored.queue_time == stored.update_time
 
 
-async def test_a_job_of_the_future_is_scheduled_by_the_databases_clock(database: Database) -> None:
+async def test_future_job_is_scheduled_by_the_database_clock(database: Database) -> None:
     async with database.transaction() as connection:
         now = await database_time(connection)
         late, soon = [
@@ -67,14 +67,14 @@ async def test_a_job_of_the_future_is_scheduled_by_the_databases_clock(database:
         ]
         await submit_jobs(connection, [late, soon])
     job = await read_job(database, late.id)
-    # What was due before it was submitted is due when it was submitted.
+    # A schedule time in the past is replaced by the time of the submit.
     assert (job.state, job.due_time) == (JobState.QUEUED, job.create_time)
     job = await read_job(database, soon.id)
     assert (job.state, job.queue_time) == (JobState.SCHEDULED, None)
     assert job.due_time == now + timedelta(seconds=60)
 
 
-async def test_many_jobs_come_back_in_their_order(database: Database) -> None:
+async def test_submitted_jobs_return_in_their_order(database: Database) -> None:
     new = [new_job(priority=number % 7, request_id=f"r{-number}") for number in range(500)]
     results = await submit_all(database, *new)
     assert [result.job.id for result in results if isinstance(result, Submitted)] == [
@@ -83,14 +83,14 @@ async def test_many_jobs_come_back_in_their_order(database: Database) -> None:
     assert await count(database, "job_events") == 500
 
 
-async def test_the_same_request_is_the_same_job(database: Database) -> None:
+async def test_repeated_request_returns_the_same_job(database: Database) -> None:
     first = await submit(database, request_id="once")
     [again] = await submit_all(database, new_job(request_id="once"))
     assert again == Submitted(job=first, created=False)
     assert await count(database) == await count(database, "job_events") == 1
 
 
-async def test_the_same_request_twice_in_one_call_is_one_job(database: Database) -> None:
+async def test_repeated_request_in_one_call_creates_one_job(database: Database) -> None:
     new = [new_job(request_id=request_id) for request_id in ("a", "b", "a", None, None, "a")]
     results = await submit_all(database, *new)
     assert [result.created for result in results if isinstance(result, Submitted)] == [
@@ -101,13 +101,13 @@ async def test_the_same_request_twice_in_one_call_is_one_job(database: Database)
     assert await count(database) == await count(database, "job_events") == 4
 
 
-async def test_the_same_key_for_another_content_is_a_conflict(database: Database) -> None:
+async def test_request_id_with_other_content_is_a_conflict(database: Database) -> None:
     first = await submit(database, request_id="once", payload="1")
     for spec in ({"payload": "2"}, {"payload": "1", "priority": 1}, {"payload": "1 "}):
         [conflict] = await submit_all(database, new_job(request_id="once", **spec))
         assert isinstance(conflict, RequestIdConflict)
         assert (conflict.kind, conflict.existing_id) == ("job", str(first.id))
-    # Within one call, the first one has it.
+    # Within one call, the first job gets the request_id.
     good, bad = new_job(request_id="two", payload="1"), new_job(request_id="two", payload="2")
     _, conflict = await submit_all(database, good, bad)
     assert isinstance(conflict, RequestIdConflict)
@@ -115,7 +115,7 @@ async def test_the_same_key_for_another_content_is_a_conflict(database: Database
     assert await count(database) == 2
 
 
-async def test_a_key_belongs_to_its_tenant(database: Database) -> None:
+async def test_request_id_belongs_to_its_tenant(database: Database) -> None:
     [one] = await submit_all(database, new_job(request_id="once", payload="1"))
     [other] = await submit_all(database, new_job(request_id="once", payload="2", tenant="another"))
     assert isinstance(one, Submitted)
@@ -124,7 +124,7 @@ async def test_a_key_belongs_to_its_tenant(database: Database) -> None:
     assert other.created
 
 
-async def test_200_concurrent_submits_of_one_request_make_one_job(crowd: Database) -> None:
+async def test_concurrent_submits_of_a_request_create_one_job(crowd: Database) -> None:
     new = [new_job(request_id="once") for _ in range(200)]
     async with asyncio.timeout(60):
         results = await asyncio.gather(*(submit_all(crowd, job) for job in new))
@@ -135,13 +135,13 @@ async def test_200_concurrent_submits_of_one_request_make_one_job(crowd: Databas
     assert await count(crowd) == await count(crowd, "job_events") == 1
 
 
-async def test_calls_with_the_same_keys_in_other_orders_never_lock_crosswise(
+async def test_submits_in_other_orders_cause_no_deadlock(
     crowd: Database,
 ) -> None:
     one, other = [[new_job(request_id=key) for key in keys] for keys in ("xmz", "zmx")]
     async with crowd.transaction() as holder:
         await submit_jobs(holder, [new_job(request_id="m")])
-        # Both wait for the key in the middle, and each must have nothing that the other wants.
+        # Both wait for the key in the middle, and must not hold a key that the other one needs.
         calls = [asyncio.create_task(submit_all(crowd, *call)) for call in (one, other)]
         await until_blocked(crowd, sessions=2)
         await holder.rollback()
@@ -154,7 +154,7 @@ async def test_calls_with_the_same_keys_in_other_orders_never_lock_crosswise(
     assert {key: len(ids) for key, ids in made.items()} == {"m": 1, "x": 1, "z": 1}
 
 
-async def test_the_first_event_stands_with_its_job(database: Database) -> None:
+async def test_job_and_first_event_are_stored_together(database: Database) -> None:
     job = await submit(database, labels={"team": "blue"})
     [event] = await history(database, job.id)
     assert (event.type, event.state, event.seq) == (EventType.SUBMITTED, JobState.QUEUED, 1)
@@ -177,7 +177,7 @@ def fifty(*, request_id: str | None = None, content: bytes = b"1") -> NewBatch:
     return new_batch(specs, payloads, request_id=request_id, content=content)
 
 
-async def test_a_batch_comes_back_in_its_order(database: Database) -> None:
+async def test_batch_returns_in_its_order(database: Database) -> None:
     batch_id, jobs, created = await batch(database, fifty())
     assert created
     assert {job.batch_id for job in jobs} == {batch_id}
@@ -186,7 +186,7 @@ async def test_a_batch_comes_back_in_its_order(database: Database) -> None:
     assert await count(database) == await count(database, "job_events") == 50
 
 
-async def test_jobs_that_share_a_spec_are_stored_as_those_that_do_not(database: Database) -> None:
+async def test_jobs_with_a_shared_spec_are_stored_alike(database: Database) -> None:
     async with database.transaction() as connection:
         now = await database_time(connection)
         late = dataclasses.replace(SPEC, schedule_time=now + timedelta(hours=1))
@@ -204,21 +204,21 @@ async def test_jobs_that_share_a_spec_are_stored_as_those_that_do_not(database: 
         assert event.due_time == (job.due_time if job.state is JobState.SCHEDULED else None)
 
 
-async def test_a_batch_of_one_kind_is_told_what_is_stored(database: Database) -> None:
+async def test_batch_of_one_kind_returns_the_stored_jobs(database: Database) -> None:
     batch_id, jobs, _ = await batch(database, new_batch([SPEC] * 3, [PAYLOAD] * 3))
     stored = [await read_job(database, job.id) for job in jobs]
     assert jobs == [dataclasses.replace(job, payload=None) for job in stored]
     assert {(job.payload, job.batch_id) for job in stored} == {(PAYLOAD, batch_id)}
 
 
-async def test_a_batch_is_replayed_in_its_order(database: Database) -> None:
+async def test_repeated_batch_returns_in_its_order(database: Database) -> None:
     first = await batch(database, fifty(request_id="once"))
     again = await batch(database, fifty(request_id="once"))
     assert again == (first[0], first[1], False)
     assert await count(database) == 50
 
 
-async def test_the_key_of_a_batch_for_another_batch_is_a_conflict(database: Database) -> None:
+async def test_request_id_of_another_batch_is_a_conflict(database: Database) -> None:
     batch_id, _, _ = await batch(database, fifty(request_id="once"))
     with pytest.raises(RequestIdConflict) as caught:
         await batch(database, fifty(request_id="once", content=b"2"))
@@ -226,7 +226,7 @@ async def test_the_key_of_a_batch_for_another_batch_is_a_conflict(database: Data
     assert await count(database) == 50
 
 
-async def test_concurrent_submits_of_one_batch_make_one(crowd: Database) -> None:
+async def test_concurrent_submits_of_a_batch_create_one(crowd: Database) -> None:
     async with asyncio.timeout(60):
         results = await asyncio.gather(*(batch(crowd, fifty(request_id="once")) for _ in range(20)))
     assert sum(created for _, _, created in results) == 1
@@ -234,7 +234,7 @@ async def test_concurrent_submits_of_one_batch_make_one(crowd: Database) -> None
     assert await count(crowd) == 50
 
 
-async def test_a_batch_is_stored_all_or_nothing(database: Database) -> None:
+async def test_batch_is_stored_all_or_nothing(database: Database) -> None:
     # The database refuses the whole batch for an invalid job.
     bad = new_batch([SPEC] * 3, ["1", "{", "2"], request_id="once")
     with pytest.raises(Exception, match="json"):

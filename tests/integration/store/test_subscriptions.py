@@ -1,4 +1,4 @@
-"""Named subscriptions: one consumer has it, its epoch fences the others off, places only grow."""
+"""Named subscriptions: one consumer each, fenced by its epoch; acknowledged places only grow."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def place(subscription: Subscription | Acquired) -> Place:
 # Creating.
 
 
-async def test_it_begins_at_the_last_event(database: Database):
+async def test_new_subscription_begins_after_the_last_event(database: Database):
     empty, created = await create(database, "early")
     assert (place(empty), created) == (BEGINNING, True)
     assert (empty.consumer, empty.ack_time, empty.lag, empty.epoch) == (None, None, None, 0)
@@ -158,13 +158,13 @@ async def test_it_begins_at_the_last_event(database: Database):
     assert place(subscription) == last
 
 
-async def test_it_begins_behind_a_place(database: Database):
+async def test_new_subscription_begins_after_a_place(database: Database):
     first, *_ = await places(database, 3)
     subscription, _ = await create(database, after=first)
     assert place(subscription) == first
 
 
-async def test_creating_it_again_with_the_same_filter_changes_nothing(database: Database):
+async def test_repeated_creation_changes_nothing(database: Database):
     first, _, third = await places(database, 3)
     subscription, _ = await create(
         database, job_filter=JobFilter(queues=frozenset("a"), labels={"b": "c"})
@@ -179,13 +179,13 @@ async def test_creating_it_again_with_the_same_filter_changes_nothing(database: 
     assert (again.id, place(again)) == (subscription.id, third)
 
 
-async def test_a_name_with_another_filter_is_refused(database: Database):
+async def test_creation_with_another_filter_is_refused(database: Database):
     await create(database, job_filter=JobFilter(queues=frozenset("a")))
     with pytest.raises(SubscriptionConflict):
         await create(database, job_filter=JobFilter(queues=frozenset("b")))
 
 
-async def test_names_belong_to_tenants(database: Database):
+async def test_subscription_names_belong_to_tenants(database: Database):
     await create(database, job_filter=JobFilter(queues=frozenset("a")))
     other, created = await create(database, tenant="other")
     assert created
@@ -196,7 +196,7 @@ async def test_names_belong_to_tenants(database: Database):
     assert await acquire(database, new_watch(tenant="other"), "a") is not None
 
 
-async def test_a_tenant_has_a_bound(database: Database):
+async def test_creation_above_the_maximum_is_refused(database: Database):
     for number in range(2):
         await create(database, f"s{number}", maximum=2)
     with pytest.raises(LimitExceeded) as caught:
@@ -207,7 +207,7 @@ async def test_a_tenant_has_a_bound(database: Database):
     assert (await create(database, "s2", maximum=2))[1]
 
 
-async def test_many_that_create_at_once_make_one_and_keep_the_bound(crowd: Database):
+async def test_concurrent_creations_keep_the_maximum(crowd: Database):
     same = await asyncio.gather(*(create(crowd) for _ in range(16)))
     assert sum(created for _, created in same) == 1
     assert len({subscription.id for subscription, _ in same}) == 1
@@ -218,19 +218,19 @@ async def test_many_that_create_at_once_make_one_and_keep_the_bound(crowd: Datab
     assert sum(isinstance(other, LimitExceeded) for other in others) == 12
 
 
-async def test_it_cannot_begin_where_events_were_pruned(database: Database):
+async def test_creation_before_pruned_events_is_refused(database: Database):
     first, second, third = await places(database, 3)
     await move_start(database, second)
     with pytest.raises(StartsTooEarly) as caught:
         await create(database, after=first)
     assert caught.value.start == second
     assert place((await create(database, after=second))[0]) == second
-    # What is there already is found, wherever it began.
+    # An existing subscription is returned, whatever its start.
     assert not (await create(database, after=first))[1]
     assert place((await create(database, "now"))[0]) == third
 
 
-async def test_it_begins_behind_what_was_pruned_when_nothing_is_left(database: Database):
+async def test_new_subscription_in_a_pruned_log_begins_at_its_start(database: Database):
     (only,) = await places(database, 1)
     await move_start(database, only)
     async with database.transaction() as connection:
@@ -260,7 +260,7 @@ async def test_subscriptions_are_listed_by_name(database: Database):
     assert await page(second[-1]) == []
 
 
-async def test_the_lag_is_the_age_of_the_oldest_event_that_is_not_acknowledged(
+async def test_lag_is_the_age_of_the_oldest_unacknowledged_event(
     database: Database,
 ):
     subscription, _ = await create(database)
@@ -285,7 +285,7 @@ async def test_the_lag_is_the_age_of_the_oldest_event_that_is_not_acknowledged(
     assert (await get(database)).lag is None
 
 
-async def test_the_lag_is_never_below_zero(database: Database):
+async def test_lag_is_never_negative(database: Database):
     await create(database)
     await places(database, 1)
     async with database.transaction() as connection:
@@ -293,7 +293,7 @@ async def test_the_lag_is_never_below_zero(database: Database):
     assert (await get(database)).lag == timedelta()
 
 
-async def test_the_lag_walks_to_one_row_of_the_index(database: Database):
+async def test_lag_reads_one_row_of_the_index(database: Database):
     subscription, _ = await create(database)
     await places(database, 5)
     async with database.transaction() as connection:
@@ -315,7 +315,7 @@ async def test_the_lag_walks_to_one_row_of_the_index(database: Database):
 # Acquiring.
 
 
-async def test_the_first_that_asks_has_it(database: Database):
+async def test_free_subscription_is_acquired_by_the_first_watch(database: Database):
     created, _ = await create(database, job_filter=JobFilter(types=frozenset("t")))
     watch = new_watch()
     acquired = await acquire(database, watch, "a")
@@ -327,25 +327,25 @@ async def test_the_first_that_asks_has_it(database: Database):
     assert (await get(database)).epoch == 1
 
 
-async def test_what_does_not_exist_cannot_be_acquired(database: Database):
+async def test_missing_subscription_cannot_be_acquired(database: Database):
     await create(database, tenant="other")
     with pytest.raises(SubscriptionNotFound):
         await acquire(database, new_watch(), "a")
 
 
-async def test_a_newer_watch_of_the_same_consumer_replaces_the_older_one(database: Database):
+async def test_newer_watch_of_a_consumer_replaces_the_older_one(database: Database):
     await create(database)
     older, newer = new_watch(), new_watch()
     first = await acquire(database, older, "a")
     second = await acquire(database, newer, "a")
     assert first == second
     assert await renew(database, older, newer) == {newer.watch_id}
-    # The one that was replaced lets go of nothing.
+    # The replaced watch has nothing to release.
     assert await release(database, older) == 0
     assert await acquire(database, new_watch(), "b") is None
 
 
-async def test_another_consumer_has_it_once_it_was_let_go_of(database: Database):
+async def test_released_subscription_is_free_for_another_consumer(database: Database):
     await create(database)
     watch = new_watch()
     await acquire(database, watch, "a")
@@ -356,7 +356,7 @@ async def test_another_consumer_has_it_once_it_was_let_go_of(database: Database)
     assert taken.epoch == 2
 
 
-async def test_the_same_consumer_keeps_the_epoch_when_it_comes_back(database: Database):
+async def test_returning_consumer_keeps_the_epoch(database: Database):
     await create(database)
     for _ in range(3):
         watch = new_watch()
@@ -366,7 +366,7 @@ async def test_the_same_consumer_keeps_the_epoch_when_it_comes_back(database: Da
         await release(database, watch)
 
 
-async def test_another_consumer_has_it_once_the_lease_has_lapsed(database: Database):
+async def test_lapsed_lease_frees_the_subscription(database: Database):
     await create(database)
     lost = new_watch()
     await acquire(database, lost, "a")
@@ -378,7 +378,7 @@ async def test_another_consumer_has_it_once_the_lease_has_lapsed(database: Datab
     assert await renew(database, lost) == set()
 
 
-async def test_a_lease_that_lapsed_is_renewed_while_nobody_has_taken_over(database: Database):
+async def test_lapsed_lease_without_a_successor_is_renewed(database: Database):
     await create(database)
     watch = new_watch()
     await acquire(database, watch, "a")
@@ -387,7 +387,7 @@ async def test_a_lease_that_lapsed_is_renewed_while_nobody_has_taken_over(databa
     assert await acquire(database, new_watch(), "b") is None
 
 
-async def test_of_sixteen_that_ask_at_once_one_has_it(crowd: Database):
+async def test_concurrent_watches_get_one_holder(crowd: Database):
     for round_number in range(5):
         name = f"s{round_number}"
         await create(crowd, name)
@@ -396,7 +396,7 @@ async def test_of_sixteen_that_ask_at_once_one_has_it(crowd: Database):
         )
         (acquired,) = (answer for answer in answers if answer is not None)
         assert acquired.epoch == 1
-        # And of sixteen that wait for it to lapse.
+        # The same for sixteen that wait for a lapse.
         await lapse(crowd)
         answers = await asyncio.gather(
             *(acquire(crowd, new_watch(name), f"d{number}") for number in range(16))
@@ -405,7 +405,7 @@ async def test_of_sixteen_that_ask_at_once_one_has_it(crowd: Database):
         assert acquired.epoch == 2
 
 
-async def test_it_is_told_who_has_what(database: Database):
+async def test_holders_of_subscriptions_are_returned(database: Database):
     mine, _ = await create(database)
     free, _ = await create(database, "free")
     watch = new_watch()
@@ -426,7 +426,7 @@ async def test_it_is_told_who_has_what(database: Database):
 # Acknowledging.
 
 
-async def test_an_acknowledgement_moves_forward_alone(database: Database):
+async def test_acknowledgement_never_moves_back(database: Database):
     subscription, _ = await create(database)
     first, second, third = await places(database, 3)
     assert await ack(database, subscription, second)
@@ -440,7 +440,7 @@ async def test_an_acknowledgement_moves_forward_alone(database: Database):
     assert await ack(database, subscription, third)
 
 
-async def test_whoever_takes_over_begins_behind_what_was_acknowledged(database: Database):
+async def test_successor_begins_after_the_acknowledged_place(database: Database):
     await create(database)
     first, _ = await places(database, 2)
     watch = new_watch()
@@ -453,7 +453,7 @@ async def test_whoever_takes_over_begins_behind_what_was_acknowledged(database: 
     assert place(taken) == first
 
 
-async def test_what_was_let_go_of_can_be_acknowledged_until_another_one_has_it(
+async def test_released_subscription_can_be_acknowledged(
     database: Database,
 ):
     await create(database)
@@ -466,13 +466,13 @@ async def test_what_was_let_go_of_can_be_acknowledged_until_another_one_has_it(
     await acquire(database, new_watch(), "b")
     with pytest.raises(SubscriptionTaken):
         await ack(database, acquired, second)
-    # Not even what changes nothing: it would seem to hold.
+    # An acknowledgement without an effect is refused as well: success would mislead.
     with pytest.raises(SubscriptionTaken):
         await ack(database, acquired, first)
     assert place(await get(database)) == first
 
 
-async def test_what_belongs_elsewhere_is_not_acknowledged(database: Database):
+async def test_foreign_acknowledgement_is_refused(database: Database):
     subscription, _ = await create(database)
     (first,) = await places(database, 1)
     with pytest.raises(SubscriptionNotFound):
@@ -487,7 +487,7 @@ async def test_what_belongs_elsewhere_is_not_acknowledged(database: Database):
         await ack(database, subscription, first)
 
 
-async def test_a_deleted_one_is_not_there_any_more(database: Database):
+async def test_deleted_subscription_is_not_found(database: Database):
     await create(database)
     watch = new_watch()
     await acquire(database, watch, "a")
@@ -495,13 +495,13 @@ async def test_a_deleted_one_is_not_there_any_more(database: Database):
     with pytest.raises(SubscriptionNotFound):
         await delete(database)
     assert await renew(database, watch) == set()
-    # A new one of the name is nobody's.
+    # A new subscription of the name has no consumer.
     await create(database)
     assert await renew(database, watch) == set()
     assert await acquire(database, new_watch(), "b") is not None
 
 
-async def test_an_acknowledgement_that_comes_while_another_one_takes_over_is_refused(
+async def test_acknowledgement_during_a_takeover_is_refused(
     database: Database,
 ):
     await create(database)
@@ -519,7 +519,7 @@ async def test_an_acknowledgement_that_comes_while_another_one_takes_over_is_ref
     assert place(await get(database)) == place(taken) == BEGINNING
 
 
-async def test_whoever_takes_over_while_something_is_acknowledged_begins_behind_it(
+async def test_successor_begins_after_a_concurrent_acknowledgement(
     database: Database,
 ):
     await create(database)
@@ -543,14 +543,14 @@ async def test_whoever_takes_over_while_something_is_acknowledged_begins_behind_
     assert place(taken) == first
 
 
-async def test_acknowledgements_at_once_leave_the_farthest_place(crowd: Database):
+async def test_concurrent_acknowledgements_keep_the_last_place(crowd: Database):
     subscription, _ = await create(crowd)
     somewhere = await places(crowd, 12)
     await asyncio.gather(*(ack(crowd, subscription, one) for one in reversed(somewhere)))
     assert place(await get(crowd)) == somewhere[-1]
 
 
-async def test_a_watch_that_stood_by_takes_nothing_from_a_newer_one_of_its_consumer(
+async def test_waiting_watch_takes_nothing_from_a_newer_one(
     database: Database,
 ) -> None:
     await create(database)
@@ -561,7 +561,7 @@ async def test_a_watch_that_stood_by_takes_nothing_from_a_newer_one_of_its_consu
             connection, older, consumer="one", lease=LEASE, takes_over=False
         )
         assert refused is None
-        # Whoever comes just now does, whatever the clocks of the gateways say.
+        # A watch that begins now does, whatever the clocks of the gateways are.
         assert await acquire_subscription(connection, older, consumer="one", lease=LEASE)
         assert await acquire_subscription(
             connection, newer, consumer="one", lease=LEASE, takes_over=False

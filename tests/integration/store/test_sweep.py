@@ -1,4 +1,4 @@
-"""Jobs whose worker is lost, and jobs whose deadline has passed."""
+"""The recovery of jobs whose worker is lost, and the expiry of jobs."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ async def expire(
         )
 
 
-async def test_the_jobs_of_live_workers_stay_however_old_they_are(database: Database) -> None:
+async def test_old_jobs_of_live_workers_are_not_recovered(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     await set_column(database, brought.job.id, "start_time = now() - interval '1 year'")
     assert await sweep(database) == []
 
 
-async def test_the_jobs_of_lapsed_and_of_missing_workers_are_taken_back(
+async def test_jobs_of_lapsed_and_missing_workers_are_recovered(
     database: Database,
 ) -> None:
     live, lapsed, missing = [await bring(database, JobState.RUNNING) for _ in range(3)]
@@ -68,7 +68,7 @@ async def test_the_jobs_of_lapsed_and_of_missing_workers_are_taken_back(
     assert await sweep(database) == []
 
 
-async def test_only_running_jobs_are_taken_back(database: Database) -> None:
+async def test_only_running_jobs_are_recovered(database: Database) -> None:
     for state in JobState:
         brought = await bring(database, state)
         await lapse(database, brought.worker_id)
@@ -85,7 +85,7 @@ async def lose(database: Database, job_id: JobId, *, max_losses: int) -> tuple[i
     return claimed.worker_losses, state
 
 
-async def test_a_job_that_runs_apart_is_charged_with_no_worker_that_dies(
+async def test_job_in_its_own_process_is_not_charged_with_a_loss(
     database: Database,
 ) -> None:
     job = await submit(database)
@@ -98,9 +98,7 @@ async def test_a_job_that_runs_apart_is_charged_with_no_worker_that_dies(
 
 
 @pytest.mark.parametrize("limit", range(LOSSES_BEFORE_OWN_PROCESS))
-async def test_a_budget_that_ends_before_a_job_runs_apart_is_kept_to(
-    database: Database, limit: int
-) -> None:
+async def test_small_loss_budget_fails_a_job_in_time(database: Database, limit: int) -> None:
     job = await submit(database)
     lost = [await lose(database, job.id, max_losses=limit) for _ in range(limit + 1)]
     assert [state for _, state in lost] == ["queued"] * limit + ["failed"]
@@ -112,7 +110,7 @@ async def test_a_budget_that_ends_before_a_job_runs_apart_is_kept_to(
     assert_legal(job, await history(database, job.id))
 
 
-async def test_a_lost_job_whose_cancellation_was_asked_for_is_cancelled(
+async def test_lost_job_with_a_cancel_request_is_cancelled(
     database: Database,
 ) -> None:
     brought = await bring(database, JobState.RUNNING)
@@ -126,7 +124,7 @@ async def test_a_lost_job_whose_cancellation_was_asked_for_is_cancelled(
     assert_legal(job, events)
 
 
-async def test_lost_jobs_are_taken_back_page_by_page(database: Database) -> None:
+async def test_lost_jobs_are_recovered_in_pages(database: Database) -> None:
     workers = [await register(database) for _ in range(3)]
     jobs = await submit_many(database, 30)
     for number, worker_id in enumerate(workers):
@@ -139,7 +137,7 @@ async def test_lost_jobs_are_taken_back_page_by_page(database: Database) -> None
     assert {job_id for page in pages for job_id, _ in page} == {job.id for job in jobs}
 
 
-async def test_a_job_that_somebody_holds_is_left_to_him(database: Database) -> None:
+async def test_locked_job_is_not_recovered(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     await lapse(database, brought.worker_id)
     async with database.transaction() as connection:
@@ -148,10 +146,10 @@ async def test_a_job_that_somebody_holds_is_left_to_him(database: Database) -> N
     assert await sweep(database) == [(brought.job.id, "cancelled")]
 
 
-async def test_a_sweep_that_is_held_up_takes_nothing_that_was_renewed_meanwhile(
+async def test_delayed_recovery_respects_renewed_leases(
     database: Database,
 ) -> None:
-    # It looks at one worker after the other, in the order of their ids.
+    # It checks the workers in the order of their ids.
     lapsed, renewed = [await bring(database, JobState.RUNNING) for _ in range(2)]
     assert lapsed.worker_id < renewed.worker_id
     await lapse(database, lapsed.worker_id)
@@ -173,13 +171,13 @@ async def test_a_sweep_that_is_held_up_takes_nothing_that_was_renewed_meanwhile(
         async def has_ended() -> bool:
             return await holder.scalar(text("SELECT clock_timestamp()")) > end
 
-        # What the statement sees of the lease is over by now.
+        # The lease in the statement's snapshot has lapsed by now.
         await until(has_ended)
     assert await held_up == [(lapsed.job.id, "queued")]
     assert (await read_job(database, renewed.job.id)).state is JobState.RUNNING
 
 
-# Holds up whoever changes a job in the middle of the statement.
+# Delays each change of a job within its statement.
 _HOLD_UP = text("""
     CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS
     'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN new; END'
@@ -187,14 +185,14 @@ _HOLD_UP = text("""
 _HELD_UP = text("""
     CREATE TRIGGER held_up BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION hold_up()
 """)
-# Long enough for a sweep to begin in.
+# Long enough for a recovery to begin.
 _SHORT_LEASE = text("""
     UPDATE workers SET lease_expire_time = clock_timestamp() + interval '2 s' WHERE id = :id
     RETURNING lease_expire_time
 """)
 
 
-async def test_a_worker_that_was_only_slow_finds_its_job_gone(database: Database) -> None:
+async def test_slow_worker_loses_its_recovered_job(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     await lapse(database, brought.worker_id)
     await sweep(database)
@@ -205,7 +203,7 @@ async def test_a_worker_that_was_only_slow_finds_its_job_gone(database: Database
 # Deadlines.
 
 
-async def test_what_waits_expires_at_its_deadline(database: Database) -> None:
+async def test_waiting_job_expires_at_its_deadline(database: Database) -> None:
     for state in (JobState.SCHEDULED, JobState.QUEUED, JobState.RETRYING):
         brought = await bring(database, state)
         await set_column(database, brought.job.id, "deadline = now() + interval '1 h'")
@@ -220,7 +218,7 @@ async def test_what_waits_expires_at_its_deadline(database: Database) -> None:
         assert_legal(job, await history(database, job.id))
 
 
-async def test_what_runs_is_left_to_its_worker_for_the_grace(database: Database) -> None:
+async def test_running_job_expires_after_the_grace_period(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     await set_column(database, brought.job.id, "deadline = now() - interval '1 minute'")
     assert await expire(database, running_grace=timedelta(minutes=2)) == []
@@ -229,7 +227,7 @@ async def test_what_runs_is_left_to_its_worker_for_the_grace(database: Database)
     assert_legal(job, await history(database, job.id))
 
 
-async def test_what_has_ended_or_has_no_deadline_never_expires(database: Database) -> None:
+async def test_ended_job_or_no_deadline_never_expires(database: Database) -> None:
     for state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED):
         brought = await bring(database, state)
         await set_column(database, brought.job.id, "deadline = now() - interval '1 h'")
@@ -237,7 +235,7 @@ async def test_what_has_ended_or_has_no_deadline_never_expires(database: Databas
     assert await expire(database) == []
 
 
-async def test_late_jobs_expire_page_by_page_the_latest_first(database: Database) -> None:
+async def test_late_jobs_expire_in_pages_latest_first(database: Database) -> None:
     jobs = await submit_many(database, 10)
     for number, job in enumerate(jobs):
         await set_column(database, job.id, f"deadline = now() - interval '{number + 1} minute'")
@@ -248,7 +246,7 @@ async def test_late_jobs_expire_page_by_page_the_latest_first(database: Database
     assert set(pages[0]) == {job.id for job in jobs[6:]}
 
 
-async def test_late_jobs_that_run_within_their_grace_hide_none_behind_them(
+async def test_running_jobs_in_their_grace_hide_no_late_jobs(
     database: Database,
 ) -> None:
     running = [await bring(database, JobState.RUNNING) for _ in range(3)]

@@ -41,14 +41,14 @@ STOP_AND_RELEASE = Transition(
 )
 
 
-async def test_the_function_complete_has_the_built_body(database: Database) -> None:
+async def test_function_complete_has_the_built_body(database: Database) -> None:
     async with database.transaction() as connection:
         body = await connection.scalar(BODY)
 
     assert body.split() == COMPLETE_BODY.replace("{tables}", "headrace").split()
 
 
-async def test_a_transition_can_cause_those_of_other_jobs(database: Database) -> None:
+async def test_transition_can_cause_transitions_of_other_jobs(database: Database) -> None:
     first = await submit(database)
     later = first.create_time.replace(year=first.create_time.year + 1)
     waiting, other = [

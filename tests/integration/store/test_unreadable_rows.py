@@ -1,4 +1,4 @@
-"""Rows that an older version left and no program can read: they harm no other row."""
+"""Unreadable rows of an older version: they harm no other row."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_mend_repairs_every_row_and_validates_checks(
         assert await connection.scalars(text(invalid)) == []
         triggers = "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgname LIKE '%clamp'"
         assert await connection.scalars(text(triggers)) == []
-    # The constraints stay as they are.
+    # A repeated migration leaves the constraints as they are.
     await asyncio.to_thread(migrate, Settings(database_url=SecretStr(old[0])))
 
 
@@ -120,7 +120,7 @@ UNSOUND = ("infinity", "-infinity", "20000-01-01", "0001-01-01 BC")
 
 async def test_database_refuses_unsound_times_after_migration(database: Database, ids: Ids) -> None:
     async with database.session() as connection:
-        # A QUEUED job has no end: another constraint is first.
+        # An end_time of a QUEUED job violates another constraint first.
         for column, value in product(sorted(set(TIMES["jobs"]) - {"end_time"}), UNSOUND):
             with pytest.raises(asyncpg.CheckViolationError, match="jobs_times_check"):
                 await connection.execute(
@@ -143,7 +143,7 @@ async def test_readers_get_every_job_and_event(database: Database, ids: Ids) -> 
             )
             assert {job.id for job in listed} == set(ids.values())
         marked = {job.type for job in listed if job.unreadable}
-        # The rank is not shown.
+        # Jobs do not contain the rank.
         assert marked == set(POISONED) - {"rank.nan"}
     async with database.statement() as connection:
         end = await read_end(connection)

@@ -1,4 +1,4 @@
-"""Workers: their leases, their handlers."""
+"""Workers: their leases and handlers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def handlers(database: Database, tenant: str = DEFAULT_TENANT) -> dict[str
     return {handler.spec.type: handler.live_workers for handler in live}
 
 
-async def test_a_lease_is_renewed_while_it_lasts_and_never_afterwards(database: Database) -> None:
+async def test_lapsed_lease_is_not_renewed(database: Database) -> None:
     worker_id = await register(database)
     assert await renew(database, worker_id)
     await lapse(database, worker_id)
@@ -48,7 +48,7 @@ async def test_a_lease_is_renewed_while_it_lasts_and_never_afterwards(database: 
     assert not await renew(database, WorkerId(uuid7()))
 
 
-async def test_a_lease_runs_by_the_databases_clock(database: Database) -> None:
+async def test_lease_runs_by_the_clock_of_the_database(database: Database) -> None:
     worker_id = await register(database)
     await renew(database, worker_id)
     async with database.transaction() as connection:
@@ -63,7 +63,7 @@ async def test_a_lease_runs_by_the_databases_clock(database: Database) -> None:
     assert timedelta() <= age < timedelta(seconds=10)
 
 
-async def test_the_handlers_of_live_workers_are_told_with_their_number(
+async def test_live_handlers_have_their_number_of_workers(
     database: Database,
 ) -> None:
     one = await register(database, "a", "b")
@@ -78,7 +78,7 @@ async def test_the_handlers_of_live_workers_are_told_with_their_number(
     assert await handlers(database, "another") == {"d": 1}
 
 
-async def test_of_several_versions_the_newest_workers_is_told(database: Database) -> None:
+async def test_newest_version_of_a_handler_is_returned(database: Database) -> None:
     newest = HandlerSpec(
         type="mail",
         queue="fast",
@@ -104,7 +104,7 @@ async def test_of_several_versions_the_newest_workers_is_told(database: Database
     assert (told.spec, told.live_workers) == (newest, 2)
 
 
-async def test_workers_that_lapsed_long_ago_are_removed_with_their_handlers(
+async def test_long_lapsed_workers_are_removed_with_their_handlers(
     database: Database,
 ) -> None:
     live, lapsed = await register(database, "a"), await register(database, "b")
@@ -131,7 +131,7 @@ async def served(database: Database, tenant: str = DEFAULT_TENANT) -> ServedQueu
         return await served_queues(connection, tenant=tenant)
 
 
-async def test_a_worker_with_queues_serves_these_alone_and_one_without_all(
+async def test_worker_serves_its_queues_or_all(
     database: Database,
 ) -> None:
     assert "fast" not in await served(database)
@@ -150,7 +150,7 @@ async def test_a_worker_with_queues_serves_these_alone_and_one_without_all(
     assert "unheard" not in await served(database)
 
 
-async def test_a_worker_that_drains_has_lapsed_or_is_gone_serves_nothing(
+async def test_draining_lapsed_or_removed_worker_serves_nothing(
     database: Database,
 ) -> None:
     for end in (drain, lapse, remove):
@@ -165,7 +165,7 @@ async def remove(database: Database, worker_id: WorkerId) -> None:
         await remove_worker(connection, worker_id=worker_id)
 
 
-async def test_another_tenants_worker_and_one_without_handlers_serve_nothing(
+async def test_worker_without_fitting_handlers_serves_nothing(
     database: Database,
 ) -> None:
     await register(database, tenant="another")
@@ -178,10 +178,10 @@ async def test_another_tenants_worker_and_one_without_handlers_serve_nothing(
     assert "default" in await served(database, "another")
 
 
-async def test_a_queue_is_served_just_when_a_job_in_it_would_be_dispatched(
+async def test_queue_is_served_if_its_jobs_would_be_dispatched(
     database: Database,
 ) -> None:
-    # The queue that a handler names is where its jobs go when nobody says; it binds no worker.
+    # The queue of a handler is only the default of its jobs; its workers serve all queues.
     handler = HandlerSpec(type="test", queue="named")
     for pool, queues in (("bound", ["bound"]), ("lapsed", ["lapsed"]), ("drains", ["drains"])):
         worker = NewWorker(
