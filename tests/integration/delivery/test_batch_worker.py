@@ -25,7 +25,7 @@ from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
-from headrace_core.store.jobs.ready import ready_jobs
+from headrace_core.store.jobs.waiting import ready_jobs
 from headrace_core.store.sql.database import Database
 from support.crew import POOL, QUEUE, Crew, at_work, identify, some
 from support.jobs import read_job, submit, submit_many

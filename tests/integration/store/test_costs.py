@@ -20,11 +20,11 @@ from headrace_core.store.jobs.claim import claim_jobs
 from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.jobs.promote import next_due, promote_due
 from headrace_core.store.jobs.read import list_jobs
-from headrace_core.store.jobs.ready import live_pools, ready_jobs
 from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.jobs.report import write_reports
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.jobs.submit import submit_jobs
+from headrace_core.store.jobs.waiting import live_pools, ready_jobs
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from support.jobs import new_job

@@ -15,8 +15,8 @@ from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.jobs.promote import promote_due
 from headrace_core.store.jobs.prune import Pruned, prune_jobs, remove_leftovers
-from headrace_core.store.jobs.ready import live_pools
 from headrace_core.store.jobs.recover import expire_overdue, recover_lost
+from headrace_core.store.jobs.waiting import live_pools
 from headrace_core.store.leadership import give_up_lead, renew_lead, take_lead
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database

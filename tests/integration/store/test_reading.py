@@ -25,8 +25,7 @@ from headrace_core.store.event_log import (
     read_range,
     read_unseen,
 )
-from headrace_core.store.jobs.read import database_time, get_job, list_jobs
-from headrace_core.store.jobs.stats import read_stats
+from headrace_core.store.jobs.read import database_time, get_job, list_jobs, read_stats
 from headrace_core.store.sql.database import Database
 from support.jobs import history, read_job, set_column, submit, submit_many
 from support.states import bring

@@ -8,7 +8,7 @@ from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.jobs.cancel import cancel_job
-from headrace_core.store.jobs.ready import (
+from headrace_core.store.jobs.waiting import (
     Head,
     Lane,
     Pool,

@@ -245,7 +245,7 @@ async def test_database_in_its_own_cluster_is_not_rebased(
     before, name = await log(database), await installation(database)
     async with database.transaction() as connection:
         await subscribe(connection, "billing", place_of(before[-1]))
-    # The newest transaction of all is over, and older ones are open.
+    # The newest transaction has ended, and older ones are open.
     async with foreign_transaction(database):
         before += [(await history(database, (await submit(database)).id))[0]]
         await migrate_async(settings)

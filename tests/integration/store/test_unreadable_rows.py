@@ -22,10 +22,9 @@ from headrace_core.store.event_log import read_end, read_range
 from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.jobs.claim import claim_jobs
 from headrace_core.store.jobs.promote import next_due, promote_due
-from headrace_core.store.jobs.read import get_job, list_jobs
+from headrace_core.store.jobs.read import get_job, list_jobs, read_stats
 from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.jobs.requeue import requeue_job
-from headrace_core.store.jobs.stats import read_stats
 from headrace_core.store.migrate import mend, migrate
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.tables import TIMES

@@ -10,17 +10,15 @@ from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.retry import RetryPolicy
-from headrace_core.store.jobs.ready import ready_jobs
+from headrace_core.store.jobs.waiting import ServedQueues, ready_jobs, served_queues
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import (
     NewWorker,
-    ServedQueues,
     live_handlers,
     register_worker,
     remove_lapsed,
     remove_worker,
     renew_lease,
-    served_queues,
 )
 from support.jobs import submit
 from support.leading import lead

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.ids import JobId, uuid7
-from headrace_core.store.jobs.ready import Head, Lane, Pool, ReadyJob
+from headrace_core.store.jobs.waiting import Head, Lane, Pool, ReadyJob
 from headrace_scheduler.loops.plan import plan
 
 TENANTS = ("one", "two")

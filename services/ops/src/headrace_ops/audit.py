@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
-from headrace_core.store.jobs.stuck import Stuck, find_stuck
 from headrace_core.store.migrate import head_revision, read_revision
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
@@ -23,6 +22,7 @@ from headrace_core.store.upkeep.audit import (
     estimate_jobs,
 )
 from headrace_core.store.upkeep.diagnosis import is_standby
+from headrace_core.store.upkeep.stuck import Stuck, find_stuck
 
 # How many jobs, or batches, one statement looks at: as many as a server reads in a fraction of a
 # second.

@@ -15,7 +15,7 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.runtime.loop import Loop
 from headrace_core.store.jobs.claim import claim_jobs, held_attempts
 from headrace_core.store.jobs.end import end_attempts
-from headrace_core.store.jobs.ready import ready_jobs
+from headrace_core.store.jobs.waiting import ready_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic
 from headrace_worker.api.registry import Registry

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from sqlalchemy import text
 
 from headrace_core.domain.handler import HandlerSpec, LiveHandler
 from headrace_core.domain.ids import WorkerId
-from headrace_core.store.lanes import LANES, SERVES_LANE
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.guards import LIVE_WORKER, TAKING_WORKER
 from headrace_core.store.sql.rows import UNREADABLE, column, from_policy, to_interval, to_policy
 from headrace_core.store.sql.times import readable_interval
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
+
+LIVE_WORKER: Final = "w.lease_expire_time > clock_timestamp()"
+
+# Alive and not draining: the worker takes jobs.
+TAKING_WORKER: Final = f"NOT w.draining AND {LIVE_WORKER}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,29 +39,6 @@ class NewWorker:
 def serves_queue(queues: Collection[str], queue: str) -> bool:
     """Return whether a worker with these `queues` takes jobs from `queue`."""
     return not queues or queue in queues
-
-
-@dataclass(frozen=True, slots=True)
-class ServedQueues:
-    """The known queues that a live worker serves: `"default" in served`.
-
-    Args:
-        queues: the queues of each kind of live worker; empty for all queues.
-        known: the queues that workers name or that have or had jobs.
-        waiting: for each queue with QUEUED jobs, whether a live worker runs any of their types.
-    """
-
-    queues: frozenset[frozenset[str]] = frozenset()
-    known: frozenset[str] = frozenset()
-    waiting: Mapping[str, bool] = field(default_factory=dict)
-
-    def __contains__(self, queue: object) -> bool:
-        """Return whether a queue is known and served."""
-        if not isinstance(queue, str) or queue not in self.known:
-            return False
-        if queue in self.waiting:
-            return self.waiting[queue]
-        return any(serves_queue(one, queue) for one in self.queues)
 
 
 async def register_worker(conn: Connection, worker: NewWorker, *, lease: timedelta) -> None:
@@ -147,21 +128,6 @@ def _to_handler(row: Row) -> LiveHandler:
     )
 
 
-async def served_queues(conn: Connection, *, tenant: str) -> ServedQueues:
-    """Return the known queues, and those served by a worker that is alive and not draining.
-
-    Queues without QUEUED jobs are found among the tenant's newest jobs, because no index has the
-    queues of all jobs.
-    """
-    rows = await conn.execute(_SERVED, {"tenant": tenant})
-    queues = await conn.execute(_KNOWN, {"tenant": tenant, "newest": _NEWEST_JOBS})
-    return ServedQueues(
-        frozenset(frozenset(row.queues) for row in rows),
-        frozenset(row.queue for row in queues),
-        {row.queue: row.served for row in queues if row.served is not None},
-    )
-
-
 _REGISTER = text("""
     INSERT INTO workers (
         id, tenant, name, pool, queues, slots, start_time, heartbeat_time, lease_expire_time
@@ -212,31 +178,4 @@ _HANDLERS = text(f"""
     FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
     WHERE h.tenant = :tenant AND {LIVE_WORKER}
     ORDER BY h.type, w.start_time DESC, w.id
-""")
-
-# The number of a tenant's newest jobs whose queues are known.
-_NEWEST_JOBS = 1000
-
-# Each known queue once. `served` is NULL for a queue without waiting jobs.
-_KNOWN = text(f"""
-    WITH RECURSIVE {LANES}
-    SELECT queue, bool_or(served) AS served FROM (
-        SELECT l.queue, EXISTS (
-            SELECT 1 FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
-            WHERE {SERVES_LANE}
-        ) AS served
-        FROM lane l WHERE l.tenant = :tenant
-        UNION ALL SELECT unnest(w.queues), NULL FROM workers w WHERE w.tenant = :tenant
-        UNION ALL SELECT h.queue, NULL FROM worker_handlers h WHERE h.tenant = :tenant
-        UNION ALL SELECT j.queue, NULL FROM (
-            SELECT queue FROM jobs WHERE tenant = :tenant ORDER BY id DESC LIMIT :newest
-        ) j
-    ) named
-    GROUP BY queue
-""")
-
-_SERVED = text(f"""
-    SELECT DISTINCT w.queues FROM workers w
-    WHERE w.tenant = :tenant AND {TAKING_WORKER}
-        AND EXISTS (SELECT 1 FROM worker_handlers h WHERE h.worker_id = w.id)
 """)

@@ -20,7 +20,7 @@ from headrace_core.domain.job import Job, rank_of
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
-from headrace_core.store.jobs.ready import Lane, Pool, live_pools
+from headrace_core.store.jobs.waiting import Lane, Pool, live_pools
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
 

@@ -13,9 +13,8 @@ from headrace_core.domain.job import Job, JobEvent
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.event_log import list_events, list_output
 from headrace_core.store.jobs.cancel import cancel_job
-from headrace_core.store.jobs.read import get_job, list_jobs
+from headrace_core.store.jobs.read import Stats, get_job, list_jobs, read_stats
 from headrace_core.store.jobs.requeue import requeue_job
-from headrace_core.store.jobs.stats import Stats, read_stats
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, WakeBus

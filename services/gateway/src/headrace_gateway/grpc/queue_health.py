@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Final
 
 from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.store.jobs.waiting import ServedQueues, served_queues
 from headrace_core.store.sql.database import Database
-from headrace_core.store.workers import ServedQueues, served_queues
 from headrace_core.wake import WakeSubscription
 from headrace_gateway.api.names import is_name
 from headrace_health import Lookup

@@ -13,7 +13,7 @@ import structlog
 from headrace_core.delivery import Deliverer
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.runtime.loop import Loop
-from headrace_core.store.jobs.ready import Head, Lane, Pool, live_pools, ready_heads
+from headrace_core.store.jobs.waiting import Head, Lane, Pool, live_pools, ready_heads
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic
 from headrace_scheduler.loops.plan import plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace_core.store.jobs.ready import Head, Lane, Pool, ReadyJob
+from headrace_core.store.jobs.waiting import Head, Lane, Pool, ReadyJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,11 @@ from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.guards import LIVE_WORKER
 from headrace_core.store.sql.rows import Fields, to_labels, to_overrides
 from headrace_core.store.sql.times import sound_interval, sound_times
 from headrace_core.store.sql.transition import Lock, Selection, Transition
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
+from headrace_core.store.workers import LIVE_WORKER
 
 _NO_OVERRIDES = RetryOverrides()
 

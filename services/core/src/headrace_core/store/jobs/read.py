@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, literal_column, not_, or_, select, text
@@ -11,10 +12,25 @@ from sqlalchemy import ColumnElement, Select, and_, func, literal_column, not_, 
 from headrace_core.domain.errors import JobNotFound
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job
+from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import Comparison, Query
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import job_columns, to_job
 from headrace_core.store.sql.tables import jobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Counts at `time`.
+
+    `counts` has (queue, type, state, jobs); `ages` tells per queue how long its oldest QUEUED job
+    has waited.
+    """
+
+    time: datetime
+    counts: list[tuple[str, str, JobState, int]]
+    ages: dict[str, timedelta]
+
 
 _OPERATORS = {
     "=": operator.eq,
@@ -99,6 +115,24 @@ def _comparison(comparison: Comparison) -> ColumnElement[bool]:
     return compared
 
 
+async def read_stats(conn: Connection, *, tenant: str) -> Stats:
+    """Counts a tenant's jobs."""
+    rows = await conn.execute(_STATS, {"tenant": tenant})
+    ages: dict[str, timedelta] = {}
+    for row in rows:
+        if row.age is not None:
+            ages[row.queue] = max(row.age, ages.get(row.queue, row.age))
+    return Stats(
+        time=rows[0].time,
+        counts=[
+            (row.queue, row.type, JobState(row.state), row.jobs)
+            for row in rows
+            if row.queue is not None
+        ],
+        ages=ages,
+    )
+
+
 async def database_time(conn: Connection) -> datetime:
     """Return the time of the database's clock."""
     now: datetime = await conn.scalar(select(func.clock_timestamp()))
@@ -110,3 +144,14 @@ _GET = "SELECT {columns} FROM jobs WHERE tenant = :tenant AND id = :id"
 _GET_FULL = text(_GET.format(columns=job_columns(full=True)))
 _GET_BASIC = text(_GET.format(columns=job_columns(full=False)))
 _LOCK = text("SELECT id FROM jobs WHERE tenant = :tenant AND id = :id FOR NO KEY UPDATE")
+
+_STATS = text("""
+    SELECT m.time, c.* FROM (SELECT clock_timestamp() AS time) m
+    LEFT JOIN (
+        SELECT queue, type, state, count(*) AS jobs,
+            clock_timestamp() - min(queue_time)
+                FILTER (WHERE state = 'queued' AND isfinite(queue_time)) AS age
+        FROM jobs WHERE tenant = :tenant GROUP BY queue, type, state
+    ) c ON true
+    ORDER BY c.queue, c.type, c.state
+""")

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
-from headrace_core.store.lanes import LANES, SERVES_LANE, head_of
+from headrace_core.store.jobs.waiting import LANES, SERVES_LANE, head_of
 from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.guards import LIVE_WORKER
+from headrace_core.store.workers import LIVE_WORKER
 
 # Settings that affect durability, or that end long statements.
 _SETTINGS = (

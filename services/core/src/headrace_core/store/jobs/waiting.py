@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from sqlalchemy import text
 
 from headrace_core.domain.attempt import AttemptKey
-from headrace_core.store.lanes import LANES, SERVES_LANE, head_of
+from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.guards import TAKING_WORKER
-from headrace_core.store.workers import serves_queue
+from headrace_core.store.sql.transition import source_guard
+from headrace_core.store.workers import TAKING_WORKER, serves_queue
 
 
 class Lane(NamedTuple):
@@ -71,6 +71,29 @@ class Pool:
             and lane.type in self.types
             and serves_queue(self.queues, lane.queue)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ServedQueues:
+    """The known queues that a live worker serves: `"default" in served`.
+
+    Args:
+        queues: the queues of each kind of live worker; empty for all queues.
+        known: the queues that workers name or that have or had jobs.
+        waiting: for each queue with QUEUED jobs, whether a live worker runs any of their types.
+    """
+
+    queues: frozenset[frozenset[str]] = frozenset()
+    known: frozenset[str] = frozenset()
+    waiting: Mapping[str, bool] = field(default_factory=dict)
+
+    def __contains__(self, queue: object) -> bool:
+        """Return whether a queue is known and served."""
+        if not isinstance(queue, str) or queue not in self.known:
+            return False
+        if queue in self.waiting:
+            return self.waiting[queue]
+        return any(serves_queue(one, queue) for one in self.queues)
 
 
 async def live_pools(conn: Connection, *, term: int | None = None) -> list[Pool]:
@@ -149,6 +172,52 @@ async def ready_jobs(conn: Connection, *, pools: Sequence[str], limit: int) -> l
     return [job for job in jobs if job.rank <= min(known)] if known else jobs
 
 
+async def served_queues(conn: Connection, *, tenant: str) -> ServedQueues:
+    """Return the known queues, and those served by a worker that is alive and not draining.
+
+    Queues without QUEUED jobs are found among the tenant's newest jobs, because no index has the
+    queues of all jobs.
+    """
+    rows = await conn.execute(_SERVED, {"tenant": tenant})
+    queues = await conn.execute(_KNOWN, {"tenant": tenant, "newest": _NEWEST_JOBS})
+    return ServedQueues(
+        frozenset(frozenset(row.queues) for row in rows),
+        frozenset(row.queue for row in queues),
+        {row.queue: row.served for row in queues if row.served is not None},
+    )
+
+
+def head_of(lane: str) -> str:
+    """Return WHERE … ORDER BY for the waiting jobs `j` of a lane, in order.
+
+    The condition is a range of the index. For an equality, a planner without statistics expects a
+    single row and may read and sort all jobs of the tenant.
+    """
+    return f"""WHERE {source_guard(EventType.STARTED)}
+                AND (j.tenant, j.queue, j.type, j.rank)
+                    >= ({lane}.tenant, {lane}.queue, {lane}.type, '-infinity'::double precision)
+                AND (j.tenant, j.queue, j.type, j.rank)
+                    <= ({lane}.tenant, {lane}.queue, {lane}.type, 'infinity'::double precision)
+            ORDER BY j.tenant, j.queue, j.type, j.rank, j.id"""
+
+
+# For WITH RECURSIVE: steps from lane to lane of the index on queued jobs.
+LANES: Final = f"""lane AS (
+        (SELECT tenant, queue, type FROM jobs j WHERE {source_guard(EventType.STARTED)}
+            ORDER BY tenant, queue, type LIMIT 1)
+        UNION ALL
+        SELECT n.* FROM lane l CROSS JOIN LATERAL (
+            SELECT j.tenant, j.queue, j.type FROM jobs j
+            WHERE {source_guard(EventType.STARTED)}
+                AND (j.tenant, j.queue, j.type) > (l.tenant, l.queue, l.type)
+            ORDER BY j.tenant, j.queue, j.type LIMIT 1
+        ) n
+    )"""
+
+# The condition that handler `h` of worker `w` takes jobs of lane `l`.
+SERVES_LANE: Final = f"""h.tenant = l.tenant AND h.type = l.type AND {TAKING_WORKER}
+            AND (w.queues = '{{}}' OR l.queue = ANY (w.queues))"""
+
 _LIVE_POOLS = f"""
     SELECT w.pool, w.tenant, w.queues, count(*) AS workers, sum(w.slots) AS slots,
         sum((SELECT count(*) FROM jobs j
@@ -195,4 +264,31 @@ _HEADS = text(f"""
             {head_of("s")} LIMIT s.size
         ) r
     ) h
+""")
+
+# The number of a tenant's newest jobs whose queues are known.
+_NEWEST_JOBS = 1000
+
+# Each known queue once. `served` is NULL for a queue without waiting jobs.
+_KNOWN = text(f"""
+    WITH RECURSIVE {LANES}
+    SELECT queue, bool_or(served) AS served FROM (
+        SELECT l.queue, EXISTS (
+            SELECT 1 FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
+            WHERE {SERVES_LANE}
+        ) AS served
+        FROM lane l WHERE l.tenant = :tenant
+        UNION ALL SELECT unnest(w.queues), NULL FROM workers w WHERE w.tenant = :tenant
+        UNION ALL SELECT h.queue, NULL FROM worker_handlers h WHERE h.tenant = :tenant
+        UNION ALL SELECT j.queue, NULL FROM (
+            SELECT queue FROM jobs WHERE tenant = :tenant ORDER BY id DESC LIMIT :newest
+        ) j
+    ) named
+    GROUP BY queue
+""")
+
+_SERVED = text(f"""
+    SELECT DISTINCT w.queues FROM workers w
+    WHERE w.tenant = :tenant AND {TAKING_WORKER}
+        AND EXISTS (SELECT 1 FROM worker_handlers h WHERE h.worker_id = w.id)
 """)

@@ -9,10 +9,10 @@ from uuid import UUID
 from sqlalchemy import text
 
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.jobs.ready import live_pools, ready_heads
+from headrace_core.store.jobs.waiting import live_pools, ready_heads
 from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.guards import LIVE_WORKER
 from headrace_core.store.sql.transition import TERMINAL_LIST, source_guard
+from headrace_core.store.workers import LIVE_WORKER
 
 # How many of a kind are looked at, the oldest ones.
 _MOST = 1000
