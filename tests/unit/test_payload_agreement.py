@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from headrace.v1.data_pb2 import Data
+from headrace_gateway.api.documents import Document, parse_json
 from headrace_gateway.api.payload_schema import KnownHandler
-from headrace_gateway.grpc.document import read_data
+from headrace_gateway.grpc.data import read_data
 from headrace_worker.api.payload import Decoder, payload_schema
 
 # The same types and payloads in each run, so that a failure is one of the change under test.
@@ -358,7 +359,8 @@ def protobuf(value: Any) -> struct_pb2.Value:
 def accepts(handler: KnownHandler, decode: Decoder, data: Data) -> bool:
     """Whether the gateway accepts a payload; asserts that the handler then decodes it."""
     try:
-        document = read_data(data)
+        payload = read_data(data)
+        document = payload if isinstance(payload, Document) else parse_json(payload, "payload")
     except ValueError:
         return False
     if not handler.takes(document.content):

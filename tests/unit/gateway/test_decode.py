@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import pytest
+from google.protobuf import struct_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
 from headrace.v1 import data_pb2, job_pb2
+from headrace.v1.data_pb2 import Data
+from headrace.v1.job_pb2 import JobSpec as JobSpecMessage
+from headrace.v1.job_pb2 import RetryPolicy
+from headrace.v1.job_service_pb2 import BatchSubmitJobsRequest, SubmitJobRequest
 from headrace.v1.job_service_pb2 import JobFilter as JobFilterMessage
+from headrace_core.domain.errors import InvalidRequest, Violation
+from headrace_core.domain.job import JobSpec
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import JobFilter
+from headrace_core.domain.retry import RetryOverrides
+from headrace_core.domain.times import LAST_TIME, TIME_RULE
+from headrace_core.runtime.settings import Settings
+from headrace_gateway.api.documents import EMPTY, Payload
+from headrace_gateway.api.job_rules import check_spec
 from headrace_gateway.api.validation import Violations
-from headrace_gateway.grpc.decode import read_encoding, read_job_filter, read_view
+from headrace_gateway.grpc.decode import (
+    read_encoding,
+    read_job,
+    read_job_filter,
+    read_jobs,
+    read_view,
+)
 
 
 def test_unknown_enum_numbers_are_violations():
@@ -66,4 +92,178 @@ def test_job_filter_violations_come_at_once():
         "filter.states[2]",
         "filter.batch_id",
         "filter.job_ids[1]",
+    ]
+
+
+def decode(message: JobSpecMessage) -> tuple[JobSpec, Payload, Violations]:
+    found = Violations()
+    spec, payload = read_job(SubmitJobRequest(job=message), found)
+    return spec, payload, found
+
+
+def test_job_with_only_a_type_has_defaults():
+    assert decode(JobSpecMessage(type="email")) == (JobSpec(type="email"), EMPTY, [])
+
+
+def test_job_with_every_field_is_decoded():
+    spec, payload, found = decode(
+        JobSpecMessage(
+            type="square_sum",
+            queue="math.fast",
+            payload=Data(json=b'{"data": [1, 2]}'),
+            priority=-100,
+            labels={"team": "ml", "a.b-c_d": ""},
+            schedule_time=Timestamp(seconds=1_800_000_000, nanos=123_456_789),
+            deadline=Timestamp(seconds=1_800_000_001),
+            timeout=Duration(seconds=2, nanos=500_000_000),
+            retry_policy=RetryPolicy(
+                max_attempts=100,
+                initial_backoff=Duration(),
+                max_backoff=Duration(seconds=60),
+                multiplier=1.0,
+                jitter=0.0,
+                non_retryable_error_types=["ValueError", "TIMEOUT"],
+            ),
+        )
+    )
+    assert found == []
+    assert payload == b'{"data": [1, 2]}'
+    assert spec == JobSpec(
+        type="square_sum",
+        queue="math.fast",
+        priority=-100,
+        labels={"team": "ml", "a.b-c_d": ""},
+        schedule_time=datetime.fromtimestamp(1_800_000_000, UTC) + timedelta(microseconds=123_456),
+        deadline=datetime.fromtimestamp(1_800_000_001, UTC),
+        timeout=timedelta(seconds=2.5),
+        retry=RetryOverrides(
+            max_attempts=100,
+            initial_backoff=timedelta(),
+            max_backoff=timedelta(seconds=60),
+            multiplier=1.0,
+            jitter=0.0,
+            non_retryable_error_types=("ValueError", "TIMEOUT"),
+        ),
+    )
+
+
+def test_retry_policy_overrides_only_its_fields():
+    spec, _, found = decode(JobSpecMessage(type="email", retry_policy=RetryPolicy(max_attempts=1)))
+    assert found == []
+    assert spec.retry == RetryOverrides(max_attempts=1)
+
+
+def test_last_valid_time_stays_valid_when_rounded():
+    spec, _, found = decode(
+        JobSpecMessage(
+            type="email", schedule_time=Timestamp(seconds=253_402_214_399, nanos=999_999_999)
+        )
+    )
+    assert found == []
+    assert spec.schedule_time == LAST_TIME
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        Timestamp(nanos=-1),
+        Timestamp(nanos=1_000_000_000),
+        Timestamp(seconds=253_402_300_800),
+        Timestamp(seconds=2**63 - 1),
+        Timestamp(seconds=-62_135_596_801),
+        Timestamp(seconds=-(2**63)),
+    ],
+)
+@pytest.mark.parametrize("field", ["schedule_time", "deadline"])
+def test_time_beyond_the_calendar_is_a_violation(field: str, time: Timestamp):
+    _, _, found = decode(JobSpecMessage(**{"type": "email", field: time}))
+    assert [(violation.field, violation.description) for violation in found] == [
+        (f"job.{field}", TIME_RULE)
+    ]
+
+
+@pytest.mark.parametrize("duration", [Duration(seconds=1, nanos=-1), Duration(seconds=2**62)])
+def test_malformed_duration_is_a_violation(duration: Duration):
+    retry = RetryPolicy(initial_backoff=duration, max_backoff=duration)
+    _, _, found = decode(JobSpecMessage(type="email", timeout=duration, retry_policy=retry))
+    assert [violation.field for violation in found] == [
+        "job.timeout",
+        "job.retry_policy.initial_backoff",
+        "job.retry_policy.max_backoff",
+    ]
+
+
+@pytest.mark.parametrize(
+    "data", [Data(), Data(value=struct_pb2.Value(number_value=math.nan))], ids=["none", "nan"]
+)
+def test_payload_without_a_document_is_a_violation(data: Data):
+    _, payload, found = decode(JobSpecMessage(type="email", payload=data))
+    assert payload is None
+    assert [violation.field for violation in found] == ["job.payload"]
+
+
+def test_request_without_a_job_is_invalid():
+    with pytest.raises(InvalidRequest) as caught:
+        read_job(SubmitJobRequest(), Violations())
+    assert caught.value.violations == (Violation("job", "is required"),)
+
+
+_INT64 = st.integers(-(2**63), 2**63 - 1)
+_INT32 = st.integers(-(2**31), 2**31 - 1)
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+_TIME = st.builds(Timestamp, seconds=_INT64, nanos=_INT32)
+_DURATION = st.builds(Duration, seconds=_INT64, nanos=_INT32)
+
+
+@given(
+    st.builds(
+        JobSpecMessage,
+        type=_TEXT,
+        queue=_TEXT,
+        priority=_INT32,
+        labels=st.dictionaries(_TEXT, _TEXT, max_size=3),
+        schedule_time=st.none() | _TIME,
+        deadline=st.none() | _TIME,
+        timeout=st.none() | _DURATION,
+        retry_policy=st.none()
+        | st.builds(
+            RetryPolicy,
+            max_attempts=_INT32,
+            initial_backoff=_DURATION,
+            max_backoff=_DURATION,
+            multiplier=st.floats(),
+            jitter=st.floats(),
+        ),
+    )
+)
+def test_arbitrary_job_is_valid_or_has_violations(message: JobSpecMessage):
+    spec, _, found = decode(message)
+    check_spec(spec, "job", found, Settings())
+
+
+def test_jobs_that_differ_in_payloads_share_a_spec():
+    messages = [
+        JobSpecMessage(type="email", labels={"team": team}, payload=Data(json=text))
+        for team, text in (("a", b"1"), ("a", b"2"), ("b", b"3"))
+    ]
+    messages.append(JobSpecMessage(type="email", labels={"team": "a"}))
+    found = Violations()
+    specs, payloads = read_jobs(BatchSubmitJobsRequest(jobs=messages), found)
+    assert found == []
+    assert list(specs.places) == [0, 0, 1, 0]
+    assert [spec.labels["team"] for spec in specs.distinct] == ["a", "b"]
+    assert payloads == [b"1", b"2", b"3", EMPTY]
+
+
+def test_each_job_reports_its_own_violations():
+    messages = [JobSpecMessage(type="email") for _ in range(3)]
+    for message in messages[1:]:
+        message.timeout.nanos = 2**30
+    messages[0].payload.SetInParent()
+    found = Violations()
+    read_jobs(BatchSubmitJobsRequest(jobs=messages), found)
+    assert [violation.field for violation in found] == [
+        "jobs[0].payload",
+        "jobs[1].timeout",
+        "jobs[2].timeout",
     ]

@@ -1,4 +1,4 @@
-"""The filter language: what it says, and how it says what is wrong."""
+"""The filter language of ListJobs, and its violations."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def compare(field: str, operator: str, value: object, key: str = "") -> Comparis
         f'batch_id = "{ID.replace("-", "")}----"',
     ],
 )
-def test_comparison_with_what_no_job_has_is_refused(text: str):
+def test_comparison_with_impossible_value_is_invalid(text: str):
     with pytest.raises(InvalidRequest):
         parse_filter(text)
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t"])
-def test_an_empty_filter_asks_for_everything(text: str):
+def test_empty_filter_matches_every_job(text: str):
     assert parse_filter(text) == ()
 
 
@@ -77,11 +77,11 @@ def test_an_empty_filter_asks_for_everything(text: str):
         ('labels.team = ""', compare("labels", "=", "", "team")),
     ],
 )
-def test_one_comparison(text: str, comparison: Comparison):
+def test_comparison_is_parsed(text: str, comparison: Comparison):
     assert parse_filter(text) == ((comparison,),)
 
 
-def test_clauses_are_joined_by_and_alternatives_by_or():
+def test_and_joins_clauses_and_or_joins_alternatives():
     text = '(state = FAILED OR state = CANCELLED) AND labels.team = "ml" AND priority > 0'
     assert parse_filter(text) == (
         (compare("state", "=", JobState.FAILED), compare("state", "=", JobState.CANCELLED)),
@@ -133,7 +133,7 @@ def test_clauses_are_joined_by_and_alternatives_by_or():
         ("x" * 5000, "must have at most 4096 characters"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_place(text: str, problem: str):
+def test_violation_names_its_position(text: str, problem: str):
     with pytest.raises(InvalidRequest) as caught:
         parse_filter(text)
     (violation,) = caught.value.violations
@@ -141,7 +141,7 @@ def test_what_is_wrong_is_named_with_its_place(text: str, problem: str):
     assert violation.description.startswith(problem)
 
 
-def test_an_unknown_field_lists_those_that_there_are():
+def test_unknown_field_lists_the_known_ones():
     with pytest.raises(InvalidRequest) as caught:
         parse_filter("x=1")
     for field in (

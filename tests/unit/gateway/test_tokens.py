@@ -33,14 +33,14 @@ PLACE = SubscriptionCursor(
 )
 
 
-def test_a_page_token_names_the_job_that_it_was_made_for():
+def test_page_token_decodes_to_its_job():
     token = encode_page_token(HERE, "default", "state = FAILED", JOB)
     assert decode_page_token(HERE, "default", "state = FAILED", token) == JOB
     assert token.isascii()
     assert "=" not in token
 
 
-def test_no_page_token_is_the_first_page():
+def test_empty_page_token_is_the_first_page():
     assert decode_page_token(HERE, "default", "", "") is None
 
 
@@ -53,7 +53,7 @@ def test_no_page_token_is_the_first_page():
         (OTHER_DATABASE, "default", "state = FAILED"),
     ],
 )
-def test_a_page_token_of_another_filter_tenant_or_database_is_refused(
+def test_page_token_of_another_context_is_invalid(
     installation: Installation, tenant: str, query: str
 ):
     token = encode_page_token(HERE, "default", "state = FAILED", JOB)
@@ -61,13 +61,13 @@ def test_a_page_token_of_another_filter_tenant_or_database_is_refused(
         decode_page_token(installation, tenant, query, token)
 
 
-def test_tenant_and_filter_cannot_be_shifted_into_each_other():
+def test_tenant_and_filter_are_signed_apart():
     token = encode_page_token(HERE, "ab", "c", JOB)
     with pytest.raises(PageTokenInvalid):
         decode_page_token(HERE, "a", "bc", token)
 
 
-def test_a_cursor_names_its_place():
+def test_cursor_decodes_to_its_place():
     cursor = encode_cursor(HERE, "default", 2**63 + 5, 17)
     assert decode_cursor(HERE, "default", cursor) == (2**63 + 5, 17)
 
@@ -76,12 +76,12 @@ def test_a_cursor_names_its_place():
     ("installation", "tenant"),
     [(OTHER_SECRET, "default"), (OTHER_DATABASE, "default"), (HERE, "other")],
 )
-def test_a_cursor_of_another_tenant_or_database_is_refused(installation: Installation, tenant: str):
+def test_cursor_of_another_context_is_invalid(installation: Installation, tenant: str):
     with pytest.raises(CursorInvalid):
         decode_cursor(installation, tenant, encode_cursor(HERE, "default", 1, 2))
 
 
-def test_a_cursor_of_a_subscription_names_its_epoch_and_place():
+def test_subscription_cursor_decodes_to_its_place():
     cursor = encode_subscription_cursor(HERE, "default", PLACE)
     assert decode_subscription_cursor(HERE, "default", cursor) == PLACE
     assert len(cursor) < 200
@@ -91,16 +91,14 @@ def test_a_cursor_of_a_subscription_names_its_epoch_and_place():
     ("installation", "tenant"),
     [(OTHER_SECRET, "default"), (OTHER_DATABASE, "default"), (HERE, "other")],
 )
-def test_a_cursor_of_a_subscription_of_another_tenant_or_database_is_refused(
-    installation: Installation, tenant: str
-):
+def test_subscription_cursor_of_another_context_is_invalid(installation: Installation, tenant: str):
     cursor = encode_subscription_cursor(HERE, "default", PLACE)
     with pytest.raises(CursorInvalid):
         decode_subscription_cursor(installation, tenant, cursor)
 
 
 @pytest.mark.parametrize("name", ["a", "billing.v2", "x" * 100])
-def test_a_token_names_the_subscription_that_it_was_made_for(name: str):
+def test_name_token_decodes_to_its_name(name: str):
     token = encode_name_token(HERE, "default", name)
     assert decode_name_token(HERE, "default", token) == name
     for installation, tenant in ((OTHER_SECRET, "default"), (HERE, "other")):
@@ -108,11 +106,11 @@ def test_a_token_names_the_subscription_that_it_was_made_for(name: str):
             decode_name_token(installation, tenant, token)
 
 
-def test_no_token_is_the_first_page_of_subscriptions():
+def test_empty_name_token_is_the_first_page():
     assert decode_name_token(HERE, "default", "") == ""
 
 
-def test_no_token_is_one_of_another_kind():
+def test_token_of_another_kind_is_invalid():
     tokens = {
         "page": encode_page_token(HERE, "default", "", JOB),
         "cursor": encode_cursor(HERE, "default", 1, 2),
@@ -137,7 +135,7 @@ def test_no_token_is_one_of_another_kind():
                 decode_name_token(HERE, "default", token)
 
 
-def test_a_token_that_was_altered_anywhere_is_refused():
+def test_altered_token_is_invalid():
     token = encode_page_token(HERE, "default", "", JOB)
     for place in range(len(token)):
         altered = token[:place] + ("A" if token[place] != "A" else "B") + token[place + 1 :]
@@ -150,7 +148,7 @@ def test_a_token_that_was_altered_anywhere_is_refused():
 
 
 @given(st.text(min_size=1))
-def test_arbitrary_text_is_refused(text: str):
+def test_arbitrary_token_is_invalid(text: str):
     with pytest.raises(PageTokenInvalid):
         decode_page_token(HERE, "default", "", text)
     with pytest.raises(CursorInvalid):

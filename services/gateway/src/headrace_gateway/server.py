@@ -26,9 +26,8 @@ from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.handlers import HandlerCache, Handlers
 from headrace_gateway.api.handoff import HandOff
-from headrace_gateway.api.intake import Intake
 from headrace_gateway.api.jobs import Jobs
-from headrace_gateway.api.submit import Submitter
+from headrace_gateway.api.submit import Submit
 from headrace_gateway.api.subscriptions import Subscriptions
 from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.drain import Drain
@@ -136,8 +135,10 @@ class Gateway:
         await handlers.start()
         hand_off = HandOff(settings=settings, database=database, bus=bus)
         ending.push_async_callback(hand_off.close)
-        submitter = Submitter(settings=settings, database=database, bus=bus, hand_off=hand_off)
-        ending.push_async_callback(_close, submitter, settings.database_timeout)
+        submit = Submit(
+            settings=settings, database=database, bus=bus, hand_off=hand_off, handlers=handlers
+        )
+        ending.push_async_callback(_close, submit, settings.database_timeout)
         watch = Watch(
             settings=settings,
             database=database,
@@ -163,12 +164,9 @@ class Gateway:
         server = grpc.aio.server(options=_options(settings))
         servicers = {
             _JOBS: JobServicer(
-                database=database,
-                bus=bus,
-                intake=Intake(settings=settings, handlers=handlers),
-                submitter=submitter,
+                submit=submit,
                 jobs=Jobs(database=database, installation=installation, bus=bus),
-                streams=JobStreams(watch=watch),
+                streams=JobStreams(watch=watch, submit=submit),
             ),
             _HANDLERS: HandlerServicer(Handlers(database=database, installation=installation)),
             _SUBSCRIPTIONS: SubscriptionServicer(
@@ -225,11 +223,11 @@ async def _leave(watch: Watch, drain: Drain) -> None:
     await asyncio.gather(watch.stop(), drain.drain())
 
 
-async def _close(submitter: Submitter, timeout: float) -> None:  # noqa: ASYNC109 - it is the last
+async def _close(submit: Submit, timeout: float) -> None:  # noqa: ASYNC109 - it is the last
     """Commits the submits that still wait."""
     try:
         async with asyncio.timeout(timeout):
-            await submitter.close()
+            await submit.close()
     except TimeoutError:
         _log.warning("submits_abandoned")
 

@@ -10,6 +10,7 @@ HeadraceError
 ├── StateConflict             the job is in a state that does not allow it
 ├── AttemptNotCurrent         the attempt is no longer running
 ├── LimitExceeded             a size, a count or a depth is beyond its limit
+│   ├── DocumentTooDeep
 │   └── TooManySubscriptions  the tenant has as many as it may
 ├── CursorExpired             what the cursor stands before is not kept any more
 ├── SlowConsumer              the reader of a stream stayed away
@@ -130,6 +131,15 @@ class LimitExceeded(HeadraceError):
         self.maximum = maximum
         self.actual = actual
         super().__init__(f"{field} has {actual} {unit}; at most {maximum} are allowed ({limit})")
+
+
+class DocumentTooDeep(LimitExceeded):
+    """A JSON document has more levels of objects and lists than `maximum`."""
+
+    def __init__(self, field: str, *, depth: int, maximum: int) -> None:
+        super().__init__(
+            field, limit="nesting depth", maximum=maximum, actual=depth, unit="levels of nesting"
+        )
 
 
 class TooManySubscriptions(LimitExceeded):

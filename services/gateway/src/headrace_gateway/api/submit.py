@@ -1,142 +1,372 @@
-"""Submits jobs: those that come at the same time share one transaction."""
+"""Submits: jobs are validated, stored once per request_id, and handed off."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
 from typing import Final, NamedTuple
 
 import structlog
 
-from headrace_core.domain.errors import HeadraceError, RequestIdConflict, Unavailable
-from headrace_core.domain.job import Job
-from headrace_core.domain.submission import NewJob, Submitted, fingerprint
-from headrace_core.runtime.logs import correlation_id
+from headrace_core.domain.errors import (
+    HeadraceError,
+    InvalidRequest,
+    PayloadInvalid,
+    RequestIdConflict,
+    Unavailable,
+    Violation,
+)
+from headrace_core.domain.ids import BatchId, uuid7
+from headrace_core.domain.job import DEFAULT_QUEUE, Job, JobSpec, JsonText
+from headrace_core.domain.submission import (
+    NewBatch,
+    NewJob,
+    Repeated,
+    Submitted,
+    SubmittedBatch,
+    batch_fingerprint,
+    fingerprint,
+)
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.new_jobs import new_ids
 from headrace_core.store.jobs.submit import find_submitted, submit_jobs
+from headrace_core.store.jobs.submit_batch import find_batch, submit_batch
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.group_commit import GroupCommit
 from headrace_core.wake import Topic, WakeBus
+from headrace_gateway.api.documents import Document, Payload, canonical
+from headrace_gateway.api.handlers import HandlerCache
 from headrace_gateway.api.handoff import HandOff
-from headrace_gateway.api.intake import AcceptedJob
-from headrace_gateway.grpc.document import canonical
+from headrace_gateway.api.job_rules import check_batch_size, check_payload, check_spec
+from headrace_gateway.api.payload_schema import KnownHandler
+from headrace_gateway.api.validation import Violations, call_deadline, check_request_id
+from headrace_gateway.calls.call import Call
 
 _log = structlog.get_logger()
 
 _MAX_BATCH: Final = 1000
-# Bytes of payloads that one transaction may carry, and that may wait in all.
+# Bytes of payloads in one transaction, and in all submits that wait.
 _MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 _MAX_PENDING_BYTES: Final = 256 * 1024 * 1024
-# How long a transaction waits for more jobs while they come thick, in seconds. A commit costs as
-# much as a dozen of the jobs in it.
+# How long a transaction waits for more jobs while they arrive densely, in seconds. A commit costs
+# as much as a dozen of its jobs.
 _GATHER: Final = 0.01
 
 
-class _Submit(NamedTuple):
-    """A submit that waits for its transaction.
+class Prospect(NamedTuple):
+    """Jobs that were only validated; a submit would create them.
 
-    Work for the jobs of a transaction is done together, which is cheaper than in each call.
+    `specs` have their queues decided. `has_workers` is true if live workers run all of their types.
     """
 
-    job: AcceptedJob
-    tenant: str
-    request_id: str | None
-    correlation_id: str | None
+    specs: Repeated[JobSpec]
+    has_workers: bool
 
 
-class Submitter:
-    """Persists single jobs by group commit.
+class _Accepted(NamedTuple):
+    """Valid jobs: their specs as requested and with their queues decided, and their payloads."""
+
+    requested: Repeated[JobSpec]
+    specs: Repeated[JobSpec]
+    payloads: Sequence[JsonText]
+    has_workers: bool
+
+
+class Submit:
+    """The use cases that create jobs.
+
+    Single jobs that arrive at the same time share a transaction. A batch has a transaction of its
+    own. Each method reports `violations`, which the transport found in the request, together with
+    its own.
 
     Args:
-        settings: how many submits may wait, and for how long.
-        database: where jobs are stored.
-        bus: announces each commit.
-        hand_off: is offered what was committed.
+        settings: the limits of jobs, and of the submits that wait for PostgreSQL.
+        database: the store of the jobs.
+        bus: wakes other processes after each commit.
+        hand_off: delivers committed jobs without the scheduler, if it can.
+        handlers: the payload schemas and the queues of the handlers.
     """
 
     def __init__(
-        self, *, settings: Settings, database: Database, bus: WakeBus, hand_off: HandOff
+        self,
+        *,
+        settings: Settings,
+        database: Database,
+        bus: WakeBus,
+        hand_off: HandOff,
+        handlers: HandlerCache,
     ) -> None:
+        self._settings = settings
         self._database = database
         self._bus = bus
         self._hand_off = hand_off
-        self._timeout = settings.call_timeout
-        self._commits: GroupCommit[_Submit, Submitted | RequestIdConflict | Exception] = (
-            GroupCommit(
-                commit=self._commit,
-                max_batch=_MAX_BATCH,
-                max_pending=settings.max_pending_submits,
-                weigh=_weigh,
-                max_batch_weight=_MAX_BATCH_BYTES,
-                max_pending_weight=_MAX_PENDING_BYTES,
-                gather=_GATHER,
-            )
+        self._handlers = handlers
+        self._commits: GroupCommit[NewJob, Submitted | RequestIdConflict | Exception] = GroupCommit(
+            commit=self._commit,
+            max_batch=_MAX_BATCH,
+            max_pending=settings.max_pending_submits,
+            weigh=_weigh,
+            max_batch_weight=_MAX_BATCH_BYTES,
+            max_pending_weight=_MAX_PENDING_BYTES,
+            gather=_GATHER,
         )
 
-    async def submit(self, job: AcceptedJob, *, tenant: str, request_id: str | None) -> Submitted:
-        """Persists a job, or finds the one that has its request_id.
+    async def submit(
+        self,
+        call: Call,
+        spec: JobSpec,
+        payload: Payload,
+        *,
+        request_id: str | None = None,
+        use_call_deadline: bool = False,
+        violations: Sequence[Violation] = (),
+    ) -> Submitted:
+        """Store a job, or return the one with the same request_id.
+
+        Args:
+            call: the call.
+            spec: the job, at the field path `job`.
+            payload: its payload, at `job.payload`.
+            request_id: the idempotency key of the job.
+            use_call_deadline: whether the deadline of the call is the deadline of the job.
+            violations: see the class.
 
         Raises:
+            InvalidRequest: with every violation; PayloadInvalid if payloads that do not match
+                their schemas are the only ones.
+            LimitExceeded: the payload or the labels exceed a limit.
             RequestIdConflict: the request_id was used for another content.
-            Unavailable: the database is gone or too much waits for it. The job may be stored
-                nevertheless; with a request_id the call can be repeated without harm.
+            Unavailable: PostgreSQL is not available, or too many submits wait for it. The job may
+                be stored nevertheless; with a request_id the call can be repeated safely.
         """
-        submit = _Submit(job, tenant, request_id, correlation_id())
+        accepted = await self._accept(
+            call,
+            Repeated((spec,), (0,)),
+            (payload,),
+            paths=("job",),
+            request_id=request_id,
+            use_call_deadline=use_call_deadline,
+            found=Violations(violations),
+        )
+        new = _new_job(call, accepted, request_id)
         try:
-            result = await self._commits.submit(submit, timeout=self._timeout)
+            result = await self._commits.submit(new, timeout=self._settings.call_timeout)
         except TimeoutError:
             raise Unavailable("postgresql") from None
         if isinstance(result, Exception):
             raise result
         return result
 
-    async def find(self, job: AcceptedJob, *, tenant: str, request_id: str | None) -> Job | None:
-        """The job that has the request_id; None when a submit would create one.
+    async def validate(
+        self,
+        call: Call,
+        spec: JobSpec,
+        payload: Payload,
+        *,
+        request_id: str | None = None,
+        use_call_deadline: bool = False,
+        violations: Sequence[Violation] = (),
+    ) -> Submitted | Prospect:
+        """Return the result that `submit` would have, without storing a job.
+
+        Args and errors are those of `submit`.
+        """
+        accepted = await self._accept(
+            call,
+            Repeated((spec,), (0,)),
+            (payload,),
+            paths=("job",),
+            request_id=request_id,
+            use_call_deadline=use_call_deadline,
+            found=Violations(violations),
+        )
+        if request_id is not None:
+            async with self._database.statement() as conn:
+                earlier = await find_submitted(conn, _new_job(call, accepted, request_id))
+            if isinstance(earlier, RequestIdConflict):
+                raise earlier
+            if earlier is not None:
+                return earlier
+        return Prospect(accepted.specs, accepted.has_workers)
+
+    async def submit_batch(
+        self,
+        call: Call,
+        specs: Repeated[JobSpec],
+        payloads: Sequence[Payload],
+        *,
+        request_id: str | None = None,
+        use_call_deadline: bool = False,
+        violations: Sequence[Violation] = (),
+    ) -> SubmittedBatch:
+        """Store jobs, all or none, or return the batch with the same request_id.
+
+        Args:
+            call: the call.
+            specs: the jobs, at the field paths `jobs[0]`, `jobs[1]` …
+            payloads: the payload of each job.
+            request_id: the idempotency key of the batch.
+            use_call_deadline: whether the deadline of the call is the deadline of the jobs.
+            violations: see the class.
 
         Raises:
-            RequestIdConflict: the request_id was used for another content.
-            Unavailable: the database is gone.
+            InvalidRequest, LimitExceeded, RequestIdConflict, Unavailable: as for `submit`.
         """
-        if request_id is None:
-            return None
-        [new] = _new_jobs([_Submit(job, tenant, request_id, "")])
+        found = Violations(violations)
+        check_batch_size(specs, found, self._settings)
+        accepted = await self._accept(
+            call,
+            specs,
+            payloads,
+            paths=[f"jobs[{number}]" for number in range(len(specs))],
+            request_id=request_id,
+            use_call_deadline=use_call_deadline,
+            found=found,
+        )
         async with self._database.statement() as conn:
-            earlier = await find_submitted(conn, new)
-        if isinstance(earlier, RequestIdConflict):
-            raise earlier
-        return None if earlier is None else earlier.job
+            batch = await submit_batch(conn, _new_batch(call, accepted, request_id))
+        if batch.created:
+            self._announce(batch.jobs)
+        _log.info(
+            "batch_submitted", batch_id=str(batch.id), jobs=len(batch.jobs), created=batch.created
+        )
+        return batch
+
+    async def validate_batch(
+        self,
+        call: Call,
+        specs: Repeated[JobSpec],
+        payloads: Sequence[Payload],
+        *,
+        request_id: str | None = None,
+        use_call_deadline: bool = False,
+        violations: Sequence[Violation] = (),
+    ) -> SubmittedBatch | Prospect:
+        """Return the result that `submit_batch` would have, without storing jobs.
+
+        Args and errors are those of `submit_batch`.
+        """
+        found = Violations(violations)
+        check_batch_size(specs, found, self._settings)
+        accepted = await self._accept(
+            call,
+            specs,
+            payloads,
+            paths=[f"jobs[{number}]" for number in range(len(specs))],
+            request_id=request_id,
+            use_call_deadline=use_call_deadline,
+            found=found,
+        )
+        if request_id is not None:
+            async with self._database.statement() as conn:
+                earlier = await find_batch(conn, _new_batch(call, accepted, request_id))
+            if earlier is not None:
+                return earlier
+        return Prospect(accepted.specs, accepted.has_workers)
 
     async def close(self) -> None:
-        """Takes no more jobs and commits those that wait."""
+        """Refuse new jobs and commit those that wait."""
         await self._commits.close()
 
-    async def _commit(
-        self, submits: list[_Submit]
-    ) -> list[Submitted | RequestIdConflict | Exception]:
+    async def _accept(
+        self,
+        call: Call,
+        specs: Repeated[JobSpec],
+        payloads: Sequence[Payload],
+        *,
+        paths: Sequence[str],
+        request_id: str | None,
+        use_call_deadline: bool,
+        found: Violations,
+    ) -> _Accepted:
+        """Validate jobs and decide their queues.
+
+        Args:
+            call: the call.
+            specs, payloads: the jobs.
+            paths: the field path of each job.
+            request_id, use_call_deadline: as for `submit`.
+            found: the violations found so far.
+        """
+        check_request_id(request_id, found)
+        deadline_after = call_deadline(call, use_call_deadline, found)
+        documents = self._check(specs, payloads, paths, found)
+        if deadline_after is not None:
+            for spec, path in zip(specs, paths, strict=True):
+                if spec.deadline is not None:
+                    found.note(f"{path}.deadline", "must be absent with use_call_deadline")
+        malformed = bool(found)
+        by_type = await self._handlers.of(call.tenant)
+        handlers = specs.map(lambda spec: by_type.get(spec.type))
+        mismatched: set[str] = set()
+        for handler, document, path in zip(handlers, documents, paths, strict=True):
+            if handler is None or document is None or handler.takes(document.content):
+                continue
+            found.extend(handler.violations(document.content, f"{path}.payload"))
+            mismatched.add(handler.type)
+        if malformed:
+            raise InvalidRequest(found)
+        if found:
+            raise PayloadInvalid(", ".join(sorted(mismatched)), found)
+        return _Accepted(
+            requested=specs,
+            specs=specs.map(lambda spec: _decide(spec, by_type.get(spec.type), deadline_after)),
+            # Without a violation each payload is a document.
+            payloads=[document.text for document in documents if document is not None],
+            has_workers=None not in handlers.distinct,
+        )
+
+    def _check(
+        self,
+        specs: Repeated[JobSpec],
+        payloads: Sequence[Payload],
+        paths: Sequence[str],
+        found: Violations,
+    ) -> list[Document | None]:
+        """Check jobs by the rules that are the same for every handler; return their payloads."""
+        documents: list[Document | None] = []
+        valid: set[int] = set()
+        for place, payload, path in zip(specs.places, payloads, paths, strict=True):
+            if place not in valid:
+                before = len(found)
+                check_spec(specs.distinct[place], path, found, self._settings)
+                # Every job reports its own violations.
+                if len(found) == before:
+                    valid.add(place)
+            documents.append(
+                None
+                if payload is None
+                else check_payload(payload, f"{path}.payload", found, self._settings)
+            )
+        return documents
+
+    async def _commit(self, jobs: list[NewJob]) -> list[Submitted | RequestIdConflict | Exception]:
         try:
-            return list(await self._persist(submits))
+            return list(await self._store(jobs))
         except HeadraceError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is one job's error
-            # One job that the database refuses, a bug of ours, must not fail the others.
-            if len(submits) == 1:
+        except Exception as error:  # noqa: BLE001 - the error of one job alone
+            # A job that the database refuses, because of a bug here, must not fail the others.
+            if len(jobs) == 1:
                 return [error]
-            _log.exception("batch_refused", jobs=len(submits))
-            return [(await self._commit([submit]))[0] for submit in submits]
+            _log.exception("batch_refused", jobs=len(jobs))
+            return [(await self._commit([job]))[0] for job in jobs]
 
-    async def _persist(self, submits: list[_Submit]) -> list[Submitted | RequestIdConflict]:
-        jobs = _new_jobs(submits)
+    async def _store(self, jobs: list[NewJob]) -> list[Submitted | RequestIdConflict]:
         async with self._database.statement() as conn:
             results = await submit_jobs(conn, jobs)
-        stored = [result for result in results if isinstance(result, Submitted) and result.created]
-        if stored:
-            self._hand_off.offer([submitted.job for submitted in stored])
-            self._bus.publish(Topic.EVENTS)
-        for submit, result in zip(submits, results, strict=True):
+        created = [
+            result.job for result in results if isinstance(result, Submitted) and result.created
+        ]
+        if created:
+            self._announce(created)
+        for job, result in zip(jobs, results, strict=True):
             if isinstance(result, Submitted):
-                # It is in the history: a line for each would cost as much as all of its validation.
+                # Only for debugging: a line per job costs as much as its validation.
                 _log.debug(
                     "job_submitted",
-                    correlation_id=submit.correlation_id,
+                    correlation_id=job.correlation_id,
                     job_id=str(result.job.id),
                     type=result.job.type,
                     queue=result.job.queue,
@@ -144,27 +374,54 @@ class Submitter:
                 )
         return results
 
-
-def _new_jobs(submits: list[_Submit]) -> list[NewJob]:
-    return [
-        NewJob(
-            id=job_id,
-            tenant=submit.tenant,
-            spec=submit.job.accepted.spec,
-            payload=submit.job.payload,
-            request_id=submit.request_id,
-            # Without a request_id nothing is compared.
-            fingerprint=(
-                fingerprint(submit.job.accepted.requested, canonical(submit.job.payload))
-                if submit.request_id
-                else None
-            ),
-            requested=submit.job.accepted.requested,
-            correlation_id=submit.correlation_id,
-        )
-        for submit, job_id in zip(submits, new_ids(len(submits)), strict=True)
-    ]
+    def _announce(self, jobs: Sequence[Job]) -> None:
+        """Hand off committed jobs and wake the streams."""
+        self._hand_off.offer(jobs)
+        self._bus.publish(Topic.EVENTS)
 
 
-def _weigh(submit: _Submit) -> int:
-    return len(submit.job.payload)
+def _decide(
+    spec: JobSpec, handler: KnownHandler | None, deadline_after: timedelta | None
+) -> JobSpec:
+    """Return a spec with its queue decided, and with the deadline of its call if it has none."""
+    queue = spec.queue or (handler.queue if handler else DEFAULT_QUEUE)
+    if queue == spec.queue and deadline_after is None:
+        return spec
+    return replace(spec, queue=queue, deadline_after=deadline_after)
+
+
+def _new_job(call: Call, accepted: _Accepted, request_id: str | None) -> NewJob:
+    requested, payload = accepted.requested.distinct[0], accepted.payloads[0]
+    return NewJob(
+        id=new_ids(1)[0],
+        tenant=call.tenant,
+        spec=accepted.specs.distinct[0],
+        payload=payload,
+        request_id=request_id,
+        # Contents are compared only for the same request_id.
+        fingerprint=fingerprint(requested, canonical(payload)) if request_id else None,
+        requested=requested,
+        correlation_id=call.correlation_id,
+    )
+
+
+def _new_batch(call: Call, accepted: _Accepted, request_id: str | None) -> NewBatch:
+    requested, payloads = accepted.requested, accepted.payloads
+    return NewBatch(
+        id=BatchId(uuid7()),
+        tenant=call.tenant,
+        specs=accepted.specs,
+        payloads=payloads,
+        request_id=request_id,
+        fingerprint=(
+            batch_fingerprint(requested, [canonical(payload) for payload in payloads])
+            if request_id
+            else b""
+        ),
+        requested=requested,
+        correlation_id=call.correlation_id,
+    )
+
+
+def _weigh(job: NewJob) -> int:
+    return len(job.payload)

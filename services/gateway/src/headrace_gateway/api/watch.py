@@ -6,8 +6,10 @@ from collections.abc import AsyncGenerator, Sequence
 
 from headrace_core.domain.errors import Violation
 from headrace_core.domain.ids import JobId
-from headrace_core.domain.job import JobEvent
+from headrace_core.domain.job import Job, JobEvent, JobSpec
 from headrace_core.domain.query import JobFilter
+from headrace_gateway.api.documents import Payload
+from headrace_gateway.api.submit import Submit
 from headrace_gateway.api.validation import Violations, check_idle_interval, seen_seq
 from headrace_gateway.calls.call import Call
 from headrace_gateway.streams import Watch, WatchPage
@@ -21,10 +23,12 @@ class JobStreams:
 
     Args:
         watch: the streams of this gateway.
+        submit: the use cases that create jobs.
     """
 
-    def __init__(self, *, watch: Watch) -> None:
+    def __init__(self, *, watch: Watch, submit: Submit) -> None:
         self._watch = watch
+        self._submit = submit
 
     def watch_job(
         self,
@@ -52,6 +56,39 @@ class JobStreams:
         check_idle_interval(idle, found)
         found.check()
         return self._watch.watch_job(call.tenant, job_id, after_seq, idle=idle)
+
+    async def submit_and_watch(
+        self,
+        call: Call,
+        spec: JobSpec,
+        payload: Payload,
+        *,
+        request_id: str | None = None,
+        use_call_deadline: bool = False,
+        after_seq: int = 0,
+        idle: float | None = None,
+        violations: Sequence[Violation] = (),
+    ) -> tuple[Job, AsyncGenerator[list[JobEvent], None]]:
+        """Store a job, or find it by its request_id.
+
+        Args and errors are those of `Submit.submit` and `watch_job`.
+
+        Returns:
+            The job and its stream.
+        """
+        found = Violations(violations)
+        after_seq = seen_seq(after_seq, found)
+        check_idle_interval(idle, found)
+        submitted = await self._submit.submit(
+            call,
+            spec,
+            payload,
+            request_id=request_id,
+            use_call_deadline=use_call_deadline,
+            violations=found,
+        )
+        job = submitted.job
+        return job, self._watch.watch_job(call.tenant, job.id, after_seq, idle=idle)
 
     def watch_jobs(
         self,

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Final
 from google.protobuf.message import DecodeError, Message
 
 from headrace.v1 import data_pb2
+from headrace_core.domain.errors import DocumentTooDeep
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 from headrace_gateway.calls.limits import MAX_DEPTH
-from headrace_gateway.calls.nesting import too_deep
 from headrace_gateway.calls.statuses import UndecodableRequest
 
 _DATA: Final = data_pb2.Data.DESCRIPTOR.full_name
@@ -54,7 +54,7 @@ def _decode(request_class: type[Message], raw: bytes) -> Message:
     """Return the message.
 
     Raises:
-        LimitExceeded: a document is nested deeper than MAX_DEPTH.
+        DocumentTooDeep: a document is nested deeper than MAX_DEPTH.
         UndecodableRequest: the bytes are not the message.
     """
     try:
@@ -62,7 +62,8 @@ def _decode(request_class: type[Message], raw: bytes) -> Message:
     except DecodeError:
         deepest = deepest_value(request_class, raw)
         if deepest is not None and deepest[1] > MAX_DEPTH:
-            raise too_deep(*deepest) from None
+            field, depth = deepest
+            raise DocumentTooDeep(field, depth=depth, maximum=MAX_DEPTH) from None
         raise UndecodableRequest(request_class.DESCRIPTOR.full_name) from None
 
 

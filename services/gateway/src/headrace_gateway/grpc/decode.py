@@ -6,15 +6,31 @@ times, durations and documents. The use cases check the rest.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from headrace.v1 import data_pb2, job_pb2, job_service_pb2, subscription_service_pb2
+from headrace_core.domain.job import JobSpec
 from headrace_core.domain.query import JobFilter
+from headrace_core.domain.retry import RetryOverrides
+from headrace_core.domain.submission import Repeated
+from headrace_core.domain.times import FIRST_TIME, TIME_RULE
+from headrace_gateway.api.documents import EMPTY, Payload
+from headrace_gateway.api.job_rules import NO_OVERRIDES
 from headrace_gateway.api.validation import Violations, job_filter
+from headrace_gateway.grpc.data import read_data
 from headrace_gateway.grpc.encode import STATES, Encoding
 
 _ENCODINGS: Final = frozenset(data_pb2.DataEncoding.values())
 _VIEWS: Final = frozenset(job_pb2.JobView.values())
+_NO_LABELS: Final[Mapping[str, str]] = {}
+# The range of a Duration in protobuf, in seconds.
+_LONGEST_SECONDS: Final = 315_576_000_000
 _STATES: Final = {number: state for state, number in STATES.items()}
 
 WatchRequest: TypeAlias = (
@@ -64,3 +80,122 @@ def read_job_filter(message: job_service_pb2.JobFilter, found: Violations) -> Jo
         job_ids=message.job_ids,
         found=found,
     )
+
+
+def read_job(
+    request: job_service_pb2.SubmitJobRequest | job_service_pb2.SubmitAndWatchRequest,
+    found: Violations,
+) -> tuple[JobSpec, Payload]:
+    """Return the job to submit, and its payload.
+
+    Raises:
+        InvalidRequest: the request has no job.
+    """
+    if not request.HasField("job"):
+        found.note("job", "is required")
+        found.check()
+    message = request.job
+    payload = message.payload if message.HasField("payload") else None
+    return _read_spec(message, "job", found), _read_payload(payload, "job.payload", found)
+
+
+def read_jobs(
+    request: job_service_pb2.BatchSubmitJobsRequest, found: Violations
+) -> tuple[Repeated[JobSpec], list[Payload]]:
+    """Return the jobs to submit, and their payloads, which are removed from the request.
+
+    Jobs that differ in their payloads alone share a spec, which is decoded once.
+    """
+    specs: list[JobSpec] = []
+    places: list[int] = []
+    payloads: list[Payload] = []
+    known: dict[bytes, int] = {}
+    for number, message in enumerate(request.jobs):
+        data = message.payload if message.HasField("payload") else None
+        message.ClearField("payload")
+        # Labels may be in any order. Then equal specs are decoded more than once.
+        rest = message.SerializeToString()
+        place = known.get(rest)
+        if place is None:
+            before, place = len(found), len(specs)
+            specs.append(_read_spec(message, f"jobs[{number}]", found))
+            # Every job reports its own violations.
+            if len(found) == before:
+                known[rest] = place
+        places.append(place)
+        payloads.append(_read_payload(data, f"jobs[{number}].payload", found))
+    return Repeated(specs, places), payloads
+
+
+def _read_spec(message: job_pb2.JobSpec, path: str, found: Violations) -> JobSpec:
+    schedule_time = deadline = timeout = None
+    if message.HasField("schedule_time"):
+        schedule_time = _time(message.schedule_time, f"{path}.schedule_time", found)
+    if message.HasField("deadline"):
+        deadline = _time(message.deadline, f"{path}.deadline", found)
+    if message.HasField("timeout"):
+        timeout = _duration(message.timeout, f"{path}.timeout", found)
+    return JobSpec(
+        type=message.type,
+        queue=message.queue,
+        priority=message.priority,
+        labels=dict(message.labels) if message.labels else _NO_LABELS,
+        schedule_time=schedule_time,
+        timeout=timeout,
+        deadline=deadline,
+        retry=(
+            _retry(message.retry_policy, f"{path}.retry_policy", found)
+            if message.HasField("retry_policy")
+            else NO_OVERRIDES
+        ),
+    )
+
+
+def _read_payload(data: data_pb2.Data | None, path: str, found: Violations) -> Payload:
+    if data is None:
+        return EMPTY
+    try:
+        return read_data(data)
+    except ValueError as error:
+        found.note(path, str(error))
+        return None
+
+
+def _retry(message: job_pb2.RetryPolicy, path: str, found: Violations) -> RetryOverrides:
+    initial = longest = None
+    if message.HasField("initial_backoff"):
+        initial = _duration(message.initial_backoff, f"{path}.initial_backoff", found)
+    if message.HasField("max_backoff"):
+        longest = _duration(message.max_backoff, f"{path}.max_backoff", found)
+    return RetryOverrides(
+        max_attempts=message.max_attempts if message.HasField("max_attempts") else None,
+        initial_backoff=initial,
+        max_backoff=longest,
+        multiplier=message.multiplier if message.HasField("multiplier") else None,
+        jitter=message.jitter if message.HasField("jitter") else None,
+        non_retryable_error_types=tuple(message.non_retryable_error_types) or None,
+    )
+
+
+def _time(message: Timestamp, path: str, found: Violations) -> datetime | None:
+    if 0 <= message.nanos < 1_000_000_000:
+        with suppress(OverflowError):
+            # Rounded down, so the last valid nanosecond stays below LAST_TIME.
+            return FIRST_TIME + timedelta(
+                seconds=message.seconds, microseconds=message.nanos // 1000
+            )
+    found.note(path, TIME_RULE)
+    return None
+
+
+def _duration(message: Duration, path: str, found: Violations) -> timedelta | None:
+    seconds, nanos = message.seconds, message.nanos
+    if (
+        abs(seconds) > _LONGEST_SECONDS
+        or abs(nanos) >= 1_000_000_000
+        or (seconds > 0 > nanos)
+        or (seconds < 0 < nanos)
+    ):
+        found.note(path, "must be a Duration: seconds and nanos of the same sign, in their ranges")
+        return None
+    return timedelta(seconds=seconds, microseconds=nanos // 1000)

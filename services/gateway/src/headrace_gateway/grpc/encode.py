@@ -1,4 +1,4 @@
-"""The domain as protobuf: jobs, events, handlers, subscriptions, statistics."""
+"""Responses, from the values of the domain to protobuf."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from headrace_core.domain.subscription import Subscription
 from headrace_core.domain.times import UNREADABLE_TIME
 from headrace_core.store.jobs.read import Stats
 from headrace_gateway.calls.limits import MAX_PAGE_BYTES
-from headrace_gateway.grpc.document import write_data
+from headrace_gateway.grpc.data import write_data
 from headrace_gateway.streams import Mark
 
 Encoding: TypeAlias = data_pb2.DataEncoding.ValueType
@@ -46,19 +46,19 @@ WATCH_MARKS: Final = {
     Mark.STANDBY: job_service_pb2.WATCH_MARK_STANDBY,
 }
 
-# Columns that are called differently in the contract.
+# Stored fields with other names in the contract.
 _FIELD_NAMES: Final = {"due_time": "schedule_time", "retry": "retry_policy"}
-# How many queues, and how many types, statistics list at most. Each takes up to 220 bytes: a name
-# of 100 and seven counts.
+# The most queues, and the most types, in statistics. Each takes up to 220 bytes: a name of 100 and
+# seven counts.
 _MAX_COUNTED: Final = 8000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NOTHING_SAID = RetryOverrides()
+_NO_OVERRIDES = RetryOverrides()
 
 
 def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
-    """A job, with payload and result as far as it has them."""
-    # Of a new job all times are one.
+    """Return a job; the BASIC view has no payload and no result."""
+    # A new job has a single time, which is converted once.
     created = _time(job.create_time)
     return job_pb2.Job(
         id=str(job.id),
@@ -132,7 +132,7 @@ def _reduce(messages: Repeated[job_pb2.Job]) -> bool:
 
 
 def spec_message(spec: JobSpec, *, tenant: str, request_id: str | None) -> job_pb2.Job:
-    """What a job would be that was only validated: BASIC, without an id or a state."""
+    """Return a job that was only validated: in the BASIC view, without an id and a state."""
     return job_pb2.Job(
         tenant=tenant,
         type=spec.type,
@@ -148,14 +148,14 @@ def spec_message(spec: JobSpec, *, tenant: str, request_id: str | None) -> job_p
 
 
 def event_message(event: JobEvent, encoding: Encoding) -> event_pb2.JobEvent:
-    """A transition."""
+    """Return an event."""
     message = event_pb2.JobEvent()
     _write_event(event, message, encoding)
     return message
 
 
 def output_message(event: JobEvent, encoding: Encoding) -> job_service_pb2.JobOutput:
-    """A piece of output, from its event."""
+    """Return the output of an event."""
     return job_service_pb2.JobOutput(
         seq=event.seq,
         attempt=event.attempt,
@@ -169,15 +169,14 @@ def write_events(
     messages: RepeatedCompositeFieldContainer[event_pb2.JobEvent],
     encoding: Encoding,
 ) -> None:
-    """Adds transitions to the field of a response, in their order."""
+    """Add events to the field of a response."""
     add = messages.add
     for event in events:
         _write_event(event, add(), encoding)
 
 
 def _write_event(event: JobEvent, message: event_pb2.JobEvent, encoding: Encoding) -> None:
-    # Field by field, into the message that is sent: from keywords, and copied into a response, it
-    # takes more than twice as long.
+    # Keyword arguments, and a copy into the response, would take more than twice as long.
     message.job_id = str(event.job_id)
     message.seq = event.seq
     message.type = EVENT_TYPES[event.type]
@@ -200,7 +199,7 @@ def _write_event(event: JobEvent, message: event_pb2.JobEvent, encoding: Encodin
 
 
 def handler_message(handler: LiveHandler, encoding: Encoding) -> handler_service_pb2.Handler:
-    """A handler."""
+    """Return a handler."""
     spec = handler.spec
     return handler_service_pb2.Handler(
         type=spec.type,
@@ -215,7 +214,7 @@ def handler_message(handler: LiveHandler, encoding: Encoding) -> handler_service
 
 
 def filter_message(job_filter: JobFilter) -> job_service_pb2.JobFilter:
-    """Which jobs a watch follows; sets come in an order of their own, which stays the same."""
+    """Return the filter of a stream, with its sets sorted."""
     return job_service_pb2.JobFilter(
         queues=sorted(job_filter.queues),
         types=sorted(job_filter.types),
@@ -227,7 +226,7 @@ def filter_message(job_filter: JobFilter) -> job_service_pb2.JobFilter:
 
 
 def subscription_message(subscription: Subscription) -> subscription_service_pb2.Subscription:
-    """A subscription, without its unreadable fields."""
+    """Return a subscription, without its unreadable fields."""
     job_filter = subscription.filter
     return subscription_service_pb2.Subscription(
         name=subscription.name,
@@ -241,7 +240,7 @@ def subscription_message(subscription: Subscription) -> subscription_service_pb2
 
 
 def stats_message(stats: Stats) -> job_service_pb2.GetStatsResponse:
-    """Statistics: the counts in all, by queue and by type."""
+    """Return statistics: the counts of all jobs, by queue and by type."""
     in_all: dict[JobState, int] = defaultdict(int)
     by_queue: dict[str, dict[JobState, int]] = defaultdict(lambda: defaultdict(int))
     by_type: dict[str, dict[JobState, int]] = defaultdict(lambda: defaultdict(int))
@@ -269,7 +268,7 @@ def stats_message(stats: Stats) -> job_service_pb2.GetStatsResponse:
 
 
 def _most(counts: Mapping[str, Mapping[JobState, int]]) -> Sequence[str]:
-    """The names with the most jobs, as many as fit into a response, in the order of the names."""
+    """Return the names with the most jobs, sorted; as many as fit into a response."""
     return sorted(nlargest(_MAX_COUNTED, counts, key=lambda name: sum(counts[name].values())))
 
 
@@ -326,7 +325,7 @@ def _progress(progress: Progress, encoding: Encoding) -> job_pb2.JobProgress:
 
 
 def _retry(retry: RetryOverrides | RetryPolicy) -> job_pb2.RetryPolicy | None:
-    if retry == _NOTHING_SAID:
+    if retry == _NO_OVERRIDES:
         return None
     return job_pb2.RetryPolicy(
         max_attempts=retry.max_attempts,

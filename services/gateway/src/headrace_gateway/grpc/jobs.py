@@ -9,36 +9,24 @@ from contextlib import aclosing
 from functools import partial
 from typing import TypeVar
 
-import structlog
 from google.protobuf.message import Message
 
 from headrace.v1 import job_service_pb2
 from headrace.v1.data_pb2 import DATA_ENCODING_VALUE
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
-from headrace_core.domain.submission import NewBatch, SubmittedBatch
-from headrace_core.runtime.logs import correlation_id
-from headrace_core.store.jobs.submit_batch import find_batch, submit_batch
-from headrace_core.store.sql.database import Database
-from headrace_core.wake import Topic, WakeBus
-from headrace_gateway.api.intake import AcceptedBatch, AcceptedJob, AcceptedSpec, Intake
+from headrace_core.domain.submission import Submitted, SubmittedBatch
 from headrace_gateway.api.jobs import Jobs
-from headrace_gateway.api.submit import Submitter
-from headrace_gateway.api.validate import check_batch_size
-from headrace_gateway.api.validation import (
-    Violations,
-    call_deadline,
-    check_idle_interval,
-    check_request_id,
-    parse_job_id,
-    seen_seq,
-)
+from headrace_gateway.api.submit import Prospect, Submit
+from headrace_gateway.api.validation import Violations, parse_job_id
 from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.call import Call
 from headrace_gateway.grpc.decode import (
     read_encoding,
     read_idle_interval,
+    read_job,
     read_job_filter,
+    read_jobs,
     read_view,
 )
 from headrace_gateway.grpc.encode import (
@@ -55,8 +43,6 @@ from headrace_gateway.grpc.encode import (
 )
 from headrace_gateway.grpc.pages import MessagePage
 
-_log = structlog.get_logger()
-
 M = TypeVar("M", bound=Message)
 
 
@@ -64,83 +50,60 @@ class JobServicer:
     """Submits, reads, changes and streams jobs.
 
     Args:
-        database: where jobs are.
-        bus: announces each change.
-        intake: validates what is submitted.
-        submitter: persists single jobs.
-        jobs: the use cases of jobs that exist.
+        submit: the use cases that create jobs.
+        jobs: the use cases of stored jobs.
         streams: the use cases that follow jobs.
     """
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        bus: WakeBus,
-        intake: Intake,
-        submitter: Submitter,
-        jobs: Jobs,
-        streams: JobStreams,
-    ) -> None:
-        self._database = database
-        self._bus = bus
-        self._intake = intake
-        self._submitter = submitter
+    def __init__(self, *, submit: Submit, jobs: Jobs, streams: JobStreams) -> None:
+        self._submit = submit
         self._jobs = jobs
         self._streams = streams
 
     async def SubmitJob(
         self, request: job_service_pb2.SubmitJobRequest, call: Call
     ) -> job_service_pb2.SubmitJobResponse:
-        """Persists a job, or says what would happen."""
-        tenant = call.tenant
+        """Store a job, or only validate it."""
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
-        request_id = request.request_id or None
-        check_request_id(request_id, found)
-        accepted = await self._accept(tenant, request, call, found)
-        if request.validate_only:
-            earlier = await self._submitter.find(accepted, tenant=tenant, request_id=request_id)
-            if earlier is not None:
-                return job_service_pb2.SubmitJobResponse(
-                    job=job_message(earlier, encoding), outcome=_outcome(created=False)
-                )
-            return job_service_pb2.SubmitJobResponse(
-                job=spec_message(accepted.accepted.spec, tenant=tenant, request_id=request_id),
-                outcome=_prospect([accepted.accepted]),
-            )
-        submitted = await self._submitter.submit(accepted, tenant=tenant, request_id=request_id)
-        return job_service_pb2.SubmitJobResponse(
-            job=job_message(submitted.job, encoding), outcome=_outcome(submitted.created)
+        spec, payload = read_job(request, found)
+        submit = self._submit.validate if request.validate_only else self._submit.submit
+        result = await submit(
+            call,
+            spec,
+            payload,
+            request_id=request.request_id or None,
+            use_call_deadline=request.use_call_deadline,
+            violations=found,
         )
+        if isinstance(result, Prospect):
+            job = spec_message(result.specs[0], tenant=call.tenant, request_id=request.request_id)
+        else:
+            job = job_message(result.job, encoding)
+        return job_service_pb2.SubmitJobResponse(job=job, outcome=_outcome(result))
 
     async def BatchSubmitJobs(
         self, request: job_service_pb2.BatchSubmitJobsRequest, call: Call
     ) -> job_service_pb2.BatchSubmitJobsResponse:
-        """Persists jobs, all or nothing, or says what would happen."""
-        tenant = call.tenant
+        """Store jobs, all or none, or only validate them."""
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
-        request_id = request.request_id or None
-        check_request_id(request_id, found)
-        check_batch_size(request.jobs, found, self._intake.settings)
-        left = call_deadline(call, request.use_call_deadline, found)
-        accepted = await self._intake.accept_batch(tenant, request.jobs, found, deadline_after=left)
-        batch: SubmittedBatch | None
-        if not request.validate_only:
-            batch = await self._submit_batch(tenant, request_id, accepted)
-        else:
-            batch = await self._find_batch(tenant, request_id, accepted)
-        if batch is None:
-            response = job_service_pb2.BatchSubmitJobsResponse(
-                outcome=_prospect(accepted.specs.distinct)
-            )
-            write_specs(accepted.specs.map(lambda accepted: accepted.spec), tenant, response)
-            return response
-        response = job_service_pb2.BatchSubmitJobsResponse(
-            batch_id=str(batch.id), outcome=_outcome(batch.created)
+        specs, payloads = read_jobs(request, found)
+        submit = self._submit.validate_batch if request.validate_only else self._submit.submit_batch
+        result = await submit(
+            call,
+            specs,
+            payloads,
+            request_id=request.request_id or None,
+            use_call_deadline=request.use_call_deadline,
+            violations=found,
         )
-        write_batch(batch.jobs, response, encoding)
+        response = job_service_pb2.BatchSubmitJobsResponse(outcome=_outcome(result))
+        if isinstance(result, Prospect):
+            write_specs(result.specs, call.tenant, response)
+        else:
+            response.batch_id = str(result.id)
+            write_batch(result.jobs, response, encoding)
         return response
 
     async def GetJob(
@@ -255,21 +218,22 @@ class JobServicer:
     async def SubmitAndWatch(
         self, request: job_service_pb2.SubmitAndWatchRequest, call: Call
     ) -> AsyncGenerator[job_service_pb2.SubmitAndWatchResponse, None]:
-        """Persists a job, or finds it by its request_id, and follows it."""
-        tenant = call.tenant
+        """Store a job, or find it by its request_id, and send its events."""
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
-        after_seq = seen_seq(request.after_seq, found)
-        request_id = request.request_id or None
-        check_request_id(request_id, found)
-        idle = read_idle_interval(request)
-        check_idle_interval(idle, found)
-        accepted = await self._accept(tenant, request, call, found)
-        submitted = await self._submitter.submit(accepted, tenant=tenant, request_id=request_id)
-        job = submitted.job
-        yield job_service_pb2.SubmitAndWatchResponse(job=job_message(job, encoding))
-        stream = self._streams.watch_job(call, job.id, after_seq=after_seq, idle=idle)
+        spec, payload = read_job(request, found)
+        job, stream = await self._streams.submit_and_watch(
+            call,
+            spec,
+            payload,
+            request_id=request.request_id or None,
+            use_call_deadline=request.use_call_deadline,
+            after_seq=request.after_seq,
+            idle=read_idle_interval(request),
+            violations=found,
+        )
         async with aclosing(stream) as pages:
+            yield job_service_pb2.SubmitAndWatchResponse(job=job_message(job, encoding))
             async for events in pages:
                 response = job_service_pb2.SubmitAndWatchResponse(mark=_mark(events))
                 write_events(events, response.events, encoding)
@@ -299,42 +263,6 @@ class JobServicer:
         )
         return page.messages, last
 
-    async def _accept(
-        self,
-        tenant: str,
-        request: job_service_pb2.SubmitJobRequest | job_service_pb2.SubmitAndWatchRequest,
-        call: Call,
-        found: Violations,
-    ) -> AcceptedJob:
-        if not request.HasField("job"):
-            found.note("job", "is required")
-            found.check()
-        left = call_deadline(call, request.use_call_deadline, found)
-        return await self._intake.accept(tenant, request.job, found, deadline_after=left)
-
-    async def _submit_batch(
-        self, tenant: str, request_id: str | None, accepted: AcceptedBatch
-    ) -> SubmittedBatch:
-        async with self._database.statement() as conn:
-            batch = await submit_batch(conn, _new_batch(tenant, request_id, accepted))
-        self._bus.publish(Topic.JOBS, Topic.EVENTS)
-        _log.info(
-            "batch_submitted", batch_id=str(batch.id), jobs=len(batch.jobs), created=batch.created
-        )
-        return batch
-
-    async def _find_batch(
-        self, tenant: str, request_id: str | None, accepted: AcceptedBatch
-    ) -> SubmittedBatch | None:
-        if request_id is None:
-            return None
-        async with self._database.statement() as conn:
-            return await find_batch(conn, _new_batch(tenant, request_id, accepted))
-
-
-def _new_batch(tenant: str, request_id: str | None, accepted: AcceptedBatch) -> NewBatch:
-    return accepted.new_batch(tenant=tenant, request_id=request_id, correlation_id=correlation_id())
-
 
 def _job_id(request: job_service_pb2.CancelJobRequest | job_service_pb2.RetryJobRequest) -> JobId:
     found = Violations()
@@ -349,14 +277,13 @@ def _mark(events: Sequence[JobEvent]) -> job_service_pb2.WatchMark.ValueType:
     return job_service_pb2.WATCH_MARK_IDLE
 
 
-def _outcome(created: bool) -> job_service_pb2.SubmitOutcome.ValueType:
-    if created:
+def _outcome(
+    result: Submitted | SubmittedBatch | Prospect,
+) -> job_service_pb2.SubmitOutcome.ValueType:
+    if isinstance(result, Prospect):
+        if result.has_workers:
+            return job_service_pb2.SUBMIT_OUTCOME_WOULD_RUN
+        return job_service_pb2.SUBMIT_OUTCOME_NO_WORKER
+    if result.created:
         return job_service_pb2.SUBMIT_OUTCOME_CREATED
     return job_service_pb2.SUBMIT_OUTCOME_EXISTING
-
-
-def _prospect(accepted: Sequence[AcceptedSpec]) -> job_service_pb2.SubmitOutcome.ValueType:
-    """What would happen to jobs that are only validated."""
-    if all(job.has_worker for job in accepted):
-        return job_service_pb2.SUBMIT_OUTCOME_WOULD_RUN
-    return job_service_pb2.SUBMIT_OUTCOME_NO_WORKER

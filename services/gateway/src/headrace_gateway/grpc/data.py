@@ -1,21 +1,21 @@
-"""JSON documents in their two forms on the wire, `Data.value` and `Data.json`."""
+"""JSON documents in their two forms of the contract, `Data.value` and `Data.json`."""
 
 from __future__ import annotations
 
 from math import copysign
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from google.protobuf import struct_pb2
 
 from headrace.v1 import data_pb2
 from headrace_core.domain.job import MAX_DOCUMENT_BYTES, JsonText
+from headrace_gateway.api.documents import Document
 from headrace_gateway.calls.limits import MAX_DEPTH, MAX_VALUE_BYTES
-from headrace_gateway.calls.nesting import TooDeep, depth_of, depth_of_text
 
-# A Value takes at most six times the bytes of its JSON text: a number of one digit and its comma
+# A Value has at most six times the bytes of its JSON text: a number of one digit and its comma
 # become eleven.
-_MAY_GROW: Final = 6
+_MAX_GROWTH: Final = 6
 
 # The integers that a double holds exactly, without gaps.
 _EXACT: Final = 2**53
@@ -23,56 +23,26 @@ _EXACT: Final = 2**53
 _decode = msgspec.json.Decoder().decode
 
 
-class Document(NamedTuple):
-    """A document as text, which is stored, and as Python's objects, which are validated."""
+def read_data(data: data_pb2.Data) -> bytes | Document:
+    """Return a document of a request: the text of `json`, or the content of `value`.
 
-    text: JsonText
-    content: Any
-
-
-EMPTY: Final = Document("{}", {})
-
-
-def read_data(data: data_pb2.Data) -> Document:
-    """A document that a client sent.
-
-    `json` keeps its text. A `value` is written with sorted keys, since protobuf maps have
-    no order and the same content must be the same text; its integral numbers become integers.
+    A `value` becomes text with sorted keys, since protobuf maps have no order and the same content
+    must become the same text. Its integral numbers become integers.
 
     Raises:
-        TooDeep: it is nested deeper than MAX_DEPTH.
-        ValueError: it is no JSON document; the message says what it must be.
+        ValueError: the Value is not a JSON document; the message is the description of a violation.
     """
     kind = data.WhichOneof("kind")
     if kind == "json":
-        return read_json(data.json)
+        return data.json
     if kind == "value":
         content = _plain(data.value)
-        _check_depth(content)
         return Document(msgspec.json.encode(content, order="deterministic").decode(), content)
     raise ValueError("must hold `value` or `json`")
 
 
-def canonical(text: JsonText) -> JsonText:
-    """The one text of all documents with the same content.
-
-    The order of keys, white space, escapes and the form of a number do not count: 1, 1.0 and 1e0
-    are the same number, and so are 0 and -0.0, as in RFC 8785.
-    """
-    return _encode_sorted(_decode_integers(text)).decode()
-
-
-def _integral(number: str) -> int | float:
-    value = float(number)
-    return int(value) if value.is_integer() else value
-
-
-_decode_integers = msgspec.json.Decoder(float_hook=_integral).decode
-_encode_sorted = msgspec.json.Encoder(order="deterministic").encode
-
-
 def write_data(text: JsonText, encoding: data_pb2.DataEncoding.ValueType) -> data_pb2.Data:
-    """A stored document in the form that a client asked for, as far as a response has room."""
+    """Return a stored document in an encoding, without its content if a response has no room."""
     if len(text) > MAX_DOCUMENT_BYTES // 4 and (size := len(text.encode())) > MAX_DOCUMENT_BYTES:
         return data_pb2.Data(omitted_bytes=size)
     if encoding == data_pb2.DATA_ENCODING_JSON:
@@ -80,47 +50,19 @@ def write_data(text: JsonText, encoding: data_pb2.DataEncoding.ValueType) -> dat
     data = data_pb2.Data()
     try:
         _fill(data.value, _decode(text), MAX_DEPTH)
-        is_large = len(text) * _MAY_GROW > MAX_VALUE_BYTES and (
+        is_large = len(text) * _MAX_GROWTH > MAX_VALUE_BYTES and (
             data.value.ByteSize() > MAX_VALUE_BYTES
         )
     except (msgspec.MsgspecError, RecursionError):
         is_large = True
     if is_large:
-        # A reader is better served with the text than with no job at all.
+        # The text serves a reader better than an error for the whole job.
         data.value.string_value = text
     return data
 
 
-def read_json(raw: bytes) -> Document:
-    """A document that a client sent as its text, which is kept exactly.
-
-    Raises:
-        TooDeep: it is nested deeper than MAX_DEPTH.
-        ValueError: it is no JSON document; the message says what it must be.
-    """
-    try:
-        content = _decode(raw)
-        text = raw.decode()
-    except UnicodeDecodeError:
-        raise ValueError("must be JSON in UTF-8") from None
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"must be JSON: {error}") from None
-    except RecursionError:
-        raise TooDeep(depth_of_text(raw)) from None
-    # Only what has that many brackets can be that deep.
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
-        _check_depth(content)
-    return Document(text, content)
-
-
-def _check_depth(content: Any) -> None:
-    depth = depth_of(content)
-    if depth > MAX_DEPTH:
-        raise TooDeep(depth)
-
-
 def _plain(value: struct_pb2.Value) -> Any:
-    """A Value as Python's objects. Its depth is bounded by the decoder of the message."""
+    """Return a Value as Python objects; the decoder of its message bounds its depth."""
     match value.WhichOneof("kind"):
         case "string_value":
             return value.string_value
@@ -141,7 +83,7 @@ def _plain(value: struct_pb2.Value) -> Any:
 def _number(number: float) -> int | float:
     if number.is_integer():
         if number == 0 and copysign(1, number) < 0:
-            # No integer has this value.
+            # An integer cannot represent negative zero.
             return number
         return int(number) if -_EXACT <= number <= _EXACT else number
     if number - number != 0:
@@ -150,7 +92,7 @@ def _number(number: float) -> int | float:
 
 
 def _fill(value: struct_pb2.Value, content: Any, depth: int) -> None:
-    """Writes Python's objects into a Value."""
+    """Write Python objects into a Value; deeper levels become text."""
     kind = type(content)
     if kind is str:
         value.string_value = content

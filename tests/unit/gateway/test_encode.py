@@ -1,4 +1,4 @@
-"""Jobs, events, handlers and statistics as protobuf."""
+"""Responses, encoded to protobuf."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ WHOLE = replace(
 )
 
 
-def test_a_bare_job_has_nothing_but_what_it_has():
+def test_new_job_has_only_its_set_fields():
     assert json_format.MessageToDict(job_message(BARE, DATA_ENCODING_VALUE)) == {
         "id": str(BARE.id),
         "tenant": "default",
@@ -111,7 +111,7 @@ def test_a_bare_job_has_nothing_but_what_it_has():
     }
 
 
-def test_a_whole_job_shows_every_field():
+def test_job_with_every_field_is_encoded():
     message = job_message(WHOLE, DATA_ENCODING_VALUE)
     assert json_format.MessageToDict(message) == {
         "id": str(WHOLE.id),
@@ -161,14 +161,14 @@ def test_a_whole_job_shows_every_field():
     assert len(message.ListFields()) == len(job_pb2.Job.DESCRIPTOR.fields)
 
 
-def test_with_the_json_encoding_documents_keep_their_text():
+def test_json_encoding_keeps_the_text_of_documents():
     message = job_message(WHOLE, DATA_ENCODING_JSON)
     assert message.payload.json == b'{"n": 12345678901234567890}'
     assert message.result.json == b"[1]"
     assert message.progress.counters.json == b'{"rows": 3}'
 
 
-def test_a_job_that_was_only_validated_has_no_id_and_no_state():
+def test_validated_job_has_no_id_and_no_state():
     message = spec_message(
         JobSpec(type="email", queue="mail", schedule_time=at(9)), tenant="default", request_id="r"
     )
@@ -208,7 +208,7 @@ def test_every_event_has_its_enum_value(event_type: EventType):
     assert event_pb2.JobEventType.Name(message.type) == f"JOB_EVENT_TYPE_{event_type.name}"
 
 
-def test_no_enum_value_of_the_contract_is_unknown_to_the_domain():
+def test_contract_has_no_other_enum_values():
     assert len(job_pb2.JobState.values()) == len(JobState) + 1
     assert len(event_pb2.JobEventType.values()) == len(EventType) + 1
 
@@ -225,14 +225,14 @@ def test_no_enum_value_of_the_contract_is_unknown_to_the_domain():
         ({"due_time": at(1)}, {"scheduleTime"}),
     ],
 )
-def test_an_event_shows_its_detail(detail: dict[str, object], shown: set[str]):
+def test_event_has_the_field_of_its_detail(detail: dict[str, object], shown: set[str]):
     message = event_message(replace(EVENT, **detail), DATA_ENCODING_VALUE)
     always = {"jobId", "seq", "type", "state", "attempt", "eventTime", "jobType", "queue"}
     assert set(json_format.MessageToDict(message)) == always | set(shown)
 
 
-def test_an_event_shows_every_field_that_the_contract_has():
-    # The rest places it, or is the job's and there to filter by.
+def test_event_fills_every_field_of_the_contract():
+    # Fields that only order events, or that filters read.
     inner = {"labels", "batch_id", "tenant", "xid", "position"}
     assert {field.name for field in fields(JobEvent)} - inner == {
         {"event_time": "time", "schedule_time": "due_time"}.get(field.name, field.name)
@@ -240,7 +240,7 @@ def test_an_event_shows_every_field_that_the_contract_has():
     }
 
 
-def test_a_handler():
+def test_handler_with_every_field_is_encoded():
     handler = LiveHandler(
         spec=HandlerSpec(
             type="email",
@@ -270,7 +270,7 @@ def test_a_handler():
     }
 
 
-def test_statistics_are_added_up_by_state_queue_and_type():
+def test_statistics_are_summed_by_state_queue_and_type():
     stats = Stats(
         time=at(0),
         counts=[
