@@ -1,4 +1,4 @@
-"""What a handler says in its process, and the answers to it."""
+"""The reports of a handler in its process, and their answers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from headrace_worker.runners import frames
 from headrace_worker.runners.link import Link
 
 
-def test_what_cannot_be_said_waits_for_no_answer() -> None:
+def test_report_that_cannot_be_encoded_awaits_no_answer() -> None:
     loop = asyncio.new_event_loop()
     link = Link(io.BytesIO(frames.frame(frames.Taken())), io.BytesIO(), loop)
     loop.close()
-    voice = link.begin()
+    reporter = link.begin()
     with pytest.raises(UnicodeEncodeError):
-        link.say(voice, frames.Output(chunk="\udcff"))
-    answer = link.say(voice, frames.Output(chunk="next"))
-    link.read()
+        link.send(reporter, frames.Output(chunk="\udcff"))
+    answer = link.send(reporter, frames.Output(chunk="next"))
+    link.receive()
     assert answer.done()

@@ -1,4 +1,4 @@
-"""Headrace's worker, and what handlers are written with.
+"""Headrace's worker, and the interface of handlers.
 
 from headrace_worker import Context, Fail, Retry, handler
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-# gRPC warns at every start of a handler's process otherwise; nothing of gRPC is used in those.
+# Without this, gRPC warns at each start of a handler's process, which does not use gRPC.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from headrace_core.runtime import logs
@@ -26,11 +26,11 @@ _SETTINGS = {
     **SERVERS,
     "handlers": "modules with your handlers, separated by commas",
     "builtin_handlers": "true, false, or the built-in handlers to offer, separated by commas",
-    "worker_slots": "jobs that run at the same time",
-    "worker_queues": "queues to serve, separated by commas; none means all",
+    "worker_slots": "attempts that run at the same time",
+    "worker_queues": "queues to serve, separated by commas; empty: all",
     "worker_address": "host:port of the health service",
     "worker_metrics_address": "host:port of the metrics for Prometheus",
-    "shutdown_grace": "seconds that jobs have to end when the worker is stopped",
+    "shutdown_grace": "seconds for attempts to end when the worker stops",
 }
 _EXAMPLES = (
     "python -m headrace_worker",
@@ -39,7 +39,7 @@ _EXAMPLES = (
 
 
 class _Worker(WorkerService):
-    """The worker that has this process for itself: all children are those of handlers."""
+    """A worker with a process of its own, so all child processes belong to handlers."""
 
     async def stop(self) -> None:
         try:
@@ -51,7 +51,7 @@ class _Worker(WorkerService):
 def _create(settings: Settings) -> WorkerService:
     set_up = logs.configure(settings, service="worker", foreign=HandlerLines())
     handlers = load_handlers(settings.handlers, builtins=settings.builtins)
-    # A module of handlers may have set up logging for itself.
+    # A module of handlers may have configured logging.
     set_up()
     return _Worker(settings, handlers)
 

@@ -1,8 +1,7 @@
-"""Ends a worker whose event loop no longer turns, from a thread of its own.
+"""The end of a worker whose event loop is blocked.
 
-While the loop stands still, nothing renews the lease, no cancellation arrives and no signal is
-handled: the process holds slots and does no good. Others run its jobs; its supervisor starts it
-again.
+While the loop is blocked, the process renews no lease, receives no cancellation and handles no
+signal. Other workers run its jobs, and its supervisor restarts it.
 """
 
 from __future__ import annotations
@@ -22,29 +21,29 @@ from headrace_core.domain.ids import JobId
 
 _log = structlog.get_logger()
 
-# The process's exit code: EX_SOFTWARE of sysexits.h.
+# The exit code of the process: EX_SOFTWARE of sysexits.h.
 EXIT_CODE: Final = 70
 
-# How often it looks: in seconds at most, and at least so many times within the limit.
+# The longest interval of checks in seconds, and the fewest checks within the limit.
 _TICK_S: Final = 0.5
 _LEAST_TICKS: Final = 10
-# How long the last line of the log may take, in seconds: perhaps the log is what blocks the loop.
+# The time for the last log line, in seconds. The log itself may block the loop.
 _LOG_S: Final = 2.0
-# What a line about a crowd is long enough with.
+# The most jobs and frames in that line.
 _MOST_JOBS: Final = 100
 _MOST_FRAMES: Final = 50
 
 
 class Watchdog:
-    """Watches the loop that starts it.
+    """Ends the process if the event loop that started it is blocked for too long.
 
-    It counts its own ticks, not seconds: a process that was stopped or suspended as a whole has not
-    blocked, however long that was. A handler that keeps Python's interpreter lock in native code
-    stops it as well; it looks again once that is over.
+    It counts its own checks and not seconds, so the time of a suspended process does not count. A
+    handler that holds the interpreter lock in native code blocks the watchdog too. The checks
+    continue when the lock is free.
 
     Args:
-        limit: for how many seconds the loop may stand still.
-        running: the jobs that run, for the log; called in the thread.
+        limit: the longest time without a turn of the loop, in seconds.
+        running: returns the running jobs, for the log. The thread of the watchdog calls it.
         end: ends the process.
     """
 
@@ -64,7 +63,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begins to watch the loop that runs in this thread."""
+        """Watch the loop that runs in this thread."""
         self._thread = threading.Thread(
             target=self._watch,
             args=(asyncio.get_running_loop(), threading.get_ident()),
@@ -74,7 +73,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watches no more."""
+        """Stop watching."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
@@ -88,15 +87,15 @@ class Watchdog:
                 continue
             silent += 1
             if silent * self._tick >= self._limit:
-                self._bark(thread_id)
+                self._end_process(thread_id)
                 return
 
     def _answer(self) -> None:
         self._answered = True
 
-    def _bark(self, thread_id: int) -> None:
+    def _end_process(self, thread_id: int) -> None:
         jobs = self._running()
-        telling = threading.Thread(
+        logging = threading.Thread(
             target=_log.critical,
             args=("event_loop_blocked",),
             kwargs={
@@ -108,13 +107,13 @@ class Watchdog:
             },
             daemon=True,
         )
-        telling.start()
-        telling.join(_LOG_S)
+        logging.start()
+        logging.join(_LOG_S)
         self._end(EXIT_CODE)
 
 
 def _frames(frame: FrameType | None) -> list[str]:
-    """Where a thread is, the outermost call first; no values, since those may be payloads."""
+    """Return the stack of a thread, outermost call first, without values: they may be payloads."""
     if frame is None:
         return []
     frames = traceback.StackSummary.extract(

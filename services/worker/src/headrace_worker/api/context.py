@@ -1,4 +1,4 @@
-"""What a running handler knows and says about its attempt."""
+"""The context of a handler: its attempt, its reports, and the completion of its job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from headrace_core.domain.text import clean_text
 from headrace_worker.api.errors import AlreadyCompleted, InvalidProgress, Stopped
 from headrace_worker.api.payload import encode
 
-# The integers of a counter: what 64 bits hold.
+# The integers of a counter: 64 bits.
 _INTEGERS: Final = range(-(2**63), 2**63)
 
 Signal = TypeVar("Signal", asyncio.Event, threading.Event)
@@ -37,10 +37,14 @@ Signal = TypeVar("Signal", asyncio.Event, threading.Event)
 class Attempt:
     """The attempt that a handler runs.
 
-    `number` is the fence: it grows with each start of the job, so whatever stands behind a side
-    effect can refuse a number below the highest that it has seen. `deadline` is when the attempt's
-    time is up by this machine's clock, `ends` the same by `time.monotonic()` of this process, in
-    seconds. `correlation_id` is the x-request-id of the submit.
+    Attributes:
+        job_id: the id of the job.
+        number: the fence. It grows with each attempt of the job, so the receiver of a side effect
+            can refuse a number below the highest one that it has seen.
+        type, queue, tenant, labels: of the job.
+        deadline: the end of the attempt's time, by the clock of this machine.
+        ends: the same time by `time.monotonic()` of this process, in seconds.
+        correlation_id: the x-request-id of the submit.
     """
 
     job_id: JobId
@@ -60,27 +64,27 @@ class Attempt:
 
 
 class Reporter(Protocol):
-    """Takes what a handler reports; each call returns once there is room for it."""
+    """Receives the reports of a handler. Each call returns once there is room for the report."""
 
     async def progress(self, progress: Progress) -> None:
-        """Takes the newest progress; it may be merged with the next."""
+        """Accept the newest progress. It may be merged with the next one."""
 
     async def output(self, chunk: JsonText) -> None:
-        """Takes a piece of output; each one is kept."""
+        """Accept a piece of output. Each piece is kept."""
 
     async def completing(self, size: int) -> None:
-        """Takes nothing more: the handler finishes its job by itself.
+        """Accept no further report: the handler is about to complete its job.
 
         Args:
-            size: of the result, in bytes.
+            size: the size of the result, in bytes.
         """
 
 
 def as_progress(fraction: float, message: str, counters: Mapping[str, float]) -> Progress:
-    """Progress as the store takes it, its fraction held to 0 … 1.
+    """Return progress that the store accepts, with its fraction limited to 0 … 1.
 
     Raises:
-        InvalidProgress: a value is of the wrong kind or beyond its limit.
+        InvalidProgress: a value has the wrong type or exceeds its limit.
     """
     if type(message) is not str:
         raise InvalidProgress(f"the message is a {type(message).__name__}; pass a str")
@@ -99,7 +103,7 @@ def as_progress(fraction: float, message: str, counters: Mapping[str, float]) ->
 
 
 def _name(name: str) -> str:
-    # A lone surrogate is not printable either.
+    # `isprintable` is false for a lone surrogate too.
     if not (0 < len(name) <= MAX_COUNTER_NAME and name.isprintable()):
         raise InvalidProgress(
             f"{name[:MAX_COUNTER_NAME]!r} is not the name of a counter; use 1 to "
@@ -109,7 +113,7 @@ def _name(name: str) -> str:
 
 
 def _finite(name: str, number: object) -> int | float:
-    """A number as JSON represents it. NumPy's scalars are numbers too."""
+    """Return a number that JSON can represent. NumPy scalars are numbers too."""
     if isinstance(number, bool) or not isinstance(number, Real):
         raise InvalidProgress(f"{name} is a {type(number).__name__}; pass an int or a float")
     if isinstance(number, Integral):
@@ -127,9 +131,11 @@ def _finite(name: str, number: object) -> int | float:
 
 
 class _AttemptContext(Generic[Signal]):
-    """What both kinds of handlers know of their attempt.
+    """The part of a context that `async def` and `def` handlers share.
 
-    `cancel_event` is set when the handler shall stop.
+    Attributes:
+        attempt: the attempt.
+        cancel_event: set when the handler should stop.
     """
 
     def __init__(self, attempt: Attempt, cancel_event: Signal) -> None:
@@ -139,36 +145,36 @@ class _AttemptContext(Generic[Signal]):
 
     @property
     def fence(self) -> int:
-        """The attempt's number."""
+        """The number of the attempt."""
         return self.attempt.number
 
     @property
     def correlation_id(self) -> str:
-        """The x-request-id of the submit; pass it on to the services that the handler calls."""
+        """The x-request-id of the submit. Pass it to the services that the handler calls."""
         return self.attempt.correlation_id
 
     @property
     def deadline(self) -> datetime:
-        """When the attempt's time is up."""
+        """The end of the attempt's time, by the clock of this machine."""
         return self.attempt.deadline
 
     @property
     def time_left(self) -> float:
-        """Seconds until then, whatever this machine's clock does; never negative.
+        """Seconds until the deadline, independent of changes to the machine's clock; at least 0.
 
-        It is the attempt's timeout or the job's deadline, whichever comes first: what to give to a
-        call of something else.
+        The attempt's timeout or the job's deadline counts, whichever is earlier. Pass it as the
+        timeout of calls to other services.
         """
         return max(0.0, self.attempt.ends - time.monotonic())
 
     @property
     def cancelled(self) -> bool:
-        """Whether the job's cancellation was asked for, or its time is up."""
+        """Whether the handler should stop: by a cancellation, a timeout or a deadline."""
         return self.cancel_event.is_set()
 
     @contextmanager
     def _completing(self) -> Iterator[None]:
-        """Names the likely reason when a second `complete_in` is refused."""
+        """Replace the error of a refused second `complete_in` by its likely reason."""
         try:
             yield
         except AttemptNotCurrent as error:
@@ -178,70 +184,73 @@ class _AttemptContext(Generic[Signal]):
         self._completed = True
 
     def raise_if_cancelled(self) -> None:
-        """Leaves the handler when `cancelled` is true; call it where stopping is clean.
+        """Leave the handler if `cancelled` is true. Call it where the handler can stop cleanly.
 
         Raises:
-            Stopped: the handler shall stop.
+            Stopped: the handler should stop.
         """
         if self.cancelled:
             raise Stopped
 
 
 class Context(_AttemptContext[asyncio.Event]):
-    """What an `async def` handler is given."""
+    """The context of an `async def` handler."""
 
     def __init__(self, attempt: Attempt, reporter: Reporter) -> None:
         super().__init__(attempt, asyncio.Event())
         self._reporter = reporter
 
     async def progress(self, fraction: float, message: str = "", **counters: float) -> None:
-        """Report how far the attempt is.
+        """Report the progress of the attempt.
 
-        Calls that come faster than 10 a second are merged, and the last one is always kept.
+        Calls beyond ten per second are merged. The last one is always kept.
 
         Args:
-            fraction: 0 to 1; a number beyond is taken for the nearer of the two.
-            message: what the attempt is doing, at most 4,096 bytes of UTF-8.
-            counters: numbers of the handler's own, by name: at most 64, each a finite int or float
-                of at most 64 bits, its name 1 to 64 printable characters.
+            fraction: 0 to 1. Other numbers are limited to this range.
+            message: the current step, at most 4,096 bytes of UTF-8.
+            counters: the handler's own numbers, by name: at most 64, each a finite int or float of
+                at most 64 bits. A name has 1 to 64 printable characters.
 
         Raises:
-            InvalidProgress: a value is of another kind, or beyond its limit.
+            InvalidProgress: a value has the wrong type or exceeds its limit.
         """
         await self._reporter.progress(as_progress(fraction, message, counters))
 
     async def emit(self, chunk: object) -> None:
-        """Emits a piece of output: text, or anything that JSON can say.
+        """Emit a piece of output: text, or any value that JSON can represent.
 
-        It is kept, numbered and pushed to whoever watches the job.
+        The piece is stored, numbered, and sent to all streams that follow the job.
 
         Raises:
-            Fail: the piece is larger than HEADRACE_MAX_OUTPUT_BYTES, or JSON cannot say it.
+            Fail: the piece exceeds HEADRACE_MAX_OUTPUT_BYTES, or JSON cannot represent it.
         """
         await self._reporter.output(encode(chunk))
 
     async def complete_in(self, connection: Any, result: object = None) -> None:
-        """Finishes the job in a transaction of the handler's own, so that what the handler writes
-        there and the end of its job are one: both are committed, or none.
+        """Complete the job in the handler's own transaction.
 
-        It is the last thing to do before the commit: nothing can be reported afterwards, and what
-        the handler returns is ignored. A transaction that was rolled back may be begun again, and
-        completed again. A handler that returns without a commit has failed (`NotCommitted`, which
-        is tried again); one that raises after its commit has succeeded.
+        The handler's writes in this transaction and the end of its job are committed together, or
+        not at all.
+
+        Call it as the last statement before the commit. Later reports raise an error, and the
+        return value of the handler is ignored. After a rollback the handler may begin a new
+        transaction and call it again. A handler that returns without a commit fails with
+        `NotCommitted`, which is retried. A handler that raises after its commit has succeeded.
 
         Args:
-            connection: to the database of the jobs, with its transaction open: asyncpg's
-                Connection, SQLAlchemy's AsyncConnection or AsyncSession, psycopg's AsyncConnection.
-            result: of the job; what else a handler returns.
+            connection: a connection to the database of the jobs, with an open transaction: an
+                asyncpg Connection, a SQLAlchemy AsyncConnection or AsyncSession, or a psycopg
+                AsyncConnection.
+            result: the result of the job.
 
         Raises:
             AttemptNotCurrent: the attempt is no longer running; the transaction must not commit.
             AlreadyCompleted: the same, after an earlier call of complete_in.
-            Fail: the result is larger than HEADRACE_MAX_RESULT_BYTES, or JSON cannot say it.
-            TypeError: it is no such connection.
-            ValueError: it has no transaction open.
+            Fail: the result exceeds HEADRACE_MAX_RESULT_BYTES, or JSON cannot represent it.
+            TypeError: the connection has another type.
+            ValueError: the connection has no open transaction.
         """
-        # A process of an isolated handler has no use for SQLAlchemy before this.
+        # The import of SQLAlchemy would slow the start of a handler's process.
         from headrace_core.store.jobs.complete import complete_attempt  # noqa: PLC0415
 
         text = encode(result)
@@ -251,10 +260,13 @@ class Context(_AttemptContext[asyncio.Event]):
 
 
 class SyncContext(_AttemptContext[threading.Event]):
-    """What a plain `def` handler is given, in its thread or its process.
+    """The context of a `def` handler, in its thread or its process.
 
-    `report` delivers one item and blocks until there is room for it; `completing` announces a
-    result of so many bytes, as Reporter.completing.
+    Args:
+        attempt: the attempt.
+        report: delivers one report, and blocks until there is room for it.
+        completing: announces a result of a size in bytes, as Reporter.completing.
+        cancel_event: set when the handler should stop.
     """
 
     def __init__(
@@ -280,9 +292,9 @@ class SyncContext(_AttemptContext[threading.Event]):
         """As Context.complete_in.
 
         Args:
-            connection: SQLAlchemy's Connection or Session, or a connection of psycopg, psycopg2,
+            connection: a SQLAlchemy Connection or Session, or a connection of psycopg, psycopg2,
                 pg8000 or Django.
-            result: as there.
+            result: the result of the job.
         """
         from headrace_core.store.jobs.complete import complete_attempt_sync  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What a handler may raise to say how its attempt ends."""
+"""The exceptions by which a handler decides how its attempt ends."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MAX_BACKOFF: Final = timedelta(days=7)
 
 
 class Retry(Exception):
-    """Try again, as long as the job has retries left.
+    """Retry the job if it has retries left.
 
     Args:
-        message: why, for the people who look at the job.
-        after: how long to wait at least, seconds or a timedelta; the random share of the job's
-            backoff comes on top. None leaves it to the backoff.
+        message: the reason, for readers of the job.
+        after: the shortest wait, in seconds or as a timedelta. The random share of the job's
+            backoff is added to it. None: the backoff alone decides.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has the wrong type.
         ValueError: `after` is NaN.
     """
 
@@ -44,11 +44,11 @@ class Retry(Exception):
 
 
 class Fail(Exception):
-    """Fail the job now; trying again could not help.
+    """Fail the job without a retry.
 
     Args:
-        message: why, for the people who look at the job.
-        type: the kind of error that the job shows.
+        message: the reason, for readers of the job.
+        type: the type of the job's error.
 
     Raises:
         TypeError: an argument is not a string.
@@ -65,16 +65,16 @@ class Fail(Exception):
 
 
 class InvalidPayload(ValueError):
-    """Refuse the payload, from `__post_init__` of a Struct or a validator of a pydantic model.
+    """Reject the payload, from `__post_init__` of a Struct or a validator of a pydantic model.
 
-    The job shows the message, where it shows only the names of other exceptions: those could quote
-    the payload. So the message states the rule and not the value.
+    The error of the job contains this message. State the rule in it and not the value. The messages
+    of other exceptions are left out, because they could quote the payload.
     """
 
 
 def _check_text(error: str, argument: str, value: object) -> None:
     if not isinstance(value, str):
-        # Without the value, which may be a payload.
+        # The value may be a payload, so the message leaves it out.
         raise TypeError(f"{argument} of {error} must be a str, not {type(value).__name__}")
 
 
@@ -93,12 +93,12 @@ def _as_wait(after: float | timedelta | None) -> timedelta | None:
 
 
 class SizeExceeded(Fail):
-    """What the handler has to say is larger than a setting allows.
+    """A result or a piece of output exceeds its limit.
 
     Args:
-        what: what it is, as in "the result".
+        what: its name in the message, such as "the result".
         size, limit: in bytes.
-        setting: the setting's name.
+        setting: the setting that contains the limit.
     """
 
     def __init__(self, what: str, *, size: int, limit: int, setting: str) -> None:
@@ -109,10 +109,9 @@ class SizeExceeded(Fail):
 
 
 class InvalidProgress(Fail, ValueError):
-    """A handler passed `ctx.progress` a value that Headrace cannot store.
+    """A handler passed a value to `ctx.progress` that Headrace cannot store.
 
-    It is raised in the handler's own stack. A handler that does not catch it has failed: the next
-    attempt would report the same.
+    The call in the handler raises it. It is not retried: the next attempt would report the same.
     """
 
     def __init__(self, message: str) -> None:
@@ -120,16 +119,16 @@ class InvalidProgress(Fail, ValueError):
 
 
 class NotCommitted(Exception):
-    """The handler returned, and the transaction in which it finished its job was not committed."""
+    """The handler called `complete_in` and returned without committing its transaction."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the handler has called complete_in, and returned without a commit of its transaction"
+            "the handler called complete_in and returned without committing its transaction"
         )
 
 
 class AlreadyCompleted(AttemptNotCurrent):
-    """`complete_in` was called before, and its attempt has ended since."""
+    """`complete_in` was called twice, and the attempt has ended by the first call."""
 
     def __init__(self, key: AttemptKey) -> None:
         super().__init__(key)
@@ -141,11 +140,11 @@ class AlreadyCompleted(AttemptNotCurrent):
 
 
 class Stopped(Exception):
-    """The handler has stopped before its end because it was asked to (`ctx.cancelled`).
+    """The handler stopped early because the worker asked it to (`ctx.cancelled`).
 
-    The worker knows why it asked, so it says how the attempt ends: as cancelled, as timed out, or
-    as interrupted when the worker drains.
+    The worker knows its reason, so it decides how the attempt ends: cancelled, timed out, or
+    interrupted by a drain.
     """
 
-    def __init__(self, message: str = "the handler stopped as it was asked to") -> None:
+    def __init__(self, message: str = "the handler stopped because the worker asked it to") -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
-"""The JSON Schema of a payload's type for msgspec, exact for single values.
+"""Exact JSON Schemas for the types of msgspec.
 
-msgspec's own schemas leave out constraints that JSON Schema cannot express: times without a zone,
-keys that are not texts, the length of bytes. Those places get the VALUE_KEYWORD.
+The schemas of msgspec leave out constraints that JSON Schema cannot express: times without a zone,
+keys that are not strings, the length of bytes. The VALUE_KEYWORD adds them.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _CONSTRAINTS: Final = (
 
 
 def exact_schema(annotation: Any) -> dict[str, Any]:
-    """The schema of a type.
+    """Return the schema of a type.
 
     Raises:
-        TypeError: JSON has no form for it.
+        TypeError: JSON has no form for the type.
     """
     schema = msgspec.json.schema(annotation)
     _Walk(schema.get("$defs", {})).visit(inspect.type_info(annotation), schema)
@@ -45,7 +45,7 @@ def exact_schema(annotation: Any) -> dict[str, Any]:
 
 
 class _Walk:
-    """Goes through a type and its schema side by side."""
+    """Visits a type and its schema in parallel."""
 
     def __init__(self, definitions: dict[str, Any]) -> None:
         self._definitions = definitions
@@ -70,14 +70,14 @@ class _Walk:
                 if "additionalProperties" in schema:
                     self.visit(value, schema["additionalProperties"])
             case inspect.UnionType(types=types):
-                # In the order of msgspec's schemas.
+                # The schemas of msgspec have this order.
                 options = sorted(map(_plain, types), key=_rank)
                 has_integers = any(isinstance(option, inspect.IntType) for option in options)
                 for option, part in zip(options, _options(schema), strict=True):
                     self.visit(option, part)
                     if has_integers and isinstance(option, inspect.FloatType):
-                        # In such a union, msgspec decodes an integer by the bounds of the integers.
-                        # The keyword is slower than JSON Schema, so that fractions skip it.
+                        # In such a union, msgspec checks an integer by the bounds of the integer
+                        # type. The keyword is slow, so only fractions use it.
                         fraction = {VALUE_KEYWORD: {**_value(option), "fraction": True}}
                         part["anyOf"] = [{"not": {"type": "integer"}}, fraction]
             case inspect.StructType(array_like=True) | inspect.NamedTupleType():
@@ -112,7 +112,7 @@ def _options(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _is_exact(kind: inspect.Type) -> bool:
     if isinstance(kind, inspect.IntType | inspect.FloatType):
-        # JSON Schema divides the decimal text of a number, and handlers the number.
+        # JSON Schema divides the decimal text of a number, but a handler divides the float.
         return kind.multiple_of is None
     return isinstance(kind, inspect.StrType)
 

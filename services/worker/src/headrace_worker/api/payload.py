@@ -1,4 +1,4 @@
-"""Payloads and results between JSON and the types of a handler: msgspec's, or pydantic's."""
+"""Conversion of payloads and results between JSON and types of msgspec or pydantic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headrace_worker.api import msgspec_schema
 from headrace_worker.api.errors import Fail
 from headrace_worker.api.failure import describe
 
-# What most handlers return.
+# The types that most handlers return.
 _PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})
 
 
@@ -25,10 +25,10 @@ class PayloadMismatch(Exception):
 
 
 class Decoder:
-    """Makes payloads a handler's first argument.
+    """Decodes payloads to the type of a handler's first argument.
 
     Args:
-        annotation: the argument's type.
+        annotation: the type.
     """
 
     def __init__(self, annotation: Any) -> None:
@@ -41,17 +41,17 @@ class Decoder:
             self._decode = msgspec.json.Decoder(annotation).decode
 
     def __call__(self, payload: JsonText) -> Any:
-        """The payload as its type.
+        """Decode a payload.
 
-        Texts that JSON Schema takes for the same content are decoded alike: 1.0 is an integer, and
-        of equal keys the last one counts.
+        Texts with the same content by JSON Schema decode alike: 1.0 is an integer, and the last of
+        several equal keys counts.
 
         Raises:
-            PayloadMismatch: it does not fit.
+            PayloadMismatch: the payload does not fit the type.
         """
         try:
             return self._decode(payload)
-        # pydantic's ValidationError is a ValueError, as msgspec's errors are.
+        # The errors of pydantic and msgspec are ValueErrors.
         except (ValueError, RecursionError) as error:
             for text in _other_forms(payload):
                 with suppress(ValueError, RecursionError):
@@ -60,16 +60,16 @@ class Decoder:
 
 
 def _other_forms(payload: JsonText) -> Iterator[JsonText]:
-    """Texts with the content of `payload`: each key once, integral numbers as integers."""
+    """Yield texts with the same content: each key once, integral numbers as integers."""
     with suppress(ValueError, RecursionError):
         content = msgspec.json.decode(payload)
-        # Numbers stay as they are for as long as possible: a number may also be for a type that
-        # takes small integers and larger fractions, and an integer has no negative zero.
+        # The first texts change the fewest numbers: a type may accept small integers and larger
+        # fractions, and an integer has no negative zero.
         for limit in _INTEGRAL:
             yield msgspec.json.encode(_integral(content, limit)).decode()
 
 
-# The largest absolute values that become integers, step by step; 0 for negative zero as well.
+# The largest absolute value that becomes an integer, in each text; 0 includes negative zero.
 _INTEGRAL: Final = (-1, 2**63, math.inf, 0)
 
 
@@ -86,16 +86,16 @@ def _integral(content: Any, limit: float) -> Any:
 
 
 def encode(value: Any) -> JsonText:
-    """What a handler returned or emits, as JSON text.
+    """Return the JSON text of a result or a piece of output.
 
     Raises:
-        Fail: JSON cannot say it, and could not the next time either.
+        Fail: JSON cannot represent the value. A retry would not change that.
     """
     try:
         return _encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise Fail(
-            f"JSON cannot say what the handler did: {describe(error)}", type="NotJson"
+            f"JSON cannot represent the value of the handler: {describe(error)}", type="NotJson"
         ) from error
 
 
@@ -103,7 +103,7 @@ def _encode(value: Any) -> JsonText:
     text: JsonText
     if type(value) not in _PLAIN and _is_model(type(value)):
         text = value.model_dump_json()
-        # A model may ask for NaN as text, or for what is no JSON any more.
+        # A model may be configured to write NaN as text, or as a constant that is not JSON.
         if value.model_config.get("ser_json_inf_nan") == "strings":
             return text
         strange = any(word in text for word in ("null", "NaN", "Infinity"))
@@ -111,9 +111,9 @@ def _encode(value: Any) -> JsonText:
     else:
         text = msgspec.json.encode(value, enc_hook=_dump).decode()
         content = msgspec.to_builtins(value, enc_hook=_dump) if "null" in text else None
-    # The encoders write null for NaN and Infinity, silently; what has no null had none of them.
+    # The encoders write null for NaN and Infinity. A text without null had neither.
     if content is not None and not _is_finite(content):
-        raise ValueError("it has no NaN and no Infinity")
+        raise ValueError("it contains NaN or Infinity")
     return text
 
 
@@ -128,10 +128,10 @@ def _is_finite(content: Any) -> bool:
 
 
 def schema(annotation: Any) -> JsonText:
-    """The JSON Schema of a type; `{}` for anything.
+    """Return the JSON Schema of a type; `{}` for Any.
 
     Raises:
-        TypeError: JSON has no form for it.
+        TypeError: JSON has no form for the type.
     """
     if (write := _pydantic_schema(annotation)) is not None:
         return _text(write())
@@ -139,15 +139,16 @@ def schema(annotation: Any) -> JsonText:
 
 
 def payload_schema(annotation: Any) -> JsonText:
-    """The JSON Schema of a payload's type, so exact that the type decodes what the schema takes.
+    """Return a JSON Schema of a payload's type that accepts only payloads the type can decode.
 
-    The handler's own checks, such as pydantic's validators and `__post_init__`, are not in it.
+    The schema leaves out the handler's own checks, such as `__post_init__` and validators of
+    pydantic.
 
     Raises:
-        TypeError: JSON has no form for it.
+        TypeError: JSON has no form for the type.
     """
     if (write := _pydantic_schema(annotation)) is not None:
-        # pydantic's generator is not imported for others.
+        # Other payloads do not need pydantic's generator.
         from headrace_worker.api import pydantic_schema  # noqa: PLC0415
 
         return _text(pydantic_schema.exact_schema(write))
@@ -171,8 +172,8 @@ def _text(found: dict[str, Any]) -> JsonText:
 
 
 def _is_model(annotation: Any) -> bool:
-    # Where there is a pydantic model, pydantic has been imported; where there is none, its import
-    # would only make the start of a handler's process slower.
+    # The module of a pydantic model has imported pydantic. Without a model, the import would only
+    # slow the start of a handler's process.
     pydantic = sys.modules.get("pydantic")
     return (
         pydantic is not None
@@ -182,13 +183,13 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _holds_model(annotation: Any) -> bool:
-    """Whether a model is in it, as in `list[Model]`: msgspec does not know those."""
+    """Whether the type contains a pydantic model, which msgspec cannot decode: `list[Model]`."""
     parts = typing.get_args(annotation)
     return any(_is_model(part) or _holds_model(part) for part in parts)
 
 
 def _pydantic_schema(annotation: Any) -> Callable[..., dict[str, Any]] | None:
-    """Writes the schema of a model, or of what holds one; None when pydantic has no part in it."""
+    """Return a function that writes the schema of a type with a model; None for other types."""
     if _is_model(annotation):
         writer: Callable[..., dict[str, Any]] = annotation.model_json_schema
     elif _holds_model(annotation):
@@ -203,10 +204,10 @@ def _adapter(annotation: Any) -> Any:
 
 
 def _dump(value: Any) -> Any:
-    """The content that msgspec encodes in the place of a model.
+    """Return the content that msgspec encodes in place of a model.
 
     Raises:
-        TypeError: it is not a model.
+        TypeError: the value is not a model.
     """
     if not _is_model(type(value)):
         raise TypeError(f"objects of type {type(value).__qualname__} have no form in JSON")

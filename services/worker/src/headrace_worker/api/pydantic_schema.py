@@ -1,7 +1,7 @@
-"""The JSON Schema of pydantic models, exact for single values.
+"""Exact JSON Schemas for pydantic models.
 
-pydantic's own schemas leave out constraints that JSON Schema cannot express: decimals in texts,
-times with or without a zone, keys that are not texts. Those places get the VALUE_KEYWORD.
+The schemas of pydantic leave out constraints that JSON Schema cannot express: decimals in strings,
+times with or without a zone, keys that are not strings. The VALUE_KEYWORD adds them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CONSTRAINTS: Final = (
 
 
 def exact_schema(write: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """The schema that `write` makes: a model's `model_json_schema`, or a TypeAdapter's."""
+    """Return the schema of `write`: `model_json_schema` of a model, or that of a TypeAdapter."""
     return write(schema_generator=_Generator)
 
 
@@ -46,10 +46,10 @@ class _Generator(GenerateJsonSchema):
 def _is_inexact(schema: Mapping[str, Any]) -> bool:
     match schema["type"]:
         case "bytes":
-            # Their length is not that of the text.
+            # The length of the bytes differs from the length of the string.
             return "min_length" in schema or "max_length" in schema
         case "int" | "float":
-            # JSON Schema divides the decimal text of a number, and handlers the number.
+            # JSON Schema divides the decimal text of a number, but a handler divides the float.
             return "multiple_of" in schema
         case "str":
             return bool(schema.get("strip_whitespace"))

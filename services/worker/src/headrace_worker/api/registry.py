@@ -1,4 +1,4 @@
-"""The handlers of this process: `@handler` puts them in, the worker looks them up."""
+"""The handlers of this process. `@handler` registers them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,99}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredHandler:
-    """A handler with all that is needed to run it."""
+    """A registered handler: its spec, its function and the way to run it."""
 
     spec: HandlerSpec
     function: Callable[..., Any]
@@ -58,11 +58,10 @@ class Registry:
         self._handlers: dict[str, RegisteredHandler] = {}
 
     def add(self, registered: RegisteredHandler) -> None:
-        """Adds a handler.
+        """Add a handler. A module that is imported again replaces its handlers.
 
         Raises:
-            ValueError: another function has its type already. A module that is imported again
-                replaces its handlers.
+            ValueError: another function is registered for its type.
         """
         name = registered.spec.type
         other = self._handlers.get(name)
@@ -74,7 +73,7 @@ class Registry:
         self._handlers[name] = registered
 
     def get(self, job_type: str) -> RegisteredHandler | None:
-        """The handler of a type."""
+        """Return the handler of a type; None if there is none."""
         return self._handlers.get(job_type)
 
     def __iter__(self) -> Iterator[RegisteredHandler]:
@@ -96,28 +95,29 @@ def handler(
     isolation: Literal["auto", "process"] = "auto",
     memory_limit: MemoryLimit = None,
 ) -> Callable[[F], F]:
-    """Registers a function as the handler of a type of jobs.
+    """Register a function as the handler of a job type.
 
-    The function takes the payload, typed as a msgspec Struct, a pydantic model or anything else
-    that msgspec decodes, and optionally a context; its annotations give the JSON Schemas and the
-    first paragraph of its docstring the description. An `async def` runs in the worker's event
-    loop, a `def` in a thread. With `isolation="process"` either runs in a process of its own that a
-    timeout or a cancel really ends. So does each job that has lost its worker twice: it may have
-    killed them.
+    The function takes the payload and optionally a context. The payload is a msgspec Struct, a
+    pydantic model, or any other type that msgspec decodes. The annotations become the JSON Schemas.
+    The first paragraph of the docstring becomes the description.
+
+    An `async def` runs in the worker's event loop, a `def` in a thread. With `isolation="process"`
+    either runs in a process of its own, which a timeout or a cancellation kills. A job that has
+    lost its worker twice runs in a process too, because it may have killed the worker.
 
     Args:
         job_type: the type, 1 to 100 of a-z, 0-9, `_`, `-`, `.`.
-        queue: the queue of jobs that name none.
-        timeout: how long an attempt may run, in seconds or as a timedelta, when a job doesn't say.
-        retry: how failures are tried again when a job doesn't say.
+        queue: the default queue of jobs of this type.
+        timeout: the default time limit of an attempt, in seconds or as a timedelta.
+        retry: the default retry policy.
         isolation: `process`, or `auto` for the loop or a thread.
-        memory_limit: bytes of memory that the handler's process may use, or a function that
-            returns them. A job that uses more fails with `MemoryLimitExceeded` and is not retried.
-            Needs `isolation="process"` and Linux.
+        memory_limit: the limit for the memory of the handler's process in bytes, or a function that
+            returns it. A job that exceeds it fails with `MemoryLimitExceeded` and is not retried.
+            Requires `isolation="process"` and Linux.
 
     Raises:
-        TypeError: the function cannot be a handler; the message names its file and line and says
-            what to write instead.
+        TypeError: the function cannot be a handler. The message contains its file and line and a
+            correct signature.
         ValueError: a name is malformed, the type is taken, or the timeout is out of range.
     """
     if callable(job_type):
@@ -130,7 +130,7 @@ def handler(
     if memory_limit is not None and isolation != "process":
         raise ValueError(f'memory_limit of {job_type!r} needs isolation="process"')
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    # Written so that NaN fails.
+    # NaN fails this comparison.
     if not 0 < seconds <= MAX_DURATION.total_seconds():
         raise ValueError(
             f"the timeout of {job_type!r} is {seconds:g} s; it must be positive and at most "
@@ -200,11 +200,11 @@ def _schema_of(
 
 
 def _is_reloaded(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
-    """Whether both come from one definition, whose module or notebook cell ran again."""
+    """Whether both are one definition whose module or notebook cell ran again."""
     if (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
         return False
     before, after = code_of(old), code_of(new)
-    # A notebook gives each cell a file name of its own.
+    # Each notebook cell has a file name of its own.
     return bool(
         before.co_filename != after.co_filename or before.co_firstlineno == after.co_firstlineno
     )

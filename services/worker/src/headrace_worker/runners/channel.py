@@ -1,4 +1,4 @@
-"""The descriptors by which the process of isolated handlers reaches its worker."""
+"""The descriptors that connect a process of handlers with its worker."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _STANDARD_ERROR = 2
 
 
 class Channel:
-    """Takes the place of standard input and output, which are left to the handlers.
+    """Moves the worker's pipes away from standard input and output, which handlers may use.
 
-    A handler then reads nothing from standard input, and what it prints goes to standard error.
+    A handler then reads an empty standard input, and its standard output goes to standard error.
 
     Attributes:
         source: the worker's messages.
@@ -35,7 +35,7 @@ class Channel:
 
     @property
     def is_intact(self) -> bool:
-        """Whether both descriptors are still what they were."""
+        """Whether both descriptors still refer to the pipes."""
         with suppress(OSError):
             return all(
                 os.path.samestat(os.fstat(descriptor), opened)
@@ -44,25 +44,26 @@ class Channel:
         return False
 
     def fill_standard_descriptors(self) -> None:
-        """Open those of 0 to 2 that a handler has closed.
+        """Open the standard descriptors that a handler has closed.
 
-        Whatever is opened next would take their place, and the next handler may close them again.
+        Otherwise the next opened file would receive such a descriptor, and the next handler could
+        close it again.
         """
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
             os.set_inheritable(descriptor, True)
         os.close(descriptor)
 
     def _close_copies(self) -> None:
-        """Close what uvloop leaves open of the sink: children would have it."""
+        """Close the copies of the sink that uvloop leaves open. Children would inherit them."""
         _, (sink, opened) = self._opened
         for descriptor in [int(entry.name) for entry in Path("/dev/fd").iterdir()]:
-            # That of the listing itself is closed by now.
+            # The descriptor of the listing itself is closed by now.
             with suppress(OSError):
                 if descriptor != sink and os.path.samestat(os.fstat(descriptor), opened):
                     os.close(descriptor)
 
     def _detach(self) -> None:
-        """Leave a forked child no way to the worker, which sees the end of this process by it."""
+        """Detach a forked child from the pipes. Their end reports the death of this process."""
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor, _ in self._opened:
             os.dup2(nowhere, descriptor, inheritable=False)

@@ -1,7 +1,7 @@
-"""The child processes of handlers: they keep off the worker's signals and end with their attempt.
+"""The child processes of handlers: signals, forks, and the end together with the attempt.
 
-Children are found in /proc (Linux). Elsewhere only those of an isolated handler end with it, by its
-process group.
+Children are found in /proc (Linux). On other systems only the process group of a handler in a
+process of its own ends with it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from headrace_worker.runners.ownership import owning_attempt
 
 # The signals that the worker and its event loop handle.
 _HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
-# A killed child is gone within this many seconds, or the machine has other troubles.
+# The time for a killed child to exit, in seconds.
 _REAP_S: Final = 2.0
 
-# State that a fork in progress restores, in the thread that forks.
+# The state that a fork in progress restores, per thread.
 _fork = threading.local()
 
 
 def keep_signals_from_forks() -> None:
     """Reset signal handling in every child that this process forks from now on.
 
-    The child would otherwise report its own signals to the event loop of its parent, through the
+    Otherwise a child would report its own signals to the event loop of its parent, through the
     wake-up descriptor that both share.
     """
     os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_reset)
@@ -59,9 +59,9 @@ def _reset() -> None:
 
 
 def end_forks_of_the_loop() -> None:
-    """End a child that is forked in the event loop when it comes back to the loop.
+    """End a child that is forked in the event loop when its code returns to the loop.
 
-    The child would run the loop, with the tasks and connections of its parent.
+    Otherwise the child would run the loop with the tasks and connections of its parent.
     """
 
     def watch() -> None:
@@ -69,37 +69,37 @@ def end_forks_of_the_loop() -> None:
         frame = sys._getframe().f_back  # noqa: SLF001 - documented
         while frame is not None and frame.f_code is not run_to_end.__code__:
             if frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
-                # It ends its children by itself.
+                # multiprocessing ends its children itself.
                 return
             first, frame = frame, frame.f_back
         if frame is None or first is None:
             return
 
-        def look(returning: FrameType, event: str, _: object) -> None:
+        def check(returning: FrameType, event: str, _: object) -> None:
             # An await that suspends is a return of the frame.
             if event == "return" and returning is first:
                 os._exit(1)
 
-        sys.setprofile(look)
+        sys.setprofile(check)
 
     os.register_at_fork(after_in_child=watch)
 
 
 def leave_fork(pid: int, code: int) -> None:
-    """End a forked child that has left its handler: everything behind it is its parent's.
+    """End this process if it is a forked child that has left its handler.
 
     Args:
-        pid: of the process that called the handler.
-        code: the exit code of a child.
+        pid: the process that called the handler.
+        code: the exit code of the child.
     """
     if os.getpid() != pid:
         os._exit(code)
 
 
 def children_of(pid: int | None = None) -> set[int]:
-    """The children of a process, of this one by default, and those that it has adopted."""
+    """Return the children of a process (by default this one), including adopted children."""
     found: set[int] = set()
-    # The process may end meanwhile.
+    # The process may have ended.
     with suppress(OSError):
         for thread in Path(f"/proc/{pid or 'self'}/task").iterdir():
             found |= _listed(f"{thread}/children")
@@ -112,7 +112,7 @@ def _children_of_thread(thread: int) -> set[int]:
 
 def _listed(file: str) -> set[int]:
     try:
-        # Each attempt in a thread reads one, and pathlib takes twice as long.
+        # Each attempt in a thread reads a file, and pathlib takes twice as long.
         with open(file, "rb", buffering=0) as listing:  # noqa: PTH123
             return set(map(int, listing.readall().split()))
     except OSError:
@@ -120,7 +120,7 @@ def _listed(file: str) -> set[int]:
 
 
 def with_descendants(pids: Iterable[int]) -> set[int]:
-    """Processes with all that they have started."""
+    """Return processes with all their descendants."""
     found: set[int] = set()
     new = set(pids)
     while new:
@@ -133,8 +133,8 @@ def end_children(thread: int | None = None) -> None:
     """Kill and reap the children that a thread of this process has started, with their descendants.
 
     Args:
-        thread: its native id; None for those of all threads. A child that is started by a thread
-            that it has started is not its own.
+        thread: the native id of the thread; None for all threads. The children of threads that it
+            has started are not included.
     """
     children = children_of() if thread is None else _children_of_thread(thread)
     if children:
@@ -142,21 +142,21 @@ def end_children(thread: int | None = None) -> None:
 
 
 def end_children_soon(thread: int) -> None:
-    """As `end_children`; return before they are gone."""
+    """End children as `end_children` does; return at once."""
     if children := _children_of_thread(thread):
         _end_soon(children - _service_processes())
 
 
 def end_forked(pids: Collection[int]) -> None:
-    """Kill those of `pids` that are still children of this process; return before they are gone."""
+    """Kill the members of `pids` that are still children of this process; return at once."""
     if left := children_of() & set(pids):
         _end_soon(left)
 
 
 def _end_soon(children: Collection[int]) -> None:
-    # Not in the loop's executor, which handlers may keep busy.
+    # Handlers can occupy the executor of the loop.
     reaper = threading.Thread(target=_end, args=(children,), name="reaper", daemon=True)
-    # Without room for a thread, the children end with the worker.
+    # If no thread can be started, the children end with the worker.
     with suppress(RuntimeError):
         reaper.start()
 
@@ -177,14 +177,14 @@ def _reap(pid: int) -> None:
                 return
             time.sleep(0.001)
         if (multiprocessing := sys.modules.get("multiprocessing")) is not None:
-            # It would signal a process that it has not reaped itself, by a number that may be
-            # another one's by then.
+            # multiprocessing would later signal a process that it has not reaped itself. The id may
+            # belong to another process by then.
             multiprocessing.active_children()
         os.waitpid(pid, os.WNOHANG)
 
 
 def _service_processes() -> set[int]:
-    """The processes that multiprocessing shares among all threads."""
+    """Return the processes that multiprocessing shares among all threads."""
     found = set()
     for module, name, attribute in (
         ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),

@@ -1,4 +1,4 @@
-"""What a worker and the process of an isolated handler say to each other: msgpack in frames."""
+"""The messages between a worker and a process of handlers: msgpack in frames."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, BinaryIO
 import msgspec
 
 _LENGTH_BYTES = 4
-# The exit code of a process whose handler has closed its channel: EX_IOERR of sysexits.h.
+# The exit code of a process whose handler has closed the channel: EX_IOERR of sysexits.h.
 CHANNEL_LOST = 74
 
 
 class Run(msgspec.Struct, tag="run", tag_field="frame", array_like=True):
-    """Run this, within `time_left` seconds. `module` registers the handler of `type`."""
+    """Run a handler within `time_left` seconds. `module` registers the handler of `type`."""
 
     module: str
     type: str
@@ -29,17 +29,17 @@ class Run(msgspec.Struct, tag="run", tag_field="frame", array_like=True):
 
 
 class Cancel(msgspec.Struct, tag="cancel", tag_field="frame", array_like=True):
-    """End soon."""
+    """Cancel the running handler."""
 
 
 class Taken(msgspec.Struct, tag="taken", tag_field="frame", array_like=True):
-    """What was said last was taken: say the next. `fail` ends the handler instead."""
+    """The last report was accepted. A `fail` states why it was refused; the handler fails."""
 
     fail: str = ""
 
 
 class Progressed(msgspec.Struct, tag="progressed", tag_field="frame", array_like=True):
-    """How far it is."""
+    """The progress of the handler."""
 
     fraction: float
     message: str
@@ -53,20 +53,20 @@ class Output(msgspec.Struct, tag="output", tag_field="frame", array_like=True):
 
 
 class Completing(msgspec.Struct, tag="completing", tag_field="frame", array_like=True):
-    """It finishes its job itself, with a result of so many bytes."""
+    """The handler is about to complete its job, with a result of `size` bytes."""
 
     size: int
 
 
 class Returned(msgspec.Struct, tag="returned", tag_field="frame", array_like=True):
-    """The handler returned this JSON text. `last`: its process must not run another job."""
+    """The handler returned a JSON text. After `last` its process cannot run another handler."""
 
     result: str
     last: bool = False
 
 
 class Raised(msgspec.Struct, tag="raised", tag_field="frame", array_like=True):
-    """The handler raised: `fail`, `retry` (after that many seconds), `payload` or anything else."""
+    """The handler raised. `kind` is `fail`, `retry` (`after` seconds), `payload` or `error`."""
 
     kind: str
     type: str
@@ -84,13 +84,13 @@ decode_from_handler = msgspec.msgpack.Decoder(FromHandler).decode
 
 
 def frame(message: ToHandler | FromHandler) -> bytes:
-    """A message with its length before it."""
+    """Return the bytes of a message, preceded by their length."""
     body = msgspec.msgpack.encode(message)
     return len(body).to_bytes(_LENGTH_BYTES) + body
 
 
 def read_body(stream: BinaryIO) -> bytes | None:
-    """The next message's bytes; None at the end of the stream."""
+    """Read the bytes of the next message; return None at the end of the stream."""
     head = stream.read(_LENGTH_BYTES)
     if len(head) < _LENGTH_BYTES:
         return None
@@ -100,7 +100,7 @@ def read_body(stream: BinaryIO) -> bytes | None:
 
 
 class TooLarge(Exception):
-    """A message has `size` bytes, and at most `limit` are taken."""
+    """A message of `size` bytes exceeds the `limit`."""
 
     def __init__(self, size: int, *, limit: int) -> None:
         super().__init__(f"{size} bytes")
@@ -109,7 +109,7 @@ class TooLarge(Exception):
 
 
 class Incoming:
-    """The messages of a stream. Who is cancelled while waiting for one can wait for it again.
+    """Reads the messages of a stream. A cancelled `receive` loses nothing.
 
     Args:
         reader: the stream.
@@ -119,15 +119,15 @@ class Incoming:
     def __init__(self, reader: Any, *, max_bytes: int) -> None:
         self._reader = reader
         self._max_bytes = max_bytes
-        # Of the message whose head has been read, and nothing behind it.
+        # The size of the message whose head has been read, without its body.
         self._size: int | None = None
 
     async def receive(self) -> bytes:
-        """The next message's bytes.
+        """Return the bytes of the next message.
 
         Raises:
-            asyncio.IncompleteReadError: the other end is gone.
-            TooLarge: it has more than `max_bytes`; nothing behind its head has been read.
+            asyncio.IncompleteReadError: the other end is closed.
+            TooLarge: the message exceeds `max_bytes`. Its body has not been read.
         """
         if self._size is None:
             self._size = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES))

@@ -1,4 +1,4 @@
-"""The end of a worker's connection in the process of its handlers."""
+"""The handler's end of the connection between a worker and a process of handlers."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from headrace_core.domain.job import JsonText, Progress, valid_text
 from headrace_worker.api.errors import Fail
 from headrace_worker.runners import frames
 
-# What a run says before its end.
-Said: TypeAlias = frames.Progressed | frames.Output | frames.Completing
+# The reports of a run.
+Report: TypeAlias = frames.Progressed | frames.Output | frames.Completing
 
 
 class AttemptEnded(Exception):
-    """The handler has returned: what it has left running can say nothing more."""
+    """The handler has returned, so code that it left running cannot report."""
 
 
 class Link:
-    """The connection to the worker. A thread of its own reads.
+    """The connection to the worker. A thread of its own runs `receive`.
 
     Args:
-        source: where the worker's messages come from.
-        sink: where those to the worker go.
+        source: the stream of the worker's messages.
+        sink: the stream of messages to the worker.
         loop: runs the `async def` handlers.
 
     Attributes:
-        cancelled: set when the handler that runs shall end.
+        cancelled: set when the running handler should end.
     """
 
     def __init__(self, source: BinaryIO, sink: BinaryIO, loop: asyncio.AbstractEventLoop) -> None:
@@ -40,13 +40,13 @@ class Link:
         self._runs: asyncio.Queue[frames.Run] = asyncio.Queue()
         self._cancel: Callable[[], None] | None = None
         self.cancelled = threading.Event()
-        # The answers that are to come, in the order of what they answer.
+        # The expected answers, in the order of the reports.
         self._answers: deque[Future[frames.Taken]] = deque()
-        self._voice: Voice | None = None
-        self._saying = threading.Lock()
+        self._current: RunReporter | None = None
+        self._sending = threading.Lock()
 
-    def read(self) -> None:
-        """Takes what the worker says until it is gone."""
+    def receive(self) -> None:
+        """Receive the worker's messages until the worker ends."""
         while (body := frames.read_body(self._source)) is not None:
             message = frames.decode_to_handler(body)
             match message:
@@ -58,46 +58,46 @@ class Link:
                     self._loop.call_soon_threadsafe(self._call_cancel)
                 case frames.Taken():
                     answer = self._answers.popleft()
-                    # Not when the handler no longer waits for it.
+                    # The handler may have stopped waiting.
                     if answer.set_running_or_notify_cancel():
                         answer.set_result(message)
 
     async def next_run(self) -> frames.Run:
-        """Waits for something to run."""
+        """Wait for the next run."""
         return await self._runs.get()
 
     def on_cancel(self, cancel: Callable[[], None] | None) -> None:
-        """Has `cancel` called in the loop, maybe more than once, when the handler shall end.
+        """Set the function that cancels the running `async def` handler; None after its end.
 
-        None: no `async def` runs any more.
+        The loop calls it, maybe more than once, when the handler should end.
         """
         self._cancel = cancel
         if self.cancelled.is_set():
-            # It was told before the handler had begun.
+            # The cancellation arrived before the handler had started.
             self._call_cancel()
 
-    def begin(self) -> Voice:
-        """What the next run speaks with, until its end."""
-        self._voice = Voice(self)
-        return self._voice
+    def begin(self) -> RunReporter:
+        """Begin a run; return its reporter."""
+        self._current = RunReporter(self)
+        return self._current
 
     def end(self, message: frames.Returned | frames.Raised) -> None:
-        """Says how the run has ended, as the last that is heard of it."""
-        with self._saying:
-            self._voice = None
+        """End the run. Later reports of its handler raise AttemptEnded."""
+        with self._sending:
+            self._current = None
             self._write(frames.frame(message))
 
-    def say(self, voice: Voice, message: Said) -> Future[frames.Taken]:
-        """Says something of a run; what it gives is the answer that is to come.
+    def send(self, reporter: RunReporter, message: Report) -> Future[frames.Taken]:
+        """Send a report of a run; return the future answer.
 
         Raises:
-            AttemptEnded: the run has ended. The worker would take it for the next one's.
+            AttemptEnded: the run has ended. The worker would assign the report to the next run.
         """
         answer: Future[frames.Taken] = Future()
-        # First of all: what cannot be said gets no answer.
+        # A report that cannot be encoded gets no answer, so encode it first.
         framed = frames.frame(message)
-        with self._saying:
-            if voice is not self._voice:
+        with self._sending:
+            if reporter is not self._current:
                 raise AttemptEnded
             self._answers.append(answer)
             self._write(framed)
@@ -112,46 +112,46 @@ class Link:
             self._cancel()
 
 
-class Voice:
-    """What a run speaks with: Reporter of an `async def`; `report` and `announce` of a `def`."""
+class RunReporter:
+    """The reports of a run: Reporter of an `async def`, `report` and `announce` of a `def`."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._turn = asyncio.Lock()
 
     def report(self, item: Progress | JsonText) -> None:
-        """Says one thing and waits until it was taken.
+        """Report progress or output; return once the worker has accepted it.
 
         Raises:
-            Fail: it was refused.
+            Fail: the worker refused the report.
             AttemptEnded: the handler has returned.
         """
-        _check(self._link.say(self, _reported(item)).result())
+        _check(self._link.send(self, _reported(item)).result())
 
     def announce(self, size: int) -> None:
-        """As `Reporter.completing`, for a `def`.
+        """Announce a completion as `Reporter.completing` does, for a `def`.
 
         Raises:
             Fail, AttemptEnded: as `report`.
         """
-        _check(self._link.say(self, frames.Completing(size=size)).result())
+        _check(self._link.send(self, frames.Completing(size=size)).result())
 
     async def progress(self, progress: Progress) -> None:
-        """As `report`."""
-        await self._say_in_turn(_reported(progress))
+        """Report progress as `report` does."""
+        await self._send_in_turn(_reported(progress))
 
     async def output(self, chunk: JsonText) -> None:
-        """As `report`."""
-        await self._say_in_turn(_reported(chunk))
+        """Report output as `report` does."""
+        await self._send_in_turn(_reported(chunk))
 
     async def completing(self, size: int) -> None:
-        """As `announce`."""
-        await self._say_in_turn(frames.Completing(size=size))
+        """Announce a completion as `announce` does."""
+        await self._send_in_turn(frames.Completing(size=size))
 
-    async def _say_in_turn(self, message: Said) -> None:
-        # One at a time: to write more than the worker takes would stop the loop.
+    async def _send_in_turn(self, message: Report) -> None:
+        # Only one unanswered report at a time: a full pipe would block the loop.
         async with self._turn:
-            _check(await asyncio.wrap_future(self._link.say(self, message)))
+            _check(await asyncio.wrap_future(self._link.send(self, message)))
 
 
 def _reported(item: Progress | JsonText) -> frames.Progressed | frames.Output:

@@ -25,15 +25,15 @@ _USED = re.compile(r"^(?:RssAnon|RssShmem|VmSwap):\s+(\d+) kB$", re.MULTILINE)
 
 
 class MemoryWatch:
-    """Kills a process that uses more memory than its limit, while the `with` block runs.
+    """Kills a process that exceeds its memory limit, while the `with` block runs.
 
     Args:
         pid: the process.
         limit: bytes; None for no limit. Without /proc there is no limit either.
-        kill: ends the process.
+        kill: kills the process.
 
     Raises:
-        Fail: on leaving the block because the process died, when this watch has killed it.
+        Fail: the block raised ProcessDied because this watch killed the process.
     """
 
     def __init__(self, pid: int, limit: int | None, kill: Callable[[], None]) -> None:
@@ -74,7 +74,7 @@ class MemoryWatch:
 
 
 def memory_of(pid: int) -> int | None:
-    """The bytes that a process uses; None when it is gone or the system has no /proc."""
+    """Return the memory of a process in bytes; None if it has ended or there is no /proc."""
     try:
         found = _USED.findall(Path(f"/proc/{pid}/status").read_text())
     except OSError:
@@ -83,5 +83,5 @@ def memory_of(pid: int) -> int | None:
 
 
 def leaves_room(pid: int, limit: int | None) -> bool:
-    """Whether a process uses so little that a job with this limit has half of it for itself."""
+    """Whether a process uses at most half of the limit, so that the rest is free for a job."""
     return limit is None or (memory_of(pid) or 0) <= limit // 2

@@ -1,10 +1,11 @@
-"""The process of isolated handlers, started by the worker.
+"""The process of handlers that `process_pool` starts.
 
-`python -m headrace_worker.runners.process_main LEVEL FORMAT`, which are those of the worker's logs.
+`python -m headrace_worker.runners.process_main LEVEL FORMAT`, the level and format of the worker's
+logs.
 
-It reads what to run from its standard input, one job at a time, and answers on what was its
-standard output; whatever a handler prints goes to standard error. It ends with its worker, since
-its input ends then, and takes along what it has started.
+The process receives runs on its standard input, one at a time, and answers on its original standard
+output. The output of handlers goes to standard error. The process ends with its worker, because its
+input ends then, and kills its descendants.
 """
 
 from __future__ import annotations
@@ -51,8 +52,7 @@ from headrace_worker.runners.link import Link
 from headrace_worker.runners.loop import RemoteError, call
 from headrace_worker.runners.ownership import Owner, owned_context
 
-# Of all processes of the machine the kernel ends this one first when memory runs out, and not the
-# worker. proc(5): -1000 to 1000.
+# When memory runs out, the kernel kills this process before the worker. proc(5): -1000 to 1000.
 _OOM_SCORE = "1000"
 # prctl(2).
 _PR_SET_CHILD_SUBREAPER = 36
@@ -64,7 +64,7 @@ def _perform(
     run: frames.Run,
     set_up_logs: Callable[[], None],
 ) -> frames.Returned | frames.Raised:
-    voice = link.begin()
+    reports = link.begin()
     attempt_log: AttemptLog | None = None
     try:
         if run.module not in sys.modules:
@@ -93,10 +93,10 @@ def _perform(
         # Context variables that the handler sets disappear with the context, as in the worker.
         variables = owned_context(Owner(attempt.key, attempt_log))
         if handler.is_async:
-            running = _call(handler, argument, Context(attempt, voice), link)
+            running = _call(handler, argument, Context(attempt, reports), link)
             result = run_to_end(loop, loop.create_task(running, context=variables))
         else:
-            context = SyncContext(attempt, voice.report, voice.announce, link.cancelled)
+            context = SyncContext(attempt, reports.report, reports.announce, link.cancelled)
             arguments = (argument, context) if handler.takes_context else (argument,)
             result = variables.run(handler.function, *arguments)
         return frames.Returned(result=encode(result))
@@ -109,14 +109,14 @@ def _perform(
         after = None if wait is None else wait.total_seconds()
         return _raised("Retry", error, kind="retry", after=after)
     except asyncio.CancelledError as error:
-        # Unless the worker has asked for it, and knows.
+        # The worker ignores this answer if it requested the cancellation.
         within = RemoteError(
             "CancelledError", "the handler was cancelled from within", stack_trace(error)
         )
         return _raised(within.type, within)
     except RemoteError as error:
         return _raised(error.type, error)
-    # SystemExit too: it is the job's error, as it is in the worker.
+    # A SystemExit is the error of the job, as in the worker.
     except BaseException as error:  # noqa: BLE001
         return _raised(type(error).__name__, error)
     finally:
@@ -144,7 +144,7 @@ async def _call(handler: RegisteredHandler, argument: Any, context: Context, lin
 def _raised(
     name: str, error: BaseException, *, kind: str = "error", after: float | None = None
 ) -> frames.Raised:
-    # Cleaned and cut here: an error that the link cannot carry would end the process.
+    # JobError cleans and cuts the texts. A text that the link cannot carry would end the process.
     described = JobError(
         type=name, message=describe(error), retryable=False, stack_trace=stack_trace(error)
     )
@@ -157,11 +157,11 @@ def _raised(
     )
 
 
-def _listen(link: Link) -> None:
+def _receive(link: Link) -> None:
     try:
-        link.read()
+        link.receive()
     finally:
-        # The worker is gone, so neither the result nor the children are of use.
+        # Without the worker, neither the result nor the children are useful.
         for pid in with_descendants(children_of()):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -171,13 +171,13 @@ def _listen(link: Link) -> None:
 
 
 def _adopt_orphans() -> None:
-    """Have the children of children that end come to this process, so that it can find them."""
+    """Adopt the orphans among the descendants, so that this process can find them."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 async def _turn() -> None:
-    """One turn of the loop, its wake-up included."""
+    """Wait for one turn of the loop, including its wake-up."""
     loop = asyncio.get_running_loop()
     turned = loop.create_future()
     loop.call_soon_threadsafe(turned.set_result, None)
@@ -191,9 +191,9 @@ class _Logs:
 
 
 def main(log_level: str, log_format: str) -> None:
-    """Serves the worker until it is gone."""
-    # The worker decides when this ends, whatever a supervisor sends to all that it finds. A signal
-    # that is ignored would be ignored by a handler's own children too.
+    """Serve the worker until it ends."""
+    # The worker decides when this process ends, although a supervisor may signal the whole group. A
+    # handler's own children would inherit an ignored signal, so a function handles it.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: None)
     with suppress(OSError):
@@ -207,18 +207,17 @@ def main(log_level: str, log_format: str) -> None:
     )
     try:
         _serve(channel, set_up_logs)
-    except BaseException:  # noqa: BLE001 - Python would abort: the link's thread holds the source
+    except BaseException:  # noqa: BLE001 - Python would abort, because a thread reads the source
         traceback.print_exc()
         os._exit(1)
 
 
 def _serve(channel: Channel, set_up_logs: Callable[[], None]) -> None:
-    # One loop for all runs: the clients that a module of handlers keeps live on in it, also while
-    # nothing runs.
+    # One loop serves all runs, so the clients that a module of handlers keeps stay usable.
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     link = Link(channel.source, channel.sink, loop)
-    threading.Thread(target=_listen, args=(link,), name="link", daemon=True).start()
+    threading.Thread(target=_receive, args=(link,), name="link", daemon=True).start()
     pid = os.getpid()
     while True:
         run = run_to_end(loop, loop.create_task(link.next_run()))
@@ -227,7 +226,7 @@ def _serve(channel: Channel, set_up_logs: Callable[[], None]) -> None:
         channel.fill_standard_descriptors()
         if not channel.is_intact:
             os._exit(frames.CHANNEL_LOST)
-        # A loop whose descriptors were closed ends the process here, and not in the next job.
+        # A loop whose descriptors were closed ends the process here, and not in the next run.
         run_to_end(loop, loop.create_task(_turn()))
         end.last = bool(children_of())
         link.end(end)
