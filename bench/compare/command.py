@@ -20,7 +20,7 @@ from bench.compare.page import images, replaced
 from bench.compare.plan import Plan
 from bench.compare.report import Report
 from bench.compare.run import run
-from headrace_standalone.embedded.errors import EmbeddedServerError
+from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.supervised import ProgramFailedError
 
 _PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"

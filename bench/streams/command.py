@@ -14,7 +14,7 @@ from bench.child import ChildFailedError
 from bench.streams.following import Mix
 from bench.streams.plan import Plan
 from bench.streams.run import run
-from headrace_standalone.embedded.errors import EmbeddedServerError
+from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.supervised import ProgramFailedError
 
 

@@ -17,11 +17,11 @@ import asyncpg
 import psutil
 import pytest
 
+from headrace_standalone.embedded import DataFolderInUse, EmbeddedServerError
 from headrace_standalone.embedded import account as account_module
 from headrace_standalone.embedded import binaries as module
 from headrace_standalone.embedded.account import unprivileged_account
 from headrace_standalone.embedded.binaries import binaries
-from headrace_standalone.embedded.errors import DataFolderInUse, EmbeddedServerError
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
 from support.server import Server, run_async, serving

@@ -32,9 +32,9 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation, read_installation
 from headrace_core.store.upkeep.rebase import is_foreign
 from headrace_gateway.tokens import decode_cursor, encode_cursor
+from headrace_standalone.embedded import package_folder
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
-from headrace_standalone.embedded.wheel import package_folder
 from support.databases import Databases
 from support.histories import assert_legal
 from support.jobs import history, read_job, submit, submit_many

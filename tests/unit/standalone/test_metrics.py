@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_standalone.embedded.errors import EmbeddedServerError
+from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.metrics import metrics_addresses
 
 

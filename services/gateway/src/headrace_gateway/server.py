@@ -38,9 +38,8 @@ from headrace_gateway.calls.limits import (
 )
 from headrace_gateway.calls.order import FOREIGN, build_chain
 from headrace_gateway.calls.services import Service, add_services
-from headrace_gateway.grpc.handlers import HandlerServicer
+from headrace_gateway.grpc.handlers import HandlerServicer, queue_health
 from headrace_gateway.grpc.jobs import JobServicer
-from headrace_gateway.grpc.queue_health import queue_health
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
 from headrace_gateway.metrics import gateway_metrics
 from headrace_gateway.streams import Gauges, Watch

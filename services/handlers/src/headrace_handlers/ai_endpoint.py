@@ -20,8 +20,7 @@ from openai.types.chat import (
 from pydantic import SecretStr
 
 from headrace_handlers.coalesced_output import CoalescedOutput
-from headrace_handlers.retry_after import parse_retry_after, server_time
-from headrace_handlers.tls import tls_context
+from headrace_handlers.http_client import parse_retry_after, server_time, tls_context
 from headrace_worker import Context, Fail, Retry
 
 # A longer answer is given up, since nothing else ends it.

@@ -27,14 +27,13 @@ from headrace_handlers.http_body import (
     charset_of,
     unpacked,
 )
+from headrace_handlers.http_client import parse_retry_after, server_time, tls_context
 from headrace_handlers.result_size import (
     cut_base64,
     cut_text,
     json_size,
     max_result_bytes,
 )
-from headrace_handlers.retry_after import parse_retry_after, server_time
-from headrace_handlers.tls import tls_context
 from headrace_worker import Attempt, Context, Fail, Retry, RetryPolicy, handler
 
 # Headers that belong to the connection and not to the request.

@@ -1,13 +1,12 @@
-"""grpc.health.v1 for Headrace's services: what is served, and whether its dependencies live.
+"""grpc.health.v1 for Headrace's services, with the state of their dependencies.
 
-`python -m headrace_health probe HOST:PORT` asks a service from outside.
+`python -m headrace_health probe HOST:PORT` checks a service from outside.
 """
 
-from headrace_health.completion import keep_completion_queue
 from headrace_health.health import Check, Health
 from headrace_health.lookup import Lookup
 from headrace_health.reflection import Reflection, enable_reflection, reflections
-from headrace_health.server import HealthServer
+from headrace_health.server import HealthServer, keep_completion_queue
 from headrace_health.servicer import HealthServicer
 
 __all__ = [

@@ -1,26 +1,37 @@
-"""A gRPC server for health alone, for services that serve nothing else."""
+"""A gRPC server for health alone, for services without an API, and gRPC's completion queue."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME
 
-from headrace_health.completion import keep_completion_queue
 from headrace_health.health import Health
 from headrace_health.reflection import enable_reflection
 from headrace_health.strict import StrictRequests
 
 
+@cache
+def keep_completion_queue() -> None:
+    """Keep gRPC's queue of completed calls until the process ends.
+
+    All servers and channels of a process share the queue. gRPC shuts it down with the last of them,
+    and the event loop then blocks until the queue's thread has ended. That thread sometimes never
+    ends (grpc/grpc issue 22365).
+    """
+    grpc.aio.init_grpc_aio()  # type: ignore[attr-defined] # the stubs lack it
+
+
 class HealthServer:
-    """Serves a Health on an address of its own.
+    """Serves a Health on its own address.
 
     Args:
         address: `host:port`; port 0 takes any free one.
-        health: what is served; it is started and shut down with the server.
-        reflection: whether grpcurl and its like may ask what is served.
+        health: the checks; started and stopped with the server.
+        reflection: whether to serve gRPC reflection, for grpcurl and similar tools.
     """
 
     def __init__(self, *, address: str, health: Health, reflection: bool = False) -> None:
@@ -32,7 +43,7 @@ class HealthServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on, once it is started."""
+        """The port, after the start."""
         return self._port
 
     async def start(self) -> None:

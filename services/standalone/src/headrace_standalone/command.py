@@ -48,7 +48,7 @@ def up(
     Returns:
         The exit code: 0 after a clean stop, 1 when the platform could not be started.
     """
-    from headrace_standalone.embedded.errors import EmbeddedServerError  # noqa: PLC0415
+    from headrace_standalone.embedded import EmbeddedServerError  # noqa: PLC0415
     from headrace_standalone.embedded.port import free_port  # noqa: PLC0415
     from headrace_standalone.metrics import metrics_addresses  # noqa: PLC0415
     from headrace_standalone.stack import Plan  # noqa: PLC0415

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headrace_standalone.embedded.errors import EmbeddedServerError
+from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.embedded.port import free_port
 
 _VARIABLE = "HEADRACE_{}_METRICS_ADDRESS"

@@ -13,7 +13,7 @@ from pathlib import Path
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.variables import misspelt_variables
 from headrace_standalone import services
-from headrace_standalone.embedded.errors import EmbeddedServerError
+from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.port import free_port, is_free
 from headrace_standalone.embedded.postgres import EmbeddedPostgres

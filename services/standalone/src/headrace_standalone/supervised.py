@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from headrace_core.domain.retry import RetryPolicy
-from headrace_standalone.embedded.errors import EmbeddedServerError
+from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.log_file import LogFile
 from headrace_standalone.program import Program
 

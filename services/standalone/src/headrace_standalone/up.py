@@ -10,7 +10,7 @@ import pydantic
 
 from headrace_core.runtime.settings import problems
 from headrace_standalone.banner import banner
-from headrace_standalone.embedded.errors import EmbeddedServerError
+from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.stack import Plan, Stack
 from headrace_standalone.supervised import ProgramFailedError

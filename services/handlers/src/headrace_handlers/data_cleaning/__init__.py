@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from headrace_handlers.data_cleaning.options import Cleaned, Cleaning
-from headrace_handlers.data_cleaning.settings import FilesSettings
+from headrace_handlers.data_cleaning.options import Cleaned, Cleaning, FilesSettings
 from headrace_worker import SyncContext, handler, require_packages
 
 __all__ = ["Cleaned", "Cleaning", "data_cleaning"]

@@ -1,11 +1,14 @@
-"""What a cleaning job is asked for, and what it answers."""
+"""The settings, options and results of cleaning jobs, without polars."""
 
 from __future__ import annotations
 
 from datetime import date, datetime
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from headrace_worker import InvalidPayload
 
@@ -15,6 +18,25 @@ Bound = int | float | str
 PathName = Annotated[str, Meta(min_length=1, max_length=1000, pattern=r"^[^\x00]*$")]
 
 _ORDERED = ("integer", "number", "date", "datetime")
+
+
+class FilesSettings(BaseSettings):
+    """The folder of the files, and the limits of one job.
+
+    Args:
+        root: the folder; by default `headrace-files` in the worker's working directory.
+        max_bytes: the largest table, decompressed.
+        max_memory: the most memory of the process that cleans the table, in bytes.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_FILES_", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    root: Path = Path("headrace-files")
+    max_bytes: int = Field(1024**3, ge=1)
+    # polars needs more than this to start.
+    max_memory: int = Field(4 * 1024**3, ge=256 * 1024**2)
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):

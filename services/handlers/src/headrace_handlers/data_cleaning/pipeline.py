@@ -15,10 +15,9 @@ from headrace_handlers.data_cleaning.files import (
     write_at_once,
 )
 from headrace_handlers.data_cleaning.normalise import normalised
-from headrace_handlers.data_cleaning.options import Cleaned, Cleaning
+from headrace_handlers.data_cleaning.options import Cleaned, Cleaning, FilesSettings
 from headrace_handlers.data_cleaning.report import QualityReport, column_reports
 from headrace_handlers.data_cleaning.rules import check, check_formats
-from headrace_handlers.data_cleaning.settings import FilesSettings
 from headrace_worker import Fail, SyncContext
 
 

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from headrace_standalone.embedded.errors import EmbeddedServerError
+from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.program import Account
 
 USER = "headrace"

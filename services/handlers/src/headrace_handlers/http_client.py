@@ -1,19 +1,29 @@
-"""The Retry-After header (RFC 9110, section 10.2.3): seconds, or a date."""
+"""Outgoing HTTP requests: TLS settings, and the Retry-After header."""
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import cache
 
-# A server cannot put a job off for longer than this.
+import httpx2
+
+# The longest wait that a server can ask for.
 MAX_WAIT = timedelta(hours=24)
 
 
-def server_time(headers: Mapping[str, str]) -> datetime:
-    """When a response was sent, by its server's clock, or by ours when it doesn't say.
+@cache
+def tls_context() -> ssl.SSLContext:
+    """Return the TLS settings with the system's certificates, created once in 0.1 s."""
+    return httpx2.create_ssl_context()
 
-    A date of that server means what it means by its own clock, however wrong either one is.
+
+def server_time(headers: Mapping[str, str]) -> datetime:
+    """Return the send time of a response by its server's clock; without a date, by ours.
+
+    Dates in Retry-After are relative to the server's clock, even if that clock is wrong.
     """
     try:
         sent = parsedate_to_datetime(headers.get("date", ""))
@@ -23,26 +33,26 @@ def server_time(headers: Mapping[str, str]) -> datetime:
 
 
 def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
-    """How long a server wants to be left alone, 0 to 24 hours.
+    """Return the wait of a Retry-After header (RFC 9110, section 10.2.3), 0 to 24 hours.
 
     Args:
-        value: the header; None when there is none.
-        now: the current time, with a time zone: what a date is measured against.
+        value: seconds or a date; None without the header.
+        now: the current time of the server, with a time zone.
 
     Returns:
-        The wait, or None when the header says nothing that can be understood.
+        The wait, or None if the header is missing or malformed.
     """
     if value is None:
         return None
     value = value.strip()
     if value.isascii() and value.isdigit():
-        # More digits than this would not fit in a timedelta, and are beyond the maximum anyway.
+        # More digits exceed the maximum, and may not fit in a timedelta.
         wait = timedelta(seconds=int(value)) if len(value) < 10 else MAX_WAIT
     else:
         try:
             date = parsedate_to_datetime(value)
         except ValueError:
             return None
-        # An HTTP date is in GMT, also where the sender left the zone out.
+        # An HTTP date without a zone is in GMT.
         wait = (date if date.tzinfo else date.replace(tzinfo=UTC)) - now
     return min(MAX_WAIT, max(timedelta(), wait))

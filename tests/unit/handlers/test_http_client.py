@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_handlers.retry_after import MAX_WAIT, parse_retry_after, server_time
+from headrace_handlers.http_client import MAX_WAIT, parse_retry_after, server_time
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
