@@ -10,11 +10,12 @@ from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, JobSpec
+from headrace_core.domain.pool import NewWorker
 from headrace_core.domain.submission import NewJob
 from headrace_core.store.jobs.claim import claim_jobs
 from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.sql.database import Database
-from headrace_core.store.workers import NewWorker, register_worker
+from headrace_core.store.workers import register_worker
 
 TYPE: Final = "bench"
 # By which label the streams over many jobs find theirs.

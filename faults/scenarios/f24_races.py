@@ -17,10 +17,11 @@ from headrace import CallError, Client, JobSpec
 from headrace_core.domain.attempt import AttemptEnd, AttemptKey
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.pool import NewWorker
 from headrace_core.store.jobs.claim import claim_jobs
 from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.sql.database import Database
-from headrace_core.store.workers import NewWorker, register_worker, remove_worker, renew_lease
+from headrace_core.store.workers import register_worker, remove_worker, renew_lease
 
 LOAD_PER_S = 20.0
 KEYS = 5

@@ -20,11 +20,12 @@ from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.job import JobError
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.pool import NewWorker
 from headrace_core.store.jobs.claim import claim_jobs
 from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.jobs.report import write_reports
 from headrace_core.store.sql.database import Database
-from headrace_core.store.workers import NewWorker, register_worker
+from headrace_core.store.workers import register_worker
 
 # Seconds that a call may take; a call that needs them has failed.
 TIMEOUT = 30

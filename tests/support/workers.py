@@ -13,11 +13,12 @@ from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobError
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.pool import NewWorker
 from headrace_core.store.jobs.claim import claim_jobs
 from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.jobs.report import write_reports
 from headrace_core.store.sql.database import Database
-from headrace_core.store.workers import NewWorker, register_worker, renew_lease
+from headrace_core.store.workers import register_worker, renew_lease
 
 ERROR = JobError(type="ValueError", message="it broke", retryable=True)
 

@@ -480,7 +480,7 @@ async def test_without_redis_workers_do_not_stand_in_each_others_way(
     async def find(limit: int) -> list[AttemptKey]:
         async with database.statement() as connection:
             ready = await ready_jobs(connection, pools=[POOL], limit=limit)
-        return [job.delivery for job in ready]
+        return [job.key for job in ready]
 
     async with AsyncExitStack() as open_:
         valkey.kill()

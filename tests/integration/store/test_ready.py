@@ -7,16 +7,9 @@ from sqlalchemy import text
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT
 from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.pool import Head, Lane, Pool, ReadyJob
 from headrace_core.store.jobs.cancel import cancel_job
-from headrace_core.store.jobs.waiting import (
-    Head,
-    Lane,
-    Pool,
-    ReadyJob,
-    live_pools,
-    ready_heads,
-    ready_jobs,
-)
+from headrace_core.store.jobs.waiting import live_pools, ready_heads, ready_jobs
 from headrace_core.store.sql.database import Database
 from support.jobs import submit, submit_many
 from support.states import bring
@@ -40,14 +33,14 @@ async def test_ready_jobs_have_the_order_of_their_rank(database: Database) -> No
     second = await submit(database, type="a", queue="y")
     high = await submit(database, type="b", priority=10)
     order = [high.id, first.id, second.id, low.id]
-    assert [job.delivery.job_id for job in await ready(database)] == order
-    assert [job.delivery.job_id for job in await ready(database, limit=2)] == order[:2]
+    assert [job.key.job_id for job in await ready(database)] == order
+    assert [job.key.job_id for job in await ready(database, limit=2)] == order[:2]
 
 
 async def test_point_of_priority_equals_a_minute_of_waiting(database: Database) -> None:
     await register(database)
     patient, eager = await submit(database), await submit(database, priority=10)
-    assert [job.delivery.job_id for job in await ready(database)] == [eager.id, patient.id]
+    assert [job.key.job_id for job in await ready(database)] == [eager.id, patient.id]
     for minutes, order in ((9, [eager.id, patient.id]), (11, [patient.id, eager.id])):
         async with database.transaction() as connection:
             await connection.execute(
@@ -58,19 +51,19 @@ async def test_point_of_priority_equals_a_minute_of_waiting(database: Database) 
                 # Ten minutes for ten points, less the time that it has waited.
                 {"id": patient.id, "other": eager.id, "more": (10 - minutes) * 60_000},
             )
-        assert [job.delivery.job_id for job in await ready(database)] == order
+        assert [job.key.job_id for job in await ready(database)] == order
 
 
 async def test_ready_job_names_its_next_attempt(database: Database) -> None:
     await register(database)
     fresh = await submit(database)
     [job] = await ready(database)
-    assert job.delivery == AttemptKey(fresh.id, 1)
+    assert job.key == AttemptKey(fresh.id, 1)
 
 
 async def test_only_queued_jobs_are_ready(database: Database) -> None:
     queued = [await bring(database, state) for state in JobState]
-    assert [job.delivery.job_id for job in await ready(database)] == [
+    assert [job.key.job_id for job in await ready(database)] == [
         brought.job.id for brought in queued if brought.job.state is JobState.QUEUED
     ]
 
@@ -91,16 +84,16 @@ async def test_unserved_jobs_are_not_ready(database: Database) -> None:
         await submit(database, type="c", tenant="another"),
     ]
     found = await ready(database, *names, limit=3)
-    assert [job.delivery.job_id for job in found] == [job.id for job in expected]
+    assert [job.key.job_id for job in found] == [job.id for job in expected]
 
 
 async def test_only_jobs_of_named_pools_are_ready(database: Database) -> None:
     await register(database, "a", "both", pool="one")
     await register(database, "b", "both", pool="two")
     a, b, both = [await submit(database, type=name) for name in ("a", "b", "both")]
-    assert [job.delivery.job_id for job in await ready(database, "one")] == [a.id, both.id]
-    assert [job.delivery.job_id for job in await ready(database, "two")] == [b.id, both.id]
-    assert [job.delivery.job_id for job in await ready(database, "one", "two")] == [
+    assert [job.key.job_id for job in await ready(database, "one")] == [a.id, both.id]
+    assert [job.key.job_id for job in await ready(database, "two")] == [b.id, both.id]
+    assert [job.key.job_id for job in await ready(database, "one", "two")] == [
         a.id,
         b.id,
         both.id,
@@ -158,11 +151,11 @@ async def test_single_lane_gives_the_whole_limit(database: Database) -> None:
     jobs = await submit_many(database, 5, type="a")
     for limit, count in ((3, 3), (5, 5), (9, 5)):
         head = (await heads(database, limit=limit))["a"]
-        assert head.deliveries == [delivery(job) for job in jobs[:count]]
+        assert head.keys == [delivery(job) for job in jobs[:count]]
         assert list(head.ranks) == sorted(head.ranks)
         assert head.whole == (limit > 5)
     # Known jobs come on top of the limit.
-    assert len((await heads(database, limit=2, a=2))["a"].deliveries) == 4
+    assert len((await heads(database, limit=2, a=2))["a"].keys) == 4
 
 
 async def test_each_of_several_lanes_gives_over_its_share(database: Database) -> None:
@@ -172,7 +165,7 @@ async def test_each_of_several_lanes_gives_over_its_share(database: Database) ->
     await submit_many(database, 7, type="c")
     found = await heads(database, limit=150, b=10)
     # Twice the share of 150 is 100; the page adds a few jobs.
-    sizes = {job_type: len(head.deliveries) for job_type, head in found.items()}
+    sizes = {job_type: len(head.keys) for job_type, head in found.items()}
     assert sizes == {"a": 108, "b": 118, "c": 7}
     assert {job_type for job_type, head in found.items() if head.whole} == {"c"}
 
@@ -184,7 +177,7 @@ async def test_jobs_after_an_incomplete_lane_are_left_out(
     early = await submit_many(database, 100, type="a", priority=10)
     await submit_many(database, 5, type="b")
     # The unknown jobs of an incomplete lane may precede those of the other one.
-    assert [job.delivery for job in await ready(database, limit=60)] == [
+    assert [job.key for job in await ready(database, limit=60)] == [
         delivery(job) for job in early[:60]
     ]
     assert len(await ready(database, limit=105)) == 105
@@ -196,4 +189,4 @@ async def test_claimed_and_ended_jobs_are_not_ready(database: Database) -> None:
     await start(database, worker_id, claimed)
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=cancelled.id)
-    assert [job.delivery for job in await ready(database)] == [delivery(waiting)]
+    assert [job.key for job in await ready(database)] == [delivery(waiting)]

@@ -9,11 +9,11 @@ from sqlalchemy import text
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import WorkerId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.pool import NewWorker, ServedQueues
 from headrace_core.domain.retry import RetryPolicy
-from headrace_core.store.jobs.waiting import ServedQueues, ready_jobs, served_queues
+from headrace_core.store.jobs.waiting import ready_jobs, served_queues
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import (
-    NewWorker,
     live_handlers,
     register_worker,
     remove_lapsed,

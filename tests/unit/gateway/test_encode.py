@@ -18,7 +18,7 @@ from headrace_core.domain.ids import BatchId, JobId, WorkerId, uuid7
 from headrace_core.domain.job import Job, JobError, JobEvent, JobSpec, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
-from headrace_core.store.jobs.read import Stats
+from headrace_core.domain.stats import Stats
 from headrace_gateway.grpc.encode import (
     event_message,
     handler_message,

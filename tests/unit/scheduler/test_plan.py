@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.ids import JobId, uuid7
-from headrace_core.store.jobs.waiting import Head, Lane, Pool, ReadyJob
+from headrace_core.domain.pool import Head, Lane, Pool, ReadyJob
 from headrace_scheduler.loops.plan import plan
 
 TENANTS = ("one", "two")
@@ -28,7 +28,7 @@ def in_heads(jobs: list[ReadyJob], *, whole: bool = True) -> list[Head]:
         Head(
             lane=lane,
             ranks=[each.rank for each in members],
-            deliveries=[each.delivery for each in members],
+            keys=[each.key for each in members],
             whole=whole,
         )
         for lane, members in lanes.items()
@@ -79,8 +79,8 @@ def test_plan_keeps_its_promises(
 ) -> None:
     planned = plan(in_heads(jobs), pools, room).jobs
     by_name = {each.name: each for each in pools}
-    turn = {each.delivery: number for number, each in enumerate(sorted(jobs))}
-    chosen = [each.delivery for batch in planned.values() for each in batch]
+    turn = {each.key: number for number, each in enumerate(sorted(jobs))}
+    chosen = [each.key for batch in planned.values() for each in batch]
 
     # No job is assigned twice, or to a pool that does not serve it or has no room.
     assert len(chosen) == len(set(chosen))
@@ -88,16 +88,16 @@ def test_plan_keeps_its_promises(
         assert 0 < len(batch) <= room[name]
         assert all(by_name[name].serves(each.lane) for each in batch)
         # In the order of their turn.
-        assert list(batch) == sorted(batch, key=lambda each: turn[each.delivery])
+        assert list(batch) == sorted(batch, key=lambda each: turn[each.key])
 
     # A skipped job found every pool that serves it full of jobs with an earlier turn.
     for each in jobs:
-        if each.delivery in chosen:
+        if each.key in chosen:
             continue
         for able in (name for name, one in by_name.items() if one.serves(each.lane)):
             batch = planned.get(able, [])
             assert len(batch) == room[able]
-            assert all(turn[other.delivery] < turn[each.delivery] for other in batch)
+            assert all(turn[other.key] < turn[each.key] for other in batch)
 
 
 def test_job_goes_to_the_pool_with_most_room() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from headrace_core.domain.ids import WorkerId, uuid7
+from headrace_core.domain.pool import NewWorker
 from headrace_core.runtime.loop import LoopRunner
 from headrace_core.runtime.tasks import end_tasks
-from headrace_core.store.workers import NewWorker
 from headrace_worker import lease
 from headrace_worker.lease import Lease
 from headrace_worker.metrics import Counts

@@ -105,7 +105,7 @@ class Claims:
         """
         async with self._database.statement() as connection:
             jobs = await ready_jobs(connection, pools=[self._pool], limit=limit)
-        return [job.delivery for job in jobs]
+        return [job.key for job in jobs]
 
     async def hand_back_strays(self) -> None:
         """Hand back the attempts that the worker has claimed and does not run.

@@ -14,9 +14,10 @@ import structlog
 
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.ids import WorkerId
+from headrace_core.domain.pool import NewWorker
 from headrace_core.runtime.loop import Loop, Wake
 from headrace_core.store.sql.database import Database
-from headrace_core.store.workers import NewWorker, register_worker, remove_worker, renew_lease
+from headrace_core.store.workers import register_worker, remove_worker, renew_lease
 from headrace_worker.metrics import Counts
 
 _log = structlog.get_logger()

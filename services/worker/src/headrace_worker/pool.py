@@ -7,9 +7,8 @@ import os
 import socket
 
 from headrace_core.domain.ids import WorkerId, uuid7
+from headrace_core.domain.pool import NewWorker, Pool
 from headrace_core.runtime.settings import Settings
-from headrace_core.store.jobs.waiting import Pool
-from headrace_core.store.workers import NewWorker
 from headrace_worker.api.registry import Registry
 
 

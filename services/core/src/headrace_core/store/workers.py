@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -11,6 +9,7 @@ from sqlalchemy import text
 
 from headrace_core.domain.handler import HandlerSpec, LiveHandler
 from headrace_core.domain.ids import WorkerId
+from headrace_core.domain.pool import NewWorker
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.sql.connection import Connection, Row
 from headrace_core.store.sql.rows import UNREADABLE, column, from_policy, to_interval, to_policy
@@ -21,24 +20,6 @@ LIVE_WORKER: Final = "w.lease_expire_time > clock_timestamp()"
 
 # Alive and not draining: the worker takes jobs.
 TAKING_WORKER: Final = f"NOT w.draining AND {LIVE_WORKER}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewWorker:
-    """A worker to register, with a new id at each start. Empty `queues` means all queues."""
-
-    id: WorkerId
-    tenant: str
-    name: str
-    pool: str
-    queues: Sequence[str]
-    slots: int
-    handlers: Sequence[HandlerSpec]
-
-
-def serves_queue(queues: Collection[str], queue: str) -> bool:
-    """Return whether a worker with these `queues` takes jobs from `queue`."""
-    return not queues or queue in queues
 
 
 async def register_worker(conn: Connection, worker: NewWorker, *, lease: timedelta) -> None:

@@ -18,9 +18,10 @@ from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.job import Job, rank_of
 from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.pool import Lane, Pool
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
-from headrace_core.store.jobs.waiting import Lane, Pool, live_pools
+from headrace_core.store.jobs.waiting import live_pools
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
 

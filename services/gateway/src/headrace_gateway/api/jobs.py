@@ -11,9 +11,10 @@ from headrace_core.domain.errors import Violation
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job, JobEvent
 from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.stats import Stats
 from headrace_core.store.event_log import list_events, list_output
 from headrace_core.store.jobs.cancel import cancel_job
-from headrace_core.store.jobs.read import Stats, get_job, list_jobs, read_stats
+from headrace_core.store.jobs.read import get_job, list_jobs, read_stats
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation

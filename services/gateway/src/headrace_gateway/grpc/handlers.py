@@ -11,7 +11,8 @@ from typing import Final
 
 from headrace.v1 import handler_service_pb2
 from headrace_core.domain.job import DEFAULT_TENANT
-from headrace_core.store.jobs.waiting import ServedQueues, served_queues
+from headrace_core.domain.pool import ServedQueues
+from headrace_core.store.jobs.waiting import served_queues
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import WakeSubscription
 from headrace_gateway.api.handlers import Handlers

@@ -12,8 +12,9 @@ import structlog
 
 from headrace_core.delivery import Deliverer
 from headrace_core.domain.attempt import AttemptKey
+from headrace_core.domain.pool import Head, Lane, Pool
 from headrace_core.runtime.loop import Loop
-from headrace_core.store.jobs.waiting import Head, Lane, Pool, live_pools, ready_heads
+from headrace_core.store.jobs.waiting import live_pools, ready_heads
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic
 from headrace_scheduler.loops.plan import plan
@@ -166,10 +167,10 @@ class Dispatch(Loop):
         room = {name: places - unclaimed[name] for name, places in most.items()}
         planned = plan(fresh, pools, room)
         for name, jobs in planned.jobs.items():
-            await self._deliverer.deliver(name, [(job.delivery, job.rank) for job in jobs])
+            await self._deliverer.deliver(name, [(job.key, job.rank) for job in jobs])
             entry = _Unclaimed(name, self._clock())
             for job in jobs:
-                self._unclaimed.setdefault(job.lane, {})[job.delivery] = entry
+                self._unclaimed.setdefault(job.lane, {})[job.key] = entry
         return _Page(
             delivered=sum(map(len, planned.jobs.values())),
             capacity=sum(pool.slots + pool.workers * self._prefetch for pool in pools),
@@ -192,19 +193,19 @@ class Dispatch(Loop):
         for head in heads:
             known = self._unclaimed.get(head.lane, {})
             still: dict[AttemptKey, _Unclaimed] = {}
-            ranks, deliveries = [], []
-            for rank, delivery in zip(head.ranks, head.deliveries, strict=True):
-                entry = known.get(delivery)
+            ranks, keys = [], []
+            for rank, key in zip(head.ranks, head.keys, strict=True):
+                entry = known.get(key)
                 if entry is not None and entry.pool in live:
                     if now - entry.since <= self._redeliver_after:
-                        still[delivery] = entry
+                        still[key] = entry
                         continue
                     overdue += 1
                 ranks.append(rank)
-                deliveries.append(delivery)
+                keys.append(key)
             if still:
                 kept[head.lane] = still
-            fresh.append(Head(lane=head.lane, ranks=ranks, deliveries=deliveries, whole=head.whole))
+            fresh.append(Head(lane=head.lane, ranks=ranks, keys=keys, whole=head.whole))
         if overdue:
             _log.info("jobs_delivered_again", jobs=overdue)
         self._unclaimed = kept

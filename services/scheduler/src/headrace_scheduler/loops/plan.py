@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace_core.store.jobs.waiting import Head, Lane, Pool, ReadyJob
+from headrace_core.domain.pool import Head, Lane, Pool, ReadyJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def plan(heads: Sequence[Head], pools: Iterable[Pool], room: Mapping[str, int]) 
         able[head.lane] = [
             pool.name for pool in pools if pool.name in left and pool.serves(head.lane)
         ]
-    last = {head.deliveries[-1] for head in heads if not head.whole and head.deliveries}
+    last = {head.keys[-1] for head in heads if not head.whole and head.keys}
     planned: dict[str, list[ReadyJob]] = {}
     full = False
     for job in _in_turn(heads):
@@ -52,7 +52,7 @@ def plan(heads: Sequence[Head], pools: Iterable[Pool], room: Mapping[str, int]) 
         name = names[0] if len(names) == 1 else max(names, key=left.__getitem__)
         left[name] -= 1
         planned.setdefault(name, []).append(job)
-        if job.delivery in last:
+        if job.key in last:
             return Plan(jobs=planned, whole=False, full=full)
     return Plan(jobs=planned, whole=True, full=full)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,23 +13,10 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import Comparison, Query
+from headrace_core.domain.stats import JobCount, Stats
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import job_columns, to_job
 from headrace_core.store.sql.tables import jobs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
-    """Counts at `time`.
-
-    `counts` has (queue, type, state, jobs); `ages` tells per queue how long its oldest QUEUED job
-    has waited.
-    """
-
-    time: datetime
-    counts: list[tuple[str, str, JobState, int]]
-    ages: dict[str, timedelta]
-
 
 _OPERATORS = {
     "=": operator.eq,
@@ -125,7 +111,7 @@ async def read_stats(conn: Connection, *, tenant: str) -> Stats:
     return Stats(
         time=rows[0].time,
         counts=[
-            (row.queue, row.type, JobState(row.state), row.jobs)
+            JobCount(row.queue, row.type, JobState(row.state), row.jobs)
             for row in rows
             if row.queue is not None
         ],

@@ -1,107 +1,27 @@
-"""What the scheduler dispatches from: free workers, and the heads of the queues."""
+"""Live pools and waiting jobs, for dispatch and for the health of queues."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from sqlalchemy import text
 
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.pool import Head, Lane, Pool, ReadyJob, ServedQueues
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.sql.connection import Connection, Row
 from headrace_core.store.sql.transition import source_guard
-from headrace_core.store.workers import TAKING_WORKER, serves_queue
-
-
-class Lane(NamedTuple):
-    """QUEUED jobs that the same workers can run."""
-
-    tenant: str
-    queue: str
-    type: str
-
-
-class ReadyJob(NamedTuple):
-    """A QUEUED job as it would be delivered; the lower its rank, the earlier its turn.
-
-    So the order of the tuples is the order of their turn.
-    """
-
-    rank: float
-    delivery: AttemptKey
-    lane: Lane
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
-    """The next jobs of a lane, in the order of their turn; `whole` when there are no others."""
-
-    lane: Lane
-    ranks: Sequence[float]
-    deliveries: Sequence[AttemptKey]
-    whole: bool
-
-    def __iter__(self) -> Iterator[ReadyJob]:
-        for rank, delivery in zip(self.ranks, self.deliveries, strict=True):
-            yield ReadyJob(rank, delivery, self.lane)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
-    """Live workers that run the same types from the same queues (none: all queues).
-
-    `slots` counts all of theirs, `running` the jobs in them.
-    """
-
-    name: str
-    tenant: str
-    queues: frozenset[str]
-    types: frozenset[str]
-    workers: int
-    slots: int
-    running: int
-
-    def serves(self, lane: Lane) -> bool:
-        """Whether its jobs can run here."""
-        return (
-            lane.tenant == self.tenant
-            and lane.type in self.types
-            and serves_queue(self.queues, lane.queue)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ServedQueues:
-    """The known queues that a live worker serves: `"default" in served`.
-
-    Args:
-        queues: the queues of each kind of live worker; empty for all queues.
-        known: the queues that workers name or that have or had jobs.
-        waiting: for each queue with QUEUED jobs, whether a live worker runs any of their types.
-    """
-
-    queues: frozenset[frozenset[str]] = frozenset()
-    known: frozenset[str] = frozenset()
-    waiting: Mapping[str, bool] = field(default_factory=dict)
-
-    def __contains__(self, queue: object) -> bool:
-        """Return whether a queue is known and served."""
-        if not isinstance(queue, str) or queue not in self.known:
-            return False
-        if queue in self.waiting:
-            return self.waiting[queue]
-        return any(serves_queue(one, queue) for one in self.queues)
+from headrace_core.store.workers import TAKING_WORKER
 
 
 async def live_pools(conn: Connection, *, term: int | None = None) -> list[Pool]:
-    """The pools that have live workers that don't drain.
+    """Return the pools with live workers that are not draining.
 
     Args:
-        conn: where to read.
-        term: that of the scheduler that asks, which is to deliver to them.
+        conn: needs no transaction.
+        term: the term of the scheduler that delivers to them; None for other callers.
 
     Raises:
         StaleTerm: the scheduler's term is over.
@@ -128,14 +48,14 @@ async def live_pools(conn: Connection, *, term: int | None = None) -> list[Pool]
 async def ready_heads(
     conn: Connection, *, pools: Sequence[str], limit: int, behind: Mapping[Lane, int]
 ) -> list[Head]:
-    """The heads of the lanes that a live worker of one of `pools` serves.
+    """Return the heads of the lanes that a live worker of one of `pools` serves.
 
     Args:
-        conn: where to read.
-        pools: their names.
-        limit: how many jobs are wanted in all. A single lane gives as many. Of several each gives
-            about twice its share, since nobody knows before whose turn it is.
-        behind: how many more each lane gives, for those at its head that are known already.
+        conn: needs no transaction.
+        pools: the names of the pools.
+        limit: the number of jobs needed in all. A single lane returns as many. Each of several
+            lanes returns about twice its share, because the order between them is unknown.
+        behind: for each lane, the number of known jobs at its head, which are returned as well.
     """
     rows = await conn.execute(
         _HEADS,
@@ -152,7 +72,7 @@ async def ready_heads(
         Head(
             lane=Lane(row.tenant, row.queue, row.type),
             ranks=row.ranks,
-            deliveries=list(map(AttemptKey, row.ids, row.attempts)),
+            keys=list(map(AttemptKey, row.ids, row.attempts)),
             whole=len(row.ids) < row.size,
         )
         for row in rows

@@ -49,11 +49,11 @@ async def find_stuck(conn: Connection, *, deadline_grace: timedelta) -> set[Stuc
         found |= {
             Stuck(
                 "delivery",
-                delivery.job_id,
-                delivery.attempt,
+                key.job_id,
+                key.attempt,
                 f"it is QUEUED first in {head.lane.queue}, and workers that serve it have slots",
             )
-            for delivery in head.deliveries
+            for key in head.keys
         }
     return found
 

@@ -1,0 +1,120 @@
+"""Workers, their pools, and the lanes of waiting jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from headrace_core.domain.attempt import AttemptKey
+from headrace_core.domain.handler import HandlerSpec
+from headrace_core.domain.ids import WorkerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWorker:
+    """A worker to register, with a new id at each start. Empty `queues` means all queues."""
+
+    id: WorkerId
+    tenant: str
+    name: str
+    pool: str
+    queues: Sequence[str]
+    slots: int
+    handlers: Sequence[HandlerSpec]
+
+
+class Lane(NamedTuple):
+    """The QUEUED jobs with the same tenant, queue and type, so the same workers can run them."""
+
+    tenant: str
+    queue: str
+    type: str
+
+
+class ReadyJob(NamedTuple):
+    """The next attempt of a QUEUED job. Tuples sort in the order of delivery, by rank."""
+
+    rank: float
+    key: AttemptKey
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The next attempts of a lane in the order of delivery.
+
+    Attributes:
+        lane: the lane.
+        ranks: the rank of each attempt.
+        keys: the attempts.
+        whole: whether the lane has no other jobs.
+    """
+
+    lane: Lane
+    ranks: Sequence[float]
+    keys: Sequence[AttemptKey]
+    whole: bool
+
+    def __iter__(self) -> Iterator[ReadyJob]:
+        for rank, key in zip(self.ranks, self.keys, strict=True):
+            yield ReadyJob(rank, key, self.lane)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Live workers that run the same types from the same queues.
+
+    Attributes:
+        name: the name of its arq queue.
+        tenant: the tenant.
+        queues: the queues; empty for all queues.
+        types: the job types.
+        workers: the number of workers.
+        slots: the slots of all workers.
+        running: the attempts in these slots.
+    """
+
+    name: str
+    tenant: str
+    queues: frozenset[str]
+    types: frozenset[str]
+    workers: int
+    slots: int
+    running: int
+
+    def serves(self, lane: Lane) -> bool:
+        """Whether the workers can run the jobs of a lane."""
+        return (
+            lane.tenant == self.tenant
+            and lane.type in self.types
+            and serves_queue(self.queues, lane.queue)
+        )
+
+
+def serves_queue(queues: Collection[str], queue: str) -> bool:
+    """Return whether a worker with these `queues` takes jobs from `queue`."""
+    return not queues or queue in queues
+
+
+@dataclass(frozen=True, slots=True)
+class ServedQueues:
+    """The known queues that a live worker serves: `"default" in served`.
+
+    Args:
+        queues: the queues of each kind of live worker; empty for all queues.
+        known: the queues that workers name or that have or had jobs.
+        waiting: for each queue with QUEUED jobs, whether a live worker runs any of their types.
+    """
+
+    queues: frozenset[frozenset[str]] = frozenset()
+    known: frozenset[str] = frozenset()
+    waiting: Mapping[str, bool] = field(default_factory=dict)
+
+    def __contains__(self, queue: object) -> bool:
+        """Return whether a queue is known and served."""
+        if not isinstance(queue, str) or queue not in self.known:
+            return False
+        if queue in self.waiting:
+            return self.waiting[queue]
+        return any(serves_queue(one, queue) for one in self.queues)
