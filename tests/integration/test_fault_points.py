@@ -42,7 +42,7 @@ from headrace_core.domain.lifecycle import TERMINAL
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.sql.database import Database
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 from headrace_gateway.streams import timing as streams
 from headrace_scheduler.service import Scheduler
 from headrace_scheduler.timing import Timing

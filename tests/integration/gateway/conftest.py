@@ -12,7 +12,7 @@ from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 from support.gateway import SQUARE_SUM, PlayedWorker
 
 

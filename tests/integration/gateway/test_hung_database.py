@@ -29,7 +29,7 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain.ids import uuid7
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql import database as database_module
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 from support.gateway import refused
 from support.proxy import Proxy
 

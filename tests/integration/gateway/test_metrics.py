@@ -27,7 +27,7 @@ from headrace.v1.subscription_service_pb2 import (
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 from support.gateway import TIMEOUT, PlayedWorker
 from support.scraping import Scrape, scrape, scrape_until
 from support.watching import foreign_transaction

@@ -20,7 +20,7 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import remove_worker
 from headrace_core.wake import Topic, WakeBus, WakeSubscription
 from headrace_gateway.grpc.handlers import queue_health
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 from headrace_worker.service import WorkerService
 from support.handlers import handlers
 from support.jobs import set_column, submit

@@ -30,7 +30,7 @@ from headrace.v1.job_service_pb2 import (
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 from support.gateway import refused
 from support.proxy import Proxy
 from support.read_only import set_read_only

@@ -24,7 +24,7 @@ from headrace.v1.job_service_pb2 import (
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 from support.gateway import TIMEOUT, PlayedWorker, read_error
 from support.until import until
 

@@ -38,7 +38,7 @@ from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from headrace_core.domain.ids import uuid7
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 from headrace_standalone import services
 from headrace_standalone.embedded.port import free_port
 from support.gateway import TIMEOUT, PlayedWorker, refused

@@ -11,7 +11,7 @@ from headrace import Client, CursorExpired, JobEvent, SubscriptionTaken, SyncCli
 from headrace._following import Following
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 from support.gateway import TIMEOUT, PlayedWorker
 from support.retention import prune
 from support.until import until

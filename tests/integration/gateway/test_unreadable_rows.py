@@ -34,7 +34,7 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 from headrace_worker.api.registry import RegisteredHandler, Registry
 from support.databases import Databases
 from support.handlers import handlers as all_handlers

@@ -27,7 +27,7 @@ from headrace.v1.job_service_pb2 import (
     WatchJobsResponse,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 from support.gateway import TIMEOUT, PlayedWorker, read_error, refused
 from support.until import until
 

@@ -35,7 +35,7 @@ from headrace_core.store.upkeep.diagnosis import (
     settled_lag,
     unserved_lanes,
 )
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 from headrace_ops import findings
 from headrace_ops.findings import Finding, Level
 from headrace_ops.place import describe, describe_redis

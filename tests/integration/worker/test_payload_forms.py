@@ -16,7 +16,7 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 from support.handlers import handlers
 from support.platform import platform
 

@@ -6,7 +6,7 @@ import sys
 
 from headrace_core.runtime.command_line import SERVERS, service_parser
 from headrace_core.runtime.process import run_service
-from headrace_gateway.server import Gateway
+from headrace_gateway.service import Gateway
 
 _SETTINGS = {
     **SERVERS,

@@ -11,7 +11,6 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 
 from headrace_core.runtime.settings import Settings
-from headrace_gateway import server
 from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.chain import Chain, ChainError, Link
 from headrace_gateway.calls.drain import Drain
@@ -19,6 +18,7 @@ from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 from headrace_gateway.calls.order import FOREIGN, SERVICER_NEEDS, build_chain
 from headrace_gateway.grpc.handlers import HandlerServicer
 from headrace_gateway.grpc.jobs import JobServicer
+from headrace_gateway.grpc.server import HANDLERS, JOBS, SUBSCRIPTIONS
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
 from headrace_gateway.streams import Gauges
 
@@ -122,9 +122,9 @@ async def test_links_run_in_their_order_before_the_servicer() -> None:
 @pytest.mark.parametrize(
     ("service", "servicer"),
     [
-        (server._JOBS, JobServicer),
-        (server._HANDLERS, HandlerServicer),
-        (server._SUBSCRIPTIONS, SubscriptionServicer),
+        (JOBS, JobServicer),
+        (HANDLERS, HandlerServicer),
+        (SUBSCRIPTIONS, SubscriptionServicer),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )

@@ -1,21 +1,13 @@
-"""The gateway: its parts, put together, started and stopped."""
+"""The gateway service: wires its parts, starts them and stops them."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import Final
 
-import grpc
-import grpc.aio
 import structlog
-from grpc_health.v1 import health_pb2
 
-from headrace.v1 import (
-    handler_service_pb2,
-    job_service_pb2,
-    subscription_service_pb2,
-)
 from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import MetricsServer
@@ -31,45 +23,21 @@ from headrace_gateway.api.submit import Submit
 from headrace_gateway.api.subscriptions import Subscriptions
 from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.drain import Drain
-from headrace_gateway.calls.limits import (
-    MAX_RESPONSE_BYTES,
-    RECEIVED_METADATA_BYTES,
-    RECEIVED_REQUESTS,
-)
-from headrace_gateway.calls.order import FOREIGN, build_chain
-from headrace_gateway.calls.services import Service, add_services
+from headrace_gateway.calls.order import build_chain
 from headrace_gateway.grpc.handlers import HandlerServicer, queue_health
 from headrace_gateway.grpc.jobs import JobServicer
+from headrace_gateway.grpc.server import SERVICES, build_server
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
 from headrace_gateway.metrics import gateway_metrics
 from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.streams.timing import DEFAULT, Timing
-from headrace_health import Check, Health, keep_completion_queue, reflections
+from headrace_health import Check, Health
 
 _log = structlog.get_logger()
 
-_JOBS: Final = job_service_pb2.DESCRIPTOR.services_by_name["JobService"]
-_HANDLERS: Final = handler_service_pb2.DESCRIPTOR.services_by_name["HandlerService"]
-_SUBSCRIPTIONS: Final = subscription_service_pb2.DESCRIPTOR.services_by_name["SubscriptionService"]
-_HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
-_SERVICES: Final = (_JOBS, _HANDLERS, _SUBSCRIPTIONS)
-
-# How long the start waits for PostgreSQL, in seconds, and how often it tries.
+# Longest wait for PostgreSQL at the start, and the time between two tries, in seconds.
 _START_PATIENCE: Final = 30.0
 _START_INTERVAL: Final = 0.5
-
-_MILLISECONDS: Final = 1000
-_KEEPALIVE: Final = (
-    # The server pings a quiet connection, so that a peer that is gone is noticed.
-    ("grpc.keepalive_time_ms", 30 * _MILLISECONDS),
-    ("grpc.keepalive_timeout_ms", 10 * _MILLISECONDS),
-    # What really ends the wait for the answer; by default it is a minute, whatever stands above.
-    ("grpc.http2.ping_timeout_ms", 10 * _MILLISECONDS),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    # Clients may ping as often as every 5 s, also without a call.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5 * _MILLISECONDS),
-)
 
 
 class Gateway:
@@ -83,39 +51,39 @@ class Gateway:
     def __init__(self, settings: Settings, *, timing: Timing = DEFAULT) -> None:
         self._settings = settings
         self._timing = timing
-        # What stop() has to do, the last first.
+        # The steps of `stop`, in reverse.
         self._ending = AsyncExitStack()
         self._port = 0
         self._metrics_port = 0
-        # What its streams tell of themselves, once it is started.
+        # The figures of its streams, once the gateway is started.
         self.gauges = Gauges()
 
     @property
     def port(self) -> int:
-        """The port it listens on, once it is started."""
+        """The port of the API, once the gateway is started."""
         return self._port
 
     @property
     def metrics_port(self) -> int:
-        """The port of its metrics, once it is started; 0 when it serves none."""
+        """The port of the metrics, once the gateway is started; 0 without metrics."""
         return self._metrics_port
 
     async def start(self) -> None:
-        """Connects and serves.
+        """Connect and serve.
 
         Raises:
-            Unavailable: PostgreSQL did not come within half a minute.
-            RuntimeError: the address cannot be had.
-            OSError: that of the metrics cannot be had.
+            Unavailable: PostgreSQL was not available within half a minute.
+            RuntimeError: the address of the API is in use.
+            OSError: the address of the metrics is in use.
         """
         async with AsyncExitStack() as ending:
             await self._start(ending)
             self._ending = ending.pop_all()
 
     async def stop(self) -> None:
-        """NOT_SERVING; streams and new calls are told to go elsewhere; open calls have their grace.
+        """Report NOT_SERVING, end streams and reject new calls; open calls get `shutdown_grace`.
 
-        It takes no longer than `shutdown_grace` and the few seconds that its parts need.
+        A stop takes at most `shutdown_grace` and a few seconds for the parts.
         """
         await self._ending.aclose()
 
@@ -148,7 +116,7 @@ class Gateway:
         )
         self.gauges = watch.gauges
         health = Health(
-            services=[service.full_name for service in _SERVICES],
+            services=SERVICES,
             checks=[
                 Check(name="postgresql", ping=WriteProbe(database, room=True).run),
                 Check(name="wake-ups", ping=bus.ping),
@@ -158,17 +126,16 @@ class Gateway:
             lookups=[queue_health(database=database, wake=bus.subscribe(Topic.WORKERS))],
         )
         drain = Drain()
-        chain = build_chain(settings, drain=drain, counts=watch.gauges)
-        keep_completion_queue()
-        server = grpc.aio.server(options=_options(settings))
-        servicers = {
-            _JOBS: JobServicer(
+        server = build_server(
+            settings,
+            chain=build_chain(settings, drain=drain, counts=watch.gauges),
+            jobs=JobServicer(
                 submit=submit,
                 jobs=Jobs(database=database, installation=installation, bus=bus),
                 streams=JobStreams(watch=watch, submit=submit),
             ),
-            _HANDLERS: HandlerServicer(Handlers(database=database, installation=installation)),
-            _SUBSCRIPTIONS: SubscriptionServicer(
+            handlers=HandlerServicer(Handlers(database=database, installation=installation)),
+            subscriptions=SubscriptionServicer(
                 Subscriptions(
                     database=database,
                     installation=installation,
@@ -177,28 +144,8 @@ class Gateway:
                     max_subscriptions=settings.max_subscriptions,
                 )
             ),
-        }
-        services = [
-            Service(descriptor=descriptor, servicer=servicer, chain=chain)
-            for descriptor, servicer in servicers.items()
-        ]
-        foreign = chain.only(*FOREIGN)
-        services.append(
-            Service(descriptor=_HEALTH, servicer=health.servicer, chain=foreign, foreign=True)
+            health=health.servicer,
         )
-        if settings.reflection:
-            names = [service.full_name for service in services]
-            services += [
-                Service(
-                    descriptor=reflection.descriptor,
-                    servicer=reflection.servicer,
-                    chain=foreign,
-                    foreign=True,
-                    name=reflection.name,
-                )
-                for reflection in reflections(names)
-            ]
-        add_services(server, services)
         self._port = server.add_insecure_port(settings.gateway_address)
         ending.push_async_callback(server.stop, settings.shutdown_grace)
         ending.push_async_callback(_leave, watch, drain)
@@ -218,12 +165,12 @@ class Gateway:
 
 
 async def _leave(watch: Watch, drain: Drain) -> None:
-    """Ends the streams and turns new calls away, both with SHUTTING_DOWN."""
+    """End the streams and reject new calls, both with SHUTTING_DOWN."""
     await asyncio.gather(watch.stop(), drain.drain())
 
 
 async def _close(submit: Submit, timeout: float) -> None:  # noqa: ASYNC109 - it is the last
-    """Commits the submits that still wait."""
+    """Commit the submits that still wait."""
     try:
         async with asyncio.timeout(timeout):
             await submit.close()
@@ -232,7 +179,7 @@ async def _close(submit: Submit, timeout: float) -> None:  # noqa: ASYNC109 - it
 
 
 async def _installation(database: Database) -> Installation:
-    """Reads what names the database, and waits for it when it is not there yet."""
+    """Read the identity of the database, and wait for the database if necessary."""
     deadline = asyncio.get_running_loop().time() + _START_PATIENCE
     waiting = False
     while True:
@@ -246,22 +193,3 @@ async def _installation(database: Database) -> Installation:
                 _log.warning("waiting_for_postgresql")
             waiting = True
         await asyncio.sleep(_START_INTERVAL)
-
-
-def _options(settings: Settings) -> list[tuple[str, Any]]:
-    return [
-        # Two processes must not share a port by accident.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
-        # Clients that all come back at once wait their turn. Beyond these bounds, a thousand unless
-        # said, gRPC ends calls as CANCELLED, which nobody takes for a reason to try again.
-        ("grpc.server.max_pending_requests", settings.max_concurrent_streams),
-        ("grpc.server.max_pending_requests_hard_limit", settings.max_concurrent_streams),
-        ("grpc.max_receive_message_length", settings.max_request_bytes * RECEIVED_REQUESTS),
-        # The soft and the hard limit: between them gRPC refuses calls by chance.
-        ("grpc.max_metadata_size", RECEIVED_METADATA_BYTES),
-        ("grpc.absolute_max_metadata_size", RECEIVED_METADATA_BYTES),
-        # No response comes near it: a larger one is a bug, and a client could not read it.
-        ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
-        *_KEEPALIVE,
-    ]

@@ -1,0 +1,116 @@
+"""The gRPC server: its options, and the services that it serves."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2
+
+from headrace.v1 import handler_service_pb2, job_service_pb2, subscription_service_pb2
+from headrace_core.runtime.settings import Settings
+from headrace_gateway.calls.chain import Chain
+from headrace_gateway.calls.limits import (
+    MAX_RESPONSE_BYTES,
+    RECEIVED_METADATA_BYTES,
+    RECEIVED_REQUESTS,
+)
+from headrace_gateway.calls.order import FOREIGN
+from headrace_gateway.calls.services import Service, add_services
+from headrace_gateway.grpc.handlers import HandlerServicer
+from headrace_gateway.grpc.jobs import JobServicer
+from headrace_gateway.grpc.subscriptions import SubscriptionServicer
+from headrace_health import HealthServicer, keep_completion_queue, reflections
+
+JOBS: Final = job_service_pb2.DESCRIPTOR.services_by_name["JobService"]
+HANDLERS: Final = handler_service_pb2.DESCRIPTOR.services_by_name["HandlerService"]
+SUBSCRIPTIONS: Final = subscription_service_pb2.DESCRIPTOR.services_by_name["SubscriptionService"]
+_HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
+
+# The full names of the services of Headrace.
+SERVICES: Final = tuple(str(service.full_name) for service in (JOBS, HANDLERS, SUBSCRIPTIONS))
+
+_MILLISECONDS: Final = 1000
+_KEEPALIVE: Final = (
+    # The server pings quiet connections to detect dead peers.
+    ("grpc.keepalive_time_ms", 30 * _MILLISECONDS),
+    ("grpc.keepalive_timeout_ms", 10 * _MILLISECONDS),
+    # The effective limit for the answer to a ping: a minute by default, despite the line above.
+    ("grpc.http2.ping_timeout_ms", 10 * _MILLISECONDS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Clients may ping as often as every 5 s, also without a call.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5 * _MILLISECONDS),
+)
+
+
+def build_server(
+    settings: Settings,
+    *,
+    chain: Chain,
+    jobs: JobServicer,
+    handlers: HandlerServicer,
+    subscriptions: SubscriptionServicer,
+    health: HealthServicer,
+) -> grpc.aio.Server:
+    """Return a server for the services, with the chain around each call.
+
+    Args:
+        settings: the limits, and whether to serve reflection.
+        chain: the links around calls; health and reflection pass through FOREIGN alone.
+        jobs: serves JobService.
+        handlers: serves HandlerService.
+        subscriptions: serves SubscriptionService.
+        health: serves grpc.health.v1.
+
+    Raises:
+        ChainError: the links or the methods do not fit the services.
+    """
+    keep_completion_queue()
+    server = grpc.aio.server(options=server_options(settings))
+    servicers: dict[ServiceDescriptor, object] = {
+        JOBS: jobs,
+        HANDLERS: handlers,
+        SUBSCRIPTIONS: subscriptions,
+    }
+    services = [
+        Service(descriptor=descriptor, servicer=servicer, chain=chain)
+        for descriptor, servicer in servicers.items()
+    ]
+    foreign = chain.only(*FOREIGN)
+    services.append(Service(descriptor=_HEALTH, servicer=health, chain=foreign, foreign=True))
+    if settings.reflection:
+        names = [service.full_name for service in services]
+        services += [
+            Service(
+                descriptor=reflection.descriptor,
+                servicer=reflection.servicer,
+                chain=foreign,
+                foreign=True,
+                name=reflection.name,
+            )
+            for reflection in reflections(names)
+        ]
+    add_services(server, services)
+    return server
+
+
+def server_options(settings: Settings) -> list[tuple[str, Any]]:
+    """Return the options of gRPC's core."""
+    return [
+        # By default two processes can share a port, which is an accident here.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        # Clients that reconnect at the same time wait their turn. Beyond these bounds, by default
+        # a thousand, gRPC ends calls as CANCELLED, which clients do not retry.
+        ("grpc.server.max_pending_requests", settings.max_concurrent_streams),
+        ("grpc.server.max_pending_requests_hard_limit", settings.max_concurrent_streams),
+        ("grpc.max_receive_message_length", settings.max_request_bytes * RECEIVED_REQUESTS),
+        # The soft and the hard limit: between them gRPC rejects calls at random.
+        ("grpc.max_metadata_size", RECEIVED_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", RECEIVED_METADATA_BYTES),
+        # Responses are smaller. A larger one is a bug, and clients could not read it.
+        ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
+        *_KEEPALIVE,
+    ]
