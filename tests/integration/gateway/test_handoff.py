@@ -16,6 +16,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus, WakeSubscription
 from headrace_gateway.api.handoff import HandOff
+from headrace_gateway.api.registrations import Registrations
 from headrace_scheduler.loops.dispatch import Dispatch
 from support.jobs import submit, submit_many
 from support.leading import lead
@@ -30,9 +31,9 @@ POOL = "pool"
 @asynccontextmanager
 async def knowing(settings: Settings, database: Database, bus: WakeBus) -> AsyncIterator[HandOff]:
     """One that has read which pools there are."""
-    hand_off = HandOff(settings=settings, database=database, bus=bus)
-    hand_off.offer([])
-    await until(lambda: bool(hand_off._pools))
+    registrations = Registrations(database=database)
+    hand_off = HandOff(settings=settings, database=database, registrations=registrations, bus=bus)
+    await until(registrations.pools)
     yield hand_off
     await hand_off.close()
 
@@ -151,7 +152,12 @@ async def test_without_a_prefetch_the_scheduler_decides_everything(
     # An empty queue in Redis says nothing then.
     await register(database)
     strict = settings.model_copy(update={"dispatch_prefetch": 0})
-    hand_off = HandOff(settings=strict, database=database, bus=bus)
+    hand_off = HandOff(
+        settings=strict,
+        database=database,
+        registrations=Registrations(database=database),
+        bus=bus,
+    )
     hand_off.offer([await submit(database)])
     assert await scheduler.wait(LONG) == {Topic.JOBS}
     assert await queued(redis) == []

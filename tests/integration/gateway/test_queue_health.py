@@ -19,6 +19,7 @@ from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import remove_worker
 from headrace_core.wake import Topic, WakeBus, WakeSubscription
+from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.grpc.handlers import queue_health
 from headrace_gateway.service import Gateway
 from headrace_worker.service import WorkerService
@@ -151,7 +152,7 @@ async def test_a_wake_up_is_enough_for_who_would_look_much_later(
     bus = WakeBus(settings, database)
     await bus.start()
     async with listening(settings, database, Topic.WORKERS) as wake:
-        queues = queue_health(database=database, wake=wake)
+        queues = queue_health(registrations=Registrations(database=database), wake=wake)
         queues._max_age = LONG
         changed = asyncio.Event()
         queues.on_change(changed.set)
@@ -194,7 +195,7 @@ class CountingDatabase(Database):
 async def test_any_number_of_watches_and_probes_cost_a_query_a_second(settings: Settings):
     database = CountingDatabase(settings, application="test")
     wake = WakeSubscription()
-    queues = queue_health(database=database, wake=wake)
+    queues = queue_health(registrations=Registrations(database=database), wake=wake)
     clock = asyncio.get_running_loop().time
     began = clock()
     queues.start()

@@ -9,16 +9,17 @@ from typing import Final
 import structlog
 
 from headrace_core.domain.errors import Unavailable
-from headrace_core.runtime.loop import LoopRecords
+from headrace_core.runtime.loop import LoopRecords, LoopRunner
 from headrace_core.runtime.metrics import MetricsServer
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation, read_installation
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
-from headrace_gateway.api.handlers import HandlerCache, Handlers
+from headrace_gateway.api.handlers import Handlers
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.jobs import Jobs
+from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.api.submit import Submit
 from headrace_gateway.api.subscriptions import Subscriptions
 from headrace_gateway.api.watch import JobStreams
@@ -38,6 +39,8 @@ _log = structlog.get_logger()
 # Longest wait for PostgreSQL at the start, and the time between two tries, in seconds.
 _START_PATIENCE: Final = 30.0
 _START_INTERVAL: Final = 0.5
+# Deadline for the end of the loop that reads registrations, in seconds.
+_END: Final = 5.0
 
 
 class Gateway:
@@ -97,13 +100,22 @@ class Gateway:
         bus = WakeBus(settings, database, Topic.EVENTS, Topic.SUBSCRIPTIONS, Topic.WORKERS)
         ending.push_async_callback(bus.stop)
         await bus.start()
-        handlers = HandlerCache(database=database, wake=bus.subscribe(Topic.WORKERS))
-        ending.push_async_callback(handlers.stop)
-        await handlers.start()
-        hand_off = HandOff(settings=settings, database=database, bus=bus)
+        registrations = Registrations(database=database)
+        reading = LoopRunner(
+            registrations, wake=bus.subscribe(*Registrations.topics), records=records
+        )
+        ending.push_async_callback(reading.stop, within=_END)
+        reading.start()
+        hand_off = HandOff(
+            settings=settings, database=database, registrations=registrations, bus=bus
+        )
         ending.push_async_callback(hand_off.close)
         submit = Submit(
-            settings=settings, database=database, bus=bus, hand_off=hand_off, handlers=handlers
+            settings=settings,
+            database=database,
+            bus=bus,
+            hand_off=hand_off,
+            registrations=registrations,
         )
         ending.push_async_callback(_close, submit, settings.database_timeout)
         watch = Watch(
@@ -123,7 +135,7 @@ class Gateway:
                 # Without Redis, wake-ups travel through PostgreSQL.
                 Check(name="redis", ping=bus.ping_redis, required=False),
             ],
-            lookups=[queue_health(database=database, wake=bus.subscribe(Topic.WORKERS))],
+            lookups=[queue_health(registrations=registrations, wake=bus.subscribe(Topic.WORKERS))],
         )
         drain = Drain()
         server = build_server(

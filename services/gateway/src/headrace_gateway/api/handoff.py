@@ -21,17 +21,14 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.pool import Lane, Pool
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
-from headrace_core.store.jobs.waiting import live_pools
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
+from headrace_gateway.api.registrations import Registrations
 
 # The most jobs of a commit that go the short way, and the most deliveries that may wait in a pool's
 # queue: with more, jobs come faster than workers take them.
 _FEW: Final = 16
 _MOST_WAITING: Final = 4
-
-# How old the knowledge of the pools may be, in seconds.
-_STALE: Final = 1.0
 
 # How long everything goes over the scheduler, in seconds, after a pool had enough to do or a server
 # could not be reached, and how long that may take to be found out.
@@ -48,20 +45,25 @@ class HandOff:
 
     Args:
         settings: where Redis is.
-        database: which knows the pools.
+        database: names the installation.
+        registrations: the live pools.
         bus: wakes the scheduler.
     """
 
-    def __init__(self, *, settings: Settings, database: Database, bus: WakeBus) -> None:
-        self._database = database
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        database: Database,
+        registrations: Registrations,
+        bus: WakeBus,
+    ) -> None:
+        self._registrations = registrations
         self._bus = bus
         self._deliverer = Deliverer(settings, identify=database.installation_id)
         # While less than this waits in a pool's queue. Without a prefetch the scheduler keeps the
         # queues empty while jobs wait in PostgreSQL: there an empty queue says nothing.
         self._most = min(_MOST_WAITING, settings.dispatch_prefetch)
-        self._pools: Sequence[Pool] = ()
-        self._read_at = float("-inf")
-        self._reading = asyncio.Lock()
         self._closed_until = 0.0
         self._giving: set[asyncio.Task[None]] = set()
 
@@ -84,7 +86,9 @@ class HandOff:
         given = 0
         try:
             async with asyncio.timeout(_PATIENCE):
-                for pool, deliveries in self._choose(jobs, await self._live_pools()).items():
+                for pool, deliveries in self._choose(
+                    jobs, await self._registrations.pools()
+                ).items():
                     if await self._deliverer.hand_off(pool, deliveries, most=self._most):
                         given += len(deliveries)
                     else:
@@ -112,12 +116,3 @@ class HandOff:
     def _close_for(self, seconds: float) -> None:
         now = asyncio.get_running_loop().time()
         self._closed_until = max(self._closed_until, now + seconds)
-
-    async def _live_pools(self) -> Sequence[Pool]:
-        async with self._reading:
-            now = asyncio.get_running_loop().time()
-            if now - self._read_at > _STALE:
-                async with self._database.statement() as conn:
-                    self._pools = await live_pools(conn)
-                self._read_at = now
-            return self._pools

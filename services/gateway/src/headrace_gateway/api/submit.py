@@ -36,10 +36,10 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.group_commit import GroupCommit
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.documents import Document, Payload, canonical
-from headrace_gateway.api.handlers import HandlerCache
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.job_rules import check_batch_size, check_payload, check_spec
 from headrace_gateway.api.payload_schema import KnownHandler
+from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.api.validation import Violations, call_deadline, check_request_id
 from headrace_gateway.calls.call import Call
 
@@ -85,7 +85,7 @@ class Submit:
         database: the store of the jobs.
         bus: wakes other processes after each commit.
         hand_off: delivers committed jobs without the scheduler, if it can.
-        handlers: the payload schemas and the queues of the handlers.
+        registrations: the payload schemas and the queues of the handlers.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class Submit:
         database: Database,
         bus: WakeBus,
         hand_off: HandOff,
-        handlers: HandlerCache,
+        registrations: Registrations,
     ) -> None:
         self._settings = settings
         self._database = database
         self._bus = bus
         self._hand_off = hand_off
-        self._handlers = handlers
+        self._registrations = registrations
         self._commits: GroupCommit[NewJob, Submitted | RequestIdConflict | Exception] = GroupCommit(
             commit=self._commit,
             max_batch=_MAX_BATCH,
@@ -297,7 +297,7 @@ class Submit:
                 if spec.deadline is not None:
                     found.note(f"{path}.deadline", "must be absent with use_call_deadline")
         malformed = bool(found)
-        by_type = await self._handlers.of(call.tenant)
+        by_type = await self._registrations.handlers(call.tenant)
         handlers = specs.map(lambda spec: by_type.get(spec.type))
         mismatched: set[str] = set()
         for handler, document, path in zip(handlers, documents, paths, strict=True):

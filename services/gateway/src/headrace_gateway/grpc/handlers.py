@@ -5,18 +5,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from headrace.v1 import handler_service_pb2
-from headrace_core.domain.job import DEFAULT_TENANT
-from headrace_core.domain.pool import ServedQueues
-from headrace_core.store.jobs.waiting import served_queues
-from headrace_core.store.sql.database import Database
 from headrace_core.wake import WakeSubscription
 from headrace_gateway.api.handlers import Handlers
 from headrace_gateway.api.names import is_name
+from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.api.validation import Violations
 from headrace_gateway.calls.call import Call
 from headrace_gateway.grpc.decode import read_encoding
@@ -25,7 +21,6 @@ from headrace_gateway.grpc.pages import MessagePage
 from headrace_health import Lookup
 
 _PREFIX: Final = "queue/"
-_MOST_REMEMBERED: Final = 10_000
 
 
 class HandlerServicer:
@@ -53,23 +48,11 @@ class HandlerServicer:
         )
 
 
-def queue_health(*, database: Database, wake: WakeSubscription) -> Lookup:
+def queue_health(*, registrations: Registrations, wake: WakeSubscription) -> Lookup:
     """Return the health lookup of the queues.
 
     Args:
-        database: the store of the registrations.
+        registrations: knows the queues.
         wake: receives changes of registrations, for this lookup alone.
     """
-    remembered: frozenset[str] = frozenset()
-
-    async def read() -> ServedQueues:
-        nonlocal remembered
-        async with database.statement() as conn:
-            # A health probe names no tenant.
-            served = await served_queues(conn, tenant=DEFAULT_TENANT)
-        # The statement finds only queues of recent jobs. Known queues stay known.
-        if len(remembered) < _MOST_REMEMBERED:
-            remembered |= served.known
-        return replace(served, known=served.known | remembered)
-
-    return Lookup(prefix=_PREFIX, valid=is_name, read=read, wait=wake.wait)
+    return Lookup(prefix=_PREFIX, valid=is_name, read=registrations.queues, wait=wake.wait)
