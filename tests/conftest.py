@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 # The tests run services and start processes from one process. gRPC's handlers of a fork would stop
@@ -37,6 +38,10 @@ for _name in list(os.environ):
 # No example of a property may depend on how fast the machine is.
 hypothesis.settings.register_profile("headrace", deadline=None)
 hypothesis.settings.load_profile("headrace")
+
+# A shell without job control starts background processes with SIGINT ignored, and their children
+# inherit that: a child that a test interrupts would not notice.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -105,10 +110,16 @@ def redis_url(redis_urls: Iterator[str]) -> str:
 
 
 @pytest.fixture
-def database_url(databases: Databases) -> Iterator[str]:
-    """A fresh database with the schema."""
+def own_database_url(databases: Databases) -> Iterator[str]:
+    """A database with the schema that one test alone uses."""
     with databases.fresh() as url:
         yield url
+
+
+@pytest.fixture
+def database_url(own_database_url: str) -> str:
+    """The database of `settings`."""
+    return own_database_url
 
 
 @pytest.fixture

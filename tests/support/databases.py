@@ -88,12 +88,22 @@ class Databases:
         run_async(execute)
 
 
-_TABLES = ", ".join(
+_TABLES = [
     f"headrace.{table.name}" for table in metadata.sorted_tables if table is not installation
-)
-# A test that has failed may have left a transaction open.
+]
+# A failed test may have left a session with an open transaction. TRUNCATE costs forty times as much
+# as DELETE from tables with few rows, and leaves no dead ones.
 _EMPTY = f"""
-    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid();
-    TRUNCATE {_TABLES} RESTART IDENTITY;
+    DO $$
+    BEGIN
+        PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid();
+        IF pg_relation_size('headrace.job_events') > 1000000 THEN
+            TRUNCATE {", ".join(_TABLES)};
+        ELSE
+            {" ".join(f"DELETE FROM {table};" for table in reversed(_TABLES))}
+        END IF;
+        PERFORM setval(format('%I.%I', schemaname, sequencename)::regclass, start_value, false)
+        FROM pg_sequences WHERE schemaname = 'headrace';
+    END $$
 """

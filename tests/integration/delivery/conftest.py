@@ -9,14 +9,7 @@ import pytest
 from headrace_core.delivery import Deliverer
 from headrace_core.runtime.settings import Settings
 from support.crew import identify
-from support.databases import Databases
 from support.valkey import OwnValkey, own_valkey
-
-
-@pytest.fixture
-def database_url(databases: Databases) -> str:
-    """An empty database with the schema, which these tests share."""
-    return databases.emptied()
 
 
 @pytest.fixture

@@ -44,6 +44,12 @@ SUBMIT = SubmitJobRequest(job=JobSpec(type="email"))
 
 
 @pytest.fixture
+def database_url(own_database_url: str) -> str:
+    """A database of the test's own: tests change its settings and schema."""
+    return own_database_url
+
+
+@pytest.fixture
 def health(channel: grpc.aio.Channel) -> health_pb2_grpc.HealthStub:
     return health_pb2_grpc.HealthStub(channel)
 

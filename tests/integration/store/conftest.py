@@ -8,13 +8,6 @@ import pytest
 
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from support.databases import Databases
-
-
-@pytest.fixture
-def database_url(databases: Databases) -> str:
-    """An empty database with the schema, which these tests share."""
-    return databases.emptied()
 
 
 @pytest.fixture

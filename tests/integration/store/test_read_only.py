@@ -21,7 +21,6 @@ from headrace_core.store.sql.probe import WriteProbe, check_writes
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.port import free_port
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
-from support.databases import Databases
 from support.jobs import submit
 from support.read_only import set_read_only
 from support.server import Server
@@ -29,10 +28,9 @@ from support.until import until
 
 
 @pytest.fixture
-def database_url(databases: Databases) -> Iterator[str]:
+def database_url(own_database_url: str) -> str:
     """A database of the test's own: its settings change."""
-    with databases.fresh() as url:
-        yield url
+    return own_database_url
 
 
 async def unavailable(database: Database) -> bool:

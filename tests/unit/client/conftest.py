@@ -4,7 +4,6 @@
 
 import asyncio
 import json
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from uuid import uuid4
@@ -23,6 +22,7 @@ from headrace.v1.job_service_pb2_grpc import JobServiceServicer, add_JobServiceS
 from headrace.v1.subscription_service_pb2_grpc import add_SubscriptionServiceServicer_to_server
 from support.played_subscriptions import PlayedSubscriptions
 from support.refusals import abort
+from support.warm_cli import warm_cli
 
 TERMINAL = {
     job_pb2.JOB_STATE_SUCCEEDED,
@@ -581,15 +581,20 @@ class Ended:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
+@pytest.fixture(scope="session")
+def cli(tmp_path_factory):
+    """The command that runs the CLI in a process of its own."""
+    with warm_cli(tmp_path_factory.mktemp("cli")) as command:
+        yield command
+
+
 @pytest.fixture
-def start(server):
+def start(server, cli):
     """Starts the CLI in a process of its own."""
 
-    async def start(*args, stdin=None, env=None):
+    async def start(*args, stdin=None, env=None, **streams):
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "headrace",
+            *cli,
             *args,
             env={
                 "HEADRACE_TARGET": server.target,
@@ -598,8 +603,7 @@ def start(server):
                 **(env or {}),
             },
             stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            **{"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE, **streams},
         )
 
     return start

@@ -304,19 +304,13 @@ async def test_an_expired_cursor_says_where_to_go_on(run):
     assert "error: events behind this cursor are not kept any more" in ended.err
 
 
-async def test_a_terminal_shows_a_live_board(server, run, platform):
+async def test_a_terminal_shows_a_live_board(start, run, platform):
     job = await submit(run, "wait")
     platform.jobs[job].progress.fraction = 0.25
     platform.jobs[job].progress.message = "a quarter"
     platform.add(platform.jobs[job], "PROGRESSED", "RUNNING", progress=platform.jobs[job].progress)
     ours, theirs = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "headrace", "watch", job),
-        env={"HEADRACE_TARGET": server.target, "TERM": "xterm", "COLUMNS": "120"},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await start("watch", job, env={"TERM": "xterm", "COLUMNS": "120"}, stdout=theirs)
     os.close(theirs)
     shown = asyncio.create_task(asyncio.to_thread(read_until, ours, b"a quarter"))
     async with asyncio.timeout(30):
@@ -340,14 +334,13 @@ async def test_a_terminal_shows_a_live_board(server, run, platform):
         (["subscription", "watch", "billing"], b"1 job: 1 RUNNING; all acknowledged"),
     ],
 )
-async def test_summary_stays_below_the_board_after_ctrl_c(server, run, platform, command, summary):
+async def test_summary_stays_below_the_board_after_ctrl_c(start, run, platform, command, summary):
     job = await submit(run, "wait")
     await run("subscription", "create", "billing")
     ours, theirs = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "headrace", *(part.format(job=job) for part in command)),
-        env={"HEADRACE_TARGET": server.target, "TERM": "xterm", "COLUMNS": "100"},
-        stdin=asyncio.subprocess.DEVNULL,
+    process = await start(
+        *(part.format(job=job) for part in command),
+        env={"TERM": "xterm", "COLUMNS": "100"},
         stdout=theirs,
         stderr=theirs,
     )

@@ -1,0 +1,16 @@
+"""The database of tests that leave the schema as it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.databases import Databases
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> str:
+    """An empty database with the schema, shared by these tests.
+
+    A test that changes the schema or the settings of its database takes `own_database_url`.
+    """
+    return databases.emptied()
