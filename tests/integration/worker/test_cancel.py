@@ -1,4 +1,4 @@
-"""A cancellation and a timeout on a worker: what they reach, and when the slot is free."""
+"""Cancellations and timeouts on a worker: the stopped attempt and its slot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.platform import Platform, platform
 from support.until import until
 from support.valkey import OwnValkey, own_valkey
 
-# Each ignores that it is told to end.
+# Handlers that ignore their cancellation.
 STUBBORN = ["t.stubborn", "t.stubborn_thread", "t.spin"]
 
 
@@ -49,36 +49,36 @@ async def worker(narrow: Settings, jobs: Platform) -> AsyncIterator[WorkerServic
 
 @pytest.mark.parametrize("job_type", STUBBORN)
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
-async def test_slot_of_a_handler_that_ignores_its_end_is_freed(
+async def test_stubborn_handler_releases_its_slot(
     jobs: Platform, worker: WorkerService, job_type: str, how: str
 ) -> None:
     if job_type == "t.spin":
-        # Its process is there before the timeout counts.
+        # The timeout starts with a running process.
         await jobs.ended(await jobs.submit("t.process", '{"number": 1}'))
     timeout = timedelta(seconds=60 if how == "cancel" else 1)
     job_id = await jobs.submit(job_type, timeout=timeout, retry=RetryOverrides(max_attempts=1))
     is_busy = how == "cancel" and job_type == "t.spin"
     await jobs.until(job_id, E.OUTPUT if is_busy else E.STARTED)
-    # There is one slot: the next one waits for it.
+    # The next job waits for the only slot.
     waiting = await jobs.submit("t.echo")
     if how == "cancel":
         await jobs.cancel(job_id)
     ended = await jobs.ended(job_id)
     after = await jobs.ended(waiting)
     assert ended.state is (JobState.CANCELLED if how == "cancel" else JobState.FAILED)
-    told = ended.cancel_request_time
-    if told is None:
+    asked = ended.cancel_request_time
+    if asked is None:
         assert ended.start_time is not None
-        told = ended.start_time + timeout
+        asked = ended.start_time + timeout
     assert after.start_time is not None
-    free_after = (after.start_time - told).total_seconds()
+    free_after = (after.start_time - asked).total_seconds()
     assert jobs.settings.worker_cancel_grace - 0.1 <= free_after
-    # Nothing else was waited for, such as the end of a process that hangs.
+    # The worker waited for nothing else, such as the end of a hung process.
     assert free_after <= jobs.settings.worker_cancel_grace + 4
     assert worker.counts.left_behind == (job_type != "t.spin")
 
 
-async def test_a_cancel_of_one_attempt_never_touches_the_next_one_on_the_same_worker(
+async def test_cancel_does_not_affect_the_next_attempt(
     settings: Settings,
 ) -> None:
     steady = settings.model_copy(update={"shutdown_grace": 0.1})
@@ -87,12 +87,12 @@ async def test_a_cancel_of_one_attempt_never_touches_the_next_one_on_the_same_wo
         first = await jobs.until(job_id, E.STARTED)
         await jobs.cancel(job_id)
         assert (await jobs.ended(job_id)).state is JobState.CANCELLED
-        # Its handler was left behind and goes on.
+        # The abandoned handler is still running.
         async with jobs.database.transaction() as connection:
             await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         jobs.bus.publish(Topic.JOBS)
         await until(lambda: _has_started(jobs, job_id, times=2))
-        # Whoever still rings for the first one has the worker look.
+        # A late wake-up of the first cancellation makes the worker query again.
         for _ in range(3):
             jobs.bus.publish(Topic.CANCELS)
             await jobs.ended(await jobs.submit("t.echo"))
@@ -110,7 +110,7 @@ def valkey() -> Iterator[OwnValkey]:
         yield server
 
 
-async def test_a_cancel_whose_push_was_lost_arrives_within_a_beat_without_redis(
+async def test_cancel_without_wake_up_arrives_within_a_heartbeat(
     settings: Settings, valkey: OwnValkey
 ) -> None:
     lonely = settings.model_copy(
@@ -123,7 +123,7 @@ async def test_a_cancel_whose_push_was_lost_arrives_within_a_beat_without_redis(
         began = time.monotonic()
         async with jobs.database.transaction() as connection:
             await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
-        # Nobody rings.
+        # The test sends no wake-up.
         assert (await jobs.ended(job_id)).state is JobState.CANCELLED
         assert time.monotonic() - began < lonely.worker_beat + 1.5
 

@@ -1,4 +1,4 @@
-"""Handlers that fork, and handlers that close what their process needs, harm no other job."""
+"""Handlers that fork or close the descriptors of their process do not affect other jobs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_children_end_with_their_attempt(jobs: Platform, worker: Server) -
             await until(lambda pid=pid: not runs(pid))
         if "pid" in result:
             pids.add(result["pid"])
-    # A process that had children left serves no other job.
+    # A process with surviving children runs no other job.
     assert len(pids) == 2
     assert await jobs.history(neighbor) == [E.SUBMITTED, E.STARTED]
     await jobs.cancel(neighbor)
@@ -70,17 +70,17 @@ async def test_forked_child_that_returns_ends(
         results = [await _result(jobs, job_type, json.dumps(str(came))) for _ in range(3)]
         pids = {worker.pid} if job_type != "t.returns_twice_process" else set(results)
         assert set(results) == pids, job_type
-    # No child came past the await.
+    # No child continued after the await.
     assert came.read_text().split() == [str(worker.pid)] * 6
     assert await _result(jobs, "t.process", '{"number": 1}')
     assert await asyncio.to_thread(worker.terminate, within=10.0) == 0
 
 
 @pytest.mark.parametrize("job_type", ["t.closes", "t.closes_loop"])
-async def test_closed_channel_ends_its_own_job_alone(
+async def test_closed_channel_fails_its_own_job_only(
     jobs: Platform, worker: Server, job_type: str
 ) -> None:
-    # The standard descriptors are the handler's.
+    # The handler may close the standard descriptors.
     first = await _result(jobs, job_type, "[0, 2]")
     assert await _result(jobs, job_type, "[0, 2]") == first
     for first_closed, last_closed in ((3, 256), (0, 256)):

@@ -1,4 +1,4 @@
-"""A handler finishes its job in a transaction of its own, so that effect and end are one."""
+"""`complete_in` commits the effect of a handler and the end of its job in one transaction."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def submit(jobs: Platform, mode: str, **payload: Any) -> JobId:
 
 
 async def effects(jobs: Platform, job_id: JobId) -> list[int]:
-    """The attempts of a job whose effects were committed."""
+    """Return the attempts of a job whose effects were committed."""
     rows = await execute(jobs, "SELECT job_id, attempt FROM effects ORDER BY attempt")
     return [row.attempt for row in rows if row.job_id == job_id]
 
@@ -70,17 +70,15 @@ async def effects(jobs: Platform, job_id: JobId) -> list[int]:
 async def test_effect_and_end_are_committed_together(jobs: Platform, mode: str) -> None:
     job = await jobs.ended(await submit(jobs, mode))
     assert (job.state, job.result, job.attempt) == (JobState.SUCCEEDED, '"x"', 1)
-    # What was reported before comes before.
+    # Earlier reports precede the end.
     assert await jobs.history(job.id) == [E.SUBMITTED, E.STARTED, E.PROGRESSED, E.SUCCEEDED]
     assert await effects(jobs, job.id) == [1]
-    # Its slot serves the next one.
+    # The next job runs in its slot.
     assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_return_without_a_commit_is_a_failure_that_is_tried_again(
-    jobs: Platform, mode: str
-) -> None:
+async def test_return_without_commit_is_retried(jobs: Platform, mode: str) -> None:
     job = await jobs.ended(await submit(jobs, mode, commit=False))
     assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 2, 1)
     assert job.error is not None
@@ -91,7 +89,7 @@ async def test_a_return_without_a_commit_is_a_failure_that_is_tried_again(
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_what_is_raised_after_the_commit_changes_nothing(
+async def test_exception_after_the_commit_changes_nothing(
     jobs: Platform, mode: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     job = await jobs.ended(await submit(jobs, mode, fail=True))
@@ -102,9 +100,7 @@ async def test_what_is_raised_after_the_commit_changes_nothing(
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_what_is_raised_without_a_commit_is_how_the_attempt_ends(
-    jobs: Platform, mode: str
-) -> None:
+async def test_exception_without_commit_ends_the_attempt(jobs: Platform, mode: str) -> None:
     job = await jobs.ended(await submit(jobs, mode, commit=False, fail=True))
     assert (job.state, job.attempt) == (JobState.FAILED, 2)
     assert job.error is not None
@@ -113,7 +109,7 @@ async def test_what_is_raised_without_a_commit_is_how_the_attempt_ends(
 
 
 @pytest.mark.parametrize("commit", [True, False])
-async def test_an_attempt_of_which_the_database_says_nothing_ends_and_frees_the_slot(
+async def test_attempt_ends_without_an_answer_about_its_commit(
     jobs: Platform, commit: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def refuses(*_: Any, **__: Any) -> bool:
@@ -127,7 +123,7 @@ async def test_an_attempt_of_which_the_database_says_nothing_ends_and_frees_the_
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_report_behind_the_completion_undoes_both(jobs: Platform, mode: str) -> None:
+async def test_report_after_complete_in_rolls_back(jobs: Platform, mode: str) -> None:
     job = await jobs.ended(await submit(jobs, mode, report=True))
     assert job.state is JobState.FAILED
     assert job.error is not None
@@ -137,7 +133,7 @@ async def test_a_report_behind_the_completion_undoes_both(jobs: Platform, mode: 
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_second_complete_in_says_so(jobs: Platform, mode: str) -> None:
+async def test_second_complete_in_raises_already_completed(jobs: Platform, mode: str) -> None:
     job = await jobs.ended(await submit(jobs, mode, twice=True))
     assert job.state is JobState.FAILED
     assert job.error is not None
@@ -147,7 +143,7 @@ async def test_a_second_complete_in_says_so(jobs: Platform, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_result_that_is_too_large_undoes_both(jobs: Platform, mode: str) -> None:
+async def test_oversized_result_rolls_back(jobs: Platform, mode: str) -> None:
     job = await jobs.ended(await submit(jobs, mode, size=jobs.settings.max_result_bytes))
     assert (job.state, job.attempt) == (JobState.FAILED, 1)
     assert job.error is not None
@@ -157,27 +153,25 @@ async def test_a_result_that_is_too_large_undoes_both(jobs: Platform, mode: str)
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_timeout_after_the_commit_changes_nothing_and_frees_the_slot(
-    jobs: Platform, mode: str
-) -> None:
-    # A process is there before the timeout counts.
+async def test_timeout_after_the_commit_releases_the_slot(jobs: Platform, mode: str) -> None:
+    # The timeout starts with a running process.
     assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
     job_id = await jobs.submit(
         mode,
         json.dumps({"url": jobs.settings.postgresql_url, "hang": True}),
         timeout=timedelta(seconds=5),
-        # An attempt that is too slow for its commit is followed by another one.
+        # On a busy machine an attempt may time out before its commit.
         retry=RetryOverrides(max_attempts=4),
     )
     job = await jobs.ended(job_id)
     assert (job.state, job.result) == (JobState.SUCCEEDED, '"x"')
-    # The only slot is free after the timeout of the attempt that has committed.
+    # The timeout of the committed attempt frees the only slot.
     assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
     assert await jobs.job(job_id) == job
     assert await effects(jobs, job_id) == [job.attempt]
 
 
-async def test_handlers_that_were_left_behind_with_their_transactions_hold_up_nobody(
+async def test_abandoned_transactions_do_not_block_the_worker(
     settings: Settings,
 ) -> None:
     hasty = settings.model_copy(
@@ -185,7 +179,7 @@ async def test_handlers_that_were_left_behind_with_their_transactions_hold_up_no
             "worker_cancel_grace": 0.1,
             "worker_slots": 4,
             "database_pool_size": 2,
-            # A busy machine alone shall not cost it.
+            # A busy machine must not cause a loss of the lease.
             "worker_lease": 6.0,
             "worker_beat": 2.0,
         }
@@ -195,20 +189,20 @@ async def test_handlers_that_were_left_behind_with_their_transactions_hold_up_no
         _service(hasty) as worker,
     ):
         await execute(jobs, CREATE)
-        # One slot is left, and there are more than the worker has connections.
+        # One slot stays free. The transactions outnumber the connections of the worker.
         stuck = await jobs.submit_many(
             3,
             "e.never_ends",
             json.dumps({"url": jobs.settings.postgresql_url}),
             timeout=timedelta(seconds=2),
-            # No other attempt, which would hang as well, and the worker's stop with it.
+            # Another attempt would hang too, and block the stop of the worker.
             retry=RetryOverrides(max_attempts=1),
         )
         await until(lambda: worker.counts.left_behind == len(stuck), within=DEADLINE_S)
         [before] = await execute(jobs, "SELECT clock_timestamp() AS time")
         other = await submit(jobs, "e.loop")
         assert (await jobs.ended(other)).state is JobState.SUCCEEDED
-        # Longer than the lease.
+        # Wait for longer than the lease.
         await _until(
             jobs,
             f"SELECT 1 FROM workers WHERE heartbeat_time > '{before.time}'::timestamptz "
@@ -222,7 +216,7 @@ async def test_handlers_that_were_left_behind_with_their_transactions_hold_up_no
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE query = 'SELECT pg_sleep(600)'",
         )
-        # Their transactions are gone, and what came over them in the meantime is written.
+        # Without the transactions, the worker writes the ends of their attempts.
         for job_id in stuck:
             event = await jobs.until(job_id, E.FAILED)
             assert event.error is not None
@@ -239,7 +233,7 @@ async def _service(settings: Settings) -> AsyncIterator[WorkerService]:
         await worker.stop()
 
 
-async def test_effects_are_those_of_succeeded_jobs_whenever_their_workers_are_killed(
+async def test_effects_match_succeeded_jobs_after_kills(
     settings: Settings,
 ) -> None:
     count, kills = 60, 2
@@ -272,7 +266,7 @@ async def test_effects_are_those_of_succeeded_jobs_whenever_their_workers_are_ki
         assert sorted((row.job_id, row.attempt) for row in rows) == sorted(
             (job.id, job.attempt) for job in succeeded
         )
-        # The kills came in time to interrupt something, and nothing was given up for good.
+        # The kills interrupted attempts, and most jobs succeeded later.
         assert max(job.attempt for job in ended) > 1
         assert len(succeeded) > count / 2
         for job in ended:
@@ -294,14 +288,14 @@ async def _worker(settings: Settings) -> AsyncIterator[asyncio.subprocess.Proces
 
 
 async def _until(jobs: Platform, question: str) -> None:
-    """Waits until a query has a row."""
+    """Wait until a query has a row."""
     async with asyncio.timeout(3 * DEADLINE_S):
         while not await execute(jobs, question):
             await jobs.wait()
 
 
 @pytest.mark.parametrize("mode", ["e.time_left", "e.thread_time_left", "e.process_time_left"])
-async def test_a_handler_knows_how_long_it_has(jobs: Platform, mode: str) -> None:
+async def test_handler_knows_its_time_left(jobs: Platform, mode: str) -> None:
     payload = json.dumps({"url": ""})
     by_timeout = await jobs.submit(mode, payload)
     soon = datetime.now(UTC) + timedelta(seconds=20)

@@ -1,4 +1,4 @@
-"""What becomes of jobs that kill, and of those beside them."""
+"""Jobs that crash their process, and the jobs beside them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from support.platform import DEADLINE_S, Platform, platform
 
 @pytest.fixture
 async def jobs(settings: Settings) -> AsyncIterator[Platform]:
-    # One process, so that whoever is next has that of the one before.
+    # One process, so that each job reuses the process of the previous one.
     narrow = settings.model_copy(update={"worker_processes": 1, "log_format": "json"})
     async with platform(narrow, handlers()) as running:
         yield running
 
 
 async def suspect(jobs: Platform, job_type: str, payload: str = "{}") -> JobId:
-    """A job that has lost its worker twice."""
+    """Submit a job that has lost its worker twice."""
     later = datetime.now(UTC) + timedelta(hours=1)
     job_id = await jobs.submit(job_type, payload, schedule_time=later)
     await set_column(jobs.database, job_id, "attempt = 2, worker_losses = 2, due_time = now()")
@@ -36,7 +36,7 @@ async def suspect(jobs: Platform, job_type: str, payload: str = "{}") -> JobId:
     return job_id
 
 
-async def test_a_suspect_takes_nobody_along(jobs: Platform) -> None:
+async def test_suspect_does_not_end_its_worker(jobs: Platform) -> None:
     beside = await jobs.submit("t.forever")
     await jobs.until(beside, E.STARTED)
     job = await jobs.ended(await suspect(jobs, "t.crash_at_once", '{"number": 3}'))
@@ -50,32 +50,32 @@ async def test_a_suspect_takes_nobody_along(jobs: Platform) -> None:
     assert (await jobs.job(beside)).attempt == 1
 
 
-async def test_an_innocent_suspect_is_done(jobs: Platform) -> None:
+async def test_innocent_suspect_succeeds(jobs: Platform) -> None:
     job = await jobs.ended(await suspect(jobs, "t.echo", '{"a": 1}'))
     assert (job.state, job.result) == (JobState.SUCCEEDED, '{"a":1,"attempt":3}')
 
 
-async def test_a_suspect_whose_cancellation_was_asked_for_is_cancelled(jobs: Platform) -> None:
+async def test_suspect_with_requested_cancellation_is_cancelled(jobs: Platform) -> None:
     job_id = await suspect(jobs, "t.forever")
     await jobs.until(job_id, E.STARTED)
     await jobs.cancel(job_id)
     assert (await jobs.ended(job_id)).state is JobState.CANCELLED
 
 
-async def test_what_a_handler_keeps_in_the_loop_lives_on_between_its_runs(
+async def test_loop_of_a_process_survives_between_runs(
     jobs: Platform,
 ) -> None:
     first = json.loads((await jobs.ended(await jobs.submit("t.keeps"))).result or "")
     second = first
     async with asyncio.timeout(DEADLINE_S):
-        # However short the time between two runs is.
+        # The time between two runs may be short.
         while second["ticks"] == 0:
             second = json.loads((await jobs.ended(await jobs.submit("t.keeps"))).result or "")
     assert second["pid"] == first["pid"]
     assert second["run"] > first["run"]
 
 
-async def test_what_a_handler_leaves_behind_says_nothing_in_the_name_of_the_next(
+async def test_leftover_code_cannot_report_for_the_next_run(
     jobs: Platform,
 ) -> None:
     for name in ("one", "two", "three"):
@@ -85,14 +85,14 @@ async def test_what_a_handler_leaves_behind_says_nothing_in_the_name_of_the_next
         assert set(outputs) <= {f'"{name}"', f'"{name}, later"'}
 
 
-async def test_a_process_that_ran_out_of_memory_is_not_used_again(jobs: Platform) -> None:
+async def test_process_after_memory_error_is_not_reused(jobs: Platform) -> None:
     job = await jobs.ended(await jobs.submit("t.memory"))
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
     first, second = [event.output for event in await jobs.events(job.id) if event.output]
     assert first != second == job.result
 
 
-async def test_what_is_much_too_large_does_not_get_into_the_worker(jobs: Platform) -> None:
+async def test_huge_message_is_not_read_by_the_worker(jobs: Platform) -> None:
     job = await jobs.ended(await suspect(jobs, "t.large_result", '{"number": 30000000}'))
     assert job.state is JobState.FAILED
     assert job.error is not None
@@ -100,11 +100,11 @@ async def test_what_is_much_too_large_does_not_get_into_the_worker(jobs: Platfor
     assert "30000" in job.error.message
 
 
-async def test_a_process_logs_as_its_worker_does(
+async def test_process_logs_as_its_worker_does(
     jobs: Platform, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert (await jobs.ended(await jobs.submit("t.logs", '"a word"'))).state is JobState.SUCCEEDED
     lines = [line for line in capfd.readouterr().err.splitlines() if "a word" in line]
-    said, library = map(json.loads, lines)
-    assert (said["event"], said["level"], said["service"]) == ("said_by_handler", "info", "worker")
+    line, library = map(json.loads, lines)
+    assert (line["event"], line["level"], line["service"]) == ("said_by_handler", "info", "worker")
     assert (library["level"], library["logger"]) == ("warning", "its.library")

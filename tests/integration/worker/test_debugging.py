@@ -1,4 +1,4 @@
-"""What a failed job and the worker's log show, in each of the three modes."""
+"""The error of a failed job and the worker's log, in each of the three modes."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ async def test_handler_lines_have_the_facts_of_their_job(
 ) -> None:
     jobs, lines, _, _ = await run(settings, tmp_path, *((f"d.speak.{mode}", {}) for mode in MODES))
     for job in jobs.values():
-        # The handler returns what its context says.
+        # The handler returns the values of its context.
         assert (job.state, job.result) == (JobState.SUCCEEDED, f'"trace {job.type}"')
         own = [line for line in lines if line.get("job_id") == str(job.id)]
         for line in own:
@@ -144,6 +144,6 @@ async def test_handler_lines_have_the_facts_of_their_job(
         events = [line["event"] for line in own if line.get("source") == "handler"]
         assert events[:3] == ["by logging", "by_structlog", "flood 0"]
         [dropped] = [line for line in own if line["event"] == "handler_log_dropped"]
-        # A thousand of a flood and two before it, of which two hundred and some are shown.
+        # The handler logs 1,002 lines, and a few more than 200 are written.
         assert 500 < dropped["lines"] < 1002
         assert len(events) - 1 + dropped["lines"] == 1002

@@ -1,4 +1,4 @@
-"""A worker's end: SIGTERM, and what becomes of what runs."""
+"""The stop of a worker by a signal, and the attempts that run then."""
 
 from __future__ import annotations
 
@@ -26,21 +26,19 @@ GRACE_S = 2.0
 
 @pytest.fixture
 async def jobs(settings: Settings) -> AsyncIterator[Platform]:
-    # The grace of a cancelled handler is longer than what is left then.
+    # The grace of a cancelled handler exceeds the remaining time of the stop.
     brief = settings.model_copy(update={"shutdown_grace": GRACE_S, "worker_cancel_grace": 10.0})
     async with platform(brief, handlers(), workers=0) as running:
         yield running
 
 
-async def test_a_worker_ends_within_its_grace_and_two_seconds_whatever_its_handlers_do(
-    jobs: Platform, tmp_path: Path
-) -> None:
+async def test_worker_stops_within_grace_and_two_seconds(jobs: Platform, tmp_path: Path) -> None:
     stubborn = ("t.forever", "t.unstoppable", "t.stubborn_thread", "t.spin")
     async with worker_process(jobs.settings, tmp_path) as worker:
         ids = [await jobs.submit(job_type) for job_type in stubborn]
         for job_id in ids:
             await jobs.until(job_id, E.STARTED)
-        # The process of the last one runs.
+        # The process of the last handler is running.
         await jobs.until(ids[-1], E.OUTPUT)
         began = time.monotonic()
         code = await asyncio.to_thread(worker.terminate, within=GRACE_S + 10)
@@ -53,9 +51,7 @@ async def test_a_worker_ends_within_its_grace_and_two_seconds_whatever_its_handl
         assert (await jobs.history(job_id))[-1] is E.INTERRUPTED
 
 
-async def test_a_signal_to_the_whole_group_lets_isolated_handlers_end(
-    jobs: Platform, tmp_path: Path
-) -> None:
+async def test_signal_to_the_group_spares_handler_processes(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
         job_id = await jobs.submit("t.sleep_in_process", '{"number": 500}')
         await jobs.until(job_id, E.OUTPUT)
@@ -65,7 +61,7 @@ async def test_a_signal_to_the_whole_group_lets_isolated_handlers_end(
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
 
 
-async def test_what_a_killed_worker_ran_in_processes_ends_with_it_and_so_do_their_children(
+async def test_processes_and_children_end_with_a_killed_worker(
     jobs: Platform, tmp_path: Path
 ) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
@@ -75,7 +71,7 @@ async def test_what_a_killed_worker_ran_in_processes_ends_with_it_and_so_do_thei
         await until(lambda: not any(map(runs, pids)))
 
 
-async def test_a_worker_with_nothing_to_do_ends_at_once(jobs: Platform, tmp_path: Path) -> None:
+async def test_idle_worker_stops_at_once(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
         began = time.monotonic()
         code = await asyncio.to_thread(worker.terminate, within=GRACE_S + 10)

@@ -1,4 +1,4 @@
-"""A worker whose process hangs: its loop is blocked, or all of it was stopped."""
+"""A worker whose event loop is blocked, or whose process is suspended."""
 
 from __future__ import annotations
 
@@ -33,13 +33,11 @@ async def jobs(hasty: Settings) -> AsyncIterator[Platform]:
         yield running
 
 
-async def test_a_worker_whose_loop_stays_blocked_ends_itself_and_its_job_goes_on(
-    jobs: Platform, tmp_path: Path
-) -> None:
+async def test_blocked_worker_exits_and_its_job_runs_again(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
         job_id = await jobs.submit("t.block", '{"number": 600}')
         await jobs.until(job_id, E.STARTED)
-        # Others have its job before it ends.
+        # Another worker starts the job before this one exits.
         await jobs.until(job_id, E.WORKER_LOST)
         code = await asyncio.to_thread(worker.wait_until_ended, within=DEADLINE_S)
     assert code == EXIT_CODE
@@ -49,9 +47,7 @@ async def test_a_worker_whose_loop_stays_blocked_ends_itself_and_its_job_goes_on
     assert "block_the_loop" in last["frames"][-1]
 
 
-async def test_a_worker_that_was_stopped_comes_back_under_a_new_id(
-    jobs: Platform, tmp_path: Path
-) -> None:
+async def test_suspended_worker_returns_under_a_new_id(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
         job_id = await jobs.submit("t.forever")
         first = await jobs.until(job_id, E.STARTED)

@@ -1,4 +1,4 @@
-"""A job that keeps stopping its worker: what becomes of it, and of the jobs beside it."""
+"""A job that stops its worker again and again, and the jobs beside it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def jobs(settings: Settings) -> AsyncIterator[Platform]:
 
 
 async def interrupted(jobs: Platform, payload: str) -> JobId:
-    """A job that stops its process, and was interrupted so often that it runs apart."""
+    """Submit a job that stops its process, with enough interruptions for a process of its own."""
     later = datetime.now(UTC) + timedelta(hours=1)
     job_id = await jobs.submit("t.terminates", payload, schedule_time=later)
     values = f"attempt = {TIMES}, interruptions = {TIMES}, due_time = now()"
@@ -44,7 +44,7 @@ async def test_job_that_stops_its_worker_fails_in_the_end(jobs: Platform, tmp_pa
     async with worker_process(jobs.settings, tmp_path) as worker:
         neighbor = await jobs.submit("t.forever")
         await jobs.until(neighbor, E.STARTED)
-        # The parent of its process is the worker.
+        # The worker is the parent of its process.
         job_id = await interrupted(jobs, "true")
         assert await asyncio.to_thread(worker.wait_until_ended, within=DEADLINE_S) == 0
     job = await jobs.job(job_id)

@@ -23,8 +23,8 @@ from support.until import until
 
 
 @asynccontextmanager
-async def behind(link: Proxy, settings: Settings) -> AsyncIterator[WorkerService]:
-    """A worker that reaches PostgreSQL over a link."""
+async def through(link: Proxy, settings: Settings) -> AsyncIterator[WorkerService]:
+    """Run a worker that reaches PostgreSQL through a link."""
     worker = WorkerService(
         settings.model_copy(update={"database_url": SecretStr(link.url)}), handlers()
     )
@@ -51,18 +51,18 @@ async def jobs(settings: Settings) -> AsyncIterator[Platform]:
         yield running
 
 
-async def test_a_worker_that_lost_postgresql_keeps_no_delivery_and_comes_back_under_a_new_id(
+async def test_worker_without_postgresql_gives_deliveries_back(
     jobs: Platform, link: Proxy, redis: Redis
 ) -> None:
-    async with behind(link, jobs.settings) as worker:
+    async with through(link, jobs.settings) as worker:
         held = await jobs.submit("t.forever")
         first = await jobs.until(held, E.STARTED)
         link.hold()
         began = time.monotonic()
         waiting = await jobs.submit("t.echo")
-        # Nobody delivers it again: it is there since it was given back.
+        # The scheduler does not deliver again in this test, so the worker gave the delivery back.
         await until(lambda: worker.counts.lease_losses)
-        # What runs has ended one beat before others may have it.
+        # Attempts end one heartbeat before another worker may have them.
         await until(lambda: not worker.running)
         assert time.monotonic() - began < jobs.settings.worker_lease
         await until(lambda: redis.keys("headrace:*:queue:*"))
@@ -74,8 +74,8 @@ async def test_a_worker_that_lost_postgresql_keeps_no_delivery_and_comes_back_un
         await jobs.ended(held)
 
 
-async def test_a_short_loss_of_postgresql_costs_no_lease(jobs: Platform, link: Proxy) -> None:
-    async with behind(link, jobs.settings) as worker:
+async def test_short_loss_of_postgresql_keeps_the_lease(jobs: Platform, link: Proxy) -> None:
+    async with through(link, jobs.settings) as worker:
         held = await jobs.submit("t.forever")
         await jobs.until(held, E.STARTED)
         await link.cut()

@@ -1,4 +1,4 @@
-"""What a worker has written while the answer got lost."""
+"""Writes of a worker whose answer is lost."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from support.handlers import handlers
 from support.platform import platform
 
 
-async def test_output_whose_answer_got_lost_is_in_the_history_once(
+async def test_output_with_a_lost_answer_is_written_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, lost = reports.write_reports, []
 
-    async def write_unheard(connection: Connection, **options: Any) -> set[Any]:
+    async def write_without_answer(connection: Connection, **options: Any) -> set[Any]:
         taken = await write(connection, **options)
-        # The first two answers, of a statement that has been committed by itself.
+        # The first two answers are lost after the commit.
         if len(lost) < 2:
             lost.append(options["reports"])
             raise TimeoutError
         return taken
 
-    monkeypatch.setattr(reports, "write_reports", write_unheard)
+    monkeypatch.setattr(reports, "write_reports", write_without_answer)
     async with platform(settings, handlers()) as jobs:
         job_id = await jobs.submit("t.output", '{"number": 4}')
         assert (await jobs.ended(job_id)).state is JobState.SUCCEEDED
@@ -38,19 +38,19 @@ async def test_output_whose_answer_got_lost_is_in_the_history_once(
     assert len(lost) == 2
 
 
-async def test_an_end_whose_answer_got_lost_was_not_refused(
+async def test_end_with_a_lost_answer_is_not_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, lost = ends.end_attempts, []
 
-    async def write_unheard(connection: Connection, **options: Any) -> dict[Any, E]:
+    async def write_without_answer(connection: Connection, **options: Any) -> dict[Any, E]:
         events = await write(connection, **options)
         if not lost:
             lost.append(events)
             raise TimeoutError
         return events
 
-    monkeypatch.setattr(ends, "end_attempts", write_unheard)
+    monkeypatch.setattr(ends, "end_attempts", write_without_answer)
     async with platform(settings, handlers(), workers=0) as jobs:
         worker = WorkerService(settings, handlers())
         await worker.start()

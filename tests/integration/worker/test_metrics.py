@@ -1,4 +1,4 @@
-"""What a worker's metrics mean, scraped over HTTP."""
+"""The metrics of a worker, scraped over HTTP."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ async def worker(served: Settings, jobs: Platform) -> AsyncIterator[WorkerServic
     await worker.stop()
 
 
-async def test_attempts_are_counted_by_how_they_ended(
-    jobs: Platform, worker: WorkerService
-) -> None:
+async def test_attempts_are_counted_by_end(jobs: Platform, worker: WorkerService) -> None:
     before = await scrape(worker.metrics_port)
     assert before['headrace_attempts_ended_total{event="succeeded"}'] == 0
     assert before["headrace_slots"] == jobs.settings.worker_slots
@@ -65,9 +63,7 @@ async def test_attempts_are_counted_by_how_they_ended(
     }
 
 
-async def test_a_handler_that_is_left_behind_is_counted(
-    jobs: Platform, worker: WorkerService
-) -> None:
+async def test_handler_left_behind_is_counted(jobs: Platform, worker: WorkerService) -> None:
     job_id = await jobs.submit("t.stubborn")
     await jobs.until(job_id, E.STARTED)
     assert (await scrape(worker.metrics_port))["headrace_attempts_running"] == 1
@@ -76,7 +72,7 @@ async def test_a_handler_that_is_left_behind_is_counted(
     assert (await scrape(worker.metrics_port))["headrace_handlers_left_behind_total"] == 1
 
 
-async def test_what_a_worker_may_no_longer_write_is_counted_and_so_is_the_loss_of_its_lease(
+async def test_refused_end_and_lost_lease_are_counted(
     jobs: Platform, worker: WorkerService
 ) -> None:
     job_id = await jobs.submit("t.deaf")

@@ -1,4 +1,4 @@
-"""A handler that attacks the event loop of its worker harms no other job in it."""
+"""A handler that attacks the event loop of its worker does not affect other jobs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def _end_cleanly(worker: Server) -> None:
     assert await asyncio.to_thread(worker.terminate, within=within) == 0
 
 
-async def test_exits_beside_a_handler_fail_its_job_alone(jobs: Platform, worker: Server) -> None:
+async def test_exit_in_a_task_fails_its_own_job_only(jobs: Platform, worker: Server) -> None:
     neighbor = await jobs.submit("t.forever")
     await jobs.until(neighbor, E.STARTED)
     ways = {
@@ -73,7 +73,7 @@ async def test_cancel_of_foreign_tasks_is_ignored(jobs: Platform, worker: Server
     await jobs.until(patient, E.STARTED)
     await jobs.cancel(patient)
     assert (await jobs.ended(patient)).state is JobState.CANCELLED
-    # The worker still takes jobs, writes output and receives cancellations.
+    # The worker still claims jobs, writes output and receives cancellations.
     assert (await jobs.ended(await jobs.submit("t.output", '{"number": 2}'))).attempt == 1
     for neighbor in (*neighbors, hidden):
         assert E.INTERRUPTED not in await jobs.history(neighbor)

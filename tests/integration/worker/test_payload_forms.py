@@ -29,7 +29,7 @@ def value(number: float) -> Data:
     return Data(value=content)
 
 
-async def test_payload_that_is_accepted_runs_in_the_worker(settings: Settings) -> None:
+async def test_accepted_payload_is_decoded_by_the_worker(settings: Settings) -> None:
     accepted = {
         4: Data(json=b'{"number": 4.0}'),
         1000: Data(json=b'{"number": 1e3}'),

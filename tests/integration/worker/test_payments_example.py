@@ -1,4 +1,4 @@
-"""The example of a payment does what it teaches, with real accounts."""
+"""The example of a payment, with real accounts."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ async def balances(jobs: Platform) -> dict[str, int]:
     return {row.name: row.balance for row in rows}
 
 
-async def test_money_is_moved_with_the_end_of_the_job(
-    settings: Settings, payments: Registry
-) -> None:
+async def test_money_moves_with_the_end_of_the_job(settings: Settings, payments: Registry) -> None:
     async with platform(settings, payments) as jobs:
         async with jobs.database.statement() as connection:
             await connection.execute(text(ACCOUNTS))

@@ -1,4 +1,4 @@
-"""Redis gone in each way that there is: jobs go on from PostgreSQL, and use it again afterwards."""
+"""Loss of Redis in several ways: jobs run from PostgreSQL, and use Redis again afterwards."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Fault = Callable[[OwnValkey, Proxy], Awaitable[Callable[[], Awaitable[None]]]]
 
 @pytest.fixture
 def valkey() -> Iterator[OwnValkey]:
-    """A Valkey of the test's own."""
+    """Start a Valkey for one test."""
     with own_valkey() as valkey:
         yield valkey
 
 
-async def say(valkey: OwnValkey, *command: str) -> None:
+async def command(valkey: OwnValkey, *words: str) -> None:
     async with Redis.from_url(valkey.url) as client:
-        await client.execute_command(*command)
+        await client.execute_command(*words)
 
 
 async def killed(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
@@ -40,7 +40,7 @@ async def killed(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
 
 
 async def silent(_: OwnValkey, link: Proxy) -> Callable[[], Awaitable[None]]:
-    """It accepts connections, and never answers."""
+    """Accept connections and never answer."""
     link.mute()
 
     async def back() -> None:
@@ -50,18 +50,18 @@ async def silent(_: OwnValkey, link: Proxy) -> Callable[[], Awaitable[None]]:
 
 
 async def full(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
-    await say(valkey, "CONFIG", "SET", "maxmemory", "1")
-    return lambda: say(valkey, "CONFIG", "SET", "maxmemory", "0")
+    await command(valkey, "CONFIG", "SET", "maxmemory", "1")
+    return lambda: command(valkey, "CONFIG", "SET", "maxmemory", "0")
 
 
 async def replica(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
-    await say(valkey, "REPLICAOF", "127.0.0.1", "1")
-    return lambda: say(valkey, "REPLICAOF", "NO", "ONE")
+    await command(valkey, "REPLICAOF", "127.0.0.1", "1")
+    return lambda: command(valkey, "REPLICAOF", "NO", "ONE")
 
 
 @asynccontextmanager
 async def linked(valkey: OwnValkey, settings: Settings) -> AsyncIterator[tuple[Settings, Proxy]]:
-    """Settings with which everything reaches Redis through a link."""
+    """Settings that lead all connections to Redis through a link."""
     link = Proxy(valkey.url)
     await link.start()
     yield (
@@ -72,7 +72,7 @@ async def linked(valkey: OwnValkey, settings: Settings) -> AsyncIterator[tuple[S
 
 
 @pytest.mark.parametrize("fault", [killed, silent, full, replica], ids=lambda f: f.__name__)
-async def test_jobs_go_on_without_redis_and_with_it_again(
+async def test_jobs_run_without_redis_and_after_its_return(
     settings: Settings, valkey: OwnValkey, fault: Fault
 ) -> None:
     async with (
@@ -90,7 +90,7 @@ async def test_jobs_go_on_without_redis_and_with_it_again(
         await give_back()
 
         async def taken_from_redis() -> bool:
-            # Each worker stands at its queue, behind the link.
+            # Each worker waits at its queue, through the link.
             async with Redis.from_url(valkey.url) as client:
                 clients = await client.client_list()
             return sum(each["cmd"] == "bzmpop" and "b" in each["flags"] for each in clients) == 2

@@ -1,4 +1,4 @@
-"""The worker as a whole: its slots, its lease, its end."""
+"""The worker as a whole: its slots, its lease, its stop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.handlers import handlers
 from support.platform import DEADLINE_S, platform
 
 
-async def test_a_thousand_jobs_all_end_once(settings: Settings) -> None:
+async def test_thousand_jobs_end_once(settings: Settings) -> None:
     async with platform(settings, handlers(), workers=2) as jobs:
         ids = await jobs.submit_many(1000, "t.echo")
         ended = [await jobs.ended(job_id) for job_id in ids]
@@ -34,7 +34,7 @@ async def test_a_thousand_jobs_all_end_once(settings: Settings) -> None:
             assert tuple(rows.one()) == (3000, 3)
 
 
-async def test_no_more_jobs_run_than_there_are_slots(settings: Settings) -> None:
+async def test_running_attempts_never_exceed_the_slots(settings: Settings) -> None:
     tight = settings.model_copy(update={"worker_slots": 2, "shutdown_grace": 0.1})
     async with platform(tight, handlers()) as jobs:
         ids = await jobs.submit_many(5, "t.forever")
@@ -50,7 +50,7 @@ async def test_no_more_jobs_run_than_there_are_slots(settings: Settings) -> None
         assert states.count(JobState.RUNNING) == 2
 
 
-async def test_a_worker_that_stops_hands_back_what_runs_and_spends_no_retry(
+async def test_stopped_worker_hands_back_without_a_retry(
     settings: Settings,
 ) -> None:
     hasty = settings.model_copy(update={"shutdown_grace": 0.1})
@@ -67,7 +67,7 @@ async def test_a_worker_that_stops_hands_back_what_runs_and_spends_no_retry(
             assert await live_handlers(connection, tenant="default") == []
 
 
-async def test_a_worker_that_stops_lets_what_runs_end(settings: Settings) -> None:
+async def test_stopped_worker_lets_attempts_end(settings: Settings) -> None:
     async with platform(settings, handlers(), workers=0) as jobs:
         worker = WorkerService(settings, handlers())
         await worker.start()
@@ -77,12 +77,12 @@ async def test_a_worker_that_stops_lets_what_runs_end(settings: Settings) -> Non
         assert (await jobs.job(job_id)).state is JobState.SUCCEEDED
 
 
-async def test_the_job_of_a_lost_worker_runs_elsewhere(settings: Settings) -> None:
+async def test_job_of_a_lost_worker_runs_again(settings: Settings) -> None:
     async with platform(settings, handlers(), workers=1) as jobs:
         job_id = await jobs.submit("t.forever")
         first = await jobs.until(job_id, E.STARTED)
         async with jobs.database.transaction() as connection:
-            # As if the process had been killed and its lease had run out.
+            # Simulate a killed process whose lease has lapsed.
             await connection.execute(
                 text("DELETE FROM workers WHERE id = :id"), {"id": first.worker_id}
             )
@@ -91,16 +91,16 @@ async def test_the_job_of_a_lost_worker_runs_elsewhere(settings: Settings) -> No
         async with asyncio.timeout(DEADLINE_S):
             while (again := await jobs.until(job_id, E.STARTED)).attempt == 1:
                 pass
-        # The worker found its lease gone and came back under another id.
+        # The worker lost its lease and registered under another id.
         assert again.worker_id != first.worker_id
         await jobs.cancel(job_id)
         await jobs.ended(job_id)
 
 
-async def test_a_late_result_of_a_lost_worker_is_refused(
+async def test_late_result_of_a_lost_worker_is_refused(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # The worker beats too seldom to notice by itself that its row is gone.
+    # The heartbeats are too rare to show the worker that its row is missing.
     quiet = settings.model_copy(update={"worker_lease": 60.0, "worker_beat": 20.0})
     gate = tmp_path / "gate"
     os.mkfifo(gate)
@@ -110,9 +110,9 @@ async def test_a_late_result_of_a_lost_worker_is_refused(
         async with jobs.database.transaction() as connection:
             await connection.execute(text("DELETE FROM workers"))
         await jobs.until(job_id, E.WORKER_LOST)
-        # Writing to the pipe lets the handler return, and its worker write the result.
+        # A write to the pipe lets the handler return.
         await asyncio.to_thread(gate.write_text, "late")
-    # The worker has stopped, so that whatever it wrote is written.
+    # The worker has stopped, so all its writes are done.
     database = Database(quiet, application="test")
     async with database.transaction() as connection:
         job = await get_job(connection, tenant="default", job_id=job_id, full=True)
@@ -122,14 +122,14 @@ async def test_a_late_result_of_a_lost_worker_is_refused(
     assert "attempt_refused" in "".join(capfd.readouterr())
 
 
-async def test_a_job_whose_claim_was_never_answered_is_handed_back(settings: Settings) -> None:
+async def test_claim_with_a_lost_answer_is_handed_back(settings: Settings) -> None:
     brisk = settings.model_copy(update={"worker_lease": 3.0, "worker_beat": 0.2})
     async with platform(brisk, handlers()) as jobs:
         running = await jobs.submit("t.forever")
         worker_id = (await jobs.until(running, E.STARTED)).worker_id
         assert worker_id is not None
-        # Nobody runs this type, so that nobody but this test claims it, for the worker.
-        stray = await jobs.submit("t.nobody")
+        # No worker has this type, so only the test claims the job.
+        stray = await jobs.submit("t.unknown")
         async with jobs.database.transaction() as connection:
             claimed = await claim_jobs(
                 connection,
@@ -143,7 +143,7 @@ async def test_a_job_whose_claim_was_never_answered_is_handed_back(settings: Set
         assert (await jobs.job(running)).state is JobState.RUNNING
 
 
-async def test_output_goes_on_through_lost_connections(settings: Settings) -> None:
+async def test_output_continues_after_lost_connections(settings: Settings) -> None:
     async with platform(settings, handlers()) as jobs:
         job_id = await jobs.submit("t.output", '{"number": 200}')
         await jobs.until(job_id, E.OUTPUT)
@@ -157,23 +157,23 @@ async def test_output_goes_on_through_lost_connections(settings: Settings) -> No
         job = await jobs.ended(job_id)
         assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
         outputs = [event.output for event in await jobs.events(job_id) if event.output]
-        # One whose commit was cut off may stand there twice.
+        # Output whose commit was interrupted may be in the history twice.
         assert list(dict.fromkeys(outputs)) == [f'{{"n":{number}}}' for number in range(200)]
         assert len(outputs) <= 201
 
 
-async def test_an_attempt_whose_report_is_refused_is_ended(
+async def test_attempt_with_a_refused_report_ends(
     settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # The worker beats too seldom to notice by itself that its row is gone.
+    # The heartbeats are too rare to show the worker that its row is missing.
     quiet = settings.model_copy(update={"worker_lease": 60.0, "worker_beat": 20.0})
     async with platform(quiet, handlers(), workers=1) as jobs:
         job_id = await jobs.submit("t.deaf")
         await jobs.until(job_id, E.OUTPUT)
         async with jobs.database.transaction() as connection:
             await connection.execute(text("DELETE FROM workers"))
-        said = ""
+        output = ""
         async with asyncio.timeout(DEADLINE_S):
-            while "attempt_refused" not in said:
+            while "attempt_refused" not in output:
                 await jobs.wait()
-                said += "".join(capfd.readouterr())
+                output += "".join(capfd.readouterr())

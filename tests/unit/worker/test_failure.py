@@ -1,4 +1,4 @@
-"""What is shown of a handler's exception: where it came from, and nothing of the payload."""
+"""The description of a handler's exception shows its place and no payload."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_validation_error_is_cut_to_path_and_rule(model: Any, payload: Any, mess
     mismatch = raised(Decoder(model), text)
     assert isinstance(mismatch, PayloadMismatch)
     assert re.fullmatch(message, str(mismatch))
-    # A handler that validates by itself raises the library's own error, or quotes it.
+    # A handler that validates raises the error of the library, or quotes it.
     error = mismatch.__cause__
     assert error is not None
     assert re.fullmatch(message, describe(error))
@@ -123,7 +123,7 @@ def test_quoted_value_is_cut_from_a_text(text: str, described: str) -> None:
 
 
 def test_text_of_many_quotes_is_described_in_linear_time() -> None:
-    # One regular expression for it took cubic time: half a minute, in the loop of all jobs.
+    # A single regular expression took cubic time, half a minute, and blocked the loop.
     for text in ("[type=x, input_value=" * 400, "Value error, " * 300 + "[type=x, input_value="):
         assert describe(RuntimeError(text)) == "[x]"
 

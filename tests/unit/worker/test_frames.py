@@ -9,17 +9,17 @@ import pytest
 from headrace_worker.runners import frames
 
 
-async def test_who_is_cancelled_within_a_message_loses_nothing_of_it() -> None:
+async def test_receive_cancelled_within_a_message_loses_nothing() -> None:
     stream = asyncio.StreamReader()
     incoming = frames.Incoming(stream, max_bytes=1000)
-    said = frames.frame(frames.Output(chunk="all of it"))
-    for byte in said[:-1]:
+    framed = frames.frame(frames.Output(chunk="all of it"))
+    for byte in framed[:-1]:
         receiving = asyncio.create_task(incoming.receive())
         stream.feed_data(bytes([byte]))
-        # It has taken what has come, and waits for more.
+        # The call has read the first part and waits for more.
         await asyncio.sleep(0)
         receiving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await receiving
-    stream.feed_data(said[-1:])
+    stream.feed_data(framed[-1:])
     assert frames.decode_from_handler(await incoming.receive()) == frames.Output(chunk="all of it")

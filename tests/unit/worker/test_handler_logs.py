@@ -1,4 +1,4 @@
-"""What handlers log: with its job, bounded in size and rate, and harmless."""
+"""The log lines of handlers have the facts of their job, and bounds of size and rate."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FACTS = {
 
 @pytest.fixture(autouse=True)
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """The worker's log, as JSON."""
+    """The worker's log as JSON."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     target = io.StringIO()
@@ -48,7 +48,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 
 @pytest.fixture
 def attempt(monkeypatch: pytest.MonkeyPatch) -> AttemptLog:
-    # Time stands still, so that a rate is a number of lines.
+    # The time is constant, so a rate is a number of lines.
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     monkeypatch.setattr(attempt_log, "_process_rate", attempt_log._Rate(2000, 1.0))
     return AttemptLog(
@@ -93,7 +93,7 @@ def test_library_below_warning_is_not_shown(log: io.StringIO, attempt: AttemptLo
         outside.handle(record)
         record.levelno, record.levelname = logging.WARNING, "WARNING"
         outside.handle(record)
-        # The handler's own package may be an installed one.
+        # The handler's package may be installed.
         own = outside.makeRecord(
             "tests.shop", logging.INFO, "/v/site-packages/tests/shop.py", 1, "own", (), None
         )
@@ -105,7 +105,7 @@ def test_library_below_warning_is_not_shown(log: io.StringIO, attempt: AttemptLo
     ("module", "source"),
     [("headrace_core.runtime.tasks", None), ("headrace_handlers.email", "handler")],
 )
-def test_line_of_the_worker_inside_a_handler_is_its_own(
+def test_worker_line_inside_a_handler_has_no_job_facts(
     log: io.StringIO, attempt: AttemptLog, module: str, source: str | None
 ) -> None:
     code = {"__name__": module, "log": structlog.get_logger()}
@@ -133,9 +133,9 @@ class Mute:
     __str__ = __repr__
 
 
-def test_hostile_line_harms_neither_handler_nor_log(log: io.StringIO, attempt: AttemptLog) -> None:
+def test_hostile_line_is_logged_in_a_safe_form(log: io.StringIO, attempt: AttemptLog) -> None:
     logger = structlog.get_logger()
-    # Those of pytest raise what the worker's swallows.
+    # The log handlers of pytest raise errors that the worker's handler swallows.
     root = logging.getLogger()
     root.handlers[:] = [handler for handler in root.handlers if isinstance(handler, logs._Handler)]
     with owned_by(Owner(log=attempt)):
@@ -180,7 +180,7 @@ def test_flood_of_lines_is_cut_and_counted(log: io.StringIO, attempt: AttemptLog
     assert len(shown) == 200
     assert (last["event"], last["lines"], last["level"]) == ("handler_log_dropped", 800, "warning")
     assert last["job_id"] == str(JOB)
-    # Another attempt is not affected.
+    # The other attempt is not affected.
     other = AttemptLog(key=AttemptKey(JOB, 3), type="t", correlation_id=None, module="m")
     with owned_by(Owner(log=other)):
         structlog.get_logger().info("calm")
@@ -188,14 +188,14 @@ def test_flood_of_lines_is_cut_and_counted(log: io.StringIO, attempt: AttemptLog
     assert lines(log)[-1]["event"] == "calm"
 
 
-def test_closed_stderr_harms_no_caller(log: io.StringIO, capfd: pytest.CaptureFixture[str]) -> None:
+def test_closed_stderr_does_not_raise(log: io.StringIO, capfd: pytest.CaptureFixture[str]) -> None:
     log.close()
     structlog.get_logger().warning("after_the_end")
     logging.getLogger("shop").warning("after the end")
     assert "after_the_end" in capfd.readouterr().err
 
 
-def test_logging_that_a_handler_sets_up_is_set_up_again(
+def test_logging_configured_by_a_handler_is_replaced(
     monkeypatch: pytest.MonkeyPatch, attempt: AttemptLog
 ) -> None:
     target = io.StringIO()
@@ -209,5 +209,5 @@ def test_logging_that_a_handler_sets_up_is_set_up_again(
         structlog.get_logger().info("by_structlog")
         logging.getLogger("shop").info("by logging")
     assert [line["event"] for line in lines(target)] == ["by_structlog", "by logging"]
-    # Such as that of an error tracker.
+    # For example the log handler of an error tracker.
     assert theirs in logging.getLogger().handlers

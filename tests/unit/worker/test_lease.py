@@ -1,4 +1,4 @@
-"""The lease, with a database that does not even end what is cancelled."""
+"""The lease, with a database that does not end cancelled statements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headrace_worker.metrics import Counts
 
 
 class Gone:
-    """A database behind a connection that is dead, as TCP finds out in a quarter of an hour."""
+    """A database with a dead connection, which TCP notices after 15 minutes."""
 
     def __init__(self) -> None:
         self.hangs = asyncio.Event()
@@ -51,11 +51,11 @@ def worker() -> NewWorker:
     )
 
 
-async def test_a_renewal_that_cannot_be_ended_keeps_nothing_running(
+async def test_hung_renewal_loses_the_lease(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def register(*_: Any, **__: Any) -> None:
-        """It is taken."""
+        """Register the worker."""
 
     monkeypatch.setattr(lease, "register_worker", register)
     database, lost, counts = Gone(), asyncio.Event(), Counts()

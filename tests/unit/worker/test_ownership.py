@@ -1,4 +1,4 @@
-"""Which tasks a handler may cancel."""
+"""The tasks that a handler may cancel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace_worker.runners.ownership import OwnedTask, Owner, own_process, own
 
 @pytest.fixture(autouse=True)
 def _not_strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The test below makes it strict for its own process, which other tests share.
+    # `own_process` changes the class for all tests of this process.
     monkeypatch.setattr(OwnedTask, "strict", False)
 
 

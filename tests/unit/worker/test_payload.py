@@ -1,4 +1,4 @@
-"""What handlers return, as JSON."""
+"""Payloads and results as JSON."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def endless() -> list[Any]:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_json_cannot_say_is_no_result(value: Any) -> None:
+def test_value_that_json_cannot_represent_is_refused(value: Any) -> None:
     with pytest.raises(Fail) as caught:
         encode(value)
     assert caught.value.type == "NotJson"
@@ -81,7 +81,7 @@ def test_what_json_cannot_say_is_no_result(value: Any) -> None:
     ],
     ids=str,
 )
-def test_a_null_that_the_handler_means_stays_one(value: Any, text: str) -> None:
+def test_null_of_the_handler_is_encoded(value: Any, text: str) -> None:
     assert encode(value) == text
 
 
@@ -102,7 +102,7 @@ class Mixed(msgspec.Struct):
         ('{"whole": [], "whole": 2.0}', 2),
     ],
 )
-def test_payload_of_the_same_content_is_decoded_alike(text: str, whole: int) -> None:
+def test_payloads_with_equal_content_decode_alike(text: str, whole: int) -> None:
     assert Decoder(Mixed)(text).whole == whole
 
 
@@ -114,11 +114,11 @@ class Bounded(msgspec.Struct):
 @pytest.mark.parametrize(
     "text", ['{"whole":1.0,"number":1e30}', '{"number":"x","whole":1,"number":10.0}']
 )
-def test_large_fraction_outlives_an_integral_integer(text: str) -> None:
+def test_large_fraction_stays_a_float(text: str) -> None:
     assert Decoder(Bounded)(text).whole == 1
 
 
-def test_negative_zero_of_a_float_outlives_an_integral_integer() -> None:
+def test_negative_zero_stays_a_float() -> None:
     mixed = Decoder(Mixed)('{"whole": 1.0, "part": -0.0}')
     assert (mixed.whole, math.copysign(1, mixed.part)) == (1, -1)
 

@@ -1,4 +1,4 @@
-"""`ctx.progress` refuses in the handler's own stack what a list or a stream could not carry."""
+"""`ctx.progress` raises for values that lists and streams cannot carry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be a handler, and what is said of what can't."""
+"""The functions that can be handlers, and the errors for others."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from headrace_worker.api.registry import registry
 
 
 class Struct(msgspec.Struct, forbid_unknown_fields=True):
-    """A payload of msgspec's."""
+    """A payload of msgspec."""
 
     count: int
 
 
 class Model(pydantic.BaseModel):
-    """A payload of pydantic's."""
+    """A payload of pydantic."""
 
     count: int
 
@@ -38,7 +38,7 @@ def _registry_as_before() -> Iterator[None]:
     registry._handlers.update(before)
 
 
-def test_the_annotations_give_the_mode_the_schemas_and_the_description() -> None:
+def test_annotations_determine_mode_and_schemas() -> None:
     @handler("r.all", queue="q", timeout=7, retry=RetryPolicy(max_attempts=9))
     async def all_of_it(payload: Struct, ctx: Context) -> list[int]:
         """Counts.
@@ -58,7 +58,7 @@ def test_the_annotations_give_the_mode_the_schemas_and_the_description() -> None
 
 
 @pytest.mark.parametrize("annotation", [Struct, Model])
-def test_a_payload_is_decoded_as_its_type_says(annotation: Any) -> None:
+def test_payload_is_decoded_to_its_type(annotation: Any) -> None:
     assert Decoder(annotation)('{"count": 3}').count == 3
     with pytest.raises(PayloadMismatch, match="count"):
         Decoder(annotation)('{"count": "three"}')
@@ -66,7 +66,7 @@ def test_a_payload_is_decoded_as_its_type_says(annotation: Any) -> None:
     assert json.loads(encode(Decoder(annotation)('{"count": 3}'))) == {"count": 3}
 
 
-def test_a_handler_runs_in_the_loop_or_in_a_thread_or_in_a_process() -> None:
+def test_function_and_isolation_determine_the_mode() -> None:
     @handler("r.loop")
     async def loop(payload: Any) -> None: ...
 
@@ -88,21 +88,21 @@ def test_a_handler_runs_in_the_loop_or_in_a_thread_or_in_a_process() -> None:
     }
 
 
-def test_a_handler_takes_one_or_two_arguments() -> None:
+def test_handler_takes_one_or_two_arguments() -> None:
     with pytest.raises(TypeError, match="takes its payload"):
 
         @handler("r.no")
         def no() -> None: ...
 
 
-def test_the_context_fits_the_mode() -> None:
+def test_context_type_matches_the_mode() -> None:
     with pytest.raises(TypeError, match="SyncContext"):
 
         @handler("r.no")
         def no(payload: Any, ctx: Context) -> None: ...
 
 
-def test_a_type_without_a_form_in_json_is_named() -> None:
+def test_type_without_a_form_in_json_is_named() -> None:
     with pytest.raises(TypeError, match="JSON has no form for"):
 
         @handler("r.no")
@@ -110,7 +110,7 @@ def test_a_type_without_a_form_in_json_is_named() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "No", "a b", "ü", "x" * 101, "-x"])
-def test_a_malformed_name_is_refused(name: str) -> None:
+def test_malformed_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not a name"):
         handler(name)
 
@@ -119,7 +119,7 @@ def test_a_malformed_name_is_refused(name: str) -> None:
     "timeout",
     [0, -1, timedelta(), timedelta(days=3651), timedelta.max, 1e30, float("inf"), float("nan")],
 )
-def test_a_timeout_out_of_range_is_refused(timeout: float | timedelta) -> None:
+def test_timeout_out_of_range_is_refused(timeout: float | timedelta) -> None:
     with pytest.raises(ValueError, match="timeout"):
         handler("r.no", timeout=timeout)
 
@@ -129,7 +129,7 @@ def test_memory_limit_without_process_is_refused() -> None:
         handler("r.memory", memory_limit=2**20)
 
 
-def test_two_functions_cannot_have_the_same_type() -> None:
+def test_second_function_of_a_type_is_refused() -> None:
     @handler("r.twice")
     def first(payload: Any) -> None: ...
 
@@ -139,7 +139,7 @@ def test_two_functions_cannot_have_the_same_type() -> None:
         def second(payload: Any) -> None: ...
 
 
-def test_two_functions_of_one_name_cannot_have_the_same_type() -> None:
+def test_second_function_of_the_same_name_is_refused() -> None:
     @handler("r.twice")
     def same(payload: Any) -> None: ...
 
@@ -200,7 +200,7 @@ def _undefined(payload: "Missing") -> None: ...  # type: ignore[name-defined]  #
 
 
 @pytest.mark.parametrize(
-    ("candidate", "told"),
+    ("candidate", "expected"),
     [
         (_wrapped, "write the wrapper as `async def`"),
         (_wraps_partial, "write the wrapper as `async def`"),
@@ -216,8 +216,8 @@ def _undefined(payload: "Missing") -> None: ...  # type: ignore[name-defined]  #
         (print, "cannot be a handler"),
     ],
 )
-def test_odd_candidate_is_refused_with_its_line(candidate: Any, told: str) -> None:
-    with pytest.raises(TypeError, match=rf"test_registry.*\.py:\d+\): .*{told}"):
+def test_odd_candidate_is_refused_with_its_line(candidate: Any, expected: str) -> None:
+    with pytest.raises(TypeError, match=rf"test_registry.*\.py:\d+\): .*{expected}"):
         handler("r.odd")(candidate)
     assert registry.get("r.odd") is None
 

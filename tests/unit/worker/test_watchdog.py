@@ -1,4 +1,4 @@
-"""The watchdog barks when the loop stands still, and at nothing else."""
+"""The watchdog ends a blocked process, and no other one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headrace_worker.watchdog import EXIT_CODE, Watchdog
 
 LIMIT_S = 0.5
 
-# It tells that it runs, and then does what its argument says.
+# The program prints a line. With the argument "block" it then blocks its loop.
 _PROGRAM = f"""
 import asyncio, sys, time
 from headrace_worker.watchdog import Watchdog
@@ -36,7 +36,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_blocked_loop_is_ended_with_a_line_that_tells_where_it_stood(
+async def test_blocked_loop_is_ended_and_its_stack_logged(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     ended = threading.Event()
@@ -50,19 +50,19 @@ async def test_a_blocked_loop_is_ended_with_a_line_that_tells_where_it_stood(
     watchdog = Watchdog(limit=LIMIT_S, running=lambda: [job_id], end=end)
     watchdog.start()
 
-    def where_it_stands() -> None:
+    def where_it_blocks() -> None:
         assert ended.wait(20)
 
-    where_it_stands()
+    where_it_blocks()
     watchdog.stop()
     assert codes == [EXIT_CODE]
-    said = "".join(capfd.readouterr())
-    assert "event_loop_blocked" in said
-    assert "where_it_stands" in said
-    assert str(job_id) in said
+    output = "".join(capfd.readouterr())
+    assert "event_loop_blocked" in output
+    assert "where_it_blocks" in output
+    assert str(job_id) in output
 
 
-async def test_a_loop_that_turns_is_left_alone() -> None:
+async def test_turning_loop_is_not_ended() -> None:
     codes: list[int] = []
     watchdog = Watchdog(limit=LIMIT_S, running=list, end=codes.append)
     watchdog.start()
@@ -86,18 +86,18 @@ def watched(what: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_a_process_that_blocks_is_ended() -> None:
+def test_blocked_process_exits() -> None:
     with watched("block") as process:
         process.communicate(b"go\n", timeout=30)
         assert process.returncode == EXIT_CODE
 
 
-def test_a_process_that_was_stopped_and_goes_on_is_left_alone() -> None:
+def test_resumed_process_is_not_ended() -> None:
     with watched("end") as process:
         os.kill(process.pid, signal.SIGSTOP)
         while "T (stopped)" not in Path(f"/proc/{process.pid}/status").read_text():
             time.sleep(0.01)
-        # What is to be survived is a length of time.
+        # The suspension must exceed the limit of the watchdog.
         time.sleep(3 * LIMIT_S)
         os.kill(process.pid, signal.SIGCONT)
         process.communicate(b"go\n", timeout=30)

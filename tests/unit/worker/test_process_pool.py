@@ -1,4 +1,4 @@
-"""What a worker makes of the process of a handler."""
+"""The processes of handlers, as their worker runs them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEADLINE_S = 15.0
 
 
 class Reporter:
-    """Takes what is reported; `on_output` is called with each piece of output."""
+    """Accepts reports, and calls `on_output` with each piece of output."""
 
     def __init__(self, on_output: Callable[[JsonText], Awaitable[None]]) -> None:
         self.output = on_output
@@ -64,7 +64,7 @@ async def run(
     return await processes.run(handler, payload, attempt, Reporter(on_output), check=lambda: None)
 
 
-def test_a_death_while_a_report_is_taken_is_one() -> None:
+def test_process_killed_during_a_report_has_died() -> None:
     async def main() -> None:
         processes = ProcessPool(Settings())
 
@@ -81,7 +81,7 @@ def test_a_death_while_a_report_is_taken_is_one() -> None:
 
 @contextmanager
 def children() -> Iterator[list[int]]:
-    """What is put in here is gone in the end: no loop closes while a child has a pipe of it."""
+    """Kill the processes in the list at the end. A child with an open pipe blocks the loop."""
     pids: list[int] = []
     try:
         yield pids
@@ -92,7 +92,7 @@ def children() -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("away", [False, True])
-def test_a_child_that_lives_on_does_not_hide_the_death_of_its_process(away: bool) -> None:
+def test_surviving_child_does_not_hide_the_dead_process(away: bool) -> None:
     async def main() -> None:
         with children() as started:
 
@@ -161,7 +161,7 @@ def test_process_that_keeps_much_memory_is_not_reused(
     uvloop.run(main())
 
 
-def test_process_beyond_its_memory_limit_fails_for_good() -> None:
+def test_process_beyond_its_memory_limit_fails_without_retry() -> None:
     async def main() -> None:
         processes = ProcessPool(Settings())
 

@@ -1,4 +1,4 @@
-"""What a handler raises is checked where it is raised."""
+"""The exceptions of handlers check their arguments."""
 
 from __future__ import annotations
 
