@@ -13,6 +13,7 @@ import pytest
 from headrace import Client, WrongEventLoop
 from headrace._calls import Calls
 from headrace._gateways import Gateways
+from headrace._timing import Timing
 from headrace.errors import DeadlineExceeded
 
 # How long a program may take, in seconds. What it tests ends at once, or never.
@@ -419,10 +420,11 @@ async def as_coroutine(call):
     await call()
 
 
-async def test_a_call_that_grpc_never_ends_ends(monkeypatch):
-    monkeypatch.setattr("headrace._calls._GRACE", 0.05)
+async def test_call_that_grpc_never_ends_is_cancelled():
     gateways = Gateways(["127.0.0.1:1"])
-    calls = Calls(gateways=gateways, timeout=0.05, retries=0, resume_timeout=0)
+    calls = Calls(
+        gateways=gateways, timeout=0.05, retries=0, resume_timeout=0, timing=Timing(grace=0.05)
+    )
 
     async def stuck(request, *, timeout, **_):
         await asyncio.Event().wait()

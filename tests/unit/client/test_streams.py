@@ -1,14 +1,14 @@
 """How streams survive: cuts, silence, a slow program, gateways that are stuck, waits given up."""
 
 import asyncio
-import random
 import socket
+from dataclasses import replace
 
 import grpc
 import pytest
 
 from headrace import Client, CursorExpired, InternalError, SlowConsumer, Unavailable
-from headrace._backoff import Backoff
+from headrace._timing import Backoff, Timing
 from support.until import until
 
 
@@ -26,18 +26,29 @@ def stuck():
 
 
 @pytest.fixture
-def waits(monkeypatch):
-    """The waits before attempts, which all are none here."""
-    waits = []
+def waits():
+    """The waits of `recorded`, before jitter."""
+    return []
+
+
+@pytest.fixture
+def recorded(waits):
+    """Durations with a backoff that records its waits and never waits."""
 
     class Recorded(Backoff):
         def next(self, asked=None):
-            waits.append(super().next(asked))
+            waits.append(self._base)
+            super().next(asked)
             return 0.0
 
-    monkeypatch.setattr("headrace._stream.Backoff", Recorded)
-    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
-    return waits
+    return Timing(backoff=Recorded)
+
+
+@pytest.fixture
+async def impatient(server, recorded):
+    """A client that resumes its streams at once, and records the waits."""
+    async with Client(server.target, _timing=recorded) as client:
+        yield client
 
 
 async def within(seconds, wait):
@@ -52,9 +63,9 @@ async def again(platform, method, count):
 # A slow program
 
 
-async def test_a_stream_that_was_read_too_slowly_is_resumed_at_once(client, platform, waits):
-    async with client.watch() as watch:
-        first = await client.submit("wait")
+async def test_a_stream_that_was_read_too_slowly_is_resumed_at_once(impatient, platform, waits):
+    async with impatient.watch() as watch:
+        first = await impatient.submit("wait")
         seen = [await anext(watch), await anext(watch)]
         cursor = watch.cursor
         platform.slow()
@@ -68,8 +79,8 @@ async def test_a_stream_that_was_read_too_slowly_is_resumed_at_once(client, plat
     assert platform.last("WatchJobs").cursor == cursor
 
 
-async def test_the_stream_of_one_job_as_well(client, platform, waits):
-    job = await client.submit("wait")
+async def test_the_stream_of_one_job_as_well(impatient, platform, waits):
+    job = await impatient.submit("wait")
     async with job.watch() as watch:
         seen = [await anext(watch), await anext(watch)]
         platform.slow()
@@ -83,9 +94,9 @@ async def test_the_stream_of_one_job_as_well(client, platform, waits):
 
 
 async def test_a_gateway_that_finds_everybody_slow_is_no_reason_to_hurry(
-    server, platform, waits, monkeypatch
+    server, platform, waits, recorded
 ):
-    async with Client(server.target, retries=3) as client:
+    async with Client(server.target, retries=3, _timing=recorded) as client:
         platform.refuse = grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER"
         with pytest.raises(SlowConsumer):
             await anext(client.watch())
@@ -94,10 +105,10 @@ async def test_a_gateway_that_finds_everybody_slow_is_no_reason_to_hurry(
 
 
 async def test_a_call_that_was_reset_since_nobody_read_it_is_resumed_at_once(
-    client, platform, waits, monkeypatch
+    server, platform, waits, recorded
 ):
-    monkeypatch.setattr("headrace._stream._STEADY", 0.0)
-    async with client.watch() as watch:
+    timing = replace(recorded, steady=0.0)
+    async with Client(server.target, _timing=timing) as client, client.watch() as watch:
         platform.end(grpc.StatusCode.CANCELLED)
         ahead = asyncio.create_task(anext(watch))
         await again(platform, "WatchJobs", 2)
@@ -164,28 +175,28 @@ async def test_after_an_error_it_can_be_gone_on_with(server, platform):
 # How it is tried again
 
 
-async def test_waits_grow_until_there_is_something_new(client, platform, waits):
+async def test_waits_grow_until_there_is_something_new(impatient, platform, waits):
     platform.cut_at_mark = True
-    async with client.watch() as watch:
+    async with impatient.watch() as watch:
         ahead = asyncio.create_task(anext(watch))
         await platform.until(lambda: len(waits) >= 4)
         platform.cut_at_mark = False
-        await client.submit("wait")
+        await impatient.submit("wait")
         await within(30, ahead)
         await within(30, anext(watch))
         grown = len(waits)
         platform.cut()
         ahead = asyncio.create_task(anext(watch))
-        await client.submit("wait")
+        await impatient.submit("wait")
         await within(30, ahead)
 
     assert waits[:4] == [0.25, 0.5, 1.0, 2.0]
     assert waits[grown] == 0.25
 
 
-async def test_the_watch_of_a_quiet_job_may_be_cut_for_ever(server, platform, monkeypatch):
-    monkeypatch.setattr("headrace._stream._LONGEST_WAIT", 0.3)
-    async with Client(server.target, resume_timeout=0.5) as client:
+async def test_the_watch_of_a_quiet_job_may_be_cut_for_ever(server, platform):
+    timing = Timing(longest_stream_retry=0.3)
+    async with Client(server.target, resume_timeout=0.5, _timing=timing) as client:
         job = await client.submit("wait")
         watch = job.watch()
         seen = [await anext(watch), await anext(watch)]
@@ -217,9 +228,8 @@ async def test_for_one_job_as_well(stuck, server, platform):
         assert (await within(30, anext(client.watch_job(job.id)))).seq == 1
 
 
-async def test_a_quiet_job_is_waited_for_while_its_gateway_answers(server, platform, monkeypatch):
-    monkeypatch.setattr("headrace._stream._QUIET", 0.05)
-    async with Client(server.target) as client:
+async def test_a_quiet_job_is_waited_for_while_its_gateway_answers(server, platform):
+    async with Client(server.target, _timing=Timing(quiet=0.05)) as client:
         job = await client.submit("wait")
         watch = job.watch()
         await anext(watch)
@@ -232,10 +242,9 @@ async def test_a_quiet_job_is_waited_for_while_its_gateway_answers(server, platf
     assert watch.resumes == 0
 
 
-async def test_a_gateway_that_has_stopped_answering_is_left(server, second, platform, monkeypatch):
-    monkeypatch.setattr("headrace._stream._QUIET", 0.05)
-    monkeypatch.setattr("headrace._stream._ANSWER", 0.05)
-    async with Client([server.target, second.target]) as client:
+async def test_a_gateway_that_has_stopped_answering_is_left(server, second, platform):
+    timing = Timing(quiet=0.05, answer=2.0)
+    async with Client([server.target, second.target], _timing=timing) as client:
         job = await client.submit("wait")
         watch = job.watch()
         await anext(watch)
@@ -243,7 +252,6 @@ async def test_a_gateway_that_has_stopped_answering_is_left(server, second, plat
         server.health.answers.clear()
         ahead = asyncio.create_task(anext(watch))
         await platform.until(lambda: platform.left[job.id] == 1)
-        monkeypatch.setattr("headrace._stream._ANSWER", 10)
         await until(lambda: second.health.asked)
         platform.finish(job.id)
 

@@ -16,6 +16,7 @@ from headrace import (
     SubscriptionTaken,
     Unavailable,
 )
+from headrace._timing import Timing
 from support.until import until
 
 
@@ -240,9 +241,9 @@ async def test_it_goes_on_at_another_gateway(server, second, platform, billing):
     assert billing.acks == [3]
 
 
-async def test_a_slow_program_is_resumed_at_once(client, platform, billing, monkeypatch):
-    monkeypatch.setattr("headrace._backoff._FIRST", 1000.0)
-    async with client.subscribe("billing") as events:
+async def test_slow_reader_is_resumed_without_backoff(server, platform, billing):
+    client = Client(server.target, _timing=Timing(first_retry=1000.0))
+    async with client, client.subscribe("billing") as events:
         await client.submit("wait")
         seen = await take(events, 2)
         platform.slow()

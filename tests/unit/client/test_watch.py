@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from headrace import Client, CursorExpired, DeadlineExceeded, JobState, Unavailable
+from headrace._timing import Timing
 
 
 @pytest.fixture
@@ -118,9 +119,9 @@ async def test_entering_a_watch_has_a_deadline(server, platform):
     platform.wake()
 
 
-async def test_a_watch_that_is_silent_is_begun_again(server, platform, monkeypatch):
-    monkeypatch.setattr("headrace._stream._SILENCE", 0.1)
-    async with Client(server.target) as client, client.watch() as watch:
+async def test_silent_watch_is_resumed(server, platform):
+    client = Client(server.target, _timing=Timing(silence=0.1))
+    async with client, client.watch() as watch:
         ahead = asyncio.create_task(anext(watch))
         await platform.until(lambda: platform.methods().count("WatchJobs") >= 2)
         await client.submit("wait")

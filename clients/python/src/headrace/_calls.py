@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from grpc import aio
 
-from headrace._backoff import Backoff
 from headrace._gateways import Gateway, Gateways
-from headrace._seconds import check_seconds
 from headrace._status import call_error
 from headrace._stream import Stream
+from headrace._timing import DEFAULT, Backoff, Timing, check_seconds
 from headrace.errors import DeadlineExceeded, Refusal, Unavailable
 
 Q = TypeVar("Q")
 R = TypeVar("R")
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
-
-# How long after its deadline a call may still be waited for, in seconds.
-_GRACE: Final = 2.0
 
 
 class Calls:
@@ -33,18 +29,26 @@ class Calls:
         retries: how often a unary call is tried again while it is UNAVAILABLE.
         resume_timeout: how long a stream that was cut is tried again, in seconds, since its last
             response.
+        timing: the durations.
 
     Attributes:
         timeout: as given.
     """
 
     def __init__(
-        self, *, gateways: Gateways, timeout: float, retries: int, resume_timeout: float
+        self,
+        *,
+        gateways: Gateways,
+        timeout: float,
+        retries: int,
+        resume_timeout: float,
+        timing: Timing = DEFAULT,
     ) -> None:
         self.timeout = timeout
         self._gateways = gateways
         self._retries = retries
         self._resume_timeout = resume_timeout
+        self._timing = timing
 
     async def unary(
         self,
@@ -79,12 +83,13 @@ class Calls:
         while True:
             try:
                 # gRPC ends the call at its deadline; the event loop ends it if gRPC is stuck.
-                async with asyncio.timeout_at(end + _GRACE):
+                async with asyncio.timeout_at(end + self._timing.grace):
                     return await method(gateway)(
                         request, timeout=max(0.001, end - clock()), metadata=metadata
                     )
             except TimeoutError:
-                message = f"gRPC has not ended the call {_GRACE:g} s after its deadline"
+                late = self._timing.grace
+                message = f"gRPC has not ended the call {late:g} s after its deadline"
                 raise DeadlineExceeded(Refusal(code="DEADLINE_EXCEEDED", message=message)) from None
             except aio.AioRpcError as failure:
                 error = call_error(failure, proxy=gateway.proxy)
@@ -94,7 +99,7 @@ class Calls:
                 if not isinstance(error, Unavailable):
                     raise error from failure
                 unavailable = error
-                backoff = backoff or Backoff(longest=4.0)
+                backoff = backoff or self._timing.call_backoff()
                 wait = self._wait(gateway, error, backoff)
                 if retries == self._retries or clock() + wait >= end:
                     raise error from failure
@@ -117,6 +122,7 @@ class Calls:
             begin_retries=self._retries if endless else None,
             resume_timeout=self._resume_timeout,
             taking=self.timeout / (others + 1) if others else None,
+            timing=self._timing,
         )
 
     def _wait(self, gateway: Gateway, error: Unavailable, backoff: Backoff) -> float:

@@ -11,26 +11,15 @@ from grpc import aio
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 
 from headrace import _process
-from headrace._backoff import Backoff
 from headrace._gateways import Gateway, Gateways, health_request
 from headrace._status import call_error
+from headrace._timing import Timing
 from headrace.errors import CallError, Refusal, SlowConsumer, Unavailable
 
 R = TypeVar("R")
 
 # Begins the stream at a gateway, from where its last response ended.
 Start: TypeAlias = Callable[[Gateway], aio.UnaryStreamCall[Any, R]]
-
-# Seconds without a response after which an endless stream counts as cut. It is twice the longest
-# interval of marks that a gateway can be set to.
-_SILENCE: Final = 60.0
-# The stream of one job may be quiet for ever. After so many seconds its gateway is asked whether it
-# is still there, and how long it has for the answer.
-_QUIET: Final = 30.0
-_ANSWER: Final = 10.0
-# A stream that was served for so many seconds has found a sound gateway.
-_STEADY: Final = 5.0
-_LONGEST_WAIT: Final = 5.0
 
 # What proxies and transports end a stream with. With a reason the same codes are a gateway's word.
 _CUT_CODES: Final = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
@@ -50,6 +39,7 @@ class Stream(Generic[R]):
         resume_timeout: how long it is tried again, in seconds, since its last response.
         taking: in how many seconds a gateway must take it, when there are others to go to. None:
             it may take its time.
+        timing: the durations.
 
     Attributes:
         resumes: how often it was resumed.
@@ -63,6 +53,7 @@ class Stream(Generic[R]):
         begin_retries: int | None,
         resume_timeout: float,
         taking: float | None,
+        timing: Timing,
     ) -> None:
         self.resumes = 0
         self._gateways = gateways
@@ -70,8 +61,9 @@ class Stream(Generic[R]):
         self._begin_retries = self._retries_left = begin_retries
         self._resume_timeout = resume_timeout
         self._taking = taking
+        self._timing = timing
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._backoff = Backoff(longest=_LONGEST_WAIT)
+        self._backoff = timing.stream_backoff()
         self._gateway: Gateway | None = None
         self._call: aio.UnaryStreamCall[Any, R] | None = None
         self._reading: asyncio.Task[object] | None = None
@@ -177,7 +169,7 @@ class Stream(Generic[R]):
         if self._reading is None:
             self._reading = asyncio.create_task(self._call.read())
         reading = self._reading
-        silence = _SILENCE if self._endless else _QUIET
+        silence = self._timing.silence if self._endless else self._timing.quiet
         while not (await asyncio.wait({reading}, timeout=silence))[0]:
             if self._endless:
                 raise _unavailable(f"the stream was silent for {silence:g} s")
@@ -199,7 +191,7 @@ class Stream(Generic[R]):
         if self._gateway is None:
             return
         try:
-            await self._gateway.health(health_request(""), timeout=_ANSWER)
+            await self._gateway.health(health_request(""), timeout=self._timing.answer)
         except aio.AioRpcError as failure:
             # Any other answer is one.
             if failure.code().name in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
@@ -223,7 +215,7 @@ class Stream(Generic[R]):
         if self._closing.is_set():
             return
         now = asyncio.get_running_loop().time()
-        steady = answered is not None and now - answered >= _STEADY
+        steady = answered is not None and now - answered >= self._timing.steady
         if steady:
             self._backoff.reset()
         if answered is not None and _was_slow(error, steady=steady):

@@ -31,8 +31,8 @@ from headrace._convert import (
     write_spec,
 )
 from headrace._gateways import Gateway, Gateways, health_request, parse_targets
-from headrace._seconds import check_seconds
 from headrace._subscriptions import SubscriptionCalls
+from headrace._timing import DEFAULT, Timing, check_seconds
 from headrace.errors import CallError, Refusal, Unavailable
 from headrace.event import JobEvent
 from headrace.handle import Batch, JobHandle
@@ -83,6 +83,7 @@ class Client(SubscriptionCalls):
         timeout: float = 10.0,
         retries: int = 5,
         resume_timeout: float = 60.0,
+        _timing: Timing = DEFAULT,
     ) -> None:
         check_seconds("timeout", timeout)
         check_seconds("resume_timeout", resume_timeout, zero=True, endless=True)
@@ -95,6 +96,7 @@ class Client(SubscriptionCalls):
             timeout=timeout,
             retries=retries,
             resume_timeout=resume_timeout,
+            timing=_timing,
         )
 
     async def __aenter__(self) -> Self:

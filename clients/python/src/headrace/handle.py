@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headrace._convert import from_job
-from headrace._seconds import check_seconds
+from headrace._timing import check_seconds
 from headrace.errors import JobCancelled, JobFailed
 from headrace.job import Job, JobOutput, JobState, SubmitOutcome
 from headrace.v1 import job_pb2
