@@ -1,4 +1,4 @@
-"""The command line of a service: it has no options, and its help explains the variables."""
+"""The command line of a service: no options, and a help text about its variables."""
 
 from __future__ import annotations
 

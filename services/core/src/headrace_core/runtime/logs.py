@@ -16,19 +16,19 @@ import structlog
 
 
 class LogSettings(Protocol):
-    """How to log: what `Settings` has, for a process that reads no settings."""
+    """The logging part of `Settings`, for processes that read no settings."""
 
     @property
     def log_level(self) -> str:
-        """From which level on."""
+        """The lowest level that is logged."""
 
     @property
     def log_format(self) -> str:
-        """`json` or `console`."""
+        """The format: `json` or `console`."""
 
 
 class ForeignLines(Protocol):
-    """Decides about lines of code that is not Headrace's own: those of handlers.
+    """Decides about log lines of handlers.
 
     `filter` decides about a record of the standard library; `__call__` is a structlog processor,
     which sees the lines of both.
@@ -40,13 +40,17 @@ class ForeignLines(Protocol):
     def __call__(
         self, logger: Any, method: str, event: structlog.types.EventDict, /
     ) -> structlog.types.EventDict:
-        """Return the line, or raise structlog.DropEvent."""
+        """Return the line.
+
+        Raises:
+            structlog.DropEvent: the line is dropped.
+        """
 
 
 def configure(
     settings: LogSettings, *, service: str, foreign: ForeignLines | None = None
 ) -> Callable[[], None]:
-    """Sets up structlog, and the standard library's logging to go the same way, to stderr.
+    """Configure structlog and the standard library's logging to write to stderr.
 
     Args:
         settings: the level and the format.
@@ -97,8 +101,7 @@ def configure(
             logger_factory=structlog.WriteLoggerFactory(cast(TextIO, sink)),
             cache_logger_on_first_use=True,
         )
-        # A handler for the console would show each line twice. Others stay, such as an error
-        # tracker's.
+        # A console handler would repeat each line. Other handlers stay, such as error trackers.
         others = [other for other in root.handlers if type(other) is not logging.StreamHandler]
         root.handlers[:] = [handler, *(other for other in others if other is not handler)]
         # Libraries report problems as warnings; their lines about each call may have payloads.
@@ -109,7 +112,7 @@ def configure(
 
 
 class _Sink:
-    """Where lines go. A line that cannot be written is lost, and harms no caller."""
+    """The destination of log lines. A line that cannot be written is dropped without an error."""
 
     def __init__(self, target: TextIO) -> None:
         self._target = target
@@ -118,7 +121,7 @@ class _Sink:
         try:
             self._target.write(line)
         except ValueError:
-            # A handler has closed `sys.stderr`; that leaves the descriptor open.
+            # A handler closed `sys.stderr`; the descriptor is still open.
             with suppress(OSError):
                 os.write(2, line.encode(errors="replace"))
         except OSError:
@@ -136,7 +139,7 @@ class _Handler(logging.StreamHandler[Any]):
         try:
             super().emit(record)
         except (RecursionError, SystemExit):
-            # From the text of an object of the handler's.
+            # The error came from the text of an object of a handler.
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
@@ -148,26 +151,26 @@ class _Handler(logging.StreamHandler[Any]):
 def _show_stack_trace(
     _: structlog.types.WrappedLogger, __: str, event: structlog.types.EventDict
 ) -> structlog.types.EventDict:
-    """Have a console show a stack trace below its line."""
+    """Print a stack trace below its line, for a console."""
     if trace := event.pop("stack_trace", None):
         event["stack"] = trace
     return event
 
 
 def correlation_id() -> str | None:
-    """Return the x-request-id of the call that is being served; None outside a call."""
+    """Return the x-request-id of the current call; None outside a call."""
     bound: str | None = structlog.contextvars.get_contextvars().get("correlation_id")
     return bound
 
 
-# Variables hold payloads, and so do the lines behind the first of a database error (DETAIL, the
-# statement's parameters): neither is shown.
+# Local variables can hold payloads, and so can all lines but the first of a database error (DETAIL,
+# parameters of the statement). Logs contain neither.
 _frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=30)
 _MAX_TEXT = 500
 
 
 def _exception(exc_info: structlog.typing.ExcInfo) -> list[dict[str, Any]]:
-    """An exception and its causes, for a line of JSON."""
+    """Format an exception and its causes for a line of JSON."""
     return _shorten(_frames(exc_info))
 
 
@@ -175,14 +178,14 @@ def _shorten(stacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for stack in stacks:
         stack["exc_value"] = stack["exc_value"].partition("\n")[0][:_MAX_TEXT]
         stack["exc_notes"] = []
-        # Those of a group.
+        # The exceptions of a group.
         for inner in stack["exceptions"]:
             _shorten(inner)
     return stacks
 
 
 def _write_exception(target: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
-    """An exception and its causes, for a console."""
+    """Format an exception and its causes for a console."""
     for stack in reversed(_exception(exc_info)):
         target.write("\n")
         target.writelines(

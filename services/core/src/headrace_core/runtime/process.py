@@ -1,4 +1,4 @@
-"""How a service becomes a process: settings, logs, uvloop, signals, a clean end."""
+"""Runs a service as a process: settings, logs, uvloop, signals, a clean end."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from headrace_core.runtime.variables import misspelt_variables
 # sysexits.h: EX_CONFIG.
 BAD_CONFIGURATION = 78
 
-# Of Python's three generations; by default 700 objects, 10 and 10 rounds.
+# Thresholds of Python's three generations; the defaults are 700, 10 and 10.
 _GC_THRESHOLDS = (10_000, 10, 10)
 
-# The waits of a service that a missing server keeps from starting.
+# Waits between two starts of a service while a server is unavailable.
 _POSTPONED = RetryPolicy(
     initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=10), jitter=0.5
 )
 
-# How long what a stopped service has left behind may take to end, in seconds.
+# Deadline for tasks and threads that outlive a stopped service, in seconds.
 _LAST_S = 0.2
 
 _log = structlog.get_logger()
 
 
 class Service(Protocol):
-    """What `run_service` runs. `stop` keeps to the grace of the settings by itself."""
+    """A service for `run_service`. Its `stop` observes the grace of the settings."""
 
     async def start(self) -> None:
-        """Starts it; returns once it serves."""
+        """Start the service; return once it serves."""
 
     async def stop(self) -> None:
-        """Ends it, with what it has begun brought to a good end."""
+        """Stop the service after its current work."""
 
 
 def run_service(
@@ -57,15 +57,15 @@ def run_service(
     *,
     task_factory: Callable[..., asyncio.Task[Any]] = asyncio.Task,
 ) -> int:
-    """Runs a service until SIGTERM or SIGINT.
+    """Run a service until SIGTERM or SIGINT.
 
     Args:
-        name: the service's, for the logs.
-        create: makes it, within the event loop.
-        task_factory: creates the tasks of its event loop.
+        name: of the service, for the logs.
+        create: creates the service, within the event loop.
+        task_factory: creates the tasks of the event loop.
 
     Returns:
-        The exit code: 0 after a clean stop, 78 for settings that can't be, 1 when it failed.
+        The exit code: 0 after a clean stop, 78 for invalid settings, 1 after a failure.
     """
     try:
         settings = Settings()
@@ -136,17 +136,17 @@ def _reason(fault: Unavailable) -> str:
 
 
 def _end_soon(code: int) -> None:
-    """Ends the process for sure, though a task swallows its cancellation or a thread goes on."""
+    """End the process soon, even if a task ignores its cancellation or a thread still runs."""
     last = threading.Timer(_LAST_S, os._exit, (code,))
     last.daemon = True
     last.start()
 
 
 def _spare_the_collector() -> None:
-    """Keeps Python's cyclic collector from looking through what lives as long as the process.
+    """Keep Python's cyclic collector away from objects that live as long as the process.
 
-    Jobs and events come in crowds, and nearly all of them go without cycles: it looks less often,
-    and still often enough for those that handlers leave.
+    Jobs and events are many and have no cycles, so the collector runs less often. It still runs
+    often enough for the cycles of handlers.
     """
     gc.collect()
     gc.freeze()

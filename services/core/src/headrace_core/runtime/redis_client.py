@@ -1,4 +1,4 @@
-"""The connection to Redis."""
+"""Connections to Redis."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from redis.exceptions import RedisError
 
 from headrace_core.runtime.settings import Settings
 
-# Any error of the client: an unforeseen one must not bypass the fallback to PostgreSQL either.
+# Any error of the client, so that an unexpected one leads to the fallback to PostgreSQL as well.
 RedisFault: Final = (Exception,)
 
-# The errors of a server that is gone, or hangs.
+# Errors of an unavailable or hung server.
 _EXPECTED: Final = (RedisError, OSError, TimeoutError)
 
-# How long the key of a check lives, in milliseconds.
+# Lifetime of the key of a check, in milliseconds.
 _PROBE_MS: Final = 1000
 
 
 def connection_pool(settings: Settings, *, name: str | None = None) -> ConnectionPool:
-    """Connections that give up after `redis_timeout` seconds, and never retry by themselves.
+    """Return a pool of connections that time out after `redis_timeout` seconds and never retry.
 
-    Whoever uses one knows what a fault means there; a hidden retry would only delay that.
+    The caller handles faults; a hidden retry would delay that.
 
     Args:
         settings: where Redis is.
-        name: what Redis calls the connections in its list of clients.
+        name: of the connections, in the list of clients of Redis.
     """
     url = settings.redis_url.get_secret_value()
     tcp: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
@@ -58,9 +58,9 @@ def key(installation: UUID, *parts: str) -> str:
 
 
 async def check_writes(client: Redis, installation: UUID) -> None:
-    """Check that Redis takes writes; a full one and a replica still answer a PING.
+    """Check that Redis accepts writes; a full server and a replica still answer a PING.
 
     Raises:
-        Exception: it does not.
+        Exception: Redis rejected the write or did not answer.
     """
     await client.set(key(installation, "probe"), b"", px=_PROBE_MS)

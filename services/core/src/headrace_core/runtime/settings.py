@@ -27,7 +27,7 @@ _SERVICES = ("gateway", "scheduler", "worker")
 
 
 class Settings(BaseSettings):
-    """What the environment says.
+    """The settings of all services, read from the environment.
 
     Durations are seconds, sizes are bytes, addresses are `host:port` (port 0: any free one).
 
@@ -35,7 +35,7 @@ class Settings(BaseSettings):
         pydantic.ValidationError: a value is malformed or two of them don't fit together.
     """
 
-    # An error never shows what was given: URLs hold passwords.
+    # Errors never contain values, because URLs hold passwords.
     model_config = SettingsConfigDict(
         env_prefix="HEADRACE_",
         env_ignore_empty=True,
@@ -46,7 +46,7 @@ class Settings(BaseSettings):
 
     # Servers.
     database_url: SecretStr = SecretStr("postgresql://headrace@127.0.0.1:5432/headrace")
-    # Where the tables are. Its name needs no quotes in SQL.
+    # The schema of the tables. Its name needs no quotes in SQL.
     database_schema: str = Field("headrace", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
     database_pool_size: int = Field(10, ge=2, le=200)
     database_timeout: float = Field(15.0, gt=0)
@@ -57,17 +57,17 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
-    # Where the services listen. Only loopback, as long as there is no access control.
+    # Addresses of the services: only loopback, while there is no access control.
     gateway_address: str = "127.0.0.1:50051"
     scheduler_address: str = "127.0.0.1:50052"
     worker_address: str = "127.0.0.1:50053"
     allow_insecure: bool = False
-    # Where each service serves its metrics over HTTP; empty: nowhere.
+    # Addresses of the metrics, served over HTTP; empty: none.
     gateway_metrics_address: str = ""
     scheduler_metrics_address: str = ""
     worker_metrics_address: str = ""
     reflection: bool = False
-    # Less than the deadline of 10 s that clients set, so that a hung database is UNAVAILABLE.
+    # Less than the clients' deadline of 10 s, so calls fail as UNAVAILABLE if a database hangs.
     call_timeout: float = Field(6.0, gt=0)
     shutdown_grace: float = Field(10.0, ge=0)
 
@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     max_payload_bytes: int = Field(256 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
     max_result_bytes: int = Field(256 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
     max_output_bytes: int = Field(64 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
-    # gRPC's own limit is four times as much, and a 32-bit number.
+    # The limit of gRPC is four times this value, and a 32-bit number.
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     max_labels: int = Field(32, ge=0, le=MAX_LABELS)
     max_batch_jobs: int = Field(1000, ge=1, le=1000)
@@ -84,12 +84,12 @@ class Settings(BaseSettings):
     max_subscriptions: int = Field(1000, ge=0)
     stream_queue_events: int = Field(1000, ge=1)
     stream_queue_bytes: int = Field(1024 * 1024, ge=1)
-    # Clients take a stream that is silent for 60 s for cut.
+    # Clients consider a stream broken after 60 s of silence.
     stream_idle: float = Field(10.0, gt=0, le=30)
     stream_patience: float = Field(60.0, gt=0)
 
-    # How long a finished job and its events are kept, with rules for some tenants and states;
-    # and for how long at most a subscription that has not read them holds on to them.
+    # Retention of ended jobs and their events, rules for some tenants and states, and the longest
+    # retention for a subscription that has not acknowledged them.
     retention: float = Field(7 * 86_400.0, gt=0)
     retention_rules: str = ""
     subscription_retention: float = Field(30 * 86_400.0, gt=0)
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     dispatch_prefetch: int = Field(400, ge=0)
     redeliver_after: float = Field(10.0, gt=0)
     max_worker_losses: int = Field(3, ge=0)
-    # With fewer, the innocent jobs beside one that stops its worker would fail with it.
+    # With fewer losses, the other jobs on a worker would fail with the one that kills it.
     max_interruptions: int = Field(100, ge=INTERRUPTIONS_BEFORE_OWN_PROCESS)
 
     # Worker.
@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
-        """Reads the lists, which are written with commas."""
+        """Read lists that are separated by commas."""
         for name in ("worker_queues", "handlers"):
             value = values.get(name)
             if isinstance(value, str):
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, url: SecretStr) -> SecretStr:
-        # Another driver's name in the scheme is replaced by ours.
+        # The driver in the scheme is replaced by asyncpg.
         if not re.match(r"postgres(ql)?(\+\w+)?://", url.get_secret_value()):
             raise ValueError("it must begin with postgresql://")
         check_database_url(url.get_secret_value())
@@ -197,7 +197,7 @@ class Settings(BaseSettings):
 
     @property
     def builtins(self) -> tuple[str, ...] | None:
-        """The modules of built-in handlers that a worker offers; None for all."""
+        """Return the modules of the built-in handlers that a worker has; None for all."""
         match self.builtin_handlers.strip().lower():
             case "true":
                 return None
@@ -208,14 +208,14 @@ class Settings(BaseSettings):
 
     @property
     def kept_for(self) -> Retention:
-        """How long finished jobs are kept, by tenant and state."""
+        """Return the retention of ended jobs, by tenant and state."""
         return Retention(
             default=timedelta(seconds=self.retention), rules=parse_rules(self.retention_rules)
         )
 
     @property
     def postgresql_url(self) -> str:
-        """The database's URL as drivers read it, without the options that are ignored."""
+        """Return the URL of the database for drivers, without ignored options."""
         return driver_url(self.database_url.get_secret_value())
 
 
@@ -224,16 +224,16 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def problems(error: ValidationError) -> list[str]:
-    """Return a line for each wrong setting, without its value, which may be secret."""
+    """Return a line for each invalid setting, without its value, which may be secret."""
     return [
-        # pydantic's prefix for what our own validators raise
+        # The prefix of pydantic for errors of our validators.
         _named(problem["loc"]) + problem["msg"].removeprefix("Value error, ")
         for problem in error.errors()
     ]
 
 
 def _named(location: tuple[int | str, ...]) -> str:
-    # What concerns several settings has no place, and names them itself.
+    # An error about several settings has no location; its message names them.
     names = [str(part).upper() for part in location]
     return "_".join(("HEADRACE", *names)) + ": " if names else ""
 

@@ -1,4 +1,4 @@
-"""Ending tasks for sure."""
+"""Ends tasks reliably."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ T = TypeVar("T")
 
 _log = structlog.get_logger()
 
-# A task that has not ended is cancelled again so often, in seconds.
+# Seconds between two cancellations of a task that has not ended.
 _AGAIN: Final = 1.0
 # Seconds between two log lines about ignored exits: a handler can raise them at any rate.
 _EXIT_LOG_S: Final = 1.0
 
 
 async def end_tasks(*tasks: asyncio.Future[Any], within: float | None = None) -> None:
-    """Cancels tasks and waits until they have ended; what they raise is theirs.
+    """Cancel tasks and wait until they have ended; ignore their exceptions.
 
-    A cancellation can be lost: `asyncio.wait_for` of Python 3.11, which redis-py sends with,
-    returns its result when that comes at the same moment. So whoever goes on is cancelled again.
-    When the caller is cancelled meanwhile, it learns of that once the tasks have ended.
+    A cancellation can be lost: `asyncio.wait_for` of Python 3.11, which redis-py uses to send,
+    returns its result if that arrives at the same moment. So running tasks are cancelled again. A
+    cancellation of the caller takes effect once the tasks have ended.
 
     Args:
-        tasks: what to end. None of them may be the one that calls.
-        within: seconds after which it returns, whatever still goes on; None: it waits for all.
+        tasks: any but the task of the caller.
+        within: deadline in seconds, after which tasks may still run; None: wait for all.
     """
     clock = asyncio.get_running_loop().time
     give_up = None if within is None else clock() + within
@@ -46,7 +46,7 @@ async def end_tasks(*tasks: asyncio.Future[Any], within: float | None = None) ->
             break
     for task in tasks:
         if task.done() and not task.cancelled():
-            # Or it would be said that nobody has looked at it.
+            # asyncio logs exceptions that were never retrieved.
             task.exception()
     if cancelled is not None:
         raise cancelled

@@ -1,4 +1,4 @@
-"""The options in the URLs of the servers: which are honored, ignored and refused.
+"""The options in the URLs of the servers: honored, ignored and rejected ones.
 
 docs/production.md lists them. No error quotes a value: it may be a part of the password.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
-# libpq's, as far as asyncpg or the server reads them.
+# Options of libpq that asyncpg or the server reads.
 _HONORED: Final = frozenset(
     (
         "host",
@@ -35,8 +35,8 @@ _HONORED: Final = frozenset(
         "gsslib",
     )
 )
-# libpq's that change nothing here: each connection and statement has a deadline, and asyncpg has
-# neither channel binding nor GSSAPI encryption.
+# Options of libpq without effect here: each connection and statement has a deadline, and asyncpg
+# has neither channel binding nor GSSAPI encryption.
 _IGNORED: Final = frozenset(
     (
         "application_name",
@@ -60,12 +60,12 @@ _HINTS: Final[Mapping[str, str]] = {
     "currentSchema": "set HEADRACE_DATABASE_SCHEMA instead",
 }
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
-    # Services write, so a standby is of no use to them.
+    # Services write, so they cannot use a standby.
     "target_session_attrs": ("any", "primary", "read-write"),
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "gssencmode": ("disable", "prefer"),
 }
-# Read by asyncpg, but not in its URL.
+# Options of asyncpg that its URL cannot have.
 _OURS: Final = frozenset({"connect_timeout"})
 
 _REDIS_OPTIONS: Final = frozenset(
@@ -105,13 +105,13 @@ def check_database_url(url: str) -> None:
 
 
 def database_options(url: str) -> dict[str, str]:
-    """The options of a URL of PostgreSQL; SQLAlchemy's `ssl` is the `sslmode` that it means.
+    """Return the options of a PostgreSQL URL, with SQLAlchemy's `ssl` as `sslmode`.
 
     Raises:
         ValueError: it cannot be read.
     """
     parts = _split(url)
-    # Several hosts, each with a port of its own or none.
+    # Several hosts, each with or without a port.
     for host in parts.netloc.rpartition("@")[2].split(","):
         port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host.rpartition("]")[2] else ""
         if port and not port.isdigit():
@@ -123,7 +123,7 @@ def database_options(url: str) -> dict[str, str]:
 
 
 def driver_url(url: str) -> str:
-    """A URL of PostgreSQL as asyncpg and psycopg read it.
+    """Return a PostgreSQL URL for asyncpg and psycopg.
 
     A driver's name in the scheme and the options that are ignored are left out.
     """
@@ -160,7 +160,7 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
     except ValueError:
         raise _unreadable() from None
-    # Of a password with one of these characters, the rest would be taken for options or a path.
+    # In a password, each of these characters would begin the options or the path.
     if parts.fragment or "@" in parts.query or "@" in parts.path:
         raise _unreadable()
     return parts

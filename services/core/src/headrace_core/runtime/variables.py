@@ -1,4 +1,4 @@
-"""The names of the HEADRACE_ variables, and how a misspelt one is recognized."""
+"""The names of the HEADRACE_ variables, and the detection of misspelt ones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from headrace_core.runtime.settings import Settings
 
 _PREFIX: Final = "HEADRACE_"
 
-# The variables that other parts read than `Settings`. `.env.example` lists them as well, and a test
-# compares the two.
+# Variables that `Settings` does not read. A test compares them with `.env.example`.
 _ELSEWHERE: Final = frozenset(
     {
         # The client, its command line, and `headrace up`.
@@ -41,10 +40,10 @@ _ELSEWHERE: Final = frozenset(
         "HEADRACE_HTTP_MAX_RESPONSE_BYTES",
     }
 )
-# Tests read these, and Docker Compose publishes a port by the last one.
+# Variables of tests; Docker Compose publishes a port by the last one.
 _IGNORED: Final = ("HEADRACE_TEST_", "HEADRACE_GATEWAY_PORT")
 
-# How alike two names are at least, from 0 to 1: one letter of nine may differ.
+# The least similarity of two names, from 0 to 1: one letter of nine may differ.
 _ALIKE: Final = 0.85
 
 
@@ -54,7 +53,7 @@ def known_variables() -> frozenset[str]:
 
 
 def misspelt_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that Headrace ignores although they look like one that it reads.
+    """Return unknown variables that are similar to known ones.
 
     A variable that resembles no setting belongs to another program or to a user's handler.
 
