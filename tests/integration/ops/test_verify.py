@@ -457,7 +457,7 @@ async def test_its_exit_code_says_what_it_found(settings: Settings, database: Da
     done = verify(settings, "--at-rest")
     assert done.returncode == 1
     assert "gap: events are numbered 1, 2, 3 … without a gap" in done.stdout
-    assert "event 3 does not follow the one before" in done.stdout
+    assert "the event before event 3 is missing" in done.stdout
     assert "1 breach\n" in done.stdout
     for arguments in (("--json",), ("-o", "json")):
         done = verify(settings, "--at-rest", *arguments)

@@ -142,7 +142,7 @@ async def heads(database: Database, *, limit: int, **behind: int) -> dict[str, H
     """The heads of the lanes of the default queue, by type; `behind` by type as well."""
     known = {Lane(DEFAULT_TENANT, DEFAULT_QUEUE, name): count for name, count in behind.items()}
     async with database.transaction() as connection:
-        found = await ready_heads(connection, pools=["pool"], limit=limit, behind=known)
+        found = await ready_heads(connection, pools=["pool"], limit=limit, known=known)
     return {head.lane.type: head for head in found}
 
 

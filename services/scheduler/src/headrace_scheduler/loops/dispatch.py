@@ -158,7 +158,7 @@ class Dispatch(Loop):
                 pools=able,
                 limit=min(self._page_size, sum(most[name] for name in able)),
                 # Unclaimed deliveries still wait in PostgreSQL, at the head of their lanes.
-                behind={lane: len(known) for lane, known in self._unclaimed.items()},
+                known={lane: len(known) for lane, known in self._unclaimed.items()},
             )
         fresh = self._compare(heads, pools, able)
         unclaimed = Counter(

@@ -102,7 +102,7 @@ def _comparison(comparison: Comparison) -> ColumnElement[bool]:
 
 
 async def read_stats(conn: Connection, *, tenant: str) -> Stats:
-    """Counts a tenant's jobs."""
+    """Count a tenant's jobs by queue, type and state."""
     rows = await conn.execute(_STATS, {"tenant": tenant})
     ages: dict[str, timedelta] = {}
     for row in rows:

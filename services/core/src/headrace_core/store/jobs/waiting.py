@@ -46,7 +46,7 @@ async def live_pools(conn: Connection, *, term: int | None = None) -> list[Pool]
 
 
 async def ready_heads(
-    conn: Connection, *, pools: Sequence[str], limit: int, behind: Mapping[Lane, int]
+    conn: Connection, *, pools: Sequence[str], limit: int, known: Mapping[Lane, int]
 ) -> list[Head]:
     """Return the heads of the lanes that a live worker of one of `pools` serves.
 
@@ -55,17 +55,17 @@ async def ready_heads(
         pools: the names of the pools.
         limit: the number of jobs needed in all. A single lane returns as many. Each of several
             lanes returns about twice its share, because the order between them is unknown.
-        behind: for each lane, the number of known jobs at its head, which are returned as well.
+        known: for each lane, the number of known jobs at its head, which are returned as well.
     """
     rows = await conn.execute(
         _HEADS,
         {
             "pools": list(pools),
             "limit": limit,
-            "tenants": [lane.tenant for lane in behind],
-            "queues": [lane.queue for lane in behind],
-            "types": [lane.type for lane in behind],
-            "counts": list(behind.values()),
+            "tenants": [lane.tenant for lane in known],
+            "queues": [lane.queue for lane in known],
+            "types": [lane.type for lane in known],
+            "counts": list(known.values()),
         },
     )
     return [
@@ -76,20 +76,24 @@ async def ready_heads(
             whole=len(row.ids) < row.size,
         )
         for row in rows
-        # Claimed since the lanes were found.
+        # The jobs of a lane may be claimed during the statement.
         if row.ids
     ]
 
 
 async def ready_jobs(conn: Connection, *, pools: Sequence[str], limit: int) -> list[ReadyJob]:
-    """Up to `limit` QUEUED jobs that a live worker of one of `pools` could run, in the order of
-    their turn.
+    """Return the next QUEUED jobs that a live worker of one of `pools` can run, in order.
+
+    Args:
+        conn: needs no transaction.
+        pools: the names of the pools.
+        limit: the maximum number of jobs.
     """
-    heads = await ready_heads(conn, pools=pools, limit=limit, behind={})
+    heads = await ready_heads(conn, pools=pools, limit=limit, known={})
     jobs = sorted(job for head in heads for job in head)[:limit]
-    # What stands behind the last known job of a lane may have to wait for others of that lane.
-    known = [head.ranks[-1] for head in heads if not head.whole]
-    return [job for job in jobs if job.rank <= min(known)] if known else jobs
+    # An incomplete lane may have further jobs that precede those of other lanes.
+    ends = [head.ranks[-1] for head in heads if not head.whole]
+    return [job for job in jobs if job.rank <= min(ends)] if ends else jobs
 
 
 async def served_queues(conn: Connection, *, tenant: str) -> ServedQueues:
@@ -156,8 +160,7 @@ _POOLS_OF_TERM = text(f"""
     SELECT p.* FROM current_term LEFT JOIN ({_LIVE_POOLS}) p ON true
 """)
 
-# Reads the head of each lane that somebody serves: what nobody can run costs nothing, however much
-# of it waits.
+# Reads the head of each served lane. Unserved jobs cost nothing, however many wait.
 _HEADS = text(f"""
     WITH RECURSIVE {LANES},
     served AS MATERIALIZED (

@@ -75,7 +75,7 @@ async def audit_jobs(conn: Connection, *, after: UUID, limit: int) -> AuditedPag
     ]
     breaches += _breaches(await conn.execute(_REFERENCES, bounds))
     breaches += [
-        Breach("unreadable", row.name, f"its {', '.join(row.fields)} cannot be read")
+        Breach("unreadable", row.name, f"unreadable columns: {', '.join(row.fields)}")
         for row in await unreadable_rows(conn, after=after, last=last)
     ]
     return AuditedPage(breaches=breaches, jobs=counted.jobs, events=counted.events, last=last)
@@ -96,7 +96,7 @@ async def audit_rest(conn: Connection) -> Sequence[Breach]:
     return [
         *_breaches(rows),
         *(
-            Breach("unreadable", row.name, f"its {', '.join(row.fields)} cannot be read")
+            Breach("unreadable", row.name, f"unreadable columns: {', '.join(row.fields)}")
             for row in await other_unreadable_rows(conn)
         ),
     ]
@@ -150,7 +150,7 @@ _HISTORIES = text(f"""
                 coalesce(nullif(before, ''), 'nothing'), state)) FILTER (
                 WHERE follows AND before || '>' || type || '>' || state NOT IN ({_STEPS})
             ) AS step,
-            min(format('event %s: %s is of attempt %s, after %s', seq, type, attempt,
+            min(format('event %s: %s belongs to attempt %s, after attempt %s', seq, type, attempt,
                 attempt_before)) FILTER (
                 WHERE follows AND attempt <> attempt_before
                     + CASE WHEN type = '{EventType.STARTED}' THEN 1 ELSE 0 END
@@ -158,7 +158,7 @@ _HISTORIES = text(f"""
             min(seq) FILTER (
                 WHERE (xid, position) <= (xid_before, position_before)
             ) AS place,
-            min(format('event %s: %s came at %s, before its time, %s', seq, type, time,
+            min(format('event %s: %s is at %s, before the due time %s', seq, type, time,
                 due_before)) FILTER (
                 WHERE before IN ({_WAITS}) AND type = '{EventType.DUE}' AND time < due_before
             ) AS early,
@@ -178,25 +178,25 @@ _HISTORIES = text(f"""
         SELECT coalesce(j.id, h.job_id) AS job_id, h.events,
             j.id IS NOT NULL AS is_job,
             CASE WHEN h.job_id IS NULL
-                THEN 'it has no events, and its row has come to ' || j.seq END AS missing,
+                THEN 'no events, but the row is at event ' || j.seq END AS missing,
             CASE WHEN j.id IS NULL
-                THEN h.events || ' events, up to number ' || h.seq || ', and no job' END AS orphan,
+                THEN h.events || ' events up to number ' || h.seq || ', but no job' END AS orphan,
             CASE WHEN j.id IS NOT NULL AND h.gap IS NOT NULL
-                THEN 'event ' || h.gap || ' does not follow the one before' END AS gap,
+                THEN 'the event before event ' || h.gap || ' is missing' END AS gap,
             h.step, h.attempt,
             CASE WHEN h.gap IS NULL AND h.ends - h.requeued
                     <> CASE WHEN h.state IN ({_TERMINAL}) THEN 1 ELSE 0 END
                 THEN h.ends || ' terminal events, requeued ' || h.requeued || ' times' END AS end,
             CASE WHEN j.id IS NOT NULL AND h.job_id IS NOT NULL
                     AND (j.state, j.seq, j.attempt) <> (h.state, h.seq, h.last_attempt)
-                THEN format('its row says %s, number %s, attempt %s; its newest event %s, %s, %s',
+                THEN format('the row has %s, event %s, attempt %s; the newest event %s, %s, %s',
                     j.state, j.seq, j.attempt, h.state, h.seq, h.last_attempt) END AS row,
             CASE WHEN h.place IS NOT NULL
-                    THEN 'event ' || h.place || ' stands before an earlier one in the log'
+                    THEN 'event ' || h.place || ' has a place before that of an earlier event'
                 WHEN j.seq = h.seq AND j.xid <> h.xid
-                    THEN 'its row has another place in the log than its newest event' END AS place,
+                    THEN 'the row and the newest event have different xids' END AS place,
             CASE WHEN h.tenant <> h.other_tenant OR h.tenant <> j.tenant
-                THEN 'its row and its events are not all of one tenant' END AS tenant,
+                THEN 'the row and the events belong to different tenants' END AS tenant,
             h.early
         FROM job j FULL JOIN history h ON h.job_id = j.id
     )
@@ -222,7 +222,7 @@ _REFERENCES = text(f"""
     WHERE j.id > :after AND j.id <= :last AND j.request_id IS NOT NULL
     LIMIT :most)
     UNION ALL
-    (SELECT 'batch', 'job ' || j.id, 'its batch ' || j.batch_id || ' is not there'
+    (SELECT 'batch', 'job ' || j.id, 'batch ' || j.batch_id || ' is missing'
     FROM jobs j
     WHERE j.id > :after AND j.id <= :last AND j.batch_id IS NOT NULL
         AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.id = j.batch_id)
@@ -239,8 +239,8 @@ _REFERENCES = text(f"""
 # A batch is removed with its last job.
 _BATCHES = text("""
     SELECT 'batch' AS broken, 'batch ' || b.id AS subject,
-        CASE WHEN f.jobs = 0 THEN 'it has no jobs'
-            ELSE 'it has ' || f.jobs || ' jobs, and was made of ' || b.jobs END AS detail
+        CASE WHEN f.jobs = 0 THEN 'no jobs'
+            ELSE f.jobs || ' jobs, but it was submitted with ' || b.jobs END AS detail
     FROM batches b
     CROSS JOIN LATERAL (SELECT count(*) AS jobs FROM jobs j WHERE j.batch_id = b.id) f
     WHERE b.id > :after AND b.id <= :last AND f.jobs NOT BETWEEN 1 AND b.jobs
@@ -248,8 +248,8 @@ _BATCHES = text("""
 
 _LEFTOVERS = text("""
     SELECT 'leftover' AS broken, 'pruned job ' || p.id AS subject,
-        CASE WHEN f.is_job THEN 'it is still there'
-            ELSE format('events %s to %s should be left, and there are %s', p.removed + 1, p.seq,
+        CASE WHEN f.is_job THEN 'the job still exists'
+            ELSE format('events %s to %s should be left, but %s are', p.removed + 1, p.seq,
                 f.events) END AS detail
     FROM pruned_jobs p
     CROSS JOIN LATERAL (
@@ -264,7 +264,7 @@ _LEFTOVERS = text("""
 
 _HANDLERS = text("""
     SELECT 'handler' AS broken, 'worker ' || h.worker_id AS subject,
-        'the worker of handler ' || h.type || ' is not there' AS detail
+        'the worker of handler ' || h.type || ' is missing' AS detail
     FROM worker_handlers h
     WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = h.worker_id)
     LIMIT :most
@@ -290,7 +290,7 @@ _LOG = text("""
         FROM subscriptions
     )
     SELECT 'log' AS broken, p.subject,
-        'its place in the log is beyond all that was written here' AS detail
+        'the place is beyond all events of this cluster' AS detail
     FROM place p CROSS JOIN here h
     WHERE p.xid >= h.xid OR p.position > h.position
     LIMIT :most
@@ -298,7 +298,7 @@ _LOG = text("""
 
 _INSTALLATION = text("""
     SELECT 'installation' AS broken, 'the database' AS subject,
-        'it has ' || count(*) || ' names instead of one' AS detail
+        count(*) || ' identities instead of one' AS detail
     FROM installation HAVING count(*) <> 1
     LIMIT :most
 """)
