@@ -46,7 +46,7 @@ up: $(STAMP) ## Start the whole platform and leave it running (Ctrl-C ends it).
 
 .PHONY: test
 test: $(STAMP) ## Run all tests.
-	"$(BIN)/pytest" -n 2
+	"$(BIN)/pytest" -n 3
 
 FAULTS = PYTHONPATH=tests:. "$(BIN)/python" -m faults
 

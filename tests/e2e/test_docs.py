@@ -23,6 +23,7 @@ import pytest
 
 from headrace import Client, SubscriptionNotFound, SyncClient
 from headrace_standalone.embedded.running import running_servers
+from support.warm_cli import warm_cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -172,7 +173,18 @@ class Live:
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a command `headrace` that starts fast."""
+    folder = tmp_path_factory.mktemp("bin")
+    with warm_cli(tmp_path_factory.mktemp("cli")) as command:
+        script = folder / "headrace"
+        script.write_text(f'#!/bin/sh\nexec {" ".join(command)} "$@"\n')
+        script.chmod(0o755)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def live(commands: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """`headrace up` with the handlers of the docs, as a reader would have it."""
     folder = tmp_path_factory.mktemp("docs")
     modules = []
@@ -181,7 +193,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         (folder / f"{module}.py").write_text(block.text)
         modules.append(module)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join((str(commands), str(BIN), os.environ["PATH"])),
         "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT / "examples"))),
         "HEADRACE_HANDLERS": ",".join(("handlers", *modules)),
         "HEADRACE_LOG_LEVEL": "debug",
