@@ -1,4 +1,4 @@
-"""The commands. This is imported whenever `headrace` runs, so it imports little."""
+"""The commands. Every run of `headrace` imports this module, so it imports little."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def verify(
     limit: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 20,
     session: Injected,
 ) -> int:
-    """Audit a database against what must always hold.
+    """Audit the database against the invariants.
 
-    Every job is compared with its events,
-    and rows that belong to nothing are found, and jobs that nobody moves on.
+    It compares every job with its events,
+    and finds rows without an owner, and jobs that are stuck.
     It reads one snapshot of HEADRACE_DATABASE_URL, or of the database of `headrace up`.
-    It changes nothing and holds nobody up, while the platform runs.
-    It ends with 0 when all is well, 1 when something is broken, 2 when that cannot be told.
+    It changes and blocks nothing, so the platform may be running.
+    Exit codes: 0 all invariants hold, 1 an invariant is broken, 2 the audit failed.
 
     Args:
-        data: The folder of `headrace up`, whose database is audited; .headrace by default.
-        json: Print the result as JSON, as -o json does.
-        at_rest: Nothing runs on the database: do not ask whether jobs are moved on.
-        patience: Seconds for which a job that waits for somebody may do so.
-        limit: How many breaches of a kind are printed.
+        data: Folder of the `headrace up` whose database is audited; default .headrace.
+        json: Print the result as JSON, like -o json.
+        at_rest: No service is running: do not report stuck jobs.
+        patience: Seconds a job may wait before it counts as stuck.
+        limit: Maximum number of printed breaches of each kind.
 
     Returns:
         The exit code.
@@ -52,15 +52,15 @@ def verify(
 
 
 def doctor(*, data: _Data = None, json: bool = False, session: Injected) -> int:
-    """Look at the servers and what runs on them, and say what to do.
+    """Check the servers and services, and print what to do.
 
-    It asks PostgreSQL and Redis of HEADRACE_DATABASE_URL and HEADRACE_REDIS_URL,
+    It reads PostgreSQL and Redis at HEADRACE_DATABASE_URL and HEADRACE_REDIS_URL,
     or those of `headrace up`. It changes nothing, and prints no password.
-    It ends with 0 when nothing is bad, 1 when something is, 2 when that cannot be told.
+    Exit codes: 0 no problem, 1 a problem was found, 2 the check failed.
 
     Args:
-        data: The folder of `headrace up`, whose servers are asked; .headrace by default.
-        json: Print the findings as JSON, as -o json does.
+        data: Folder of the `headrace up` whose servers are checked; default .headrace.
+        json: Print the findings as JSON, like -o json.
 
     Returns:
         The exit code.

@@ -1,4 +1,4 @@
-"""The command `headrace up`. It is imported whenever `headrace` runs, so it imports little."""
+"""The command `headrace up`. Every run of `headrace` imports this module, so it imports little."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def up(
 ) -> int:
     """Start the whole platform on this machine and keep it running until Ctrl-C.
 
-    PostgreSQL and Valkey are started as private servers,
-    unless HEADRACE_DATABASE_URL and HEADRACE_REDIS_URL name others.
-    The services read all their other settings from the environment too.
+    It starts its own PostgreSQL and Valkey servers,
+    unless HEADRACE_DATABASE_URL and HEADRACE_REDIS_URL are set.
+    The services read all other settings from the environment.
 
     Args:
-        workers: How many workers to start.
-        data: The folder for data, secrets and logs; .headrace by default.
-        ephemeral: Keep the data in a temporary folder and delete it at the end.
-        gateway_port: The port of the API on 127.0.0.1; 50051 by default, 0 for any free one.
+        workers: Number of workers.
+        data: Folder for data, secrets and logs; default .headrace.
+        ephemeral: Use a temporary folder for the data, and delete it at the end.
+        gateway_port: Port of the API on 127.0.0.1; default 50051, 0 for any free port.
         metrics_port: Serve the metrics of gateway, scheduler and workers on 127.0.0.1,
-            on this port and the ones after it, in this order; 0 for any free ports.
-        handlers: A module with handlers of your own; may be repeated.
-        log_format: How the services write their logs.
-        show_logs: Print the logs here as well.
+            in this order from this port on; 0 for any free ports.
+        handlers: Module with your own handlers; repeatable.
+        log_format: Log format of the services.
+        show_logs: Also print the logs to the terminal.
 
     Returns:
-        The exit code: 0 after a clean stop, 1 when the platform could not be started.
+        The exit code: 0 after a clean stop, 1 if the platform could not start.
     """
     from headrace_standalone.embedded import EmbeddedServerError  # noqa: PLC0415
     from headrace_standalone.embedded.port import free_port  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""`headrace up`, once its command line has been read."""
+"""`headrace up`: run the platform until a signal."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(*, plan: Plan, folder: DataFolder) -> int:
-    """Runs the platform until a signal comes; the second one kills it.
+    """Run the platform until a signal; a second signal kills it.
 
     Returns:
-        The exit code: 0 after a clean stop, 1 when the platform could not be started.
+        The exit code: 0 after a clean stop, 1 if the platform could not start.
     """
     return asyncio.run(_run(plan=plan, folder=folder))
 
@@ -31,7 +31,7 @@ async def _run(*, plan: Plan, folder: DataFolder) -> int:
     try:
         stack = Stack(plan=plan, folder=folder, announce=_announce)
     except pydantic.ValidationError as error:
-        # Its own text would quote the settings, and passwords with them.
+        # The text of the error contains the settings, including passwords.
         for problem in problems(error):
             _announce(problem)
         return 1
