@@ -38,7 +38,7 @@ async def count(jobs: JobServiceStub) -> int:
     return sum(state.jobs for state in (await jobs.GetStats(GetStatsRequest())).states)
 
 
-async def test_a_thousand_jobs_are_stored_in_the_order_asked(jobs: JobServiceStub):
+async def test_batch_of_a_thousand_jobs_keeps_its_order(jobs: JobServiceStub):
     response = await jobs.BatchSubmitJobs(emails(1000))
     assert response.outcome == SUBMIT_OUTCOME_CREATED
     assert [job.labels["n"] for job in response.jobs] == [str(n) for n in range(1000)]
@@ -49,12 +49,12 @@ async def test_a_thousand_jobs_are_stored_in_the_order_asked(jobs: JobServiceStu
     assert [job.id for job in listed.jobs] == [job.id for job in reversed(response.jobs)]
 
 
-async def test_one_job_is_a_batch(jobs: JobServiceStub):
+async def test_batch_of_one_job_is_stored(jobs: JobServiceStub):
     response = await jobs.BatchSubmitJobs(emails(1))
     assert len(response.jobs) == 1
 
 
-async def test_one_violation_refuses_all(jobs: JobServiceStub):
+async def test_violation_of_one_job_rejects_the_batch(jobs: JobServiceStub):
     specs = [JobSpec(type="email") for _ in range(5)]
     specs[3].priority = 1000
     specs[4].type = ""
@@ -64,7 +64,7 @@ async def test_one_violation_refuses_all(jobs: JobServiceStub):
     assert await count(jobs) == 0
 
 
-async def test_one_payload_that_breaks_its_schema_refuses_all(
+async def test_payload_of_one_job_rejects_the_batch(
     worker: PlayedWorker, jobs: JobServiceStub
 ):
     specs = [
@@ -79,7 +79,7 @@ async def test_one_payload_that_breaks_its_schema_refuses_all(
     assert await count(jobs) == 0
 
 
-async def test_a_batch_in_which_everything_is_wrong_is_answered_all_the_same(
+async def test_batch_with_too_many_violations_lists_the_first(
     jobs: JobServiceStub,
 ):
     specs = [JobSpec(type="X" * 200, queue="Y" * 200, priority=1000) for _ in range(1000)]
@@ -88,14 +88,14 @@ async def test_a_batch_in_which_everything_is_wrong_is_answered_all_the_same(
     assert "more violations" in error.violations[""]
 
 
-async def test_a_batch_has_1_to_1000_jobs(jobs: JobServiceStub):
+async def test_batch_size_out_of_its_range_is_rejected(jobs: JobServiceStub):
     for size, reason in ((0, "INVALID_ARGUMENT"), (1001, "LIMIT_EXCEEDED")):
         error = await refused(jobs.BatchSubmitJobs(emails(size)))
         assert error.reason == reason
         assert set(error.violations) == {"jobs"}
 
 
-async def test_the_limit_of_a_batch_is_a_setting(jobs: JobServiceStub):
+async def test_batch_limit_names_its_setting(jobs: JobServiceStub):
     error = await refused(jobs.BatchSubmitJobs(emails(1001)))
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert error.metadata == {
@@ -105,7 +105,7 @@ async def test_the_limit_of_a_batch_is_a_setting(jobs: JobServiceStub):
     }
 
 
-async def test_the_same_request_id_and_content_give_the_same_batch(jobs: JobServiceStub):
+async def test_same_request_id_and_content_return_the_batch(jobs: JobServiceStub):
     first = await jobs.BatchSubmitJobs(emails(3, request_id="import-1"))
     again = await jobs.BatchSubmitJobs(emails(3, request_id="import-1"))
     assert again.outcome == SUBMIT_OUTCOME_EXISTING
@@ -114,7 +114,7 @@ async def test_the_same_request_id_and_content_give_the_same_batch(jobs: JobServ
     assert await count(jobs) == 3
 
 
-async def test_the_same_request_id_with_another_content_is_refused(jobs: JobServiceStub):
+async def test_same_request_id_with_other_content_conflicts(jobs: JobServiceStub):
     first = await jobs.BatchSubmitJobs(emails(3, request_id="import-1"))
     for size in (2, 4):
         error = await refused(jobs.BatchSubmitJobs(emails(size, request_id="import-1")))
@@ -126,7 +126,7 @@ async def test_the_same_request_id_with_another_content_is_refused(jobs: JobServ
     assert await count(jobs) == 3
 
 
-async def test_concurrent_batches_with_one_request_id_make_one_batch(jobs: JobServiceStub):
+async def test_concurrent_batches_with_one_key_make_one_batch(jobs: JobServiceStub):
     request = emails(20, request_id="import-1")
     responses = await asyncio.gather(*(jobs.BatchSubmitJobs(request) for _ in range(30)))
     assert len({response.batch_id for response in responses}) == 1
@@ -150,12 +150,12 @@ class TestLimits:
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"max_batch_jobs": 2, "max_payload_bytes": 10})
 
-    async def test_a_smaller_batch_limit(self, jobs: JobServiceStub):
+    async def test_batch_beyond_a_smaller_limit_is_rejected(self, jobs: JobServiceStub):
         assert len((await jobs.BatchSubmitJobs(emails(2))).jobs) == 2
         error = await refused(jobs.BatchSubmitJobs(emails(3)))
         assert error.metadata["maximum"] == "2"
 
-    async def test_a_payload_that_is_too_large_is_named_with_its_place(self, jobs: JobServiceStub):
+    async def test_oversized_payload_names_its_job(self, jobs: JobServiceStub):
         specs = [JobSpec(type="email"), JobSpec(type="email", payload=Data(json=b'"0123456789"'))]
         error = await refused(jobs.BatchSubmitJobs(batch(specs)))
         assert error.reason == "LIMIT_EXCEEDED"

@@ -34,7 +34,7 @@ def assert_within_the_call(job: Job) -> None:
     assert timedelta(seconds=TIMEOUT - SLOW) < left < timedelta(seconds=TIMEOUT + 5)
 
 
-async def test_the_deadline_of_a_call_becomes_that_of_its_job(
+async def test_call_deadline_is_the_deadline_of_its_job(
     jobs: JobServiceStub, database: Database
 ):
     request = SubmitJobRequest(job=EMAIL, request_id="order-17", use_call_deadline=True)
@@ -49,7 +49,7 @@ async def test_the_deadline_of_a_call_becomes_that_of_its_job(
     assert again.job.deadline == job.deadline
 
 
-async def test_the_deadline_of_a_call_becomes_that_of_each_job_of_its_batch(jobs: JobServiceStub):
+async def test_call_deadline_is_the_deadline_of_each_job(jobs: JobServiceStub):
     for specs in ([EMAIL, EMAIL], [EMAIL, JobSpec(type="other", priority=1), EMAIL]):
         request = BatchSubmitJobsRequest(
             jobs=specs, use_call_deadline=True, request_id=f"batch of {len(specs)}"
@@ -63,7 +63,7 @@ async def test_the_deadline_of_a_call_becomes_that_of_each_job_of_its_batch(jobs
         assert (again.outcome, again.batch_id) == (SUBMIT_OUTCOME_EXISTING, made.batch_id)
 
 
-async def test_the_deadline_of_a_stream_becomes_that_of_its_job(jobs: JobServiceStub):
+async def test_stream_deadline_is_the_deadline_of_its_job(jobs: JobServiceStub):
     request = SubmitAndWatchRequest(job=EMAIL, use_call_deadline=True)
     stream = jobs.SubmitAndWatch(request, timeout=TIMEOUT)
     job = (await stream.read()).job
@@ -71,18 +71,18 @@ async def test_the_deadline_of_a_stream_becomes_that_of_its_job(jobs: JobService
     assert_within_the_call(job)
 
 
-async def test_a_call_of_any_length_is_taken(jobs: JobServiceStub):
+async def test_call_deadline_in_the_far_future_is_accepted(jobs: JobServiceStub):
     request = SubmitJobRequest(job=EMAIL, use_call_deadline=True)
     job = (await jobs.SubmitJob(request, timeout=3e9)).job
     assert job.deadline.ToDatetime() > job.create_time.ToDatetime()
 
 
-async def test_a_call_whose_deadline_is_not_asked_for_gives_none(jobs: JobServiceStub):
+async def test_call_deadline_unused_sets_no_job_deadline(jobs: JobServiceStub):
     job = (await jobs.SubmitJob(SubmitJobRequest(job=EMAIL), timeout=TIMEOUT)).job
     assert not job.HasField("deadline")
 
 
-async def test_a_call_without_a_deadline_has_none_to_give(jobs: JobServiceStub):
+async def test_call_without_deadline_cannot_be_used(jobs: JobServiceStub):
     for call in (
         jobs.SubmitJob(SubmitJobRequest(job=EMAIL, use_call_deadline=True)),
         jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=[EMAIL], use_call_deadline=True)),
@@ -93,7 +93,7 @@ async def test_a_call_without_a_deadline_has_none_to_give(jobs: JobServiceStub):
         assert set(error.violations) == {"use_call_deadline"}
 
 
-async def test_a_job_has_one_deadline(jobs: JobServiceStub):
+async def test_job_deadline_excludes_the_call_deadline(jobs: JobServiceStub):
     own = JobSpec(type="email", deadline=Timestamp(seconds=4_000_000_000))
     for call, field in (
         (

@@ -32,13 +32,13 @@ REQUEST_ID = "x-request-id"
 PREFIX = "/headrace.v1.JobService/"
 
 
-async def test_a_request_id_comes_back(jobs: JobServiceStub):
+async def test_request_id_is_returned(jobs: JobServiceStub):
     call = jobs.GetStats(GetStatsRequest(), metadata=((REQUEST_ID, "trace 17"),))
     await call
     assert dict(await call.trailing_metadata())[REQUEST_ID] == "trace 17"
 
 
-async def test_a_call_without_a_request_id_gets_one(jobs: JobServiceStub):
+async def test_call_without_request_id_gets_one(jobs: JobServiceStub):
     seen = set()
     for _ in range(3):
         call = jobs.GetStats(GetStatsRequest())
@@ -47,19 +47,19 @@ async def test_a_call_without_a_request_id_gets_one(jobs: JobServiceStub):
     assert len(seen) == 3
 
 
-async def test_a_request_id_that_is_none_is_replaced(jobs: JobServiceStub):
+async def test_invalid_request_id_is_replaced(jobs: JobServiceStub):
     for request_id in ("", "x" * 129):
         call = jobs.GetStats(GetStatsRequest(), metadata=((REQUEST_ID, request_id),))
         await call
         assert UUID(dict(await call.trailing_metadata())[REQUEST_ID])
 
 
-async def test_an_error_has_the_request_id_too(jobs: JobServiceStub):
+async def test_error_returns_the_request_id(jobs: JobServiceStub):
     call = jobs.GetJob(GetJobRequest(), metadata=((REQUEST_ID, "trace-17"),))
     assert (await refused(call)).trailing[REQUEST_ID] == "trace-17"
 
 
-async def test_a_stream_has_it_in_its_initial_metadata(jobs: JobServiceStub):
+async def test_stream_returns_request_id_in_initial_metadata(jobs: JobServiceStub):
     call = jobs.SubmitAndWatch(
         SubmitAndWatchRequest(job=JobSpec(type="email")), metadata=((REQUEST_ID, "trace-17"),)
     )
@@ -79,7 +79,7 @@ NO_REQUESTS = {
 }
 
 
-async def test_bytes_that_are_no_request(channel: grpc.aio.Channel):
+async def test_undecodable_request_is_invalid(channel: grpc.aio.Channel):
     for method in ("GetJob", "CancelJob", "RetryJob"):
         for raw in NO_REQUESTS.values():
             error = await refused(raw_call(channel, method, raw))
@@ -88,7 +88,7 @@ async def test_bytes_that_are_no_request(channel: grpc.aio.Channel):
             assert f"headrace.v1.{method}Request" in error.message
 
 
-async def test_bytes_that_are_no_request_of_a_stream(channel: grpc.aio.Channel):
+async def test_undecodable_request_of_a_stream_is_invalid(channel: grpc.aio.Channel):
     call = channel.unary_stream(PREFIX + "WatchJob")(b"\xff")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
@@ -105,13 +105,13 @@ def _field(number: int, content: bytes) -> bytes:
     return bytes(encoded) + bytes([size]) + content
 
 
-async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel):
+async def test_unknown_method_is_unimplemented(channel: grpc.aio.Channel):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await raw_call(channel, "Nope", b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_call_whose_deadline_passed_ends(jobs: JobServiceStub):
+async def test_call_after_its_deadline_ends(jobs: JobServiceStub):
     stream = jobs.WatchJob(
         WatchJobRequest(
             job_id=(await jobs.SubmitJob(SubmitJobRequest(job=JobSpec(type="email")))).job.id
@@ -129,7 +129,7 @@ class TestSizes:
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"max_request_bytes": 10_000})
 
-    async def test_a_request_that_is_too_large_names_its_limit(self, jobs: JobServiceStub):
+    async def test_oversized_request_names_its_limit(self, jobs: JobServiceStub):
         specs = [JobSpec(type="email", payload=Data(json=json.dumps("x" * 100).encode()))] * 200
         request = BatchSubmitJobsRequest(jobs=specs)
         error = await refused(jobs.BatchSubmitJobs(request))
@@ -141,14 +141,14 @@ class TestSizes:
             "actual": str(request.ByteSize()),
         }
 
-    async def test_a_stream_request_that_is_too_large(self, jobs: JobServiceStub):
+    async def test_oversized_stream_request_names_its_limit(self, jobs: JobServiceStub):
         payload = Data(json=json.dumps("x" * 20_000).encode())
         call = jobs.SubmitAndWatch(
             SubmitAndWatchRequest(job=JobSpec(type="email", payload=payload))
         )
         assert (await refused(call.read())).metadata["limit"] == "HEADRACE_MAX_REQUEST_BYTES"
 
-    async def test_a_request_far_beyond_the_limit_is_not_even_received(self, jobs: JobServiceStub):
+    async def test_request_far_beyond_its_limit_is_not_received(self, jobs: JobServiceStub):
         payload = Data(json=json.dumps("x" * 3_000_000).encode())
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await jobs.SubmitJob(SubmitJobRequest(job=JobSpec(type="email", payload=payload)))
@@ -239,7 +239,7 @@ async def test_depth_beyond_the_search_of_a_path_is_explained(channel: grpc.aio.
 
 
 @pytest.mark.parametrize("as_list", [True, False])
-async def test_depth_at_its_limit_is_taken_and_shown(jobs: JobServiceStub, as_list: bool):
+async def test_depth_at_its_limit_is_accepted_and_shown(jobs: JobServiceStub, as_list: bool):
     value = nested(30, as_list=as_list)
     spec = JobSpec(type="email", payload=Data(value=value))
     batch = await jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=[spec]))
@@ -249,7 +249,7 @@ async def test_depth_at_its_limit_is_taken_and_shown(jobs: JobServiceStub, as_li
         assert stored.payload.value == value
 
 
-async def test_a_refused_request_leaves_nothing_behind(channel: grpc.aio.Channel):
+async def test_rejected_request_is_released(channel: grpc.aio.Channel):
     """An aborted call is kept in a cycle by gRPC; the request must not hang on that."""
     jobs = b"\x0a\x00" * 500_000
     filter_ = _field(1, b"\x0a\x00" * 500_000)
@@ -269,7 +269,7 @@ async def test_a_refused_request_leaves_nothing_behind(channel: grpc.aio.Channel
     assert held < len(jobs)
 
 
-async def test_violations_of_the_watch_calls_come_at_once(jobs: JobServiceStub):
+async def test_violations_of_watch_calls_come_at_once(jobs: JobServiceStub):
     error = await refused(
         jobs.WatchJob(WatchJobRequest(job_id="x", after_seq=-1, data_encoding=99)).read()
     )
@@ -283,12 +283,12 @@ async def test_violations_of_the_watch_calls_come_at_once(jobs: JobServiceStub):
     assert set(error.violations) == {"job.type", "request_id", "after_seq", "data_encoding"}
 
 
-async def test_an_unknown_job_cannot_be_watched(jobs: JobServiceStub):
+async def test_watch_of_unknown_job_is_not_found(jobs: JobServiceStub):
     error = await refused(jobs.WatchJob(WatchJobRequest(job_id=str(uuid4()))).read())
     assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
 
 
-async def test_many_calls_at_the_same_time_keep_their_request_ids_apart(jobs: JobServiceStub):
+async def test_concurrent_calls_keep_their_request_ids(jobs: JobServiceStub):
     async def echo(number: int) -> bool:
         call = jobs.GetStats(GetStatsRequest(), metadata=((REQUEST_ID, f"r{number}"),))
         await call
@@ -297,7 +297,7 @@ async def test_many_calls_at_the_same_time_keep_their_request_ids_apart(jobs: Jo
     assert all(await asyncio.gather(*(echo(number) for number in range(100))))
 
 
-async def test_services_that_are_not_ours_are_left_alone(channel: grpc.aio.Channel):
+async def test_foreign_services_keep_their_behavior(channel: grpc.aio.Channel):
 
     health = health_pb2_grpc.HealthStub(channel)
     call = health.Check(health_pb2.HealthCheckRequest())

@@ -47,7 +47,7 @@ async def history(jobs: JobServiceStub, job_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("schedule_time", [None, Timestamp(seconds=4_000_000_000)])
-async def test_a_job_that_waits_is_cancelled_at_once(
+async def test_waiting_job_is_cancelled_at_once(
     jobs: JobServiceStub, schedule_time: Timestamp | None
 ):
     job_id = await submit(jobs, schedule_time=schedule_time)
@@ -58,7 +58,7 @@ async def test_a_job_that_waits_is_cancelled_at_once(
     assert await history(jobs, job_id) == ["SUBMITTED", "CANCELLED"]
 
 
-async def test_the_cancellation_of_a_job_that_runs_is_recorded_and_pushed(
+async def test_cancellation_of_running_job_is_requested(
     worker: PlayedWorker, jobs: JobServiceStub, settings: Settings, database: Database
 ):
     job_id = await submit(jobs)
@@ -77,7 +77,7 @@ async def test_the_cancellation_of_a_job_that_runs_is_recorded_and_pushed(
     assert await history(jobs, job_id) == ["SUBMITTED", "STARTED", "CANCEL_REQUESTED"]
 
 
-async def test_asking_again_changes_nothing(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_second_cancel_changes_nothing(worker: PlayedWorker, jobs: JobServiceStub):
     waiting, running = await submit(jobs), await submit(jobs)
     await worker.start_job(running)
     for job_id in (waiting, running):
@@ -85,7 +85,7 @@ async def test_asking_again_changes_nothing(worker: PlayedWorker, jobs: JobServi
         assert await cancel(jobs, job_id) == first
 
 
-async def test_a_job_that_ended_otherwise_cannot_be_cancelled(
+async def test_ended_job_cannot_be_cancelled(
     worker: PlayedWorker, jobs: JobServiceStub
 ):
     job_id = await submit(jobs)
@@ -105,7 +105,7 @@ async def test_a_job_that_ended_otherwise_cannot_be_cancelled(
     assert violation["subject"] == job_id
 
 
-async def test_a_job_that_failed_is_put_back(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_failed_job_is_requeued(worker: PlayedWorker, jobs: JobServiceStub):
     job_id = await submit(jobs)
     await worker.start_job(job_id)
     await worker.fail(job_id)
@@ -119,13 +119,13 @@ async def test_a_job_that_failed_is_put_back(worker: PlayedWorker, jobs: JobServ
     await worker.succeed(job_id, attempt=2)
 
 
-async def test_a_job_that_was_cancelled_is_put_back(jobs: JobServiceStub):
+async def test_cancelled_job_is_requeued(jobs: JobServiceStub):
     job_id = await submit(jobs)
     await cancel(jobs, job_id)
     assert (await retry(jobs, job_id)).state == JOB_STATE_QUEUED
 
 
-async def test_a_job_that_has_not_ended_or_ended_well_cannot_be_put_back(
+async def test_job_in_another_state_cannot_be_requeued(
     worker: PlayedWorker, jobs: JobServiceStub
 ):
     queued, running, succeeded = [await submit(jobs) for _ in range(3)]
@@ -146,7 +146,7 @@ async def test_a_job_that_has_not_ended_or_ended_well_cannot_be_put_back(
 
 
 @pytest.mark.parametrize("call", [cancel, retry])
-async def test_an_unknown_job_is_not_found_and_no_id_is_a_violation(jobs: JobServiceStub, call):
+async def test_unknown_job_or_invalid_id_is_an_error(jobs: JobServiceStub, call):
     error = await refused(call(jobs, str(uuid4())))
     assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
     error = await refused(call(jobs, "17"))

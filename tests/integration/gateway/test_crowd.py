@@ -17,7 +17,7 @@ from support.gateway import TIMEOUT
 _CROWD = 5000
 
 
-async def test_everybody_of_a_crowd_is_answered(jobs: JobServiceStub):
+async def test_every_call_of_a_crowd_is_answered(jobs: JobServiceStub):
     async def ask() -> grpc.StatusCode:
         try:
             await jobs.GetJob(GetJobRequest(job_id="none"), timeout=TIMEOUT * 2)

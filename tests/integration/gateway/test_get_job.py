@@ -53,7 +53,7 @@ async def succeeded(worker: PlayedWorker, jobs: JobServiceStub) -> str:
     return job_id
 
 
-async def test_a_job_shows_everything_unless_asked_otherwise(
+async def test_job_without_view_is_full(
     succeeded: str, worker: PlayedWorker, jobs: JobServiceStub
 ):
     job = (await jobs.GetJob(GetJobRequest(job_id=succeeded))).job
@@ -71,21 +71,21 @@ async def test_a_job_shows_everything_unless_asked_otherwise(
         assert job.HasField(name)
 
 
-async def test_the_full_view_with_exact_documents(succeeded: str, jobs: JobServiceStub):
+async def test_full_view_has_exact_documents(succeeded: str, jobs: JobServiceStub):
     request = GetJobRequest(job_id=succeeded, view=JOB_VIEW_FULL, data_encoding=DATA_ENCODING_JSON)
     job = (await jobs.GetJob(request)).job
     assert job.payload.json == NUMBERS
     assert job.result.json == b"[12345678901234567890]"
 
 
-async def test_the_basic_view_leaves_the_documents_out(succeeded: str, jobs: JobServiceStub):
+async def test_basic_view_has_no_documents(succeeded: str, jobs: JobServiceStub):
     job = (await jobs.GetJob(GetJobRequest(job_id=succeeded, view=JOB_VIEW_BASIC))).job
     assert not job.HasField("payload")
     assert not job.HasField("result")
     assert job.progress.fraction == 0.5
 
 
-async def test_a_job_that_runs(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_running_job_shows_its_attempt(worker: PlayedWorker, jobs: JobServiceStub):
     job_id = await submitted(jobs)
     await worker.start_job(job_id)
     job = (await jobs.GetJob(GetJobRequest(job_id=job_id))).job
@@ -93,7 +93,7 @@ async def test_a_job_that_runs(worker: PlayedWorker, jobs: JobServiceStub):
     assert not job.HasField("end_time")
 
 
-async def test_a_job_that_failed_says_why(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_failed_job_shows_its_error(worker: PlayedWorker, jobs: JobServiceStub):
     job_id = await submitted(jobs)
     await worker.start_job(job_id)
     await worker.fail(job_id)
@@ -136,7 +136,7 @@ async def test_stack_trace_is_in_the_full_view_only(worker: PlayedWorker, jobs: 
     assert watched[-1].error == events[-1].error
 
 
-async def test_correlation_id_of_a_submit_travels_with_the_job(jobs: JobServiceStub):
+async def test_job_keeps_correlation_id_of_its_submit(jobs: JobServiceStub):
     spec = JobSpec(type="square_sum", payload=Data(json=NUMBERS))
     metadata = (("x-request-id", "trace-17"),)
     single = SubmitJobRequest(job=spec, request_id="key")
@@ -157,7 +157,7 @@ async def test_correlation_id_of_a_submit_travels_with_the_job(jobs: JobServiceS
     assert len(job.correlation_id) == 36
 
 
-async def test_output_comes_in_pages(succeeded: str, jobs: JobServiceStub):
+async def test_output_is_paged(succeeded: str, jobs: JobServiceStub):
     found = []
     after_seq = 0
     while True:
@@ -180,7 +180,7 @@ async def test_output_comes_in_pages(succeeded: str, jobs: JobServiceStub):
     assert everything.next_after_seq == 0
 
 
-async def test_the_history_is_numbered_without_a_gap(succeeded: str, jobs: JobServiceStub):
+async def test_events_are_numbered_without_a_gap(succeeded: str, jobs: JobServiceStub):
     response = await jobs.ListJobEvents(ListJobEventsRequest(job_id=succeeded))
     assert [
         (event.seq, JobEventType.Name(event.type).removeprefix("JOB_EVENT_TYPE_"))
@@ -204,7 +204,7 @@ async def test_the_history_is_numbered_without_a_gap(succeeded: str, jobs: JobSe
     assert {event.queue for event in response.events} == {"math"}
 
 
-async def test_the_history_in_pages(succeeded: str, jobs: JobServiceStub):
+async def test_events_are_paged(succeeded: str, jobs: JobServiceStub):
     pages = []
     after_seq = 0
     while True:
@@ -217,7 +217,7 @@ async def test_the_history_in_pages(succeeded: str, jobs: JobServiceStub):
     assert pages == [[1, 2], [3, 4], [5, 6]]
 
 
-async def test_a_history_of_large_output_comes_in_pages_that_any_client_takes(
+async def test_events_with_large_output_fit_a_default_client(
     worker: PlayedWorker, jobs: JobServiceStub
 ):
     job_id = await submitted(jobs)
@@ -237,7 +237,7 @@ async def test_a_history_of_large_output_comes_in_pages_that_any_client_takes(
     assert seen == list(range(1, 103))
 
 
-async def test_no_events_behind_the_last(succeeded: str, jobs: JobServiceStub):
+async def test_events_after_the_last_are_empty(succeeded: str, jobs: JobServiceStub):
     for after_seq in (6, 7, 2**63 - 1):
         request = ListJobEventsRequest(job_id=succeeded, after_seq=after_seq)
         response = await jobs.ListJobEvents(request)
@@ -245,7 +245,7 @@ async def test_no_events_behind_the_last(succeeded: str, jobs: JobServiceStub):
         assert response.next_after_seq == 0
 
 
-async def test_an_unknown_job_is_not_found(jobs: JobServiceStub):
+async def test_unknown_job_is_not_found(jobs: JobServiceStub):
     job_id = str(uuid4())
     for call in (
         jobs.GetJob(GetJobRequest(job_id=job_id)),
@@ -257,13 +257,13 @@ async def test_an_unknown_job_is_not_found(jobs: JobServiceStub):
         assert error.details["ResourceInfo"]["resourceName"] == job_id
 
 
-async def test_every_violation_of_a_get_at_once(jobs: JobServiceStub):
+async def test_violations_of_get_job_come_at_once(jobs: JobServiceStub):
     error = await refused(jobs.GetJob(GetJobRequest(job_id="17", view=99, data_encoding=99)))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert set(error.violations) == {"job_id", "view", "data_encoding"}
 
 
-async def test_every_violation_of_a_history_at_once(jobs: JobServiceStub):
+async def test_violations_of_list_events_come_at_once(jobs: JobServiceStub):
     request = ListJobEventsRequest(job_id="", after_seq=-1, page_size=-1, data_encoding=99)
     error = await refused(jobs.ListJobEvents(request))
     assert set(error.violations) == {"job_id", "after_seq", "page_size", "data_encoding"}

@@ -61,7 +61,7 @@ def names(*jobs: Job) -> list[str]:
     return [str(delivery(job)) for job in jobs]
 
 
-async def test_while_a_pool_has_nothing_to_do_a_job_goes_straight_to_it(
+async def test_idle_pool_receives_a_job_directly(
     database: Database, hand_off: HandOff, scheduler: WakeSubscription, redis: Redis
 ) -> None:
     later, sooner = await submit(database), await submit(database, priority=10)
@@ -80,7 +80,7 @@ async def test_while_a_pool_has_nothing_to_do_a_job_goes_straight_to_it(
     assert not await scheduler.wait(SHORT)
 
 
-async def test_what_the_scheduler_should_decide_goes_to_it(
+async def test_many_or_unserved_jobs_wake_the_scheduler(
     database: Database,
     hand_off: HandOff,
     scheduler: WakeSubscription,
@@ -101,7 +101,7 @@ async def test_what_the_scheduler_should_decide_goes_to_it(
             assert await queued(redis) == []
 
 
-async def test_as_soon_as_jobs_wait_in_the_pool_the_scheduler_decides(
+async def test_pool_with_waiting_jobs_receives_nothing(
     database: Database, hand_off: HandOff, scheduler: WakeSubscription, redis: Redis
 ) -> None:
     first = await submit_many(database, 4)
@@ -116,7 +116,7 @@ async def test_as_soon_as_jobs_wait_in_the_pool_the_scheduler_decides(
     assert await queued(redis) == names(*first)
 
 
-async def test_a_pool_whose_slots_are_taken_gets_nothing(
+async def test_pool_without_a_free_slot_receives_nothing(
     settings: Settings,
     database: Database,
     bus: WakeBus,
@@ -131,7 +131,7 @@ async def test_a_pool_whose_slots_are_taken_gets_nothing(
     assert await queued(redis) == []
 
 
-async def test_of_several_pools_the_one_with_the_most_room_gets_it(
+async def test_pool_with_the_most_free_slots_receives_the_job(
     settings: Settings, database: Database, bus: WakeBus, redis: Redis
 ) -> None:
     await register(database, pool="small", slots=1)
@@ -146,7 +146,7 @@ async def test_of_several_pools_the_one_with_the_most_room_gets_it(
         await until(came)
 
 
-async def test_without_a_prefetch_the_scheduler_decides_everything(
+async def test_prefetch_of_zero_disables_the_hand_off(
     settings: Settings, database: Database, bus: WakeBus, scheduler: WakeSubscription, redis: Redis
 ) -> None:
     # An empty queue in Redis says nothing then.
@@ -164,7 +164,7 @@ async def test_without_a_prefetch_the_scheduler_decides_everything(
     await hand_off.close()
 
 
-async def test_without_redis_the_scheduler_is_told_through_postgresql(
+async def test_hand_off_without_redis_wakes_the_scheduler(
     settings: Settings, database: Database, scheduler: WakeSubscription
 ) -> None:
     gone = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
@@ -178,7 +178,7 @@ async def test_without_redis_the_scheduler_is_told_through_postgresql(
     await bus.stop()
 
 
-async def test_what_was_given_and_lost_goes_again_at_the_schedulers_next_look(
+async def test_lost_hand_off_is_delivered_by_the_scheduler(
     settings: Settings, database: Database, hand_off: HandOff, redis: Redis
 ) -> None:
     job = await submit(database)

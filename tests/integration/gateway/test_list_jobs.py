@@ -46,19 +46,19 @@ async def pages(jobs: JobServiceStub, **fields: object) -> list[list[Job]]:
             return found
 
 
-async def test_no_jobs(jobs: JobServiceStub):
+async def test_list_without_jobs_is_empty(jobs: JobServiceStub):
     response = await jobs.ListJobs(ListJobsRequest())
     assert not response.jobs
     assert response.next_page_token == ""
 
 
-async def test_the_newest_job_comes_first(jobs: JobServiceStub):
+async def test_newest_job_is_first(jobs: JobServiceStub):
     ids = [(await submit(jobs)).id for _ in range(3)]
     response = await jobs.ListJobs(ListJobsRequest())
     assert [job.id for job in response.jobs] == ids[::-1]
 
 
-async def test_pages_have_the_size_asked_for_and_end_with_an_empty_token(jobs: JobServiceStub):
+async def test_pages_have_their_size_and_end_without_token(jobs: JobServiceStub):
     ids = await submit_many(jobs, 25)
     found = await pages(jobs, page_size=10)
     assert [len(page) for page in found] == [10, 10, 5]
@@ -67,14 +67,14 @@ async def test_pages_have_the_size_asked_for_and_end_with_an_empty_token(jobs: J
     assert [len(page) for page in await pages(jobs, page_size=5)] == [5] * 5
 
 
-async def test_a_page_has_100_jobs_unless_asked_otherwise_and_at_most_1000(jobs: JobServiceStub):
+async def test_page_size_has_a_default_and_a_maximum(jobs: JobServiceStub):
     await submit_many(jobs, 600)
     await submit_many(jobs, 600)
     assert [len(page) for page in await pages(jobs)] == [100] * 12
     assert [len(page) for page in await pages(jobs, page_size=5000)] == [1000, 200]
 
 
-async def test_pages_are_stable_while_jobs_are_submitted(jobs: JobServiceStub):
+async def test_pages_are_stable_while_jobs_arrive(jobs: JobServiceStub):
     ids = await submit_many(jobs, 30)
     request = ListJobsRequest(page_size=7)
     seen = []
@@ -88,7 +88,7 @@ async def test_pages_are_stable_while_jobs_are_submitted(jobs: JobServiceStub):
     assert seen == ids
 
 
-async def test_a_token_belongs_to_its_filter(jobs: JobServiceStub):
+async def test_token_of_another_filter_is_invalid(jobs: JobServiceStub):
     await submit_many(jobs, 5)
     first = await jobs.ListJobs(ListJobsRequest(page_size=2, filter="type = email"))
     for text in ("", "type = other", "type=email"):
@@ -106,13 +106,13 @@ async def test_a_token_belongs_to_its_filter(jobs: JobServiceStub):
     assert len((await jobs.ListJobs(request)).jobs) == 3
 
 
-async def test_a_token_that_was_never_made_is_refused(jobs: JobServiceStub):
+async def test_forged_token_is_invalid(jobs: JobServiceStub):
     for token in ("x", "AAAA", "é", "A" * 5000):
         error = await refused(jobs.ListJobs(ListJobsRequest(page_token=token)))
         assert error.reason == "PAGE_TOKEN_INVALID"
 
 
-async def test_every_violation_at_once(jobs: JobServiceStub):
+async def test_violations_come_at_once(jobs: JobServiceStub):
     request = ListJobsRequest(page_size=-1, filter="nope = 1", view=99, data_encoding=99)
     error = await refused(jobs.ListJobs(request))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
@@ -122,7 +122,7 @@ async def test_every_violation_at_once(jobs: JobServiceStub):
     )
 
 
-async def test_filters_find_what_they_say(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_filter_finds_matching_jobs(worker: PlayedWorker, jobs: JobServiceStub):
     a = await submit(jobs, "email", queue="mail", priority=5, labels={"team": "ml", "x.y": "1"})
     b = await submit(jobs, "report", priority=-5, labels={"team": "web"}, request_id="order 17")
     c = await submit(jobs, "email", labels={"empty": ""})
@@ -191,7 +191,7 @@ _VALUES = {
 }
 
 
-async def test_every_field_takes_all_its_operators(jobs: JobServiceStub):
+async def test_every_field_accepts_all_its_operators(jobs: JobServiceStub):
     await submit(jobs, labels={"team": "ml"})
     for field, operators in _OPERATORS.items():
         for operator in operators:
@@ -199,7 +199,7 @@ async def test_every_field_takes_all_its_operators(jobs: JobServiceStub):
             await listed(jobs, f"{field} {operator} {value}")
 
 
-async def test_a_list_shows_no_documents_unless_asked_to(
+async def test_list_has_documents_only_in_the_full_view(
     worker: PlayedWorker, jobs: JobServiceStub
 ):
     job = await submit(jobs, "square_sum", payload=Data(json=b'{"data": []}'))
@@ -214,7 +214,7 @@ async def test_a_list_shows_no_documents_unless_asked_to(
     assert full.result.value.number_value == 0
 
 
-async def test_pages_of_large_documents_are_such_that_any_client_takes_them(
+async def test_pages_of_large_jobs_fit_a_default_client(
     jobs: JobServiceStub,
 ):
     payload = Data(json=b"[" + b"1," * 99_999 + b"1]")

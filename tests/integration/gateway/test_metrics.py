@@ -97,7 +97,7 @@ async def test_streams_are_counted_by_kind(gateway: Gateway, jobs: JobServiceStu
     await scrape_until(gateway.metrics_port, lambda samples: not any(streams(samples).values()))
 
 
-async def test_of_the_consumers_of_a_subscription_one_receives_and_the_others_stand_by(
+async def test_standby_watches_of_subscription_are_counted(
     gateway: Gateway, channel: grpc.aio.Channel
 ):
     subscriptions = SubscriptionServiceStub(channel)
@@ -116,7 +116,7 @@ async def test_of_the_consumers_of_a_subscription_one_receives_and_the_others_st
     await scrape_until(gateway.metrics_port, lambda samples: not any(streams(samples).values()))
 
 
-async def test_live_events_are_timed_from_their_commit_to_their_sending_and_the_past_is_not(
+async def test_only_live_events_are_timed(
     gateway: Gateway, jobs: JobServiceStub, worker: PlayedWorker, job_id: str
 ):
     call = jobs.WatchJob(WatchJobRequest(job_id=job_id))
@@ -154,7 +154,7 @@ async def test_resumed_streams_are_counted(gateway: Gateway, jobs: JobServiceStu
         call.cancel()
 
 
-async def test_a_reader_that_stays_away_shows_as_lag_that_grows_and_ends_when_it_is_back(
+async def test_stalled_reader_raises_lag_until_it_returns(
     gateway: Gateway,
     jobs: JobServiceStub,
     slow: JobServiceStub,
@@ -191,7 +191,7 @@ async def test_a_reader_that_stays_away_shows_as_lag_that_grows_and_ends_when_it
         call.cancel()
 
 
-async def test_a_foreign_transaction_raises_the_settled_lag_until_it_ends(
+async def test_open_transaction_raises_the_settled_lag(
     gateway: Gateway, jobs: JobServiceStub, worker: PlayedWorker, database: Database
 ):
     port = gateway.metrics_port
@@ -230,7 +230,7 @@ async def test_a_foreign_transaction_raises_the_settled_lag_until_it_ends(
     call.cancel()
 
 
-async def test_the_tail_tells_of_its_looks(
+async def test_polls_of_the_tail_are_counted(
     gateway: Gateway, jobs: JobServiceStub, worker: PlayedWorker
 ):
     port = gateway.metrics_port
@@ -249,7 +249,7 @@ async def test_the_tail_tells_of_its_looks(
     call.cancel()
 
 
-async def test_what_clients_send_makes_no_new_series(
+async def test_requests_create_no_new_series(
     gateway: Gateway, channel: grpc.aio.Channel, jobs: JobServiceStub, job_id: str
 ):
     before = set(await scrape(gateway.metrics_port))
@@ -264,7 +264,7 @@ async def test_what_clients_send_makes_no_new_series(
     assert set(await scrape(gateway.metrics_port)) == before
 
 
-async def test_the_process_is_measured_as_well(gateway: Gateway):
+async def test_process_is_measured(gateway: Gateway):
     samples = await scrape(gateway.metrics_port)
     assert samples["process_resident_memory_bytes"] > 1_000_000
     assert samples["process_open_fds"] > 3
@@ -285,7 +285,7 @@ async def test_two_gateways_in_one_process_count_apart(
         await other.stop()
 
 
-async def test_nothing_but_metrics_is_served_and_nothing_is_left_after_the_stop(
+async def test_server_serves_only_metrics_until_it_stops(
     settings: Settings, database: Database
 ):
     gateway = Gateway(settings)
@@ -305,7 +305,7 @@ async def test_nothing_but_metrics_is_served_and_nothing_is_left_after_the_stop(
         await asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_without_an_address_nothing_is_served(settings: Settings, database: Database):
+async def test_metrics_without_an_address_are_not_served(settings: Settings, database: Database):
     gateway = Gateway(settings.model_copy(update={"gateway_metrics_address": ""}))
     await gateway.start()
     try:

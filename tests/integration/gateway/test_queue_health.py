@@ -60,19 +60,19 @@ class Watched:
             return (await self.call.read()).status
 
 
-async def test_a_queue_that_nobody_serves_is_not_serving(health: health_pb2_grpc.HealthStub):
+async def test_queue_without_a_worker_is_not_serving(health: health_pb2_grpc.HealthStub):
     assert await status(health, "queue/default") == NOT_SERVING
 
 
 @pytest.mark.parametrize("name", ["queue/", "queue/No", "queue/a b", "queue/a/b", "queue", "fast"])
-async def test_what_is_no_queue_is_unknown(health: health_pb2_grpc.HealthStub, name: str):
+async def test_name_of_no_queue_is_unknown(health: health_pb2_grpc.HealthStub, name: str):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await status(health, name)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     assert await Watched(health, name).next() == SERVICE_UNKNOWN
 
 
-async def test_the_queues_of_a_worker_are_serving(
+async def test_queues_of_a_worker_are_serving(
     health: health_pb2_grpc.HealthStub, database: Database
 ):
     await register(database, queues=["fast", "slow"])
@@ -90,7 +90,7 @@ async def until_status(health: health_pb2_grpc.HealthStub, service: str, expecte
     await until(has)
 
 
-async def test_queue_that_nobody_has_named_is_not_serving(
+async def test_unknown_queue_of_a_worker_is_not_serving(
     health: health_pb2_grpc.HealthStub, database: Database
 ):
     # It takes jobs from all queues; its handler names one.
@@ -102,7 +102,7 @@ async def test_queue_that_nobody_has_named_is_not_serving(
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.QUEUED])
-async def test_queue_that_a_job_is_or_was_in_is_serving(
+async def test_queue_with_present_or_past_jobs_is_serving(
     health: health_pb2_grpc.HealthStub, database: Database, state: JobState
 ):
     brought = await bring(database, state)
@@ -114,7 +114,7 @@ async def test_queue_that_a_job_is_or_was_in_is_serving(
     assert await status(health, "queue/mine") == SERVING
 
 
-async def test_queue_in_which_only_unserved_types_wait_is_not_serving(
+async def test_queue_with_only_unserved_types_is_not_serving(
     health: health_pb2_grpc.HealthStub, database: Database
 ):
     await register(database, "test", queues=["fast"])
@@ -132,7 +132,7 @@ async def remove(database: Database, worker_id: WorkerId) -> None:
 
 
 @pytest.mark.parametrize("end", [drain, lapse, remove])
-async def test_a_watch_shows_a_worker_come_and_go_without_a_wake_up(
+async def test_watch_without_wake_up_follows_workers(
     health: health_pb2_grpc.HealthStub, database: Database, end
 ):
     fast, slow = Watched(health, "queue/fast"), Watched(health, "queue/slow")
@@ -146,7 +146,7 @@ async def test_a_watch_shows_a_worker_come_and_go_without_a_wake_up(
     assert await slow.next() == SERVING
 
 
-async def test_a_wake_up_is_enough_for_who_would_look_much_later(
+async def test_wake_up_refreshes_a_watch_early(
     settings: Settings, database: Database
 ):
     bus = WakeBus(settings, database)
@@ -169,7 +169,7 @@ async def test_a_wake_up_is_enough_for_who_would_look_much_later(
     await bus.stop()
 
 
-async def test_a_watch_follows_a_real_worker(
+async def test_watch_follows_a_real_worker(
     health: health_pb2_grpc.HealthStub, settings: Settings
 ):
     watched = Watched(health, "queue/default")
@@ -192,7 +192,7 @@ class CountingDatabase(Database):
         return super().statement()
 
 
-async def test_any_number_of_watches_and_probes_cost_a_query_a_second(settings: Settings):
+async def test_many_probes_cost_one_query_a_second(settings: Settings):
     database = CountingDatabase(settings, application="test")
     wake = WakeSubscription()
     queues = queue_health(registrations=Registrations(database=database), wake=wake)
@@ -233,7 +233,7 @@ class TestOutages:
         yield gateway
         await gateway.stop()
 
-    async def test_without_postgresql_no_queue_is_serving_and_afterwards_it_is_again(
+    async def test_queue_is_not_serving_while_postgresql_is_gone(
         self, postgres: Proxy, health: health_pb2_grpc.HealthStub, database: Database
     ):
         await register(database)
@@ -246,7 +246,7 @@ class TestOutages:
         assert await watched.next() == SERVING
 
 
-async def test_a_stop_tells_the_watches_and_ends_them(
+async def test_stop_ends_watches_as_not_serving(
     gateway: Gateway, health: health_pb2_grpc.HealthStub, database: Database
 ):
     await register(database)

@@ -378,7 +378,7 @@ TABLE = {
 }
 
 
-def test_every_rpc_has_a_row_in_the_table_of_sizes() -> None:
+def test_every_rpc_is_in_the_table_of_sizes() -> None:
     assert {method.name for service in SERVICES for method in service.methods} == set(TABLE)
 
 

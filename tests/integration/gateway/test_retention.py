@@ -72,7 +72,7 @@ async def installation(database: Database) -> Installation:
         return await read_installation(connection)
 
 
-async def test_a_watch_with_an_old_cursor_is_told_from_where_to_go_on(
+async def test_expired_cursor_names_the_oldest_cursor(
     jobs: JobServiceStub, database: Database
 ):
     _, (begin,) = await past(jobs)
@@ -98,7 +98,7 @@ async def test_a_watch_with_an_old_cursor_is_told_from_where_to_go_on(
     assert (await jobs.GetJob(GetJobRequest(job_id=kept))).job.id == kept
 
 
-async def test_the_start_itself_is_not_too_old(
+async def test_oldest_cursor_is_valid(
     jobs: JobServiceStub, database: Database, installation: Installation
 ):
     _, (begin,) = await past(jobs)
@@ -117,7 +117,7 @@ async def test_the_start_itself_is_not_too_old(
     assert error.metadata["oldest_cursor"] == at
 
 
-async def test_what_is_no_cursor_of_this_database_is_invalid_and_not_old(
+async def test_cursor_of_another_database_is_invalid(
     jobs: JobServiceStub, database: Database, installation: Installation
 ):
     (old,) = await submitted(jobs)
@@ -140,7 +140,7 @@ async def test_what_is_no_cursor_of_this_database_is_invalid_and_not_old(
         assert (error.code, error.reason) == INVALID
 
 
-async def test_a_job_that_was_pruned_is_not_found(jobs: JobServiceStub, database: Database):
+async def test_pruned_job_is_not_found(jobs: JobServiceStub, database: Database):
     (old,) = await submitted(jobs)
     await cancel(jobs, old)
     assert (await prune(database)).jobs == 1
@@ -154,7 +154,7 @@ async def test_a_job_that_was_pruned_is_not_found(jobs: JobServiceStub, database
         assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
 
 
-async def test_a_request_id_outlives_its_job_by_nothing(jobs: JobServiceStub, database: Database):
+async def test_request_id_of_pruned_job_is_free(jobs: JobServiceStub, database: Database):
     request = SubmitAndWatchRequest(job=JobSpec(type="email", queue="mail"), request_id="order-17")
     first = (await read(jobs.SubmitAndWatch(request))).job.id
     assert (await read(jobs.SubmitAndWatch(request))).job.id == first
@@ -163,7 +163,7 @@ async def test_a_request_id_outlives_its_job_by_nothing(jobs: JobServiceStub, da
     assert (await read(jobs.SubmitAndWatch(request))).job.id != first
 
 
-async def test_the_pages_of_a_list_stay_as_they_are_while_jobs_go(
+async def test_pages_are_stable_while_jobs_are_pruned(
     jobs: JobServiceStub, database: Database
 ):
     ids = await submitted(jobs, 6)
@@ -180,7 +180,7 @@ async def test_the_pages_of_a_list_stay_as_they_are_while_jobs_go(
     assert rest == [ids[2], ids[1]]
 
 
-async def test_a_job_that_is_kept_for_longer_has_its_whole_history_before_the_logs_start(
+async def test_kept_job_has_its_events_before_the_log_start(
     jobs: JobServiceStub, database: Database
 ):
     _, (begin,) = await past(jobs)

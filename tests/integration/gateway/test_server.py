@@ -115,13 +115,13 @@ class TestWithoutReflection:
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"reflection": False})
 
-    async def test_reflection_is_there_only_when_it_is_set(self, channel: grpc.aio.Channel):
+    async def test_reflection_is_served_only_when_enabled(self, channel: grpc.aio.Channel):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await reflected(channel)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_submit_and_watch_answers_the_job_and_then_its_events(jobs: JobServiceStub):
+async def test_submit_and_watch_sends_the_job_then_its_events(jobs: JobServiceStub):
     call = jobs.SubmitAndWatch(SubmitAndWatchRequest(job=JobSpec(type="email"), request_id="r"))
     job = (await call.read()).job
     assert job.id
@@ -168,7 +168,7 @@ class TestOutages:
             }
         )
 
-    async def test_without_postgresql_calls_are_unavailable_and_health_says_so(
+    async def test_calls_without_postgresql_are_unavailable(
         self, postgres: Proxy, jobs: JobServiceStub, health: health_pb2_grpc.HealthStub
     ):
         stream = health.Watch(health_pb2.HealthCheckRequest(service=SERVICES[0]))
@@ -210,7 +210,7 @@ class TestOutages:
         await jobs.SubmitJob(SUBMIT)
         stream.cancel()
 
-    async def test_without_redis_everything_goes_on(
+    async def test_gateway_without_redis_serves_every_call(
         self, redis: Proxy, jobs: JobServiceStub, health: health_pb2_grpc.HealthStub
     ):
         stream = health.Watch(health_pb2.HealthCheckRequest(service="redis"))
@@ -223,7 +223,7 @@ class TestOutages:
         await jobs.SubmitJob(SUBMIT)
         stream.cancel()
 
-    async def test_a_gateway_that_starts_before_postgresql_waits_for_it(
+    async def test_gateway_waits_for_postgresql_at_its_start(
         self, postgres: Proxy, settings: Settings
     ):
         await postgres.cut()
@@ -237,7 +237,7 @@ class TestOutages:
         await gateway.stop()
 
 
-async def test_a_stop_ends_streams_and_answers_what_is_under_way(
+async def test_stop_ends_streams_and_completes_open_calls(
     gateway: Gateway, jobs: JobServiceStub, health: health_pb2_grpc.HealthStub
 ):
     health_stream = health.Watch(health_pb2.HealthCheckRequest())
@@ -262,7 +262,7 @@ async def test_a_stop_ends_streams_and_answers_what_is_under_way(
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
 
 
-async def test_stopping_twice_or_without_a_start_is_nothing(settings: Settings):
+async def test_second_stop_does_nothing(settings: Settings):
     await Gateway(settings).stop()
     gateway = Gateway(settings)
     await gateway.start()
@@ -270,7 +270,7 @@ async def test_stopping_twice_or_without_a_start_is_nothing(settings: Settings):
     await gateway.stop()
 
 
-async def test_a_port_that_is_taken_is_an_error_and_not_shared(
+async def test_port_in_use_is_an_error(
     gateway: Gateway, settings: Settings
 ):
     taken = settings.model_copy(update={"gateway_address": f"127.0.0.1:{gateway.port}"})
@@ -320,7 +320,7 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_the_process_logs_its_address_serves_and_ends_cleanly(
+async def test_process_logs_its_address_and_ends_cleanly(
     process: Process, number: signal.Signals
 ):
     started = await process.until("gateway_started")
@@ -344,7 +344,7 @@ async def test_the_process_logs_its_address_serves_and_ends_cleanly(
     assert (submitted["type"], submitted["queue"]) == ("email", "default")
 
 
-async def test_an_error_of_our_own_is_in_the_log_under_its_request_id_without_the_payload(
+async def test_internal_error_is_logged_without_the_payload(
     process: Process, database: Database
 ):
     started = await process.until("gateway_started")

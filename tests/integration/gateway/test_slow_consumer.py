@@ -128,7 +128,7 @@ def keepers() -> int:
     return sum(task.get_name() == "rpc_task" for task in asyncio.all_tasks())
 
 
-async def test_who_does_not_read_is_told_where_to_resume(
+async def test_stalled_reader_receives_its_cursor(
     gateway: Gateway,
     jobs: JobServiceStub,
     slow: JobServiceStub,
@@ -163,7 +163,7 @@ async def test_who_does_not_read_is_told_where_to_resume(
 
 
 @pytest.mark.parametrize("begun", [0, 2])
-async def test_a_stream_of_one_job_is_resumed_by_number(
+async def test_stalled_reader_of_one_job_resumes_by_number(
     gateway: Gateway, slow: JobServiceStub, worker: PlayedWorker, job_id: str, begun: int
 ):
     away = watch_job(slow, job_id, begun)
@@ -180,7 +180,7 @@ async def test_a_stream_of_one_job_is_resumed_by_number(
     assert resumed == list(range(after_seq + 1, last + 1))
 
 
-async def test_a_submit_that_is_watched_is_resumed_by_number(
+async def test_stalled_submit_and_watch_resumes_by_number(
     gateway: Gateway, slow: JobServiceStub, worker: PlayedWorker
 ):
     def follow(after_seq: int) -> Any:
@@ -202,7 +202,7 @@ async def test_a_submit_that_is_watched_is_resumed_by_number(
     assert sorted({*seen, *resumed}) == list(range(1, 3 + OUTPUTS))
 
 
-async def test_who_never_comes_back_leaves_nothing_behind(
+async def test_reader_that_never_returns_is_released(
     gateway: Gateway,
     slow: JobServiceStub,
     worker: PlayedWorker,
@@ -233,7 +233,7 @@ async def test_who_never_comes_back_leaves_nothing_behind(
 
 # They go away before it is over, however slow the machine is.
 @pytest.mark.parametrize("patience", [60.0])
-async def test_who_goes_away_instead_is_no_slow_consumer(
+async def test_reader_that_disconnects_is_not_a_slow_consumer(
     gateway: Gateway,
     slow: JobServiceStub,
     worker: PlayedWorker,
@@ -255,7 +255,7 @@ async def test_who_goes_away_instead_is_no_slow_consumer(
     assert caplog.records == []
 
 
-async def test_a_reader_that_is_slow_but_reads_is_served(
+async def test_slow_reader_that_reads_is_served(
     gateway: Gateway, slow: JobServiceStub, worker: PlayedWorker, job_id: str
 ):
     """It takes longer than the patience for all, and less for each message."""
@@ -271,7 +271,7 @@ async def test_a_reader_that_is_slow_but_reads_is_served(
     call.cancel()
 
 
-async def test_a_stop_does_not_wait_for_who_does_not_read(
+async def test_stop_does_not_wait_for_a_stalled_reader(
     settings: Settings, worker: PlayedWorker, database: Any
 ):
     patient = settings.model_copy(update={"stream_patience": 60.0, "shutdown_grace": 0.5})

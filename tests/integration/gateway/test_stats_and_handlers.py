@@ -18,7 +18,7 @@ from headrace_core.store.sql.database import Database
 from support.gateway import SQUARE_SUM, PlayedWorker, refused
 
 
-async def test_statistics_of_nothing(jobs: JobServiceStub):
+async def test_statistics_without_jobs_are_empty(jobs: JobServiceStub):
     stats = await jobs.GetStats(GetStatsRequest())
     assert not stats.states
     assert not stats.queues
@@ -26,7 +26,7 @@ async def test_statistics_of_nothing(jobs: JobServiceStub):
     assert stats.HasField("stats_time")
 
 
-async def test_statistics_by_state_queue_and_type(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_statistics_count_by_state_queue_and_type(worker: PlayedWorker, jobs: JobServiceStub):
     async def submit(job_type: str, queue: str) -> str:
         request = SubmitJobRequest(job=JobSpec(type=job_type, queue=queue))
         return (await jobs.SubmitJob(request)).job.id
@@ -56,11 +56,11 @@ async def test_statistics_by_state_queue_and_type(worker: PlayedWorker, jobs: Jo
     ]
 
 
-async def test_no_handlers(handlers: HandlerServiceStub):
+async def test_handlers_without_workers_are_empty(handlers: HandlerServiceStub):
     assert not (await handlers.ListHandlers(ListHandlersRequest())).handlers
 
 
-async def test_the_handlers_of_all_live_workers(
+async def test_handlers_of_all_live_workers_are_listed(
     worker: PlayedWorker, database: Database, handlers: HandlerServiceStub
 ):
     email = HandlerSpec(
@@ -83,13 +83,13 @@ async def test_the_handlers_of_all_live_workers(
     assert json_format.MessageToDict(numbers.payload_schema.value)["required"] == ["data"]
 
 
-async def test_schemas_as_exact_json(worker: PlayedWorker, handlers: HandlerServiceStub):
+async def test_json_encoding_has_exact_schemas(worker: PlayedWorker, handlers: HandlerServiceStub):
     request = ListHandlersRequest(data_encoding=DATA_ENCODING_JSON)
     (handler,) = (await handlers.ListHandlers(request)).handlers
     assert handler.payload_schema.json.decode() == SQUARE_SUM.payload_schema
     assert handler.result_schema.json.decode() == SQUARE_SUM.result_schema
 
 
-async def test_an_encoding_that_there_is_not(handlers: HandlerServiceStub):
+async def test_unknown_encoding_is_invalid(handlers: HandlerServiceStub):
     error = await refused(handlers.ListHandlers(ListHandlersRequest(data_encoding=99)))
     assert set(error.violations) == {"data_encoding"}

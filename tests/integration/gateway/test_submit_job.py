@@ -60,7 +60,7 @@ async def count(jobs: JobServiceStub) -> int:
     return sum(state.jobs for state in (await jobs.GetStats(GetStatsRequest())).states)
 
 
-async def test_a_job_is_stored_as_it_was_described(jobs: JobServiceStub):
+async def test_job_with_every_field_is_stored(jobs: JobServiceStub):
     spec = JobSpec(
         type="email",
         queue="mail",
@@ -95,7 +95,7 @@ async def test_a_job_is_stored_as_it_was_described(jobs: JobServiceStub):
     assert response.job == job
 
 
-async def test_a_job_needs_nothing_but_a_type(jobs: JobServiceStub):
+async def test_job_with_only_a_type_has_defaults(jobs: JobServiceStub):
     job = (await jobs.SubmitJob(submit("email"))).job
     stored = (await jobs.GetJob(GetJobRequest(job_id=job.id))).job
     assert json_format.MessageToDict(stored.payload) == {"value": {}}
@@ -116,21 +116,21 @@ EXACT = [
 ]
 
 
-async def test_exact_documents_come_back_exactly(jobs: JobServiceStub):
+async def test_json_payload_is_returned_exactly(jobs: JobServiceStub):
     for document in EXACT:
         job = (await jobs.SubmitJob(submit(payload=Data(json=document.encode())))).job
         request = GetJobRequest(job_id=job.id, data_encoding=DATA_ENCODING_JSON)
         assert (await jobs.GetJob(request)).job.payload.json.decode() == document
 
 
-async def test_a_value_comes_back_as_a_value(jobs: JobServiceStub):
+async def test_value_payload_is_returned_as_a_value(jobs: JobServiceStub):
     content = {"a": [1.0, None, True, "x\u0000"], "b": {"c": 0.5}}
     value = json_format.ParseDict(content, struct_pb2.Value())
     job = (await jobs.SubmitJob(submit(payload=Data(value=value)))).job
     assert (await jobs.GetJob(GetJobRequest(job_id=job.id))).job.payload.value == value
 
 
-async def test_a_job_of_the_future_is_scheduled(jobs: JobServiceStub):
+async def test_job_with_future_time_is_scheduled(jobs: JobServiceStub):
     time = Timestamp(seconds=4_000_000_000)
     job = (await jobs.SubmitJob(submit(schedule_time=time))).job
     assert job.state == JOB_STATE_SCHEDULED
@@ -138,7 +138,7 @@ async def test_a_job_of_the_future_is_scheduled(jobs: JobServiceStub):
     assert not job.HasField("queue_time")
 
 
-async def test_times_at_both_ends_of_the_range_are_stored(jobs: JobServiceStub):
+async def test_first_and_last_time_are_stored(jobs: JobServiceStub):
     job = (await jobs.SubmitJob(submit(schedule_time=Timestamp()))).job
     # In the past: at once.
     assert job.state == JOB_STATE_QUEUED
@@ -162,7 +162,7 @@ async def test_times_at_both_ends_of_the_range_are_stored(jobs: JobServiceStub):
         Timestamp(seconds=-62_135_596_800),
     ],
 )
-async def test_time_at_an_end_of_the_calendar_is_refused(
+async def test_time_at_the_end_of_the_calendar_is_invalid(
     jobs: JobServiceStub, field: str, time: Timestamp
 ):
     error = await refused(jobs.SubmitJob(submit(**{field: time})))
@@ -171,7 +171,7 @@ async def test_time_at_an_end_of_the_calendar_is_refused(
     assert not (await jobs.ListJobs(ListJobsRequest())).jobs
 
 
-async def test_the_queue_is_the_jobs_else_the_handlers_else_default(
+async def test_queue_is_of_the_job_or_handler_or_default(
     worker: PlayedWorker, jobs: JobServiceStub
 ):
     said = (await jobs.SubmitJob(submit("square_sum", payload=NUMBERS, queue="mine"))).job
@@ -180,7 +180,7 @@ async def test_the_queue_is_the_jobs_else_the_handlers_else_default(
     assert [said.queue, handlers.queue, neither.queue] == ["mine", "math", "default"]
 
 
-async def test_every_violation_is_told_at_once_and_nothing_is_stored(
+async def test_violations_come_at_once_and_nothing_is_stored(
     worker: PlayedWorker, jobs: JobServiceStub
 ):
     request = SubmitJobRequest(
@@ -212,13 +212,13 @@ async def test_every_violation_is_told_at_once_and_nothing_is_stored(
     assert await count(jobs) == 0
 
 
-async def test_a_request_without_a_job_is_refused(jobs: JobServiceStub):
+async def test_request_without_a_job_is_invalid(jobs: JobServiceStub):
     error = await refused(jobs.SubmitJob(SubmitJobRequest()))
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert error.violations == {"job": "is required"}
 
 
-async def test_a_payload_is_checked_against_the_schema_of_its_handler(
+async def test_payload_that_breaks_its_schema_is_rejected(
     worker: PlayedWorker, jobs: JobServiceStub
 ):
     payload = Data(json=b'{"data": [1, "x", 2.5], "scale": -1, "more": 1}')
@@ -235,18 +235,18 @@ async def test_a_payload_is_checked_against_the_schema_of_its_handler(
     assert await count(jobs) == 0
 
 
-async def test_a_payload_without_a_live_handler_is_not_checked(jobs: JobServiceStub):
+async def test_payload_without_a_live_handler_is_not_checked(jobs: JobServiceStub):
     response = await jobs.SubmitJob(submit("square_sum", payload=Data(json=b'"anything"')))
     assert response.outcome == SUBMIT_OUTCOME_CREATED
 
 
-async def test_a_payload_that_is_no_json_is_refused(jobs: JobServiceStub):
+async def test_payload_that_is_not_json_is_invalid(jobs: JobServiceStub):
     error = await refused(jobs.SubmitJob(submit(payload=Data(json=b'{"a": 1'))))
     assert set(error.violations) == {"job.payload"}
     assert "must be JSON" in error.violations["job.payload"]
 
 
-async def test_a_worker_that_comes_later_is_noticed(
+async def test_schema_of_a_new_worker_is_used(
     jobs: JobServiceStub, database: Database, settings: Settings
 ):
     wrong = validate("square_sum", payload=Data(json=b"{}"))
@@ -263,7 +263,7 @@ async def test_a_worker_that_comes_later_is_noticed(
     await bus.stop()
 
 
-async def test_a_schema_that_is_none_refuses_nobody(database: Database, jobs: JobServiceStub):
+async def test_invalid_schema_accepts_every_payload(database: Database, jobs: JobServiceStub):
     for number, schema in enumerate(
         ['{"type": "nonsense"}', "[]", '{"$ref": "http://127.0.0.1:9/schema.json"}']
     ):
@@ -276,7 +276,7 @@ async def test_a_schema_that_is_none_refuses_nobody(database: Database, jobs: Jo
         assert (await jobs.SubmitJob(validate(f"odd{number}"))).outcome == SUBMIT_OUTCOME_WOULD_RUN
 
 
-async def test_validate_only_says_what_would_happen_and_stores_nothing(
+async def test_validate_only_returns_the_job_and_stores_nothing(
     worker: PlayedWorker, jobs: JobServiceStub
 ):
     known = await jobs.SubmitJob(validate("square_sum", payload=NUMBERS, priority=3))
@@ -289,7 +289,7 @@ async def test_validate_only_says_what_would_happen_and_stores_nothing(
     assert await count(jobs) == 0
 
 
-async def test_the_same_request_id_and_content_give_the_same_job(jobs: JobServiceStub):
+async def test_same_request_id_and_content_return_the_job(jobs: JobServiceStub):
     request = submit(request_id="order-17", payload=Data(json=b"[1]"), labels={"a": "1", "b": "2"})
     first = await jobs.SubmitJob(request)
     again = await jobs.SubmitJob(request)
@@ -299,7 +299,7 @@ async def test_the_same_request_id_and_content_give_the_same_job(jobs: JobServic
     assert await count(jobs) == 1
 
 
-async def test_a_value_in_another_order_is_the_same_content(jobs: JobServiceStub):
+async def test_value_in_another_order_is_the_same_content(jobs: JobServiceStub):
     names = [f"key {n}" for n in range(40)]
     outcomes = []
     for order in (names, names[::-1]):
@@ -323,7 +323,7 @@ OTHER_CONTENT = [
 ]
 
 
-async def test_the_same_request_id_with_another_content_is_refused(jobs: JobServiceStub):
+async def test_same_request_id_with_other_content_conflicts(jobs: JobServiceStub):
     content = {"payload": Data(json=b"[1]"), "labels": {"a": "1"}}
     first = await jobs.SubmitJob(submit(request_id="order-17", **content))
     for change in OTHER_CONTENT:
@@ -338,7 +338,7 @@ async def test_the_same_request_id_with_another_content_is_refused(jobs: JobServ
     assert await count(jobs) == 1
 
 
-async def test_idempotency_does_not_depend_on_which_workers_are_alive(
+async def test_idempotency_does_not_depend_on_live_workers(
     jobs: JobServiceStub, database: Database
 ):
     request = submit("square_sum", request_id="order-17", payload=NUMBERS)
@@ -362,7 +362,7 @@ SAME_CONTENT = (
 )
 
 
-async def test_same_content_in_another_form_gives_the_same_job(jobs: JobServiceStub):
+async def test_same_content_in_another_form_returns_the_job(jobs: JobServiceStub):
     first, *others = [
         await jobs.SubmitJob(submit(request_id="order-17", payload=payload))
         for payload in SAME_CONTENT
@@ -376,7 +376,7 @@ async def test_same_content_in_another_form_gives_the_same_job(jobs: JobServiceS
     assert error.reason == "REQUEST_ID_CONFLICT"
 
 
-async def test_key_of_an_older_version_is_found_by_its_payload_text(
+async def test_key_of_older_version_matches_by_payload_text(
     jobs: JobServiceStub, database: Database
 ):
     text = '{"b": 1.0, "a": 2}'
@@ -398,7 +398,7 @@ async def test_key_of_an_older_version_is_found_by_its_payload_text(
     assert (await refused(jobs.SubmitJob(other))).reason == "REQUEST_ID_CONFLICT"
 
 
-async def test_validate_only_with_a_used_key_answers_as_the_submit(jobs: JobServiceStub):
+async def test_validate_only_with_a_used_key_returns_the_job(jobs: JobServiceStub):
     request = submit(request_id="order-17", payload=SAME_CONTENT[0])
     request.validate_only = True
     assert (await jobs.SubmitJob(request)).outcome == SUBMIT_OUTCOME_NO_WORKER
@@ -411,7 +411,7 @@ async def test_validate_only_with_a_used_key_answers_as_the_submit(jobs: JobServ
     assert error.metadata["job_id"] == first.id
 
 
-async def test_jobs_and_batches_have_keys_of_their_own(jobs: JobServiceStub):
+async def test_jobs_and_batches_have_separate_keys(jobs: JobServiceStub):
     job = (await jobs.SubmitJob(submit(request_id="order-17"))).job
     batch = BatchSubmitJobsRequest(
         jobs=[JobSpec(type="email", payload=SAME_CONTENT[0])], request_id="order-17"
@@ -440,7 +440,7 @@ async def test_jobs_and_batches_have_keys_of_their_own(jobs: JobServiceStub):
     watch.cancel()
 
 
-async def test_200_concurrent_submits_with_one_request_id_make_one_job(jobs: JobServiceStub):
+async def test_concurrent_submits_with_one_key_make_one_job(jobs: JobServiceStub):
     request = submit(request_id="order-17", payload=Data(json=b"[1]"))
     responses = await asyncio.gather(*(jobs.SubmitJob(request) for _ in range(200)))
     assert len({response.job.id for response in responses}) == 1
@@ -450,7 +450,7 @@ async def test_200_concurrent_submits_with_one_request_id_make_one_job(jobs: Job
     assert await count(jobs) == 1
 
 
-async def test_200_concurrent_submits_with_contents_of_their_own_make_one_job_and_conflicts(
+async def test_concurrent_contents_with_one_key_conflict(
     jobs: JobServiceStub,
 ):
     async def attempt(number: int) -> str:
@@ -466,7 +466,7 @@ async def test_200_concurrent_submits_with_contents_of_their_own_make_one_job_an
     assert await count(jobs) == 1
 
 
-async def test_concurrent_submits_share_commits_and_each_gets_its_own_job(
+async def test_concurrent_submits_share_commits(
     jobs: JobServiceStub, database: Database
 ):
     responses = await asyncio.gather(
@@ -479,7 +479,7 @@ async def test_concurrent_submits_share_commits_and_each_gets_its_own_job(
     assert commits < 400
 
 
-async def test_submits_that_are_cancelled_do_not_disturb_the_others(jobs: JobServiceStub):
+async def test_cancelled_submits_do_not_disturb_the_others(jobs: JobServiceStub):
     calls = [jobs.SubmitJob(submit(labels={"n": str(n)})) for n in range(100)]
     for call in calls[::2]:
         call.cancel()
@@ -494,7 +494,7 @@ class TestLimits:
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"max_payload_bytes": 1000, "max_labels": 2})
 
-    async def test_a_payload_that_is_too_large(self, jobs: JobServiceStub):
+    async def test_oversized_payload_names_its_limit(self, jobs: JobServiceStub):
         payload = Data(json=b'"' + b"x" * 1000 + b'"')
         error = await refused(jobs.SubmitJob(submit(payload=payload)))
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -507,11 +507,11 @@ class TestLimits:
         }
         assert "job.payload has 1002 bytes; at most 1000 are allowed" in error.message
 
-    async def test_too_many_labels(self, jobs: JobServiceStub):
+    async def test_too_many_labels_name_their_limit(self, jobs: JobServiceStub):
         error = await refused(jobs.SubmitJob(submit(labels={"a": "", "b": "", "c": ""})))
         assert error.metadata["limit"] == "HEADRACE_MAX_LABELS"
 
-    async def test_just_the_limit(self, jobs: JobServiceStub):
+    async def test_payload_and_labels_at_their_limits_are_stored(self, jobs: JobServiceStub):
         payload = Data(json=b'"' + b"x" * 998 + b'"')
         response = await jobs.SubmitJob(submit(payload=payload, labels={"a": "", "b": ""}))
         assert response.outcome == SUBMIT_OUTCOME_CREATED
@@ -530,7 +530,7 @@ class TestOverload:
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"max_pending_submits": 5})
 
-    async def test_what_waits_is_bounded_and_the_rest_is_told_to_come_again(
+    async def test_submits_beyond_the_waiting_limit_are_unavailable(
         self, jobs: JobServiceStub, database: Database
     ):
         async with database.transaction() as conn:
@@ -544,7 +544,7 @@ class TestOverload:
         assert await count(jobs) == 5
 
 
-async def test_no_job_starts_out_in_a_list_before_its_submit_is_answered(jobs: JobServiceStub):
+async def test_job_is_not_listed_before_its_submit_commits(jobs: JobServiceStub):
     job = (await jobs.SubmitJob(submit(request_id="r"))).job
     listed = (await jobs.ListJobs(ListJobsRequest(filter='request_id = "r"'))).jobs
     assert [other.id for other in listed] == [job.id]

@@ -127,7 +127,7 @@ async def ack(service: SubscriptionServiceStub, cursor: str) -> None:
     await service.AckSubscription(AckSubscriptionRequest(name=NAME, cursor=cursor))
 
 
-async def test_a_subscription_is_created_shown_and_deleted(service: SubscriptionServiceStub):
+async def test_subscription_is_created_shown_and_deleted(service: SubscriptionServiceStub):
     job_filter = JobFilter(
         queues=["b", "a"],
         types=["t"],
@@ -164,7 +164,7 @@ async def test_a_subscription_is_created_shown_and_deleted(service: Subscription
         assert error.metadata == {"subscription": NAME}
 
 
-async def test_a_name_keeps_its_filter(service: SubscriptionServiceStub):
+async def test_name_with_another_filter_conflicts(service: SubscriptionServiceStub):
     await create(service, filter=JobFilter(queues=["a"]))
     error = await refused(create(service, filter=JobFilter(queues=["b"])))
     assert (error.code, error.reason) == (
@@ -174,7 +174,7 @@ async def test_a_name_keeps_its_filter(service: SubscriptionServiceStub):
     assert error.metadata == {"subscription": NAME}
 
 
-async def test_a_tenant_has_a_bound(settings: Settings):
+async def test_subscriptions_of_a_tenant_are_limited(settings: Settings):
     gateway = Gateway(settings.model_copy(update={"max_subscriptions": 1}))
     await gateway.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
@@ -194,7 +194,7 @@ async def test_a_tenant_has_a_bound(settings: Settings):
     await gateway.stop()
 
 
-async def test_subscriptions_are_listed_page_by_page(service: SubscriptionServiceStub):
+async def test_subscriptions_are_paged(service: SubscriptionServiceStub):
     for number in range(25):
         await create(service, f"s{number:02}")
     names, token, pages = [], "", 0
@@ -211,7 +211,7 @@ async def test_subscriptions_are_listed_page_by_page(service: SubscriptionServic
     assert everything.next_page_token == ""
 
 
-async def test_a_page_is_small_enough_for_a_client(service: SubscriptionServiceStub):
+async def test_page_of_large_filters_fits_a_default_client(service: SubscriptionServiceStub):
     job_ids = [str(uuid7()) for _ in range(10_000)]
     for number in range(12):
         await create(service, f"s{number:02}", filter=JobFilter(job_ids=job_ids))
@@ -223,7 +223,7 @@ async def test_a_page_is_small_enough_for_a_client(service: SubscriptionServiceS
     assert names == [f"s{number:02}" for number in range(12)]
 
 
-async def test_every_violation_is_told_at_once(service: SubscriptionServiceStub):
+async def test_violations_come_at_once(service: SubscriptionServiceStub):
     nul = JobFilter(queues=["a\0"], types=["\0"], labels={"a": "\0"}, states=[99], batch_id="x")
     error = await refused(create(service, "No Name!", filter=nul, cursor="x"))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
@@ -254,7 +254,7 @@ async def test_every_violation_is_told_at_once(service: SubscriptionServiceStub)
     assert error.reason == "PAGE_TOKEN_INVALID"
 
 
-async def test_what_is_acknowledged_is_not_sent_again_at_any_gateway(
+async def test_acknowledged_events_are_not_sent_again(
     service: SubscriptionServiceStub, other: SubscriptionServiceStub, jobs: JobServiceStub
 ):
     await create(service, filter=JobFilter(queues=["q"]))
@@ -279,7 +279,7 @@ async def test_what_is_acknowledged_is_not_sent_again_at_any_gateway(
     second.call.cancel()
 
 
-async def test_another_one_stands_by_and_takes_over(
+async def test_standby_watch_takes_over(
     service: SubscriptionServiceStub, other: SubscriptionServiceStub, jobs: JobServiceStub
 ):
     await create(service)
@@ -300,7 +300,7 @@ async def test_another_one_stands_by_and_takes_over(
     await until(nobody)
 
 
-async def test_a_consumer_that_comes_back_replaces_its_older_watch(
+async def test_newer_watch_of_a_consumer_replaces_the_older(
     service: SubscriptionServiceStub, other: SubscriptionServiceStub, jobs: JobServiceStub
 ):
     await create(service)
@@ -315,7 +315,7 @@ async def test_a_consumer_that_comes_back_replaces_its_older_watch(
     newer.call.cancel()
 
 
-async def test_the_watches_of_one_that_is_deleted_end(
+async def test_watches_of_deleted_subscription_end(
     service: SubscriptionServiceStub, other: SubscriptionServiceStub
 ):
     await create(service)
@@ -336,7 +336,7 @@ async def test_the_watches_of_one_that_is_deleted_end(
     assert error.reason == "CURSOR_INVALID"
 
 
-async def test_a_cursor_that_is_not_the_subscriptions_is_refused(
+async def test_cursor_of_another_subscription_is_invalid(
     service: SubscriptionServiceStub, jobs: JobServiceStub
 ):
     await create(service)
@@ -379,7 +379,7 @@ async def _pages(call: Any) -> AsyncIterator[Any]:
     call.cancel()
 
 
-async def test_it_begins_behind_a_cursor_of_watch_jobs(
+async def test_subscription_starts_after_a_cursor(
     service: SubscriptionServiceStub, jobs: JobServiceStub, database: Database
 ):
     call = jobs.WatchJobs(WatchJobsRequest())
@@ -408,7 +408,7 @@ async def test_it_begins_behind_a_cursor_of_watch_jobs(
     assert await create(service, "late", cursor=error.metadata["oldest_cursor"])
 
 
-async def test_one_that_has_expired_goes_on_behind_what_was_pruned(
+async def test_expired_subscription_resumes_after_pruned_events(
     service: SubscriptionServiceStub, jobs: JobServiceStub, database: Database
 ):
     await create(service)
@@ -431,7 +431,7 @@ async def test_one_that_has_expired_goes_on_behind_what_was_pruned(
     one.call.cancel()
 
 
-async def test_output_comes_in_the_encoding_that_was_asked_for(
+async def test_output_has_the_requested_encoding(
     service: SubscriptionServiceStub, jobs: JobServiceStub, worker: PlayedWorker
 ):
     await create(service)
@@ -449,7 +449,7 @@ async def test_output_comes_in_the_encoding_that_was_asked_for(
     one.call.cancel()
 
 
-async def test_a_gateway_that_stops_hands_over(
+async def test_stopped_gateway_releases_its_subscriptions(
     service: SubscriptionServiceStub, other: SubscriptionServiceStub, gateway: Gateway
 ):
     await create(service)
@@ -466,7 +466,7 @@ async def test_a_gateway_that_stops_hands_over(
     second.call.cancel()
 
 
-async def test_a_gateway_that_is_killed_is_replaced_after_the_lease(
+async def test_killed_gateway_is_replaced_after_the_lease(
     settings: Settings, service: SubscriptionServiceStub, jobs: JobServiceStub, tmp_path: Path
 ):
     await create(service)

@@ -62,7 +62,7 @@ async def take(events: Following, count: int) -> list[JobEvent]:
         return [await anext(events) for _ in range(count)]
 
 
-async def test_what_is_acknowledged_never_comes_again(client: Client, worker: PlayedWorker):
+async def test_acknowledged_events_are_never_sent_again(client: Client, worker: PlayedWorker):
     created = await client.create_subscription("billing", queues=["math"])
     assert created.created
     await client.submit("square_sum", PAYLOAD, queue="other")
@@ -87,7 +87,7 @@ async def test_what_is_acknowledged_never_comes_again(client: Client, worker: Pl
     assert [s.name async for s in client.subscriptions()] == []
 
 
-async def test_a_consumer_goes_on_at_another_gateway_with_its_acks(
+async def test_consumer_resumes_at_another_gateway(
     gateway: Gateway, other_gateway: Gateway
 ):
     async with Client([target(gateway), target(other_gateway)]) as client:
@@ -108,7 +108,7 @@ async def test_a_consumer_goes_on_at_another_gateway_with_its_acks(
             assert (await client.subscription("billing")).consumer == "a"
 
 
-async def test_another_consumer_takes_over_and_the_first_one_is_fenced_off(
+async def test_consumer_that_was_replaced_cannot_acknowledge(
     client: Client, other_gateway: Gateway
 ):
     await client.create_subscription("billing")
@@ -129,7 +129,7 @@ async def test_another_consumer_takes_over_and_the_first_one_is_fenced_off(
         assert await second.ack()
 
 
-async def test_what_was_pruned_is_told_and_can_be_given_up(client: Client, database: Database):
+async def test_pruned_events_are_reported_and_skipped(client: Client, database: Database):
     await client.create_subscription("billing")
     old = await client.submit("email")
     await old.cancel()
@@ -145,7 +145,7 @@ async def test_what_was_pruned_is_told_and_can_be_given_up(client: Client, datab
         assert names(await take(events, 1)) == [(young.id, 1)]
 
 
-async def test_of_two_of_one_name_the_newer_one_receives(client: Client):
+async def test_newer_watch_of_one_name_receives(client: Client):
     await client.create_subscription("billing")
     async with (
         client.subscribe("billing", consumer="a") as older,
@@ -158,7 +158,7 @@ async def test_of_two_of_one_name_the_newer_one_receives(client: Client):
         assert await newer.ack()
 
 
-async def test_a_synchronous_program_receives(client: Client, gateway: Gateway):
+async def test_synchronous_client_receives(client: Client, gateway: Gateway):
     await client.create_subscription("billing")
     job = await client.submit("square_sum", PAYLOAD)
 
@@ -171,13 +171,13 @@ async def test_a_synchronous_program_receives(client: Client, gateway: Gateway):
         assert await asyncio.to_thread(work) == [(job.id, 1, True)]
 
 
-async def test_a_queue_serves_while_a_worker_takes_its_jobs(client: Client, worker: PlayedWorker):
+async def test_queue_serves_while_a_worker_runs(client: Client, worker: PlayedWorker):
     await until(lambda: client.queue_serving("math"))
 
 
 @pytest.mark.parametrize("patience", [0.5])
 @pytest.mark.parametrize("end", ["slow_consumers", "resets"])
-async def test_a_program_that_was_slow_sees_every_event_once(
+async def test_slow_client_receives_every_event_once(
     gateway: Gateway,
     client: Client,
     worker: PlayedWorker,

@@ -90,7 +90,7 @@ async def test_every_call_answers_beside_unreadable_rows(
         await jobs.GetStats(GetStatsRequest())
 
 
-async def test_streams_carry_the_events_of_unreadable_jobs(
+async def test_streams_send_the_events_of_unreadable_jobs(
     channel: grpc.aio.Channel, ids: Ids, settings: Settings
 ) -> None:
     jobs, subscriptions = JobServiceStub(channel), SubscriptionServiceStub(channel)

@@ -55,7 +55,7 @@ async def no_streams(gateway: Gateway) -> None:
     await until(none)
 
 
-async def test_a_job_is_followed_to_its_end(
+async def test_watch_follows_a_job_to_its_end(
     jobs: JobServiceStub, worker: PlayedWorker, job_id: str, gateway: Gateway
 ):
     call = jobs.WatchJob(WatchJobRequest(job_id=job_id, data_encoding=DATA_ENCODING_JSON))
@@ -90,7 +90,7 @@ async def test_a_job_is_followed_to_its_end(
     await no_streams(gateway)
 
 
-async def test_what_cannot_be_followed_is_refused(jobs: JobServiceStub, job_id: str):
+async def test_invalid_watch_is_rejected(jobs: JobServiceStub, job_id: str):
     unknown = await refused(
         read(jobs.WatchJob(WatchJobRequest(job_id="0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15")))
     )
@@ -111,7 +111,7 @@ async def test_what_cannot_be_followed_is_refused(jobs: JobServiceStub, job_id: 
     }
 
 
-async def test_many_jobs_are_followed_and_resumed_by_the_cursor(
+async def test_watch_of_many_jobs_resumes_by_cursor(
     jobs: JobServiceStub, worker: PlayedWorker, job_id: str, gateway: Gateway
 ):
     request = WatchJobsRequest(filter=JobFilter(queues=["math"]))
@@ -150,7 +150,7 @@ async def test_many_jobs_are_followed_and_resumed_by_the_cursor(
     await no_streams(gateway)
 
 
-async def test_streams_that_are_opened_and_cancelled_leave_nothing_behind(
+async def test_cancelled_streams_are_released(
     jobs: JobServiceStub, job_id: str, gateway: Gateway
 ):
     calls = [jobs.WatchJob(WatchJobRequest(job_id=job_id)) for _ in range(50)]
@@ -162,7 +162,7 @@ async def test_streams_that_are_opened_and_cancelled_leave_nothing_behind(
     await no_streams(gateway)
 
 
-async def test_a_gateway_that_stops_sends_its_streams_away(
+async def test_stopped_gateway_ends_its_streams(
     jobs: JobServiceStub, job_id: str, gateway: Gateway
 ):
     one = jobs.WatchJob(WatchJobRequest(job_id=job_id))
