@@ -1,4 +1,4 @@
-"""A real gateway in the test's own loop, a channel to it, and a worker that the test plays."""
+"""A real gateway in the loop of the test, a channel to it, and a worker that the test plays."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import grpc
 import pytest
+from redis.asyncio import Redis
 
 from headrace.v1.data_pb2 import Data
 from headrace.v1.job_pb2 import JobSpec
@@ -22,6 +23,8 @@ from headrace.v1.job_service_pb2 import (
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
 from support.gateway import PlayedWorker, refused
+from support.queues import queue_of
+from support.until import until
 
 NUMBERS = Data(json=b'{"data": [1, 2, 3]}')
 
@@ -64,9 +67,7 @@ async def test_violation_of_one_job_rejects_the_batch(jobs: JobServiceStub):
     assert await count(jobs) == 0
 
 
-async def test_payload_of_one_job_rejects_the_batch(
-    worker: PlayedWorker, jobs: JobServiceStub
-):
+async def test_payload_of_one_job_rejects_the_batch(worker: PlayedWorker, jobs: JobServiceStub):
     specs = [
         JobSpec(type="square_sum", payload=NUMBERS),
         JobSpec(type="square_sum", payload=Data(json=b'{"data": ["x"]}')),
@@ -132,6 +133,19 @@ async def test_concurrent_batches_with_one_key_make_one_batch(jobs: JobServiceSt
     assert len({response.batch_id for response in responses}) == 1
     assert [r.outcome for r in responses].count(SUBMIT_OUTCOME_CREATED) == 1
     assert await count(jobs) == 20
+
+
+async def test_small_batch_is_handed_off_to_an_idle_pool(
+    worker: PlayedWorker, jobs: JobServiceStub, redis: Redis
+):
+    spec = JobSpec(type="square_sum", payload=NUMBERS)
+    response = await jobs.BatchSubmitJobs(batch([spec, spec]))
+
+    async def delivered() -> bool:
+        queued = await redis.zrange(await queue_of(redis, "played"), 0, -1)
+        return [name.decode() for name in queued] == [f"{job.id}:1" for job in response.jobs]
+
+    await until(delivered)
 
 
 async def test_validate_only_stores_nothing(worker: PlayedWorker, jobs: JobServiceStub):

@@ -1,4 +1,4 @@
-"""The deadline of a call becomes that of its jobs, by the database's clock."""
+"""Jobs whose deadline is the deadline of their call, by the database's clock."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from support.gateway import refused
 from support.jobs import read_job
 
 EMAIL = JobSpec(type="email")
-# Seconds that a call may take, and how many of them may be gone when it arrives. A deadline is
-# rounded up on its way.
+# The deadline of a call, and how much of it may pass before the call arrives, in seconds. gRPC
+# rounds deadlines up.
 TIMEOUT = 60
 SLOW = 40
 
@@ -34,16 +34,14 @@ def assert_within_the_call(job: Job) -> None:
     assert timedelta(seconds=TIMEOUT - SLOW) < left < timedelta(seconds=TIMEOUT + 5)
 
 
-async def test_call_deadline_is_the_deadline_of_its_job(
-    jobs: JobServiceStub, database: Database
-):
+async def test_call_deadline_is_the_deadline_of_its_job(jobs: JobServiceStub, database: Database):
     request = SubmitJobRequest(job=EMAIL, request_id="order-17", use_call_deadline=True)
     job = (await jobs.SubmitJob(request, timeout=TIMEOUT)).job
     assert_within_the_call(job)
-    # What the submit answered is what is stored.
+    # The submit returned the stored job.
     stored = await read_job(database, JobId(UUID(job.id)))
     assert stored.deadline == job.deadline.ToDatetime(tzinfo=UTC)
-    # It is no part of the content: the same call has another deadline each time.
+    # The deadline is not part of the content: each repetition of a call has another one.
     again = await jobs.SubmitJob(request, timeout=10 * TIMEOUT)
     assert (again.outcome, again.job.id) == (SUBMIT_OUTCOME_EXISTING, job.id)
     assert again.job.deadline == job.deadline

@@ -1,4 +1,4 @@
-"""What holds for every call: request ids, sizes, bytes that are no request, deadlines."""
+"""Rules for every call: request ids, sizes, undecodable requests, deadlines."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def test_undecodable_request_of_a_stream_is_invalid(channel: grpc.aio.Chan
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited field."""
+    """Return a length-delimited field."""
     size = len(content)
     encoded = bytearray([number << 3 | 2])
     while size > 127:
@@ -153,7 +153,7 @@ class TestSizes:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await jobs.SubmitJob(SubmitJobRequest(job=JobSpec(type="email", payload=payload)))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        # The connection is still good.
+        # The connection is still usable.
         await jobs.GetStats(GetStatsRequest())
 
 
@@ -195,11 +195,11 @@ def nested(depth: int, *, as_list: bool) -> struct_pb2.Value:
 async def test_depth_beyond_its_limit_is_invalid_in_each_form(
     channel: grpc.aio.Channel, form: str, depth: int
 ):
-    """Protobuf itself decodes some of them, and some of them nothing decodes."""
+    """Some of the requests decode, and some exceed the limits of every decoder."""
     if form == "json":
         data = _field(2, b"[" * depth + b'"[["' + b"]" * depth)
     else:
-        # Written by hand: an encoder stops at a hundred messages.
+        # Written by hand, since encoders stop at a hundred nested messages.
         inner = b"\x20\x01"
         for _ in range(depth):
             entry = _field(1, b"a") + _field(2, inner)
@@ -228,7 +228,7 @@ async def test_depth_beyond_the_search_of_a_path_is_explained(channel: grpc.aio.
     inner = b"\x20\x01"
     for _ in range(100):
         inner = _field(6, _field(1, inner))
-    # The deep document is the first one, and the search for it begins with the last one.
+    # The deep document is the first one, and the search starts with the last one.
     flat = _field(6, _field(1, b"\x20\x01") * 30_000)
     specs = [_field(1, b"email") + _field(3, _field(1, value)) for value in (inner, flat)]
     error = await refused(
@@ -250,7 +250,7 @@ async def test_depth_at_its_limit_is_accepted_and_shown(jobs: JobServiceStub, as
 
 
 async def test_rejected_request_is_released(channel: grpc.aio.Channel):
-    """An aborted call is kept in a cycle by gRPC; the request must not hang on that."""
+    """GRPC keeps an aborted call in a reference cycle, which must not keep the request."""
     jobs = b"\x0a\x00" * 500_000
     filter_ = _field(1, b"\x0a\x00" * 500_000)
     gc.collect()

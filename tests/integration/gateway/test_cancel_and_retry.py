@@ -66,7 +66,7 @@ async def test_cancellation_of_running_job_is_requested(
     bus = WakeBus(settings, database, Topic.CANCELS)
     cancels = bus.subscribe(Topic.CANCELS)
     await bus.start()
-    # A connection that has come up counts as a wake-up, one on each way.
+    # Each new connection of the bus counts as a wake-up.
     while await cancels.wait(1):
         pass
     job = await cancel(jobs, job_id)
@@ -85,9 +85,7 @@ async def test_second_cancel_changes_nothing(worker: PlayedWorker, jobs: JobServ
         assert await cancel(jobs, job_id) == first
 
 
-async def test_ended_job_cannot_be_cancelled(
-    worker: PlayedWorker, jobs: JobServiceStub
-):
+async def test_ended_job_cannot_be_cancelled(worker: PlayedWorker, jobs: JobServiceStub):
     job_id = await submit(jobs)
     await worker.start_job(job_id)
     await worker.succeed(job_id)
@@ -114,7 +112,7 @@ async def test_failed_job_is_requeued(worker: PlayedWorker, jobs: JobServiceStub
     assert not job.HasField("error")
     assert not job.HasField("end_time")
     assert await history(jobs, job_id) == ["SUBMITTED", "STARTED", "FAILED", "REQUEUED"]
-    # It runs again as its next attempt.
+    # The job runs again as its next attempt.
     await worker.start_job(job_id, attempt=2)
     await worker.succeed(job_id, attempt=2)
 
@@ -125,9 +123,7 @@ async def test_cancelled_job_is_requeued(jobs: JobServiceStub):
     assert (await retry(jobs, job_id)).state == JOB_STATE_QUEUED
 
 
-async def test_job_in_another_state_cannot_be_requeued(
-    worker: PlayedWorker, jobs: JobServiceStub
-):
+async def test_job_in_another_state_cannot_be_requeued(worker: PlayedWorker, jobs: JobServiceStub):
     queued, running, succeeded = [await submit(jobs) for _ in range(3)]
     await worker.start_job(running)
     await worker.start_job(succeeded)

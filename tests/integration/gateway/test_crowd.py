@@ -1,4 +1,4 @@
-"""Clients that all come at once, as they do after a gateway has restarted."""
+"""Many simultaneous calls, as after the restart of a gateway."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from headrace.v1.job_service_pb2 import GetJobRequest
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from support.gateway import TIMEOUT
 
-# More than gRPC lets wait unless it is told otherwise: it cancels some beyond 1,000, and all
-# beyond 3,000.
+# By default gRPC cancels some calls beyond 1,000 pending ones, and all beyond 3,000.
 _CROWD = 5000
 
 

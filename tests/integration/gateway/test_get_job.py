@@ -1,4 +1,4 @@
-"""GetJob and ListJobEvents: a job and its history, in every state."""
+"""GetJob, ListJobEvents and ListJobOutput, for jobs in every state."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def submitted(jobs: JobServiceStub) -> str:
 
 @pytest.fixture
 async def succeeded(worker: PlayedWorker, jobs: JobServiceStub) -> str:
-    """A job that made progress, emitted output and ended well."""
+    """A succeeded job with progress and output."""
     job_id = await submitted(jobs)
     await worker.start_job(job_id)
     await worker.report(
@@ -53,9 +53,7 @@ async def succeeded(worker: PlayedWorker, jobs: JobServiceStub) -> str:
     return job_id
 
 
-async def test_job_without_view_is_full(
-    succeeded: str, worker: PlayedWorker, jobs: JobServiceStub
-):
+async def test_job_without_view_is_full(succeeded: str, worker: PlayedWorker, jobs: JobServiceStub):
     job = (await jobs.GetJob(GetJobRequest(job_id=succeeded))).job
     assert job.state == JOB_STATE_SUCCEEDED
     shown = json_format.MessageToDict(job)
@@ -141,7 +139,7 @@ async def test_job_keeps_correlation_id_of_its_submit(jobs: JobServiceStub):
     metadata = (("x-request-id", "trace-17"),)
     single = SubmitJobRequest(job=spec, request_id="key")
     alone = (await jobs.SubmitJob(single, metadata=metadata)).job
-    # The same job again, whatever the second call is called.
+    # The second call returns the same job, whatever its own correlation id.
     again = (await jobs.SubmitJob(single, metadata=(("x-request-id", "trace-18"),))).job
     batch = await jobs.BatchSubmitJobs(
         BatchSubmitJobsRequest(jobs=[spec, JobSpec(type="other")]), metadata=metadata
@@ -150,7 +148,7 @@ async def test_job_keeps_correlation_id_of_its_submit(jobs: JobServiceStub):
         assert job.correlation_id == "trace-17"
         stored = (await jobs.GetJob(GetJobRequest(job_id=job.id, view=JOB_VIEW_BASIC))).job
         assert stored.correlation_id == "trace-17"
-    # One that is too long is replaced by the id that the gateway gives to the call.
+    # The gateway replaces an id that is too long.
     call = jobs.SubmitJob(SubmitJobRequest(job=spec), metadata=(("x-request-id", "x" * 129),))
     job = (await call).job
     assert job.correlation_id == dict(await call.trailing_metadata())["x-request-id"]

@@ -1,4 +1,4 @@
-"""Jobs that go straight to a pool, and those that do not."""
+"""The hand-off of committed jobs to pools, without the scheduler."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ POOL = "pool"
 
 @asynccontextmanager
 async def knowing(settings: Settings, database: Database, bus: WakeBus) -> AsyncIterator[HandOff]:
-    """One that has read which pools there are."""
+    """A hand-off that knows the live pools."""
     registrations = Registrations(database=database)
     hand_off = HandOff(settings=settings, database=database, registrations=registrations, bus=bus)
     await until(registrations.pools)
@@ -40,7 +40,7 @@ async def knowing(settings: Settings, database: Database, bus: WakeBus) -> Async
 
 @pytest.fixture
 async def hand_off(settings: Settings, database: Database, bus: WakeBus) -> AsyncIterator[HandOff]:
-    """One that knows of a worker with two slots."""
+    """A hand-off that knows a worker with two slots."""
     await register(database, slots=2)
     async with knowing(settings, database, bus) as hand_off:
         yield hand_off
@@ -48,7 +48,7 @@ async def hand_off(settings: Settings, database: Database, bus: WakeBus) -> Asyn
 
 @pytest.fixture
 async def scheduler(settings: Settings, database: Database) -> AsyncIterator[WakeSubscription]:
-    """Hears what a scheduler would hear of waiting jobs."""
+    """The wake-ups that a scheduler would receive for waiting jobs."""
     async with listening(settings, database, Topic.JOBS) as wake:
         yield wake
 
@@ -72,7 +72,7 @@ async def test_idle_pool_receives_a_job_directly(
             return names(job)[0] in await queued(redis)
 
         await until(came)
-    # By rank, as the scheduler would.
+    # The scheduler orders jobs by rank too.
     assert await queued(redis) == names(sooner, later)
     assert await redis.zscore(await queue_of(redis, POOL), names(later)[0]) == pytest.approx(
         rank_of(later)
@@ -89,10 +89,10 @@ async def test_many_or_unserved_jobs_wake_the_scheduler(
 ) -> None:
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     cases = {
-        "nobody runs its type": [await submit(database, type="nobody")],
-        "it waits for its time": [await submit(database, schedule_time=tomorrow)],
-        "it is another tenant's": [await submit(database, tenant="another")],
-        "they are many": await submit_many(database, 17),
+        "no worker runs the type": [await submit(database, type="unserved")],
+        "the job is scheduled": [await submit(database, schedule_time=tomorrow)],
+        "the tenant is another one": [await submit(database, tenant="another")],
+        "the jobs are many": await submit_many(database, 17),
     }
     for name, jobs in cases.items():
         with subtests.test(name):
@@ -149,7 +149,7 @@ async def test_pool_with_the_most_free_slots_receives_the_job(
 async def test_prefetch_of_zero_disables_the_hand_off(
     settings: Settings, database: Database, bus: WakeBus, scheduler: WakeSubscription, redis: Redis
 ) -> None:
-    # An empty queue in Redis says nothing then.
+    # Then an empty queue in Redis does not mean that the pool is idle.
     await register(database)
     strict = settings.model_copy(update={"dispatch_prefetch": 0})
     hand_off = HandOff(

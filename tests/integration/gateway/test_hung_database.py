@@ -1,4 +1,4 @@
-"""A database that hangs: calls end as UNAVAILABLE before their callers give up, who retry them."""
+"""A database that hangs: calls end as UNAVAILABLE before their callers give up."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def settings(settings: Settings, link: Proxy) -> Settings:
     return settings.model_copy(
         update={
             "database_url": SecretStr(link.url),
-            # The limit of a call alone ends it.
+            # Only the time limit of calls ends this one.
             "database_timeout": 300.0,
             "call_timeout": 2.0,
         }
@@ -61,7 +61,7 @@ def settings(settings: Settings, link: Proxy) -> Settings:
 
 @asynccontextmanager
 async def locked(database_url: str, schema: str) -> AsyncIterator[None]:
-    """Another session holds the table of the jobs."""
+    """Lock the table of the jobs in another session."""
     session = await asyncpg.connect(database_url, timeout=30)
     try:
         async with session.transaction():
@@ -73,7 +73,7 @@ async def locked(database_url: str, schema: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def silent(link: Proxy) -> AsyncIterator[None]:
-    """The network swallows each packet, on connections that are there and on new ones."""
+    """Drop each packet, on open and on new connections."""
     link.hold()
     try:
         yield
@@ -121,7 +121,7 @@ async def test_client_retries_until_a_hung_database_answers(
     ):
         async with locked(database_url, settings.database_schema):
             submit = asyncio.create_task(client.submit("email", request_id="once"))
-            # The first attempt of `submit` is over when a later one of `hasty` is.
+            # The first attempt of `submit` ends before a later one of `hasty`.
             with pytest.raises(Unavailable, match="postgresql"):
                 await hasty.submit("email")
             assert not submit.done()

@@ -28,7 +28,7 @@ from headrace_gateway.service import Gateway
 from support.gateway import TIMEOUT, PlayedWorker, refused
 from support.proxy import Proxy
 
-# The idle timeout of the proxy is ten times the interval of the marks, for a machine that is busy.
+# The idle timeout of the proxy is ten times the interval of the marks, for a busy machine.
 MARK_S, PROXY_S = 0.3, 3.0
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
@@ -81,7 +81,7 @@ async def test_idle_marks_keep_a_quiet_job_behind_a_proxy(
         request = SubmitAndWatchRequest(job=spec, request_id="key")
         submitted = group.create_task(follow(JobServiceStub(two).SubmitAndWatch(request)))
         client = group.create_task(follow_as_client())
-        # The proxy breaks off the one that asks for rare marks: so long it has been quiet.
+        # The proxy cuts the stream with rare marks, so the silence was long enough.
         rare = JobServiceStub(three).WatchJob(
             WatchJobRequest(job_id=job_id, idle_interval=Duration(seconds=60))
         )

@@ -23,7 +23,7 @@ async def submit(jobs: JobServiceStub, job_type: str = "email", **fields: object
 
 
 async def submit_many(jobs: JobServiceStub, count: int, **fields: object) -> list[str]:
-    """Jobs' ids, the newest first, as they are listed."""
+    """The ids of the jobs, the newest first."""
     specs = [JobSpec(**{"type": "email", **fields}) for _ in range(count)]
     response = await jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=specs))
     return [job.id for job in reversed(response.jobs)]
@@ -63,7 +63,7 @@ async def test_pages_have_their_size_and_end_without_token(jobs: JobServiceStub)
     found = await pages(jobs, page_size=10)
     assert [len(page) for page in found] == [10, 10, 5]
     assert [job.id for page in found for job in page] == ids
-    # Full last pages too are known to be the last.
+    # A full page that is the last one has no token either.
     assert [len(page) for page in await pages(jobs, page_size=5)] == [5] * 5
 
 
@@ -99,7 +99,7 @@ async def test_token_of_another_filter_is_invalid(jobs: JobServiceStub):
             "PAGE_TOKEN_INVALID",
         )
         assert set(error.violations) == {"page_token"}
-    # The size of the page and the view may change from page to page.
+    # The size and the view may differ between pages.
     request = ListJobsRequest(
         page_token=first.next_page_token, filter="type = email", page_size=3, view=JOB_VIEW_FULL
     )
@@ -199,9 +199,7 @@ async def test_every_field_accepts_all_its_operators(jobs: JobServiceStub):
             await listed(jobs, f"{field} {operator} {value}")
 
 
-async def test_list_has_documents_only_in_the_full_view(
-    worker: PlayedWorker, jobs: JobServiceStub
-):
+async def test_list_has_documents_only_in_the_full_view(worker: PlayedWorker, jobs: JobServiceStub):
     job = await submit(jobs, "square_sum", payload=Data(json=b'{"data": []}'))
     await worker.start_job(job.id)
     await worker.report(job.id, output='"x"')

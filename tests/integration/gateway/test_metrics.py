@@ -1,4 +1,4 @@
-"""What a gateway's metrics mean, scraped over HTTP."""
+"""The metrics of a gateway, scraped over HTTP."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 async def slow(gateway: Gateway) -> AsyncIterator[JobServiceStub]:
-    """Calls over a connection with a small window, which a reader that stays away fills."""
+    """Calls over a connection with a small window, which a stalled reader fills."""
     options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
     target = f"127.0.0.1:{gateway.port}"
     async with grpc.aio.insecure_channel(target, options=options) as channel:
@@ -56,7 +56,7 @@ async def slow(gateway: Gateway) -> AsyncIterator[JobServiceStub]:
 
 @pytest.fixture
 async def job_id(worker: PlayedWorker, jobs: JobServiceStub) -> str:
-    """A job that waits."""
+    """A queued job."""
     return (await jobs.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
 
 
@@ -66,7 +66,7 @@ async def read(call: Any) -> Any:
 
 
 async def live(call: Any) -> str:
-    """Waits until a stream of many jobs follows; its cursor."""
+    """Wait until a stream of many jobs has caught up; return its cursor."""
     response = await read(call)
     while response.mark != WATCH_MARK_CAUGHT_UP:
         response = await read(call)
@@ -130,7 +130,7 @@ async def test_only_live_events_are_timed(
     samples = await scrape_until(
         gateway.metrics_port, lambda samples: samples[f"{SENT}_count"] == 2
     )
-    # The look that found them came within a second, and no clock is far off.
+    # The poll that found them ran within a second, and the clocks agree.
     assert 0 < samples[f"{SENT}_sum"] < 5
     assert samples[f'{SENT}_bucket{{le="5.0"}}'] == 2
     assert samples[f'{SENT}_bucket{{le="+Inf"}}'] == 2
@@ -166,12 +166,12 @@ async def test_stalled_reader_raises_lag_until_it_returns(
     for call in (reading, away):
         await live(call)
     await worker.start_job(job_id)
-    # The window, the messages that the stream has packed, its mailbox, and some more.
+    # More than the window, the packed messages and the mailbox hold.
     for _ in range(24):
         await worker.report(job_id, output=OUTPUT)
     samples = await scrape_until(port, lambda samples: samples["headrace_stream_lag_seconds"] > 0.3)
     lag = samples["headrace_stream_lag_seconds"]
-    # It may fall once, when the transport's window opens a little more, and then it grows on.
+    # The lag may fall once, when the window of the transport grows, before it rises again.
     later = await scrape_until(
         port, lambda samples: samples["headrace_stream_lag_seconds"] > lag + 0.3
     )
@@ -179,7 +179,7 @@ async def test_stalled_reader_raises_lag_until_it_returns(
     for call in (reading, away):
         while not any(event.seq == 26 for event in (await read(call)).events):
             pass
-    # Its mailbox was too small for what it missed.
+    # Its mailbox was too small for the missed events.
     await scrape_until(
         port,
         lambda samples: (
@@ -198,7 +198,7 @@ async def test_open_transaction_raises_the_settled_lag(
     call = jobs.WatchJobs(WatchJobsRequest())
     await live(call)
     async with foreign_transaction(database):
-        # It shows before an event waits for it, once anybody else has written anything.
+        # The metric rises before an event waits, once another session has written a row.
         await PlayedWorker(database).register()
         held = await scrape_until(
             port, lambda samples: samples["headrace_open_transaction_seconds"] > 0.2
@@ -208,7 +208,7 @@ async def test_open_transaction_raises_the_settled_lag(
         raised = await scrape_until(
             port, lambda samples: samples["headrace_settled_lag_seconds"] > 0.2
         )
-        # It goes on to rise while nothing happens.
+        # The metric rises further without new events.
         await scrape_until(
             port,
             lambda samples: (
@@ -216,7 +216,7 @@ async def test_open_transaction_raises_the_settled_lag(
                 > raised["headrace_settled_lag_seconds"] + 0.2
             ),
         )
-        # Nobody has been handed the event, so no stream is slow; those of one job have it.
+        # The event is still unsettled, so no stream is slow; streams of one job have received it.
         assert len((await read(jobs.WatchJob(WatchJobRequest(job_id=job_id)))).events) == 1
         await scrape_until(port, lambda samples: samples["headrace_stream_lag_seconds"] == 0)
     assert len((await read(call)).events) == 1
@@ -285,16 +285,14 @@ async def test_two_gateways_in_one_process_count_apart(
         await other.stop()
 
 
-async def test_server_serves_only_metrics_until_it_stops(
-    settings: Settings, database: Database
-):
+async def test_server_serves_only_metrics_until_it_stops(settings: Settings, database: Database):
     gateway = Gateway(settings)
     await gateway.start()
     port = gateway.metrics_port
     try:
         with pytest.raises(HTTPError, match="404"):
             await asyncio.to_thread(urlopen, f"http://127.0.0.1:{port}/", timeout=10)
-        # Who connects and says nothing holds up neither the next one nor the stop.
+        # A silent connection delays neither the next one nor the stop.
         _, idle = await asyncio.open_connection("127.0.0.1", port)
         await scrape(port)
     finally:

@@ -1,4 +1,4 @@
-"""`queue/NAME` in grpc.health.v1: SERVING just while a live worker takes jobs from the queue."""
+"""`queue/NAME` in grpc.health.v1, which is SERVING while a live worker serves the queue."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
-# A reading holds for a second, and whoever watches is told within two; the rest is the machine's.
+# A reading is valid for a second, and watches show a change within two. The rest is for load.
 DEADLINE_S = 10
 
 
@@ -55,7 +55,7 @@ class Watched:
         self.call = health.Watch(health_pb2.HealthCheckRequest(service=service))
 
     async def next(self) -> int:
-        """The next status that it shows."""
+        """Return the next status."""
         async with asyncio.timeout(DEADLINE_S):
             return (await self.call.read()).status
 
@@ -82,7 +82,7 @@ async def test_queues_of_a_worker_are_serving(
 
 
 async def until_status(health: health_pb2_grpc.HealthStub, service: str, expected: int) -> None:
-    """Waits for a status; one that it never has is a timeout."""
+    """Wait for a status."""
 
     async def has() -> bool:
         return await status(health, service) == expected
@@ -93,7 +93,7 @@ async def until_status(health: health_pb2_grpc.HealthStub, service: str, expecte
 async def test_unknown_queue_of_a_worker_is_not_serving(
     health: health_pb2_grpc.HealthStub, database: Database
 ):
-    # It takes jobs from all queues; its handler names one.
+    # The worker serves all queues, and its handler names one.
     await register(database, "test")
     assert await status(health, "queue/default") == SERVING
     assert await status(health, "queue/misspelt") == NOT_SERVING
@@ -108,7 +108,7 @@ async def test_queue_with_present_or_past_jobs_is_serving(
     brought = await bring(database, state)
     await set_column(database, brought.job.id, "queue = 'mine'")
     await until_status(health, "queue/mine", SERVING)
-    # A gateway that knew it does so while it runs.
+    # A gateway that knew the queue knows it as long as it runs.
     await set_column(database, brought.job.id, "queue = 'other'")
     await until_status(health, "queue/other", SERVING)
     assert await status(health, "queue/mine") == SERVING
@@ -121,7 +121,7 @@ async def test_queue_with_only_unserved_types_is_not_serving(
     assert await status(health, "queue/fast") == SERVING
     await submit(database, queue="fast", type="unknown")
     await until_status(health, "queue/fast", NOT_SERVING)
-    # One tenant's unknown type does not stop the queue for the others.
+    # An unserved type of another tenant does not affect the queue.
     await submit(database, queue="fast", type="test")
     await until_status(health, "queue/fast", SERVING)
 
@@ -141,14 +141,12 @@ async def test_watch_without_wake_up_follows_workers(
     assert await fast.next() == SERVING
     await end(database, worker_id)
     assert await fast.next() == NOT_SERVING
-    # Nothing was ever said of the other.
+    # The other queue was never named.
     await register(database, queues=["slow"])
     assert await slow.next() == SERVING
 
 
-async def test_wake_up_refreshes_a_watch_early(
-    settings: Settings, database: Database
-):
+async def test_wake_up_refreshes_a_watch_early(settings: Settings, database: Database):
     bus = WakeBus(settings, database)
     await bus.start()
     async with listening(settings, database, Topic.WORKERS) as wake:
@@ -169,9 +167,7 @@ async def test_wake_up_refreshes_a_watch_early(
     await bus.stop()
 
 
-async def test_watch_follows_a_real_worker(
-    health: health_pb2_grpc.HealthStub, settings: Settings
-):
+async def test_watch_follows_a_real_worker(health: health_pb2_grpc.HealthStub, settings: Settings):
     watched = Watched(health, "queue/default")
     assert await watched.next() == NOT_SERVING
     worker = WorkerService(settings, handlers())
@@ -183,7 +179,7 @@ async def test_watch_follows_a_real_worker(
 
 
 class CountingDatabase(Database):
-    """Counts the statements that are asked of it."""
+    """A database that counts its statements."""
 
     statements = 0
 
@@ -206,14 +202,14 @@ async def test_many_probes_cost_one_query_a_second(settings: Settings):
             for name in ("fast", "slow", "default"):
                 await queues.serving(f"queue/{name}")
             await asyncio.sleep(0)
-    # Who finds a reading too old may be ahead of the one who reads anyway.
+    # A probe may read just before a watch does.
     assert database.statements <= 2 * (1 + (clock() - began))
     await queues.stop()
     await database.close()
 
 
 class TestOutages:
-    """PostgreSQL stands behind a proxy that a test cuts."""
+    """PostgreSQL behind a proxy that a test cuts."""
 
     @pytest.fixture
     async def postgres(self, database_url: str) -> AsyncIterator[Proxy]:

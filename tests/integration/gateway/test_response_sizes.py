@@ -1,4 +1,4 @@
-"""Every response of every call fits the 4 MiB of a default client, whatever jobs hold."""
+"""Every response of every RPC fits the 4 MiB of a default client."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SERVICES = (
     hs.DESCRIPTOR.services_by_name["HandlerService"],
     ss.DESCRIPTOR.services_by_name["SubscriptionService"],
 )
-# A Value has eleven bytes for each number: this one fills what a Value may have, and the other one
-# is shown as its text.
+# A number takes eleven bytes in a Value. The first document is as large as a Value may be, and the
+# second one is shown as its text.
 NUMBERS = "[" + ",".join("0" * (MAX_VALUE_BYTES // 11 - 2)) + "]"
 TEXT = json.dumps("x" * (MAX_DOCUMENT_BYTES - 2))
 LONGEST = "\U00010000" * 255
@@ -67,7 +67,7 @@ async def worker(database: Database) -> PlayedWorker:
 
 @dataclass
 class Filled:
-    """A platform that is full of the largest things."""
+    """A platform with values of the largest sizes."""
 
     database: Database
     jobs: JobServiceStub
@@ -78,7 +78,7 @@ class Filled:
     sizes: dict[str, list[int]] = field(default_factory=dict)
 
     async def call(self, name: str, request: Message) -> Message:
-        """Makes a unary call and notes the size of its response."""
+        """Make a unary call and record the size of its response."""
         stub = next(
             stub for stub in (self.jobs, self.handlers, self.subscriptions) if hasattr(stub, name)
         )
@@ -87,7 +87,7 @@ class Filled:
         return response
 
     async def events(self, name: str, request: Message, count: int) -> list[Message]:
-        """Reads a stream until it has sent so many events."""
+        """Read a stream until it has sent a number of events."""
         stub = self.subscriptions if name == "WatchSubscription" else self.jobs
         call = getattr(stub, name)(request)
         events: list[Message] = []
@@ -139,7 +139,7 @@ async def filled(channel: grpc.aio.Channel, worker: PlayedWorker, database: Data
     filled.job_ids.append(failed)
     await worker.start_job(failed)
     await worker.fail(failed)
-    # As older versions let it in.
+    # Older versions accepted it.
     async with database.transaction() as connection:
         for name, pieces in (("progress", 20_000), ("progress", 2_000_000), ("result", 3_000_000)):
             await connection.execute(
@@ -257,7 +257,7 @@ async def submit_and_watch(filled: Filled) -> None:
 
 
 async def submit_job(filled: Filled) -> None:
-    # The fixture has submitted them; this one is there already, with all that came of it.
+    # The fixture has submitted these jobs, so the submit returns the existing one.
     request = js.SubmitJobRequest(job=largest_job(TEXT), request_id=f"key{len(TEXT)}")
     assert (await filled.call("SubmitJob", request)).job.state == JOB_STATE_SUCCEEDED
 
@@ -286,7 +286,7 @@ async def stats(filled: Filled) -> None:
     assert response.omitted_types > 10_000
     names = [queue.queue for queue in response.queues]
     assert names == sorted(names)
-    # Those with the most jobs are there.
+    # The queues and types with the most jobs are listed.
     assert "q" in names
 
 
@@ -347,14 +347,14 @@ async def watch_subscription(filled: Filled) -> None:
 
 @dataclass
 class Row:
-    """What is done with an RPC, and how large its largest response becomes at least."""
+    """The calls of an RPC, and the least size of its largest response."""
 
     do: Callable[[Filled], object]
     at_least: int = 0
 
 
 MIB = 2**20
-# In the order in which it is done: the first ones read what the fixture has made.
+# In the order of the calls: the first ones read the values of the fixture.
 TABLE = {
     "GetJob": Row(get_job, 3 * MIB),
     "ListJobs": Row(list_jobs, 3 * MIB),
@@ -384,10 +384,10 @@ def test_every_rpc_is_in_the_table_of_sizes() -> None:
 
 async def test_every_response_fits_a_default_client(filled: Filled) -> None:
     for do in dict.fromkeys(row.do for row in TABLE.values()):
-        # A response that is too large ends here: the channel has gRPC's own limit.
+        # An oversized response fails here, since the channel has the default limit of gRPC.
         await do(filled)
     largest = {name: max(filled.sizes[name]) for name in TABLE}
     assert max(largest.values()) <= MAX_RESPONSE_BYTES
-    # It would show nothing if things were small.
+    # The test would prove nothing with small responses.
     small = {name: largest[name] for name, row in TABLE.items() if largest[name] < row.at_least}
     assert not small

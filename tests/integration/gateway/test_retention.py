@@ -1,4 +1,4 @@
-"""What a client meets once old jobs are pruned: a clear end, and the cursor to go on from."""
+"""Pruned jobs as clients see them: an error that names the oldest usable cursor."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def cancel(jobs: JobServiceStub, *ids: str) -> None:
 
 
 async def past(jobs: JobServiceStub, cursor: str = "") -> tuple[list[tuple[str, int]], list[str]]:
-    """The events behind a cursor that have happened by now, and the cursors on the way."""
+    """Return the events after a cursor so far, and the cursors of their pages."""
     call = jobs.WatchJobs(WatchJobsRequest(cursor=cursor))
     events, cursors = [], []
     while True:
@@ -72,15 +72,13 @@ async def installation(database: Database) -> Installation:
         return await read_installation(connection)
 
 
-async def test_expired_cursor_names_the_oldest_cursor(
-    jobs: JobServiceStub, database: Database
-):
+async def test_expired_cursor_names_the_oldest_cursor(jobs: JobServiceStub, database: Database):
     _, (begin,) = await past(jobs)
     old = await submitted(jobs, 3)
     (kept,) = await submitted(jobs)
     await cancel(jobs, *old)
     (young,) = await submitted(jobs)
-    # Once these are there the gateway has settled them.
+    # A gateway that has sent these events has settled them.
     follower = jobs.WatchJobs(WatchJobsRequest(cursor=begin))
     seen: list[Any] = []
     while len(seen) < 8:
@@ -93,7 +91,7 @@ async def test_expired_cursor_names_the_oldest_cursor(
     assert set(error.metadata) == {"oldest_cursor"}
     oldest = error.metadata["oldest_cursor"]
     events, _ = await past(jobs, oldest)
-    # What is kept and stands behind the start is all there.
+    # All kept events after the start are sent.
     assert events == [(young, 1)]
     assert (await jobs.GetJob(GetJobRequest(job_id=kept))).job.id == kept
 
@@ -163,13 +161,11 @@ async def test_request_id_of_pruned_job_is_free(jobs: JobServiceStub, database: 
     assert (await read(jobs.SubmitAndWatch(request))).job.id != first
 
 
-async def test_pages_are_stable_while_jobs_are_pruned(
-    jobs: JobServiceStub, database: Database
-):
+async def test_pages_are_stable_while_jobs_are_pruned(jobs: JobServiceStub, database: Database):
     ids = await submitted(jobs, 6)
     first = await jobs.ListJobs(ListJobsRequest(page_size=2))
     assert [job.id for job in first.jobs] == ids[:-3:-1]
-    # The last one of the page, the next one and the oldest one go.
+    # Prune the last job of the page, the next one and the oldest one.
     await cancel(jobs, ids[4], ids[3], ids[0])
     assert (await prune(database)).jobs == 3
     rest, token = [], first.next_page_token
@@ -200,7 +196,7 @@ async def test_kept_job_has_its_events_before_the_log_start(
         async for response in jobs.WatchJob(WatchJobRequest(job_id=kept)):
             shown += [event.seq for event in response.events]
     assert shown == [1, 2]
-    # A stream of many jobs cannot begin there any more, and misses nothing behind.
+    # A stream of many jobs can no longer start there, and it misses no later event.
     only = JobFilter(job_ids=[kept])
     old = WatchJobsRequest(filter=only, cursor=begin)
     error = await refused(read(jobs.WatchJobs(old)))

@@ -45,7 +45,7 @@ SUBMIT = SubmitJobRequest(job=JobSpec(type="email"))
 
 @pytest.fixture
 def database_url(own_database_url: str) -> str:
-    """A database of the test's own: tests change its settings and schema."""
+    """A database for one test, which changes its settings and schema."""
     return own_database_url
 
 
@@ -76,7 +76,7 @@ async def test_reflection_lists_the_services(channel: grpc.aio.Channel):
 
 
 async def test_reflection_v1_describes_itself_and_the_rest(channel: grpc.aio.Channel):
-    """As a tool that knows v1 alone: its messages come from the descriptor that it is sent."""
+    """Call as a tool that knows only v1 and receives its message types by reflection."""
     path = f"/{REFLECTION_V1}/ServerReflectionInfo"
 
     async def ask(request: Message) -> reflection_pb2.ServerReflectionResponse:
@@ -132,7 +132,7 @@ async def test_submit_and_watch_sends_the_job_then_its_events(jobs: JobServiceSt
     assert await call.read() is grpc.aio.EOF
     assert await call.code() is grpc.StatusCode.OK
 
-    # With the same request_id it attaches to the same job again, behind what was seen.
+    # The same request_id attaches to the same job, after the events seen before.
     again = jobs.SubmitAndWatch(
         SubmitAndWatchRequest(job=JobSpec(type="email"), request_id="r", after_seq=1)
     )
@@ -142,7 +142,7 @@ async def test_submit_and_watch_sends_the_job_then_its_events(jobs: JobServiceSt
 
 
 class TestOutages:
-    """The servers stand behind proxies that a test cuts."""
+    """Servers behind proxies that a test cuts."""
 
     @pytest.fixture
     async def postgres(self, database_url: str) -> AsyncIterator[Proxy]:
@@ -201,9 +201,9 @@ class TestOutages:
             assert (await stream.read()).status == NOT_SERVING
         error = await refused(jobs.SubmitJob(SUBMIT))
         assert error.metadata == {"dependency": "postgresql"}
-        # Jobs can still be read.
+        # Jobs are still readable.
         await jobs.GetStats(GetStatsRequest())
-        # The sessions that began read-only stay open.
+        # The sessions that started read-only stay open.
         await set_read_only(settings, read_only=False, end_sessions=False)
         async with asyncio.timeout(20):
             assert (await stream.read()).status == SERVING
@@ -250,7 +250,7 @@ async def test_stop_ends_streams_and_completes_open_calls(
     async with asyncio.timeout(10):
         await gateway.stop()
         results = await asyncio.gather(*calls, return_exceptions=True)
-        # Submits were stored, or refused so that the client tries another gateway.
+        # Each submit was stored, or rejected so that the client tries another gateway.
         for result in results:
             if isinstance(result, grpc.aio.AioRpcError):
                 assert result.code() is grpc.StatusCode.UNAVAILABLE
@@ -270,9 +270,7 @@ async def test_second_stop_does_nothing(settings: Settings):
     await gateway.stop()
 
 
-async def test_port_in_use_is_an_error(
-    gateway: Gateway, settings: Settings
-):
+async def test_port_in_use_is_an_error(gateway: Gateway, settings: Settings):
     taken = settings.model_copy(update={"gateway_address": f"127.0.0.1:{gateway.port}"})
     with pytest.raises(RuntimeError, match=str(gateway.port)):
         await Gateway(taken).start()
@@ -286,7 +284,7 @@ class Process:
         self.log: list[dict[str, Any]] = []
 
     async def until(self, event: str) -> dict[str, Any]:
-        """Reads the log up to an event."""
+        """Read the log up to an event."""
         assert self.process.stderr is not None
         async with asyncio.timeout(30):
             while not self.log or self.log[-1]["event"] != event:
@@ -294,7 +292,7 @@ class Process:
         return self.log[-1]
 
     async def end(self, number: signal.Signals) -> tuple[int | None, bytes]:
-        """Ends it; returns its exit code and what it has written to stdout."""
+        """End the process; return its exit code and its stdout."""
         async with asyncio.timeout(30):
             self.process.send_signal(number)
             output, rest = await self.process.communicate()
@@ -320,9 +318,7 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_process_logs_its_address_and_ends_cleanly(
-    process: Process, number: signal.Signals
-):
+async def test_process_logs_its_address_and_ends_cleanly(process: Process, number: signal.Signals):
     started = await process.until("gateway_started")
     assert started["service"] == "gateway"
     spec = JobSpec(type="email", payload=Data(json=b'"secret words"'), labels={"a": "secret words"})
@@ -333,7 +329,7 @@ async def test_process_logs_its_address_and_ends_cleanly(
         job = (await call).job
     code, output = await process.end(number)
     assert code == 0
-    # What it has to say is in its log alone, and payloads are not.
+    # The process writes only to its log, and never payloads.
     assert output == b""
     assert "secret words" not in json.dumps(process.log)
     events = [line["event"] for line in process.log]
@@ -344,9 +340,7 @@ async def test_process_logs_its_address_and_ends_cleanly(
     assert (submitted["type"], submitted["queue"]) == ("email", "default")
 
 
-async def test_internal_error_is_logged_without_the_payload(
-    process: Process, database: Database
-):
+async def test_internal_error_is_logged_without_the_payload(process: Process, database: Database):
     started = await process.until("gateway_started")
     async with database.transaction() as conn:
         await conn.execute(text("ALTER TABLE jobs ADD CHECK (payload::text NOT LIKE '%breaks%')"))
@@ -355,7 +349,7 @@ async def test_internal_error_is_logged_without_the_payload(
         spec = JobSpec(type="email", payload=Data(json=b'"secret words: this breaks it"'))
         calls = [
             jobs.SubmitJob(SubmitJobRequest(job=spec), metadata=(("x-request-id", "trace-17"),)),
-            # Those that share its commit are stored.
+            # Submits that share its commit are stored.
             *(jobs.SubmitJob(SUBMIT) for _ in range(20)),
         ]
         error, *others = await asyncio.gather(refused(calls[0]), *calls[1:])

@@ -1,4 +1,4 @@
-"""Readers that stay away from their streams, and those beside them."""
+"""Stalled readers of streams, and the readers beside them."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from headrace_gateway.service import Gateway
 from support.gateway import TIMEOUT, PlayedWorker, read_error
 from support.until import until
 
-# How long a reader may stay away here, in seconds.
+# How long a reader may stall here, in seconds.
 PATIENCE = 0.5
 
-# A client whose window does not grow with what it could take.
+# A client whose window does not grow with its throughput.
 SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
 
-# As much as an output may be; a few of them fill the window and gRPC's own buffer.
+# The largest output; a few of them fill the window and the buffer of gRPC.
 OUTPUT = '"' + 60_000 * "x" + '"'
 OUTPUTS = 12
 
-# A stream of all jobs that begins behind these events may show them still.
+# A stream of all jobs may still send these events, which precede its start.
 BEGUN = {1, 2}
 
 SPEC = JobSpec(type="square_sum", payload=Data(json=b'{"data": [1, 2, 3]}'))
@@ -64,7 +64,7 @@ async def slow(gateway: Gateway) -> AsyncIterator[JobServiceStub]:
 
 @pytest.fixture
 async def job_id(worker: PlayedWorker, jobs: JobServiceStub) -> str:
-    """A job that runs."""
+    """A running job."""
     job_id = (await jobs.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
     await worker.start_job(job_id)
     return job_id
@@ -81,7 +81,7 @@ def watch_job(stub: JobServiceStub, job_id: str, after_seq: int = 0) -> Any:
 
 
 async def live(call: Any) -> None:
-    """Waits until a stream of many jobs follows, and has sent what began the job."""
+    """Wait until a stream of many jobs has sent the first events of the job."""
     async with asyncio.timeout(TIMEOUT):
         response = await call.read()
         while response.mark != WATCH_MARK_CAUGHT_UP:
@@ -89,7 +89,7 @@ async def live(call: Any) -> None:
 
 
 async def read_seqs(call: Any, *, through: int) -> list[int]:
-    """The numbers of the events up to the one with a number."""
+    """Return the numbers of the events up to a number."""
     seqs: list[int] = []
     async with asyncio.timeout(TIMEOUT):
         while not seqs or seqs[-1] < through:
@@ -100,7 +100,7 @@ async def read_seqs(call: Any, *, through: int) -> list[int]:
 
 
 async def read_rest(call: Any) -> tuple[list[int], grpc.aio.AioRpcError]:
-    """The numbers of the events that still come, and the error behind them."""
+    """Return the numbers of the remaining events, and the error after them."""
     seqs: list[int] = []
     async with asyncio.timeout(TIMEOUT):
         try:
@@ -124,7 +124,7 @@ async def is_ended(gateway: Gateway, *, slow_consumers: int = 0, resets: int = 0
 
 
 def keepers() -> int:
-    """How many calls grpc.aio keeps."""
+    """Return the number of calls that grpc.aio keeps."""
     return sum(task.get_name() == "rpc_task" for task in asyncio.all_tasks())
 
 
@@ -141,7 +141,7 @@ async def test_stalled_reader_receives_its_cursor(
     last = 2 + OUTPUTS
     read = asyncio.create_task(read_seqs(reading, through=last))
     await emit(worker, job_id)
-    # The one that reads has all of it, while the other blocks.
+    # The active reader receives every event while the other one is stalled.
     assert set(await read) - BEGUN == set(range(3, last + 1))
     await is_ended(gateway, slow_consumers=1)
     assert gateway.gauges.filter_streams == 1
@@ -155,7 +155,7 @@ async def test_stalled_reader_receives_its_cursor(
     assert seen
     assert last not in seen
     resumed = await read_seqs(watch_jobs(slow, refused.metadata["cursor"]), through=last)
-    # Nothing is missing between them, and what comes again is what the reader had read late.
+    # No event is missing, and only events that were read late are sent again.
     assert resumed[0] <= seen[-1] + 1
     assert sorted({*seen, *resumed} - BEGUN) == list(range(3, last + 1))
     assert not reading.done()
@@ -208,7 +208,7 @@ async def test_reader_that_never_returns_is_released(
     worker: PlayedWorker,
     job_id: str,
 ):
-    """Its calls are reset, and those beside them on the same connection go on."""
+    """The gateway resets its calls and keeps the others on the same connection."""
     away = [watch_jobs(slow) for _ in range(3)]
     beside = watch_job(slow, job_id, 2)
     for call in away:
@@ -218,8 +218,8 @@ async def test_reader_that_never_returns_is_released(
     await emit(worker, job_id)
     assert await read == list(range(3, last + 1))
     await is_ended(gateway, slow_consumers=3, resets=3)
-    # What is left is the stream beside them. grpc.aio holds on to the newest call until another
-    # one comes.
+    # Only the stream beside them is left. grpc.aio keeps the newest call until another one
+    # arrives.
     await until(lambda: keepers() == 1)
     await slow.GetStats(GetStatsRequest(), timeout=TIMEOUT)
     for call in away:
@@ -231,7 +231,7 @@ async def test_reader_that_never_returns_is_released(
         assert await beside.read() is EOF
 
 
-# They go away before it is over, however slow the machine is.
+# The readers disconnect before this time ends, however slow the machine is.
 @pytest.mark.parametrize("patience", [60.0])
 async def test_reader_that_disconnects_is_not_a_slow_consumer(
     gateway: Gateway,
@@ -243,7 +243,7 @@ async def test_reader_that_disconnects_is_not_a_slow_consumer(
     away = [watch_jobs(slow), watch_job(slow, job_id)]
     await live(away[0])
     await emit(worker, job_id)
-    # All has been handed over, and their streams write what does not fit.
+    # All events have reached the streams, which block on writes that do not fit.
     await until(lambda: gateway.gauges.events >= OUTPUTS)
     await until(lambda: gateway.gauges.job_streams == gateway.gauges.filter_streams == 1)
     with caplog.at_level(logging.WARNING):
@@ -258,7 +258,7 @@ async def test_reader_that_disconnects_is_not_a_slow_consumer(
 async def test_slow_reader_that_reads_is_served(
     gateway: Gateway, slow: JobServiceStub, worker: PlayedWorker, job_id: str
 ):
-    """It takes longer than the patience for all, and less for each message."""
+    """Reading all messages takes longer than the patience, and each one less."""
     call = watch_jobs(slow)
     await live(call)
     await emit(worker, job_id)

@@ -1,4 +1,4 @@
-"""SubmitJob, and how jobs are validated before anything is stored."""
+"""SubmitJob: validation, idempotency, limits."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_job_with_every_field_is_stored(jobs: JobServiceStub):
         assert getattr(job, name) == getattr(spec, name)
     assert dict(job.labels) == dict(spec.labels)
     assert job.create_time == job.schedule_time == job.queue_time == job.update_time
-    # What the submit answered is what is stored.
+    # The submit returned the stored job.
     job.ClearField("payload")
     assert response.job == job
 
@@ -140,7 +140,7 @@ async def test_job_with_future_time_is_scheduled(jobs: JobServiceStub):
 
 async def test_first_and_last_time_are_stored(jobs: JobServiceStub):
     job = (await jobs.SubmitJob(submit(schedule_time=Timestamp()))).job
-    # In the past: at once.
+    # A time in the past means now.
     assert job.state == JOB_STATE_QUEUED
     assert job.schedule_time == job.create_time
     last = Timestamp(seconds=253_402_214_399, nanos=999_999_999)
@@ -272,7 +272,7 @@ async def test_invalid_schema_accepts_every_payload(database: Database, jobs: Jo
     for number in range(3):
         response = await jobs.SubmitJob(submit(f"odd{number}"))
         assert response.outcome == SUBMIT_OUTCOME_CREATED
-        # Its handler was known.
+        # The handler was known.
         assert (await jobs.SubmitJob(validate(f"odd{number}"))).outcome == SUBMIT_OUTCOME_WOULD_RUN
 
 
@@ -388,7 +388,7 @@ async def test_key_of_older_version_matches_by_payload_text(
             spec=replace(old, queue="default"),
             payload=text,
             request_id="order-17",
-            # Older versions computed it from the text.
+            # Older versions computed the fingerprint from the text.
             fingerprint=fingerprint(old, text),
         )
         await submit_jobs(connection, [stored])
@@ -432,7 +432,7 @@ async def test_jobs_and_batches_have_separate_keys(jobs: JobServiceStub):
         error = await refused(jobs.BatchSubmitJobs(batch))
         assert error.reason == "REQUEST_ID_CONFLICT"
         assert error.metadata["batch_id"] == made.batch_id
-    # SubmitAndWatch has those of SubmitJob.
+    # SubmitAndWatch shares the keys of SubmitJob.
     watch = jobs.SubmitAndWatch(
         SubmitAndWatchRequest(job=JobSpec(type="email"), request_id="order-17")
     )
@@ -466,9 +466,7 @@ async def test_concurrent_contents_with_one_key_conflict(
     assert await count(jobs) == 1
 
 
-async def test_concurrent_submits_share_commits(
-    jobs: JobServiceStub, database: Database
-):
+async def test_concurrent_submits_share_commits(jobs: JobServiceStub, database: Database):
     responses = await asyncio.gather(
         *(jobs.SubmitJob(submit(labels={"n": str(n)})) for n in range(500))
     )
@@ -518,7 +516,7 @@ class TestLimits:
 
 
 async def answer_to(jobs: JobServiceStub) -> str:
-    """The id of a new job, or the code of the refusal."""
+    """Return the id of a new job, or the code of the error."""
     try:
         return (await jobs.SubmitJob(submit())).job.id
     except grpc.aio.AioRpcError as error:
@@ -534,7 +532,7 @@ class TestOverload:
         self, jobs: JobServiceStub, database: Database
     ):
         async with database.transaction() as conn:
-            # Nobody can submit until this transaction ends.
+            # No submit can commit until this transaction ends.
             await conn.execute(text("LOCK TABLE jobs"))
             calls = [asyncio.ensure_future(answer_to(jobs)) for _ in range(12)]
             finished = asyncio.as_completed(calls, timeout=10)
@@ -544,7 +542,7 @@ class TestOverload:
         assert await count(jobs) == 5
 
 
-async def test_job_is_not_listed_before_its_submit_commits(jobs: JobServiceStub):
+async def test_job_is_listed_once_its_submit_is_answered(jobs: JobServiceStub):
     job = (await jobs.SubmitJob(submit(request_id="r"))).job
     listed = (await jobs.ListJobs(ListJobsRequest(filter='request_id = "r"'))).jobs
     assert [other.id for other in listed] == [job.id]

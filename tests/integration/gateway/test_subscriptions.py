@@ -1,4 +1,4 @@
-"""SubscriptionService, as a client sees it, over two gateways."""
+"""SubscriptionService over two gateways."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def other(other_gateway: Gateway) -> AsyncIterator[SubscriptionServiceStub
 
 
 class Consumer:
-    """Reads a watch as far as a test lets it."""
+    """A watch that a test reads step by step."""
 
     def __init__(self, service: SubscriptionServiceStub, consumer: str = "", **request: Any):
         self.call = service.WatchSubscription(
@@ -82,20 +82,20 @@ class Consumer:
         async with asyncio.timeout(TIMEOUT):
             response = await self.call.read()
         if response is grpc.aio.EOF:
-            # The end has a reason.
+            # The error states the reason of the end.
             await self.call
         self.last = response
         return response
 
     async def events(self, count: int) -> list[tuple[str, int]]:
-        """Reads so many events, and what else comes with them."""
+        """Read a number of events, and the responses between them."""
         names: list[tuple[str, int]] = []
         while len(names) < count:
             names += [(event.job_id, event.seq) for event in (await self.read()).events]
         return names
 
     async def mark(self, mark: int) -> None:
-        """Reads up to a mark."""
+        """Read up to a mark."""
         async with asyncio.timeout(TIMEOUT):
             while (await self.read()).mark != mark:
                 pass
@@ -106,7 +106,7 @@ class Consumer:
 
 
 async def submit(jobs: JobServiceStub, count: int = 1, queue: str = "q") -> list[tuple[str, int]]:
-    """Submits jobs that wait for ever; returns the names of their first events."""
+    """Submit jobs that never run; return the names of their first events."""
     names = []
     for _ in range(count):
         spec = JobSpec(type="nobodys", queue=queue)
@@ -147,7 +147,7 @@ async def test_subscription_is_created_shown_and_deleted(service: SubscriptionSe
     assert not subscription.HasField("ack_time")
     assert not subscription.HasField("lag")
     assert subscription.consumer == ""
-    # The order of what is in a set says nothing.
+    # The order of a set does not matter.
     assert not await create(service, filter=job_filter)
     assert await get(service) == subscription
     await service.DeleteSubscription(DeleteSubscriptionRequest(name=NAME))
@@ -264,7 +264,7 @@ async def test_acknowledged_events_are_not_sent_again(
     assert await one.events(2) == names
     assert (await get(other)).consumer == "one"
     await ack(other, one.last.cursor)
-    # Again, and with nothing to say.
+    # A second acknowledgement changes nothing.
     await ack(service, one.last.cursor)
     assert (await get(service)).HasField("ack_time")
     names += await submit(jobs, 2)
@@ -330,7 +330,7 @@ async def test_watches_of_deleted_subscription_end(
             grpc.StatusCode.NOT_FOUND,
             "SUBSCRIPTION_NOT_FOUND",
         )
-    # A cursor of the old one does not fit the new one of the name.
+    # A cursor of the deleted subscription is invalid for the new one.
     await create(service)
     error = await refused(ack(service, one.last.cursor))
     assert error.reason == "CURSOR_INVALID"
@@ -364,7 +364,7 @@ async def test_cursor_of_another_subscription_is_invalid(
             "CURSOR_INVALID",
         )
         assert set(error.violations) == {"cursor"}
-    # Nor is a subscription's cursor one of WatchJobs.
+    # The cursor of a subscription is not a cursor of WatchJobs.
     error = await refused(jobs.WatchJobs(WatchJobsRequest(cursor=cursor)).read())
     assert error.reason == "CURSOR_INVALID"
     error = await refused(create(service, "third", cursor=cursor))

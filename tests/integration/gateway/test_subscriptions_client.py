@@ -17,8 +17,8 @@ from support.retention import prune
 from support.until import until
 
 PAYLOAD = {"data": [1, 2, 3]}
-# A connection whose window does not grow with what could be taken, and as much as an output may be:
-# a few of them fill the window and gRPC's own buffer.
+# A window that does not grow with the throughput, and the largest output: a few of them fill the
+# window and the buffer of gRPC.
 SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
 OUTPUT = '"' + 60_000 * "x" + '"'
 OUTPUTS = 12
@@ -40,7 +40,7 @@ async def client(gateway: Gateway) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def patience() -> float:
-    """How long a reader may stay away here, in seconds."""
+    """How long a reader may stall here, in seconds."""
     return 60.0
 
 
@@ -87,9 +87,7 @@ async def test_acknowledged_events_are_never_sent_again(client: Client, worker: 
     assert [s.name async for s in client.subscriptions()] == []
 
 
-async def test_consumer_resumes_at_another_gateway(
-    gateway: Gateway, other_gateway: Gateway
-):
+async def test_consumer_resumes_at_another_gateway(gateway: Gateway, other_gateway: Gateway):
     async with Client([target(gateway), target(other_gateway)]) as client:
         await client.create_subscription("billing")
         async with client.subscribe("billing", consumer="a") as events:
@@ -198,7 +196,7 @@ async def test_slow_client_receives_every_event_once(
         for _ in range(OUTPUTS):
             await worker.report(job.id, output=OUTPUT)
         await worker.succeed(job.id)
-        # It stays away until the gateway has given up each of its streams.
+        # The reader stalls until the gateway has ended each of its streams.
         await until(lambda: getattr(gateway.gauges, end) >= len(following))
         last = OUTPUTS + 3
         async with asyncio.timeout(TIMEOUT):

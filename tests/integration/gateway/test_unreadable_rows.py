@@ -1,4 +1,4 @@
-"""A gateway and a worker on a database with rows that no program can read."""
+"""A gateway and a worker on a database with unreadable rows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ids(old: tuple[str, Ids]) -> Ids:
 
 @pytest.fixture
 def settings(settings: Settings, old: tuple[str, Ids]) -> Settings:
-    """The settings of a test, on the poisoned database."""
+    """Settings on the database with unreadable rows."""
     return settings.model_copy(update={"database_url": SecretStr(old[0])})
 
 
@@ -150,7 +150,7 @@ async def test_worker_fails_unreadable_jobs_and_runs_the_others(
 
 
 def _registry(handler: RegisteredHandler, *types: str) -> Registry:
-    """A registry in which one handler runs all of these types."""
+    """Return a registry in which one handler runs all of these types."""
     registry = Registry()
     for name in types:
         registry._handlers[name] = replace(handler, spec=replace(handler.spec, type=name))

@@ -1,4 +1,4 @@
-"""WatchJob and WatchJobs, as a client sees them."""
+"""WatchJob and WatchJobs over gRPC."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NUMBERS = Data(json=b'{"data": [1, 2, 3]}')
 
 @pytest.fixture
 async def job_id(worker: PlayedWorker, jobs: JobServiceStub) -> str:
-    """A job that waits."""
+    """A queued job."""
     spec = JobSpec(type="square_sum", payload=NUMBERS)
     return (await jobs.SubmitJob(SubmitJobRequest(job=spec))).job.id
 
@@ -47,7 +47,7 @@ async def read(call: Any) -> Any:
 
 
 async def no_streams(gateway: Gateway) -> None:
-    """Waits until the gateway has no stream."""
+    """Wait until the gateway has no stream."""
 
     async def none() -> bool:
         return gateway.gauges.job_streams == gateway.gauges.filter_streams == 0
@@ -150,9 +150,7 @@ async def test_watch_of_many_jobs_resumes_by_cursor(
     await no_streams(gateway)
 
 
-async def test_cancelled_streams_are_released(
-    jobs: JobServiceStub, job_id: str, gateway: Gateway
-):
+async def test_cancelled_streams_are_released(jobs: JobServiceStub, job_id: str, gateway: Gateway):
     calls = [jobs.WatchJob(WatchJobRequest(job_id=job_id)) for _ in range(50)]
     calls += [jobs.WatchJobs(WatchJobsRequest()) for _ in range(50)]
     for call in calls[::2]:
