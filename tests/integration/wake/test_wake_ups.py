@@ -344,7 +344,7 @@ async def test_link_that_dies_during_listen_is_found_fast(
     heard: list[str] = []
     async with asyncio.timeout(LONG):
         with pytest.raises(Unavailable):
-            await listen(database, [Topic.JOBS], heard=heard.extend, probe=0.2)
+            await listen(database, [Topic.JOBS], on_notify=heard.extend, probe=0.2)
     assert heard == []
     await database.close()
     await link.cut()

@@ -136,7 +136,7 @@ class EventPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Reading:
     """A page of events that had not been seen, its snapshot, and the events seen with it."""
 
     snapshot: Snapshot
@@ -204,7 +204,7 @@ async def read_end(conn: Connection) -> LogEnd:
     )
 
 
-async def read_unseen(conn: Connection, *, seen: Seen, limit: int) -> Look:
+async def read_unseen(conn: Connection, *, seen: Seen, limit: int) -> Reading:
     """Return visible events that have not been seen, in the order of their places.
 
     The cost depends on the events of the page, not on the number of events seen after an open
@@ -232,7 +232,7 @@ async def read_unseen(conn: Connection, *, seen: Seen, limit: int) -> Look:
     )
     snapshot = _snapshot(rows[0]["head"], asked)
     page = _page(rows[1:], limit)
-    return Look(snapshot=snapshot, page=page, seen=_with_page(seen, snapshot, page))
+    return Reading(snapshot=snapshot, page=page, seen=_with_page(seen, snapshot, page))
 
 
 def _with_page(seen: Seen, snapshot: Snapshot, page: EventPage) -> Seen:

@@ -129,6 +129,6 @@ class Receiver:
         await listen(
             self._database,
             list(topics),
-            heard=lambda channels: received([topics[channel] for channel in channels]),
+            on_notify=lambda channels: received([topics[channel] for channel in channels]),
             probe=self._timing.probe,
         )

@@ -12,8 +12,8 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.loop import Loop, Wake
 from headrace_core.store.event_log import (
     LogEnd,
-    Look,
     Place,
+    Reading,
     Seen,
     Snapshot,
     end_of,
@@ -152,16 +152,16 @@ class Tail(Loop):
         async with self._database.statement() as conn:
             if self._seen is None or self._is_idle():
                 return self._begin(await read_end(conn))
-            look = await read_unseen(conn, seen=self._seen, limit=self._page)
-            snapshot = look.snapshot
+            reading = await read_unseen(conn, seen=self._seen, limit=self._page)
+            snapshot = reading.snapshot
             self._gauges.clock.set(snapshot.clock)
             self._check_origin(snapshot)
             if snapshot.start > self._window.place:
                 # Events were pruned that were not routed, after a suspension longer than the
                 # retention. Each stream checks whether it needs them.
                 return self._begin_anew(await read_end(conn))
-            self._show(look)
-            more = await self._settle(conn, look)
+            self._show(reading)
+            more = await self._settle(conn, reading)
         wait = self._measure(snapshot)
         return 0.0 if more else wait
 
@@ -194,17 +194,17 @@ class Tail(Loop):
         self._routes.overflow()
         return wait
 
-    def _show(self, look: Look) -> None:
-        events = look.page.events
+    def _show(self, reading: Reading) -> None:
+        events = reading.page.events
         self._routes.show(events)
         self._window.add(events)
-        self._seen = look.seen
+        self._seen = reading.seen
         self._found = len(events)
         self._gauges.events += len(events)
 
-    async def _settle(self, conn: Connection, look: Look) -> bool:
+    async def _settle(self, conn: Connection, reading: Reading) -> bool:
         """Route a page of settled events; return whether there is more to read or to route."""
-        window, horizon = self._window, look.snapshot.horizon
+        window, horizon = self._window, reading.snapshot.horizon
         if missing := window.missing_through:
             last = min(missing, horizon - 1)
             page = await read_range(
@@ -218,11 +218,11 @@ class Tail(Loop):
             # No await between the two: streams compare routed events with the place.
             self._routes.settle(page.events)
             window.move(page.end, found_all=page.complete and last == missing)
-            return not (look.page.complete and page.complete) or window.has_settled(horizon)
+            return not (reading.page.complete and page.complete) or window.has_settled(horizon)
         # The next page of visible events may belong before the ones in the window.
-        through = None if look.page.complete else look.page.end
+        through = None if reading.page.complete else reading.page.end
         self._routes.settle(window.take(horizon, self._page, through=through))
-        return not look.page.complete or window.has_settled(horizon)
+        return not reading.page.complete or window.has_settled(horizon)
 
     def _check_origin(self, snapshot: Snapshot) -> None:
         """Log events of another cluster once: they would never settle."""

@@ -21,7 +21,7 @@ async def listen(
     database: Database,
     channels: Sequence[str],
     *,
-    heard: Callable[[Sequence[str]], None],
+    on_notify: Callable[[Sequence[str]], None],
     probe: float,
 ) -> NoReturn:
     """Listen to channels until the connection fails.
@@ -29,7 +29,7 @@ async def listen(
     Args:
         database: the database to connect to.
         channels: the channels.
-        heard: called with all channels once listening begins, and then with the channel of each
+        on_notify: called with all channels once listening begins, and then with the channel of each
             notification. It must not block.
         probe: seconds between two checks of the connection. It is also the time limit of each check
             and of the LISTEN statements.
@@ -41,8 +41,8 @@ async def listen(
         # The limit of a statement would be too long a wait for a dead connection.
         async with asyncio.timeout(probe):
             for channel in channels:
-                await connection.add_listener(channel, lambda *said: heard((said[2],)))
-        heard(channels)
+                await connection.add_listener(channel, lambda *said: on_notify((said[2],)))
+        on_notify(channels)
         await until_lost(connection, probe=probe)
 
 
