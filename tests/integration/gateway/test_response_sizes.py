@@ -22,7 +22,8 @@ from headrace.v1.job_pb2 import JOB_STATE_SUCCEEDED, JOB_VIEW_FULL, JobSpec, Ret
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from headrace_core.domain.handler import HandlerSpec
-from headrace_core.domain.job import MAX_DOCUMENT_BYTES, MAX_LABELS, Progress
+from headrace_core.domain.job import Progress
+from headrace_core.domain.limits import MAX_DOCUMENT_BYTES, MAX_LABELS
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_gateway.calls.limits import MAX_RESPONSE_BYTES, MAX_VALUE_BYTES

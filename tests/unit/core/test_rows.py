@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_core.domain.job import JobError, Progress
+from headrace_core.domain.limits import MAX_DURATION
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
-from headrace_core.domain.times import MAX_DURATION
 from headrace_core.store.sql.rows import (
     from_error,
     from_overrides,

@@ -22,9 +22,9 @@ from headrace.v1.job_service_pb2 import JobFilter as JobFilterMessage
 from headrace_core.domain.errors import InvalidRequest, Violation
 from headrace_core.domain.job import JobSpec
 from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.limits import LAST_TIME, TIME_RULE
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.retry import RetryOverrides
-from headrace_core.domain.times import LAST_TIME, TIME_RULE
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.api.documents import EMPTY, Payload
 from headrace_gateway.api.job_rules import check_spec

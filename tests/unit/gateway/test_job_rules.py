@@ -11,8 +11,8 @@ import pytest
 
 from headrace_core.domain.errors import DocumentTooDeep, LimitExceeded
 from headrace_core.domain.job import JobSpec
+from headrace_core.domain.limits import FIRST_TIME, LAST_TIME
 from headrace_core.domain.retry import RetryOverrides
-from headrace_core.domain.times import FIRST_TIME, LAST_TIME
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.api.documents import EMPTY, Document, Payload
 from headrace_gateway.api.job_rules import check_batch_size, check_payload, check_spec

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
 
 from headrace_core.domain.job import DEFAULT_QUEUE, JsonText
+from headrace_core.domain.limits import MAX_DESCRIPTION
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.domain.text import clean_line
-
-# In characters.
-MAX_DESCRIPTION: Final = 1000
 
 # A keyword of payload schemas beside those of JSON Schema: a single value's type in the handler's
 # library, for types that JSON Schema cannot describe.

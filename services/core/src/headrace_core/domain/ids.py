@@ -44,3 +44,16 @@ def uuid7_bytes(count: int) -> list[bytes]:
         _HALVES.pack((stamp >> 12) << 16 | 0x7000 | (stamp & 0xFFF), 0b10 << 62 | bits >> 2)
         for stamp, bits in enumerate(noise, first)
     ]
+
+
+def parse_id(text: str) -> UUID:
+    """Parse an id in its canonical form, such as 0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15.
+
+    Raises:
+        ValueError: the text has another form, though it may be a UUID.
+    """
+    # UUID() ignores hyphens and braces anywhere, and accepts capitals.
+    value = UUID(text)
+    if str(value) != text:
+        raise ValueError(text)
+    return value

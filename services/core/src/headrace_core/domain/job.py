@@ -4,43 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from headrace_core.domain.ids import BatchId, JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.limits import MAX_ERROR_MESSAGE, MAX_ERROR_TYPE, MAX_STACK_TRACE
 from headrace_core.domain.retry import RetryOverrides
-from headrace_core.domain.text import (
-    MAX_ERROR_MESSAGE,
-    MAX_ERROR_TYPE,
-    MAX_STACK_TRACE,
-    clean_line,
-    clean_text,
-)
+from headrace_core.domain.text import clean_line, clean_text
 
 DEFAULT_TENANT: Final = "default"
 DEFAULT_QUEUE: Final = "default"
-MIN_PRIORITY: Final = -100
-MAX_PRIORITY: Final = 100
 
 # A point of priority is worth this much waiting. A fixed worth makes the rank of a job a constant
 # that an index can hold, and lets every job come up in the end: priority 100 goes ahead of what
 # priority 0 has waited up to 100 minutes for, and of nothing that has waited longer.
 PRIORITY_POINT: Final = timedelta(minutes=1)
 
-# The largest payload, result or piece of output that a setting can allow, in bytes: a response
-# holds two of them, and gRPC clients refuse one above 4 MiB.
-MAX_DOCUMENT_BYTES: Final = 1024 * 1024
-# The same for the labels of a job.
-MAX_LABELS: Final = 256
-
-# Limits of what a handler reports as its progress. Every list and every stream carries it.
-MAX_PROGRESS_MESSAGE_BYTES: Final = 4096
-MAX_COUNTERS: Final = 64
-MAX_COUNTER_NAME: Final = 64
-
 # JSON text, exactly as it was given.
 JsonText = str
+
+
+# Stands for a stored time that cannot be read, such as an infinite one.
+UNREADABLE_TIME: Final = datetime.max.replace(tzinfo=UTC)
 
 
 def valid_text(text: str) -> str:

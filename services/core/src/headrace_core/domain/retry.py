@@ -19,21 +19,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from headrace_core.domain.times import MAX_DURATION
-
-# How many types of errors a policy may name, and how many characters each may have.
-MAX_ERROR_TYPES: Final = 32
-MAX_ERROR_TYPE: Final = 200
-
-
-ERROR_TYPES_RULE: Final = (
-    f"at most {MAX_ERROR_TYPES} names of 1 to {MAX_ERROR_TYPE} characters, none of them NUL"
+from headrace_core.domain.limits import (
+    ATTEMPTS,
+    ERROR_TYPES_RULE,
+    JITTER,
+    MAX_DURATION,
+    MAX_ERROR_TYPES,
+    MULTIPLIER,
+    is_error_type,
 )
-
-
-def is_error_type(name: str) -> bool:
-    """Whether a policy can name a type of errors so."""
-    return 1 <= len(name) <= MAX_ERROR_TYPE and "\0" not in name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,16 +57,16 @@ class RetryPolicy:
     non_retryable_error_types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_attempts <= 100:
-            raise ValueError("max_attempts must be 1 to 100")
+        if not ATTEMPTS.include(self.max_attempts):
+            raise ValueError(f"max_attempts must be {ATTEMPTS}")
         if self.initial_backoff < timedelta() or self.max_backoff < self.initial_backoff:
             raise ValueError("backoffs must satisfy 0 <= initial_backoff <= max_backoff")
         if self.max_backoff > MAX_DURATION:
             raise ValueError(f"max_backoff must be at most {MAX_DURATION.days} days")
-        if not 1 <= self.multiplier <= 100:
-            raise ValueError("multiplier must be 1 to 100")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError("jitter must be 0 to 1")
+        if not MULTIPLIER.include(self.multiplier):
+            raise ValueError(f"multiplier must be {MULTIPLIER}")
+        if not JITTER.include(self.jitter):
+            raise ValueError(f"jitter must be {JITTER}")
         if isinstance(self.non_retryable_error_types, str):
             raise TypeError("non_retryable_error_types must be a tuple of names")
         if len(self.non_retryable_error_types) > MAX_ERROR_TYPES or not all(

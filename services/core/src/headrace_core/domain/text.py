@@ -5,11 +5,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-# In characters. A retry policy cannot name a longer error type.
-MAX_ERROR_TYPE: Final = 200
-MAX_ERROR_MESSAGE: Final = 2000
-MAX_STACK_TRACE: Final = 16 * 1024
-
 # Control characters except tab and line feed, and lone surrogates, which UTF-8 cannot encode.
 _UNFIT: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _CUT: Final = "…"

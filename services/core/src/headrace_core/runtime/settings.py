@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from headrace_core.domain.job import MAX_DOCUMENT_BYTES, MAX_LABELS
+from headrace_core.domain.limits import MAX_DOCUMENT_BYTES, MAX_LABELS
 from headrace_core.domain.retention import Retention, parse_rules
 from headrace_core.domain.retry import INTERRUPTIONS_BEFORE_OWN_PROCESS
 from headrace_core.runtime.urls import check_database_url, check_redis_url, driver_url

@@ -15,18 +15,18 @@ from typing import Final, NoReturn, TypeAlias
 from uuid import UUID
 
 from headrace_core.domain.errors import InvalidRequest, Violation
+from headrace_core.domain.ids import parse_id
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.domain.query import Clause, Comparison, Query
-from headrace_gateway.api.names import (
+from headrace_core.domain.limits import (
     LABEL_KEY_RULE,
     LABEL_VALUE_RULE,
+    MAX_REQUEST_ID,
     NAME_RULE,
     is_label_key,
     is_label_value,
     is_name,
-    parse_id,
 )
-from headrace_gateway.api.validation import MAX_REQUEST_ID
+from headrace_core.domain.query import Clause, Comparison, Query
 
 MAX_LENGTH: Final = 4096
 MAX_COMPARISONS: Final = 50

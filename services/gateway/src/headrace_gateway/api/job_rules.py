@@ -7,21 +7,28 @@ from datetime import timedelta
 from typing import Final
 
 from headrace_core.domain.errors import LimitExceeded
-from headrace_core.domain.job import MAX_PRIORITY, MIN_PRIORITY, JobSpec
-from headrace_core.domain.retry import (
+from headrace_core.domain.job import JobSpec
+from headrace_core.domain.limits import (
+    ATTEMPTS,
     ERROR_TYPES_RULE,
+    FIRST_TIME,
+    JITTER,
+    LAST_TIME,
+    MAX_BACKOFF,
     MAX_ERROR_TYPES,
-    RetryOverrides,
+    MAX_PRIORITY,
+    MAX_TIMEOUT,
+    MIN_PRIORITY,
+    MULTIPLIER,
+    NAME_RULE,
+    TIME_RULE,
     is_error_type,
+    is_name,
 )
-from headrace_core.domain.times import FIRST_TIME, LAST_TIME, TIME_RULE
+from headrace_core.domain.retry import RetryOverrides
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.api.documents import Document, check_depth, parse_json
-from headrace_gateway.api.names import NAME_RULE, is_name
 from headrace_gateway.api.validation import Violations, check_labels
-
-MAX_TIMEOUT: Final = timedelta(days=7)
-MAX_BACKOFF: Final = timedelta(days=7)
 
 # Shared by the many jobs that override nothing, so they need no check.
 NO_OVERRIDES: Final = RetryOverrides()
@@ -126,11 +133,10 @@ def _check_retry(retry: RetryOverrides, path: str, found: Violations) -> None:
     types = retry.non_retryable_error_types
     if types and (len(types) > MAX_ERROR_TYPES or not all(map(is_error_type, types))):
         found.note(f"{path}.non_retryable_error_types", f"must be {ERROR_TYPES_RULE}")
-    for name, value, (least, most) in (
-        ("max_attempts", retry.max_attempts, (1, 100)),
-        ("multiplier", retry.multiplier, (1.0, 100.0)),
-        ("jitter", retry.jitter, (0.0, 1.0)),
+    for name, value, bounds in (
+        ("max_attempts", retry.max_attempts, ATTEMPTS),
+        ("multiplier", retry.multiplier, MULTIPLIER),
+        ("jitter", retry.jitter, JITTER),
     ):
-        # Written so that NaN fails.
-        if value is not None and not least <= value <= most:
-            found.note(f"{path}.{name}", f"must be {least:g} to {most:g}")
+        if value is not None and not bounds.include(value):
+            found.note(f"{path}.{name}", f"must be {bounds}")

@@ -15,22 +15,21 @@ from uuid import UUID
 import msgspec
 
 from headrace_core.domain.errors import InvalidRequest, Violation
-from headrace_core.domain.ids import BatchId, JobId
+from headrace_core.domain.ids import BatchId, JobId, parse_id
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.domain.query import JobFilter
-from headrace_core.domain.times import MAX_DURATION
-from headrace_gateway.api.names import (
+from headrace_core.domain.limits import (
     LABEL_KEY_RULE,
     LABEL_VALUE_RULE,
+    MAX_DURATION,
+    MAX_REQUEST_ID,
     NAME_RULE,
     is_label_key,
     is_label_value,
     is_name,
-    parse_id,
 )
+from headrace_core.domain.query import JobFilter
 from headrace_gateway.calls.call import Call
 
-MAX_REQUEST_ID: Final = 128
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1000
 MAX_FILTER_JOBS: Final = 10_000

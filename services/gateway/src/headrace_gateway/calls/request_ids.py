@@ -9,10 +9,10 @@ import structlog
 from google.protobuf.message import Message
 
 from headrace_core.domain.ids import uuid7_bytes
+from headrace_core.domain.limits import MAX_REQUEST_ID
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
 REQUEST_ID: Final = "x-request-id"
-_MAX_REQUEST_ID: Final = 128
 
 # Ids for the next calls. One at a time they would be a tenth of the cost of an empty call.
 _SPARE: Final = 100
@@ -58,7 +58,7 @@ def identify(exchange: Exchange) -> str:
             request_id = value
     if not (
         isinstance(request_id, str)
-        and 0 < len(request_id) <= _MAX_REQUEST_ID
+        and 0 < len(request_id) <= MAX_REQUEST_ID
         and request_id.isprintable()
     ):
         request_id = _new_request_id()

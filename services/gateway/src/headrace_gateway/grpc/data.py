@@ -9,7 +9,8 @@ import msgspec
 from google.protobuf import struct_pb2
 
 from headrace.v1 import data_pb2
-from headrace_core.domain.job import MAX_DOCUMENT_BYTES, JsonText
+from headrace_core.domain.job import JsonText
+from headrace_core.domain.limits import MAX_DOCUMENT_BYTES
 from headrace_gateway.api.documents import Document
 from headrace_gateway.calls.limits import MAX_DEPTH, MAX_VALUE_BYTES
 

@@ -16,10 +16,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace.v1 import data_pb2, job_pb2, job_service_pb2, subscription_service_pb2
 from headrace_core.domain.job import JobSpec
+from headrace_core.domain.limits import FIRST_TIME, TIME_RULE
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.domain.submission import Repeated
-from headrace_core.domain.times import FIRST_TIME, TIME_RULE
 from headrace_gateway.api.documents import EMPTY, Payload
 from headrace_gateway.api.job_rules import NO_OVERRIDES
 from headrace_gateway.api.validation import Violations, job_filter

@@ -21,14 +21,21 @@ from headrace.v1 import (
     subscription_service_pb2,
 )
 from headrace_core.domain.handler import LiveHandler
-from headrace_core.domain.job import Job, JobError, JobEvent, JobSpec, JsonText, Progress
+from headrace_core.domain.job import (
+    UNREADABLE_TIME,
+    Job,
+    JobError,
+    JobEvent,
+    JobSpec,
+    JsonText,
+    Progress,
+)
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_core.domain.stats import Stats
 from headrace_core.domain.submission import BatchJobs, Repeated
 from headrace_core.domain.subscription import Subscription
-from headrace_core.domain.times import UNREADABLE_TIME
 from headrace_gateway.calls.limits import MAX_PAGE_BYTES
 from headrace_gateway.grpc.data import write_data
 from headrace_gateway.streams import Mark

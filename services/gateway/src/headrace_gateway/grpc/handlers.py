@@ -9,9 +9,9 @@ from functools import partial
 from typing import Final
 
 from headrace.v1 import handler_service_pb2
+from headrace_core.domain.limits import is_name
 from headrace_core.wake import WakeSubscription
 from headrace_gateway.api.handlers import Handlers
-from headrace_gateway.api.names import is_name
 from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.api.validation import Violations
 from headrace_gateway.calls.call import Call

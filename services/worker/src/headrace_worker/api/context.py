@@ -16,13 +16,8 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.ids import JobId
-from headrace_core.domain.job import (
-    MAX_COUNTER_NAME,
-    MAX_COUNTERS,
-    MAX_PROGRESS_MESSAGE_BYTES,
-    JsonText,
-    Progress,
-)
+from headrace_core.domain.job import JsonText, Progress
+from headrace_core.domain.limits import MAX_COUNTER_NAME, MAX_COUNTERS, MAX_PROGRESS_MESSAGE_BYTES
 from headrace_core.domain.text import clean_text
 from headrace_worker.api.errors import AlreadyCompleted, InvalidProgress, Stopped
 from headrace_worker.api.payload import encode

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
 
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import AttemptNotCurrent
+from headrace_core.domain.limits import MAX_BACKOFF
 
 # The maximum that a submitter may set. A longer wait could exceed the range of dates.
-MAX_BACKOFF: Final = timedelta(days=7)
 
 
 class Retry(Exception):

@@ -20,7 +20,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from headrace_core.domain.job import JobError
-from headrace_core.domain.text import MAX_ERROR_MESSAGE, MAX_STACK_TRACE, clean_line, clean_text
+from headrace_core.domain.limits import MAX_ERROR_MESSAGE, MAX_STACK_TRACE
+from headrace_core.domain.text import clean_line, clean_text
 from headrace_worker.api.errors import InvalidPayload
 
 # In characters: a line of source, a path, a message.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any, Literal, TypeVar
 
 from headrace_core.domain.handler import DEFAULT_TIMEOUT, HandlerSpec
 from headrace_core.domain.job import DEFAULT_QUEUE, JsonText
+from headrace_core.domain.limits import MAX_DURATION, NAME_RULE, is_name
 from headrace_core.domain.retry import RetryPolicy
-from headrace_core.domain.times import MAX_DURATION
 from headrace_worker.api.context import Context, SyncContext
 from headrace_worker.api.payload import Decoder, payload_schema, schema
 from headrace_worker.api.signature import (
@@ -30,8 +29,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 Mode = Literal["async", "thread", "process"]
 # Bytes, or a function that reads them from a setting when an attempt starts.
 MemoryLimit = int | Callable[[], int] | None
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +121,8 @@ def handler(
         place = place_of_frame(sys._getframe(1))  # noqa: SLF001 - documented
         raise TypeError(f'{place}: `@handler` needs the type of its jobs; write `@handler("…")`')
     for name in (job_type, queue):
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not a name: use 1 to 100 of a-z, 0-9, _, - and .")
+        if not is_name(name):
+            raise ValueError(f"{name!r} is not a name: it {NAME_RULE}")
 
     if memory_limit is not None and isolation != "process":
         raise ValueError(f'memory_limit of {job_type!r} needs isolation="process"')

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from headrace_core.domain.attempt import AttemptEnd, ClaimedJob
 from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.limits import MAX_BACKOFF
 from headrace_core.domain.retry import RetryPolicy, is_spent
-from headrace_worker.api.errors import MAX_BACKOFF, Fail, Retry, SizeExceeded
+from headrace_worker.api.errors import Fail, Retry, SizeExceeded
 from headrace_worker.api.failure import describe, stack_trace
 from headrace_worker.api.payload import PayloadMismatch
 from headrace_worker.runners.loop import ProcessDied, RemoteError

@@ -7,10 +7,7 @@ from datetime import timedelta
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.domain.retry import (
-    INTERRUPTIONS_BEFORE_OWN_PROCESS,
-    LOSSES_BEFORE_OWN_PROCESS,
-)
+from headrace_core.domain.retry import INTERRUPTIONS_BEFORE_OWN_PROCESS, LOSSES_BEFORE_OWN_PROCESS
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.transition import (

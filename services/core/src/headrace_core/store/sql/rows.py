@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 
 from headrace_core.domain.job import (
-    MAX_PROGRESS_MESSAGE_BYTES,
+    UNREADABLE_TIME,
     Job,
     JobError,
     JobEvent,
@@ -20,8 +20,15 @@ from headrace_core.domain.job import (
     valid_text,
 )
 from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.limits import (
+    ATTEMPTS,
+    JITTER,
+    MAX_DURATION,
+    MAX_PROGRESS_MESSAGE_BYTES,
+    MULTIPLIER,
+    Bounds,
+)
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy, said
-from headrace_core.domain.times import MAX_DURATION, UNREADABLE_TIME
 from headrace_core.store.sql.connection import Row
 from headrace_core.store.sql.times import readable, readable_interval
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
@@ -266,17 +273,21 @@ _labels = msgspec.json.Decoder(dict[str, str])
 _error = msgspec.json.Decoder(JobError)
 
 
+def _within(bounds: Bounds) -> msgspec.Meta:
+    return msgspec.Meta(ge=bounds.least, le=bounds.most)
+
+
 class _RetryRow(msgspec.Struct):
     """The stored retry overrides, within the limits of `RetryPolicy`.
 
     Other fields are ignored: a newer version may have stored them during an upgrade.
     """
 
-    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
+    max_attempts: Annotated[int, _within(ATTEMPTS)] | None = None
     initial_backoff: _Seconds | None = None
     max_backoff: _Seconds | None = None
-    multiplier: Annotated[float, msgspec.Meta(ge=1, le=100)] | None = None
-    jitter: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    multiplier: Annotated[float, _within(MULTIPLIER)] | None = None
+    jitter: Annotated[float, _within(JITTER)] | None = None
     non_retryable_error_types: tuple[str, ...] | None = None
 
 

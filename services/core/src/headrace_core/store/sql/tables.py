@@ -28,8 +28,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 from sqlalchemy.types import UserDefinedType
 
-from headrace_core.domain.job import MAX_PRIORITY, MIN_PRIORITY
 from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, JobState
+from headrace_core.domain.limits import MAX_PRIORITY, MIN_PRIORITY
 from headrace_core.store.sql.times import sound_interval, sound_number, sound_times
 
 

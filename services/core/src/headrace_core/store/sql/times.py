@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from headrace_core.domain.times import MAX_DURATION
+from headrace_core.domain.limits import MAX_DURATION
 
 # The driver reads the ends of Python's calendar as infinite, so both ends are excluded.
 _FIRST: Final = "'0001-01-01 00:00:00+00'::timestamptz"
