@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import timedelta
 from typing import Final, NamedTuple
 
 import structlog
 
 from headrace_core.domain.errors import (
     HeadraceError,
-    InvalidRequest,
-    PayloadInvalid,
     RequestIdConflict,
     Unavailable,
     Violation,
 )
-from headrace_core.domain.ids import BatchId, uuid7
-from headrace_core.domain.job import DEFAULT_QUEUE, Job, JobSpec, JsonText
+from headrace_core.domain.job import Job, JobSpec
 from headrace_core.domain.submission import (
-    NewBatch,
     NewJob,
     Repeated,
     Submitted,
     SubmittedBatch,
-    batch_fingerprint,
-    fingerprint,
 )
 from headrace_core.runtime.settings import Settings
-from headrace_core.store.jobs.new_jobs import new_ids
 from headrace_core.store.jobs.submit import find_submitted, submit_jobs
 from headrace_core.store.jobs.submit_batch import find_batch, submit_batch
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.group_commit import GroupCommit
 from headrace_core.wake import Topic, WakeBus
-from headrace_gateway.api.documents import Document, Payload, canonical
+from headrace_gateway.api.documents import Payload
 from headrace_gateway.api.handoff import HandOff
-from headrace_gateway.api.job_rules import check_batch_size, check_payload, check_spec
-from headrace_gateway.api.payload_schema import KnownHandler
+from headrace_gateway.api.intake import Intake, new_batch, new_job
+from headrace_gateway.api.job_rules import check_batch_size
 from headrace_gateway.api.registrations import Registrations
-from headrace_gateway.api.validation import Violations, call_deadline, check_request_id
+from headrace_gateway.api.validation import Violations
 from headrace_gateway.calls.call import Call
 
 _log = structlog.get_logger()
@@ -61,15 +52,6 @@ class Prospect(NamedTuple):
     """
 
     specs: Repeated[JobSpec]
-    has_workers: bool
-
-
-class _Accepted(NamedTuple):
-    """Valid jobs: their specs as requested and with their queues decided, and their payloads."""
-
-    requested: Repeated[JobSpec]
-    specs: Repeated[JobSpec]
-    payloads: Sequence[JsonText]
     has_workers: bool
 
 
@@ -101,7 +83,7 @@ class Submit:
         self._database = database
         self._bus = bus
         self._hand_off = hand_off
-        self._registrations = registrations
+        self._intake = Intake(settings=settings, registrations=registrations)
         self._commits: GroupCommit[NewJob, Submitted | RequestIdConflict | Exception] = GroupCommit(
             commit=self._commit,
             max_batch=_MAX_BATCH,
@@ -140,7 +122,7 @@ class Submit:
             Unavailable: PostgreSQL is not available, or too many submits wait for it. The job may
                 be stored nevertheless; with a request_id the call can be repeated safely.
         """
-        accepted = await self._accept(
+        accepted = await self._intake.accept(
             call,
             Repeated((spec,), (0,)),
             (payload,),
@@ -149,7 +131,7 @@ class Submit:
             use_call_deadline=use_call_deadline,
             found=Violations(violations),
         )
-        new = _new_job(call, accepted, request_id)
+        new = new_job(call, accepted, request_id)
         try:
             result = await self._commits.submit(new, timeout=self._settings.call_timeout)
         except TimeoutError:
@@ -172,7 +154,7 @@ class Submit:
 
         Args and errors are those of `submit`.
         """
-        accepted = await self._accept(
+        accepted = await self._intake.accept(
             call,
             Repeated((spec,), (0,)),
             (payload,),
@@ -183,7 +165,7 @@ class Submit:
         )
         if request_id is not None:
             async with self._database.statement() as conn:
-                earlier = await find_submitted(conn, _new_job(call, accepted, request_id))
+                earlier = await find_submitted(conn, new_job(call, accepted, request_id))
             if isinstance(earlier, RequestIdConflict):
                 raise earlier
             if earlier is not None:
@@ -215,7 +197,7 @@ class Submit:
         """
         found = Violations(violations)
         check_batch_size(specs, found, self._settings)
-        accepted = await self._accept(
+        accepted = await self._intake.accept(
             call,
             specs,
             payloads,
@@ -225,7 +207,7 @@ class Submit:
             found=found,
         )
         async with self._database.statement() as conn:
-            batch = await submit_batch(conn, _new_batch(call, accepted, request_id))
+            batch = await submit_batch(conn, new_batch(call, accepted, request_id))
         if batch.created:
             self._announce(batch.jobs)
         _log.info(
@@ -249,7 +231,7 @@ class Submit:
         """
         found = Violations(violations)
         check_batch_size(specs, found, self._settings)
-        accepted = await self._accept(
+        accepted = await self._intake.accept(
             call,
             specs,
             payloads,
@@ -260,7 +242,7 @@ class Submit:
         )
         if request_id is not None:
             async with self._database.statement() as conn:
-                earlier = await find_batch(conn, _new_batch(call, accepted, request_id))
+                earlier = await find_batch(conn, new_batch(call, accepted, request_id))
             if earlier is not None:
                 return earlier
         return Prospect(accepted.specs, accepted.has_workers)
@@ -268,78 +250,6 @@ class Submit:
     async def close(self) -> None:
         """Refuse new jobs and commit those that wait."""
         await self._commits.close()
-
-    async def _accept(
-        self,
-        call: Call,
-        specs: Repeated[JobSpec],
-        payloads: Sequence[Payload],
-        *,
-        paths: Sequence[str],
-        request_id: str | None,
-        use_call_deadline: bool,
-        found: Violations,
-    ) -> _Accepted:
-        """Validate jobs and decide their queues.
-
-        Args:
-            call: the call.
-            specs, payloads: the jobs.
-            paths: the field path of each job.
-            request_id, use_call_deadline: as for `submit`.
-            found: the violations found so far.
-        """
-        check_request_id(request_id, found)
-        deadline_after = call_deadline(call, use_call_deadline, found)
-        documents = self._check(specs, payloads, paths, found)
-        if deadline_after is not None:
-            for spec, path in zip(specs, paths, strict=True):
-                if spec.deadline is not None:
-                    found.note(f"{path}.deadline", "must be absent with use_call_deadline")
-        malformed = bool(found)
-        by_type = await self._registrations.handlers(call.tenant)
-        handlers = specs.map(lambda spec: by_type.get(spec.type))
-        mismatched: set[str] = set()
-        for handler, document, path in zip(handlers, documents, paths, strict=True):
-            if handler is None or document is None or handler.takes(document.content):
-                continue
-            found.extend(handler.violations(document.content, f"{path}.payload"))
-            mismatched.add(handler.type)
-        if malformed:
-            raise InvalidRequest(found)
-        if found:
-            raise PayloadInvalid(", ".join(sorted(mismatched)), found)
-        return _Accepted(
-            requested=specs,
-            specs=specs.map(lambda spec: _decide(spec, by_type.get(spec.type), deadline_after)),
-            # Without a violation each payload is a document.
-            payloads=[document.text for document in documents if document is not None],
-            has_workers=None not in handlers.distinct,
-        )
-
-    def _check(
-        self,
-        specs: Repeated[JobSpec],
-        payloads: Sequence[Payload],
-        paths: Sequence[str],
-        found: Violations,
-    ) -> list[Document | None]:
-        """Check jobs by the rules that are the same for every handler; return their payloads."""
-        documents: list[Document | None] = []
-        valid: set[int] = set()
-        for place, payload, path in zip(specs.places, payloads, paths, strict=True):
-            if place not in valid:
-                before = len(found)
-                check_spec(specs.distinct[place], path, found, self._settings)
-                # Every job reports its own violations.
-                if len(found) == before:
-                    valid.add(place)
-            documents.append(
-                None
-                if payload is None
-                else check_payload(payload, f"{path}.payload", found, self._settings)
-            )
-        return documents
 
     async def _commit(self, jobs: list[NewJob]) -> list[Submitted | RequestIdConflict | Exception]:
         try:
@@ -378,49 +288,6 @@ class Submit:
         """Hand off committed jobs and wake the streams."""
         self._hand_off.offer(jobs)
         self._bus.publish(Topic.EVENTS)
-
-
-def _decide(
-    spec: JobSpec, handler: KnownHandler | None, deadline_after: timedelta | None
-) -> JobSpec:
-    """Return a spec with its queue decided, and with the deadline of its call if it has none."""
-    queue = spec.queue or (handler.queue if handler else DEFAULT_QUEUE)
-    if queue == spec.queue and deadline_after is None:
-        return spec
-    return replace(spec, queue=queue, deadline_after=deadline_after)
-
-
-def _new_job(call: Call, accepted: _Accepted, request_id: str | None) -> NewJob:
-    requested, payload = accepted.requested.distinct[0], accepted.payloads[0]
-    return NewJob(
-        id=new_ids(1)[0],
-        tenant=call.tenant,
-        spec=accepted.specs.distinct[0],
-        payload=payload,
-        request_id=request_id,
-        # Contents are compared only for the same request_id.
-        fingerprint=fingerprint(requested, canonical(payload)) if request_id else None,
-        requested=requested,
-        correlation_id=call.correlation_id,
-    )
-
-
-def _new_batch(call: Call, accepted: _Accepted, request_id: str | None) -> NewBatch:
-    requested, payloads = accepted.requested, accepted.payloads
-    return NewBatch(
-        id=BatchId(uuid7()),
-        tenant=call.tenant,
-        specs=accepted.specs,
-        payloads=payloads,
-        request_id=request_id,
-        fingerprint=(
-            batch_fingerprint(requested, [canonical(payload) for payload in payloads])
-            if request_id
-            else b""
-        ),
-        requested=requested,
-        correlation_id=call.correlation_id,
-    )
 
 
 def _weigh(job: NewJob) -> int:
