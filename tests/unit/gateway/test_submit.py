@@ -29,9 +29,9 @@ SCHEMA = '{"type": "object", "properties": {"n": {"type": "integer"}}}'
 
 
 class OneHandler:
-    """Live handlers of which one has a schema; in place of the cache that reads PostgreSQL."""
+    """Registrations of one handler, in place of those that PostgreSQL has."""
 
-    async def of(self, tenant: str) -> Mapping[str, KnownHandler]:
+    async def handlers(self, tenant: str) -> Mapping[str, KnownHandler]:
         assert tenant == DEFAULT_TENANT
         return {"math": KnownHandler("math", "default", SCHEMA)}
 
@@ -45,7 +45,7 @@ async def submit() -> AsyncIterator[Submit]:
         database=nothing,
         bus=nothing,
         hand_off=nothing,
-        handlers=cast(Any, OneHandler()),
+        registrations=cast(Any, OneHandler()),
     )
     yield submit
     await submit.close()
