@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Final
 
 import structlog
 
@@ -37,6 +38,8 @@ from headrace_worker.writes.reports import ReportWriter
 from headrace_worker.writes.results import ResultRecorder
 
 _log = structlog.get_logger()
+
+_LOOP_TIMING: Final = loop.Timing(retry=(0.2, 0.6))
 
 
 class WorkerService:
@@ -119,9 +122,10 @@ class WorkerService:
             slots=self._slots,
             interval=settings.worker_beat,
         )
-        self._consumer = self._runner(_Consume(self._deliveries))
+        # Its only run lasts until the stop, so its record would look like a stuck loop.
+        self._consumer = LoopRunner(_Consume(self._deliveries), timing=_LOOP_TIMING)
         self._loops = [
-            LoopRunner(self._lease, wake=self._lease.wake, records=self._records),
+            self._runner(self._lease, wake=self._lease.wake),
             self._runner(cancels, wake=self._bus.subscribe(*cancels.topics)),
             self._runner(Strays(self._claims, interval=settings.worker_beat)),
         ]
@@ -228,12 +232,7 @@ class WorkerService:
         )
 
     def _runner(self, repeated: Loop, *, wake: Wake | None = None) -> LoopRunner:
-        return LoopRunner(
-            repeated,
-            wake=wake,
-            timing=loop.Timing(retry=(0.2, 0.6)),
-            records=self._records,
-        )
+        return LoopRunner(repeated, wake=wake, timing=_LOOP_TIMING, records=self._records)
 
     def _make_health(self) -> HealthServer:
         return HealthServer(
