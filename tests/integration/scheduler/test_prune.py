@@ -1,4 +1,4 @@
-"""The loop that removes what is too old: all of it, at a modest pace, and it says what was lost."""
+"""Prune: it removes all old jobs, rests between pages, and logs unread ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DAY = timedelta(days=1)
 
 
 async def prune(database: Database, **options: Any) -> float:
-    """One run of the loop."""
+    """Run the loop once."""
     defaults: dict[str, Any] = {
         "gauges": Gauges(),
         "retention": Retention(default=DAY),
@@ -39,7 +39,7 @@ async def prune(database: Database, **options: Any) -> float:
 
 
 async def ended(database: Database, count: int, *, days: float, **job: Any) -> list[Job]:
-    """Jobs that ended some days ago."""
+    """Create jobs that ended some days ago."""
     jobs = await submit_many(database, count, **job)
     async with database.transaction() as connection:
         for one in jobs:
@@ -56,7 +56,7 @@ async def ended(database: Database, count: int, *, days: float, **job: Any) -> l
 
 
 async def counts(database: Database) -> tuple[int, int]:
-    """How many jobs and events there are."""
+    """Count jobs and events."""
     async with database.transaction() as connection:
         row = await connection.execute(
             text("SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM job_events)")
@@ -158,7 +158,7 @@ async def test_prune_rests_as_long_as_it_works(database: Database) -> None:
     async def rest(seconds: float) -> None:
         rests.append(seconds)
 
-    # Each reading of the clock is later than the one before by one second more.
+    # The steps between readings of the clock grow by one second.
     clock = itertools.accumulate(itertools.count())
     await prune(database, page=1, sleep=rest, clock=lambda: float(next(clock)))
     assert rests == [1, 3, 5]

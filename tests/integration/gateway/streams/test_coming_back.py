@@ -1,4 +1,4 @@
-"""Many streams come back at once, as when a gateway was restarted."""
+"""Many streams resume at once, as after a restart of a gateway."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_resuming_streams_share_reads_of_the_past(
     for reader in halves:
         assert 0 < len(reader.events) < JOBS
         assert [event.job_id for event in reader.events] == missed[-len(reader.events) :]
-    # No more than those that read at the same time have read the same, and not all of them.
+    # At most the concurrent readers have read the same page.
     assert rows < JOBS * STREAMS / 4
     (job,) = await submit_many(database, 1)
     for reader in (early, *readers, *halves):

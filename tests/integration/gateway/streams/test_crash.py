@@ -1,4 +1,4 @@
-"""PostgreSQL crashes: the streams go on where they were."""
+"""PostgreSQL crashes: the streams continue at their places."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from support.until import until
 from support.watching import LookingTail, follow_job, follow_jobs, open_writer, watching
 from support.workers import ending, finish, register, start
 
-# One is enough, nearly always.
+# One is nearly always enough.
 CRASHES = 10
 
 
 @pytest.fixture
 def server() -> Iterator[tuple[Server, str]]:
-    """A PostgreSQL server of the test's own, and its URL."""
+    """A PostgreSQL server for one test, and its URL."""
     with DataFolder.temporary() as folder:
         postgres = EmbeddedPostgres(folder=folder, ephemeral=True)
         with serving(postgres.program(), log=folder.logs / "postgres.log") as server:
@@ -37,7 +37,7 @@ def server() -> Iterator[tuple[Server, str]]:
 
 @pytest.fixture
 def own(settings: Settings, server: tuple[Server, str]) -> Settings:
-    """Settings with that server."""
+    """Settings with this server."""
     return Settings.model_validate({**settings.model_dump(), "database_url": server[1]})
 
 
@@ -51,7 +51,7 @@ async def own_database(own: Settings) -> AsyncIterator[Database]:
 
 
 async def crash(server: Server, database: Database) -> None:
-    """Kills every process of the server at once, and starts it again."""
+    """Kill all processes of the server at once, and start it again."""
     await asyncio.to_thread(server.kill)
     await asyncio.to_thread(server.start)
 
@@ -68,7 +68,7 @@ async def crash(server: Server, database: Database) -> None:
 async def test_transaction_ids_reused_after_a_crash_hide_nothing(
     server: tuple[Server, str], own: Settings, own_database: Database
 ):
-    """A transaction that wrote nothing to the disk leaves no trace: its id is given again.
+    """A transaction without writes to the disk leaves no trace, so its id is used again.
 
     Unless the server wrote its log to the disk just then, as it does every now and then; so the
     crash is tried until it takes an id with it.

@@ -1,4 +1,4 @@
-"""Streams that are cut at random and resumed at either gateway: together they show every event."""
+"""Streams that are cut at random and resumed at either gateway: together they send every event."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def write(
     chance: random.Random,
     submitted: Callable[[JobId], None],
 ) -> None:
-    """Runs jobs to their ends, with other transactions open meanwhile, and rings now and then."""
+    """Run jobs to their ends beside open transactions, and publish some wake-ups."""
     written: list[JobId] = []
     waiting: list[Job] = []
     running: list[Job] = []
@@ -75,7 +75,7 @@ async def write(
 async def watch_all(
     watches: list[Watch], cursor: str, chance: random.Random, end: asyncio.Future[Place]
 ) -> list[JobEvent]:
-    """Follows everything, cut after every few pages, until the end of the log."""
+    """Follow all jobs to the end of the log, with a cut after every few pages."""
     seen: list[JobEvent] = []
     while not (end.done() and seen and place_of(seen[-1]) >= end.result()):
         left = chance.randint(0, 4)
@@ -91,7 +91,7 @@ async def watch_all(
 
 
 async def watch_one(watches: list[Watch], job_id: JobId, chance: random.Random) -> list[JobEvent]:
-    """Follows a job, cut after every few messages, until it has ended."""
+    """Follow a job to its end, with a cut after every few messages."""
     seen: list[JobEvent] = []
     while True:
         left = chance.randint(0, 2)
@@ -145,7 +145,7 @@ async def test_resumed_streams_send_every_event_once_in_order(
 
 
 async def read_log(database: Database) -> list[tuple[int, int, JobId, int]]:
-    """All events in the order of their places: (xid, position, job, seq)."""
+    """Return all events in the order of their places: (xid, position, job, seq)."""
     async with database.transaction() as connection:
         rows = await connection.execute(
             text(

@@ -1,4 +1,4 @@
-"""Streams while old events are pruned: every event or CursorExpired, and never a hole."""
+"""Streams while old events are pruned: every event or CursorExpired, and never a gap."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from support.watching import (
     watching,
 )
 
-# Two pages of a stream's past, and some more.
+# More than two pages of the past of a stream.
 JOBS = 600
 
 
@@ -60,7 +60,7 @@ async def log(database: Database) -> list[Name]:
 
 
 async def expired(reader: Reader) -> str:
-    """Waits until a stream ends with CursorExpired, and returns the cursor to go on from."""
+    """Wait until a stream ends with CursorExpired; return the cursor to resume from."""
     with pytest.raises(CursorExpired) as caught:
         await reader.end()
     return caught.value.oldest_cursor
@@ -68,7 +68,7 @@ async def expired(reader: Reader) -> str:
 
 @asynccontextmanager
 async def asleep(watch: Watch) -> AsyncIterator[None]:
-    """The gateway's tail stands still, as that of a machine which was suspended."""
+    """Suspend the tail of the gateway, as on a suspended machine."""
     await watch._tail_runner.stop()
     yield
     watch._tail_runner.start()
@@ -85,7 +85,7 @@ async def test_pruned_cursor_expires_with_the_new_start(watch: Watch, database: 
     assert (await prune(database)).jobs == 1
 
     oldest = await expired(follow_jobs(watch, before))
-    # The cursor behind the last event that went is the oldest one, and is as good as ever.
+    # The cursor after the last pruned event is the oldest one, and it is valid.
     assert oldest == at_start.pages[-1].cursor
     again = follow_jobs(watch, oldest)
     await caught_up(again)
@@ -108,7 +108,7 @@ async def test_live_stream_survives_pruning(watch: Watch, database: Database):
     await reader.has(11)
     assert reader.names[-1] == (new.id, 1)
     assert watch.gauges.catch_ups == 0
-    # All that it was sent is gone, and its cursor is the one to go on from.
+    # All events that it has sent are pruned, and its cursor is valid.
     again = follow_jobs(watch, reader.pages[-2].cursor)
     await again.has(1)
     assert again.names == [(new.id, 1)]
@@ -123,7 +123,7 @@ async def test_stream_continues_after_all_events_were_pruned(
     jobs = await submit_many(database, 3)
     await cancel(database, *jobs)
     assert (await prune(database)).jobs == 3
-    # A gateway that finds it so.
+    # A gateway that starts after the pruning.
     async with watching(settings) as other:
         await expired(follow_jobs(other, before))
         now = await cursor_of_now(other)
@@ -193,12 +193,12 @@ async def test_stream_that_reads_during_pruning_has_no_gap(
 async def test_page_pruned_while_it_is_read_is_not_sent(
     watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch, pruned: str
 ):
-    """The events go right before, or right after, a page of them is read."""
+    """Events are pruned just before, or just after, a page of them is read."""
     before = await cursor_of_now(watch)
     await cancel(database, *await submit_many(database, 3))
     (kept,) = await submit_many(database, 1)
     everything = await log(database)
-    # Now they are the past.
+    # Now they are in the past.
     seen = follow_jobs(watch, before)
     await seen.has(len(everything))
     await seen.cancel()
@@ -242,7 +242,7 @@ async def test_suspension_beyond_the_retention_expires_streams(watch: Watch, dat
     assert await expired(found) == oldest
     with pytest.raises(JobNotFound):
         await of_job.end()
-    # What is still there goes on without a gap, and so does whoever takes the oldest cursor.
+    # Streams from the oldest cursor have no gap.
     again = follow_jobs(watch, oldest)
     await again.has(1)
     await cancel(database, kept)

@@ -1,6 +1,4 @@
-"""Streams of named subscriptions: one receives, the others stand by, and what is not acknowledged
-comes again.
-"""
+"""Subscriptions: one stream receives, the others are standbys, and unacknowledged events repeat."""
 
 from __future__ import annotations
 
@@ -71,7 +69,7 @@ async def die(watch: Watch) -> None:
     watch._leases._nothing_closed.set()
 
 
-# What is sent.
+# Events and marks.
 
 
 async def test_only_unacknowledged_events_are_sent_again(watch: Watch, database: Database):
@@ -84,7 +82,7 @@ async def test_only_unacknowledged_events_are_sent_again(watch: Watch, database:
     await first.until(lambda reader: Mark.CAUGHT_UP in {page.mark for page in reader.pages})
     await submit(database, queue="a")
     await first.has(4)
-    # Events come as they settle, so that a page is acknowledged that has some of them.
+    # Events settle one after another, so a page may have only some of them.
     await ack(database, watch, first.pages[-1].cursor)
     await submit(database, queue="a")
     await first.has(5)
@@ -130,7 +128,7 @@ async def test_unknown_subscription_is_not_found(watch: Watch, database: Databas
         await reader.end()
 
 
-# Who receives.
+# Receivers and standbys.
 
 
 @wake_ups_alone
@@ -196,7 +194,7 @@ async def test_newer_watch_of_a_consumer_replaces_the_older_one(
     await newer.has(2)
     with pytest.raises(SubscriptionTaken):
         await older.end()
-    # What the older one was sent can still be acknowledged.
+    # Cursors of the older watch can still be acknowledged.
     await ack(database, watch, older.pages[-1].cursor)
     again = subscribe(watch, "one")
     await receives(again)
@@ -261,7 +259,7 @@ async def test_killed_gateway_is_replaced_when_its_lease_lapses(
         await stands_by(second)
         await die(dying)
         await second.has(1)
-        # It has lapsed for the holder as well, and it sends nothing more.
+        # The lease has lapsed for the holder as well, which sends nothing more.
         await submit(database)
         await second.has(2)
         with pytest.raises(Unavailable):
@@ -295,7 +293,7 @@ async def test_lease_is_renewed_while_the_watch_is_open(
     await second.cancel()
 
 
-# How it ends.
+# The end.
 
 
 @pytest.mark.parametrize("rung", [True, False])
@@ -333,7 +331,7 @@ async def test_shutdown_releases_subscriptions_at_once(
 ):
     await create(database)
     async with watching(settings) as watch:
-        # One whose reader reads nothing more, and so cannot end by itself.
+        # A stream whose reader has stopped, so it cannot end by itself.
         stuck = watch.watch_subscription(DEFAULT_TENANT, NAME, "one")
         assert (await anext(stuck)).mark is Mark.CAUGHT_UP
         waiting = subscribe(watch, "waiting")
@@ -429,7 +427,7 @@ async def test_thousand_short_watches_do_not_affect_the_receiver(watch: Watch, d
     await holder.cancel()
 
 
-# What was pruned.
+# Pruning.
 
 
 async def test_subscription_continues_after_pruned_events(watch: Watch, database: Database):
@@ -548,7 +546,7 @@ async def test_holder_survives_a_short_outage_of_postgresql(settings: Settings, 
 
 @asynccontextmanager
 async def gateway(settings: Settings, chance: random.Random) -> AsyncIterator[Watch]:
-    """A gateway that ends well, or as if it were killed."""
+    """A gateway that stops cleanly, or as if it were killed."""
     async with watching(settings, SHORT_LEASES) as watch:
         yield watch
         if chance.random() < 0.5:
@@ -556,7 +554,7 @@ async def gateway(settings: Settings, chance: random.Random) -> AsyncIterator[Wa
 
 
 class Gateways:
-    """Two gateways that are restarted now and then."""
+    """Two gateways that are restarted at times."""
 
     def __init__(self, settings: Settings, chance: random.Random) -> None:
         self._settings = settings
@@ -590,7 +588,7 @@ async def consume(
     chance: random.Random,
     acknowledged: list[Name],
 ) -> None:
-    """Watches, acknowledges now and then, is cut now and then, and comes back, for ever."""
+    """Watch, acknowledge at times, get cut at times, and resume."""
     while True:
         watch = chance.choice(gateways.watches)
         received: list[Name] = []

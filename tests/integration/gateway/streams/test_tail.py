@@ -1,4 +1,4 @@
-"""The tail: both of its views have every event once, whatever the order of the commits."""
+"""The tail: both views have every event once, for any order of commits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NewTail = Callable[..., Awaitable[LookingTail]]
 
 @pytest.fixture
 async def crowd(settings: Settings) -> AsyncIterator[Database]:
-    """The database with enough connections for many writers at once."""
+    """The database with enough connections for many writers."""
     database = Database(
         settings.model_copy(update={"database_pool_size": 40}), application="test-crowd"
     )
@@ -42,7 +42,7 @@ async def crowd(settings: Settings) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def new_tail(settings: Settings, crowd: Database) -> NewTail:
-    """Makes a tail that begins at the end of the log."""
+    """Return a factory of tails that begin at the end of the log."""
 
     async def make(**bounds: int) -> LookingTail:
         tail = LookingTail(settings, crowd, **bounds)
@@ -87,7 +87,7 @@ async def test_transaction_open_at_the_start_is_not_missed(crowd: Database, new_
     await early.commit()
     await tail.look()
     assert names(tail.visible) == [(first, 1)]
-    # Seen before the tail began, and settled since.
+    # Visible before the tail began, and settled later.
     assert names(tail.settled) == [(first, 1), (before.id, 1)]
 
 
@@ -108,7 +108,7 @@ async def test_foreign_transaction_delays_settled_events_alone(crowd: Database, 
         await tail.look()
         assert len(tail.visible) == 5
         assert tail.settled == []
-        # The lag is that of the oldest event, which each look measures again.
+        # Each run measures the lag of the oldest event again.
         await tail.look()
         assert tail.gauges.settled_lag > 0
     await tail.look()
@@ -117,7 +117,7 @@ async def test_foreign_transaction_delays_settled_events_alone(crowd: Database, 
 
 
 async def test_long_foreign_transaction_does_not_slow_down_runs(crowd: Database, new_tail: NewTail):
-    """What a look reads is what is new, not all that is behind the open transaction."""
+    """A run reads new events, not all that wait for the open transaction."""
     tail = await new_tail(page=1000)
     async with foreign_transaction(crowd):
         for _ in range(5):
@@ -147,7 +147,7 @@ async def test_overflowed_window_is_read_again_from_the_store(crowd: Database, n
     assert tail.settled[0].job_id == late
     assert tail.settled == sorted(tail.visible, key=place_of)
     assert len(tail.visible) == 64
-    # From here on it is back in memory.
+    # Later events are in memory again.
     await submit_many(crowd, 3)
     await tail.look()
     assert tail.settled == sorted(tail.visible, key=place_of)
@@ -207,8 +207,8 @@ async def test_outage_of_postgresql_loses_no_event(settings: Settings, database:
         await proxy.cut()
 
 
-# A schedule: which of some writers moves (one that is not open begins and writes, one that is open
-# does what is said), and whether the tail looks afterwards.
+# A schedule of writers: a closed writer begins and writes, an open one commits or rolls back. The
+# flag is whether the tail runs afterwards.
 schedules = st.lists(
     st.tuples(
         st.integers(0, 4),
@@ -281,7 +281,7 @@ async def _committed(database: Database) -> set[tuple[int, int]]:
 async def test_events_of_a_job_keep_order_across_transactions(
     database: Database, new_tail: NewTail, look_between: bool
 ):
-    """A batch that has its id comes to a job after a transaction that began later."""
+    """A batch with an early id writes an event of a job after a later transaction."""
     worker_id = await register(database)
     job, other = await submit_many(database, 2)
     await start(database, worker_id, job, other)

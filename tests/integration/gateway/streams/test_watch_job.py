@@ -1,4 +1,4 @@
-"""The stream of one job: its history, then live, then the end, without a gap or a repeat."""
+"""The stream of one job: history, live events and the end, without a gap or a repetition."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support.workers import ending, finish, report, start
 
 
 async def progress(database: Database, worker_id: WorkerId, job_id: JobId, count: int) -> None:
-    """Has a job's first attempt report so many steps."""
+    """Report progress of the first attempt of a job."""
     steps = [
         AttemptReport(key=AttemptKey(job_id, 1), progress=Progress(fraction=n / count))
         for n in range(1, count + 1)
@@ -116,7 +116,7 @@ async def test_number_beyond_the_newest_event_skips_to_it(
     reader = follow_job(watch, job.id, after_seq=after_seq)
     await start(database, worker_id, job)
     await succeed(database, worker_id, job.id)
-    # It ends with the job all the same.
+    # The stream still ends with the job.
     await reader.end()
     assert reader.seqs == [seq for seq in (1, 2, 3) if seq > after_seq]
     page = await history(database, job.id)
@@ -183,7 +183,7 @@ async def test_event_without_wake_up_arrives(watch: Watch, database: Database, w
 async def test_foreign_transaction_does_not_delay_a_job(
     watch: Watch, database: Database, worker_id: WorkerId, bus: WakeBus
 ):
-    # It is open until the job's stream has ended.
+    # The transaction is open until the stream has ended.
     async with foreign_transaction(database):
         job = await submit(database)
         reader = follow_job(watch, job.id)
@@ -218,7 +218,7 @@ async def test_slow_stream_catches_up_from_the_store(
     await start(database, worker_id, job)
     async with watching(small) as watch:
         stream = watch.watch_job(DEFAULT_TENANT, job.id, 2)
-        # The first event is read, and then the reader is busy with it.
+        # The reader reads the first event and then pauses.
         waiting = asyncio.create_task(anext(stream))
         await progress(database, worker_id, job.id, 1)
         first = await waiting
@@ -245,7 +245,7 @@ async def test_events_read_again_by_the_tail_are_sent_once(
     await reader.has(1)
     await start(database, worker_id, job)
     await progress(database, worker_id, job.id, 3)
-    # As after a look that was cut off: all of it, and then all of it again.
+    # All events are routed twice, as after a run that was cut off.
     events = await history(database, job.id)
     watch._routes.show(events + events[1:])
     await reader.has(5)
@@ -293,7 +293,7 @@ async def test_cancelled_stream_leaves_no_mailbox(watch: Watch, database: Databa
     for reader in readers:
         await reader.has(1)
     assert subscriptions(watch) == (20, 1, 0)
-    # Some at once, before they have read anything.
+    # Some are cancelled before their first read.
     early = [follow_job(watch, job.id) for _ in range(20)]
     for reader in readers + early:
         await reader.cancel()

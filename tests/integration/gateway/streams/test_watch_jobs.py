@@ -1,4 +1,4 @@
-"""The stream of many jobs: one cursor over all of them, which loses nothing and repeats nothing."""
+"""The stream of many jobs: one cursor, without a gap or a repetition."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from support.workers import ending, finish, start
 
 
 async def live(reader: Reader) -> None:
-    """Waits until a stream has caught up."""
+    """Wait until a stream has caught up."""
     await reader.until(lambda reader: any(page.mark is Mark.CAUGHT_UP for page in reader.pages))
 
 
@@ -45,14 +45,14 @@ async def succeed(database: Database, worker_id: WorkerId, *jobs: object) -> Non
 
 
 async def places(database: Database, reader: Reader) -> list[tuple[int, int]]:
-    """The places of a stream's cursors."""
+    """Return the places of the cursors of a stream."""
     async with database.transaction() as connection:
         installation = await read_installation(connection)
     return [decode_cursor(installation, DEFAULT_TENANT, page.cursor) for page in reader.pages]
 
 
 async def test_stream_without_a_cursor_begins_now(watch: Watch, database: Database):
-    # What this one has been sent the gateway has seen: it is the past of the next one.
+    # The gateway has routed these events, so they are the past of the next stream.
     earlier = follow_jobs(watch)
     await live(earlier)
     await submit_many(database, 3)
@@ -121,7 +121,7 @@ async def test_cursor_of_a_gateway_ahead_repeats_nothing(
     async with watching(settings) as other:
         behind = follow_jobs(other)
         await live(behind)
-        # The other one stands still.
+        # The tail of the other gateway is suspended.
         await other._tail_runner.stop()
         await submit_many(database, 5)
         await ahead.has(5)
@@ -163,11 +163,11 @@ async def test_only_matching_events_are_sent_and_all_move_cursor(
     }
     await everything.has(6)
     for name, (value, expected) in filters.items():
-        # The past is filtered as the present is.
+        # Past and live events pass the same filter.
         past = follow_jobs(watch, cursor, **{name: value})
         await live(past)
         assert [event.job_id for event in past.events] == expected, name
-        # At least as far as the last event that was shown to anybody.
+        # At least as far as the last event that was sent.
         assert (await places(database, past))[-1] >= (await places(database, everything))[-1]
         await past.cancel()
 
@@ -219,7 +219,7 @@ async def test_foreign_transaction_delays_the_cursor(
         await single.cancel()
         await _until_lagging(watch)
         assert reader.events == []
-        # Who comes now sees them as well.
+        # A new stream receives them as well.
         late = follow_jobs(watch, reader.pages[-1].cursor)
         await live(late)
     for each in (reader, late):
@@ -248,7 +248,7 @@ async def test_slow_stream_catches_up_from_the_store(
             await submit_many(database, 7, queue="a")
             await submit_many(database, 1, queue="b")
             bus.publish(Topic.EVENTS)
-        # The one that reads is not held up by the one that does not.
+        # The slow reader does not delay the other one.
         await other.has(20)
         await other.cancel()
         reader = Reader(stream)
@@ -297,7 +297,7 @@ async def test_unmatched_past_moves_the_cursor(watch: Watch, database: Database)
 
 
 def quiet_stream(watch: Watch, *, idle: float):
-    """A stream over a queue that nobody uses, with marks in quick succession."""
+    """A stream of an unused queue with frequent marks."""
     installation = watch._installation
     return FilterStream(
         tenant=DEFAULT_TENANT,
@@ -332,7 +332,7 @@ async def test_shutdown_sends_the_last_cursor(settings: Settings, database: Data
         await live(idle)
         await submit_many(database, 3)
         await idle.has(3)
-        # The quiet one passes them when its mailbox next wakes it, here at the end.
+        # The quiet stream passes them at its next wake-up, here at the end.
         await watch.stop()
         for reader in (quiet, idle):
             with pytest.raises(ShuttingDown):

@@ -1,4 +1,4 @@
-"""Events as the tail reads them."""
+"""A factory of events."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace_core.domain.lifecycle import EventType, JobState
 
 @pytest.fixture
 def make_event() -> Callable[..., JobEvent]:
-    """Makes an event; what a test says nothing of is as in most of them."""
+    """Return a factory of events with usual fields."""
 
     def make(**fields: Any) -> JobEvent:
         usual: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The histogram of the ages of events."""
+"""The histogram of event ages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the database's clock shows, by readings that take their time."""
+"""The database's clock, from readings that take time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from headrace_core.store.event_log import ClockReading
 from headrace_gateway.streams.gauges import DatabaseClock
 
-# The database's clock is by so much ahead of the monotonic one of this process.
+# The database's clock minus the monotonic clock of this process.
 AHEAD = 1_700_000_000.0
 
 
 def reading(asked: float, read: float, answered: float, *, ahead: float = AHEAD) -> ClockReading:
-    """A reading whose clock was read at a moment between the question and the answer."""
+    """A reading of the clock at a time between the request and the response."""
     return ClockReading(asked=asked, time=read + ahead, answered=answered)
 
 

@@ -1,4 +1,4 @@
-"""The mailbox: bounded, and it never drops without saying so."""
+"""The mailbox: bounded, and it reports dropped events."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_labels_count_as_room_of_a_mailbox(make_event: MakeEvent):
 
 async def test_mailbox_overflows_by_bytes_as_well(make_event: MakeEvent):
     mailbox = Mailbox(room=9, room_bytes=10)
-    # One that is larger than the room is still taken, or its stream could never go on.
+    # It takes a single event that is too large, or its stream would stop forever.
     mailbox.put(large := make_event(output="x" * 11))
     assert not mailbox.overflowed
     assert mailbox.take(1) == [large]
@@ -74,7 +74,7 @@ async def test_event_ends_the_wait(make_event: MakeEvent):
     mailbox.put(make_event())
     async with asyncio.timeout(5):
         await waiting
-    # What is there already needs no waiting.
+    # With events, the wait returns at once.
     await mailbox.wait()
 
 
@@ -107,12 +107,12 @@ def test_oldest_is_the_oldest_unsent_event(make_event: MakeEvent):
     mailbox.put(first)
     mailbox.put(second)
     assert mailbox.oldest == 1000
-    # What is being sent is still to come for its reader.
+    # Events being sent count as unsent.
     mailbox.sending = mailbox.take(1)[0].time.timestamp()
     assert mailbox.oldest == 1000
     mailbox.sending = None
     assert mailbox.oldest == 1001
-    # What was dropped is as well, until the stream has come back.
+    # Dropped events count as well, until the stream has caught up.
     mailbox.put(third)
     mailbox.put(fourth)
     assert mailbox.overflowed

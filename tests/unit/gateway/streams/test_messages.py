@@ -1,4 +1,4 @@
-"""Packs: in order, complete, and small enough for a message."""
+"""Messages of events: in order, complete and small enough."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pace of looks: at once while it is quiet, seldom and large under load."""
+"""The pace of the tail: immediate runs while it is quiet, fewer and larger ones under load."""
 
 from __future__ import annotations
 

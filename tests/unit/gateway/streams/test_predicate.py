@@ -1,4 +1,4 @@
-"""Filters, compiled: they match what the contract says, and every match is found by one key."""
+"""Compiled filters: they match as in the contract, and one key leads to each match."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.query import JobFilter
 from headrace_gateway.streams.routing import compile_filter, keys_of_event, keys_of_filter
 
-# A few values each, so that filters and events meet.
+# Few values, so that filters often match events.
 few = {
     "job_id": [JobId(UUID(int=n)) for n in range(3)],
     "batch_id": [BatchId(UUID(int=n)) for n in range(2)],
@@ -64,7 +64,7 @@ events = st.builds(
 
 
 def should_match(job_filter: JobFilter, event: JobEvent) -> bool:
-    """What the contract says, field by field."""
+    """The contract, field by field."""
     asked: list[bool] = []
     if job_filter.queues:
         asked.append(event.queue in job_filter.queues)

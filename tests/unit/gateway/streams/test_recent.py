@@ -1,4 +1,4 @@
-"""What is kept of the log's end is exactly what PostgreSQL would give."""
+"""The recent section of the log equals the log in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def log(make_event: MakeEvent) -> list[JobEvent]:
 
 
 def read(log: list[JobEvent], after: Place, through: Place, limit: int) -> EventPage:
-    """As PostgreSQL reads a range."""
+    """Read a range as PostgreSQL does."""
     rows = [event for event in log if after < place_of(event) <= through][:limit]
     end = place_of(rows[-1]) if rows else None
     return EventPage(events=rows, end=end, complete=len(rows) < limit)
 
 
 def fetch(recent: Recent, log: list[JobEvent], after: Place, through: Place, limit: int) -> bool:
-    """Reads as a stream does; tells whether PostgreSQL was needed."""
+    """Read as a stream does; return whether PostgreSQL was needed."""
     page = recent.page(after=after, through=through, limit=limit)
     if page is None:
         recent.add(read(log, after, through, limit), after=after, through=through)
@@ -39,7 +39,7 @@ def fetch(recent: Recent, log: list[JobEvent], after: Place, through: Place, lim
     assert page.events == truth[: len(page.events)]
     assert page.end == (place_of(page.events[-1]) if page.events else None)
     assert len(page.events) <= limit
-    # It may not know yet that there is nothing more; the next page tells.
+    # The page may not be known to be the last one; the next page is.
     assert not page.complete or len(page.events) == len(truth)
     assert page.complete or page.events
     return False
@@ -63,7 +63,7 @@ def test_page_of_large_events_ends_early(make_event: MakeEvent):
             break
         assert page.end is not None
         after = page.end
-    # The event that fills a page is still in it.
+    # A page includes the event that fills it.
     assert sizes == [3, 3, 1]
 
 
@@ -74,7 +74,7 @@ def test_read_page_is_found_by_the_next_stream(log: list[JobEvent]):
     assert not fetch(recent, log, place_of(log[3]), through, 100)
     assert not fetch(recent, log, place_of(log[20]), through, 100)
     assert not fetch(recent, log, through, through, 100)
-    # From further back somebody has to read it.
+    # Earlier events need a read.
     assert fetch(recent, log, place_of(log[2]), through, 100)
 
 
@@ -96,7 +96,7 @@ def test_newer_range_replaces_the_section(log: list[JobEvent]):
     assert fetch(recent, log, place_of(log[9]), place_of(log[20]), 100)
     assert not fetch(recent, log, place_of(log[9]), place_of(log[20]), 100)
     assert fetch(recent, log, place_of(log[0]), place_of(log[5]), 100)
-    # What is older and does not join on is not kept.
+    # Older pages that do not adjoin are not kept.
     assert not fetch(recent, log, place_of(log[9]), place_of(log[20]), 100)
 
 

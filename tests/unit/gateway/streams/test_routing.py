@@ -1,4 +1,4 @@
-"""Who gets which event, and what is left behind by who goes."""
+"""Routing of events to streams, and the removal of routes."""
 
 from __future__ import annotations
 

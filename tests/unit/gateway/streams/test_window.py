@@ -1,4 +1,4 @@
-"""The window: visible events in, settled events out, in the order of the log."""
+"""The window: visible events enter, settled events leave in the order of the log."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_full_window_drops_events_and_marks_them_missing(make_event: MakeEvent):
     assert window.missing_through == 12
     later = make_event(xid=13, position=13)
     window.add([later])
-    # Nothing comes out past what is missing.
+    # While events are missing, none are taken.
     assert window.take(horizon=99, limit=9) == []
     window.move((12, 12), found_all=True)
     assert window.take(horizon=99, limit=9) == [later]
@@ -65,7 +65,7 @@ def test_take_stops_at_the_given_place(make_event: MakeEvent):
     early, waiting = make_event(xid=10, position=1), make_event(xid=12, position=1)
     window.add([waiting])
     window.add([early])
-    # The next look may bring what stands between them.
+    # The next run may add events between them.
     assert window.take(horizon=13, limit=9, through=(10, 1)) == [early]
     assert window.take(horizon=13, limit=9, through=(10, 1)) == []
     window.add([between := make_event(xid=11, position=1)])
@@ -81,7 +81,7 @@ def test_take_stops_at_the_given_place(make_event: MakeEvent):
 def test_events_settle_once_in_order_for_any_commit_order(
     make_event: MakeEvent, writers: list[int], room: int, seed: int
 ):
-    """Transactions end in a random order; the store is a list, read when something is missing."""
+    """Transactions end in random order; the store is a list, read for missing events."""
     chance = random.Random(seed)
     transactions = {
         xid: [make_event(xid=xid, position=chance.randrange(2**40)) for _ in range(count)]
