@@ -27,7 +27,7 @@ RELEASE = Transition(
         """,
         Lock.SKIP,
     ),
-    set={"queue_time": "clock_timestamp()"},
+    changes={"queue_time": "clock_timestamp()"},
     result="SELECT id FROM freed",
 )
 
@@ -35,7 +35,7 @@ STOP_AND_RELEASE = Transition(
     name="stopped",
     events=(EventType.CANCELLED,),
     rows="j.id = :id AND $guard",
-    set={"end_time": "clock_timestamp()"},
+    changes={"end_time": "clock_timestamp()"},
     then=RELEASE.ctes,
     result="SELECT id FROM freed",
 )

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from headrace_core import store
-from headrace_core.domain.lifecycle import EventType
+from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.store import jobs
 from headrace_core.store.sql import transition
 from headrace_core.store.sql.transition import Creation, Lock, Selection, Transition
@@ -30,7 +30,7 @@ def folder(package: ModuleType) -> Path:
     return Path(package.__path__[0])
 
 
-def test_each_event_of_the_lifecycle_has_a_transition() -> None:
+def test_lifecycle_events_have_a_transition_each() -> None:
     events = {event for one in built() for event in one.events}
 
     assert events == set(EventType)
@@ -51,9 +51,13 @@ def test_only_the_builder_writes_states_and_events(statement: str) -> None:
     assert [path.name for path in files if pattern.search(path.read_text())] == []
 
 
-def test_a_transition_sets_state_seq_xid_and_time() -> None:
+def test_transition_sets_state_seq_xid_and_time() -> None:
     sql = Transition(
-        name="queued", events=[EventType.DUE], rows=DUE, set={"queue_time": "NULL"}, result="SELECT"
+        name="queued",
+        events=[EventType.DUE],
+        rows=DUE,
+        changes={"queue_time": "NULL"},
+        result="SELECT",
     ).sql
 
     sql = " ".join(sql.split())
@@ -67,11 +71,11 @@ def test_a_transition_sets_state_seq_xid_and_time() -> None:
 
 
 @pytest.mark.parametrize("sql", ["SELECT j.id FROM jobs j $lock", "SELECT j.id FROM jobs j $guard"])
-def test_a_selection_without_guard_or_lock_is_refused(sql: str) -> None:
+def test_selection_without_guard_or_lock_is_refused(sql: str) -> None:
     rows = Selection("due", sql, Lock.SKIP)
 
     with pytest.raises(ValueError, match="the selection has no"):
-        Transition(name="queued", events=[EventType.DUE], rows=rows, set={}, result="SELECT")
+        Transition(name="queued", events=[EventType.DUE], rows=rows, changes={}, result="SELECT")
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,25 @@ def test_a_selection_without_guard_or_lock_is_refused(sql: str) -> None:
         ([EventType.PROGRESSED, EventType.OUTPUT], "several events"),
     ],
 )
-def test_an_ambiguous_declaration_is_refused(events: list[EventType], message: str) -> None:
+def test_ambiguous_declaration_is_refused(events: list[EventType], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Transition(name="changed", events=events, rows=DUE, set={}, result="SELECT")
+        Transition(name="changed", events=events, rows=DUE, changes={}, result="SELECT")
+
+
+def test_change_of_a_column_of_the_builder_is_refused() -> None:
+    with pytest.raises(ValueError, match="the builder sets"):
+        Transition(
+            name="queued", events=[EventType.DUE], rows=DUE, changes={"seq": "1"}, result="SELECT"
+        )
+
+
+def test_source_outside_the_lifecycle_is_refused() -> None:
+    with pytest.raises(ValueError, match="no state from which"):
+        Transition(
+            name="queued",
+            events=[EventType.DUE],
+            sources=[JobState.RUNNING],
+            rows=DUE,
+            changes={},
+            result="SELECT",
+        )

@@ -54,12 +54,12 @@ _CANCEL = Transition(
     sources=sources(EventType.CANCELLED),
     rows="j.id = :id AND $guard AND j.cancel_request_time IS NULL",
     state=f"CASE WHEN j.state IN ({in_list(_WAITING)}) THEN 'cancelled' ELSE j.state END",
-    set={
+    changes={
         "end_time": f"CASE WHEN j.state IN ({in_list(_WAITING)}) THEN clock_timestamp() END",
         "cancel_request_time": "clock_timestamp()",
     },
     returning="j.*",
-    type="CASE WHEN e.state = 'cancelled' THEN 'cancelled' ELSE 'cancel_requested' END",
+    event_type="CASE WHEN e.state = 'cancelled' THEN 'cancelled' ELSE 'cancel_requested' END",
     result=f"SELECT {job_columns(full=False)} FROM changed",
 )
 

@@ -126,7 +126,7 @@ _CLAIM = Transition(
         Lock.SKIP,
     ),
     keyed=True,
-    set={
+    changes={
         "attempt": "j.attempt + 1",
         "worker_id": ":worker_id",
         "start_time": "m.now",
@@ -135,7 +135,7 @@ _CLAIM = Transition(
     # The statement waits for no lock, so the moment is not earlier than the claim.
     moment=True,
     returning="j.*, free.unsound",
-    event={"worker_id": "e.worker_id"},
+    event_columns={"worker_id": "e.worker_id"},
     result="""
         SELECT id, tenant, type, queue, payload::text AS payload, labels::text AS labels, attempt,
             retries_used, worker_losses, interruptions, retry::text AS retry, correlation_id,

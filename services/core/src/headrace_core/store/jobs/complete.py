@@ -188,7 +188,7 @@ _COMPLETE = Transition(
     name="ended",
     events=(EventType.SUCCEEDED,),
     rows="j.id = complete.job AND j.attempt = complete.attempt AND $guard",
-    set={
+    changes={
         "result": "coalesce(complete.result, 'null')",
         "error": "NULL",
         "end_time": "clock_timestamp()",

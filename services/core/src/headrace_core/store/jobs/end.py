@@ -136,7 +136,7 @@ _END = Transition(
     ),
     keyed=True,
     state="own.state",
-    set={
+    changes={
         "result": "own.result::json",
         "error": """CASE WHEN own.state = 'succeeded' THEN NULL
             ELSE coalesce(own.error::json, j.error) END""",
@@ -153,8 +153,8 @@ _END = Transition(
         "end_time": f"CASE WHEN own.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END",
     },
     returning=f"{CHANGED}, j.due_time, own.event, own.error",
-    type="e.event",
-    event={
+    event_type="e.event",
+    event_columns={
         "error": """CASE WHEN e.event IN ('retry_scheduled', 'failed', 'worker_lost', 'expired')
             THEN e.error::json END""",
         "due_time": "CASE WHEN e.event = 'retry_scheduled' THEN e.due_time END",

@@ -48,7 +48,7 @@ _PROMOTE = Transition(
         """,
         Lock.SKIP,
     ),
-    set={
+    changes={
         "queue_time": "clock_timestamp()",
         "rank": RANK.format(due="j.due_time", priority="j.priority"),
     },

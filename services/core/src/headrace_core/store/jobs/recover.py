@@ -116,7 +116,7 @@ _RECOVER = Transition(
         Lock.SKIP,
     ),
     state="lost.state",
-    set={
+    changes={
         "worker_losses": "j.worker_losses + lost.charged::integer",
         "error": """json_build_object('type', 'WORKER_LOST', 'message',
             'the worker of attempt ' || j.attempt || ' died or hung',
@@ -127,8 +127,8 @@ _RECOVER = Transition(
         "end_time": f"CASE WHEN lost.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END",
     },
     returning=f"{CHANGED}, j.error",
-    type="CASE WHEN e.state = 'cancelled' THEN 'cancelled' ELSE 'worker_lost' END",
-    event={"error": "CASE WHEN e.state <> 'cancelled' THEN e.error END"},
+    event_type="CASE WHEN e.state = 'cancelled' THEN 'cancelled' ELSE 'worker_lost' END",
+    event_columns={"error": "CASE WHEN e.state <> 'cancelled' THEN e.error END"},
     result="SELECT r.id, r.state FROM current_term LEFT JOIN released r ON true",
 )
 
@@ -153,13 +153,13 @@ _EXPIRE = Transition(
         """,
         Lock.SKIP,
     ),
-    set={
+    changes={
         "error": """json_build_object('type', 'DEADLINE_EXCEEDED', 'message',
             'the deadline passed while it was ' || j.state, 'retryable', false)""",
         "stack_trace": "NULL",
         "end_time": "clock_timestamp()",
     },
     returning=f"{CHANGED}, j.error",
-    event={"error": "e.error"},
+    event_columns={"error": "e.error"},
     result="SELECT e.id FROM current_term LEFT JOIN expired e ON true",
 )

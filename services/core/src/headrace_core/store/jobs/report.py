@@ -88,13 +88,13 @@ _REPORT = Transition(
         Lock.WAIT,
     ),
     keyed=True,
-    set={"progress": "coalesce(own.progress::json, j.progress)"},
+    changes={"progress": "coalesce(own.progress::json, j.progress)"},
     several=Several(
         join="JOIN input i ON i.id = e.id AND i.attempt = e.attempt",
         number="i.number",
         per_row="own.reports",
     ),
-    type="CASE WHEN i.output IS NULL THEN 'progressed' ELSE 'output' END",
-    event={"progress": "i.progress::json", "output": "i.output::json"},
+    event_type="CASE WHEN i.output IS NULL THEN 'progressed' ELSE 'output' END",
+    event_columns={"progress": "i.progress::json", "output": "i.output::json"},
     result="SELECT id, attempt FROM reported",
 )

@@ -46,7 +46,7 @@ _REQUEUE = Transition(
     events=(EventType.REQUEUED,),
     rows="j.id = :id AND $guard",
     state=f"CASE WHEN {_LATER} THEN 'scheduled' ELSE 'queued' END",
-    set={
+    changes={
         "retries_used": "0",
         "worker_losses": "0",
         "interruptions": "0",
@@ -63,6 +63,6 @@ _REQUEUE = Transition(
     # `lock_job` has locked the row, so the moment is not earlier than the change.
     moment=True,
     returning="j.*",
-    event={"due_time": "CASE WHEN e.state = 'scheduled' THEN e.due_time END"},
+    event_columns={"due_time": "CASE WHEN e.state = 'scheduled' THEN e.due_time END"},
     result=f"SELECT {job_columns(full=False)} FROM changed",
 )

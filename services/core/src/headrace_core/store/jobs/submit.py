@@ -128,7 +128,7 @@ _INSERT = Creation(
         ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING
     """,
     returning="id, xid, tenant, state, create_time, due_time, queue_time",
-    event={"due_time": "CASE WHEN e.state = 'scheduled' THEN e.due_time END"},
+    event_columns={"due_time": "CASE WHEN e.state = 'scheduled' THEN e.due_time END"},
     order=["e.id"],
     result="""
         SELECT state, create_time, due_time, queue_time, array_agg(id) AS ids

@@ -127,7 +127,7 @@ def _insert_batch(rows: str) -> Creation:
         first="input",
         state=STATE,
         time="e.now",
-        event={"due_time": "CASE WHEN e.later THEN e.due END"},
+        event_columns={"due_time": "CASE WHEN e.later THEN e.due END"},
         # The start of a job depends on its schedule_time alone.
         result=f"""
             SELECT DISTINCT schedule_time, {STATE} AS state, now AS create_time, due AS due_time,

@@ -78,7 +78,7 @@ class WriteProbe:
 _NO_EVENT = insert_events(
     table="job e",
     seq="e.seq",
-    type=f"'{EventType.SUBMITTED}'",
+    event_type=f"'{EventType.SUBMITTED}'",
     state="e.state",
     time="e.create_time",
     columns={},

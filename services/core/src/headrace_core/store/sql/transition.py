@@ -30,7 +30,7 @@ TERMINAL_LIST: Final = in_list(sorted(TERMINAL))
 
 def source_guard(event: EventType, table: str = "j") -> str:
     """Return the condition under which `event` may happen to a row of jobs."""
-    return _is_one_of(sources(event), table)
+    return _scanned(sources(event), table)
 
 
 def keyed_guard(event: EventType, table: str = "j") -> str:
@@ -39,16 +39,16 @@ def keyed_guard(event: EventType, table: str = "j") -> str:
     It hides the states from the planner, so the plan never scans the partial index of a state. Such
     a plan, made while few jobs had the state, would become slower with each one more.
     """
-    return _is_any_of(sources(event), table)
+    return _keyed(sources(event), table)
 
 
-def _is_one_of(states: Sequence[JobState], table: str) -> str:
+def _scanned(states: Sequence[JobState], table: str) -> str:
     if len(states) == 1:
         return f"{table}.state = '{states[0]}'"
     return f"{table}.state IN ({in_list(states)})"
 
 
-def _is_any_of(states: Sequence[JobState], table: str) -> str:
+def _keyed(states: Sequence[JobState], table: str) -> str:
     return f"{table}.state = ANY (ARRAY(SELECT unnest(ARRAY[{in_list(states)}])))"
 
 
@@ -71,7 +71,7 @@ class Selection(NamedTuple):
     """The rows of jobs to change, as a CTE of that name.
 
     Attributes:
-        name: of the CTE. It has the column `id`, and others that the transition's `set` reads.
+        name: of the CTE. It has the column `id`, and others that the transition's `changes` read.
         sql: its SELECT, from `jobs j`, with $guard and $lock.
         lock: the value of $lock.
     """
@@ -107,11 +107,11 @@ class Transition:
         rows: the rows to change, or the condition that finds one row by its key, with $guard.
         keyed: whether $guard is the one for rows that are found by their keys.
         state: the new state, in SQL. It may be left out if `events` lead to one state alone.
-        set: the values of other columns. `seq`, `xid` and `update_time` are always set.
+        changes: the values of other columns. The builder sets `seq`, `xid` and `update_time`.
         moment: whether all times are one moment, `m.now`.
         returning: the columns of the changed rows, when not `CHANGED`.
-        type: the event's type, in SQL of the changed row `e`; needed with several `events`.
-        event: the values of further columns of the event, in SQL of `e`.
+        event_type: the event's type, in SQL of the changed row `e`; required with several `events`.
+        event_columns: the values of further columns of the event, in SQL of `e`.
         several: set if a row has several events.
         then: CTEs that read the changed rows.
         result: the final SELECT. Without one the INSERT of the events is the last statement.
@@ -134,26 +134,27 @@ class Transition:
         recursive: bool = False,
         keyed: bool = False,
         state: str | None = None,
-        set: Mapping[str, str],  # noqa: A002 - SQL's own name
+        changes: Mapping[str, str],
         moment: bool = False,
         returning: str | None = None,
-        type: str | None = None,  # noqa: A002 - the column's name
-        event: Mapping[str, str] | None = None,
+        event_type: str | None = None,
+        event_columns: Mapping[str, str] | None = None,
         several: Several | None = None,
         then: Sequence[str] = (),
         result: str | None,
         schema: str = "",
     ) -> None:
-        starts = _starts(events) if sources is None else sources
-        now = "m.now" if moment else "clock_timestamp()"
-        changes = {
+        starts = _starts(events, sources)
+        if twice := changes.keys() & _OWN:
+            raise ValueError(f"the builder sets {sorted(twice)}")
+        values = {
             **_new_state(events, starts, state),
             "seq": f"j.seq + {several.per_row if several else 1}",
             "xid": _EVENT_XID,
-            **set,
-            "update_time": now,
+            **changes,
+            "update_time": "m.now" if moment else "clock_timestamp()",
         }
-        guard = (_is_any_of if keyed else _is_one_of)(starts, "j")
+        guard = (_keyed if keyed else _scanned)(starts, "j")
         tables = ["(SELECT clock_timestamp() AS now) m"] if moment else []
         selected = []
         if isinstance(rows, Selection):
@@ -163,7 +164,7 @@ class Transition:
         else:
             where = _fill(rows, guard=guard)
         update = (
-            f"UPDATE {schema}jobs j\nSET {_assignments(changes)}\n"
+            f"UPDATE {schema}jobs j\nSET {_assignments(values)}\n"
             f"{f'FROM {_join(tables)} ' if tables else ''}WHERE {where}\n"
             f"RETURNING {returning or CHANGED}{f', {several.per_row} AS events' if several else ''}"
         )
@@ -171,10 +172,10 @@ class Transition:
         insert = insert_events(
             table=f"{name} e {several.join}" if several else f"{name} e",
             seq=f"e.seq - e.events + {several.number}" if several else "e.seq",
-            type=_event_type(events, type),
+            event_type=_event_type(events, event_type),
             state="e.state",
             time="e.update_time",
-            columns=event or {},
+            columns=event_columns or {},
             order=[*order, several.number] if several else order,
             schema=schema,
         )
@@ -196,7 +197,7 @@ class Creation:
         returning: the columns of the CTE `created`.
         first: the CTE with a row `e` for each event; `input` needs no RETURNING.
         state, time: the new state and the time of submission, in SQL of `e`.
-        event: the values of further columns of the event, in SQL of `e`.
+        event_columns: the values of further columns of the event, in SQL of `e`.
         order: the order of the events.
         then: CTEs that read the new jobs.
         result: the final SELECT.
@@ -214,7 +215,7 @@ class Creation:
         first: str = "created",
         state: str = "e.state",
         time: str = "e.create_time",
-        event: Mapping[str, str],
+        event_columns: Mapping[str, str],
         order: Sequence[str] = (),
         then: Sequence[str] = (),
         result: str,
@@ -226,17 +227,20 @@ class Creation:
         events = insert_events(
             table=f"{first} e",
             seq="1",
-            type=f"'{EventType.SUBMITTED}'",
+            event_type=f"'{EventType.SUBMITTED}'",
             state=state,
             attempt="0",
             time=time,
-            columns=event,
+            columns=event_columns,
             order=order,
         )
         self.events = (EventType.SUBMITTED,)
         self.ctes = [*before, _cte("created", jobs), _cte("created_event", events), *then]
         self.statement: TextClause = text(_statement(self.ctes, result))
 
+
+# The columns that the builder sets.
+_OWN: Final = frozenset({"state", "seq", "xid", "update_time"})
 
 # The columns of a changed row that its event copies.
 CHANGED: Final = "j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time"
@@ -249,7 +253,7 @@ def insert_events(
     *,
     table: str,
     seq: str,
-    type: str,  # noqa: A002 - the column's name
+    event_type: str,
     state: str,
     time: str,
     columns: Mapping[str, str],
@@ -263,7 +267,7 @@ def insert_events(
         "seq": seq,
         "xid": "e.xid",
         "tenant": "e.tenant",
-        "type": type,
+        "type": event_type,
         "state": state,
         "attempt": attempt,
         "time": time,
@@ -276,10 +280,14 @@ def insert_events(
     )
 
 
-def _starts(events: Sequence[EventType]) -> tuple[JobState, ...]:
-    """Return the states from which each of `events` may happen."""
-    starts = tuple(s for s in sources(events[0]) if all(s in sources(e) for e in events))
-    if not starts:
+def _starts(events: Sequence[EventType], declared: Sequence[JobState] | None) -> Sequence[JobState]:
+    """Return the declared states, or those from which each of `events` may happen."""
+    allowed = [sources(event) for event in events]
+    if declared is None:
+        starts = [state for state in allowed[0] if all(state in each for each in allowed)]
+    else:
+        starts = [state for state in declared if any(state in each for each in allowed)]
+    if not starts or (declared is not None and len(starts) < len(declared)):
         raise ValueError(f"the lifecycle has no state from which each of {events} may happen")
     return starts
 
