@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
@@ -19,18 +20,23 @@ from support.server import Server
 from support.until import until
 from support.worker_process import worker_process
 
+# One loop for the tests of this module, which share a worker.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def jobs(settings: Settings) -> AsyncIterator[Platform]:
-    async with platform(settings, handlers(), workers=0) as running:
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def jobs(module_settings: Settings) -> AsyncIterator[Platform]:
+    async with platform(module_settings, handlers(), workers=0) as running:
         yield running
 
 
-@pytest.fixture
-async def worker(jobs: Platform, tmp_path: Path) -> AsyncIterator[Server]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def worker(jobs: Platform, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """A worker with one process; it ends by its signal after all that the tests did to it."""
     narrow = jobs.settings.model_copy(update={"worker_processes": 1})
-    async with worker_process(narrow, tmp_path) as running:
+    async with worker_process(narrow, tmp_path_factory.mktemp("worker")) as running:
         yield running
+        assert await asyncio.to_thread(running.terminate, within=30.0) == 0
 
 
 async def _result(jobs: Platform, job_type: str, payload: str = "{}") -> object:
@@ -58,7 +64,7 @@ async def test_children_end_with_their_attempt(jobs: Platform, worker: Server) -
     assert await jobs.history(neighbor) == [E.SUBMITTED, E.STARTED]
     await jobs.cancel(neighbor)
     await jobs.ended(neighbor)
-    assert await asyncio.to_thread(worker.terminate, within=10.0) == 0
+    assert worker.running
 
 
 async def test_forked_child_that_returns_ends(
@@ -73,7 +79,7 @@ async def test_forked_child_that_returns_ends(
     # No child continued after the await.
     assert came.read_text().split() == [str(worker.pid)] * 6
     assert await _result(jobs, "t.process", '{"number": 1}')
-    assert await asyncio.to_thread(worker.terminate, within=10.0) == 0
+    assert worker.running
 
 
 @pytest.mark.parametrize("job_type", ["t.closes", "t.closes_loop"])

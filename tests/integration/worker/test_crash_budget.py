@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import pytest_asyncio
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType as E
@@ -18,11 +19,14 @@ from support.handlers import handlers
 from support.jobs import set_column
 from support.platform import DEADLINE_S, Platform, platform
 
+# One loop for the tests of this module, which share a platform.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def jobs(settings: Settings) -> AsyncIterator[Platform]:
-    # One process, so that each job reuses the process of the previous one.
-    narrow = settings.model_copy(update={"worker_processes": 1, "log_format": "json"})
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def jobs(module_settings: Settings) -> AsyncIterator[Platform]:
+    """A platform with one process, so that each job runs in the process of the one before."""
+    narrow = module_settings.model_copy(update={"worker_processes": 1})
     async with platform(narrow, handlers()) as running:
         yield running
 
@@ -48,6 +52,8 @@ async def test_suspect_does_not_end_its_worker(jobs: Platform) -> None:
     assert [event.state for event in losses] == [JobState.QUEUED, JobState.FAILED]
     assert (await jobs.job(beside)).state is JobState.RUNNING
     assert (await jobs.job(beside)).attempt == 1
+    await jobs.cancel(beside)
+    await jobs.ended(beside)
 
 
 async def test_innocent_suspect_succeeds(jobs: Platform) -> None:
@@ -100,10 +106,15 @@ async def test_huge_message_is_not_read_by_the_worker(jobs: Platform) -> None:
     assert "30000" in job.error.message
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_process_logs_as_its_worker_does(
-    jobs: Platform, capfd: pytest.CaptureFixture[str]
+    settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert (await jobs.ended(await jobs.submit("t.logs", '"a word"'))).state is JobState.SUCCEEDED
+    # A process inherits its standard error, so it starts after the capture.
+    narrow = settings.model_copy(update={"worker_processes": 1, "log_format": "json"})
+    async with platform(narrow, handlers()) as jobs:
+        job = await jobs.ended(await jobs.submit("t.logs", '"a word"'))
+    assert job.state is JobState.SUCCEEDED
     lines = [line for line in capfd.readouterr().err.splitlines() if "a word" in line]
     line, library = map(json.loads, lines)
     assert (line["event"], line["level"], line["service"]) == ("said_by_handler", "info", "worker")

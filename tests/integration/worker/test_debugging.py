@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace_core.domain.job import Job
+import pytest
+import pytest_asyncio
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import Job, JobEvent
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
 from headrace_worker.api.registry import Registry
@@ -18,48 +23,66 @@ MODES = ("loop", "thread", "process")
 CARD = "4111-1111"
 
 
-async def run(
-    settings: Settings, folder: Path, *submits: tuple[str, dict[str, Any]]
-) -> tuple[dict[str, Job], list[dict[str, Any]], dict[str, list[Any]], str]:
-    """Runs jobs on a worker in a process of its own.
+SUBMITS: list[tuple[str, dict[str, Any]]] = [
+    *((f"d.{name}.{mode}", {"card": CARD}) for name in ("charge", "many") for mode in MODES),
+    *((f"d.hostile.{mode}", {"fail": fail}) for mode in MODES for fail in (True, False)),
+    *((f"d.speak.{mode}", {}) for mode in MODES),
+    *((name, {}) for name in ("d.wait.loop", "d.wait.thread", "d.cancelled.loop")),
+]
 
-    Returns:
-        The ended jobs by type and payload, the lines of the log, events by the same, the log.
-    """
-    jobs: dict[str, Job] = {}
-    events: dict[str, list[Any]] = {}
+
+@dataclass(frozen=True)
+class Ran:
+    """Jobs that have ended, their events by job, and the log of their worker."""
+
+    jobs: list[Job]
+    events: dict[JobId, list[JobEvent]]
+    log: str
+
+    def of(self, *types: str) -> list[Job]:
+        """Return the jobs whose type begins with one of `types`."""
+        return [job for job in self.jobs if job.type.startswith(types)]
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of the log."""
+        return [json.loads(line) for line in self.log.splitlines()]
+
+
+async def run(settings: Settings, folder: Path, *submits: tuple[str, dict[str, Any]]) -> Ran:
+    """Run jobs on a worker in a process of its own."""
     async with (
         platform(settings, Registry(), workers=0) as running,
         worker_process(running.settings, folder, handlers="support.debugged_handlers") as worker,
     ):
-        names = [f"{job_type} {json.dumps(payload)}" for job_type, payload in submits]
         ids = [
             await running.submit(job_type, json.dumps(payload), correlation_id=f"trace {job_type}")
             for job_type, payload in submits
         ]
-        for name, job_id in zip(names, ids, strict=True):
-            jobs[name] = await running.ended(job_id)
-            events[name] = await running.events(job_id)
+        jobs = [await running.ended(job_id) for job_id in ids]
+        events = {job_id: await running.events(job_id) for job_id in ids}
         await asyncio.to_thread(worker.stop)
         log = worker.log.read_text()
-    return jobs, [json.loads(line) for line in log.splitlines()], events, log
+    return Ran(jobs, events, log)
 
 
-async def test_failed_job_shows_where_its_handler_failed(
-    settings: Settings, tmp_path: Path
-) -> None:
-    submits = [
-        (f"d.{name}.{mode}", {"card": CARD}) for name in ("charge", "many") for mode in MODES
-    ]
-    jobs, lines, events, log = await run(settings, tmp_path, *submits)
-    for name, job in jobs.items():
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ran(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """All jobs of this module, run by one worker."""
+    return await run(module_settings, tmp_path_factory.mktemp("worker"), *SUBMITS)
+
+
+def test_failed_job_shows_where_its_handler_failed(ran: Ran) -> None:
+    jobs = ran.of("d.charge", "d.many")
+    assert len(jobs) == 2 * len(MODES)
+    for job in jobs:
         assert (job.state, job.attempt) == (JobState.FAILED, 2)
         assert job.error is not None
         trace = job.error.stack_trace
         assert trace.startswith("Traceback (most recent call last):\n")
         assert "support/debugged_handlers.py" in trace
         assert "headrace_worker/" not in trace
-        if "charge" in name:
+        if "charge" in job.type:
             assert (job.error.type, job.error.message) == ("RuntimeError", "the card was refused")
             assert "number: Input should be a valid integer" in trace
             assert "Card(number=card)" in trace
@@ -67,7 +90,7 @@ async def test_failed_job_shows_where_its_handler_failed(
         else:
             assert "ValueError: first" in trace
             assert "KeyError: 'second'" in trace
-        failures = [line for line in lines if line.get("job_id") == str(job.id)]
+        failures = [line for line in ran.lines if line.get("job_id") == str(job.id)]
         assert [(line["event"], line["level"]) for line in failures] == [
             ("job_retry_scheduled", "warning"),
             ("job_failed", "error"),
@@ -77,14 +100,12 @@ async def test_failed_job_shows_where_its_handler_failed(
             assert line["correlation_id"] == f"trace {job.type}"
             assert "support/debugged_handlers.py" in line["stack_trace"]
         assert failures[-1]["stack_trace"] == trace
-        assert [event.error.stack_trace for event in events[name] if event.error] == ["", ""]
-    assert CARD not in log
+        assert [event.error.stack_trace for event in ran.events[job.id] if event.error] == ["", ""]
+    assert CARD not in ran.log
 
 
-async def test_timeout_shows_where_the_handler_was(settings: Settings, tmp_path: Path) -> None:
-    types = ("d.wait.loop", "d.wait.thread", "d.cancelled.loop")
-    jobs, _, _, _ = await run(settings, tmp_path, *((job_type, {}) for job_type in types))
-    errors = {job.type: job.error for job in jobs.values()}
+def test_timeout_shows_where_the_handler_was(ran: Ran) -> None:
+    errors = {job.type: job.error for job in ran.of("d.wait", "d.cancelled")}
     for job_type, kind, places in (
         ("d.wait.loop", "TIMEOUT", ["in wait_in_loop", "in wait_for_a_bank"]),
         ("d.wait.thread", "TIMEOUT", ["in wait_in_thread"]),
@@ -102,40 +123,37 @@ async def test_stack_traces_are_not_stored_when_turned_off(
     settings: Settings, tmp_path: Path
 ) -> None:
     off = settings.model_copy(update={"store_stack_traces": False})
-    jobs, lines, _, _ = await run(off, tmp_path, ("d.charge.loop", {"card": CARD}))
-    [job] = jobs.values()
+    ran = await run(off, tmp_path, ("d.charge.loop", {"card": CARD}))
+    [job] = ran.jobs
     assert job.error is not None
     assert (job.error.type, job.error.stack_trace) == ("RuntimeError", "")
-    assert any("debugged_handlers.py" in line.get("stack_trace", "") for line in lines)
+    assert any("debugged_handlers.py" in line.get("stack_trace", "") for line in ran.lines)
 
 
-async def test_hostile_error_texts_are_cleaned_in_every_mode(
-    settings: Settings, tmp_path: Path
-) -> None:
-    submits = [(f"d.hostile.{mode}", {"fail": fail}) for mode in MODES for fail in (True, False)]
-    jobs, _, _, log = await run(settings, tmp_path, *submits)
-    for name, job in jobs.items():
+def test_hostile_error_texts_are_cleaned_in_every_mode(ran: Ran) -> None:
+    jobs = ran.of("d.hostile")
+    assert len(jobs) == 2 * len(MODES)
+    for job in jobs:
         assert job.state is JobState.FAILED
         assert job.error is not None
-        kind = "x??y" if "true" in name else "Errr"
+        kind = "x??y" if "true" in job.payload else "Errr"
         assert job.error.type.startswith(kind)
         assert len(job.error.type) == 200
         assert job.error.message.startswith("x??y")
         assert len(job.error.message) == 2000
         assert len(job.error.stack_trace.encode()) <= 16 * 1024
-    assert "\\u0000" not in log
-    assert "\x00" not in log
-    assert max(map(len, log.splitlines())) < 40_000
+    assert "\\u0000" not in ran.log
+    assert "\x00" not in ran.log
+    assert max(map(len, ran.log.splitlines())) < 40_000
 
 
-async def test_handler_lines_have_the_facts_of_their_job(
-    settings: Settings, tmp_path: Path
-) -> None:
-    jobs, lines, _, _ = await run(settings, tmp_path, *((f"d.speak.{mode}", {}) for mode in MODES))
-    for job in jobs.values():
+def test_handler_lines_have_the_facts_of_their_job(ran: Ran) -> None:
+    jobs = ran.of("d.speak")
+    assert len(jobs) == len(MODES)
+    for job in jobs:
         # The handler returns the values of its context.
         assert (job.state, job.result) == (JobState.SUCCEEDED, f'"trace {job.type}"')
-        own = [line for line in lines if line.get("job_id") == str(job.id)]
+        own = [line for line in ran.lines if line.get("job_id") == str(job.id)]
         for line in own:
             assert line["attempt"] == 1
             assert line["type"] == job.type
