@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import NamedTuple
 
-from headrace_core.domain.errors import InvalidRequest, PayloadInvalid
+from headrace_core.domain.errors import InvalidRequest, PayloadInvalid, Violation
 from headrace_core.domain.ids import BatchId, uuid7
 from headrace_core.domain.job import DEFAULT_QUEUE, JobSpec, JsonText
 from headrace_core.domain.submission import (
@@ -20,20 +19,11 @@ from headrace_core.domain.submission import (
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.new_jobs import new_ids
 from headrace_gateway.api.documents import Document, Payload, canonical
-from headrace_gateway.api.job_rules import check_payload, check_spec
+from headrace_gateway.api.job_rules import check_batch_size, check_payload, check_spec
 from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.api.validation import Violations, call_deadline, check_request_id
 from headrace_gateway.calls.call import Call
-
-
-class Accepted(NamedTuple):
-    """Valid jobs: their specs as requested and with their queues decided, and their payloads."""
-
-    requested: Repeated[JobSpec]
-    specs: Repeated[JobSpec]
-    payloads: Sequence[JsonText]
-    has_workers: bool
 
 
 class Intake:
@@ -48,33 +38,122 @@ class Intake:
         self._settings = settings
         self._registrations = registrations
 
-    async def accept(
+    async def new_job(
+        self,
+        call: Call,
+        spec: JobSpec,
+        payload: Payload,
+        *,
+        request_id: str | None,
+        use_call_deadline: bool,
+        violations: Sequence[Violation],
+    ) -> NewJob:
+        """Return a valid job, ready to be stored or found.
+
+        Args:
+            call: the call.
+            spec, payload: the job, at the field path `job`.
+            request_id: the idempotency key of the job.
+            use_call_deadline: whether the deadline of the call is the deadline of the job.
+            violations: the violations found so far.
+
+        Raises:
+            InvalidRequest: with every violation; PayloadInvalid if payloads that do not match
+                their schemas are the only ones.
+            LimitExceeded: the payload or the labels exceed a limit.
+        """
+        found = Violations(violations)
+        check_request_id(request_id, found)
+        deadline_after = call_deadline(call, use_call_deadline, found)
+        specs, texts = await self._accept(
+            call,
+            Repeated((spec,), (0,)),
+            (payload,),
+            paths=("job",),
+            found=found,
+            deadline_after=deadline_after,
+        )
+        return NewJob(
+            id=new_ids(1)[0],
+            tenant=call.tenant,
+            spec=specs.distinct[0],
+            payload=texts[0],
+            request_id=request_id,
+            # Contents are compared only for the same request_id.
+            fingerprint=fingerprint(spec, canonical(texts[0])) if request_id else None,
+            requested=spec,
+            correlation_id=call.correlation_id,
+        )
+
+    async def new_batch(
+        self,
+        call: Call,
+        specs: Repeated[JobSpec],
+        payloads: Sequence[Payload],
+        *,
+        request_id: str | None,
+        use_call_deadline: bool,
+        violations: Sequence[Violation],
+    ) -> NewBatch:
+        """Return a valid batch, ready to be stored or found.
+
+        Args:
+            call: the call.
+            specs, payloads: the jobs, at the field paths `jobs[0]`, `jobs[1]` …
+            request_id: the idempotency key of the batch.
+            use_call_deadline: whether the deadline of the call is the deadline of the jobs.
+            violations: the violations found so far.
+
+        Raises:
+            InvalidRequest, LimitExceeded: as for `new_job`, and for a batch with too many jobs.
+        """
+        found = Violations(violations)
+        check_request_id(request_id, found)
+        check_batch_size(specs, found, self._settings)
+        deadline_after = call_deadline(call, use_call_deadline, found)
+        paths = [f"jobs[{number}]" for number in range(len(specs))]
+        decided, texts = await self._accept(
+            call, specs, payloads, paths=paths, found=found, deadline_after=deadline_after
+        )
+        contents = [canonical(text) for text in texts] if request_id else ()
+        return NewBatch(
+            id=BatchId(uuid7()),
+            tenant=call.tenant,
+            specs=decided,
+            payloads=texts,
+            request_id=request_id,
+            fingerprint=batch_fingerprint(specs, contents) if request_id else b"",
+            requested=specs,
+            correlation_id=call.correlation_id,
+        )
+
+    async def have_workers(self, call: Call, specs: Repeated[JobSpec]) -> bool:
+        """Return whether live workers run all types of the jobs."""
+        handlers = await self._registrations.handlers(call.tenant)
+        return all(spec.type in handlers for spec in specs.distinct)
+
+    async def _accept(
         self,
         call: Call,
         specs: Repeated[JobSpec],
         payloads: Sequence[Payload],
         *,
         paths: Sequence[str],
-        request_id: str | None,
-        use_call_deadline: bool,
+        deadline_after: timedelta | None,
         found: Violations,
-    ) -> Accepted:
-        """Validate jobs and decide their queues.
+    ) -> tuple[Repeated[JobSpec], Sequence[JsonText]]:
+        """Validate jobs.
 
         Args:
             call: the call.
             specs, payloads: the jobs.
             paths: the field path of each job.
-            request_id, use_call_deadline: as for `submit`.
+            deadline_after: the time left of the call if its deadline is the deadline of the jobs.
             found: the violations found so far.
 
-        Raises:
-            InvalidRequest: with every violation; PayloadInvalid if payloads that do not match
-                their schemas are the only ones.
-            LimitExceeded: a payload or the labels of a job exceed a limit.
+        Returns:
+            The specs with their queues decided, and the payloads.
         """
-        check_request_id(request_id, found)
-        deadline_after = call_deadline(call, use_call_deadline, found)
         documents = self._check(specs, payloads, paths, found)
         if deadline_after is not None:
             for spec, path in zip(specs, paths, strict=True):
@@ -93,13 +172,9 @@ class Intake:
             raise InvalidRequest(found)
         if found:
             raise PayloadInvalid(", ".join(sorted(mismatched)), found)
-        return Accepted(
-            requested=specs,
-            specs=specs.map(lambda spec: _decide(spec, by_type.get(spec.type), deadline_after)),
-            # Without a violation each payload is a document.
-            payloads=[document.text for document in documents if document is not None],
-            has_workers=None not in handlers.distinct,
-        )
+        decided = specs.map(lambda spec: _decide(spec, by_type.get(spec.type), deadline_after))
+        # Without a violation each payload is a document.
+        return decided, [document.text for document in documents if document is not None]
 
     def _check(
         self,
@@ -124,41 +199,6 @@ class Intake:
                 else check_payload(payload, f"{path}.payload", found, self._settings)
             )
         return documents
-
-
-def new_job(call: Call, accepted: Accepted, request_id: str | None) -> NewJob:
-    """Return the only accepted job, ready to be stored or found."""
-    requested, payload = accepted.requested.distinct[0], accepted.payloads[0]
-    return NewJob(
-        id=new_ids(1)[0],
-        tenant=call.tenant,
-        spec=accepted.specs.distinct[0],
-        payload=payload,
-        request_id=request_id,
-        # Contents are compared only for the same request_id.
-        fingerprint=fingerprint(requested, canonical(payload)) if request_id else None,
-        requested=requested,
-        correlation_id=call.correlation_id,
-    )
-
-
-def new_batch(call: Call, accepted: Accepted, request_id: str | None) -> NewBatch:
-    """Return the accepted jobs as a batch, ready to be stored or found."""
-    requested, payloads = accepted.requested, accepted.payloads
-    return NewBatch(
-        id=BatchId(uuid7()),
-        tenant=call.tenant,
-        specs=accepted.specs,
-        payloads=payloads,
-        request_id=request_id,
-        fingerprint=(
-            batch_fingerprint(requested, [canonical(payload) for payload in payloads])
-            if request_id
-            else b""
-        ),
-        requested=requested,
-        correlation_id=call.correlation_id,
-    )
 
 
 def _decide(

@@ -28,10 +28,8 @@ from headrace_core.store.sql.group_commit import GroupCommit
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.documents import Payload
 from headrace_gateway.api.handoff import HandOff
-from headrace_gateway.api.intake import Intake, new_batch, new_job
-from headrace_gateway.api.job_rules import check_batch_size
+from headrace_gateway.api.intake import Intake
 from headrace_gateway.api.registrations import Registrations
-from headrace_gateway.api.validation import Violations
 from headrace_gateway.calls.call import Call
 
 _log = structlog.get_logger()
@@ -122,18 +120,16 @@ class Submit:
             Unavailable: PostgreSQL is not available, or too many submits wait for it. The job may
                 be stored nevertheless; with a request_id the call can be repeated safely.
         """
-        accepted = await self._intake.accept(
+        job = await self._intake.new_job(
             call,
-            Repeated((spec,), (0,)),
-            (payload,),
-            paths=("job",),
+            spec,
+            payload,
             request_id=request_id,
             use_call_deadline=use_call_deadline,
-            found=Violations(violations),
+            violations=violations,
         )
-        new = new_job(call, accepted, request_id)
         try:
-            result = await self._commits.submit(new, timeout=self._settings.call_timeout)
+            result = await self._commits.submit(job, timeout=self._settings.call_timeout)
         except TimeoutError:
             raise Unavailable("postgresql") from None
         if isinstance(result, Exception):
@@ -154,23 +150,23 @@ class Submit:
 
         Args and errors are those of `submit`.
         """
-        accepted = await self._intake.accept(
+        job = await self._intake.new_job(
             call,
-            Repeated((spec,), (0,)),
-            (payload,),
-            paths=("job",),
+            spec,
+            payload,
             request_id=request_id,
             use_call_deadline=use_call_deadline,
-            found=Violations(violations),
+            violations=violations,
         )
         if request_id is not None:
             async with self._database.statement() as conn:
-                earlier = await find_submitted(conn, new_job(call, accepted, request_id))
+                earlier = await find_submitted(conn, job)
             if isinstance(earlier, RequestIdConflict):
                 raise earlier
             if earlier is not None:
                 return earlier
-        return Prospect(accepted.specs, accepted.has_workers)
+        specs = Repeated((job.spec,), (0,))
+        return Prospect(specs, await self._intake.have_workers(call, specs))
 
     async def submit_batch(
         self,
@@ -195,19 +191,16 @@ class Submit:
         Raises:
             InvalidRequest, LimitExceeded, RequestIdConflict, Unavailable: as for `submit`.
         """
-        found = Violations(violations)
-        check_batch_size(specs, found, self._settings)
-        accepted = await self._intake.accept(
+        new = await self._intake.new_batch(
             call,
             specs,
             payloads,
-            paths=[f"jobs[{number}]" for number in range(len(specs))],
             request_id=request_id,
             use_call_deadline=use_call_deadline,
-            found=found,
+            violations=violations,
         )
         async with self._database.statement() as conn:
-            batch = await submit_batch(conn, new_batch(call, accepted, request_id))
+            batch = await submit_batch(conn, new)
         if batch.created:
             self._announce(batch.jobs)
         _log.info(
@@ -229,23 +222,20 @@ class Submit:
 
         Args and errors are those of `submit_batch`.
         """
-        found = Violations(violations)
-        check_batch_size(specs, found, self._settings)
-        accepted = await self._intake.accept(
+        new = await self._intake.new_batch(
             call,
             specs,
             payloads,
-            paths=[f"jobs[{number}]" for number in range(len(specs))],
             request_id=request_id,
             use_call_deadline=use_call_deadline,
-            found=found,
+            violations=violations,
         )
         if request_id is not None:
             async with self._database.statement() as conn:
-                earlier = await find_batch(conn, new_batch(call, accepted, request_id))
+                earlier = await find_batch(conn, new)
             if earlier is not None:
                 return earlier
-        return Prospect(accepted.specs, accepted.has_workers)
+        return Prospect(new.specs, await self._intake.have_workers(call, new.specs))
 
     async def close(self) -> None:
         """Refuse new jobs and commit those that wait."""
