@@ -8,8 +8,6 @@ from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.limits import MAX_BACKOFF
 
-# The maximum that a submitter may set. A longer wait could exceed the range of dates.
-
 
 class Retry(Exception):
     """Retry the job if it has retries left.
