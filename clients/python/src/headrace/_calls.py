@@ -1,4 +1,4 @@
-"""How the client calls: unary calls with a deadline and retries, streams that resume."""
+"""Unary calls with a deadline and retries, and streams that resume."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class Calls:
-    """Calls whichever gateway answers.
+    """Calls the gateway in use, and the next one if it fails.
 
     Args:
         gateways: the gateways.
-        timeout: the deadline of a unary call with all its retries, in seconds.
-        retries: how often a unary call is tried again while it is UNAVAILABLE.
-        resume_timeout: how long a stream that was cut is tried again, in seconds, since its last
-            response.
+        timeout: the deadline of a unary call including all retries, in seconds.
+        retries: retries of a unary call while it is UNAVAILABLE.
+        resume_timeout: how long to try to resume a stream after its last response, in seconds.
         timing: the durations.
 
     Attributes:
-        timeout: as given.
+        timeout: the deadline of a unary call, in seconds.
     """
 
     def __init__(
@@ -58,22 +57,22 @@ class Calls:
         timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server
         metadata: Metadata | None = None,
     ) -> R:
-        """Calls a unary method.
+        """Call a unary method.
 
         Args:
-            method: picks the method of a gateway.
-            request: what is sent.
-            timeout: the deadline, in seconds, instead of the usual one.
-            metadata: sent with the request.
+            method: returns the method of a gateway.
+            request: the request.
+            timeout: the deadline, in seconds, instead of the default.
+            metadata: metadata of the call.
 
         Raises:
-            CallError: it was refused or did not come through.
+            CallError: the call was refused or failed.
             ValueError: the deadline is not a positive, finite number.
-            ForkedProcess, MonkeyPatched, WrongEventLoop: no call can be made here.
+            ForkedProcess, MonkeyPatched, WrongEventLoop: gRPC does not work here.
         """
         if timeout is not None:
             check_seconds("call_timeout", timeout)
-        # First, since a forked child has no running loop.
+        # Check this first, because a forked child has no running loop.
         gateway = self._gateways.current()
         clock = asyncio.get_running_loop().time
         end = clock() + (self.timeout if timeout is None else timeout)
@@ -94,7 +93,7 @@ class Calls:
             except aio.AioRpcError as failure:
                 error = call_error(failure, proxy=gateway.proxy)
                 if isinstance(error, DeadlineExceeded) and unavailable is not None:
-                    # The last attempt had only what the others left: they say more.
+                    # The last attempt had only the remaining time; the earlier error is the cause.
                     raise unavailable from failure
                 if not isinstance(error, Unavailable):
                     raise error from failure
@@ -108,12 +107,12 @@ class Calls:
             gateway = self._gateways.current()
 
     def stream(self, *, endless: bool) -> Stream[Any]:
-        """A stream, which begins with the first wait for a response.
+        """Return a stream that starts with the first wait for a response.
 
         Args:
-            endless: it ends with an error alone, and its responses are never far apart; until the
-                first of them it is tried again no more often than a unary call. Else it ends by
-                itself, and may be quiet for ever.
+            endless: whether the stream ends only with an error and sends marks. Until its first
+                response it is retried as often as a unary call. Other streams end by themselves,
+                and may be quiet for any time.
         """
         others = len(self._gateways.targets) - 1
         return Stream(
@@ -126,7 +125,7 @@ class Calls:
         )
 
     def _wait(self, gateway: Gateway, error: Unavailable, backoff: Backoff) -> float:
-        """Goes on to another gateway if there is one; how long to wait before, in seconds."""
+        """Switch to the next gateway, and return the wait before the retry, in seconds."""
         moved = self._gateways.leave(gateway)
-        # What a gateway asks for holds for itself.
+        # The wait that a gateway asks for concerns only itself.
         return backoff.next(None if moved else error.refusal.retry_after)

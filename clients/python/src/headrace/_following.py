@@ -1,4 +1,4 @@
-"""Following many jobs: what watches and subscriptions have in common."""
+"""The base of watches and subscriptions: events of many jobs on one stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headrace.errors import DeadlineExceeded, Refusal
 from headrace.event import JobEvent
 from headrace.v1 import event_pb2, job_service_pb2, subscription_service_pb2
 
-# How many jobs are remembered to drop what a resumed stream repeats. What it repeats is recent.
+# Number of jobs whose last event is stored, to drop repeated events of a resumed stream.
 _REMEMBERED_JOBS: Final = 65_536
 
 Response: TypeAlias = (
@@ -29,11 +29,11 @@ Response: TypeAlias = (
 class Following(ABC):
     """Yields the events of one stream over many jobs, each once and in order per job.
 
-    A wait for an event may be cancelled, by a timeout for instance, and loses none.
+    A wait for an event may be cancelled, for example by a timeout, without losing an event.
 
     Attributes:
-        cursor: what stands behind the last response whose events have all been yielded.
-        caught_up: whether all that had happened before has been yielded; what follows is live.
+        cursor: the cursor of the last response whose events have all been yielded.
+        caught_up: whether all past events have been yielded; the next ones are live.
     """
 
     def __init__(self, calls: Calls, *, cursor: str) -> None:
@@ -42,25 +42,26 @@ class Following(ABC):
         self._timeout = calls.timeout
         self._stream = calls.stream(endless=True)
         self._seen = _Seen()
-        # The last response, and which of its events are still to be yielded.
+        # The last response, and its events that have not been yielded.
         self._response: Response | None = None
         self._events: deque[event_pb2.JobEvent] = deque()
-        # How many events were yielded, and how many of them stand before `cursor`.
+        # The number of yielded events, and of those up to `cursor`.
         self._yielded = self._settled = 0
-        # Whether only what was yielded before has come since the stream was resumed. Then `cursor`
-        # is ahead of those responses and stays.
+        # Whether the resumed stream has sent only repeated events so far. Then `cursor` is ahead of
+        # the responses and does not change.
         self._replaying = False
 
     @property
     def resumes(self) -> int:
-        """How often the stream was cut, or ended since this program was slow, and was resumed."""
+        """Number of resumes, after a cut or because this program was slow."""
         return self._stream.resumes
 
     async def __aenter__(self) -> Self:
-        """Begins to follow.
+        """Start the stream.
 
         Raises:
-            CallError: it was refused, or no gateway answered in the client's timeout.
+            CallError: the stream was refused, or no gateway responded within the timeout of the
+                client.
         """
         patience = asyncio.timeout(self._timeout)
         try:
@@ -69,7 +70,7 @@ class Following(ABC):
         except BaseException as error:
             if patience.expired() and type(error) is TimeoutError:
                 if self._resumable and await self._stream.taken():
-                    # It reads a long past in which nothing matches. None of it can be missed.
+                    # The gateway reads many past events without a match. No event can be missed.
                     return self
                 message = f"no gateway answered within {self._timeout:g} s"
                 error = DeadlineExceeded(Refusal(code="DEADLINE_EXCEEDED", message=message))
@@ -86,20 +87,20 @@ class Following(ABC):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Ends the stream."""
+        """End the stream."""
         await self._stream.aclose()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> JobEvent:
-        # What has come already is there for the taking.
+        # Received events need no wait.
         if not self._events and not await self.ready():
             raise StopAsyncIteration
         return self.take()
 
     async def ready(self) -> bool:
-        """Waits until an event can be taken; False when it was closed and there are no more.
+        """Wait for an event; return False if the stream was closed and has no more events.
 
         Raises:
             CallError: the stream was refused, or could not be resumed in time.
@@ -110,7 +111,7 @@ class Following(ABC):
         return True
 
     def take(self) -> JobEvent:
-        """Yields the event that `ready` has waited for."""
+        """Return the event that `ready` has waited for."""
         event = from_event(self._events[0])
         self._events.popleft()
         self._yielded += 1
@@ -120,19 +121,19 @@ class Following(ABC):
 
     @property
     def _resumable(self) -> bool:
-        """Whether a stream that is begun later misses nothing."""
+        """Whether a stream that starts later misses no event."""
         return bool(self.cursor)
 
     @abstractmethod
     def _start(self, gateway: Gateway) -> aio.UnaryStreamCall[Any, Any]:
-        """Begins the stream behind `cursor`."""
+        """Start the stream after `cursor`."""
 
     def _arrived(self, response: Response, *, news: bool) -> None:  # noqa: B027  # may do nothing
-        """Takes in what else a response says.
+        """Handle the marks of a response.
 
         Args:
             response: the response.
-            news: it has an event that has not been yielded.
+            news: whether it contains an event that has not been yielded.
         """
 
     async def _receive(self) -> bool:
@@ -148,11 +149,11 @@ class Following(ABC):
         return True
 
     def _settle(self) -> None:
-        """Once every event of the last response has been yielded, it is dealt with."""
+        """Advance the cursor after all events of the last response have been yielded."""
         if self._events or self._response is None:
             return
         if not self._replaying:
-            # Its cursor stands behind its last event.
+            # The cursor of a response is the place after its last event.
             self._settled = self._yielded
             self.cursor = self._response.cursor or self.cursor
         if self._response.mark == job_service_pb2.WATCH_MARK_CAUGHT_UP:
@@ -161,13 +162,13 @@ class Following(ABC):
 
 
 class _Seen:
-    """The newest event of each job that was seen lately."""
+    """The newest event of each recent job."""
 
     def __init__(self) -> None:
         self._seqs: OrderedDict[str, int] = OrderedDict()
 
     def new(self, events: Iterable[event_pb2.JobEvent]) -> list[event_pb2.JobEvent]:
-        """Those of some events that were not seen before; they are remembered."""
+        """Return the events that are new, and store their numbers."""
         seqs, new = self._seqs, []
         for event in events:
             job_id, seq = event.job_id, event.seq

@@ -27,22 +27,22 @@ _HealthCheckResponse: Final = message_class("HealthCheckResponse")
 
 
 def health_request(service: str) -> Any:
-    """Asks whether a service serves (grpc.health.v1); an empty one is the whole gateway."""
+    """Return a request for the health of a service (grpc.health.v1); empty: the gateway."""
     return _HealthCheckRequest(service=service)
 
 
 def parse_targets(target: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The targets that were given, or those of HEADRACE_TARGET, or the default.
+    """Return the given targets, or those of HEADRACE_TARGET, or the default.
 
     Raises:
-        ValueError: none was given.
+        ValueError: `target` is empty.
     """
     if target is None:
         target = os.environ.get("HEADRACE_TARGET") or DEFAULT_TARGET
     parts = target.split(",") if isinstance(target, str) else target
     targets = tuple(stripped for part in parts if (stripped := part.strip()))
     if not targets:
-        raise ValueError("target must be host:port, or several of them")
+        raise ValueError("target is empty; use host:port, or several separated by commas")
     return targets
 
 
@@ -50,19 +50,19 @@ def _options(target: str) -> list[tuple[str, int | str]]:
     return [
         # A proxy cannot reach this machine's loopback addresses.
         *([("grpc.enable_http_proxy", 0)] if is_loopback(target) else []),
-        # A silent connection is found dead within half a minute, also while only a quiet watch uses
-        # it. The interval is above the minimum that the gateway allows.
+        # Detect a dead connection within 30 s, even with only a quiet watch on it. The interval is
+        # above the minimum of the gateway.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
-        # What really ends the wait for the answer; by default a minute, whatever stands above.
+        # gRPC uses this as the timeout of the ping, one minute by default, and not the one above.
         ("grpc.http2.ping_timeout_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),
-        # No response of a gateway is larger than 4 MiB. One of an older version may be.
+        # Responses are at most 4 MiB, those of older gateways may be larger.
         ("grpc.max_receive_message_length", 16 * _MEBIBYTE),
-        # The gateway judges what is too large, and names the limit.
+        # The gateway refuses large requests and reports the limit.
         ("grpc.max_send_message_length", -1),
-        # A gateway that came back is used again within a second (the default is up to two minutes),
-        # and one that does not answer is given up after five (the default is twenty).
+        # Reconnect to a restarted gateway within one second (default: up to two minutes), and give
+        # up an unresponsive one after five seconds (default: twenty).
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.min_reconnect_backoff_ms", 5_000),
@@ -72,10 +72,10 @@ def _options(target: str) -> list[tuple[str, int | str]]:
 
 @cache
 def _keep_completion_queue() -> None:
-    """Keeps what all channels of a process share for as long as it lives.
+    """Keep gRPC's queue of completed calls until the process ends.
 
-    It would be shut down with the last of them: then the event loop stands still until a thread has
-    ended, which now and then it never does (grpc/grpc issue 22365).
+    gRPC shuts it down with the last channel, and the event loop then blocks until the queue's
+    thread has ended. That thread sometimes never ends (grpc/grpc issue 22365).
     """
     aio.init_grpc_aio()  # type: ignore[attr-defined] # the stubs lack it
 
@@ -84,7 +84,7 @@ class Gateway:
     """A channel to one gateway, and its stubs.
 
     Attributes:
-        proxy: the proxy that the channel goes through, as `http_proxy=host:port`; empty: none.
+        proxy: the HTTP proxy of the channel, as `http_proxy=host:port`; empty: none.
 
     Raises:
         ForkedProcess, MonkeyPatched: gRPC cannot work in this process.
@@ -106,10 +106,10 @@ class Gateway:
 
 
 class Gateways:
-    """The gateways that a client may use, all of the same installation.
+    """The gateways of a client, all of the same installation.
 
-    The first one is used until it fails, then the next one, and so on in a circle. They belong to
-    the event loop that first uses them.
+    The first one is used until it fails, then the next one, round robin. They belong to the event
+    loop that first uses them.
     """
 
     def __init__(self, targets: Sequence[str]) -> None:
@@ -117,7 +117,7 @@ class Gateways:
         self._open: dict[int, Gateway] = {}
         self._index = 0
         self._closed = False
-        # The loop that they belong to, and the name of its thread.
+        # Their event loop, and the name of its thread.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = ""
         _process.own(self)
@@ -129,20 +129,21 @@ class Gateways:
         return left
 
     def leave(self, gateway: Gateway) -> bool:
-        """Switch to the next gateway, unless another call has left `gateway` already.
+        """Switch to the next gateway, unless another call has already left `gateway`.
 
-        Returns whether another one is in use now: with a single target there is none.
+        Returns:
+            Whether another gateway is in use now.
         """
         if self._open.get(self._index) is gateway:
             self._index = (self._index + 1) % len(self.targets)
         return self._open.get(self._index) is not gateway
 
     def check(self) -> None:
-        """Refuse a call that cannot work here.
+        """Refuse a call from a forked process or another event loop.
 
         Raises:
-            ForkedProcess: this process was forked from one that was connected.
-            WrongEventLoop: they belong to another event loop.
+            ForkedProcess: this process is a fork of one that was connected.
+            WrongEventLoop: the gateways belong to another event loop.
         """
         _process.check_forked()
         loop = asyncio.get_running_loop()
@@ -157,10 +158,10 @@ class Gateways:
             )
 
     def current(self) -> Gateway:
-        """The gateway in use; its channel connects by itself.
+        """Return the gateway in use; its channel connects by itself.
 
         Raises:
-            ForkedProcess, MonkeyPatched, WrongEventLoop: it cannot work here.
+            ForkedProcess, MonkeyPatched, WrongEventLoop: gRPC does not work here.
             RuntimeError: the client is closed.
         """
         if self._closed:
@@ -171,10 +172,10 @@ class Gateways:
         return self._open[self._index]
 
     async def close(self) -> None:
-        """Closes every channel; calls that still run are cancelled.
+        """Close all channels and cancel their calls.
 
         Raises:
-            WrongEventLoop: they belong to another event loop, which still runs.
+            WrongEventLoop: the gateways belong to another event loop that is still running.
         """
         if self._open and self._loop is not None and self._loop.is_running():
             self.check()

@@ -1,4 +1,4 @@
-"""A stream that is begun again, where it stopped, whenever it was cut."""
+"""A stream that resumes where it was cut."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from headrace.errors import CallError, Refusal, SlowConsumer, Unavailable
 
 R = TypeVar("R")
 
-# Begins the stream at a gateway, from where its last response ended.
+# Starts the stream at a gateway, after its last response.
 Start: TypeAlias = Callable[[Gateway], aio.UnaryStreamCall[Any, R]]
 
-# What proxies and transports end a stream with. With a reason the same codes are a gateway's word.
+# Status codes of proxies and transports that end a stream. A gateway adds a reason to them.
 _CUT_CODES: Final = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
 
 
 class Stream(Generic[R]):
-    """The responses of a stream, one after the other.
+    """The responses of a stream.
 
-    A wait for a response may be cancelled: the stream goes on, and the response comes with the next
-    wait. A stream that nobody refers to any more ends.
+    A wait for a response may be cancelled: the stream continues, and the next wait returns the
+    response. An unreferenced stream ends.
 
     Args:
-        gateways: where it can be served.
-        endless: it ends with an error alone and is never silent for long. Else it ends by itself,
-            and may be quiet for ever.
-        begin_retries: how often it is tried again before its first response. None: as after that.
-        resume_timeout: how long it is tried again, in seconds, since its last response.
-        taking: in how many seconds a gateway must take it, when there are others to go to. None:
-            it may take its time.
+        gateways: the gateways.
+        endless: whether the stream ends only with an error and sends marks. Other streams end by
+            themselves, and may be quiet for any time.
+        begin_retries: retries before the first response. None: as after it.
+        resume_timeout: how long to try to resume after the last response, in seconds.
+        taking: how long a gateway has to accept the stream before the next one is tried, in
+            seconds. None: no limit.
         timing: the durations.
 
     Attributes:
-        resumes: how often it was resumed.
+        resumes: number of resumes.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Stream(Generic[R]):
         self._gateway: Gateway | None = None
         self._call: aio.UnaryStreamCall[Any, R] | None = None
         self._reading: asyncio.Task[object] | None = None
-        # By the loop's clock: when this call was first answered, when the next one is due, and when
-        # there is no more use in trying.
+        # By the clock of the loop: the first response of this call, the time of the next attempt,
+        # and the end of all attempts.
         self._answered: float | None = None
         self._due = 0.0
         self._give_up: float | None = None
@@ -89,19 +89,19 @@ class Stream(Generic[R]):
             self._drop(self._loop.call_soon_threadsafe)
 
     async def next(self, start: Start[R]) -> R | None:
-        """The next response; None when there are no more.
+        """Return the next response; None after the end of the stream.
 
         Args:
-            start: begins the stream, now or whenever it was cut.
+            start: starts the stream, also after a cut.
 
         Raises:
-            CallError: it was refused, or could not be resumed in time.
+            CallError: the stream was refused, or could not be resumed in time.
             ForkedProcess, WrongEventLoop: it cannot go on here.
             RuntimeError: another task waits for it already, or the client is closed.
         """
         self._gateways.check()
         if self._busy:
-            raise RuntimeError("another task waits for this stream already")
+            raise RuntimeError("another task already waits for this stream")
         self._busy = True
         try:
             return await self._next(start)
@@ -109,15 +109,15 @@ class Stream(Generic[R]):
             self._busy = False
 
     def progressed(self) -> None:
-        """Says that the last response had something new, so that the next cut is a first one."""
+        """Reset the backoff, because the last response contained new events."""
         self._backoff.reset()
 
     async def taken(self) -> bool:
-        """Whether a gateway has taken the stream now, though it may not have answered yet."""
+        """Return whether a gateway has accepted the stream, perhaps without a response yet."""
         return self._call is not None and await _taken(self._call, 0.0)
 
     async def aclose(self) -> None:
-        """Ends the stream; whoever waits for a response learns that there are no more."""
+        """End the stream; a waiting task gets the end of the stream."""
         self._closing.set()
         reading = self._reading
         self._drop(_at_once)
@@ -142,7 +142,7 @@ class Stream(Generic[R]):
                     self._closing.set()
                     self._drop(_at_once)
                     return None
-                self._lost(_unavailable("the stream ended though it has no end"), None)
+                self._lost(_unavailable("the stream ended unexpectedly"), None)
         return None
 
     async def _begin(self, start: Start[R]) -> None:
@@ -155,14 +155,14 @@ class Stream(Generic[R]):
         self._gateway = self._gateways.current()
         self._call = start(self._gateway)
         if self._taking is not None and not await _taken(self._call, self._taking):
-            raise _unavailable(f"the gateway has not taken the stream within {self._taking:g} s")
+            raise _unavailable(f"the gateway has not accepted the stream within {self._taking:g} s")
 
     async def _read(self) -> object:
-        """The next response, or EOF.
+        """Return the next response, or EOF.
 
         Raises:
             AioRpcError: the stream failed.
-            Unavailable: it was silent for too long.
+            Unavailable: the stream was silent for too long.
         """
         if self._call is None:
             return EOF
@@ -183,19 +183,19 @@ class Stream(Generic[R]):
         return response
 
     async def _ask(self) -> None:
-        """Returns when the gateway is there.
+        """Check that the gateway responds.
 
         Raises:
-            Unavailable: it is not.
+            Unavailable: the gateway does not respond.
         """
         if self._gateway is None:
             return
         try:
             await self._gateway.health(health_request(""), timeout=self._timing.answer)
         except aio.AioRpcError as failure:
-            # Any other answer is one.
+            # Any other status is a response.
             if failure.code().name in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
-                raise _unavailable("the gateway does not answer any more") from failure
+                raise _unavailable("the gateway no longer responds") from failure
 
     def _heard(self) -> None:
         self._give_up = self._retries_left = None
@@ -205,10 +205,10 @@ class Stream(Generic[R]):
             self._begun = True
 
     def _lost(self, error: CallError, cause: BaseException | None) -> None:
-        """Plans the next attempt.
+        """Schedule the next attempt.
 
         Raises:
-            CallError: it is no use.
+            CallError: the error is final, or the time for retries is over.
         """
         gateway, answered = self._gateway, self._answered
         self._drop(_at_once)
@@ -219,11 +219,11 @@ class Stream(Generic[R]):
         if steady:
             self._backoff.reset()
         if answered is not None and _was_slow(error, steady=steady):
-            # The gateway is well, this program was slow.
+            # The gateway is healthy; this program was slow.
             wait = 0.0
         elif _is_cut(error) and gateway is not None:
             moved = self._gateways.leave(gateway)
-            # What a gateway asks for holds for itself.
+            # The wait that a gateway asks for concerns only itself.
             wait = self._backoff.next(None if moved else error.refusal.retry_after)
         else:
             self._forgive()
@@ -238,17 +238,17 @@ class Stream(Generic[R]):
         self._due = now + wait
 
     def _forgive(self) -> None:
-        """Whoever asks once more after an error has all attempts again."""
+        """Reset the retries: a wait after an error has all attempts again."""
         self._retries_left = None if self._begun else self._begin_retries
         self._give_up = None
         self._due = 0.0
         self._backoff.reset()
 
     def _drop(self, do: Callable[[Callable[[], object]], object]) -> None:
-        """Ends the call, if there is one.
+        """End the call, if there is one.
 
         Args:
-            do: does it, here or in the loop's thread.
+            do: runs the cancellation, here or in the thread of the loop.
         """
         for part in (self._reading, self._call):
             if part is not None:
@@ -257,7 +257,7 @@ class Stream(Generic[R]):
 
 
 async def _taken(call: aio.UnaryStreamCall[Any, Any], timeout: float) -> bool:  # noqa: ASYNC109
-    """Whether a gateway takes a call in time: its metadata comes at once, or with a response."""
+    """Return whether a gateway accepts a call in time, by its initial metadata."""
     try:
         async with asyncio.timeout(timeout):
             await call.initial_metadata()
@@ -273,8 +273,8 @@ def _is_cut(error: CallError) -> bool:
 
 
 def _was_slow(error: CallError, *, steady: bool) -> bool:
-    """Whether a gateway has given up a stream that was not read."""
-    # When even the error is not read, it resets the call, which says CANCELLED and no more.
+    """Return whether a gateway ended the stream because it was not read."""
+    # If not even the error is read, the gateway resets the call: CANCELLED without a reason.
     reset = error.refusal.code == "CANCELLED" and not error.refusal.reason
     return isinstance(error, SlowConsumer) or (reset and steady)
 

@@ -15,9 +15,9 @@ from headrace.v1 import subscription_service_pb2
 class SubscriptionCalls:
     """Creates, shows, deletes and receives named subscriptions.
 
-    A named subscription is a watch of many jobs whose place the server keeps: every event that
-    matches is sent until it is acknowledged. Replicas of a service share one, of which one receives
-    at a time and the others stand by.
+    A subscription is a watch of many jobs whose position the server stores: it resends matching
+    events until they are acknowledged. Replicas of a service share a subscription: one replica
+    receives, the others stand by.
     """
 
     _calls: Calls
@@ -34,24 +34,24 @@ class SubscriptionCalls:
         job_ids: Iterable[str] = (),
         cursor: str | None = None,
     ) -> Subscription:
-        """Creates a subscription; the same name with the same filter again changes nothing.
+        """Create a subscription; repeating the call with the same filter changes nothing.
 
-        So a service may do it whenever it starts. `created` of the result tells whether it is new.
+        So a service may call it at every start. `created` of the result is whether it is new.
 
         Args:
-            name: 1 to 100 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or a digit.
-            queues: any of these queues.
-            types: any of these types.
-            states: events that lead to any of these states.
-            labels: all of these labels.
-            batch_id: this batch.
-            job_ids: any of these jobs; at most 10,000.
-            cursor: where it begins, a `Watch.cursor`. None: now.
+            name: 1 to 100 of a-z, 0-9, `.`, `_` and `-`; the first is a letter or a digit.
+            queues: match these queues.
+            types: match these job types.
+            states: match events that lead to these states.
+            labels: require all these labels.
+            batch_id: match this batch.
+            job_ids: match these jobs, at most 10,000.
+            cursor: start after this `Watch.cursor`. None: now.
 
         Raises:
-            ValueError: one of `states` is no state.
-            SubscriptionConflict: the name has another filter.
-            CursorExpired: events behind the cursor are not kept any more.
+            ValueError: one of `states` is not a job state.
+            SubscriptionConflict: the subscription exists with another filter.
+            CursorExpired: events after the cursor were deleted.
         """
         request = subscription_service_pb2.CreateSubscriptionRequest(
             name=name,
@@ -71,10 +71,10 @@ class SubscriptionCalls:
         return from_subscription(response.subscription, created=response.created)
 
     async def subscription(self, name: str) -> Subscription:
-        """A subscription as it is now.
+        """Return a subscription.
 
         Raises:
-            SubscriptionNotFound: there is none of this name.
+            SubscriptionNotFound: the subscription does not exist.
         """
         request = subscription_service_pb2.GetSubscriptionRequest(name=name)
         response = await self._calls.unary(
@@ -83,10 +83,10 @@ class SubscriptionCalls:
         return from_subscription(response.subscription)
 
     async def subscriptions(self, *, page_size: int = 0) -> AsyncGenerator[Subscription, None]:
-        """Yields all subscriptions by name, page by page.
+        """Yield all subscriptions by name, page by page.
 
         Args:
-            page_size: how many are asked for at a time; 0 is the server's default.
+            page_size: subscriptions of a page; 0 for the default of the server.
         """
         request = subscription_service_pb2.ListSubscriptionsRequest(page_size=page_size)
         while True:
@@ -100,36 +100,36 @@ class SubscriptionCalls:
             request.page_token = page.next_page_token
 
     async def delete_subscription(self, name: str) -> None:
-        """Deletes a subscription; who receives it is told that it is not found.
+        """Delete a subscription; its consumer gets SubscriptionNotFound.
 
         Raises:
-            SubscriptionNotFound: there is none of this name.
+            SubscriptionNotFound: the subscription does not exist.
         """
         request = subscription_service_pb2.DeleteSubscriptionRequest(name=name)
         await self._calls.unary(lambda gateway: gateway.subscriptions.DeleteSubscription, request)
 
     async def ack_subscription(self, name: str, cursor: str) -> None:
-        """Acknowledges everything up to a cursor, from outside of `subscribe`.
+        """Acknowledge all events up to a cursor, without `subscribe`.
 
         Args:
             name: the subscription.
-            cursor: a `SubscriptionWatch.cursor`; or the `oldest_cursor` of a `CursorExpired`, which
-                gives up what is not kept any more, so that the subscription goes on behind it.
+            cursor: a `SubscriptionWatch.cursor`, or the `oldest_cursor` of a `CursorExpired`. The
+                latter skips deleted events, so that the subscription continues after them.
 
         Raises:
-            SubscriptionNotFound: there is none of this name.
+            SubscriptionNotFound: the subscription does not exist.
             SubscriptionTaken: another consumer receives it now.
         """
         request = subscription_service_pb2.AckSubscriptionRequest(name=name, cursor=cursor)
         await self._calls.unary(lambda gateway: gateway.subscriptions.AckSubscription, request)
 
     def subscribe(self, name: str, *, consumer: str | None = None) -> SubscriptionWatch:
-        """Receives a subscription; see `SubscriptionWatch`.
+        """Receive a subscription; see `SubscriptionWatch`.
 
         Args:
             name: the subscription.
-            consumer: names this replica, at most 128 printable characters, and nobody else: a
-                second one of the same name replaces this one. With a name that stays, a process
-                that starts again receives at once. None: one of its own.
+            consumer: the unique name of this replica, at most 128 printable characters. A second
+                consumer with the same name replaces this one. With a constant name, a restarted
+                process receives at once. None: a random name.
         """
         return SubscriptionWatch(self._calls, name=name, consumer=consumer)

@@ -52,8 +52,8 @@ _MAX_CORRELATION_ID: Final = 128
 class Client(SubscriptionCalls):
     """Submits jobs and follows them.
 
-    Every call is tried again while no gateway is available, submits too, since they always carry a
-    `request_id`; streams are resumed where they were cut. A client belongs to one event loop.
+    Every call is retried while no gateway is available, including submits, which always have a
+    `request_id`. Streams resume where they were cut. A client belongs to one event loop.
 
         async with Client() as client:
             job = await client.submit("square_sum", {"data": [1, 2, 3]})
@@ -62,18 +62,18 @@ class Client(SubscriptionCalls):
             print(await job.result())
 
     Args:
-        target: `host:port` of a gateway, or several of them, in a list or separated by commas: the
-            first one that can be reached is used, and the next one when it fails. None: what
-            HEADRACE_TARGET says, else 127.0.0.1:50051.
-        timeout: the deadline of a unary call with all its retries, in seconds.
-        retries: how often a unary call is tried again while no gateway is available.
-        resume_timeout: how long a stream that was cut is tried again, in seconds.
+        target: `host:port` of a gateway, or several in a list or separated by commas: the client
+            uses the first one that is reachable, and the next one if it fails. None: the value
+            of HEADRACE_TARGET, or 127.0.0.1:50051.
+        timeout: the deadline of a unary call including all retries, in seconds.
+        retries: retries of a unary call while no gateway is available.
+        resume_timeout: how long the client tries to resume a stream, in seconds.
 
     Raises:
         ValueError: an argument is out of its range.
         MonkeyPatched: gevent or eventlet has replaced threads, sockets or select in this process.
 
-    Every call raises a `CallError` when it is refused or does not come through.
+    Every call raises a `CallError` if it is refused or fails.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Client(SubscriptionCalls):
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections; what still runs on them is cancelled."""
+        """Close the connections and cancel their calls."""
         await self._gateways.close()
 
     # Submitting.
@@ -128,20 +128,20 @@ class Client(SubscriptionCalls):
         correlation_id: str | None = None,
         **options: Unpack[JobOptions],
     ) -> JobHandle:
-        """Persists a job. When this returns, the job is safe.
+        """Submit a job; when this returns, the job is stored.
 
         Args:
-            job_type: names the handler.
-            payload: the handler's argument, anything that JSON can say. None: an empty object.
+            job_type: the job type, which selects the handler.
+            payload: input of the handler, any JSON value. None: an empty object.
             request_id: the idempotency key, 1 to 128 characters. The same key with the same content
-                returns the same job. None: a fresh one.
-            validate_only: only say what would happen, in the handle's `outcome`.
-            use_call_deadline: what is left of this call's deadline when it arrives becomes the
-                job's: whoever would not wait any longer wants no result any more.
-            call_timeout: the deadline of this call with all its retries, in seconds. None: that of
-                the client.
-            correlation_id: goes with the job to every log line about it, and to its handler; 1 to
-                128 printable ASCII characters. None: the gateway makes one.
+                returns the same job. None: a random key.
+            validate_only: store nothing; `outcome` of the handle is the result of the validation.
+            use_call_deadline: use the deadline of this call for the job too: if the caller times
+                out, the job expires.
+            call_timeout: the deadline of this call including all retries, in seconds. None: the
+                timeout of the client.
+            correlation_id: an id in all log lines about the job, which its handler gets too; 1 to
+                128 printable ASCII characters. None: the gateway creates one.
             options: queue, priority, labels, delay or schedule_time, timeout, deadline, retry; see
                 `JobSpec`.
         """
@@ -171,16 +171,16 @@ class Client(SubscriptionCalls):
         call_timeout: float | None = None,
         correlation_id: str | None = None,
     ) -> Batch:
-        """Persists 1 to 1,000 jobs, all or nothing.
+        """Submit 1 to 1,000 jobs, all or none.
 
         Args:
-            jobs: the jobs. For more of them see `submit_in_batches`.
-            request_id: the idempotency key of the whole batch. None: a fresh one.
-            validate_only: only say what would happen, in the batch's `outcome`.
+            jobs: the jobs. Use `submit_in_batches` for more than 1,000.
+            request_id: the idempotency key of the batch. None: a random key.
+            validate_only: store nothing; `outcome` of the batch is the result of the validation.
             use_call_deadline, call_timeout, correlation_id: as for `submit`, for each job.
 
         Raises:
-            ValueError: there are none, or more than 1,000.
+            ValueError: there are 0 jobs, or more than 1,000.
         """
         request = job_service_pb2.BatchSubmitJobsRequest(
             validate_only=validate_only, use_call_deadline=use_call_deadline
@@ -189,8 +189,8 @@ class Client(SubscriptionCalls):
             write_spec(spec, request.jobs.add())
         if not 1 <= len(request.jobs) <= MAX_BATCH:
             raise ValueError(
-                f"a batch has 1 to {MAX_BATCH} jobs, and these are {len(request.jobs)}; "
-                "submit_in_batches takes any number"
+                f"{len(request.jobs)} jobs; a batch must have 1 to {MAX_BATCH} jobs. "
+                "Use submit_in_batches for any number"
             )
         return await self._submit_batch(
             request,
@@ -208,19 +208,19 @@ class Client(SubscriptionCalls):
         request_id: str | None = None,
         correlation_id: str | None = None,
     ) -> AsyncGenerator[Batch, None]:
-        """Persists any number of jobs in batches, each all or nothing, and yields each batch.
+        """Submit any number of jobs in batches, each all or none, and yield each batch.
 
-        Jobs are taken from `jobs` as they are submitted, so it may be endless. A batch is cut short
-        before it would be too large for a request.
+        `jobs` is read while batches are submitted, so it may be endless. A batch ends early if it
+        would be too large for a request.
 
         Args:
             jobs: the jobs.
-            size: the most jobs in a batch; 1 to 1,000.
-            in_flight: how many batches are on their way at once. With one, a batch is submitted
-                when the one before it was taken from here. With some, client, gateway and database
-                work at the same time, and whoever stops early has submitted as many more.
-            request_id: an idempotency key for all of it: repeated with the same jobs and size, it
-                submits only what is missing. At most 100 characters. None: a fresh one.
+            size: maximum number of jobs in a batch, 1 to 1,000.
+            in_flight: number of concurrent calls. With 1, a batch is submitted after the caller
+                has received the previous one. With more, client, gateway and database work at
+                the same time; a caller that stops early has submitted that many more batches.
+            request_id: the idempotency key of all batches: a repeated call with the same jobs and
+                size submits only missing jobs. At most 100 characters. None: a random key.
             correlation_id: as for `submit`, for all jobs.
 
         Raises:
@@ -238,7 +238,7 @@ class Client(SubscriptionCalls):
                     number += 1
                     call = self._submit_batch(request, f"{key}/{number}", metadata=metadata)
                     calls.append(asyncio.create_task(call))
-                    # It is on its way before the next one is put together.
+                    # Send the call before the next request is built.
                     await asyncio.sleep(0)
                     while calls and (len(calls) >= in_flight or calls[0].done()):
                         yield await calls.popleft()
@@ -284,16 +284,16 @@ class Client(SubscriptionCalls):
         correlation_id: str | None = None,
         **options: Unpack[JobOptions],
     ) -> JobWatch:
-        """Persists a job and yields its events, in one call; ends after the terminal event.
+        """Submit a job and yield its events until the terminal one, in one call.
 
-        The call is made with the first wait for an event.
+        The call starts with the first wait for an event.
 
         Args:
-            job_type: names the handler.
-            payload: the handler's argument.
-            request_id: the idempotency key; with that of an earlier call it re-attaches to that
-                job. None: a fresh one.
-            after_seq: the number of the last event seen, when re-attaching.
+            job_type: the job type, which selects the handler.
+            payload: input of the handler.
+            request_id: the idempotency key; the key of an earlier call re-attaches to its job.
+                None: a random key.
+            after_seq: the number of the last received event, to re-attach.
             correlation_id, options: as for `submit`.
         """
         _check_after_seq(after_seq)
@@ -314,11 +314,11 @@ class Client(SubscriptionCalls):
     # One job.
 
     def job(self, job_id: str) -> JobHandle:
-        """A handle of an existing job; calls nobody."""
+        """Return a handle of an existing job, without a call."""
         return JobHandle(self, job_id)
 
     async def get(self, job_id: str, *, full: bool = True) -> Job:
-        """The job as it is now; without payload, result and stack trace unless `full`."""
+        """Return a job; without payload, result and stack trace unless `full`."""
         request = job_service_pb2.GetJobRequest(
             job_id=job_id, view=_view(full=full), data_encoding=JSON
         )
@@ -326,25 +326,24 @@ class Client(SubscriptionCalls):
         return from_job(response.job)
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancels a job: at once when it waits, and when it runs its worker is told.
+        """Cancel a job: a waiting job at once, a running job through its worker.
 
-        Returns the job: CANCELLED, or RUNNING with `cancel_request_time`. Asking again changes
-        nothing.
+        Returns:
+            The job: CANCELLED, or RUNNING with `cancel_request_time`. A second cancel has no
+            effect.
         """
         request = job_service_pb2.CancelJobRequest(job_id=job_id)
         response = await self._calls.unary(lambda gateway: gateway.jobs.CancelJob, request)
         return from_job(response.job)
 
     async def retry(self, job_id: str) -> Job:
-        """Requeues a job that ended as FAILED or CANCELLED, with a fresh retry budget."""
+        """Requeue a FAILED or CANCELLED job, with a fresh retry budget."""
         request = job_service_pb2.RetryJobRequest(job_id=job_id)
         response = await self._calls.unary(lambda gateway: gateway.jobs.RetryJob, request)
         return from_job(response.job)
 
     async def events(self, job_id: str, *, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
-        """Yields the events that a job has had so far, after number `after_seq`.
-
-        Beyond the newest event there are none.
+        """Yield the stored events of a job after number `after_seq`.
 
         Raises:
             ValueError: `after_seq` is negative.
@@ -362,14 +361,13 @@ class Client(SubscriptionCalls):
             request.after_seq = page.next_after_seq
 
     async def output(self, job_id: str, *, after_seq: int = 0) -> AsyncGenerator[JobOutput, None]:
-        """Yields what the handler of a job has emitted so far, over all attempts.
+        """Yield the stored output of a job, of all attempts, page by page.
 
-        It is read page by page, so a job may have any amount of it. `watch_job` has new output as
-        it comes.
+        `watch_job` yields new output as it arrives.
 
         Args:
             job_id: the job.
-            after_seq: only pieces whose `seq` is larger.
+            after_seq: yield only output with a larger `seq`.
 
         Raises:
             ValueError: `after_seq` is negative.
@@ -387,15 +385,15 @@ class Client(SubscriptionCalls):
             request.after_seq = page.next_after_seq
 
     def watch_job(self, job_id: str, *, after_seq: int = 0) -> JobWatch:
-        """Yields a job's events: the history, then each as it happens; ends after the terminal one.
+        """Yield past and future events of a job until the terminal one.
 
-        Each event comes once and in order. When the connection is cut the stream goes on from the
-        last event, at any gateway.
+        Each event is yielded once and in order. A cut stream resumes after the last event, at any
+        gateway.
 
         Args:
             job_id: the job.
-            after_seq: the number of the last event seen; 0 for the whole history. Only events with
-                a larger number are yielded, also when there are not as many yet.
+            after_seq: the number of the last received event; 0 for all events. Only events with a
+                larger number are yielded, even if the job has fewer events.
 
         Raises:
             ValueError: `after_seq` is negative.
@@ -403,8 +401,8 @@ class Client(SubscriptionCalls):
         _check_after_seq(after_seq)
 
         def start(gateway: Gateway, seq: int) -> UnaryStreamCall[Any, Any]:
-            # The last event comes again, at once, as the sign that the stream is there. Without it
-            # a job that is quiet could not be told from a gateway that is stuck.
+            # The gateway resends the last event at once. Without it, a quiet job would look like
+            # a gateway that is stuck.
             return gateway.jobs.WatchJob(
                 job_service_pb2.WatchJobRequest(
                     job_id=job_id, after_seq=max(0, seq - 1), data_encoding=JSON
@@ -422,13 +420,13 @@ class Client(SubscriptionCalls):
         page_size: int = 0,
         full: bool = False,
     ) -> AsyncGenerator[Job, None]:
-        """Yields all jobs that match, the newest first, page by page.
+        """Yield all matching jobs, newest first, page by page.
 
         Args:
-            filter: a subset of AIP-160, such as `state = FAILED AND labels.team = "ml"`; all of it
-                is told in the proto, at `ListJobsRequest`. Empty: all jobs.
-            page_size: how many jobs are asked for at a time; 0 is the server's default.
-            full: with payloads and results.
+            filter: a subset of AIP-160, such as `state = FAILED AND labels.team = "ml"`; see
+                `ListJobsRequest` in the proto. Empty: all jobs.
+            page_size: jobs of a page; 0 for the default of the server.
+            full: include payloads and results.
         """
         request = job_service_pb2.ListJobsRequest(
             filter=filter, page_size=page_size, view=_view(full=full), data_encoding=JSON
@@ -452,19 +450,19 @@ class Client(SubscriptionCalls):
         job_ids: Iterable[str] = (),
         cursor: str = "",
     ) -> Watch:
-        """Follows all jobs that match every argument that is given, on one stream.
+        """Follow all jobs that match every given argument, on one stream.
 
         Args:
-            queues: any of these queues.
-            types: any of these types.
-            states: events that lead to any of these states.
-            labels: all of these labels.
-            batch_id: this batch.
-            job_ids: any of these jobs; at most 10,000.
-            cursor: where to resume, a `Watch.cursor`. Empty: from now.
+            queues: match these queues.
+            types: match these job types.
+            states: match events that lead to these states.
+            labels: require all these labels.
+            batch_id: match this batch.
+            job_ids: match these jobs, at most 10,000.
+            cursor: resume after this `Watch.cursor`. Empty: from now.
 
         Raises:
-            ValueError: one of `states` is no state.
+            ValueError: one of `states` is not a job state.
         """
         job_filter = to_filter(
             queues=queues,
@@ -479,12 +477,12 @@ class Client(SubscriptionCalls):
     # The platform.
 
     async def stats(self) -> Stats:
-        """Counts the jobs by state, queue and type."""
+        """Return the number of jobs by state, queue and type."""
         request = job_service_pb2.GetStatsRequest()
         return from_stats(await self._calls.unary(lambda gateway: gateway.jobs.GetStats, request))
 
     async def handlers(self) -> tuple[HandlerInfo, ...]:
-        """The types of jobs that live workers can run now, in the order of their names."""
+        """Return the job types of all live workers, by name."""
         request = handler_service_pb2.ListHandlersRequest(data_encoding=JSON)
         found: list[HandlerInfo] = []
         while True:
@@ -495,19 +493,19 @@ class Client(SubscriptionCalls):
             request.page_token = page.next_page_token
 
     async def ping(self) -> timedelta:
-        """Asks a gateway whether it serves (grpc.health.v1), and returns how long that took.
+        """Check the health of a gateway (grpc.health.v1), and return the duration of the call.
 
         Raises:
-            Unavailable: it does not serve, for instance since its database is gone.
+            Unavailable: the gateway is not serving, for example because its database is down.
         """
         begin = time.monotonic()
         response = await self._calls.unary(lambda gateway: gateway.health, health_request(""))
         if response.status != _SERVING:
-            raise Unavailable(Refusal(code="UNAVAILABLE", message="the gateway does not serve now"))
+            raise Unavailable(Refusal(code="UNAVAILABLE", message="the gateway is not serving"))
         return timedelta(seconds=time.monotonic() - begin)
 
     async def queue_serving(self, queue: str) -> bool:
-        """Whether a live worker takes jobs from a queue now (grpc.health.v1, `queue/NAME`)."""
+        """Return whether a live worker serves a queue (grpc.health.v1, `queue/NAME`)."""
         request = health_request(f"queue/{queue}")
         try:
             response = await self._calls.unary(lambda gateway: gateway.health, request)
@@ -519,10 +517,10 @@ class Client(SubscriptionCalls):
 
 
 def _correlated(correlation_id: str | None) -> Metadata | None:
-    """The metadata of a call that submits.
+    """Return the metadata of a submit.
 
     Raises:
-        ValueError: metadata cannot have such an id, or the gateway would replace it.
+        ValueError: metadata cannot contain the id, or the gateway would replace it.
     """
     if correlation_id is None:
         return None
@@ -541,7 +539,7 @@ def _check_after_seq(after_seq: int) -> None:
 
 
 def _fresh_key() -> str:
-    """An idempotency key that nobody has had."""
+    """Return a random idempotency key."""
     return os.urandom(16).hex()
 
 

@@ -1,28 +1,28 @@
 """The errors of the client.
 
 HeadraceError
-├── CallError                 a call was refused or did not come through
-│   ├── InvalidRequest        what was asked is malformed; lists every violation
-│   │   ├── PayloadInvalid    the payload breaks its handler's schema
+├── CallError                 a call was refused or failed
+│   ├── InvalidRequest        the request is malformed; lists every violation
+│   │   ├── PayloadInvalid    the payload violates the schema of its handler
 │   │   ├── PageTokenInvalid
 │   │   ├── CursorInvalid     malformed, or of another database
 │   │   └── LimitExceeded     a size, a count or a depth is beyond its limit
 │   ├── JobNotFound
-│   ├── RequestIdConflict     a request_id was used for another content
-│   ├── StateConflict         the job is in a state that does not allow it
-│   ├── SlowConsumer          a watch was read too slowly; it could not be resumed in time
-│   ├── CursorExpired         older than what is kept; says how to go on
+│   ├── RequestIdConflict     the request_id was used for different content
+│   ├── StateConflict         the state of the job does not allow the call
+│   ├── SlowConsumer          a watch was read too slowly and could not be resumed in time
+│   ├── CursorExpired         events after the cursor were deleted; contains the oldest cursor
 │   ├── SubscriptionNotFound
-│   ├── SubscriptionConflict  the name has another filter
-│   ├── SubscriptionTaken     another consumer receives it; what was not acknowledged goes there
-│   ├── Unavailable           no gateway could serve it; trying again may help
-│   ├── DeadlineExceeded      the call took too long; a TimeoutError as well
+│   ├── SubscriptionConflict  a subscription with this name has another filter
+│   ├── SubscriptionTaken     another consumer receives it, with all unacknowledged events
+│   ├── Unavailable           no gateway could serve the call; a retry may succeed
+│   ├── DeadlineExceeded      the call took too long; also a TimeoutError
 │   └── InternalError         a bug of the server
 ├── JobFailed                 the job ended as FAILED
 ├── JobCancelled              the job ended as CANCELLED
-├── ForkedProcess             the process was forked from one that used gRPC; a RuntimeError
-├── MonkeyPatched             gevent or eventlet has replaced threads or sockets; a RuntimeError
-└── WrongEventLoop            a `Client` was called from another event loop; a RuntimeError
+├── ForkedProcess             the process is a fork of one that used gRPC; also a RuntimeError
+├── MonkeyPatched             gevent or eventlet replaced threads or sockets; also a RuntimeError
+└── WrongEventLoop            a `Client` was called from another event loop; also a RuntimeError
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from headrace.job import Job, JobError
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What is wrong with one field: its path (`job.retry_policy.jitter`) and what it must be."""
+    """An invalid field: its path, such as `job.retry_policy.jitter`, and the rule."""
 
     field: str
     description: str
@@ -44,16 +44,16 @@ class Violation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """What a server said when it refused a call.
+    """The status of a refused call.
 
     Args:
-        code: the gRPC status code's name, such as `NOT_FOUND`.
-        message: what a person should read.
-        reason: the name in `headrace.v1.ErrorReason` without its prefix; empty when the answer came
-            from elsewhere, such as the transport.
-        metadata: the particulars that the reason has.
-        violations: every malformed field.
-        retry_after: how long the server asks to wait.
+        code: name of the gRPC status code, such as `NOT_FOUND`.
+        message: description for a person.
+        reason: the name in `headrace.v1.ErrorReason` without its prefix; empty if the status is not
+            from a gateway, but for example from the transport.
+        metadata: details of the reason.
+        violations: all invalid fields.
+        retry_after: the wait that the server asks for.
     """
 
     code: str
@@ -65,11 +65,11 @@ class Refusal:
 
 
 class HeadraceError(Exception):
-    """The root of the tree."""
+    """The base class of all errors of the client."""
 
 
 class CallError(HeadraceError):
-    """A call was refused or did not come through. `refusal` has all that is known."""
+    """A call was refused or failed; `refusal` has the status."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.message or refusal.code)
@@ -77,7 +77,7 @@ class CallError(HeadraceError):
 
 
 class InvalidRequest(CallError):
-    """What was asked is malformed; `violations` has every fault."""
+    """The request is malformed; `violations` lists all invalid fields."""
 
     @property
     def violations(self) -> Sequence[Violation]:
@@ -85,19 +85,19 @@ class InvalidRequest(CallError):
 
 
 class PayloadInvalid(InvalidRequest):
-    """The payload breaks the JSON Schema of its handler."""
+    """The payload violates the JSON Schema of its handler."""
 
 
 class PageTokenInvalid(InvalidRequest):
-    """A page token that is malformed or belongs to another filter."""
+    """The page token is malformed or belongs to another filter."""
 
 
 class CursorInvalid(InvalidRequest):
-    """A cursor that is malformed or belongs to another database."""
+    """The cursor is malformed or belongs to another database."""
 
 
 class JobNotFound(CallError):
-    """No such job."""
+    """The job does not exist."""
 
     @property
     def job_id(self) -> str:
@@ -105,7 +105,7 @@ class JobNotFound(CallError):
 
 
 class RequestIdConflict(CallError):
-    """The request_id was used for another content; `job_id` (or `batch_id`) has it."""
+    """The request_id was used for different content, by `job_id` or `batch_id`."""
 
     @property
     def request_id(self) -> str:
@@ -121,7 +121,7 @@ class RequestIdConflict(CallError):
 
 
 class StateConflict(CallError):
-    """The job is in `state`, and what was asked needs one of `allowed`."""
+    """The job is in `state`; the call requires one of `allowed`."""
 
     @property
     def job_id(self) -> str:
@@ -138,10 +138,10 @@ class StateConflict(CallError):
 
 
 class LimitExceeded(InvalidRequest):
-    """A size, a count or a depth is beyond its limit; the same call fails again.
+    """A size, a count or a depth exceeds its limit; a retry fails too.
 
-    `limit` is the server's setting or the name of the limit. `maximum` and `actual` are None when
-    the server did not report them.
+    `limit` is the setting of the server or the name of the limit. `maximum` and `actual` are None
+    if the server did not report them.
     """
 
     @property
@@ -162,15 +162,14 @@ class LimitExceeded(InvalidRequest):
 
 
 class SlowConsumer(CallError):
-    """A watch was read too slowly. Watches resume by themselves, so this is seldom seen."""
+    """A watch was read too slowly. It is raised only if the watch could not resume."""
 
 
 class CursorExpired(CallError):
-    """The cursor is older than what is kept; `oldest_cursor` is the oldest usable one.
+    """Events after the cursor were deleted; `oldest_cursor` is the oldest valid cursor.
 
-    To go on, watch from `oldest_cursor`, or acknowledge it for a subscription. What had happened
-    before cannot be streamed any more: read the jobs themselves where it matters, with
-    `Client.list` and `Client.get`.
+    To continue, watch from `oldest_cursor`, or acknowledge it for a subscription. Read the current
+    state of jobs with deleted events with `Client.list` and `Client.get`.
     """
 
     @property
@@ -178,10 +177,10 @@ class CursorExpired(CallError):
         return self.refusal.metadata.get("oldest_cursor", "")
 
     def __str__(self) -> str:
-        said = super().__str__()
-        if not self.oldest_cursor or self.oldest_cursor in said:
-            return said
-        return f"{said} (oldest_cursor: {self.oldest_cursor})"
+        message = super().__str__()
+        if not self.oldest_cursor or self.oldest_cursor in message:
+            return message
+        return f"{message} (oldest_cursor: {self.oldest_cursor})"
 
 
 class _SubscriptionError(CallError):
@@ -191,7 +190,7 @@ class _SubscriptionError(CallError):
 
 
 class SubscriptionNotFound(_SubscriptionError):
-    """No subscription has this `name`; create it first."""
+    """The subscription `name` does not exist; create it first."""
 
 
 class SubscriptionConflict(_SubscriptionError):
@@ -201,20 +200,20 @@ class SubscriptionConflict(_SubscriptionError):
 class SubscriptionTaken(_SubscriptionError):
     """Another consumer receives the subscription `name` now.
 
-    What was not acknowledged goes there. To stand by for the next turn, subscribe again.
+    It also receives all unacknowledged events. To stand by, subscribe again.
     """
 
 
 class Unavailable(CallError):
-    """No gateway could serve the call; trying again may help."""
+    """No gateway could serve the call; a retry may succeed."""
 
 
 class DeadlineExceeded(CallError, TimeoutError):
-    """The call took longer than its deadline allows."""
+    """The call exceeded its deadline."""
 
 
 class InternalError(CallError):
-    """A bug of the server; its log has it under `request_id`."""
+    """A bug of the server; its log contains the error under `request_id`."""
 
     @property
     def request_id(self) -> str:
@@ -222,17 +221,17 @@ class InternalError(CallError):
 
 
 class JobFailed(HeadraceError):
-    """The job ended as FAILED, for the reason `error`. `job` is all of it."""
+    """The job ended as FAILED with `error`; `job` is the full job."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.error = job.error or JobError(type="", message="no reason was given", retryable=False)
+        self.error = job.error or JobError(type="", message="without an error", retryable=False)
         kind = f"{self.error.type}: " if self.error.type else ""
         super().__init__(f"job {job.id} failed: {kind}{self.error.message}")
 
 
 class JobCancelled(HeadraceError):
-    """The job ended as CANCELLED. `job` is all of it."""
+    """The job ended as CANCELLED; `job` is the full job."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -240,7 +239,7 @@ class JobCancelled(HeadraceError):
 
 
 class ForkedProcess(HeadraceError, RuntimeError):
-    """The process was forked from one that had used gRPC, which cannot work in it.
+    """The process is a fork of a process that has used gRPC, so gRPC does not work in it.
 
     Use clients only after the fork, or start processes with "spawn" or "forkserver".
     """
@@ -249,12 +248,12 @@ class ForkedProcess(HeadraceError, RuntimeError):
 class MonkeyPatched(HeadraceError, RuntimeError):
     """gevent or eventlet has replaced threads, sockets or select in this process.
 
-    gRPC hangs on that. Use the client in a process without monkey patching.
+    gRPC would hang. Use the client in a process without monkey patching.
     """
 
 
 class WrongEventLoop(HeadraceError, RuntimeError):
-    """A `Client` was called from another event loop than the one that it was first used in.
+    """A `Client` was called from an event loop other than its own, the first that used it.
 
     Create a client in each event loop, or use `SyncClient`, which any thread may call.
     """

@@ -1,4 +1,4 @@
-"""The transitions of a job."""
+"""The events of a job."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from headrace.job import JobError, JobState, Progress
 
 
 class JobEventType(StrEnum):
-    """What happened to a job."""
+    """The type of an event."""
 
-    # Persisted: now QUEUED, or SCHEDULED when its time is in the future.
+    # Stored: now QUEUED, or SCHEDULED if its schedule time is in the future.
     SUBMITTED = "SUBMITTED"
-    # Its time has come: now QUEUED.
+    # Its schedule time has passed: now QUEUED.
     DUE = "DUE"
-    # A worker took it: now RUNNING, with a new attempt number.
+    # A worker claimed it: now RUNNING, with a new attempt number.
     STARTED = "STARTED"
-    # The handler told how far it is.
+    # The handler reported progress.
     PROGRESSED = "PROGRESSED"
-    # The handler emitted a piece of output.
+    # The handler emitted output.
     OUTPUT = "OUTPUT"
-    # Ended well.
+    # The job succeeded.
     SUCCEEDED = "SUCCEEDED"
-    # The attempt failed, and the job waits for its backoff.
+    # The attempt failed; the job waits for its retry.
     RETRY_SCHEDULED = "RETRY_SCHEDULED"
-    # Ended with an error.
+    # The job failed.
     FAILED = "FAILED"
-    # Its worker drains: QUEUED again, and no retry is spent.
+    # Its worker stops: QUEUED again, without using a retry.
     INTERRUPTED = "INTERRUPTED"
-    # Its worker died or hung: QUEUED again, or FAILED when that happened too often.
+    # Its worker died or hung: QUEUED again, or FAILED after too many losses.
     WORKER_LOST = "WORKER_LOST"
-    # Somebody asked for its cancellation while it was RUNNING.
+    # A client requested its cancellation while it was RUNNING.
     CANCEL_REQUESTED = "CANCEL_REQUESTED"
-    # Ended on request.
+    # The job was cancelled.
     CANCELLED = "CANCELLED"
     # Its deadline passed: FAILED.
     EXPIRED = "EXPIRED"
-    # A person put it back: QUEUED, with a fresh retry budget.
+    # A client requeued it: QUEUED, with a fresh retry budget.
     REQUEUED = "REQUEUED"
-    # One that this version of the client does not know.
+    # Unknown to this version of the client.
     UNKNOWN = "UNKNOWN"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent:
-    """One transition of one job; `(job_id, seq)` names it for ever.
+    """One transition of one job, identified by `(job_id, seq)`.
 
-    The events of a job are numbered 1, 2, 3 … without a gap. `state` is the job's from this event
-    on. `error`, `progress`, `output`, `schedule_time` (when it will be due) and `worker_id` are
-    there on the kinds of events that have them.
+    The events of a job are numbered 1, 2, 3 … without a gap. `state` is the state after the event.
+    `error`, `progress`, `output`, `schedule_time` and `worker_id` are set only for the event types
+    that have them.
     """
 
     job_id: str

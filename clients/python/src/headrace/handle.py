@@ -1,4 +1,4 @@
-"""A job in the hands of who submitted it."""
+"""Handles of submitted jobs and batches."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class JobHandle:
-    """A job, to be followed and waited for.
+    """A job that can be watched, awaited, cancelled and retried.
 
     Attributes:
-        id: the job's id; empty when it was only validated.
-        outcome: what the submit did; None when the handle was made from an id.
+        id: the job id; empty after `validate_only`.
+        outcome: the result of the submit; None for a handle of `Client.job`.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class JobHandle:
 
     @property
     def job(self) -> Job | None:
-        """The job as it was when it was submitted; None when the handle was made from an id."""
-        # Most of those who submit thousands of jobs look at none of them.
+        """The job after the submit; None for a handle of `Client.job`."""
+        # Decoded on demand, because programs that submit thousands of jobs rarely read them.
         message = self._message
         if message is not None:
             self._job, self._message = from_job(message), None
@@ -53,25 +53,25 @@ class JobHandle:
         return f"<JobHandle {self.id}>"
 
     def watch(self, *, after_seq: int = 0) -> JobWatch:
-        """Yields the job's events: the history, then each as it happens; see `Client.watch_job`."""
+        """Yield past and future events of the job; see `Client.watch_job`."""
         return self._client.watch_job(self.id, after_seq=after_seq)
 
     def output(self, *, after_seq: int = 0) -> AsyncGenerator[JobOutput, None]:
-        """Yields what the job's handler has emitted so far; see `Client.output`."""
+        """Yield the stored output of the job; see `Client.output`."""
         return self._client.output(self.id, after_seq=after_seq)
 
     async def result(self, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
-        """Waits for the job to end, and returns what its handler returned.
+        """Wait until the job ends, and return the result of its handler.
 
         Args:
-            timeout: the longest wait, in seconds. None: as long as the job takes.
+            timeout: the longest wait, in seconds. None: no limit.
 
         Raises:
-            JobFailed: it ended as FAILED.
-            JobCancelled: it ended as CANCELLED.
-            TimeoutError: it has not ended in time; it goes on.
+            JobFailed: the job ended as FAILED.
+            JobCancelled: the job ended as CANCELLED.
+            TimeoutError: the job has not ended in time; it continues.
             ValueError: `timeout` is NaN or negative.
-            CallError: it does not exist, or no gateway answered for too long.
+            CallError: the job does not exist, or no gateway was reachable in time.
         """
         if timeout is not None:
             check_seconds("timeout", timeout, zero=True, endless=True)
@@ -84,15 +84,15 @@ class JobHandle:
         return job.result
 
     async def finished(self) -> Job:
-        """Waits for the job to end, however it ends, and returns all of it.
+        """Wait until the job ends in any state, and return the full job.
 
         Raises:
-            CallError: it does not exist, or no gateway answered for too long.
+            CallError: the job does not exist, or no gateway was reachable in time.
         """
         job = self.job
         if job is None or job.state.terminal:
             job = await self.get()
-        # It can have been requeued between the end of the stream and the look at it.
+        # The job may have been requeued since the end of the stream.
         while not job.state.terminal:
             async with self.watch(after_seq=job.seq) as events:
                 async for _ in events:
@@ -101,23 +101,23 @@ class JobHandle:
         return job
 
     async def get(self) -> Job:
-        """The job as it is now."""
+        """Return the full job."""
         return await self._client.get(self.id)
 
     async def cancel(self) -> Job:
-        """Cancels the job; see `Client.cancel`."""
+        """Cancel the job; see `Client.cancel`."""
         return await self._client.cancel(self.id)
 
     async def retry(self) -> Job:
-        """Requeues the job; see `Client.retry`."""
+        """Requeue the job; see `Client.retry`."""
         return await self._client.retry(self.id)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The jobs of one `submit_many`, in the order asked.
+    """The jobs of one `submit_many`, in the order of the submit.
 
-    `id` names the batch in filters and watches; empty when it was only validated.
+    `id` selects the batch in filters and watches; it is empty after `validate_only`.
     """
 
     id: str

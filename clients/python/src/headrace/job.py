@@ -1,4 +1,4 @@
-"""Jobs and what is said of them. Every name is the contract's own (`headrace/v1/job.proto`)."""
+"""Jobs, with the names of the contract (`headrace/v1/job.proto`)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias, TypedDict
 
-# A span of time: a timedelta, or a number of seconds.
+# A timedelta, or a number of seconds.
 Duration: TypeAlias = float | timedelta
 
 
 class JobState(StrEnum):
-    """Where a job is in its life."""
+    """The state of a job."""
 
     SCHEDULED = "SCHEDULED"
     QUEUED = "QUEUED"
@@ -22,12 +22,12 @@ class JobState(StrEnum):
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
-    # One that this version of the client does not know.
+    # Unknown to this version of the client.
     UNKNOWN = "UNKNOWN"
 
     @property
     def terminal(self) -> bool:
-        """Whether the job has ended (until somebody requeues it)."""
+        """Whether the job has ended; a requeue makes it QUEUED again."""
         return self in _TERMINAL
 
 
@@ -35,36 +35,35 @@ _TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
 class SubmitOutcome(StrEnum):
-    """What a submit did, or would do."""
+    """The result of a submit."""
 
     # The job was persisted.
     CREATED = "CREATED"
-    # The request_id was used before for the same content: that job came back.
+    # The request_id was used before with the same content; the existing job was returned.
     EXISTING = "EXISTING"
     # Only validated: a live worker would run it.
     WOULD_RUN = "WOULD_RUN"
-    # Only validated: it would wait, since no live worker has its type.
+    # Only validated: it would wait, because no live worker runs its type.
     NO_WORKER = "NO_WORKER"
-    # One that this version of the client does not know.
+    # Unknown to this version of the client.
     UNKNOWN = "UNKNOWN"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How failures are tried again: exponential backoff with jitter. None leaves it to the handler.
+    """The retries of failed attempts: exponential backoff with jitter. None: as the handler sets.
 
     Args:
-        max_attempts: attempts in all, the first included; 1 to 100.
+        max_attempts: total attempts, including the first; 1 to 100.
         initial_backoff: the wait before the first retry, before jitter.
         max_backoff: the longest wait.
-        multiplier: the growth from one wait to the next; 1 to 100.
-        jitter: the share of the wait that is random; 0 to 1, and 1 is full jitter.
-        non_retryable_error_types: errors that end the job whatever is left of its attempts, by
-            `JobError.type` to the letter, such as `ValueError` or `TIMEOUT`; at most 32. None or
-            an empty list: those of the handler.
+        multiplier: factor from one wait to the next; 1 to 100.
+        jitter: random share of the wait, 0 to 1; 1 is full jitter.
+        non_retryable_error_types: errors that are not retried, by `JobError.type`, such as
+            `ValueError` or `TIMEOUT`; at most 32. None or an empty list: those of the handler.
 
     Raises:
-        TypeError: the types of errors are a single name.
+        TypeError: `non_retryable_error_types` is a string.
     """
 
     max_attempts: int | None = None
@@ -80,7 +79,7 @@ class RetryPolicy:
 
 
 class JobOptions(TypedDict, total=False):
-    """What `submit` can say of a job beside its type and payload; see `JobSpec`."""
+    """The options of `submit`; see `JobSpec`."""
 
     queue: str
     priority: int
@@ -94,23 +93,23 @@ class JobOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What a submitter says of a job.
+    """A job to submit.
 
     Args:
-        type: names the handler: `email`, `square_sum`.
-        payload: the handler's argument, anything that JSON can say. None: an empty object.
-        queue: empty: the handler's own queue.
-        priority: -100 to 100; higher goes first, and each point is worth a minute of waiting.
-        labels: free-form marks to list and watch by.
-        delay: start no sooner than this from now. "Now" is by this machine's clock; and since it
-            moves, a submit with a `request_id` of your own should say `schedule_time` instead.
-        schedule_time: start no sooner than this, by the database's clock.
-        timeout: how long one attempt may run. None: the handler decides.
-        deadline: when the job, with all its attempts, must have ended. None: never.
-        retry: how failures are tried again. None: the handler decides.
+        type: the job type, such as `email`; it selects the handler.
+        payload: input of the handler, any JSON value. None: an empty object.
+        queue: the queue; empty: the queue of the handler.
+        priority: -100 to 100; higher priorities start first. One point equals a minute of waiting.
+        labels: free keys and values for filters.
+        delay: earliest start, from now by the local clock. With your own `request_id` use
+            `schedule_time`, because a repeated submit with a delay has different content.
+        schedule_time: earliest start, by the clock of the database.
+        timeout: longest duration of one attempt. None: the timeout of the handler.
+        deadline: time at which the job expires. None: never.
+        retry: the retry policy. None: the policy of the handler.
 
     Raises:
-        ValueError: both `delay` and `schedule_time`, or a time without a time zone.
+        ValueError: both `delay` and `schedule_time` are set, or a time has no time zone.
     """
 
     type: str
@@ -127,7 +126,7 @@ class JobSpec:
 
     def __post_init__(self) -> None:
         if self.delay is not None and self.schedule_time is not None:
-            raise ValueError("say either delay or schedule_time")
+            raise ValueError("use either delay or schedule_time, not both")
         if self.schedule_time is not None and self.schedule_time.tzinfo is None:
             raise ValueError("schedule_time must have a time zone")
         if self.deadline is not None and self.deadline.tzinfo is None:
@@ -138,9 +137,8 @@ class JobSpec:
 class JobError:
     """Why an attempt or a job failed.
 
-    `type` is an exception's name, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST, INTERRUPTED;
-    `message` is for people; `stack_trace` is the handler's traceback. The stack trace is in the
-    full view of a job only, and empty in events.
+    `type` is the name of an exception, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST or INTERRUPTED.
+    `stack_trace` is the traceback of the handler; only the full view of a job contains it.
     """
 
     type: str
@@ -151,7 +149,7 @@ class JobError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a running attempt is: `fraction` is 0 to 1, `counters` are the handler's own."""
+    """Progress of a running attempt: `fraction` is 0 to 1; the handler defines `counters`."""
 
     fraction: float
     message: str = ""
@@ -160,16 +158,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Omitted:
-    """Stands for a document that was too large for a response; its JSON text has so many bytes."""
+    """Replaces a document that is too large for a response; `omitted_bytes` is its size as JSON."""
 
     omitted_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOutput:
-    """A piece of output: what one `emit` of the handler stored.
+    """The output of one `emit` of a handler.
 
-    `seq` is the number of its event within the job, `attempt` the attempt that emitted it.
+    `seq` is the number of its event in the job, `attempt` the attempt that emitted it.
     """
 
     seq: int
@@ -180,14 +178,13 @@ class JobOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job as it was when the server answered.
+    """A job at the time of the call.
 
-    `payload` and `result` are there in the full view only (`get`, or `list` with `full`), and
-    `result` only when it is SUCCEEDED. `Client.output` has what the handler emitted. `attempt`
-    counts its starts, `seq` is the number of its newest event, `error` is its newest failure.
-    `correlation_id` is in the log lines about the job. `unreadable_fields` names the fields whose
-    stored values cannot be read, which are left out. Times are by the database's clock and in UTC;
-    what has not happened is None.
+    Only the full view (`get`, or `list` with `full`) contains `payload` and `result`, and only a
+    SUCCEEDED job has a `result`. `Client.output` returns the output. `attempt` is the number of
+    starts, `seq` the number of the newest event, `error` the newest failure. `correlation_id` is in
+    all log lines about the job. `unreadable_fields` names fields whose stored values cannot be
+    read; they are empty here. Times are UTC, by the clock of the database; None: not yet.
     """
 
     id: str

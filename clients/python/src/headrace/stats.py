@@ -1,4 +1,4 @@
-"""How many jobs there are, and which types of jobs can run."""
+"""The number of jobs, and the handlers of live workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace.job import JobState, RetryPolicy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStats:
-    """The jobs of a queue by state; `age` is how long its oldest QUEUED job has waited."""
+    """The jobs of a queue by state; `age` is the wait of its oldest QUEUED job."""
 
     queue: str
     states: Mapping[JobState, int]
@@ -29,7 +29,7 @@ class TypeStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """All jobs by state, queue and type, as of `stats_time`. States without jobs are left out."""
+    """All jobs by state, queue and type at `stats_time`, without states that have no jobs."""
 
     states: Mapping[JobState, int]
     queues: tuple[QueueStats, ...]
@@ -39,7 +39,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerInfo:
-    """A type of job, as its live workers registered it; the schemas are JSON Schema."""
+    """A job type as registered by its live workers; the schemas are JSON Schema."""
 
     type: str
     queue: str

@@ -1,4 +1,4 @@
-"""Named subscriptions, as they are."""
+"""Subscriptions and the filters of jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headrace.job import JobState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs: those that match every field that is not empty. See `Client.watch`."""
+    """A filter of jobs, which must match every field that is not empty; see `Client.watch`."""
 
     queues: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
@@ -23,18 +23,18 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """A named subscription, whose cursor the server keeps.
+    """A subscription; the server stores its position.
 
     Args:
-        name: its name, unique in its tenant.
-        filter: which jobs.
-        create_time: when it was created.
-        ack_time: when something was last acknowledged; None when nothing was.
-        consumer: the one that receives; empty when nobody does.
-        lag: how old the oldest event behind the acknowledged ones is, whether it matches or not;
-            None when there is none.
-        created: of `create_subscription`, whether it is new; None else.
-        unreadable_fields: the fields whose stored values cannot be read, which are left out.
+        name: the name, unique in the tenant.
+        filter: the jobs.
+        create_time: the time of its creation.
+        ack_time: the time of the last acknowledgment; None before the first.
+        consumer: the current consumer; empty without one.
+        lag: the age of the oldest event after the acknowledged ones, matching or not; None
+            without such events.
+        created: whether `create_subscription` created it; otherwise None.
+        unreadable_fields: fields whose stored values cannot be read; they are empty here.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Receiving a named subscription."""
+"""The stream of a subscription and its acknowledgments."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _MAX_HOST: Final = 80
 
 
 class SubscriptionWatch(Following):
-    """The events of a subscription that have not been acknowledged, then each as it happens.
+    """Unacknowledged and future events of a subscription.
 
         async with client.subscribe("billing") as events:
             async for event in events:
                 handle(event)
                 await events.ack()
 
-    Each event is yielded once in this process, in order per job, however often the connection is
-    cut. What was not acknowledged when the process ends comes again, here or at another consumer.
-    To act on it once all the same, write `(job_id, seq)` down together with what was done.
+    Each event is yielded once in this process, in order per job, even if the connection is cut. If
+    the process ends, the server sends unacknowledged events again, to any consumer. To act on each
+    event only once, store `(job_id, seq)` together with the effect.
 
-    What does not match needs no `ack`: once all events are acknowledged, it is passed by.
+    Events that do not match need no `ack`.
 
-    While another consumer receives the subscription this one waits, to go on when that one is gone.
+    While another consumer receives the subscription, this one stands by and takes over after it.
 
     Attributes:
-        name: the subscription's.
-        consumer: names this receiver at the server, for all of its life.
-        cursor: what the next `ack` acknowledges; empty before there is anything.
-        caught_up: whether all that had happened before has been yielded; what follows is live.
-        standby: whether another consumer receives, and this one waits.
+        name: the name of the subscription.
+        consumer: the name of this consumer.
+        cursor: the next `ack` acknowledges all events up to it; empty before the first event.
+        caught_up: whether all past events have been yielded; the next ones are live.
+        standby: whether another consumer receives and this one waits.
     """
 
     def __init__(self, calls: Calls, *, name: str, consumer: str | None) -> None:
@@ -50,31 +50,31 @@ class SubscriptionWatch(Following):
         self.consumer = _own_name() if consumer is None else consumer
         self.standby = False
         self._calls = calls
-        # The cursor that was acknowledged last, and how many of the events that were yielded.
+        # The last acknowledged cursor, and the number of acknowledged events.
         self._acked_cursor, self._acked = "", 0
         self._taken: SubscriptionTaken | None = None
         self._resumes_seen = 0
-        # Whether the last response says that nothing matches.
+        # Whether the last response was an idle mark.
         self._idle = False
-        # Whether it may be watched again after it was taken: once for each time that it answers.
+        # Whether to watch again after a loss of the subscription: once after each response.
         self._welcome = False
 
     async def ack(self) -> bool:
-        """Acknowledges what has been yielded: it never comes again, to nobody.
+        """Acknowledge the yielded events, so that no consumer receives them again.
 
-        Events come in messages, of one event when it is quiet and of many under load, and a message
-        is acknowledged as a whole. So while only a part of one has been yielded, this acknowledges
-        what came before it; the first `ack` behind its last event has the rest. What has not been
-        yielded is never acknowledged. It calls the server only when there is something new to
-        acknowledge, so it may stand behind each event.
+        The server sends one event per message, or many under load, and a message is acknowledged as
+        a whole. If only some events of a message have been yielded, this acknowledges the messages
+        before it, and the first `ack` after its last event acknowledges the rest. Events that have
+        not been yielded are never acknowledged. It calls the server only if there are new events to
+        acknowledge, so it may be called after each event.
 
         Returns:
-            Whether all that has been yielded is acknowledged now.
+            Whether all yielded events are acknowledged now.
 
         Raises:
-            SubscriptionTaken: another consumer receives now, and what was not acknowledged goes
-                there. The iteration ends with this error as well.
-            CallError: it did not come through; it may be repeated.
+            SubscriptionTaken: another consumer receives now, with all unacknowledged events. The
+                iteration ends with this error too.
+            CallError: the call failed; it may be repeated.
         """
         self._check()
         if self.cursor != self._acked_cursor:
@@ -86,12 +86,12 @@ class SubscriptionWatch(Following):
         return self._acked == self._yielded
 
     async def ready(self) -> bool:
-        """Waits until an event can be taken; False when it was closed and there are no more.
+        """Wait for an event; return False if the watch was closed and has no more events.
 
         Raises:
-            SubscriptionTaken: another consumer receives now, and an `ack` was refused for that; or
-                somebody else has the same consumer's name.
-            CursorExpired: events that were not acknowledged are not kept any more.
+            SubscriptionTaken: another consumer receives now, so an `ack` was refused; or another
+                consumer has the same name.
+            CursorExpired: unacknowledged events were deleted.
             CallError: the stream was refused, or could not be resumed in time.
         """
         self._check()
@@ -99,7 +99,7 @@ class SubscriptionWatch(Following):
 
     @property
     def _resumable(self) -> bool:
-        # The server keeps its place.
+        # The server stores the position.
         return True
 
     def _start(self, gateway: Gateway) -> aio.UnaryStreamCall[Any, Any]:
@@ -113,7 +113,7 @@ class SubscriptionWatch(Following):
             received = await super()._receive()
         except SubscriptionTaken as taken:
             if self._welcome and not await self._has_namesake():
-                # Its lease has lapsed. It waits for its turn again.
+                # Its lease has lapsed, so it stands by again.
                 self._welcome, self.standby = False, True
                 return True
             await self._lose(taken)
@@ -130,32 +130,32 @@ class SubscriptionWatch(Following):
         if self.standby:
             self.caught_up = False
         if self.resumes > self._resumes_seen:
-            # It begins behind what is acknowledged, and so with what else was yielded.
+            # The stream restarts after the acknowledged events and repeats the other yielded ones.
             self._resumes_seen = self.resumes
             self._replaying = self._acked < self._yielded
         if news or mark == job_service_pb2.WATCH_MARK_CAUGHT_UP:
             self._replaying = False
 
     async def _pass_by(self) -> None:
-        """Acknowledges what does not match, once all that does is acknowledged.
+        """Acknowledge events that do not match, after all matching ones are acknowledged.
 
-        Else a subscription whose jobs are rare would hold on to all the others' events, and expire.
+        Otherwise a subscription to rare jobs would retain all other events, and expire.
         """
         nothing_open = self._acked == self._yielded and not self._events and not self._replaying
         if nothing_open and self.cursor != self._acked_cursor:
-            # What is wrong is for the stream or the next `ack` to say.
+            # The stream or the next `ack` reports the error.
             with suppress(CallError):
                 await self._acknowledge()
 
     async def _acknowledge(self) -> None:
-        # More may be yielded while the server answers.
+        # More events may be yielded during the call.
         cursor, settled = self.cursor, self._settled
         request = subscription_service_pb2.AckSubscriptionRequest(name=self.name, cursor=cursor)
         await self._calls.unary(lambda gateway: gateway.subscriptions.AckSubscription, request)
         self._acked_cursor, self._acked = cursor, settled
 
     async def _has_namesake(self) -> bool:
-        """Whether who receives now has this one's name: they would replace each other for ever."""
+        """Return whether the current consumer has the same name; both would replace each other."""
         request = subscription_service_pb2.GetSubscriptionRequest(name=self.name)
         response = await self._calls.unary(
             lambda gateway: gateway.subscriptions.GetSubscription, request
@@ -168,12 +168,12 @@ class SubscriptionWatch(Following):
 
     async def _lose(self, taken: SubscriptionTaken) -> None:
         self._taken = taken
-        # Nothing more is yielded.
+        # Yield no more events.
         self._events.clear()
         await self.aclose()
 
 
 def _own_name() -> str:
-    """A name for one consumer in this process, which tells a person where it runs."""
+    """Return a unique name that contains the host and the process id."""
     host = "".join(c for c in socket.gethostname() if c.isprintable())[:_MAX_HOST]
     return f"{host}-{os.getpid()}-{uuid4().hex[:8]}"

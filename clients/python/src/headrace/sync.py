@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Following)
 
 
 class SyncJobHandle(Blocking[JobHandle]):
-    """A job, to be followed and waited for; see `JobHandle`."""
+    """A job that can be watched, awaited, cancelled and retried; see `JobHandle`."""
 
     @property
     def id(self) -> str:
@@ -114,7 +114,7 @@ class _SyncFollowing(Blocking[F]):
         raise StopIteration
 
     def close(self) -> None:
-        """Ends the stream."""
+        """End the stream."""
         self._thread.run(self._inner.aclose())
 
 
@@ -147,7 +147,7 @@ class SyncSubscriptionWatch(_SyncFollowing[SubscriptionWatch]):
 
 
 class SyncClient(Blocking[Client]):
-    """Submits jobs and follows them; see `Client`, which has every method's documentation.
+    """Submits jobs and follows them; `Client` documents all methods.
 
         with SyncClient() as client:
             job = client.submit("square_sum", {"data": [1, 2, 3]})
@@ -155,7 +155,7 @@ class SyncClient(Blocking[Client]):
                 print(event.state)
             print(job.result())
 
-    It may be used from several threads. Ctrl-C ends a wait at once.
+    Several threads may share a client. Ctrl-C ends a wait at once.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class SyncClient(Blocking[Client]):
         self.close()
 
     def close(self) -> None:
-        """Closes the connections; what still runs on them is cancelled."""
+        """Close the connections and cancel their calls."""
         if not self._thread.closed:
             self._thread.run(self._inner.close())
             self._thread.close()
@@ -215,7 +215,7 @@ class SyncClient(Blocking[Client]):
         request_id: str | None = None,
         correlation_id: str | None = None,
     ) -> Generator[SyncBatch, None, None]:
-        """Persists any number of jobs in batches, and yields each; see `Client`."""
+        """Submit any number of jobs in batches, and yield each batch; see `Client`."""
         batches = self._inner.submit_in_batches(
             jobs,
             size=size,
@@ -227,7 +227,7 @@ class SyncClient(Blocking[Client]):
             yield SyncBatch(batch, self._thread)
 
     def job(self, job_id: str) -> SyncJobHandle:
-        """A handle of an existing job; calls nobody."""
+        """Return a handle of an existing job, without a call."""
         return SyncJobHandle(self._inner.job(job_id), self._thread)
 
     def watch(
@@ -241,7 +241,7 @@ class SyncClient(Blocking[Client]):
         job_ids: Iterable[str] = (),
         cursor: str = "",
     ) -> SyncWatch:
-        """Follows all jobs that match every argument that is given; see `Client.watch`."""
+        """Follow all jobs that match every given argument; see `Client.watch`."""
         watch = self._inner.watch(
             queues=queues,
             types=types,
@@ -254,5 +254,5 @@ class SyncClient(Blocking[Client]):
         return SyncWatch(watch, self._thread)
 
     def subscribe(self, name: str, *, consumer: str | None = None) -> SyncSubscriptionWatch:
-        """Receives a subscription; see `Client.subscribe`."""
+        """Receive a subscription; see `Client.subscribe`."""
         return SyncSubscriptionWatch(self._inner.subscribe(name, consumer=consumer), self._thread)

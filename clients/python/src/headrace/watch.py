@@ -16,22 +16,22 @@ from headrace._gateways import Gateway
 from headrace.event import JobEvent
 from headrace.v1 import event_pb2, job_service_pb2
 
-# Begins the stream of one job at a gateway, behind the event with a number.
+# Starts the stream of one job at a gateway, after the event with the given number.
 JobStart: TypeAlias = Callable[[Gateway, int], aio.UnaryStreamCall[Any, Any]]
 
 
 class Watch(Following):
-    """The events of all jobs that match a filter, until the caller ends it.
+    """The events of all jobs that match a filter, until the caller ends the watch.
 
-    `async with client.watch(…) as watch:` begins to follow: once inside, no later event is missed.
-    `async for event in watch:` then yields each event once, in order per job. When the connection
-    is cut, or the gateway ends the stream since this program was slow, it is resumed by itself. A
-    wait for an event may be cancelled, by a timeout for instance, and loses none.
+    `async with client.watch(…) as watch:` starts it; no later event is missed. `async for event in
+    watch:` yields each event once, in order per job. The watch resumes by itself if the connection
+    is cut, or if the gateway ends the stream because this program was slow. A wait for an event may
+    be cancelled, for example by a timeout, without losing an event.
 
     Attributes:
-        cursor: where to resume after the event that was yielded last, at any gateway, also in
-            another process. Several events may share a cursor: then some of them come again.
-        caught_up: whether all that had happened before has been yielded; what follows is live.
+        cursor: resumes after the last yielded event, at any gateway and in any process. If several
+            events share a cursor, some of them are yielded again.
+        caught_up: whether all past events have been yielded; the next ones are live.
     """
 
     def __init__(self, calls: Calls, *, job_filter: job_service_pb2.JobFilter, cursor: str) -> None:
@@ -46,14 +46,14 @@ class Watch(Following):
 
 
 class JobWatch:
-    """The events of one job: the history, then each as it happens, to the terminal one.
+    """Past and future events of one job, until the terminal one.
 
-    `async for event in watch:` yields each event once and in order. When the connection is cut it
-    goes on from the last event, at any gateway. A wait for an event may be cancelled, by a timeout
-    for instance, and loses none.
+    `async for event in watch:` yields each event once and in order. A cut stream resumes after the
+    last event, at any gateway. A wait for an event may be cancelled, for example by a timeout,
+    without losing an event.
 
     Attributes:
-        seq: the number of the event that was yielded last: where to resume.
+        seq: the number of the last yielded event, to resume after it.
     """
 
     def __init__(self, calls: Calls, *, start: JobStart, after_seq: int) -> None:
@@ -64,7 +64,7 @@ class JobWatch:
 
     @property
     def resumes(self) -> int:
-        """How often the stream was cut and resumed."""
+        """Number of resumes of the stream."""
         return self._stream.resumes
 
     async def __aenter__(self) -> Self:
@@ -79,7 +79,7 @@ class JobWatch:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Ends the stream."""
+        """End the stream."""
         await self._stream.aclose()
 
     def __aiter__(self) -> Self:
