@@ -9,15 +9,11 @@ from sqlalchemy import text
 from headrace_core.domain.attempt import AttemptKey, ClaimedJob
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.domain.retry import RetryOverrides
-from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.rows import Fields, to_labels, to_overrides
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.rows import CLAIMED_COLUMNS, to_claimed_job
 from headrace_core.store.sql.times import sound_interval, sound_times
 from headrace_core.store.sql.transition import Lock, Selection, Transition
-from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 from headrace_core.store.workers import LIVE_WORKER
-
-_NO_OVERRIDES = RetryOverrides()
 
 
 async def claim_jobs(
@@ -49,35 +45,8 @@ async def claim_jobs(
             "most": most,
         },
     )
-    claimed = {job.key: job for job in map(_to_claimed, rows)}
+    claimed = {job.key: job for job in map(to_claimed_job, rows)}
     return [claimed.pop(delivery) for delivery in deliveries if delivery in claimed]
-
-
-def _to_claimed(row: Row) -> ClaimedJob:
-    fields = Fields()
-    fields.unreadable += row["unsound"].split()
-    no_labels: dict[str, str] = {}
-    labels = fields.read("labels", to_labels, row["labels"], no_labels)
-    retry = fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES)
-    if fields.unreadable:
-        UNREADABLE_ROWS.note(f"job {row['id']}", fields.unreadable)
-    return ClaimedJob(
-        key=AttemptKey(row["id"], row["attempt"]),
-        tenant=row["tenant"],
-        type=row["type"],
-        queue=row["queue"],
-        payload=row["payload"],
-        labels=labels,
-        retries_used=row["retries_used"],
-        worker_losses=row["worker_losses"],
-        interruptions=row["interruptions"],
-        retry=retry,
-        correlation_id=row["correlation_id"],
-        timeout=row["timeout"],
-        deadline=row["deadline"],
-        time_left=row["time_left"],
-        unreadable=fields.unreadable,
-    )
 
 
 async def held_attempts(conn: Connection, *, worker_id: WorkerId) -> Sequence[AttemptKey]:
@@ -136,10 +105,5 @@ _CLAIM = Transition(
     moment=True,
     returning="j.*, free.unsound",
     event_columns={"worker_id": "e.worker_id"},
-    result="""
-        SELECT id, tenant, type, queue, payload::text AS payload, labels::text AS labels, attempt,
-            retries_used, worker_losses, interruptions, retry::text AS retry, correlation_id,
-            timeout, deadline, deadline - start_time AS time_left, unsound
-        FROM claimed
-    """,
+    result=f"SELECT {CLAIMED_COLUMNS} FROM claimed",
 )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-import msgspec
 from asyncpg.pgproto import pgproto
 
 from headrace_core.domain.ids import BatchId, JobId, uuid7_bytes
 from headrace_core.domain.job import PRIORITY_POINT, Job, JobSpec
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.sql.connection import Row
-from headrace_core.store.sql.rows import from_overrides
+from headrace_core.store.sql.rows import from_labels, from_overrides
 
 # The rank of a job that is due at `due` (see tables.jobs.rank).
 RANK = (
@@ -88,7 +88,52 @@ def created_job(
     )
 
 
-def spec_arrays(rows: Iterable[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:
+class _Field(NamedTuple):
+    """One field of a spec in the statements that insert jobs.
+
+    Attributes:
+        kind: the type of its parameter.
+        stored: its column of `jobs`, in SQL of `input`; None for a field without a column.
+        encode: converts its value to its parameter; None for a value that is sent as it is.
+    """
+
+    kind: str
+    stored: str | None
+    encode: Callable[[Any], Any] | None = None
+
+
+# A new field of JobSpec needs a line here, and one in `created_job`.
+_FIELDS: Final = {
+    "type": _Field("text", "type"),
+    "queue": _Field("text", "queue"),
+    "priority": _Field("smallint", "priority"),
+    "labels": _Field("text", "labels::jsonb", from_labels),
+    "schedule_time": _Field("timestamptz", None),
+    "timeout": _Field("interval", "timeout"),
+    "deadline": _Field("timestamptz", "coalesce(deadline, now + deadline_after)"),
+    "deadline_after": _Field("interval", None),
+    "retry": _Field("text", "retry::jsonb", from_overrides),
+}
+_get_all: Final = attrgetter(*_FIELDS)
+_ENCODERS: Final = [
+    (index, field.encode)
+    for index, field in enumerate(_FIELDS.values())
+    if field.encode is not None
+]
+
+# The parameters of a spec, with their types.
+SPEC: Final = {name: field.kind for name, field in _FIELDS.items()}
+
+
+def spec_values(spec: JobSpec) -> Sequence[Any]:
+    """Return the values of the parameters in `SPEC`."""
+    values = [*_get_all(spec)]
+    for index, encode in _ENCODERS:
+        values[index] = encode(values[index])
+    return values
+
+
+def spec_arrays(rows: Iterable[Sequence[Any]]) -> dict[str, Sequence[Any]]:
     """Return the results of `spec_values` for many specs as one array for each column."""
     columns = zip(*rows, strict=True)
     # unnest() fills a shorter array with NULLs; most columns hold nothing else.
@@ -96,35 +141,6 @@ def spec_arrays(rows: Iterable[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:
         name: () if column.count(None) == len(column) else column
         for name, column in zip(SPEC, columns, strict=True)
     }
-
-
-def spec_values(spec: JobSpec) -> tuple[Any, ...]:
-    """Return the values of the columns in `SPEC`."""
-    return (
-        spec.type,
-        spec.queue,
-        spec.priority,
-        msgspec.json.encode(spec.labels).decode() if spec.labels else "{}",
-        spec.schedule_time,
-        spec.timeout,
-        spec.deadline,
-        spec.deadline_after,
-        from_overrides(spec.retry),
-    )
-
-
-# The columns of a spec, with their types.
-SPEC: Final = {
-    "type": "text",
-    "queue": "text",
-    "priority": "smallint",
-    "labels": "text",
-    "schedule_time": "timestamptz",
-    "timeout": "interval",
-    "deadline": "timestamptz",
-    "deadline_after": "interval",
-    "retry": "text",
-}
 
 
 def unnested(columns: Mapping[str, str]) -> str:
@@ -147,14 +163,8 @@ QUEUE_TIME: Final = "CASE WHEN later THEN NULL ELSE now END"
 # The columns of a new job that both ways to submit set, in SQL of `input`.
 GIVEN: Final = {
     "id": "id",
-    "type": "type",
-    "queue": "queue",
     "payload": "payload::json",
-    "priority": "priority",
-    "labels": "labels::jsonb",
-    "timeout": "timeout",
-    "deadline": "coalesce(deadline, now + deadline_after)",
-    "retry": "retry::jsonb",
+    **{name: field.stored for name, field in _FIELDS.items() if field.stored is not None},
     "state": STATE,
     "rank": RANK.format(due="due", priority="priority"),
     "create_time": "now",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
+from headrace_core.domain.attempt import AttemptKey, ClaimedJob
 from headrace_core.domain.job import (
     UNREADABLE_TIME,
     Job,
@@ -39,8 +40,9 @@ _Interval = TypeVar("_Interval", timedelta, timedelta | None)
 _DOCUMENTS = ("labels", "retry", "error")
 _JOB_TIMES = ("create_time", "due_time", "update_time")
 _OPTIONAL_JOB_TIMES = ("deadline", "queue_time", "start_time", "cancel_request_time", "end_time")
+# The columns without a conversion. A new one needs no other change here.
 _PLAIN = (
-    *("id", "tenant", "type", "queue", "priority", "request_id", "batch_id", "state", "attempt"),
+    *("id", "tenant", "type", "queue", "priority", "request_id", "batch_id", "attempt"),
     *("retries_used", "seq", "worker_id", "correlation_id"),
 )
 
@@ -66,7 +68,7 @@ def _progress_column(table: str = "") -> str:
 def job_columns(*, full: bool, table: str = "") -> str:
     """Return the select list that `to_job` reads."""
     of = f"{table}." if table else ""
-    columns = [f"{of}{name}" for name in _PLAIN]
+    columns = [f"{of}{name}" for name in (*_PLAIN, "state")]
     columns += [f"{of}{name}::text AS {name}" for name in _DOCUMENTS]
     columns += [f"{readable(of + name)} AS {name}" for name in (*_JOB_TIMES, *_OPTIONAL_JOB_TIMES)]
     columns.append(_progress_column(of))
@@ -103,30 +105,60 @@ def decode_job(row: Row) -> Job:
     """Convert a row as `to_job` does, without counting unreadable fields."""
     fields = Fields()
     stack_trace = row["stack_trace"]
+    plain = {name: row[name] for name in _PLAIN}
+    times: dict[str, Any] = {
+        name: fields.read(name, to_time, row[name], UNREADABLE_TIME) for name in _JOB_TIMES
+    }
+    for name in _OPTIONAL_JOB_TIMES:
+        times[name] = fields.read(name, to_time, row[name], None)
     return Job(
-        id=row["id"],
+        **plain,
+        payload=row["payload"],
+        labels=fields.read("labels", to_labels, row["labels"], _EMPTY),
+        timeout=fields.read("timeout", to_interval, row["timeout"], None),
+        retry=fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES),
+        state=JobState(row["state"]),
+        progress=fields.read("progress", to_progress, row["progress"], None),
+        result=row["result"],
+        error=fields.read("error", lambda error: to_error(error, stack_trace), row["error"], None),
+        **times,
+        unreadable=tuple(fields.unreadable),
+    )
+
+
+# The select list that `to_claimed_job` reads, from the columns of `jobs` and `unsound`, which names
+# the columns that cannot be read.
+CLAIMED_COLUMNS = """
+    id, attempt, tenant, type, queue, payload::text AS payload, labels::text AS labels,
+    retries_used, worker_losses, interruptions, retry::text AS retry, correlation_id, timeout,
+    deadline, deadline - start_time AS time_left, unsound
+"""
+
+
+def to_claimed_job(row: Row) -> ClaimedJob:
+    """Convert a row with `CLAIMED_COLUMNS`. Unreadable fields are left out, counted and logged."""
+    fields = Fields()
+    fields.unreadable += row["unsound"].split()
+    labels = fields.read("labels", to_labels, row["labels"], _EMPTY)
+    retry = fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES)
+    if fields.unreadable:
+        UNREADABLE_ROWS.note(f"job {row['id']}", fields.unreadable)
+    return ClaimedJob(
+        key=AttemptKey(row["id"], row["attempt"]),
         tenant=row["tenant"],
         type=row["type"],
         queue=row["queue"],
         payload=row["payload"],
-        priority=row["priority"],
-        labels=fields.read("labels", to_labels, row["labels"], _EMPTY),
-        timeout=fields.read("timeout", to_interval, row["timeout"], None),
-        retry=fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES),
-        request_id=row["request_id"],
-        batch_id=row["batch_id"],
-        state=JobState(row["state"]),
-        attempt=row["attempt"],
+        labels=labels,
         retries_used=row["retries_used"],
-        seq=row["seq"],
-        progress=fields.read("progress", to_progress, row["progress"], None),
-        result=row["result"],
-        error=fields.read("error", lambda error: to_error(error, stack_trace), row["error"], None),
-        worker_id=row["worker_id"],
+        worker_losses=row["worker_losses"],
+        interruptions=row["interruptions"],
+        retry=retry,
         correlation_id=row["correlation_id"],
-        **{name: fields.read(name, to_time, row[name], UNREADABLE_TIME) for name in _JOB_TIMES},
-        **{name: fields.read(name, to_time, row[name], None) for name in _OPTIONAL_JOB_TIMES},
-        unreadable=tuple(fields.unreadable),
+        timeout=row["timeout"],
+        deadline=row["deadline"],
+        time_left=row["time_left"],
+        unreadable=fields.unreadable,
     )
 
 
@@ -297,6 +329,11 @@ _overrides = msgspec.json.Decoder(_RetryRow)
 def to_labels(labels: JsonText) -> dict[str, str]:
     """Decode labels from their JSON object."""
     return _EMPTY if labels == "{}" else _labels.decode(labels)
+
+
+def from_labels(labels: Mapping[str, str]) -> JsonText:
+    """Convert labels to their JSON object."""
+    return msgspec.json.encode(labels).decode() if labels else "{}"
 
 
 def to_error(error: JsonText | None, stack_trace: str | None = None) -> JobError | None:
