@@ -21,7 +21,6 @@ from headrace_core.domain.job import JsonText
 from headrace_core.domain.retry import needs_own_process
 from headrace_worker.api.context import Attempt, Context
 from headrace_worker.api.errors import NotCommitted
-from headrace_worker.api.failure import attach_stack_trace, stack_trace
 from headrace_worker.api.payload import encode
 from headrace_worker.api.registry import RegisteredHandler
 from headrace_worker.attempt import judge
@@ -333,12 +332,9 @@ class Execution:
         if drained and cancelled and not self._timed_out:
             return judge.interrupted(self.job, limits)
         if self._timed_out:
-            limit = self._timeout.total_seconds()
-            error = judge.HandlerTimeout(f"the attempt did not end within {limit:g} s")
-            attach_stack_trace(error, self._place_of_cancel(work))
+            error = judge.timeout_error(self._timeout, self._place_of_cancel(work))
         elif error is None:
-            error = asyncio.CancelledError("the handler was cancelled from within")
-            attach_stack_trace(error, self._place_of_cancel(work))
+            error = judge.cancel_error(self._place_of_cancel(work))
         elif isinstance(error, ProcessDied):
             return judge.worker_lost(self.job, error, limits)
         return self._raised(error)
@@ -348,13 +344,6 @@ class Execution:
         return judge.raised(self.job, error, self.job.retry.over(self._handler.spec.retry))
 
     def _place_of_cancel(self, work: OwnedTask[JsonText]) -> str:
-        """Return where the handler was when it was cancelled; empty while it still runs."""
-        if self._handler is None or self._handler.mode == "process":
-            return ""
-        try:
-            error = work.exception()
-        except asyncio.InvalidStateError:
-            return ""
-        except asyncio.CancelledError as cancelled:
-            return stack_trace(cancelled)
-        return "" if error is None else stack_trace(error)
+        # The task of a handler in a process has no frames of the handler.
+        is_process = self._handler is not None and self._handler.mode == "process"
+        return "" if is_process else judge.place_of_cancel(work)

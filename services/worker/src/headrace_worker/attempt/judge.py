@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
 
 from headrace_core.domain.attempt import AttemptEnd, ClaimedJob
 from headrace_core.domain.job import JobError, JsonText
@@ -10,7 +13,7 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.limits import MAX_BACKOFF
 from headrace_core.domain.retry import RetryPolicy, is_spent
 from headrace_worker.api.errors import Fail, Retry, SizeExceeded
-from headrace_worker.api.failure import describe, stack_trace
+from headrace_worker.api.failure import attach_stack_trace, describe, stack_trace
 from headrace_worker.api.payload import PayloadMismatch
 from headrace_worker.runners.loop import ProcessDied, RemoteError
 
@@ -34,6 +37,31 @@ class Limits:
 
 class HandlerTimeout(Exception):
     """The timeout of the attempt has passed."""
+
+
+def timeout_error(limit: timedelta, place: str) -> HandlerTimeout:
+    """Return the error of a handler that exceeded its timeout at `place`."""
+    error = HandlerTimeout(f"the attempt did not end within {limit.total_seconds():g} s")
+    attach_stack_trace(error, place)
+    return error
+
+
+def cancel_error(place: str) -> asyncio.CancelledError:
+    """Return the error of a handler that cancelled itself at `place`."""
+    error = asyncio.CancelledError("the handler was cancelled from within")
+    attach_stack_trace(error, place)
+    return error
+
+
+def place_of_cancel(task: asyncio.Task[Any]) -> str:
+    """Return where the handler of a task was when it was cancelled; empty while it still runs."""
+    try:
+        error = task.exception()
+    except asyncio.InvalidStateError:
+        return ""
+    except asyncio.CancelledError as cancelled:
+        return stack_trace(cancelled)
+    return "" if error is None else stack_trace(error)
 
 
 def succeeded(job: ClaimedJob, result: JsonText, limits: Limits) -> AttemptEnd:
