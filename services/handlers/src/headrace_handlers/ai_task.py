@@ -1,7 +1,7 @@
 """Tasks for a language model: sentiment, classification, summary, a free prompt.
 
-With an endpoint (HEADRACE_AI_BASE_URL) a model does them, see ai_endpoint. Without one, the local
-lexicon of ai_lexicon tells the sentiment, and says so in its result.
+With an endpoint (HEADRACE_AI_BASE_URL) ai_endpoint asks its model. Without one, the local lexicon
+of ai_lexicon determines the sentiment, and the result notes it.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from headrace_worker import (
     require_packages,
 )
 
-# They are imported by the first job, since that takes a second.
+# The first job imports them, because the import takes a second.
 require_packages("httpx2", "openai", "vaderSentiment", install="headrace-handlers[ai]")
 
 _ENDPOINT = "headrace_handlers.ai_endpoint"
 
 
 class AiSettings(BaseSettings):
-    """The endpoint: any that speaks OpenAI's chat completions. `timeout` is seconds between two
-    pieces of its answer.
+    """An endpoint with OpenAI's chat completions. `timeout` limits the seconds between two parts
+    of a response.
     """
 
     model_config = SettingsConfigDict(
@@ -52,17 +52,17 @@ class AiSettings(BaseSettings):
 
 
 class Task(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the model shall do with the text."""
+    """A task for the model."""
 
     task: Annotated[
         Literal["sentiment", "classification", "summary", "prompt"],
         Meta(
             description="sentiment: positive, negative or neutral. classification: one of "
-            "`labels`. summary: a few sentences. prompt: whatever `prompt` says."
+            "`labels`. summary: a few sentences. prompt: the instruction in `prompt`."
         ),
     ]
     text: Annotated[
-        str, Meta(description="The text; only `prompt` can do without.", max_length=200_000)
+        str, Meta(description="The text; optional only for `prompt`.", max_length=200_000)
     ] = ""
     labels: Annotated[
         list[Annotated[str, Meta(min_length=1, max_length=100)]],
@@ -71,23 +71,23 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
     prompt: Annotated[str, Meta(description="The instruction, for prompt.", max_length=50_000)] = ""
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="The longest answer; by default the model's."),
+        Meta(description="Longest response; default: of the model."),
     ] = None
     temperature: Annotated[
-        Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="By default the model's.")
+        Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="Default: of the model.")
     ] = None
 
     def __post_init__(self) -> None:
         if self.task == "prompt" and not self.prompt:
-            raise InvalidPayload("the task prompt needs a prompt")
+            raise InvalidPayload("task prompt requires `prompt`")
         if self.task != "prompt" and not self.text:
-            raise InvalidPayload(f"the task {self.task} needs a text")
+            raise InvalidPayload(f"task {self.task} requires `text`")
         if self.task == "classification" and len(set(self.labels)) < 2:
-            raise InvalidPayload("the task classification needs two labels or more")
+            raise InvalidPayload("task classification requires at least two different `labels`")
 
     @property
     def choices(self) -> Sequence[str]:
-        """The labels to choose from; none for the tasks that write freely."""
+        """The labels to choose from; empty for free text."""
         match self.task:
             case "sentiment":
                 return SENTIMENTS
@@ -98,24 +98,24 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Done(Struct, frozen=True, omit_defaults=True):
-    """What came out."""
+    """The response of the model."""
 
     provider: Annotated[
         Literal["endpoint", "vader"],
         Meta(description="endpoint: a language model. vader: the local lexicon."),
     ]
-    model: Annotated[str, Meta(description="The model, as its provider names it.")]
-    output: Annotated[str, Meta(description="The answer as it was given.")]
+    model: Annotated[str, Meta(description="The name of the model.")]
+    output: Annotated[str, Meta(description="The full response.")]
     label: Annotated[str | None, Meta(description="The chosen label.")] = None
     score: Annotated[
-        float | None, Meta(description="From -1 (negative) to 1 (positive); of the lexicon alone.")
+        float | None, Meta(description="From -1 (negative) to 1 (positive); only with the lexicon.")
     ] = None
     finish_reason: Annotated[
-        str | None, Meta(description="`stop`, or `length` when max_tokens cut the answer off.")
+        str | None, Meta(description="`stop`, or `length` if max_tokens cut the response.")
     ] = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    note: Annotated[str | None, Meta(description="What is to be known of the result.")] = None
+    note: Annotated[str | None, Meta(description="A note about the result.")] = None
 
 
 @handler(
@@ -123,18 +123,21 @@ class Done(Struct, frozen=True, omit_defaults=True):
     retry=RetryPolicy(max_attempts=5, initial_backoff=timedelta(seconds=2)),
 )
 async def ai_task(task: Task, ctx: Context) -> Done:
-    """Has a language model do a task: sentiment, classification, summary or a free prompt.
+    """Runs a task with a language model: sentiment, classification, summary or a free prompt.
 
-    The model's words are emitted as output while they arrive. 429, 5xx and lost connections are
-    tried again, after Retry-After when the endpoint sends it. Without an endpoint, a local lexicon
-    (VADER) tells the sentiment; every other task fails.
+    It emits the response as output while it arrives. It retries 429, 5xx and lost connections,
+    after Retry-After if the endpoint sends it. Without an endpoint, a local lexicon (VADER)
+    determines the sentiment; all other tasks fail.
     """
     settings = AiSettings()
     if settings.base_url is None:
         return await _locally(task)
     if settings.model is None:
-        raise Fail("HEADRACE_AI_MODEL must name the endpoint's model", type="NotConfigured")
-    # Its import takes a second, in which the event loop goes on.
+        raise Fail(
+            "HEADRACE_AI_MODEL is not set; set it to the model of the endpoint",
+            type="NotConfigured",
+        )
+    # Imported in a thread, because the import takes a second.
     endpoint = await asyncio.to_thread(importlib.import_module, _ENDPOINT)
     completion = await endpoint.complete(
         ctx,
@@ -161,14 +164,14 @@ async def ai_task(task: Task, ctx: Context) -> Done:
 
 
 def _fitted(done: Done) -> Done:
-    """The result, with its output cut when it is too large: the model has been paid for it."""
+    """Return the result, with its output cut to the size limit: a retry would cost money again."""
     limit = max_result_bytes()
     if json_size(done) <= limit:
         return done
     frame = msgspec.structs.replace(
         done,
         output="",
-        note="The answer was cut to fit in the result; the output of the job has all of it.",
+        note="The response was cut to fit in the result; the output of the job contains all of it.",
     )
     room = limit - json_size(frame) + json_size("")
     return msgspec.structs.replace(frame, output=cut_text(done.output, room))
@@ -177,15 +180,15 @@ def _fitted(done: Done) -> Done:
 async def _locally(task: Task) -> Done:
     if sorted(task.choices) != sorted(SENTIMENTS):
         raise Fail(
-            f"the task {task.task} needs a language model: set HEADRACE_AI_BASE_URL, "
-            "HEADRACE_AI_MODEL and, if the endpoint asks for one, HEADRACE_AI_API_KEY. Without "
-            f"them only the sentiment ({', '.join(SENTIMENTS)}) can be told",
+            f"task {task.task} requires a language model: set HEADRACE_AI_BASE_URL, "
+            "HEADRACE_AI_MODEL and, if required, HEADRACE_AI_API_KEY. Without them only sentiment "
+            f"({', '.join(SENTIMENTS)}) works",
             type="NotConfigured",
         )
     if len(task.text) > MAX_CHARACTERS:
         raise Fail(
-            f"the text has {len(task.text)} characters; the local lexicon takes {MAX_CHARACTERS}. "
-            "HEADRACE_AI_BASE_URL names a model that takes more",
+            f"text is {len(task.text)} characters; the limit of the local lexicon is "
+            f"{MAX_CHARACTERS}. Set HEADRACE_AI_BASE_URL to use a model",
             type="TooLong",
         )
     sentiment = await asyncio.to_thread(sentiment_of, task.text)
@@ -195,8 +198,8 @@ async def _locally(task: Task) -> Done:
         output=sentiment.label,
         label=sentiment.label,
         score=sentiment.score,
-        note="Told by a local lexicon of English words (VADER), not by a language model: "
-        "HEADRACE_AI_BASE_URL is not set.",
+        note="From a local lexicon of English words (VADER), because HEADRACE_AI_BASE_URL is not "
+        "set.",
     )
 
 
@@ -222,10 +225,10 @@ def _question(task: Task) -> str:
 
 
 def chosen(answer: str, labels: Sequence[str]) -> str:
-    """The label that an answer names, also when the model put a few words around it.
+    """Return the label in a response, which may contain a few other words.
 
     Raises:
-        Retry: it names none, or several. Models do not always say the same.
+        Retry: the response contains no label, or several. The next response may differ.
     """
     plain = answer.strip().strip("\"'`*.:!").casefold()
     exact = [label for label in labels if label.casefold() == plain]
@@ -235,5 +238,5 @@ def chosen(answer: str, labels: Sequence[str]) -> str:
         if re.search(rf"(?<!\w){re.escape(label.casefold())}(?!\w)", answer.casefold())
     ]
     if len(named) != 1:
-        raise Retry(f"the model's answer names {len(named)} of the labels instead of one")
+        raise Retry(f"the response contains {len(named)} of the labels; it must contain one")
     return named[0]

@@ -1,7 +1,6 @@
-"""Mails, sent by SMTP.
+"""Mails by SMTP.
 
-A retry sends the same Message-ID, made of the job's id, so that a mailbox or a reader can tell that
-it has the mail already.
+A retry sends the same Message-ID, derived from the job id, so mailboxes can detect duplicates.
 """
 
 # ruff: noqa: E402 - the check comes before the imports that need it
@@ -33,7 +32,7 @@ from headrace_worker import Context, Fail, InvalidPayload, Retry, RetryPolicy, h
 
 MAX_RECIPIENTS = 100
 
-# Headers that this handler writes itself, or that would change who gets the mail.
+# Headers that this handler writes itself, or that would change the recipients.
 _RESERVED = frozenset(
     {
         "bcc",
@@ -75,10 +74,10 @@ HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", max_length=76)]
 
 
 class EmailSettings(BaseSettings):
-    """The mail server. `port` is 587 with STARTTLS and 25 without when it isn't given.
+    """The mail server. The default of `port` is 587 with STARTTLS, otherwise 25.
 
-    `ca_file` holds the certificates to trust instead of the system's (PEM); `timeout` is seconds
-    for each answer of the server.
+    `ca_file` is a PEM file that replaces the certificates of the system; `timeout` limits each
+    response of the server, in seconds.
     """
 
     model_config = SettingsConfigDict(
@@ -100,40 +99,38 @@ class EmailSettings(BaseSettings):
         if not is_address(parseaddr(sender)[1]):
             raise ValueError("must be an address: `name@host`, or `Name <name@host>`")
         if not sender.isprintable():
-            raise ValueError("must not hold control characters")
+            raise ValueError("must not contain control characters")
         return sender
 
     @model_validator(mode="after")
     def _check_secrecy(self) -> Self:
         if self.username and not self.starttls and self.host not in _LOOPBACK:
             raise ValueError(
-                "HEADRACE_EMAIL_USERNAME needs HEADRACE_EMAIL_STARTTLS=true: a password is not "
-                "sent over the network in the clear"
+                "HEADRACE_EMAIL_USERNAME requires HEADRACE_EMAIL_STARTTLS=true, so that the "
+                "password is encrypted"
             )
         return self
 
 
 class Mail(Struct, frozen=True, forbid_unknown_fields=True):
-    """A mail. Everybody in `to` and `cc` sees all of their addresses."""
+    """A mail. All recipients see the addresses in `to` and `cc`."""
 
     to: Annotated[
         list[MailAddress],
-        Meta(description="Who gets it.", min_length=1, max_length=MAX_RECIPIENTS),
+        Meta(description="Recipients.", min_length=1, max_length=MAX_RECIPIENTS),
     ]
-    subject: Annotated[Line, Meta(description="One line.")]
+    subject: Annotated[Line, Meta(description="The subject, one line.")]
     text: Annotated[str, Meta(description="The body as plain text.")]
-    html: Annotated[str | None, Meta(description="The body as HTML, for readers that show it.")] = (
-        None
-    )
+    html: Annotated[str | None, Meta(description="The body as HTML.")] = None
     cc: Annotated[
         list[MailAddress],
-        Meta(description="Who gets a copy.", max_length=MAX_RECIPIENTS - 1),
+        Meta(description="Recipients of a copy.", max_length=MAX_RECIPIENTS - 1),
     ] = field(default_factory=list)
-    reply_to: Annotated[MailAddress | None, Meta(description="Where answers shall go.")] = None
+    reply_to: Annotated[MailAddress | None, Meta(description="Address for replies.")] = None
     headers: Annotated[
         dict[HeaderName, Line],
         Meta(
-            description="More headers. Those that the handler writes itself are refused.",
+            description="More headers, except those that the handler writes itself.",
             max_length=20,
             examples=[{"List-Unsubscribe": "<mailto:leave@example.org>"}],
         ),
@@ -142,8 +139,7 @@ class Mail(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if len(self.recipients) > MAX_RECIPIENTS:
             raise InvalidPayload(
-                f"to and cc have {len(self.recipients)} addresses; at most {MAX_RECIPIENTS} are "
-                "allowed"
+                f"to and cc contain {len(self.recipients)} addresses; the limit is {MAX_RECIPIENTS}"
             )
         for value in (
             *self.recipients,
@@ -152,11 +148,11 @@ class Mail(Struct, frozen=True, forbid_unknown_fields=True):
             *self.headers,
             *self.headers.values(),
         ):
-            # A line break would begin a header of the sender's own making. (The patterns alone do
-            # not keep it out: `$` also matches before a last line break.)
+            # A line break would start another header. The patterns alone do not exclude it,
+            # because `$` also matches before a final line break.
             if any(character < " " or character == "\x7f" for character in value):
                 raise InvalidPayload(
-                    "addresses, subject and headers must not hold control characters"
+                    "addresses, subject and headers must not contain control characters"
                 )
         if not all(map(is_address, (*self.recipients, *filter(None, [self.reply_to])))):
             raise InvalidPayload(
@@ -165,22 +161,22 @@ class Mail(Struct, frozen=True, forbid_unknown_fields=True):
             )
         for name in self.headers:
             if name.lower() in _RESERVED or name.lower().startswith(_RESERVED_PREFIXES):
-                raise InvalidPayload(f"headers must not hold {name}: the handler writes it itself")
+                raise InvalidPayload(f"headers must not contain {name}, which the handler writes")
 
     @property
     def recipients(self) -> list[str]:
-        """Everybody in `to` and `cc`, each once."""
+        """All addresses in `to` and `cc`, without duplicates."""
         return list(dict.fromkeys([*self.to, *self.cc]))
 
 
 class Sent(Struct, frozen=True):
-    """What the mail server took."""
+    """The result of the mail server."""
 
     message_id: Annotated[str, Meta(description="The Message-ID, the same for every attempt.")]
-    accepted: Annotated[list[str], Meta(description="The addresses that the server took.")]
+    accepted: Annotated[list[str], Meta(description="Accepted recipients.")]
     refused: Annotated[
         dict[str, str],
-        Meta(description="The addresses that it refused, each with its answer. Not tried again."),
+        Meta(description="Refused recipients with the response of the server; not retried."),
     ]
 
 
@@ -192,9 +188,8 @@ class Sent(Struct, frozen=True):
 async def email(mail: Mail, ctx: Context) -> Sent:
     """Sends a mail by SMTP.
 
-    A server that cannot be reached, or that answers with a temporary error, is tried again. When
-    it takes the mail for some of the addresses, the job has succeeded: a retry would send it to
-    them twice.
+    It retries if the server is unreachable or returns a temporary error. If the server accepts
+    some of the recipients, the job succeeds, because a retry would send them the mail twice.
     """
     settings = EmailSettings()
     message_id = message_id_of(ctx.attempt.job_id, settings.sender)
@@ -222,13 +217,13 @@ async def email(mail: Mail, ctx: Context) -> Sent:
 
 
 def message_id_of(job_id: UUID, sender: str) -> str:
-    """The Message-ID of a job's mail, in the sender's domain."""
+    """Return the Message-ID of the mail of a job, in the domain of the sender."""
     domain = parseaddr(sender)[1].rpartition("@")[2]
     return f"<{job_id}.headrace@{domain}>"
 
 
 def is_address(text: str) -> bool:
-    """Whether a mail server could take an address, by its form."""
+    """Return whether an address is well-formed."""
     local, _, domain = text.rpartition("@")
     if len(local.encode()) > _MAX_LOCAL or len(text.encode()) > _MAX_ADDRESS:
         return False
@@ -244,14 +239,14 @@ def is_address(text: str) -> bool:
 
 
 def _compose(mail: Mail, *, sender: str, message_id: str) -> EmailMessage:
-    """The message, as it can be sent.
+    """Return the message.
 
     Raises:
-        Fail: it cannot be written.
+        Fail: the email package cannot write it.
     """
     try:
         message = _message(mail, sender=sender, message_id=message_id)
-        # Headers are folded only now, and Python's email package does not take all of them.
+        # Headers are folded here, and the email package refuses some of them.
         message.as_bytes()
     except (ValueError, LookupError, TypeError, AttributeError, MessageError) as error:
         raise Fail(f"the mail cannot be written: {error}", type="InvalidMail") from error
@@ -279,35 +274,35 @@ def _message(mail: Mail, *, sender: str, message_id: str) -> EmailMessage:
 
 
 def _address(address: str, name: str = "") -> Address:
-    # Not by addr_spec, which takes no address outside ASCII.
+    # addr_spec would refuse addresses outside ASCII.
     user, _, domain = address.rpartition("@")
     return Address(name, user, domain)
 
 
 def _outcome(error: Exception) -> Retry | Fail:
-    """What a failed delivery means for the job. The server's own words are kept."""
+    """Return the end of the attempt after a failed delivery, with the response of the server."""
     match error:
         case aiosmtplib.SMTPRecipientsRefused(recipients=refusals):
             text = "; ".join(f"{r.recipient}: {r.code} {r.message}" for r in refusals)
             if all(_is_permanent(r.code) for r in refusals):
                 return Fail(f"every recipient was refused: {text}", type="MailRefused")
-            return Retry(f"no recipient was accepted yet: {text}")
+            return Retry(f"no recipient was accepted: {text}")
         case aiosmtplib.SMTPResponseException(code=code, message=message):
             if _is_permanent(code):
                 return Fail(f"the mail server refused: {code} {message}", type="MailRefused")
-            return Retry(f"the mail server cannot take it now: {code} {message}")
+            return Retry(f"the mail server returned a temporary error: {code} {message}")
         case ssl.SSLCertVerificationError():
             return Fail(
                 f"the mail server's certificate is not trusted ({error.verify_message}); "
-                "HEADRACE_EMAIL_CA_FILE names other certificates to trust",
+                "set HEADRACE_EMAIL_CA_FILE to trust other certificates",
                 type="NotConfigured",
             )
         case OSError():
             # aiosmtplib's lost connections and timeouts are OSErrors as well.
-            return Retry(f"the mail server cannot be reached: {error}")
+            return Retry(f"the mail server is unreachable: {error}")
         case _:
-            # What is left is asked for and not offered: STARTTLS, a login, an address in UTF-8.
-            return Fail(f"the mail cannot be sent like this: {error}", type="MailRefused")
+            # The server lacks a required feature: STARTTLS, a login, an address in UTF-8.
+            return Fail(f"the mail server cannot send this mail: {error}", type="MailRefused")
 
 
 def _is_permanent(code: int) -> bool:

@@ -1,4 +1,4 @@
-"""Calls of web services: webhooks, mostly."""
+"""Calls of web services, such as webhooks."""
 
 # ruff: noqa: E402 - the check comes before the imports that need it
 from __future__ import annotations
@@ -51,7 +51,7 @@ _RESERVED = frozenset(
     }
 )
 
-# What a result shows of the answer's headers: no cookies, nothing that could hold a secret.
+# Headers of the response in a result: no cookies, and none that may contain a secret.
 _SHOWN = (
     "content-encoding",
     "content-type",
@@ -77,7 +77,7 @@ HeaderValue = Annotated[str, Meta(pattern=r"^[^\r\n\x00]*$", max_length=8000)]
 
 
 class HttpSettings(BaseSettings):
-    """The hosts and networks that may be called, and how much of their answers is kept.
+    """The allowed hosts and networks, and the size limit of responses.
 
     `allowed_hosts` is a comma list: `hooks.example.org` is that host at any port,
     `hooks.example.org:8443` at this port alone, `*.example.org` any host below it, `*` every host.
@@ -118,7 +118,7 @@ class Call(Struct, frozen=True, forbid_unknown_fields=True):
     url: Annotated[
         str,
         Meta(
-            description="http or https, at a host that HEADRACE_HTTP_ALLOWED_HOSTS allows.",
+            description="http or https URL of a host in HEADRACE_HTTP_ALLOWED_HOSTS.",
             pattern=r"^[Hh][Tt][Tt][Pp][Ss]?://",
             max_length=8000,
             examples=["https://hooks.example.org/orders"],
@@ -135,34 +135,31 @@ class Call(Struct, frozen=True, forbid_unknown_fields=True):
     body: Annotated[
         Any | UnsetType,
         Meta(
-            description="A string is sent as it is (text/plain), everything else as JSON. Left "
-            "out, nothing is sent."
+            description="A string is sent as text/plain, any other value as JSON. Default: no body."
         ),
     ] = UNSET
     timeout: Annotated[
-        float, Meta(description="Seconds for the whole exchange.", gt=0, le=3600)
+        float, Meta(description="Time limit of request and response, in seconds.", gt=0, le=3600)
     ] = 30.0
     expected_status: Annotated[
         list[Annotated[int, Meta(ge=100, le=599)]] | None,
-        Meta(description="The statuses that are a success; by default 200 to 299."),
+        Meta(description="Successful statuses; default: 200 to 299."),
     ] = None
 
     def expects(self, status: int) -> bool:
-        """Whether an answer's status is a success."""
+        """Return whether a status is successful."""
         if self.expected_status is None:
             return 200 <= status <= 299
         return status in self.expected_status
 
 
 class Answer(Struct, frozen=True):
-    """What the service answered."""
+    """The response of the service."""
 
     status: int
     headers: Annotated[dict[str, str], Meta(description="Some of the headers, in lower case.")]
-    body: Annotated[
-        str, Meta(description="The body, as far as it is kept: text, or base64 for other bytes.")
-    ]
-    body_encoding: Annotated[BodyEncoding, Meta(description="How `body` is written.")]
+    body: Annotated[str, Meta(description="The body up to the size limit, as text or base64.")]
+    body_encoding: Annotated[BodyEncoding, Meta(description="The encoding of `body`.")]
     truncated: Annotated[
         bool,
         Meta(
@@ -177,13 +174,13 @@ class Answer(Struct, frozen=True):
     retry=RetryPolicy(max_attempts=5, initial_backoff=timedelta(seconds=1)),
 )
 async def http_request(call: Call, ctx: Context) -> Answer:
-    """Calls a web service and returns its answer.
+    """Calls a web service and returns its response.
 
-    A lost connection, a timeout, 429 and 5xx are tried again, after Retry-After when the service
-    sends it. Every attempt carries the job's id as Idempotency-Key, so that the service can
-    recognise a repetition, and its own number as X-Headrace-Attempt. Redirects are not followed.
+    It retries lost connections, timeouts, 429 and 5xx, after Retry-After if the service sends it.
+    Every attempt sends the job id as Idempotency-Key, so that the service can detect repetitions,
+    and the attempt number as X-Headrace-Attempt. Redirects are not followed.
 
-    Once the status is there it decides: a body that breaks off or takes too long is cut off there.
+    After the status has arrived, it decides: a body that is incomplete or too slow is cut.
     """
     settings = HttpSettings()
     url = allowed_url(call.url, settings.allowed_hosts)
@@ -207,13 +204,13 @@ async def http_request(call: Call, ctx: Context) -> Answer:
             )
     except TimeoutError as error:
         if received.response is None:
-            raise Retry(f"{url.host} did not answer within {call.timeout:g} s") from error
+            raise Retry(f"{url.host} did not respond within {call.timeout:g} s") from error
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError) as error:
-        raise Fail(f"the request cannot be sent: {error}", type="InvalidRequest") from error
+        raise Fail(f"the request is invalid: {error}", type="InvalidRequest") from error
     except (httpx2.RequestError, OSError) as error:
         if received.response is None:
             reason = str(error) or type(error).__name__
-            raise Retry(f"{url.host} cannot be reached: {reason}") from error
+            raise Retry(f"{url.host} is unreachable: {reason}") from error
     assert received.response is not None
     if not call.expects(received.response.status_code):
         raise _outcome(received.response, url)
@@ -337,13 +334,15 @@ def allowed_url(text: str, allowed: tuple[str, ...]) -> httpx2.URL:
     except httpx2.InvalidURL as error:
         raise Fail(f"url is malformed: {error}", type="InvalidRequest") from error
     if url.scheme not in ("http", "https") or not url.host:
-        raise Fail("url must be http:// or https:// and a host", type="InvalidRequest")
+        raise Fail("url must be http://HOST or https://HOST", type="InvalidRequest")
     if url.userinfo:
-        raise Fail("url must not hold a user: use the Authorization header", type="InvalidRequest")
+        raise Fail(
+            "url must not contain a user; use the Authorization header", type="InvalidRequest"
+        )
     host, port = host_and_port(url)
     if not any(_matches(pattern, host, port) for pattern in allowed):
         raise Fail(
-            f"{host} is not allowed; add it to HEADRACE_HTTP_ALLOWED_HOSTS where the worker runs",
+            f"{host} is not allowed; add it to HEADRACE_HTTP_ALLOWED_HOSTS of the worker",
             type="HostNotAllowed",
         )
     return url
@@ -376,15 +375,15 @@ def _compose(call: Call, attempt: Attempt, url: httpx2.URL) -> tuple[httpx2.Head
     """
     for name, value in call.headers.items():
         if name.lower() in _RESERVED:
-            raise Fail(f"headers must not hold {name}", type="InvalidRequest")
+            raise Fail(f"headers must not contain {name}", type="InvalidRequest")
         # The patterns alone do not keep it out: `$` also matches before a last line break.
         if any(character in name + value for character in "\r\n\0"):
-            raise Fail(f"the header {name!r} holds a line break", type="InvalidRequest")
+            raise Fail(f"header {name!r} contains a line break", type="InvalidRequest")
         try:
             value.encode("latin-1")
         except UnicodeEncodeError as error:
             raise Fail(
-                f"the header {name!r} holds a character outside Latin-1", type="InvalidRequest"
+                f"header {name!r} contains a character outside Latin-1", type="InvalidRequest"
             ) from error
     # A compressed answer could grow far beyond the limit while it is unpacked.
     headers = httpx2.Headers(
@@ -412,8 +411,8 @@ def _compose(call: Call, attempt: Attempt, url: httpx2.URL) -> tuple[httpx2.Head
 
 
 def _outcome(response: httpx2.Response, url: httpx2.URL) -> Retry | Fail:
-    """What an unexpected status means for the job."""
-    status = f"{url.host} answered {response.status_code}"
+    """Return the end of the attempt after an unexpected status."""
+    status = f"{url.host} returned {response.status_code}"
     if response.status_code == _TOO_MANY_REQUESTS or response.status_code >= 500:
         headers = response.headers
         wait = parse_retry_after(headers.get("retry-after"), server_time(headers))
@@ -424,4 +423,4 @@ def _outcome(response: httpx2.Response, url: httpx2.URL) -> Retry | Fail:
             "followed",
             type="HttpStatus",
         )
-    return Fail(f"{status}; trying again would not change that", type="HttpStatus")
+    return Fail(f"{status}; a retry would return the same", type="HttpStatus")

@@ -29,7 +29,7 @@ Number = Integer | Annotated[float, Meta(ge=-1e100, le=1e100)]
 
 
 class Numbers(Struct, frozen=True, forbid_unknown_fields=True):
-    """The numbers to take."""
+    """The input numbers."""
 
     data: Annotated[
         list[Number],
@@ -46,18 +46,18 @@ class Sum(Struct, frozen=True):
 
     result: Annotated[
         int | float,
-        Meta(description="Exact when all numbers are integers; it may pass 64 bits."),
+        Meta(description="Exact for integers, and may exceed 64 bits."),
     ]
 
 
 class Range(Struct, frozen=True, forbid_unknown_fields=True):
-    """The integers `start`, `start + step`, … up to `end`, which is included when it is reached."""
+    """The integers `start`, `start + step`, … up to and including `end`."""
 
     start: Annotated[Integer, Meta(description="The first number.")]
-    end: Annotated[Integer, Meta(description="The last number, included when a step reaches it.")]
+    end: Annotated[Integer, Meta(description="The last number, included if a step reaches it.")]
     step: Annotated[
         Integer,
-        Meta(description="From one number to the next; negative to go down, never 0."),
+        Meta(description="Difference of two numbers; negative to count down, not 0."),
     ] = 1
 
     def __post_init__(self) -> None:
@@ -70,15 +70,15 @@ class Range(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def count(self) -> int:
-        """How many numbers there are."""
+        """The number of integers."""
         return max(0, (self.end - self.start) // self.step + 1)
 
 
 class RangeSum(Struct, frozen=True):
     """The sum of a range."""
 
-    result: Annotated[int, Meta(description="The exact sum; it may pass 64 bits.")]
-    count: Annotated[int, Meta(description="How many numbers were added.", ge=0)]
+    result: Annotated[int, Meta(description="The exact sum, which may exceed 64 bits.")]
+    count: Annotated[int, Meta(description="Number of added integers.", ge=0)]
 
 
 @handler("square_sum", isolation="process")
@@ -95,10 +95,10 @@ def cube_sum(numbers: Numbers, ctx: SyncContext) -> Sum:
 
 @handler("sum_range", isolation="process", timeout=timedelta(hours=1))
 def sum_range(numbers: Range, ctx: SyncContext) -> RangeSum:
-    """The sum of the integers from start to end, both included, added up one by one.
+    """The sum of the integers from start to end, both included, added one by one.
 
-    The closed formula would take a microsecond. This job is for trying out what a long computation
-    does: its progress, its cancellation, its timeout.
+    A closed formula would take a microsecond. This handler demonstrates a long computation with
+    progress, cancellation and timeout.
     """
     total = 0
     for done in range(0, numbers.count, _RANGE_CHUNK):

@@ -40,64 +40,64 @@ class FilesSettings(BaseSettings):
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
-    """What must hold for the values of a column. Missing values break `required` alone."""
+    """The rules for the values of a column. Missing values violate only `required`."""
 
     type: Annotated[
         ColumnType | None,
         Meta(
-            description="What the values are. Left out, they stay as they are in the file: text, "
-            "in a CSV file."
+            description="The type of the values. Default: the type in the file, which is text in "
+            "CSV files."
         ),
     ] = None
     format: Annotated[
         str | None,
         Meta(
-            description="How a date or datetime is written, in the manner of strftime. By "
-            "default ISO 8601; a time with a zone is brought to UTC.",
+            description="Format of a date or datetime, as for strftime. Default: ISO 8601. Times "
+            "with a zone are converted to UTC.",
             examples=["%d.%m.%Y"],
         ),
     ] = None
-    required: Annotated[bool, Meta(description="A value must not be missing.")] = False
+    required: Annotated[bool, Meta(description="Values must not be missing.")] = False
     min: Annotated[
-        Bound | None, Meta(description="The least value; dates as ISO 8601 text. Needs a type.")
+        Bound | None, Meta(description="Smallest value; dates as ISO 8601 text. Needs a type.")
     ] = None
     max: Annotated[
-        Bound | None, Meta(description="The greatest value; dates as ISO 8601 text. Needs a type.")
+        Bound | None, Meta(description="Largest value; dates as ISO 8601 text. Needs a type.")
     ] = None
     allowed: Annotated[
         Annotated[list[str | int | float | bool], Meta(min_length=1, max_length=10_000)] | None,
-        Meta(description="The values that may occur."),
+        Meta(description="Allowed values."),
     ] = None
     pattern: Annotated[
         Annotated[str, Meta(max_length=1000)] | None,
-        Meta(description="A regular expression for the whole text of a value."),
+        Meta(description="Regular expression that matches the whole value."),
     ] = None
     unique: Annotated[
-        bool, Meta(description="A value occurs once; each later occurrence is a violation.")
+        bool, Meta(description="Values are unique; each repetition is a violation.")
     ] = False
     on_violation: Annotated[
-        Action | None, Meta(description="By default the job's on_violation.")
+        Action | None, Meta(description="Default: on_violation of the job.")
     ] = None
 
     def __post_init__(self) -> None:
         if self.format is not None and self.type not in ("date", "datetime"):
-            raise InvalidPayload("format belongs to the types date and datetime")
+            raise InvalidPayload("format requires the type date or datetime")
         for name, bound in (("min", self.min), ("max", self.max)):
             if bound is None:
                 continue
             if self.type not in _ORDERED:
-                raise InvalidPayload(f"{name} needs one of the types {', '.join(_ORDERED)}")
+                raise InvalidPayload(f"{name} requires one of the types {', '.join(_ORDERED)}")
             _check_value(name, bound, self.type)
         for value in self.allowed or ():
             _check_value("allowed", value, self.type or "string")
 
 
 class Normalise(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the text in all columns is made alike."""
+    """The normalization of text in all columns."""
 
-    trim: Annotated[bool, Meta(description="Takes white space away at both ends.")] = True
+    trim: Annotated[bool, Meta(description="Remove white space at both ends.")] = True
     collapse_whitespace: Annotated[
-        bool, Meta(description="Makes each run of white space one space.")
+        bool, Meta(description="Replace runs of white space by one space.")
     ] = True
     column_names: Annotated[
         Literal["keep", "snake_case"],
@@ -105,85 +105,84 @@ class Normalise(Struct, frozen=True, forbid_unknown_fields=True):
     ] = "keep"
     case: Annotated[
         dict[str, Literal["lower", "upper", "title"]],
-        Meta(description="The letters of a column's text, by the column's name in the output."),
+        Meta(description="Letter case of the text, by column name of the output."),
     ] = field(default_factory=dict)
 
 
 class Cleaning(Struct, frozen=True, forbid_unknown_fields=True):
-    """A file and what to do with it. Columns are named as they are in the output."""
+    """A file and the cleaning steps. Column names are those of the output."""
 
     input: Annotated[
         PathName,
         Meta(
-            description="The file, below HEADRACE_FILES_ROOT where the worker runs.",
+            description="The file, relative to HEADRACE_FILES_ROOT of the worker.",
             examples=["penguins.csv"],
         ),
     ]
     output: Annotated[
         PathName | None,
         Meta(
-            description="The cleaned file; its suffix decides its format. By default beside the "
-            "input: penguins.csv becomes penguins.clean.csv. The report lies beside it: "
+            description="The cleaned file; its suffix is its format. Default: beside the input, "
+            "penguins.csv becomes penguins.clean.csv. The report is beside it: "
             "penguins.clean.report.json."
         ),
     ] = None
     format: Annotated[
         Literal["csv", "parquet"] | None,
-        Meta(description="Of the input, when its suffix does not say."),
+        Meta(description="Format of the input; default: by its suffix."),
     ] = None
     separator: Annotated[
-        str, Meta(description="Of CSV files.", pattern=r"^[\x09\x20-\x7e]$", max_length=1)
+        str, Meta(description="Separator of CSV files.", pattern=r"^[\x09\x20-\x7e]$", max_length=1)
     ] = ","
     null_values: Annotated[
         list[str],
         Meta(
-            description="Texts that mean that a value is missing, as they are after trimming.",
+            description="Texts of missing values, after trimming.",
             max_length=1000,
             examples=[["", "NA", "n/a"]],
         ),
     ] = field(default_factory=lambda: [""])
-    normalise: Annotated[Normalise, Meta(description="How text is made alike.")] = field(
+    normalise: Annotated[Normalise, Meta(description="Normalization of text.")] = field(
         default_factory=Normalise
     )
     deduplicate: Annotated[
         bool | Annotated[list[str], Meta(min_length=1)],
         Meta(
-            description="Keeps the first of the rows that are alike in all columns, or in those "
-            "named."
+            description="Keep the first of the rows that are equal in all columns, or in the given "
+            "ones."
         ),
     ] = True
-    rules: Annotated[
-        dict[str, Rule], Meta(description="What must hold for the values, by column.")
-    ] = field(default_factory=dict)
+    rules: Annotated[dict[str, Rule], Meta(description="Rules by column.")] = field(
+        default_factory=dict
+    )
     on_violation: Annotated[
         Action,
         Meta(
-            description="What becomes of a value that breaks a rule: its row is dropped, it is "
-            "made missing, or it is only reported and stays (a column with values of another type "
-            "then stays text)."
+            description="Action for a value that violates a rule: drop its row, make it missing, "
+            "or only report it (then a column with values of another type stays text)."
         ),
     ] = "report"
 
     def action(self, column: str) -> Action:
-        """What becomes of a value of `column` that breaks a rule."""
+        """Return the action for a value of `column` that violates a rule."""
         return self.rules[column].on_violation or self.on_violation
 
 
 class Cleaned(Struct, frozen=True):
-    """What was done. Paths are below HEADRACE_FILES_ROOT."""
+    """The result. Paths are relative to HEADRACE_FILES_ROOT."""
 
     rows_in: int
     rows_out: int
     duplicates_removed: int
     rows_dropped: Annotated[int, Meta(description="Rows dropped for a violation.")]
     values_nulled: Annotated[int, Meta(description="Values made missing for a violation.")]
-    violations: Annotated[int, Meta(description="Violations of all rules, in rows without twins.")]
+    violations: Annotated[int, Meta(description="Violations of all rules, after deduplication.")]
     output: Annotated[str, Meta(description="The cleaned file.")]
     report: Annotated[str, Meta(description="The quality report, JSON.")]
 
 
 def _check_value(name: str, value: Bound | bool, kind: ColumnType) -> None:
-    """Raises ValueError when a rule's value could not be one of its column's."""
+    """Raise InvalidPayload if the value of a rule does not have the type of its column."""
     try:
         match kind:
             case "string":
@@ -202,4 +201,4 @@ def _check_value(name: str, value: Bound | bool, kind: ColumnType) -> None:
     except ValueError:
         fits = False
     if not fits:
-        raise InvalidPayload(f"{name} holds a value that is no {kind}")
+        raise InvalidPayload(f"{name} contains a value that is not a {kind}")
