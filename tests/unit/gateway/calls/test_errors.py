@@ -1,4 +1,4 @@
-"""Failed calls are logged a few times for each code, and counted."""
+"""The log has some lines for each code of failed calls, and a count of the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def test_failures_beyond_the_limit_are_counted_per_code() -> None:
         failures.write("error", code="INTERNAL", method="/m")
         while not any(line["event"] == "calls_failed" for line in lines):
             await asyncio.sleep(0.001)
-        # The next period begins anew.
+        # The next period starts at zero.
         failures.write("warning", code="UNAVAILABLE", method="/m9")
     written = [
         (line["log_level"], line["code"], line["method"]) for line in lines if "method" in line

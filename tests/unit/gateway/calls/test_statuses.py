@@ -1,4 +1,4 @@
-"""Errors as statuses: one ErrorInfo each, the details that fit, and nothing that leaks."""
+"""Each error becomes a status with one ErrorInfo and the details that fit; no driver text leaks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def call_error(error: Exception) -> CallError:
 
 
 def details(error: CallError) -> dict[str, Message]:
-    status = status_pb2.Status.FromString(error.status())
+    status = status_pb2.Status.FromString(error.serialize())
     assert status.code == error.code.value[0]
     assert status.message == error.message
     unpacked = {}
@@ -174,16 +174,16 @@ def details(error: CallError) -> dict[str, Message]:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_an_error_and_its_status(
+def test_error_becomes_its_status(
     error: Exception,
     code: grpc.StatusCode,
     reason: str,
     metadata: dict[str, str],
     others: set[str],
 ):
-    told = call_error(error)
-    assert told.code is code
-    unpacked = details(told)
+    status = call_error(error)
+    assert status.code is code
+    unpacked = details(status)
     info = unpacked.pop("ErrorInfo")
     assert info.domain == "headrace"
     assert info.reason == reason
@@ -192,49 +192,49 @@ def test_an_error_and_its_status(
     assert set(unpacked) == others
 
 
-def test_all_violations_are_told():
-    told = call_error(InvalidRequest([Violation("job.type", "must be"), Violation("x", "y")]))
-    bad_request = details(told)["BadRequest"]
+def test_status_lists_all_violations():
+    status = call_error(InvalidRequest([Violation("job.type", "must be"), Violation("x", "y")]))
+    bad_request = details(status)["BadRequest"]
     assert [(v.field, v.description) for v in bad_request.field_violations] == [
         ("job.type", "must be"),
         ("x", "y"),
     ]
-    assert told.message == "job.type: must be; x: y"
+    assert status.message == "job.type: must be; x: y"
 
 
-def test_a_conflict_tells_the_state_and_those_that_would_do():
+def test_state_conflict_names_the_allowed_states():
     error = StateConflict(
         JOB,
         action="requeue",
         state=JobState.RUNNING,
         allowed=(JobState.FAILED, JobState.CANCELLED),
     )
-    told = call_error(error)
-    assert told.message == f"job {JOB} is RUNNING; to requeue it, it must be FAILED or CANCELLED"
-    (violation,) = details(told)["PreconditionFailure"].violations
+    status = call_error(error)
+    assert status.message == f"job {JOB} is RUNNING; to requeue it, it must be FAILED or CANCELLED"
+    (violation,) = details(status)["PreconditionFailure"].violations
     assert (violation.type, violation.subject) == ("STATE", str(JOB))
 
 
 @pytest.mark.parametrize("error", [TimeoutError, OSError, KeyError, RuntimeError, AssertionError])
-def test_what_is_not_ours_never_reaches_a_client(error: type[Exception]):
-    told = call_error(error("INSERT INTO jobs … at db.internal:5432"))
-    assert b"INSERT" not in told.status()
-    assert b"db.internal" not in told.status()
+def test_text_of_foreign_errors_reaches_no_client(error: type[Exception]):
+    status = call_error(error("INSERT INTO jobs … at db.internal:5432"))
+    assert b"INSERT" not in status.serialize()
+    assert b"db.internal" not in status.serialize()
 
 
 @pytest.mark.parametrize("text", ["x", "é", "🏞"])
-def test_however_much_is_wrong_the_status_fits_into_a_header(text: str):
-    told = call_error(
+def test_status_of_many_violations_fits_into_a_header(text: str):
+    status = call_error(
         InvalidRequest([Violation(f"jobs[{n}].{text * 500}", text * 500) for n in range(1000)])
     )
-    # The message is percent-encoded, the details are base64: 8 KiB are what clients take.
-    assert len(told.message.encode()) * 3 + len(told.status()) * 4 / 3 < 7500
-    last = details(told)["BadRequest"].field_violations[-1]
+    # The message is percent-encoded, the details are base64. Clients accept 8 KiB.
+    assert len(status.message.encode()) * 3 + len(status.serialize()) * 4 / 3 < 7500
+    last = details(status)["BadRequest"].field_violations[-1]
     assert last.description.endswith("more violations")
 
 
-def test_forty_violations_are_told_in_full():
-    told = call_error(
+def test_forty_violations_are_listed_in_full():
+    status = call_error(
         InvalidRequest([Violation(f"jobs[{n}].priority", "must be -100 to 100") for n in range(40)])
     )
-    assert len(details(told)["BadRequest"].field_violations) == 40
+    assert len(details(status)["BadRequest"].field_violations) == 40

@@ -1,1 +1,1 @@
-"""Calls: the value that describes one, and the interceptors around each."""
+"""Calls: the context of each request, and the chain of links around it."""

@@ -72,7 +72,7 @@ async def _abort(exchange: Exchange, status: CallError) -> NoReturn:
         await exchange.context.abort(
             status.code,
             status.message,
-            ((REQUEST_ID, exchange.request_id), (DETAILS_KEY, status.status())),
+            ((REQUEST_ID, exchange.request_id), (DETAILS_KEY, status.serialize())),
         )
     except grpc.aio.InternalError:
         # The client closed the call before it received the status.

@@ -1,7 +1,7 @@
-"""The one place where an error becomes a gRPC status.
+"""Statuses: the one place where an error becomes a gRPC status.
 
-Every status carries one google.rpc.ErrorInfo and what else of google.rpc's details fits. The text
-of a driver, SQL or a host never reaches a client.
+Every status has a google.rpc.ErrorInfo, and the other details of google.rpc that fit the error. No
+text of a driver, no SQL and no host name reaches a client.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from headrace_gateway.calls.limits import MAX_DEPTH
 DOMAIN: Final = "headrace"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 
-# A status travels in trailing metadata, of which many clients take 8 KiB in all. The message is
-# sent percent-encoded, up to three bytes for one, and once more inside of the details.
+# A status travels in trailing metadata, of which many clients accept 8 KiB in all. The message is
+# in it twice: percent-encoded, with up to three bytes for one, and inside the details.
 _MAX_MESSAGE_BYTES: Final = 700
 _MAX_VIOLATIONS_BYTES: Final = 2600
 _MAX_DESCRIPTION: Final = 300
@@ -53,7 +53,7 @@ _RETRY_AFTER: Final = Duration(seconds=1)
 
 @dataclass(frozen=True, slots=True)
 class CallError:
-    """An error as it is sent."""
+    """An error as a client receives it."""
 
     code: grpc.StatusCode
     reason: str
@@ -61,13 +61,13 @@ class CallError:
     metadata: Mapping[str, str] = field(default_factory=dict)
     details: Sequence[Message] = ()
 
-    def status(self) -> bytes:
-        """The google.rpc.Status for `grpc-status-details-bin`."""
+    def serialize(self) -> bytes:
+        """Return the google.rpc.Status for `grpc-status-details-bin`."""
         info = error_details_pb2.ErrorInfo(
             reason=self.reason, domain=DOMAIN, metadata=dict(self.metadata)
         )
         status = status_pb2.Status(
-            # grpc.StatusCode has (number, name) for a value.
+            # The value of a grpc.StatusCode is (number, name).
             code=self.code.value[0],
             message=self.message,
             details=[_pack(info), *(_pack(detail) for detail in self.details)],
@@ -86,11 +86,12 @@ class UndecodableRequest(Exception):
 
 
 def to_call_error(error: Exception, *, request_id: str) -> CallError:
-    """What a client is told of an error.
+    """Return the status of an error.
 
     Args:
-        error: what a call raised.
-        request_id: under which the log has what the client is not told.
+        error: raised by a link, a use case or a stream.
+        request_id: of the call. The client finds it in the message of an internal error; the log
+            has the rest under it.
     """
     text = _shorten(str(error), _MAX_MESSAGE_BYTES)
     match error:
@@ -138,8 +139,8 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 [_precondition(str(error.job_id), text)],
             )
         case LimitExceeded():
-            # Never RESOURCE_EXHAUSTED, which clients repeat: the same request fails again. A tenant
-            # that has too much has to delete something first.
+            # Not RESOURCE_EXHAUSTED, which clients retry: the same request fails again. A tenant
+            # at its quota must delete something first.
             is_quota = isinstance(error, TooManySubscriptions)
             return CallError(
                 grpc.StatusCode.FAILED_PRECONDITION
@@ -249,7 +250,7 @@ def _invalid(error: InvalidRequest) -> tuple[str, dict[str, str]]:
 
 
 def _bad_request(violations: Sequence[Violation]) -> Any:
-    """All violations; of very many as many as fit, and how many there are besides."""
+    """Return the violations that fit, and the number of the others."""
     message = error_details_pb2.BadRequest()
     size = 0
     for number, violation in enumerate(violations):
@@ -288,7 +289,7 @@ def _pack(detail: Message) -> AnyMessage:
 
 
 def _shorten(text: str, size: int) -> str:
-    """At most `size` bytes of UTF-8, with an ellipsis where something is missing."""
+    """Return at most `size` bytes of UTF-8, with an ellipsis if the text is cut."""
     raw = text.encode(errors="replace")
     if len(raw) <= size:
         return raw.decode()
