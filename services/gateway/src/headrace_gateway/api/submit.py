@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Final, NamedTuple
 
 import structlog
@@ -29,7 +29,9 @@ from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.documents import Payload
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.intake import Intake
+from headrace_gateway.api.job_rules import check_batch_size
 from headrace_gateway.api.registrations import Registrations
+from headrace_gateway.api.validation import Violations
 from headrace_gateway.calls.call import Call
 
 _log = structlog.get_logger()
@@ -167,6 +169,13 @@ class Submit:
                 return earlier
         specs = Repeated((job.spec,), (0,))
         return Prospect(specs, await self._intake.have_workers(call, specs))
+
+    def check_batch_size(self, jobs: Sized) -> None:
+        """Raise LimitExceeded if a batch has too many jobs.
+
+        A transport checks this before it decodes the jobs: a request has room for a million.
+        """
+        check_batch_size(jobs, Violations(), self._settings)
 
     async def submit_batch(
         self,

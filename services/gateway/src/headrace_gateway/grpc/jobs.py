@@ -88,6 +88,7 @@ class JobServicer:
         """Store jobs, all or none, or only validate them."""
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
+        self._submit.check_batch_size(request.jobs)
         specs, payloads = read_jobs(request, found)
         submit = self._submit.validate_batch if request.validate_only else self._submit.submit_batch
         result = await submit(
