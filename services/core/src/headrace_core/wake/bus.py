@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
 from redis.asyncio import Redis
@@ -97,9 +98,10 @@ class WakeBus:
 
     async def stop(self) -> None:
         """Publish pending wake-ups and close the connections."""
+        stops = [self._publisher.stop()]
         if self._receiver is not None:
-            await self._receiver.stop()
-        await self._publisher.stop()
+            stops.append(self._receiver.stop())
+        await asyncio.gather(*stops)
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
 

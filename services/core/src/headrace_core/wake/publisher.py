@@ -77,6 +77,10 @@ class Publisher:
             return
         try:
             await self._send(list(await self._channels(sorted(topics))))
+        except asyncio.CancelledError:
+            # The stop publishes them: a repeated wake-up is harmless, a lost one is not.
+            self._pending |= topics
+            raise
         except Exception as fault:  # noqa: BLE001 - subscribers also run without wake-ups, later
             _log.warning("wake_up_lost", error=type(fault).__name__)
 
