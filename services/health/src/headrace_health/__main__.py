@@ -1,4 +1,4 @@
-"""`python -m headrace_health probe HOST:PORT`: asks a service for its health, for containers."""
+"""`python -m headrace_health probe HOST:PORT`: check the health of a service, in containers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ examples:
   python -m headrace_health probe 127.0.0.1:50051
   python -m headrace_health probe 127.0.0.1:50051 --service queue/default --timeout 1
 
-No environment variable changes what it does."""
+It reads no environment variables."""
 
 # A status code and its exit code: only SERVING is success.
 _OK, _FAILED = 0, 1
 
 
 def probe(address: str, *, service: str, timeout: float) -> str:
-    """The status of a service as its peer names it, or the code of the error that came instead.
+    """Return the name of the status of a service, or of the status code of a failed call.
 
     Args:
         address: `host:port`.
         service: the gRPC service; "" is the whole server.
-        timeout: seconds.
+        timeout: the timeout, in seconds.
     """
     with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -38,17 +38,17 @@ def probe(address: str, *, service: str, timeout: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0 when the service is SERVING, else 1."""
+    """Run the command and return its exit code: 0 if the service is SERVING, otherwise 1."""
     parser = argparse.ArgumentParser(
         prog="python -m headrace_health",
-        description="Ask a service for its health. The exit code is 0 if it is SERVING, else 1.",
+        description="Check the health of a service. Exit code 0: SERVING; 1: any other status.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser(
         "probe",
-        help="ask a service whether it is SERVING",
+        help="check whether a service is SERVING",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

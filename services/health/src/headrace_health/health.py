@@ -1,4 +1,4 @@
-"""Turns checks of dependencies into the statuses that are served."""
+"""The health of a process, from checks of its dependencies."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """A dependency and how it is asked for a sign of life.
+    """A dependency and its check.
 
     Args:
-        name: the dependency (`postgresql`, `redis`), as logs name it. Its own status is served
-            under this name.
-        ping: returns when it lives and raises when it doesn't.
+        name: the dependency, such as `postgresql`; the name of its status and of its log lines.
+        ping: returns if the dependency is available, and raises otherwise.
         required: whether the services are NOT_SERVING without it.
     """
 
@@ -32,16 +31,16 @@ class Check:
 
 
 class Health:
-    """The health of a process: a loop that runs checks, and the servicer that shows the result.
+    """The health of a process: a loop of checks, and the servicer of their results.
 
     A service is SERVING while all required checks pass.
 
     Args:
-        services: full names of gRPC services, each with a status of its own; "" is always there.
+        services: full names of gRPC services, each with its own status; "" is always included.
         checks: the dependencies.
-        lookups: answer for names that cannot be listed here.
-        interval: seconds between two rounds of checks.
-        timeout: seconds after which a check has failed.
+        lookups: statuses of names that are not known in advance.
+        interval: time between two rounds of checks, in seconds.
+        timeout: timeout of a check, in seconds.
     """
 
     def __init__(
@@ -66,18 +65,18 @@ class Health:
 
     @property
     def serving(self) -> bool:
-        """Whether the process serves now."""
+        """Whether the process is SERVING."""
         return self.servicer.serving()
 
     async def start(self) -> None:
-        """Runs the checks once, so that the first answer is true, and then again and again."""
+        """Run all checks once, for a correct first status, and then in a loop."""
         await self.run_once()
         for lookup in self._lookups:
             lookup.start()
         self._loop = asyncio.create_task(self._run(), name="health")
 
     async def run_once(self) -> None:
-        """Runs all checks at the same time and sets the statuses."""
+        """Run all checks concurrently and set the statuses."""
         alive = await asyncio.gather(*(self._passes(check) for check in self._checks))
         serving = True
         for check, passed in zip(self._checks, alive, strict=True):
@@ -87,7 +86,7 @@ class Health:
             self.servicer.set_serving(service, serving)
 
     async def enter_graceful_shutdown(self) -> None:
-        """NOT_SERVING from now on. To be called before the server stops."""
+        """Set NOT_SERVING for good; call it before the stop of the server."""
         self.servicer.shut_down()
         await asyncio.gather(*(lookup.stop() for lookup in self._lookups))
         if self._loop is not None:
@@ -104,7 +103,7 @@ class Health:
         try:
             async with asyncio.timeout(self._timeout):
                 await check.ping()
-        except Exception as caught:  # noqa: BLE001 - whatever it is, the dependency is not there
+        except Exception as caught:  # noqa: BLE001 - any error means unavailable
             error = caught
         if self.servicer.serving(check.name) != (error is None):
             if error is None:

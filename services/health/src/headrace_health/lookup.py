@@ -1,4 +1,4 @@
-"""Statuses of names that nobody can list in advance."""
+"""Statuses of names that are not known in advance."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _log = structlog.get_logger()
 
 
 class Lookup:
-    """Answers for all names with a prefix, from one reading that tells which of them are SERVING.
+    """The statuses of all names with a prefix, from one read of those that are SERVING.
 
-    A reading is taken when somebody asks and the last one is too old, and again and again while
-    somebody follows. While nobody asks nothing is read. What cannot be read is not SERVING.
+    A check reads them if the last read is too old. While a watch is open, they are read in a loop.
+    Otherwise nothing is read. After a failed read no name is SERVING.
 
     Args:
-        prefix: with which its names begin.
-        valid: whether what stands behind the prefix can be a name at all.
-        read: returns what stands behind the prefix of each name that is SERVING now.
-        wait: returns after as many seconds, or earlier when there is something new to read.
-        max_age: seconds for which a reading holds.
-        timeout: seconds after which a reading has failed.
+        prefix: the prefix of the names.
+        valid: returns whether the rest of a name, after the prefix, is valid.
+        read: returns the rests of all names that are SERVING.
+        wait: returns after the given seconds, or earlier if the statuses may have changed.
+        max_age: how long a read is valid, in seconds.
+        timeout: timeout of a read, in seconds.
     """
 
     def __init__(
@@ -55,18 +55,18 @@ class Lookup:
         self._loop: asyncio.Task[None] | None = None
 
     def knows(self, name: str) -> bool:
-        """Whether it answers for a name."""
+        """Return whether a name belongs to this lookup."""
         return name.startswith(self._prefix) and self._valid(name.removeprefix(self._prefix))
 
     async def serving(self, name: str) -> bool:
-        """Whether one of its names is SERVING now; the answer is at most `max_age` old."""
+        """Return whether a name is SERVING, as of at most `max_age` ago."""
         if asyncio.get_running_loop().time() >= self._holds_until:
             await self._join()
         return name.removeprefix(self._prefix) in self._found
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """For the length of the block it reads by itself, and tells of what has changed."""
+        """Read in a loop during the block, and report changes."""
         self._followers += 1
         self._followed.set()
         try:
@@ -76,33 +76,33 @@ class Lookup:
             if not self._followers:
                 self._followed.clear()
 
-    def on_change(self, tell: Callable[[], None]) -> None:
-        """Has `tell` called when a reading differs from the one before."""
-        self._on_change = tell
+    def on_change(self, notify: Callable[[], None]) -> None:
+        """Call `notify` when a read differs from the previous one."""
+        self._on_change = notify
 
     def start(self) -> None:
-        """Begins to read, in the background, whenever it is followed."""
+        """Start the loop, which reads while a watch is open."""
         self._loop = asyncio.create_task(self._run(), name="lookup")
 
     async def run_once(self) -> None:
-        """Reads what is there now, and not what a reading that is under way may still tell."""
+        """Read the current statuses, with a read that begins after this call."""
         if self._reading is not None:
             await asyncio.wait([self._reading])
         await self._join()
 
     async def stop(self) -> None:
-        """Ends that; a reading that is under way is given up."""
+        """Stop the loop and cancel the current read."""
         tasks = [task for task in (self._loop, self._reading) if task is not None]
         await end_tasks(*tasks, within=5)
 
     async def _join(self) -> None:
-        """Waits for the reading that is under way, or for a new one."""
+        """Wait for the current read, or for a new one."""
         if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._look(), name="lookup-reading")
-        # Whoever stops waiting leaves it to the others.
+            self._reading = asyncio.create_task(self._read_once(), name="lookup-reading")
+        # If a waiter is cancelled, the read continues for the others.
         await asyncio.wait([self._reading])
 
-    async def _look(self) -> None:
+    async def _read_once(self) -> None:
         clock = asyncio.get_running_loop().time
         asked = clock()
         found: Container[str] = ()
@@ -110,9 +110,9 @@ class Lookup:
         try:
             async with asyncio.timeout(self._timeout):
                 found = await self._read()
-        except Exception as caught:  # noqa: BLE001 - whatever it is, nobody knows that they serve
+        except Exception as caught:  # noqa: BLE001 - any error means unknown
             error = caught
-        # What was read is from some moment since; that it failed is known only now.
+        # A result is as old as the start of the read, a failure as old as its end.
         self._holds_until = (asked if error is None else clock()) + self._max_age
         if error is not None and not self._failing:
             _log.warning("health_not_read", names=self._prefix, error=type(error).__name__)

@@ -18,51 +18,51 @@ SERVICE_UNKNOWN: Final[int] = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it comes without types
-    """Answers for a fixed set of services, all NOT_SERVING at first, and for what can be looked up.
+    """Serves the statuses of fixed services, all NOT_SERVING at first, and of lookups.
 
-    The servicer that comes with grpcio-health-checking keeps its Watch streams open when the server
-    stops, so that every stop lasts for its whole grace; and a reader that stalls holds up whoever
-    sets a status. Here a shutdown ends the streams, and nobody waits for a reader.
+    The servicer of grpcio-health-checking keeps its Watch streams open during a stop, so that every
+    stop takes its whole grace, and a stalled reader blocks each change of a status. Here a shutdown
+    ends the streams, and no change waits for a reader.
 
     Args:
-        services: full names of gRPC services; "" (the whole server) is always there.
-        lookups: each answers for further names.
+        services: full names of gRPC services; "" (the whole server) is always included.
+        lookups: statuses of further names.
     """
 
     def __init__(self, *, services: Iterable[str] = (), lookups: Sequence[Lookup] = ()) -> None:
         self._statuses: dict[str, int] = dict.fromkeys(("", *services), NOT_SERVING)
         self._lookups = tuple(lookups)
         for lookup in self._lookups:
-            lookup.on_change(self._tell)
+            lookup.on_change(self._notify)
         self._changed = asyncio.Event()
         self._shutting_down = False
 
     @property
     def services(self) -> tuple[str, ...]:
-        """The fixed names that it answers for."""
+        """The names of the fixed services."""
         return tuple(self._statuses)
 
     def serving(self, service: str = "") -> bool:
-        """Whether a service is SERVING now."""
+        """Return whether a service is SERVING."""
         return self._statuses.get(service) == SERVING
 
     def set_serving(self, service: str, serving: bool) -> None:
-        """Sets a status and tells those who watch; after the shutdown began it does nothing."""
+        """Set a status and notify watches; no effect after the start of the shutdown."""
         if not self._shutting_down:
             self._set(service, serving)
 
     def shut_down(self) -> None:
-        """Sets NOT_SERVING for ever and ends the streams after they have said so."""
+        """Set NOT_SERVING for good, and end the streams after they have sent it."""
         for service in self._statuses:
             self._set(service, False)
         self._shutting_down = True
 
     def _set(self, service: str, serving: bool) -> None:
         self._statuses[service] = SERVING if serving else NOT_SERVING
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        # Those who wait hold the old event; who comes later waits for the new one.
+    def _notify(self) -> None:
+        # Waiting streams hold the old event; later ones wait for the new one.
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -72,11 +72,11 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
         return next((lookup for lookup in self._lookups if lookup.knows(service)), None)
 
     async def _status(self, service: str, lookup: Lookup | None) -> int | None:
-        """The status now; None for a service that it does not know."""
+        """Return the status; None for an unknown service."""
         if lookup is None:
             return self._statuses.get(service)
         serving = not self._shutting_down and await lookup.serving(service)
-        # The shutdown may have begun meanwhile.
+        # The shutdown may have begun during the lookup.
         return SERVING if serving and not self._shutting_down else NOT_SERVING
 
     async def Check(  # noqa: N802 - the protocol's name
@@ -86,7 +86,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
             health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
         ],
     ) -> health_pb2.HealthCheckResponse:
-        """The status now; NOT_FOUND for a service that it does not know."""
+        """Return the status; NOT_FOUND for an unknown service."""
         status = await self._status(request.service, self._lookup(request.service))
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
@@ -99,7 +99,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
             health_pb2.HealthListRequest, health_pb2.HealthListResponse
         ],
     ) -> health_pb2.HealthListResponse:
-        """The statuses of all fixed names; what can be looked up has no list."""
+        """Return the statuses of all fixed services, without those of lookups."""
         return health_pb2.HealthListResponse(
             statuses={
                 service: health_pb2.HealthCheckResponse(status=status)
@@ -114,7 +114,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
             health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
         ],
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The status now and whenever it changes, until the caller or this server ends it."""
+        """Yield the status and each change, until the caller or this server ends the stream."""
         lookup = self._lookup(request.service)
         sent = None
         with nullcontext() if lookup is None else lookup.followed():
@@ -128,5 +128,5 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
                     yield health_pb2.HealthCheckResponse(status=status)
                     sent = status
                 if last:
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the server shuts down")
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
                 await changed.wait()

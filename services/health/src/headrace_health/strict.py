@@ -1,4 +1,4 @@
-"""Requests of the services that come with gRPC, decoded so that a malformed one is told so."""
+"""Strict decoding of requests to gRPC's own services: malformed ones are INVALID_ARGUMENT."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from google.protobuf.message import DecodeError
 _Handler: TypeAlias = Any
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-# None of their requests needs so many.
+# More than any of their requests needs.
 _MAX_BYTES: Final = 65_536
 
 
 def strict(handler: _Handler) -> _Handler:
-    """A method's handler that answers bytes which are no request, or more than 64 KiB of them, with
-    INVALID_ARGUMENT.
+    """Return a method handler that refuses malformed requests and those of more than 64 KiB.
 
-    gRPC's own decoding answers UNKNOWN, with the name of a Python exception, and logs an error each
-    time.
+    The status is INVALID_ARGUMENT. gRPC's own decoding returns UNKNOWN with the name of a Python
+    exception, and logs an error each time.
     """
     decode = handler.request_deserializer
     if decode is None:
         return handler
 
     async def read(raw: bytes, context: _Context) -> Any:
-        # Before it is decoded: of a message without fields, protobuf takes much that is none.
+        # Check the size first: a message without fields decodes almost any bytes.
         if len(raw) > _MAX_BYTES:
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,
-                f"the request has {len(raw)} bytes; at most {_MAX_BYTES} are allowed",
+                f"the request is {len(raw):,} bytes; the limit is {_MAX_BYTES:,}",
             )
         try:
             return decode(raw)
         except DecodeError:
             await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, "the request is not the method's message"
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "the request is not a valid message of this method",
             )
 
     async def unary_unary(raw: bytes, context: _Context) -> Any:
@@ -68,13 +68,13 @@ def strict(handler: _Handler) -> _Handler:
 
 
 class StrictRequests(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not at runtime
-    """Makes every method of a server `strict`."""
+    """Applies `strict` to all methods of a server."""
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler:
-        """The handler of a method, made strict; None when there is none."""
+        """Return the strict handler of a method; None for an unknown method."""
         handler = await continuation(handler_call_details)
         return handler and strict(handler)
