@@ -184,7 +184,7 @@ class LifecycleModel:
         """Whether a write of a worker is let through; a lapsed one that nobody swept still is."""
         return job.runs and job.attempt == attempt and job.worker is worker
 
-    def finish(self, job: ModelJob, event: EventType) -> EventType:
+    def end(self, job: ModelJob, event: EventType) -> EventType:
         """Returns the event that it comes to."""
         if job.cancel_requested and event in _GIVES_BACK:
             event = _E.CANCELLED

@@ -106,7 +106,7 @@ def ending(job_id: JobId, attempt: int, event: EventType, **says: Any) -> Attemp
     )
 
 
-async def finish(
+async def write_ends(
     database: Database, worker_id: WorkerId, *ends: AttemptEnd
 ) -> dict[JobId, EventType]:
     """Write ends of attempts in one transaction; return the event of each job that took its end."""

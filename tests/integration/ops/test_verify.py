@@ -30,7 +30,7 @@ from support.retention import prune
 from support.server import run_async
 from support.settings import environment_of
 from support.states import bring
-from support.workers import ending, finish, lapse, register, report, start
+from support.workers import ending, lapse, register, report, start, write_ends
 
 
 async def populate(database: Database) -> None:
@@ -45,7 +45,7 @@ async def populate(database: Database) -> None:
     await report(
         database, brought.worker_id, AttemptReport(key=AttemptKey(job.id, 2), output='{"line": 1}')
     )
-    await finish(database, brought.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
+    await write_ends(database, brought.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
 
 
 async def audit(

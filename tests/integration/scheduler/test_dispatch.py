@@ -22,7 +22,7 @@ from headrace_scheduler.loops.dispatch import Dispatch
 from support.jobs import read_job, submit, submit_many
 from support.leading import lead
 from support.queues import queue_of
-from support.workers import delivery, drain, ending, finish, lapse, register, start
+from support.workers import delivery, drain, ending, lapse, register, start, write_ends
 
 
 class Clock:
@@ -108,10 +108,10 @@ async def test_jobs_are_delivered_by_priority_within_free_slots(
     await dispatch.run_once()
     assert await queues.of("pool") == []
     # A slot is free again.
-    await finish(database, worker_id, ending(high.id, 1, EventType.SUCCEEDED))
+    await write_ends(database, worker_id, ending(high.id, 1, EventType.SUCCEEDED))
     await dispatch.run_once()
     assert await queues.take("pool") == deliveries(second)
-    await finish(database, worker_id, ending(first.id, 1, EventType.SUCCEEDED))
+    await write_ends(database, worker_id, ending(first.id, 1, EventType.SUCCEEDED))
     await dispatch.run_once()
     assert await queues.take("pool") == deliveries(low)
 
@@ -137,7 +137,7 @@ async def test_retry_is_delivered_as_the_next_attempt(
     await dispatch.run_once()
     assert await queues.take("pool") == deliveries(job)
     await start(database, worker_id, job)
-    await finish(database, worker_id, ending(job.id, 1, EventType.INTERRUPTED))
+    await write_ends(database, worker_id, ending(job.id, 1, EventType.INTERRUPTED))
     await dispatch.run_once()
     assert await queues.take("pool") == [AttemptKey(job.id, 2)]
 

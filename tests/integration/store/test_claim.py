@@ -19,7 +19,7 @@ from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many
-from support.workers import claim, delivery, ending, finish, lapse, register, start
+from support.workers import claim, delivery, ending, lapse, register, start, write_ends
 
 
 async def test_claimed_job_has_all_it_needs_to_run(database: Database) -> None:
@@ -83,7 +83,7 @@ async def test_stale_delivery_hides_no_current_one(
     worker_id = await register(database)
     job = await submit(database)
     await start(database, worker_id, job)
-    await finish(database, worker_id, ending(job.id, 1, EventType.INTERRUPTED))
+    await write_ends(database, worker_id, ending(job.id, 1, EventType.INTERRUPTED))
     deliveries = [AttemptKey(job.id, number) for number in (1, 2, 3)]
     claimed = await claim(database, worker_id, deliveries)
     assert [each.key for each in claimed] == [(job.id, 2)]

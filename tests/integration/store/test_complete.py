@@ -38,7 +38,7 @@ from support.histories import assert_legal
 from support.jobs import history, read_job
 from support.leading import lead
 from support.states import Brought, bring
-from support.workers import ending, finish, lapse
+from support.workers import ending, lapse, write_ends
 
 # Opens a connection with a transaction that is committed at the end of the block.
 Opener = Callable[[str], AbstractAsyncContextManager[Any]]
@@ -213,7 +213,7 @@ async def test_job_with_a_cancel_request_may_succeed(
         await complete_attempt(connection, AttemptKey(running.job.id, 1), result="null")
         # The worker's end of the attempt waits for the handler's and is then refused.
         late = asyncio.create_task(
-            finish(database, running.worker_id, ending(running.job.id, 1, EventType.CANCELLED))
+            write_ends(database, running.worker_id, ending(running.job.id, 1, EventType.CANCELLED))
         )
         await asyncio.sleep(0)
     assert await late == {}
@@ -274,9 +274,9 @@ async def test_recovery_skips_a_job_that_is_being_completed(
     await lapse(database, running.worker_id)
     async with by_asyncpg(settings.postgresql_url) as connection:
         await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
-        async with database.transaction() as sweeping:
+        async with database.transaction() as recovering:
             term = await lead(database)
-            assert await recover_lost(sweeping, term=term, limit=10, max_losses=3) == []
+            assert await recover_lost(recovering, term=term, limit=10, max_losses=3) == []
     await assert_completed(database, running.job.id, "1")
 
 

@@ -65,11 +65,11 @@ READ = text("""
     FROM pg_stat_xact_user_tables WHERE relname = 'jobs'
 """)
 
-Look = Callable[[Connection], Awaitable[object]]
+Run = Callable[[Connection], Awaitable[object]]
 
 
 @pytest.fixture(params=["analysed", "not analysed yet"])
-async def looks(database: Database, request: pytest.FixtureRequest) -> dict[str, Look]:
+async def statements(database: Database, request: pytest.FixtureRequest) -> dict[str, Run]:
     """Return every statement, on a full database.
 
     Each was made when it was empty: a plan that is kept from then reads everything.
@@ -77,11 +77,11 @@ async def looks(database: Database, request: pytest.FixtureRequest) -> dict[str,
     worker_id, term = await register(database), await lead(database)
     async with database.transaction() as connection:
         await connection.execute(text("ALTER TABLE jobs SET (autovacuum_enabled = off)"))
-    for look in looks_at([], [], worker_id, term).values():
+    for statement in statements_for([], [], worker_id, term).values():
         # PostgreSQL keeps a plan from the sixth execution on.
         for _ in range(6):
             async with database.transaction() as connection:
-                await look(connection)
+                await statement(connection)
                 await connection.rollback()
     async with database.transaction() as connection:
         await connection.execute(text(FILL), {"worker_id": worker_id, "jobs": JOBS})
@@ -94,19 +94,19 @@ async def looks(database: Database, request: pytest.FixtureRequest) -> dict[str,
             )
             for state in ("queued", "running")
         ]
-    looks = looks_at(queued, running, worker_id, term)
+    statements = statements_for(queued, running, worker_id, term)
     if request.param != "analysed":
-        return {name: look for name, look in looks.items() if name not in GUESSED}
+        return {name: statement for name, statement in statements.items() if name not in GUESSED}
     async with database.transaction() as connection:
         await connection.execute(text("ANALYZE jobs, job_events"))
-    return looks
+    return statements
 
 
-def looks_at(
+def statements_for(
     queued: list[JobId], running: list[JobId], worker_id: WorkerId, term: int
-) -> dict[str, Look]:
+) -> dict[str, Run]:
     deliveries = [AttemptKey(job_id, 1) for job_id in queued]
-    finishes = [ending(job_id, 1, EventType.SUCCEEDED) for job_id in running]
+    ends = [ending(job_id, 1, EventType.SUCCEEDED) for job_id in running]
     reports = [AttemptReport(key=AttemptKey(job_id, 1), output="1") for job_id in running]
     one: dict[str, Any] = {"tenant": DEFAULT_TENANT, "job_id": (queued or [worker_id])[0]}
     label = (Comparison(field="labels", operator="=", key="user", value="u100"),)
@@ -121,7 +121,7 @@ def looks_at(
             await cancel_job(connection, **one)
             await requeue_job(connection, **one)
 
-    def listing(*query: tuple[Comparison, ...]) -> Look:
+    def listing(*query: tuple[Comparison, ...]) -> Run:
         return lambda c: list_jobs(
             c, tenant=DEFAULT_TENANT, query=query, limit=50, before=None, full=False
         )
@@ -132,7 +132,7 @@ def looks_at(
         "next_due": next_due,
         "ready_jobs": lambda c: ready_jobs(c, pools=["pool"], limit=100),
         "claim_jobs": lambda c: claim_jobs(c, worker_id=worker_id, deliveries=deliveries),
-        "end_attempts": lambda c: end_attempts(c, worker_id=worker_id, ends=finishes),
+        "end_attempts": lambda c: end_attempts(c, worker_id=worker_id, ends=ends),
         "write_reports": lambda c: write_reports(c, worker_id=worker_id, reports=reports),
         "cancel_requests": lambda c: cancel_requests(c, worker_id=worker_id),
         "recover_lost": lambda c: recover_lost(c, term=term, limit=500, max_losses=3),
@@ -155,15 +155,15 @@ GUESSED = {"list_jobs"}
 
 
 async def test_statement_reads_no_more_rows_than_it_needs(
-    database: Database, looks: dict[str, Look], subtests: pytest.Subtests
+    database: Database, statements: dict[str, Run], subtests: pytest.Subtests
 ) -> None:
-    for name, look in looks.items():
+    for name, statement in statements.items():
         if name in COUNTING:
             continue
-        with subtests.test(look=name):
+        with subtests.test(statement=name):
             async with database.transaction() as connection:
                 before = await connection.scalar(READ)
-                await look(connection)
+                await statement(connection)
                 read = await connection.scalar(READ) - before
                 await connection.rollback()
             assert read <= ENOUGH

@@ -25,11 +25,11 @@ from support.workers import (
     claim,
     delivery,
     ending,
-    finish,
     lapse,
     register,
     report,
     start,
+    write_ends,
 )
 
 ENDS = [
@@ -47,8 +47,8 @@ async def test_mixed_ends_are_written_in_one_statement(database: Database) -> No
     worker_id = await register(database)
     jobs = await submit_many(database, len(ENDS))
     await start(database, worker_id, *jobs)
-    finishes = [ending(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
-    written = await finish(database, worker_id, *finishes)
+    ends = [ending(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
+    written = await write_ends(database, worker_id, *ends)
     assert written == {job.id: event for job, event in zip(jobs, ENDS, strict=True)}
     ended = [await read_job(database, job.id) for job in jobs]
     assert [job.state for job in ended] == [
@@ -75,7 +75,7 @@ async def test_written_ends_are_found(database: Database) -> None:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=dropped.id)
     ended = [ending(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
     ended.append(ending(dropped.id, 1, EventType.INTERRUPTED))
-    await finish(database, worker_id, *ended)
+    await write_ends(database, worker_id, *ended)
     others = [ending(running.id, 1, EventType.SUCCEEDED), ending(jobs[0].id, 1, EventType.FAILED)]
     async with database.statement() as connection:
         written = await written_ends(connection, ends=[*ended, *others])
@@ -89,7 +89,7 @@ async def test_result_is_stored_exactly(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     result = '{"b":  1, "a": 9007199254740993, "b": 2}'
     said = ending(brought.job.id, 1, EventType.SUCCEEDED, result=result)
-    assert await finish(database, brought.worker_id, said)
+    assert await write_ends(database, brought.worker_id, said)
     assert (await read_job(database, brought.job.id)).result == result
 
 
@@ -97,7 +97,7 @@ async def test_backoff_runs_by_the_clock_of_the_database(database: Database) -> 
     brought = await bring(database, JobState.RUNNING)
     backoff = timedelta(minutes=7)
     said = ending(brought.job.id, 1, EventType.RETRY_SCHEDULED, backoff=backoff)
-    await finish(database, brought.worker_id, said)
+    await write_ends(database, brought.worker_id, said)
     job = await read_job(database, brought.job.id)
     assert abs(job.due_time - job.update_time - backoff) < timedelta(milliseconds=10)
 
@@ -107,7 +107,7 @@ async def test_interruption_spends_an_attempt_and_no_retry(database: Database) -
     job = await submit(database)
     for attempt in (1, 2, 3):
         await start(database, worker_id, await read_job(database, job.id))
-        await finish(database, worker_id, ending(job.id, attempt, EventType.INTERRUPTED))
+        await write_ends(database, worker_id, ending(job.id, attempt, EventType.INTERRUPTED))
     job = await read_job(database, job.id)
     assert (job.attempt, job.retries_used, job.state) == (3, 0, JobState.QUEUED)
 
@@ -129,7 +129,7 @@ async def test_consecutive_interruptions_are_counted(
         [claimed] = await start(database, worker_id, await read_job(database, job.id))
         assert claimed.interruptions == attempt - 1
         said = ending(job.id, attempt, EventType.INTERRUPTED if attempt < 3 else event)
-        await finish(database, worker_id, said)
+        await write_ends(database, worker_id, said)
     async with database.statement() as connection:
         assert await connection.scalar(text("SELECT interruptions FROM jobs")) == left
 
@@ -143,10 +143,10 @@ async def test_dead_process_counts_as_a_loss_and_no_retry(
         [claimed] = await start(database, worker_id, await read_job(database, job.id))
         assert claimed.worker_losses == attempt - 1
         said = ending(job.id, attempt, EventType.WORKER_LOST)
-        assert await finish(database, worker_id, said) == {job.id: EventType.WORKER_LOST}
+        assert await write_ends(database, worker_id, said) == {job.id: EventType.WORKER_LOST}
     await start(database, worker_id, await read_job(database, job.id))
     last = JobError(type="WORKER_LOST", message="it was one too many", retryable=False)
-    await finish(database, worker_id, ending(job.id, 4, EventType.WORKER_LOST, error=last))
+    await write_ends(database, worker_id, ending(job.id, 4, EventType.WORKER_LOST, error=last))
     job = await read_job(database, job.id)
     assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 4, 0)
     assert job.error == last
@@ -168,7 +168,7 @@ async def test_stack_trace_stays_with_the_newest_error(database: Database) -> No
     ):
         await set_column(database, job.id, "state = 'queued', queue_time = now()")
         await start(database, worker_id, await read_job(database, job.id))
-        await finish(database, worker_id, ending(job.id, attempt, event, **says))
+        await write_ends(database, worker_id, ending(job.id, attempt, event, **says))
         ended = await read_job(database, job.id)
         seen.append(ended.error and ended.error.stack_trace)
     assert seen == ['File "a.py"', 'File "a.py"', "", 'File "a.py"', None]
@@ -188,7 +188,7 @@ async def test_success_clears_the_error_of_an_earlier_attempt(database: Database
     assert job.error == ERROR
     await start(database, brought.worker_id, job)
     assert (await read_job(database, job.id)).error == ERROR
-    await finish(database, brought.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
+    await write_ends(database, brought.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
     job = await read_job(database, job.id)
     assert (job.error, job.retries_used, job.attempt) == (None, 1, 2)
 
@@ -200,10 +200,12 @@ async def test_end_of_an_attempt_of_another_worker_is_refused(
     brought = await bring(database, JobState.RUNNING)
     before = await read_job(database, brought.job.id)
     stranger = await register(database)
-    assert await finish(database, stranger, ending(before.id, 1, event)) == {}
+    assert await write_ends(database, stranger, ending(before.id, 1, event)) == {}
     for attempt in (0, 2):
-        assert await finish(database, brought.worker_id, ending(before.id, attempt, event)) == {}
-    assert await finish(database, WorkerId(uuid7()), ending(before.id, 1, event)) == {}
+        assert (
+            await write_ends(database, brought.worker_id, ending(before.id, attempt, event)) == {}
+        )
+    assert await write_ends(database, WorkerId(uuid7()), ending(before.id, 1, event)) == {}
     assert await read_job(database, before.id) == before
 
 
@@ -211,16 +213,16 @@ async def test_late_result_of_a_lost_worker_is_refused(database: Database) -> No
     brought = await bring(database, JobState.RUNNING)
     lost, job = brought.worker_id, brought.job
     # The worker with the newer attempt writes first, then the one that had hung.
-    await finish(database, lost, ending(job.id, 1, EventType.INTERRUPTED))
+    await write_ends(database, lost, ending(job.id, 1, EventType.INTERRUPTED))
     other = await register(database)
     await start(database, other, await read_job(database, job.id))
     for event in ENDS:
-        assert await finish(database, lost, ending(job.id, 1, event)) == {}
-        assert await finish(database, lost, ending(job.id, 2, event)) == {}
+        assert await write_ends(database, lost, ending(job.id, 1, event)) == {}
+        assert await write_ends(database, lost, ending(job.id, 2, event)) == {}
     progress = Progress(fraction=1)
     for attempt in (1, 2):
         said = ending(job.id, attempt, EventType.SUCCEEDED)
-        assert await finish(database, other, said) == (
+        assert await write_ends(database, other, said) == (
             {} if attempt == 1 else {job.id: EventType.SUCCEEDED}
         )
     assert (await read_job(database, job.id)).progress != progress
@@ -231,7 +233,7 @@ async def test_second_end_of_an_attempt_is_refused(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     for event in ENDS:
         said = ending(brought.job.id, 1, event)
-        written = await finish(database, brought.worker_id, said)
+        written = await write_ends(database, brought.worker_id, said)
         assert written == ({brought.job.id: event} if event is ENDS[0] else {})
 
 
@@ -242,7 +244,7 @@ async def test_end_after_a_lapse_before_recovery_is_accepted(
     brought = await bring(database, JobState.RUNNING)
     await lapse(database, brought.worker_id)
     said = ending(brought.job.id, 1, EventType.SUCCEEDED)
-    assert await finish(database, brought.worker_id, said)
+    assert await write_ends(database, brought.worker_id, said)
 
 
 # Concurrent cancellation.
@@ -269,7 +271,9 @@ async def test_end_that_would_retry_obeys_a_cancel_request(
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         requests = await cancel_requests(connection, worker_id=brought.worker_id)
     assert requests == [(job_id, 1)]
-    assert await finish(database, brought.worker_id, ending(job_id, 1, event)) == {job_id: written}
+    assert await write_ends(database, brought.worker_id, ending(job_id, 1, event)) == {
+        job_id: written
+    }
     job = await read_job(database, job_id)
     assert job.state is state
     assert job.end_time is not None
@@ -283,7 +287,7 @@ async def test_end_that_waited_for_a_cancel_request_obeys_it(crowd: Database) ->
     async with crowd.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         finishing = asyncio.create_task(
-            finish(crowd, brought.worker_id, ending(job_id, 1, EventType.RETRY_SCHEDULED))
+            write_ends(crowd, brought.worker_id, ending(job_id, 1, EventType.RETRY_SCHEDULED))
         )
         await until_blocked(crowd)
     assert await finishing == {job_id: EventType.CANCELLED}
@@ -297,7 +301,7 @@ async def test_cancel_requests_are_those_of_the_worker(database: Database) -> No
         for brought in (mine, other):
             await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
         assert await cancel_requests(connection, worker_id=mine.worker_id) == [(mine.job.id, 1)]
-    await finish(database, mine.worker_id, ending(mine.job.id, 1, EventType.CANCELLED))
+    await write_ends(database, mine.worker_id, ending(mine.job.id, 1, EventType.CANCELLED))
     async with database.transaction() as connection:
         assert await cancel_requests(connection, worker_id=mine.worker_id) == []
 
@@ -306,7 +310,7 @@ async def test_error_message_may_have_any_text(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     error = JobError(type="Ünfall", message='"\\ \x00 \udcff \U0001f600 </script>', retryable=False)
     said = ending(brought.job.id, 1, EventType.FAILED, error=error)
-    assert await finish(database, brought.worker_id, said)
+    assert await write_ends(database, brought.worker_id, said)
     stored = (await read_job(database, brought.job.id)).error
     assert stored == JobError(
         type="Ünfall", message='"\\ ? ? \U0001f600 </script>', retryable=False
@@ -315,7 +319,7 @@ async def test_error_message_may_have_any_text(database: Database) -> None:
 
 async def test_no_ends_write_nothing(database: Database) -> None:
     worker_id = await register(database)
-    assert await finish(database, worker_id) == {}
+    assert await write_ends(database, worker_id) == {}
     assert await report(database, worker_id) == set()
     assert await claim(database, worker_id, []) == []
 
@@ -326,11 +330,11 @@ async def test_ends_in_other_orders_cause_no_deadlock(
     worker_id = await register(crowd)
     jobs = await submit_many(crowd, 100)
     await start(crowd, worker_id, *jobs)
-    finishes = [ending(job.id, 1, EventType.SUCCEEDED) for job in jobs]
+    ends = [ending(job.id, 1, EventType.SUCCEEDED) for job in jobs]
     async with asyncio.timeout(60):
         written = await asyncio.gather(
             *(
-                finish(crowd, worker_id, *(finishes if number % 2 else reversed(finishes)))
+                write_ends(crowd, worker_id, *(ends if number % 2 else reversed(ends)))
                 for number in range(10)
             )
         )

@@ -48,8 +48,8 @@ READ = text("""
 async def unseen(database: Database, seen: Seen, limit: int = 100) -> tuple[EventPage, Seen]:
     """What is new, in one page, and what has been seen then."""
     async with database.statement() as connection:
-        look = await read_unseen(connection, seen=seen, limit=limit)
-        return look.page, look.seen
+        reading = await read_unseen(connection, seen=seen, limit=limit)
+        return reading.page, reading.seen
 
 
 async def settled_range(
@@ -171,7 +171,7 @@ async def test_event_of_a_pruned_job_counts_in_its_page(database: Database):
     assert page.end > place_of(page.events[-1])
 
 
-Look = Callable[[Connection], Awaitable[object]]
+Read = Callable[[Connection], Awaitable[object]]
 
 
 @pytest.mark.parametrize("analysed", [True, False])

@@ -23,12 +23,12 @@ from support.histories import assert_legal
 from support.jobs import history, read_job, set_column
 from support.leading import lead
 from support.states import Brought, bring
-from support.workers import claim, ending, finish, lapse, register, report
+from support.workers import claim, ending, lapse, register, report, write_ends
 
 CHECK = "SELECT headrace.check_fence($1, $2)"
 
 
-async def sweep(database: Database, *, limit: int = 100) -> Sequence[tuple[JobId, str]]:
+async def recover(database: Database, *, limit: int = 100) -> Sequence[tuple[JobId, str]]:
     async with database.transaction() as connection:
         return await recover_lost(connection, term=await lead(database), limit=limit, max_losses=3)
 
@@ -63,9 +63,9 @@ async def test_recovery_skips_a_checked_job_until_the_end(
     async with handler.transaction():
         await handler.execute(CHECK, running.job.id, 1)
         # The page continues after it.
-        assert await sweep(database, limit=1) == [(other.job.id, JobState.QUEUED)]
-        assert await sweep(database) == []
-    assert await sweep(database) == [(running.job.id, JobState.QUEUED)]
+        assert await recover(database, limit=1) == [(other.job.id, JobState.QUEUED)]
+        assert await recover(database) == []
+    assert await recover(database) == [(running.job.id, JobState.QUEUED)]
 
 
 async def test_expiry_skips_a_checked_job_until_the_end(
@@ -88,7 +88,7 @@ async def test_claim_skips_a_checked_job_until_the_end(
     async with handler.transaction():
         await handler.execute(CHECK, job_id, 1)
         # The attempt may end, for example by a worker that abandoned its handler.
-        assert await finish(database, running.worker_id, ending(job_id, 1, event))
+        assert await write_ends(database, running.worker_id, ending(job_id, 1, event))
         if event is EventType.FAILED:
             async with database.transaction() as connection:
                 await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
@@ -114,7 +114,7 @@ async def test_other_transitions_do_not_wait_for_a_check(
         async with hasty.transaction() as connection:
             asked = await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         assert asked.cancel_request_time is not None
-        written = await finish(hasty, worker_id, ending(job_id, 1, EventType.SUCCEEDED))
+        written = await write_ends(hasty, worker_id, ending(job_id, 1, EventType.SUCCEEDED))
         assert written == {job_id: EventType.SUCCEEDED}
     assert_legal(await read_job(hasty, job_id), await history(hasty, job_id))
     await hasty.close()
@@ -146,7 +146,7 @@ async def test_check_after_a_takeover_is_refused(
         # The transaction has an older snapshot.
         await handler.execute("SELECT 1")
         await lapse(database, running.worker_id)
-        assert await sweep(database)
+        assert await recover(database)
         with pytest.raises(asyncpg.PostgresError) as caught:
             await handler.execute(CHECK, running.job.id, 1)
     assert caught.value.sqlstate == "JF001"
@@ -201,7 +201,7 @@ async def test_retry_is_written_beside_a_checked_transaction(
     async with handler.transaction():
         await handler.execute(CHECK, job_id, 1)
         retry = ending(job_id, 1, EventType.RETRY_SCHEDULED, backoff=timedelta())
-        assert await finish(database, running.worker_id, retry)
+        assert await write_ends(database, running.worker_id, retry)
         assert (await read_job(database, job_id)).state is JobState.RETRYING
         # The attempt has ended, so the handler may not write any more.
         with pytest.raises(asyncpg.PostgresError) as caught:

@@ -30,7 +30,7 @@ from support.histories import ROWS, Row, assert_legal, rows_report
 from support.jobs import history, new_job, read_job, set_column, submit
 from support.leading import lead
 from support.states import Brought, bring
-from support.workers import claim, delivery, ending, finish, lapse, report
+from support.workers import claim, delivery, ending, lapse, report, write_ends
 
 # Calls one function for a job, and returns whether it reports a change.
 Performer = Callable[[Database, Brought], Awaitable[bool]]
@@ -65,14 +65,14 @@ def reports(**says: Any) -> Performer:
 def finishes(event: EventType) -> Performer:
     async def perform(database: Database, brought: Brought) -> bool:
         said = ending(brought.job.id, brought.job.attempt, event)
-        written = await finish(database, brought.worker_id, said)
+        written = await write_ends(database, brought.worker_id, said)
         assert written in ({}, {brought.job.id: event})
         return bool(written)
 
     return perform
 
 
-def sweeps(*, max_losses: int) -> Performer:
+def recovers(*, max_losses: int) -> Performer:
     async def perform(database: Database, brought: Brought) -> bool:
         await lapse(database, brought.worker_id)
         async with database.transaction() as connection:
@@ -126,8 +126,8 @@ PERFORMERS: dict[EventType, tuple[Performer, ...]] = {
     EventType.FAILED: (finishes(EventType.FAILED),),
     EventType.INTERRUPTED: (finishes(EventType.INTERRUPTED),),
     EventType.WORKER_LOST: (
-        sweeps(max_losses=3),
-        sweeps(max_losses=0),
+        recovers(max_losses=3),
+        recovers(max_losses=0),
         finishes(EventType.WORKER_LOST),
     ),
     EventType.CANCEL_REQUESTED: (asks(cancel_job),),

@@ -52,7 +52,7 @@ from support.jobs import history, new_job, set_column
 from support.leading import lead
 from support.lifecycle_model import LifecycleModel, ModelBatch, ModelJob, ModelWorker
 from support.retention import prune
-from support.workers import claim, ending, finish, lapse, register, report
+from support.workers import claim, ending, lapse, register, report, write_ends
 
 T = TypeVar("T")
 
@@ -87,8 +87,8 @@ ends = st.sampled_from(
 # Actions that continue a job are drawn more often than those that end it.
 ACTIONS = (
     *("submit", "submit_a_batch", "cancel", "requeue"),
-    *("claim", "claim", "claim", "finish", "finish", "report"),
-    *("promote", "sweep", "expire", "prune", "change_worker", "remove_lapsed"),
+    *("claim", "claim", "claim", "end", "end", "report"),
+    *("promote", "recover", "expire", "prune", "change_worker", "remove_lapsed"),
 )
 
 
@@ -116,8 +116,8 @@ class LifecycleMachine(RuleBasedStateMachine):
         [worker], jobs = self.model.workers, self.model.jobs
         _, runs, waits_again, has_failed, _, expires = jobs
         self._claim(worker, [runs, waits_again, has_failed], shift=0)
-        self._finish([waits_again], _RETRY, shift=0, soon=False, other=None)
-        self._finish([has_failed], EventType.FAILED, shift=0, soon=False, other=None)
+        self._write_ends([waits_again], _RETRY, shift=0, soon=False, other=None)
+        self._write_ends([has_failed], EventType.FAILED, shift=0, soon=False, other=None)
         # Before its schedule time, which a requeue keeps.
         self._move(expires, "deadline = now() - interval '10 min'")
         expires.overdue = True
@@ -300,13 +300,13 @@ class LifecycleMachine(RuleBasedStateMachine):
             (job.id, job.attempt, job.retries_used) for job in due
         ]
 
-    def finish(self, data: st.DataObject) -> None:
+    def end(self, data: st.DataObject) -> None:
         event, shift, soon = data.draw(ends), data.draw(shifts), data.draw(flags)
         chosen = self._jobs(data, lambda job: job.runs)
         other = None if data.draw(aims) else self._worker(data)
-        self._finish(chosen, event, shift=shift, soon=soon, other=other)
+        self._write_ends(chosen, event, shift=shift, soon=soon, other=other)
 
-    def _finish(
+    def _write_ends(
         self,
         chosen: Sequence[ModelJob],
         event: EventType,
@@ -318,18 +318,18 @@ class LifecycleMachine(RuleBasedStateMachine):
         says = {"backoff": timedelta() if soon else _LONG} if event is _RETRY else {}
         by_worker = self._by_worker(chosen, other)
         for worker, owned in by_worker:
-            finishes = [ending(job.id, max(1, job.attempt + shift), event, **says) for job in owned]
+            batch = [ending(job.id, max(1, job.attempt + shift), event, **says) for job in owned]
             allowed = [
                 job
-                for job, end in zip(owned, finishes, strict=True)
+                for job, end in zip(owned, batch, strict=True)
                 if self.model.owns(worker, job, end.key.attempt)
             ]
-            written = self.run(finish(self.database, worker.id, *finishes))
-            assert written == {job.id: self.model.finish(job, event) for job in allowed}
+            written = self.run(write_ends(self.database, worker.id, *batch))
+            assert written == {job.id: self.model.end(job, event) for job in allowed}
             for job in allowed:
                 job.due = event is _RETRY and soon
             # A repetition is refused.
-            assert self.run(finish(self.database, worker.id, *finishes)) == {}
+            assert self.run(write_ends(self.database, worker.id, *batch)) == {}
 
     def report(self, data: st.DataObject) -> None:
         shift, says = data.draw(shifts), data.draw(sayings)
@@ -384,16 +384,16 @@ class LifecycleMachine(RuleBasedStateMachine):
             if now[job.id][0].seq > len(job.events):
                 self.model.promote(job)
 
-    def sweep(self, data: st.DataObject) -> None:
+    def recover(self, data: st.DataObject) -> None:
         limit, max_losses = data.draw(limits), data.draw(st.integers(0, 2))
         if data.draw(flags):
             self._lapse(self._worker(data))
         lost = {job.id: job for job in self.model.lost()}
-        swept = self._lead(data, recover_lost, limit=limit, max_losses=max_losses)
-        if swept is None:
+        recovered = self._lead(data, recover_lost, limit=limit, max_losses=max_losses)
+        if recovered is None:
             return
-        assert len(swept) == min(limit, len(lost))
-        for job_id, state in swept:
+        assert len(recovered) == min(limit, len(lost))
+        for job_id, state in recovered:
             assert state == self.model.lose(lost.pop(job_id), max_losses=max_losses)
 
     def expire(self, data: st.DataObject) -> None:

@@ -32,7 +32,7 @@ from support.leading import lead
 from support.states import bring
 from support.until import until_blocked
 from support.watching import foreign_transaction, open_writer
-from support.workers import ending, finish, register, start
+from support.workers import ending, register, start, write_ends
 
 HOUR = timedelta(hours=1)
 MONTH = timedelta(days=30)
@@ -292,11 +292,11 @@ async def test_job_pruned_during_a_submit_is_created_anew(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (old,) = await ended(database, 1, request_id="order-17")
-    look = submitting._by_request_id
+    statement = submitting._by_request_id
 
     async def prune_and_look(*args: Any) -> Any:
         await prune(database)
-        return await look(*args)
+        return await statement(*args)
 
     monkeypatch.setattr(submitting, "_by_request_id", prune_and_look)
     pair = [new_job(request_id="order-17"), new_job(request_id="order-17", type="other")]
@@ -387,7 +387,7 @@ async def test_only_prunes_wait_for_a_prune(database: Database) -> None:
             worker_id = await register(database)
             (job,) = await submit_many(database, 1)
             await start(database, worker_id, job)
-            await finish(database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
+            await write_ends(database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
             assert len(await history(database, job.id)) == 3
             assert await log_start(database) == BEGINNING
         second = asyncio.create_task(prune_beside(database))
@@ -465,7 +465,7 @@ async def long_job(database: Database, worker_id: WorkerId, events: int) -> Job:
             {"id": job.id, "last": events - 1},
         )
     await set_column(database, job.id, f"seq = {events - 1}, xid = pg_current_xact_id()")
-    await finish(database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
+    await write_ends(database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
     await age(database, job)
     return await read_job(database, job.id)
 
@@ -564,15 +564,15 @@ async def test_cost_of_a_prune_depends_on_its_page(
         await connection.execute(text(FILL), {"jobs": MANY})
         if analysed:
             await connection.execute(text("ANALYZE jobs, job_events"))
-    looks: list[Callable[..., Awaitable[Any]]] = [
+    statements: list[Callable[..., Awaitable[Any]]] = [
         lambda connection: prune_jobs(connection, **page),
         list_tenants,
         lambda connection: remove_leftovers(connection, term=term),
     ]
-    for look in looks:
+    for statement in statements:
         async with database.transaction() as connection:
             before = await connection.scalar(READ)
-            found = await look(connection)
+            found = await statement(connection)
             assert await connection.scalar(READ) - before <= ENOUGH
         if isinstance(found, Pruned):
             assert found.jobs == (0 if held else 10)

@@ -23,7 +23,7 @@ from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, set_column, submit_many
 from support.leading import lead
-from support.workers import claim, ending, finish, lapse, register, report
+from support.workers import claim, ending, lapse, register, report, write_ends
 
 ROUNDS = 4
 JOBS = 20
@@ -48,7 +48,7 @@ async def ask(database: Database, function: Callable[..., Awaitable[Job]], job: 
 refusals: list[StateConflict] = []
 
 
-async def sweep(database: Database) -> None:
+async def recover(database: Database) -> None:
     term = await lead(database)
     async with database.transaction() as connection:
         await recover_lost(connection, term=term, limit=JOBS, max_losses=1)
@@ -75,7 +75,7 @@ async def test_racing_workers_leave_legal_histories(crowd: Database, seed: int) 
             workers[0] = await register(crowd)
             for job in dice.sample(now, 5):
                 await set_column(crowd, job.id, "deadline = now() - interval '1 s'")
-        steps: list[Awaitable[object]] = [sweep(crowd), promote(crowd), sweep(crowd)]
+        steps: list[Awaitable[object]] = [recover(crowd), promote(crowd), recover(crowd)]
         for job in now:
             attempt = max(1, job.attempt)
             owner = job.worker_id or dice.choice(workers)
@@ -89,7 +89,7 @@ async def test_racing_workers_leave_legal_histories(crowd: Database, seed: int) 
                     for worker in workers
                 ),
                 *(
-                    finish(crowd, owner, ending(job.id, attempt, event, **backoff))
+                    write_ends(crowd, owner, ending(job.id, attempt, event, **backoff))
                     for event, backoff in (
                         (EventType.SUCCEEDED, {}),
                         (EventType.RETRY_SCHEDULED, {"backoff": timedelta()}),
@@ -129,7 +129,7 @@ async def test_racing_cancel_and_end_have_one_winner(crowd: Database, event: Eve
     refusals.clear()
     async with asyncio.timeout(60):
         await asyncio.gather(
-            *(finish(crowd, worker_id, ending(job.id, 1, event)) for job in jobs),
+            *(write_ends(crowd, worker_id, ending(job.id, 1, event)) for job in jobs),
             *(ask(crowd, cancel_job, job) for job in jobs),
         )
     states = []

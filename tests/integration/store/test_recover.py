@@ -22,10 +22,10 @@ from support.jobs import history, read_job, set_column, submit, submit_many
 from support.leading import lead
 from support.states import bring
 from support.until import until, until_blocked
-from support.workers import ending, finish, lapse, register, start
+from support.workers import ending, lapse, register, start, write_ends
 
 
-async def sweep(
+async def recover(
     database: Database, *, limit: int = 100, max_losses: int = 3
 ) -> Sequence[tuple[JobId, str]]:
     async with database.transaction() as connection:
@@ -46,7 +46,7 @@ async def expire(
 async def test_old_jobs_of_live_workers_are_not_recovered(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     await set_column(database, brought.job.id, "start_time = now() - interval '1 year'")
-    assert await sweep(database) == []
+    assert await recover(database) == []
 
 
 async def test_jobs_of_lapsed_and_missing_workers_are_recovered(
@@ -56,7 +56,7 @@ async def test_jobs_of_lapsed_and_missing_workers_are_recovered(
     await lapse(database, lapsed.worker_id)
     async with database.transaction() as connection:
         await remove_worker(connection, worker_id=missing.worker_id)
-    taken = await sweep(database)
+    taken = await recover(database)
     assert sorted(taken) == sorted([(lapsed.job.id, "queued"), (missing.job.id, "queued")])
     assert (await read_job(database, live.job.id)).state is JobState.RUNNING
     job = await read_job(database, lapsed.job.id)
@@ -65,14 +65,14 @@ async def test_jobs_of_lapsed_and_missing_workers_are_recovered(
     assert (job.error.type, job.error.retryable) == ("WORKER_LOST", True)
     assert "attempt 1" in job.error.message
     assert_legal(job, await history(database, job.id))
-    assert await sweep(database) == []
+    assert await recover(database) == []
 
 
 async def test_only_running_jobs_are_recovered(database: Database) -> None:
     for state in JobState:
         brought = await bring(database, state)
         await lapse(database, brought.worker_id)
-    assert len(await sweep(database)) == 1
+    assert len(await recover(database)) == 1
 
 
 async def lose(database: Database, job_id: JobId, *, max_losses: int) -> tuple[int, str]:
@@ -80,7 +80,7 @@ async def lose(database: Database, job_id: JobId, *, max_losses: int) -> tuple[i
     worker_id = await register(database)
     [claimed] = await start(database, worker_id, await read_job(database, job_id))
     await lapse(database, worker_id)
-    [(swept, state)] = await sweep(database, max_losses=max_losses)
+    [(swept, state)] = await recover(database, max_losses=max_losses)
     assert swept == job_id
     return claimed.worker_losses, state
 
@@ -117,7 +117,7 @@ async def test_lost_job_with_a_cancel_request_is_cancelled(
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
     await lapse(database, brought.worker_id)
-    assert await sweep(database) == [(brought.job.id, "cancelled")]
+    assert await recover(database) == [(brought.job.id, "cancelled")]
     job = await read_job(database, brought.job.id)
     events = await history(database, job.id)
     assert (events[-1].type, events[-1].error) == (EventType.CANCELLED, None)
@@ -131,7 +131,7 @@ async def test_lost_jobs_are_recovered_in_pages(database: Database) -> None:
         await start(database, worker_id, *jobs[number * 10 : number * 10 + 10])
         await lapse(database, worker_id)
     pages = []
-    while page := await sweep(database, limit=8):
+    while page := await recover(database, limit=8):
         pages.append(page)
     assert [len(page) for page in pages] == [8, 8, 8, 6]
     assert {job_id for page in pages for job_id, _ in page} == {job.id for job in jobs}
@@ -142,8 +142,8 @@ async def test_locked_job_is_not_recovered(database: Database) -> None:
     await lapse(database, brought.worker_id)
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
-        assert await sweep(database) == []
-    assert await sweep(database) == [(brought.job.id, "cancelled")]
+        assert await recover(database) == []
+    assert await recover(database) == [(brought.job.id, "cancelled")]
 
 
 async def test_delayed_recovery_respects_renewed_leases(
@@ -160,7 +160,7 @@ async def test_delayed_recovery_respects_renewed_leases(
         await holder.execute(text("SELECT pg_advisory_xact_lock(1)"))
         async with database.transaction() as connection:
             end = await connection.scalar(_SHORT_LEASE, {"id": renewed.worker_id})
-        held_up = asyncio.create_task(sweep(database, limit=2))
+        held_up = asyncio.create_task(recover(database, limit=2))
         await until_blocked(database)
         async with database.statement() as connection:
             lease = timedelta(minutes=10)
@@ -195,9 +195,9 @@ _SHORT_LEASE = text("""
 async def test_slow_worker_loses_its_recovered_job(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     await lapse(database, brought.worker_id)
-    await sweep(database)
+    await recover(database)
     said = ending(brought.job.id, 1, EventType.SUCCEEDED)
-    assert await finish(database, brought.worker_id, said) == {}
+    assert await write_ends(database, brought.worker_id, said) == {}
 
 
 # Deadlines.

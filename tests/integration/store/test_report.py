@@ -14,7 +14,7 @@ from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job
 from support.states import bring
-from support.workers import ending, finish, register, report, start
+from support.workers import ending, register, report, start, write_ends
 
 
 def progress(job_id: JobId, fraction: float, *, attempt: int = 1) -> AttemptReport:
@@ -84,7 +84,7 @@ async def test_new_attempt_resets_progress_and_keeps_output(
     brought = await bring(database, JobState.RUNNING)
     job_id, worker_id = brought.job.id, brought.worker_id
     await report(database, worker_id, progress(job_id, 0.9), output(job_id, '"one"'))
-    await finish(database, worker_id, ending(job_id, 1, EventType.INTERRUPTED))
+    await write_ends(database, worker_id, ending(job_id, 1, EventType.INTERRUPTED))
     await start(database, worker_id, await read_job(database, job_id))
     assert (await read_job(database, job_id)).progress is None
     await report(database, worker_id, output(job_id, '{"two":   2}', attempt=2))

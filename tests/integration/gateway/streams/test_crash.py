@@ -19,7 +19,7 @@ from support.jobs import submit
 from support.server import Server, serving
 from support.until import until
 from support.watching import LookingTail, follow_job, follow_jobs, open_writer, watching
-from support.workers import ending, finish, register, start
+from support.workers import ending, register, start, write_ends
 
 # One is nearly always enough.
 CRASHES = 10
@@ -138,7 +138,7 @@ async def test_streams_survive_a_crash(
         await one.has(2)
         await many.has(1)
         await crash(server[0], own_database)
-        await finish(own_database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
+        await write_ends(own_database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
         await one.end()
         await many.has(2)
         assert one.seqs == [1, 2, 3]

@@ -26,7 +26,7 @@ from support.jobs import submit, submit_many
 from support.proxy import Proxy
 from support.until import until
 from support.watching import follow_job, follow_jobs, open_writer, subscriptions, watching
-from support.workers import ending, finish, report, start
+from support.workers import ending, report, start, write_ends
 
 JOBS = 60
 
@@ -64,7 +64,7 @@ async def write(
                 assert await report(database, worker_id, *steps)
         if chance.random() < 0.5:
             ends = [ending(job.id, 1, EventType.SUCCEEDED) for job in running]
-            await finish(database, worker_id, *ends)
+            await write_ends(database, worker_id, *ends)
             running = []
         if straggler is not None:
             await straggler.commit()

@@ -23,7 +23,7 @@ from support.jobs import submit, submit_many
 from support.proxy import Proxy
 from support.until import until
 from support.watching import LookingTail, OpenWriter, foreign_transaction, names, open_writer
-from support.workers import ending, finish, register, start
+from support.workers import ending, register, start, write_ends
 
 NewTail = Callable[..., Awaitable[LookingTail]]
 
@@ -170,7 +170,7 @@ async def test_events_of_a_job_keep_their_order(database: Database, new_tail: Ne
     worker_id = await register(database)
     jobs = await submit_many(database, 4)
     await start(database, worker_id, *jobs)
-    await finish(database, worker_id, *(ending(job.id, 1, EventType.SUCCEEDED) for job in jobs))
+    await write_ends(database, worker_id, *(ending(job.id, 1, EventType.SUCCEEDED) for job in jobs))
     await tail.look()
     for job in jobs:
         assert [e.seq for e in tail.visible if e.job_id == job.id] == [1, 2, 3]

@@ -28,28 +28,28 @@ from headrace_core.store.sql.tables import in_list
 TERMINAL_LIST: Final = in_list(sorted(TERMINAL))
 
 
-def source_guard(event: EventType, table: str = "j") -> str:
-    """Return the condition under which `event` may happen to a row of jobs."""
-    return _scanned(sources(event), table)
+def source_guard(event: EventType) -> str:
+    """Return the condition under which `event` may happen to a row `j` of jobs."""
+    return _scanned(sources(event))
 
 
-def keyed_guard(event: EventType, table: str = "j") -> str:
+def keyed_guard(event: EventType) -> str:
     """Return the condition of `source_guard`, for rows that are found by their keys.
 
     It hides the states from the planner, so the plan never scans the partial index of a state. Such
     a plan, made while few jobs had the state, would become slower with each one more.
     """
-    return _keyed(sources(event), table)
+    return _keyed(sources(event))
 
 
-def _scanned(states: Sequence[JobState], table: str) -> str:
+def _scanned(states: Sequence[JobState]) -> str:
     if len(states) == 1:
-        return f"{table}.state = '{states[0]}'"
-    return f"{table}.state IN ({in_list(states)})"
+        return f"j.state = '{states[0]}'"
+    return f"j.state IN ({in_list(states)})"
 
 
-def _keyed(states: Sequence[JobState], table: str) -> str:
-    return f"{table}.state = ANY (ARRAY(SELECT unnest(ARRAY[{in_list(states)}])))"
+def _keyed(states: Sequence[JobState]) -> str:
+    return f"j.state = ANY (ARRAY(SELECT unnest(ARRAY[{in_list(states)}])))"
 
 
 class Lock(StrEnum):
@@ -154,7 +154,7 @@ class Transition:
             **changes,
             "update_time": "m.now" if moment else "clock_timestamp()",
         }
-        guard = (_keyed if keyed else _scanned)(starts, "j")
+        guard = (_keyed if keyed else _scanned)(starts)
         tables = ["(SELECT clock_timestamp() AS now) m"] if moment else []
         selected = []
         if isinstance(rows, Selection):
