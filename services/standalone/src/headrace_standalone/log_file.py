@@ -1,4 +1,4 @@
-"""The log of one process: a file that never grows beyond its bound."""
+"""The log file of a process, with a size limit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-# A log and the one before it, each.
+# Of the current file, and of the previous one.
 MAX_BYTES = 16 * 1024 * 1024
 _TAIL_BYTES = 16 * 1024
 
@@ -39,7 +39,7 @@ class LogFile:
         self._open()
 
     def write(self, data: bytes) -> None:
-        """Append output. A full disk costs lines of the log, and never the process."""
+        """Append output. A full disk loses lines, but does not stop the process."""
         with suppress(OSError):
             if self._is_elsewhere():
                 self.close()

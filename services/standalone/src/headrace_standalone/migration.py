@@ -1,4 +1,4 @@
-"""The database's migration, as a process of its own."""
+"""The migration of the database, in its own process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headrace_standalone.supervised import ProgramFailedError
 _TIMEOUT = 300.0
 
 
-# sysexits.h: EX_TEMPFAIL, for a server that starts or has no connection left.
+# sysexits.h: EX_TEMPFAIL; the server is starting or has no free connection.
 _BUSY = 75
 _RETRY_S = 2.0
 
@@ -27,7 +27,7 @@ async def migrate(
     log: LogFile,
     announce: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Bring the database to the schema of this version, once it takes a connection.
+    """Migrate the database to the schema of this version, as soon as it accepts a connection.
 
     Args:
         environment: has the database's URL.

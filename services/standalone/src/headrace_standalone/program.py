@@ -1,4 +1,4 @@
-"""What it takes to run one process: the command, how to tell that it serves, how to end it."""
+"""A program to run: its command, its probe, and its stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headrace_standalone import leash
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The user that a process runs as.
+    """The user of a process.
 
     Args:
         uid: its user id.
@@ -29,7 +29,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """One process to run.
+    """A process to run.
 
     Args:
         name: what it is called in messages and in the name of its log.
@@ -61,11 +61,11 @@ class Program:
     account: Account | None = None
 
     def arguments(self) -> list[str]:
-        """What to execute, from the thread that stays until the process is to end."""
+        """The command; run it from the thread that outlives the process."""
         return leashed(self.command, death_signal=self.death_signal, account=self.account)
 
     def options(self, log: IO[bytes] | int) -> dict[str, Any]:
-        """The keyword arguments for `subprocess.Popen` and its like; output goes to `log`.
+        """Return the keyword arguments of `subprocess.Popen`; output goes to `log`.
 
         The process gets a session of its own, so that a Ctrl-C in the terminal reaches it through
         us alone, in its turn.
@@ -83,7 +83,7 @@ class Program:
 def leashed(
     command: Sequence[str], *, death_signal: signal.Signals, account: Account | None = None
 ) -> list[str]:
-    """`command` made so that it ends with this process.
+    """Return a command that ends with this process.
 
     The kernel watches the thread that starts the command, not the whole process.
     """

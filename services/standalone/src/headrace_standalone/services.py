@@ -1,4 +1,4 @@
-"""The platform's own processes."""
+"""The programs of gateway, scheduler and workers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from headrace_health.__main__ import probe
 from headrace_standalone.program import Program
 
 _PROBE_TIMEOUT = 2.0
-# A Python process that imports a lot, perhaps on a machine that is busy.
+# The imports of Python take long on a busy machine.
 _START_TIMEOUT = 60.0
 
 
 def gateway(
     *, address: str, environment: Mapping[str, str], grace: float, metrics_address: str = ""
 ) -> Program:
-    """The gateway on `address`; `grace` is the seconds that it takes at most to finish."""
+    """Return the gateway on `address`; `grace` is the longest stop, in seconds."""
     return _service(
         "gateway",
         "gateway",
@@ -31,7 +31,7 @@ def gateway(
 def scheduler(
     *, address: str, environment: Mapping[str, str], grace: float, metrics_address: str = ""
 ) -> Program:
-    """The scheduler, with its health on `address`."""
+    """Return the scheduler, with its health on `address`."""
     return _service(
         "scheduler",
         "scheduler",
@@ -50,7 +50,7 @@ def worker(
     grace: float,
     metrics_address: str = "",
 ) -> Program:
-    """Worker `number`, with its health on `address`."""
+    """Return worker `number`, with its health on `address`."""
     return _service(
         "worker",
         f"worker-{number}",

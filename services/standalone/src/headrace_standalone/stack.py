@@ -1,4 +1,4 @@
-"""Everything that `headrace up` starts, in its order."""
+"""All processes of `headrace up`, in the order of their start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from headrace_standalone.supervised import Supervised
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to start.
+    """The options of `headrace up`.
 
     Args:
         workers: how many workers.
@@ -68,7 +68,7 @@ class Stack:
         self._announce = announce
         settings = Settings()
         self._grace = settings.shutdown_grace
-        # What does not end within the grace is told to, and then has one of its own.
+        # Jobs that outlast the grace are cancelled, and then have the grace of a cancel.
         self._worker_grace = settings.shutdown_grace + settings.worker_cancel_grace
         self.files = self._find_files()
         handlers = (*filter(None, [os.environ.get("HEADRACE_HANDLERS")]), *plan.handlers)
@@ -77,14 +77,14 @@ class Stack:
             "HEADRACE_REFLECTION": os.environ.get("HEADRACE_REFLECTION", "true"),
             "HEADRACE_FILES_ROOT": str(self.files),
             "HEADRACE_HANDLERS": ",".join(handlers),
-            # A client in a handler reaches this platform, whatever the caller's shell is set to.
+            # A client in a handler reaches this platform, regardless of the environment.
             "HEADRACE_TARGET": reached(plan.gateway_address),
         }
-        # In the order of their start; those of one stage start and stop together.
+        # In the order of their start. The programs of a stage start and stop together.
         self._stages: list[list[Supervised]] = []
 
     async def start(self) -> None:
-        """Starts everything and waits until it serves. If that fails, `stop` what was started.
+        """Start all programs and wait until they serve. After a failure call `stop`.
 
         Raises:
             EmbeddedServerError: an embedded server cannot be set up, or a port is taken.
@@ -125,12 +125,12 @@ class Stack:
         await self._start_stages([gateway], [scheduler], workers)
 
     async def stop(self) -> None:
-        """Stops everything in its time: first who works, then what they work with."""
+        """Stop all programs, in the reverse order of their start."""
         for stage in reversed(self._stages):
             await asyncio.gather(*(supervised.stop() for supervised in stage))
 
     def kill(self) -> None:
-        """Kills everything at once; `stop` returns soon after."""
+        """Kill all programs at once; `stop` then returns soon."""
         for stage in self._stages:
             for supervised in stage:
                 supervised.kill()
@@ -154,7 +154,7 @@ class Stack:
         await self._start_stages(postgres, valkey)
 
     async def _start_stages(self, *stages: list[Program]) -> None:
-        """Starts programs at the same time; they are stopped one stage after the other."""
+        """Start the programs of a stage together."""
         started = [
             [
                 Supervised(program, log=self._log(program.name), announce=self._announce)

@@ -1,4 +1,4 @@
-"""One program, kept running."""
+"""A supervised program: started, restarted after each end, and stopped."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.log_file import LogFile
 from headrace_standalone.program import Program
 
-# Restarts go on for ever; the wait before them grows while the program keeps dying early.
+# Restarts have no limit; the wait grows while the program keeps ending early.
 RESTARTS = RetryPolicy(
     initial_backoff=timedelta(seconds=0.5), max_backoff=timedelta(seconds=10), jitter=0.5
 )
-# A program that lived this long has been well, in seconds.
+# A program that ran this long resets the wait, in seconds.
 _WELL = 30.0
 _PROBE_EVERY = 0.05
-# How often a start that is postponed is announced, in seconds.
+# Interval of messages about a slow start, in seconds.
 _NOTICE_EVERY = 15.0
-# More than a pipe holds. A process that has left the group may keep writing.
+# More than the capacity of a pipe. A process that has left the group may continue to write.
 _DRAIN_READS = 32
 _READ_BYTES = 64 * 1024
-# How long a process that was killed may take to be gone, in seconds.
+# How long a killed process may take to end, in seconds.
 _GONE = 10.0
 
 
 class ProgramFailedError(Exception):
-    """A program did not come to serve.
+    """A program could not start to serve.
 
     Args:
         name: the program's.
@@ -48,7 +48,7 @@ class ProgramFailedError(Exception):
 
 
 class Supervised:
-    """Runs a program until it is stopped, and starts it again whenever it ends by itself.
+    """Runs a program until it is stopped, and restarts it after each unexpected end.
 
     Args:
         program: what to run.
@@ -73,17 +73,17 @@ class Supervised:
         self._stopping = asyncio.Event()
         self._killed = False
         self._served: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # Whoever awaits it is told; nobody might, when the start was given up.
+        # Mark the exception as retrieved: after an abandoned start no task awaits it.
         self._served.add_done_callback(lambda served: served.cancelled() or served.exception())
         self._task: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
-        """The process's id; None while there is none."""
+        """The process id; None without a process."""
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Start the program and wait until it serves. From then on it is kept running.
+        """Start the program, wait until it serves, and keep it running.
 
         A program that postpones its start is awaited for as long as it lives, with a line about it
         four times a minute.
@@ -106,12 +106,12 @@ class Supervised:
                     raise self._failed(f"did not serve within {limit:g} s") from None
             waited = time.monotonic() - began
             self._announce(
-                f"{self._program.name} does not serve yet, after {waited:.0f} s. "
+                f"{self._program.name} is not serving after {waited:.0f} s. "
                 f"Its log ends with:\n{self._log.tail(1)}"
             )
 
     async def stop(self) -> None:
-        """Asks the program to end, kills it when its grace is over, and waits until it is gone."""
+        """Stop the program, kill it after its grace, and wait for its end."""
         self._stopping.set()
         if self._task is not None:
             await self._task
@@ -119,7 +119,7 @@ class Supervised:
         self._log.close()
 
     def kill(self) -> None:
-        """Kills the program at once, while somebody waits in `stop` or will."""
+        """Kill the program at once; a call of `stop` must wait for its end."""
         self._killed = True
         self._stopping.set()
         self._kill_group()
@@ -142,7 +142,7 @@ class Supervised:
                     await self._stopping.wait()
 
     async def _run_once(self, *, again: bool) -> str:
-        """Runs the program once; returns how it ended."""
+        """Run the program once, and return how it ended."""
         try:
             if self._program.prepare is not None:
                 await asyncio.to_thread(self._program.prepare)
@@ -161,13 +161,13 @@ class Supervised:
         finally:
             for task in (exited, stopping, probing):
                 task.cancel()
-            # Processes of its own that it has left behind.
+            # Child processes that it has left.
             self._kill_group()
             self._process = None
             self._drain(output)
 
     async def _spawn(self) -> tuple[asyncio.subprocess.Process, asyncio.ReadTransport]:
-        # A pipe of our own: asyncio's would let a grandchild that holds it hide the child's end.
+        # With a pipe of asyncio, a grandchild that holds it would hide the end of the child.
         read, write = os.pipe()
         try:
             output, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -213,7 +213,7 @@ class Supervised:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def _drain(self, output: asyncio.ReadTransport) -> None:
-        """Log the output that the ended process left in the pipe, and close it."""
+        """Log the rest of the output in the pipe after the end of the process, and close it."""
         if output.is_closing():  # read to its end
             return
         pipe = output.get_extra_info("pipe")

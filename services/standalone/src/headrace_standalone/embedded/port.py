@@ -5,21 +5,20 @@ from __future__ import annotations
 import random
 import socket
 
-# Below the ports that systems give to outgoing connections (from 32768 on Linux, from 49152
-# elsewhere). A client that keeps trying to reach a server that is down would otherwise get the
-# server's own port as its local one sooner or later, be connected to itself, and so keep the server
-# from coming back.
+# Below the ports of outgoing connections (from 32768 on Linux, from 49152 elsewhere). Otherwise a
+# client that retries a connection to a stopped server may get the port of the server as its local
+# port, connect to itself, and block the restart of the server.
 _FIRST, _LAST = 20_000, 32_767
 
-# What was given away and may not be in use yet.
+# Returned ports, which may not be in use yet.
 _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on at the moment; another one at each call.
+    """Return a free TCP port of 127.0.0.1, a different one at each call.
 
     Raises:
-        OSError: none was found.
+        OSError: no port is free.
     """
     for port in random.sample(range(_FIRST, _LAST + 1), 200):
         if port not in _given and is_free("127.0.0.1", port):
@@ -29,7 +28,7 @@ def free_port() -> int:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether somebody could listen on this address now."""
+    """Return whether a server can listen on this address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""The servers of a `headrace up` that runs in another process."""
+"""The servers of a running `headrace up` in another process."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from headrace_standalone.embedded.valkey import valkey_url
 
 
 class NothingRuns(Exception):
-    """No `headrace up` with a database of its own keeps its data in this folder."""
+    """No `headrace up` with its own database is running in this folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningServers:
-    """Where to connect, passwords included; `redis_url` is None when it has no Redis of its own."""
+    """The URLs of the servers, with passwords; `redis_url` is None without its own Redis."""
 
     database_url: str
     redis_url: str | None
 
 
 def running_servers(path: Path) -> RunningServers:
-    """Finds the servers of a folder.
+    """Return the servers of a folder.
 
     Raises:
-        NothingRuns: there are none.
+        NothingRuns: no servers are running.
     """
     path = path.absolute()
     nothing = NothingRuns(
-        f"no headrace up with a database of its own runs in {path}. Start it, or set "
+        f"no headrace up with its own database is running in {path}. Start it, or set "
         "HEADRACE_DATABASE_URL."
     )
     try:
-        # PostgreSQL's own file: the fourth line is the port.
+        # A file of PostgreSQL; the fourth line is the port.
         pid, _, _, port, *_ = (path / "postgres" / "postmaster.pid").read_text().splitlines()
         password = (path / "secrets" / "postgres").read_text()
     except (OSError, ValueError):
