@@ -158,7 +158,7 @@ class PlayedSubscriptions(SubscriptionServiceServicer):
             await abort(
                 context,
                 grpc.StatusCode.OUT_OF_RANGE,
-                "events behind this cursor are not kept any more",
+                "events after this cursor were pruned",
                 "CURSOR_EXPIRED",
                 metadata={"oldest_cursor": f"oldest:{held.position + 1}"},
             )

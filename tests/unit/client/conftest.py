@@ -402,7 +402,7 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
             await abort(
                 context,
                 grpc.StatusCode.OUT_OF_RANGE,
-                "events behind this cursor are not kept any more; go on from oldest_cursor",
+                "events after this cursor were pruned; continue from oldest_cursor",
                 "CURSOR_EXPIRED",
                 metadata={"oldest_cursor": "7"},
             )

@@ -301,7 +301,7 @@ async def test_an_expired_cursor_says_where_to_go_on(run):
 
     assert (ended.code, ended.out) == (2, "")
     assert "the oldest stored events start at: --since 7\n" in ended.err
-    assert "error: events behind this cursor are not kept any more" in ended.err
+    assert "error: events after this cursor were pruned" in ended.err
 
 
 async def test_a_terminal_shows_a_live_board(start, run, platform):

@@ -83,7 +83,7 @@ def test_rules_of_retention_are_read_at_the_start(monkeypatch: pytest.MonkeyPatc
     assert kept.of("default", JobState.FAILED) == timedelta(days=30)
     assert kept.of("default", JobState.SUCCEEDED) == timedelta(minutes=1)
     monkeypatch.setenv("HEADRACE_RETENTION_RULES", "acme/lost=3d")
-    with pytest.raises(ValidationError, match="'lost' is no state in which jobs have ended"):
+    with pytest.raises(ValidationError, match="'lost' is not a terminal state"):
         Settings()
 
 

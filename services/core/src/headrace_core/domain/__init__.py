@@ -1,1 +1,1 @@
-"""The rules of jobs, in the standard library alone."""
+"""The values and rules of jobs. They import the standard library alone."""

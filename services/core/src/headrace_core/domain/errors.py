@@ -1,24 +1,24 @@
 """The errors of the domain.
 
 HeadraceError
-├── InvalidRequest            what was asked is malformed; lists every violation
-│   ├── PayloadInvalid        the payload breaks its handler's schema
+├── InvalidRequest            the request is malformed; lists every violation
+│   ├── PayloadInvalid        the payload does not match the schema of its handler
 │   ├── PageTokenInvalid
 │   └── CursorInvalid
 ├── JobNotFound
-├── RequestIdConflict         an idempotency key was used for another content
-├── StateConflict             the job is in a state that does not allow it
+├── RequestIdConflict         the idempotency key was used for other content
+├── StateConflict             the state of the job does not allow the action
 ├── AttemptNotCurrent         the attempt is no longer running
-├── LimitExceeded             a size, a count or a depth is beyond its limit
+├── LimitExceeded             a size, a count or a depth exceeds its limit
 │   ├── DocumentTooDeep
-│   └── TooManySubscriptions  the tenant has as many as it may
-├── CursorExpired             what the cursor stands before is not kept any more
-├── SlowConsumer              the reader of a stream stayed away
+│   └── TooManySubscriptions  the tenant has the maximum number of subscriptions
+├── CursorExpired             events after the cursor were pruned
+├── SlowConsumer              the reader of a stream stopped reading
 ├── SubscriptionNotFound
-├── SubscriptionConflict      the name has another filter
+├── SubscriptionConflict      the subscription has another filter
 ├── SubscriptionTaken         another watch receives the subscription
-├── StaleTerm                 a scheduler's term is over
-├── Unavailable               a server that is needed is gone; trying again may help
+├── StaleTerm                 the term of the scheduler is over
+├── Unavailable               a required server cannot be reached; a retry may help
 └── ShuttingDown
 """
 
@@ -38,14 +38,14 @@ class HeadraceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What is wrong with one field: its path (`job.retry_policy.jitter`) and what it must be."""
+    """The path of a wrong field, such as `job.retry_policy.jitter`, and its rule."""
 
     field: str
     description: str
 
 
 class InvalidRequest(HeadraceError):
-    """What was asked is malformed."""
+    """The request is malformed."""
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         self.violations = tuple(violations)
@@ -53,7 +53,7 @@ class InvalidRequest(HeadraceError):
 
 
 class PayloadInvalid(InvalidRequest):
-    """The payload breaks the JSON Schema of its handler."""
+    """The payload does not match the JSON Schema of its handler."""
 
     def __init__(self, job_type: str, violations: Sequence[Violation]) -> None:
         super().__init__(violations)
@@ -65,7 +65,7 @@ class PageTokenInvalid(InvalidRequest):
 
     def __init__(self) -> None:
         super().__init__(
-            [Violation("page_token", "must be the next_page_token of a page of the same filter")]
+            [Violation("page_token", "must be the next_page_token of a page with the same filter")]
         )
 
 
@@ -73,11 +73,11 @@ class CursorInvalid(InvalidRequest):
     """A cursor that is malformed or belongs to another database."""
 
     def __init__(self) -> None:
-        super().__init__([Violation("cursor", "must be a cursor that this system has sent")])
+        super().__init__([Violation("cursor", "must be a cursor that this installation has sent")])
 
 
 class JobNotFound(HeadraceError):
-    """No such job, for this tenant."""
+    """The tenant has no such job."""
 
     def __init__(self, job_id: JobId) -> None:
         self.job_id = job_id
@@ -85,20 +85,20 @@ class JobNotFound(HeadraceError):
 
 
 class RequestIdConflict(HeadraceError):
-    """The idempotency key was used for another content. `job_id` or `batch_id` has it."""
+    """The idempotency key was used for other content, by the job or batch `existing_id`."""
 
     def __init__(self, request_id: str, *, kind: str, existing_id: str) -> None:
         self.request_id = request_id
         self.kind = kind
         self.existing_id = existing_id
         super().__init__(
-            f"request_id {request_id!r} was used for {kind} {existing_id} with another content; "
-            "send a new request_id for a new content"
+            f"request_id {request_id!r} was used for {kind} {existing_id} with other content; "
+            "use a new request_id for new content"
         )
 
 
 class StateConflict(HeadraceError):
-    """The job is in a state that does not allow what was asked."""
+    """The state of the job does not allow the action."""
 
     def __init__(
         self, job_id: JobId, *, action: str, state: JobState, allowed: Sequence[JobState]
@@ -120,9 +120,9 @@ class AttemptNotCurrent(HeadraceError):
 
 
 class LimitExceeded(HeadraceError):
-    """A size, a count or a depth is beyond its limit.
+    """A size, a count or a depth exceeds its limit.
 
-    `limit` is the setting that has the limit, or the name of one that cannot be set.
+    `limit` is the setting that has the limit, or the name of a limit without a setting.
     """
 
     def __init__(self, field: str, *, limit: str, maximum: int, actual: int, unit: str) -> None:
@@ -143,7 +143,7 @@ class DocumentTooDeep(LimitExceeded):
 
 
 class TooManySubscriptions(LimitExceeded):
-    """The tenant has as many subscriptions as it may; one has to be deleted first."""
+    """The tenant has the maximum number of subscriptions, so it must delete one first."""
 
     def __init__(self, maximum: int, *, actual: int) -> None:
         super().__init__(
@@ -156,20 +156,20 @@ class TooManySubscriptions(LimitExceeded):
 
 
 class CursorExpired(HeadraceError):
-    """Events behind the cursor were pruned. `oldest_cursor` is the first one that can be used."""
+    """Events after the cursor were pruned. `oldest_cursor` is the first usable cursor."""
 
     def __init__(self, oldest_cursor: str) -> None:
         self.oldest_cursor = oldest_cursor
         super().__init__(
-            "events behind this cursor are not kept any more; go on from oldest_cursor, "
-            "and read again what must not be missed"
+            "events after this cursor were pruned; continue from oldest_cursor, "
+            "and read the current state of jobs that matter"
         )
 
 
 class SlowConsumer(HeadraceError):
-    """A reader has taken nothing for too long.
+    """A reader has not read for too long.
 
-    `place` says how to resume: the field of a request (`cursor`, `after_seq`) and its value.
+    `place` is the request field to resume with (`cursor`, `after_seq`) and its value.
     """
 
     def __init__(self, patience: float, place: tuple[str, str]) -> None:
@@ -181,7 +181,7 @@ class SlowConsumer(HeadraceError):
 
 
 class SubscriptionNotFound(HeadraceError):
-    """No such subscription, for this tenant."""
+    """The tenant has no such subscription."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -189,7 +189,7 @@ class SubscriptionNotFound(HeadraceError):
 
 
 class SubscriptionConflict(HeadraceError):
-    """The name belongs to a subscription with another filter."""
+    """The subscription with this name has another filter."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -199,18 +199,18 @@ class SubscriptionConflict(HeadraceError):
 
 
 class SubscriptionTaken(HeadraceError):
-    """Another consumer has taken over, or a newer watch of the same one.
+    """Another consumer, or a newer watch of the same consumer, has acquired the subscription.
 
-    What another consumer has taken over cannot be acknowledged any more.
+    Only the consumer that receives a subscription can acknowledge its events.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        super().__init__(f"another watch receives subscription {name!r} now; watch it again")
+        super().__init__(f"another watch receives subscription {name!r}; watch it again")
 
 
 class StaleTerm(HeadraceError):
-    """What a scheduler would have written was refused: its term is over."""
+    """A write of a scheduler was refused because its term is over."""
 
     def __init__(self, term: int) -> None:
         self.term = term
@@ -218,7 +218,7 @@ class StaleTerm(HeadraceError):
 
 
 class Unavailable(HeadraceError):
-    """`dependency` (postgresql, redis) cannot be used now."""
+    """`dependency` (postgresql, redis) is unavailable."""
 
     def __init__(self, dependency: str) -> None:
         self.dependency = dependency
@@ -226,9 +226,9 @@ class Unavailable(HeadraceError):
 
     @property
     def cause(self) -> str:
-        """What its driver says, for the log: that a disk is full, or a password is wrong.
+        """The error of the driver, for the log, such as a full disk or a wrong password.
 
-        It is the first line: the others may quote rows, and rows hold payloads.
+        It is the first line of the message. Other lines may quote rows, which hold payloads.
         """
         cause = self.__cause__
         if cause is None:
@@ -237,7 +237,7 @@ class Unavailable(HeadraceError):
 
 
 class ShuttingDown(HeadraceError):
-    """The process that was asked shuts down."""
+    """The process is shutting down."""
 
     def __init__(self) -> None:
-        super().__init__("this gateway shuts down; go on at another one, or here in a moment")
+        super().__init__("this gateway is shutting down; retry at another one, or here later")

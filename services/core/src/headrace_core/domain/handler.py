@@ -1,4 +1,4 @@
-"""What a worker says of its handlers."""
+"""Handlers, as workers register them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from headrace_core.domain.limits import MAX_DESCRIPTION
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.domain.text import clean_line
 
-# A keyword of payload schemas beside those of JSON Schema: a single value's type in the handler's
-# library, for types that JSON Schema cannot describe.
+# A keyword of payload schemas in addition to those of JSON Schema. It names the type of a value in
+# the library of the handler, for types that JSON Schema cannot describe.
 VALUE_KEYWORD = "x-headrace-value"
 
-# How long an attempt may run when neither the job nor its handler says.
+# The timeout of an attempt if neither the job nor its handler sets one.
 DEFAULT_TIMEOUT = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerSpec:
-    """A handler as its worker registers it; the schemas are JSON Schema texts."""
+    """A handler as its worker registers it. The schemas are JSON Schema texts."""
 
     type: str
     queue: str = DEFAULT_QUEUE
@@ -38,7 +38,7 @@ class HandlerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveHandler:
-    """A handler and how many live workers run it."""
+    """A handler and the number of live workers that run it."""
 
     spec: HandlerSpec
     live_workers: int

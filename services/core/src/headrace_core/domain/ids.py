@@ -1,4 +1,4 @@
-"""Identifiers: UUIDv7 (RFC 9562, section 5.7), which sort in the order of their making."""
+"""Identifiers: UUIDv7 (RFC 9562, section 5.7), which sort in the order of their creation."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _HALVES = struct.Struct(">QQ")
 
 
 def uuid7() -> UUID:
-    """A new UUIDv7, larger than every earlier one of this process.
+    """Return a new UUIDv7, larger than every earlier one of this process.
 
     The 12 bits after the milliseconds hold the fraction of the millisecond (method 3 of RFC 9562,
-    section 6.2); when the clock stands still or goes back they count on.
+    section 6.2). If the clock stops or steps back, they are incremented.
     """
     return UUID(bytes=uuid7_bytes(1)[0])
 
 
 def uuid7_bytes(count: int) -> list[bytes]:
-    """The 16 bytes of `count` new UUIDv7, in their order; of many at a tenth of the cost.
+    """Return the 16 bytes of `count` new UUIDv7 in order. Many at once take a tenth of the time.
 
-    Their stamps count on from the first one, so they are ahead of the clock by a quarter of a
-    microsecond each.
+    Each timestamp increments the previous one, so it is ahead of the clock by another quarter of a
+    microsecond.
     """
-    global _last  # noqa: PLW0603 - the generator's state, under its lock
+    global _last  # noqa: PLW0603 - the state of the generator, guarded by the lock
     with _lock:
         milliseconds, rest = divmod(time.time_ns(), 1_000_000)
         first = max((milliseconds << 12) | (rest * 4096 // 1_000_000), _last + 1)

@@ -1,4 +1,4 @@
-"""Jobs, their events and what is said of them."""
+"""Jobs, their events, errors and progress."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from headrace_core.domain.text import clean_line, clean_text
 DEFAULT_TENANT: Final = "default"
 DEFAULT_QUEUE: Final = "default"
 
-# A point of priority is worth this much waiting. A fixed worth makes the rank of a job a constant
-# that an index can hold, and lets every job come up in the end: priority 100 goes ahead of what
-# priority 0 has waited up to 100 minutes for, and of nothing that has waited longer.
+# One point of priority equals this much waiting. So the rank of a job is a constant, which an index
+# can hold, and no job waits forever: priority 100 runs before jobs of priority 0 that have waited
+# up to 100 minutes, and after those that have waited longer.
 PRIORITY_POINT: Final = timedelta(minutes=1)
 
-# JSON text, exactly as it was given.
+# JSON text, exactly as it was received.
 JsonText = str
-
 
 # Stands for a stored time that cannot be read, such as an infinite one.
 UNREADABLE_TIME: Final = datetime.max.replace(tzinfo=UTC)
 
 
 def valid_text(text: str) -> str:
-    """Text that UTF-8 can say. A lone surrogate, as in the name of a file, becomes a `?`."""
+    """Return text that UTF-8 can encode. A lone surrogate, as in a file name, becomes a `?`."""
     return text.encode(errors="replace").decode()
 
 
@@ -57,16 +56,16 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobError:
-    """Why an attempt or a job failed.
+    """The reason why an attempt or a job failed.
 
-    Its texts come from handlers. Each is cleaned and cut here, so no error that a handler raises
-    or that an older version stored can harm a reader.
+    Handlers write the texts. They are cleaned and cut here, so no error that a handler raises or
+    that an older version stored can harm a reader.
 
     Args:
-        type: the exception's name, or a name of Headrace's own such as TIMEOUT.
-        message: for people; the type when the exception has no message.
+        type: the name of the exception, or a name defined by Headrace, such as TIMEOUT.
+        message: a text for people; the type if the exception has no message.
         retryable: whether another attempt may succeed.
-        stack_trace: where the handler raised it; empty in events and in the BASIC view.
+        stack_trace: the stack trace of the handler; empty in events and in the BASIC view.
     """
 
     type: str
@@ -85,7 +84,7 @@ class JobError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far an attempt is. `fraction` is 0 to 1, `counters` a JSON object of numbers."""
+    """The progress of an attempt. `fraction` is 0 to 1, `counters` a JSON object of numbers."""
 
     fraction: float
     message: str = ""
@@ -96,8 +95,8 @@ class Progress:
 class Job:
     """A job as it is stored. `payload` and `result` are None in the BASIC view.
 
-    `unreadable` names the fields that the row has and that cannot be read: they are as if nothing
-    were stored, or `UNREADABLE_TIME`.
+    `unreadable` names the stored fields that cannot be decoded. They have the value of an empty
+    column, or `UNREADABLE_TIME`.
     """
 
     id: JobId
@@ -127,20 +126,20 @@ class Job:
     cancel_request_time: datetime | None
     end_time: datetime | None
     update_time: datetime
-    # The x-request-id of the submit.
+    # The x-request-id of the submit call.
     correlation_id: str | None = None
     unreadable: Sequence[str] = ()
 
 
 def rank_of(job: Job) -> float:
-    """What queues are served by, lowest first: the milliseconds since 1970 at which a job was due,
-    less the worth of its priority.
+    """Return the place of a job in its lane, lowest first: its due time in milliseconds since
+    1970, minus the waiting that its priority equals.
     """
     return (job.due_time.timestamp() - job.priority * PRIORITY_POINT.total_seconds()) * 1000
 
 
-# Not frozen, though nothing ever changes one: making a frozen one takes three times as long, and
-# every event of every stream is made once in each gateway.
+# Nothing changes an event, but it is not frozen: a frozen one takes three times as long to create,
+# and each gateway creates every event of every stream.
 @dataclass(slots=True, kw_only=True)
 class JobEvent:
     """One transition. `job_type`, `queue`, `labels` and `batch_id` are the job's."""
@@ -161,6 +160,6 @@ class JobEvent:
     output: JsonText | None = None
     due_time: datetime | None = None
     worker_id: WorkerId | None = None
-    # Where it stands in the order of all events.
+    # The place of the event in the event log.
     xid: int = 0
     position: int = 0

@@ -1,7 +1,7 @@
-"""The lifecycle of a job. It stands here, and nowhere else.
+"""The lifecycle of a job, defined here and nowhere else.
 
-The guards of the SQL statements, the terminal states and the database's CHECK constraints are all
-derived from LIFECYCLE.
+The guards of SQL statements, the terminal states and the CHECK constraints are derived from
+LIFECYCLE.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """Where a job is in its life."""
+    """The state of a job."""
 
     SCHEDULED = "scheduled"
     QUEUED = "queued"
@@ -23,7 +23,7 @@ class JobState(StrEnum):
 
 
 class EventType(StrEnum):
-    """What happens to a job."""
+    """The type of a transition."""
 
     SUBMITTED = "submitted"
     DUE = "due"
@@ -43,7 +43,7 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of the table: `event` leads from each state in `sources` to one in `targets`.
+    """One row of the table: `event` leads from a state in `sources` to a state in `targets`.
 
     A rule without sources creates the job.
     """
@@ -75,7 +75,7 @@ LIFECYCLE: tuple[Rule, ...] = (
 
 _RULES = {rule.event: rule for rule in LIFECYCLE}
 
-# A state is terminal when nothing but a person's requeue leads out of it.
+# A state is terminal if only a requeue leads out of it.
 TERMINAL: frozenset[JobState] = frozenset(
     state
     for state in JobState
@@ -84,17 +84,17 @@ TERMINAL: frozenset[JobState] = frozenset(
 
 
 def sources(event: EventType) -> tuple[JobState, ...]:
-    """The states from which `event` may happen."""
+    """Return the states from which `event` may lead."""
     return _RULES[event].sources
 
 
 def targets(event: EventType) -> tuple[JobState, ...]:
-    """The states to which `event` may lead."""
+    """Return the states to which `event` may lead."""
     return _RULES[event].targets
 
 
 def allows(source: JobState | None, event: EventType, target: JobState) -> bool:
     """Whether `event` may lead from `source` (None: no job yet) to `target`."""
     rule = _RULES[event]
-    came = not rule.sources if source is None else source in rule.sources
-    return came and target in rule.targets
+    allowed = not rule.sources if source is None else source in rule.sources
+    return allowed and target in rule.targets

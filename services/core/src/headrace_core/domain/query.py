@@ -18,8 +18,8 @@ class Comparison:
     Args:
         field: a field of Job, or `labels`.
         operator: `=`, `!=`, `<`, `<=`, `>`, `>=`, or `:` (the label exists).
-        value: of the field's type; ignored for `:`.
-        key: the label's name, for `labels`.
+        value: a value of the type of the field; ignored for `:`.
+        key: the key of the label, for `labels`.
     """
 
     field: str

@@ -1,4 +1,4 @@
-"""For how long what has ended is kept: a time for all, and rules for some tenants and states."""
+"""Retention: how long ended jobs are kept, by tenant and state."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Final
 
 from headrace_core.domain.lifecycle import TERMINAL, JobState
 
-# By tenant and state; None: all of them.
+# By tenant and state. None stands for all of them.
 Rules = Mapping[tuple[str | None, JobState | None], timedelta]
 
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-# Further back than this PostgreSQL's calendar may end.
+# A longer age could leave the calendar of PostgreSQL.
 _LONGEST: Final = timedelta(days=36_500)
 _STATES: Final = ", ".join(sorted(TERMINAL))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """For how long jobs are kept once they have ended.
+    """How long jobs are kept after their end.
 
     Args:
-        default: for all that no rule names.
-        rules: for those of a tenant that have ended in a state, of a tenant, or in a state. In this
-            order one goes over the next.
+        default: the time for jobs without a rule.
+        rules: the times for a tenant and a state, for a tenant, or for a state. A rule for both
+            precedes a rule for the tenant, which precedes a rule for the state.
     """
 
     default: timedelta
     rules: Rules = field(default_factory=dict)
 
     def of(self, tenant: str, state: JobState) -> timedelta:
-        """For how long a tenant's jobs are kept that have ended in this state."""
+        """Return how long jobs of a tenant that ended in a state are kept."""
         for key in ((tenant, state), (tenant, None), (None, state)):
             if key in self.rules:
                 return self.rules[key]
@@ -42,14 +42,14 @@ class Retention:
 
 
 def parse_rules(text: str) -> Rules:
-    """Reads rules as they are written: `failed=30d, acme=3d, acme/failed=90d`.
+    """Parse rules such as `failed=30d, acme=3d, acme/failed=90d`.
 
     Args:
-        text: rules with commas between them. Each is a terminal state, a tenant, or both, and an
-            age: a number of seconds, or one with s, m, h or d.
+        text: rules, separated by commas. Each has a terminal state, a tenant, or both, and an age:
+            a number of seconds, or a number with s, m, h or d.
 
     Raises:
-        ValueError: it says which rule is wrong, and how.
+        ValueError: a rule is invalid; the message names it.
     """
     rules: dict[tuple[str | None, JobState | None], timedelta] = {}
     for rule in filter(None, (part.strip() for part in text.split(","))):
@@ -74,7 +74,7 @@ def _parse_key(rule: str, whose: str) -> tuple[str | None, JobState | None]:
     if not name:
         return tenant, None
     if name not in TERMINAL:
-        raise ValueError(f"{rule!r}: {name!r} is no state in which jobs have ended ({_STATES})")
+        raise ValueError(f"{rule!r}: {name!r} is not a terminal state; use one of {_STATES}")
     return tenant or None, JobState(name)
 
 

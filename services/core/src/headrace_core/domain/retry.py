@@ -35,17 +35,17 @@ class RetryPolicy:
     """A complete policy.
 
     Args:
-        max_attempts: attempts in all, the first included.
+        max_attempts: the number of attempts, including the first.
         initial_backoff: the wait before the first retry, before jitter.
         max_backoff: the longest wait.
         multiplier: the growth from one wait to the next.
-        jitter: the share of the wait that is random, 0 to 1.
-        non_retryable_error_types: errors that end the job whatever is left of its attempts, by
-            `JobError.type` to the letter: an exception's name (not that of a class above it), the
-            type of a `Fail`, TIMEOUT. At most 32.
+        jitter: the random share of the wait, 0 to 1.
+        non_retryable_error_types: errors that end the job whatever attempts remain, as the exact
+            `JobError.type`: the name of an exception (not of its base class), the type of a `Fail`,
+            or TIMEOUT. At most 32.
 
     Raises:
-        TypeError: the types of errors are a single name.
+        TypeError: the error types are a single name.
         ValueError: a value is out of its range.
     """
 
@@ -75,11 +75,11 @@ class RetryPolicy:
             raise ValueError(f"non_retryable_error_types must be {ERROR_TYPES_RULE}")
 
     def may_retry(self, retries_used: int) -> bool:
-        """Whether another attempt is left after `retries_used` retries."""
+        """Whether another attempt remains after `retries_used` retries."""
         return retries_used + 1 < self.max_attempts
 
     def retries(self, error_type: str) -> bool:
-        """Whether an error of this type is worth another attempt."""
+        """Whether the policy retries errors of this type."""
         return error_type not in self.non_retryable_error_types
 
     def backoff(
@@ -89,16 +89,15 @@ class RetryPolicy:
         *,
         asked: timedelta | None = None,
     ) -> timedelta:
-        """The wait before a retry.
+        """Return the wait before a retry.
 
         Args:
-            retry: its number; 1 is the first.
+            retry: the number of the retry, from 1.
             draw: returns a number in [0, 1).
-            asked: how long the handler, or what it has called, wants to wait in any case. What was
-                told the same would come back in the same moment, so the random share of the
-                backoff comes on top.
+            asked: the least wait that the handler, or a server that it called, requested. The
+                random share of the backoff is added, because many jobs may get the same request.
         """
-        # The exponent is bounded so that a large retry number cannot overflow a float.
+        # The bounded exponent keeps a large retry number from overflowing a float.
         growth = self.multiplier ** min(retry - 1, 64)
         base = min(self.max_backoff.total_seconds(), self.initial_backoff.total_seconds() * growth)
         random_share = base * self.jitter * draw()
@@ -109,7 +108,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryOverrides:
-    """What a submitter said of retries; None leaves it to the handler."""
+    """The retry policy of a job. A field that is None has the value of the handler's policy."""
 
     max_attempts: int | None = None
     initial_backoff: timedelta | None = None
@@ -119,9 +118,9 @@ class RetryOverrides:
     non_retryable_error_types: tuple[str, ...] | None = None
 
     def over(self, policy: RetryPolicy) -> RetryPolicy:
-        """`policy` with what was said put over it.
+        """Return `policy` with the fields of this policy that are set.
 
-        When only one of the two backoffs was said, the other one gives way.
+        If only one of the two backoffs is set, the other one is adjusted to it.
         """
         initial = policy.initial_backoff if self.initial_backoff is None else self.initial_backoff
         longest = policy.max_backoff if self.max_backoff is None else self.max_backoff
@@ -144,8 +143,8 @@ class RetryOverrides:
         )
 
 
-def said(retry: RetryOverrides | RetryPolicy) -> dict[str, Any]:
-    """What is said of retries, by the names of `RetryOverrides`; what is not said is not there."""
+def set_fields(retry: RetryOverrides | RetryPolicy) -> dict[str, Any]:
+    """Return the fields of a policy that are set, by the names of `RetryOverrides`."""
     return {
         name: value
         for name in RetryOverrides.__slots__

@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from headrace_core.domain.ids import BatchId, JobId
 from headrace_core.domain.job import Job, JobSpec, JsonText
-from headrace_core.domain.retry import said
+from headrace_core.domain.retry import set_fields
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -76,7 +76,7 @@ def _around_payload(spec: JobSpec) -> tuple[str, str]:
         spec.timeout and spec.timeout.total_seconds(),
         spec.deadline and spec.deadline.timestamp(),
         # Unset fields are left out, so a new field changes no earlier fingerprint.
-        said(spec.retry),
+        set_fields(spec.retry),
     )
     return f"({spec.type!r}, {spec.queue!r}, ", f", {repr(after)[1:]}"
 

@@ -22,13 +22,13 @@ class Subscription:
     Attributes:
         tenant: the tenant that owns it.
         name: unique in its tenant.
-        id: another one when the name is deleted and used again.
+        id: a new one each time that the name is used again after a deletion.
         filter: the jobs whose events it receives.
         consumer: the consumer that receives now; None without one.
-        epoch: grows when another consumer takes over.
+        epoch: a number that grows with each change of the consumer.
         xid: with `position` the place up to which all events are acknowledged.
         position: see `xid`.
-        create_time: when it was created.
+        create_time: the time of its creation.
         ack_time: when an event was last acknowledged.
         lag: the age of the oldest event that is not acknowledged; None without one.
         unreadable: the stored fields that cannot be decoded. They are None here.
@@ -50,9 +50,9 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acquired:
-    """What a watch needs to know that has just acquired a subscription.
+    """A subscription at the moment when a watch acquires it.
 
-    `xid` and `position` are the place up to which everything is acknowledged.
+    `xid` and `position` are the place up to which all events are acknowledged.
     """
 
     id: SubscriptionId
@@ -64,7 +64,7 @@ class Acquired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionWatch:
-    """A watch and the subscription that it has, or had, acquired."""
+    """A watch, and the subscription that it has or had acquired."""
 
     tenant: str
     name: str
@@ -73,9 +73,9 @@ class SubscriptionWatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who has acquired a subscription, and for how long that still counts.
+    """The watch that has acquired a subscription, and the time left of its lease.
 
-    `watch_id` and `lease` are None when nobody has.
+    `watch_id` and `lease` are None without a watch.
     """
 
     id: SubscriptionId

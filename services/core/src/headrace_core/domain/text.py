@@ -1,4 +1,4 @@
-"""Free text from handlers and callers, made fit for the database, logs and terminals."""
+"""Free text from handlers and callers, cleaned for the database, logs and terminals."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def clean_line(text: str, limit: int) -> str:
     """Return the cleaned `text` as one line, without white space around it."""
     if text.isprintable() and len(text) <= limit:
         return text.strip()
-    # A longer text is cut first, so that a huge one costs no more than a long one.
+    # The cut comes first, so a huge text takes no more time than a long one.
     return clean_text(" ".join(text[: 2 * limit].split()), limit)

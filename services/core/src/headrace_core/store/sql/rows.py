@@ -29,7 +29,7 @@ from headrace_core.domain.limits import (
     MULTIPLIER,
     Bounds,
 )
-from headrace_core.domain.retry import RetryOverrides, RetryPolicy, said
+from headrace_core.domain.retry import RetryOverrides, RetryPolicy, set_fields
 from headrace_core.store.sql.connection import Row
 from headrace_core.store.sql.times import readable, readable_interval
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
@@ -417,7 +417,7 @@ def from_policy(retry: RetryPolicy) -> JsonText:
 def _retry_text(retry: RetryOverrides | RetryPolicy) -> JsonText:
     fields = {
         name: value.total_seconds() if isinstance(value, timedelta) else value
-        for name, value in said(retry).items()
+        for name, value in set_fields(retry).items()
     }
     return msgspec.json.encode(fields).decode()
 
