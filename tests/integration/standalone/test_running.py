@@ -23,7 +23,7 @@ def test_running_servers_are_found_with_their_passwords(
 
 
 def test_a_folder_that_is_not_there_runs_nothing(tmp_path: Path) -> None:
-    with pytest.raises(NothingRuns, match="runs in"):
+    with pytest.raises(NothingRuns, match="is running in"):
         running_servers(tmp_path / "nowhere")
 
 
