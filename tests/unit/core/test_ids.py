@@ -16,7 +16,7 @@ def stamp(value: UUID) -> int:
     return (value.int >> 80) << 12 | (value.int >> 64) & 0xFFF
 
 
-def test_it_has_the_fields_of_version_7() -> None:
+def test_uuid7_has_the_fields_of_version_7() -> None:
     before = time.time_ns() // 1_000_000
     value = uuid7()
     after = time.time_ns() // 1_000_000
@@ -25,13 +25,13 @@ def test_it_has_the_fields_of_version_7() -> None:
     assert before <= value.int >> 80 <= after
 
 
-def test_it_grows_with_every_call() -> None:
+def test_uuid7_grows_with_each_call() -> None:
     made = [uuid7() for _ in range(10_000)]
     assert made == sorted(set(made))
     assert [str(value) for value in made] == sorted(str(value) for value in made)
 
 
-def test_many_at_once_grow_too_and_the_next_one_is_behind_them() -> None:
+def test_many_uuid7_grow_and_precede_the_next_one() -> None:
     before = uuid7()
     made = [UUID(bytes=raw) for raw in uuid7_bytes(1000)]
     after = uuid7()
@@ -40,7 +40,7 @@ def test_many_at_once_grow_too_and_the_next_one_is_behind_them() -> None:
     assert uuid7_bytes(0) == []
 
 
-def test_it_grows_in_every_thread_and_is_never_drawn_twice() -> None:
+def test_uuid7_is_unique_and_grows_across_threads() -> None:
     def draw(_: int) -> list[UUID]:
         return [uuid7() for _ in range(2_000)]
 
@@ -52,14 +52,14 @@ def test_it_grows_in_every_thread_and_is_never_drawn_twice() -> None:
     assert len(set(stamps)) == len(stamps)
 
 
-def test_it_grows_while_the_clock_goes_back() -> None:
+def test_uuid7_grows_while_the_clock_steps_back() -> None:
     first = uuid7()
     with patch.object(ids.time, "time_ns", return_value=0):
         second, third = uuid7(), uuid7()
     assert first < second < third < uuid7()
 
 
-def test_the_fraction_of_the_millisecond_counts() -> None:
+def test_uuid7_has_the_fraction_of_the_millisecond() -> None:
     ahead = time.time_ns() // 1_000_000 + 3_600_000
     with (
         patch.object(ids, "_last", 0),
@@ -68,10 +68,10 @@ def test_the_fraction_of_the_millisecond_counts() -> None:
         assert stamp(uuid7()) == ahead << 12 | 2048
 
 
-def test_the_rest_is_random() -> None:
+def test_uuid7_has_random_last_bits() -> None:
     random = {uuid7().int & (1 << 62) - 1 for _ in range(1000)}
     assert len(random) == 1000
-    # Every one of the 62 bits is set in some and unset in others.
+    # Each of the 62 bits is set in some ids and unset in others.
     ones, zeros = 0, 0
     for bits in random:
         ones |= bits

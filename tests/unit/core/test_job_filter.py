@@ -1,4 +1,4 @@
-"""Filters as they are kept."""
+"""Filters in their stored form."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ WHOLE = JobFilter(
 )
 
 
-def test_a_filter_is_read_as_it_was_written():
+def test_filter_survives_a_round_trip():
     assert read_filter(write_filter(WHOLE)) == WHOLE
 
 
-def test_a_filter_that_says_nothing_is_empty():
+def test_filter_without_fields_is_empty():
     assert write_filter(JobFilter()) == "{}"
     assert read_filter("{}") == JobFilter()
 
 
-def test_what_is_not_said_is_not_written():
+def test_empty_field_of_a_filter_is_not_stored():
     assert json.loads(write_filter(JobFilter(labels={"team": ""}))) == {"labels": {"team": ""}}
 
 
-def test_filters_that_are_equal_are_written_alike():
+def test_equal_filters_have_equal_text():
     text = write_filter(WHOLE)
     said = json.loads(text)
     assert said["queues"] == ["a", "b"]

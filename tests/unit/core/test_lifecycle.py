@@ -1,4 +1,4 @@
-"""The lifecycle table, and what is derived from it."""
+"""The lifecycle table, and the sets derived from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headrace_core.domain.lifecycle import (
     targets,
 )
 
-# The table of the architecture, row by row, so that no change of it goes unseen.
+# A copy of the table, so each change of it changes a test.
 ROWS = """
 - submitted queued
 - submitted scheduled
@@ -48,7 +48,7 @@ cancelled requeued scheduled
 
 
 @pytest.mark.parametrize("event", EventType)
-def test_nothing_but_the_rows_is_allowed(event: EventType) -> None:
+def test_transition_outside_the_table_is_not_allowed(event: EventType) -> None:
     allowed = {
         f"{source or '-'} {event} {target}"
         for source, target in itertools.product([None, *JobState], JobState)
@@ -57,25 +57,25 @@ def test_nothing_but_the_rows_is_allowed(event: EventType) -> None:
     assert allowed == {row for row in ROWS.strip().splitlines() if row.split()[1] == event}
 
 
-def test_every_event_has_one_rule() -> None:
+def test_each_event_has_one_rule() -> None:
     assert sorted(rule.event for rule in LIFECYCLE) == sorted(EventType)
 
 
-def test_a_state_is_terminal_when_only_a_person_leads_out_of_it() -> None:
+def test_state_left_only_by_a_requeue_is_terminal() -> None:
     assert {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED} == TERMINAL
 
 
-def test_every_state_but_succeeded_can_be_left() -> None:
+def test_each_state_except_succeeded_has_a_way_out() -> None:
     left = {state for rule in LIFECYCLE for state in rule.sources}
     assert set(JobState) - left == {JobState.SUCCEEDED}
 
 
-def test_every_state_can_be_reached() -> None:
+def test_each_state_has_a_way_in() -> None:
     assert {state for rule in LIFECYCLE for state in rule.targets} == set(JobState)
 
 
 @pytest.mark.parametrize("event", EventType)
-def test_sources_and_targets_are_those_of_the_rows(event: EventType) -> None:
+def test_sources_and_targets_equal_the_rows(event: EventType) -> None:
     rows = [row.split() for row in ROWS.strip().splitlines() if row.split()[1] == event]
     assert set(sources(event)) == {row[0] for row in rows} - {"-"}
     assert set(targets(event)) == {row[2] for row in rows}

@@ -1,4 +1,4 @@
-"""For how long what has ended is kept, and how that is written."""
+"""Retention rules: their text and their precedence."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from headrace_core.domain.retention import Retention, parse_rules
 DAY = timedelta(days=1)
 
 
-def test_the_most_special_rule_wins() -> None:
+def test_most_specific_rule_applies() -> None:
     rules = parse_rules("failed=30d, acme=3d, acme/failed=90d, other=2d")
     kept = Retention(default=7 * DAY, rules=rules)
     assert kept.of("acme", JobState.FAILED) == 90 * DAY
     assert kept.of("acme", JobState.SUCCEEDED) == 3 * DAY
-    # A tenant's rule goes over a state's.
+    # The rule of a tenant precedes the rule of a state.
     assert kept.of("other", JobState.FAILED) == 2 * DAY
     assert kept.of("default", JobState.FAILED) == 30 * DAY
     assert kept.of("default", JobState.CANCELLED) == 7 * DAY
 
 
-def test_without_rules_all_is_kept_alike() -> None:
+def test_default_applies_without_rules() -> None:
     assert parse_rules("") == parse_rules(" , ") == {}
     kept = Retention(default=DAY)
     assert {kept.of("default", state) for state in TERMINAL} == {DAY}
@@ -33,7 +33,7 @@ def test_without_rules_all_is_kept_alike() -> None:
     ("age", "seconds"),
     [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("0.5d", 43_200), ("36500d", 3.1536e9)],
 )
-def test_an_age_is_seconds_or_has_a_unit(age: str, seconds: float) -> None:
+def test_age_is_seconds_or_has_a_unit(age: str, seconds: float) -> None:
     assert parse_rules(f"acme={age}") == {("acme", None): timedelta(seconds=seconds)}
 
 
@@ -46,7 +46,7 @@ def test_an_age_is_seconds_or_has_a_unit(age: str, seconds: float) -> None:
         ("/failed=3d", "must name a state"),
         ("acme/lost=3d", "'lost' is not a terminal state"),
         ("running=3d", "'running' is not a terminal state"),
-        ("a/b/failed=3d", "'b/failed' is no state"),
+        ("a/b/failed=3d", "'b/failed' is not a terminal state"),
         ("failed=3w", "'3w' must be a number of seconds, or one with s, m, h or d"),
         ("failed=", "'' must be a number"),
         ("failed=-3d", "'-3d' must be a number"),
@@ -55,6 +55,6 @@ def test_an_age_is_seconds_or_has_a_unit(age: str, seconds: float) -> None:
         ("failed=1d, acme=2d, failed = 3d", "'failed' has two rules"),
     ],
 )
-def test_what_is_wrong_is_said(rules: str, problem: str) -> None:
+def test_invalid_rules_name_their_problem(rules: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         parse_rules(rules)

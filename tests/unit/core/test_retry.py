@@ -1,4 +1,4 @@
-"""Retries: how long to wait, and how often."""
+"""Retry policies: waits, attempts and overrides."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ overrides = st.builds(
 
 
 @given(policies(), st.integers(1, 10_000), draws)
-def test_a_wait_is_never_negative_nor_longer_than_the_longest(
+def test_backoff_is_within_zero_and_max_backoff(
     policy: RetryPolicy, retry: int, draw: float
 ) -> None:
     assert timedelta() <= policy.backoff(retry, lambda: draw) <= policy.max_backoff
 
 
 @given(policies(), st.integers(1, 10_000), draws, waits)
-def test_a_wait_that_was_asked_for_is_kept_and_its_end_is_spread(
+def test_requested_wait_is_kept_and_its_end_is_spread(
     policy: RetryPolicy, retry: int, draw: float, asked: timedelta
 ) -> None:
     wait = policy.backoff(retry, lambda: draw, asked=asked)
@@ -57,7 +57,7 @@ def test_a_wait_that_was_asked_for_is_kept_and_its_end_is_spread(
     assert policy.backoff(retry, lambda: 0.0, asked=asked) == asked
 
 
-def test_a_thousand_that_were_told_the_same_do_not_come_back_at_once() -> None:
+def test_requested_waits_of_many_jobs_end_at_many_moments() -> None:
     policy = RetryPolicy(initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=30))
     asked = timedelta(seconds=5)
     seconds = Counter(int(policy.backoff(6, asked=asked).total_seconds()) for _ in range(1000))
@@ -66,23 +66,21 @@ def test_a_thousand_that_were_told_the_same_do_not_come_back_at_once() -> None:
 
 
 @given(policies(), st.integers(1, 10_000), draws)
-def test_the_jitter_takes_away_at_most_its_share(
+def test_jitter_shortens_the_backoff_by_at_most_its_share(
     policy: RetryPolicy, retry: int, draw: float
 ) -> None:
     whole = policy.backoff(retry, lambda: 0.0)
     least = whole * (1 - policy.jitter)
-    # A timedelta knows microseconds.
+    # A timedelta has a resolution of microseconds.
     assert policy.backoff(retry, lambda: draw) >= least - timedelta(microseconds=1)
 
 
 @given(policies(), st.integers(1, 10_000))
-def test_without_luck_a_wait_is_never_shorter_than_the_one_before(
-    policy: RetryPolicy, retry: int
-) -> None:
+def test_backoff_without_jitter_never_shrinks(policy: RetryPolicy, retry: int) -> None:
     assert policy.backoff(retry + 1, lambda: 0.0) >= policy.backoff(retry, lambda: 0.0)
 
 
-def test_waits_grow_by_the_multiplier_up_to_the_longest() -> None:
+def test_backoff_grows_by_the_multiplier_up_to_its_maximum() -> None:
     policy = RetryPolicy(
         initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=10), multiplier=3
     )
@@ -90,7 +88,7 @@ def test_waits_grow_by_the_multiplier_up_to_the_longest() -> None:
     assert waits == [1, 3, 9, 10, 10]
 
 
-def test_full_jitter_spreads_the_waits_over_the_whole_range() -> None:
+def test_full_jitter_spreads_backoffs_over_the_whole_range() -> None:
     policy = RetryPolicy(initial_backoff=timedelta(seconds=1), jitter=1)
     drawn = [policy.backoff(1).total_seconds() for _ in range(2000)]
     assert 0 <= min(drawn) < 0.05
@@ -99,26 +97,28 @@ def test_full_jitter_spreads_the_waits_over_the_whole_range() -> None:
 
 
 @given(attempts)
-def test_as_many_retries_as_attempts_less_one(max_attempts: int) -> None:
+def test_policy_allows_one_retry_less_than_attempts(max_attempts: int) -> None:
     policy = RetryPolicy(max_attempts=max_attempts)
     allowed = [policy.may_retry(used) for used in range(max_attempts + 2)]
     assert allowed == [used < max_attempts - 1 for used in range(max_attempts + 2)]
 
 
 @given(overrides, policies())
-def test_what_was_said_stands_over_the_policy(said: RetryOverrides, policy: RetryPolicy) -> None:
-    both = said.initial_backoff is not None and said.max_backoff is not None
-    assume(not both or said.initial_backoff <= said.max_backoff)
-    merged = said.over(policy)
+def test_set_override_replaces_the_field_of_the_policy(
+    override: RetryOverrides, policy: RetryPolicy
+) -> None:
+    both = override.initial_backoff is not None and override.max_backoff is not None
+    assume(not both or override.initial_backoff <= override.max_backoff)
+    merged = override.over(policy)
     for name in RetryOverrides.__dataclass_fields__:
-        wanted = getattr(said, name)
+        wanted = getattr(override, name)
         if wanted is not None:
             assert getattr(merged, name) == wanted
         elif "backoff" not in name:
             assert getattr(merged, name) == getattr(policy, name)
 
 
-def test_of_two_backoffs_the_one_that_was_not_said_gives_way() -> None:
+def test_unset_backoff_is_adjusted_to_the_set_one() -> None:
     policy = RetryPolicy(initial_backoff=timedelta(seconds=10), max_backoff=timedelta(seconds=60))
     longer = RetryOverrides(initial_backoff=timedelta(seconds=90)).over(policy)
     assert longer.max_backoff == timedelta(seconds=90)
@@ -126,12 +126,12 @@ def test_of_two_backoffs_the_one_that_was_not_said_gives_way() -> None:
     assert shorter.initial_backoff == timedelta(seconds=5)
 
 
-def test_saying_nothing_changes_nothing() -> None:
+def test_overrides_without_fields_change_nothing() -> None:
     policy = RetryPolicy(max_attempts=7, jitter=0)
     assert RetryOverrides().over(policy) == policy
 
 
-def test_no_jitter_can_be_said() -> None:
+def test_override_can_remove_the_jitter() -> None:
     assert RetryOverrides(jitter=0).over(RetryPolicy(jitter=1)).jitter == 0
 
 
@@ -156,17 +156,17 @@ def test_no_jitter_can_be_said() -> None:
     ],
     ids=str,
 )
-def test_what_is_out_of_range_is_refused(fields: dict[str, Any]) -> None:
+def test_policy_with_a_value_out_of_range_is_rejected(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
         RetryPolicy(**fields)
 
 
-def test_a_single_name_is_not_taken_for_its_letters() -> None:
+def test_single_error_type_instead_of_a_tuple_is_rejected() -> None:
     with pytest.raises(TypeError, match="must"):
         RetryPolicy(non_retryable_error_types="ValueError")  # type: ignore[arg-type]
 
 
-def test_types_of_errors_are_named_to_the_letter() -> None:
+def test_error_types_are_compared_exactly() -> None:
     policy = RetryPolicy(non_retryable_error_types=("ValueError", "TIMEOUT"))
     assert not policy.retries("ValueError")
     assert not policy.retries("TIMEOUT")
@@ -174,7 +174,7 @@ def test_types_of_errors_are_named_to_the_letter() -> None:
     assert policy.retries("KeyError")
 
 
-def test_the_types_that_a_submitter_names_stand_in_place_of_the_handlers() -> None:
+def test_error_types_of_a_job_replace_those_of_the_handler() -> None:
     handlers = RetryPolicy(non_retryable_error_types=("ValueError",))
     named = RetryOverrides(non_retryable_error_types=("KeyError",))
     assert named.over(handlers).non_retryable_error_types == ("KeyError",)

@@ -1,4 +1,4 @@
-"""What goes into a row comes out of it unchanged."""
+"""Values survive a round trip through their rows."""
 
 from __future__ import annotations
 
@@ -61,37 +61,37 @@ progresses = st.builds(
 
 
 @given(overrides)
-def test_what_a_submitter_said_of_retries(said: RetryOverrides) -> None:
-    assert to_overrides(from_overrides(said)) == said
+def test_retry_retrysurvive_a_round_trip(retry: RetryOverrides) -> None:
+    assert to_overrides(from_overrides(retry)) == retry
 
 
-def test_nothing_said_is_no_text_at_all() -> None:
+def test_empty_retry_retryare_stored_as_null() -> None:
     assert from_overrides(RetryOverrides()) is None
     assert to_overrides(None) == RetryOverrides()
 
 
 @given(policies)
-def test_a_policy(policy: RetryPolicy) -> None:
+def test_policy_survives_a_round_trip(policy: RetryPolicy) -> None:
     assert to_policy(from_policy(policy)) == policy
 
 
 @given(st.none() | errors)
-def test_an_error(error: JobError | None) -> None:
+def test_error_survives_a_round_trip(error: JobError | None) -> None:
     assert to_error(from_error(error)) == error
 
 
 @given(st.none() | progresses)
-def test_progress_with_its_counters_to_the_letter(progress: Progress | None) -> None:
+def test_progress_survives_with_the_text_of_its_counters(progress: Progress | None) -> None:
     assert to_progress(from_progress(progress)) == progress
 
 
 @given(st.dictionaries(texts, texts))
-def test_labels(labels: dict[str, str]) -> None:
+def test_labels_survive_a_round_trip(labels: dict[str, str]) -> None:
     assert to_labels(json.dumps(labels)) == labels
 
 
-def test_text_that_utf8_cannot_say_costs_a_character_and_not_the_batch() -> None:
-    # As in the message of an OSError about a file with such a name.
+def test_text_with_lone_surrogates_is_stored_without_them() -> None:
+    # An OSError about a file with such a name has this message.
     message = "no such file: \udcff.csv"
     error = to_error(from_error(JobError(type="OSError", message=message, retryable=True)))
     assert error == JobError(type="OSError", message="no such file: ?.csv", retryable=True)
@@ -100,14 +100,14 @@ def test_text_that_utf8_cannot_say_costs_a_character_and_not_the_batch() -> None
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_table_stands_before_every_column(full: bool) -> None:
+def test_each_column_is_qualified_with_its_table(full: bool) -> None:
     columns = job_columns(full=full, table="j")
     # Names that are not keywords, functions, types, quoted, or given after AS.
     names = re.sub(r"'[^']*'|AS \w+|::\w+|\w+\(|\b[A-Z]+\b|\b\d+\b", "", columns)
     assert all(name == "j" or f"j.{name}" in names for name in re.findall(r"\w+", names))
 
 
-def test_progress_of_an_older_version_is_cut() -> None:
+def test_oversized_progress_of_an_older_version_is_cut() -> None:
     stored = from_progress(
         Progress(
             fraction=0.5, message="ä" * 50_000, counters=json.dumps({"n" * 70_000: 1, "b": "x"})
@@ -116,6 +116,6 @@ def test_progress_of_an_older_version_is_cut() -> None:
     assert to_progress(stored) == Progress(fraction=0.5, message="ä" * 2048, counters="{}")
 
 
-def test_what_a_newer_version_says_besides_is_left_alone() -> None:
+def test_unknown_field_of_a_newer_version_is_ignored() -> None:
     assert to_overrides('{"max_attempts": 4, "mood": "calm"}') == RetryOverrides(max_attempts=4)
     assert to_policy('{"max_attempts": 4, "mood": "calm"}') == RetryPolicy(max_attempts=4)
