@@ -33,7 +33,7 @@ _EVENTS: Final = 100
 
 
 class Jobs:
-    """The use cases of jobs that exist.
+    """The use cases of stored jobs.
 
     Each method with `violations` reports them together with its own: they are what the transport
     found wrong with the rest of the request.
