@@ -18,7 +18,7 @@ from headrace_core.domain.ids import BatchId, JobId, WorkerId, uuid7
 from headrace_core.domain.job import Job, JobError, JobEvent, JobSpec, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
-from headrace_core.domain.stats import Stats
+from headrace_core.domain.stats import JobCount, Stats
 from headrace_gateway.grpc.encode import (
     event_message,
     handler_message,
@@ -274,10 +274,10 @@ def test_statistics_are_summed_by_state_queue_and_type():
     stats = Stats(
         time=at(0),
         counts=[
-            ("mail", "email", JobState.QUEUED, 2),
-            ("mail", "email", JobState.FAILED, 1),
-            ("bulk", "email", JobState.QUEUED, 3),
-            ("bulk", "audit", JobState.SUCCEEDED, 4),
+            JobCount("mail", "email", JobState.QUEUED, 2),
+            JobCount("mail", "email", JobState.FAILED, 1),
+            JobCount("bulk", "email", JobState.QUEUED, 3),
+            JobCount("bulk", "audit", JobState.SUCCEEDED, 4),
         ],
         ages={"mail": timedelta(seconds=5)},
     )

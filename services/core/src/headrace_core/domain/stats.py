@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -32,3 +33,31 @@ class Stats:
     time: datetime
     counts: Sequence[JobCount]
     ages: Mapping[str, timedelta]
+
+    def by_state(self) -> Mapping[JobState, int]:
+        """Return the number of jobs by state."""
+        return _sum(self.counts)
+
+    def by_queue(self) -> Mapping[str, Mapping[JobState, int]]:
+        """Return the number of jobs by queue and state."""
+        return _group(self.counts, lambda count: count.queue)
+
+    def by_type(self) -> Mapping[str, Mapping[JobState, int]]:
+        """Return the number of jobs by type and state."""
+        return _group(self.counts, lambda count: count.type)
+
+
+def _sum(counts: Iterable[JobCount]) -> Mapping[JobState, int]:
+    total: Counter[JobState] = Counter()
+    for count in counts:
+        total[count.state] += count.jobs
+    return total
+
+
+def _group(
+    counts: Iterable[JobCount], key: Callable[[JobCount], str]
+) -> Mapping[str, Mapping[JobState, int]]:
+    groups: dict[str, list[JobCount]] = {}
+    for count in counts:
+        groups.setdefault(key(count), []).append(count)
+    return {name: _sum(group) for name, group in groups.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from heapq import nlargest
@@ -248,16 +247,10 @@ def subscription_message(subscription: Subscription) -> subscription_service_pb2
 
 def stats_message(stats: Stats) -> job_service_pb2.GetStatsResponse:
     """Return statistics: the counts of all jobs, by queue and by type."""
-    in_all: dict[JobState, int] = defaultdict(int)
-    by_queue: dict[str, dict[JobState, int]] = defaultdict(lambda: defaultdict(int))
-    by_type: dict[str, dict[JobState, int]] = defaultdict(lambda: defaultdict(int))
-    for queue, job_type, state, jobs in stats.counts:
-        in_all[state] += jobs
-        by_queue[queue][state] += jobs
-        by_type[job_type][state] += jobs
+    by_queue, by_type = stats.by_queue(), stats.by_type()
     queues, types = _most(by_queue), _most(by_type)
     return job_service_pb2.GetStatsResponse(
-        states=_counts(in_all),
+        states=_counts(stats.by_state()),
         queues=[
             job_service_pb2.QueueStats(
                 queue=queue, states=_counts(by_queue[queue]), age=_duration(stats.ages.get(queue))
@@ -279,7 +272,7 @@ def _most(counts: Mapping[str, Mapping[JobState, int]]) -> Sequence[str]:
     return sorted(nlargest(_MAX_COUNTED, counts, key=lambda name: sum(counts[name].values())))
 
 
-def _counts(states: dict[JobState, int]) -> Sequence[job_service_pb2.StateCount]:
+def _counts(states: Mapping[JobState, int]) -> Sequence[job_service_pb2.StateCount]:
     return [
         job_service_pb2.StateCount(state=STATES[state], jobs=states[state])
         for state in JobState
