@@ -19,7 +19,7 @@ from headrace.v1.job_pb2 import JobSpec as JobSpecMessage
 from headrace.v1.job_pb2 import RetryPolicy
 from headrace.v1.job_service_pb2 import BatchSubmitJobsRequest, SubmitJobRequest
 from headrace.v1.job_service_pb2 import JobFilter as JobFilterMessage
-from headrace_core.domain.errors import InvalidRequest, Violation
+from headrace_core.domain.errors import InvalidRequest, LimitExceeded, Violation
 from headrace_core.domain.job import JobSpec
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.limits import LAST_TIME, TIME_RULE
@@ -239,6 +239,25 @@ _DURATION = st.builds(Duration, seconds=_INT64, nanos=_INT32)
 def test_arbitrary_job_is_valid_or_has_violations(message: JobSpecMessage):
     spec, _, found = decode(message)
     check_spec(spec, "job", found, Settings())
+
+
+def test_too_many_labels_are_rejected_without_a_copy():
+    spec, _, found = decode(JobSpecMessage(type="email", labels={str(n): "" for n in range(500)}))
+    assert not found
+    assert not isinstance(spec.labels, dict)
+    with pytest.raises(LimitExceeded) as caught:
+        check_spec(spec, "job", found, Settings())
+    assert caught.value.actual == 500
+
+
+def test_too_many_states_of_a_filter_are_a_violation():
+    found = Violations()
+    states = [job_pb2.JOB_STATE_QUEUED] * 1000 + [0] * 100_000
+    read_job_filter(JobFilterMessage(states=states), found)
+    assert [violation.field for violation in found] == ["filter.states[1000]"]
+    found.clear()
+    read_job_filter(JobFilterMessage(states=[job_pb2.JOB_STATE_QUEUED] * 1001), found)
+    assert [violation.field for violation in found] == ["filter.states"]
 
 
 def test_jobs_that_differ_in_payloads_share_a_spec():

@@ -163,7 +163,7 @@ def job_filter(
         queues=frozenset(queues),
         types=frozenset(types),
         states=frozenset(states),
-        labels=labels,
+        labels=dict(labels),
         batch_id=batch,
         job_ids=frozenset(
             parse_job_id(job_id, found, f"filter.job_ids[{number}]")

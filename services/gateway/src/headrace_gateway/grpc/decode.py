@@ -16,13 +16,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace.v1 import data_pb2, job_pb2, job_service_pb2, subscription_service_pb2
 from headrace_core.domain.job import JobSpec
-from headrace_core.domain.limits import FIRST_TIME, TIME_RULE
+from headrace_core.domain.limits import FIRST_TIME, MAX_LABELS, TIME_RULE
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.domain.submission import Repeated
 from headrace_gateway.api.documents import EMPTY, Payload
 from headrace_gateway.api.job_rules import NO_OVERRIDES
-from headrace_gateway.api.validation import Violations, job_filter
+from headrace_gateway.api.validation import MAX_FILTER_VALUES, Violations, job_filter
 from headrace_gateway.grpc.data import read_data
 from headrace_gateway.grpc.encode import STATES, Encoding
 
@@ -65,7 +65,8 @@ def read_idle_interval(message: WatchRequest) -> float | None:
 def read_job_filter(message: job_service_pb2.JobFilter, found: Violations) -> JobFilter:
     """Return the filter of a stream; with violations the result is meaningless."""
     states = []
-    for number, state_number in enumerate(message.states):
+    # `job_filter` rejects longer lists, of which a request may hold millions of values.
+    for number, state_number in enumerate(message.states[: MAX_FILTER_VALUES + 1]):
         state = _STATES.get(state_number)
         if state is None:
             found.note(f"filter.states[{number}]", "must be a state of a job")
@@ -75,7 +76,7 @@ def read_job_filter(message: job_service_pb2.JobFilter, found: Violations) -> Jo
         queues=message.queues,
         types=message.types,
         states=states,
-        labels=dict(message.labels),
+        labels=message.labels,
         batch_id=message.batch_id,
         job_ids=message.job_ids,
         found=found,
@@ -139,7 +140,7 @@ def _read_spec(message: job_pb2.JobSpec, path: str, found: Violations) -> JobSpe
         type=message.type,
         queue=message.queue,
         priority=message.priority,
-        labels=dict(message.labels) if message.labels else _NO_LABELS,
+        labels=_labels(message.labels),
         schedule_time=schedule_time,
         timeout=timeout,
         deadline=deadline,
@@ -149,6 +150,13 @@ def _read_spec(message: job_pb2.JobSpec, path: str, found: Violations) -> JobSpe
             else NO_OVERRIDES
         ),
     )
+
+
+def _labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    if not labels:
+        return _NO_LABELS
+    # A request may hold a million labels. They are not copied if `check_spec` rejects them.
+    return dict(labels) if len(labels) <= MAX_LABELS else labels
 
 
 def _read_payload(data: data_pb2.Data | None, path: str, found: Violations) -> Payload:
