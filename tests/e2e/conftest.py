@@ -24,7 +24,9 @@ def shared_processes(
 ) -> Iterator[Processes]:
     """A gateway, a scheduler and a worker with the handlers of the tests."""
     with ExitStack() as stack:
-        settings = module_settings.model_copy(update={"log_format": "json", "shutdown_grace": 1.0})
+        settings = module_settings.model_copy(
+            update={"log_format": "json", "shutdown_grace": 1.0, "worker_lease": 3.0}
+        )
         environment = environment_of(
             settings,
             HEADRACE_HANDLERS="support.handlers",

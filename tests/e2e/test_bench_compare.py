@@ -78,7 +78,7 @@ async def test_nothing_outlives_a_run_that_is_ended(kill) -> None:
                 "peer.py control" in line for line in lines
             )
 
-        await until(all_run, within=60)
+        await until(all_run, within=240)
         kill(run)
     psutil.wait_procs(started, timeout=30)
     assert [one for one in started if one.is_running() and one.status() != "zombie"] == []

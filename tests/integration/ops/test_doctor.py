@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -443,7 +443,6 @@ def password(settings: Settings) -> str:
 
 
 async def test_it_says_what_is_bad_and_what_to_do(settings: Settings, database: Database) -> None:
-    began = datetime.now(UTC)
     done = doctor(settings)
     assert done.returncode == 1, done.stderr
     assert "bad  scheduler: nobody leads" in done.stdout
@@ -456,7 +455,6 @@ async def test_it_says_what_is_bad_and_what_to_do(settings: Settings, database: 
     assert told["verdict"] == "bad"
     topics = {finding["topic"] for finding in told["findings"]}
     assert {"headrace", "postgresql", "connections", "clock", "redis", "transactions"} <= topics
-    assert datetime.now(UTC) - began < timedelta(minutes=1)
 
 
 async def test_what_runs_well_ends_with_0(settings: Settings, database: Database) -> None:
