@@ -54,7 +54,6 @@ class Chain:
 
     def __init__(self, links: Sequence[Link], *, needs: Collection[str] = ()) -> None:
         self.links = tuple(links)
-        self._needs = needs
         names = [link.name for link in self.links]
         for position, link in enumerate(self.links):
             if link.name in names[:position]:

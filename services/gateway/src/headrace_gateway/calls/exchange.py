@@ -1,4 +1,4 @@
-"""An exchange: one request and its responses, on their way through the chain of links."""
+"""Exchanges: a request and its responses while they pass through the chain."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Method:
 
 
 class Exchange:
-    """What the links of a chain know about one request; each link adds its part.
+    """The state of one request in the chain; each link adds its part.
 
     Args:
         raw: the bytes of the request; for a method that streams requests, an iterator of them.
