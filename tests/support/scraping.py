@@ -23,7 +23,7 @@ async def scrape(port: int) -> Scrape:
     return samples
 
 
-async def scrape_until(port: int, met: Callable[[Scrape], bool], *, within: float = 15) -> Scrape:
+async def scrape_until(port: int, met: Callable[[Scrape], bool], *, within: float = 30) -> Scrape:
     """Scrapes again and again until the metrics meet a condition; returns them.
 
     Raises:

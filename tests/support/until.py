@@ -13,7 +13,7 @@ from headrace_core.store.sql.database import Database
 T = TypeVar("T")
 
 
-async def until(look: Callable[[], Awaitable[T] | T], *, within: float = 15.0) -> T:
+async def until(look: Callable[[], Awaitable[T] | T], *, within: float = 30.0) -> T:
     """Looks again and again until there is something to see; returns it.
 
     Args:

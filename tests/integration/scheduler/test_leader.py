@@ -150,7 +150,7 @@ async def test_leader_with_refused_renewal_stops_and_counts_it(
         await lose_lead(database)
         async with database.statement() as connection:
             await take_lead(connection, holder=rival, lease=timedelta(hours=1))
-        await until(lambda: not only.leading.is_set(), within=5)
+        await until(lambda: not only.leading.is_set())
         assert (office.at_work, office.gauges.stale_writes) == (0, 1)
         # It is a standby until it leads again.
         async with database.statement() as connection:

@@ -225,7 +225,7 @@ async def test_waiting_for_a_result_can_be_given_up(client, platform):
         await job.result(timeout=0.05)
 
     platform.finish(job.id, result=1)
-    assert await job.result(timeout=5) == 1
+    assert await job.result(timeout=30) == 1
 
 
 async def test_a_handle_of_an_existing_job_needs_its_id_alone(client):

@@ -28,7 +28,7 @@ async def use(server):
 async def test_a_job_is_submitted_followed_and_its_result_returned(use):
     def work(client):
         job = client.submit("square_sum", {"data": [1, 2]}, labels={"a": "b"})
-        return [event.seq for event in job.watch()], job.result(timeout=5), job.get().labels
+        return [event.seq for event in job.watch()], job.result(timeout=30), job.get().labels
 
     assert await use(work) == ([1, 2, 3, 4, 5], 5, {"a": "b"})
 

@@ -48,7 +48,7 @@ class Served:
 
     async def status(self, service: str = "") -> int:
         request = health_pb2.HealthCheckRequest(service=service)
-        return (await self.stub.Check(request, timeout=5)).status
+        return (await self.stub.Check(request, timeout=30)).status
 
     def watch(self, service: str = "") -> grpc.aio.UnaryStreamCall:
         return self.stub.Watch(health_pb2.HealthCheckRequest(service=service), timeout=20)
@@ -170,7 +170,7 @@ async def test_a_shutdown_cannot_be_undone(served: Served):
 async def test_open_watches_do_not_hold_up_the_stop(served: Served):
     stream = served.watch()
     assert (await stream.read()).status == SERVING
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await served.server.stop(grace=60)
 
 

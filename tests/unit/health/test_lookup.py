@@ -222,6 +222,6 @@ async def test_a_shutdown_waits_for_no_reading(served: Served):
     probe = asyncio.ensure_future(served.status("door/open"))
     while not served.registry.readings:
         await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await served.server.enter_graceful_shutdown()
         assert await probe == NOT_SERVING

@@ -263,7 +263,7 @@ async def test_attempt_stopped_before_it_completes_ends(
         return True
 
     attempt = execution(registered(function, takes_context=True), ends, write=write)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         attempt.start()
         await writing.wait()
         attempt.stop(reason)

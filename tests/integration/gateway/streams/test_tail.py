@@ -266,7 +266,7 @@ async def test_both_views_have_every_event_once_in_order(
         await look()
         return len(tail.settled) == len(tail.visible)
 
-    await until(everything_has_settled, within=5)
+    await until(everything_has_settled)
 
 
 async def _committed(database: Database) -> set[tuple[int, int]]:

@@ -87,7 +87,7 @@ def test_ended_stream_leaves_no_routes(routes: Routes, gauges: Gauges, make_even
 
 
 async def test_wait_for_a_stream_ends_when_one_opens(routes: Routes):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await routes.wait(0.001)
         waiting = asyncio.create_task(routes.wait(5))
         await asyncio.sleep(0)
