@@ -11,7 +11,8 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from pydantic import ValidationError
 
-from headrace import Client, _stream
+from headrace import Client
+from headrace._timing import Timing
 from headrace.v1.job_pb2 import JOB_STATE_SUCCEEDED, JobSpec
 from headrace.v1.job_service_pb2 import (
     WATCH_MARK_IDLE,
@@ -129,8 +130,7 @@ async def test_idle_interval_out_of_its_bounds_is_invalid(
 
 
 def test_longest_idle_setting_is_half_of_the_silence_of_clients():
-    longest = _stream._SILENCE / 2
-
+    longest = Timing().silence / 2
     assert Settings(stream_idle=longest).stream_idle == longest
     with pytest.raises(ValidationError, match="stream_idle"):
         Settings(stream_idle=longest + 0.1)
