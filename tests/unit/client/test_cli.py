@@ -89,7 +89,7 @@ async def test_submit_tells_when_the_request_id_was_used(run):
     again = await run("submit", "wait", "--request-id", "a")
 
     assert again.out.strip() == first
-    assert "same job" in again.err
+    assert "the existing job was returned" in again.err
 
 
 async def test_validate_only_says_what_would_happen(run, platform):
@@ -478,7 +478,7 @@ async def test_a_second_receiver_says_that_it_stands_by(run, start, platform):
     platform.subscriptions.take_away("billing", "somebody else")
     ended = await run("subscription", "watch", "billing", "--timeout-wait", "0.5s")
     assert ended.code == 124
-    assert "standing by" in ended.err
+    assert "waiting on standby" in ended.err
 
     process = await start("subscription", "watch", "billing")
     await platform.until(lambda: platform.watchers["billing"] == 2)

@@ -268,7 +268,7 @@ async def test_many_jobs_go_in_one_request(client, platform):
 
 @pytest.mark.parametrize("count", [0, 1001])
 async def test_a_batch_of_a_wrong_size_is_refused_at_once(client, platform, count):
-    with pytest.raises(ValueError, match=f"^{count} jobs; a batch must have 1 to 1000 jobs"):
+    with pytest.raises(ValueError, match=f"^{count} jobs; a batch must have 1 to 1,000 jobs"):
         await client.submit_many([JobSpec("wait")] * count)
     assert platform.seen == []
 
@@ -312,7 +312,7 @@ async def test_who_stops_early_has_submitted_no_more_than_was_on_its_way(client,
 
 
 async def test_batches_in_flight_are_at_least_one(client):
-    with pytest.raises(ValueError, match="in_flight must be at least 1"):
+    with pytest.raises(ValueError, match="in_flight is 0; it must be at least 1"):
         await anext(client.submit_in_batches([JobSpec("wait")], in_flight=0))
 
 

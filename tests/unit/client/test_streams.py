@@ -151,7 +151,7 @@ async def test_an_error_of_the_gateway_itself_ends_it(client, platform):
 
 
 async def test_an_expired_cursor_says_how_to_go_on(client):
-    with pytest.raises(CursorExpired, match=r"go on from oldest_cursor.*\(oldest_cursor: 7\)"):
+    with pytest.raises(CursorExpired, match=r"continue from oldest_cursor.*\(oldest_cursor: 7\)"):
         await anext(client.watch(cursor="expired"))
 
 

@@ -1,6 +1,6 @@
-"""Headrace's client: submit jobs, and follow each of their transitions live.
+"""The Headrace client: submit jobs and follow each of their transitions live.
 
-`Client` is asynchronous, `SyncClient` is the same for synchronous programs.
+`Client` is asynchronous; `SyncClient` has the same methods for synchronous programs.
 """
 
 import os
@@ -66,8 +66,8 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# gRPC reads this when it is imported. With its own handlers of a fork, children of a process that
-# has streams open crash, also those that never use gRPC.
+# gRPC reads this at its import. With gRPC's fork handlers, a forked child of a process with open
+# streams crashes, even if the child never uses gRPC.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 __all__ = [
@@ -128,8 +128,8 @@ __all__ = [
     "WrongEventLoop",
 ]
 
-# What stands on gRPC is imported when it is asked for: loading gRPC takes longer than all the rest,
-# and `headrace --help` needs none of it.
+# Names that need gRPC are imported on first use. The import of gRPC takes longer than all others,
+# and `headrace --help` does not need it.
 _ON_GRPC = {
     "Batch": "headrace.handle",
     "Client": "headrace.client",
@@ -154,7 +154,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _version() -> str:
-    # Imported here, since it takes longer than the rest of this package.
+    # Imported here because it takes longer than the rest of this package.
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
 
     try:

@@ -1,4 +1,4 @@
-"""`python -m headrace` is the command `headrace`."""
+"""The entry point of `python -m headrace`, which is the command `headrace`."""
 
 from headrace.cli import main
 

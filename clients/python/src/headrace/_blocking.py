@@ -1,4 +1,4 @@
-"""Asynchronous things for synchronous callers: an event loop in a thread of its own."""
+"""Asynchronous objects for synchronous callers: an event loop in its own thread."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ T = TypeVar("T")
 W = TypeVar("W")
 
 _END: Final = object()
-# How often a waiting thread looks for signals, in seconds.
-_GLANCE: Final = 0.5
-# How long cancelled work may take to end, in seconds.
-_PATIENCE: Final = 5.0
+# Interval at which a waiting thread handles signals, in seconds.
+_SIGNAL_INTERVAL: Final = 0.5
+# Time for cancelled work to end, in seconds.
+_CANCEL_TIMEOUT: Final = 5.0
 
 
 class LoopThread:
@@ -32,17 +32,17 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._closed = False
-        self._begin()
+        self._reset()
         _process.own(self)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._starting = threading.Lock()
         self._running: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
 
     def abandon(self) -> object:
-        """Drop the loop in a forked child: it shares its sockets and its epoll with the parent."""
+        """Drop the loop in a forked child: the parent uses the same sockets and epoll."""
         running = self._running
-        self._begin()
+        self._reset()
         return running
 
     @property
@@ -50,10 +50,10 @@ class LoopThread:
         return self._closed
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs `work` in the loop and waits for it; Ctrl-C cancels it.
+        """Run `work` in the loop and wait for it; Ctrl-C cancels it.
 
         Raises:
-            RuntimeError: it is closed, or this is its own thread.
+            RuntimeError: the loop is closed, or the caller runs in it.
         """
         try:
             if self._closed or threading.current_thread() in (self._running or ()):
@@ -73,31 +73,31 @@ class LoopThread:
         ended: futures.Future[T] = futures.Future()
         task: asyncio.Task[T] | None = None
 
-        def begin() -> None:
+        def start() -> None:
             nonlocal task
             task = loop.create_task(work)
-            task.add_done_callback(functools.partial(_settle, ended))
+            task.add_done_callback(functools.partial(_transfer, ended))
 
         def interrupt() -> None:
             if task is not None:
                 task.cancel()
             else:
                 work.close()
-                ended.set_exception(RuntimeError("interrupted before it began"))
+                ended.set_exception(RuntimeError("interrupted before the call started"))
 
         try:
-            loop.call_soon_threadsafe(begin)
+            loop.call_soon_threadsafe(start)
             return _result(ended, thread)
         except BaseException:
             if not ended.done():
-                # Only the wait was interrupted, by Ctrl-C. The work must have ended before anybody
-                # goes on, for instance to close the generator that it stands in.
+                # Ctrl-C interrupted only the wait. The work must end before the caller continues,
+                # which may close the generator that the work runs in.
                 loop.call_soon_threadsafe(interrupt)
-                futures.wait([ended], timeout=_PATIENCE)
+                futures.wait([ended], timeout=_CANCEL_TIMEOUT)
             raise
 
     def iterate(self, source: AsyncIterator[T]) -> Generator[T, None, None]:
-        """Yields what `source` yields, and closes it in the end."""
+        """Yield the items of `source`, and close it at the end."""
         try:
             while True:
                 item = self.run(_next(source))
@@ -106,13 +106,13 @@ class LoopThread:
                 yield item
         finally:
             aclose = getattr(source, "aclose", None)
-            # At the end of the program the thread is gone.
+            # At the exit of the interpreter, the thread no longer runs.
             running = self._running is not None and not sys.is_finalizing()
             if aclose is not None and running and not self._closed:
                 self.run(aclose())
 
     def close(self) -> None:
-        """Ends the loop and its thread, with what still runs in it."""
+        """Cancel all work of the loop, then stop the loop and its thread."""
         with self._starting:
             closed, self._closed = self._closed, True
         if not closed and self._running is not None:
@@ -136,21 +136,21 @@ class LoopThread:
 
 
 def _result(ended: futures.Future[T], thread: threading.Thread) -> T:
-    # A Ctrl-C that comes just before a wait begins is noticed when the wait ends: so it ends often.
+    # A Ctrl-C just before a wait is handled only when the wait ends, so each wait is short.
     while True:
         try:
-            return ended.result(_GLANCE)
+            return ended.result(_SIGNAL_INTERVAL)
         except TimeoutError:
             if ended.done():
                 return ended.result()
             if not thread.is_alive():
-                raise RuntimeError("the client was closed meanwhile") from None
+                raise RuntimeError("the client was closed during the call") from None
 
 
-def _settle(ended: futures.Future[T], task: asyncio.Task[T]) -> None:
-    """Hands a task's outcome to another thread."""
+def _transfer(ended: futures.Future[T], task: asyncio.Task[T]) -> None:
+    """Pass the result of a task to another thread."""
     if task.cancelled():
-        ended.set_exception(RuntimeError("the client was closed meanwhile"))
+        ended.set_exception(RuntimeError("the client was closed during the call"))
     elif error := task.exception():
         ended.set_exception(error)
     else:
@@ -170,21 +170,21 @@ async def _cancel_others() -> None:
 
 
 class Blocking(Generic[A]):
-    """The synchronous face of `inner`, which lives in the loop of `thread`."""
+    """The synchronous interface of `inner`, which runs in the loop of `thread`."""
 
     def __init__(self, inner: A, thread: LoopThread) -> None:
         self._inner = inner
         self._thread = thread
 
 
-# These make a synchronous method of an asynchronous one, with the same signature and documentation,
-# so that the two can never differ.
+# These derive a synchronous method from an asynchronous one. Signature and documentation are the
+# same, so the two cannot differ.
 
 
 def blocking(
     method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Blocking[A], P], T]:
-    """Of a coroutine method, one that waits for it."""
+    """Return a method that waits for the coroutine of `method`."""
 
     @functools.wraps(method)
     def call(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -196,7 +196,7 @@ def blocking(
 def iterating(
     method: Callable[Concatenate[A, P], AsyncIterator[T]],
 ) -> Callable[Concatenate[Blocking[A], P], Generator[T, None, None]]:
-    """Of a method that returns an asynchronous iterator, a generator."""
+    """Return a generator method for a method that returns an asynchronous iterator."""
 
     @functools.wraps(method)
     def call(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
@@ -209,7 +209,7 @@ def wrapping(
     wrap: Callable[[T, LoopThread], W],
     method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Blocking[A], P], W]:
-    """Of a coroutine method, one that waits for it and wraps what it returns."""
+    """Return a method that waits for the coroutine of `method` and wraps its result."""
 
     @functools.wraps(method)
     def call(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> W:

@@ -54,7 +54,7 @@ class Calls:
         method: Callable[[Gateway], aio.UnaryUnaryMultiCallable[Q, R]],
         request: Q,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server
+        timeout: float | None = None,  # noqa: ASYNC109 - sent to the server
         metadata: Metadata | None = None,
     ) -> R:
         """Call a unary method.
@@ -111,16 +111,16 @@ class Calls:
 
         Args:
             endless: whether the stream ends only with an error and sends marks. Until its first
-                response it is retried as often as a unary call. Other streams end by themselves,
-                and may be quiet for any time.
+                response it is retried as often as a unary call. Other streams end normally and may
+                be quiet for any time.
         """
-        others = len(self._gateways.targets) - 1
+        targets = len(self._gateways.targets)
         return Stream(
             gateways=self._gateways,
             endless=endless,
-            begin_retries=self._retries if endless else None,
+            first_retries=self._retries if endless else None,
             resume_timeout=self._resume_timeout,
-            taking=self.timeout / (others + 1) if others else None,
+            accept_timeout=self.timeout / targets if targets > 1 else None,
             timing=self._timing,
         )
 

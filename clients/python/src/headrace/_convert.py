@@ -1,4 +1,4 @@
-"""Between the messages of the contract and the values of this library."""
+"""Conversions between messages of the contract and values of this library."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ _EVENT_TYPES: Final = _by_number(event_pb2.JobEventType, JobEventType, "JOB_EVEN
 _OUTCOMES: Final = _by_number(job_service_pb2.SubmitOutcome, SubmitOutcome, "SUBMIT_OUTCOME_")
 
 
-# From values.
+# Values to messages.
 
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def to_spec(spec: JobSpec) -> job_pb2.JobSpec:
-    """The message of a spec; a delay begins now.
+    """Return the message of a spec; its delay starts now.
 
     Raises:
-        TypeError: the payload holds something that JSON cannot say.
-        ValueError: it holds NaN, an infinity or itself.
+        TypeError: the payload contains a value that JSON cannot represent.
+        ValueError: the payload contains NaN, an infinity or itself.
     """
     message = job_pb2.JobSpec()
     write_spec(spec, message)
@@ -72,9 +72,9 @@ def to_spec(spec: JobSpec) -> job_pb2.JobSpec:
 
 
 def write_spec(spec: JobSpec, message: job_pb2.JobSpec) -> None:
-    """Writes a spec into an empty message; otherwise as `to_spec`."""
+    """Write a spec to an empty message; see `to_spec`."""
     message.type = spec.type
-    # Most jobs say little: what a message has anyway is not written.
+    # Most jobs set few fields, so defaults are not written.
     if spec.queue:
         message.queue = spec.queue
     if spec.priority:
@@ -108,10 +108,10 @@ def to_filter(
     batch_id: str,
     job_ids: Iterable[str],
 ) -> job_service_pb2.JobFilter:
-    """The message of a filter.
+    """Return the message of a filter.
 
     Raises:
-        ValueError: one of `states` is no state.
+        ValueError: one of `states` is not a job state.
     """
     return job_service_pb2.JobFilter(
         queues=queues,
@@ -161,7 +161,7 @@ def _to_timestamp(time: datetime) -> Timestamp:
     return message
 
 
-# From messages.
+# Messages to values.
 
 
 def from_job(message: job_pb2.Job) -> Job:
@@ -199,7 +199,7 @@ def from_job(message: job_pb2.Job) -> Job:
 
 
 def from_event(message: event_pb2.JobEvent) -> JobEvent:
-    # Most events have none of the details; one question tells.
+    # Most events have no detail. One check is faster than one per field.
     detail = message.WhichOneof("detail")
     return JobEvent(
         job_id=message.job_id,
@@ -279,7 +279,7 @@ def from_subscription(
 
 
 def from_data(message: data_pb2.Data) -> Any:
-    """The document, whichever form it came in; `Omitted` in place of one that was left out."""
+    """Return a document from either of its encodings; `Omitted` if the server left it out."""
     if message.omitted_bytes:
         return Omitted(message.omitted_bytes)
     if message.WhichOneof("kind") == "value":
@@ -326,7 +326,7 @@ def _retry_policy(message: job_pb2.RetryPolicy) -> RetryPolicy:
 def _time(message: Any, field: str) -> datetime | None:
     if not message.HasField(field):
         return None
-    # Timestamp.ToDatetime takes three times as long.
+    # Three times as fast as Timestamp.ToDatetime.
     timestamp: Timestamp = getattr(message, field)
     return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
 

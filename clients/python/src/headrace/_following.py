@@ -27,7 +27,7 @@ Response: TypeAlias = (
 
 
 class Following(ABC):
-    """Yields the events of one stream over many jobs, each once and in order per job.
+    """The events of one stream over many jobs, each once and in order per job.
 
     A wait for an event may be cancelled, for example by a timeout, without losing an event.
 
@@ -46,14 +46,14 @@ class Following(ABC):
         self._response: Response | None = None
         self._events: deque[event_pb2.JobEvent] = deque()
         # The number of yielded events, and of those up to `cursor`.
-        self._yielded = self._settled = 0
-        # Whether the resumed stream has sent only repeated events so far. Then `cursor` is ahead of
-        # the responses and does not change.
+        self._yielded = self._covered = 0
+        # True while the resumed stream has sent only repeated events. Then `cursor` is ahead of the
+        # responses and does not change.
         self._replaying = False
 
     @property
     def resumes(self) -> int:
-        """Number of resumes, after a cut or because this program was slow."""
+        """The number of resumes, after a cut or because this program was slow."""
         return self._stream.resumes
 
     async def __aenter__(self) -> Self:
@@ -63,16 +63,16 @@ class Following(ABC):
             CallError: the stream was refused, or no gateway responded within the timeout of the
                 client.
         """
-        patience = asyncio.timeout(self._timeout)
+        limit = asyncio.timeout(self._timeout)
         try:
-            async with patience:
+            async with limit:
                 await self._receive()
         except BaseException as error:
-            if patience.expired() and type(error) is TimeoutError:
-                if self._resumable and await self._stream.taken():
+            if limit.expired() and type(error) is TimeoutError:
+                if self._resumable and await self._stream.accepted():
                     # The gateway reads many past events without a match. No event can be missed.
                     return self
-                message = f"no gateway answered within {self._timeout:g} s"
+                message = f"no gateway responded within {self._timeout:g} s"
                 error = DeadlineExceeded(Refusal(code="DEADLINE_EXCEEDED", message=message))
             await self.aclose()
             raise error from None
@@ -116,19 +116,19 @@ class Following(ABC):
         self._events.popleft()
         self._yielded += 1
         if not self._events:
-            self._settle()
+            self._advance()
         return event
 
     @property
     def _resumable(self) -> bool:
-        """Whether a stream that starts later misses no event."""
+        """True if a stream that starts later misses no event."""
         return bool(self.cursor)
 
     @abstractmethod
     def _start(self, gateway: Gateway) -> aio.UnaryStreamCall[Any, Any]:
         """Start the stream after `cursor`."""
 
-    def _arrived(self, response: Response, *, news: bool) -> None:  # noqa: B027  # may do nothing
+    def _received(self, response: Response, *, news: bool) -> None:  # noqa: B027  # may do nothing
         """Handle the marks of a response.
 
         Args:
@@ -144,17 +144,17 @@ class Following(ABC):
         self._events.extend(self._seen.new(response.events))
         if self._events:
             self._stream.progressed()
-        self._arrived(response, news=bool(self._events))
-        self._settle()
+        self._received(response, news=bool(self._events))
+        self._advance()
         return True
 
-    def _settle(self) -> None:
+    def _advance(self) -> None:
         """Advance the cursor after all events of the last response have been yielded."""
         if self._events or self._response is None:
             return
         if not self._replaying:
             # The cursor of a response is the place after its last event.
-            self._settled = self._yielded
+            self._covered = self._yielded
             self.cursor = self._response.cursor or self.cursor
         if self._response.mark == job_service_pb2.WATCH_MARK_CAUGHT_UP:
             self.caught_up = True

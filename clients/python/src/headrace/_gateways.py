@@ -54,10 +54,11 @@ def _options(target: str) -> list[tuple[str, int | str]]:
         # above the minimum of the gateway.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
-        # gRPC uses this as the timeout of the ping, one minute by default, and not the one above.
+        # gRPC takes the timeout of the ping from this option (default: one minute), not from
+        # keepalive_timeout_ms.
         ("grpc.http2.ping_timeout_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),
-        # Responses are at most 4 MiB, those of older gateways may be larger.
+        # Responses are at most 4 MiB; older gateways may send larger ones.
         ("grpc.max_receive_message_length", 16 * _MEBIBYTE),
         # The gateway refuses large requests and reports the limit.
         ("grpc.max_send_message_length", -1),
@@ -142,7 +143,7 @@ class Gateways:
         """Refuse a call from a forked process or another event loop.
 
         Raises:
-            ForkedProcess: this process is a fork of one that was connected.
+            ForkedProcess: this process is a fork of a process that had connected.
             WrongEventLoop: the gateways belong to another event loop.
         """
         _process.check_forked()
@@ -158,7 +159,7 @@ class Gateways:
             )
 
     def current(self) -> Gateway:
-        """Return the gateway in use; its channel connects by itself.
+        """Return the gateway in use; its channel connects on demand.
 
         Raises:
             ForkedProcess, MonkeyPatched, WrongEventLoop: gRPC does not work here.

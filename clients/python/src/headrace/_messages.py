@@ -1,9 +1,9 @@
-"""Messages of protocols that are not our own, in a descriptor pool of their own.
+"""Messages of other protocols, in a separate descriptor pool.
 
-Their generated modules live in packages that an application may have in any version
-(googleapis-common-protos, grpcio-health-checking), and a protobuf message can be registered once
-only in the default pool. So the few fields that the client reads are declared here, compatible on
-the wire, where they can never collide with those packages.
+Their generated modules are in packages that an application may have in any version
+(googleapis-common-protos, grpcio-health-checking), and the default pool accepts each protobuf
+message only once. So the few fields that the client reads are declared here. They are compatible on
+the wire and cannot collide with those packages.
 """
 
 from __future__ import annotations
@@ -68,5 +68,5 @@ _pool: Final = _declare()
 
 
 def message_class(name: str) -> Any:
-    """The class of a message that is declared above."""
+    """Return the class of a message that is declared above."""
     return GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))

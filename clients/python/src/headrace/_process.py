@@ -1,8 +1,9 @@
-"""Processes in which gRPC cannot work: refused before they hang or crash.
+"""Refuse processes in which gRPC cannot work, before they hang or crash.
 
-gRPC's threads do not survive a fork, and its asyncio layer cannot start again: in the child a call
-never ends or the process crashes. So the child of a process that had connected is refused, and gRPC
-never gets back an object that the child inherited. A client that had not connected works there.
+gRPC's threads do not survive a fork, and its asyncio layer cannot start again: in the child, calls
+never end or the process crashes. So the child of a process that had connected is refused, and the
+objects of gRPC that the child inherited are never released. In the child of a process that had not
+connected, clients work.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from headrace.errors import ForkedProcess, MonkeyPatched
 # "threading" or "thread", eventlet "thread".
 _MODULES: Final = ("thread", "threading", "socket", "select")
 
-# The thread of grpc.aio, which is there from its first use to the end of the process.
+# The thread of grpc.aio, which runs from its first use to the end of the process.
 _POLLER: Final = "(_poll_wrapper)"
 
 
 class Owner(Protocol):
-    """An object with a thread, an event loop or parts of gRPC, useless in a forked child."""
+    """An object with a thread, an event loop or objects of gRPC, unusable in a forked child."""
 
     def abandon(self) -> object:
-        """Drop those parts in a forked child, and return them to be kept alive for ever."""
+        """Drop those parts in a forked child, and return them; they are never released."""
 
 
 class _Process:
@@ -37,7 +38,7 @@ class _Process:
         self.kept: list[object] = []
 
     def before_fork(self) -> None:
-        # A program that uses grpc.aio without a client is no better off.
+        # A program that uses grpc.aio without a client has the same problem.
         self.connected |= any(_POLLER in thread.name for thread in threading.enumerate())
 
     def after_fork(self) -> None:
@@ -51,45 +52,45 @@ if hasattr(os, "register_at_fork"):
 
 
 def own(owner: Owner) -> None:
-    """Have `owner` drop what a forked child must not use."""
+    """Register `owner`: a forked child drops its unusable parts."""
     _process.owners.add(owner)
 
 
 def check_forked() -> None:
-    """Refuse a process that was forked from one that had used gRPC.
+    """Refuse the fork of a process that had used gRPC.
 
     Raises:
-        ForkedProcess: this process is one.
+        ForkedProcess: this process is such a fork.
     """
     if _process.forked:
         raise ForkedProcess(
-            "this process was forked from one that had used gRPC (a Headrace client that had "
-            "connected, or grpc.aio), and gRPC cannot work in it; use clients only after the fork "
-            "(with gunicorn --preload: not while the application is loaded), or start processes "
-            "with multiprocessing's 'spawn' or 'forkserver'"
+            "this process is a fork of a process that had used gRPC (a connected Headrace client "
+            "or grpc.aio), so gRPC cannot work in it; use clients only after the fork (with "
+            "gunicorn --preload: not while the application is loaded), or start processes with the "
+            "methods 'spawn' or 'forkserver' of multiprocessing"
         )
 
 
 def check_monkey_patches() -> None:
-    """Refuse a process in which gevent or eventlet has replaced what gRPC and asyncio need.
+    """Refuse a process in which gevent or eventlet has replaced modules of gRPC and asyncio.
 
     Raises:
-        MonkeyPatched: it has.
+        MonkeyPatched: a module was replaced.
     """
     for library, patched in (("gevent", _gevent()), ("eventlet", _eventlet())):
         if patched:
             raise MonkeyPatched(
-                f"{library} has replaced {', '.join(patched)} in this process, and gRPC hangs on "
-                "that; use the client in a process without monkey patching, with threads instead "
-                "(gunicorn -k gthread), or in a process of its own"
+                f"{library} has replaced {', '.join(patched)} in this process, and gRPC would "
+                "hang; use the client in a process without monkey patching, for example with "
+                "threads (gunicorn -k gthread)"
             )
 
 
 def connect() -> None:
-    """Record that this process connects to a gateway, if it may.
+    """Check that this process may connect to a gateway, and record that it does.
 
     Raises:
-        ForkedProcess, MonkeyPatched: gRPC cannot work in it.
+        ForkedProcess, MonkeyPatched: gRPC cannot work in this process.
     """
     check_forked()
     check_monkey_patches()

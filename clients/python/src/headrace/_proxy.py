@@ -1,4 +1,4 @@
-"""The HTTP proxy on the way to a gateway, by the environment variables that gRPC reads."""
+"""The HTTP proxy between client and gateway, from the environment variables that gRPC reads."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from ipaddress import ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
-# gRPC takes the first one that is set, also when its value is empty.
+# gRPC takes the first variable that is set, even if its value is empty.
 _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 _EXCEPTIONS: Final = ("no_grpc_proxy", "no_proxy")
 
 
 def is_loopback(target: str) -> bool:
-    """Whether a target is an address of this machine alone."""
+    """Return whether a target is a loopback address or a Unix socket."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
     host = _host(target)
@@ -28,18 +28,18 @@ def is_loopback(target: str) -> bool:
 
 
 def proxy_for(target: str) -> str:
-    """The proxy that gRPC uses for a target, as `http_proxy=host:port`; empty when it uses none."""
+    """Return the proxy that gRPC uses for a target, as `http_proxy=host:port`; empty: none."""
     if is_loopback(target):
         return ""
     name = _first_set(_PROXIES)
     url = urlsplit(os.environ.get(name, ""))
     if url.scheme != "http":
-        # gRPC ignores an empty value, and a proxy of another scheme or without one.
+        # gRPC ignores an empty value and any other scheme.
         return ""
     exceptions = os.environ.get(_first_set(_EXCEPTIONS), "")
     if any(_matches(_host(target), entry.strip()) for entry in exceptions.split(",")):
         return ""
-    # The proxy's user and password must not be in messages.
+    # Messages must not contain the user and password of the proxy.
     return f"{name}={url.netloc.rpartition('@')[2]}"
 
 
@@ -48,7 +48,7 @@ def _first_set(names: tuple[str, ...]) -> str:
 
 
 def _host(target: str) -> str:
-    """The host of `host:port`, `[::1]:port`, `dns:///host:port` or `ipv4:host:port`."""
+    """Return the host of `host:port`, `[::1]:port`, `dns:///host:port` or `ipv4:host:port`."""
     for scheme in ("dns:", "ipv4:", "ipv6:"):
         target = target.removeprefix(scheme)
     if target.startswith("//"):

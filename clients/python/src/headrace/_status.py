@@ -1,4 +1,4 @@
-"""From the status of a failed call to a typed error."""
+"""Conversion of the status of a failed call to a typed error."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from headrace.errors import (
     Violation,
 )
 
-# Where gRPC servers put a google.rpc.Status.
+# The trailer in which gRPC servers send a google.rpc.Status.
 _TRAILER: Final = "grpc-status-details-bin"
 _DOMAIN: Final = "headrace"
 
-# The codes, without a reason, of a call that gets no connection.
+# The codes of a call without a connection; they have no reason.
 _CONNECTION_CODES: Final = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
 
 _Status: Final = message_class("Status")
@@ -64,11 +64,11 @@ _BY_REASON: Final[dict[str, type[CallError]]] = {
     "INTERNAL": InternalError,
 }
 
-# For what the transport itself refuses, and for reasons that this version does not know.
+# For errors of the transport, and for reasons that this version does not know.
 _BY_CODE: Final[dict[str, type[CallError]]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "UNAVAILABLE": Unavailable,
-    # With it a server's transport ends what reaches it in the instant in which it stops.
+    # A server ends the calls that arrive while it stops with this code.
     "CANCELLED": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "INTERNAL": InternalError,
@@ -77,19 +77,19 @@ _BY_CODE: Final[dict[str, type[CallError]]] = {
 
 
 def call_error(error: AioRpcError, *, proxy: str = "") -> CallError:
-    """The typed error of a failed call.
+    """Return the typed error of a failed call.
 
     Args:
         error: the failure.
-        proxy: the proxy on the way to the gateway, which the message of a connection error names.
+        proxy: the proxy between client and gateway; the message of a connection error names it.
     """
     refusal = _refusal(error)
     if proxy and refusal.code in _CONNECTION_CODES and not refusal.reason:
-        way = f"on the way through the proxy {proxy}; list the gateway in no_proxy to go around it"
-        refusal = replace(refusal, message=f"{refusal.message} ({way})")
+        hint = f"through the proxy {proxy}; add the gateway to no_proxy to bypass the proxy"
+        refusal = replace(refusal, message=f"{refusal.message} ({hint})")
     kind = _BY_REASON.get(refusal.reason) or _BY_CODE.get(refusal.code, CallError)
     if refusal.code == "RESOURCE_EXHAUSTED" and not refusal.reason:
-        # gRPC itself: the request or its metadata is so large that no gateway has seen it.
+        # An error of gRPC itself: the request or its metadata is too large to reach a gateway.
         kind = LimitExceeded
     return kind(refusal)
 
@@ -116,7 +116,7 @@ def _refusal(error: AioRpcError) -> Refusal:
                 delay = _RetryInfo.FromString(detail.value).retry_delay
                 retry_after = timedelta(seconds=delay.seconds, microseconds=delay.nanos // 1000)
         except DecodeError:
-            # The status alone says enough to go on.
+            # The code and the message of the status are sufficient.
             continue
     return Refusal(
         code=code,
@@ -129,7 +129,7 @@ def _refusal(error: AioRpcError) -> Refusal:
 
 
 def _details(error: AioRpcError) -> list[Any]:
-    # The type stubs of grpc say less than it is: pairs of a key and a value.
+    # The stubs of grpc do not declare the type: pairs of a key and a value.
     trailers: Any = error.trailing_metadata()
     for key, value in trailers or ():
         if key == _TRAILER:

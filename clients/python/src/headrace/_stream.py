@@ -1,4 +1,4 @@
-"""A stream that resumes where it was cut."""
+"""A stream that resumes after a cut."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Stream(Generic[R]):
 
     Args:
         gateways: the gateways.
-        endless: whether the stream ends only with an error and sends marks. Other streams end by
-            themselves, and may be quiet for any time.
-        begin_retries: retries before the first response. None: as after it.
+        endless: whether the stream ends only with an error and sends marks. Other streams end
+            normally and may be quiet for any time.
+        first_retries: retries before the first response. None: no limit but `resume_timeout`.
         resume_timeout: how long to try to resume after the last response, in seconds.
-        taking: how long a gateway has to accept the stream before the next one is tried, in
+        accept_timeout: how long a gateway has to accept the stream before the next one is tried, in
             seconds. None: no limit.
         timing: the durations.
 
     Attributes:
-        resumes: number of resumes.
+        resumes: the number of resumes.
     """
 
     def __init__(
@@ -50,29 +50,29 @@ class Stream(Generic[R]):
         *,
         gateways: Gateways,
         endless: bool,
-        begin_retries: int | None,
+        first_retries: int | None,
         resume_timeout: float,
-        taking: float | None,
+        accept_timeout: float | None,
         timing: Timing,
     ) -> None:
         self.resumes = 0
         self._gateways = gateways
         self._endless = endless
-        self._begin_retries = self._retries_left = begin_retries
+        self._first_retries = self._retries_left = first_retries
         self._resume_timeout = resume_timeout
-        self._taking = taking
+        self._accept_timeout = accept_timeout
         self._timing = timing
         self._loop: asyncio.AbstractEventLoop | None = None
         self._backoff = timing.stream_backoff()
         self._gateway: Gateway | None = None
         self._call: aio.UnaryStreamCall[Any, R] | None = None
         self._reading: asyncio.Task[object] | None = None
-        # By the clock of the loop: the first response of this call, the time of the next attempt,
-        # and the end of all attempts.
+        # Times by the clock of the loop: the first response of this call, the next attempt, and the
+        # end of all attempts.
         self._answered: float | None = None
         self._due = 0.0
         self._give_up: float | None = None
-        self._begun = False
+        self._started = False
         self._busy = False
         self._closing = asyncio.Event()
         _process.own(self)
@@ -96,8 +96,8 @@ class Stream(Generic[R]):
 
         Raises:
             CallError: the stream was refused, or could not be resumed in time.
-            ForkedProcess, WrongEventLoop: it cannot go on here.
-            RuntimeError: another task waits for it already, or the client is closed.
+            ForkedProcess, WrongEventLoop: the stream cannot continue here.
+            RuntimeError: another task already waits for the stream, or the client is closed.
         """
         self._gateways.check()
         if self._busy:
@@ -112,9 +112,9 @@ class Stream(Generic[R]):
         """Reset the backoff, because the last response contained new events."""
         self._backoff.reset()
 
-    async def taken(self) -> bool:
+    async def accepted(self) -> bool:
         """Return whether a gateway has accepted the stream, perhaps without a response yet."""
-        return self._call is not None and await _taken(self._call, 0.0)
+        return self._call is not None and await _accepts(self._call, 0.0)
 
     async def aclose(self) -> None:
         """End the stream; a waiting task gets the end of the stream."""
@@ -128,7 +128,7 @@ class Stream(Generic[R]):
         while not self._closing.is_set():
             try:
                 if self._call is None:
-                    await self._begin(start)
+                    await self._open(start)
                 response = await self._read()
             except aio.AioRpcError as failure:
                 proxy = self._gateway.proxy if self._gateway else ""
@@ -145,7 +145,7 @@ class Stream(Generic[R]):
                 self._lost(_unavailable("the stream ended unexpectedly"), None)
         return None
 
-    async def _begin(self, start: Start[R]) -> None:
+    async def _open(self, start: Start[R]) -> None:
         self._loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._due):
@@ -154,8 +154,9 @@ class Stream(Generic[R]):
             return
         self._gateway = self._gateways.current()
         self._call = start(self._gateway)
-        if self._taking is not None and not await _taken(self._call, self._taking):
-            raise _unavailable(f"the gateway has not accepted the stream within {self._taking:g} s")
+        timeout = self._accept_timeout
+        if timeout is not None and not await _accepts(self._call, timeout):
+            raise _unavailable(f"the gateway has not accepted the stream within {timeout:g} s")
 
     async def _read(self) -> object:
         """Return the next response, or EOF.
@@ -173,16 +174,16 @@ class Stream(Generic[R]):
         while not (await asyncio.wait({reading}, timeout=silence))[0]:
             if self._endless:
                 raise _unavailable(f"the stream was silent for {silence:g} s")
-            await self._ask()
+            await self._check_health()
         self._reading = None
         if self._closing.is_set():
             return EOF
         response = reading.result()
         if response is not EOF:
-            self._heard()
+            self._record_response()
         return response
 
-    async def _ask(self) -> None:
+    async def _check_health(self) -> None:
         """Check that the gateway responds.
 
         Raises:
@@ -197,12 +198,12 @@ class Stream(Generic[R]):
             if failure.code().name in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
                 raise _unavailable("the gateway no longer responds") from failure
 
-    def _heard(self) -> None:
+    def _record_response(self) -> None:
         self._give_up = self._retries_left = None
         if self._answered is None:
             self._answered = asyncio.get_running_loop().time()
-            self.resumes += self._begun
-            self._begun = True
+            self.resumes += self._started
+            self._started = True
 
     def _lost(self, error: CallError, cause: BaseException | None) -> None:
         """Schedule the next attempt.
@@ -226,20 +227,20 @@ class Stream(Generic[R]):
             # The wait that a gateway asks for concerns only itself.
             wait = self._backoff.next(None if moved else error.refusal.retry_after)
         else:
-            self._forgive()
+            self._reset_retries()
             raise error from cause
         if self._give_up is None:
             self._give_up = now + self._resume_timeout
         if self._retries_left == 0 or (wait and now + wait >= self._give_up):
-            self._forgive()
+            self._reset_retries()
             raise error from cause
         if self._retries_left is not None:
             self._retries_left -= 1
         self._due = now + wait
 
-    def _forgive(self) -> None:
-        """Reset the retries: a wait after an error has all attempts again."""
-        self._retries_left = None if self._begun else self._begin_retries
+    def _reset_retries(self) -> None:
+        """Reset the retries, so that a wait after an error has all attempts again."""
+        self._retries_left = None if self._started else self._first_retries
         self._give_up = None
         self._due = 0.0
         self._backoff.reset()
@@ -256,7 +257,7 @@ class Stream(Generic[R]):
         self._reading = self._call = self._gateway = self._answered = None
 
 
-async def _taken(call: aio.UnaryStreamCall[Any, Any], timeout: float) -> bool:  # noqa: ASYNC109
+async def _accepts(call: aio.UnaryStreamCall[Any, Any], timeout: float) -> bool:  # noqa: ASYNC109
     """Return whether a gateway accepts a call in time, by its initial metadata."""
     try:
         async with asyncio.timeout(timeout):

@@ -1,4 +1,4 @@
-"""The calls of named subscriptions, which are a part of the client."""
+"""The calls of named subscriptions, a part of the client."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from headrace.v1 import subscription_service_pb2
 
 
 class SubscriptionCalls:
-    """Creates, shows, deletes and receives named subscriptions.
+    """The calls of a client for named subscriptions.
 
     A subscription is a watch of many jobs whose position the server stores: it resends matching
     events until they are acknowledged. Replicas of a service share a subscription: one replica
-    receives, the others stand by.
+    receives, all others wait on standby.
     """
 
     _calls: Calls
@@ -36,7 +36,8 @@ class SubscriptionCalls:
     ) -> Subscription:
         """Create a subscription; repeating the call with the same filter changes nothing.
 
-        So a service may call it at every start. `created` of the result is whether it is new.
+        So a service may call it at every start. `created` of the result is True if it is
+        new.
 
         Args:
             name: 1 to 100 of a-z, 0-9, `.`, `_` and `-`; the first is a letter or a digit.

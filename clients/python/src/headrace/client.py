@@ -41,19 +41,19 @@ from headrace.stats import HandlerInfo, Stats
 from headrace.v1 import handler_service_pb2, job_pb2, job_service_pb2
 from headrace.watch import JobWatch, Watch
 
-# Of grpc.health.v1.HealthCheckResponse.ServingStatus.
+# From grpc.health.v1.HealthCheckResponse.ServingStatus.
 _SERVING: Final = 1
-# Of an int64.
+# The maximum of an int64.
 _MAX_SEQ: Final = 2**63 - 1
 # In characters; the gateway replaces a longer one.
 _MAX_CORRELATION_ID: Final = 128
 
 
 class Client(SubscriptionCalls):
-    """Submits jobs and follows them.
+    """The asynchronous client: submits jobs and follows them.
 
     Every call is retried while no gateway is available, including submits, which always have a
-    `request_id`. Streams resume where they were cut. A client belongs to one event loop.
+    `request_id`. Streams resume after a cut. A client belongs to one event loop.
 
         async with Client() as client:
             job = await client.submit("square_sum", {"data": [1, 2, 3]})
@@ -63,7 +63,7 @@ class Client(SubscriptionCalls):
 
     Args:
         target: `host:port` of a gateway, or several in a list or separated by commas: the client
-            uses the first one that is reachable, and the next one if it fails. None: the value
+            uses the first reachable gateway, and the next one if it fails. None: the value
             of HEADRACE_TARGET, or 127.0.0.1:50051.
         timeout: the deadline of a unary call including all retries, in seconds.
         retries: retries of a unary call while no gateway is available.
@@ -114,7 +114,7 @@ class Client(SubscriptionCalls):
         """Close the connections and cancel their calls."""
         await self._gateways.close()
 
-    # Submitting.
+    # Submits.
 
     async def submit(
         self,
@@ -189,7 +189,7 @@ class Client(SubscriptionCalls):
             write_spec(spec, request.jobs.add())
         if not 1 <= len(request.jobs) <= MAX_BATCH:
             raise ValueError(
-                f"{len(request.jobs)} jobs; a batch must have 1 to {MAX_BATCH} jobs. "
+                f"{len(request.jobs)} jobs; a batch must have 1 to {MAX_BATCH:,} jobs. "
                 "Use submit_in_batches for any number"
             )
         return await self._submit_batch(
@@ -227,7 +227,7 @@ class Client(SubscriptionCalls):
             ValueError: `size` or `in_flight` is out of its range.
         """
         if in_flight < 1:
-            raise ValueError("in_flight must be at least 1")
+            raise ValueError(f"in_flight is {in_flight}; it must be at least 1")
         key = request_id or _fresh_key()
         metadata = _correlated(correlation_id)
         calls: deque[asyncio.Task[Batch]] = deque()
@@ -254,7 +254,7 @@ class Client(SubscriptionCalls):
         request: job_service_pb2.BatchSubmitJobsRequest,
         request_id: str,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server
+        timeout: float | None = None,  # noqa: ASYNC109 - sent to the server
         metadata: Metadata | None = None,
     ) -> Batch:
         request.request_id = request_id
@@ -401,8 +401,8 @@ class Client(SubscriptionCalls):
         _check_after_seq(after_seq)
 
         def start(gateway: Gateway, seq: int) -> UnaryStreamCall[Any, Any]:
-            # The gateway resends the last event at once. Without it, a quiet job would look like
-            # a gateway that is stuck.
+            # The gateway resends the last event at once. Without a response, a quiet job could not
+            # be distinguished from a stuck gateway.
             return gateway.jobs.WatchJob(
                 job_service_pb2.WatchJobRequest(
                     job_id=job_id, after_seq=max(0, seq - 1), data_encoding=JSON
@@ -498,11 +498,11 @@ class Client(SubscriptionCalls):
         Raises:
             Unavailable: the gateway is not serving, for example because its database is down.
         """
-        begin = time.monotonic()
+        start = time.monotonic()
         response = await self._calls.unary(lambda gateway: gateway.health, health_request(""))
         if response.status != _SERVING:
             raise Unavailable(Refusal(code="UNAVAILABLE", message="the gateway is not serving"))
-        return timedelta(seconds=time.monotonic() - begin)
+        return timedelta(seconds=time.monotonic() - start)
 
     async def queue_serving(self, queue: str) -> bool:
         """Return whether a live worker serves a queue (grpc.health.v1, `queue/NAME`)."""

@@ -48,9 +48,9 @@ class Refusal:
 
     Args:
         code: name of the gRPC status code, such as `NOT_FOUND`.
-        message: description for a person.
-        reason: the name in `headrace.v1.ErrorReason` without its prefix; empty if the status is not
-            from a gateway, but for example from the transport.
+        message: the description for people.
+        reason: the name in `headrace.v1.ErrorReason` without its prefix; empty if the status is
+            not from a gateway, for example if it is from the transport.
         metadata: details of the reason.
         violations: all invalid fields.
         retry_after: the wait that the server asks for.
@@ -200,7 +200,7 @@ class SubscriptionConflict(_SubscriptionError):
 class SubscriptionTaken(_SubscriptionError):
     """Another consumer receives the subscription `name` now.
 
-    It also receives all unacknowledged events. To stand by, subscribe again.
+    It also receives all unacknowledged events. To wait on standby, subscribe again.
     """
 
 

@@ -27,7 +27,7 @@ class JobState(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether the job has ended; a requeue makes it QUEUED again."""
+        """True if the job has ended; a requeue makes it QUEUED again."""
         return self in _TERMINAL
 
 
@@ -37,7 +37,7 @@ _TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 class SubmitOutcome(StrEnum):
     """The result of a submit."""
 
-    # The job was persisted.
+    # The job was stored.
     CREATED = "CREATED"
     # The request_id was used before with the same content; the existing job was returned.
     EXISTING = "EXISTING"
@@ -51,7 +51,7 @@ class SubmitOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """The retries of failed attempts: exponential backoff with jitter. None: as the handler sets.
+    """The retries of failed attempts: exponential backoff with jitter. None: the handler's value.
 
     Args:
         max_attempts: total attempts, including the first; 1 to 100.
@@ -75,7 +75,7 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if isinstance(self.non_retryable_error_types, str):
-            raise TypeError("non_retryable_error_types must be a list of names")
+            raise TypeError("non_retryable_error_types is a string; it must be a list of names")
 
 
 class JobOptions(TypedDict, total=False):
@@ -135,7 +135,7 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobError:
-    """Why an attempt or a job failed.
+    """The cause of a failed attempt or job.
 
     `type` is the name of an exception, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST or INTERRUPTED.
     `stack_trace` is the traceback of the handler; only the full view of a job contains it.
@@ -182,9 +182,10 @@ class Job:
 
     Only the full view (`get`, or `list` with `full`) contains `payload` and `result`, and only a
     SUCCEEDED job has a `result`. `Client.output` returns the output. `attempt` is the number of
-    starts, `seq` the number of the newest event, `error` the newest failure. `correlation_id` is in
-    all log lines about the job. `unreadable_fields` names fields whose stored values cannot be
-    read; they are empty here. Times are UTC, by the clock of the database; None: not yet.
+    attempts so far, `seq` the number of the newest event, `error` the newest failure.
+    `correlation_id` is in all log lines about the job. `unreadable_fields` names fields whose
+    stored values cannot be read; they are empty here. Times are UTC, by the clock of the database;
+    None: not yet.
     """
 
     id: str

@@ -34,14 +34,15 @@ class SubscriptionWatch(Following):
 
     Events that do not match need no `ack`.
 
-    While another consumer receives the subscription, this one stands by and takes over after it.
+    While another consumer receives the subscription, this one waits on standby. It takes over when
+    the other one stops.
 
     Attributes:
         name: the name of the subscription.
         consumer: the name of this consumer.
         cursor: the next `ack` acknowledges all events up to it; empty before the first event.
         caught_up: whether all past events have been yielded; the next ones are live.
-        standby: whether another consumer receives and this one waits.
+        standby: whether this consumer waits while another one receives.
     """
 
     def __init__(self, calls: Calls, *, name: str, consumer: str | None) -> None:
@@ -54,10 +55,10 @@ class SubscriptionWatch(Following):
         self._acked_cursor, self._acked = "", 0
         self._taken: SubscriptionTaken | None = None
         self._resumes_seen = 0
-        # Whether the last response was an idle mark.
+        # True if the last response was an idle mark.
         self._idle = False
-        # Whether to watch again after a loss of the subscription: once after each response.
-        self._welcome = False
+        # True if the watch may restart after a loss of the subscription: once after each response.
+        self._may_rejoin = False
 
     async def ack(self) -> bool:
         """Acknowledge the yielded events, so that no consumer receives them again.
@@ -112,18 +113,18 @@ class SubscriptionWatch(Following):
         try:
             received = await super()._receive()
         except SubscriptionTaken as taken:
-            if self._welcome and not await self._has_namesake():
-                # Its lease has lapsed, so it stands by again.
-                self._welcome, self.standby = False, True
+            if self._may_rejoin and not await self._name_in_use():
+                # The lease of this consumer has lapsed, so it waits on standby again.
+                self._may_rejoin, self.standby = False, True
                 return True
             await self._lose(taken)
             raise
-        self._welcome = True
+        self._may_rejoin = True
         if self._idle:
-            await self._pass_by()
+            await self._acknowledge_unmatched()
         return received
 
-    def _arrived(self, response: Response, *, news: bool) -> None:
+    def _received(self, response: Response, *, news: bool) -> None:
         mark = response.mark
         self._idle = mark == job_service_pb2.WATCH_MARK_IDLE
         self.standby = mark == job_service_pb2.WATCH_MARK_STANDBY
@@ -136,25 +137,25 @@ class SubscriptionWatch(Following):
         if news or mark == job_service_pb2.WATCH_MARK_CAUGHT_UP:
             self._replaying = False
 
-    async def _pass_by(self) -> None:
+    async def _acknowledge_unmatched(self) -> None:
         """Acknowledge events that do not match, after all matching ones are acknowledged.
 
         Otherwise a subscription to rare jobs would retain all other events, and expire.
         """
-        nothing_open = self._acked == self._yielded and not self._events and not self._replaying
-        if nothing_open and self.cursor != self._acked_cursor:
+        all_acked = self._acked == self._yielded and not self._events and not self._replaying
+        if all_acked and self.cursor != self._acked_cursor:
             # The stream or the next `ack` reports the error.
             with suppress(CallError):
                 await self._acknowledge()
 
     async def _acknowledge(self) -> None:
         # More events may be yielded during the call.
-        cursor, settled = self.cursor, self._settled
+        cursor, covered = self.cursor, self._covered
         request = subscription_service_pb2.AckSubscriptionRequest(name=self.name, cursor=cursor)
         await self._calls.unary(lambda gateway: gateway.subscriptions.AckSubscription, request)
-        self._acked_cursor, self._acked = cursor, settled
+        self._acked_cursor, self._acked = cursor, covered
 
-    async def _has_namesake(self) -> bool:
+    async def _name_in_use(self) -> bool:
         """Return whether the current consumer has the same name; both would replace each other."""
         request = subscription_service_pb2.GetSubscriptionRequest(name=self.name)
         response = await self._calls.unary(

@@ -1,4 +1,4 @@
-"""The synchronous client: the asynchronous one, on an event loop in a thread of its own."""
+"""The synchronous client: the asynchronous one, on an event loop in its own thread."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ class _SyncFollowing(Blocking[F]):
         return self
 
     def __next__(self) -> JobEvent:
-        # The event is taken here, and not in the client's thread: a Ctrl-C that comes meanwhile
-        # leaves it to the next call, and it counts as yielded only when it is.
+        # The event is taken in this thread. A Ctrl-C during the wait thus leaves it to the next
+        # call, and it counts as yielded only after this method returns it.
         while self._thread.run(self._inner.ready()):
             try:
                 return self._inner.take()
             except IndexError:
-                # Another thread has ended the stream, or taken it.
+                # Another thread has taken the event or ended the stream.
                 continue
         raise StopIteration
 
@@ -147,7 +147,7 @@ class SyncSubscriptionWatch(_SyncFollowing[SubscriptionWatch]):
 
 
 class SyncClient(Blocking[Client]):
-    """Submits jobs and follows them; `Client` documents all methods.
+    """The synchronous client; `Client` documents all methods and arguments.
 
         with SyncClient() as client:
             job = client.submit("square_sum", {"data": [1, 2, 3]})

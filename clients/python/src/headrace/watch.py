@@ -1,4 +1,4 @@
-"""Following jobs: many on one stream, or one."""
+"""Watches: of all jobs that match a filter, and of one job."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Watch(Following):
     """The events of all jobs that match a filter, until the caller ends the watch.
 
     `async with client.watch(…) as watch:` starts it; no later event is missed. `async for event in
-    watch:` yields each event once, in order per job. The watch resumes by itself if the connection
-    is cut, or if the gateway ends the stream because this program was slow. A wait for an event may
-    be cancelled, for example by a timeout, without losing an event.
+    watch:` yields each event once, in order per job. The watch resumes automatically if the
+    connection is cut, or if the gateway ends the stream because this program was slow. A wait for
+    an event may be cancelled, for example by a timeout, without losing an event.
 
     Attributes:
         cursor: resumes after the last yielded event, at any gateway and in any process. If several
@@ -58,13 +58,13 @@ class JobWatch:
 
     def __init__(self, calls: Calls, *, start: JobStart, after_seq: int) -> None:
         self.seq = after_seq
-        self._begin = start
+        self._start_at = start
         self._stream = calls.stream(endless=False)
         self._events: deque[event_pb2.JobEvent] = deque()
 
     @property
     def resumes(self) -> int:
-        """Number of resumes of the stream."""
+        """The number of resumes of the stream."""
         return self._stream.resumes
 
     async def __aenter__(self) -> Self:
@@ -99,4 +99,4 @@ class JobWatch:
         return event
 
     def _start(self, gateway: Gateway) -> aio.UnaryStreamCall[Any, Any]:
-        return self._begin(gateway, self.seq)
+        return self._start_at(gateway, self.seq)

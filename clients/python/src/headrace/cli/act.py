@@ -35,7 +35,7 @@ async def _each_job(
         The exit code of the first refusal, or OK.
 
     Raises:
-        UsageError: there are no job ids.
+        UsageError: `job_ids` is empty.
         Unavailable: no gateway is reachable, so the other calls would fail too.
     """
     if not job_ids:

@@ -65,7 +65,7 @@ def _app(arguments: Sequence[str], *, errors: Console) -> App:
         help=_HELP,
         help_format="plaintext",
         group_parameters=_OPTIONS,
-        # No --no-watch, and no --empty-label.
+        # Without this, flags and lists would get options such as --no-watch and --empty-label.
         default_parameter=Parameter(negative=()),
         help_epilogue=_EPILOGUE,
         version=lambda: version("headrace"),
@@ -107,7 +107,7 @@ async def _interruptible(command: Coroutine[Any, Any, object]) -> object:
     """Run a command; on Ctrl-C cancel it, so that it can clean up and print its position.
 
     The signal always wakes the loop's own signal handler. The handler of `asyncio.run` misses a
-    signal that arrives just before the loop begins to wait.
+    signal that arrives just before the loop waits.
     """
     task = asyncio.ensure_future(command)
     interrupted = False
@@ -117,7 +117,7 @@ async def _interruptible(command: Coroutine[Any, Any, object]) -> object:
         interrupted = True
         task.cancel()
 
-    # Windows does not implement it; there the signal wakes the loop in any case.
+    # Windows does not implement this; there the signal always wakes the loop.
     with suppress(NotImplementedError):
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
     try:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, and the parsing of their values."""
+"""Arguments and options of several commands, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cyclopts import Parameter, Token
 from headrace import JobState
 from headrace.cli.session import UsageError
 
-# As curl writes it. `run` replaces a lone hyphen, which the parser would read as an option.
+# The syntax of curl. `run` replaces a lone hyphen, because the parser would read it as an option.
 STDIN: Final = "@-"
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")

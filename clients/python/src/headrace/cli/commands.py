@@ -132,7 +132,7 @@ _SUBSCRIPTION_COMMANDS: Final = {
     ),
     "ack": (
         "subscriptions:ack",
-        "Acknowledge all events up to a cursor, for example one that watch --no-ack printed.",
+        "Acknowledge all events up to a cursor, for example from the output of watch --no-ack.",
         """
   headrace subscription ack billing AQEAAAAAAAMh…""",
     ),
@@ -142,18 +142,18 @@ _GROUP: Final = "headrace.commands"
 # Commands of packages that may be missing: the package, and the summary.
 _OPTIONAL: Final = {
     "up": ("headrace-standalone", "Start the whole platform on this machine."),
-    "doctor": ("headrace-ops", "Check the servers and services, and print what to do."),
+    "doctor": ("headrace-ops", "Check the servers and services, and print advice."),
     "verify": ("headrace-ops", "Audit the database against the invariants."),
 }
 
 
 def add_commands(app: App, arguments: Sequence[str]) -> None:
-    """Add all commands: our own, and those of the entry-point group `headrace.commands`.
+    """Add all commands: of this package, and of the entry-point group `headrace.commands`.
 
     A command of another package that cannot be imported breaks no other command.
 
     Args:
-        app: gets the commands.
+        app: the application; receives the commands.
         arguments: the command line.
 
     Raises:
@@ -185,7 +185,7 @@ def _add_own(app: App, commands: dict[str, tuple[str, str, str]]) -> None:
 
 def _add_installed(app: App, point: EntryPoint, *, used: bool) -> None:
     try:
-        # Without this, its help would end with the examples of our own commands.
+        # Otherwise its help would end with the examples of the application.
         app.command(point.load(), name=point.name, help_epilogue="")
     except Exception as error:
         if used:

@@ -16,7 +16,7 @@ from headrace import Job, JobError
 
 Format: TypeAlias = Literal["text", "json", "jsonl"]
 
-# Without a terminal no line is folded or cut.
+# Without a terminal, lines are not folded or cut.
 _UNBOUNDED = 10_000
 
 
@@ -38,7 +38,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 class Output:
-    """Writes values in one format.
+    """A writer of values in one format.
 
     Attributes:
         format: text, json or jsonl.
@@ -53,7 +53,7 @@ class Output:
 
     @property
     def live(self) -> bool:
-        """Whether stdout is a terminal that can be redrawn."""
+        """True if stdout is a terminal that can be redrawn."""
         return self.format == "text" and self.console.is_terminal
 
     def value(self, value: Any, text: RenderableType) -> None:

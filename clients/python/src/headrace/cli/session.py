@@ -19,7 +19,7 @@ from headrace.cli.output import Output
 if TYPE_CHECKING:
     from headrace import Client
 
-# Fewer retries than in a program: a person waits, and can repeat the command.
+# Fewer retries than in a program, because a user waits and can repeat the command.
 _RETRIES: Final = 2
 
 
@@ -40,8 +40,8 @@ class Session:
     output: Output
 
     def client(self) -> Client:
-        """Return a client, to be used with `async with`."""
-        # Keep gRPC from logging lost connections to the terminal. It reads this at its import.
+        """Return a client for `async with`."""
+        # Prevent gRPC from logging lost connections to the terminal. gRPC reads this at its import.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
             return headrace.Client(self.target, retries=_RETRIES)
@@ -63,9 +63,9 @@ class Exit(IntEnum):
     USAGE = 2
     NOT_FOUND = 3
     UNAVAILABLE = 5
-    # As the command `timeout` does.
+    # The same code as from the command `timeout`.
     TIMED_OUT = 124
-    # As shells do: 128 + SIGINT, 128 + SIGPIPE.
+    # The codes of shells: 128 + SIGINT, 128 + SIGPIPE.
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -102,7 +102,7 @@ async def time_limit(limit: timedelta | None, message: str) -> AsyncGenerator[No
         async with asyncio.timeout(seconds) as scope:
             yield
     except TimeoutError as error:
-        # Calls have deadlines of their own.
+        # Each call also has its own deadline.
         if scope.expired():
             raise TimeoutError(message) from error
         raise

@@ -1,4 +1,4 @@
-"""The commands that read: `get`, `output`, `events`, `list`, `stats` and `handlers`."""
+"""The read-only commands: `get`, `output`, `events`, `list`, `stats` and `handlers`."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ async def list_jobs(
     found: list[Job] = []
     more = False
     async with session.client() as client:
-        # One more than the limit shows whether there are more.
+        # One extra job shows whether there are more.
         pages = client.list(filter=query, page_size=min(limit + 1, _PAGE))
         async with aclosing(pages) as jobs:
             async for job in jobs:

@@ -1,4 +1,4 @@
-"""Events as they arrive: lines, JSON, and a live board at a terminal."""
+"""Live events: as lines, as JSON, and on a live board in a terminal."""
 
 from __future__ import annotations
 
@@ -53,8 +53,10 @@ async def follow(client: Client, job_ids: Sequence[str], stream: EventStream) ->
 
 
 class EventStream(AbstractContextManager["EventStream"]):
-    """Writes events: as text, one line each, with a live board at a terminal; as JSON lines; or as
-    one JSON array, which is also complete after an interrupt.
+    """A writer of events.
+
+    Text has one line for each event, and a live board in a terminal. JSON is one document per line,
+    or one array, which is complete even after an interrupt.
     """
 
     def __init__(self, output: Output) -> None:
@@ -104,7 +106,7 @@ class EventStream(AbstractContextManager["EventStream"]):
 
     @property
     def all_succeeded(self) -> bool:
-        """Whether none of the jobs failed or was cancelled."""
+        """True if no job failed or was cancelled."""
         return not {JobState.FAILED, JobState.CANCELLED} & self.board.counts.keys()
 
     def summary(self) -> str:

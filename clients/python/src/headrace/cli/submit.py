@@ -109,7 +109,9 @@ def command(
                 **options,
             )
             if job.outcome is SubmitOutcome.EXISTING:
-                session.output.message("this request id was used before; it is the same job")
+                session.output.message(
+                    "this request id was used before; the existing job was returned"
+                )
             if job.outcome is SubmitOutcome.CREATED:
                 await _warn(client, job_type, session)
             async with time_limit(

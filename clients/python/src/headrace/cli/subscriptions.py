@@ -28,7 +28,7 @@ from headrace.cli.text import subscription_view
 if TYPE_CHECKING:
     from headrace import SubscriptionWatch
 
-# How long Ctrl-C waits for the acknowledgment of the written events, in seconds.
+# Time after Ctrl-C for the acknowledgment of the written events, in seconds.
 _LAST_ACK_S: Final = 2.0
 
 _Name: TypeAlias = Annotated[str, Parameter(name="NAME", help="The subscription's name.")]
@@ -62,7 +62,7 @@ async def create(
         )
     session.output.value(made, made.name)
     if not made.created:
-        session.output.message("it already exists with the same filter")
+        session.output.message(f"subscription {name} already exists with the same filter")
 
 
 async def list_all(*, session: Injected) -> None:
@@ -110,7 +110,7 @@ async def watch(
         try:
             async with client.subscribe(name, consumer=consumer) as events:
                 if events.standby:
-                    message("another consumer receives; standing by; press Ctrl-C to stop")
+                    message("another consumer receives; waiting on standby; press Ctrl-C to stop")
                 else:
                     message("receiving; press Ctrl-C to stop")
                 await _show(events, session, acknowledge=not no_ack)

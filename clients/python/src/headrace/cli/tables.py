@@ -26,17 +26,18 @@ from headrace.cli.text import (
 # The gap between two columns of the list of jobs, and its minimum number of columns.
 _GAP: Final = "  "
 _FEWEST_COLUMNS: Final = 2
-# Names of types and queues are cut to this width if the list is too wide.
+# Maximum width of the names of types and queues if the list is too wide.
 _LONGEST_NAME: Final = 20
 # Minimum width of the name of a queue or a type, beside its numbers.
 _NAME_WIDTH: Final = 8
 
 
 class JobsTable:
-    """A line for each job, with a note.
+    """A table of jobs: one line for each, with a note.
 
-    If the lines are too wide for the terminal, the note gets a line of its own, then long names are
-    cut, then columns are dropped from the right. Ids are shortened last, because users copy them.
+    If the lines are too wide for the terminal, the note moves to a separate line, then long names
+    are cut, then columns are dropped from the right. Ids are shortened last, because users copy
+    them.
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
@@ -123,7 +124,7 @@ def stats_view(stats: Stats) -> RenderableType:
     if not shown:
         return Text("no jobs")
     queues.add_row(Text("all", style="bold"), *_numbers(stats.states, shown), "", style="bold")
-    # In a narrow terminal headers and names are cut, but never numbers.
+    # In a narrow terminal, headers and names are cut, but not numbers.
     for made in (queues, types):
         for column in made.columns:
             column.no_wrap = False

@@ -22,7 +22,7 @@ _STYLES: Final = {
     JobState.FAILED: "bold red",
     JobState.CANCELLED: "red",
 }
-# Characters at the end of an id. They are random, while a UUIDv7 begins with the time.
+# Number of characters from the end of an id. They are random; a UUIDv7 starts with the time.
 _SHORT_ID: Final = 12
 # Maximum length of output in the line of an event, in characters.
 _OUTPUT_LENGTH: Final = 500
