@@ -75,8 +75,8 @@ async def test_a_delivery_wakes_it_at_once(
 async def test_delivery_that_a_claim_passes_over_is_looked_for_soon(
     settings: Settings, deliverer: Deliverer, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No other look comes within the test.
-    monkeypatch.setattr(worker_module, "_LOOK_S", 1e6)
+    # No other poll runs within the test.
+    monkeypatch.setattr(worker_module, "_POLL_S", 1e6)
     crew = Crew()
     async with at_work(patient(settings), crew):
         await until_waiting(redis)

@@ -1,1 +1,1 @@
-"""What Headrace's services share: the domain, the store, dispatch, wake-ups, settings, logs."""
+"""Shared code of the services: domain, store, delivery, wake-ups, settings and logs."""

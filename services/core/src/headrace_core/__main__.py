@@ -1,4 +1,4 @@
-"""`python -m headrace_core migrate`: brings the database to the schema of this version."""
+"""`python -m headrace_core`: migrates the database and repairs unreadable rows."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _EXAMPLES = (
 
 # sysexits.h: EX_TEMPFAIL.
 BUSY = 75
-# The server starts, has no connection left, or ended a deadlock with a service.
+# Deadlock detected, too many connections, and server not ready.
 _BUSY_CODES = ("40P01", "53300", "57P03")
 _WAIT_S = 60.0
 _RETRY_S = 2.0
 
 
 def main() -> int:
-    """Reads the command line and runs what it says; returns the exit code."""
+    """Run the command of the command line and return the exit code."""
     parser = service_parser(
         "headrace_core",
         description="Maintain Headrace's database.",
@@ -50,21 +50,21 @@ def main() -> int:
     to_schema.add_argument(
         "--restored",
         action="store_true",
-        help="the database comes from a backup: refuse the cursors that were given since",
+        help="the database was restored from a backup: refuse all cursors issued before",
     )
     to_schema.add_argument(
         "--wait",
         type=float,
         default=_WAIT_S,
         metavar="SECONDS",
-        help="how long to retry while the server starts or has no connection left (default: 60); "
-        f"the exit code is {BUSY} after that",
+        help="retry for this long while the server starts or has no connection left (default: 60), "
+        f"then exit with code {BUSY}",
     )
     commands.add_parser(
         "mend",
-        help="repair rows that no program can read, as `headrace verify` lists them",
-        description="Moves infinite times to the nearest one that a submitter may ask for, and "
-        "drops stored documents that cannot be decoded. No job changes its state.",
+        help="repair the unreadable rows that `headrace verify` lists",
+        description="Replace unreadable times by the nearest valid time, and stored documents that "
+        "cannot be decoded by empty ones. Job states do not change.",
     )
     arguments = parser.parse_args()
     try:
@@ -105,8 +105,8 @@ def _attempt(run: Callable[[], None], settings: Settings) -> int:
         asyncpg.PostgresError,
         sqlalchemy.exc.DBAPIError,
     ) as error:
-        answer = server_error(error)
-        busy = answer is not None and answer.sqlstate in _BUSY_CODES
+        refusal = server_error(error)
+        busy = refusal is not None and refusal.sqlstate in _BUSY_CODES
         return _fail(_reason(error, settings), code=BUSY if busy else 1)
     return 0
 
@@ -117,20 +117,20 @@ def _fail(reason: str, *, code: int = 1) -> int:
 
 
 def _reason(error: BaseException, settings: Settings) -> str:
-    answer = server_error(error)
-    if answer is None:
-        # The text of a driver may quote the URL, and the password with it.
+    refusal = server_error(error)
+    if refusal is None:
+        # A driver's message may quote the URL and its password.
         return (
             "the database of HEADRACE_DATABASE_URL cannot be reached "
             f"({type(error).__name__}). Is it running, and are host and port right?"
         )
-    if isinstance(answer, asyncpg.InsufficientPrivilegeError):
+    if isinstance(refusal, asyncpg.InsufficientPrivilegeError):
         return (
-            f"{answer.message}. The role needs CREATE on the database, or the schema "
-            f'"{settings.database_schema}" (HEADRACE_DATABASE_SCHEMA) as its owner: '
+            f"{refusal.message}. The role needs CREATE on the database, or it must own the "
+            f'schema "{settings.database_schema}" (HEADRACE_DATABASE_SCHEMA): '
             f"CREATE SCHEMA {settings.database_schema} AUTHORIZATION the_role"
         )
-    return f"the database of HEADRACE_DATABASE_URL refused: {answer.message}"
+    return f"the database of HEADRACE_DATABASE_URL refused the command: {refusal.message}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""arq and Redis: deliveries on their way to a worker.
+"""Deliveries to workers, through arq and Redis.
 
-Redis holds ids only, and nothing that PostgreSQL could not rebuild. A delivery is an arq job whose
-id is `{job}:{attempt}`; the workers of a pool share one arq queue.
+A delivery is an arq job whose id is `{job}:{attempt}`. The workers of a pool share one arq queue.
+Redis stores ids only, so all its data can be rebuilt from PostgreSQL.
 """
 
 from headrace_core.delivery.put import Deliverer

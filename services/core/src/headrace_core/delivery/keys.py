@@ -1,4 +1,4 @@
-"""Names in Redis, and what stands behind them."""
+"""The names of Redis keys, and the format and connections of arq."""
 
 from __future__ import annotations
 
@@ -12,35 +12,39 @@ from arq.connections import ArqRedis
 from headrace_core.runtime.redis_client import connection_pool, key
 from headrace_core.runtime.settings import Settings
 
-# The one arq function there is; its argument is the delivery's name.
+# The only arq function. Its argument is the name of the delivery.
 FUNCTION = "run"
 
-# How long arq keeps a delivery that nobody takes. It is delivered again long before.
+# Lifetime of a delivery that no worker pops, in milliseconds. The scheduler delivers again earlier.
 EXPIRE_MS = 3_600_000
 
-
-# Returns the installation's id, which is in the name of each key.
+# Returns the id of the installation, which is part of every key.
 Identify = Callable[[], Awaitable[UUID]]
 
 
 def queue_key(installation: UUID, pool: str) -> str:
-    """The arq queue of a pool: a sorted set of delivery names by rank."""
+    """Return the key of a pool's arq queue, a sorted set of delivery names by rank."""
     return key(installation, "queue", pool)
 
 
 def serialize(value: dict[str, Any]) -> bytes:
-    """Arq's job record as msgpack. arq's default would be pickle, which runs what it reads."""
+    """Encode an arq job record as msgpack. Arq's default is pickle, which can run code."""
     return msgspec.msgpack.encode(value)
 
 
 def deserialize(value: bytes) -> dict[str, Any]:
-    """The reverse of serialize."""
+    """Decode the result of `serialize`."""
     record: dict[str, Any] = msgspec.msgpack.decode(value)
     return record
 
 
 def connect(settings: Settings, *, name: str | None = None) -> ArqRedis:
-    """Arq's Redis client with our serializer; Redis knows its connections by `name`."""
+    """Return arq's Redis client with our serializer.
+
+    Args:
+        settings: where Redis is.
+        name: of the connections, in the list of clients of Redis.
+    """
     return ArqRedis(
         connection_pool(settings, name=name),
         job_serializer=serialize,

@@ -1,4 +1,4 @@
-"""The end of who delivers: the scheduler, and a gateway on the short way."""
+"""Delivery by the scheduler, and hand-off by a gateway."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.redis_client import RedisFault, check_writes
 from headrace_core.runtime.settings import Settings
 
-# Writes the record and the place of each delivery, as arq does for a job, unless as many as the
-# second argument says wait there already. The worker waits at the queue itself. Nobody empties the
-# queue of a pool that is gone for good: it expires.
+# Writes the record and the queue entry of each delivery, as arq does for a job. Writes nothing if
+# the queue already has ARGV[2] entries. The queue expires, because its pool may have no workers
+# left.
 _DELIVER = f"""
 if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
 for i = 3, #ARGV, 3 do
@@ -38,11 +38,11 @@ _NO_LIMIT = 2**31
 
 
 class Deliverer:
-    """Puts deliveries into the pools' arq queues.
+    """Add deliveries to the arq queues of pools.
 
     Args:
         settings: where Redis is.
-        identify: returns the installation's id.
+        identify: returns the id of the installation.
     """
 
     def __init__(self, settings: Settings, *, identify: Identify) -> None:
@@ -51,23 +51,27 @@ class Deliverer:
         self._script = self._redis.register_script(_DELIVER)
 
     async def deliver(self, pool: str, deliveries: Sequence[tuple[AttemptKey, float]]) -> None:
-        """Delivers to a pool, in one round trip: the delivery and its rank, lowest first.
+        """Deliver to a pool, in one round trip.
 
-        What is delivered already stays as it is.
+        A delivery that is already in the queue stays unchanged.
+
+        Args:
+            pool: the name of the pool.
+            deliveries: each attempt and its rank. Workers pop the lowest rank first.
 
         Raises:
-            Unavailable: Redis is gone, or PostgreSQL before the first delivery. Some may have been
-                delivered.
+            Unavailable: Redis is unavailable, or PostgreSQL before the first delivery. Some may
+                have been delivered.
         """
         await self._deliver(pool, deliveries, _NO_LIMIT)
 
     async def hand_off(
         self, pool: str, deliveries: Sequence[tuple[AttemptKey, float]], *, most: int
     ) -> bool:
-        """Delivers to a pool all of these, or nothing when `most` or more wait there already.
+        """Deliver all to a pool, or none if its queue has `most` or more entries.
 
         Returns:
-            Whether they were delivered.
+            True if they were delivered.
 
         Raises:
             Unavailable: as for `deliver`. They may have been delivered.
@@ -90,10 +94,10 @@ class Deliverer:
             raise Unavailable("redis") from fault
 
     async def ping(self) -> None:
-        """Check that Redis takes what would be delivered.
+        """Check that Redis accepts deliveries.
 
         Raises:
-            Unavailable: it does not.
+            Unavailable: Redis does not.
         """
         installation = await self._identify()
         try:
@@ -102,6 +106,6 @@ class Deliverer:
             raise Unavailable("redis") from fault
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()

@@ -1,4 +1,4 @@
-"""What a Redis server says of itself, for whoever has to look after it."""
+"""The state of a Redis server, for its operators."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ _PROBE = "headrace:probe"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisServer:
-    """The server: its product's name and release, as `Valkey` and `9.0.1`.
+    """The server.
 
-    `version` is that of the Redis with the same commands.
-
-    `memory` and `max_memory` (0: no limit) are bytes, `policy` what it does at that limit.
-    `refusal` is its answer to a write; empty when it takes one.
+    Attributes:
+        name: the name of the product, such as `Valkey`.
+        release: the release of the product, such as `9.0.1`.
+        version: the Redis version with the same commands.
+        connections: the number of connected clients.
+        memory: the memory in use, in bytes.
+        max_memory: the memory limit in bytes; 0 for no limit.
+        policy: the eviction policy at that limit.
+        refusal: the error of a write; empty if the server accepts writes.
     """
 
     name: str
@@ -37,10 +42,10 @@ class RedisServer:
 
 
 async def read_redis(settings: Settings) -> RedisServer:
-    """Asks the server.
+    """Read the state of the server, and try a write.
 
     Raises:
-        Unavailable: it cannot be reached, or refuses to answer.
+        Unavailable: the server cannot be reached or refuses the command.
     """
     client = Redis(connection_pool=connection_pool(settings))
     try:
@@ -58,7 +63,7 @@ async def read_redis(settings: Settings) -> RedisServer:
 
 
 def _server(info: Mapping[str, Any], refusal: str) -> RedisServer:
-    # Valkey and others name themselves and their release, and a Redis that they are like.
+    # Compatible servers report their own name and release, and the Redis version that they match.
     name = str(info.get("server_name", "redis"))
     return RedisServer(
         name=name.capitalize(),

@@ -1,10 +1,10 @@
-"""The worker's end: arq's Worker, made to wake at once and to move jobs in batches.
+"""The worker's side of delivery: arq's Worker with blocking pops and batches.
 
-Stock arq polls every half second, reads a job's record, its try counter and its in-progress mark in
-separate round trips, and writes a result that nobody needs here, about 0.55 ms of CPU a job. This
-one takes up to as many deliveries as it has free slots with one command from arq's own queue, and
-waits there while there is nothing. Taking removes a delivery: should this process die with it, the
-scheduler delivers again what nobody has claimed. What it cannot claim it gives back.
+Stock arq polls every 0.5 s. It reads the record, the try counter and the in-progress mark of a job
+in separate round trips, and writes a result that Headrace does not use: about 0.55 ms of CPU per
+job. BatchWorker pops one delivery per free slot with a single blocking command. A popped delivery
+has left the queue. If the process dies, the scheduler delivers the unclaimed attempts again. If
+PostgreSQL is unavailable, the worker puts the deliveries back.
 """
 
 from __future__ import annotations
@@ -40,43 +40,42 @@ _log = structlog.get_logger()
 
 Claimed = TypeVar("Claimed")
 
-# The most that is taken at once: while these are claimed, those before them run and end.
+# The maximum number of deliveries in one batch. Earlier attempts run while a batch is claimed.
 _MAX_BATCH = 200
-# How long one wait at the queue lasts, in seconds.
+# Longest wait of one pop, in seconds.
 _WAIT_S = 1.0
-# How often a worker to whom too little comes looks into PostgreSQL, before jitter, in seconds, and
-# how long it then waits at the queue while it finds something there.
-_LOOK_S = 2.0
-_GLANCE_S = 0.02
-# How soon it looks after a claim that has passed over a delivery, in seconds: another statement may
-# have held the row for a moment. The wait doubles while claims pass over what was found.
-_PASSED_OVER_S = 0.02
-# All workers look at the same jobs in PostgreSQL, so each one looks at so many times as many as it
-# has slots for, and at no more than that in all: it takes the first ones that no other has.
+# Seconds between two polls of PostgreSQL while slots are free, before jitter.
+_POLL_S = 2.0
+# Longest wait of a pop while polls find undelivered jobs, in seconds.
+_SHORT_WAIT_S = 0.02
+# Seconds until the poll after a claim that skipped an attempt: another transaction may have locked
+# the row for a moment. The time doubles with each such claim.
+_SKIPPED_S = 0.02
+# The number of attempts that a poll reads per free slot, and its maximum. All workers find the same
+# jobs, so each one reads more than it needs and claims the first ones that are free.
 _SPREAD = 8
 _MAX_FOUND = 1000
-# A delivery's name and its rank, as Redis says them.
-_Taken = tuple[bytes, bytes]
-# Where arq keeps a job's record.
+# The name and the rank of a delivery, as Redis returns them.
+_Entry = tuple[bytes, bytes]
+# The key prefix of arq's job records.
 _RECORD = job_key_prefix.encode()
 
 
 class RedisTooOldError(RedisError):
-    """Redis lacks BZMPOP, which came with 7.0."""
+    """The server lacks the command BZMPOP, which Redis 7.0 added."""
 
 
 class BatchWorker(Worker, Generic[Claimed]):
-    """Takes deliveries from a pool's arq queue, has them claimed, and runs each in a slot.
+    """Pops deliveries from the arq queue of a pool, claims them and starts each in a slot.
 
     Args:
         settings: where Redis is, and the number of slots.
         pool: the pool whose queue it serves.
-        claim: makes deliveries this worker's own, the first that can be had, up to so many; what it
-            returns is started.
-        start: starts one of them. It must not raise, and whoever ends it calls `release`.
-        find: what to claim while nothing comes through Redis: up to that many deliveries, straight
-            from PostgreSQL.
-        identify: returns the installation's id.
+        claim: claims up to the given number of attempts, in order, and returns the claimed jobs.
+        start: starts a claimed job. It must not raise. The caller calls `release` when the job
+            ends.
+        find: returns up to the given number of claimable attempts from PostgreSQL.
+        identify: returns the id of the installation.
     """
 
     def __init__(
@@ -99,31 +98,31 @@ class BatchWorker(Worker, Generic[Claimed]):
         )
         self._pool_name = pool
         self._identify = identify
-        # By this name Redis knows its connections.
+        # The name of its connections in the list of clients of Redis.
         self._name = name
-        # The records of what was taken last.
-        self._leftovers: list[bytes] = []
+        # The keys of the records of the last batch, which the next pop deletes.
+        self._records: list[bytes] = []
         self._claim, self._start, self._find = claim, start, find
         self._slot_free = asyncio.Event()
-        # It takes nothing, and holds nothing that it has taken.
+        # Set while no pop runs and no popped delivery waits for its claim.
         self._idle = asyncio.Event()
-        # Redis is gone, and what runs comes straight from PostgreSQL.
+        # Redis is unavailable, so jobs are claimed from PostgreSQL without deliveries.
         self.without_redis = False
-        # Redis does not know the command by which deliveries are taken.
+        # Redis lacks BZMPOP.
         self._too_old = False
-        # Well within what a call to Redis may take.
+        # A pop must return before its connection times out.
         self._wait_s = min(_WAIT_S, settings.redis_timeout / 2)
-        # When slots that nothing comes for are a reason to look into PostgreSQL; whether the last
-        # look found something, and nothing has come since.
-        self._look_at = self.loop.time()
-        self._overlooked = False
-        # Whether the last claim got less than it asked for, and how soon that is a reason to look.
-        self._passed_over = False
-        self._passed_over_s = _PASSED_OVER_S
+        # The time of the next poll of PostgreSQL.
+        self._poll_at = self.loop.time()
+        # Whether the last poll found jobs and no delivery has arrived since.
+        self._found_undelivered = False
+        # Whether the last claim skipped an attempt, and the seconds until the poll that follows.
+        self._skipped = False
+        self._skipped_s = _SKIPPED_S
 
     @property
     def free_slots(self) -> int:
-        """How many more jobs can run."""
+        """The number of free slots."""
         return self.max_jobs - self.job_counter
 
     @property
@@ -131,76 +130,76 @@ class BatchWorker(Worker, Generic[Claimed]):
         return min(self.free_slots, _MAX_BATCH)
 
     async def main(self) -> None:
-        """Takes and runs for ever; through faults of Redis and PostgreSQL too."""
+        """Pop, claim and start until cancelled, through faults of Redis and PostgreSQL."""
         await self._name_queue()
         while True:
             await self._until_free()
             wanted = self._wanted
             try:
-                taken = await self._take(wanted)
+                entries = await self._pop(wanted)
             except RedisFault as fault:
                 if "unknown command" in str(fault):
                     self._too_old = True
                     _log.error("redis_too_old", needed="Redis 7.0 or newer, or Valkey")
-                await self._do_without_redis(fault)
+                await self._run_without_redis(fault)
                 continue
-            if taken:
-                self._overlooked = False
+            if entries:
+                self._found_undelivered = False
                 try:
-                    await self._begin(_parse(taken))
+                    await self._claim_and_start(_parse(entries))
                 except Unavailable as fault:
-                    # Another worker may have the way to PostgreSQL that this one lacks.
-                    await self._give_back(taken)
+                    # PostgreSQL may be unavailable to this worker only.
+                    await self._put_back(entries)
                     await _pause(fault)
                     continue
-                self._leftovers = [_RECORD + name for name, _ in taken]
-            too_few = len(taken) < wanted
-            if too_few and (self._overlooked or self.loop.time() >= self._look_at):
-                await self._look()
+                self._records = [_RECORD + name for name, _ in entries]
+            too_few = len(entries) < wanted
+            if too_few and (self._found_undelivered or self.loop.time() >= self._poll_at):
+                await self._poll()
 
     async def ping(self) -> None:
-        """Check that Redis can do what is needed and takes what would be delivered.
+        """Check that Redis has BZMPOP and accepts writes.
 
-        One that is full, or a replica by now, still answers, and its queues stay empty.
+        A full server or a replica still answers, but receives no deliveries.
 
         Raises:
-            Exception: it cannot.
+            Exception: Redis does not.
         """
         if self._too_old:
-            # It may have been replaced meanwhile.
-            asked = self.pool.execute_command("COMMAND INFO", "BZMPOP")  # type: ignore[no-untyped-call]
-            [known] = await asked
-            if known is None:
+            # The server may have been replaced.
+            reply = self.pool.execute_command("COMMAND INFO", "BZMPOP")  # type: ignore[no-untyped-call]
+            [command] = await reply
+            if command is None:
                 raise RedisTooOldError
             self._too_old = False
         await check_writes(self.pool, await self._identify())
 
     def pause(self) -> None:
-        """Takes nothing more; what it has in hand it starts or gives back."""
+        """Stop popping. Popped deliveries are started or put back."""
         self.allow_pick_jobs = False
 
     async def leave(self) -> None:
-        """Pauses, and returns once it has nothing in hand."""
+        """Pause, and return once no popped delivery waits for its claim."""
         self.pause()
         with suppress(*RedisFault):
-            # Its wait at the queue would end by itself, but a moment later.
+            # End the blocking pop early.
             for client in await self.pool.client_list():
                 if client["name"] == self._name and "b" in client["flags"]:
                     await self.pool.client_unblock(int(client["id"]))
         await self._idle.wait()
 
     def resume(self) -> None:
-        """Takes deliveries again after a pause."""
+        """Pop deliveries again after a pause."""
         self.allow_pick_jobs = True
         self._slot_free.set()
 
     def release(self) -> None:
-        """Makes the slot free of a job that has ended."""
+        """Free the slot of an ended job."""
         self.job_counter -= 1
         self._slot_free.set()
 
     async def close(self) -> None:
-        """Closes the connections. The jobs are ended by whoever started this worker."""
+        """Close the connections. The owner of this worker ends its jobs."""
         await self.pool.aclose()
         await self.pool.connection_pool.disconnect()
 
@@ -211,54 +210,53 @@ class BatchWorker(Worker, Generic[Claimed]):
             await self._slot_free.wait()
         self._idle.clear()
 
-    async def _take(self, wanted: int) -> Sequence[_Taken]:
-        """Up to so many as the queue has; while it has nothing, what comes first."""
-        leftovers, self._leftovers = self._leftovers, []
+    async def _pop(self, wanted: int) -> Sequence[_Entry]:
+        """Return up to `wanted` deliveries; wait while the queue is empty."""
+        records, self._records = self._records, []
         async with self.pool.pipeline(transaction=False) as pipeline:
-            if leftovers:
-                pipeline.unlink(*leftovers)
-            wait = _GLANCE_S if self._overlooked else self._wait_s
-            if self._passed_over:
-                # Not beyond the next look.
-                wait = min(wait, max(_GLANCE_S, self._look_at - self.loop.time()))
+            if records:
+                pipeline.unlink(*records)
+            wait = _SHORT_WAIT_S if self._found_undelivered else self._wait_s
+            if self._skipped:
+                wait = min(wait, max(_SHORT_WAIT_S, self._poll_at - self.loop.time()))
             pipeline.execute_command("BZMPOP", wait, 1, self.queue_name, "MIN", "COUNT", wanted)
             *_, popped = await pipeline.execute()
         if popped is None:
             return []
-        taken: Sequence[_Taken] = popped[1]
+        entries: Sequence[_Entry] = popped[1]
         if not self.allow_pick_jobs:
-            # It paused meanwhile: others may take them.
-            await self._give_back(taken)
+            # The worker was paused during the pop.
+            await self._put_back(entries)
             return []
-        return taken
+        return entries
 
-    async def _give_back(self, taken: Sequence[_Taken]) -> None:
-        """Puts deliveries back where they were; should Redis be gone, they are made again."""
+    async def _put_back(self, entries: Sequence[_Entry]) -> None:
+        """Return deliveries to the queue. If Redis is unavailable, the scheduler delivers again."""
         with suppress(*RedisFault):
             async with self.pool.pipeline(transaction=True) as pipeline:
-                pipeline.zadd(self.queue_name, {name: float(rank) for name, rank in taken})
+                pipeline.zadd(self.queue_name, {name: float(rank) for name, rank in entries})
                 pipeline.pexpire(self.queue_name, EXPIRE_MS)
                 await pipeline.execute()
 
-    async def _look(self) -> None:
-        """Begins what waits in PostgreSQL while there are slots for it.
+    async def _poll(self) -> None:
+        """Claim waiting jobs from PostgreSQL for the free slots.
 
-        Who delivers may be cut off from a Redis that is there for this worker, or there is nobody;
-        a few may come all the same, the short way from a gateway. What is on its way at this moment
-        is found as well, and its delivery dies at the claim.
+        Deliveries may be missing although Redis is available to this worker: there may be no
+        leader, or the leader may be unable to reach Redis. A poll also finds attempts whose
+        delivery is pending; that delivery is dropped when its claim fails.
         """
-        self._look_at = self.loop.time() + random.uniform(0.5, 1.5) * _LOOK_S
-        self._passed_over = False
+        self._poll_at = self.loop.time() + random.uniform(0.5, 1.5) * _POLL_S
+        self._skipped = False
         try:
             await self.ping()
         except RedisFault as fault:
-            await self._do_without_redis(fault)
+            await self._run_without_redis(fault)
             return
         await self._until_free()
-        begun = await self._begin_found(await self._find_some())
-        if begun and not self._overlooked:
-            _log.info("jobs_found_undelivered", jobs=begun)
-        self._overlooked = begun > 0
+        started = await self._start_found()
+        if started and not self._found_undelivered:
+            _log.info("jobs_found_undelivered", jobs=started)
+        self._found_undelivered = started > 0
 
     async def _name_queue(self) -> None:
         while True:
@@ -269,66 +267,63 @@ class BatchWorker(Worker, Generic[Claimed]):
             else:
                 return
 
-    async def _do_without_redis(self, fault: Exception) -> None:
-        """Claims straight from PostgreSQL until Redis is back."""
+    async def _run_without_redis(self, fault: Exception) -> None:
+        """Claim jobs from PostgreSQL until Redis is available again."""
         _log.warning(
             "redis_lost",
             error=type(fault).__name__,
             fallback="claiming from postgresql",
             exc_info=unexpected(fault),
         )
-        # Asked on the side: a Redis that hangs must not hold up the jobs.
-        back = asyncio.create_task(self._until_redis_is_back(), name="redis-is-back")
+        # A separate task, so that a hung Redis does not delay the jobs.
+        restored = asyncio.create_task(self._until_redis_is_available(), name="redis-is-available")
         self.without_redis = True
         try:
-            while not back.done():
+            while not restored.done():
                 await self._until_free()
-                if not await self._begin_found(await self._find_some()):
-                    await asyncio.wait({back}, timeout=random.uniform(0.1, 0.3))
+                if not await self._start_found():
+                    await asyncio.wait({restored}, timeout=random.uniform(0.1, 0.3))
         finally:
             self.without_redis = False
-            await end_tasks(back)
+            await end_tasks(restored)
         _log.info("redis_found")
 
-    async def _until_redis_is_back(self) -> None:
+    async def _until_redis_is_available(self) -> None:
         while True:
             await asyncio.sleep(random.uniform(0.2, 0.6))
             with suppress(*RedisFault):
                 await self.ping()
                 return
 
-    async def _find_some(self) -> Sequence[AttemptKey]:
-        """What waits in PostgreSQL for the free slots, and more; nothing while it is gone."""
-        try:
-            return await self._find(min(self._wanted * _SPREAD, _MAX_FOUND))
-        except Unavailable as fault:
-            await _pause(fault)
-            return []
+    async def _start_found(self) -> int:
+        """Claim and start waiting jobs from PostgreSQL.
 
-    async def _begin_found(self, found: Sequence[AttemptKey]) -> int:
-        """Begins what was found in PostgreSQL; tells how many these are."""
+        Returns:
+            The number of started jobs; 0 while PostgreSQL is unavailable.
+        """
         try:
-            return await self._begin(found)
+            found = await self._find(min(self._wanted * _SPREAD, _MAX_FOUND))
+            return await self._claim_and_start(found)
         except Unavailable as fault:
             await _pause(fault)
             return 0
 
-    async def _begin(self, deliveries: Sequence[AttemptKey]) -> int:
-        """Claims deliveries for the free slots and starts what it gets; tells how many it got.
+    async def _claim_and_start(self, deliveries: Sequence[AttemptKey]) -> int:
+        """Claim attempts for the free slots, start them and return their number.
 
         Raises:
-            Unavailable: they cannot be claimed now.
+            Unavailable: PostgreSQL is unavailable.
         """
         if not (deliveries and self.allow_pick_jobs):
             return 0
         wanted = self._wanted
         jobs = await self._claim(deliveries, wanted)
-        self._passed_over = len(jobs) < min(len(deliveries), wanted)
-        if self._passed_over:
-            self._look_at = min(self._look_at, self.loop.time() + self._passed_over_s)
-            self._passed_over_s = min(2 * self._passed_over_s, _LOOK_S)
+        self._skipped = len(jobs) < min(len(deliveries), wanted)
+        if self._skipped:
+            self._poll_at = min(self._poll_at, self.loop.time() + self._skipped_s)
+            self._skipped_s = min(2 * self._skipped_s, _POLL_S)
         else:
-            self._passed_over_s = _PASSED_OVER_S
+            self._skipped_s = _SKIPPED_S
         self.job_counter += len(jobs)
         for claimed in jobs:
             self._start(claimed)
@@ -340,9 +335,9 @@ async def _pause(fault: Unavailable) -> None:
     await asyncio.sleep(random.uniform(0.2, 0.6))
 
 
-def _parse(taken: Sequence[_Taken]) -> list[AttemptKey]:
+def _parse(entries: Sequence[_Entry]) -> list[AttemptKey]:
     deliveries = []
-    for name, _ in taken:
+    for name, _ in entries:
         try:
             deliveries.append(AttemptKey.parse(name.decode()))
         except ValueError:
@@ -351,4 +346,4 @@ def _parse(taken: Sequence[_Taken]) -> list[AttemptKey]:
 
 
 async def _never(_: dict[Any, Any], name: str) -> None:
-    raise AssertionError(f"{name} went through stock arq")
+    raise AssertionError(f"stock arq called the function for {name}")

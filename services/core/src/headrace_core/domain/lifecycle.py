@@ -94,7 +94,7 @@ def targets(event: EventType) -> tuple[JobState, ...]:
 
 
 def allows(source: JobState | None, event: EventType, target: JobState) -> bool:
-    """Whether `event` may lead from `source` (None: no job yet) to `target`."""
+    """Return whether `event` may lead from `source` (None: no job yet) to `target`."""
     rule = _RULES[event]
     allowed = not rule.sources if source is None else source in rule.sources
     return allowed and target in rule.targets

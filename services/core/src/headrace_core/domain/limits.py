@@ -26,17 +26,17 @@ _LABEL_KEY: Final = re.compile(rf"[a-z0-9][a-z0-9_.\-]{{0,{MAX_LABEL_KEY - 1}}}"
 
 
 def is_name(text: str) -> bool:
-    """Whether a type, a queue or a subscription can have this name."""
+    """Return whether a type, a queue or a subscription can have this name."""
     return _NAME(text) is not None
 
 
 def is_label_key(text: str) -> bool:
-    """Whether a label can have this key."""
+    """Return whether a label can have this key."""
     return _LABEL_KEY(text) is not None
 
 
 def is_label_value(text: str) -> bool:
-    """Whether a label can have this value."""
+    """Return whether a label can have this value."""
     return len(text) <= MAX_LABEL_VALUE and "\0" not in text
 
 
@@ -72,7 +72,7 @@ class Bounds(NamedTuple):
     most: float
 
     def include(self, number: float) -> bool:
-        """Whether a number is within the bounds; NaN is not."""
+        """Return whether a number is within the bounds; NaN is not."""
         return self.least <= number <= self.most
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ ERROR_TYPES_RULE: Final = (
 
 
 def is_error_type(name: str) -> bool:
-    """Whether a retry policy can name this type of errors."""
+    """Return whether a retry policy can name this type of errors."""
     return 1 <= len(name) <= MAX_ERROR_TYPE and "\0" not in name
 
 

@@ -84,7 +84,7 @@ class Pool:
     running: int
 
     def serves(self, lane: Lane) -> bool:
-        """Whether the workers can run the jobs of a lane."""
+        """Return whether the workers can run the jobs of a lane."""
         return (
             lane.tenant == self.tenant
             and lane.type in self.types

@@ -75,11 +75,11 @@ class RetryPolicy:
             raise ValueError(f"non_retryable_error_types must be {ERROR_TYPES_RULE}")
 
     def may_retry(self, retries_used: int) -> bool:
-        """Whether another attempt remains after `retries_used` retries."""
+        """Return whether another attempt remains after `retries_used` retries."""
         return retries_used + 1 < self.max_attempts
 
     def retries(self, error_type: str) -> bool:
-        """Whether the policy retries errors of this type."""
+        """Return whether the policy retries errors of this type."""
         return error_type not in self.non_retryable_error_types
 
     def backoff(
@@ -162,7 +162,7 @@ INTERRUPTIONS_BEFORE_OWN_PROCESS: Final = 5
 
 
 def needs_own_process(worker_losses: int, interruptions: int = 0) -> bool:
-    """Whether a job with these losses, or interruptions in a row, runs in its own process."""
+    """Return whether a job with these losses and interruptions runs in its own process."""
     return (
         worker_losses >= LOSSES_BEFORE_OWN_PROCESS
         or interruptions >= INTERRUPTIONS_BEFORE_OWN_PROCESS
@@ -170,7 +170,7 @@ def needs_own_process(worker_losses: int, interruptions: int = 0) -> bool:
 
 
 def is_spent(charged: int, *, limit: int) -> bool:
-    """Whether the next loss of a worker, or the next interruption, fails the job.
+    """Return whether the next loss of a worker, or the next interruption, fails the job.
 
     Args:
         charged: the losses or interruptions of the job so far.

@@ -106,7 +106,7 @@ class NewJob:
     correlation_id: str | None = None
 
     def matches(self, stored: bytes) -> bool:
-        """Whether a stored fingerprint identifies the content of this job.
+        """Return whether a stored fingerprint identifies the content of this job.
 
         Older versions computed it from the payload as sent, not from its canonical form.
         """
@@ -140,7 +140,7 @@ class NewBatch:
     correlation_id: str | None = None
 
     def matches(self, stored: bytes) -> bool:
-        """Whether a stored fingerprint identifies the content of this batch, as in NewJob."""
+        """Return whether a stored fingerprint identifies this batch, as in NewJob."""
         return stored == self.fingerprint or (
             self.requested is not None
             and stored == batch_fingerprint(self.requested, self.payloads)

@@ -144,7 +144,7 @@ class Loop(ABC):
         """
 
     def accepts(self, topic: str) -> bool:  # noqa: ARG002 - for loops that decide by it
-        """Whether a wake-up of `topic`, one of `topics`, ends the wait now."""
+        """Return whether a wake-up of `topic`, one of `topics`, ends the wait now."""
         return True
 
     def on_failure(self) -> None:  # noqa: B027 - a hook that most loops do not need
