@@ -16,15 +16,15 @@ from headrace_core.domain.text import clean_line, clean_text
 DEFAULT_TENANT: Final = "default"
 DEFAULT_QUEUE: Final = "default"
 
-# One point of priority equals this much waiting. So the rank of a job is a constant, which an index
-# can hold, and no job waits forever: priority 100 runs before jobs of priority 0 that have waited
-# up to 100 minutes, and after those that have waited longer.
+# The waiting time that equals one point of priority. So the rank of a job is a constant, which an
+# index can hold, and no job starves: a job of priority 100 precedes jobs of priority 0 that have
+# waited less than 100 minutes.
 PRIORITY_POINT: Final = timedelta(minutes=1)
 
 # JSON text, exactly as it was received.
 JsonText = str
 
-# Stands for a stored time that cannot be read, such as an infinite one.
+# The value of a stored time that cannot be read, such as an infinite one.
 UNREADABLE_TIME: Final = datetime.max.replace(tzinfo=UTC)
 
 
@@ -37,7 +37,7 @@ def valid_text(text: str) -> str:
 class JobSpec:
     """A validated job, except for its payload.
 
-    An empty `queue` stands for the queue of the handler. `deadline_after` sets the deadline to a
+    An empty `queue` means the queue of the handler. `deadline_after` sets the deadline to a
     time after the insert, by the database's clock. It is the time left of the call, which differs
     between repetitions, so it is not part of the content.
     """
@@ -45,7 +45,7 @@ class JobSpec:
     type: str
     queue: str = ""
     priority: int = 0
-    # A mapping has no hash; specs that differ in their labels alone are unequal all the same.
+    # A mapping has no hash. Specs with different labels are still unequal.
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     schedule_time: datetime | None = None
     timeout: timedelta | None = None
@@ -138,8 +138,8 @@ def rank_of(job: Job) -> float:
     return (job.due_time.timestamp() - job.priority * PRIORITY_POINT.total_seconds()) * 1000
 
 
-# Nothing changes an event, but it is not frozen: a frozen one takes three times as long to create,
-# and each gateway creates every event of every stream.
+# Events never change. The class is not frozen, because frozen instances take three times as long to
+# create, and each gateway creates every event of every stream.
 @dataclass(slots=True, kw_only=True)
 class JobEvent:
     """One transition. `job_type`, `queue`, `labels` and `batch_id` are the job's."""

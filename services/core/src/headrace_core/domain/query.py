@@ -1,4 +1,4 @@
-"""Filters: over jobs, in ListJobs, and over their events, in streams."""
+"""The filters of jobs in ListJobs and of events in streams."""
 
 from __future__ import annotations
 

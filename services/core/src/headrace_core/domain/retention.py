@@ -1,4 +1,4 @@
-"""Retention: how long ended jobs are kept, by tenant and state."""
+"""The retention of ended jobs, by tenant and state."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Final
 
 from headrace_core.domain.lifecycle import TERMINAL, JobState
 
-# By tenant and state. None stands for all of them.
+# Retention by tenant and state. None means all tenants or all states.
 Rules = Mapping[tuple[str | None, JobState | None], timedelta]
 
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-# A longer age could leave the calendar of PostgreSQL.
+# A longer age could exceed the calendar of PostgreSQL.
 _LONGEST: Final = timedelta(days=36_500)
 _STATES: Final = ", ".join(sorted(TERMINAL))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """How long jobs are kept after their end.
+    """The time that jobs are kept after their end.
 
     Args:
         default: the time for jobs without a rule.
@@ -34,7 +34,7 @@ class Retention:
     rules: Rules = field(default_factory=dict)
 
     def of(self, tenant: str, state: JobState) -> timedelta:
-        """Return how long jobs of a tenant that ended in a state are kept."""
+        """Return the retention of a tenant's jobs that ended in a state."""
         for key in ((tenant, state), (tenant, None), (None, state)):
             if key in self.rules:
                 return self.rules[key]
@@ -53,22 +53,22 @@ def parse_rules(text: str) -> Rules:
     """
     rules: dict[tuple[str | None, JobState | None], timedelta] = {}
     for rule in filter(None, (part.strip() for part in text.split(","))):
-        whose, sign, age = (part.strip() for part in rule.partition("="))
+        scope, sign, age = (part.strip() for part in rule.partition("="))
         if not sign:
             raise ValueError(
                 f"{rule!r} must be a state, a tenant or tenant/state, then = and an age"
             )
-        key = _parse_key(rule, whose)
+        key = _parse_key(rule, scope)
         if key in rules:
-            raise ValueError(f"{whose!r} has two rules")
+            raise ValueError(f"{scope!r} has two rules")
         rules[key] = _parse_age(rule, age)
     return rules
 
 
-def _parse_key(rule: str, whose: str) -> tuple[str | None, JobState | None]:
-    tenant, slash, name = (part.strip() for part in whose.partition("/"))
-    if not slash and whose in set(JobState):
-        tenant, name = "", whose
+def _parse_key(rule: str, scope: str) -> tuple[str | None, JobState | None]:
+    tenant, slash, name = (part.strip() for part in scope.partition("/"))
+    if not slash and scope in set(JobState):
+        tenant, name = "", scope
     elif not tenant or (slash and not name):
         raise ValueError(f"{rule!r} must name a state, a tenant or tenant/state")
     if not name:

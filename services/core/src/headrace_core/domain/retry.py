@@ -4,9 +4,9 @@ The backoff is exponential with full jitter (M. Brooker, "Exponential Backoff An
 Architecture Blog, 2015); `jitter` below 1 narrows the random share of the wait.
 
 The crash budget is separate from the retries. The death of a worker charges each of its jobs with a
-loss, because the cause is unknown. A job with several losses runs in a process of its own: a crash
-of that process is certainly the fault of the job, and the death of the worker is not. A job can
-also end its worker by a signal, which interrupts all its attempts as a deployment does. A second
+loss, because the cause is unknown. A job with several losses runs in its own process. A crash of
+that process is certainly the fault of the job, and a death of the worker is not. A job can also end
+its worker by a signal, which interrupts all attempts of the worker as a deployment does. A second
 budget therefore counts interruptions in a row. It is generous, so a job that takes longer than the
 time between two deployments does not exhaust it.
 """
@@ -40,9 +40,9 @@ class RetryPolicy:
         max_backoff: the longest wait.
         multiplier: the growth from one wait to the next.
         jitter: the random share of the wait, 0 to 1.
-        non_retryable_error_types: errors that end the job whatever attempts remain, as the exact
-            `JobError.type`: the name of an exception (not of its base class), the type of a `Fail`,
-            or TIMEOUT. At most 32.
+        non_retryable_error_types: the types of errors that fail the job at once, even if attempts
+            remain. Each is an exact `JobError.type`: the name of an exception (not of its base
+            class), the type of a `Fail`, or TIMEOUT. At most 32.
 
     Raises:
         TypeError: the error types are a single name.
@@ -152,12 +152,12 @@ def set_fields(retry: RetryOverrides | RetryPolicy) -> dict[str, Any]:
     }
 
 
-# The losses after which a job runs in a process of its own. One loss is mostly bad luck, such as a
-# failed machine or another job of the worker. A process costs an innocent job a few tenths of a
-# second.
+# The number of losses after which a job runs in its own process. One loss is mostly bad luck, such
+# as a failed machine or another job of the worker. A process costs an innocent job a few tenths of
+# a second.
 LOSSES_BEFORE_OWN_PROCESS: Final = 2
 
-# The interruptions in a row after which a job runs in a process of its own.
+# The number of interruptions in a row after which a job runs in its own process.
 INTERRUPTIONS_BEFORE_OWN_PROCESS: Final = 5
 
 

@@ -22,14 +22,14 @@ class Subscription:
     Attributes:
         tenant: the tenant that owns it.
         name: unique in its tenant.
-        id: a new one each time that the name is used again after a deletion.
+        id: differs for each subscription, also if a deleted name is used again.
         filter: the jobs whose events it receives.
         consumer: the consumer that receives now; None without one.
         epoch: a number that grows with each change of the consumer.
         xid: with `position` the place up to which all events are acknowledged.
         position: see `xid`.
         create_time: the time of its creation.
-        ack_time: when an event was last acknowledged.
+        ack_time: the time of the last acknowledgement.
         lag: the age of the oldest event that is not acknowledged; None without one.
         unreadable: the stored fields that cannot be decoded. They are None here.
     """

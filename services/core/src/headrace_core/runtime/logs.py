@@ -1,6 +1,6 @@
-"""Logs: one event a line, with a stable name, as JSON or for a console.
+"""Logs: one event per line, with a stable name, as JSON or for a console.
 
-Payloads and secrets never stand in one.
+Logs never contain payloads or secrets.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def configure(
 
     Args:
         settings: the level and the format.
-        service: stands in every line.
-        foreign: decides about the lines of handlers. None: the process runs none, and only the
-            warnings of libraries are shown.
+        service: the name of the service, in every line.
+        foreign: decides about the lines of handlers. None: the process runs no handlers, and of
+            libraries only warnings are logged.
 
     Returns:
-        Sets it up again, after code that may have set up logging for itself.
+        A function that restores this configuration after code that may have changed it.
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.types.Processor] = [
@@ -139,7 +139,7 @@ class _Handler(logging.StreamHandler[Any]):
         try:
             super().emit(record)
         except (RecursionError, SystemExit):
-            # The error came from the text of an object of a handler.
+            # Formatting an object of a handler raised the error.
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name

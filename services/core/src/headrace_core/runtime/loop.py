@@ -1,4 +1,4 @@
-"""The one way to run a loop: its pace, its wake-ups, its retries and its record.
+"""The runner of all loops, with their pace, wake-ups, retries and records.
 
 The shape follows River: every loop starts and stops alike (rivershared/startstop/start_stop.go),
 and reports its runs, so that a test waits for a run instead of sleeping.
@@ -26,7 +26,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How a loop handles failures.
+    """The durations of failure handling.
 
     Attributes:
         retry: shortest and longest wait before the retry of a failed run, in seconds.
@@ -104,14 +104,14 @@ class Wake:
         self._event.set()
 
     def clear(self) -> None:
-        """Drop earlier wake-ups: the run that begins now sees their cause."""
+        """Drop earlier wake-ups, because the next run sees their cause."""
         self._event.clear()
 
     async def sleep(self, seconds: float) -> None:
         """Wait until the flag is set, at most `seconds`."""
         if self._event.is_set():
             return
-        # The timer ends the wait as a wake-up does. A timeout would cancel and raise, at a price.
+        # The timer ends the wait as a wake-up does. asyncio.timeout() costs more.
         timer = asyncio.get_running_loop().call_later(seconds, self._event.set)
         try:
             await self._event.wait()
@@ -174,9 +174,9 @@ class LoopRunner:
 
     Args:
         loop: the work.
-        wake: ends its waits; None: only time does.
+        wake: ends its waits early; None for no early end.
         timing: of retries.
-        fatal: errors that end the loop; any other one is retried.
+        fatal: errors that end the loop; a run with any other error is retried.
         records: where its runs are recorded, under its name.
         clock: monotonic seconds.
     """

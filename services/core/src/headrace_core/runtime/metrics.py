@@ -83,9 +83,9 @@ class LoopMetrics(Collector):
 
 
 class MetricsServer:
-    """Serves a registry under /metrics, on an address and in threads of its own.
+    """Serves a registry under /metrics, on a separate address and in separate threads.
 
-    It answers while the event loop is busy.
+    It answers even while the event loop is busy.
 
     Args:
         address: `host:port`; port 0 takes any free one. The server listens on this address alone.
@@ -130,7 +130,7 @@ class MetricsServer:
         """Stop listening; open requests get their responses."""
         server, self._server = self._server, None
         if server is not None and self._thread is not None:
-            # Requests have threads of their own, so none of them can delay the shutdown.
+            # Each request has its own thread, so it cannot delay the shutdown.
             await asyncio.to_thread(server.shutdown)
             server.server_close()
             await asyncio.to_thread(self._thread.join, _STOP)
@@ -138,7 +138,7 @@ class MetricsServer:
 
 class _Server(ThreadingWSGIServer):
     def server_bind(self) -> None:
-        """Bind without the lookup of the host's name that the base makes."""
+        """Bind without the base's lookup of the host name."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()

@@ -92,7 +92,7 @@ async def _run(create: Callable[[Settings], Service], settings: Settings) -> int
     except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the last place that can log it
         structlog.get_logger().exception("service_failed")
         code = 1
-    _end_soon(code)
+    _exit_soon(code)
     return code
 
 
@@ -106,7 +106,7 @@ async def _serve(create: Callable[[Settings], Service], settings: Settings) -> N
         service = create(settings)
         try:
             await service.start()
-            _spare_the_collector()
+            _tune_garbage_collector()
             await stop.wait()
         except Unavailable as fault:
             postponed += 1
@@ -126,7 +126,7 @@ async def _serve(create: Callable[[Settings], Service], settings: Settings) -> N
 
 
 def _reason(fault: Unavailable) -> str:
-    """Return what the server answered, or the kind of error if it did not answer."""
+    """Return the message of the server, or the type of the error if the server did not answer."""
     cause = fault.__cause__
     while cause is not None and cause.__cause__ is not None:
         cause = cause.__cause__
@@ -135,18 +135,18 @@ def _reason(fault: Unavailable) -> str:
     return answer or type(cause or fault).__name__
 
 
-def _end_soon(code: int) -> None:
+def _exit_soon(code: int) -> None:
     """End the process soon, even if a task ignores its cancellation or a thread still runs."""
     last = threading.Timer(_LAST_S, os._exit, (code,))
     last.daemon = True
     last.start()
 
 
-def _spare_the_collector() -> None:
-    """Keep Python's cyclic collector away from objects that live as long as the process.
+def _tune_garbage_collector() -> None:
+    """Exclude long-lived objects from the cyclic garbage collection, and run it less often.
 
-    Jobs and events are many and have no cycles, so the collector runs less often. It still runs
-    often enough for the cycles of handlers.
+    Most objects are jobs and events, which have no cycles. The collector still runs often enough
+    for the cycles of handlers.
     """
     gc.collect()
     gc.freeze()

@@ -45,7 +45,7 @@ def connection_pool(settings: Settings, *, name: str | None = None) -> Connectio
 
 
 def unexpected(fault: Exception) -> Exception | None:
-    """Return an error that no server causes, to be logged with its traceback; None for others."""
+    """Return an error that should be logged with its traceback; None for faults of the server."""
     return None if isinstance(fault, _EXPECTED) else fault
 
 

@@ -1,7 +1,6 @@
 """Every setting of the services, read from the environment with the prefix HEADRACE_.
 
-`.env.example` at the top of the repository lists them all; handlers keep their own beside their
-code.
+`.env.example` at the top of the repository lists them all. Each handler defines its own settings.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Settings(BaseSettings):
     Durations are seconds, sizes are bytes, addresses are `host:port` (port 0: any free one).
 
     Raises:
-        pydantic.ValidationError: a value is malformed or two of them don't fit together.
+        pydantic.ValidationError: a value is malformed, or two values contradict each other.
     """
 
     # Errors never contain values, because URLs hold passwords.
@@ -98,7 +97,7 @@ class Settings(BaseSettings):
     dispatch_prefetch: int = Field(400, ge=0)
     redeliver_after: float = Field(10.0, gt=0)
     max_worker_losses: int = Field(3, ge=0)
-    # With fewer losses, the other jobs on a worker would fail with the one that kills it.
+    # A lower limit would fail the other jobs of a worker before the job that stops it is isolated.
     max_interruptions: int = Field(100, ge=INTERRUPTIONS_BEFORE_OWN_PROCESS)
 
     # Worker.
@@ -154,7 +153,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_database_schema(cls, schema: str) -> str:
         if schema.startswith("pg_") or schema == "information_schema":
-            raise ValueError(f"{schema} belongs to PostgreSQL; use a schema of its own")
+            raise ValueError(f"{schema} belongs to PostgreSQL; choose another name")
         return schema
 
     @field_validator("redis_url")
@@ -191,7 +190,7 @@ class Settings(BaseSettings):
                     raise ValueError(
                         f"HEADRACE_{name.upper()}={address} is not a loopback address. "
                         "There is no access control yet: set HEADRACE_ALLOW_INSECURE=true to serve "
-                        "everybody who can reach it."
+                        "every client that can reach it."
                     )
         return self
 

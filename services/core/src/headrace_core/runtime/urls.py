@@ -90,12 +90,12 @@ def check_database_url(url: str) -> None:
     """Check a URL of PostgreSQL.
 
     Raises:
-        ValueError: it cannot be read, or has an option that is not supported.
+        ValueError: the URL is malformed, or has an option that is not supported.
     """
     options = database_options(url)
     for name in options:
         if name not in _HONORED | _IGNORED:
-            hint = _HINTS.get(name, "a setting of the server goes into options=-c%20name%3Dvalue")
+            hint = _HINTS.get(name, "write a server setting as options=-c%20name%3Dvalue")
             raise ValueError(f"the option {name} is not supported; {hint}")
     for name, choices in _CHOICES.items():
         if name in options and options[name] not in choices:
@@ -108,7 +108,7 @@ def database_options(url: str) -> dict[str, str]:
     """Return the options of a PostgreSQL URL, with SQLAlchemy's `ssl` as `sslmode`.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the URL is malformed.
     """
     parts = _split(url)
     # Several hosts, each with or without a port.
@@ -138,7 +138,7 @@ def check_redis_url(url: str) -> None:
     """Check a URL of Redis.
 
     Raises:
-        ValueError: it cannot be read, or has an option that is not supported.
+        ValueError: the URL is malformed, or has an option that is not supported.
     """
     parts = _split(url)
     try:
@@ -160,7 +160,7 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
     except ValueError:
         raise _unreadable() from None
-    # In a password, each of these characters would begin the options or the path.
+    # An unescaped / ? or # in a password ends the host part of the URL.
     if parts.fragment or "@" in parts.query or "@" in parts.path:
         raise _unreadable()
     return parts

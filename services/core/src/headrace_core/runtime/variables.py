@@ -40,7 +40,7 @@ _ELSEWHERE: Final = frozenset(
         "HEADRACE_HTTP_MAX_RESPONSE_BYTES",
     }
 )
-# Variables of tests; Docker Compose publishes a port by the last one.
+# Variables of tests, and the port that Docker Compose publishes.
 _IGNORED: Final = ("HEADRACE_TEST_", "HEADRACE_GATEWAY_PORT")
 
 # The least similarity of two names, from 0 to 1: one letter of nine may differ.

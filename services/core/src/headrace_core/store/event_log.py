@@ -127,7 +127,7 @@ class EventPage:
     Attributes:
         events: the events.
         end: the place of the last one; None without events.
-        complete: whether no event came after it.
+        complete: whether the page has all events that were visible.
     """
 
     events: Sequence[JobEvent]
@@ -224,7 +224,7 @@ async def read_unseen(conn: Connection, *, seen: Seen, limit: int) -> Reading:
         {
             "top_xid": seen.top[0],
             "top_position": seen.top[1],
-            # Text, because asyncpg would look up arrays of these types on each connection.
+            # Text, because asyncpg would query the array types on each connection.
             "open": [str(xid) for xid in seen.open],
             "after_xids": [str(place[0]) for place in seen.open.values()],
             "after_positions": [str(place[1]) for place in seen.open.values()],
@@ -381,7 +381,7 @@ _END = text(f"""
 
 # Scans of indexes, none longer than the page: one after the last event seen, and two for each
 # transaction that was open then. These find its events by xid or, for the few with an xid larger
-# than their writer's id, by writer. Each is a loop of its own, so a generic plan cannot merge them
+# than their writer's id, by writer. Each is a separate loop, so a generic plan cannot merge them
 # into one long scan. The limit is a literal, because the planner takes a parameter for a tenth of
 # the table.
 @lru_cache

@@ -1,7 +1,7 @@
 """The leader among the schedulers: the holder of the only lease, by the database's clock.
 
-Each lead is a term. A stopped process cannot know that its term is over. So each statement of the
-scheduler begins with `CURRENT_TERM` and changes nothing after the term; `of_term` then raises
+Each leadership is a term. A stopped process cannot know that its term is over. So each statement of
+the scheduler begins with `CURRENT_TERM` and changes nothing after the term; `of_term` then raises
 StaleTerm. These statements do not lock the row: a stopped leader would block the next one.
 """
 
@@ -20,7 +20,7 @@ async def take_lead(conn: Connection, *, holder: UUID, lease: timedelta) -> int 
     """Begin a new term, if there is no leader.
 
     Args:
-        conn: commits each statement by itself.
+        conn: without a transaction.
         holder: the scheduler.
         lease: the duration of the term unless it is renewed.
 

@@ -36,7 +36,7 @@ def migrate(settings: Settings, *, revision: str = "head", restored: bool = Fals
     A database that was restored into another cluster is also rebased (see `rebase`).
 
     Args:
-        settings: have the URL of the database.
+        settings: the URL of the database and the schema.
         revision: the last revision to apply.
         restored: whether to rebase in any case.
 
@@ -104,7 +104,7 @@ _REVISION = text(f"SELECT version_num FROM {VERSION_TABLE}")
 async def _mend(settings: Settings) -> Mended:
     database = Database(settings, application="migrate", bounded=False)
     try:
-        # Short transactions: streams of many jobs wait for the oldest one that writes.
+        # Short transactions, because streams of many jobs wait for the oldest writing transaction.
         times = documents = 0
         for table in TIMES:
             async with database.transaction() as connection:
@@ -128,7 +128,7 @@ async def _validate_constraints(database: Database) -> None:
         await connection.execute(LOCK)
         pending = await unvalidated(connection)
     for table, name in pending:
-        # Separate transactions, so no table is locked during the scan of another one.
+        # Separate transactions, so a scan of one table does not lock another one.
         async with database.transaction() as connection:
             await connection.execute(LOCK)
             valid = await validate(connection, table=table, name=name)

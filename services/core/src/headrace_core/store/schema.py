@@ -48,7 +48,7 @@ def prepare_schema(connection: Connection, schema: str) -> None:
         if taken and old != schema:
             raise MigrationRefused(
                 f'the schema "{schema}" already has a table "{taken[0]}" of another application; '
-                "set HEADRACE_DATABASE_SCHEMA to a schema of its own"
+                "set HEADRACE_DATABASE_SCHEMA to another schema"
             )
         if old is not None:
             _move(connection, old, schema)

@@ -67,7 +67,7 @@ async def create_subscription(
     """Create a subscription, unless it exists.
 
     Args:
-        conn: needs a transaction of its own.
+        conn: needs a separate transaction.
         tenant: the tenant of the subscription.
         name: unique in the tenant.
         job_filter: selects the jobs whose events it receives.
@@ -200,7 +200,7 @@ async def release_watches(conn: Connection, watches: Sequence[SubscriptionWatch]
 async def read_holders(
     conn: Connection, keys: Collection[SubscriptionKey]
 ) -> Mapping[SubscriptionKey, Holder]:
-    """Return the holders of subscriptions; those that do not exist are left out."""
+    """Return the holders of the subscriptions that exist."""
     rows = await conn.execute(
         _HOLDERS, {"tenants": [key[0] for key in keys], "names": [key[1] for key in keys]}
     )

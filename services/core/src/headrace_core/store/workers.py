@@ -18,8 +18,8 @@ from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
 LIVE_WORKER: Final = "w.lease_expire_time > clock_timestamp()"
 
-# Alive and not draining: the worker takes jobs.
-TAKING_WORKER: Final = f"NOT w.draining AND {LIVE_WORKER}"
+# Alive and not draining, so the worker accepts jobs.
+ACCEPTING_WORKER: Final = f"NOT w.draining AND {LIVE_WORKER}"
 
 
 async def register_worker(conn: Connection, worker: NewWorker, *, lease: timedelta) -> None:

@@ -25,7 +25,7 @@ class Publisher:
     """Publishes in the background; wake-ups during a publication share the next one.
 
     Args:
-        redis: the preferred way.
+        redis: the preferred transport.
         database: for NOTIFY while Redis is unavailable.
         channels: returns the channels of topics.
         timing: deadlines.

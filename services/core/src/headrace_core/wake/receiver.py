@@ -24,14 +24,14 @@ class DeafError(Exception):
 
 
 class Receiver:
-    """Receives wake-ups on both ways, and reconnects until it is stopped.
+    """Receives wake-ups through both transports, and reconnects until it is stopped.
 
     Args:
         redis: for the Redis subscription.
         database: for LISTEN.
         channels: returns the channels to receive, with their topics.
-        deliver: called with topics, in the reading task, so that no task stands between a wake-up
-            and its subscribers. A connection counts as a wake-up of each topic.
+        deliver: called with topics. The reading task calls it, so a wake-up reaches its subscribers
+            without another task. A connection counts as a wake-up of each topic.
         timing: probes and reconnections.
     """
 
@@ -50,8 +50,8 @@ class Receiver:
         self._deliver = deliver
         self._timing = timing
         self._tasks: list[asyncio.Task[None]] = []
-        # The ways that are connected, and since when there is none, by the monotonic clock.
-        self._ways: set[str] = set()
+        # The connected transports, and the monotonic time since which there is none.
+        self._connected: set[str] = set()
         self._deaf_since = time.monotonic()
 
     def start(self) -> None:
@@ -63,12 +63,12 @@ class Receiver:
         ]
 
     def check(self) -> None:
-        """Check that one of the ways is connected.
+        """Check that one of the transports is connected.
 
         Raises:
-            DeafError: neither is, for longer than a reconnection takes.
+            DeafError: neither has been connected for longer than a reconnection takes.
         """
-        if not self._ways and time.monotonic() - self._deaf_since > self._timing.deaf:
+        if not self._connected and time.monotonic() - self._deaf_since > self._timing.deaf:
             raise DeafError
 
     async def stop(self) -> None:
@@ -77,7 +77,7 @@ class Receiver:
 
     async def _receive(
         self,
-        way: str,
+        transport: str,
         read: Callable[
             [Mapping[str, Topic], Callable[[Iterable[Topic]], None]], Awaitable[NoReturn]
         ],
@@ -87,20 +87,20 @@ class Receiver:
         def received(topics: Iterable[Topic]) -> None:
             nonlocal lost
             if lost:
-                _log.info("wake_ups_restored", dependency=way)
+                _log.info("wake_ups_restored", dependency=transport)
             lost = False
-            self._ways.add(way)
+            self._connected.add(transport)
             self._deliver(topics)
 
         while True:
             try:
                 await read(await self._channels(), received)
-            except Exception as fault:  # noqa: BLE001 - the other way works, and this one reconnects
+            except Exception as fault:  # noqa: BLE001 - the other transport works, and this one reconnects
                 if not lost:
-                    _log.warning("wake_ups_lost", dependency=way, error=type(fault).__name__)
+                    _log.warning("wake_ups_lost", dependency=transport, error=type(fault).__name__)
                 lost = True
-                if way in self._ways:
-                    self._ways.remove(way)
+                if transport in self._connected:
+                    self._connected.remove(transport)
                     self._deaf_since = time.monotonic()
             await asyncio.sleep(random.uniform(*self._timing.reconnect))
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 
 class Topic(StrEnum):
-    """The kinds of change that wake others."""
+    """The kinds of change that wake subscribers."""
 
     # A job waits or a worker started: wakes the scheduler.
     JOBS = "headrace_jobs"

@@ -57,8 +57,8 @@ async def held_attempts(conn: Connection, *, worker_id: WorkerId) -> Sequence[At
 
 _HELD = text("SELECT id, attempt FROM jobs WHERE worker_id = :worker_id AND state = 'running'")
 
-# Each job is looked up and locked by its key, in the order given: `LATERAL … FOR UPDATE` leaves the
-# planner no other way, however little it knows of the sizes, and ends once it has enough.
+# `LATERAL … FOR UPDATE` finds and locks each job by its key, in the order given, even if the
+# planner has no statistics. The scan ends when the LIMIT is reached.
 _CLAIM = Transition(
     name="claimed",
     events=(EventType.STARTED,),

@@ -29,7 +29,7 @@ _ARGUMENTS = "CAST({} AS uuid), CAST({} AS integer), CAST(CAST({} AS text) AS js
 def _statement(*parameters: str) -> str:
     """Return the statement with a driver's parameters.
 
-    The schema comes from the environment, which a handler's process shares with its worker.
+    A process of a handler has the environment of its worker, and so the same schema.
     """
     return f"SELECT {Settings().database_schema}.complete({_ARGUMENTS.format(*parameters)})"
 
@@ -68,7 +68,7 @@ async def complete_attempt(connection: Any, key: AttemptKey, *, result: JsonText
             case _:
                 raise TypeError(
                     "complete_in takes a connection of asyncpg, SQLAlchemy's AsyncConnection or "
-                    f"AsyncSession, or psycopg's AsyncConnection, and no {_kind(connection)}"
+                    f"AsyncSession, or psycopg's AsyncConnection, not {_kind(connection)}"
                 )
     except Exception as error:
         _refuse(error, key)
@@ -93,7 +93,7 @@ def complete_attempt_sync(connection: Any, key: AttemptKey, *, result: JsonText)
     if method is None or package == "asyncpg" or _is_async(connection):
         raise TypeError(
             "complete_in of a plain def takes SQLAlchemy's Connection or Session, or a connection "
-            f"of a driver with cursors, and no {_kind(connection)}"
+            f"of a driver with cursors, not {_kind(connection)}"
         )
     try:
         if package == "sqlalchemy":
@@ -117,9 +117,7 @@ async def was_completed(conn: Connection, key: AttemptKey) -> bool:
 async def is_held_open(conn: Connection, key: AttemptKey) -> bool:
     """Return whether the attempt is running and an open transaction locks its row.
 
-    Such a transaction may be that of its handler.
-
-    The statement waits for no lock.
+    The transaction may be that of the handler. The statement waits for no lock.
     """
     return bool(await conn.execute(_HELD_OPEN, key._asdict()))
 
@@ -143,20 +141,20 @@ def _kind(connection: Any) -> str:
 
 
 def _check_transaction(connection: Any) -> None:
-    """Raise ValueError if each statement would commit by itself.
+    """Raise ValueError if the connection commits each statement.
 
     The side effect and the end of the attempt would then be two transactions.
     """
     is_in_transaction = getattr(connection, "is_in_transaction", None)
     if is_in_transaction is not None:
-        alone = not is_in_transaction()
+        commits_each = not is_in_transaction()
     else:
         # psycopg can have an open transaction in autocommit mode.
         status = getattr(getattr(connection, "info", None), "transaction_status", None)
         idle = status is None or int(status) == 0
-        alone = getattr(connection, "autocommit", False) is True and idle
-    if alone:
-        raise ValueError("complete_in needs a connection with a transaction open")
+        commits_each = getattr(connection, "autocommit", False) is True and idle
+    if commits_each:
+        raise ValueError("complete_in needs a connection with an open transaction")
 
 
 def _refuse(error: Exception, key: AttemptKey) -> None:
@@ -166,9 +164,9 @@ def _refuse(error: Exception, key: AttemptKey) -> None:
         for name in ("sqlstate", "pgcode"):
             if getattr(one, name, None) == NOT_CURRENT:
                 raise AttemptNotCurrent(key) from error
-        said = getattr(one, "args", None)
+        arguments = getattr(one, "args", None)
         # The argument of pg8000's errors is the server's message.
-        if said and isinstance(said[0], dict) and said[0].get("C") == NOT_CURRENT:
+        if arguments and isinstance(arguments[0], dict) and arguments[0].get("C") == NOT_CURRENT:
             raise AttemptNotCurrent(key) from error
 
 

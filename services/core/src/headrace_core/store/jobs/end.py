@@ -1,4 +1,4 @@
-"""The ends of attempts that a worker reports: succeeded, failed and the other ways.
+"""The ends of attempts that a worker reports: succeeded, failed and all others.
 
 Each leaves RUNNING and is compared with the attempt and the worker, so one statement writes a mixed
 batch.
@@ -103,7 +103,7 @@ _ENDS = (
 # After these events a job runs again, unless its crash budget is spent.
 _RUNS_AGAIN = in_list([EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST])
 
-# Each job is looked up and locked by its key, as in `claim`.
+# Each job is found and locked by its key, as in `claim`.
 _END = Transition(
     name="ended",
     events=_ENDS,

@@ -23,7 +23,7 @@ RANK = (
 
 
 def new_ids(count: int) -> list[JobId]:
-    """Return growing ids for jobs. asyncpg sends UUIDs of its own type without a conversion."""
+    """Return growing ids for jobs, of asyncpg's UUID type, which it sends without a conversion."""
     return [JobId(pgproto.UUID(raw)) for raw in uuid7_bytes(count)]
 
 

@@ -57,8 +57,7 @@ async def prune_jobs(
 ) -> Pruned:
     """Remove jobs that ended in one state, the longest ended first, with their events.
 
-    Each state is pruned by itself, because scanning jobs of a state with a longer retention would
-    be wasted.
+    A call prunes one state, so it does not scan jobs of states with a longer retention.
 
     A job stays while a subscription of its tenant has not acknowledged all of its events, whether
     they match the filter or not. It also stays while a transaction is open that began before it
@@ -66,7 +65,7 @@ async def prune_jobs(
     later prune.
 
     Args:
-        conn: needs a transaction of its own.
+        conn: needs a separate transaction.
         term: the scheduler's.
         tenant: the tenant of the jobs.
         state: a terminal state.
@@ -138,7 +137,8 @@ _TENANTS = text("""
     SELECT tenant FROM found
 """)
 
-# It waits only for another prune of the tenant, at the row of the start, which nothing else locks.
+# The statement waits only for another prune of the tenant, at the row of the start, which nothing
+# else locks.
 # The snapshot has all events to delete: `seq` grows with each event, so a job whose `seq` is still
 # that of the snapshot has no later events. The newest event of a job has its greatest place.
 _PRUNE = text(f"""

@@ -25,8 +25,8 @@ async def recover_lost(
 ) -> Sequence[tuple[JobId, str]]:
     """Recover RUNNING jobs whose worker's lease has lapsed or whose worker is missing.
 
-    The age of a job does not matter: a live worker keeps its jobs. A job that ran in a process of
-    its own is not charged with a loss, because it did not end the worker.
+    The age of a job does not matter: a live worker keeps its jobs. A job that ran in its own
+    process is not charged with a loss, because it did not end the worker.
 
     Args:
         conn: needs no transaction.
@@ -64,14 +64,14 @@ async def expire_overdue(
     return [row.id for row in rows if row.id is not None]
 
 
-# The other jobs had a process of their own and did not end the worker.
+# The other jobs ran in their own processes and did not end the worker.
 _CHARGED = (
     f"(j.worker_losses < {LOSSES_BEFORE_OWN_PROCESS}"
     f" AND j.interruptions < {INTERRUPTIONS_BEFORE_OWN_PROCESS})"
 )
 
 # Steps from worker to worker of the index on running jobs, so the cost depends on the number of
-# workers and not of their jobs. A job that another worker has claimed meanwhile is not selected.
+# workers and not of their jobs. A job that another worker has claimed since is not selected.
 _RECOVER = Transition(
     name="released",
     events=(EventType.WORKER_LOST, EventType.CANCELLED),

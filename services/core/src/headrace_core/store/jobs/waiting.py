@@ -13,7 +13,7 @@ from headrace_core.domain.pool import Head, Lane, Pool, ReadyJob, ServedQueues
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.sql.connection import Connection, Row
 from headrace_core.store.sql.transition import source_guard
-from headrace_core.store.workers import TAKING_WORKER
+from headrace_core.store.workers import ACCEPTING_WORKER
 
 
 async def live_pools(conn: Connection, *, term: int | None = None) -> list[Pool]:
@@ -139,7 +139,7 @@ LANES: Final = f"""lane AS (
     )"""
 
 # The condition that handler `h` of worker `w` takes jobs of lane `l`.
-SERVES_LANE: Final = f"""h.tenant = l.tenant AND h.type = l.type AND {TAKING_WORKER}
+SERVES_LANE: Final = f"""h.tenant = l.tenant AND h.type = l.type AND {ACCEPTING_WORKER}
             AND (w.queues = '{{}}' OR l.queue = ANY (w.queues))"""
 
 _LIVE_POOLS = f"""
@@ -149,7 +149,7 @@ _LIVE_POOLS = f"""
         ARRAY(SELECT h.type FROM worker_handlers h
             WHERE h.worker_id = (array_agg(w.id))[1]) AS types
     FROM workers w
-    WHERE {TAKING_WORKER}
+    WHERE {ACCEPTING_WORKER}
     GROUP BY w.pool, w.tenant, w.queues
 """
 
@@ -212,6 +212,6 @@ _KNOWN = text(f"""
 
 _SERVED = text(f"""
     SELECT DISTINCT w.queues FROM workers w
-    WHERE w.tenant = :tenant AND {TAKING_WORKER}
+    WHERE w.tenant = :tenant AND {ACCEPTING_WORKER}
         AND EXISTS (SELECT 1 FROM worker_handlers h WHERE h.worker_id = w.id)
 """)

@@ -92,14 +92,14 @@ class Connection:
 
     Args:
         driver: the connection.
-        begun: whether it has an open transaction.
+        in_transaction: whether it has an open transaction.
     """
 
     __slots__ = ("_driver", "_open")
 
-    def __init__(self, driver: Driver, *, begun: bool) -> None:
+    def __init__(self, driver: Driver, *, in_transaction: bool) -> None:
         self._driver = driver
-        self._open = begun
+        self._open = in_transaction
 
     async def execute(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
         """Run a statement.

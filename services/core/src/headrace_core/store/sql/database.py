@@ -77,7 +77,7 @@ class Database:
             "max_cached_statement_lifetime": 0,
             "server_settings": {"application_name": f"headrace-{application}"},
         }
-        # The doctor counts processes by these.
+        # The doctor counts the processes of services by these connections.
         self._listen = {"application_name": f"headrace-{application}-listen"}
         session = {
             # Unqualified names cost nothing per statement.
@@ -98,7 +98,7 @@ class Database:
         # the startup message.
         self._session = ";".join(f"SET {name} = {value}" for name, value in session.items())
         self._pool: asyncpg.Pool[Row] | None = None
-        # Whether any connection was ever opened.
+        # True once a connection was opened.
         self._connected = False
         self._installation_id: UUID | None = None
 
@@ -113,7 +113,7 @@ class Database:
         with _faults():
             async with self._driver() as driver:
                 await driver.execute("BEGIN")
-                connection = Connection(driver, begun=True)
+                connection = Connection(driver, in_transaction=True)
                 # An uncommitted transaction is rolled back when the connection is released.
                 yield connection
                 await connection.commit()
@@ -137,20 +137,20 @@ class Database:
                     "SET LOCAL plan_cache_mode = force_custom_plan;"
                     "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on"
                 )
-                connection = Connection(driver, begun=True)
+                connection = Connection(driver, in_transaction=True)
                 yield connection
                 await connection.commit()
 
     @asynccontextmanager
     async def statement(self) -> AsyncIterator[Connection]:
-        """Return a connection that commits each statement by itself, in one round trip.
+        """Return a connection that commits each statement, in one round trip.
 
         Raises:
             Unavailable: as for a transaction.
         """
         with _faults():
             async with self._driver() as driver:
-                yield Connection(driver, begun=False)
+                yield Connection(driver, in_transaction=False)
 
     async def ping(self) -> None:
         """Check that the database answers.
@@ -182,13 +182,13 @@ class Database:
         with _faults():
             driver = await asyncpg.connect(**self._connect | {"server_settings": self._listen})
             try:
-                await self._begin_session(driver)
+                await self._set_up_session(driver)
                 yield driver
             finally:
                 driver.terminate()
 
     async def close(self) -> None:
-        """Close all connections. After five seconds the others are terminated."""
+        """Close all connections. Terminate those that are still open after five seconds."""
         pool, self._pool = self._pool, None
         if pool is not None:
             try:
@@ -197,7 +197,7 @@ class Database:
             except TimeoutError:
                 pool.terminate()
 
-    async def _begin_session(self, driver: Any) -> None:
+    async def _set_up_session(self, driver: Any) -> None:
         await driver.execute(self._session, timeout=self._timeout)
 
     @asynccontextmanager
@@ -207,7 +207,7 @@ class Database:
             # This opens no connection yet.
             pool = self._pool = asyncpg.create_pool(
                 **self._connect,
-                init=self._begin_session,
+                init=self._set_up_session,
                 min_size=0,
                 max_size=self._size,
                 max_queries=2**31,
@@ -235,7 +235,7 @@ class Database:
             elif isinstance(error, asyncpg.PostgresError) and error.sqlstate in _USELESS_CODES:
                 driver.terminate()
                 if error.sqlstate == _READ_ONLY:
-                    # A session that began read-only stays read-only: replace all of them.
+                    # A session that was read-only at its start stays so: replace all of them.
                     await pool.expire_connections()
             # An error of the release must not replace the first one, least of all a cancellation.
             with suppress(Exception):

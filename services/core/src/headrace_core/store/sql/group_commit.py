@@ -1,7 +1,7 @@
 """Group commit: many small writes share one transaction.
 
 Items gather while the previous commit runs, so load makes batches larger instead of queues longer.
-An item that finds no commit running is committed at once. If commits are quick, many submitters
+If no commit is running, an item is committed at once. If commits are quick, many submitters
 would still cause many small commits. So a batch may wait as long as further items keep arriving.
 """
 
@@ -45,7 +45,7 @@ class GroupCommit(Generic[Item, Result]):
 
     Args:
         commit: persists a batch and returns one result per item, in order. Its error is raised for
-            every caller of the batch. It has a time limit of its own.
+            every caller of the batch. It must have its own time limit.
         max_batch: the maximum number of items in a batch.
         max_pending: the maximum number of unfinished items, including those being committed.
         weigh: returns the weight of an item, in the unit of the two limits below.
@@ -113,8 +113,8 @@ class GroupCommit(Generic[Item, Result]):
         self._pending += 1
         self._pending_weight += weight
         if self._committer is None:
-            # The task begins at the loop's next iteration, so items submitted in this one join.
-            # It works for all submitters, so it runs in the context of none of them.
+            # The task starts in the next iteration of the loop, so its first batch has all items
+            # of this iteration. It serves all submitters, so it must not run in the context of one.
             self._committer = asyncio.create_task(
                 self._run(), name="group-commit", context=self._context.copy()
             )

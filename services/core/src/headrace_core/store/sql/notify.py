@@ -38,10 +38,12 @@ async def listen(
         Unavailable: the connection failed.
     """
     async with database.session() as connection:
-        # The limit of a statement would be too long a wait for a dead connection.
+        # The time limit of statements is too long to wait for a dead connection.
         async with asyncio.timeout(probe):
             for channel in channels:
-                await connection.add_listener(channel, lambda *said: on_notify((said[2],)))
+                await connection.add_listener(
+                    channel, lambda *notification: on_notify((notification[2],))
+                )
         on_notify(channels)
         await until_lost(connection, probe=probe)
 

@@ -15,7 +15,7 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.sql.database import Database, server_error
 from headrace_core.store.sql.transition import insert_events
 
-# How often the disk is checked for room, in seconds.
+# Seconds between two checks that the disk has room.
 _ROOM_S: Final = 10.0
 
 

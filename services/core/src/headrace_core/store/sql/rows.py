@@ -391,7 +391,7 @@ def to_overrides(retry: JsonText | None) -> RetryOverrides:
     """Decode a submitter's retry overrides from their JSON object."""
     if retry is None:
         return _NO_OVERRIDES
-    return RetryOverrides(**_said(_overrides.decode(retry)))
+    return RetryOverrides(**_set_values(_overrides.decode(retry)))
 
 
 _NO_OVERRIDES = RetryOverrides()
@@ -406,7 +406,7 @@ def from_overrides(retry: RetryOverrides) -> JsonText | None:
 
 def to_policy(retry: JsonText) -> RetryPolicy:
     """Decode a handler's retry policy from its JSON object."""
-    return RetryPolicy(**_said(_overrides.decode(retry)))
+    return RetryPolicy(**_set_values(_overrides.decode(retry)))
 
 
 def from_policy(retry: RetryPolicy) -> JsonText:
@@ -422,7 +422,7 @@ def _retry_text(retry: RetryOverrides | RetryPolicy) -> JsonText:
     return msgspec.json.encode(fields).decode()
 
 
-def _said(row: _RetryRow) -> dict[str, Any]:
+def _set_values(row: _RetryRow) -> dict[str, Any]:
     fields = {
         name: value for name, value in msgspec.structs.asdict(row).items() if value is not None
     }

@@ -328,7 +328,7 @@ leadership = Table(
     "leadership",
     metadata,
     Column("singleton", Boolean, primary_key=True, server_default=text("true")),
-    # It grows with each new leader. Each write of a scheduler compares it.
+    # Increases with each new leader. Each write of a scheduler compares it.
     Column("term", BigInteger, nullable=False),
     Column("holder", Uuid),
     _time("lease_expire_time"),
@@ -339,7 +339,7 @@ leadership = Table(
 )
 
 # The start of a tenant's part of the event log: events up to this place may have been pruned.
-# Without a row none was.
+# Without a row, no event was pruned.
 event_log = Table(
     "event_log",
     metadata,

@@ -49,7 +49,7 @@ def readable_interval(column: str) -> str:
 
 
 def clamped(column: str) -> str:
-    """Return the nearest time that a submitter may ask for."""
+    """Return the nearest time that a submitter may request."""
     return (
         f"least(greatest({column}, '1970-01-01 00:00:00+00'::timestamptz), "
         "'9999-12-30 23:59:59.999999+00'::timestamptz)"

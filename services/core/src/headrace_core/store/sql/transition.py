@@ -37,7 +37,7 @@ def keyed_guard(event: EventType) -> str:
     """Return the condition of `source_guard`, for rows that are found by their keys.
 
     It hides the states from the planner, so the plan never scans the partial index of a state. Such
-    a plan, made while few jobs had the state, would become slower with each one more.
+    a plan, made while few jobs had the state, would become slower as their number grows.
     """
     return _keyed(sources(event))
 
@@ -53,10 +53,10 @@ def _keyed(states: Sequence[JobState]) -> str:
 
 
 class Lock(StrEnum):
-    """How a selection locks rows of jobs.
+    """The locks that a selection takes on rows of jobs.
 
     The FOR KEY SHARE of the SQL function `check_fence` conflicts with SKIP alone. So it delays
-    each transition that may lead to another attempt, and no other one.
+    only the transitions that may lead to another attempt.
 
     Attributes:
         WAIT: for the writes of a worker or client about its own job.

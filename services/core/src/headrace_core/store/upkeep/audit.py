@@ -270,7 +270,7 @@ _HANDLERS = text("""
     LIMIT :most
 """)
 
-# A place that this cluster has not reached comes from another cluster. `migrate` corrects it.
+# Another cluster assigned a place that this cluster has not reached. `migrate` corrects it.
 _LOG = text("""
     WITH here AS (
         SELECT pg_snapshot_xmax(pg_current_snapshot()) AS xid,

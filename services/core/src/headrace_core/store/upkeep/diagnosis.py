@@ -33,7 +33,8 @@ class DatabaseServer:
         connections: the number of open connections, at most `max_connections`.
         size: the size of the database, in bytes.
         sees_others: whether this role may see the activity of other roles.
-        settings: those that this role may read, by PostgreSQL's names; times are in milliseconds.
+        settings: the settings that this role may read, by PostgreSQL's names. Times are in
+            milliseconds.
         sessions: the number of Headrace's sessions in this database, by application name, such as
             `headrace-gateway`, or `headrace-gateway-listen` for wake-ups.
     """
@@ -51,7 +52,7 @@ class DatabaseServer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenTransaction:
-    """A transaction that has an id, and the time since it began."""
+    """A transaction that has an id, and the time since its start."""
 
     pid: int | None
     application: str

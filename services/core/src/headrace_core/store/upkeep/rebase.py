@@ -42,7 +42,7 @@ async def rebase(conn: Connection) -> Rebased:
     still reports that.
 
     Args:
-        conn: needs a transaction of its own. It locks the tables against writes.
+        conn: needs a separate transaction. The function locks the tables against writes.
     """
     await conn.execute(_LOCK)
     # This compares with the old places of the events.

@@ -43,8 +43,8 @@ async def drop_clamp(conn: Connection, *, table: str) -> None:
     """Drop the trigger of a table in which every row is sound.
 
     Args:
-        conn: a transaction of its own. With the locks of two tables, it could deadlock with a
-            service.
+        conn: needs a separate transaction. With the locks of two tables, it could deadlock with
+            a service.
         table: one of `CLAMPED`.
     """
     if (table, f"{table}_times_check") in await unvalidated(conn):
@@ -55,12 +55,12 @@ async def drop_clamp(conn: Connection, *, table: str) -> None:
 
 
 async def clamp_rows(conn: Connection, *, table: str) -> int:
-    """Move unreadable times of a table to the nearest one that a submitter may ask for.
+    """Move unreadable times of a table to the nearest one that a submitter may request.
 
-    An unreadable timeout is dropped, so that of the handler applies. No state changes.
+    An unreadable timeout is dropped, so the timeout of the handler applies. No state changes.
 
     Returns:
-        How many rows were changed.
+        The number of changed rows.
     """
     return (await conn.execute(_CLAMPS[table])).rowcount
 
