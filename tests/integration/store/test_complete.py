@@ -302,7 +302,7 @@ async def test_blocking_connection_in_the_loop_is_refused(
 ) -> None:
     with (
         opener(settings.postgresql_url) as connection,
-        pytest.raises(TypeError, match=r"no (psycopg|sqlalchemy)"),
+        pytest.raises(TypeError, match=r"not (psycopg|sqlalchemy)"),
     ):
         await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
 
@@ -312,7 +312,7 @@ async def test_async_connection_in_a_sync_handler_is_refused(
     settings: Settings, running: Brought, opener: Opener
 ) -> None:
     async with opener(settings.postgresql_url) as connection:
-        with pytest.raises(TypeError, match=r"no (asyncpg|psycopg|sqlalchemy)"):
+        with pytest.raises(TypeError, match=r"not (asyncpg|psycopg|sqlalchemy)"):
             complete_attempt_sync(connection, AttemptKey(running.job.id, 1), result="1")
 
 
