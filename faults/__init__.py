@@ -1,10 +1,10 @@
-"""Faults that Headrace survives: scenarios on real processes, and the invariants that must hold.
+"""Fault scenarios on real processes, and the invariants that Headrace must keep.
 
-`make faults` runs them; `docs/reliability.md` tells what each one does and shows.
+`make faults` runs the scenarios; `docs/reliability.md` describes them and has the results.
 """
 
 import os
 
-# gRPC reads it when it is imported. uvloop forks for each command, such as `headrace verify`, and
-# with gRPC's handlers of a fork one child of ten ended with SIGSEGV before it became the command.
+# Must be set before gRPC is imported. uvloop forks for each command, such as `headrace verify`.
+# With gRPC's fork handlers, one in ten children died of SIGSEGV before it executed the command.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"

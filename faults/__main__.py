@@ -32,7 +32,7 @@ async def _run(
             for number in range(options.times):
                 began = time.monotonic()
 
-                def say(text: str, name: str = scenario.id, since: float = began) -> None:
+                def log(text: str, name: str = scenario.id, since: float = began) -> None:
                     passed = time.monotonic() - since
                     console.print(f"[dim]{passed:6.1f}[/] {name} {text}", highlight=False)
 
@@ -41,11 +41,11 @@ async def _run(
                     seed=seed + number,
                     short=options.short,
                     keep=options.keep,
-                    say=say,
+                    log=log,
                 )
                 results.append(result)
-                say("good" if result.good else f"[red]{result.word}[/] {result.not_run}")
-                # After each one: what has been shown stays, whatever becomes of the others.
+                log("good" if result.good else f"[red]{result.word}[/] {result.not_run}")
+                # Write after each trial, so that an interruption loses no result.
                 report.write(report.as_markdown(results), options.markdown)
                 report.write(report.as_json(results), options.json)
     finally:
@@ -65,20 +65,20 @@ def _choice(
 
 def _list(console: Console, scenarios: Mapping[str, Scenario]) -> None:
     for scenario in scenarios.values():
-        times = f"{scenario.usual:4.0f} s, in short {scenario.usual_short:3.0f} s"
+        times = f"{scenario.usual:4.0f} s, short {scenario.usual_short:3.0f} s"
         console.print(f"{scenario.id:4} {times}  {scenario.title}; {' '.join(scenario.shows)}")
     full, short = (
         sum(scenario.seconds(short=short) for scenario in scenarios.values()) / 60
         for short in (False, True)
     )
-    console.print(f"all {len(scenarios)}: about {full:.0f} min, in short {short:.0f} min")
+    console.print(f"all {len(scenarios)}: about {full:.0f} min, short {short:.0f} min")
 
 
 def main() -> int:
-    """Runs what the options say; returns the exit code."""
-    # asyncpg and grpc know of what they leave open only when it is collected.
+    """Run the command and return its exit code."""
+    # asyncpg and gRPC warn about open resources at garbage collection.
     warnings.simplefilter("ignore", ResourceWarning)
-    # A file or a pipe has no width of its own.
+    # A file or a pipe has no width.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     scenarios = find_scenarios()
     options = read_options(scenarios)
@@ -91,9 +91,9 @@ def main() -> int:
     else:
         seed = random.randrange(1_000_000) if options.seed is None else options.seed
         chosen = _choice(options, scenarios, seed)
-        about = sum(one.seconds(short=options.short) for one in chosen) * options.times / 60
+        minutes = sum(one.seconds(short=options.short) for one in chosen) * options.times / 60
         names = " ".join(scenario.id for scenario in chosen)
-        console.print(f"seed {seed}: {names}; about {about:.0f} min")
+        console.print(f"seed {seed}: {names}; about {minutes:.0f} min")
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 results = runner.run(_run(options, chosen, console, seed=seed))

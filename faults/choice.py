@@ -1,4 +1,4 @@
-"""A choice of scenarios that fits into a time: the same with the same seed."""
+"""A random choice of scenarios that fits a time budget; the same seed gives the same choice."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from faults.scenario import Scenario
 def choose(
     scenarios: Iterable[Scenario], *, seed: int, budget: float, short: bool
 ) -> list[Scenario]:
-    """Draws scenarios as long as there is time for another one.
+    """Choose random scenarios while the budget has room for another one.
 
     Args:
-        scenarios: to choose from.
-        seed: decides which.
-        budget: seconds for all of them together, by what they usually take.
-        short: whether they are run with shorter waits.
+        scenarios: the candidates.
+        seed: the seed of the random choice.
+        budget: the sum of their usual durations, in seconds, at most.
+        short: use the usual durations with shorter waits.
 
     Returns:
-        Those that were drawn, in the order of `scenarios`.
+        The chosen scenarios, in the order of `scenarios`.
     """
-    given = list(scenarios)
-    drawn: list[Scenario] = []
+    candidates = list(scenarios)
+    chosen: list[Scenario] = []
     left = budget
-    for scenario in random.Random(seed).sample(given, len(given)):
+    for scenario in random.Random(seed).sample(candidates, len(candidates)):
         seconds = scenario.seconds(short=short)
         if seconds <= left:
-            drawn.append(scenario)
+            chosen.append(scenario)
             left -= seconds
-    return sorted(drawn, key=given.index)
+    return sorted(chosen, key=candidates.index)

@@ -1,4 +1,4 @@
-"""When, of which commit and on which machine a trial is run."""
+"""The time, commit and machine of a trial."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.machine import commit, cpu
 
 
 def circumstances() -> dict[str, Any]:
-    """What goes with every figure; `load` is the load average before."""
+    """Return the context of every figure; `load` is the load average before the trial."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),

@@ -1,6 +1,6 @@
-"""Clocks that go wrong: libfaketime before a process, and how wrong it is in a file.
+"""Wrong wall clocks: libfaketime is preloaded into a process and reads the offset from a file.
 
-The wall clock is changed alone, as it is on a machine; the monotonic one runs on.
+Only the wall clock is wrong; the monotonic clock stays right, as on a real machine.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-# How long a process may go on with what it has read from the file, in seconds.
+# Time for which a process caches the offset, in seconds.
 _CACHED_S = 1
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 _SHARED = Path("/dev/shm")
 
 
@@ -22,7 +22,7 @@ class Clock:
     """The wall clock of some processes.
 
     Args:
-        file: says how wrong it is; not at all in the beginning.
+        file: the file for the offset, which starts at zero.
     """
 
     def __init__(self, file: Path) -> None:
@@ -31,56 +31,56 @@ class Clock:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to go by this clock."""
+        """The environment variables of a process with this clock."""
         return {
             "LD_PRELOAD": str(_library()),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_CACHE_DURATION": str(_CACHED_S),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            # The times of files are those of the disk.
+            # Do not shift the timestamps of files.
             "NO_FAKE_STAT": "1",
         }
 
     def set(self, seconds: float) -> None:
-        """Makes it so many seconds fast, or slow; it is so a second later."""
+        """Set the offset in seconds; processes apply it within a second."""
         draft = self._file.with_suffix(".new")
         draft.write_text(f"{seconds:+.3f}\n")
         draft.replace(self._file)
 
 
-def forget(pid: int) -> None:
-    """Removes what libfaketime leaves in shared memory of a process that was killed."""
+def clean_up(pid: int) -> None:
+    """Remove the shared memory of libfaketime that a killed process leaves."""
     for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
         (_SHARED / name).unlink(missing_ok=True)
 
 
-def why_not(folder: Path) -> str:
-    """Why this machine's clocks cannot be changed for a process; nothing when they can.
+def unsupported_reason(folder: Path) -> str:
+    """Return why a process cannot have a wrong clock on this machine; empty if it can.
 
     Args:
-        folder: for a file.
+        folder: a folder for a temporary file.
     """
     if _library() is None:
         return "libfaketime is not installed"
     clock = Clock(folder / "clock")
     clock.set(3600)
-    tried = subprocess.run(
+    child = subprocess.run(
         [sys.executable, "-c", "import time; print(time.time())"],
         env={**os.environ, **clock.environment},
         capture_output=True,
         text=True,
-        timeout=_PATIENCE_S,
+        timeout=_TIMEOUT_S,
         check=False,
     )
     try:
-        ahead = float(tried.stdout) - time.time()
+        ahead = float(child.stdout) - time.time()
     except ValueError:
         ahead = 0.0
     return "" if 3500 < ahead < 3700 else "libfaketime does not work on this machine"
 
 
 def _library() -> Path | None:
-    # Not imported: the package would change this process, too.
+    # An import of the package would change the clock of this process.
     package = find_spec("libfaketime")
     if package is None or package.origin is None:
         return None

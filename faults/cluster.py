@@ -15,7 +15,7 @@ import psutil
 from pydantic import SecretStr
 
 from faults import ledger
-from faults.clock import Clock, forget
+from faults.clock import Clock, clean_up
 from faults.disk import Disk, disk
 from faults.metrics import read_metric
 from faults.valkey import Valkey
@@ -33,31 +33,30 @@ from support.settings import environment_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 
-# By these a link tells its connections apart: the ones over which wake-ups come.
+# By these statements a link recognizes the connections that carry wake-ups.
 LISTEN = b"LISTEN "
 SUBSCRIBE = b"SUBSCRIBE"
 
-# How long a service has to finish what it is doing, in seconds.
+# The shutdown grace of a service, in seconds.
 _GRACE = 5.0
 
-# How often a supervisor looks whether its process lives, and for how long it lets it rest before it
-# starts it again, in seconds.
-_LOOK_S = 0.1
+# The polling interval of a supervisor, and the delay before it restarts a process, in seconds.
+_POLL_S = 0.1
 _RESTART_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Which processes there are.
+    """The processes of a cluster.
 
     Args:
-        links: the kinds of processes that reach their servers through links which can fail:
-            `gateway`, `scheduler`, `worker`, and `client` for the way to the gateways.
-        statement: text of the statements whose answers the links to PostgreSQL can lose.
+        links: the kinds of processes that reach their servers through links that can fail:
+            `gateway`, `scheduler`, `worker`, and `client` for the links to the gateways.
+        statement: part of the SQL statements whose replies the links to PostgreSQL can lose.
         settings: changes to the defaults, by the names of `Settings`.
-        settings_of: further changes, by the names of services: `{"worker-1": {"worker_slots": 5}}`.
-        clocks: whether each service has a clock of its own, `service.clock`, that can be wrong.
-        disk_mib: how large the disk of PostgreSQL is, `cluster.disk`; None for the machine's own.
+        settings_of: further changes, by service: `{"worker-1": {"worker_slots": 5}}`.
+        clocks: give each service its own wall clock, `service.clock`, that can be wrong.
+        disk_mib: size of PostgreSQL's disk, `cluster.disk`, in MiB; None for the machine's disk.
     """
 
     gateways: int = 2
@@ -76,11 +75,11 @@ class Service:
 
     Attributes:
         name: `gateway-1`, `worker-3`.
-        address: where it serves.
-        metrics_url: where its metrics are.
-        postgres, redis, entrance: its links; None where the plan has none.
-        clock: its wall clock; None where the plan has none.
-        restarts: how often it was started again since it had died.
+        address: the address at which the service listens.
+        metrics_url: the URL of its metrics.
+        postgres, redis, entrance: its links; None without such links in the plan.
+        clock: its wall clock; None without clocks in the plan.
+        restarts: the number of restarts by the supervisor.
     """
 
     def __init__(self, server: Server, *, name: str, address: str, metrics_url: str) -> None:
@@ -100,17 +99,17 @@ class Service:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended by itself."""
+        """True unless the process has ended by itself."""
         return self._server.running
 
     @property
     def target(self) -> str:
-        """Where clients reach it."""
+        """The address for clients."""
         return self.entrance.address if self.entrance is not None else self.address
 
     @property
     def links(self) -> dict[str, Proxy]:
-        """Its links, by what they are called: `worker-1 to redis`, `clients to gateway-2`."""
+        """The links by name: `worker-1 to redis`, `clients to gateway-2`."""
         named = {
             f"{self.name} to postgresql": self.postgres,
             f"{self.name} to redis": self.redis,
@@ -119,71 +118,71 @@ class Service:
         return {name: link for name, link in named.items() if link is not None}
 
     def launch(self) -> None:
-        """Starts it."""
-        # Not in a thread: the process is tied to the thread that starts it.
+        """Start the process."""
+        # Not in a thread, because the process dies with the thread that starts it.
         self._server.launch()
 
     async def serving(self) -> None:
-        """Waits until it serves."""
+        """Wait until the service serves."""
         await self._server.serving()
 
     async def start(self) -> None:
-        """Starts it and waits until it serves."""
+        """Start the process and wait until it serves."""
         self.launch()
         await self.serving()
 
     async def terminate(self) -> int:
-        """Tells it to end, and waits until it has; returns its exit code."""
+        """Send SIGTERM, wait for the end of the process and return its exit code."""
         return await asyncio.to_thread(self._server.terminate, within=_GRACE + 15)
 
     async def kill(self) -> None:
-        """Kills it."""
+        """Kill the process."""
         pid = self.pid if self.clock is not None and self._server.running else None
         await asyncio.to_thread(self._server.kill)
         if pid is not None:
-            forget(pid)
+            clean_up(pid)
 
-    def stand_still(self) -> None:
-        """Stops it where it is: it keeps its connections, and answers nobody."""
+    def suspend(self) -> None:
+        """Suspend the process; its connections stay open, but it does not respond."""
         os.kill(self.pid, signal.SIGSTOP)
 
-    def go_on(self) -> None:
-        """Lets it go on as if nothing had been."""
+    def resume(self) -> None:
+        """Resume the suspended process."""
         os.kill(self.pid, signal.SIGCONT)
 
     async def supervise(self) -> None:
-        """Starts it again whenever it has died, as systemd or Kubernetes do; for ever.
+        """Restart the process whenever it dies, as systemd or Kubernetes do, until cancelled.
 
-        What a scenario ends by `kill` or `terminate` is left to the scenario.
+        A process that the scenario ends with `kill` or `terminate` is not restarted.
         """
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
             if self._server.died:
                 await asyncio.sleep(_RESTART_S)
-                # Its children go with it.
+                # Kill its children too.
                 await self.kill()
                 self.launch()
                 self.restarts += 1
 
     def memory(self) -> float:
-        """Its resident memory in MiB."""
+        """Return the resident memory in MiB."""
         return float(psutil.Process(self.pid).memory_info().rss) / 2**20
 
     def files(self) -> int:
-        """How many file descriptors it has open."""
+        """Return the number of open file descriptors."""
         return int(psutil.Process(self.pid).num_fds())
 
     async def metric(self, name: str, **labels: str) -> float:
-        """The value of one of its metrics, the sum of those with these labels.
+        """Return the sum of one of its metrics over the samples with these labels.
 
         Raises:
-            KeyError: it has none of that name.
+            KeyError: no sample matches.
         """
         return await read_metric(self.metrics_url, name, **labels)
 
 
 class Postgres:
-    """The PostgreSQL server, to crash it, to start it again, and to make it a standby."""
+    """The PostgreSQL server, which a scenario can crash, start, demote and promote."""
 
     def __init__(self, server: Server, url: str, data: Path) -> None:
         self._server = server
@@ -192,21 +191,21 @@ class Postgres:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended by itself."""
+        """True unless the process has ended by itself."""
         return self._server.running
 
     async def crash(self) -> None:
-        """Ends it as `pg_ctl stop -m immediate` does: without a checkpoint, sessions cut off."""
+        """Crash the server as `pg_ctl stop -m immediate` does, without a checkpoint."""
         await asyncio.to_thread(self._server.terminate, within=30, signum=signal.SIGQUIT)
 
     async def start(self) -> None:
-        """Starts it again, and waits until it has recovered and serves."""
+        """Start the server, and wait until it has recovered and serves."""
         await asyncio.to_thread(self._server.stop)
         self._server.launch()
         await self._server.serving()
 
     async def demote(self) -> None:
-        """Stop it and start it as a standby, as a failover does with the old primary."""
+        """Restart the server as a standby, as a failover does with the old primary."""
         await asyncio.to_thread(self._server.stop)
         (self._data / "standby.signal").touch()
         self._server.launch()
@@ -222,13 +221,13 @@ class Postgres:
 
 
 class Cluster:
-    """All processes, while they run.
+    """All processes of a running platform.
 
     Attributes:
-        settings: how to reach the servers, past all links.
-        logs: the folder of the processes' logs.
-        ledger: what the handlers write down.
-        disk: what PostgreSQL's data lies on; None for the machine's own.
+        settings: how to reach the servers without a link.
+        logs: the folder with the logs of the processes.
+        ledger: the record of started attempts.
+        disk: the disk of PostgreSQL; None for the machine's disk.
     """
 
     def __init__(self, folder: DataFolder, plan: Plan, disk: Disk | None) -> None:
@@ -239,8 +238,8 @@ class Cluster:
         self._clocks = folder.path / "clocks"
         self._clocks.mkdir()
         self.disk = disk
-        place = folder if disk is None else DataFolder(disk.path)
-        postgres = EmbeddedPostgres(folder=place)
+        postgres_folder = folder if disk is None else DataFolder(disk.path)
+        postgres = EmbeddedPostgres(folder=postgres_folder)
         valkey = EmbeddedValkey(folder=folder)
         self.settings = Settings.model_validate(
             {
@@ -252,7 +251,7 @@ class Cluster:
             }
         )
         self.postgres = Postgres(
-            self._server(postgres.program()), postgres.url, place.path / "postgres"
+            self._server(postgres.program()), postgres.url, postgres_folder.path / "postgres"
         )
         self.valkey = Valkey(self._server(valkey.program()), valkey.url, folder.path / "valkey")
         self.gateways: list[Service] = []
@@ -261,22 +260,22 @@ class Cluster:
 
     @property
     def services(self) -> list[Service]:
-        """All three kinds."""
+        """All gateways, schedulers and workers."""
         return [*self.gateways, *self.schedulers, *self.workers]
 
     @property
     def targets(self) -> list[str]:
-        """Where clients reach the gateways."""
+        """The addresses of the gateways for clients."""
         return [gateway.target for gateway in self.gateways]
 
     def _server(self, program: Program) -> Server:
         return Server(program, log=self.logs / f"{program.name}.log")
 
-    async def _start(self, ending: AsyncExitStack) -> None:
-        ending.callback(self.ledger.close)
+    async def _start(self, cleanup: AsyncExitStack) -> None:
+        cleanup.callback(self.ledger.close)
         for server in (self.postgres._server, self.valkey.server):
-            # Killed, PostgreSQL would leave sessions behind that still write to the folder.
-            ending.push_async_callback(asyncio.to_thread, server.stop)
+            # If PostgreSQL were killed, its sessions would still write to the folder.
+            cleanup.push_async_callback(asyncio.to_thread, server.stop)
             server.launch()
             await server.serving()
         await asyncio.to_thread(migrate, self.settings)
@@ -286,13 +285,13 @@ class Cluster:
             ("worker", self.plan.workers, self.workers),
         ):
             for number in range(1, count + 1):
-                service = await self._make(kind, number, ending)
+                service = await self._make(kind, number, cleanup)
                 all_of_kind.append(service)
-                ending.push_async_callback(service.kill)
+                cleanup.push_async_callback(service.kill)
                 service.launch()
         await asyncio.gather(*(service.serving() for service in self.services))
 
-    async def _make(self, kind: str, number: int, ending: AsyncExitStack) -> Service:
+    async def _make(self, kind: str, number: int, cleanup: AsyncExitStack) -> Service:
         name, address = f"{kind}-{number}", f"127.0.0.1:{free_port()}"
         environment = self._environment(self.plan.settings_of.get(name, {}))
         metrics = f"127.0.0.1:{free_port()}"
@@ -300,9 +299,9 @@ class Cluster:
         postgres = redis = entrance = None
         if kind in self.plan.links:
             postgres = await _link(
-                self.settings.database_url, LISTEN, ending, statement=self.plan.statement
+                self.settings.database_url, LISTEN, cleanup, statement=self.plan.statement
             )
-            redis = await _link(self.settings.redis_url, SUBSCRIBE, ending)
+            redis = await _link(self.settings.redis_url, SUBSCRIBE, cleanup)
             environment["HEADRACE_DATABASE_URL"] = postgres.url
             environment["HEADRACE_REDIS_URL"] = redis.url
         clock = None
@@ -313,7 +312,7 @@ class Cluster:
         if kind == "gateway":
             program = services.gateway(address=address, environment=environment, grace=grace)
             if "client" in self.plan.links:
-                entrance = await _link(SecretStr(f"grpc://{address}"), b"", ending)
+                entrance = await _link(SecretStr(f"grpc://{address}"), b"", cleanup)
         elif kind == "scheduler":
             program = services.scheduler(address=address, environment=environment, grace=grace)
         else:
@@ -343,22 +342,22 @@ class Cluster:
 
 
 async def _link(
-    url: SecretStr, mark: bytes, ending: AsyncExitStack, *, statement: bytes = b""
+    url: SecretStr, mark: bytes, cleanup: AsyncExitStack, *, statement: bytes = b""
 ) -> Proxy:
     link = Proxy(url.get_secret_value(), marks=(mark,) if mark else (), statement=statement)
     await link.start()
-    ending.push_async_callback(link.cut)
+    cleanup.push_async_callback(link.cut)
     return link
 
 
 @asynccontextmanager
 async def running(plan: Plan) -> AsyncIterator[Cluster]:
-    """Starts everything; however the block ends, every process is gone behind it."""
+    """Start all processes; end all of them after the block, also after an error."""
     with DataFolder.temporary() as folder:
-        async with AsyncExitStack() as ending:
+        async with AsyncExitStack() as cleanup:
             mounted = None
             if plan.disk_mib is not None:
-                mounted = ending.enter_context(disk(folder.path / "disk", mib=plan.disk_mib))
+                mounted = cleanup.enter_context(disk(folder.path / "disk", mib=plan.disk_mib))
             cluster = Cluster(folder, plan, mounted)
-            await cluster._start(ending)
+            await cluster._start(cleanup)
             yield cluster

@@ -1,4 +1,4 @@
-"""A client that opens streams and then does nothing, to be killed.
+"""A client process that opens streams and then idles until it is killed.
 
 python -m faults.crowd COUNT TARGET...
 """
@@ -13,12 +13,12 @@ from grpc import aio
 from headrace.v1 import job_service_pb2
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 
-# How many connections they share, to each gateway.
+# The number of connections to each gateway.
 _CONNECTIONS = 5
 
 
 async def main(count: int, targets: list[str]) -> None:
-    """Opens the streams, says so, and stays."""
+    """Open the streams, print "open" and wait."""
     stubs = [
         JobServiceStub(
             aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])

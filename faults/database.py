@@ -1,4 +1,4 @@
-"""What the database says in the end, and what a scenario does to it. It goes past all links."""
+"""Queries of the harness to the database, without a link."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from headrace_core.domain.retry import RetryPolicy
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.rows import to_overrides
 
-# What the handlers say of retries, by type.
+# The retry policies of the handlers, by job type.
 _POLICIES: Mapping[str, RetryPolicy] = {
     "work": WORK_POLICY,
     "block": WORK_POLICY,
     "call": CALL_POLICY,
 }
-# What they may be told to wait, beyond that.
+# The longest delay that a callee may add to a retry, by job type.
 _ASKED = {"call": LONGEST_RETRY_AFTER}
 
 _TERMINAL = [str(state) for state in TERMINAL]
 
 
 class Records:
-    """Reads the truth.
+    """Reads of the database, from which evidence is made.
 
     Args:
-        url: the server's own, not that of a link.
+        url: the URL of the server itself, not of a link.
     """
 
     def __init__(self, url: str) -> None:
@@ -41,7 +41,7 @@ class Records:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection of its own."""
+        """Open a new connection."""
         connection = await asyncpg.connect(
             self._url,
             timeout=30,
@@ -55,7 +55,7 @@ class Records:
 
     @asynccontextmanager
     async def idle_transaction(self) -> AsyncIterator[None]:
-        """Somebody's transaction that has an id and does nothing, for the length of the block."""
+        """Keep an idle transaction with an assigned id open for the block."""
         async with self.connection() as connection:
             await connection.execute("BEGIN")
             await connection.execute("SELECT pg_current_xact_id()")
@@ -63,7 +63,7 @@ class Records:
             await connection.execute("COMMIT")
 
     async def unfinished(self, *, job_type: str | None = None) -> int:
-        """How many jobs have not ended, of a type or of all."""
+        """Return the number of jobs that have not ended, of one type or of all types."""
         async with self.connection() as connection:
             count: int = await connection.fetchval(
                 "SELECT count(*) FROM jobs "
@@ -74,7 +74,7 @@ class Records:
         return count
 
     async def all_ended(self, *, within: float) -> bool:
-        """Waits until every job has ended; False when the time was over before."""
+        """Wait until every job has ended; return False after `within` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
                 while await self.unfinished():
@@ -83,7 +83,7 @@ class Records:
         return False
 
     async def span(self, job_ids: Sequence[str]) -> float:
-        """How long it took from the first start of these jobs to their last end, in seconds."""
+        """Return the time from the first start of these jobs to their last end, in seconds."""
         async with self.connection() as connection:
             seconds: float = await connection.fetchval(
                 "SELECT extract(epoch FROM max(end_time) - min(start_time))::float8 "
@@ -93,7 +93,7 @@ class Records:
         return seconds
 
     async def sessions(self, application: str) -> int:
-        """How many connections a kind of process has, by its name in pg_stat_activity."""
+        """Return the number of connections with this name in pg_stat_activity."""
         async with self.connection() as connection:
             count: int = await connection.fetchval(
                 "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1", application
@@ -101,7 +101,7 @@ class Records:
         return count
 
     async def jobs(self) -> dict[str, JobRow]:
-        """Every row of `jobs`."""
+        """Return all rows of `jobs`."""
         async with self.connection() as connection:
             rows = await connection.fetch(
                 "SELECT id, tenant, type, queue, labels::text AS labels, request_id, state, seq, "
@@ -128,7 +128,7 @@ class Records:
         return jobs
 
     async def events(self) -> list[EventRow]:
-        """Every row of `job_events`, in the order of jobs and numbers."""
+        """Return all rows of `job_events`, ordered by job and number."""
         async with self.connection() as connection:
             rows = await connection.fetch(
                 "SELECT job_id, seq, type, state, attempt, time, due_time, worker_id "
@@ -149,7 +149,7 @@ class Records:
         ]
 
     async def worker_pids(self) -> dict[str, int]:
-        """The process of each worker that there is or was lately, by the worker's id."""
+        """Return the process id of each worker in the table, by worker id."""
         async with self.connection() as connection:
             rows = await connection.fetch("SELECT id, name FROM workers")
         return {str(row["id"]): int(row["name"].rpartition(":")[2]) for row in rows}

@@ -1,4 +1,4 @@
-"""A disk of its own for a server, small enough to be filled: a file system in memory."""
+"""A small file system in memory that a scenario can fill."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Disk:
     """A mounted file system.
 
     Attributes:
-        path: where it is.
+        path: the mount point.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,12 +24,12 @@ class Disk:
 
     @property
     def free_mib(self) -> float:
-        """How much room there is."""
+        """The free space in MiB."""
         found = os.statvfs(self.path)
         return found.f_bavail * found.f_frsize / 2**20
 
     def fill(self) -> None:
-        """Takes all the room that there is; again for what was freed meanwhile."""
+        """Fill all free space; call again to fill space that was freed since."""
         with self._filler.open("ab", buffering=0) as file:
             size = _STEP
             while size:
@@ -40,19 +40,19 @@ class Disk:
                     size //= 2
 
     def free(self) -> None:
-        """Gives it back."""
+        """Free the space."""
         self._filler.unlink(missing_ok=True)
 
 
 @contextmanager
 def disk(path: Path, *, mib: int) -> Iterator[Disk]:
-    """Mounts a file system of so many MiB for the length of the block.
+    """Mount a file system of `mib` MiB for the block.
 
     Raises:
-        OSError: this process may not.
+        OSError: the process has no permission to mount.
     """
     path.mkdir()
-    # Passable for the user that the server runs as.
+    # The server's user needs access to its folder.
     options = f"size={mib}m,mode=0711"
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "headrace-faults", str(path)],
@@ -69,14 +69,14 @@ def disk(path: Path, *, mib: int) -> Iterator[Disk]:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def why_not(folder: Path) -> str:
-    """Why there can be none here; nothing when there can be one.
+def unsupported_reason(folder: Path) -> str:
+    """Return why no disk can be mounted on this machine; empty if one can.
 
     Args:
-        folder: for the place.
+        folder: a folder for a temporary mount point.
     """
     try:
         with disk(folder / "disk", mib=1):
             return ""
     except OSError as error:
-        return f"no file system can be mounted: {error}"
+        return f"cannot mount a file system: {error}"

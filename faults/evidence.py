@@ -1,4 +1,4 @@
-"""What a scenario leaves behind, as the invariants read it."""
+"""The evidence of a trial, from which the invariants are checked."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from enum import StrEnum
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryPolicy
 
-# Whose jobs the load submits, and the streams follow.
+# The tenant of the load and of the streams.
 TENANT = "default"
 
-# What names an event for ever: (job, seq).
+# The identity of an event: (job id, seq).
 Name = tuple[str, int]
 
 
 class Outcome(StrEnum):
-    """What the load knows of a submit."""
+    """The result of a submit, as far as the load knows."""
 
     INVOKED = "invoked"
     OK = "ok"
-    # Refused: the job must not be there.
+    # The submit was refused; the job must not exist.
     FAILED = "failed"
-    # The answer got lost: the job may be there.
+    # The response was lost; the job may exist.
     UNKNOWN = "unknown"
 
 
 @dataclass(slots=True, kw_only=True)
 class Submission:
-    """One submit, with all its attempts.
+    """One submit with all its calls.
 
-    `invoked` and `answered` are seconds since 1970; `codes` are those of the attempts that failed.
+    `invoked` and `answered` are seconds since 1970; `codes` are the status codes of failed calls.
     """
 
     request_id: str
@@ -47,8 +47,10 @@ class Submission:
 class JobRow:
     """A row of `jobs`.
 
-    `policy` is what its retries must keep to, and `asked` what somebody whom it calls may put each
-    of them off for. `unwatched` is one that had ended before any stream was opened.
+    Attributes:
+        policy: the retry policy of the job.
+        asked: the longest delay that a callee may add to a retry (Retry-After).
+        unwatched: the job ended before any stream was open.
     """
 
     id: str
@@ -69,9 +71,9 @@ class JobRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRow:
-    """A row of `job_events`. `time` and `due_time` are by the database's clock.
+    """A row of `job_events`.
 
-    `worker_id` is that of the worker that started the attempt.
+    `time` and `due_time` are by the database's clock; `worker_id` is the worker of the attempt.
     """
 
     job_id: str
@@ -90,7 +92,7 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An entry of the ledger: a handler has begun this attempt."""
+    """An entry of the ledger: a handler started this attempt."""
 
     job_id: str
     attempt: int
@@ -98,7 +100,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a stream asked for. Empty: everything."""
+    """The filter of a stream; an empty filter matches everything."""
 
     tenant: str = TENANT
     queues: tuple[str, ...] = ()
@@ -108,7 +110,7 @@ class Wanted:
     job_ids: tuple[str, ...] = ()
 
     def matches(self, job: JobRow, event: EventRow) -> bool:
-        """Whether an event should have been shown. It shares no code with the gateway's filters."""
+        """Return whether the stream should show an event; shares no code with the gateway."""
         return (
             not job.unwatched
             and job.tenant == self.tenant
@@ -122,10 +124,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An event as a stream has shown it.
+    """An event that a stream received.
 
-    `connection` counts how often the stream was (re)started; `received` is when it came and `time`
-    what it says itself, both in seconds since 1970.
+    `connection` is the number of the stream's connection. `received` is the time of receipt and
+    `time` the time in the event, both in seconds since 1970.
     """
 
     connection: int
@@ -141,10 +143,12 @@ class Shown:
 
 @dataclass(slots=True, kw_only=True)
 class StreamLog:
-    """All that a stream has shown, united over its connections.
+    """All events that a stream received over its connections.
 
-    `connected` are the times at which it was started, `codes` those with which it was cut, and
-    `failure` is what it has ended with though it should not have.
+    Attributes:
+        connected: the start time of each connection, in seconds since 1970.
+        codes: the status codes with which connections ended.
+        failure: the error that ended the stream for good; empty if there was none.
     """
 
     name: str
@@ -157,7 +161,7 @@ class StreamLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What something holds before and after; `slack` is allowed beyond the ten percent."""
+    """The use of a resource before and after; `slack` is tolerated on top of the 10 %."""
 
     what: str
     before: float
@@ -168,13 +172,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
-    """How fast jobs ended before a fault, and when they did again.
+    """The recovery of the throughput after a fault.
 
     Args:
         what: the fault.
-        before: jobs per second.
-        seconds: from the end of the fault until 90 % of that were reached; None: never.
-        limit: the most seconds it may take.
+        before: throughput before the fault, in jobs per second.
+        seconds: time from the end of the fault to 90 % of that throughput; None: never.
+        limit: the longest recovery allowed, in seconds.
     """
 
     what: str
@@ -185,7 +189,7 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Everything that there is to judge. `events` stand in the order of their jobs' numbers."""
+    """All evidence of a trial; `events` are ordered by job and number."""
 
     submissions: Sequence[Submission] = ()
     jobs: Mapping[str, JobRow] = field(default_factory=dict)
@@ -195,14 +199,14 @@ class Evidence:
     usages: Sequence[Usage] = ()
     recoveries: Sequence[Recovery] = ()
 
-    def without_neighbours(self) -> Evidence:
-        """The same of the load's own tenant."""
+    def without_neighbors(self) -> Evidence:
+        """Return the evidence with the jobs of the load's tenant only."""
         jobs = {job_id: job for job_id, job in self.jobs.items() if job.tenant == TENANT}
         events = [event for event in self.events if event.job_id in jobs]
         return replace(self, jobs=jobs, events=events)
 
     def by_job(self) -> dict[str, list[EventRow]]:
-        """The events of each job, by number."""
+        """Return the events of each job, ordered by number."""
         histories: dict[str, list[EventRow]] = {job_id: [] for job_id in self.jobs}
         for event in self.events:
             histories.setdefault(event.job_id, []).append(event)

@@ -1,4 +1,4 @@
-"""A client that sends what no client should, and tells how each of it was answered.
+"""A client that sends invalid and hostile messages, and prints the responses.
 
 python -m faults.garbage SEED SECONDS TARGET...
 """
@@ -41,12 +41,12 @@ SERVICES: Final = (
 )
 METHODS: Final[Sequence[MethodDescriptor]] = [m for service in SERVICES for m in service.methods]
 
-# How long a call may take, and how long a stream is followed that was opened after all, in seconds.
+# The timeout of a call, and how long an accepted stream stays open, in seconds.
 _CALL_S: Final = 20.0
 _STREAM_S: Final = 0.5
 _MIB: Final = 2**20
 
-# The type whose handler takes anything.
+# The job type whose handler accepts any payload.
 ANYTHING: Final = "echo"
 
 _TEXTS: Final = (
@@ -66,7 +66,7 @@ _DOUBLES: Final = (0.0, -0.0, 0.5, 1.0, -1.0, 1e308, 5e-324, float("nan"), float
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Garbage:
-    """One call: its kind, where it goes, and what it carries."""
+    """One call: its kind, method and message."""
 
     kind: str
     path: str
@@ -77,53 +77,53 @@ class Garbage:
 
 @dataclass(slots=True)
 class Answers:
-    """How garbage was answered: counts by kind and code, and an example of each."""
+    """The responses to garbage: counts by kind and code, and an example of each."""
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
 
-    def note(self, garbage: Garbage, code: str, text: str) -> None:
-        """Counts an answer."""
+    def add(self, garbage: Garbage, code: str, text: str) -> None:
+        """Count a response."""
         self.counts.setdefault(garbage.kind, Counter())[code] += 1
         self.examples.setdefault(
             f"{garbage.kind} {code}", f"{garbage.path}: {text[:200]}; {garbage.body[:300].hex()}"
         )
 
 
-def crafted_for_ever(chance: random.Random) -> Iterator[Garbage]:
-    """All kinds that are made by hand, again and again."""
+def endless_crafted(chance: random.Random) -> Iterator[Garbage]:
+    """Yield all handmade messages in an endless loop."""
     while True:
         yield from _crafted(chance)
 
 
-def random_for_ever(chance: random.Random) -> Iterator[Garbage]:
-    """What only chance comes upon."""
+def endless_random(chance: random.Random) -> Iterator[Garbage]:
+    """Yield random messages without end."""
     while True:
         for method in METHODS:
-            yield _to(method, "random bytes", chance.randbytes(chance.choice((1, 9, 99, 999))))
+            yield _call(method, "random bytes", chance.randbytes(chance.choice((1, 9, 99, 999))))
             message = _message(method.input_type, chance)
-            yield _to(method, "random message", message.SerializeToString())
-            yield _to(method, "mutated", _mutated(message.SerializeToString(), chance))
+            yield _call(method, "random message", message.SerializeToString())
+            yield _call(method, "mutated", _mutated(message.SerializeToString(), chance))
 
 
 def _crafted(chance: random.Random) -> Iterator[Garbage]:
     submit = METHODS[0]
     for method in METHODS:
         for size in (5, 100) if method is submit else (5,):
-            yield _to(method, f"{size} MB", bytes(size * _MIB))
-        yield _to(method, "deep", b"\x0b" * 10_000)
+            yield _call(method, f"{size} MB", bytes(size * _MIB))
+        yield _call(method, "deep", b"\x0b" * 10_000)
     for name in ("Nope", "", "submitjob", "SubmitJob/x"):
-        yield Garbage(kind="no such method", path=f"/headrace.v1.JobService/{name}", body=b"")
+        yield Garbage(kind="unknown method", path=f"/headrace.v1.JobService/{name}", body=b"")
     for raw in (b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 40_000 + b"1"):
         yield _job("deep JSON", payload=data_pb2.Data(json=raw))
-    yield _job("JSON as deep as may be", payload=data_pb2.Data(json=b"[" * 30 + b"]" * 30))
-    # 10,000 lists in each other: an encoder would stop at a hundred.
+    yield _job("JSON at the depth limit", payload=data_pb2.Data(json=b"[" * 30 + b"]" * 30))
+    # 10,000 nested lists, built by hand because an encoder stops at a depth of 100.
     value = struct_pb2.Value(null_value=struct_pb2.NULL_VALUE).SerializeToString()
     for _ in range(10_000):
         value = _field(6, _field(1, value))
-    yield _to(submit, "deep Struct", _field(1, _field(2, _field(1, value)) + _field(1, b"echo")))
+    yield _call(submit, "deep Struct", _field(1, _field(2, _field(1, value)) + _field(1, b"echo")))
     for raw in (b"\xff", b"\xed\xa0\x80", b"a\xc0\x80"):
-        yield _to(submit, "invalid UTF-8", _field(1, _field(1, raw)))
+        yield _call(submit, "invalid UTF-8", _field(1, _field(1, raw)))
         yield _job("invalid UTF-8", payload=data_pb2.Data(json=b'"' + raw + b'"'))
     for number in (float("nan"), float("inf"), -float("inf")):
         value_message = struct_pb2.Value(list_value=struct_pb2.ListValue(values=[]))
@@ -135,26 +135,26 @@ def _crafted(chance: random.Random) -> Iterator[Garbage]:
         yield _job("NaN", payload=data_pb2.Data(json=raw))
     yield from _large(chance)
     for method in METHODS:
-        yield _to(method, "metadata", b"", (("x-request-id", "~" * 4000),))
-        yield _to(method, "metadata", b"", (("x-junk-bin", chance.randbytes(20_000)),))
-        yield _to(method, "metadata", b"", [(f"x-{n}", "y" * 50) for n in range(500)])
+        yield _call(method, "metadata", b"", (("x-request-id", "~" * 4000),))
+        yield _call(method, "metadata", b"", (("x-junk-bin", chance.randbytes(20_000)),))
+        yield _call(method, "metadata", b"", [(f"x-{n}", "y" * 50) for n in range(500)])
 
 
 def _large(chance: random.Random) -> Iterator[Garbage]:
-    """Messages within the limit of size that hold as many things as they can."""
+    """Yield messages within the size limit that hold as many elements as possible."""
     by_name = {method.name: method for method in METHODS}
     entry = _field(1, b"k") + _field(2, b"v")
     for count in (10_000, 1_000_000):
-        yield _to(by_name["BatchSubmitJobs"], "huge repeated", _field(1, b"") * count)
+        yield _call(by_name["BatchSubmitJobs"], "huge repeated", _field(1, b"") * count)
         for name in ("ListJobs", "WatchJobs", "CreateSubscription"):
             for number in range(1, 5):
-                # The filter is the first or the second field, and has its lists in the first ones.
+                # The filter is field 1 or 2; its lists are the first fields of the filter.
                 inner = _field(number, b"") * count
-                yield _to(by_name[name], "huge repeated", _field(1, inner))
-                yield _to(by_name[name], "huge repeated", _field(2, inner))
-        # A map of one key that comes again and again, and fields that nobody knows.
-        yield _to(METHODS[0], "huge repeated", _field(1, _field(5, entry) * (count // 4)))
-        yield _to(METHODS[0], "huge repeated", b"\x98\x06\x01" * count)
+                yield _call(by_name[name], "huge repeated", _field(1, inner))
+                yield _call(by_name[name], "huge repeated", _field(2, inner))
+        # A map with one key that repeats, and unknown fields.
+        yield _call(METHODS[0], "huge repeated", _field(1, _field(5, entry) * (count // 4)))
+        yield _call(METHODS[0], "huge repeated", b"\x98\x06\x01" * count)
     items = ",".join(["{}"] * 80_000)
     yield _job("huge repeated", payload=data_pb2.Data(json=f"[{items}]".encode()))
     value = struct_pb2.Value(list_value=struct_pb2.ListValue())
@@ -165,7 +165,7 @@ def _large(chance: random.Random) -> Iterator[Garbage]:
     yield _job("huge repeated", labels=labels)
 
 
-def _to(
+def _call(
     method: MethodDescriptor,
     kind: str,
     body: bytes,
@@ -183,11 +183,11 @@ def _to(
 def _job(kind: str, **fields: Any) -> Garbage:
     job = job_pb2.JobSpec(type=ANYTHING, **fields)
     request = job_service_pb2.SubmitJobRequest(job=job)
-    return _to(METHODS[0], kind, request.SerializeToString())
+    return _call(METHODS[0], kind, request.SerializeToString())
 
 
 def _field(number: int, body: bytes) -> bytes:
-    """A field with a length before it, as it stands in a message."""
+    """Return a length-delimited field in the protobuf encoding."""
     head = bytes([number << 3 | 2])
     size = len(body)
     while size > 0x7F:
@@ -214,13 +214,13 @@ def _mutated(raw: bytes, chance: random.Random) -> bytes:
 
 
 def _message(descriptor: Descriptor, chance: random.Random, depth: int = 0) -> Message:
-    """A message that is well-formed, with values that hardly anybody means."""
+    """Return a well-formed message with unusual values."""
     message = GetMessageClass(descriptor)()
     for each in descriptor.fields:
         if chance.random() < 0.4:
             continue
         if _is_map(each):
-            # A map of texts, all that the API has besides Struct's.
+            # Besides the maps of Struct, the API has only maps of strings.
             if each.message_type.fields_by_name["value"].type == FieldDescriptor.TYPE_STRING:
                 getattr(message, each.name)[chance.choice(_TEXTS)] = chance.choice(_TEXTS)
         elif each.type == FieldDescriptor.TYPE_MESSAGE:
@@ -266,12 +266,13 @@ def _scalar(each: FieldDescriptor, chance: random.Random) -> Any:
 
 
 async def send(target: str, source: Iterator[Garbage], answers: Answers, until: float) -> None:
-    """Sends until the time is over, by the monotonic clock.
+    """Send garbage until a time by the monotonic clock.
 
     Args:
-        target: a gateway.
-        source: what to send; several may take from it.
-        answers: are noted there.
+        target: address of a gateway.
+        source: the messages to send.
+        answers: collects the responses.
+        until: the end, in seconds of the monotonic clock.
     """
     options = [
         ("grpc.use_local_subchannel_pool", 1),
@@ -286,7 +287,7 @@ async def send(target: str, source: Iterator[Garbage], answers: Answers, until: 
                 code, text = await _send(channel, garbage)
             except aio.AioRpcError as error:
                 code, text = error.code().name, error.details() or ""
-            answers.note(garbage, code, text)
+            answers.add(garbage, code, text)
 
 
 async def _send(channel: aio.Channel, garbage: Garbage) -> tuple[str, str]:
@@ -300,7 +301,7 @@ async def _send(channel: aio.Channel, garbage: Garbage) -> tuple[str, str]:
             while await call.read() is not aio.EOF:
                 pass
     except TimeoutError:
-        # It was good enough for a stream that stays open.
+        # The message was valid and opened a stream.
         call.cancel()
         return "OK", ""
     code: grpc.StatusCode = await call.code()
@@ -308,14 +309,14 @@ async def _send(channel: aio.Channel, garbage: Garbage) -> tuple[str, str]:
 
 
 async def main(seed: int, seconds: float, targets: Sequence[str]) -> None:
-    """Sends garbage to all of them, and says in JSON how it was answered."""
+    """Send garbage to all targets, and print the responses as JSON."""
     answers = Answers()
     until = time.monotonic() + seconds
     await asyncio.gather(
         *(
             send(target, kind(random.Random(seed)), answers, until)
             for target in targets
-            for kind in (crafted_for_ever, random_for_ever)
+            for kind in (endless_crafted, endless_random)
         )
     )
     sys.stdout.write(json.dumps({"counts": answers.counts, "examples": answers.examples}) + "\n")

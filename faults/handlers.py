@@ -1,4 +1,4 @@
-"""What the workers run. Every attempt is in the ledger before it does anything."""
+"""The handlers of the workers. Each attempt is in the ledger before it does anything else."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ WORK_POLICY = RetryPolicy(
 CALL_POLICY = RetryPolicy(
     max_attempts=100, initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=20)
 )
-# How long a call that is refused may be told to wait.
+# The longest Retry-After in the response to a call.
 LONGEST_RETRY_AFTER = timedelta(seconds=5)
 
 
 class Work(Struct, frozen=True, forbid_unknown_fields=True):
-    """What to do, in the order: fail, report, emit, take time."""
+    """The actions of a job, in this order: fail, report progress, emit output, sleep."""
 
     seconds: Annotated[float, Meta(ge=0, le=600)] = 0.1
-    failures: Annotated[int, Meta(description="Attempts that fail first.", ge=0, le=4)] = 0
-    reports: Annotated[int, Meta(description="How often to tell the progress.", ge=0)] = 0
-    chunks: Annotated[int, Meta(description="Pieces of output.", ge=0)] = 0
+    failures: Annotated[int, Meta(description="Number of attempts that fail.", ge=0, le=4)] = 0
+    reports: Annotated[int, Meta(description="Number of progress reports.", ge=0)] = 0
+    chunks: Annotated[int, Meta(description="Number of pieces of output.", ge=0)] = 0
 
 
 class Call(Work, frozen=True, forbid_unknown_fields=True):
-    """Work that begins with a call."""
+    """Work that starts with an HTTP call."""
 
-    url: Annotated[str, Meta(description="What is called with GET.")] = ""
+    url: Annotated[str, Meta(description="URL of the GET request.")] = ""
 
 
 @cache
@@ -49,30 +49,30 @@ def _ledger() -> Ledger:
 
 @handler("work", retry=WORK_POLICY, timeout=timedelta(minutes=10))
 async def work(payload: Work, ctx: Context) -> int:
-    """Takes its time, as told; its result is the attempt."""
-    note(ctx)
+    """Do the work of the payload and return the attempt number."""
+    record_start(ctx)
     await _work(payload, ctx)
     return ctx.attempt.number
 
 
 @handler("block", retry=WORK_POLICY, timeout=timedelta(minutes=10))
 async def block(payload: Work, ctx: Context) -> None:
-    """Blocks the event loop of its worker for as long, in its first attempt."""
-    note(ctx)
+    """Block the event loop of the worker for `seconds` in the first attempt."""
+    record_start(ctx)
     if ctx.attempt.number == 1:
         time.sleep(payload.seconds)
 
 
 @handler("call", retry=CALL_POLICY, timeout=timedelta(minutes=10))
 async def call(payload: Call, ctx: Context) -> None:
-    """Calls a web service as `http_request` does, and then takes its time."""
-    note(ctx)
+    """Call a web service as `http_request` does, then do the work of the payload."""
+    record_start(ctx)
     await http_request.http_request(http_request.Call(url=payload.url, method="GET"), ctx)
     await _work(payload, ctx)
 
 
-def note(ctx: Context) -> None:
-    """Writes down that an attempt has begun."""
+def record_start(ctx: Context) -> None:
+    """Record the start of an attempt in the ledger."""
     _ledger().append(str(ctx.attempt.job_id), ctx.attempt.number)
 
 
@@ -81,7 +81,7 @@ async def _work(payload: Work, ctx: Context) -> None:
     steps = 1 + payload.reports + payload.chunks
     if attempt.number <= payload.failures:
         await asyncio.sleep(payload.seconds / 2)
-        raise Retry(f"attempt {attempt.number} fails as it was told")
+        raise Retry(f"attempt {attempt.number} fails as the payload requires")
     for step in range(payload.reports):
         await asyncio.sleep(payload.seconds / steps)
         await ctx.progress((step + 1) / payload.reports, "working")
@@ -93,6 +93,6 @@ async def _work(payload: Work, ctx: Context) -> None:
 
 @handler("echo")
 async def echo(payload: Any, ctx: Context) -> Any:
-    """Returns whatever it is given."""
-    note(ctx)
+    """Return the payload."""
+    record_start(ctx)
     return payload

@@ -1,6 +1,6 @@
-"""The ledger: what handlers write down before they do anything else.
+"""The ledger: a record of every attempt that a handler starts.
 
-It is a table of SQLite, since it must outlive the servers whose faults it is to judge.
+The ledger is a SQLite file, because it must survive the faults of the servers.
 """
 
 from __future__ import annotations
@@ -10,35 +10,35 @@ from pathlib import Path
 
 from faults.evidence import Run
 
-# The variable that tells a worker's handlers where it is.
+# The environment variable with the path of the ledger.
 VARIABLE = "FAULTS_LEDGER"
 
-# Several workers write to it; each entry takes some microseconds.
-_PATIENCE_S = 10.0
+# Longest wait for the lock, in seconds. An entry takes microseconds.
+_LOCK_TIMEOUT_S = 10.0
 
 
 class Ledger:
-    """A table of (job, attempt), appended to by several processes.
+    """A table of (job, attempt) to which several processes append.
 
     Args:
-        path: of the file.
+        path: the SQLite file.
     """
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)
+        self._connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, isolation_level=None)
         self._connection.execute("PRAGMA journal_mode = WAL")
-        # What it must survive is the end of a process, not of the machine.
+        # Entries must survive a crash of the process, not of the machine.
         self._connection.execute("PRAGMA synchronous = OFF")
         self._connection.execute(
             "CREATE TABLE IF NOT EXISTS runs (job_id TEXT NOT NULL, attempt INTEGER NOT NULL)"
         )
 
     def append(self, job_id: str, attempt: int) -> None:
-        """Writes down that a handler has begun an attempt."""
+        """Record the start of an attempt."""
         self._connection.execute("INSERT INTO runs VALUES (?, ?)", (job_id, attempt))
 
     def read(self) -> list[Run]:
-        """All entries, in their order."""
+        """Return all entries in order."""
         return [
             Run(job_id, attempt)
             for job_id, attempt in self._connection.execute(
@@ -47,5 +47,5 @@ class Ledger:
         ]
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._connection.close()

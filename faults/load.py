@@ -1,4 +1,4 @@
-"""The load: jobs at a steady rate, and a history of what became of each submit."""
+"""The load: jobs at a steady rate, and a history with the result of each submit."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from faults.watchers import Watchers
 from headrace import CallError, Client, JobSpec
 from headrace._convert import to_spec
 
-# The answers after which a job may be there all the same.
+# Codes after which the job may exist nevertheless.
 _UNKNOWN = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"})
-# How long a submit is tried again, and how long the wait between two attempts grows, in seconds.
-_PATIENCE_S = 60.0
+# The retry period of a submit, and the longest wait between two calls, in seconds.
+_RETRY_S = 60.0
 _LONGEST_WAIT_S = 2.0
-# How many of the streams of single jobs go through the client.
-_CLIENTS_SHARE = 0.25
+# The share of the streams of single jobs that use the client library.
+_CLIENT_SHARE = 0.25
 
-# The label of what came at once.
+# The label of jobs from a burst.
 BURST = "burst"
 
 QUEUES = ("default", "side")
@@ -36,40 +36,40 @@ _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """What the jobs are, in shares of 0 to 1.
+    """The kinds of jobs, as shares from 0 to 1.
 
     Args:
-        seconds: bounds of how long a handler takes.
-        later: have a time in the near future.
-        failing: fail once or twice first.
-        telling: report progress and emit output.
-        watched: are followed by a stream of their own.
-        attached: are submitted and followed in one call.
-        calls: where each job calls over HTTP before it does anything else; empty: nowhere.
+        seconds: shortest and longest run of a handler, in seconds.
+        scheduled: jobs with a schedule time in the near future.
+        failing: jobs that fail once or twice first.
+        reporting: jobs that report progress and emit output.
+        watched: jobs with their own stream.
+        attached: jobs submitted and followed in one call.
+        url: the URL that each job calls first; empty for no call.
     """
 
     seconds: tuple[float, float] = (0.02, 0.2)
-    later: float = 0.1
+    scheduled: float = 0.1
     failing: float = 0.1
-    telling: float = 0.1
+    reporting: float = 0.1
     watched: float = 0.2
     attached: float = 0.05
-    calls: str = ""
+    url: str = ""
 
 
 class Load:
-    """Submits jobs until it is stopped, at any number of gateways.
+    """Submit jobs to the gateways until stopped.
 
-    Each attempt of a submit is one call, so that the history has what a gateway answered; an
-    attempt whose outcome is unknown is repeated under the same key, as clients do.
+    The load retries each submit itself, with the same idempotency key, so that the history
+    contains the response to each call.
 
     Args:
-        targets: the gateways.
+        targets: addresses of the gateways.
         watchers: follow some of the jobs.
-        chance: decides everything.
+        chance: the source of randomness.
         rate: jobs per second.
-        mix: what they are.
-        name: stands in every key.
+        mix: the kinds of jobs.
+        name: the prefix of every idempotency key.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class Load:
         self._pace: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins."""
+        """Start to submit."""
         self._pace = asyncio.create_task(self._run(), name="load")
 
     async def stop(self) -> None:
-        """Submits no more, and waits until each submit has its outcome."""
+        """Stop submitting, and wait until each submit has its outcome."""
         if self._pace is not None:
             self._pace.cancel()
             await asyncio.gather(self._pace, return_exceptions=True)
@@ -108,7 +108,7 @@ class Load:
             await asyncio.gather(*self._open)
 
     async def close(self) -> None:
-        """Breaks off what is left, and hangs up."""
+        """Cancel the open submits and close the clients."""
         for task in (*self._open, *filter(None, [self._pace])):
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
@@ -120,15 +120,14 @@ class Load:
         while True:
             due += self._chance.uniform(0.5, 1.5) / self._rate
             await asyncio.sleep(max(0.0, due - clock()))
-            self._begin(self._mix)
+            self._start_submit(self._mix)
 
     def burst(self, count: int, mix: Mix) -> None:
-        """Submits so many jobs at once, beside the others."""
+        """Submit `count` more jobs at once."""
         for _ in range(count):
-            self._begin(mix, labels={BURST: str(count)})
+            self._start_submit(mix, labels={BURST: str(count)})
 
-    def _begin(self, mix: Mix, labels: Mapping[str, str] = _NO_LABELS) -> None:
-        """Submits a job."""
+    def _start_submit(self, mix: Mix, labels: Mapping[str, str] = _NO_LABELS) -> None:
         submission = Submission(request_id=f"{self._name}-{len(self.history)}", invoked=time.time())
         self.history.append(submission)
         attached = self._chance.random() < mix.attached
@@ -149,15 +148,15 @@ class Load:
         payload: dict[str, Any] = {"seconds": round(chance.uniform(*mix.seconds), 3)}
         if chance.random() < mix.failing:
             payload["failures"] = chance.randint(1, 2)
-        if chance.random() < mix.telling:
+        if chance.random() < mix.reporting:
             payload |= {"reports": chance.randint(1, 3), "chunks": chance.randint(1, 3)}
-        later = chance.random() < mix.later
-        # A time, not a delay, since what is repeated under a key must be the same.
-        soon = timedelta(seconds=chance.uniform(0.5, 3)) if later else None
-        if mix.calls:
-            payload["url"] = mix.calls
+        scheduled = chance.random() < mix.scheduled
+        # A time, not a delay, because a repeated submit must have the same content.
+        soon = timedelta(seconds=chance.uniform(0.5, 3)) if scheduled else None
+        if mix.url:
+            payload["url"] = mix.url
         return JobSpec(
-            "call" if mix.calls else "work",
+            "call" if mix.url else "work",
             payload,
             queue=chance.choice(QUEUES),
             labels={"load": self._name, "shard": str(chance.randrange(SHARDS)), **labels},
@@ -182,19 +181,19 @@ class Load:
                 submission.codes.append(error.refusal.code)
                 submission.answered = time.time()
                 if error.refusal.code not in _UNKNOWN:
-                    # A refusal says nothing of the attempts before it.
-                    before = any(code in _UNKNOWN for code in submission.codes)
-                    submission.outcome = Outcome.UNKNOWN if before else Outcome.FAILED
+                    # An earlier call may have submitted the job nevertheless.
+                    unknown_before = any(code in _UNKNOWN for code in submission.codes)
+                    submission.outcome = Outcome.UNKNOWN if unknown_before else Outcome.FAILED
                     return
                 submission.outcome = Outcome.UNKNOWN
-                if time.time() - submission.invoked > _PATIENCE_S:
+                if time.time() - submission.invoked > _RETRY_S:
                     return
                 await asyncio.sleep(random.uniform(wait / 2, wait))
                 wait = min(_LONGEST_WAIT_S, wait * 2)
                 continue
             submission.answered = time.time()
             submission.outcome, submission.job_id = Outcome.OK, handle.id
-            if watched and self._chance.random() < _CLIENTS_SHARE:
+            if watched and self._chance.random() < _CLIENT_SHARE:
                 self._watchers.follow_job_with_client(handle.id)
             elif watched:
                 self._watchers.follow_job(handle.id)
@@ -204,7 +203,7 @@ class Load:
         follower = self._watchers.submit_and_follow(to_spec(spec), submission.request_id)
         submission.outcome = Outcome.UNKNOWN
         with suppress(TimeoutError, asyncio.CancelledError):
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_RETRY_S):
                 submission.job_id = await asyncio.shield(follower.job)
                 submission.outcome = Outcome.OK
         submission.codes += follower.log.codes

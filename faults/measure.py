@@ -1,4 +1,4 @@
-"""Figures: percentiles, throughput, and when it was back."""
+"""Figures: percentiles, waits and the recovery of the throughput."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from faults.evidence import EventRow, Recovery
 from faults.invariants import TOLERANCE
 from headrace_core.domain.lifecycle import TERMINAL, EventType
 
-# Throughput is judged over windows of so many seconds, tried at each step.
+# The throughput is measured in a sliding window: its length and step, in seconds.
 _WINDOW_S = 3.0
 _STEP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A number that a scenario has measured, and up to where it is good.
-
-    A figure without a limit is only told.
-    """
+    """A measured number and its limits. A figure without a limit is only reported."""
 
     name: str
     value: float
@@ -48,7 +45,7 @@ class Figure:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The value that `share` (0 to 1) of the values don't exceed; NaN when there are none."""
+    """Return the value that `share` (0 to 1) of the values do not exceed; NaN without values."""
     ordered = sorted(values)
     if not ordered:
         return math.nan
@@ -56,16 +53,16 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 def ends(events: Iterable[EventRow]) -> list[float]:
-    """When jobs have ended, in order, in seconds since 1970."""
+    """Return the end times of jobs in order, in seconds since 1970."""
     return sorted(event.time.timestamp() for event in events if event.state in TERMINAL)
 
 
 def claim_waits(events: Iterable[EventRow], *, since: float, until: float) -> list[float]:
-    """For how many seconds jobs have waited for a worker, those that became ready in this time.
+    """Return the waits for a claim, in seconds, of jobs that became ready in an interval.
 
     Args:
-        events: in the order of jobs and numbers.
-        since, until: seconds since 1970.
+        events: ordered by job and number.
+        since, until: the interval, in seconds since 1970.
     """
     waits = []
     ready: EventRow | None = None
@@ -90,18 +87,18 @@ def recovery(
     last: float,
     limit: float,
 ) -> Recovery:
-    """When 90 % of the throughput was back: the end of the first window that has it, and after
-    which it stays, on average, for as long as it might have taken.
+    """Return the time from the end of a fault until 90 % of the throughput returned.
 
-    A backlog that is worked off at once, and nothing after it, is no recovery.
+    The recovery ends with the first window of 3 s that has this throughput, if the average up to
+    the limit has it too. A processed backlog followed by silence therefore does not count.
 
     Args:
         what: the fault.
-        times: when jobs ended, in order.
-        steady: from when to when the load ran undisturbed.
-        end: when the fault was over.
-        last: up to when the load ran.
-        limit: the most seconds it may take.
+        times: the end times of jobs, in order, in seconds since 1970.
+        steady: start and end of the time in which the load ran undisturbed.
+        end: the end of the fault.
+        last: the end of the load.
+        limit: the longest recovery allowed, in seconds.
     """
 
     def count(since: float, until: float) -> int:
@@ -109,12 +106,12 @@ def recovery(
 
     before = count(*steady) / (steady[1] - steady[0])
     enough = before * (1 - TOLERANCE)
-    begin = end
-    while begin + _WINDOW_S <= last:
-        window = begin + _WINDOW_S
+    start = end
+    while start + _WINDOW_S <= last:
+        window = start + _WINDOW_S
         stays = max(window, min(end + limit, last))
-        if all(count(begin, to) >= enough * (to - begin) for to in (window, stays)):
+        if all(count(start, to) >= enough * (to - start) for to in (window, stays)):
             seconds = window - end
             return Recovery(what=what, before=before, seconds=seconds, limit=limit)
-        begin += _STEP_S
+        start += _STEP_S
     return Recovery(what=what, before=before, seconds=None, limit=limit)

@@ -8,16 +8,16 @@ from urllib.request import ProxyHandler, build_opener
 from prometheus_client.parser import text_string_to_metric_families
 
 _TIMEOUT_S = 5.0
-# Loopback needs no proxy, whatever the environment says.
+# Ignore the proxy settings of the environment, since all services are on loopback.
 _opener = build_opener(ProxyHandler({}))
 
 
 async def read_metric(url: str, name: str, **labels: str) -> float:
-    """The value of a metric, the sum over those with these labels.
+    """Return the sum of a metric over the samples with these labels.
 
     Raises:
-        KeyError: there is none of that name.
-        OSError: nobody answers.
+        KeyError: no sample matches.
+        OSError: the service does not respond.
     """
     text = await asyncio.to_thread(_fetch, url)
     values = [
@@ -32,6 +32,6 @@ async def read_metric(url: str, name: str, **labels: str) -> float:
 
 
 def _fetch(url: str) -> str:
-    with _opener.open(url, timeout=_TIMEOUT_S) as answer:
-        text: bytes = answer.read()
+    with _opener.open(url, timeout=_TIMEOUT_S) as response:
+        text: bytes = response.read()
     return text.decode()

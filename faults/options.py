@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line of `python -m faults`."""
 
 from __future__ import annotations
 
@@ -11,45 +11,51 @@ from faults.scenario import Scenario
 
 _EPILOG = """\
 examples:
-  make faults                     every scenario, each with a seed of its own
-  make faults S=F7                one of them
-  make faults S="F7 F9" SEED=17   two, with the seed that a report has named
+  make faults                     all scenarios with one random seed
+  make faults S=F7                one scenario
+  make faults S="F7 F9" SEED=17   two scenarios, with the seed of a report
   make faults S=F9 TIMES=10       ten seeds in turn
-  make faults-quick               as many as fit into ten minutes, drawn by chance, in short
-  make faults A=--docs            all of them, and their figures into docs/reliability.md
-  make faults A="--docs --from a.json b.json"    the figures of earlier runs, without another one
+  make faults-quick               a random choice that fits in ten minutes, with shorter waits
+  make faults A=--docs            all scenarios; write their figures into docs/reliability.md
+  make faults A="--docs --from a.json b.json"    write the figures of earlier runs
 
 Each scenario starts its own PostgreSQL, Valkey, gateways, schedulers and workers on loopback, in a
-folder that is deleted afterwards. What is needed to understand a trial that failed is kept in
-faults-output, and so is the report of all trials (report.md, report.json). The exit code is 1 when
-an invariant or a figure is broken, and 130 after Ctrl-C, which ends every process.
+temporary folder. The logs and evidence of failed trials are kept in faults-output, with a report of
+all trials (report.md, report.json). The exit code is 1 if an invariant or a figure is broken, and
+130 after Ctrl-C, which ends every process.
 """
 
 
 def read_options(scenarios: Mapping[str, Scenario]) -> argparse.Namespace:
-    """Reads the command line; ends the program when it makes no sense."""
+    """Parse the command line; exit with an error message if it is invalid."""
     parser = argparse.ArgumentParser(
         prog="python -m faults",
-        description="Faults that Headrace survives, done to real processes under load.",
+        description="Inject faults into real processes under load and check the invariants.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("scenarios", nargs="*", metavar="SCENARIO", help="which ones, F7 for instance; all of them")
-    add("--list", action="store_true", help="show which there are and how long they take, and end")
-    add("--seed", type=int, help="decides what is left to chance; default: drawn")
-    add("--times", type=int, default=1, help="run each so often, with seeds that count up")
+    add("scenarios", nargs="*", metavar="SCENARIO", help="scenarios, for example F7; default: all")
+    add("--list", action="store_true", help="list the scenarios and their duration")
+    add("--seed", type=int, help="seed of all random choices; default: random")
+    add("--times", type=int, default=1, help="trials per scenario, with consecutive seeds")
     add("--short", action="store_true", help="shorten the long waits: for CI, not for figures")
-    add("--keep", action="store_true", help="keep logs and evidence of good trials as well")
+    add("--keep", action="store_true", help="also keep the logs and evidence of good trials")
     add(
         "--quick",
         action="store_true",
-        help="draw as many as fit into --budget, and run them in short",
+        help="run a random choice that fits --budget, with shorter waits",
     )
-    add("--budget", type=float, default=10.0, metavar="MINUTES", help="for --quick; default: 10")
+    add(
+        "--budget",
+        type=float,
+        default=10.0,
+        metavar="MINUTES",
+        help="duration of --quick; default: 10",
+    )
     add("--markdown", type=Path, metavar="FILE", default=OUTPUT / "report.md")
     add("--json", type=Path, metavar="FILE", default=OUTPUT / "report.json")
-    add("--docs", action="store_true", help="write the figures into docs/reliability.md")
+    add("--docs", action="store_true", help="write the results into docs/reliability.md")
     add(
         "--from",
         dest="earlier",
@@ -57,12 +63,12 @@ def read_options(scenarios: Mapping[str, Scenario]) -> argparse.Namespace:
         type=Path,
         default=(),
         metavar="FILE",
-        help="take the trials of these reports (--json) and run none",
+        help="read the results from these reports (--json) instead of running trials",
     )
     options = parser.parse_args()
     options.scenarios = [name.upper() for name in options.scenarios]
     unknown = [name for name in options.scenarios if name not in scenarios]
     if unknown:
-        parser.error(f"no such scenario: {', '.join(unknown)} (there are {', '.join(scenarios)})")
+        parser.error(f"unknown scenario {', '.join(unknown)}; use one of {', '.join(scenarios)}")
     options.short = options.short or options.quick
     return options

@@ -1,4 +1,4 @@
-"""docs/reliability.md: the section that a run writes, between two marks."""
+"""The section of docs/reliability.md between two marks, which a run writes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ BEGIN = "<!-- figures of make faults: begin -->"
 END = "<!-- figures of make faults: end -->"
 
 _COLUMNS = (
-    *("", "what is done", "result", "trials (seeds)", "recovered after"),
-    *("attempts run twice", "outcomes accepted twice", "`headrace verify`"),
+    *("", "fault", "result", "trials (seeds)", "recovered after"),
+    *("attempts run twice", "ends accepted twice", "`headrace verify`"),
 )
 
 
 def publish(scenarios: Iterable[Scenario], results: Sequence[Result], page: Path = PAGE) -> None:
-    """Writes what came of the trials into the page.
+    """Write the results of the trials into the page.
 
     Raises:
         ValueError: the page lacks a mark.
@@ -30,12 +30,12 @@ def publish(scenarios: Iterable[Scenario], results: Sequence[Result], page: Path
     before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} or no {END} behind it")
+        raise ValueError(f"{page} needs the mark {BEGIN} and, after it, {END}")
     report.write(f"{before}{begin}\n\n{section(scenarios, results)}\n{end}{after}", page)
 
 
 def section(scenarios: Iterable[Scenario], results: Sequence[Result]) -> str:
-    """The table of all scenarios, those without a trial included, and the figures of each."""
+    """Return the table of all scenarios, with or without a trial, and the figures of each."""
     table = [
         f"| {' | '.join(_COLUMNS)} |",
         "|---|---|---|---|---|--:|--:|---|",
@@ -53,8 +53,8 @@ def section(scenarios: Iterable[Scenario], results: Sequence[Result]) -> str:
                 for trial in trials
                 for problem in trial.problems()
             ]
-    where = report.circumstances_of(results) or ["No trial has been published yet."]
-    return "\n".join([*where, "", *table, *details, ""])
+    header = report.circumstances_of(results) or ["No trial has been published yet."]
+    return "\n".join([*header, "", *table, *details, ""])
 
 
 def _summary(trials: Sequence[Result]) -> tuple[str, ...]:
@@ -70,11 +70,11 @@ def _summary(trials: Sequence[Result]) -> tuple[str, ...]:
     return (
         f"**broken in {broken} of {len(trials)}**" if broken else "holds",
         f"{len(trials)} ({', '.join(str(trial.seed) for trial in trials)})"
-        + (", in short" if any(trial.short for trial in trials) else ""),
+        + (", short" if any(trial.short for trial in trials) else ""),
         (f"≤ {max(times):.1f} s" if times else "") + (f", {never} never" if never else ""),
         str(sum(trial.counts.run_twice for trial in trials)),
         str(sum(trial.counts.accepted_twice for trial in trials)),
-        f"**{dirty} not clean**" if dirty else "clean" if audits else "not asked",
+        f"**{dirty} not clean**" if dirty else "clean" if audits else "not run",
     )
 
 
@@ -84,7 +84,7 @@ def _shown(trials: Sequence[Result]) -> str:
 
 
 def _figures(trials: Sequence[Result]) -> list[str]:
-    """Each figure once, the worst of all trials."""
+    """Return each figure once, with its worst value of all trials."""
     found: dict[str, list[Figure]] = {}
     for trial in trials:
         for figure in trial.figures:

@@ -1,4 +1,4 @@
-"""Jobs that kill what they run in, and one that cannot be read."""
+"""Jobs that kill their process, and a job whose payload cannot be decoded."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import Literal
 
 from msgspec import Struct
 
-from faults.handlers import note
+from faults.handlers import record_start
 from headrace_worker import Context, handler
 
-# How much more memory a poison may have before it has none, in bytes.
+# Memory that a poison job may still allocate, in bytes.
 _MORE = 128 * 2**20
 
-Way = Literal["exit", "segfault", "memory", "killed"]
+Cause = Literal["exit", "segfault", "memory", "killed"]
 
 
 class Poison(Struct, frozen=True, forbid_unknown_fields=True):
-    """How to kill."""
+    """The cause of death."""
 
-    way: Way
+    cause: Cause
 
 
 @handler("poison")
 async def poison(payload: Poison, ctx: Context) -> None:
-    """Kills the process that it runs in."""
-    note(ctx)
+    """Kill the process of the attempt."""
+    record_start(ctx)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    match payload.way:
+    match payload.cause:
         case "exit":
             os._exit(1)
         case "segfault":
@@ -40,7 +40,7 @@ async def poison(payload: Poison, ctx: Context) -> None:
         case "memory":
             _run_out_of_memory()
         case "killed":
-            # As the kernel does it when the machine has no memory left.
+            # As the kernel does when the machine is out of memory.
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -48,27 +48,26 @@ def _run_out_of_memory() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * mmap.PAGESIZE + _MORE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    taken = []
+    blocks = []
     try:
         while True:
-            taken.append(bytearray(2**20))
+            blocks.append(bytearray(2**20))
     except MemoryError:
-        # What a library in C++ does that is given none (std::terminate), and what is in Python's
-        # own hands would be an error of the job alone.
+        # A C++ library calls std::terminate here. A Python MemoryError would only fail the job.
         os.abort()
 
 
 class Picky(Struct, frozen=True, forbid_unknown_fields=True):
-    """A payload of which the schema does not say everything."""
+    """A payload with a rule that its schema does not contain."""
 
     number: int
 
     def __post_init__(self) -> None:
         if self.number % 2:
-            raise ValueError("only even numbers can be read")
+            raise ValueError("number must be even")
 
 
 @handler("picky")
 async def picky(payload: Picky, ctx: Context) -> None:
-    """Takes what it can read."""
-    note(ctx)
+    """Accept even numbers."""
+    record_start(ctx)

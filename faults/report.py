@@ -1,4 +1,4 @@
-"""What came of the trials: as a table for people at a terminal, as Markdown, as JSON."""
+"""The results of trials: as a table in a terminal, as Markdown, as JSON."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _COLUMNS = (
     *("scenario", "seed", "s", "jobs", "invariants", "verify", "recovered after", "figures"),
     *("run again", "run twice", "accepted twice"),
 )
-_COLOURS = {"good": "green", "broken": "red", "not run": "yellow"}
+_COLORS = {"good": "green", "broken": "red", "not run": "yellow"}
 
 
 def show(console: Console, results: Sequence[Result]) -> None:
-    """Prints the table, and behind it all that is wrong."""
+    """Print the table, then all problems."""
     table = Table(show_lines=True)
     table.add_column("scenario")
     table.add_column("seed", justify="right")
@@ -37,7 +37,7 @@ def show(console: Console, results: Sequence[Result]) -> None:
         table.add_column(column, justify="right", max_width=8)
     for result in results:
         table.add_row(
-            f"[{_COLOURS[result.word]}]{result.scenario}[/]",
+            f"[{_COLORS[result.word]}]{result.scenario}[/]",
             str(result.seed),
             f"{result.seconds:.0f}",
             str(result.counts.jobs),
@@ -62,7 +62,7 @@ def show(console: Console, results: Sequence[Result]) -> None:
 
 
 def as_markdown(results: Sequence[Result]) -> str:
-    """The same table, and what is wrong, for a page of text."""
+    """Return the same table and problems as Markdown."""
     lines = [
         f"| {' | '.join(_COLUMNS)} |",
         "|---|--:|--:|--:|---|---|---|---|--:|--:|--:|",
@@ -91,23 +91,23 @@ def as_markdown(results: Sequence[Result]) -> str:
         for problem in result.problems()
     ]
     if problems:
-        lines += ["", "What is broken or was not run:", "", *problems]
+        lines += ["", "Broken or not run:", "", *problems]
     lines += ["", *circumstances_of(results)]
     return "\n".join(lines) + "\n"
 
 
 def as_json(results: Sequence[Result]) -> str:
-    """All of it, but the evidence."""
+    """Return the results as JSON, without the evidence."""
     return json.dumps([_finite(result.document()) for result in results], indent=1) + "\n"
 
 
 def read_json(file: Path) -> list[Result]:
-    """The results that `as_json` wrote."""
+    """Return the results from a file that `as_json` wrote."""
     return [Result.from_document(document) for document in json.loads(file.read_text())]
 
 
 def write(text: str, file: Path) -> None:
-    """Writes a report, with its folder; what is there is replaced as a whole."""
+    """Write a report and create its folder; replace an older report atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.new")
     draft.write_text(text)
@@ -115,18 +115,18 @@ def write(text: str, file: Path) -> None:
 
 
 def cell(text: str) -> str:
-    """Text that no cell of a Markdown table takes for its end."""
+    """Return text that is safe in a cell of a Markdown table."""
     return one_line(text).replace("|", "\\|")
 
 
 def one_line(text: str) -> str:
-    """Text without breaks."""
+    """Return text without line breaks."""
     return " ".join(text.split())
 
 
 def _audit(result: Result) -> str:
     if result.audit is None:
-        return "not asked"
+        return "not run"
     return "✗" if result.audit.broken else "✓"
 
 
@@ -135,7 +135,7 @@ def _seconds(recovery: Recovery) -> str:
 
 
 def circumstances_of(results: Sequence[Result]) -> list[str]:
-    """The days, commits and machines of the trials, each once."""
+    """Return the days, commits and machines of the trials, without duplicates."""
     found = {
         "{time}: commit {commit}, {cpu}, {cores} cores, {memory_gib} GiB, {system}, "
         "Python {python}".format(**{**result.circumstances, "time": _day(result)})
@@ -150,7 +150,7 @@ def _day(result: Result) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same without NaN and infinity, which JSON does not have."""
+    """Return the value with None for NaN and infinity, which JSON cannot represent."""
     match value:
         case dict():
             return {name: _finite(one) for name, one in value.items()}

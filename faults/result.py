@@ -1,4 +1,4 @@
-"""What came of one trial: enough to judge it and to tell of it, without its evidence."""
+"""The result of one trial, without its evidence."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from faults.evidence import Evidence, Recovery
 from faults.invariants import INVARIANTS, Verdict, accepted_twice, run_again, run_twice
 from faults.measure import Figure
 
-# How many breaches of an invariant are shown.
+# The number of breaches shown for an invariant.
 _SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What the evidence amounts to.
+    """Counts of the evidence.
 
     Attributes:
-        jobs, events: how many there were.
+        jobs, events: their numbers.
         run_again: attempts beyond the first of their job.
-        run_twice: attempts that a handler was given more than once.
-        accepted_twice: jobs of which more than one outcome was accepted.
+        run_twice: attempts that a handler started more than once.
+        accepted_twice: jobs of which more than one terminal end was accepted.
     """
 
     jobs: int = 0
@@ -33,7 +33,7 @@ class Counts:
 
     @classmethod
     def of(cls, evidence: Evidence) -> Counts:
-        """Counts what is there."""
+        """Return the counts of the evidence."""
         return cls(
             jobs=len(evidence.jobs),
             events=len(evidence.events),
@@ -45,13 +45,13 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came of one trial.
+    """The result of one trial.
 
     Attributes:
-        audit: what `headrace verify` said of the database; None when it was not asked.
-        circumstances: when, of which commit and on which machine.
-        failure: why it came to no end; then there is nothing else.
-        not_run: why it could not be done on this machine; then it shows nothing at all.
+        audit: the verdict of `headrace verify`; None if it did not run.
+        circumstances: time, commit and machine.
+        failure: the error that ended the trial early; then there are no verdicts.
+        not_run: why this machine cannot run the scenario.
     """
 
     scenario: str
@@ -80,16 +80,16 @@ class Result:
 
     @property
     def broken(self) -> bool:
-        """Whether it has shown that something does not hold."""
+        """True if the trial ran and is not good."""
         return not self.good and not self.not_run
 
     @property
     def word(self) -> str:
-        """What came of it, in a word."""
+        """The result in a word: good, broken or not run."""
         return "not run" if self.not_run else "good" if self.good else "broken"
 
     def problems(self) -> list[str]:
-        """What is wrong or missing, in lines."""
+        """Return the problems as lines of text."""
         lines = [f"not run: {self.not_run}"] if self.not_run else []
         lines += [self.failure] if self.failure else []
         for invariant, verdict in self.verdicts.items():
@@ -100,23 +100,23 @@ class Result:
         return lines
 
     def document(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return the result for JSON."""
         return {**asdict(self), "good": self.good}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Result:
-        """A result as `document` gave it."""
-        given = {name: value for name, value in document.items() if name != "good"}
+        """Return the result from its `document`."""
+        values = {name: value for name, value in document.items() if name != "good"}
         return cls(
-            **given
+            **values
             | {
-                "verdicts": {name: _verdict(one) for name, one in given["verdicts"].items()},
+                "verdicts": {name: _verdict(one) for name, one in values["verdicts"].items()},
                 "figures": [
-                    Figure(**one | {"value": _number(one["value"])}) for one in given["figures"]
+                    Figure(**one | {"value": _number(one["value"])}) for one in values["figures"]
                 ],
-                "recoveries": [Recovery(**one) for one in given["recoveries"]],
-                "counts": Counts(**given["counts"]),
-                "audit": _verdict(given["audit"]) if given["audit"] else None,
+                "recoveries": [Recovery(**one) for one in values["recoveries"]],
+                "counts": Counts(**values["counts"]),
+                "audit": _verdict(values["audit"]) if values["audit"] else None,
             }
         )
 
@@ -133,5 +133,5 @@ def _verdict(document: Mapping[str, Any]) -> Verdict:
 
 
 def _number(value: float | None) -> float:
-    # JSON has no NaN.
+    # `document` is written with null for NaN.
     return float("nan") if value is None else value

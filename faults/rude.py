@@ -1,4 +1,4 @@
-"""Jobs that attack what they share with others: the loop, signals, children, descriptors."""
+"""Jobs that attack shared resources: the event loop, signals, child processes, descriptors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from msgspec import Struct
 from faults.ledger import VARIABLE, Ledger
 from headrace_worker import Context, RetryPolicy, SyncContext, handler
 
-LoopWay = Literal["wait_for", "gather", "group", "callback", "cancel", "text", "fork", "leave"]
-Way = Literal["pool", "terminate", "leave", "fork", "exit"]
-ApartWay = Literal[Way, "standard", "close"]
+LoopAttack = Literal["wait_for", "gather", "group", "callback", "cancel", "text", "fork", "leave"]
+Attack = Literal["pool", "terminate", "leave", "fork", "exit"]
+ProcessAttack = Literal[Attack, "standard", "close"]
 
-# After these a job succeeds.
+# The attacks after which a job succeeds.
 HARMLESS: Final = frozenset({"cancel", "fork", "leave", "pool", "terminate", "standard"})
 
 _ONCE = RetryPolicy(max_attempts=1)
@@ -29,32 +29,32 @@ _fork = multiprocessing.get_context("fork")
 
 
 class InLoop(Struct, frozen=True, forbid_unknown_fields=True):
-    """What an `async def` does in the loop of its worker."""
+    """The attack of an `async def` in the event loop of its worker."""
 
-    way: LoopWay
+    attack: LoopAttack
 
 
 class InThread(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a `def` does in a thread of its worker."""
+    """The attack of a `def` in a thread of its worker."""
 
-    way: Way
+    attack: Attack
 
 
-class Apart(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a `def` does in a process of its own."""
+class InProcess(Struct, frozen=True, forbid_unknown_fields=True):
+    """The attack of a `def` in its own process."""
 
-    way: ApartWay
+    attack: ProcessAttack
 
 
 class Child(Struct, frozen=True):
-    """A child process that a handler left."""
+    """A child process that a handler left running."""
 
     pid: int
     create_time: float
 
     @property
     def runs(self) -> bool:
-        """Whether it still runs."""
+        """True if the child still runs."""
         try:
             process = psutil.Process(self.pid)
             started = process.create_time() == self.create_time
@@ -63,16 +63,16 @@ class Child(Struct, frozen=True):
             return False
 
 
-class _Leaving(Exception):
+class _ExitingText(Exception):
     def __str__(self) -> str:
         raise SystemExit(4)
 
 
 @handler("rude.loop", retry=_ONCE)
 async def in_loop(payload: InLoop, ctx: Context) -> list[Child]:
-    """Attacks the loop."""
-    _note(ctx)
-    match payload.way:
+    """Attack the event loop."""
+    _record_start(ctx)
+    match payload.attack:
         case "wait_for":
             await asyncio.wait_for(_exit(), 5)
         case "gather":
@@ -88,7 +88,7 @@ async def in_loop(payload: InLoop, ctx: Context) -> list[Child]:
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()
         case "text":
-            raise _Leaving
+            raise _ExitingText
         case "fork":
             os.fork()
         case "leave":
@@ -98,27 +98,27 @@ async def in_loop(payload: InLoop, ctx: Context) -> list[Child]:
 
 @handler("rude.thread", retry=_ONCE)
 def in_thread(payload: InThread, ctx: SyncContext) -> list[Child]:
-    """Starts children in a thread."""
-    _note(ctx)
-    return _start(payload.way)
+    """Start children in a thread."""
+    _record_start(ctx)
+    return _start(payload.attack)
 
 
-@handler("rude.apart", retry=_ONCE, isolation="process")
-def apart(payload: Apart, ctx: SyncContext) -> list[Child]:
-    """Starts children in a process, or closes its descriptors."""
-    _note(ctx)
-    match payload.way:
+@handler("rude.process", retry=_ONCE, isolation="process")
+def in_process(payload: InProcess, ctx: SyncContext) -> list[Child]:
+    """Start children in a process, or close its descriptors."""
+    _record_start(ctx)
+    match payload.attack:
         case "standard":
             os.closerange(0, 3)
         case "close":
             os.closerange(0, 256)
-        case way:
-            return _start(way)
+        case attack:
+            return _start(attack)
     return []
 
 
-def _start(way: Way) -> list[Child]:
-    match way:
+def _start(attack: Attack) -> list[Child]:
+    match attack:
         case "pool":
             with _fork.Pool(2) as pool:
                 mapped = pool.map(abs, [-1, -2])
@@ -161,8 +161,8 @@ async def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def _note(ctx: Context | SyncContext) -> None:
-    # SQLite ties a connection to its thread.
+def _record_start(ctx: Context | SyncContext) -> None:
+    # A SQLite connection belongs to one thread, so none is shared.
     ledger = Ledger(Path(os.environ[VARIABLE]))
     ledger.append(str(ctx.attempt.job_id), ctx.attempt.number)
     ledger.close()

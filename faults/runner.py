@@ -1,4 +1,4 @@
-"""Runs trials, and keeps what is needed to understand one that failed."""
+"""The run of a trial; logs and evidence are kept if it fails."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from faults.scenario import Scenario
 from faults.trial import Trial
 from faults.verify import verify
 
-# What is kept of a trial that failed, or of each one when asked to.
+# The folder for the logs and evidence of failed trials, or of all trials with --keep.
 OUTPUT = Path("faults-output")
-# How much of an error is shown, in characters: it may have a whole log in it.
-_FAILURE = 2000
+# Longest error shown, in characters; an error may contain a whole log.
+_MAX_FAILURE = 2000
 
 
 async def run_trial(
@@ -36,51 +36,51 @@ async def run_trial(
     seed: int,
     short: bool,
     keep: bool,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     output: Path = OUTPUT,
 ) -> Result:
-    """Runs a scenario once, on processes of its own.
+    """Run a scenario once, on its own processes.
 
     Args:
-        scenario: what to do.
-        seed: decides what is left to chance.
-        short: whether long waits may be shorter.
-        keep: keep logs and evidence also when everything is good.
-        say: is told what happens.
-        output: where they are kept.
+        scenario: the scenario.
+        seed: the seed of all random choices.
+        short: shorten the long waits.
+        keep: keep logs and evidence also of a good trial.
+        log: writes a line of progress.
+        output: the folder for logs and evidence.
     """
-    began, where = time.monotonic(), circumstances()
-    if missing := scenario.cannot():
+    began, context = time.monotonic(), circumstances()
+    if missing := scenario.unsupported():
         return Result(
             scenario=scenario.id,
             title=scenario.title,
             seed=seed,
             short=short,
-            circumstances=where,
+            circumstances=context,
             not_run=missing,
         )
     evidence, figures, failure = Evidence(), list[Figure](), ""
     audit: Verdict | None = None
-    say(f"{scenario.title}; seed {seed}")
+    log(f"{scenario.title}; seed {seed}")
     async with AsyncExitStack() as open_:
         cluster: Cluster | None = None
         try:
             cluster = await open_.enter_async_context(running(scenario.plan))
-            trial = Trial(cluster=cluster, seed=seed, short=short, say=say)
+            trial = Trial(cluster=cluster, seed=seed, short=short, log=log)
             figures = trial.figures
             open_.push_async_callback(trial.close)
             async with asyncio.timeout(scenario.timeout):
                 await scenario.run(trial)
-                await trial.settle()
+                await trial.finish()
                 evidence = await trial.evidence()
                 audit = await verify(cluster.postgres.url)
-        except Exception as error:  # whatever it is, the trial has failed
+        except Exception as error:  # any error fails the trial
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                # It is what somebody made of a Ctrl-C.
+                # The scenario turned Ctrl-C into another error.
                 raise asyncio.CancelledError from error
-            failure = f"{type(error).__name__}: {error}"[:_FAILURE]
-            say(traceback.format_exc(limit=-3)[:_FAILURE])
+            failure = f"{type(error).__name__}: {error}"[:_MAX_FAILURE]
+            log(traceback.format_exc(limit=-3)[:_MAX_FAILURE])
         result = Result(
             scenario=scenario.id,
             title=scenario.title,
@@ -92,13 +92,13 @@ async def run_trial(
             recoveries=evidence.recoveries,
             counts=Counts.of(evidence),
             audit=audit,
-            circumstances=where,
+            circumstances=context,
             failure=failure,
         )
         if cluster is not None and (keep or not result.good):
             folder = output / f"{scenario.id}-seed-{seed}"
             _keep(folder, cluster.logs, evidence)
-            say(f"logs and evidence: {folder}")
+            log(f"logs and evidence: {folder}")
     return result
 
 

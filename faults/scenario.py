@@ -1,4 +1,4 @@
-"""Scenarios: a file each in `scenarios/`, which says what it does and what it shows."""
+"""Fault scenarios, each defined in a file of `scenarios/`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from faults.trial import Trial
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A fault, done to a running platform.
+    """A fault in a running platform.
 
     Args:
         id: `F7`.
-        title: what is done, in a line.
-        shows: the invariants for which there must be something to look at; all that apply are
-            checked in any case.
-        run: does it: starts the load, makes the fault, measures. What it leaves running is brought
-            to its end, and everything is judged behind it.
+        title: the fault, in one line.
+        shows: the invariants that the trial must have evidence for. All invariants with evidence
+            are checked.
+        run: starts the load, injects the fault and measures. The runner then waits for the end of
+            all jobs and judges the evidence.
         plan: the processes.
-        usual, usual_short: seconds that a trial takes, in full and with shorter waits: by these a
-            choice is made that fits into a time.
-        cannot: says why this machine cannot do it, or nothing when it can. Such a trial is told as
-            not run.
-        timeout: seconds that all of it may take.
+        usual, usual_short: duration of a trial in seconds, in full and with shorter waits; used to
+            choose scenarios that fit a time budget.
+        unsupported: returns why this machine cannot run the scenario; empty if it can. Such a
+            trial is reported as not run.
+        timeout: longest duration of a trial, in seconds.
     """
 
     id: str
@@ -39,21 +39,21 @@ class Scenario:
     plan: Plan = field(default_factory=Plan)
     usual: float = 90.0
     usual_short: float = 75.0
-    cannot: Callable[[], str] = str
+    unsupported: Callable[[], str] = str
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
         unknown = set(self.shows) - set(INVARIANTS)
         if unknown:
-            raise ValueError(f"{self.id}: no such invariant: {', '.join(sorted(unknown))}")
+            raise ValueError(f"{self.id}: unknown invariants: {', '.join(sorted(unknown))}")
 
     def seconds(self, *, short: bool) -> float:
-        """How long a trial usually takes."""
+        """Return the usual duration of a trial in seconds."""
         return self.usual_short if short else self.usual
 
 
 def find_scenarios() -> dict[str, Scenario]:
-    """All scenarios by id, in the order of their numbers."""
+    """Return all scenarios by id, in the order of their numbers."""
     found: list[Scenario] = [
         import_module(f"{scenarios.__name__}.{module.name}").SCENARIO
         for module in pkgutil.iter_modules(scenarios.__path__)

@@ -1,4 +1,4 @@
-"""One trial: a scenario on a cluster of its own, with one seed."""
+"""One trial: a scenario on its own cluster, with one seed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from faults.database import Records
 from faults.evidence import TENANT, EventRow, Evidence, JobRow, StreamLog, Usage, Wanted
 from faults.load import BURST, SHARDS, Load, Mix
 from faults.measure import Figure, ends, recovery
-from faults.neighbour import live
+from faults.neighbor import submit_neighbor_jobs
 from faults.watchers import Watchers
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.tasks import end_tasks
 
-# How long jobs may take to end, and streams to show that, once the load has stopped, in seconds.
+# Timeouts after the load: for the end of all jobs, and for the streams to show it, in seconds.
 _DRAIN_S = 90.0
 _SHOW_S = 30.0
-# Long enough for what must not come to have come, in seconds.
+# Grace period in which an unexpected event would arrive, in seconds.
 _SURPLUS_S = 0.5
-# How often the harness looks whether it is late itself, in seconds.
+# The interval at which the harness measures its own delay, in seconds.
 _TICK_S = 0.05
 
 
@@ -37,50 +37,50 @@ class _Fault:
 
 
 class Trial:
-    """What a scenario works with.
+    """The tools of a scenario: the cluster, the load, the watchers and the figures.
 
     Args:
-        cluster: the processes, which serve.
-        seed: decides everything that is left to chance.
-        short: whether long waits may be shorter.
-        say: is told in a line what happens.
+        cluster: the running processes.
+        seed: the seed of all random choices.
+        short: shorten the long waits.
+        log: writes a line of progress.
 
     Attributes:
-        chance: draws from the seed.
-        records: the database, past all links.
-        watchers: streams that are followed.
+        chance: the source of randomness, from the seed.
+        records: the database, without a link.
+        watchers: the streams that are followed.
     """
 
     def __init__(
-        self, *, cluster: Cluster, seed: int, short: bool, say: Callable[[str], None]
+        self, *, cluster: Cluster, seed: int, short: bool, log: Callable[[str], None]
     ) -> None:
         self.cluster = cluster
         self.seed = seed
         self.chance = random.Random(seed)
         self.short = short
-        self.say = say
+        self.log = log
         self.records = Records(cluster.postgres.url)
         self.figures: list[Figure] = []
         self.usages: list[Usage] = []
         self.loads: list[Load] = []
-        self._neighbours: list[asyncio.Task[None]] = []
+        self._neighbors: list[asyncio.Task[None]] = []
         self._faults: list[_Fault] = []
-        # The first fault's begin bounds the time in which the load ran undisturbed.
+        # The load runs undisturbed until the first fault starts.
         self._steady: tuple[float, float] | None = None
         self._steady_since = 0.0
         self._stopped = 0.0
         self._checks: list[Callable[[Evidence], None]] = []
         self._unwatched: frozenset[str] = frozenset()
         self._open = AsyncExitStack()
-        # For how long the harness itself stood still at most, in seconds.
+        # The longest delay of the harness itself, in seconds.
         self._stalled = 0.0
         ticking = asyncio.create_task(self._tick(), name="tick")
         self._open.callback(ticking.cancel)
         self._watchers: list[Watchers] = []
-        self.watchers = self.more_watchers()
+        self.watchers = self.add_watchers()
 
-    def more_watchers(self, *, channels: int = 1, window: int | None = None) -> Watchers:
-        """Followers over channels of their own; the arguments are those of `Watchers`."""
+    def add_watchers(self, *, channels: int = 1, window: int | None = None) -> Watchers:
+        """Return new watchers with their own channels; for the arguments, see `Watchers`."""
         watchers = Watchers(self.cluster.targets, channels=channels, window=window)
         self._open.push_async_callback(watchers.close)
         self._watchers.append(watchers)
@@ -88,7 +88,7 @@ class Trial:
 
     @property
     def streams(self) -> list[StreamLog]:
-        """What all followers were shown."""
+        """The logs of all followers."""
         return [log for watchers in self._watchers for log in watchers.logs]
 
     # The load.
@@ -96,15 +96,15 @@ class Trial:
     async def load(
         self, *, rate: float = 60.0, mix: Mix | None = None, steady: float = 9.0
     ) -> Load:
-        """Starts the load, with streams that follow it, and waits until it runs steadily.
+        """Start the load and streams that follow it, and wait until the load is steady.
 
         Args:
             rate: jobs per second.
-            mix: what the jobs are.
-            steady: for how many seconds it runs undisturbed, from which its throughput is taken.
+            mix: the kinds of jobs.
+            steady: time to wait, in seconds; the last two thirds give the usual throughput.
         """
         name = f"load-{len(self.loads) + 1}"
-        self.follow_everything(name)
+        self._follow_load(name)
         await self.watchers.are_live()
         load = Load(
             targets=self.cluster.targets,
@@ -116,22 +116,24 @@ class Trial:
         )
         self._open.push_async_callback(load.close)
         self.loads.append(load)
-        neighbour = asyncio.create_task(
-            live(self.cluster.settings, load=name, chance=random.Random(self.chance.random())),
-            name="neighbour",
+        neighbor = asyncio.create_task(
+            submit_neighbor_jobs(
+                self.cluster.settings, load=name, chance=random.Random(self.chance.random())
+            ),
+            name="neighbor",
         )
-        self._neighbours.append(neighbour)
-        self._open.push_async_callback(end_tasks, neighbour)
+        self._neighbors.append(neighbor)
+        self._open.push_async_callback(end_tasks, neighbor)
         load.start()
-        self.say(f"{rate:g} jobs/s")
-        # What is being warmed up is not what it will be.
+        self.log(f"{rate:g} jobs/s")
+        # The first third is the warm-up.
         await asyncio.sleep(steady / 3)
         self._steady_since = time.time()
         await asyncio.sleep(steady * 2 / 3)
         return load
 
-    def follow_everything(self, name: str) -> None:
-        """Follows a load in some of the ways that there are."""
+    def _follow_load(self, name: str) -> None:
+        """Follow a load with different filters, with and without the client library."""
         watchers = self.watchers
         label = {"load": name}
         shard = {"load": name, "shard": str(self.chance.randrange(SHARDS))}
@@ -150,32 +152,32 @@ class Trial:
     async def fault(
         self, what: str, *, recovers_within: float | None = None
     ) -> AsyncIterator[None]:
-        """Something fails for the length of the block.
+        """Mark the block as a fault.
 
         Args:
-            what: said, and in the report.
-            recovers_within: seconds after which the throughput must be back (I10).
+            what: the description, for the log and the report.
+            recovers_within: longest recovery of the throughput (I10), in seconds.
         """
         if self._steady is None:
             self._steady = self._steady_since, time.time()
-        self.say(what)
+        self.log(what)
         began = time.monotonic()
         yield
-        self.say(f"over after {time.monotonic() - began:.1f} s")
+        self.log(f"over after {time.monotonic() - began:.1f} s")
         if recovers_within is not None:
             self._faults.append(_Fault(what, time.time(), recovers_within))
 
     def supervise(self, services: Iterable[Service]) -> None:
-        """Has services started again whenever they die."""
+        """Restart services whenever they die."""
         for service in services:
             task = asyncio.create_task(service.supervise(), name=f"supervise {service.name}")
             self._open.callback(task.cancel)
 
-    async def deliveries_wait(self) -> set[AttemptKey]:
-        """The deliveries in Redis, once there are some that no worker has a slot for.
+    async def waiting_deliveries(self) -> set[AttemptKey]:
+        """Wait until deliveries wait in Redis for a free slot, and return them.
 
         Raises:
-            TimeoutError: there are none.
+            TimeoutError: no delivery waited within 10 s.
         """
         async with asyncio.timeout(10):
             while not (waiting := await self.cluster.valkey.waiting()):
@@ -191,35 +193,35 @@ class Trial:
         at_most: float | None = None,
         at_least: float | None = None,
     ) -> None:
-        """Notes a figure; one with a limit must keep to it."""
+        """Record a figure; a value outside its limits breaks the trial."""
         figure = Figure(name=name, value=value, unit=unit, at_most=at_most, at_least=at_least)
         self.figures.append(figure)
-        self.say(str(figure))
+        self.log(str(figure))
 
-    def afterwards(self, check: Callable[[Evidence], None]) -> None:
-        """Has figures taken from the evidence in the end."""
+    def on_evidence(self, check: Callable[[Evidence], None]) -> None:
+        """Call `check` with the evidence at the end of the trial."""
         self._checks.append(check)
 
-    def codes(self, *, at_most: frozenset[str]) -> None:
-        """Tells with which codes calls and streams failed, and that there were no others.
+    def expect_codes(self, *, only: frozenset[str]) -> None:
+        """Require that calls and streams failed with no other codes than these.
 
         Args:
-            at_most: the codes that may be.
+            only: the codes allowed.
         """
 
-        def look(evidence: Evidence) -> None:
+        def check(evidence: Evidence) -> None:
             seen = [code for s in evidence.submissions for code in s.codes]
             seen += [code for log in evidence.streams for code in log.codes]
-            others = sorted(set(seen) - at_most)
+            others = sorted(set(seen) - only)
             self.figure("failed calls", len(seen))
             self.figure(
-                f"with another code{': ' if others else ''}{', '.join(others)}",
+                f"failed calls with an unexpected code{': ' if others else ''}{', '.join(others)}",
                 sum(code in others for code in seen),
                 at_most=0,
             )
 
-        # In the end: what is still underway when a scenario is over counts as well.
-        self.afterwards(look)
+        # Calls that are still open at the end of the scenario count too.
+        self.on_evidence(check)
 
     async def _tick(self) -> None:
         while True:
@@ -227,8 +229,8 @@ class Trial:
             await asyncio.sleep(_TICK_S)
             self._stalled = max(self._stalled, time.monotonic() - due)
 
-    async def nobody_watched(self) -> None:
-        """Notes that no stream can show the jobs that there are: it will be opened behind them."""
+    async def mark_unwatched(self) -> None:
+        """Mark all existing jobs as older than the streams, so that no stream must show them."""
         self._unwatched = frozenset(await self.records.jobs())
 
     async def _jobs(self) -> dict[str, JobRow]:
@@ -237,30 +239,30 @@ class Trial:
             for job_id, job in (await self.records.jobs()).items()
         }
 
-    # The end.
+    # The end of the trial.
 
-    async def settle(self) -> None:
-        """Stops the load, and waits until jobs have ended and the streams have shown it."""
+    async def finish(self) -> None:
+        """Stop the load, and wait until all jobs have ended and the streams have shown it."""
         self._stopped = time.time()
-        # What the harness is late with itself is in every figure.
-        self.figure("the harness stalled for", self._stalled, "s")
-        self.say("no more jobs; waiting for those that there are")
+        # The delay of the harness affects every figure.
+        self.figure("longest stall of the harness", self._stalled, "s")
+        self.log("load stopped; waiting for the end of all jobs")
         for load in self.loads:
             await load.stop()
-        await end_tasks(*self._neighbours)
+        await end_tasks(*self._neighbors)
         if not await self.records.all_ended(within=_DRAIN_S):
-            self.say(f"{await self.records.unfinished()} jobs have not ended")
+            self.log(f"{await self.records.unfinished()} jobs have not ended in time")
         jobs, events = await self._jobs(), await self.records.events()
-        self.say(f"{len(jobs)} jobs with {len(events)} events; waiting for the streams")
+        self.log(f"{len(jobs)} jobs with {len(events)} events; waiting for the streams")
         wanted = counting(jobs, events)
         for watchers in self._watchers:
             await watchers.have_shown(wanted, within=_SHOW_S)
         await asyncio.sleep(_SURPLUS_S)
 
     async def evidence(self) -> Evidence:
-        """Everything, read once it has settled."""
+        """Return all evidence; call `finish` first."""
         jobs, events = await self._jobs(), await self.records.events()
-        # What came at once is not what the throughput was before.
+        # Jobs from a burst are not part of the usual throughput.
         steady = {j.id for j in jobs.values() if j.tenant == TENANT and BURST not in j.labels}
         times = ends(event for event in events if event.job_id in steady)
         recoveries = [
@@ -284,24 +286,24 @@ class Trial:
             usages=self.usages,
             recoveries=recoveries,
         )
-        ours = evidence.without_neighbours()
+        own = evidence.without_neighbors()
         for check in self._checks:
-            check(ours)
+            check(own)
         return evidence
 
     async def close(self) -> None:
-        """Ends all that it has started."""
+        """Close the load, the watchers and all tasks."""
         await self._open.aclose()
 
 
 def counting(jobs: Mapping[str, JobRow], events: Sequence[EventRow]) -> Callable[[StreamLog], int]:
-    """How many events each stream should show."""
+    """Return a function that counts the events a stream should show."""
     counts: dict[str, int] = {}
 
     def wanted(log: StreamLog) -> int:
         if log.wanted.job_ids:
             return sum(jobs[job_id].seq for job_id in log.wanted.job_ids if job_id in jobs)
-        # Many streams may want the same.
+        # Many streams have the same filter.
         key = repr(log.wanted)
         if key not in counts:
             counts[key] = sum(log.wanted.matches(jobs[event.job_id], event) for event in events)
@@ -310,11 +312,11 @@ def counting(jobs: Mapping[str, JobRow], events: Sequence[EventRow]) -> Callable
     return wanted
 
 
-async def until(look: Callable[[], Awaitable[bool]], *, within: float) -> float:
-    """Looks again and again; how many seconds it took until there was something; NaN for never."""
+async def until(condition: Callable[[], Awaitable[bool]], *, within: float) -> float:
+    """Poll `condition` and return the seconds until it is true; NaN after a timeout."""
     began = time.monotonic()
     while time.monotonic() - began < within:
-        if await look():
+        if await condition():
             return time.monotonic() - began
         await asyncio.sleep(0.1)
     return float("nan")

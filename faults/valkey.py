@@ -1,4 +1,4 @@
-"""The Redis-compatible server, to lose it and what it holds."""
+"""The Redis-compatible server, which a scenario can kill, flush and restore."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _QUEUES = "headrace:*:queue:*"
 
 
 class Valkey:
-    """The server of the deliveries. The commands go past all links.
+    """The server with the deliveries; commands bypass all links.
 
     Args:
-        server: its process.
-        url: its own.
-        home: where it keeps what it is told to save.
+        server: the process.
+        url: the URL of the server itself.
+        home: the folder of its snapshots.
     """
 
     def __init__(self, server: Server, url: str, home: Path) -> None:
@@ -31,14 +31,14 @@ class Valkey:
         self._dump = home / "dump.rdb"
 
     async def kill(self) -> None:
-        """Kills it; what it holds is gone."""
+        """Kill the server; its data is lost."""
         await asyncio.to_thread(self.server.kill)
 
     async def start(self, *, snapshot: Path | None = None) -> None:
-        """Starts it again where it was, and waits until it serves.
+        """Start the server at the same address, and wait until it serves.
 
         Args:
-            snapshot: what it holds then, from `save`; None: nothing.
+            snapshot: the data to load, from `save`; None for an empty server.
         """
         self._dump.unlink(missing_ok=True)
         if snapshot is not None:
@@ -47,18 +47,18 @@ class Valkey:
         await self.server.serving()
 
     async def flush(self) -> None:
-        """Deletes everything."""
+        """Delete all data."""
         async with self.client() as client:
             await client.flushall()
 
     async def save(self) -> Path:
-        """Writes a snapshot of what it holds now."""
+        """Write a snapshot of the data and return its path."""
         async with self.client() as client:
             await client.save()
         return Path(shutil.move(self._dump, self._dump.with_suffix(".old")))
 
     async def waiting(self) -> set[AttemptKey]:
-        """The deliveries that no worker has taken."""
+        """Return the deliveries that no worker has received."""
         found: set[AttemptKey] = set()
         async with self.client() as client:
             async for key in client.scan_iter(match=_QUEUES):
@@ -68,7 +68,7 @@ class Valkey:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Redis]:
-        """A connection of the harness's own."""
+        """Open a connection for the harness."""
         client: Redis = Redis.from_url(self.url, socket_timeout=10, socket_connect_timeout=10)
         try:
             yield client

@@ -1,4 +1,4 @@
-"""What `headrace verify`, the command that an operator has, says of the database in the end."""
+"""The audit of the database at the end of a trial, by `headrace verify`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import sys
 
 from faults.invariants import Verdict
 
-# Jobs that nobody moves on are looked at again for up to 20 s.
+# The command rechecks stuck jobs for up to 20 s.
 _TIMEOUT_S = 60.0
 
 
 async def verify(database_url: str) -> Verdict:
-    """Audits a database, by the command.
+    """Audit a database with the command.
 
     Args:
-        database_url: past all links.
+        database_url: the URL of the server itself, without a link.
 
     Returns:
-        What is broken; that it could not tell is as bad.
+        The breaches. A verdict of `unknown` counts as a breach.
     """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "headrace", "verify", "--json"),
@@ -30,22 +30,22 @@ async def verify(database_url: str) -> Verdict:
     )
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            said, complained = await process.communicate()
+            output, errors = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     try:
-        told = json.loads(said)
+        document = json.loads(output)
     except ValueError:
-        return Verdict(0, (f"it ended with {process.returncode}: {complained.decode()}",))
-    if told["verdict"] == "unknown":
-        return Verdict(0, (f"it cannot tell: {told['reason']}",))
-    broken = [f"{one['check']}: {one['subject']}: {one['text']}" for one in told["breaches"]]
-    untold = sum(told["counts"].values()) - len(broken)
-    if untold:
-        broken.append(f"and {untold} more")
-    # What it says in its document, its exit code must say as well.
+        return Verdict(0, (f"the command exited with {process.returncode}: {errors.decode()}",))
+    if document["verdict"] == "unknown":
+        return Verdict(0, (f"the verdict is unknown: {document['reason']}",))
+    broken = [f"{one['check']}: {one['subject']}: {one['text']}" for one in document["breaches"]]
+    unlisted = sum(document["counts"].values()) - len(broken)
+    if unlisted:
+        broken.append(f"and {unlisted} more")
+    # The exit code must agree with the document.
     if process.returncode != (1 if broken else 0):
-        broken.append(f"its exit code is {process.returncode}")
-    return Verdict(told["events"], tuple(broken))
+        broken.append(f"the exit code is {process.returncode}")
+    return Verdict(document["events"], tuple(broken))

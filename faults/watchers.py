@@ -1,7 +1,7 @@
-"""Watchers: streams that are followed through every fault, with a log of all they showed.
+"""Watchers: streams that are followed through every fault, with a log of all received events.
 
-Most of them speak to the gateways without the client, and take the responses as they come: what a
-gateway repeats or mixes up shows. The others go through the client, which must hide nothing either.
+Most watchers call the gateways without the client library, so that repeated or reordered events
+become visible. The others use the client library, which must not hide events either.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from headrace import CallError, Client, JobEvent
 from headrace.v1 import data_pb2, job_pb2, job_service_pb2
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 
-# The wait before a stream is begun again, before jitter, in seconds.
+# The waits before a stream is restarted, without jitter, in seconds.
 _WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)
-# After so many seconds without a response a stream of many jobs counts as cut; the gateway marks an
-# idle one every 15 s.
+# Without a response for so many seconds, a stream of many jobs counts as cut. A gateway sends a
+# mark every 15 s on an idle stream.
 _SILENCE_S = 45.0
-# The client may try for longer than any fault takes.
+# Resume timeout of the client, longer than any fault, in seconds.
 _RESUME_S = 600.0
 
 _OPTIONS = (
-    # Streams over other channels to the same gateway are on other connections.
+    # Each channel to the same gateway has its own connection.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
@@ -41,8 +41,8 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 16 * 2**20),
 )
 
-# A slow reader is told to come again, the others to go elsewhere; and what reaches a server in the
-# instant in which it stops, its transport cancels.
+# Codes after which a stream is restarted: RESOURCE_EXHAUSTED for a slow reader, UNAVAILABLE for the
+# others. gRPC's transport cancels a call that arrives at the moment at which a server stops.
 _CUT = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -53,11 +53,11 @@ _JSON = data_pb2.DATA_ENCODING_JSON
 
 
 class Follower:
-    """One stream, followed until it ends, is closed or fails for good.
+    """One stream, followed until it ends, fails for good or is closed.
 
     Attributes:
-        log: what it has shown.
-        live: set while its newest connection has given a response.
+        log: the events received.
+        live: set once the current connection has received a response.
     """
 
     def __init__(self, name: str, wanted: Wanted) -> None:
@@ -68,16 +68,16 @@ class Follower:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins to follow."""
+        """Start to follow the stream."""
         self._task = asyncio.create_task(self._run(), name=self.log.name)
 
     @property
     def ended(self) -> bool:
-        """Whether it follows no more."""
+        """True once the follower has ended."""
         return self._task is not None and self._task.done()
 
     async def has_shown(self, count: int) -> None:
-        """Waits until it has shown so many different events, or has ended."""
+        """Wait until `count` different events were received, or the follower has ended."""
         assert self._task is not None
         while len(self._seen) < count and not self._task.done():
             self._grown.clear()
@@ -86,7 +86,7 @@ class Follower:
             grown.cancel()
 
     async def close(self) -> None:
-        """Goes away."""
+        """Stop following."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -94,7 +94,7 @@ class Follower:
     async def _run(self) -> None:
         try:
             await self._follow()
-        except Exception as error:  # noqa: BLE001 - a stream that nobody follows must not look well
+        except Exception as error:  # noqa: BLE001 - any error must appear in the log
             self.log.failure = f"{type(error).__name__}: {error}"
 
     async def _follow(self) -> None:
@@ -106,21 +106,21 @@ class Follower:
         self._grown.set()
 
 
-Start = Callable[["RawFollower", JobServiceStub], Any]
+StartCall = Callable[["RawFollower", JobServiceStub], Any]
 
 
 class RawFollower(Follower):
-    """A stream without the client.
+    """A stream without the client library.
 
     Args:
-        stubs: of the gateways; it begins at the first one, and goes on at the next when it is cut.
-        begin: calls a gateway, from where the log ends.
-        endless: it has no end, and is never silent for long.
+        stubs: stubs of the gateways. After a cut, the follower continues at the next one.
+        start_call: starts the stream at a gateway, from the end of the log.
+        endless: the stream never ends, and silence counts as a cut.
 
     Attributes:
-        cursor, last_seq: where it would resume.
-        job: the job's id, once a response tells it.
-        reading: while it is cleared, nothing is read.
+        cursor, last_seq: the position at which the stream would resume.
+        job: the job's id, once a response contains it.
+        reading: cleared while the follower must not read.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class RawFollower(Follower):
         wanted: Wanted,
         *,
         stubs: Sequence[JobServiceStub],
-        begin: Start,
+        start_call: StartCall,
         endless: bool,
     ) -> None:
         super().__init__(name, wanted)
@@ -139,14 +139,14 @@ class RawFollower(Follower):
         self.reading = asyncio.Event()
         self.reading.set()
         self._stubs = stubs
-        self._begin = begin
+        self._start_call = start_call
         self._endless = endless
 
     async def _follow(self) -> None:
         turn = cuts = 0
         while True:
             self.log.connected.append(time.time())
-            call = self._begin(self, self._stubs[turn])
+            call = self._start_call(self, self._stubs[turn])
             try:
                 while await self._read(call):
                     cuts = 0
@@ -170,7 +170,7 @@ class RawFollower(Follower):
             await asyncio.sleep(random.uniform(wait / 2, wait))
 
     async def _read(self, call: Any) -> bool:
-        """Takes a response; False at the end."""
+        """Read a response; return False at the end of the stream."""
         async with asyncio.timeout(_SILENCE_S if self._endless else None):
             response = await call.read()
         if response is aio.EOF:
@@ -190,7 +190,7 @@ class RawFollower(Follower):
 
 
 class ClientFollower(Follower):
-    """A stream of the client, which resumes by itself and must show each event once."""
+    """A stream of the client library, which resumes by itself and must return each event once."""
 
     def __init__(
         self, name: str, wanted: Wanted, events: Callable[[], AsyncGenerator[JobEvent, None]]
@@ -214,10 +214,10 @@ class Watchers:
     """All followers of a trial, over a few channels to the gateways.
 
     Args:
-        targets: the gateways. The followers begin at each of them in turn.
-        channels: how many connections to each gateway.
-        window: how many bytes a gateway may send ahead on a stream that is not read. None: what
-            gRPC finds best.
+        targets: addresses of the gateways. The followers start at each of them in turn.
+        channels: number of connections to each gateway.
+        window: bytes that a gateway may send ahead on a stream without a reader; None for gRPC's
+            default.
     """
 
     def __init__(
@@ -233,14 +233,14 @@ class Watchers:
             for target in targets
         ]
         self._stubs = [JobServiceStub(channel) for channel in self._channels]
-        # One client begins at each gateway.
+        # One client for each gateway, which starts there.
         self._clients = [
             Client([*targets[turn:], *targets[:turn]], resume_timeout=_RESUME_S)
             for turn in range(len(targets))
         ]
 
     def follow(self, name: str, wanted: Wanted | None = None, *, cursor: str = "") -> RawFollower:
-        """Follows all jobs that match, from now or from a cursor."""
+        """Follow all jobs that match, from now or from a cursor."""
         wanted = wanted or Wanted()
         job_filter = job_service_pb2.JobFilter(
             queues=wanted.queues,
@@ -252,33 +252,33 @@ class Watchers:
             job_ids=wanted.job_ids,
         )
 
-        def begin(follower: RawFollower, gateway: JobServiceStub) -> Any:
+        def start_call(follower: RawFollower, gateway: JobServiceStub) -> Any:
             return gateway.WatchJobs(
                 job_service_pb2.WatchJobsRequest(
                     filter=job_filter, cursor=follower.cursor, data_encoding=_JSON
                 )
             )
 
-        follower = self._raw(name, wanted, begin, endless=True)
+        follower = self._raw(name, wanted, start_call, endless=True)
         follower.cursor = cursor
         return follower
 
     def follow_job(self, job_id: str) -> RawFollower:
-        """Follows one job, from its first event on."""
+        """Follow one job from its first event."""
 
-        def begin(follower: RawFollower, gateway: JobServiceStub) -> Any:
+        def start_call(follower: RawFollower, gateway: JobServiceStub) -> Any:
             return gateway.WatchJob(
                 job_service_pb2.WatchJobRequest(
                     job_id=job_id, after_seq=follower.last_seq, data_encoding=_JSON
                 )
             )
 
-        return self._raw(f"job {job_id}", Wanted(job_ids=(job_id,)), begin, endless=False)
+        return self._raw(f"job {job_id}", Wanted(job_ids=(job_id,)), start_call, endless=False)
 
     def submit_and_follow(self, spec: job_pb2.JobSpec, request_id: str) -> RawFollower:
-        """Submits and follows in one call; the follower's `job` is the id."""
+        """Submit and follow a job in one call; the follower's `job` is the id."""
 
-        def begin(follower: RawFollower, gateway: JobServiceStub) -> Any:
+        def start_call(follower: RawFollower, gateway: JobServiceStub) -> Any:
             return gateway.SubmitAndWatch(
                 job_service_pb2.SubmitAndWatchRequest(
                     job=spec,
@@ -288,13 +288,15 @@ class Watchers:
                 )
             )
 
-        # Until it is told the job, it has asked for nothing that could be compared.
-        follower = self._raw(f"submit {request_id}", Wanted(job_ids=("",)), begin, endless=False)
+        # No event can be compared before the id of the job is known.
+        follower = self._raw(
+            f"submit {request_id}", Wanted(job_ids=("",)), start_call, endless=False
+        )
         follower.job.add_done_callback(lambda job: _narrow(follower, job))
         return follower
 
     def follow_with_client(self, name: str, wanted: Wanted) -> ClientFollower:
-        """Follows all jobs that match through the client, from now on."""
+        """Follow all jobs that match with the client library, from now on."""
         client = self._clients[len(self.followers) % len(self._clients)]
 
         async def events() -> AsyncGenerator[JobEvent, None]:
@@ -314,15 +316,19 @@ class Watchers:
         return self._add(follower)
 
     def follow_job_with_client(self, job_id: str) -> ClientFollower:
-        """Follows one job through the client, from its first event on."""
+        """Follow one job with the client library, from its first event."""
         client = self._clients[len(self.followers) % len(self._clients)]
         name, wanted = f"client's job {job_id}", Wanted(job_ids=(job_id,))
         return self._add(ClientFollower(name, wanted, lambda: client.watch_job(job_id)))
 
-    def _raw(self, name: str, wanted: Wanted, begin: Start, *, endless: bool) -> RawFollower:
+    def _raw(
+        self, name: str, wanted: Wanted, start_call: StartCall, *, endless: bool
+    ) -> RawFollower:
         turn = len(self.followers) % len(self._stubs)
         stubs = [*self._stubs[turn:], *self._stubs[:turn]]
-        return self._add(RawFollower(name, wanted, stubs=stubs, begin=begin, endless=endless))
+        return self._add(
+            RawFollower(name, wanted, stubs=stubs, start_call=start_call, endless=endless)
+        )
 
     def _add(self, follower: Any) -> Any:
         self.followers.append(follower)
@@ -331,24 +337,24 @@ class Watchers:
 
     @property
     def logs(self) -> list[StreamLog]:
-        """What all of them have shown."""
+        """The logs of all followers."""
         return [follower.log for follower in self.followers]
 
     async def are_live(self, *, within: float = 30.0) -> None:
-        """Waits until each one has its first response, or is known to have begun.
+        """Wait until each stream has its first response or is known to have started.
 
         Raises:
-            TimeoutError: one has not.
+            TimeoutError: a stream did not start within `within` seconds.
         """
         async with asyncio.timeout(within):
             await asyncio.gather(*(follower.live.wait() for follower in self.followers))
 
     async def have_shown(self, wanted: Callable[[StreamLog], int], *, within: float) -> None:
-        """Waits until each one has shown as many events as it should, or the time is over.
+        """Wait until each stream has received as many events as it should, or a timeout.
 
         Args:
-            wanted: how many events belong to a stream.
-            within: seconds, for all of them together.
+            wanted: returns the number of events that a stream should receive.
+            within: timeout for all streams together, in seconds.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
@@ -356,7 +362,7 @@ class Watchers:
                     await follower.has_shown(wanted(follower.log))
 
     async def close(self) -> None:
-        """Ends all of them."""
+        """Close all followers, clients and channels."""
         await asyncio.gather(*(follower.close() for follower in self.followers))
         await asyncio.gather(*(client.close() for client in self._clients))
         await asyncio.gather(*(channel.close() for channel in self._channels))

@@ -1,4 +1,4 @@
-"""F1: every five seconds a worker is killed, and started again as a supervisor does."""
+"""F1: a worker is killed every five seconds and restarted by a supervisor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headrace_core.domain.lifecycle import EventType, JobState
 EVERY_S = 5.0
 LASTS_S = 60.0
 SHORT_S = 20.0
-# Long enough that each worker that is killed runs some.
+# Jobs long enough that each killed worker runs some.
 MIX = Mix(seconds=(0.2, 2.0))
 # Seconds.
 CLAIMED_AGAIN_S = 25.0
@@ -27,23 +27,25 @@ RECOVERY_S = 30.0
 async def run(trial: Trial) -> None:
     trial.supervise(trial.cluster.workers)
     await trial.load(rate=40.0, mix=MIX)
-    # When each process was killed, in seconds since 1970.
+    # The time at which each process was killed, by pid, in seconds since 1970.
     killed: dict[int, float] = {}
     async with trial.fault("workers are killed", recovers_within=RECOVERY_S):
         end = time.monotonic() + (SHORT_S if trial.short else LASTS_S)
         while time.monotonic() < end:
             worker = trial.chance.choice(trial.cluster.workers)
-            # One that is killed while it starts has nothing to lose.
+            # A process that was already killed may still be restarting.
             if worker.running and worker.pid not in killed:
                 killed[worker.pid] = time.time()
                 os.kill(worker.pid, signal.SIGKILL)
             await asyncio.sleep(EVERY_S)
     await asyncio.sleep(RECOVERY_S + 4)
     pids = await trial.records.worker_pids()
-    trial.afterwards(lambda evidence: _look(trial, evidence, killed, pids))
+    trial.on_evidence(lambda evidence: _measure(trial, evidence, killed, pids))
 
 
-def _look(trial: Trial, evidence: Evidence, killed: dict[int, float], pids: dict[str, int]) -> None:
+def _measure(
+    trial: Trial, evidence: Evidence, killed: dict[int, float], pids: dict[str, int]
+) -> None:
     orphaned, twice, waits = 0, 0, [0.0]
     for history in evidence.by_job().values():
         losses = 0
@@ -52,18 +54,18 @@ def _look(trial: Trial, evidence: Evidence, killed: dict[int, float], pids: dict
         for start, following in pairwise(starts):
             if start.attempt in lost:
                 losses += 1
-                # A worker may lose its lease on a machine that stalls, without being killed.
+                # On a machine that stalls, a worker may also lose its lease without being killed.
                 when = killed.get(pids[start.worker_id], start.time.timestamp())
                 waits.append(following.time.timestamp() - when)
         orphaned += losses
         twice += losses > 1
     least = (SHORT_S if trial.short else LASTS_S) / EVERY_S / 2
     trial.figure("workers killed", len(killed), at_least=least)
-    trial.figure("attempts whose worker was killed", orphaned, at_least=1)
+    trial.figure("attempts lost with a worker", orphaned, at_least=1)
     trial.figure("jobs that lost more than one worker", twice)
-    trial.figure("claimed again after at most", max(waits), "s", at_most=CLAIMED_AGAIN_S)
+    trial.figure("longest time to the next claim", max(waits), "s", at_most=CLAIMED_AGAIN_S)
     states = [job.state for job in evidence.jobs.values()]
-    trial.figure("jobs that failed", states.count(JobState.FAILED), at_most=0)
+    trial.figure("failed jobs", states.count(JobState.FAILED), at_most=0)
 
 
 SCENARIO = Scenario(

@@ -14,14 +14,14 @@ from headrace import Client
 from headrace_core.domain.lifecycle import EventType
 
 BLOCKED_S = 60.0
-# The queue of the two workers of which one is blocked; the others serve those of the load.
+# The queue of two workers, one of which is blocked; the other workers serve the load.
 QUEUE = "blocking"
 # Seconds.
 ELSEWHERE_S = 25.0
-# From the block to the process that took the place of the blocked one: the watchdog, and a start.
+# From the start of the block to a new process: the watchdog's timeout and a restart.
 REPLACED_S = 45.0
 SLOWER = 2.0
-# A wait of less than this is not told from another, in seconds.
+# Shorter waits count as this long, in seconds.
 _NOISE_S = 0.01
 
 
@@ -30,12 +30,12 @@ async def run(trial: Trial) -> None:
     await trial.load(rate=60, steady=20)
     calm = time.time() - 12
     async with trial.fault("a handler blocks the loop", recovers_within=30):
-        blocks = time.time()
+        blocked = time.time()
         async with Client(trial.cluster.targets) as client:
             job = await client.submit("block", {"seconds": BLOCKED_S}, queue=QUEUE)
         replaced = await until(lambda: _restarted(trial), within=REPLACED_S + 15)
-        trial.figure("the process is replaced after", replaced, "s", at_most=REPLACED_S)
-        await asyncio.sleep(5 if trial.short else max(0.0, blocks + BLOCKED_S - time.time()))
+        trial.figure("time until the process is replaced", replaced, "s", at_most=REPLACED_S)
+        await asyncio.sleep(5 if trial.short else max(0.0, blocked + BLOCKED_S - time.time()))
         over = time.time()
     await asyncio.sleep(34 if not trial.short else 10)
 
@@ -45,17 +45,19 @@ async def run(trial: Trial) -> None:
             for event in evidence.events
             if event.job_id == job.id and event.type is EventType.STARTED
         ]
-        trial.figure("attempts of its job", len(starts), at_least=2, at_most=2)
+        trial.figure("attempts of the blocking job", len(starts), at_least=2, at_most=2)
         again = starts[-1].time - starts[0].time
-        trial.figure("it runs elsewhere after", again.total_seconds(), "s", at_most=ELSEWHERE_S)
+        trial.figure(
+            "time until the job runs elsewhere", again.total_seconds(), "s", at_most=ELSEWHERE_S
+        )
         others = [event for event in evidence.events if event.job_id != job.id]
-        before = percentile(claim_waits(others, since=calm, until=blocks), 0.95)
-        during = percentile(claim_waits(others, since=blocks, until=over), 0.95)
-        trial.figure("claims of other queues, p95 before", before * 1000, "ms")
+        before = percentile(claim_waits(others, since=calm, until=blocked), 0.95)
+        during = percentile(claim_waits(others, since=blocked, until=over), 0.95)
+        trial.figure("claim wait in other queues, p95 before", before * 1000, "ms")
         limit = SLOWER * max(before, _NOISE_S) * 1000
-        trial.figure("and during", during * 1000, "ms", at_most=limit)
+        trial.figure("claim wait in other queues, p95 during", during * 1000, "ms", at_most=limit)
 
-    trial.afterwards(measure)
+    trial.on_evidence(measure)
 
 
 async def _restarted(trial: Trial) -> bool:

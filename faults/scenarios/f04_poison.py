@@ -1,4 +1,4 @@
-"""F4: jobs that kill what they run in, among a thousand good ones."""
+"""F4: jobs that kill their process, among a thousand good jobs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 from typing import get_args
 
 from faults.evidence import Evidence, JobRow
-from faults.poison import Way
+from faults.poison import Cause
 from faults.scenario import Scenario
 from faults.trial import Trial, until
 from headrace import Client
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import LOSSES_BEFORE_OWN_PROCESS
 
-# So many jobs of each kind, and good ones in all.
+# The number of jobs of each kind, and of good jobs.
 OF_EACH = 3
 GOOD = 1000
 SHORT_GOOD = 500
-# Two lives of a worker for each that is alone with it, with a lease of 15 s each time.
+# Each poison job that runs alone in a worker costs two workers and their leases of 15 s.
 ENDED_S = 240.0
 RECOVERY_S = 30.0
 
@@ -28,17 +28,17 @@ async def run(trial: Trial) -> None:
     load = await trial.load(rate=40.0)
     async with trial.fault("poison", recovers_within=RECOVERY_S):
         async with Client(trial.cluster.targets) as client:
-            jobs = [("poison", {"way": way}) for way in get_args(Way)] * (
+            jobs = [("poison", {"cause": cause}) for cause in get_args(Cause)] * (
                 1 if trial.short else OF_EACH
             )
-            # The schema takes them, and the handler's type does not.
+            # The schema accepts these payloads, but the handler's type rejects them.
             jobs += [("picky", {"number": 2 * number + 1}) for number in range(OF_EACH)]
             trial.chance.shuffle(jobs)
             for job_type, payload in jobs:
                 await client.submit(job_type, payload)
                 await asyncio.sleep(trial.chance.uniform(0, 1))
         trial.figure(
-            "all poison had ended after",
+            "time until all poison ended",
             await until(lambda: _no_poison(trial), within=ENDED_S),
             "s",
             at_most=ENDED_S,
@@ -49,14 +49,14 @@ async def run(trial: Trial) -> None:
     died = sum(worker.restarts for worker in workers)
     trial.figure("workers that died", died, at_least=LOSSES_BEFORE_OWN_PROCESS)
     poison = len(jobs) - OF_EACH
-    trial.afterwards(lambda evidence: _look(trial, evidence, poison))
+    trial.on_evidence(lambda evidence: _measure(trial, evidence, poison))
 
 
 async def _no_poison(trial: Trial) -> bool:
     return await trial.records.unfinished(job_type="poison") == 0
 
 
-def _look(trial: Trial, evidence: Evidence, poison: int) -> None:
+def _measure(trial: Trial, evidence: Evidence, poison: int) -> None:
     histories = evidence.by_job()
 
     def of(job_type: str) -> list[JobRow]:
@@ -75,16 +75,16 @@ def _look(trial: Trial, evidence: Evidence, poison: int) -> None:
     charged = [job.worker_losses for job in ended]
     trial.figure("losses charged to each, at least", min(charged), at_least=limit + 1)
     trial.figure("losses charged to each, at most", max(charged), at_most=limit + 1)
-    # A worker that dies beside it costs it an attempt and nothing of its budget.
-    trial.figure("deaths of each, at most", max(map(losses, ended)))
+    # A worker that another job kills costs an attempt, but nothing of the crash budget.
+    trial.figure("workers lost by each, at most", max(map(losses, ended)))
     refused = [
         job
         for job in of("picky")
         if histories[job.id][-1].type is EventType.FAILED
-        # It may have lost workers first, to the poison beside it.
+        # Poison in the same worker may have interrupted it first.
         and not any(event.type is EventType.RETRY_SCHEDULED for event in histories[job.id])
     ]
-    trial.figure("unreadable ones that FAILED without a retry", len(refused), at_least=OF_EACH)
+    trial.figure("undecodable jobs that FAILED without a retry", len(refused), at_least=OF_EACH)
     good = of("work")
     trial.figure("good jobs", len(good), at_least=SHORT_GOOD if trial.short else GOOD)
     trial.figure(
@@ -94,14 +94,14 @@ def _look(trial: Trial, evidence: Evidence, poison: int) -> None:
     )
     trial.figure("good jobs that lost a worker", sum(losses(job) > 0 for job in good))
     trial.figure(
-        "good jobs that came to run apart",
+        "good jobs that ran in their own process",
         sum(losses(job) >= LOSSES_BEFORE_OWN_PROCESS for job in good),
     )
 
 
 SCENARIO = Scenario(
     id="F4",
-    title="jobs that kill what they run in (os._exit, SIGSEGV, no memory, SIGKILL) among good ones",
+    title="jobs that kill their process (os._exit, SIGSEGV, no memory, SIGKILL) among good jobs",
     shows=("I1", "I2", "I3", "I6", "I7", "I10"),
     run=run,
     usual=100,

@@ -1,4 +1,4 @@
-"""F5: everything in Redis is deleted, five times, while deliveries wait in it."""
+"""F5: all data in Redis is deleted five times while deliveries wait in it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from headrace_core.domain.lifecycle import EventType
 FLUSHES = 5
 SHORT_FLUSHES = 2
 EVERY_S = 10.0
-# So many jobs come at once before each, more than there are slots, and take so long, in seconds:
-# the deliveries of some wait in Redis.
+# Before each flush, more jobs than slots are submitted at once, so that some deliveries wait in
+# Redis. Their number, and their duration in seconds.
 BURST = 600
-LASTING_S = (0.5, 1.5)
+DURATION_S = (0.5, 1.5)
 # Seconds.
 DELIVERED_S = 20.0
 
@@ -31,32 +31,32 @@ async def run(trial: Trial) -> None:
     flushes = SHORT_FLUSHES if trial.short else FLUSHES
     for number in range(1, flushes + 1):
         async with trial.fault(f"flush {number}", recovers_within=30):
-            load.burst(BURST, Mix(seconds=LASTING_S, watched=0, attached=0, later=0))
-            waiting = await trial.deliveries_wait()
+            load.burst(BURST, Mix(seconds=DURATION_S, watched=0, attached=0, scheduled=0))
+            waiting = await trial.waiting_deliveries()
             await valkey.flush()
             lost.append((time.time(), waiting))
         await asyncio.sleep(EVERY_S)
-    # The time in which all must have recovered.
+    # All deliveries must be repeated within this time.
     await asyncio.sleep(DELIVERED_S)
 
     def measure(evidence: Evidence) -> None:
         waits = list(_waits(lost, evidence.events))
         trial.figure("deliveries lost", sum(len(names) for _, names in lost), at_least=flushes)
         trial.figure(
-            "started again after",
+            "longest time from the loss to the start",
             max((wait for wait in waits if wait > 0), default=float("nan")),
             "s",
             at_most=DELIVERED_S,
         )
 
-    trial.afterwards(measure)
-    trial.codes(at_most=frozenset())
+    trial.on_evidence(measure)
+    trial.expect_codes(only=frozenset())
 
 
 def _waits(
     lost: Iterable[tuple[float, set[AttemptKey]]], events: Iterable[EventRow]
 ) -> Iterable[float]:
-    """How long after its loss each delivery's attempt has started, in seconds."""
+    """Return the time from the loss of each delivery to the start of its attempt, in seconds."""
     started = {
         (event.job_id, event.attempt): event.time.timestamp()
         for event in events

@@ -1,4 +1,4 @@
-"""F9: writers take their transaction's id early, and commit late and in any order."""
+"""F9: writers get a transaction id early and commit late, in any order."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from support.watching import open_writer
 
 WRITERS = 32
 WRITES = 2000
-# Nobody runs these, so that each event is a writer's.
+# A job type without handlers, so that only the writers cause events.
 TYPE = "written"
-# How long a writer holds its transaction open, at most, in seconds.
+# The longest time for which a writer keeps its transaction open, in seconds.
 _HELD_S = 0.2
 
 
 class _Writers:
-    """Writes jobs, and cancels those of others, in transactions that stay open for a while."""
+    """Submits jobs and cancels other writers' jobs, in transactions that stay open for a while."""
 
     def __init__(self, database: Database, chance: random.Random, writes: int) -> None:
         self._database = database
@@ -34,7 +34,7 @@ class _Writers:
         self.rolled_back = 0
 
     async def write(self) -> None:
-        """One writer: goes on until there is nothing left to write."""
+        """Run one writer until all transactions are written."""
         chance = self._chance
         while self._left > 0:
             self._left -= 1
@@ -42,13 +42,13 @@ class _Writers:
             jobs = []
             await asyncio.sleep(chance.uniform(0, _HELD_S))
             try:
-                # A job of somebody whose transaction began later, perhaps.
+                # The job may be from a transaction that started later.
                 if self._jobs and chance.random() < 0.4:
                     job_id = self._jobs.pop(chance.randrange(len(self._jobs)))
                     await cancel_job(writer.connection, tenant=DEFAULT_TENANT, job_id=job_id)
                     jobs.append(job_id)
                     await asyncio.sleep(chance.uniform(0, _HELD_S / 4))
-                new = await writer.submit(
+                submitted = await writer.submit(
                     chance.randint(1, 3), type=TYPE, labels={"shard": str(chance.randrange(4))}
                 )
                 await asyncio.sleep(chance.uniform(0, _HELD_S / 4))
@@ -61,10 +61,10 @@ class _Writers:
                 self._jobs += jobs
             else:
                 await writer.commit()
-                self._jobs += new
+                self._jobs += submitted
 
     async def end(self) -> None:
-        """Cancels what is left, so that every job has ended."""
+        """Cancel the remaining jobs, so that every job ends."""
         async with self._database.transaction() as connection:
             for job_id in self._jobs:
                 await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
@@ -94,15 +94,15 @@ async def run(trial: Trial) -> None:
         await database.close()
     trial.figure("transactions", writes)
     trial.figure("rolled back", writers.rolled_back)
-    trial.afterwards(lambda evidence: trial.figure("events", len(evidence.events)))
+    trial.on_evidence(lambda evidence: trial.figure("events", len(evidence.events)))
 
 
 SCENARIO = Scenario(
     id="F9",
-    title="32 writers commit 2,000 transactions in another order than they began them",
+    title="32 writers commit 2,000 transactions in a different order than they started them",
     shows=("I1", "I2", "I3", "I4"),
     run=run,
-    # What is written is read by the gateways alone.
+    # Only the gateways read the jobs.
     plan=Plan(schedulers=0, workers=0),
     usual=20,
     usual_short=10,

@@ -1,4 +1,4 @@
-"""F10: somebody leaves a transaction with an id open, and goes for a coffee."""
+"""F10: a foreign transaction with an assigned id stays open."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAG = "headrace_settled_lag_seconds"
 
 async def run(trial: Trial) -> None:
     await trial.load(rate=50, mix=Mix(watched=0.4), steady=STEADY_S)
-    begin = time.time()
+    start = time.time()
     async with trial.fault("a transaction stays open"), trial.records.idle_transaction():
         began = time.monotonic()
         raised = await asyncio.gather(
@@ -29,7 +29,7 @@ async def run(trial: Trial) -> None:
                 for gateway in trial.cluster.gateways
             )
         )
-        trial.figure("lag metric raised after", max(raised), "s", at_most=10)
+        trial.figure("time until the lag metric rises", max(raised), "s", at_most=10)
         await asyncio.sleep((SHORT_S if trial.short else IDLE_S) - (time.monotonic() - began))
         lags = [await gateway.metric(LAG) for gateway in trial.cluster.gateways]
         trial.figure("lag metric at the end", min(lags), "s")
@@ -40,22 +40,22 @@ async def run(trial: Trial) -> None:
             for gateway in trial.cluster.gateways
         )
     )
-    trial.figure("lag metric back after", max(lowered), "s", at_most=10)
+    trial.figure("time until the lag metric falls", max(lowered), "s", at_most=10)
     await asyncio.sleep(5)
 
     def measure(evidence: Evidence) -> None:
-        single = _latencies(evidence, begin, end, many=False)
-        trial.figure("streams of one job p95", percentile(single, 0.95), "s", at_most=1)
-        trial.figure("p99", percentile(single, 0.99), "s")
-        before = claim_waits(evidence.events, since=begin - STEADY_S / 2, until=begin)
-        during = claim_waits(evidence.events, since=begin, until=end)
-        trial.figure("claims p95 before", percentile(before, 0.95), "s")
+        single = _latencies(evidence, start, end, many=False)
+        trial.figure("delay of streams of one job, p95", percentile(single, 0.95), "s", at_most=1)
+        trial.figure("delay of streams of one job, p99", percentile(single, 0.99), "s")
+        before = claim_waits(evidence.events, since=start - STEADY_S / 2, until=start)
+        during = claim_waits(evidence.events, since=start, until=end)
+        trial.figure("claim wait, p95 before", percentile(before, 0.95), "s")
         p95 = percentile(during, 0.95)
-        trial.figure("claims p95", p95, "s", at_most=3 * percentile(before, 0.95))
-        late = _latencies(evidence, begin, end, many=True)
-        trial.figure("streams of many jobs waited", max(late, default=0.0), "s")
+        trial.figure("claim wait, p95 during", p95, "s", at_most=3 * percentile(before, 0.95))
+        late = _latencies(evidence, start, end, many=True)
+        trial.figure("longest delay of streams of many jobs", max(late, default=0.0), "s")
 
-    trial.afterwards(measure)
+    trial.on_evidence(measure)
 
 
 async def _lags(gateway: Service) -> bool:
@@ -67,7 +67,7 @@ async def _follows(gateway: Service) -> bool:
 
 
 def _latencies(evidence: Evidence, since: float, until: float, *, many: bool) -> list[float]:
-    """For how long events were under way that happened in this time, in seconds."""
+    """Return the delays of events from an interval, in seconds."""
     return [
         shown.received - shown.time
         for stream in evidence.streams
@@ -83,7 +83,7 @@ def _of_many(stream: StreamLog) -> bool:
 
 SCENARIO = Scenario(
     id="F10",
-    title="a foreign transaction with an id stays open for 120 s",
+    title="a foreign transaction with an assigned id stays open for 120 s",
     shows=("I1", "I2", "I3", "I4", "I7"),
     run=run,
     usual=170,

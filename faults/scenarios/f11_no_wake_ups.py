@@ -1,4 +1,4 @@
-"""F11: the LISTEN connections are blackholed and every other wake-up is lost with them."""
+"""F11: the connections for wake-ups (LISTEN and SUBSCRIBE) are blackholed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from faults.scenario import Scenario
 from faults.trial import Trial, until
 from support.proxy import Proxy
 
-GONE_S = 60.0
+LOST_S = 60.0
 SHORT_S = 20.0
 # Seconds.
 DELIVERED_S = 2.0
@@ -26,16 +26,16 @@ async def run(trial: Trial) -> None:
     postgres = [link for service in services if (link := service.postgres)]
     redis = [link for service in services if (link := service.redis)]
     listening, subscribed = _count(postgres, LISTEN), _count(redis, SUBSCRIBE)
-    # One each; and a subscription of whoever takes wake-ups over Redis as well.
+    # Each service has a LISTEN connection; some also receive wake-ups over Redis.
     trial.figure("LISTEN connections", sum(listening.values()), at_least=len(services))
     trial.figure("SUBSCRIBE connections", sum(subscribed.values()), at_least=1)
-    begin = time.time()
+    start = time.time()
     async with trial.fault("no wake-up arrives", recovers_within=30):
         for link in postgres:
             link.hold(sent=LISTEN)
         for link in redis:
             link.hold(sent=SUBSCRIBE)
-        await asyncio.sleep(SHORT_S if trial.short else GONE_S)
+        await asyncio.sleep(SHORT_S if trial.short else LOST_S)
         end = time.time()
         for link in (*postgres, *redis):
             link.release()
@@ -44,9 +44,9 @@ async def run(trial: Trial) -> None:
         until(lambda: _all_answered(listening, LISTEN, since), within=60),
         until(lambda: _all_answered(subscribed, SUBSCRIBE, since), within=60),
     )
-    trial.figure("LISTEN again after", back[0], "s", at_most=RECONNECTED_S)
-    trial.figure("SUBSCRIBE again after", back[1], "s", at_most=RECONNECTED_S)
-    await _one_by_one(trial, listening)
+    trial.figure("time until LISTEN works again", back[0], "s", at_most=RECONNECTED_S)
+    trial.figure("time until SUBSCRIBE works again", back[1], "s", at_most=RECONNECTED_S)
+    await _blackhole_old(trial, listening)
     await asyncio.sleep(5)
 
     def measure(evidence: Evidence) -> None:
@@ -54,33 +54,35 @@ async def run(trial: Trial) -> None:
             shown.received - shown.time
             for stream in evidence.streams
             for shown in stream.shown
-            if begin <= shown.time < end
+            if start <= shown.time < end
         ]
-        trial.figure("delivered p99", percentile(late, 0.99), "s")
-        trial.figure("delivered max", max(late, default=float("nan")), "s", at_most=DELIVERED_S)
+        trial.figure("delay of events, p99", percentile(late, 0.99), "s")
+        trial.figure(
+            "delay of events, max", max(late, default=float("nan")), "s", at_most=DELIVERED_S
+        )
 
-    trial.afterwards(measure)
+    trial.on_evidence(measure)
 
 
-async def _one_by_one(trial: Trial, links: dict[Proxy, int]) -> None:
-    """Blackholes the connections that there are, while new ones come through."""
-    trial.say("the LISTEN connections that there are get lost once more, and new ones do not")
+async def _blackhole_old(trial: Trial, links: dict[Proxy, int]) -> None:
+    """Blackhole the existing connections only; new connections work."""
+    trial.log("the existing LISTEN connections are blackholed, new ones work")
     since = time.monotonic()
     for link in links:
         link.hold(sent=LISTEN, old=True)
     back = await until(lambda: _all_answered(links, LISTEN, since), within=60)
-    trial.figure("found dead and replaced after", back, "s", at_most=RECONNECTED_S)
+    trial.figure("time until dead connections are replaced", back, "s", at_most=RECONNECTED_S)
     for link in links:
         link.release()
 
 
 def _count(links: Iterable[Proxy], mark: bytes) -> dict[Proxy, int]:
-    """How many such connections each link has."""
+    """Return the number of connections with this mark on each link."""
     return {link: sum(mark in each.sent for each in link.connections) for link in links}
 
 
 async def _all_answered(links: dict[Proxy, int], mark: bytes, since: float) -> bool:
-    """Whether every link has as many with an answer behind this moment as it had."""
+    """Return whether `count` connections of each link had a reply after `since`."""
     return all(
         sum(mark in each.sent and (each.last_reply or 0) > since for each in link.connections)
         >= count
@@ -90,7 +92,7 @@ async def _all_answered(links: dict[Proxy, int], mark: bytes, since: float) -> b
 
 SCENARIO = Scenario(
     id="F11",
-    title="the LISTEN connections are blackholed for 60 s, and all wake-ups with them",
+    title="the connections for wake-ups (LISTEN, SUBSCRIBE) are blackholed for 60 s",
     shows=("I1", "I2", "I3", "I4", "I7", "I10"),
     run=run,
     plan=Plan(links=frozenset({"gateway", "scheduler", "worker"})),

@@ -1,4 +1,4 @@
-"""F15: a worker loses PostgreSQL and keeps Redis, and then the reverse."""
+"""F15: a worker loses PostgreSQL but keeps Redis, and then the reverse."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from faults.scenario import Scenario
 from faults.trial import Trial, until
 from headrace_core.domain.lifecycle import EventType
 
-LASTS_S = 60.0
+DURATION_S = 60.0
 SHORT_S = 25.0
 # Seconds.
 REJOINED_S = 10.0
 WAIT_S = 5.0
-# Others run what it had once its lease is over.
+# After the lease lapses, other workers run its attempts.
 RECOVERY_S = 30.0
 
 
@@ -26,32 +26,30 @@ async def run(trial: Trial) -> None:
     worker = trial.cluster.workers[0]
     assert worker.postgres is not None
     assert worker.redis is not None
-    lasts = SHORT_S if trial.short else LASTS_S
-    beat = trial.cluster.settings.worker_beat
+    duration = SHORT_S if trial.short else DURATION_S
+    heartbeat = trial.cluster.settings.worker_beat
 
     ids = await _ids(trial, worker)
     async with trial.fault("a worker loses PostgreSQL", recovers_within=RECOVERY_S):
         worker.postgres.hold()
         lost = time.time()
-        await asyncio.sleep(lasts)
+        await asyncio.sleep(duration)
         worker.postgres.release()
         back = time.time()
     rejoined = await until(lambda: _has_new_id(trial, worker, ids), within=REJOINED_S + 5)
-    trial.figure("it rejoins under a new id after", rejoined, "s", at_most=REJOINED_S)
+    trial.figure("time until it registers under a new id", rejoined, "s", at_most=REJOINED_S)
     await asyncio.sleep(RECOVERY_S + 4)
 
-    async with trial.fault("it loses Redis", recovers_within=RECOVERY_S):
+    async with trial.fault("the worker loses Redis", recovers_within=RECOVERY_S):
         worker.redis.hold()
-        told = await until(lambda: _is_without_redis(worker, True), within=15)
-        trial.figure("it claims from PostgreSQL after", told, "s", at_most=10)
+        noticed = await until(lambda: _is_without_redis(worker, True), within=15)
+        trial.figure("time until it claims from PostgreSQL", noticed, "s", at_most=10)
         before = await _started(worker)
-        await asyncio.sleep(lasts)
-        trial.figure(
-            "attempts that it ended without Redis", await _started(worker) - before, at_least=1
-        )
+        await asyncio.sleep(duration)
+        trial.figure("attempts it ended without Redis", await _started(worker) - before, at_least=1)
         worker.redis.release()
-    found = await until(lambda: _is_without_redis(worker, False), within=15)
-    trial.figure("it uses Redis again after", found, "s", at_most=10)
+    reconnected = await until(lambda: _is_without_redis(worker, False), within=15)
+    trial.figure("time until it uses Redis again", reconnected, "s", at_most=10)
     losses = await worker.metric("headrace_lease_losses_total")
     trial.figure("leases lost", losses, at_least=1, at_most=1)
     await asyncio.sleep(RECOVERY_S + 4)
@@ -63,17 +61,19 @@ async def run(trial: Trial) -> None:
             if event.type is EventType.STARTED and event.worker_id in ids
         ]
         last = max((moment for moment in starts if moment < back), default=lost)
-        trial.figure("its last start after the loss", max(0.0, last - lost), "s", at_most=beat)
-        # What it took from Redis and cannot claim would wait until it is delivered again, 10 s.
-        waits = claim_waits(evidence.events, since=lost + beat, until=back)
-        trial.figure("a job waits for a worker then", max(waits), "s", at_most=WAIT_S)
         trial.figure(
-            "starts under the old id behind it",
-            sum(moment > lost + beat for moment in starts),
+            "time from the loss to its last start", max(0.0, last - lost), "s", at_most=heartbeat
+        )
+        # A delivery that the worker receives but cannot claim is only repeated after 10 s.
+        waits = claim_waits(evidence.events, since=lost + heartbeat, until=back)
+        trial.figure("longest claim wait of other jobs", max(waits), "s", at_most=WAIT_S)
+        trial.figure(
+            "later starts under the old id",
+            sum(moment > lost + heartbeat for moment in starts),
             at_most=0,
         )
 
-    trial.afterwards(measure)
+    trial.on_evidence(measure)
 
 
 async def _ids(trial: Trial, worker: Service) -> set[str]:
@@ -95,7 +95,7 @@ async def _started(worker: Service) -> float:
 
 SCENARIO = Scenario(
     id="F15",
-    title=f"a worker loses PostgreSQL for {LASTS_S:g} s but keeps Redis, and then the reverse",
+    title=f"a worker loses PostgreSQL for {DURATION_S:g} s but keeps Redis, and then the reverse",
     shows=("I1", "I2", "I3", "I4", "I6", "I7", "I10"),
     run=run,
     usual=220,

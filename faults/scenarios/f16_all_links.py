@@ -1,4 +1,4 @@
-"""F16: all links are blackholed one by one, and restored in another order."""
+"""F16: all links are blackholed one by one and restored in a different order."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from faults.cluster import Plan
 from faults.scenario import Scenario
 from faults.trial import Trial
 
-# Between two links, in seconds.
+# Pause between two links, in seconds.
 STEP_S = 2.0
 SHORT_S = 1.0
-# For how long there is none, in seconds.
+# Time without any link, in seconds.
 NONE_S = 15.0
 RECOVERY_S = 30.0
 
@@ -23,22 +23,22 @@ async def run(trial: Trial) -> None:
     trial.chance.shuffle(links)
     async with trial.fault(f"{len(links)} links are blackholed", recovers_within=RECOVERY_S):
         for name, link in links:
-            trial.say(f"blackholed: {name}")
+            trial.log(f"blackholed: {name}")
             link.hold()
             await asyncio.sleep(step)
         await asyncio.sleep(step if trial.short else NONE_S)
         trial.chance.shuffle(links)
         for name, link in links:
-            trial.say(f"restored: {name}")
+            trial.log(f"restored: {name}")
             link.release()
             await asyncio.sleep(step)
     await asyncio.sleep(RECOVERY_S + 4)
-    trial.codes(at_most=frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "SILENT"}))
+    trial.expect_codes(only=frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "SILENT"}))
 
 
 SCENARIO = Scenario(
     id="F16",
-    title="all links are blackholed one by one, and restored in random order",
+    title="all links are blackholed one by one and restored in random order",
     shows=("I1", "I2", "I3", "I4", "I7", "I10"),
     run=run,
     usual=140,

@@ -1,4 +1,4 @@
-"""F17: both gateways go away at once under 1,000 streams, in order first and then by SIGKILL."""
+"""F17: both gateways stop at once under 1,000 streams, first by SIGTERM and then by SIGKILL."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from faults.watchers import ClientFollower, Follower
 from headrace import Client
 
 STREAMS = 1000
-# They follow this many jobs, which tell their progress this often, in seconds, until the end: at
-# most for so long.
+# The number of jobs that the streams follow, their longest duration, and the interval of their
+# progress reports, in seconds.
 JOBS = 20
-LASTING_S = 400.0
-TELLING_S = 2.0
+DURATION_S = 400.0
+PROGRESS_S = 2.0
 # Seconds.
 RESUMED_S = 30.0
 SPREAD_S = 0.5
-# What a gateway had sent before it went may still be on its way.
-_ON_ITS_WAY_S = 0.3
+# Events sent before the end of a gateway may still arrive, for so many seconds.
+_IN_TRANSIT_S = 0.3
 
 
 async def run(trial: Trial) -> None:
@@ -36,24 +36,24 @@ async def run(trial: Trial) -> None:
     async with Client(trial.cluster.targets) as client:
         for job_id in jobs:
             await client.cancel(job_id)
-    # Bare CANCELLED is how gRPC's server ends calls that it had not handed over when it stopped.
-    trial.codes(at_most=frozenset({"UNAVAILABLE", "CANCELLED"}))
+    # gRPC's server ends calls that it did not pass to a handler before its stop with CANCELLED.
+    trial.expect_codes(only=frozenset({"UNAVAILABLE", "CANCELLED"}))
 
 
 async def _open_streams(trial: Trial) -> tuple[list[Follower], list[str]]:
-    """A crowd, over jobs and filters, with the client and without; and the ids of its jobs."""
-    watchers = trial.more_watchers(channels=5)
+    """Open streams with and without the client library; return them and the ids of their jobs."""
+    watchers = trial.add_watchers(channels=5)
     for number in range(STREAMS // 2):
         wanted = Wanted(labels={"crowd": str(number % JOBS)})
         watchers.follow(f"crowd {number}", wanted)
         if number < STREAMS // 4:
             watchers.follow_with_client(f"client's crowd {number}", wanted)
     await watchers.are_live(within=60)
-    reports = int(LASTING_S / TELLING_S)
+    reports = int(DURATION_S / PROGRESS_S)
     async with Client(trial.cluster.targets) as client:
         submitted = [
             await client.submit(
-                "work", {"seconds": LASTING_S, "reports": reports}, labels={"crowd": str(number)}
+                "work", {"seconds": DURATION_S, "reports": reports}, labels={"crowd": str(number)}
             )
             for number in range(JOBS)
         ]
@@ -62,9 +62,9 @@ async def _open_streams(trial: Trial) -> tuple[list[Follower], list[str]]:
         watchers.follow_job(jobs[number % JOBS])
         watchers.follow_job_with_client(jobs[number % JOBS])
     crowd = watchers.followers
-    trial.say(f"{len(crowd)} streams")
+    trial.log(f"{len(crowd)} streams")
     async with asyncio.timeout(30):
-        # Each one has shown how its job was submitted and started.
+        # Each stream has shown the submit and the start of its job.
         await asyncio.gather(*(follower.has_shown(2) for follower in crowd))
     return crowd, jobs
 
@@ -78,37 +78,42 @@ async def _restart(
     gateways = trial.cluster.gateways
     async with trial.fault(f"both gateways are {what}"):
         await asyncio.gather(*(end(gateway) for gateway in gateways))
-        gone = time.time() + _ON_ITS_WAY_S
-        # Long enough that each stream misses something.
-        await asyncio.sleep(TELLING_S)
+        stopped = time.time() + _IN_TRANSIT_S
+        # Long enough for each stream to miss an event.
+        await asyncio.sleep(PROGRESS_S)
         await asyncio.gather(*(gateway.start() for gateway in gateways))
-        served = time.time()
-    deadline = served + RESUMED_S + 15
-    while time.time() < deadline and None in (times := [_resumed(f.log, gone) for f in crowd]):
+        serving = time.time()
+    deadline = serving + RESUMED_S + 15
+    while time.time() < deadline and None in (times := [_resumed(f.log, stopped) for f in crowd]):
         await asyncio.sleep(0.5)
-    back = [moment - served for moment in times if moment is not None]
-    trial.figure(f"streams resumed when {what}", len(back), at_least=len(crowd))
-    trial.figure("the last one after", max(back, default=float("nan")), "s", at_most=RESUMED_S)
+    back = [moment - serving for moment in times if moment is not None]
+    trial.figure(f"streams that resumed, gateways {what}", len(back), at_least=len(crowd))
+    trial.figure(
+        "time until the last stream resumed",
+        max(back, default=float("nan")),
+        "s",
+        at_most=RESUMED_S,
+    )
     clients = [
         moment
         for follower, moment in zip(crowd, times, strict=True)
         if moment is not None and isinstance(follower, ClientFollower)
     ]
     spread = percentile(clients, 0.95) - percentile(clients, 0.05)
-    trial.figure("the client's spread over", spread, "s", at_least=SPREAD_S)
+    trial.figure("spread of the client's streams", spread, "s", at_least=SPREAD_S)
 
 
-def _resumed(log: StreamLog, gone: float) -> float | None:
-    """When a stream has shown something again."""
+def _resumed(log: StreamLog, stopped: float) -> float | None:
+    """Return the time of the first event after the fault; None without one."""
     last = log.shown[-1] if log.shown else None
-    if last is None or last.received <= gone:
+    if last is None or last.received <= stopped:
         return None
-    return next(shown.received for shown in log.shown if shown.received > gone)
+    return next(shown.received for shown in log.shown if shown.received > stopped)
 
 
 SCENARIO = Scenario(
     id="F17",
-    title="both gateways are restarted, and then killed, under 1,000 streams",
+    title="both gateways are restarted, then killed, under 1,000 streams",
     shows=("I1", "I2", "I3", "I4", "I7"),
     run=run,
     usual=45,

@@ -1,4 +1,4 @@
-"""F18: everything that handlers call fails: with 503, with Retry-After, or without an answer."""
+"""F18: all calls of handlers fail: with 503, with Retry-After, or without a response."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from faults.trial import Trial
 from headrace_core.domain.lifecycle import TERMINAL, EventType
 from support.web import Answer, hang_up, reply, site
 
-GONE_S = 120.0
+DOWN_S = 120.0
 SHORT_S = 40.0
 RATE = 30.0
-# So many more come at once when it begins: the worst herd there is.
+# The number of extra jobs at the start of the fault: the worst case of a thundering herd.
 BURST = 500
-# Retries in a second, to the mean of the seconds around it, so many to each side.
+# Highest ratio of retries in a second to the mean of the seconds on either side.
 PEAK = 2.0
 AROUND_S = 15
 
@@ -28,29 +28,29 @@ AROUND_S = 15
 async def run(trial: Trial) -> None:
     with site() as service:
         fails = _failing()
-        mix = Mix(calls=service.url, later=0, failing=0)
+        mix = Mix(url=service.url, scheduled=0, failing=0)
         load = await trial.load(rate=RATE, mix=mix)
-        lasting = SHORT_S if trial.short else GONE_S
-        async with trial.fault(f"what is called fails for {lasting:g} s"):
+        duration = SHORT_S if trial.short else DOWN_S
+        async with trial.fault(f"all calls fail for {duration:g} s"):
             began = time.time()
             service.answer = fails
             load.burst(BURST, mix)
-            await asyncio.sleep(lasting)
+            await asyncio.sleep(duration)
             service.answer = reply(200)
             end = time.time()
-        # What comes afterwards finds it well.
+        # Later jobs call a working service.
         await asyncio.sleep(5)
         await load.stop()
-        await trial.records.all_ended(within=2 * lasting)
+        await trial.records.all_ended(within=2 * duration)
 
         def measure(evidence: Evidence) -> None:
             _measure(trial, evidence, began=began, end=end)
 
-        trial.afterwards(measure)
+        trial.on_evidence(measure)
 
 
 def _failing() -> Answer:
-    """Answers of a service that is down, one kind after the other."""
+    """Return a responder of a service that is down: all kinds of failures in turn."""
     asked = str(int(LONGEST_RETRY_AFTER.total_seconds()))
     kinds = [
         reply(503),
@@ -83,24 +83,24 @@ def _measure(trial: Trial, evidence: Evidence, *, began: float, end: float) -> N
             started[int(moment - began)] += 1
         if event.state in TERMINAL and event.job_id in failed:
             last = max(last, moment)
-    trial.figure("jobs that were tried again", len(failed), at_least=BURST)
+    trial.figure("jobs that were retried", len(failed), at_least=BURST)
     trial.figure("retries", sum(started.values()))
-    lasting = int(end - began)
-    trial.figure("most retries due in a second, to the mean", _peak(due, lasting), at_most=PEAK)
-    # When they start, a machine that is busy otherwise decides as well.
-    trial.figure("most started", _peak(started, lasting))
-    trial.figure("drained after", last - end, "s", at_most=2 * (end - began))
+    duration = int(end - began)
+    trial.figure("peak of due retries to the mean", _peak(due, duration), at_most=PEAK)
+    # The start times also depend on the load of the machine.
+    trial.figure("peak of started retries to the mean", _peak(started, duration))
+    trial.figure("time until all retried jobs ended", last - end, "s", at_most=2 * (end - began))
 
 
-def _peak(counts: Counter[int], lasting: int) -> float:
-    """The second with the most, to the mean of those around it.
+def _peak(counts: Counter[int], duration: int) -> float:
+    """Return the highest ratio of a second's count to the mean of the seconds around it.
 
-    At the begin all come from the jobs of one second, until the waits have grown; and with every
-    job that comes there are more. So neither is compared with the mean of the whole time.
+    The mean of the whole time would not do: the first retries are close together, and their number
+    grows with every new job. The first seconds are left out for the same reason.
     """
     peaks = []
-    for second in range(AROUND_S, lasting - 1):
-        around = range(second - AROUND_S, min(second + AROUND_S, lasting))
+    for second in range(AROUND_S, duration - 1):
+        around = range(second - AROUND_S, min(second + AROUND_S, duration))
         mean = sum(counts[each] for each in around) / len(around)
         peaks.append(counts[second] / mean if mean else 0.0)
     return max(peaks)
@@ -108,7 +108,7 @@ def _peak(counts: Counter[int], lasting: int) -> float:
 
 SCENARIO = Scenario(
     id="F18",
-    title="everything that handlers call fails for 2 min",
+    title="all calls of handlers fail for 2 min",
     shows=("I1", "I2", "I3", "I4", "I6", "I7"),
     run=run,
     usual=170,

@@ -1,4 +1,4 @@
-"""F22: PostgreSQL has no room for data, and then none for its log; Redis has no memory."""
+"""F22: PostgreSQL has no disk space for data, then none for its log; Redis has no memory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 import asyncpg
 
 from faults.cluster import Plan
-from faults.disk import Disk, why_not
+from faults.disk import Disk, unsupported_reason
 from faults.scenario import Scenario
 from faults.trial import Trial
 
 DISK_MIB = 512
-# Seconds until the throughput must be back, once there is room.
+# The longest recovery after space is available, in seconds.
 RECOVERY_S = 60.0
 REDIS_RECOVERY_S = 15.0
-# How often what PostgreSQL has given back is taken again.
-_AGAIN_S = 0.2
+# The interval at which space that PostgreSQL freed is filled again, in seconds.
+_REFILL_S = 0.2
 
 
 async def run(trial: Trial) -> None:
@@ -31,12 +31,12 @@ async def run(trial: Trial) -> None:
     await trial.load()
     async with _supervised(trial) as deaths:
         async with trial.fault("the disk is full", recovers_within=RECOVERY_S):
-            await _full(disk, trial, seconds, log=False)
-        await _back(trial)
-        async with trial.fault("and there is no room for the log", recovers_within=RECOVERY_S):
-            await _full(disk, trial, seconds, log=True)
-        await _back(trial)
-        trial.figure("PostgreSQL ended by itself", len(deaths), "times")
+            await _keep_full(disk, trial, seconds, log=False)
+        await _recovery(trial)
+        async with trial.fault("the disk is full, also for the log", recovers_within=RECOVERY_S):
+            await _keep_full(disk, trial, seconds, log=True)
+        await _recovery(trial)
+        trial.figure("PostgreSQL ended", len(deaths), "times")
         async with (
             trial.fault("Redis' memory is full", recovers_within=REDIS_RECOVERY_S),
             trial.cluster.valkey.client() as client,
@@ -47,18 +47,18 @@ async def run(trial: Trial) -> None:
             await client.config_set("maxmemory", "0")
         await asyncio.sleep(REDIS_RECOVERY_S + 4)
     failed = sum(bool(s.codes) for load in trial.loads for s in load.history)
-    trial.figure("submits that were refused at first", failed, at_least=1)
-    trial.codes(at_most=frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"}))
+    trial.figure("submits that failed at first", failed, at_least=1)
+    trial.expect_codes(only=frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"}))
 
 
-async def _full(disk: Disk, trial: Trial, seconds: float, *, log: bool) -> None:
-    """Keeps the disk full.
+async def _keep_full(disk: Disk, trial: Trial, seconds: float, *, log: bool) -> None:
+    """Keep the disk full.
 
     Args:
-        disk: which one.
-        trial: where PostgreSQL runs.
-        seconds: for how long.
-        log: use up the room that the log has already, too, after which PostgreSQL ends itself.
+        disk: the disk.
+        trial: the trial.
+        seconds: duration in seconds.
+        log: also fill the space reserved for the log; then PostgreSQL ends itself.
     """
     end = time.monotonic() + seconds
     try:
@@ -68,19 +68,19 @@ async def _full(disk: Disk, trial: Trial, seconds: float, *, log: bool) -> None:
                 with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                     async with trial.records.connection() as connection:
                         await connection.execute("SELECT pg_switch_wal()", timeout=5)
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(_REFILL_S)
     finally:
         disk.free()
 
 
-async def _back(trial: Trial) -> None:
-    """Waits until it should have recovered; the load goes on, and so it is seen when it did."""
+async def _recovery(trial: Trial) -> None:
+    """Wait for the recovery, which the running load measures."""
     await asyncio.sleep(25)
 
 
 @asynccontextmanager
 async def _supervised(trial: Trial) -> AsyncIterator[list[float]]:
-    """Starts PostgreSQL again whenever it has ended, as a supervisor does; yields when it had."""
+    """Restart PostgreSQL whenever it ends, as a supervisor does; yield the times of its ends."""
     deaths: list[float] = []
 
     async def supervise() -> None:
@@ -89,8 +89,8 @@ async def _supervised(trial: Trial) -> AsyncIterator[list[float]]:
             if trial.cluster.postgres.running:
                 continue
             deaths.append(time.time())
-            trial.say("PostgreSQL has ended; it is started again")
-            # Without room it may not come up; then it is tried again.
+            trial.log("PostgreSQL ended; restarting it")
+            # On a full disk the start may fail; then retry.
             with suppress(AssertionError, OSError):
                 await trial.cluster.postgres.start()
 
@@ -103,18 +103,18 @@ async def _supervised(trial: Trial) -> AsyncIterator[list[float]]:
         await asyncio.gather(supervising, return_exceptions=True)
 
 
-def _cannot() -> str:
+def _unsupported() -> str:
     with tempfile.TemporaryDirectory() as folder:
-        return why_not(Path(folder))
+        return unsupported_reason(Path(folder))
 
 
 SCENARIO = Scenario(
     id="F22",
-    title="PostgreSQL's disk is full for a while, with and without room for its log; Redis' memory",
+    title="PostgreSQL's disk is full, first with and then without space for its log; Redis is full",
     shows=("I1", "I2", "I3", "I4", "I7", "I9", "I10"),
     run=run,
     plan=Plan(disk_mib=DISK_MIB),
-    cannot=_cannot,
+    unsupported=_unsupported,
     usual=180,
     usual_short=150,
 )

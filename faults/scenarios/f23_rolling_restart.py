@@ -1,4 +1,4 @@
-"""F23: every process is told to end, one after the other, and started again."""
+"""F23: every process is terminated and restarted, one after the other."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from headrace import Client
 from headrace_core.domain.lifecycle import EventType
 
 STREAMS = 100
-# So many jobs begin before each end of a process, besides the load, and run for longer than the
-# grace, in seconds.
+# The number of extra jobs that start before each restart, and their duration in seconds, which is
+# longer than the shutdown grace.
 LONG_JOBS = 10
 LONG_S = 30.0
-# How much longer than its grace a process may take, in seconds, and how long each one then has.
+# Longest shutdown of a process beyond its grace, and the pause after each restart, in seconds.
 BEYOND_S = 2.0
 REST_S = 5.0
 RECOVERY_S = 30.0
 
 
 async def run(trial: Trial) -> None:
-    watchers = trial.more_watchers(channels=4)
+    watchers = trial.add_watchers(channels=4)
     for number in range(STREAMS // 2):
         watchers.follow(f"crowd {number}", Wanted(labels={"shard": str(number % 4)}))
         watchers.follow_with_client(f"client's crowd {number}", Wanted(queues=("side",)))
     await watchers.are_live(within=60)
-    # Whoever fails, fails by itself: what is tried again was interrupted.
+    # No job fails by itself, so that only interruptions can cause another attempt.
     await trial.load(rate=40, mix=Mix(failing=0.0))
     jobs: set[str] = set()
     grace = trial.cluster.settings.shutdown_grace
@@ -51,11 +51,11 @@ async def run(trial: Trial) -> None:
             await asyncio.sleep(REST_S)
     for kind in ("gateway", "scheduler", "worker"):
         longest = max(time for name, time in took.items() if name.startswith(kind))
-        trial.figure(f"a {kind} ends after", longest, "s", at_most=grace + BEYOND_S)
-    trial.figure("processes that did not end well", sum(map(bool, codes)), at_most=0)
+        trial.figure(f"shutdown time of a {kind}", longest, "s", at_most=grace + BEYOND_S)
+    trial.figure("processes with a nonzero exit code", sum(map(bool, codes)), at_most=0)
     await asyncio.sleep(RECOVERY_S + 4)
-    # Bare CANCELLED is how gRPC's server ends calls that it had not handed over when it stopped.
-    trial.codes(at_most=frozenset({"UNAVAILABLE", "CANCELLED"}))
+    # gRPC's server ends calls that it did not pass to a handler before its stop with CANCELLED.
+    trial.expect_codes(only=frozenset({"UNAVAILABLE", "CANCELLED"}))
 
     def measure(evidence: Evidence) -> None:
         kinds = [event.type for event in evidence.events]
@@ -63,12 +63,12 @@ async def run(trial: Trial) -> None:
             event.type is EventType.INTERRUPTED for event in evidence.events if event.job_id in jobs
         )
         trial.figure("long jobs interrupted", interrupted, at_least=1)
-        unheard = sum(one.outcome is not Outcome.OK for one in evidence.submissions)
-        trial.figure("submits that no retry has healed", unheard, at_most=0)
-        trial.figure("retries spent", kinds.count(EventType.RETRY_SCHEDULED), at_most=0)
+        failed = sum(one.outcome is not Outcome.OK for one in evidence.submissions)
+        trial.figure("submits that failed in spite of retries", failed, at_most=0)
+        trial.figure("retries used", kinds.count(EventType.RETRY_SCHEDULED), at_most=0)
         trial.figure("workers lost", kinds.count(EventType.WORKER_LOST), at_most=0)
 
-    trial.afterwards(measure)
+    trial.on_evidence(measure)
 
 
 async def _run(trial: Trial, jobs: set[str]) -> bool:
@@ -78,7 +78,7 @@ async def _run(trial: Trial, jobs: set[str]) -> bool:
 
 SCENARIO = Scenario(
     id="F23",
-    title=f"every process is restarted in turn, under {STREAMS} streams and with {LONG_S:g} s jobs",
+    title=f"every process is restarted in turn, with {STREAMS} streams and jobs of {LONG_S:g} s",
     shows=("I1", "I2", "I3", "I4", "I6", "I7", "I10"),
     run=run,
     usual=130,

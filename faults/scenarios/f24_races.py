@@ -1,4 +1,4 @@
-"""F24: many at once with one key, at one job, in one worker's name; and one lost job among many."""
+"""F24: races for a key, for a job and for a worker's name; and one lost job among many."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ SUBMITS = 200
 STORMY = 30
 PARKED = 20_000
 LEASE_S = 15.0
-BEAT_S = 5.0
-RESCUED_S = 25.0
-# Rows of `jobs` that a second may read: those of the load, and a share of those that need nothing.
-# A sweep each 2 s that looked at all of these would read half of them.
-LOADS_ROWS_PER_S = 1_000.0
-PARKEDS_SHARE_PER_S = 1 / 8
-# Nobody's: what no worker of the platform takes.
+HEARTBEAT_S = 5.0
+RECOVERED_S = 25.0
+# Rows of `jobs` that all sessions may read per second, for the load and per parked job. A recovery
+# loop that scanned all parked jobs every 2 s would read 1/2 per parked job.
+LOAD_ROWS_PER_S = 1_000.0
+PARKED_SHARE_PER_S = 1 / 8
+# A job type without a handler in the platform's workers.
 _TYPE = "parked"
 _PAGE = 500
-_WHAT_LOSERS_ARE_TOLD = frozenset({"FAILED_PRECONDITION"})
+_LOSERS_CODES = frozenset({"FAILED_PRECONDITION"})
 
 
 async def run(trial: Trial) -> None:
@@ -56,15 +56,15 @@ async def run(trial: Trial) -> None:
         parked = PARKED // 5 if trial.short else PARKED
         async with (
             _parked(clients[0], database, parked),
-            trial.fault(f"a worker is lost beside {parked} jobs of a live one"),
+            trial.fault(f"a worker is lost while a live one runs {parked} jobs"),
         ):
-            most = LOADS_ROWS_PER_S + parked * PARKEDS_SHARE_PER_S
+            most = LOAD_ROWS_PER_S + parked * PARKED_SHARE_PER_S
             await _twins(trial, clients[0], database, most=most)
     finally:
         await asyncio.gather(*(client.close() for client in clients))
         await database.close()
-    trial.codes(at_most=frozenset())
-    trial.afterwards(lambda evidence: _one_winner(trial, evidence))
+    trial.expect_codes(only=frozenset())
+    trial.on_evidence(lambda evidence: _one_winner(trial, evidence))
 
 
 async def _one_key(trial: Trial, clients: Sequence[Client]) -> None:
@@ -74,7 +74,7 @@ async def _one_key(trial: Trial, clients: Sequence[Client]) -> None:
         key = f"race-{trial.seed}-{number}"
 
         async def submit(turn: int, key: str = key) -> str | None:
-            # Every tenth means something else, and is told so unless it is the first of all.
+            # Every tenth submit has other content and is refused, unless it is the first.
             other = turn % 10 == 9
             submission = Submission(request_id=key, invoked=time.time())
             client = clients[turn % len(clients)]
@@ -92,12 +92,12 @@ async def _one_key(trial: Trial, clients: Sequence[Client]) -> None:
         found = await asyncio.gather(*(submit(turn) for turn in range(SUBMITS)))
         ids.append({job_id for job_id in found if job_id is not None})
         refused += found.count(None)
-    trial.figure("jobs for a key", max(map(len, ids)), at_most=1, at_least=1)
-    trial.figure("submits of something else that were refused", refused, at_least=KEYS)
+    trial.figure("jobs per key", max(map(len, ids)), at_most=1, at_least=1)
+    trial.figure("refused submits with other content", refused, at_least=KEYS)
 
 
 async def _storm(trial: Trial, clients: Sequence[Client], *, seconds: float) -> None:
-    """Cancels and requeues jobs again and again while workers run and end them."""
+    """Cancel and requeue jobs repeatedly while workers run and end them."""
     chance = trial.chance
     jobs = [
         await clients[0].submit("work", {"seconds": chance.uniform(0.1, 2)}) for _ in range(STORMY)
@@ -124,10 +124,10 @@ async def _storm(trial: Trial, clients: Sequence[Client], *, seconds: float) -> 
             for act in (client.cancel, client.retry)
         )
     )
-    trial.figure("cancels and requeues that won", won, at_least=STORMY)
-    trial.figure("that came too late", len(codes), at_least=1)
-    others = set(codes) - _WHAT_LOSERS_ARE_TOLD
-    trial.figure(f"told something else {' '.join(others)}".strip(), len(others), at_most=0)
+    trial.figure("cancels and requeues accepted", won, at_least=STORMY)
+    trial.figure("cancels and requeues refused", len(codes), at_least=1)
+    others = set(codes) - _LOSERS_CODES
+    trial.figure(f"other refusal codes {' '.join(others)}".strip(), len(others), at_most=0)
 
 
 async def _deleted_row(trial: Trial, client: Client) -> None:
@@ -147,14 +147,14 @@ async def _deleted_row(trial: Trial, client: Client) -> None:
     await until(running, within=10)
     before = await holders()
     victim = trial.chance.choice(sorted(set(before.values())))
-    theirs = [job_id for job_id, worker in before.items() if worker == victim]
-    refused = await _metric(trial, "headrace_lease_losses_total")
+    lost_jobs = [job_id for job_id, worker in before.items() if worker == victim]
+    losses_before = await _metric(trial, "headrace_lease_losses_total")
     async with trial.records.connection() as connection:
         await connection.execute("DELETE FROM workers WHERE id = $1", victim)
 
     async def elsewhere() -> bool:
         now = await holders()
-        return all(now.get(job_id, victim) != victim for job_id in theirs)
+        return all(now.get(job_id, victim) != victim for job_id in lost_jobs)
 
     async def back() -> bool:
         async with trial.records.connection() as connection:
@@ -163,11 +163,13 @@ async def _deleted_row(trial: Trial, client: Client) -> None:
             )
         return bool(count >= len(trial.cluster.workers))
 
-    after = await until(elsewhere, within=RESCUED_S * 2)
-    trial.figure("its jobs run elsewhere after", after, "s", at_most=RESCUED_S)
-    trial.figure("it is back after", await until(back, within=30), "s", at_most=10)
-    lost = await _metric(trial, "headrace_lease_losses_total") - refused
-    trial.figure("workers that noticed", lost, at_least=1, at_most=1)
+    after = await until(elsewhere, within=RECOVERED_S * 2)
+    trial.figure("time until its jobs run elsewhere", after, "s", at_most=RECOVERED_S)
+    trial.figure(
+        "time until the worker registers again", await until(back, within=30), "s", at_most=10
+    )
+    lost = await _metric(trial, "headrace_lease_losses_total") - losses_before
+    trial.figure("workers that noticed the loss", lost, at_least=1, at_most=1)
 
 
 async def _metric(trial: Trial, name: str) -> float:
@@ -176,53 +178,54 @@ async def _metric(trial: Trial, name: str) -> float:
 
 @asynccontextmanager
 async def _parked(client: Client, database: Database, count: int) -> AsyncIterator[None]:
-    """So many jobs run on a live worker for the length of the block."""
+    """Keep `count` jobs running on a live worker for the block."""
     specs = (JobSpec(_TYPE) for _ in range(count))
     ids = [job.id async for batch in client.submit_in_batches(specs) for job in batch.jobs]
-    async with _worker(database, "parking", beats=True) as worker_id:
+    async with _worker(database, "parking", renews=True) as worker_id:
         for page in _pages(ids):
             assert len(await _claim(database, worker_id, page)) == len(page)
         yield
         for page in _pages(ids):
-            assert await _finish(database, worker_id, page) == len(page)
+            assert await _end(database, worker_id, page) == len(page)
 
 
 async def _twins(trial: Trial, client: Client, database: Database, *, most: float) -> None:
-    """A worker vanishes with a job, and another one comes under its name.
+    """Lose a worker with a job, and register another worker under its name.
 
     Args:
-        trial, client, database: where.
-        most: how many rows of `jobs` may be read in a second until the job is found.
+        trial, client, database: the platform.
+        most: limit for the rows of `jobs` read per second until the job is recovered.
     """
     job = await client.submit(_TYPE)
-    async with _worker(database, "twin", beats=False) as first:
+    async with _worker(database, "twin", renews=False) as first:
         assert await _claim(database, first, [job.id])
-        async with _worker(database, "twin", beats=True) as second:
-            assert not await _finish(database, second, [job.id])
+        async with _worker(database, "twin", renews=True) as second:
+            assert not await _end(database, second, [job.id])
             read = await _rows_read(trial)
             began = time.monotonic()
 
-            async def rescued() -> bool:
+            async def recovered() -> bool:
                 return bool(await _claim(database, second, [job.id], attempt=2))
 
-            after = await until(rescued, within=RESCUED_S * 2)
-            trial.figure("the lost job runs again after", after, "s", at_most=RESCUED_S)
+            after = await until(recovered, within=RECOVERED_S * 2)
+            trial.figure("time until the lost job runs again", after, "s", at_most=RECOVERED_S)
             rate = (await _rows_read(trial) - read) / (time.monotonic() - began)
-            trial.figure("rows of jobs that were read", rate, "/s", at_most=most)
+            trial.figure("rows of jobs read", rate, "/s", at_most=most)
             late = [
-                await _finish(database, first, [job.id], attempt=1),
-                await _finish(database, first, [job.id], attempt=2),
-                await _finish(database, second, [job.id], attempt=1),
+                await _end(database, first, [job.id], attempt=1),
+                await _end(database, first, [job.id], attempt=2),
+                await _end(database, second, [job.id], attempt=1),
             ]
-            trial.figure("writes for another's attempt that were accepted", sum(late), at_most=0)
-            assert await _finish(database, second, [job.id], attempt=2)
+            trial.figure("accepted writes with a wrong worker or attempt", sum(late), at_most=0)
+            assert await _end(database, second, [job.id], attempt=2)
 
 
 @asynccontextmanager
-async def _worker(database: Database, name: str, *, beats: bool) -> AsyncIterator[WorkerId]:
-    """A worker as the store knows it, which runs nothing.
+async def _worker(database: Database, name: str, *, renews: bool) -> AsyncIterator[WorkerId]:
+    """Register a worker without a process for the block.
 
-    It drains: of those that take jobs the dispatch counts what they run, which is no sweep's work.
+    The worker is draining, so that dispatch does not count its running jobs. Only the recovery of
+    lost jobs is measured.
     """
     worker = NewWorker(
         id=WorkerId(uuid7()),
@@ -239,28 +242,30 @@ async def _worker(database: Database, name: str, *, beats: bool) -> AsyncIterato
         async with database.statement() as connection:
             assert await renew_lease(connection, worker_id=worker.id, lease=lease, draining=True)
 
-    async def beat() -> None:
+    async def renew_periodically() -> None:
         while True:
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(HEARTBEAT_S)
             await renew()
 
     async with database.transaction() as connection:
         await register_worker(connection, worker, lease=lease)
     await renew()
-    beating = asyncio.create_task(beat(), name=f"beat of {name}") if beats else None
+    renewal = (
+        asyncio.create_task(renew_periodically(), name=f"renewal of {name}") if renews else None
+    )
     try:
         yield worker.id
-        assert beating is None or not beating.done(), "the lease of a live worker was lost"
+        assert renewal is None or not renewal.done(), "the lease of a live worker was lost"
     finally:
-        if beating is not None:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+        if renewal is not None:
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
     async with database.statement() as connection:
         await remove_worker(connection, worker_id=worker.id)
 
 
 def _pages(ids: Sequence[str]) -> list[Sequence[str]]:
-    return [ids[begin : begin + _PAGE] for begin in range(0, len(ids), _PAGE)]
+    return [ids[start : start + _PAGE] for start in range(0, len(ids), _PAGE)]
 
 
 async def _claim(
@@ -271,22 +276,22 @@ async def _claim(
         return list(await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries))
 
 
-async def _finish(
+async def _end(
     database: Database, worker_id: WorkerId, ids: Sequence[str], attempt: int = 1
 ) -> int:
-    """How many ends were accepted."""
-    finishes = [
+    """End attempts as succeeded and return the number of accepted ends."""
+    ends = [
         AttemptEnd(
             key=AttemptKey(JobId(UUID(job_id)), attempt), event=EventType.SUCCEEDED, result="null"
         )
         for job_id in ids
     ]
     async with database.statement() as connection:
-        return len(await end_attempts(connection, worker_id=worker_id, ends=finishes))
+        return len(await end_attempts(connection, worker_id=worker_id, ends=ends))
 
 
 async def _rows_read(trial: Trial) -> float:
-    """How many rows of `jobs` all sessions have looked at so far."""
+    """Return the number of rows of `jobs` that all sessions have read so far."""
     async with trial.records.connection() as connection:
         await connection.execute("SELECT pg_stat_clear_snapshot()")
         count = await connection.fetchval(
@@ -296,18 +301,18 @@ async def _rows_read(trial: Trial) -> float:
 
 
 def _one_winner(trial: Trial, evidence: Evidence) -> None:
-    """A handler's result tells its attempt: it must be the one that was accepted."""
+    """Check that each result is from the accepted attempt; a handler returns its attempt number."""
     wrong = [
         job
         for job in evidence.jobs.values()
         if job.type == "work" and job.result not in (None, str(job.attempt))
     ]
-    trial.figure("results of another attempt than the accepted one", len(wrong), at_most=0)
+    trial.figure("results of an attempt that was not accepted", len(wrong), at_most=0)
 
 
 SCENARIO = Scenario(
     id="F24",
-    title="races for a key, a job and a worker's name; one lost job beside 20,000",
+    title="races for a key, a job and a worker's name; one lost job among 20,000",
     shows=("I1", "I2", "I3", "I4", "I7", "I9"),
     run=run,
     usual=70,

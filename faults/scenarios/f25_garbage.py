@@ -1,4 +1,4 @@
-"""F25: clients send what no client should: too large, too deep, no protobuf, no UTF-8."""
+"""F25: clients send garbage: too large, too deep, invalid protobuf, invalid UTF-8."""
 
 from __future__ import annotations
 
@@ -28,44 +28,44 @@ from headrace_standalone.program import leashed
 
 LOAD_PER_S = 20.0
 HEALTH_S = 0.2
-# What a gateway may need on top while it decodes the worst that its limits let in, one by one; and
-# what may stay, which the allocator keeps for the next time.
+# Memory growth of a gateway while it decodes the largest messages that its limits allow, and
+# growth that may remain because the allocator keeps freed memory.
 PEAK_MIB = 256.0
 REST_MIB = 128.0
 _PROBE_EVERY_S = 0.02
-# For how long it is looked at without garbage.
+# Duration of the measurement without garbage, in seconds.
 _USUAL_S = 5.0
 
-# What each kind of garbage may be told. Some of what chance makes is good enough for an answer.
-_CHANCE = frozenset(
+# The codes allowed for each kind of garbage. Random messages may be valid.
+_ANY_REFUSAL = frozenset(
     {
         *("OK", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND"),
         *("ALREADY_EXISTS", "FAILED_PRECONDITION", "OUT_OF_RANGE", "ABORTED"),
     }
 )
-_FITTING: Mapping[str, frozenset[str]] = {
+_ALLOWED: Mapping[str, frozenset[str]] = {
     # gRPC itself refuses it.
     "100 MB": frozenset({"RESOURCE_EXHAUSTED"}),
-    # There is a method that is not served: reflection.
+    # Reflection is not served.
     "5 MB": frozenset({"INVALID_ARGUMENT", "UNIMPLEMENTED"}),
     "deep": frozenset({"INVALID_ARGUMENT", "UNIMPLEMENTED"}),
     "deep JSON": frozenset({"INVALID_ARGUMENT"}),
-    "JSON as deep as may be": frozenset({"OK"}),
+    "JSON at the depth limit": frozenset({"OK"}),
     "deep Struct": frozenset({"INVALID_ARGUMENT"}),
     "invalid UTF-8": frozenset({"INVALID_ARGUMENT"}),
     "NaN": frozenset({"INVALID_ARGUMENT"}),
     "huge repeated": frozenset({"OK", "INVALID_ARGUMENT"}),
-    "metadata": _CHANCE,
-    "no such method": frozenset({"UNIMPLEMENTED"}),
-    "random bytes": _CHANCE,
-    "random message": _CHANCE,
-    "mutated": _CHANCE,
+    "metadata": _ANY_REFUSAL,
+    "unknown method": frozenset({"UNIMPLEMENTED"}),
+    "random bytes": _ANY_REFUSAL,
+    "random message": _ANY_REFUSAL,
+    "mutated": _ANY_REFUSAL,
 }
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 class _Health:
-    """How fast the gateways answer for their health, and what memory they have meanwhile."""
+    """Response times of health checks, and the highest memory of each gateway in MiB."""
 
     def __init__(self) -> None:
         self.waits: list[float] = []
@@ -80,47 +80,47 @@ async def run(trial: Trial) -> None:
     before = {gateway.name: gateway.memory() for gateway in gateways}
     async with _probing(trial) as usual:
         await asyncio.sleep(_USUAL_S)
-    trial.figure("health p99 before", percentile(usual.waits, 0.99), "s")
+    trial.figure("health check, p99 before", percentile(usual.waits, 0.99), "s")
     async with _probing(trial) as health, trial.fault("garbage"):
         answers = await _throw(trial, seconds=20 if trial.short else 90)
-    trial.codes(at_most=frozenset())
+    trial.expect_codes(only=frozenset())
     _judge(trial, answers)
-    trial.figure("health p99", percentile(health.waits, 0.99), "s", at_most=HEALTH_S)
-    trial.figure("probes that were not told SERVING", health.not_serving, at_most=0)
-    await _end_what_was_accepted(trial)
+    trial.figure("health check, p99 during", percentile(health.waits, 0.99), "s", at_most=HEALTH_S)
+    trial.figure("health checks that were not SERVING", health.not_serving, at_most=0)
+    await _cancel_accepted(trial)
     growth = max(health.most[name] - before[name] for name in before)
-    trial.figure("a gateway grows by", growth, "MiB", at_most=PEAK_MIB)
+    trial.figure("highest memory growth of a gateway", growth, "MiB", at_most=PEAK_MIB)
     rest = max(gateway.memory() - before[gateway.name] for gateway in gateways)
-    trial.figure("and stays larger by", rest, "MiB", at_most=REST_MIB)
+    trial.figure("remaining memory growth of a gateway", rest, "MiB", at_most=REST_MIB)
     same = sum(
         service.pid == pid for service, pid in zip(trial.cluster.services, pids, strict=True)
     )
     running = sum(service.running for service in trial.cluster.services)
-    trial.figure("processes that did not restart", min(same, running), at_least=len(pids))
+    trial.figure("processes without a restart", min(same, running), at_least=len(pids))
 
 
 def _judge(trial: Trial, answers: dict[str, Any]) -> None:
-    """Looks whether every kind was sent, and told what it may be told."""
+    """Check that every kind was sent and got an allowed code."""
     total, others = 0, Counter[str]()
     for kind, codes in sorted(answers["counts"].items()):
         total += sum(codes.values())
-        trial.say(f"{kind}: {', '.join(f'{code} {count}' for code, count in codes.items())}")
-        for code in codes.keys() - _FITTING[kind]:
+        trial.log(f"{kind}: {', '.join(f'{code} {count}' for code, count in codes.items())}")
+        for code in codes.keys() - _ALLOWED[kind]:
             others[f"{kind} {code}"] += codes[code]
     for name in others:
-        trial.say(f"{name}: {answers['examples'][name]}")
-    trial.figure("pieces of garbage", total, at_least=1000)
-    trial.figure("kinds of it", len(answers["counts"]), at_least=len(_FITTING))
+        trial.log(f"{name}: {answers['examples'][name]}")
+    trial.figure("messages of garbage", total, at_least=1000)
+    trial.figure("kinds of garbage", len(answers["counts"]), at_least=len(_ALLOWED))
     trial.figure(
-        f"with another code{': ' if others else ''}{', '.join(sorted(others))}",
+        f"responses with an unexpected code{': ' if others else ''}{', '.join(sorted(others))}",
         others.total(),
         at_most=0,
     )
 
 
 async def _throw(trial: Trial, *, seconds: float) -> dict[str, Any]:
-    """Has another process send garbage, so that its making disturbs no measurement here."""
-    # Not asyncio's: uvloop forks, and a fork in the middle of gRPC's calls may not survive.
+    """Send garbage from another process, so that encoding it does not disturb measurements."""
+    # Not with asyncio, because uvloop forks and a fork during gRPC calls may crash.
     process = subprocess.Popen(
         leashed(
             (
@@ -163,32 +163,32 @@ async def _probe(gateway: Service, health: _Health) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         while True:
             began = time.monotonic()
-            told = await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
-            health.not_serving += told.status != health_pb2.HealthCheckResponse.SERVING
+            response = await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
+            health.not_serving += response.status != health_pb2.HealthCheckResponse.SERVING
             health.waits.append(time.monotonic() - began)
             most = health.most.get(gateway.name, 0.0)
             health.most[gateway.name] = max(most, gateway.memory())
             await asyncio.sleep(_PROBE_EVERY_S)
 
 
-async def _end_what_was_accepted(trial: Trial) -> None:
-    """Cancels the jobs that garbage has made, as far as no worker knows what to do with them."""
+async def _cancel_accepted(trial: Trial) -> None:
+    """Cancel the jobs that garbage submitted and no worker can run."""
     async with Client([gateway.address for gateway in trial.cluster.gateways]) as client:
-        made = [
+        accepted = [
             job_id
             for job_id, job in (await trial.records.jobs()).items()
             if "load" not in job.labels and job.state not in TERMINAL
         ]
-        for job_id in made:
-            # It may have ended meanwhile.
+        for job_id in accepted:
+            # The job may have ended by now.
             with suppress(CallError):
                 await client.cancel(job_id)
-    trial.figure("jobs that were made of garbage and had to be cancelled", len(made))
+    trial.figure("jobs from garbage that were cancelled", len(accepted))
 
 
 SCENARIO = Scenario(
     id="F25",
-    title="messages of 5 and 100 MB, random and mutated protobuf, deep and endless documents",
+    title="messages of 5 and 100 MB, random and mutated protobuf, deep and unterminated documents",
     shows=("I1", "I2", "I3", "I4", "I7"),
     run=run,
     usual=115,

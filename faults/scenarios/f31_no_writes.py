@@ -1,4 +1,4 @@
-"""F31: the database is read-only for a while, and then a primary is demoted behind its proxy."""
+"""F31: the database is read-only, and then the primary becomes a standby behind its proxy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from faults.trial import Trial, until
 from headrace_health.__main__ import probe
 from support.read_only import set_read_only
 
-# Seconds for which nothing can be written, and after which the throughput must be back.
+# Duration of each fault, and the longest recovery, in seconds.
 FAULT_S = 10.0
 RECOVERY_S = 10.0
-# Seconds after which health must have noticed.
+# The longest time until the health service reports the fault, in seconds.
 NOTICED_S = 6.0
 
 
@@ -24,20 +24,20 @@ async def run(trial: Trial) -> None:
         await set_read_only(cluster.settings, read_only=True)
         await _not_serving(trial)
         await asyncio.sleep(FAULT_S)
-        # Sessions that began meanwhile stay open, and stay read-only.
+        # Sessions started during the fault stay open and read-only.
         await set_read_only(cluster.settings, read_only=False, end_sessions=False)
-    await _back(trial)
+    await _recovery(trial)
     async with trial.fault("the primary is demoted", recovers_within=RECOVERY_S):
         await cluster.postgres.demote()
         await _not_serving(trial)
         await asyncio.sleep(FAULT_S)
         await cluster.postgres.promote()
-    await _back(trial)
-    trial.codes(at_most=frozenset({"UNAVAILABLE"}))
+    await _recovery(trial)
+    trial.expect_codes(only=frozenset({"UNAVAILABLE"}))
 
 
 async def _not_serving(trial: Trial) -> None:
-    """Note how long health takes to report that nothing can be submitted."""
+    """Measure the time until every service reports NOT_SERVING."""
 
     async def noticed() -> bool:
         statuses = await asyncio.gather(
@@ -49,17 +49,17 @@ async def _not_serving(trial: Trial) -> None:
         return set(statuses) == {"NOT_SERVING"}
 
     took = await until(noticed, within=NOTICED_S * 2)
-    trial.figure("every service was NOT_SERVING after", took, "s", at_most=NOTICED_S)
+    trial.figure("time until every service is NOT_SERVING", took, "s", at_most=NOTICED_S)
 
 
-async def _back(trial: Trial) -> None:
-    """Wait as long as the recovery may take, and a window more to measure it."""
+async def _recovery(trial: Trial) -> None:
+    """Wait for the recovery, plus one window to measure it."""
     await asyncio.sleep(RECOVERY_S + 4)
 
 
 SCENARIO = Scenario(
     id="F31",
-    title="the database is read-only for 10 s; a primary is demoted behind its proxy for 10 s",
+    title="the database is read-only for 10 s; the primary is demoted behind its proxy for 10 s",
     shows=("I1", "I2", "I3", "I4", "I7", "I9", "I10"),
     run=run,
     plan=Plan(links=frozenset({"gateway", "scheduler", "worker"})),

@@ -1,4 +1,4 @@
-"""F32: handlers that attack what they share with others, among a thousand good jobs."""
+"""F32: handlers that attack shared resources, among a thousand good jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from faults.cluster import Plan
 from faults.evidence import Evidence
 from faults.load import Mix
-from faults.rude import HARMLESS, ApartWay, Child, LoopWay, Way
+from faults.rude import HARMLESS, Attack, Child, LoopAttack, ProcessAttack
 from faults.scenario import Scenario
 from faults.trial import Trial, until
 from headrace import Client
@@ -21,7 +21,7 @@ GOOD = 1000
 SHORT_GOOD = 500
 ENDED_S = 120.0
 RECOVERY_S = 10.0
-RUDE = {"rude.loop": LoopWay, "rude.thread": Way, "rude.apart": ApartWay}
+RUDE = {"rude.loop": LoopAttack, "rude.thread": Attack, "rude.process": ProcessAttack}
 
 _read_children = msgspec.json.Decoder(list[Child]).decode
 
@@ -29,22 +29,22 @@ _read_children = msgspec.json.Decoder(list[Child]).decode
 async def run(trial: Trial) -> None:
     workers = trial.cluster.workers
     trial.supervise(workers)
-    # Whatever costs a good job an attempt is the work of another handler.
+    # No good job fails by itself, so that only rude handlers can cost it an attempt.
     load = await trial.load(rate=40.0, mix=Mix(failing=0.0))
     async with trial.fault("rude handlers", recovers_within=RECOVERY_S):
         async with Client(trial.cluster.targets) as client:
             jobs = [
-                (job_type, way)
-                for job_type, ways in RUDE.items()
-                for way in _names(ways)
+                (job_type, attack)
+                for job_type, attacks in RUDE.items()
+                for attack in _names(attacks)
                 for _ in range(1 if trial.short else OF_EACH)
             ]
             trial.chance.shuffle(jobs)
-            for job_type, way in jobs:
-                await client.submit(job_type, {"way": way}, labels={"way": way})
+            for job_type, attack in jobs:
+                await client.submit(job_type, {"attack": attack}, labels={"attack": attack})
                 await asyncio.sleep(trial.chance.uniform(0, 0.5))
         trial.figure(
-            "all rude jobs had ended after",
+            "time until all rude jobs ended",
             await until(lambda: _no_rude(trial), within=ENDED_S),
             "s",
             at_most=ENDED_S,
@@ -55,11 +55,11 @@ async def run(trial: Trial) -> None:
         await asyncio.sleep(0.5)
     await asyncio.sleep(RECOVERY_S + 4)
     trial.figure("workers that ended", sum(worker.restarts for worker in workers), at_most=0)
-    trial.afterwards(lambda evidence: _look(trial, evidence, len(jobs)))
+    trial.on_evidence(lambda evidence: _measure(trial, evidence, len(jobs)))
 
 
-def _names(ways: Any) -> list[str]:
-    return list(get_args(ways))
+def _names(attacks: Any) -> list[str]:
+    return list(get_args(attacks))
 
 
 async def _no_rude(trial: Trial) -> bool:
@@ -76,16 +76,16 @@ async def _children(trial: Trial) -> list[Child]:
     ]
 
 
-def _look(trial: Trial, evidence: Evidence, submitted: int) -> None:
+def _measure(trial: Trial, evidence: Evidence, submitted: int) -> None:
     rude = [job for job in evidence.jobs.values() if job.type in RUDE]
     wrong = [
-        f"{job.type} {job.labels['way']}"
+        f"{job.type} {job.labels['attack']}"
         for job in rude
-        if (job.state is JobState.SUCCEEDED) != (job.labels["way"] in HARMLESS)
+        if (job.state is JobState.SUCCEEDED) != (job.labels["attack"] in HARMLESS)
     ]
     trial.figure("rude jobs", len(rude), at_least=submitted)
     trial.figure(
-        f"rude jobs with another end{': ' if wrong else ''}{', '.join(wrong)}",
+        f"rude jobs with an unexpected end{': ' if wrong else ''}{', '.join(wrong)}",
         len(wrong),
         at_most=0,
     )
@@ -97,7 +97,7 @@ def _look(trial: Trial, evidence: Evidence, submitted: int) -> None:
         at_most=0,
     )
     trial.figure(
-        "good jobs that spent an attempt", sum(job.attempt != 1 for job in good), at_most=0
+        "good jobs with more than one attempt", sum(job.attempt != 1 for job in good), at_most=0
     )
     of_good = {job.id for job in good}
     trial.figure(
@@ -113,7 +113,7 @@ def _look(trial: Trial, evidence: Evidence, submitted: int) -> None:
 
 SCENARIO = Scenario(
     id="F32",
-    title="handlers that fork, pool, exit in subtasks, cancel others, close descriptors",
+    title="handlers that fork, use pools, exit in subtasks, cancel other tasks, close descriptors",
     shows=("I1", "I2", "I3"),
     run=run,
     plan=Plan(workers=2),

@@ -123,7 +123,7 @@ BEHIND = {
 
 # Jobs per second, and what they are: each fifth tells something, so that reports are many.
 RATE = 15.0
-MIX = Mix(seconds=(0.01, 0.1), telling=0.3, attached=0.1)
+MIX = Mix(seconds=(0.01, 0.1), reporting=0.3, attached=0.1)
 # How many faults each method meets in its turn, how long that may take, and how long the platform
 # has afterwards, in seconds.
 FAULTS = 2

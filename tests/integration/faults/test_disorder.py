@@ -25,12 +25,12 @@ for _ in sys.stdin:
 
 def _lacks_clocks() -> str:
     with tempfile.TemporaryDirectory() as folder:
-        return clock.why_not(Path(folder))
+        return clock.unsupported_reason(Path(folder))
 
 
 def _lacks_disks() -> str:
     with tempfile.TemporaryDirectory() as folder:
-        return disk.why_not(Path(folder))
+        return disk.unsupported_reason(Path(folder))
 
 
 @pytest.mark.skipif(bool(_lacks_clocks()), reason="this machine has no wrong clocks")

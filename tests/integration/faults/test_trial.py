@@ -22,13 +22,13 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 async def test_a_scenario_runs_from_its_processes_to_its_verdicts(tmp_path: Path):
-    said: list[str] = []
+    lines: list[str] = []
     result = await run_trial(
         f09_writers_out_of_order.SCENARIO,
         seed=1,
         short=True,
         keep=True,
-        say=said.append,
+        log=lines.append,
         output=tmp_path,
     )
     assert result.problems() == []
@@ -38,7 +38,7 @@ async def test_a_scenario_runs_from_its_processes_to_its_verdicts(tmp_path: Path
     # The command itself has looked at all of it.
     assert result.audit is not None
     assert (result.audit.looked_at, result.audit.broken) == (result.counts.events, ())
-    assert any("seed 1" in line for line in said)
+    assert any("seed 1" in line for line in lines)
     kept = {file.name for file in (tmp_path / "F9-seed-1").iterdir()}
     assert {"gateway-1.log", "postgres.log", "events.jsonl", "streams.jsonl"} <= kept
 
@@ -67,7 +67,7 @@ async def test_a_ctrl_c_is_one_whatever_a_scenario_makes_of_it(tmp_path: Path):
         plan=Plan(gateways=0, schedulers=0, workers=0),
     )
     trial = asyncio.create_task(
-        run_trial(scenario, seed=1, short=True, keep=False, say=lambda _: None, output=tmp_path)
+        run_trial(scenario, seed=1, short=True, keep=False, log=lambda _: None, output=tmp_path)
     )
     async with asyncio.timeout(60):
         await begun.wait()
@@ -113,8 +113,8 @@ async def test_ctrl_c_ends_every_process(tmp_path: Path):
 
 
 async def test_what_this_machine_cannot_do_is_not_run(tmp_path: Path):
-    scenario = Scenario(id="F0", title="", shows=(), run=None, cannot=lambda: "no rights")  # type: ignore[arg-type]
+    scenario = Scenario(id="F0", title="", shows=(), run=None, unsupported=lambda: "no rights")  # type: ignore[arg-type]
     result = await run_trial(
-        scenario, seed=1, short=True, keep=False, say=lambda _: None, output=tmp_path
+        scenario, seed=1, short=True, keep=False, log=lambda _: None, output=tmp_path
     )
     assert result.not_run == "no rights"

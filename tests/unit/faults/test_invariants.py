@@ -365,7 +365,7 @@ def test_a_resumed_stream_may_repeat_what_its_reader_had_no_newer_cursor_for():
 
 
 def test_without_a_neighbour_nothing_is_shown_of_tenants():
-    alone = sound().without_neighbours()
+    alone = sound().without_neighbors()
     assert "n" not in alone.jobs
     assert "I7" not in judge(alone, ())
 

@@ -1,4 +1,4 @@
-"""F21: 20,000 streams are opened and cancelled, and 2,000 clients' vanish without a word."""
+"""F21: 20,000 streams are opened and cancelled; 2,000 streams lose their clients."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 
 CANCELLED = 20_000
 VANISHED = 2_000
-# Before the first reading there are as many at once as later: what a gateway needs for that stays
-# with it, and what each stream leaves behind would come on top.
+# The warm-up opens as many streams at once as the fault, so that growth after it is a leak.
 _WARM_UP = 2_000
 _AT_ONCE = 200
 _CONNECTIONS = 4
-# How long a gateway may take to notice that a client is gone: it pings each 30 s, for 10 s.
+# Longest time until a gateway notices a lost client; it pings every 30 s and waits for 10 s.
 GONE_S = 60.0
-# Memory that was freed goes back to the system at its leisure.
+# Wait until freed memory is returned to the system, in seconds.
 _REST_S = 10.0
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,28 +37,28 @@ _ROOT = Path(__file__).resolve().parents[2]
 async def run(trial: Trial) -> None:
     targets = [gateway.address for gateway in trial.cluster.gateways]
     async with Client(targets) as client:
-        job = await client.submit("nobodys", queue="nobodys")
-        await _come_and_go(targets, job.id, _WARM_UP)
-        await _vanish(targets, VANISHED // 2)
-        await _all_gone(trial, "the first ones")
+        job = await client.submit("unhandled", queue="unserved")
+        await _churn(targets, job.id, _WARM_UP)
+        await _open_and_kill(targets, VANISHED // 2)
+        await _all_closed(trial, "warm-up streams")
         await asyncio.sleep(_REST_S)
         before = await _usage(trial)
         cancelled = CANCELLED // 10 if trial.short else CANCELLED
         async with trial.fault(f"{cancelled} streams are opened and cancelled"):
-            await _come_and_go(targets, job.id, cancelled)
-        await _all_gone(trial, "the cancelled ones")
+            await _churn(targets, job.id, cancelled)
+        await _all_closed(trial, "cancelled streams")
         async with trial.fault(f"{VANISHED} streams of clients that are killed"):
-            await _vanish(targets, VANISHED // 2)
-            await _all_gone(trial, "the killed ones")
+            await _open_and_kill(targets, VANISHED // 2)
+            await _all_closed(trial, "streams of killed clients")
             entrances = [gateway.entrance for gateway in trial.cluster.gateways]
             through = [link.address for link in entrances if link]
             async with _crowd(VANISHED // 2, through) as process:
-                # Nobody tells the gateways: neither of the end nor of the connections.
+                # The gateways see neither the end of the client nor closed connections.
                 for link in entrances:
                     if link:
                         link.hold()
                 process.kill()
-                await _all_gone(trial, "those behind a dead link")
+                await _all_closed(trial, "streams on a dead link")
             for link in entrances:
                 if link:
                     link.release()
@@ -73,8 +72,8 @@ async def run(trial: Trial) -> None:
         trial.figure(what, change, "%")
 
 
-async def _come_and_go(targets: Sequence[str], job_id: str, count: int) -> None:
-    """Opens streams and cancels them, some at once and some when they are live."""
+async def _churn(targets: Sequence[str], job_id: str, count: int) -> None:
+    """Open streams and cancel them, some at once and some after their first response."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     channels = [
         aio.insecure_channel(target, options=options)
@@ -84,34 +83,34 @@ async def _come_and_go(targets: Sequence[str], job_id: str, count: int) -> None:
     stubs = [JobServiceStub(channel) for channel in channels]
     numbers = iter(range(count))
 
-    async def one_after_the_other() -> None:
+    async def open_in_turn() -> None:
         for number in numbers:
-            call = _begin(stubs[number % len(stubs)], number, job_id)
+            call = _open(stubs[number % len(stubs)], number, job_id)
             if number % 5:
                 await call.read()
             call.cancel()
 
     try:
-        await asyncio.gather(*(one_after_the_other() for _ in range(_AT_ONCE)))
+        await asyncio.gather(*(open_in_turn() for _ in range(_AT_ONCE)))
     finally:
         await asyncio.gather(*(channel.close() for channel in channels))
 
 
-def _begin(stub: JobServiceStub, number: int, job_id: str) -> Any:
+def _open(stub: JobServiceStub, number: int, job_id: str) -> Any:
     if number % 2:
         return stub.WatchJob(job_service_pb2.WatchJobRequest(job_id=job_id))
     job_filter = job_service_pb2.JobFilter(labels={"crowd": str(number)})
     return stub.WatchJobs(job_service_pb2.WatchJobsRequest(filter=job_filter))
 
 
-async def _vanish(targets: Sequence[str], count: int) -> None:
+async def _open_and_kill(targets: Sequence[str], count: int) -> None:
     async with _crowd(count, targets):
         pass
 
 
 @asynccontextmanager
 async def _crowd(count: int, targets: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A client with open streams, which is killed at the end of the block."""
+    """Run a client with open streams for the block, then kill it."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "faults.crowd", str(count), *targets),
         stdout=asyncio.subprocess.PIPE,
@@ -121,7 +120,7 @@ async def _crowd(count: int, targets: Sequence[str]) -> AsyncIterator[asyncio.su
     try:
         async with asyncio.timeout(60):
             line = await process.stdout.readline()
-        assert line == b"open\n", "the crowd has not come"
+        assert line == b"open\n", "the client did not open its streams"
         yield process
     finally:
         if process.returncode is None:
@@ -129,24 +128,27 @@ async def _crowd(count: int, targets: Sequence[str]) -> AsyncIterator[asyncio.su
         await process.wait()
 
 
-async def _all_gone(trial: Trial, what: str) -> None:
-    """Waits until no gateway has an open stream."""
+async def _all_closed(trial: Trial, what: str) -> None:
+    """Wait until no gateway has an open stream."""
 
     async def none_open() -> bool:
         counts = [await gateway.metric("headrace_streams") for gateway in trial.cluster.gateways]
         return not any(counts)
 
     trial.figure(
-        f"{what} gone after", await until(none_open, within=GONE_S * 2), "s", at_most=GONE_S
+        f"time until {what} are closed",
+        await until(none_open, within=GONE_S * 2),
+        "s",
+        at_most=GONE_S,
     )
 
 
 async def _usage(trial: Trial) -> dict[str, tuple[float, str, float]]:
-    """What is held, by name: how much, its unit, and how much more would mean nothing."""
+    """Return the use of resources by name: amount, unit and tolerated noise."""
     usage: dict[str, tuple[float, str, float]] = {}
     for gateway in trial.cluster.gateways:
         usage[f"{gateway.name}: memory"] = gateway.memory(), "MiB", 0.0
-        # A reading over HTTP, or a connection that is just renewed.
+        # Noise: an HTTP request for metrics, or a connection that is being replaced.
         usage[f"{gateway.name}: files"] = gateway.files(), "", 2.0
     sessions = await trial.records.sessions("headrace-gateway")
     usage["database sessions"] = sessions, "", 2.0
@@ -155,7 +157,7 @@ async def _usage(trial: Trial) -> dict[str, tuple[float, str, float]]:
 
 SCENARIO = Scenario(
     id="F21",
-    title="20,000 streams are opened and cancelled, 2,000 vanish with their clients",
+    title="20,000 streams are opened and cancelled; 2,000 streams lose their clients",
     shows=("I8",),
     run=run,
     plan=Plan(schedulers=0, workers=0, links=frozenset({"client"})),

@@ -1,4 +1,4 @@
-"""Another tenant, who works on the same platform all the while and must stay unseen."""
+"""Another tenant on the same platform, whose jobs no stream of the load may show."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.sql.database import Database
 
-TENANT = "neighbour"
-_EVERY_S = 0.5
+TENANT = "neighbor"
+_INTERVAL_S = 0.5
 
 
-async def live(settings: Settings, *, load: str, chance: random.Random) -> None:
-    """Submits jobs that differ from those of a load in their tenant alone, for ever.
+async def submit_neighbor_jobs(settings: Settings, *, load: str, chance: random.Random) -> None:
+    """Submit jobs that differ from the jobs of a load only in their tenant, until cancelled.
 
-    They go straight into the database, as the gateways know one tenant so far, and are cancelled
-    in the same transaction: nobody runs them.
+    The gateways know only one tenant so far, so the jobs are written directly to the database.
+    Each job is cancelled in the same transaction, so that no worker runs it.
 
     Args:
-        settings: of a way to the database, past all links.
-        load: whose labels they have.
-        chance: decides the rest.
+        settings: how to reach the database without a link.
+        load: the name of the load, for the labels.
+        chance: the source of randomness.
     """
-    database = Database(settings, application="neighbour")
+    database = Database(settings, application="neighbor")
     try:
         while True:
             labels = {"load": load, "shard": str(chance.randrange(SHARDS))}
             spec = JobSpec(type="work", queue=chance.choice(QUEUES), labels=labels)
             job = NewJob(id=JobId(uuid7()), tenant=TENANT, spec=spec)
-            # While the database is away there is no neighbour either.
+            # Skip the jobs while the database is down.
             with suppress(Unavailable, asyncpg.PostgresError):
                 async with database.transaction() as connection:
                     await submit_jobs(connection, [job])
                     await cancel_job(connection, tenant=TENANT, job_id=job.id)
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(_INTERVAL_S)
     finally:
         await database.close()

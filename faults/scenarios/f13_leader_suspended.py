@@ -1,4 +1,4 @@
-"""F13: the scheduler that leads stands still, and goes on as if nothing had been."""
+"""F13: the leading scheduler is suspended and then resumed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from faults.trial import Trial, until
 from headrace import Client, JobSpec
 from headrace_core.domain.lifecycle import EventType
 
-STILL_S = 30.0
+SUSPENDED_S = 30.0
 SHORT_S = 15.0
-# So many jobs become due while it stands still, and so many in the moment in which it goes on.
+# The number of jobs that become due while it is suspended, and at the moment it is resumed.
 DUE = 500
 DUE_AGAIN = 100
-# How much later they become due than they are submitted, in seconds.
+# From the submit to the start of the fault, in seconds.
 AHEAD_S = 10.0
 # Seconds.
 TAKEOVER_S = 20.0
@@ -30,25 +30,25 @@ async def run(trial: Trial) -> None:
     [leader] = [one for one in trial.cluster.schedulers if await _leads(one)]
     [standby] = [one for one in trial.cluster.schedulers if one is not leader]
     first_term = await leader.metric("headrace_leader_term")
-    still = time.time() + AHEAD_S
-    goes_on = still + (SHORT_S if trial.short else STILL_S)
-    first = await _submit(trial, DUE, due=still + 1)
-    second = await _submit(trial, DUE_AGAIN, due=goes_on)
-    await asyncio.sleep(still - time.time())
-    async with trial.fault("the leader stands still", recovers_within=30):
-        leader.stand_still()
-        taken = await until(lambda: _leads(standby), within=TAKEOVER_S + 5)
-        trial.figure("another one leads after", taken, "s", at_most=TAKEOVER_S)
-        await asyncio.sleep(goes_on - time.time())
-        leader.go_on()
-    told = await until(lambda: _was_refused(leader), within=15)
-    trial.figure("it learns that its term is over after", told, "s", at_most=5)
+    suspended = time.time() + AHEAD_S
+    resumed = suspended + (SHORT_S if trial.short else SUSPENDED_S)
+    first = await _submit(trial, DUE, due=suspended + 1)
+    second = await _submit(trial, DUE_AGAIN, due=resumed)
+    await asyncio.sleep(suspended - time.time())
+    async with trial.fault("the leader is suspended", recovers_within=30):
+        leader.suspend()
+        takeover = await until(lambda: _leads(standby), within=TAKEOVER_S + 5)
+        trial.figure("time until another scheduler leads", takeover, "s", at_most=TAKEOVER_S)
+        await asyncio.sleep(resumed - time.time())
+        leader.resume()
+    noticed = await until(lambda: _was_refused(leader), within=15)
+    trial.figure("time until the old leader notices", noticed, "s", at_most=5)
     refused = await leader.metric("headrace_stale_writes_refused_total")
-    trial.figure("writes of it that were refused", refused, at_least=1)
+    trial.figure("refused writes of the old leader", refused, at_least=1)
     leading = sum([await _leads(leader), await _leads(standby)])
-    trial.figure("schedulers that lead", leading, at_least=1, at_most=1)
+    trial.figure("leading schedulers", leading, at_least=1, at_most=1)
     terms = await standby.metric("headrace_leader_term") - first_term
-    trial.figure("terms that have begun", terms, at_least=1)
+    trial.figure("new terms", terms, at_least=1)
     await asyncio.sleep(5)
 
     def measure(evidence: Evidence) -> None:
@@ -59,17 +59,17 @@ async def run(trial: Trial) -> None:
         )
         trial.figure("due jobs that ran twice", sum(runs[job] > 1 for job in due), at_most=0)
         late = [
-            event.time.timestamp() - (still + 1)
+            event.time.timestamp() - (suspended + 1)
             for event in evidence.events
             if event.job_id in first and event.type is EventType.STARTED
         ]
-        trial.figure("the last of them started so late", max(late), "s", at_most=TAKEOVER_S)
+        trial.figure("longest delay of a due job", max(late), "s", at_most=TAKEOVER_S)
 
-    trial.afterwards(measure)
+    trial.on_evidence(measure)
 
 
 async def _submit(trial: Trial, count: int, *, due: float) -> set[str]:
-    """Submits jobs that become due at a time, in seconds since 1970; returns their ids."""
+    """Submit jobs with a due time, in seconds since 1970, and return their ids."""
     at = datetime.fromtimestamp(due, UTC)
     async with Client(trial.cluster.targets) as client:
         batch = await client.submit_many(
@@ -88,7 +88,7 @@ async def _was_refused(scheduler: Service) -> bool:
 
 SCENARIO = Scenario(
     id="F13",
-    title="the scheduler that leads stands still for 30 s with 500 jobs due",
+    title="the leading scheduler is suspended for 30 s while 500 jobs become due",
     shows=("I1", "I2", "I3", "I4", "I5", "I7", "I10"),
     run=run,
     usual=65,

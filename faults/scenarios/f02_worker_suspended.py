@@ -1,4 +1,4 @@
-"""F2: a worker that holds ten jobs stands still for three leases, and then goes on."""
+"""F2: a worker with ten running jobs is suspended for three leases and then resumed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from headrace import Client
 from headrace_core.domain.lifecycle import EventType
 
 JOBS = 10
-# They have a queue and a worker of their own, so that it is known who runs them.
+# The jobs have their own queue and worker, so that their worker is known.
 QUEUE = "held"
 LEASES = 3
 SHORT_LEASES = 1.5
-# How long each takes: it would end while its worker stands still, in seconds.
-TAKES_S = 8.0
+# Duration of each job, in seconds: all would end while the worker is suspended.
+DURATION_S = 8.0
 # Seconds.
 RETURN_S = 10.0
 REFUSED_S = 10.0
@@ -29,28 +29,28 @@ async def run(trial: Trial) -> None:
     worker = trial.cluster.workers[0]
     async with Client(trial.cluster.targets) as client:
         submitted = [
-            await client.submit("work", {"seconds": TAKES_S}, queue=QUEUE) for _ in range(JOBS)
+            await client.submit("work", {"seconds": DURATION_S}, queue=QUEUE) for _ in range(JOBS)
         ]
     jobs = {job.id for job in submitted}
     held = await until(lambda: _runs(trial, jobs), within=5)
-    trial.figure("the worker holds them all after", held, "s", at_most=5)
+    trial.figure("time until the worker runs all jobs", held, "s", at_most=5)
     lease = trial.cluster.settings.worker_lease
-    async with trial.fault("a worker stands still"):
-        worker.stand_still()
+    async with trial.fault("a worker is suspended"):
+        worker.suspend()
         await asyncio.sleep((SHORT_LEASES if trial.short else LEASES) * lease)
-        worker.go_on()
-        goes_on = time.time()
+        worker.resume()
+        resumed = time.time()
 
     async def all_refused() -> bool:
         return await worker.metric("headrace_writes_refused_total", write="finish") >= JOBS
 
     await until(all_refused, within=REFUSED_S)
     refused = await worker.metric("headrace_writes_refused_total", write="finish")
-    trial.figure("late outcomes refused", refused, at_least=JOBS, at_most=JOBS)
+    trial.figure("late ends refused", refused, at_least=JOBS, at_most=JOBS)
     losses = await worker.metric("headrace_lease_losses_total")
-    trial.figure("leases that it noticed to be lost", losses, at_least=1, at_most=1)
-    # Until each of them has run again, and the throughput is measured.
-    await asyncio.sleep(TAKES_S + 26)
+    trial.figure("lease losses noticed by the worker", losses, at_least=1, at_most=1)
+    # Wait until each job has run again and the throughput is measured.
+    await asyncio.sleep(DURATION_S + 26)
 
     def measure(evidence: Evidence) -> None:
         first, again = set(), {}
@@ -60,13 +60,13 @@ async def run(trial: Trial) -> None:
                     first.add(event.worker_id)
                 else:
                     again[event.job_id] = event
-        trial.figure("of them ran again", len(again), at_least=JOBS)
+        trial.figure("jobs that ran again", len(again), at_least=JOBS)
         returned = {event.worker_id for event in again.values()}
         trial.figure("new ids of the worker", len(returned - first), at_least=1, at_most=1)
         last = max((event.time.timestamp() for event in again.values()), default=float("nan"))
-        trial.figure("and the last of them after", last - goes_on, "s", at_most=RETURN_S)
+        trial.figure("time until the last of them started", last - resumed, "s", at_most=RETURN_S)
 
-    trial.afterwards(measure)
+    trial.on_evidence(measure)
 
 
 async def _runs(trial: Trial, jobs: set[str]) -> bool:
@@ -78,7 +78,7 @@ OTHERS = {"worker_queues": ("default", "side")}
 
 SCENARIO = Scenario(
     id="F2",
-    title=f"a worker that holds {JOBS} jobs is stopped for {LEASES} leases, and goes on (SIGCONT)",
+    title=f"a worker with {JOBS} running jobs is suspended for {LEASES} leases, then resumed",
     shows=("I1", "I2", "I3", "I6", "I7"),
     run=run,
     usual=100,
