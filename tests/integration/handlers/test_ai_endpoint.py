@@ -1,4 +1,4 @@
-"""A language model behind a real endpoint: its words are emitted while they arrive."""
+"""Tasks with a language model at a real HTTP endpoint."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 def chunk(content: str | None = None, finish_reason: str | None = None, **more: Any) -> bytes:
-    """A piece of a streamed chat completion."""
+    """Return a piece of a streamed chat completion."""
     delta = {"role": "assistant"} | ({} if content is None else {"content": content})
     return event(
         {
@@ -58,7 +58,7 @@ END = (chunk(finish_reason="stop"), DONE)
 
 
 def streaming(*events: bytes | threading.Event) -> Answer:
-    """Sends the events; where a signal stands, it waits for it."""
+    """Return a handler that sends the events, and waits for each threading event in between."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
@@ -75,13 +75,13 @@ def streaming(*events: bytes | threading.Event) -> Answer:
     return answer
 
 
-async def test_an_answer_is_emitted_while_it_arrives(endpoint: Site) -> None:
-    go_on = threading.Event()
+async def test_response_is_emitted_while_it_arrives(endpoint: Site) -> None:
+    resume = threading.Event()
     usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
     endpoint.answer = streaming(
         chunk(""),
         chunk("A dog"),
-        go_on,
+        resume,
         chunk(" runs"),
         chunk(" away."),
         chunk(finish_reason="stop"),
@@ -102,7 +102,7 @@ async def test_an_answer_is_emitted_while_it_arrives(endpoint: Site) -> None:
     async with asyncio.timeout(20):
         await recording.reported.wait()
         assert recording.outputs == ["A dog"]
-        go_on.set()
+        resume.set()
         done = await job
     assert "".join(recording.outputs) == done.output == "A dog runs away."
     assert len(recording.outputs) <= 3
@@ -111,15 +111,15 @@ async def test_an_answer_is_emitted_while_it_arrives(endpoint: Site) -> None:
     (request,) = endpoint.received
     assert request.path == "/v1/chat/completions"
     assert request.headers["authorization"] == "Bearer sk-secret"
-    asked = json.loads(request.body)
-    assert (asked["model"], asked["stream"]) == ("small", True)
-    assert [message["role"] for message in asked["messages"]] == ["system", "user"]
-    assert asked["messages"][1]["content"] == "A long story."
-    assert "max_tokens" not in asked
-    assert "temperature" not in asked
+    sent = json.loads(request.body)
+    assert (sent["model"], sent["stream"]) == ("small", True)
+    assert [message["role"] for message in sent["messages"]] == ["system", "user"]
+    assert sent["messages"][1]["content"] == "A long story."
+    assert "max_tokens" not in sent
+    assert "temperature" not in sent
 
 
-async def test_many_tokens_become_few_pieces_of_output(endpoint: Site) -> None:
+async def test_tokens_are_emitted_in_few_pieces(endpoint: Site) -> None:
     words = [f"{number} " for number in range(500)]
     endpoint.answer = streaming(*map(chunk, words), *END)
     recording = Recording()
@@ -128,17 +128,17 @@ async def test_many_tokens_become_few_pieces_of_output(endpoint: Site) -> None:
     assert len(recording.outputs) < 50
 
 
-async def test_a_free_prompt_with_its_limits(endpoint: Site) -> None:
+async def test_prompt_passes_its_limits_to_the_model(endpoint: Site) -> None:
     endpoint.answer = streaming(chunk("Leaves fall"), chunk(finish_reason="length"), DONE)
     task = Task(task="prompt", prompt="Write a haiku.", max_tokens=2, temperature=0.5)
     done = await ai_task(task, async_context())
     assert (done.output, done.finish_reason, done.label) == ("Leaves fall", "length", None)
-    asked = json.loads(endpoint.received[0].body)
-    assert asked["messages"] == [{"role": "user", "content": "Write a haiku."}]
-    assert (asked["max_tokens"], asked["temperature"]) == (2, 0.5)
+    sent = json.loads(endpoint.received[0].body)
+    assert sent["messages"] == [{"role": "user", "content": "Write a haiku."}]
+    assert (sent["max_tokens"], sent["temperature"]) == (2, 0.5)
 
 
-async def test_a_prompt_about_a_text(endpoint: Site) -> None:
+async def test_prompt_with_a_text_is_a_system_message(endpoint: Site) -> None:
     endpoint.answer = streaming(chunk("Hund"), *END)
     await ai_task(Task(task="prompt", prompt="Translate.", text="dog"), async_context())
     assert json.loads(endpoint.received[0].body)["messages"] == [
@@ -147,7 +147,7 @@ async def test_a_prompt_about_a_text(endpoint: Site) -> None:
     ]
 
 
-async def test_a_classification_gives_one_of_the_labels(endpoint: Site) -> None:
+async def test_classification_returns_one_label(endpoint: Site) -> None:
     endpoint.answer = streaming(chunk("Re"), chunk("fund."), *END)
     task = Task(task="classification", text="I want my money back", labels=["refund", "praise"])
     done = await ai_task(task, async_context())
@@ -155,26 +155,24 @@ async def test_a_classification_gives_one_of_the_labels(endpoint: Site) -> None:
     assert "refund\npraise" in json.loads(endpoint.received[0].body)["messages"][0]["content"]
 
 
-async def test_an_answer_that_is_no_label_is_tried_again(endpoint: Site) -> None:
+async def test_classification_without_a_label_is_retried(endpoint: Site) -> None:
     endpoint.answer = streaming(chunk("Hm."), *END)
     with pytest.raises(Retry, match="0 of the labels"):
         await ai_task(Task(task="sentiment", text="Well"), async_context())
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
-async def test_a_busy_endpoint_is_tried_again_by_the_platform_alone(
-    endpoint: Site, status: int
-) -> None:
+async def test_busy_endpoint_is_retried_only_by_the_platform(endpoint: Site, status: int) -> None:
     body = b'{"error": {"message": "slow down", "type": "busy"}}'
     endpoint.answer = reply(status, body, Content_Type="application/json", Retry_After="7")
-    with pytest.raises(Retry, match=f"answered {status}") as retry:
+    with pytest.raises(Retry, match=f"returned {status}") as retry:
         await ai_task(SUMMARY, async_context())
     assert retry.value.after == timedelta(seconds=7)
     assert len(endpoint.received) == 1
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
-async def test_a_refusal_fails_without_showing_the_key(endpoint: Site, status: int) -> None:
+async def test_refusal_fails_without_the_key_in_its_error(endpoint: Site, status: int) -> None:
     body = b'{"error": {"message": "no such model", "type": "invalid"}}'
     endpoint.answer = reply(status, body, Content_Type="application/json")
     with pytest.raises(Fail, match="no such model") as failure:
@@ -194,57 +192,55 @@ async def test_a_refusal_fails_without_showing_the_key(endpoint: Site, status: i
         reply(200, b"<html>Welcome</html>", Content_Type="text/html"),
     ],
 )
-async def test_an_answer_that_is_broken_off_is_tried_again(endpoint: Site, answer: Answer) -> None:
+async def test_incomplete_response_is_retried(endpoint: Site, answer: Answer) -> None:
     endpoint.answer = answer
     with pytest.raises(Retry):
         await ai_task(SUMMARY, async_context())
 
 
-async def test_an_endpoint_that_falls_silent_is_tried_again(
-    endpoint: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_silent_endpoint_is_retried(endpoint: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_AI_TIMEOUT", "0.2")
-    let_go = threading.Event()
-    endpoint.answer = streaming(chunk("A dog"), let_go)
+    release = threading.Event()
+    endpoint.answer = streaming(chunk("A dog"), release)
     try:
-        with pytest.raises(Retry, match="answered too late"):
+        with pytest.raises(Retry, match="timed out"):
             await ai_task(SUMMARY, async_context())
     finally:
-        let_go.set()
+        release.set()
 
 
-async def test_an_endpoint_that_is_gone_is_tried_again(
+async def test_unreachable_endpoint_is_retried(
     endpoint: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
     monkeypatch.setenv("HEADRACE_AI_BASE_URL", f"http://127.0.0.1:{port}/v1")
     with pytest.raises(Retry):
         await ai_task(SUMMARY, async_context())
 
 
-async def test_a_cancelled_job_stops_at_the_next_word(endpoint: Site) -> None:
-    go_on = threading.Event()
-    endpoint.answer = streaming(chunk("A dog"), go_on, chunk(" runs"), *END)
+async def test_cancelled_job_stops_at_the_next_chunk(endpoint: Site) -> None:
+    resume = threading.Event()
+    endpoint.answer = streaming(chunk("A dog"), resume, chunk(" runs"), *END)
     recording = Recording()
     ctx = async_context(recording)
     job = asyncio.create_task(ai_task(SUMMARY, ctx))
     async with asyncio.timeout(20):
         await recording.reported.wait()
         ctx.cancel_event.set()
-        go_on.set()
+        resume.set()
         with pytest.raises(Stopped):
             await job
     assert recording.outputs == ["A dog"]
 
 
-async def test_an_answer_without_end_fails(endpoint: Site) -> None:
+async def test_endless_response_fails(endpoint: Site) -> None:
     endpoint.answer = streaming(*[chunk("x" * 10_000)] * 11, *END)
     with pytest.raises(Fail, match="max_tokens"):
         await ai_task(SUMMARY, async_context())
 
 
-async def test_answer_that_grows_in_json_is_cut_to_fit(
+async def test_response_that_grows_in_json_is_cut_to_fit(
     endpoint: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handler_module, "max_result_bytes", lambda: 30_000)
@@ -278,7 +274,7 @@ async def test_character_in_two_chunks_is_joined(endpoint: Site) -> None:
         {"model": "\ud83d" * 100_000},
     ],
 )
-async def test_chunk_of_another_form_does_not_fail(endpoint: Site, odd: dict[str, Any]) -> None:
+async def test_malformed_chunk_is_ignored(endpoint: Site, odd: dict[str, Any]) -> None:
     endpoint.answer = streaming(chunk("A dog"), chunk(**odd), *END)
     done = await ai_task(SUMMARY, async_context())
     assert done.output == "A dog"
@@ -286,25 +282,23 @@ async def test_chunk_of_another_form_does_not_fail(endpoint: Site, odd: dict[str
 
 
 @pytest.mark.parametrize("broken", [b"data: \xff\n\n", b"data: {\n\n", b"data: [1]\n\n"])
-async def test_answer_that_is_no_stream_is_tried_again(endpoint: Site, broken: bytes) -> None:
+async def test_malformed_stream_is_retried(endpoint: Site, broken: bytes) -> None:
     endpoint.answer = streaming(broken)
     with pytest.raises(Retry):
         await ai_task(SUMMARY, async_context())
 
 
-async def test_response_that_is_too_large_fails(
-    endpoint: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_oversized_response_fails(endpoint: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ai_endpoint, "_MAX_RESPONSE_BYTES", 1000)
     for answer in (streaming(b"data: " + b"x" * 2000), reply(400, b"x" * 2000)):
         endpoint.answer = answer
-        with pytest.raises(Fail, match="passed 1000 bytes") as failure:
+        with pytest.raises(Fail, match="exceeds 1,000 bytes") as failure:
             await ai_task(SUMMARY, async_context())
         assert failure.value.type == "TooLong"
     assert endpoint.received[0].headers["accept-encoding"] == "identity"
 
 
-async def test_an_endpoint_without_keys_is_asked_without_one(
+async def test_endpoint_without_keys_is_called_without_one(
     endpoint: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADRACE_AI_API_KEY", "")

@@ -1,4 +1,4 @@
-"""Mails go to a real SMTP server, and its answers mean the right thing for the job."""
+"""Mails to a real SMTP server: its responses determine the end of the attempt."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from support.recording import async_context
 
 
 class Mailbox:
-    """Keeps what the server takes. `answers` are what it says to a recipient or to the data."""
+    """The accepted mails of a server; `answers` are its responses by recipient, or for DATA."""
 
     def __init__(self, **answers: str) -> None:
         self.answers = answers
@@ -62,7 +62,7 @@ class Mailbox:
 
 @asynccontextmanager
 async def serving(mailbox: Mailbox, **options: Any) -> AsyncIterator[int]:
-    """Runs an SMTP server and gives its port."""
+    """Run an SMTP server and yield its port."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: SMTP(mailbox, hostname="mail.test", loop=loop, **options), "127.0.0.1", 0
@@ -73,7 +73,7 @@ async def serving(mailbox: Mailbox, **options: Any) -> AsyncIterator[int]:
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets the handler's settings."""
+    """A function that sets the settings of the handler."""
 
     def set_all(**settings: object) -> None:
         for name, value in {"sender": "Headrace <jobs@example.org>", **settings}.items():
@@ -104,7 +104,7 @@ def server_tls(authority: trustme.CA) -> ssl.SSLContext:
 MAIL = Mail(to=["ada@example.org"], subject="Grüße", text="Liebe Ada,\nalles läuft.\n")
 
 
-async def test_a_mail_arrives_whole(use) -> None:
+async def test_mail_arrives_complete(use) -> None:
     mailbox = Mailbox()
     ctx = async_context()
     mail = Mail(
@@ -138,7 +138,7 @@ async def test_a_mail_arrives_whole(use) -> None:
     assert parts["text/html"].strip() == mail.html
 
 
-async def test_a_retry_sends_the_same_message_id(use) -> None:
+async def test_retried_mail_has_the_same_message_id(use) -> None:
     mailbox = Mailbox()
     job_id = JobId(uuid7())
     async with serving(mailbox) as port:
@@ -149,7 +149,7 @@ async def test_a_retry_sends_the_same_message_id(use) -> None:
     assert mailbox.message(0)["Message-ID"] == mailbox.message(1)["Message-ID"]
 
 
-async def test_starttls_and_a_login(use, server_tls, ca_file) -> None:
+async def test_mail_is_sent_with_starttls_and_login(use, server_tls, ca_file) -> None:
     mailbox = Mailbox()
     logins = []
 
@@ -178,7 +178,7 @@ async def test_starttls_and_a_login(use, server_tls, ca_file) -> None:
     assert len(mailbox.envelopes) == 1
 
 
-async def test_a_certificate_that_is_not_trusted_fails(use, server_tls) -> None:
+async def test_untrusted_certificate_fails(use, server_tls) -> None:
     mailbox = Mailbox()
     async with serving(mailbox, tls_context=server_tls) as port:
         use(port=port, starttls=True)
@@ -188,7 +188,7 @@ async def test_a_certificate_that_is_not_trusted_fails(use, server_tls) -> None:
     assert mailbox.envelopes == []
 
 
-async def test_a_server_without_starttls_gets_no_mail_that_must_be_encrypted(use) -> None:
+async def test_server_without_starttls_receives_no_mail(use) -> None:
     mailbox = Mailbox()
     async with serving(mailbox) as port:
         use(port=port, starttls=True)
@@ -206,7 +206,7 @@ async def test_a_server_without_starttls_gets_no_mail_that_must_be_encrypted(use
         ({"ada": "550 no such user"}, Fail, "550 no such user"),
     ],
 )
-async def test_a_temporary_refusal_is_tried_again_and_a_permanent_one_is_not(
+async def test_refusal_is_retried_if_temporary(
     use, answers: dict[str, str], outcome: type[Exception], text: str
 ) -> None:
     async with serving(Mailbox(**answers)) as port:
@@ -215,7 +215,7 @@ async def test_a_temporary_refusal_is_tried_again_and_a_permanent_one_is_not(
             await send(MAIL, async_context())
 
 
-async def test_recipients_that_are_refused_are_told_and_the_others_get_it(use) -> None:
+async def test_refused_recipients_are_reported(use) -> None:
     mailbox = Mailbox(bob="550 no such user", carol="450 greylisted")
     mail = Mail(
         to=["ada@example.org", "bob@example.org", "carol@example.org"], subject="Hi", text="Hi"
@@ -230,7 +230,7 @@ async def test_recipients_that_are_refused_are_told_and_the_others_get_it(use) -
     }
 
 
-async def test_all_refused_but_one_of_them_for_now_is_tried_again(use) -> None:
+async def test_temporarily_refused_recipient_is_retried(use) -> None:
     mailbox = Mailbox(ada="450 greylisted", bob="550 no such user")
     async with serving(mailbox) as port:
         use(port=port)
@@ -241,15 +241,15 @@ async def test_all_refused_but_one_of_them_for_now_is_tried_again(use) -> None:
             )
 
 
-async def test_a_server_that_is_gone_is_tried_again(use) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+async def test_unreachable_mail_server_is_retried(use) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
     use(port=port)
     with pytest.raises(Retry, match="is unreachable"):
         await send(MAIL, async_context())
 
 
-async def test_a_server_that_hangs_up_is_tried_again(use) -> None:
+async def test_mail_server_that_disconnects_is_retried(use) -> None:
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
         await writer.wait_closed()
@@ -261,21 +261,21 @@ async def test_a_server_that_hangs_up_is_tried_again(use) -> None:
             await send(MAIL, async_context())
 
 
-async def test_a_server_that_says_nothing_is_given_up_and_tried_again(use) -> None:
+async def test_silent_mail_server_is_retried(use) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use(port=silent.getsockname()[1], timeout=0.2)
         with pytest.raises(Retry):
             await send(MAIL, async_context())
 
 
-async def test_an_address_that_the_server_cannot_take_fails(use) -> None:
+async def test_address_that_the_server_cannot_accept_fails(use) -> None:
     async with serving(Mailbox(), enable_SMTPUTF8=False) as port:
         use(port=port)
         with pytest.raises(Fail, match="SMTPUTF8"):
             await send(Mail(to=["jürg@example.org"], subject="Hi", text="Hi"), async_context())
 
 
-async def test_an_address_outside_ascii_arrives_where_the_server_takes_it(use) -> None:
+async def test_non_ascii_address_is_sent_with_smtputf8(use) -> None:
     mailbox = Mailbox()
     async with serving(mailbox, enable_SMTPUTF8=True) as port:
         use(port=port)

@@ -1,4 +1,4 @@
-"""Calls reach a real web server, and its answers mean the right thing for the job."""
+"""Calls of a real web server: its responses determine the end of the attempt."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         yield running
 
 
-async def test_a_webhook_is_called_once_with_its_job_and_attempt(service: Site) -> None:
+async def test_webhook_is_called_with_job_and_attempt(service: Site) -> None:
     service.answer = reply(
         201, b'{"order": 7}', Content_Type="application/json", X_Request_Id="r1", Set_Cookie="a=b"
     )
@@ -65,7 +65,7 @@ async def test_a_webhook_is_called_once_with_its_job_and_attempt(service: Site) 
         ({"body": 2**70}, b"%d" % 2**70, "application/json"),
     ],
 )
-async def test_a_body_is_sent_as_text_or_as_json(
+async def test_body_is_sent_as_text_or_json(
     service: Site, payload: dict[str, Any], body: bytes, content_type: str | None
 ) -> None:
     call = msgspec.convert({"url": service.url, "method": "PUT", **payload}, type=Call)
@@ -76,21 +76,21 @@ async def test_a_body_is_sent_as_text_or_as_json(
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
-async def test_a_service_that_is_busy_or_broken_is_tried_again(service: Site, status: int) -> None:
+async def test_busy_or_broken_service_is_retried(service: Site, status: int) -> None:
     service.answer = reply(status)
     with pytest.raises(Retry, match=f"returned {status}") as retry:
         await http_request(Call(url=service.url), async_context())
     assert retry.value.after is None
 
 
-async def test_retry_after_in_seconds_is_honoured(service: Site) -> None:
+async def test_retry_after_in_seconds_is_used(service: Site) -> None:
     service.answer = reply(503, Retry_After="7")
     with pytest.raises(Retry) as retry:
         await http_request(Call(url=service.url), async_context())
     assert retry.value.after == timedelta(seconds=7)
 
 
-async def test_retry_after_as_a_date_is_honoured(service: Site) -> None:
+async def test_retry_after_as_a_date_is_used(service: Site) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     service.answer = reply(429, Retry_After=date)
     with pytest.raises(Retry) as retry:
@@ -100,21 +100,21 @@ async def test_retry_after_as_a_date_is_honoured(service: Site) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 422])
-async def test_another_refusal_fails(service: Site, status: int) -> None:
+async def test_other_refusal_fails(service: Site, status: int) -> None:
     service.answer = reply(status, b"no")
     with pytest.raises(Fail, match=f"returned {status}") as failure:
         await http_request(Call(url=service.url), async_context())
     assert failure.value.type == "HttpStatus"
 
 
-async def test_a_redirect_is_not_followed(service: Site) -> None:
+async def test_redirect_is_not_followed(service: Site) -> None:
     service.answer = reply(302, Location="http://elsewhere.example/")
     with pytest.raises(Fail, match=r"redirect to http://elsewhere\.example/"):
         await http_request(Call(url=service.url), async_context())
     assert len(service.received) == 1
 
 
-async def test_what_is_expected_is_a_success_and_nothing_else(service: Site) -> None:
+async def test_expected_status_is_the_only_success(service: Site) -> None:
     service.answer = reply(404)
     answer = await http_request(
         Call(url=service.url, method="DELETE", expected_status=[204, 404]), async_context()
@@ -125,7 +125,7 @@ async def test_what_is_expected_is_a_success_and_nothing_else(service: Site) -> 
         await http_request(Call(url=service.url, expected_status=[204]), async_context())
 
 
-async def test_a_long_answer_is_cut_off(service: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_response_is_cut(service: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_HTTP_MAX_RESPONSE_BYTES", "10")
     service.answer = reply(200, b"0123456789")
     answer = await http_request(Call(url=service.url), async_context())
@@ -135,8 +135,8 @@ async def test_a_long_answer_is_cut_off(service: Site, monkeypatch: pytest.Monke
     assert (answer.body, answer.truncated) == ("0123456789", True)
 
 
-async def test_an_answer_without_end_is_cut_off(service: Site) -> None:
-    gone = threading.Event()
+async def test_endless_response_is_cut(service: Site) -> None:
+    disconnected = threading.Event()
 
     def pour(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
@@ -146,17 +146,17 @@ async def test_an_answer_without_end_is_cut_off(service: Site) -> None:
             while True:
                 request.wfile.write(b"x" * 100_000)
         except OSError:
-            gone.set()
+            disconnected.set()
 
     service.answer = pour
     answer = await http_request(Call(url=service.url, timeout=20), async_context())
     assert answer.truncated
     assert len(answer.body) == 64 * 1024
-    assert gone.wait(20)
+    assert disconnected.wait(20)
 
 
 @pytest.mark.parametrize(
-    ("body", "content_type", "kept"),
+    ("body", "content_type", "expected"),
     [
         ("Grüße".encode(), "text/plain; charset=utf-8", ("Grüße", "text")),
         ("Grüße".encode("latin-1"), "text/plain; charset=iso-8859-1", ("Grüße", "text")),
@@ -168,12 +168,12 @@ async def test_an_answer_without_end_is_cut_off(service: Site) -> None:
         ),
     ],
 )
-async def test_response_of_any_form_is_a_result(
-    service: Site, body: bytes, content_type: str, kept: tuple[str, str]
+async def test_response_in_any_encoding_is_a_result(
+    service: Site, body: bytes, content_type: str, expected: tuple[str, str]
 ) -> None:
     service.answer = reply(200, body, Content_Type=content_type)
     answer = await http_request(Call(url=service.url), async_context())
-    assert ((answer.body, answer.body_encoding), answer.truncated) == (kept, False)
+    assert ((answer.body, answer.body_encoding), answer.truncated) == (expected, False)
 
 
 @pytest.mark.parametrize("body", [b"\x01" * 60_000, b'"' * 65_536, b"\0" * 65_536])
@@ -192,8 +192,8 @@ async def test_response_that_grows_in_json_is_cut_to_fit(
     assert body.startswith(kept)
 
 
-def begin(body: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
-    """A response with a status and headers whose body breaks off."""
+def incomplete(body: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Return a handler that sends a status, headers and an incomplete body."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
@@ -209,13 +209,13 @@ def begin(body: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], Non
 @pytest.mark.parametrize(
     ("answer", "body"),
     [
-        (begin(b"abc", Content_Length="10"), "abc"),
-        (begin(b"3\r\nabc\r\nzz\r\n", Transfer_Encoding="chunked"), "abc"),
-        (begin(gzip.compress(b"abc")[:-9], Content_Encoding="gzip"), "abc"),
+        (incomplete(b"abc", Content_Length="10"), "abc"),
+        (incomplete(b"3\r\nabc\r\nzz\r\n", Transfer_Encoding="chunked"), "abc"),
+        (incomplete(gzip.compress(b"abc")[:-9], Content_Encoding="gzip"), "abc"),
     ],
     ids=["length", "chunks", "gzip"],
 )
-async def test_response_that_breaks_off_is_cut_there(
+async def test_incomplete_response_is_cut(
     service: Site, answer: Callable[[BaseHTTPRequestHandler], None], body: str
 ) -> None:
     service.answer = answer
@@ -223,22 +223,22 @@ async def test_response_that_breaks_off_is_cut_there(
     assert (result.status, result.body, result.truncated) == (200, body, True)
 
 
-async def test_response_that_takes_too_long_is_cut_there(service: Site) -> None:
-    let_go = threading.Event()
+async def test_slow_response_is_cut(service: Site) -> None:
+    release = threading.Event()
 
     def trickle(request: BaseHTTPRequestHandler) -> None:
-        begin(b"abc", Content_Length="10")(request)
-        let_go.wait(30)
+        incomplete(b"abc", Content_Length="10")(request)
+        release.wait(30)
 
     service.answer = trickle
     try:
         result = await http_request(Call(url=service.url, timeout=2), async_context())
     finally:
-        let_go.set()
+        release.set()
     assert (result.status, result.body, result.truncated) == (200, "abc", True)
 
 
-async def test_response_with_false_gzip_is_kept_as_it_is(service: Site) -> None:
+async def test_response_with_false_gzip_is_unchanged(service: Site) -> None:
     service.answer = reply(200, b"\xffhello", Content_Encoding="gzip")
     answer = await http_request(Call(url=service.url), async_context())
     assert base64.b64decode(answer.body) == b"\xffhello"
@@ -255,21 +255,21 @@ async def test_header_outside_latin_1_is_refused(service: Site) -> None:
 
 
 def names(monkeypatch: pytest.MonkeyPatch, **addresses: list[str]) -> list[str]:
-    """Resolves `NAME.test` to its addresses, one after the other at each question; keeps a log."""
-    asked: list[str] = []
+    """Resolve `NAME.test` to its addresses, one per call; return the log of resolved names."""
+    resolved: list[str] = []
     resolve = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
         name, _, domain = str(host).partition(".")
         if domain != "test":
             return resolve(host, *args, **kwargs)
-        asked.append(name)
+        resolved.append(name)
         found = addresses[name]
         return resolve(found.pop(0) if len(found) > 1 else found[0], *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_HOSTS", "*")
-    return asked
+    return resolved
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def names(monkeypatch: pytest.MonkeyPatch, **addresses: list[str]) -> list[str]:
         *("127.1", "[::ffff:127.0.0.1]", "[::1]", "0.0.0.0", "0"),
     ],
 )
-async def test_name_of_an_inner_address_is_refused(
+async def test_name_of_a_private_address_is_refused(
     service: Site, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     names(monkeypatch, local=["127.0.0.1"], meta=["169.254.169.254"], mapped=["::ffff:127.0.0.1"])
@@ -292,23 +292,23 @@ async def test_name_of_an_inner_address_is_refused(
 async def test_name_of_an_allowed_network_is_called(
     service: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A second answer would lead elsewhere.
-    asked = names(monkeypatch, inner=["127.0.0.1", "169.254.169.254"])
+    # A second lookup would return another address.
+    resolved = names(monkeypatch, inner=["127.0.0.1", "169.254.169.254"])
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_NETWORKS", "127.0.0.1/32")
     url = f"http://INNER.test:{service.port}/a?b=c"
     answer = await http_request(Call(url=url), async_context())
     assert answer.status == 200
-    assert asked == ["inner"]
+    assert resolved == ["inner"]
     [request] = service.received
     assert (request.path, request.headers["host"]) == ("/a?b=c", f"inner.test:{service.port}")
-    # The next attempt asks again, and checks what it is told.
+    # The next attempt resolves the name again and checks the new address.
     with pytest.raises(Fail, match=r"169\.254\.169\.254"):
         await http_request(Call(url=url), async_context())
     assert len(service.received) == 1
 
 
 async def test_further_addresses_are_tried(service: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The service listens at 127.0.0.1 alone.
+    # The service listens only at 127.0.0.1.
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_NETWORKS", "127.0.0.0/8")
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_HOSTS", "two.test")
 
@@ -322,13 +322,13 @@ async def test_further_addresses_are_tried(service: Site, monkeypatch: pytest.Mo
         assert (await http_request(call, async_context())).status == 200
 
 
-async def test_name_that_is_unknown_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unknown_name_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_HOSTS", "*")
     with pytest.raises(Retry, match=r"nowhere\.invalid is unreachable"):
         await http_request(Call(url="http://nowhere.invalid/"), async_context())
 
 
-async def test_name_that_can_never_exist_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_malformed_name_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_HOSTS", "*")
     with pytest.raises(Fail) as failure:
         await http_request(Call(url=f"http://{'a' * 64}.example/"), async_context())
@@ -336,7 +336,7 @@ async def test_name_that_can_never_exist_fails(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("certified", "is_right"), [("shop.test", True), ("127.0.0.1", False)])
-async def test_certificate_must_be_that_of_the_name(
+async def test_certificate_must_match_the_name(
     monkeypatch: pytest.MonkeyPatch, certified: str, is_right: bool
 ) -> None:
     authority = trustme.CA()
@@ -347,8 +347,8 @@ async def test_certificate_must_be_that_of_the_name(
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_NETWORKS", "127.0.0.1/32")
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(certified).configure_cert(tls)
-    asked: list[str | None] = []
-    tls.sni_callback = lambda _, name, __: asked.append(name)
+    requested: list[str | None] = []
+    tls.sni_callback = lambda _, name, __: requested.append(name)
     with site(tls) as service:
         call = Call(url=f"https://shop.test:{service.port}/")
         if is_right:
@@ -357,36 +357,36 @@ async def test_certificate_must_be_that_of_the_name(
             with pytest.raises(Retry, match="CERTIFICATE_VERIFY_FAILED"):
                 await http_request(call, async_context())
         assert len(service.received) == is_right
-    assert asked == ["shop.test"]
+    assert requested == ["shop.test"]
 
 
-async def test_a_compressed_answer_is_not_asked_for_and_understood(service: Site) -> None:
+async def test_compressed_response_is_decompressed(service: Site) -> None:
     service.answer = reply(200, gzip.compress(b"hello"), Content_Encoding="gzip")
     assert (await http_request(Call(url=service.url), async_context())).body == "hello"
     assert service.received[0].headers["accept-encoding"] == "identity"
 
 
-async def test_a_service_that_hangs_up_is_tried_again(service: Site) -> None:
+async def test_service_that_disconnects_is_retried(service: Site) -> None:
     service.answer = hang_up
     with pytest.raises(Retry, match="is unreachable"):
         await http_request(Call(url=service.url), async_context())
 
 
-async def test_a_service_that_is_gone_is_tried_again(service: Site) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+async def test_unreachable_service_is_retried(service: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
     with pytest.raises(Retry, match=r"127\.0\.0\.1 is unreachable"):
         await http_request(Call(url=f"http://127.0.0.1:{port}/secret-token"), async_context())
 
 
-async def test_a_service_that_does_not_answer_in_time_is_tried_again(service: Site) -> None:
-    let_go = threading.Event()
-    service.answer = lambda _: let_go.wait(20) and None
+async def test_service_that_times_out_is_retried(service: Site) -> None:
+    release = threading.Event()
+    service.answer = lambda _: release.wait(20) and None
     try:
         with pytest.raises(Retry, match=r"did not respond within 0\.2 s"):
             await http_request(Call(url=service.url, timeout=0.2), async_context())
     finally:
-        let_go.set()
+        release.set()
 
 
 @pytest.mark.parametrize(
@@ -401,13 +401,13 @@ async def test_headers_of_the_connection_are_refused(
     assert service.received == []
 
 
-async def test_a_job_may_bring_its_own_idempotency_key(service: Site) -> None:
+async def test_idempotency_key_of_the_job_is_used(service: Site) -> None:
     call = Call(url=service.url, headers={"idempotency-key": "order-7"})
     await http_request(call, async_context())
     assert service.received[0].headers["idempotency-key"] == "order-7"
 
 
-async def test_a_proxy_of_the_machine_is_not_used(
+async def test_proxy_of_the_machine_is_not_used(
     service: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")

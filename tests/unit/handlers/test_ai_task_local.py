@@ -1,4 +1,4 @@
-"""Without an endpoint: the sentiment, honestly, and nothing else."""
+"""Tasks without an endpoint: only the sentiment works, from the local lexicon."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.recording import async_context
         ("This was not good at all.", "negative"),
     ],
 )
-async def test_the_sentiment_of_sentences_is_told(text: str, label: str) -> None:
+async def test_sentiment_of_a_text_is_returned(text: str, label: str) -> None:
     done = await ai_task(Task(task="sentiment", text=text), async_context())
     assert (done.provider, done.label, done.output) == ("vader", label, label)
     assert done.model.startswith("vaderSentiment ")
@@ -34,7 +34,7 @@ async def test_the_sentiment_of_sentences_is_told(text: str, label: str) -> None
     assert "finish_reason" not in json.loads(msgspec.json.encode(done))
 
 
-async def test_a_classification_into_the_sentiments_is_the_same() -> None:
+async def test_classification_by_sentiment_uses_the_lexicon() -> None:
     task = Task(task="classification", text="I love it", labels=["neutral", "negative", "positive"])
     assert (await ai_task(task, async_context())).label == "positive"
 
@@ -47,19 +47,19 @@ async def test_a_classification_into_the_sentiments_is_the_same() -> None:
         Task(task="classification", text="I love it", labels=["positive", "negative"]),
     ],
 )
-async def test_any_other_task_fails_and_names_the_settings(task: Task) -> None:
+async def test_task_without_endpoint_fails_with_the_settings(task: Task) -> None:
     with pytest.raises(Fail, match=r"HEADRACE_AI_BASE_URL.*HEADRACE_AI_MODEL") as failure:
         await ai_task(task, async_context())
     assert failure.value.type == "NotConfigured"
 
 
-async def test_a_text_too_long_for_the_lexicon_fails() -> None:
+async def test_text_beyond_the_lexicon_limit_fails() -> None:
     task = Task(task="sentiment", text="good " * MAX_CHARACTERS)
-    with pytest.raises(Fail, match="25000 characters"):
+    with pytest.raises(Fail, match="text is 25,000 characters"):
         await ai_task(task, async_context())
 
 
-async def test_an_endpoint_without_a_model_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_endpoint_without_a_model_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_AI_BASE_URL", "http://127.0.0.1:9/v1")
     with pytest.raises(Fail, match="HEADRACE_AI_MODEL"):
         await ai_task(Task(task="summary", text="A long story."), async_context())
@@ -78,7 +78,7 @@ async def test_an_endpoint_without_a_model_fails(monkeypatch: pytest.MonkeyPatch
         {"task": "summary", "text": "x", "max_tokens": 0},
     ],
 )
-def test_a_task_that_lacks_something_is_refused(payload: dict[str, Any]) -> None:
+def test_incomplete_task_is_refused(payload: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(json.dumps(payload), type=Task)
 
@@ -92,11 +92,11 @@ def test_a_task_that_lacks_something_is_refused(payload: dict[str, Any]) -> None
         ("c++", "C++"),
     ],
 )
-def test_a_label_is_found_in_an_answer(answer: str, label: str) -> None:
+def test_label_is_found_in_a_response(answer: str, label: str) -> None:
     assert chosen(answer, ["refund", "order status", "C++"]) == label
 
 
 @pytest.mark.parametrize("answer", ["", "none of them", "refund or order status", "refunded"])
-def test_an_answer_without_one_clear_label_is_tried_again(answer: str) -> None:
+def test_response_without_a_single_label_is_retried(answer: str) -> None:
     with pytest.raises(Retry):
         chosen(answer, ["refund", "order status"])

@@ -1,4 +1,4 @@
-"""Tokens become few pieces of output: the first at once, nothing lost, in order."""
+"""Output of many tokens: emitted in few pieces, the first at once, complete and in order."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from headrace_worker import Fail
 
 
 class Pieces:
-    """Takes pieces of output, and tells that one has come."""
+    """Stores pieces of output, and sets an event for each."""
 
     def __init__(self) -> None:
-        self.taken: list[object] = []
-        self.came = asyncio.Event()
+        self.emitted: list[object] = []
+        self.arrived = asyncio.Event()
 
     async def emit(self, piece: object) -> None:
-        self.taken.append(piece)
-        self.came.set()
+        self.emitted.append(piece)
+        self.arrived.set()
 
 
-async def test_the_first_text_is_emitted_at_once_and_the_rest_together() -> None:
+async def test_output_emits_first_text_at_once_and_rest_together() -> None:
     pieces = Pieces()
     async with asyncio.timeout(10), CoalescedOutput(pieces.emit, interval=60) as output:
         output.write("first")
-        await pieces.came.wait()
-        assert pieces.taken == ["first"]
+        await pieces.arrived.wait()
+        assert pieces.emitted == ["first"]
         for number in range(100):
             output.write(f" {number}")
-    assert pieces.taken == ["first", "".join(f" {number}" for number in range(100))]
+    assert pieces.emitted == ["first", "".join(f" {number}" for number in range(100))]
 
 
-async def test_held_text_is_emitted_after_the_interval_though_no_more_comes() -> None:
+async def test_pending_text_is_emitted_after_the_interval() -> None:
     pieces = Pieces()
     async with asyncio.timeout(10), CoalescedOutput(pieces.emit, interval=0.01) as output:
         output.write("a")
-        await pieces.came.wait()
-        pieces.came.clear()
+        await pieces.arrived.wait()
+        pieces.arrived.clear()
         output.write("b")
-        await pieces.came.wait()
-        assert pieces.taken == ["a", "b"]
+        await pieces.arrived.wait()
+        assert pieces.emitted == ["a", "b"]
 
 
-async def test_nothing_written_is_nothing_emitted() -> None:
+async def test_output_without_text_emits_nothing() -> None:
     pieces = Pieces()
     async with asyncio.timeout(10), CoalescedOutput(pieces.emit):
         pass
-    assert pieces.taken == []
+    assert pieces.emitted == []
 
 
-async def test_a_long_text_is_emitted_in_pieces() -> None:
+async def test_long_text_is_emitted_in_pieces() -> None:
     pieces = Pieces()
     async with asyncio.timeout(10), CoalescedOutput(pieces.emit) as output:
         output.write("x" * (2 * PIECE + 1))
-    assert [len(str(piece)) for piece in pieces.taken] == [PIECE, PIECE, 1]
+    assert [len(str(piece)) for piece in pieces.emitted] == [PIECE, PIECE, 1]
 
 
-async def test_an_error_of_emit_comes_out() -> None:
+async def test_error_of_emit_is_raised_by_write() -> None:
     failed = asyncio.Event()
 
     async def emit(_: object) -> None:
@@ -77,7 +77,7 @@ async def test_an_error_of_emit_comes_out() -> None:
         await write()
 
 
-async def test_an_error_of_the_last_piece_comes_out_at_the_end() -> None:
+async def test_error_of_the_last_emit_is_raised_at_the_end() -> None:
     async def emit(_: object) -> None:
         raise Fail("too large")
 
@@ -86,28 +86,28 @@ async def test_an_error_of_the_last_piece_comes_out_at_the_end() -> None:
             output.write("a")
 
 
-async def test_an_error_of_the_block_comes_out_and_ends_the_emission() -> None:
+async def test_error_of_the_block_stops_the_output() -> None:
     pieces = Pieces()
     before = asyncio.all_tasks()
 
     async def write() -> None:
         async with asyncio.timeout(10), CoalescedOutput(pieces.emit, interval=60) as output:
             output.write("a")
-            await pieces.came.wait()
+            await pieces.arrived.wait()
             output.write("b")
-            raise ValueError("broken off")
+            raise ValueError("failed in the block")
 
-    with pytest.raises(ValueError, match="broken off"):
+    with pytest.raises(ValueError, match="failed in the block"):
         await write()
-    assert pieces.taken == ["a"]
+    assert pieces.emitted == ["a"]
     assert asyncio.all_tasks() == before
 
 
-async def test_a_cancellation_passes_through_while_the_rest_is_emitted() -> None:
-    begun = asyncio.Event()
+async def test_cancellation_stops_the_last_emit() -> None:
+    started = asyncio.Event()
 
     async def emit(_: object) -> None:
-        begun.set()
+        started.set()
         await asyncio.Event().wait()
 
     async def write() -> None:
@@ -117,7 +117,7 @@ async def test_a_cancellation_passes_through_while_the_rest_is_emitted() -> None
     before = asyncio.all_tasks()
     writer = asyncio.create_task(write())
     async with asyncio.timeout(10):
-        await begun.wait()
+        await started.wait()
         writer.cancel()
         with pytest.raises(asyncio.CancelledError):
             await writer

@@ -1,4 +1,4 @@
-"""A mail's payload cannot smuggle headers or recipients in, and its settings guard the password."""
+"""Payloads of mails cannot inject headers or recipients, and the settings protect the password."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def decode(**fields: Any) -> Mail:
         },
     ],
 )
-def test_a_mail_that_says_more_than_it_should_is_refused(fields: dict[str, Any]) -> None:
+def test_mail_with_invalid_fields_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         decode(**fields)
 
@@ -78,7 +78,7 @@ def test_a_mail_that_says_more_than_it_should_is_refused(fields: dict[str, Any])
         "x" * 64 + "@example.org",
     ],
 )
-def test_valid_address_is_taken(address: str) -> None:
+def test_valid_address_is_accepted(address: str) -> None:
     assert decode(to=[address], reply_to=address).to == [address]
 
 
@@ -99,7 +99,7 @@ def test_any_text_stays_in_its_header(subject: str, value: str, name: str) -> No
 
 
 @given(st.text(max_size=30))
-def test_no_line_break_passes_as_a_subject(subject: str) -> None:
+def test_subject_with_a_line_break_is_refused(subject: str) -> None:
     try:
         mail = decode(subject=subject)
     except msgspec.ValidationError:
@@ -107,12 +107,12 @@ def test_no_line_break_passes_as_a_subject(subject: str) -> None:
     assert not set("\r\n\0") & set(mail.subject)
 
 
-def test_an_address_counts_once() -> None:
+def test_repeated_address_is_one_recipient() -> None:
     mail = decode(to=["a@example.org", "b@example.org"], cc=["a@example.org", "c@example.org"])
     assert mail.recipients == ["a@example.org", "b@example.org", "c@example.org"]
 
 
-def test_the_message_id_is_the_job_s_in_the_sender_s_domain() -> None:
+def test_message_id_contains_job_id_and_sender_domain() -> None:
     job_id = JobId(uuid7())
     expected = f"<{job_id}.headrace@example.org>"
     assert message_id_of(job_id, "Headrace <jobs@example.org>") == expected
@@ -127,13 +127,13 @@ def test_the_message_id_is_the_job_s_in_the_sender_s_domain() -> None:
         ({"SENDER": "Headrace"}, "must be an address"),
         (
             {"SENDER": "Headrace <jobs@example.org>\nBcc: eve@example.org"},
-            # The older parser of Python reads the address and leaves the rest, the newer refuses.
+            # Older versions of Python parse the address and ignore the rest; newer ones refuse it.
             "control characters|must be an address",
         ),
         ({"PORT": "0"}, "greater than or equal to 1"),
     ],
 )
-def test_settings_that_would_do_harm_are_refused(
+def test_unsafe_mail_settings_are_refused(
     environment: dict[str, str], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -142,6 +142,6 @@ def test_settings_that_would_do_harm_are_refused(
         EmailSettings()
 
 
-def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mail_settings_hide_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_EMAIL_PASSWORD", "open sesame")
     assert "sesame" not in repr(EmailSettings())

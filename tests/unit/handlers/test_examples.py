@@ -1,4 +1,4 @@
-"""The handlers of examples/ do what they teach."""
+"""The handlers of examples/ work as documented."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Other tests may know the same file by another name.
+    # Other tests may load the same file under another name.
     monkeypatch.setattr(registry, "_handlers", dict(registry._handlers))
     # Annotations are resolved through sys.modules, as for any imported module.
     monkeypatch.setitem(sys.modules, spec.name, module)
@@ -31,7 +31,7 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-async def test_flaky_fails_twice_and_then_succeeds(examples: ModuleType) -> None:
+async def test_flaky_succeeds_at_the_third_attempt(examples: ModuleType) -> None:
     payload = examples.Flaky()
     with pytest.raises(ConnectionResetError):
         await examples.flaky(payload, async_context(number=1))
@@ -41,7 +41,7 @@ async def test_flaky_fails_twice_and_then_succeeds(examples: ModuleType) -> None
     assert await examples.flaky(payload, async_context(number=3)) == examples.Outcome(attempt=3)
 
 
-def test_broken_fails_for_good(examples: ModuleType) -> None:
+def test_broken_fails_without_retries(examples: ModuleType) -> None:
     with pytest.raises(Fail) as failure:
         examples.broken(examples.Nothing())
     assert failure.value.type == "OrderInvalid"
@@ -50,7 +50,7 @@ def test_broken_fails_for_good(examples: ModuleType) -> None:
     assert not registered.takes_context
 
 
-async def test_slow_tells_its_progress_to_the_end(examples: ModuleType) -> None:
+async def test_slow_reports_progress_to_the_end(examples: ModuleType) -> None:
     recording = Recording()
     async with asyncio.timeout(10):
         slept = await examples.slow(examples.Slow(seconds=0.25), async_context(recording))

@@ -1,4 +1,4 @@
-"""A body of any form becomes a part of a result."""
+"""Bodies in any encoding become a part of a result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_handlers.http_body import as_text, charset_of, unpacked
+from headrace_handlers.http_body import as_text, charset_of, decompressed
 from headrace_handlers.result_size import cut_base64, cut_text
 
 
@@ -32,7 +32,7 @@ from headrace_handlers.result_size import cut_base64, cut_text
         (b"+2AA-", "utf-7", "+2AA-"),
     ],
 )
-def test_text_is_read_in_its_charset_or_as_utf_8(
+def test_text_is_decoded_by_its_charset_or_as_utf_8(
     body: bytes, charset: str | None, text: str
 ) -> None:
     assert as_text(body, charset, is_cut=False) == (text, "text")
@@ -48,7 +48,7 @@ def test_text_is_read_in_its_charset_or_as_utf_8(
         (b"\xc3", None),
     ],
 )
-def test_other_bytes_are_base64(body: bytes, charset: str | None) -> None:
+def test_binary_body_is_encoded_as_base64(body: bytes, charset: str | None) -> None:
     assert as_text(body, charset, is_cut=False) == (base64.b64encode(body).decode(), "base64")
 
 
@@ -57,7 +57,7 @@ def test_incomplete_last_character_of_cut_text_is_dropped() -> None:
 
 
 @given(st.binary(max_size=200), st.text(max_size=50) | st.sampled_from(["utf-16", "hz", "gbk"]))
-def test_any_body_in_any_charset_is_json(body: bytes, charset: str) -> None:
+def test_body_in_any_charset_is_valid_json(body: bytes, charset: str) -> None:
     text, encoding = as_text(body, charset, is_cut=False)
     assert json.loads(json.dumps(text).encode()) == text
     if encoding == "base64":
@@ -65,7 +65,7 @@ def test_any_body_in_any_charset_is_json(body: bytes, charset: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50), st.integers(0, 200))
-def test_text_is_cut_where_its_json_fits(text: str, room: int) -> None:
+def test_text_is_cut_to_the_size_of_its_json(text: str, room: int) -> None:
     cut = cut_text(text, room)
     assert text.startswith(cut)
     assert len(msgspec.json.encode(cut)) <= max(room, 2)
@@ -97,18 +97,18 @@ def test_charset_is_taken_from_the_content_type(content_type: str, charset: str 
     assert charset_of(content_type) == charset
 
 
-def test_packed_body_is_unpacked_up_to_its_limit() -> None:
-    assert unpacked(gzip.compress(b"hello"), "gzip", limit=10) == (b"hello", False)
-    assert unpacked(zlib.compress(b"hello"), "Deflate", limit=10) == (b"hello", False)
-    assert unpacked(gzip.compress(b"x" * 10**7), "gzip", limit=10) == (b"x" * 10, True)
-    assert unpacked(gzip.compress(b"hello")[:-9], "gzip", limit=10) == (b"hello", True)
+def test_compressed_body_is_decompressed_up_to_the_limit() -> None:
+    assert decompressed(gzip.compress(b"hello"), "gzip", limit=10) == (b"hello", False)
+    assert decompressed(zlib.compress(b"hello"), "Deflate", limit=10) == (b"hello", False)
+    assert decompressed(gzip.compress(b"x" * 10**7), "gzip", limit=10) == (b"x" * 10, True)
+    assert decompressed(gzip.compress(b"hello")[:-9], "gzip", limit=10) == (b"hello", True)
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "identity", "", "gzip, gzip"])
-def test_body_in_another_coding_is_left_packed(coding: str) -> None:
-    assert unpacked(b"abc", coding, limit=10) is None
+def test_body_in_another_coding_is_not_decompressed(coding: str) -> None:
+    assert decompressed(b"abc", coding, limit=10) is None
 
 
-def test_body_that_is_not_what_its_coding_says_is_left() -> None:
-    assert unpacked(b"hello", "gzip", limit=10) is None
-    assert unpacked(b"", "gzip", limit=10) is None
+def test_body_with_a_false_coding_is_not_decompressed() -> None:
+    assert decompressed(b"hello", "gzip", limit=10) is None
+    assert decompressed(b"", "gzip", limit=10) is None

@@ -1,4 +1,4 @@
-"""Retry-After is understood in both of its forms, within reason."""
+"""Retry-After headers: in seconds or as a date, within a maximum."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
         ("", None),
     ],
 )
-def test_a_wait_is_read(value: str | None, wait: timedelta | None) -> None:
+def test_retry_after_is_parsed(value: str | None, wait: timedelta | None) -> None:
     assert parse_retry_after(value, NOW) == wait
 
 
 @given(st.text(max_size=60))
-def test_nothing_that_a_server_sends_raises(value: str) -> None:
+def test_retry_after_of_any_text_is_valid_or_none(value: str) -> None:
     wait = parse_retry_after(value, NOW)
     assert wait is None or timedelta() <= wait <= MAX_WAIT
 
 
-def test_a_date_is_measured_against_the_clock_of_its_server() -> None:
+def test_retry_after_date_uses_the_server_clock() -> None:
     headers = {"date": "Sun, 01 Mar 2020 12:00:00 GMT"}
     wait = parse_retry_after("Sun, 01 Mar 2020 12:00:30 GMT", server_time(headers))
     assert wait == timedelta(seconds=30)
 
 
 @pytest.mark.parametrize("headers", [{}, {"date": ""}, {"date": "soon"}])
-def test_a_response_without_a_date_was_sent_now(headers: dict[str, str]) -> None:
+def test_response_without_a_date_uses_the_local_clock(headers: dict[str, str]) -> None:
     assert abs(server_time(headers) - datetime.now(UTC)) < timedelta(minutes=1)

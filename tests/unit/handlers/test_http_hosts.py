@@ -1,4 +1,4 @@
-"""Only allowed hosts are called."""
+"""Allowed hosts and networks of http_request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from headrace_worker import Fail
         (("xn--bcher-kva.example",), "http://bücher.example/"),
     ],
 )
-def test_an_allowed_host_is_called(patterns: tuple[str, ...], url: str) -> None:
+def test_url_of_an_allowed_host_is_accepted(patterns: tuple[str, ...], url: str) -> None:
     allowed_url(url, patterns)
 
 
@@ -47,12 +47,12 @@ def test_an_allowed_host_is_called(patterns: tuple[str, ...], url: str) -> None:
         (("::1",), "http://[::2]/"),
     ],
 )
-def test_any_other_host_is_not(patterns: tuple[str, ...], url: str) -> None:
+def test_url_of_another_host_is_refused(patterns: tuple[str, ...], url: str) -> None:
     with pytest.raises(Fail):
         allowed_url(url, patterns)
 
 
-def test_the_error_names_the_setting() -> None:
+def test_refused_host_error_names_the_setting() -> None:
     with pytest.raises(Fail, match="HEADRACE_HTTP_ALLOWED_HOSTS") as failure:
         allowed_url("https://hooks.example.org/secret-token", ())
     assert failure.value.type == "HostNotAllowed"
@@ -70,7 +70,7 @@ def test_the_error_names_the_setting() -> None:
         "a.example",
     ],
 )
-def test_what_is_no_plain_http_url_is_refused(url: str) -> None:
+def test_url_that_is_not_http_is_refused(url: str) -> None:
     with pytest.raises(Fail) as failure:
         allowed_url(url, ("*",))
     assert failure.value.type == "InvalidRequest"
@@ -86,7 +86,7 @@ NETWORKS = tuple(map(ipaddress.ip_network, ("10.1.0.0/16", "fd00:1::/32")))
         *("10.1.2.3", "::ffff:10.1.2.3", "fd00:1::5"),
     ],
 )
-def test_public_and_named_addresses_are_allowed(address: str) -> None:
+def test_public_or_listed_address_is_allowed(address: str) -> None:
     assert is_allowed(address, NETWORKS)
 
 
@@ -101,7 +101,7 @@ def test_public_and_named_addresses_are_allowed(address: str) -> None:
         *("2002:7f00:1::", "2001:0:7f00:1::", "64:ff9b::7f00:1", "64:ff9b:1::1"),
     ],
 )
-def test_addresses_inside_a_network_are_refused(address: str) -> None:
+def test_private_or_special_address_is_refused(address: str) -> None:
     assert not is_allowed(address, NETWORKS)
 
 
@@ -113,7 +113,7 @@ def test_network_setting_is_a_comma_list(monkeypatch: pytest.MonkeyPatch) -> Non
         HttpSettings()
 
 
-def test_the_setting_is_a_comma_list(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_setting_is_a_comma_list(monkeypatch: pytest.MonkeyPatch) -> None:
     assert HttpSettings().allowed_hosts == ()
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_HOSTS", " Hooks.Example.org, *.example.com:8443,")
     assert HttpSettings().allowed_hosts == ("hooks.example.org", "*.example.com:8443")

@@ -1,4 +1,4 @@
-"""The built-in handlers register themselves, and their schemas teach."""
+"""Registration of the built-in handlers and their schemas."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ MODES = {
 }
 
 
-def test_all_built_in_handlers_are_there() -> None:
+def test_built_in_handlers_are_registered() -> None:
     handlers = {registered.spec.type: registered for registered in load_handlers()}
     assert {name: handlers[name].mode for name in MODES} == MODES
     assert {handlers[name].spec.queue for name in MODES} == {"default"}
 
 
 @pytest.mark.parametrize("job_type", EXAMPLES)
-def test_a_schema_takes_what_the_handler_takes_and_describes_every_field(job_type: str) -> None:
+def test_schema_matches_the_handler_and_describes_fields(job_type: str) -> None:
     registered = load_handlers().get(job_type)
     assert registered is not None
     assert registered.spec.description
@@ -62,7 +62,7 @@ def test_a_schema_takes_what_the_handler_takes_and_describes_every_field(job_typ
 
 
 @pytest.mark.parametrize("context", [async_context, sync_context])
-async def test_a_context_leaves_the_handler_once_it_is_cancelled(context) -> None:
+async def test_cancelled_context_raises_stopped(context) -> None:
     ctx = context()
     ctx.raise_if_cancelled()
     ctx.cancel_event.set()
@@ -73,12 +73,12 @@ async def test_a_context_leaves_the_handler_once_it_is_cancelled(context) -> Non
 @pytest.mark.parametrize(
     "outcome", [Retry("busy", after=1.5), Fail("closed", type="AccountClosed"), Stopped()]
 )
-def test_an_outcome_comes_whole_out_of_another_process(outcome: Exception) -> None:
+def test_handler_error_survives_pickling(outcome: Exception) -> None:
     other = pickle.loads(pickle.dumps(outcome))
     assert type(other) is type(outcome)
     assert (str(other), vars(other)) == (str(outcome), vars(outcome))
 
 
-def test_a_wait_may_be_given_in_seconds() -> None:
+def test_retry_accepts_a_wait_in_seconds() -> None:
     assert Retry(after=1.5).after == timedelta(seconds=1.5)
     assert Retry().after is None

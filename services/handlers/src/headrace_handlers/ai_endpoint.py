@@ -1,4 +1,4 @@
-"""Chat completions of an endpoint that speaks OpenAI's protocol, streamed into a job's output."""
+"""Chat completions of an endpoint with OpenAI's protocol, streamed to the output of a job."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from headrace_handlers.coalesced_output import CoalescedOutput
 from headrace_handlers.http_client import parse_retry_after, server_time, tls_context
 from headrace_worker import Context, Fail, Retry
 
-# A longer answer is given up, since nothing else ends it.
+# Maximum length of a response. Without it, a response could be endless.
 MAX_CHARACTERS = 100_000
-# A response is given up at this size, whatever is in it. The longest answer takes about a tenth.
+# Maximum size of a response with its protocol overhead, about ten times the longest text.
 _MAX_RESPONSE_BYTES = 64 * 2**20
-# Of the names in a result.
+# Maximum length of the names in a result.
 _MAX_NAME = 200
 
-_TRY_AGAIN = frozenset({408, 409, 425, 429})
+_RETRYABLE = frozenset({408, 409, 425, 429})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A whole answer. What the endpoint did not say of it is None."""
+    """A complete response. None: the endpoint did not report the value."""
 
     text: str
     model: str
@@ -50,28 +50,28 @@ async def complete(
     base_url: str,
     api_key: SecretStr | None,
     model: str,
-    timeout: float,  # noqa: ASYNC109 - between two pieces, not of the whole
+    timeout: float,  # noqa: ASYNC109 - between two pieces, not for the whole call
     system: str,
     user: str,
     max_tokens: int | None,
     temperature: float | None,
 ) -> Completion:
-    """Asks the model, and emits its answer while it arrives.
+    """Call the model, and emit its response while it arrives.
 
     Args:
-        ctx: the job's context; a cancellation ends the stream.
-        base_url: of the endpoint, with its version (`https://api.example.org/v1`).
-        api_key: sent as a bearer token.
-        model: its name at the endpoint.
-        timeout: seconds to wait for a connection, and for each piece of the answer.
-        system: the instruction; empty for none.
+        ctx: the context of the job; a cancellation ends the stream.
+        base_url: the URL of the endpoint with its version (`https://api.example.org/v1`).
+        api_key: the bearer token.
+        model: the name of the model.
+        timeout: the longest wait for a connection and for each piece of the response, in seconds.
+        system: the instruction; empty: none.
         user: the text or the question.
-        max_tokens: the longest answer; None leaves it to the model.
-        temperature: None leaves it to the model.
+        max_tokens: the longest response. None: the default of the model.
+        temperature: the temperature. None: the default of the model.
 
     Raises:
-        Retry: the endpoint is gone, busy or broke off.
-        Fail: it refuses the request.
+        Retry: the endpoint is unreachable or busy, or its response is incomplete.
+        Fail: the endpoint refuses the request.
         Stopped: the job was cancelled.
     """
     messages: list[ChatCompletionMessageParam] = []
@@ -84,13 +84,13 @@ async def complete(
             httpx2.AsyncClient(verify=context, event_hooks={"response": [_bound]}) as http,
             openai.AsyncOpenAI(
                 base_url=base_url,
-                # The client insists on a key, and endpoints without keys ignore it.
+                # The client requires a key; endpoints without keys ignore it.
                 api_key=api_key.get_secret_value() if api_key else "none",
                 timeout=timeout,
-                # The platform retries; two layers of retries would multiply.
+                # The platform retries; two layers of retries would multiply the attempts.
                 max_retries=0,
                 http_client=http,
-                # A packed response could be of any size.
+                # A compressed response could decompress to any size.
                 default_headers={"Accept-Encoding": "identity"},
             ) as client,
             await client.chat.completions.create(
@@ -105,12 +105,12 @@ async def complete(
     except openai.APIStatusError as error:
         raise _outcome(error) from error
     except openai.APIConnectionError as error:
-        reason = "answered too late" if isinstance(error, openai.APITimeoutError) else "is gone"
+        reason = "timed out" if isinstance(error, openai.APITimeoutError) else "is unreachable"
         raise Retry(f"the endpoint {reason}: {error.__cause__ or error}") from error
     except openai.APIError as error:
-        raise Retry(f"the endpoint broke off its answer: {error.message}") from error
+        raise Retry(f"the endpoint ended its response with an error: {error.message}") from error
     except (httpx2.RequestError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise Retry(f"the endpoint's answer is broken: {error}") from error
+        raise Retry(f"the response of the endpoint is malformed: {error}") from error
 
 
 async def _bound(response: httpx2.Response) -> None:
@@ -118,7 +118,7 @@ async def _bound(response: httpx2.Response) -> None:
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """A body that fails its job when it becomes too large."""
+    """A body with a size limit; beyond it, the job fails."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -129,7 +129,8 @@ class _Bounded(httpx2.AsyncByteStream):
             size += len(chunk)
             if size > _MAX_RESPONSE_BYTES:
                 raise Fail(
-                    f"the endpoint's response passed {_MAX_RESPONSE_BYTES} bytes", type="TooLong"
+                    f"the response of the endpoint exceeds {_MAX_RESPONSE_BYTES:,} bytes",
+                    type="TooLong",
                 )
             yield chunk
 
@@ -144,30 +145,30 @@ async def _collect(
     length = 0
     finish_reason: str | None = None
     usage: object = None
-    # Joins the halves of a character that two chunks hold, and replaces one that stays alone: JSON
-    # can represent it, and UTF-8 cannot.
-    whole = codecs.getincrementaldecoder("utf-16-le")("replace")
+    # Joins the two halves of a character from two chunks. A single half is replaced, because UTF-8
+    # cannot represent it.
+    decoder = codecs.getincrementaldecoder("utf-16-le")("replace")
     async with CoalescedOutput(ctx.emit) as output:
         async for chunk in stream:
             ctx.raise_if_cancelled()
             model = _name(getattr(chunk, "model", None)) or model
             usage = getattr(chunk, "usage", None) or usage
-            content, reason = _said(chunk)
+            content, reason = _content(chunk)
             finish_reason = reason or finish_reason
-            if text := whole.decode(content.encode("utf-16-le", "surrogatepass")):
+            if text := decoder.decode(content.encode("utf-16-le", "surrogatepass")):
                 parts.append(text)
                 length += len(text)
                 output.write(text)
             if length > MAX_CHARACTERS:
                 raise Fail(
-                    f"the answer passed {MAX_CHARACTERS} characters; max_tokens limits it",
+                    f"the response exceeds {MAX_CHARACTERS:,} characters; set max_tokens",
                     type="TooLong",
                 )
-        if text := whole.decode(b"", final=True):
+        if text := decoder.decode(b"", final=True):
             parts.append(text)
             output.write(text)
     if finish_reason is None:
-        raise Retry("the endpoint ended its answer in the middle")
+        raise Retry("the response of the endpoint is incomplete")
     return Completion(
         text="".join(parts),
         model=model,
@@ -177,10 +178,10 @@ async def _collect(
     )
 
 
-def _said(chunk: object) -> tuple[str, str | None]:
-    """The text of a chunk, and the reason for the end if it has one.
+def _content(chunk: object) -> tuple[str, str | None]:
+    """Return the text of a chunk, and the reason for the end of the response, if any.
 
-    openai builds its types without checking them, so that anything may be in a chunk.
+    openai does not validate its types, so a chunk may contain any values.
     """
     choices = getattr(chunk, "choices", None)
     if not isinstance(choices, list) or not choices:
@@ -203,8 +204,8 @@ def _count(value: object) -> int | None:
 
 def _outcome(error: openai.APIStatusError) -> Retry | Fail:
     status = error.status_code
-    message = f"the endpoint answered {status}: {error.message}"
-    if status in _TRY_AGAIN or status >= 500:
+    message = f"the endpoint returned {status}: {error.message}"
+    if status in _RETRYABLE or status >= 500:
         headers = error.response.headers
         wait = parse_retry_after(headers.get("retry-after"), server_time(headers))
         return Retry(message, after=wait)

@@ -1,7 +1,7 @@
-"""The sentiment of English sentences by a lexicon, without any model or network.
+"""The sentiment of English sentences from a lexicon, without a model or a network.
 
 VADER: C.J. Hutto, E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of
-Social Media Text", ICWSM 2014. The thresholds of its compound score are the authors'.
+Social Media Text", ICWSM 2014. The thresholds of the compound score are from the authors.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Final
 
 SENTIMENTS: Final = ("positive", "negative", "neutral")
 
-# VADER is made for sentences, and its time grows with the square of a text's length: this many
-# characters take some 0.1 s.
+# VADER is designed for sentences, and its time grows with the square of the text length. This many
+# characters take about 0.1 s.
 MAX_CHARACTERS: Final = 5_000
 
 _THRESHOLD: Final = 0.05
@@ -26,7 +26,7 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sentiment:
-    """A label of SENTIMENTS, and the compound score from -1 to 1 that it follows from."""
+    """A label of SENTIMENTS, and its compound score from -1 to 1."""
 
     label: str
     score: float
@@ -34,7 +34,7 @@ class Sentiment:
 
 
 def sentiment_of(text: str) -> Sentiment:
-    """The sentiment of a text of at most MAX_CHARACTERS characters; takes CPU time."""
+    """Return the sentiment of a text of at most MAX_CHARACTERS characters; takes CPU time."""
     with _loading:
         analyzer = _analyzer()
     score = float(analyzer.polarity_scores(text)["compound"])
@@ -49,12 +49,12 @@ def sentiment_of(text: str) -> Sentiment:
 
 @cache
 def _analyzer() -> Any:
-    # Imported here because only this task needs its lexicon of 7,500 words.
+    # Imported here because only this task needs the lexicon of 7,500 words.
     from vaderSentiment.vaderSentiment import (  # noqa: PLC0415
         SentimentIntensityAnalyzer,
     )
 
     with warnings.catch_warnings():
-        # It opens its lexicon with codecs.open, which Python 3.14 deprecates.
+        # VADER opens its lexicon with codecs.open, which Python 3.14 deprecates.
         warnings.simplefilter("ignore", DeprecationWarning)
         return SentimentIntensityAnalyzer()

@@ -1,7 +1,7 @@
 """Tasks for a language model: sentiment, classification, summary, a free prompt.
 
-With an endpoint (HEADRACE_AI_BASE_URL) ai_endpoint asks its model. Without one, the local lexicon
-of ai_lexicon determines the sentiment, and the result notes it.
+With an endpoint (HEADRACE_AI_BASE_URL), ai_endpoint calls its model. Without one, the local lexicon
+of ai_lexicon determines the sentiment, and the result contains a note.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ _ENDPOINT = "headrace_handlers.ai_endpoint"
 
 
 class AiSettings(BaseSettings):
-    """An endpoint with OpenAI's chat completions. `timeout` limits the seconds between two parts
-    of a response.
+    """An endpoint with OpenAI's chat completions.
+
+    `timeout` is the longest wait between two pieces of a response, in seconds.
     """
 
     model_config = SettingsConfigDict(
@@ -71,10 +72,10 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
     prompt: Annotated[str, Meta(description="The instruction, for prompt.", max_length=50_000)] = ""
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Longest response; default: of the model."),
+        Meta(description="Longest response; default: set by the model."),
     ] = None
     temperature: Annotated[
-        Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="Default: of the model.")
+        Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="Default: set by the model.")
     ] = None
 
     def __post_init__(self) -> None:
@@ -123,7 +124,7 @@ class Done(Struct, frozen=True, omit_defaults=True):
     retry=RetryPolicy(max_attempts=5, initial_backoff=timedelta(seconds=2)),
 )
 async def ai_task(task: Task, ctx: Context) -> Done:
-    """Runs a task with a language model: sentiment, classification, summary or a free prompt.
+    """Run a task with a language model: sentiment, classification, summary or a free prompt.
 
     It emits the response as output while it arrives. It retries 429, 5xx and lost connections,
     after Retry-After if the endpoint sends it. Without an endpoint, a local lexicon (VADER)
@@ -187,8 +188,8 @@ async def _locally(task: Task) -> Done:
         )
     if len(task.text) > MAX_CHARACTERS:
         raise Fail(
-            f"text is {len(task.text)} characters; the limit of the local lexicon is "
-            f"{MAX_CHARACTERS}. Set HEADRACE_AI_BASE_URL to use a model",
+            f"text is {len(task.text):,} characters; the limit of the local lexicon is "
+            f"{MAX_CHARACTERS:,}. Set HEADRACE_AI_BASE_URL to use a model",
             type="TooLong",
         )
     sentiment = await asyncio.to_thread(sentiment_of, task.text)

@@ -1,4 +1,4 @@
-"""Many small pieces of text, emitted as a few larger ones."""
+"""Output that combines many small pieces of text into a few larger ones."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-# Each piece of output is a row of job_events, so a model's tokens are not emitted one by one.
+# Each piece of output is a row of job_events, so the tokens of a model are not emitted one by one.
+# The interval is in seconds, the size of a piece in characters.
 INTERVAL = 0.25
 PIECE = 8_000
 
 
 class CoalescedOutput:
-    """Emits the first text at once, and what comes after it at most every `interval` seconds.
+    """Emits the first text at once, and later text at most every `interval` seconds.
 
         async with CoalescedOutput(ctx.emit) as output:
             async for token in tokens:
                 output.write(token)
 
-    Everything written has been emitted when the block is left. When it is left by an error, what
-    was still held back is dropped.
+    At the end of the block, all written text has been emitted. After an error in the block, pending
+    text is dropped.
 
     Args:
-        emit: takes a piece of at most PIECE characters.
-        interval: seconds from one emission to the next.
+        emit: emits a piece of at most PIECE characters.
+        interval: the time between two emissions, in seconds.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class CoalescedOutput:
     ) -> None:
         self._emit = emit
         self._interval = interval
-        self._held: list[str] = []
+        self._pending: list[str] = []
         self._written = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -63,22 +64,22 @@ class CoalescedOutput:
                 raise failure
 
     def write(self, text: str) -> None:
-        """Takes a text, without waiting.
+        """Add a text to the output, without waiting.
 
         Raises:
-            Exception: what `emit` raised for an earlier one.
+            Exception: the error of an earlier `emit`.
         """
         if self._task.done():
             self._task.result()
-        self._held.append(text)
+        self._pending.append(text)
         self._written.set()
 
     async def _run(self) -> None:
-        while not (self._ended.is_set() and not self._held):
+        while not (self._ended.is_set() and not self._pending):
             await self._written.wait()
             self._written.clear()
-            text = "".join(self._held)
-            self._held.clear()
+            text = "".join(self._pending)
+            self._pending.clear()
             for start in range(0, len(text), PIECE):
                 await self._emit(text[start : start + PIECE])
             with suppress(TimeoutError):

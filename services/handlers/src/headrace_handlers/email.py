@@ -53,8 +53,8 @@ _RESERVED_PREFIXES = ("content-", "resent-", "dkim-", "arc-")
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-# A dot-atom on both sides (RFC 5322, section 3.4.1; outside ASCII by RFC 6531), or an IPv4 address
-# in brackets. Quoted local parts are left out.
+# A dot-atom on both sides (RFC 5322, section 3.4.1; non-ASCII by RFC 6531), or an IPv4 address in
+# brackets. Quoted local parts are not supported.
 _ATOMS = r'[^\x00-\x20\x7f@<>,;:"()\[\]\\.]+(?:\.[^\x00-\x20\x7f@<>,;:"()\[\]\\.]+)*'
 # RFC 5321, section 4.5.3.1, in octets.
 _MAX_LOCAL = 64
@@ -186,7 +186,7 @@ class Sent(Struct, frozen=True):
     retry=RetryPolicy(max_attempts=5, initial_backoff=timedelta(seconds=5)),
 )
 async def email(mail: Mail, ctx: Context) -> Sent:
-    """Sends a mail by SMTP.
+    """Send a mail by SMTP.
 
     It retries if the server is unreachable or returns a temporary error. If the server accepts
     some of the recipients, the job succeeds, because a retry would send them the mail twice.

@@ -1,7 +1,7 @@
 """The addresses that http_request may connect to.
 
-A name that is allowed can lead to any address, also to another one a moment later (DNS rebinding).
-So a name is resolved once, its addresses are checked, and the request goes to one of these.
+An allowed name can resolve to any address, and to a different one later (DNS rebinding). So a name
+is resolved once, its addresses are checked, and the request is sent to one of them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from headrace_worker import Fail
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# How many addresses of a name are tried.
+# Maximum number of addresses to try for a name.
 _MAX_ADDRESSES: Final = 4
 
-# Not public, whatever the `ipaddress` of this Python version knows: protocol assignments, former
-# site-local addresses, relays that carry an IPv4 address of the sender's choice (IANA's registries
-# of special-purpose addresses), and the metadata service of Azure.
+# Not public in addition to the networks that `ipaddress` knows in this Python version: protocol
+# assignments, former site-local addresses, relays with an IPv4 address that the sender chooses
+# (IANA's registries of special-purpose addresses), and the metadata service of Azure.
 _NOT_PUBLIC: Final = tuple(
     map(
         ipaddress.ip_network,
@@ -39,21 +39,21 @@ _NOT_PUBLIC: Final = tuple(
         ),
     )
 )
-# Carries the IPv4 address that it leads to (RFC 6052), which is checked instead.
+# These addresses contain an IPv4 address (RFC 6052), which is checked instead.
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
 async def resolve(host: str, port: int, allowed: Sequence[Network]) -> list[str]:
-    """The addresses of a host, in the order to try them.
+    """Return the addresses of a host, in the order to try them.
 
     Args:
         host: a name or an address.
         port: the port.
-        allowed: networks that may be reached although they are not public.
+        allowed: networks that are allowed although they are not public.
 
     Raises:
         Fail: an address is not allowed, or the name is malformed.
-        OSError: the name cannot be resolved now.
+        OSError: the name cannot be resolved.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -64,15 +64,15 @@ async def resolve(host: str, port: int, allowed: Sequence[Network]) -> list[str]
     for address in addresses:
         if not is_allowed(address, allowed):
             raise Fail(
-                f"{host} has the address {address}, which is not public; "
-                "HEADRACE_HTTP_ALLOWED_NETWORKS names other networks that may be reached",
+                f"{host} has the address {address}, which is not public; add its network to "
+                "HEADRACE_HTTP_ALLOWED_NETWORKS of the worker to allow it",
                 type="HostNotAllowed",
             )
     return addresses[:_MAX_ADDRESSES]
 
 
 def is_allowed(text: str, allowed: Sequence[Network]) -> bool:
-    """Whether an address is public or in one of the networks."""
+    """Return whether an address is public or in one of the networks."""
     address = _plain(ipaddress.ip_address(text))
     return _is_public(address) or any(
         address.version == network.version and address in network for network in allowed
@@ -80,7 +80,7 @@ def is_allowed(text: str, allowed: Sequence[Network]) -> bool:
 
 
 def _plain(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address contains, or the address itself."""
+    """Return the IPv4 address that an IPv6 address contains, or the address itself."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return address.ipv4_mapped

@@ -1,4 +1,4 @@
-"""The body of a response as a part of a result: text, or base64 for other bytes."""
+"""The body of a response in a result: text, or base64 for other bytes."""
 
 from __future__ import annotations
 
@@ -31,39 +31,39 @@ _CHARSET: Final = re.compile(
 _GZIP_OR_ZLIB: Final = 47
 
 
-def unpacked(body: bytes, coding: str, *, limit: int) -> tuple[bytes, bool] | None:
-    """A body without its Content-Encoding, and whether it is cut; None when that is not possible.
+def decompressed(body: bytes, coding: str, *, limit: int) -> tuple[bytes, bool] | None:
+    """Return a decompressed body and whether it was cut; None if it cannot be decompressed.
 
     Args:
-        body: the bytes, possibly cut off.
-        coding: the value of the header.
-        limit: bounds the result, however much the body unpacks to.
+        body: the bytes, which may be incomplete.
+        coding: the value of the Content-Encoding header.
+        limit: the maximum size of the result, in bytes.
     """
     if not body or coding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
         return None
-    unpacker = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
+    decompressor = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
     try:
-        return unpacker.decompress(body, limit), not unpacker.eof
+        return decompressor.decompress(body, limit), not decompressor.eof
     except zlib.error:
         return None
 
 
 def charset_of(content_type: str) -> str | None:
-    """The charset that a Content-Type names."""
+    """Return the charset of a Content-Type header, if any."""
     found = _CHARSET.search(content_type)
     return found[1] if found else None
 
 
 def as_text(body: bytes, charset: str | None, *, is_cut: bool) -> tuple[str, BodyEncoding]:
-    """A body as text in its charset or in UTF-8, or else in base64.
+    """Return a body as text in its charset or in UTF-8, otherwise in base64.
 
     Args:
         body: the bytes.
-        charset: the name in the response; it may be unknown.
-        is_cut: the last character may be incomplete.
+        charset: the charset of the response, which may be unknown.
+        is_cut: whether the last character may be incomplete.
     """
     for name in (charset, "utf-8"):
-        # A text has no NUL; with it, bytes are valid in most charsets.
+        # Text does not contain NUL, but binary data with NUL is valid in most charsets.
         text = None if name is None else _decoded(body, name, is_cut=is_cut)
         if text is not None and "\0" not in text:
             return text, "text"

@@ -1,4 +1,4 @@
-"""Outgoing HTTP requests: TLS settings, and the Retry-After header."""
+"""Outgoing HTTP requests: TLS settings and the Retry-After header."""
 
 from __future__ import annotations
 

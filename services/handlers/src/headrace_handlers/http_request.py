@@ -25,7 +25,7 @@ from headrace_handlers.http_body import (
     BodyEncoding,
     as_text,
     charset_of,
-    unpacked,
+    decompressed,
 )
 from headrace_handlers.http_client import parse_retry_after, server_time, tls_context
 from headrace_handlers.result_size import (
@@ -64,12 +64,12 @@ _SHOWN = (
     "x-request-id",
 )
 
-# Of a header in a result.
+# Maximum length of a header in a result.
 _MAX_SHOWN_CHARACTERS = 1000
 
 _TOO_MANY_REQUESTS = 429
 
-# Seconds to wait for one address when a host has others.
+# Longest wait for one of several addresses of a host, in seconds.
 _CONNECT_S = 5.0
 
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", max_length=200)]
@@ -80,9 +80,9 @@ class HttpSettings(BaseSettings):
     """The allowed hosts and networks, and the size limit of responses.
 
     `allowed_hosts` is a comma list: `hooks.example.org` is that host at any port,
-    `hooks.example.org:8443` at this port alone, `*.example.org` any host below it, `*` every host.
-    `allowed_networks` is a comma list of networks such as `10.1.0.0/16` that may be reached
-    although they are not public. An address that `allowed_hosts` names needs no network.
+    `hooks.example.org:8443` only at this port, `*.example.org` any host below it, `*` every host.
+    `allowed_networks` is a comma list of networks such as `10.1.0.0/16` that are allowed although
+    they are not public. An address in `allowed_hosts` does not need a network.
     """
 
     model_config = SettingsConfigDict(
@@ -174,13 +174,13 @@ class Answer(Struct, frozen=True):
     retry=RetryPolicy(max_attempts=5, initial_backoff=timedelta(seconds=1)),
 )
 async def http_request(call: Call, ctx: Context) -> Answer:
-    """Calls a web service and returns its response.
+    """Call a web service and return its response.
 
     It retries lost connections, timeouts, 429 and 5xx, after Retry-After if the service sends it.
     Every attempt sends the job id as Idempotency-Key, so that the service can detect repetitions,
     and the attempt number as X-Headrace-Attempt. Redirects are not followed.
 
-    After the status has arrived, it decides: a body that is incomplete or too slow is cut.
+    The status determines the result: after it has arrived, an incomplete or slow body is cut.
     """
     settings = HttpSettings()
     url = allowed_url(call.url, settings.allowed_hosts)
@@ -190,7 +190,7 @@ async def http_request(call: Call, ctx: Context) -> Answer:
     try:
         async with (
             asyncio.timeout(call.timeout),
-            # No proxies and no .netrc of the machine: the request is what the job says.
+            # Without the machine's proxies and .netrc, the request depends only on the job.
             httpx2.AsyncClient(verify=context, trust_env=False, timeout=None) as client,
         ):
             await _exchange(
@@ -221,35 +221,35 @@ class _Received:
     """The part of a response that has arrived.
 
     Args:
-        limit: how many bytes of the body are kept.
+        limit: the maximum number of stored bytes of the body.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._body = bytearray()
-        self._is_whole = False
+        self._is_complete = False
         self.response: httpx2.Response | None = None
 
     async def read(self, response: httpx2.Response) -> None:
-        """Reads the body up to the limit. An interruption keeps the bytes that have arrived."""
+        """Read the body up to the limit; after an interruption, the received bytes remain."""
         self.response = response
-        # As it was sent: a small body could unpack to any size.
+        # Raw bytes, because a small body could decompress to any size.
         async for chunk in response.aiter_raw():
             self._body += chunk
             if len(self._body) > self._limit:
                 return
-        self._is_whole = True
+        self._is_complete = True
 
     def answer(self, max_bytes: int) -> Answer:
-        """The response as a result of at most `max_bytes`."""
+        """Return the response as a result of at most `max_bytes`."""
         assert self.response is not None
         headers = {
             name: self.response.headers[name][:_MAX_SHOWN_CHARACTERS]
             for name in _SHOWN
             if name in self.response.headers
         }
-        body, is_cut = bytes(self._body), not self._is_whole
-        plain = unpacked(body, headers.get("content-encoding", ""), limit=self._limit + 1)
+        body, is_cut = bytes(self._body), not self._is_complete
+        plain = decompressed(body, headers.get("content-encoding", ""), limit=self._limit + 1)
         if plain is not None:
             del headers["content-encoding"]
             body, is_cut = plain
@@ -281,7 +281,7 @@ async def _exchange(
     headers: httpx2.Headers,
     content: bytes | None,
 ) -> None:
-    """Sends the request to the first address that takes a connection."""
+    """Send the request to the first address that accepts a connection."""
     for number, address in enumerate(addresses, 1):
         is_last = number == len(addresses)
         try:
@@ -291,7 +291,7 @@ async def _exchange(
                 headers=headers,
                 content=content,
                 timeout=httpx2.Timeout(None, connect=None if is_last else _CONNECT_S),
-                # The certificate must be that of the name, whatever the address.
+                # The certificate must match the name, not the address.
                 extensions={"sni_hostname": host_and_port(url)[0]},
             ) as response:
                 await received.read(response)
@@ -302,32 +302,32 @@ async def _exchange(
 
 
 def host_and_port(url: httpx2.URL) -> tuple[str, int]:
-    """The host of a URL in ASCII and lower case, and its port."""
+    """Return the host of a URL in ASCII and lower case, and its port."""
     host = url.raw_host.decode("ascii").lower().rstrip(".")
     return host, url.port or (443 if url.scheme == "https" else 80)
 
 
 async def _addresses(url: httpx2.URL, settings: HttpSettings) -> list[str]:
-    """The addresses of a URL's host that may be called.
+    """Return the allowed addresses of the host of a URL.
 
     Raises:
-        Fail: they may not.
-        OSError: the host cannot be resolved now.
+        Fail: an address is not allowed.
+        OSError: the host cannot be resolved.
     """
     host, port = host_and_port(url)
     allowed = list(settings.allowed_networks)
     if any(_without_port(pattern)[0] == host for pattern in settings.allowed_hosts):
         with suppress(ValueError):
-            # The operator has named this very address.
+            # The operator has allowed exactly this address.
             allowed.append(ipaddress.ip_network(host))
     return await resolve(host, port, allowed)
 
 
 def allowed_url(text: str, allowed: tuple[str, ...]) -> httpx2.URL:
-    """The URL, read by the same parser that the request is sent with.
+    """Return the URL, parsed as the request will parse it.
 
     Raises:
-        Fail: it is malformed, or its host is not allowed.
+        Fail: the URL is malformed, or its host is not allowed.
     """
     try:
         url = httpx2.URL(text)
@@ -360,7 +360,7 @@ def _matches(pattern: str, host: str, port: int) -> bool:
 
 
 def _without_port(pattern: str) -> tuple[str, int | None]:
-    """The host of a pattern, and its port if it has one."""
+    """Return the host of a pattern, and its port, if any."""
     name, separator, number = pattern.rpartition(":")
     if separator and number.isdigit() and (":" not in name or name.endswith("]")):
         return name.strip("[]"), int(number)
@@ -368,15 +368,15 @@ def _without_port(pattern: str) -> tuple[str, int | None]:
 
 
 def _compose(call: Call, attempt: Attempt, url: httpx2.URL) -> tuple[httpx2.Headers, bytes | None]:
-    """The headers and the body to send.
+    """Return the headers and the body to send.
 
     Raises:
-        Fail: a header is one that the connection decides, or cannot be sent.
+        Fail: a header belongs to the connection, or cannot be sent.
     """
     for name, value in call.headers.items():
         if name.lower() in _RESERVED:
             raise Fail(f"headers must not contain {name}", type="InvalidRequest")
-        # The patterns alone do not keep it out: `$` also matches before a last line break.
+        # The patterns alone do not exclude it, because `$` also matches before a final line break.
         if any(character in name + value for character in "\r\n\0"):
             raise Fail(f"header {name!r} contains a line break", type="InvalidRequest")
         try:
@@ -385,7 +385,7 @@ def _compose(call: Call, attempt: Attempt, url: httpx2.URL) -> tuple[httpx2.Head
             raise Fail(
                 f"header {name!r} contains a character outside Latin-1", type="InvalidRequest"
             ) from error
-    # A compressed answer could grow far beyond the limit while it is unpacked.
+    # A compressed response could decompress to far more than the limit.
     headers = httpx2.Headers(
         {
             "Accept-Encoding": "identity",

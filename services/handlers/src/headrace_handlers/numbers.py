@@ -1,7 +1,6 @@
-"""Sums over numbers: real work for a CPU, in a process of its own.
+"""Sums of numbers: CPU-bound work in a separate process.
 
-Integers are exact, however large their sum grows; where a number with a fraction takes part, the
-result is a double.
+Sums of integers are exact at any size. If a number has a fraction, the result is a double.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from headrace_worker import InvalidPayload, SyncContext, handler
 MAX_NUMBERS = 100_000
 MAX_STEPS = 10**10
 
-# Between two chunks a job tells its progress and looks whether it shall stop: some 10 ms of
-# Python's own loop, some 50 ms of a sum over a range.
+# Numbers between two checks for a cancellation, with a report of progress. A chunk of a list takes
+# about 10 ms, a chunk of a range about 50 ms.
 _LIST_CHUNK = 50_000
 _RANGE_CHUNK = 2_000_000
 
-# The bounds keep every cube a finite double, and every integer one that other languages can read.
+# Within these bounds, every cube is a finite double, and other languages can read every integer.
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Number = Integer | Annotated[float, Meta(ge=-1e100, le=1e100)]
 
@@ -65,7 +64,7 @@ class Range(Struct, frozen=True, forbid_unknown_fields=True):
             raise InvalidPayload("step must not be 0")
         if self.count > MAX_STEPS:
             raise InvalidPayload(
-                f"from start to end there are {self.count} numbers; at most {MAX_STEPS} are allowed"
+                f"the range has {self.count:,} numbers; the limit is {MAX_STEPS:,}"
             )
 
     @property
@@ -83,19 +82,19 @@ class RangeSum(Struct, frozen=True):
 
 @handler("square_sum", isolation="process")
 def square_sum(numbers: Numbers, ctx: SyncContext) -> Sum:
-    """The sum of the squares of the numbers."""
+    """Return the sum of the squares of the numbers."""
     return Sum(result=_sum_of(numbers.data, lambda x: x * x, ctx))
 
 
 @handler("cube_sum", isolation="process")
 def cube_sum(numbers: Numbers, ctx: SyncContext) -> Sum:
-    """The sum of the cubes of the numbers."""
+    """Return the sum of the cubes of the numbers."""
     return Sum(result=_sum_of(numbers.data, lambda x: x * x * x, ctx))
 
 
 @handler("sum_range", isolation="process", timeout=timedelta(hours=1))
 def sum_range(numbers: Range, ctx: SyncContext) -> RangeSum:
-    """The sum of the integers from start to end, both included, added one by one.
+    """Add the integers from start to end, both included, one by one.
 
     A closed formula would take a microsecond. This handler demonstrates a long computation with
     progress, cancellation and timeout.
@@ -126,5 +125,5 @@ def _sum_of(
             else:
                 fractional.append(value)
     ctx.progress(1, "added", done=len(data), count=len(data))
-    # fsum loses nothing to the order of the numbers.
+    # fsum is exact for any order of the numbers.
     return math.fsum([*fractional, whole]) if fractional else whole

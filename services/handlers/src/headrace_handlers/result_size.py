@@ -1,4 +1,4 @@
-"""The size of results. Received data is cut to fit, since a retry would repeat the request."""
+"""The size of results. Received data is cut to fit, because a retry would repeat the request."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _QUOTES = len('""')
 
 @cache
 def max_result_bytes() -> int:
-    """The largest result of a job, which does not change while a worker runs."""
+    """Return the maximum size of a result in bytes; it is constant while a worker runs."""
     return Settings().max_result_bytes
 
 
 def json_size(value: object) -> int:
-    """How many bytes a value takes in a result."""
+    """Return the size of a value in a result, in bytes."""
     return len(msgspec.json.encode(value))
 
 
 def cut_text(text: str, room: int) -> str:
-    """The longest start of a text that takes at most `room` bytes as a JSON string."""
+    """Return the longest prefix of a text that needs at most `room` bytes as a JSON string."""
     sizes = range(len(text) + 1)
     return text[
         : bisect.bisect_right(sizes, max(room, _QUOTES), key=lambda n: json_size(text[:n])) - 1
@@ -32,6 +32,6 @@ def cut_text(text: str, room: int) -> str:
 
 
 def cut_base64(text: str, room: int) -> str:
-    """The longest start of a base64 text that takes at most `room` bytes as a JSON string."""
+    """Return the longest prefix of base64 text that needs at most `room` bytes as a JSON string."""
     # Four characters are three bytes.
     return text[: max(0, room - _QUOTES) // 4 * 4]

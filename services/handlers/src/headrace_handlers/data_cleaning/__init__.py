@@ -1,8 +1,8 @@
-"""Cleaning of tables: CSV or Parquet in, a cleaned file and a quality report out.
+"""Cleaning of tables: reads CSV or Parquet, writes a cleaned file and a quality report.
 
-The files lie below one folder, HEADRACE_FILES_ROOT. The same input and options give the same
-output, so an attempt that runs a second time does no harm. A table needs many times its size in
-memory, so each job runs in a process of its own with a memory limit.
+All files are in one folder, HEADRACE_FILES_ROOT. The same input and options give the same output,
+so a repeated attempt is harmless. A table needs many times its size in memory, so each job runs in
+a separate process with a memory limit.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ require_packages("polars", install="headrace-handlers[data]")
     memory_limit=lambda: FilesSettings().max_memory,
 )
 def data_cleaning(options: Cleaning, ctx: SyncContext) -> Cleaned:
-    """Cleans a CSV or Parquet file: normalises text, removes duplicates, checks declared rules.
+    """Clean a CSV or Parquet file: normalize text, remove duplicates, check declared rules.
 
-    In this order: columns are renamed, text is made alike, null values are recognised, duplicates
-    go, the rules are applied; then the cleaned file and a quality report are written, each all at
-    once.
+    The steps are: rename columns, normalize text, recognize null values, remove duplicates, apply
+    the rules, then write the cleaned file and a quality report, each atomically.
     """
-    # polars takes most of a second to import; a worker that cleans nothing does without.
+    # The import of polars takes most of a second, so only jobs that need it import it.
     from headrace_handlers.data_cleaning.pipeline import clean  # noqa: PLC0415
 
     return clean(options, ctx)

@@ -1,4 +1,4 @@
-"""Values read as a declared type. What cannot be read becomes missing."""
+"""Conversion of values to a declared type. Unreadable values become missing."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _ZONED = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
 
 
 def typed(column: pl.Series, kind: ColumnType | None, format_: str | None) -> pl.Series:
-    """The column with its values read as `kind`; None leaves it as it is.
+    """Return the column with its values read as `kind`; None: unchanged.
 
     Raises:
-        polars.exceptions.PolarsError: the column holds what can never be that (lists, say), or the
-            format is malformed.
+        polars.exceptions.PolarsError: the type of the column has no conversion (for example,
+            lists), or the format is malformed.
     """
     match kind:
         case None:
@@ -42,34 +42,33 @@ def typed(column: pl.Series, kind: ColumnType | None, format_: str | None) -> pl
 
 
 def check_format(format_: str, kind: ColumnType) -> None:
-    """Checks that a format reads the date that it writes.
+    """Check that a format reads the date that it writes.
 
     polars reads `dd.mm.yyyy` as a constant and `%d.%m` as a date of the year 1.
 
     Raises:
-        ValueError: it does not; the message says why.
+        ValueError: the format does not; the message contains the reason.
     """
     if "%f" in format_.replace("%%", ""):
-        # Its digits would be nanoseconds, however few there are.
+        # polars would read any number of its digits as nanoseconds.
         raise ValueError("use %.f, %3f, %6f or %9f for fractions of a second, not %f")
-    probe = pl.Series("probe", [datetime(2001, 2, 3, 4, 5, 6)])  # noqa: DTZ001 - of any zone
+    probe = pl.Series("probe", [datetime(2001, 2, 3, 4, 5, 6)])  # noqa: DTZ001 - any zone
     if any(zone in format_ for zone in ("%z", "%:z", "%#z", "%+")):
         probe = probe.dt.replace_time_zone("UTC")
     try:
-        # `%#z` reads a zone and cannot write one.
+        # `%#z` can only read a zone.
         text = probe.dt.strftime(format_.replace("%#z", "%z"))
         read = typed(text, kind, format_)[0]
     except pl.exceptions.PolarsError as error:
         raise ValueError(str(error).strip().partition("\n")[0]) from error
     if read is None or (read.year, read.month, read.day) != (2001, 2, 3):
         raise ValueError(
-            "it does not read a year, a month and a day; a format is written with %, such as "
-            "%d.%m.%Y"
+            "it does not read a year, a month and a day; use a format such as %d.%m.%Y"
         )
 
 
 def literal(value: object, kind: ColumnType | None) -> object:
-    """A rule's value as the type of its column: dates are written as text."""
+    """Return the value of a rule in the type of its column; dates are given as text."""
     if kind == "date" and isinstance(value, str):
         return date.fromisoformat(value)
     if kind == "datetime" and isinstance(value, str):
@@ -80,7 +79,7 @@ def literal(value: object, kind: ColumnType | None) -> object:
 
 def _integers(column: pl.Series) -> pl.Series:
     if column.dtype.is_float():
-        # A cast would cut off the fractions.
+        # A cast would truncate fractions.
         column = column.set(~(column.is_finite() & (column == column.floor())), None)
     return column.cast(pl.Int64, strict=False)
 
@@ -113,5 +112,5 @@ def _datetimes(column: pl.Series, format_: str | None) -> pl.Series:
 
 
 def _utc(times: pl.Expr) -> pl.Expr:
-    # Only a reading with a zone is aware, and polars brings it to UTC by itself.
+    # Only values with a zone are aware, and polars converts these to UTC.
     return times.dt.replace_time_zone(None)

@@ -1,7 +1,7 @@
-"""CSV files: unpacked within a limit, and checked for content that polars would misread.
+"""CSV files: decompressed within a limit, and checked for content that polars would misread.
 
-polars takes carriage returns alone for characters, UTF-16 for odd column names, and unpacks any
-amount of data into memory. So each file passes through here in pieces first.
+polars reads lone carriage returns as characters and UTF-16 as odd column names, and it decompresses
+any amount of data into memory. So each file is checked here first, in pieces.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ MAX_COLUMNS: Final = 10_000
 
 _CHUNK_BYTES: Final = 2**20
 _GZIP: Final = b"\x1f\x8b"
-# Formats that polars would unpack, by the first bytes of the file (RFC 8878, RFC 1950).
-_OTHER_PACKED: Final = {
+# Formats that polars would decompress, by the first bytes of the file (RFC 8878, RFC 1950).
+_OTHER_CODECS: Final = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x78\x01": "zlib",
     b"\x78\x9c": "zlib",
@@ -32,10 +32,10 @@ _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def checked_csv(
     file: IO[bytes], name: str, *, separator: str, max_bytes: int, folder: Path
 ) -> IO[bytes]:
-    """The file itself, or an unnamed file in `folder` with the unpacked text.
+    """Return the file itself, or an unnamed file in `folder` with the decompressed text.
 
     Raises:
-        Fail: it is not CSV text in UTF-8, or it exceeds a limit.
+        Fail: the file is not CSV text in UTF-8, or it exceeds a limit.
         OSError: `folder` cannot be written.
     """
     checks = _Checks(name, separator=separator.encode(), max_bytes=max_bytes)
@@ -47,7 +47,7 @@ def checked_csv(
         checks.end()
         file.seek(0)
         return file
-    unpacked: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller's
+    unpacked: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller closes it
     try:
         with gzip.GzipFile(fileobj=file) as source:
             while chunk := _unpack(source, name):
@@ -69,7 +69,7 @@ def _unpack(source: gzip.GzipFile, name: str) -> bytes:
 
 
 class _Checks:
-    """The checks of a text, taken in pieces."""
+    """The checks of a text that is passed in pieces."""
 
     def __init__(self, name: str, *, separator: bytes, max_bytes: int) -> None:
         self._name = name
@@ -78,13 +78,13 @@ class _Checks:
         self._size = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._quoted = False
-        # A carriage return at the end of a piece, whose line feed may begin the next one.
-        self._held = b""
+        # A carriage return at the end of a piece; its line feed may be the start of the next piece.
+        self._pending = b""
         self._columns = 1
         self._in_header = True
 
     def take(self, chunk: bytes) -> None:
-        """Checks the next piece."""
+        """Check the next piece."""
         if not self._size:
             self._check_start(chunk)
         self._size += len(chunk)
@@ -94,15 +94,17 @@ class _Checks:
         self._check_lines(chunk)
 
     def end(self) -> None:
-        """Checks the end of the text."""
+        """Check the end of the text."""
         self._check_encoding(b"", final=True)
-        if self._held and not self._quoted:
+        if self._pending and not self._quoted:
             raise self._lone_return()
 
     def _check_start(self, chunk: bytes) -> None:
-        for magic, codec in (*_OTHER_PACKED.items(), (_GZIP, "gzip twice")):
+        for magic, codec in (*_OTHER_CODECS.items(), (_GZIP, "gzip twice")):
             if chunk.startswith(magic):
-                raise unreadable(self._name, f"it is packed with {codec}; use gzip, or unpack it")
+                raise unreadable(
+                    self._name, f"it is compressed with {codec}; use gzip, or decompress it"
+                )
         if chunk.startswith(_UTF_16):
             raise unreadable(self._name, "it is UTF-16; convert it to UTF-8")
 
@@ -111,18 +113,18 @@ class _Checks:
             self._decoder.decode(chunk, final)
         except UnicodeDecodeError as error:
             raise unreadable(self._name, "it is not UTF-8; convert it to UTF-8") from error
-        # Valid in UTF-8, but in a text file it is a sign of UTF-16.
+        # NUL is valid in UTF-8, but in a text file it indicates UTF-16.
         if b"\0" in chunk:
-            raise unreadable(self._name, "it holds NUL characters; convert it to UTF-8 text")
+            raise unreadable(self._name, "it contains NUL characters; convert it to UTF-8 text")
 
     def _check_lines(self, chunk: bytes) -> None:
-        chunk = self._held + chunk
-        self._held = b""
+        chunk = self._pending + chunk
+        self._pending = b""
         if chunk.endswith(b"\r"):
-            chunk, self._held = chunk[:-1], b"\r"
+            chunk, self._pending = chunk[:-1], b"\r"
         has_lone_return = chunk.count(b"\r") != chunk.count(b"\r\n")
         if has_lone_return or self._in_header:
-            # Every second part is outside of quotes.
+            # Every second part is outside quotes.
             outside = chunk.split(b'"')[int(self._quoted) :: 2]
             if any(part.count(b"\r") != part.count(b"\r\n") for part in outside):
                 raise self._lone_return()
@@ -140,6 +142,4 @@ class _Checks:
             raise too_many_columns(self._name, MAX_COLUMNS)
 
     def _lone_return(self) -> Exception:
-        return unreadable(
-            self._name, "its lines end with carriage returns alone; use LF or CRLF line ends"
-        )
+        return unreadable(self._name, "its lines end with CR only; use LF or CRLF line endings")

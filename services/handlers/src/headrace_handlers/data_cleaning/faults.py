@@ -1,4 +1,4 @@
-"""Errors that name a file. None of them is retried: the file stays as it is."""
+"""Errors that name a file. They are not retried, because the file would be the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from headrace_worker import Fail
 
-# Errors of a path or of its permissions. The others (a full disk, a broken one) may pass.
+# Errors of a path or its permissions. Others, such as a full disk, may be temporary.
 _PERMANENT: Final = frozenset(
     {
         errno.EACCES,
@@ -26,26 +26,27 @@ _PERMANENT: Final = frozenset(
 
 
 def unreadable(name: str, reason: str) -> Fail:
-    """The file cannot be read as a table."""
+    """Return the error of a file that cannot be read as a table."""
     return Fail(f"{name!r} cannot be read: {reason}", type="FileUnreadable")
 
 
 def too_large(name: str, size: str, limit: int) -> Fail:
-    """The table has more bytes than its limit."""
+    """Return the error of a table with too many bytes."""
     return Fail(
-        f"{name!r} has {size}; HEADRACE_FILES_MAX_BYTES allows {limit} after unpacking",
+        f"{name!r} has {size}; the limit is {limit:,} bytes after decompression "
+        "(HEADRACE_FILES_MAX_BYTES)",
         type="FileTooLarge",
     )
 
 
 def too_many_columns(name: str, limit: int) -> Fail:
-    """The table has more columns than its limit."""
-    return Fail(f"{name!r} has more than {limit} columns", type="FileTooLarge")
+    """Return the error of a table with too many columns."""
+    return Fail(f"{name!r} has more columns than the limit of {limit:,}", type="FileTooLarge")
 
 
 @contextmanager
 def unwritable(name: str) -> Iterator[None]:
-    """Turns an error of writing the file into Fail when another attempt would fail alike."""
+    """Convert an error of writing the file to Fail if a retry would fail too."""
     try:
         yield
     except OSError as error:

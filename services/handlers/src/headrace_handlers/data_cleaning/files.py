@@ -1,4 +1,4 @@
-"""Files below one folder: allowed paths, reading within limits, and atomic writing."""
+"""Files in one folder: allowed paths, reads within limits, and atomic writes."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _FORMATS: dict[str, Format] = {
 
 
 class Files:
-    """The folder that a job's files lie in. No name leads out of it, not by `..`, not by a link.
+    """The folder of the files of a job. Neither `..` nor a link can lead out of it.
 
     Args:
         root: the folder; it must exist.
-        max_bytes: the largest file that is read.
+        max_bytes: the maximum size of an input.
 
     Raises:
-        Fail: there is no such folder.
+        Fail: the folder does not exist.
     """
 
     def __init__(self, *, root: Path, max_bytes: int) -> None:
@@ -48,42 +48,42 @@ class Files:
             self._root = root.resolve(strict=True)
         except OSError as error:
             raise Fail(
-                f"there is no folder {root}; HEADRACE_FILES_ROOT names the folder of the files",
+                f"the folder {root} does not exist; set HEADRACE_FILES_ROOT to an existing folder",
                 type="NotConfigured",
             ) from error
         self._max_bytes = max_bytes
 
     def path(self, name: str) -> Path:
-        """The file that `name` means, with every link followed.
+        """Return the path of `name` after following all links.
 
         Raises:
-            Fail: it is outside the folder.
+            Fail: the path is outside the folder.
         """
         try:
             path = (self._root / name).resolve()
         except (OSError, RuntimeError, ValueError) as error:
             raise Fail(f"{name!r} is not a path", type="PathNotAllowed") from error
         if not path.is_relative_to(self._root):
-            raise Fail(f"{name!r} lies outside HEADRACE_FILES_ROOT", type="PathNotAllowed")
+            raise Fail(f"{name!r} is outside HEADRACE_FILES_ROOT", type="PathNotAllowed")
         return path
 
     def name(self, path: Path) -> str:
-        """A path as it is named below the folder, with forward slashes."""
+        """Return a path relative to the folder, with forward slashes."""
         return path.relative_to(self._root).as_posix()
 
     @contextmanager
     def read(self, path: Path, kind: Format, *, separator: str) -> Iterator[pl.LazyFrame]:
-        """Opens a table, which is read when the frame is collected. A CSV file is all text.
+        """Open a table, which is read when the frame is collected. All values of CSV are text.
 
         Raises:
-            Fail: the file is missing, too large or not a table; in the block as well, when
-                collecting the frame fails.
+            Fail: the file is missing, too large or not a table. A failed collect in the block
+                also raises this.
         """
         name = self.name(path)
         with _open(path, name) as file:
             size = os.fstat(file.fileno()).st_size
             if size > self._max_bytes:
-                raise too_large(name, f"{size} bytes", self._max_bytes)
+                raise too_large(name, f"{size:,} bytes", self._max_bytes)
             if kind == "parquet":
                 with _unreadable_as(kind, name):
                     yield self._parquet(file, name)
@@ -92,14 +92,14 @@ class Files:
                     yield pl.scan_csv(text, separator=separator, infer_schema=False)
 
     def _csv(self, file: IO[bytes], name: str, separator: str) -> IO[bytes]:
-        # Packed text is unpacked into a file.
+        # Compressed text is decompressed into a file, so this may write.
         with unwritable(name):
             return checked_csv(
                 file, name, separator=separator, max_bytes=self._max_bytes, folder=self._root
             )
 
     def _parquet(self, file: IO[bytes], name: str) -> pl.LazyFrame:
-        """A Parquet table within the limits; a few of its bytes can describe many rows."""
+        """Return a Parquet table within the limits; a few of its bytes can describe many rows."""
         table = pl.scan_parquet(file, hive_partitioning=False)
         kinds = table.collect_schema().dtypes()
         if len(kinds) > MAX_COLUMNS:
@@ -113,17 +113,19 @@ class Files:
             )
             size += sum(column[0] for column in lengths.collect(engine="streaming").iter_columns())
         if size > self._max_bytes:
-            raise too_large(name, f"{rows} rows, about {size} bytes unpacked", self._max_bytes)
+            raise too_large(
+                name, f"{rows:,} rows, about {size:,} bytes decompressed", self._max_bytes
+            )
         return table
 
 
 @contextmanager
 def _open(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """Opens a regular file; a pipe or a device would block or never end."""
+    """Open a regular file; a pipe or a device could block or never end."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise Fail(f"there is no file {name!r}", type="FileUnreadable") from error
+        raise Fail(f"{name!r} does not exist", type="FileUnreadable") from error
     except OSError as error:
         raise unreadable(name, error.strerror or "it cannot be opened") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -135,31 +137,31 @@ def _open(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _unreadable_as(kind: Format, name: str) -> Iterator[None]:
-    """Turns the errors of polars into one that names the file."""
+    """Convert an error of polars to an error that names the file."""
     try:
         yield
     # A damaged Parquet file can make polars panic, which is not an Exception.
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).strip().partition("\n")[0][:200]
-        raise unreadable(name, f"it is not {kind.upper()}: {reason}") from error
+        raise unreadable(name, f"it is not valid {kind.upper()}: {reason}") from error
 
 
 def _width(kind: pl.DataType) -> int:
-    """Bytes that polars takes for a value of a type, without the text that it refers to."""
+    """Return the bytes that polars needs for a value of a type, without referenced text."""
     return 8 if kind.is_numeric() or kind.is_temporal() or kind == pl.Boolean else 16
 
 
 def format_of(path: Path) -> Format | None:
-    """The format that a file's suffix tells."""
+    """Return the format by the suffix of a file; None if it is unknown."""
     return _FORMATS.get(path.suffix.lower())
 
 
 def check_target(path: Path, name: str) -> None:
-    """Checks that `path` can be written: it is a regular file, or nothing yet.
+    """Check that `path` can be written: it is a regular file, or does not exist.
 
     Raises:
-        Fail: it cannot.
-        OSError: the folder cannot be asked now.
+        Fail: the path cannot be written.
+        OSError: the file system has a temporary error.
     """
     try:
         with unwritable(name):
@@ -168,33 +170,33 @@ def check_target(path: Path, name: str) -> None:
         return
     if not stat.S_ISREG(mode):
         raise Fail(
-            f"{name!r} cannot be written over: it is not a regular file", type="PathNotAllowed"
+            f"{name!r} cannot be overwritten: it is not a regular file", type="PathNotAllowed"
         )
 
 
-def write_at_once(path: Path, name: str, tag: str, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file so that its name never stands for a part of it, not after a crash either.
+def write_atomically(path: Path, name: str, tag: str, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file so that its name never refers to an incomplete file, even after a crash.
 
     Args:
-        path: the file; its folder is made when it is missing, and what was there is replaced.
-        name: the file's name in errors.
-        tag: makes the name of the unfinished file the writer's own.
+        path: the file. Its folder is created if missing; an existing file is replaced.
+        name: the name of the file in errors.
+        tag: makes the name of the temporary file unique to the writer.
         write: writes to the open file.
 
     Raises:
-        Fail: its path or the permissions do not allow it.
-        OSError: it cannot be written now.
+        Fail: the path or the permissions do not allow the write.
+        OSError: the file system has a temporary error.
     """
-    unfinished = path.with_name(f".{tag}.tmp")
+    temporary = path.with_name(f".{tag}.tmp")
     with unwritable(name):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # Exclusive, so that nothing that has the name already is followed or waited for.
-            with unfinished.open("xb") as file:
+            # Exclusive mode neither follows an existing link nor waits for an existing pipe.
+            with temporary.open("xb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            unfinished.replace(path)
+            temporary.replace(path)
         finally:
             with suppress(OSError):
-                unfinished.unlink()
+                temporary.unlink()

@@ -1,4 +1,4 @@
-"""Text made alike, and names of columns."""
+"""Normalization of text and of column names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headrace_handlers.data_cleaning.options import Normalise
 
 
 def normalised(table: pl.LazyFrame, options: Normalise, null_values: list[str]) -> pl.LazyFrame:
-    """The table with its columns renamed and its text made alike; numbers stay as they are."""
+    """Return the table with renamed columns and normalized text; numbers are unchanged."""
     if options.column_names == "snake_case":
         table = table.rename(snake_case_names(table.collect_schema().names()))
     texts = [name for name, kind in table.collect_schema().items() if kind == pl.String]
@@ -22,7 +22,7 @@ def normalised(table: pl.LazyFrame, options: Normalise, null_values: list[str]) 
 
 
 def snake_case_names(names: Iterable[str]) -> Mapping[str, str]:
-    """New names by old ones. Two that would become the same are numbered: `name`, `name_2`."""
+    """Return new names by old ones. Equal new names are numbered: `name`, `name_2`."""
     renamed: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:

@@ -26,7 +26,7 @@ class FilesSettings(BaseSettings):
     Args:
         root: the folder; by default `headrace-files` in the worker's working directory.
         max_bytes: the largest table, decompressed.
-        max_memory: the most memory of the process that cleans the table, in bytes.
+        max_memory: the memory limit of the process that cleans the table, in bytes.
     """
 
     model_config = SettingsConfigDict(
@@ -201,4 +201,4 @@ def _check_value(name: str, value: Bound | bool, kind: ColumnType) -> None:
     except ValueError:
         fits = False
     if not fits:
-        raise InvalidPayload(f"{name} contains a value that is not a {kind}")
+        raise InvalidPayload(f"{name} contains a value that is not of the type {kind}")

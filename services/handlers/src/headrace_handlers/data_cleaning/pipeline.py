@@ -1,4 +1,4 @@
-"""The steps of a cleaning, one after the other."""
+"""The steps of a cleaning job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace_handlers.data_cleaning.files import (
     Format,
     check_target,
     format_of,
-    write_at_once,
+    write_atomically,
 )
 from headrace_handlers.data_cleaning.normalise import normalised
 from headrace_handlers.data_cleaning.options import Cleaned, Cleaning, FilesSettings
@@ -22,11 +22,11 @@ from headrace_worker import Fail, SyncContext
 
 
 def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
-    """Reads, cleans and writes; tells its progress, and stops between two steps when asked to.
+    """Read, clean and write a table; report progress, and stop between two steps if cancelled.
 
     Raises:
         Fail: the file cannot be read, a path is not allowed, or the options do not fit the file.
-        OSError: the output cannot be written now.
+        OSError: the file system has a temporary error.
         Stopped: the job was cancelled.
     """
     settings = FilesSettings()
@@ -35,18 +35,19 @@ def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
     source_format = options.format or format_of(source)
     if source_format is None:
         raise Fail(
-            f"{options.input!r} ends with none of .csv, .tsv, .txt, .parquet, .pq: say its format",
+            f"{options.input!r} has none of the suffixes .csv, .tsv, .txt, .parquet and .pq; set "
+            "`format`",
             type="InvalidOptions",
         )
     check_formats(options)
     target, report_path = _targets(options, files, source, source_format)
     target_format = format_of(target) or source_format
 
-    _step(ctx, 0.0, "reading and normalising")
+    _step(ctx, 0.0, "reading and normalizing")
     with files.read(source, source_format, separator=options.separator) as raw:
         lazy = normalised(raw, options.normalise, options.null_values)
         _check_columns(options, lazy.collect_schema().names())
-        # Pieces are normalised while others are read, so that the raw table is never whole.
+        # The streaming engine normalizes while it reads, so memory never holds the raw table.
         table = lazy.collect(engine="streaming")
     rows_in = table.height
 
@@ -62,7 +63,7 @@ def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
 
     _step(ctx, 0.8, "writing", rows=checked.table.height)
     tag = f"{ctx.attempt.job_id}.{ctx.attempt.number}"
-    write_at_once(
+    write_atomically(
         target,
         files.name(target),
         tag,
@@ -83,7 +84,9 @@ def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
         columns=column_reports(checked, numbers),
     )
     text = msgspec.json.format(msgspec.json.encode(report), indent=2)
-    write_at_once(report_path, files.name(report_path), tag, lambda file: file.write(text + b"\n"))
+    write_atomically(
+        report_path, files.name(report_path), tag, lambda file: file.write(text + b"\n")
+    )
     ctx.progress(1.0, "done", rows=checked.table.height)
     return Cleaned(
         rows_in=rows_in,
@@ -105,7 +108,7 @@ def _step(ctx: SyncContext, fraction: float, name: str, **counters: int) -> None
 def _targets(
     options: Cleaning, files: Files, source: Path, source_format: Format
 ) -> tuple[Path, Path]:
-    """The paths of the cleaned file and of its report."""
+    """Return the paths of the cleaned file and its report."""
     if options.output is None:
         suffix = source.suffix or f".{source_format}"
         target = files.path(files.name(source.with_name(f"{source.stem}.clean{suffix}")))
@@ -118,15 +121,15 @@ def _targets(
 
 
 def _check_target(files: Files, path: Path, source: Path) -> None:
-    """Raises Fail when `path` cannot be written, or is the input itself."""
+    """Raise Fail if `path` cannot be written or is the input."""
     name = files.name(path)
     if path == source:
-        raise Fail(f"{name!r} cannot be written over: it is the input", type="PathNotAllowed")
+        raise Fail(f"{name!r} cannot be overwritten: it is the input", type="PathNotAllowed")
     check_target(path, name)
 
 
 def _check_columns(options: Cleaning, columns: list[str]) -> None:
-    """Raises Fail when the options name columns that the table does not have."""
+    """Raise Fail if the options name columns that the table does not have."""
     unique = options.deduplicate if isinstance(options.deduplicate, list) else []
     named = [*options.rules, *options.normalise.case, *unique]
     missing = [name for name in dict.fromkeys(named) if name not in columns]

@@ -1,4 +1,4 @@
-"""The quality report: what the file looks like, in numbers. It holds no value of the file."""
+"""The quality report: statistics about the file, without any of its values."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ SAMPLES = 5
 
 
 class Violations(Struct, frozen=True):
-    """How often a rule was broken, and where first: rows of the input, the first after the header
-    being 1.
+    """The number of violations of a rule, and the first rows that violate it.
+
+    Rows are numbers in the input; row 1 is the first after the header.
     """
 
     count: int
@@ -22,7 +23,7 @@ class Violations(Struct, frozen=True):
 
 
 class ColumnReport(Struct, frozen=True):
-    """A column of the output. `type` is as polars names it, `violations` go by rule."""
+    """A column of the output; `type` is the name in polars, `violations` are by rule."""
 
     name: str
     type: str
@@ -32,7 +33,7 @@ class ColumnReport(Struct, frozen=True):
 
 
 class QualityReport(Struct, frozen=True):
-    """The report, as it is written beside the output."""
+    """The report, which is written beside the output."""
 
     input: str
     output: str
@@ -45,11 +46,11 @@ class QualityReport(Struct, frozen=True):
 
 
 def column_reports(checked: Checked, rows: pl.Series) -> list[ColumnReport]:
-    """A report for each column.
+    """Return a report for each column.
 
     Args:
         checked: the table after its rules.
-        rows: the numbers that the rows which the rules judged have in the input.
+        rows: the numbers in the input of the checked rows.
     """
     return [
         ColumnReport(
@@ -59,10 +60,10 @@ def column_reports(checked: Checked, rows: pl.Series) -> list[ColumnReport]:
             distinct=column.drop_nulls().n_unique(),
             violations={
                 rule: Violations(
-                    count=int(broken.sum()), rows=rows.filter(broken).head(SAMPLES).to_list()
+                    count=int(violating.sum()), rows=rows.filter(violating).head(SAMPLES).to_list()
                 )
-                for rule, broken in checked.broken.get(column.name, {}).items()
-                if broken.any()
+                for rule, violating in checked.violations.get(column.name, {}).items()
+                if violating.any()
             },
         )
         for column in checked.table.iter_columns()

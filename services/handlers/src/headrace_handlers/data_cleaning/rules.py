@@ -1,4 +1,4 @@
-"""The declared rules: which values break which, and what becomes of them."""
+"""The declared rules: finds the values that violate them, and applies the action."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class Checked:
     """A table after its rules.
 
     Args:
-        table: the rows that are left, with their values in their types.
-        broken: by column and rule, which rows broke it: booleans over the rows as they came in.
-        dropped: how many rows were dropped.
-        nulled: how many values were made missing.
+        table: the remaining rows, with their values converted to their types.
+        violations: by column and rule, a boolean for each input row; true if the row violates it.
+        dropped: the number of dropped rows.
+        nulled: the number of values that were made missing.
     """
 
     table: pl.DataFrame
-    broken: dict[str, dict[str, pl.Series]]
+    violations: dict[str, dict[str, pl.Series]]
     dropped: int
     nulled: int
 
 
 def check_formats(options: Cleaning) -> None:
-    """Checks the formats of dates, before the file is read.
+    """Check the formats of dates, before the file is read.
 
     Raises:
         Fail: a format cannot be used.
@@ -47,67 +47,68 @@ def check_formats(options: Cleaning) -> None:
 
 
 def check(table: pl.DataFrame, options: Cleaning) -> Checked:
-    """Applies all rules.
+    """Apply all rules.
 
-    The rules for single values come first. Uniqueness is judged among what they leave, so that a
-    row that goes anyway does not take its healthy twin with it.
+    The rules for single values are applied first. Uniqueness is checked among the remaining rows,
+    so a dropped row does not make its valid duplicate a violation.
 
     Raises:
         Fail: a rule cannot be applied to its column.
     """
-    broken: dict[str, dict[str, pl.Series]] = {}
+    violations: dict[str, dict[str, pl.Series]] = {}
     values: dict[str, pl.Series] = {}
-    gone = pl.repeat(value=False, n=table.height, dtype=pl.Boolean, eager=True)
+    dropped = pl.repeat(value=False, n=table.height, dtype=pl.Boolean, eager=True)
     for name, rule in options.rules.items():
         try:
             values[name] = typed(table[name], rule.type, rule.format)
-            broken[name] = _broken(table[name], values[name], rule)
+            violations[name] = _violations(table[name], values[name], rule)
         except pl.exceptions.PolarsError as error:
             reason = str(error).strip().partition("\n")[0][:200]
             raise Fail(
                 f"the rule of the column {name!r} cannot be applied: {reason}", type="InvalidRule"
             ) from error
         if options.action(name) == "drop":
-            gone |= _any(broken[name], table.height)
+            dropped |= _any(violations[name], table.height)
     for name, rule in options.rules.items():
         if rule.unique:
-            out = gone
+            excluded = dropped
             if options.action(name) == "null":
-                out = gone | _any(broken[name], table.height)
-            left = values[name].set(out, None)
-            broken[name]["unique"] = left.is_not_null() & ~left.is_first_distinct()
+                excluded = dropped | _any(violations[name], table.height)
+            remaining = values[name].set(excluded, None)
+            violations[name]["unique"] = remaining.is_not_null() & ~remaining.is_first_distinct()
             if options.action(name) == "drop":
-                gone |= broken[name]["unique"]
+                dropped |= violations[name]["unique"]
     nulled = 0
     for name in options.rules:
         match options.action(name):
             case "null":
-                # What breaks `required` is missing already.
-                bad = _any(broken[name], table.height) & table[name].is_not_null()
-                nulled += int((bad & ~gone).sum())
-                values[name] = values[name].set(bad, None)
+                # Values that violate `required` are already missing.
+                invalid = _any(violations[name], table.height) & table[name].is_not_null()
+                nulled += int((invalid & ~dropped).sum())
+                values[name] = values[name].set(invalid, None)
             case "report":
-                if (broken[name]["type"] & ~gone).any():
+                if (violations[name]["type"] & ~dropped).any():
                     values[name] = table[name]
     return Checked(
-        table=table.with_columns(**values).filter(~gone),
-        broken=broken,
-        dropped=int(gone.sum()),
+        table=table.with_columns(**values).filter(~dropped),
+        violations=violations,
+        dropped=int(dropped.sum()),
         nulled=nulled,
     )
 
 
-def _broken(source: pl.Series, values: pl.Series, rule: Rule) -> dict[str, pl.Series]:
-    """Which values break the rules that look at one value alone. A missing one breaks `required`
-    and nothing else.
+def _violations(source: pl.Series, values: pl.Series, rule: Rule) -> dict[str, pl.Series]:
+    """Return the violations of the rules for single values, by rule.
+
+    A missing value violates only `required`.
     """
-    broken = {"type": source.is_not_null() & values.is_null()}
+    violations = {"type": source.is_not_null() & values.is_null()}
     if rule.required:
-        broken["required"] = source.is_null()
+        violations["required"] = source.is_null()
     if rule.min is not None:
-        broken["min"] = (values < literal(rule.min, rule.type)).fill_null(value=False)
+        violations["min"] = (values < literal(rule.min, rule.type)).fill_null(value=False)
     if rule.max is not None:
-        broken["max"] = (values > literal(rule.max, rule.type)).fill_null(value=False)
+        violations["max"] = (values > literal(rule.max, rule.type)).fill_null(value=False)
     text = source.cast(pl.String)
     if rule.allowed is not None:
         # Without a declared type, the texts are compared.
@@ -117,14 +118,16 @@ def _broken(source: pl.Series, values: pl.Series, rule: Rule) -> dict[str, pl.Se
             dtype=compared.dtype,
             strict=False,
         )
-        broken["allowed"] = compared.is_not_null() & ~compared.is_in(allowed.implode())
+        violations["allowed"] = compared.is_not_null() & ~compared.is_in(allowed.implode())
     if rule.pattern is not None:
-        broken["pattern"] = (~text.str.contains(rf"\A(?:{rule.pattern})\z")).fill_null(value=False)
-    return broken
+        violations["pattern"] = (~text.str.contains(rf"\A(?:{rule.pattern})\z")).fill_null(
+            value=False
+        )
+    return violations
 
 
-def _any(broken: dict[str, pl.Series], height: int) -> pl.Series:
+def _any(violations: dict[str, pl.Series], height: int) -> pl.Series:
     result = pl.repeat(value=False, n=height, dtype=pl.Boolean, eager=True)
-    for rows in broken.values():
+    for rows in violations.values():
         result |= rows
     return result
