@@ -38,7 +38,7 @@ from headrace_core.store.upkeep.diagnosis import (
 from headrace_gateway.service import Gateway
 from headrace_ops import findings
 from headrace_ops.findings import Finding, Level
-from headrace_ops.place import describe, describe_redis
+from headrace_ops.servers import describe, describe_redis
 from support.databases import Databases
 from support.jobs import submit
 from support.read_only import set_read_only
@@ -106,12 +106,12 @@ def with_setting(name: str, value: str) -> DatabaseServer:
 
 
 def test_a_good_server_is_well() -> None:
-    assert worst([*findings.look_at_server(SERVER, pool_size=10)]) is Level.OK
+    assert worst([*findings.check_server(SERVER, pool_size=10)]) is Level.OK
 
 
 def test_what_costs_durability_is_bad() -> None:
     for name in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum"):
-        found = [*findings.look_at_server(with_setting(name, "off"), pool_size=10)]
+        found = [*findings.check_server(with_setting(name, "off"), pool_size=10)]
         assert worst(found) is Level.BAD
         assert any(f"Set {name} = on." == one.advice for one in found)
 
@@ -137,21 +137,21 @@ def test_other_faults_of_a_server() -> None:
     }
     for level, servers in levels.items():
         for server in servers:
-            assert worst([*findings.look_at_server(server, pool_size=10)]) is level
+            assert worst([*findings.check_server(server, pool_size=10)]) is level
 
 
 def test_the_schema() -> None:
     known = ["0001", "0002"]
-    assert findings.look_at_schema("0002", "0002", known).level is Level.OK
+    assert findings.check_schema("0002", "0002", known).level is Level.OK
     for found, advice in ((None, "migrate"), ("0001", "migrate"), ("0009", "upgrade")):
-        finding = findings.look_at_schema(found, "0002", known)
+        finding = findings.check_schema(found, "0002", known)
         assert finding.level is Level.BAD
         assert advice in finding.advice
 
 
 def test_a_clock_is_off_when_that_is_certain() -> None:
     def look(seconds: float, took: float) -> Level:
-        return worst(findings.look_at_clock(timedelta(seconds=seconds), timedelta(seconds=took)))
+        return worst(findings.check_clock(timedelta(seconds=seconds), timedelta(seconds=took)))
 
     assert look(0.01, 0.1) is Level.OK
     assert look(0.9, 0.0) is Level.OK
@@ -164,9 +164,9 @@ def test_a_transaction_that_stays_open() -> None:
     def look(age: timedelta, lag: float = 0.0) -> list[Finding]:
         oldest = OpenTransaction(pid=7, application="psql", user="ann", state="idle", age=age)
         lagging = timedelta(seconds=lag)
-        return [*findings.look_at_transactions(oldest, lagging, sees_others=True)]
+        return [*findings.check_transactions(oldest, lagging, sees_others=True)]
 
-    none = findings.look_at_transactions(None, timedelta(), sees_others=True)
+    none = findings.check_transactions(None, timedelta(), sees_others=True)
     assert worst([*none]) is Level.OK
     assert worst(look(timedelta(seconds=10))) is Level.OK
     assert worst(look(timedelta(seconds=10), lag=11)) is Level.WARN
@@ -178,7 +178,7 @@ def test_a_transaction_that_stays_open() -> None:
 
 
 def test_a_role_that_is_not_shown_the_transactions_of_others_is_told_so() -> None:
-    found = findings.look_at_transactions(None, timedelta(), sees_others=False)
+    found = findings.check_transactions(None, timedelta(), sees_others=False)
     [transactions, _] = found
     assert transactions.level is Level.WARN
     assert "other roles" in transactions.text
@@ -188,7 +188,7 @@ def test_a_role_that_is_not_shown_the_transactions_of_others_is_told_so() -> Non
 def test_dead_rows() -> None:
     def look(live: int, dead: int) -> Level:
         table = TableHealth(name="jobs", live=live, dead=dead, vacuum_time=None)
-        return worst([*findings.look_at_tables([table])])
+        return worst([*findings.check_tables([table])])
 
     assert look(0, 0) is Level.OK
     assert look(10, 10_000) is Level.OK
@@ -197,25 +197,25 @@ def test_dead_rows() -> None:
 
 
 def test_nobody_leads() -> None:
-    assert worst(findings.look_at_leader(None)) is Level.BAD
-    assert worst(findings.look_at_leader(LeaderState(term=3, lease=None))) is Level.BAD
+    assert worst(findings.check_leader(None)) is Level.BAD
+    assert worst(findings.check_leader(LeaderState(term=3, lease=None))) is Level.BAD
     led = LeaderState(term=3, lease=timedelta(seconds=5))
-    assert worst(findings.look_at_leader(led)) is Level.OK
+    assert worst(findings.check_leader(led)) is Level.OK
 
 
 def test_workers() -> None:
-    assert worst([*findings.look_at_workers([WORKER])]) is Level.OK
-    assert worst([*findings.look_at_workers([])]) is Level.BAD
+    assert worst([*findings.check_workers([WORKER])]) is Level.OK
+    assert worst([*findings.check_workers([])]) is Level.BAD
     lapsed = replace(WORKER, lease=timedelta(seconds=-1))
-    assert worst([*findings.look_at_workers([lapsed])]) is Level.BAD
-    assert worst([*findings.look_at_workers([WORKER, lapsed])]) is Level.OK
-    assert worst([*findings.look_at_workers([replace(WORKER, running=10)])]) is Level.WARN
-    assert worst([*findings.look_at_workers([replace(WORKER, types=0)])]) is Level.WARN
+    assert worst([*findings.check_workers([lapsed])]) is Level.BAD
+    assert worst([*findings.check_workers([WORKER, lapsed])]) is Level.OK
+    assert worst([*findings.check_workers([replace(WORKER, running=10)])]) is Level.WARN
+    assert worst([*findings.check_workers([replace(WORKER, types=0)])]) is Level.WARN
 
 
 def test_redis() -> None:
     def look(**changes: object) -> Level:
-        return worst([*findings.look_at_redis(replace(REDIS, **changes))])
+        return worst([*findings.check_redis(replace(REDIS, **changes))])
 
     assert look() is Level.OK
     assert look(version="6.2.14") is Level.BAD
@@ -223,7 +223,7 @@ def test_redis() -> None:
     assert look(max_memory=2**30) is Level.OK
     assert look(max_memory=2**30, policy="allkeys-lru") is Level.WARN
     assert look(max_memory=2**20) is Level.WARN
-    assert worst(findings.no_redis("10.0.0.7:6379/0")) is Level.BAD
+    assert worst(findings.redis_unreachable("10.0.0.7:6379/0")) is Level.BAD
 
 
 # What real servers say.
@@ -238,7 +238,7 @@ async def test_a_database_tells_of_itself(database: Database) -> None:
     assert 0 < server.connections <= server.max_connections
     assert server.settings["synchronous_commit"] == "on"
     assert {table.name for table in tables} == {"jobs", "job_events"}
-    assert findings.look_at_leader(leader).level is Level.BAD
+    assert findings.check_leader(leader).level is Level.BAD
 
 
 async def test_a_leader_leads_while_its_lease_lasts(database: Database) -> None:
@@ -283,7 +283,7 @@ async def test_a_queue_without_a_worker_is_told_with_its_age(database: Database)
         lanes = await unserved_lanes(connection)
     assert [(lane.queue, lane.type) for lane in lanes] == [("mail", "other"), ("default", "test")]
     assert lanes[0].age >= timedelta(hours=1)
-    assert all(one.level is Level.WARN for one in findings.look_at_lanes(lanes))
+    assert all(one.level is Level.WARN for one in findings.check_lanes(lanes))
 
 
 async def test_whose_transaction_is_open_is_told(settings: Settings, database: Database) -> None:
@@ -366,7 +366,7 @@ _LIMIT_SESSIONS = text("""
 
 async def test_redis_tells_of_itself(settings: Settings) -> None:
     server = await read_redis(settings)
-    assert worst([*findings.look_at_redis(server)]) is Level.OK
+    assert worst([*findings.check_redis(server)]) is Level.OK
     assert server.memory > 0
 
 
@@ -380,7 +380,7 @@ async def test_gateway_listens_as_often_as_the_doctor_counts(
         async def told() -> str:
             async with database.snapshot(statement_timeout=10) as connection:
                 server = await read_server(connection)
-            found = [*findings.look_at_server(server, pool_size=10)]
+            found = [*findings.check_server(server, pool_size=10)]
             [text] = [one.text for one in found if one.topic == "connections"]
             return text if server.sessions.get("headrace-gateway-listen") == 1 else ""
 
@@ -401,9 +401,9 @@ async def test_write_that_is_refused_is_told(settings: Settings, database: Datab
         return fault is not None and "read-only transaction" in fault
 
     await until(refused)
-    assert worst(findings.look_at_writes("read-only")) is Level.BAD
+    assert worst(findings.check_writes("read-only")) is Level.BAD
     told = " ".join(doctor(settings).stdout.split())
-    assert "bad writes: no job can be stored: cannot execute SELECT in a read-only" in told
+    assert "bad writes: jobs cannot be stored: cannot execute SELECT in a read-only" in told
     assert "default_transaction_read_only is on" in told
 
 
@@ -419,8 +419,8 @@ async def test_redis_that_takes_no_writes_is_told(
 ) -> None:
     url = SecretStr(full_valkey.url)
     server = await read_redis(settings.model_copy(update={"redis_url": url}))
-    found = [*findings.look_at_redis(server)]
-    assert any("it takes no writes: command not allowed" in one.text for one in found)
+    found = [*findings.check_redis(server)]
+    assert any("Redis refuses writes: command not allowed" in one.text for one in found)
     assert worst(found) is Level.BAD
 
 
@@ -445,7 +445,7 @@ def password(settings: Settings) -> str:
 async def test_it_says_what_is_bad_and_what_to_do(settings: Settings, database: Database) -> None:
     done = doctor(settings)
     assert done.returncode == 1, done.stderr
-    assert "bad  scheduler: nobody leads" in done.stdout
+    assert "bad  scheduler: no scheduler leads" in done.stdout
     assert "→ Start python -m headrace_scheduler" in done.stdout
     assert "ok   schema:" in done.stdout
     secret = password(settings)
@@ -476,7 +476,7 @@ async def test_it_goes_on_without_redis(settings: Settings, database: Database) 
     gone = settings.model_copy(update={"redis_url": SecretStr("redis://:pa55@127.0.0.1:1/0")})
     done = doctor(gone)
     assert done.returncode == 1
-    assert "bad  redis: it cannot be reached at 127.0.0.1:1/0" in done.stdout
+    assert "bad  redis: Redis cannot be reached at 127.0.0.1:1/0" in done.stdout
     assert "pa55" not in done.stdout + done.stderr
 
 
@@ -495,7 +495,7 @@ async def test_without_a_database_there_is_no_verdict(settings: Settings) -> Non
     assert done.returncode == 2
     # The lines are wrapped.
     told = " ".join(done.stderr.split())
-    assert "cannot tell: the database at 127.0.0.1:1/headrace cannot be reached" in told
+    assert "check failed: the database at 127.0.0.1:1/headrace cannot be reached" in told
     assert "--data FOLDER" in told
     assert "pa55word" not in done.stdout + done.stderr
 
@@ -535,5 +535,5 @@ async def test_redis_server_is_named_with_its_own_release(settings: Settings) ->
     expected = info.get("valkey_version", info["redis_version"])
     assert (server.release, server.version) == (expected, info["redis_version"])
     assert server.name in {"Valkey", "Redis"}
-    [found, *_] = findings.look_at_redis(server)
+    [found, *_] = findings.check_redis(server)
     assert found.text.startswith(f"{server.name} {expected}, ")

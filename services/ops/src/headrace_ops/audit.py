@@ -1,4 +1,4 @@
-"""The audit: everything once, in pages; and what may be so for a moment twice."""
+"""The audit of a database: one pass over all rows, and repeated searches for stuck jobs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ from headrace_core.store.upkeep.audit import (
 from headrace_core.store.upkeep.diagnosis import is_standby
 from headrace_core.store.upkeep.stuck import Stuck, find_stuck
 
-# How many jobs, or batches, one statement looks at: as many as a server reads in a fraction of a
-# second.
+# The numbers of jobs and of batches that one statement reads, in a fraction of a second.
 _JOBS, _BATCHES = 10_000, 100
-# The longest that one statement may take, in seconds.
+# Time limit of a statement, in seconds.
 _STATEMENT_S = 120.0
-# How often a job that waits for somebody is looked at again, in seconds.
-_LOOK_S = 1.0
-# What a worker has to end a job past its deadline by itself.
+# Seconds between two searches for stuck jobs.
+_SEARCH_S = 1.0
+# The time in which a worker ends a job after its deadline.
 _DEADLINE_GRACE = timedelta(seconds=10)
 
 
@@ -41,19 +40,20 @@ class OtherSchema(Exception):
     def __init__(self, found: str | None, expected: str) -> None:
         self.found = found
         self.expected = expected
-        has = "no schema of Headrace" if found is None else f"schema {found}"
-        super().__init__(f"the database has {has}, and this version expects {expected}")
+        actual = "no schema of Headrace" if found is None else f"schema {found}"
+        super().__init__(f"the database has {actual}, but this version expects {expected}")
 
 
 @dataclass(slots=True, kw_only=True)
 class Audit:
-    """What came of an audit.
+    """The result of an audit.
 
     Attributes:
-        jobs, events: how many were looked at.
-        breaches: those that are told, of each kind no more than were asked for.
-        counts: how many breaches there are of each kind.
-        seconds: how long it took.
+        jobs: the number of audited jobs.
+        events: the number of audited events.
+        breaches: the reported breaches, up to the limit for each check.
+        counts: the number of all breaches, by check.
+        seconds: the duration of the audit.
     """
 
     jobs: int = 0
@@ -67,10 +67,10 @@ class Auditor:
     """Audits a database.
 
     Args:
-        database: which.
-        limit: how many breaches of a kind are told.
-        progress: is told how many jobs were looked at, and about how many there are.
-        page: how many jobs one statement looks at.
+        database: the database.
+        limit: the maximum number of reported breaches of each check.
+        progress: called with the number of audited jobs and the approximate number of all jobs.
+        page: the number of jobs that one statement reads.
     """
 
     def __init__(
@@ -88,44 +88,44 @@ class Auditor:
         self._found = Audit()
 
     async def run(self, *, patience: float | None) -> Audit:
-        """Looks at everything.
+        """Audit all rows and search for stuck jobs.
 
         Args:
-            patience: seconds for which a job may wait for somebody; None: for ever, since nobody
-                is there.
+            patience: seconds a job may wait before it counts as stuck; None if no service is
+                running, so that no job counts as stuck.
 
         Raises:
-            OtherSchema: it cannot tell.
+            OtherSchema: the database has another schema version.
             Unavailable: the database cannot be reached, or is too slow.
         """
-        began = time.monotonic()
+        start = time.monotonic()
         async with self._database.snapshot(statement_timeout=_STATEMENT_S) as connection:
             await self.read(connection)
         if patience is not None and not await self._is_standby():
             for stuck in sorted(await self._stuck_for(patience)):
                 self._note(Breach(stuck.check, f"job {stuck.job_id}", stuck.text))
-        self._found.seconds = time.monotonic() - began
+        self._found.seconds = time.monotonic() - start
         return self._found
 
     async def _is_standby(self) -> bool:
-        """Whether it is a copy: who waits there, and for how long, is not what it seems."""
+        """Return whether the server is a standby, whose jobs may seem stuck because it lags."""
         async with self._database.statement() as connection:
             return await is_standby(connection)
 
     async def read(self, connection: Connection) -> Audit:
-        """Looks at what is written, and not at who waits.
+        """Audit all rows, without a search for stuck jobs.
 
         Args:
             connection: a snapshot.
 
         Raises:
-            OtherSchema: it cannot tell.
+            OtherSchema: the database has another schema version.
         """
         revision, expected = await read_revision(connection), head_revision()
         if revision != expected:
             raise OtherSchema(revision, expected)
         self._note(*await audit_rest(connection))
-        about = await estimate_jobs(connection)
+        estimate = await estimate_jobs(connection)
         for audit, size in ((audit_jobs, self._page), (audit_batches, _BATCHES)):
             after: UUID | None = FIRST_ID
             while after is not None:
@@ -133,20 +133,20 @@ class Auditor:
                 self._found.jobs += page.jobs
                 self._found.events += page.events
                 self._note(*page.breaches)
-                self._progress(self._found.jobs, max(about, self._found.jobs))
+                self._progress(self._found.jobs, max(estimate, self._found.jobs))
                 after = page.last
         return self._found
 
     async def _stuck_for(self, patience: float) -> set[Stuck]:
-        """What has been stuck at every look."""
+        """Return the jobs that stay stuck for `patience` seconds."""
         end = time.monotonic() + patience
-        stuck = await self._stuck()
+        stuck = await self._find_stuck()
         while stuck and (left := end - time.monotonic()) > 0:
-            await asyncio.sleep(min(_LOOK_S, left))
-            stuck &= await self._stuck()
+            await asyncio.sleep(min(_SEARCH_S, left))
+            stuck &= await self._find_stuck()
         return stuck
 
-    async def _stuck(self) -> set[Stuck]:
+    async def _find_stuck(self) -> set[Stuck]:
         async with self._database.snapshot(statement_timeout=_STATEMENT_S) as connection:
             return await find_stuck(connection, deadline_grace=_DEADLINE_GRACE)
 

@@ -23,8 +23,8 @@ def verify(
 ) -> int:
     """Audit the database against the invariants.
 
-    It compares every job with its events,
-    and finds rows without an owner, and jobs that are stuck.
+    The audit compares every job with its events,
+    and finds orphaned rows and stuck jobs.
     It reads one snapshot of HEADRACE_DATABASE_URL, or of the database of `headrace up`.
     It changes and blocks nothing, so the platform may be running.
     Exit codes: 0 all invariants hold, 1 an invariant is broken, 2 the audit failed.
@@ -52,9 +52,9 @@ def verify(
 
 
 def doctor(*, data: _Data = None, json: bool = False, session: Injected) -> int:
-    """Check the servers and services, and print what to do.
+    """Check the servers and services, and print advice.
 
-    It reads PostgreSQL and Redis at HEADRACE_DATABASE_URL and HEADRACE_REDIS_URL,
+    The command checks PostgreSQL and Redis at HEADRACE_DATABASE_URL and HEADRACE_REDIS_URL,
     or those of `headrace up`. It changes nothing, and prints no password.
     Exit codes: 0 no problem, 1 a problem was found, 2 the check failed.
 

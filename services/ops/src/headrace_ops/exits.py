@@ -1,4 +1,4 @@
-"""How the operator's commands end."""
+"""The exit codes of the operator's commands, and their errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace.cli.output import Output, json_text
 from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.settings import Settings
 from headrace_ops.audit import OtherSchema
-from headrace_ops.place import UnknownPlace, describe, find_settings, hint
+from headrace_ops.servers import ServersNotFound, describe, find_settings, hint
 
 _T = TypeVar("_T")
 
@@ -23,38 +23,43 @@ class Exit(IntEnum):
 
     CLEAN = 0
     BROKEN = 1
-    # The servers cannot be asked, so there is no verdict.
+    # The servers cannot be checked.
     UNKNOWN = 2
 
 
-def ask(
-    look: Callable[[Settings], _T], *, data: Path | None, output: Output, json: bool
+def inspect(
+    check: Callable[[Settings], _T], *, data: Path | None, output: Output, json: bool
 ) -> _T | None:
-    """Find the servers and look at them; print the reason and return None when that fails.
+    """Find the servers and return the result of `check`.
 
     Args:
-        look: is called with the settings of the servers.
+        check: called with the settings of the servers.
         data: as for `find_settings`.
-        output, json: where and how the reason is printed.
+        output: prints an error.
+        json: whether to print an error as JSON too.
+
+    Returns:
+        The result of `check`; None after an error, which is printed.
     """
     try:
         settings = find_settings(data)
-    except UnknownPlace as error:
-        why = str(error)
+    except ServersNotFound as error:
+        reason = str(error)
     else:
         try:
-            return look(settings)
+            return check(settings)
         except OtherSchema as error:
-            why = f"{describe(settings)}: {error}"
+            reason = f"{describe(settings)}: {error}"
         except Unavailable as error:
             fault = type(error.__cause__ or error).__name__
-            why = f"the database at {describe(settings)} cannot be reached, or takes too long "
-            why += f"({fault}). {hint(data)}".rstrip()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
-            # The text of a driver may quote the URL, and the password with it.
-            why = f"the database at {describe(settings)} cannot be used ({type(error).__name__}). "
-            why = f"{why}{hint(data)}".rstrip()
+            reason = f"the database at {describe(settings)} cannot be reached, or is too slow "
+            reason += f"({fault}). {hint(data)}".rstrip()
+        except Exception as error:  # noqa: BLE001 - any error means an unknown result
+            # A driver's message may quote the URL and its password.
+            fault = type(error).__name__
+            reason = f"the database at {describe(settings)} cannot be used ({fault}). "
+            reason = f"{reason}{hint(data)}".rstrip()
     if json:
-        output.line(json_text({"verdict": "unknown", "reason": why}))
-    output.errors.print(Text.assemble(("cannot tell: ", "bold red"), why))
+        output.line(json_text({"verdict": "unknown", "reason": reason}))
+    output.errors.print(Text.assemble(("check failed: ", "bold red"), reason))
     return None

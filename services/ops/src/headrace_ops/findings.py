@@ -1,4 +1,4 @@
-"""From what the servers say to what is good, what is not, and what to do."""
+"""The checks of `headrace doctor`: they judge the state of the servers and give advice."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from headrace_core.store.upkeep.diagnosis import (
 _GIB = 2**30
 _MIN_POSTGRES = 140_000
 _MIN_REDIS = (7, 0)
-# The sessions beside its pool in which a process waits for wake-ups.
+# The services whose processes are counted by their sessions for wake-ups.
 _SERVICES = ("gateway", "scheduler", "worker")
 
 
 class Level(StrEnum):
-    """How well something is. Only what is bad makes the command fail."""
+    """The severity of a finding. BAD makes the command fail."""
 
     OK = "ok"
     WARN = "warn"
@@ -35,7 +35,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A line of the report: about what, how well it is, in words, and what to do."""
+    """One result of the report, with advice if it is not OK."""
 
     topic: str
     level: Level
@@ -43,25 +43,31 @@ class Finding:
     advice: str = ""
 
 
-def look_at_schema(found: str | None, expected: str, known: Sequence[str]) -> Finding:
-    """Whether the database has the schema of this version; `known` are all that it knows."""
+def check_schema(found: str | None, expected: str, known: Sequence[str]) -> Finding:
+    """Check the schema version.
+
+    Args:
+        found: the revision of the database; None without one.
+        expected: the revision of this version.
+        known: all revisions that this version knows.
+    """
     if found == expected:
         return Finding("schema", Level.OK, f"{found}, as this version expects")
     if found is None or found in known:
-        has = "there is none" if found is None else f"{found} is older than {expected}"
+        text = "missing" if found is None else f"{found} is older than {expected}"
         advice = "Run: python -m headrace_core migrate"
     else:
-        has = f"{found} is unknown to this version, which expects {expected}"
-        advice = "Services of a newer version have migrated it: upgrade the others, and this one."
-    return Finding("schema", Level.BAD, has, advice)
+        text = f"{found} is unknown to this version, which expects {expected}"
+        advice = "A newer version has migrated the database: upgrade all services and this command."
+    return Finding("schema", Level.BAD, text, advice)
 
 
-def look_at_server(server: DatabaseServer, *, pool_size: int) -> Iterator[Finding]:
-    """The version, the role, the connections and the settings of PostgreSQL.
+def check_server(server: DatabaseServer, *, pool_size: int) -> Iterator[Finding]:
+    """Check the version, the role, the connections and the settings of PostgreSQL.
 
     Args:
-        server: what it reports.
-        pool_size: HEADRACE_DATABASE_POOL_SIZE, taken for that of every service.
+        server: its state.
+        pool_size: HEADRACE_DATABASE_POOL_SIZE of this command, assumed for every service.
     """
     good = server.version_number >= _MIN_POSTGRES
     yield Finding(
@@ -74,25 +80,25 @@ def look_at_server(server: DatabaseServer, *, pool_size: int) -> Iterator[Findin
         yield Finding(
             "postgresql",
             Level.BAD,
-            "it is a standby, on which nothing can be written",
-            "Let HEADRACE_DATABASE_URL name the primary.",
+            "the server is a standby, which refuses writes",
+            "Set HEADRACE_DATABASE_URL to the primary.",
         )
     if server.settings.get("default_transaction_read_only") == "on":
         yield Finding(
             "postgresql",
             Level.BAD,
-            "default_transaction_read_only is on, so nothing can be written",
-            "Providers set it when the disk is full. Make room, then ALTER DATABASE … "
-            "RESET default_transaction_read_only. The services recover by themselves.",
+            "default_transaction_read_only is on, so writes are refused",
+            "Providers set it when the disk is full. Free space, then run ALTER DATABASE … "
+            "RESET default_transaction_read_only. The services then recover.",
         )
-    yield _look_at_connections(server, pool_size)
-    yield from _look_at_settings(server)
+    yield _check_connections(server, pool_size)
+    yield from _check_settings(server)
 
 
-def _look_at_connections(server: DatabaseServer, pool_size: int) -> Finding:
+def _check_connections(server: DatabaseServer, pool_size: int) -> Finding:
     share = server.connections / server.max_connections
     level = Level.BAD if share > 0.95 else Level.WARN if share > 0.8 else Level.OK
-    text = f"{server.connections} of {server.max_connections} are used"
+    text = f"{server.connections} of {server.max_connections} are in use"
     services = {
         name: count
         for name in _SERVICES
@@ -101,10 +107,13 @@ def _look_at_connections(server: DatabaseServer, pool_size: int) -> Finding:
     if services:
         ours = sum(server.sessions.values())
         # Each process has a pool, and one session that waits for wake-ups.
-        most = sum(services.values()) * (pool_size + 1)
+        maximum = sum(services.values()) * (pool_size + 1)
         named = ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in services.items())
-        text += f"; {named} may open {most} with HEADRACE_DATABASE_POOL_SIZE={pool_size}"
-        if level is Level.OK and max(0, server.connections - ours) + most > server.max_connections:
+        text += f"; {named} may open {maximum} with HEADRACE_DATABASE_POOL_SIZE={pool_size}"
+        if (
+            level is Level.OK
+            and max(0, server.connections - ours) + maximum > server.max_connections
+        ):
             level = Level.WARN
     return Finding(
         "connections",
@@ -112,24 +121,24 @@ def _look_at_connections(server: DatabaseServer, pool_size: int) -> Finding:
         text,
         ""
         if level is Level.OK
-        else "Raise max_connections, make HEADRACE_DATABASE_POOL_SIZE smaller, or put PgBouncer in "
-        "session mode between.",
+        else "Raise max_connections, lower HEADRACE_DATABASE_POOL_SIZE, or use PgBouncer in "
+        "session mode.",
     )
 
 
-def look_at_writes(fault: str | None) -> Finding:
-    """Whether a job could be stored; `fault` is why not."""
+def check_writes(fault: str | None) -> Finding:
+    """Check that jobs can be stored; `fault` is the reason if they cannot."""
     if fault is None:
-        return Finding("writes", Level.OK, "a job could be stored")
+        return Finding("writes", Level.OK, "jobs can be stored")
     return Finding(
         "writes",
         Level.BAD,
-        f"no job can be stored: {fault}",
-        "Look for a lock (pg_locks), a full disk, a read-only database or a missing privilege.",
+        f"jobs cannot be stored: {fault}",
+        "Check for a lock (pg_locks), a full disk, a read-only database or a missing privilege.",
     )
 
 
-def _look_at_settings(server: DatabaseServer) -> Iterator[Finding]:
+def _check_settings(server: DatabaseServer) -> Iterator[Finding]:
     def value(name: str) -> str:
         return server.settings.get(name, "")
 
@@ -149,7 +158,7 @@ def _look_at_settings(server: DatabaseServer) -> Iterator[Finding]:
         yield Finding(
             "autovacuum",
             Level.BAD,
-            "off: tables and indexes grow with each transition, and never shrink",
+            "off: tables and indexes grow with each transition and are never vacuumed",
             "Set autovacuum = on.",
         )
     timeout = int(value("statement_timeout") or 0)
@@ -157,49 +166,51 @@ def _look_at_settings(server: DatabaseServer) -> Iterator[Finding]:
         yield Finding(
             "statement_timeout",
             Level.WARN,
-            f"{timeout} ms also ends what takes long under load",
-            "Leave it at 0 for Headrace's role: HEADRACE_DATABASE_TIMEOUT bounds each call.",
+            f"{timeout} ms is too short for statements under load",
+            "Set it to 0 for Headrace's role: HEADRACE_DATABASE_TIMEOUT limits each statement.",
         )
 
 
-def look_at_clock(difference: timedelta, uncertainty: timedelta) -> Finding:
-    """How far the database's clock is ahead of this host's."""
+def check_clock(difference: timedelta, uncertainty: timedelta) -> Finding:
+    """Check the difference between the clocks of the database and of this host."""
     seconds = difference.total_seconds()
     off = abs(difference) - uncertainty > timedelta(seconds=1)
     if abs(difference) <= uncertainty:
-        words = "as this host's"
+        text = "same time as this host"
     else:
-        words = f"{abs(seconds):.3f} s {'ahead of' if seconds > 0 else 'behind'} this host's"
+        text = f"{abs(seconds):.3f} s {'ahead of' if seconds > 0 else 'behind'} this host"
     return Finding(
         "clock",
         Level.WARN if off else Level.OK,
-        words,
-        "Jobs go by the database's clock alone, but times in logs and requests will not fit: "
-        "run NTP on both."
+        text,
+        "Jobs use the database's clock only, but times in logs and requests differ from it: "
+        "run NTP on both hosts."
         if off
         else "",
     )
 
 
-def look_at_transactions(
+def check_transactions(
     oldest: OpenTransaction | None, lag: timedelta, *, sees_others: bool
 ) -> Iterator[Finding]:
-    """The settled lag, and who holds it up; `sees_others` is the server's."""
+    """Check the oldest transaction and the settled lag that it causes.
+
+    Args:
+        oldest: the oldest transaction that this role may see.
+        lag: the age of the oldest event that has not settled.
+        sees_others: whether this role may see the transactions of other roles.
+    """
     if oldest is None or oldest.age < timedelta(minutes=1):
         yield Finding(
             "transactions",
             Level.OK if sees_others else Level.WARN,
             "none is open for more than a minute"
-            + (
-                ""
-                if sees_others
-                else ", but for those of other roles, which this role is not shown"
-            ),
+            + ("" if sees_others else ", but this role cannot see transactions of other roles"),
             "" if sees_others else "GRANT pg_read_all_stats TO the role of HEADRACE_DATABASE_URL.",
         )
     else:
-        whose = f"{oldest.application or 'somebody'} as {oldest.user}, {oldest.state}"
-        who = f"process {oldest.pid}, {whose}" if oldest.pid else whose
+        session = f"{oldest.application or 'unnamed'} as {oldest.user}, {oldest.state}"
+        owner = f"process {oldest.pid}, {session}" if oldest.pid else session
         ending = (
             f"SELECT pg_terminate_backend({oldest.pid})"
             if oldest.pid
@@ -208,19 +219,19 @@ def look_at_transactions(
         yield Finding(
             "transactions",
             Level.BAD if oldest.age > timedelta(hours=1) else Level.WARN,
-            f"one has been open for {_span(oldest.age)}: {who}",
-            f"Streams of many jobs wait for it, and nothing is vacuumed. {ending} ends it.",
+            f"one has been open for {_span(oldest.age)}: {owner}",
+            f"Streams of many jobs wait for it, and dead rows are kept. {ending} ends it.",
         )
     yield Finding(
         "settled lag",
         Level.WARN if lag > timedelta(seconds=10) else Level.OK,
         f"{lag.total_seconds():.1f} s",
-        "Streams of many jobs are late by so much." if lag > timedelta(seconds=10) else "",
+        "Streams of many jobs are delayed by this time." if lag > timedelta(seconds=10) else "",
     )
 
 
-def look_at_tables(tables: Iterable[TableHealth]) -> Iterator[Finding]:
-    """Dead rows."""
+def check_tables(tables: Iterable[TableHealth]) -> Iterator[Finding]:
+    """Check the dead rows of tables."""
     for table in tables:
         many = table.dead > 50_000 and table.dead > table.live / 2
         vacuumed = f"{table.vacuum_time:%Y-%m-%d %H:%M}" if table.vacuum_time else "never"
@@ -229,33 +240,33 @@ def look_at_tables(tables: Iterable[TableHealth]) -> Iterator[Finding]:
             Level.WARN if many else Level.OK,
             f"{table.live:,} rows, {table.dead:,} dead, vacuumed {vacuumed}",
             f"Autovacuum does not keep up: ALTER TABLE {table.name} SET "
-            "(autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0), and look "
-            "for transactions that stay open."
+            "(autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0), and check "
+            "for long transactions."
             if many
             else "",
         )
 
 
-def look_at_leader(leader: LeaderState | None) -> Finding:
-    """Whether somebody leads."""
+def check_leader(leader: LeaderState | None) -> Finding:
+    """Check that a scheduler leads."""
     if leader is not None and leader.lease is not None:
-        return Finding("scheduler", Level.OK, f"one leads, in term {leader.term}")
+        return Finding("scheduler", Level.OK, f"a scheduler leads, in term {leader.term}")
     return Finding(
         "scheduler",
         Level.BAD,
-        "nobody leads: nothing is delivered, taken back or pruned",
-        "Start python -m headrace_scheduler, two of them so that one stands by.",
+        "no scheduler leads: jobs are not dispatched, recovered or pruned",
+        "Start python -m headrace_scheduler, twice to have a standby.",
     )
 
 
-def look_at_workers(workers: Sequence[WorkerState]) -> Iterator[Finding]:
-    """Each live worker, and how much it runs."""
+def check_workers(workers: Sequence[WorkerState]) -> Iterator[Finding]:
+    """Check the workers and their load."""
     live = [worker for worker in workers if worker.lease > timedelta()]
     if not live:
         yield Finding(
             "workers",
             Level.BAD,
-            "there is none",
+            "no live worker",
             "Start python -m headrace_worker.",
         )
     for worker in live:
@@ -264,35 +275,35 @@ def look_at_workers(workers: Sequence[WorkerState]) -> Iterator[Finding]:
             f"worker {worker.name}",
             Level.OK if worker.types else Level.WARN,
             f"{worker.running} of {worker.slots} slots, {worker.types} types, {queues}, "
-            f"lease for {worker.lease.total_seconds():.0f} s"
-            + (", drains" if worker.draining else ""),
-            "" if worker.types else "It has no handlers: HEADRACE_HANDLERS names their modules.",
+            f"lease {worker.lease.total_seconds():.0f} s"
+            + (", draining" if worker.draining else ""),
+            "" if worker.types else "It has no handlers: set HEADRACE_HANDLERS to their modules.",
         )
     if live and all(worker.running >= worker.slots for worker in live if not worker.draining):
         yield Finding(
             "load",
             Level.WARN,
             "no worker has a free slot",
-            "Start more workers, or raise HEADRACE_WORKER_SLOTS when handlers mostly wait.",
+            "Start more workers, or raise HEADRACE_WORKER_SLOTS if handlers mostly wait.",
         )
     if lapsed := len(workers) - len(live):
-        yield Finding("lapsed workers", Level.OK, f"{lapsed}, which are forgotten after an hour")
+        yield Finding("lapsed workers", Level.OK, f"{lapsed}, removed after an hour")
 
 
-def look_at_lanes(lanes: Iterable[UnservedLane]) -> Iterator[Finding]:
-    """Queues that wait for a worker."""
+def check_lanes(lanes: Iterable[UnservedLane]) -> Iterator[Finding]:
+    """Report queues that no worker serves."""
     for lane in lanes:
         yield Finding(
             f"queue {lane.queue}",
             Level.WARN,
             f"jobs of type {lane.type} (tenant {lane.tenant}) have waited for a worker for "
             f"{_span(lane.age)}",
-            "No live worker has this handler and takes this queue: see headrace handlers.",
+            "No live worker with this handler serves this queue: run headrace handlers.",
         )
 
 
-def look_at_redis(server: RedisServer) -> Iterator[Finding]:
-    """The version of Redis, and what it does when its memory is full."""
+def check_redis(server: RedisServer) -> Iterator[Finding]:
+    """Check the version, the writes and the memory of Redis."""
     numbers = tuple(int(part) for part in server.version.split(".")[:2])
     good = numbers >= _MIN_REDIS
     yield Finding(
@@ -306,8 +317,8 @@ def look_at_redis(server: RedisServer) -> Iterator[Finding]:
         yield Finding(
             "redis",
             Level.BAD,
-            f"it takes no writes: {server.refusal}",
-            "Nothing is lost: workers take jobs from PostgreSQL meanwhile.",
+            f"Redis refuses writes: {server.refusal}",
+            "No job is lost: workers claim jobs from PostgreSQL.",
         )
     if server.max_memory:
         evicts = server.policy != "noeviction"
@@ -316,28 +327,28 @@ def look_at_redis(server: RedisServer) -> Iterator[Finding]:
             "redis memory",
             Level.WARN if evicts or full else Level.OK,
             f"{server.memory / server.max_memory:.0%} of its limit, {server.policy}",
-            "Deliveries that it throws away come again after 10 s only: set "
-            "maxmemory-policy noeviction, and give it a server of its own."
+            "A job whose delivery is evicted waits 10 s for the next one. Set maxmemory-policy "
+            "noeviction, and use a separate Redis server."
             if evicts
-            else "Give it more memory."
+            else "Raise maxmemory."
             if full
             else "",
         )
 
 
-def no_redis(where: str) -> Finding:
-    """Redis cannot be reached at this host and port."""
+def redis_unreachable(where: str) -> Finding:
+    """Return the finding that Redis cannot be reached at an address."""
     return Finding(
         "redis",
         Level.BAD,
-        f"it cannot be reached at {where}, or does not let us in",
-        "Nothing is lost: workers take jobs from PostgreSQL meanwhile. Start it, or mend "
+        f"Redis cannot be reached at {where}, or refused the login",
+        "No job is lost: workers claim jobs from PostgreSQL. Start Redis, or correct "
         "HEADRACE_REDIS_URL.",
     )
 
 
-def look_at_disk(folder: str) -> Finding | None:
-    """The disk under a folder of this machine; None when it cannot be seen."""
+def check_disk(folder: str) -> Finding | None:
+    """Check the free space of a folder's disk; None if the folder is not on this machine."""
     try:
         usage = shutil.disk_usage(folder)
     except OSError:
@@ -349,7 +360,9 @@ def look_at_disk(folder: str) -> Finding | None:
         "disk",
         level,
         f"{usage.free / _GIB:.1f} of {usage.total / _GIB:.1f} GiB are free",
-        "" if level is Level.OK else "Shorten HEADRACE_RETENTION, or give PostgreSQL more room.",
+        ""
+        if level is Level.OK
+        else "Shorten HEADRACE_RETENTION, or enlarge the disk of PostgreSQL.",
     )
 
 

@@ -1,4 +1,4 @@
-"""`headrace verify`, once its command line has been read."""
+"""The command `headrace verify`, after its command line is parsed."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from headrace.cli.output import Output, json_text
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_ops.audit import Audit, Auditor
-from headrace_ops.exits import Exit, ask
-from headrace_ops.place import describe
+from headrace_ops.exits import Exit, inspect
+from headrace_ops.servers import describe
 
-# What each check holds.
+# The rule that each check tests.
 RULES: Final[Mapping[str, str]] = {
     "missing": "every job has its events",
     "orphan": "every event has its job",
     "gap": "events are numbered 1, 2, 3 … without a gap",
-    "step": "every event is a step of the lifecycle from the state before",
-    "attempt": "attempts count up with each start, and only then",
-    "end": "each life of a job has one terminal event",
-    "row": "a job's row says what its newest event says",
-    "place": "a job's events stand in the log in the order of their numbers",
-    "tenant": "a job and its events are of one tenant",
-    "early": "nothing starts before its time",
-    "size": "no progress is larger than a stream carries",
-    "key": "one idempotency key, one job",
-    "batch": "batches and their jobs belong together",
-    "leftover": "what is left of pruned jobs is what should be",
-    "handler": "every handler has its worker",
-    "log": "no place in the log is beyond what was written",
-    "installation": "the database has one name",
+    "step": "every event is a transition of the lifecycle from the previous state",
+    "attempt": "the attempt number grows with each start, and with nothing else",
+    "end": "a job has one terminal event for each submit or requeue",
+    "row": "the row of a job matches its newest event",
+    "place": "the events of a job are in the log in the order of their numbers",
+    "tenant": "a job and its events have the same tenant",
+    "early": "no job is queued before its due time",
+    "size": "no progress is larger than streams can send",
+    "key": "an idempotency key belongs to one job",
+    "batch": "every batch has its jobs, and every job of a batch its batch",
+    "leftover": "pruned jobs have only the expected leftover events",
+    "handler": "every handler has a worker",
+    "log": "no place is beyond the events of this cluster",
+    "installation": "the database has one identity",
     "unreadable": "every row can be read",
     "lease": "a RUNNING job has a worker with a lease",
-    "due": "a job that is due is queued",
-    "deadline": "a job past its deadline has ended",
-    "delivery": "a QUEUED job goes to a free worker",
+    "due": "due jobs are queued",
+    "deadline": "jobs past their deadline have ended",
+    "delivery": "QUEUED jobs are delivered while workers have free slots",
 }
-# With these something may be done; the others are damage.
+# Advice for breaches that have a remedy. All others are damage.
 _ADVICE: Final[Mapping[str, str]] = {
-    "log": "The database comes from another cluster: python -m headrace_core migrate --restored",
-    "size": "An older version stored it. Lists and streams show it cut; it goes with its job.",
-    "unreadable": "To repair such rows: python -m headrace_core mend",
-    "lease": "Does a scheduler lead? headrace doctor tells.",
-    "due": "Does a scheduler lead? headrace doctor tells.",
-    "deadline": "Does a scheduler lead? headrace doctor tells.",
-    "delivery": "Does a scheduler lead, and is Redis there? headrace doctor tells.",
+    "log": "If the database was restored, run: python -m headrace_core migrate --restored",
+    "size": "An older version stored it. Lists and streams cut it. Pruning the job removes it.",
+    "unreadable": "To repair these rows, run: python -m headrace_core mend",
+    "lease": "Run headrace doctor to check the scheduler.",
+    "due": "Run headrace doctor to check the scheduler.",
+    "deadline": "Run headrace doctor to check the scheduler.",
+    "delivery": "Run headrace doctor to check the scheduler and Redis.",
 }
-# How often progress is told where no terminal can be redrawn, in seconds.
+# Seconds between two lines of progress if stderr is not a terminal.
 _PROGRESS_S: Final = 5.0
 
 
@@ -66,7 +66,7 @@ def run(
     patience: float,
     limit: int,
 ) -> int:
-    """Audits, and prints what was found; the arguments are those of the command.
+    """Audit the database and print the result. The arguments are those of the command.
 
     Returns:
         The exit code.
@@ -76,10 +76,10 @@ def run(
         audited = _audit(settings, patience=None if at_rest else patience, limit=limit)
         return asyncio.run(audited), describe(settings)
 
-    answer = ask(audit, data=data, output=output, json=json)
-    if answer is None:
+    result = inspect(audit, data=data, output=output, json=json)
+    if result is None:
         return Exit.UNKNOWN
-    found, where = answer
+    found, where = result
     if json:
         output.line(json_text(document(found, where)))
     else:
@@ -96,7 +96,7 @@ async def _audit(settings: Settings, *, patience: float | None, limit: int) -> A
 
 
 def document(found: Audit, where: str) -> dict[str, Any]:
-    """The result, for JSON."""
+    """Return the result as a JSON object."""
     return {
         "verdict": "breach" if found.counts else "clean",
         "database": where,
@@ -111,39 +111,37 @@ def document(found: Audit, where: str) -> dict[str, Any]:
 
 
 def text(found: Audit, where: str) -> Text:
-    """The result, for people."""
-    looked_at = (
-        f"{found.jobs:,} jobs with {found.events:,} events at {where} in {found.seconds:.1f} s"
-    )
+    """Return the result as text."""
+    scope = f"{found.jobs:,} jobs with {found.events:,} events at {where} in {found.seconds:.1f} s"
     if not found.counts:
-        return Text.assemble(("clean", "bold green"), f": {looked_at}, and nothing is broken")
+        return Text.assemble(("clean", "bold green"), f": {scope}, no breaches")
     total = found.counts.total()
     breaches = "1 breach" if total == 1 else f"{total:,} breaches"
-    lines = [Text.assemble(("broken", "bold red"), f": {looked_at}, {breaches}")]
+    lines = [Text.assemble(("broken", "bold red"), f": {scope}, {breaches}")]
     for check, rule in RULES.items():
         if not (count := found.counts[check]):
             continue
         lines.append(Text.assemble("\n", (f"{check}: {rule}", "bold")))
-        told = [breach for breach in found.breaches if breach.check == check]
-        lines += [Text(f"  {breach.subject}: {breach.text}") for breach in told]
-        if count > len(told):
-            lines.append(Text(f"  and {count - len(told):,} more"))
+        reported = [breach for breach in found.breaches if breach.check == check]
+        lines += [Text(f"  {breach.subject}: {breach.text}") for breach in reported]
+        if count > len(reported):
+            lines.append(Text(f"  and {count - len(reported):,} more"))
         if check in _ADVICE:
             lines.append(Text(f"  {_ADVICE[check]}", style="italic"))
     return Text("\n").join(lines)
 
 
 class _Progress:
-    """Tells on stderr how far it is."""
+    """Reports the progress of the audit on stderr."""
 
     def __init__(self) -> None:
-        self._said = time.monotonic()
+        self._reported = time.monotonic()
 
-    def __call__(self, jobs: int, about: int) -> None:
+    def __call__(self, jobs: int, estimate: int) -> None:
         if sys.stderr.isatty():
-            end = "\n" if jobs >= about else ""
-            sys.stderr.write(f"\r{jobs:,} of about {about:,} jobs {end}")
+            end = "\n" if jobs >= estimate else ""
+            sys.stderr.write(f"\r{jobs:,} of about {estimate:,} jobs {end}")
             sys.stderr.flush()
-        elif time.monotonic() - self._said >= _PROGRESS_S:
-            self._said = time.monotonic()
-            sys.stderr.write(f"{jobs:,} of about {about:,} jobs\n")
+        elif time.monotonic() - self._reported >= _PROGRESS_S:
+            self._reported = time.monotonic()
+            sys.stderr.write(f"{jobs:,} of about {estimate:,} jobs\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_ops.place import UnknownPlace, describe, find_settings
+from headrace_ops.servers import ServersNotFound, describe, find_settings
 from headrace_standalone.embedded.folder import DataFolder
 
 OWN_SERVERS = pytest.mark.skipif(
@@ -53,17 +53,17 @@ def test_a_folder_in_which_nothing_runs_is_refused(
     monkeypatch: pytest.MonkeyPatch, elsewhere: Path
 ) -> None:
     (elsewhere / ".headrace").mkdir()
-    with pytest.raises(UnknownPlace, match="no headrace up"):
+    with pytest.raises(ServersNotFound, match="no headrace up"):
         find_settings(None)
     # Whoever names a folder does not mean another database.
     monkeypatch.setenv("HEADRACE_DATABASE_URL", "postgresql://me@db/jobs")
-    with pytest.raises(UnknownPlace, match="no headrace up"):
+    with pytest.raises(ServersNotFound, match="no headrace up"):
         find_settings(elsewhere)
 
 
 def test_a_wrong_setting_is_named_and_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_DATABASE_URL", "mysql://me:pa55word@db/jobs")
-    with pytest.raises(UnknownPlace, match="HEADRACE_DATABASE_URL") as refused:
+    with pytest.raises(ServersNotFound, match="HEADRACE_DATABASE_URL") as refused:
         find_settings(None)
     assert "pa55word" not in str(refused.value)
 

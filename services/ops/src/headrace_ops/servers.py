@@ -1,4 +1,4 @@
-"""Which servers are meant: those of the environment, or those of a running `headrace up`."""
+"""The servers to check: those of the environment, or those of a running `headrace up`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from pydantic import SecretStr, ValidationError
 
 from headrace_core.runtime.settings import Settings, problems
 
-# Where `headrace up` keeps its data unless it is told otherwise.
+# The default data folder of `headrace up`.
 _DEFAULT = Path(".headrace")
 
 
-class UnknownPlace(Exception):
-    """Nothing says where the servers are, or what says so is not right."""
+class ServersNotFound(Exception):
+    """The data folder has no running servers, or a setting is invalid; the message names it."""
 
 
 def find_settings(data: Path | None) -> Settings:
-    """The settings with which to reach the servers.
+    """Return settings with the URLs of the servers.
 
     Args:
-        data: the folder of a running `headrace up`. None: what the environment says, or else the
-            folder in which `headrace up` runs here.
+        data: the folder of a running `headrace up`. None for the servers of the environment, or
+            without HEADRACE_DATABASE_URL for those of the folder .headrace, if it exists.
 
     Raises:
-        UnknownPlace: there is no such folder, nothing runs in it, or a setting is wrong.
+        ServersNotFound: no server is running in the folder, or a setting is invalid.
     """
     try:
         settings = Settings()
     except ValidationError as error:
-        raise UnknownPlace("; ".join(problems(error))) from None
+        raise ServersNotFound("; ".join(problems(error))) from None
     named = bool(os.environ.get("HEADRACE_DATABASE_URL"))
     if data is None and (named or not _DEFAULT.is_dir()):
         return settings
@@ -42,14 +42,14 @@ def find_settings(data: Path | None) -> Settings:
             running_servers,
         )
     except ImportError:
-        raise UnknownPlace(
+        raise ServersNotFound(
             "--data needs the package headrace-standalone; in a checkout of Headrace, "
             "`make wheels` builds it and `pip install dist/*.whl` installs it"
         ) from None
     try:
         servers = running_servers(data or _DEFAULT)
     except NothingRuns as error:
-        raise UnknownPlace(str(error)) from None
+        raise ServersNotFound(str(error)) from None
     return settings.model_copy(
         update={
             name: SecretStr(url)
@@ -63,31 +63,31 @@ def find_settings(data: Path | None) -> Settings:
 
 
 def hint(data: Path | None) -> str:
-    """What to try when the servers cannot be reached; empty when a folder was given."""
+    """Return advice for unreachable servers; empty if `data` is set."""
     if data is not None:
         return ""
-    told = "For the servers of a running `headrace up`, name its folder: --data FOLDER."
+    advice = "For the servers of a running `headrace up`, name its folder: --data FOLDER."
     if not os.environ.get("HEADRACE_DATABASE_URL"):
-        return f"HEADRACE_DATABASE_URL is not set. {told}"
-    return f"HEADRACE_DATABASE_URL names it. {told}"
+        return f"HEADRACE_DATABASE_URL is not set. {advice}"
+    return f"HEADRACE_DATABASE_URL names it. {advice}"
 
 
 def describe(settings: Settings) -> str:
-    """Where the database is, without what is secret: `127.0.0.1:5432/headrace`."""
+    """Return the address of the database without secrets, such as `127.0.0.1:5432/headrace`."""
     url = urlsplit(settings.postgresql_url)
     return _hosts(url, default_port="5432") + url.path
 
 
 def describe_redis(settings: Settings) -> str:
-    """Where Redis is, without what is secret: `127.0.0.1:6379/0`, or the path of its socket."""
+    """Return the address of Redis without secrets, such as `127.0.0.1:6379/0`, or its socket."""
     url = urlsplit(settings.redis_url.get_secret_value())
     return url.path if url.scheme == "unix" else _hosts(url, default_port="6379") + url.path
 
 
 def _hosts(url: SplitResult, *, default_port: str) -> str:
-    """The hosts of a URL, each with its port; a socket is named by its folder."""
+    """Return the hosts of a URL, each with its port; for a socket, its folder."""
     query = parse_qs(url.query)
-    # What stands before the host is the user and the password, and a query may have them as well.
+    # The user and the password are before the @ or in the query.
     hosts = url.netloc.rpartition("@")[2] or ",".join(query.get("host", ["localhost"]))
     port = ",".join(query.get("port", [default_port]))
     return ",".join(
