@@ -1,4 +1,4 @@
-"""`docker-compose.yml` and `deploy/Dockerfile`, as far as they can be judged without an engine."""
+"""Checks of `docker-compose.yml` and `deploy/Dockerfile` that need no container engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 OURS = ("migrate", "gateway", "scheduler", "worker", "ops")
-# The package of this repository that an image is for.
+# The package of this repository in each image.
 PACKAGE = {name: f"headrace-{name}" for name in OURS} | {
     "migrate": "headrace-core",
     "worker": "headrace-handlers",
@@ -35,36 +35,36 @@ def stages() -> dict[str, str]:
 
 
 def closure(package: str) -> set[str]:
-    """The package and all of this repository that it needs."""
+    """Return a package and all packages of this repository that it needs."""
     projects = {}
     for file in (*ROOT.glob("services/*/pyproject.toml"), ROOT / "clients/python/pyproject.toml"):
         project = tomllib.loads(file.read_text())["project"]
         names = {re.split(r"[<>=\[]", one)[0] for one in project["dependencies"]}
         projects[project["name"]] = names
-    found, open_ones = set(), {package}
-    while open_ones:
-        found |= open_ones
-        open_ones = {
+    found, pending = set(), {package}
+    while pending:
+        found |= pending
+        pending = {
             needed
-            for one in open_ones
+            for one in pending
             for needed in projects[one]
             if needed in projects and needed not in found
         }
     return found
 
 
-def test_everything_is_there(compose: dict) -> None:
+def test_compose_file_contains_all_services(compose: dict) -> None:
     assert set(compose["services"]) == {"postgres", "redis", *OURS}
 
 
 @pytest.mark.parametrize("name", ["postgres", "redis", "gateway", "scheduler", "worker"])
-def test_what_runs_for_ever_has_a_health_check(compose: dict, name: str) -> None:
+def test_long_running_service_has_a_health_check(compose: dict, name: str) -> None:
     check = compose["services"][name]["healthcheck"]
     assert {"test", "interval", "timeout", "retries", "start_period"} <= set(check)
 
 
 @pytest.mark.parametrize("name", ["gateway", "scheduler", "worker"])
-def test_services_are_asked_over_grpc_where_they_listen(compose: dict, name: str) -> None:
+def test_health_check_probes_the_address_of_the_service(compose: dict, name: str) -> None:
     service = compose["services"][name]
     port = service["environment"][f"HEADRACE_{name.upper()}_ADDRESS"].rpartition(":")[2]
     assert service["healthcheck"]["test"] == [
@@ -73,13 +73,13 @@ def test_services_are_asked_over_grpc_where_they_listen(compose: dict, name: str
     ]
 
 
-def test_the_operators_commands_are_there_when_they_are_asked_for(compose: dict) -> None:
+def test_operator_commands_have_their_own_profile(compose: dict) -> None:
     assert compose["services"]["ops"]["profiles"] == ["ops"]
     assert all("profiles" not in compose["services"][name] for name in OURS if name != "ops")
 
 
 @pytest.mark.parametrize("name", ["gateway", "scheduler", "worker"])
-def test_services_wait_for_what_they_need(compose: dict, name: str) -> None:
+def test_service_waits_for_its_dependencies(compose: dict, name: str) -> None:
     assert compose["services"][name]["depends_on"] == {
         "migrate": {"condition": "service_completed_successfully"},
         "redis": {"condition": "service_healthy"},
@@ -89,14 +89,14 @@ def test_services_wait_for_what_they_need(compose: dict, name: str) -> None:
     assert migrate["restart"].startswith("on-failure")
 
 
-def test_no_password_has_a_default() -> None:
+def test_passwords_have_no_default() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     used = re.findall(r"\$\{(HEADRACE_\w+PASSWORD)([^}]*)\}", text)
     assert {name for name, _ in used} == {"HEADRACE_POSTGRES_PASSWORD", "HEADRACE_REDIS_PASSWORD"}
     assert all(rest.startswith(":?") for _, rest in used)
 
 
-def test_only_the_api_is_published_and_only_on_this_machine(compose: dict) -> None:
+def test_only_the_api_is_published_and_only_on_loopback(compose: dict) -> None:
     published = {
         name: service["ports"]
         for name, service in compose["services"].items()
@@ -106,7 +106,7 @@ def test_only_the_api_is_published_and_only_on_this_machine(compose: dict) -> No
     assert all(port.startswith("127.0.0.1:") for port in published["gateway"])
 
 
-def test_only_the_gateway_lets_strangers_in(compose: dict) -> None:
+def test_only_the_gateway_allows_insecure_access(compose: dict) -> None:
     insecure = {
         name
         for name, service in compose["services"].items()
@@ -116,9 +116,7 @@ def test_only_the_gateway_lets_strangers_in(compose: dict) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_an_image_is_built_from_its_target(
-    compose: dict, stages: dict[str, str], name: str
-) -> None:
+def test_image_is_built_from_its_target(compose: dict, stages: dict[str, str], name: str) -> None:
     build = compose["services"][name]["build"]
     assert build["target"] == name
     assert (ROOT / build["context"] / build["dockerfile"]).is_file()
@@ -128,16 +126,14 @@ def test_an_image_is_built_from_its_target(
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_an_image_holds_the_packages_that_it_needs_and_no_other(
-    stages: dict[str, str], name: str
-) -> None:
+def test_image_contains_exactly_the_needed_packages(stages: dict[str, str], name: str) -> None:
     build = stages[f"build-{name}"]
     wheels = {wheel.replace("_", "-") for wheel in re.findall(r"/wheels/([a-z_]+)-\*\.whl", build)}
     assert wheels == closure(PACKAGE[name])
     assert f"--require-hashes -r requirements/{name}.txt" in build
 
 
-def test_what_is_copied_exists(stages: dict[str, str]) -> None:
+def test_copied_paths_exist(stages: dict[str, str]) -> None:
     sources = [
         source
         for line in re.findall(r"^COPY (?!--from)(.+)$", stages["builder"], re.MULTILINE)
@@ -147,7 +143,7 @@ def test_what_is_copied_exists(stages: dict[str, str]) -> None:
     assert all((ROOT / source).exists() for source in sources)
 
 
-def test_images_stand_on_pinned_tags(compose: dict, stages: dict[str, str]) -> None:
+def test_base_images_have_pinned_tags(compose: dict, stages: dict[str, str]) -> None:
     images = [compose["services"][name]["image"] for name in ("postgres", "redis")]
     images += [re.match(r"FROM (\S+)", stages[name])[1] for name in ("base", "builder")]
     assert all(re.fullmatch(r"[a-z]+:\d[\w.-]*", image) for image in images)

@@ -1,4 +1,4 @@
-"""`.env.example` tells every setting and its default, and nothing else."""
+"""`.env.example` lists exactly the settings, with their defaults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headrace_core.runtime.variables import known_variables
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
-# What is read by others than the services.
+# Variables of the client, the command line and docker compose.
 ELSEWHERE = {
     "HEADRACE_TARGET",
     "HEADRACE_DATA",
@@ -26,7 +26,7 @@ ELSEWHERE = {
 
 
 def settings_classes() -> list[type[BaseSettings]]:
-    """The services' settings, and those that handlers keep beside their code."""
+    """Return the settings of the services and of the built-in handlers."""
     package = headrace_handlers
     modules = [
         importlib.import_module(module.name)
@@ -53,30 +53,30 @@ def example() -> dict[str, str]:
     return dict(re.findall(r"^#([A-Z][A-Z0-9_]*)=(.*)$", EXAMPLE.read_text(), re.MULTILINE))
 
 
-def test_it_lists_every_setting_and_no_other(example: dict[str, str]) -> None:
+def test_example_lists_exactly_the_settings(example: dict[str, str]) -> None:
     known = set().union(*(names(settings) for settings in settings_classes()))
     assert set(example) == known | ELSEWHERE
 
 
-def test_misspellings_are_compared_with_every_setting(example: dict[str, str]) -> None:
+def test_known_variables_contain_every_setting(example: dict[str, str]) -> None:
     # `runtime/variables.py` cannot import the settings of the handlers, so it repeats their names.
     assert known_variables() == set(example)
 
 
-def test_its_values_are_the_defaults(
+def test_values_of_the_example_are_the_defaults(
     example: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in example.items():
         if value:
             monkeypatch.setenv(name, value)
     for settings in settings_classes():
-        said = settings()
-        with pytest.MonkeyPatch.context() as nothing_set:
+        configured = settings()
+        with pytest.MonkeyPatch.context() as unset:
             for name in example:
-                nothing_set.delenv(name, raising=False)
-            assert said == settings()
+                unset.delenv(name, raising=False)
+            assert configured == settings()
 
 
-def test_each_setting_is_explained() -> None:
+def test_each_setting_has_a_comment() -> None:
     unexplained = re.findall(r"(?:^|\n)\n#(HEADRACE_\w+)=", EXAMPLE.read_text())
     assert unexplained == []

@@ -1,4 +1,4 @@
-"""The files of the packages: no fragment that a single other file imports."""
+"""The layout of the packages: no short file that only one other file imports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def modules() -> dict[str, Path]:
 
 
 def imported(file: Path) -> Iterator[str]:
-    """Yield all names that a file imports, those of modules and those inside of modules."""
+    """Yield the names of all modules and objects that a file imports."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -72,6 +72,6 @@ def test_extra_installs_the_packages_of_its_handlers(extra: str) -> None:
     assert call.keywords[0].value.value == f"headrace-handlers[{extra}]"
 
 
-def test_entry_points_of_handlers_are_those_that_settings_select() -> None:
+def test_entry_points_equal_the_builtin_handlers() -> None:
     points = project(HANDLERS)["entry-points"]["headrace.handlers"]
     assert points == {name: f"headrace_handlers.{name}" for name in BUILTIN_HANDLERS}

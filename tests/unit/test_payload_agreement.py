@@ -1,4 +1,4 @@
-"""What the gateway accepts, the handler decodes: both encodings, types of msgspec and pydantic."""
+"""A handler decodes each payload that the gateway accepts: types of msgspec and pydantic."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.grpc.data import read_data
 from headrace_worker.api.payload import Decoder, payload_schema
 
-# The same types and payloads in each run, so that a failure is one of the change under test.
+# Each run uses the same types and payloads, so that the change under test causes a failure.
 CASES = settings(max_examples=100, derandomize=True, deadline=None, database=None)
 
 
-# msgspec names the schemas of types by their names.
+# Numbers for unique names of types, from which msgspec derives the names of schemas.
 NUMBERED = itertools.count()
 
 
@@ -74,7 +74,7 @@ class Dog(pydantic.BaseModel):
 
 
 class Leaf(NamedTuple):
-    """A type with values that fit, and others near its borders."""
+    """A type, valid values, and values near its limits."""
 
     kind: Any
     good: list[Any]
@@ -234,8 +234,8 @@ PYDANTIC = [
         ],
     ),
 ]
-# msgspec takes one of each kind in a union. Types with a pattern are left out: msgspec 0.22 crashes
-# when such a union with a list is garbage, which no type of a handler ever is.
+# msgspec allows one type of each kind in a union. Types with a pattern are left out: msgspec 0.22
+# crashes when such a union with a list is freed, which never happens to the type of a handler.
 UNION_PARTS = {
     "text": [
         leaf
@@ -253,7 +253,7 @@ UNION_PARTS = {
 
 
 def grown(leaves: list[Leaf], *, is_pydantic: bool) -> st.SearchStrategy[Leaf]:
-    """Leaves in lists, optionals, unions, and structures of these."""
+    """Return a strategy of leaves in lists, optionals, unions, and structures of these."""
 
     def lists(inner: Leaf) -> Leaf:
         kind = list[inner.kind]  # type: ignore[name-defined]
@@ -319,7 +319,7 @@ def grown(leaves: list[Leaf], *, is_pydantic: bool) -> st.SearchStrategy[Leaf]:
 
 
 def texts(value: Any, draw: random.Random) -> str:
-    """A JSON text of a value: with equal keys now and then, and integers written as fractions."""
+    """Return a value as JSON, sometimes with repeated keys or integers written as fractions."""
     if isinstance(value, dict):
         members = [f"{json.dumps(key)}:{texts(item, draw)}" for key, item in value.items()]
         if members and draw.random() < 0.2:
@@ -334,10 +334,10 @@ def texts(value: Any, draw: random.Random) -> str:
 
 
 def protobuf(value: Any) -> struct_pb2.Value:
-    """A value as `Data.value` has it.
+    """Return a value in the form of `Data.value`.
 
     Raises:
-        OverflowError: an integer is beyond a double.
+        OverflowError: an integer is too large for a double.
     """
     match value:
         case None:
@@ -357,7 +357,7 @@ def protobuf(value: Any) -> struct_pb2.Value:
 
 
 def accepts(handler: KnownHandler, decode: Decoder, data: Data) -> bool:
-    """Whether the gateway accepts a payload; asserts that the handler then decodes it."""
+    """Return whether the gateway accepts a payload; if so, assert that the handler decodes it."""
     try:
         payload = read_data(data)
         document = payload if isinstance(payload, Document) else parse_json(payload, "payload")

@@ -1,4 +1,4 @@
-"""`python -m headrace_…`: help that explains the settings, and nothing else than the service."""
+"""The options of `python -m headrace_…`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Group commit: what callers may rely on, whatever happens to the others."""
+"""Group commit: each caller gets its own result, even if other callers fail."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from headrace_core.store.sql.group_commit import GroupCommit, Overloaded
 
 
 class Store:
-    """A commit that a test holds open, lets through and makes fail."""
+    """A commit that a test can hold, release and fail."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
         self.failures: dict[int, Exception] = {}
 
     async def commit(self, items: list[int]) -> list[str]:
         self.batches.append(items)
-        self.begun.set()
+        self.started.set()
         await self.gate.wait()
         for item in items:
             if item in self.failures:
@@ -36,7 +36,7 @@ class Store:
     def hold(self) -> None:
         self.gate.clear()
 
-    def let_through(self) -> None:
+    def release(self) -> None:
         self.gate.set()
 
 
@@ -46,52 +46,52 @@ def group(store: Store, **bounds: object) -> GroupCommit[int, str]:
 
 
 async def submit_all(commits: GroupCommit[int, str], items: Iterable[int]) -> list[asyncio.Task]:
-    """Hands items in, each as a caller of its own, and returns when all of them wait."""
+    """Submit each item in its own task, and return when all tasks wait."""
     tasks = [asyncio.create_task(commits.submit(item)) for item in items]
     await asyncio.sleep(0)
     return tasks
 
 
-async def test_an_item_that_finds_nobody_committing_is_committed_at_once():
+async def test_item_without_a_running_commit_is_committed_at_once():
     store = Store()
     assert await group(store).submit(1) == "done 1"
     assert store.batches == [[1]]
 
 
-async def test_what_comes_during_a_commit_makes_one_batch_in_the_order_of_submits():
+async def test_items_submitted_during_a_commit_form_one_ordered_batch():
     store = Store()
     commits = group(store)
     store.hold()
     first = asyncio.create_task(commits.submit(0))
-    await store.begun.wait()
+    await store.started.wait()
     rest = await submit_all(commits, range(1, 50))
-    store.let_through()
+    store.release()
     assert await asyncio.gather(first, *rest) == [f"done {n}" for n in range(50)]
     assert store.batches == [[0], list(range(1, 50))]
 
 
-async def test_what_is_submitted_in_one_turn_of_the_loop_shares_a_commit():
+async def test_items_of_one_loop_iteration_share_a_commit():
     store = Store()
     commits = group(store)
     await asyncio.gather(*(commits.submit(n) for n in range(10)))
     assert store.batches == [list(range(10))]
 
 
-async def test_a_batch_is_never_longer_than_its_bound():
+async def test_batch_never_exceeds_its_maximum_length():
     store = Store()
     commits = group(store, max_batch=4)
     await asyncio.gather(*(commits.submit(n) for n in range(10)))
     assert store.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-async def test_a_batch_is_full_at_its_weight_but_one_heavy_item_goes_alone():
+async def test_batch_is_full_at_its_weight_except_for_a_heavy_item():
     store = Store()
     commits = group(store, weigh=lambda item: item, max_batch_weight=10)
     await asyncio.gather(*(commits.submit(n) for n in (4, 6, 5, 25, 1, 2)))
     assert store.batches == [[4, 6], [5], [25], [1, 2]]
 
 
-async def test_a_failing_batch_fails_all_its_callers_and_no_others():
+async def test_failed_batch_fails_only_its_own_callers():
     store = Store()
     commits = group(store, max_batch=2)
     store.failures[2] = Unavailable("postgresql")
@@ -101,7 +101,7 @@ async def test_a_failing_batch_fails_all_its_callers_and_no_others():
     assert results[4:] == ["done 4", "done 5"]
 
 
-async def test_it_goes_on_after_a_failure():
+async def test_commit_after_a_failed_one_succeeds():
     store = Store()
     commits = group(store)
     store.failures[1] = Unavailable("postgresql")
@@ -110,7 +110,7 @@ async def test_it_goes_on_after_a_failure():
     assert await commits.submit(2) == "done 2"
 
 
-async def test_too_few_results_are_an_error_of_every_caller():
+async def test_missing_results_fail_their_callers():
     async def commit(items: list[int]) -> list[str]:
         return ["done"] * (len(items) - 1)
 
@@ -119,51 +119,51 @@ async def test_too_few_results_are_an_error_of_every_caller():
     assert isinstance(results[-1], ValueError)
 
 
-async def test_a_cancelled_caller_takes_its_item_back_before_the_commit_begins():
+async def test_caller_cancelled_before_the_commit_withdraws_its_item():
     store = Store()
     commits = group(store)
     store.hold()
     first = asyncio.create_task(commits.submit(0))
-    await store.begun.wait()
+    await store.started.wait()
     one, two, three = await submit_all(commits, (1, 2, 3))
     two.cancel()
     with pytest.raises(asyncio.CancelledError):
         await two
-    store.let_through()
+    store.release()
     assert await asyncio.gather(first, one, three) == ["done 0", "done 1", "done 3"]
     assert store.batches == [[0], [1, 3]]
 
 
-async def test_a_caller_cancelled_during_its_commit_does_not_disturb_the_others():
+async def test_caller_cancelled_during_the_commit_affects_no_other():
     store = Store()
     commits = group(store)
     store.hold()
     one, two = await submit_all(commits, (1, 2))
-    await store.begun.wait()
+    await store.started.wait()
     one.cancel()
     with pytest.raises(asyncio.CancelledError):
         await one
-    store.let_through()
+    store.release()
     assert await two == "done 2"
     assert store.batches == [[1, 2]]
     assert await commits.submit(3) == "done 3"
 
 
-async def test_when_all_callers_are_cancelled_nothing_is_committed():
+async def test_items_of_cancelled_callers_are_not_committed():
     store = Store()
     commits = group(store)
     store.hold()
     first = asyncio.create_task(commits.submit(0))
-    await store.begun.wait()
+    await store.started.wait()
     for task in await submit_all(commits, (1, 2)):
         task.cancel()
-    store.let_through()
+    store.release()
     await first
     await commits.close()
     assert store.batches == [[0]]
 
 
-async def test_no_more_may_wait_than_the_bound_and_room_comes_back():
+async def test_item_beyond_the_pending_limit_is_rejected_until_room():
     store = Store()
     commits = group(store, max_pending=3)
     store.hold()
@@ -172,12 +172,12 @@ async def test_no_more_may_wait_than_the_bound_and_room_comes_back():
         await commits.submit(4)
     assert isinstance(caught.value, Unavailable)
     assert str(caught.value) == "too many writes are waiting for postgresql; try again"
-    store.let_through()
+    store.release()
     await asyncio.gather(*tasks)
     assert await commits.submit(5) == "done 5"
 
 
-async def test_no_more_weight_may_wait_than_the_bound_but_one_heavy_item_may():
+async def test_weight_beyond_the_limit_is_rejected_except_a_lone_item():
     store = Store()
     commits = group(store, weigh=lambda item: item, max_pending_weight=10)
     assert await commits.submit(25) == "done 25"
@@ -185,51 +185,51 @@ async def test_no_more_weight_may_wait_than_the_bound_but_one_heavy_item_may():
     tasks = await submit_all(commits, (4, 6))
     with pytest.raises(Overloaded):
         await commits.submit(1)
-    store.let_through()
+    store.release()
     await asyncio.gather(*tasks)
     assert await commits.submit(10) == "done 10"
 
 
-async def test_an_item_taken_back_gives_its_room_back():
+async def test_withdrawn_item_frees_its_room():
     store = Store()
     commits = group(store, max_pending=2)
     store.hold()
     first = asyncio.create_task(commits.submit(0))
-    await store.begun.wait()
+    await store.started.wait()
     (second,) = await submit_all(commits, (1,))
     second.cancel()
-    store.let_through()
+    store.release()
     await first
     assert await asyncio.gather(commits.submit(2), commits.submit(3)) == ["done 2", "done 3"]
 
 
-async def test_close_commits_what_waits_and_takes_nothing_more():
+async def test_close_commits_waiting_items_and_rejects_new_ones():
     store = Store()
     commits = group(store, max_batch=1)
     store.hold()
     tasks = await submit_all(commits, (1, 2))
     closing = asyncio.create_task(commits.close())
-    await store.begun.wait()
+    await store.started.wait()
     with pytest.raises(ShuttingDown):
         await commits.submit(3)
-    store.let_through()
+    store.release()
     await closing
     assert [task.result() for task in tasks] == ["done 1", "done 2"]
 
 
-async def test_close_without_work_returns():
+async def test_close_without_items_returns():
     commits = group(Store())
     await commits.close()
     with pytest.raises(ShuttingDown):
         await commits.submit(1)
 
 
-async def test_a_close_that_is_cut_off_leaves_nobody_waiting():
+async def test_close_that_times_out_fails_the_waiting_callers():
     store = Store()
     commits = group(store, max_batch=1)
     store.hold()
     tasks = await submit_all(commits, (1, 2))
-    await store.begun.wait()
+    await store.started.wait()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await commits.close()
@@ -256,25 +256,25 @@ def test_every_item_is_committed_once_and_in_order(turns: list[list[int]], max_b
     asyncio.run(scenario())
 
 
-async def test_a_crowd_that_keeps_coming_shares_a_commit(monkeypatch: pytest.MonkeyPatch):
-    # So long that a machine that is busy with other things still brings somebody in it.
+async def test_items_that_keep_arriving_share_a_commit(monkeypatch: pytest.MonkeyPatch):
+    # Long enough for a new item to arrive even on a busy machine.
     monkeypatch.setattr(group_commit, "_STEP", 0.2)
     store = Store()
     commits = group(store, gather=60.0, max_batch=40)
-    crowd = await submit_all(commits, range(10))
-    await store.begun.wait()
+    tasks = await submit_all(commits, range(10))
+    await store.started.wait()
 
-    async def come() -> None:
-        # One at a time, until a batch is full.
+    async def submit_more() -> None:
+        # One item at a time, until a batch is full.
         for n in range(10, 50):
-            crowd.extend(await submit_all(commits, [n]))
+            tasks.extend(await submit_all(commits, [n]))
 
-    await asyncio.gather(come(), *crowd)
-    await asyncio.gather(*crowd)
+    await asyncio.gather(submit_more(), *tasks)
+    await asyncio.gather(*tasks)
     assert store.batches == [list(range(10)), list(range(10, 50))]
 
 
-async def test_who_comes_alone_never_waits_for_others():
+async def test_single_item_does_not_wait_for_others():
     store = Store()
     commits = group(store, gather=60.0)
     for n in range(20):
@@ -282,15 +282,15 @@ async def test_who_comes_alone_never_waits_for_others():
     assert store.batches == [[n] for n in range(20)]
 
 
-async def test_a_caller_that_waits_no_longer_takes_its_item_back():
+async def test_caller_that_times_out_withdraws_its_item():
     store = Store()
     commits = group(store)
     store.hold()
     first = asyncio.create_task(commits.submit(1))
-    await store.begun.wait()
+    await store.started.wait()
     with pytest.raises(TimeoutError):
         await commits.submit(2, timeout=0.001)
     (last,) = await submit_all(commits, [3])
-    store.let_through()
+    store.release()
     assert await asyncio.gather(first, last) == ["done 1", "done 3"]
     assert store.batches == [[1], [3]]

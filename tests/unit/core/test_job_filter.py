@@ -34,10 +34,10 @@ def test_empty_field_of_a_filter_is_not_stored():
 
 def test_equal_filters_have_equal_text():
     text = write_filter(WHOLE)
-    said = json.loads(text)
-    assert said["queues"] == ["a", "b"]
-    assert said["states"] == ["failed", "queued"]
-    assert said["job_ids"] == sorted(said["job_ids"])
+    stored = json.loads(text)
+    assert stored["queues"] == ["a", "b"]
+    assert stored["states"] == ["failed", "queued"]
+    assert stored["job_ids"] == sorted(stored["job_ids"])
     again = JobFilter(
         queues=frozenset(["a", "b"]),
         types=WHOLE.types,

@@ -16,7 +16,7 @@ from headrace_core.domain.lifecycle import (
     targets,
 )
 
-# A copy of the table, so each change of it changes a test.
+# A copy of the table, so that each change of the table must change this test.
 ROWS = """
 - submitted queued
 - submitted scheduled
@@ -65,12 +65,12 @@ def test_state_left_only_by_a_requeue_is_terminal() -> None:
     assert {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED} == TERMINAL
 
 
-def test_each_state_except_succeeded_has_a_way_out() -> None:
+def test_each_state_except_succeeded_can_be_left() -> None:
     left = {state for rule in LIFECYCLE for state in rule.sources}
     assert set(JobState) - left == {JobState.SUCCEEDED}
 
 
-def test_each_state_has_a_way_in() -> None:
+def test_each_state_can_be_reached() -> None:
     assert {state for rule in LIFECYCLE for state in rule.targets} == set(JobState)
 
 

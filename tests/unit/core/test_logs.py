@@ -1,4 +1,4 @@
-"""Logs show where an error came from, and nothing of what was being worked on."""
+"""Logs show the origin of an error, but no payload."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def restored() -> Iterator[None]:
 
 
 def fail(payload: str) -> None:
-    inner = f"the first line says what is wrong\nDETAIL: {payload}"
+    inner = f"the first line describes the problem\nDETAIL: {payload}"
     try:
         raise KeyError(payload[:0])
     except KeyError as cause:
@@ -35,7 +35,7 @@ def fail(payload: str) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_an_error_shows_its_frames_and_first_line_but_no_variables(
+def test_error_shows_frames_and_first_line_but_no_variables(
     capsys: pytest.CaptureFixture[str], log_format: Literal["json", "console"]
 ):
     logs.configure(Settings(log_format=log_format), service="gateway")
@@ -53,7 +53,7 @@ def test_an_error_shows_its_frames_and_first_line_but_no_variables(
     for line in output.err.splitlines() if log_format == "json" else ():
         event = json.loads(line)
         assert event["service"] == "gateway"
-        assert "the first line says what is wrong" in line
+        assert "the first line describes the problem" in line
 
 
 def test_console_shows_a_stack_trace_below_its_line(capsys: pytest.CaptureFixture[str]):

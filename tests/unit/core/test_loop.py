@@ -14,9 +14,9 @@ from headrace_core.domain.errors import StaleTerm, Unavailable
 from headrace_core.runtime.loop import Loop, LoopRecords, LoopRunner, Signal, Timing, Wake
 from headrace_core.runtime.metrics import LoopMetrics, registry_of
 
-# No test waits longer, in seconds.
+# Longest wait of a test, in seconds.
 DEADLINE_S = 20
-AT_ONCE = Timing(retry=(0.0, 0.0))
+NO_WAIT = Timing(retry=(0.0, 0.0))
 
 
 class Counting(Loop):
@@ -120,7 +120,7 @@ async def test_fault_of_any_kind_is_retried_and_logged_once() -> None:
         *(Unavailable("redis"), TimeoutError()),
     )
     counting = Counting(*faults)
-    runner = LoopRunner(counting, timing=AT_ONCE)
+    runner = LoopRunner(counting, timing=NO_WAIT)
     with capture_logs() as logs:
         async with running(runner):
             await runner.record.runs.reach(1)
@@ -151,7 +151,7 @@ async def test_outage_is_reported_after_the_patience() -> None:
     with capture_logs() as logs:
         async with running(runner):
             await runner.record.runs.reach(1)
-    # The third and the fourth failure come after more than 10 s.
+    # Only the third and the fourth failure happen after more than 10 s.
     assert (counting.failures, counting.outages) == (4, 2)
     [outage] = [log for log in logs if log["event"] == "loop_outage"]
     assert (outage["log_level"], outage["failed_for_s"]) == ("error", 12.0)
@@ -168,7 +168,7 @@ async def test_fatal_error_ends_the_loop() -> None:
 
 async def test_metrics_show_the_records_of_loops() -> None:
     records = LoopRecords()
-    runner = LoopRunner(Counting(ValueError()), timing=AT_ONCE, records=records)
+    runner = LoopRunner(Counting(ValueError()), timing=NO_WAIT, records=records)
     async with running(runner):
         await runner.record.runs.reach(1)
         text = generate_latest(registry_of(LoopMetrics(records))).decode()

@@ -1,4 +1,4 @@
-"""How a service becomes a process, and how it ends."""
+"""The start and the end of a service as a process."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from headrace_core.runtime.process import run_service
 
 
 def never(_: object) -> object:
-    raise AssertionError("a service was made of settings that can't be")
+    raise AssertionError("a service was created from invalid settings")
 
 
-def test_settings_that_cannot_be_end_it_with_78_and_name_each_problem(
+def test_invalid_settings_exit_with_78_and_name_each_problem(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HEADRACE_WORKER_SLOTS", "none")
     monkeypatch.setenv("HEADRACE_REDIS_TIMEOUT", "0")
     monkeypatch.setenv("HEADRACE_DATABASE_URL", "mysql://u:hunter2@h/d")
     assert run_service("tester", never) == 78  # type: ignore[arg-type]
-    said = capsys.readouterr().err
-    lines = said.splitlines()
+    output = capsys.readouterr().err
+    lines = output.splitlines()
     assert len(lines) == 3
     assert all(line.startswith("headrace tester: HEADRACE_") for line in lines)
     for name in ("HEADRACE_WORKER_SLOTS", "HEADRACE_REDIS_TIMEOUT", "HEADRACE_DATABASE_URL"):
-        assert name in said
-    assert "hunter2" not in said
-    assert "Value error" not in said
+        assert name in output
+    assert "hunter2" not in output
+    assert "Value error" not in output
 
 
-def test_two_settings_that_do_not_fit_together_end_it_too(
+def test_conflicting_settings_exit_with_78(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HEADRACE_GATEWAY_ADDRESS", "0.0.0.0:50051")
     assert run_service("tester", never) == 78  # type: ignore[arg-type]
-    said = capsys.readouterr().err
-    assert said.startswith(
+    output = capsys.readouterr().err
+    assert output.startswith(
         "headrace tester: HEADRACE_GATEWAY_ADDRESS=0.0.0.0:50051 is not a loopback"
     )
-    assert "HEADRACE_ALLOW_INSECURE=true" in said
+    assert "HEADRACE_ALLOW_INSECURE=true" in output
 
 
 PROGRAM = textwrap.dedent(
@@ -57,16 +57,16 @@ PROGRAM = textwrap.dedent(
     from headrace_core.runtime.process import run_service
 
     process._POSTPONED = RetryPolicy(initial_backoff=timedelta(milliseconds=1), jitter=0)
-    made = 0
+    created = 0
 
     class Service:
         def __init__(self, settings):
-            global made
-            made += 1
+            global created
+            created += 1
         async def start(self):
             if sys.argv[1] == "fail":
                 raise RuntimeError("it cannot start")
-            if sys.argv[1] == "wait" and made < 3:
+            if sys.argv[1] == "wait" and created < 3:
                 raise Unavailable("postgresql") from ConnectionRefusedError("hush")
             print("started", flush=True)
         async def stop(self):
@@ -89,7 +89,7 @@ def run(how: str, **variables: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_it_cleanly(signum: signal.Signals) -> None:
+def test_signal_stops_the_service_cleanly(signum: signal.Signals) -> None:
     with run("serve") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
@@ -98,7 +98,7 @@ def test_a_signal_stops_it_cleanly(signum: signal.Signals) -> None:
     assert (process.returncode, out) == (0, "stopped\n")
 
 
-def test_a_failure_is_logged_and_ends_it_with_1_after_a_stop() -> None:
+def test_failure_is_logged_and_exits_with_1_after_a_stop() -> None:
     with run("fail") as process:
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (1, "stopped\n")

@@ -61,11 +61,11 @@ progresses = st.builds(
 
 
 @given(overrides)
-def test_retry_retrysurvive_a_round_trip(retry: RetryOverrides) -> None:
+def test_retry_overrides_survive_a_round_trip(retry: RetryOverrides) -> None:
     assert to_overrides(from_overrides(retry)) == retry
 
 
-def test_empty_retry_retryare_stored_as_null() -> None:
+def test_empty_retry_overrides_are_stored_as_null() -> None:
     assert from_overrides(RetryOverrides()) is None
     assert to_overrides(None) == RetryOverrides()
 
@@ -91,7 +91,7 @@ def test_labels_survive_a_round_trip(labels: dict[str, str]) -> None:
 
 
 def test_text_with_lone_surrogates_is_stored_without_them() -> None:
-    # An OSError about a file with such a name has this message.
+    # The message of an OSError about a file with an undecodable name.
     message = "no such file: \udcff.csv"
     error = to_error(from_error(JobError(type="OSError", message=message, retryable=True)))
     assert error == JobError(type="OSError", message="no such file: ?.csv", retryable=True)

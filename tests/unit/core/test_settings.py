@@ -1,4 +1,4 @@
-"""Settings: what the environment may say."""
+"""Settings from the environment: valid values, limits and conflicts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ADDRESSES = ("gateway_address", "scheduler_address", "worker_address")
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:0", "127.1.2.3:50051", "localhost:50051", "[::1]:50051"]
 )
-def test_loopback_is_served(name: str, address: str) -> None:
+def test_loopback_address_is_accepted(name: str, address: str) -> None:
     assert getattr(Settings(**{name: address}), name) == address
 
 
@@ -38,20 +38,20 @@ def test_loopback_is_served(name: str, address: str) -> None:
         "",
     ],
 )
-def test_anything_else_is_refused_unless_it_is_allowed(name: str, address: str) -> None:
+def test_other_address_is_refused_unless_insecure_is_allowed(name: str, address: str) -> None:
     with pytest.raises(ValidationError, match="HEADRACE_ALLOW_INSECURE=true"):
         Settings(**{name: address})
     assert getattr(Settings(**{name: address}, allow_insecure=True), name) == address
 
 
-def test_the_lease_is_renewed_at_least_three_times() -> None:
+def test_heartbeat_above_a_third_of_the_lease_is_refused() -> None:
     Settings(worker_lease=15, worker_beat=5)
     with pytest.raises(ValidationError, match=r"HEADRACE_WORKER_BEAT .* at most a third"):
         Settings(worker_lease=15, worker_beat=5.1)
 
 
 @pytest.mark.parametrize(
-    ("said", "read"),
+    ("text", "items"),
     [
         ("", ()),
         ("mail", ("mail",)),
@@ -59,24 +59,24 @@ def test_the_lease_is_renewed_at_least_three_times() -> None:
         (" mail , reports ,", ("mail", "reports")),
     ],
 )
-def test_lists_are_written_with_commas(
-    monkeypatch: pytest.MonkeyPatch, said: str, read: tuple[str, ...]
+def test_list_is_separated_by_commas(
+    monkeypatch: pytest.MonkeyPatch, text: str, items: tuple[str, ...]
 ) -> None:
-    monkeypatch.setenv("HEADRACE_WORKER_QUEUES", said)
-    monkeypatch.setenv("HEADRACE_HANDLERS", said)
+    monkeypatch.setenv("HEADRACE_WORKER_QUEUES", text)
+    monkeypatch.setenv("HEADRACE_HANDLERS", text)
     settings = Settings()
-    assert settings.worker_queues == read
-    assert settings.handlers == read
+    assert settings.worker_queues == items
+    assert settings.handlers == items
 
 
-def test_the_watchdog_waits_longer_than_the_lease_or_is_off() -> None:
+def test_watchdog_within_the_lease_is_refused() -> None:
     Settings(worker_lease=15, worker_watchdog=15.1)
     Settings(worker_watchdog=0)
     with pytest.raises(ValidationError, match="HEADRACE_WORKER_WATCHDOG"):
         Settings(worker_lease=15, worker_watchdog=15)
 
 
-def test_rules_of_retention_are_read_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retention_rules_are_read_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_RETENTION_RULES", "failed=30d,acme=3d")
     kept = Settings(retention=60).kept_for
     assert kept.of("acme", JobState.FAILED) == timedelta(days=3)
@@ -95,7 +95,7 @@ def test_rules_of_retention_are_read_at_the_start(monkeypatch: pytest.MonkeyPatc
         "postgresql+psycopg://u:p@h:1/d?sslmode=require",
     ],
 )
-def test_the_database_is_reached_with_our_driver(url: str) -> None:
+def test_database_url_is_converted_to_asyncpg(url: str) -> None:
     settings = Settings(database_url=url)
     assert settings.postgresql_url == "postgresql://u:p@h:1/d?sslmode=require"
 
@@ -110,7 +110,7 @@ def test_the_database_is_reached_with_our_driver(url: str) -> None:
     ],
     ids=str,
 )
-def test_an_error_shows_no_secret(fields: dict[str, Any]) -> None:
+def test_error_contains_no_secret(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         Settings(**fields)
     assert "hunter2" not in str(caught.value)
@@ -129,7 +129,7 @@ def test_an_error_shows_no_secret(fields: dict[str, Any]) -> None:
         ("dispatch_prefetch", "-1"),
     ],
 )
-def test_what_is_out_of_range_is_refused_by_name(
+def test_value_out_of_range_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"HEADRACE_{name.upper()}", value)
@@ -148,7 +148,7 @@ def test_what_is_out_of_range_is_refused_by_name(
         ("email, numbers", ("email", "numbers")),
     ],
 )
-def test_builtin_handlers_are_a_switch_or_a_list(
+def test_builtin_handlers_accepts_a_boolean_or_a_list(
     text: str, builtins: tuple[str, ...] | None
 ) -> None:
     assert Settings(builtin_handlers=text).builtins == builtins

@@ -1,4 +1,4 @@
-"""Ending tasks, also those whose libraries lose a cancellation."""
+"""The end of tasks, also of tasks that swallow a cancellation."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from headrace_core.runtime.tasks import end_tasks, run_to_end
 
 
 @pytest.fixture(autouse=True)
-def at_short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "_AGAIN", 0.01)
 
 
 class Stubborn:
-    """Loses so many cancellations before it takes one."""
+    """A task that swallows a number of cancellations before it ends."""
 
     def __init__(self, losses: int) -> None:
         self.losses = losses
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
 
     async def run(self) -> None:
-        self.begun.set()
+        self.started.set()
         while True:
             try:
                 await asyncio.Event().wait()
@@ -34,23 +34,23 @@ class Stubborn:
                     raise
 
 
-async def begin(*works: Stubborn) -> list[asyncio.Task[None]]:
-    begun = [asyncio.create_task(work.run()) for work in works]
+async def start(*works: Stubborn) -> list[asyncio.Task[None]]:
+    tasks = [asyncio.create_task(work.run()) for work in works]
     for work in works:
-        await work.begun.wait()
-    return begun
+        await work.started.wait()
+    return tasks
 
 
-async def test_a_task_that_loses_a_cancellation_is_cancelled_again():
-    begun = await begin(Stubborn(0), Stubborn(3))
+async def test_task_that_swallows_a_cancellation_is_cancelled_again():
+    tasks = await start(Stubborn(0), Stubborn(3))
     async with asyncio.timeout(10):
-        await end_tasks(*begun)
-    assert all(task.cancelled() for task in begun)
+        await end_tasks(*tasks)
+    assert all(task.cancelled() for task in tasks)
 
 
-async def test_what_never_ends_is_left_behind_in_time():
+async def test_task_that_never_ends_is_abandoned_after_the_timeout():
     works = Stubborn(0), Stubborn(10**9)
-    ended, left = await begin(*works)
+    ended, left = await start(*works)
     async with asyncio.timeout(10):
         await end_tasks(ended, left, within=0.05)
     assert ended.cancelled()
@@ -59,7 +59,7 @@ async def test_what_never_ends_is_left_behind_in_time():
     await end_tasks(left)
 
 
-async def test_what_a_task_raises_is_its_own():
+async def test_exception_of_a_task_is_not_raised():
     async def fail() -> None:
         raise ValueError("its own")
 
@@ -69,9 +69,9 @@ async def test_what_a_task_raises_is_its_own():
     assert isinstance(failed.exception(), ValueError)
 
 
-async def test_who_is_cancelled_while_it_waits_leaves_nothing_behind():
+async def test_cancelled_end_tasks_leaves_no_task_running():
     work = Stubborn(3)
-    [task] = await begin(work)
+    [task] = await start(work)
     ending = asyncio.create_task(end_tasks(task))
     await asyncio.sleep(0)
     ending.cancel()
@@ -81,7 +81,7 @@ async def test_who_is_cancelled_while_it_waits_leaves_nothing_behind():
     assert task.cancelled()
 
 
-async def test_there_may_be_nothing_to_end():
+async def test_end_tasks_without_tasks_returns():
     await end_tasks()
 
 

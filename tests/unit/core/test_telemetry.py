@@ -1,4 +1,4 @@
-"""The server of metrics, on its own."""
+"""The HTTP server of metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def registry() -> CollectorRegistry:
     return registry
 
 
-def ask(host: str, port: int, path: str, method: str = "GET") -> tuple[int, str]:
+def request(host: str, port: int, path: str, method: str = "GET") -> tuple[int, str]:
     connection = http.client.HTTPConnection(host, port, timeout=10)
     connection.request(method, path)
     with connection.getresponse() as response:
@@ -29,7 +29,7 @@ def ask(host: str, port: int, path: str, method: str = "GET") -> tuple[int, str]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
-async def test_it_serves_metrics_and_nothing_else(host: str, registry: CollectorRegistry):
+async def test_server_serves_metrics_only(host: str, registry: CollectorRegistry):
     server = MetricsServer(address=f"{host}:0", registry=registry)
     try:
         await server.start()
@@ -37,24 +37,24 @@ async def test_it_serves_metrics_and_nothing_else(host: str, registry: Collector
         pytest.skip(f"this machine has no {host}")
     try:
         plain = host.strip("[]")
-        status, text = await asyncio.to_thread(ask, plain, server.port, "/metrics")
+        status, text = await asyncio.to_thread(request, plain, server.port, "/metrics")
         assert status == 200
         assert "level 7.0" in text
         for path in ("/", "/metrics/", "/etc/passwd", "/favicon.ico"):
-            assert (await asyncio.to_thread(ask, plain, server.port, path))[0] == 404
-        assert (await asyncio.to_thread(ask, plain, server.port, "/metrics", "POST"))[0] == 405
+            assert (await asyncio.to_thread(request, plain, server.port, path))[0] == 404
+        assert (await asyncio.to_thread(request, plain, server.port, "/metrics", "POST"))[0] == 405
     finally:
         await server.stop()
 
 
-async def test_an_address_that_is_taken_is_said(registry: CollectorRegistry):
+async def test_address_in_use_is_an_error(registry: CollectorRegistry):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match="in use"):
             await MetricsServer(address=f"127.0.0.1:{port}", registry=registry).start()
 
 
-async def test_who_says_nothing_is_hung_up_on_and_delays_neither_others_nor_the_stop(
+async def test_silent_client_is_disconnected_and_delays_nothing(
     registry: CollectorRegistry,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -63,7 +63,7 @@ async def test_who_says_nothing_is_hung_up_on_and_delays_neither_others_nor_the_
     server = MetricsServer(address="127.0.0.1:0", registry=registry)
     await server.start()
     silent = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(5)]
-    assert (await asyncio.to_thread(ask, "127.0.0.1", server.port, "/metrics"))[0] == 200
+    assert (await asyncio.to_thread(request, "127.0.0.1", server.port, "/metrics"))[0] == 200
     assert [await asyncio.to_thread(one.recv, 1) for one in silent] == [b""] * 5
     late = socket.create_connection(("127.0.0.1", server.port), timeout=10)
     began = time.monotonic()

@@ -23,7 +23,7 @@ HUGE = "x" * 100_000
         ("12345678901", "123456789…"),
     ],
 )
-def test_text_with_unfit_characters_is_cleaned(text: str, cleaned: str) -> None:
+def test_unprintable_characters_of_a_text_are_replaced(text: str, cleaned: str) -> None:
     assert clean_text(text, 40 if text != "12345678901" else 10) == cleaned
 
 
@@ -46,7 +46,7 @@ def test_job_error_with_hostile_texts_is_bounded() -> None:
     assert "\\u0000" not in stored
 
 
-def test_job_error_without_texts_still_names_itself() -> None:
+def test_job_error_without_texts_has_defaults() -> None:
     assert JobError(type=" ", message="", retryable=True).type == "Error"
     assert JobError(type="KeyError", message="", retryable=True).message == "KeyError"
 

@@ -1,4 +1,4 @@
-"""The builder of transitions, and which transitions it builds."""
+"""The builder of transitions, and the transitions that use it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(package: ModuleType) -> Path:
     return Path(package.__path__[0])
 
 
-def test_lifecycle_events_have_a_transition_each() -> None:
+def test_each_lifecycle_event_has_a_transition() -> None:
     events = {event for one in built() for event in one.events}
 
     assert events == set(EventType)

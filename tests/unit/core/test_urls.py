@@ -78,12 +78,12 @@ def test_unreadable_database_url_is_refused_without_its_parts(bad: str) -> None:
         assert "%2F %3F %23 %40" in refusal(redis_url=bad.replace("postgresql", "redis"))
 
 
-def test_connect_timeout_goes_before_the_setting() -> None:
-    given = server_arguments(Settings(database_url=url("connect_timeout=3"), database_timeout=9))
+def test_connect_timeout_of_the_url_overrides_the_setting() -> None:
+    from_url = server_arguments(Settings(database_url=url("connect_timeout=3"), database_timeout=9))
     unlimited = server_arguments(
         Settings(database_url=url("connect_timeout=0"), database_timeout=9)
     )
-    assert (given["timeout"], unlimited["timeout"]) == (3, 9)
+    assert (from_url["timeout"], unlimited["timeout"]) == (3, 9)
 
 
 def test_system_certificates_verify_the_server() -> None:

@@ -1,4 +1,4 @@
-"""Misspelt variables are recognized, and others are left alone."""
+"""Misspelled variables are recognized; other variables are ignored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headrace_core.runtime.variables import misspelt_variables
         ("HEADRACE_GATEWAY_ADRESS", "HEADRACE_GATEWAY_ADDRESS"),
     ],
 )
-def test_misspelt_name_has_its_neighbor(name: str, meant: str) -> None:
+def test_misspelled_name_is_corrected(name: str, meant: str) -> None:
     assert misspelt_variables({name: "x"}) == {name: meant}
 
 
@@ -35,7 +35,7 @@ def test_misspelt_name_has_its_neighbor(name: str, meant: str) -> None:
         # Kubernetes sets these for a service `headrace-gateway`.
         "HEADRACE_GATEWAY_PORT_50051_TCP_ADDR",
         "HEADRACE_GATEWAY_SERVICE_HOST",
-        # of a user's own handler
+        # The setting of a user's handler.
         "HEADRACE_SHOP_WAREHOUSE",
         "WORKER_SLOT",
     ],

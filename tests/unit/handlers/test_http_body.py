@@ -93,7 +93,7 @@ def test_base64_is_cut_between_bytes(body: bytes, room: int) -> None:
         ("text/plain; charset*=utf-8''x", None),
     ],
 )
-def test_charset_is_taken_from_the_content_type(content_type: str, charset: str | None) -> None:
+def test_charset_is_read_from_the_content_type(content_type: str, charset: str | None) -> None:
     assert charset_of(content_type) == charset
 
 

@@ -71,12 +71,12 @@ async def test_cancelled_context_raises_stopped(context) -> None:
 
 
 @pytest.mark.parametrize(
-    "outcome", [Retry("busy", after=1.5), Fail("closed", type="AccountClosed"), Stopped()]
+    "error", [Retry("busy", after=1.5), Fail("closed", type="AccountClosed"), Stopped()]
 )
-def test_handler_error_survives_pickling(outcome: Exception) -> None:
-    other = pickle.loads(pickle.dumps(outcome))
-    assert type(other) is type(outcome)
-    assert (str(other), vars(other)) == (str(outcome), vars(outcome))
+def test_handler_error_survives_pickling(error: Exception) -> None:
+    other = pickle.loads(pickle.dumps(error))
+    assert type(other) is type(error)
+    assert (str(other), vars(other)) == (str(error), vars(error))
 
 
 def test_retry_accepts_a_wait_in_seconds() -> None:

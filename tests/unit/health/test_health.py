@@ -1,4 +1,4 @@
-"""Health: checks become statuses, streams show them, a shutdown ends everything in time."""
+"""Health: statuses from checks, watches of statuses, and the shutdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Dependency:
-    """Something that lives, is gone, or hangs."""
+    """A dependency that responds, fails or hangs."""
 
     def __init__(self) -> None:
         self.alive = True
@@ -64,12 +64,12 @@ async def served() -> AsyncIterator[Served]:
     await served.server.stop()
 
 
-async def test_all_services_are_serving_while_their_dependencies_live(served: Served):
+async def test_services_with_live_dependencies_are_serving(served: Served):
     assert await served.status() == SERVING
     assert await served.status("headrace.v1.JobService") == SERVING
 
 
-async def test_not_serving_while_a_dependency_is_gone_and_serving_again_after(served: Served):
+async def test_services_are_not_serving_while_a_dependency_fails(served: Served):
     served.database.alive = False
     await served.health.run_once()
     assert await served.status() == NOT_SERVING
@@ -79,13 +79,13 @@ async def test_not_serving_while_a_dependency_is_gone_and_serving_again_after(se
     assert await served.status() == SERVING
 
 
-async def test_a_dependency_that_hangs_is_gone(served: Served):
+async def test_hanging_dependency_counts_as_failed(served: Served):
     served.database.hangs = True
     await served.health.run_once()
     assert await served.status() == NOT_SERVING
 
 
-async def test_a_dependency_that_is_not_required_has_its_own_status_alone(served: Served):
+async def test_optional_dependency_affects_only_its_own_status(served: Served):
     served.cache.alive = False
     await served.health.run_once()
     assert await served.status() == SERVING
@@ -93,20 +93,20 @@ async def test_a_dependency_that_is_not_required_has_its_own_status_alone(served
     assert await served.status("redis") == NOT_SERVING
 
 
-async def test_an_unknown_service_is_not_found(served: Served):
+async def test_unknown_service_is_not_found(served: Served):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await served.status("nobody.Knows")
+        await served.status("unknown.Service")
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    stream = served.watch("nobody.Knows")
+    stream = served.watch("unknown.Service")
     assert (await stream.read()).status == SERVICE_UNKNOWN
     stream.cancel()
 
 
-async def test_the_list_has_all_fixed_names(served: Served):
+async def test_list_contains_all_fixed_names(served: Served):
     served.cache.alive = False
     await served.health.run_once()
-    answer = await served.stub.List(health_pb2.HealthListRequest())
-    assert {name: each.status for name, each in answer.statuses.items()} == {
+    response = await served.stub.List(health_pb2.HealthListRequest())
+    assert {name: each.status for name, each in response.statuses.items()} == {
         "": SERVING,
         "headrace.v1.JobService": SERVING,
         "postgresql": SERVING,
@@ -124,23 +124,23 @@ async def test_the_list_has_all_fixed_names(served: Served):
     ],
     ids=["Check", "Watch", "reflection"],
 )
-async def test_what_is_no_request_is_an_invalid_argument(
+async def test_malformed_request_is_an_invalid_argument(
     served: Served, method: str, kind: str, raw: bytes
 ):
-    begin = getattr(served.channel, kind)(f"/{method}")
-    call = begin(iter([raw])) if kind == "stream_stream" else begin(raw)
+    start_call = getattr(served.channel, kind)(f"/{method}")
+    call = start_call(iter([raw])) if kind == "stream_stream" else start_call(raw)
     assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("method", ["Check", "List"])
-async def test_a_request_that_is_too_large_is_not_read(served: Served, method: str):
-    # Of a message without fields, protobuf takes zeros for one.
+async def test_oversized_request_is_an_invalid_argument(served: Served, method: str):
+    # protobuf may parse zeros as a message without fields, so only the size check rejects them.
     call = served.channel.unary_unary(f"/grpc.health.v1.Health/{method}")(bytes(100_000))
     assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "the limit is 65,536" in (await call.details() or "")
 
 
-async def test_a_watch_shows_every_change(served: Served):
+async def test_watch_shows_every_change(served: Served):
     stream = served.watch()
     assert (await stream.read()).status == SERVING
     served.database.alive = False
@@ -152,7 +152,7 @@ async def test_a_watch_shows_every_change(served: Served):
     stream.cancel()
 
 
-async def test_a_shutdown_tells_the_watchers_and_ends_them(served: Served):
+async def test_shutdown_sends_not_serving_and_ends_watches(served: Served):
     stream = served.watch()
     assert (await stream.read()).status == SERVING
     await served.server.enter_graceful_shutdown()
@@ -161,20 +161,20 @@ async def test_a_shutdown_tells_the_watchers_and_ends_them(served: Served):
     assert await served.status() == NOT_SERVING
 
 
-async def test_a_shutdown_cannot_be_undone(served: Served):
+async def test_check_after_a_shutdown_stays_not_serving(served: Served):
     await served.server.enter_graceful_shutdown()
     await served.health.run_once()
     assert await served.status() == NOT_SERVING
 
 
-async def test_open_watches_do_not_hold_up_the_stop(served: Served):
+async def test_open_watch_does_not_delay_the_stop(served: Served):
     stream = served.watch()
     assert (await stream.read()).status == SERVING
     async with asyncio.timeout(30):
         await served.server.stop(grace=60)
 
 
-async def test_the_checks_are_repeated():
+async def test_checks_are_repeated():
     rounds = asyncio.Queue[None]()
 
     async def ping() -> None:
@@ -197,17 +197,17 @@ async def probe(*arguments: str) -> tuple[int | None, str]:
     return process.returncode, output.decode().strip()
 
 
-async def test_the_probe_exits_0_only_when_it_is_serving(served: Served):
+async def test_probe_exits_with_0_only_if_serving(served: Served):
     address = f"127.0.0.1:{served.server.port}"
     assert await probe(address) == (0, "SERVING")
     assert await probe(address, "--service", "headrace.v1.JobService") == (0, "SERVING")
-    assert await probe(address, "--service", "nobody.Knows") == (1, "NOT_FOUND")
+    assert await probe(address, "--service", "unknown.Service") == (1, "NOT_FOUND")
     served.database.alive = False
     await served.health.run_once()
     assert await probe(address) == (1, "NOT_SERVING")
 
 
-async def test_the_probe_of_nobody_fails_in_time():
+async def test_probe_without_a_server_fails_in_time():
     async with asyncio.timeout(20):
         code, _ = await probe("127.0.0.1:1", "--timeout", "0.5")
     assert code == 1

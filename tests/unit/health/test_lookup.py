@@ -1,4 +1,4 @@
-"""Names that are looked up: Check and Watch for what cannot be listed in advance."""
+"""Lookups: Check and Watch for names that cannot be listed in advance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Registry:
-    """What is read: names that come and go, gone itself or hanging at times."""
+    """A source of changing names, which can fail or hang."""
 
     def __init__(self) -> None:
         self.names = {"open"}
@@ -26,7 +26,7 @@ class Registry:
         self.alive = True
         self.gate = asyncio.Event()
         self.gate.set()
-        self.rung = asyncio.Event()
+        self.notified = asyncio.Event()
 
     async def read(self) -> frozenset[str]:
         self.readings += 1
@@ -36,9 +36,9 @@ class Registry:
         return frozenset(self.names)
 
     async def wait(self, _: float) -> None:
-        """Only the test rings: here no time passes."""
-        await self.rung.wait()
-        self.rung.clear()
+        """Wait until the test notifies; ignore the timeout."""
+        await self.notified.wait()
+        self.notified.clear()
 
 
 class Served:
@@ -65,7 +65,7 @@ class Served:
 
 @pytest.fixture
 def max_age() -> float:
-    """A reading holds for the whole test, unless somebody rings."""
+    """The age of a reading in seconds: valid for the whole test unless the test notifies."""
     return 3600.0
 
 
@@ -79,13 +79,13 @@ async def served(max_age: float) -> AsyncIterator[Served]:
     await served.server.stop()
 
 
-async def test_a_name_is_serving_while_it_is_found(served: Served):
+async def test_name_is_serving_while_it_is_found(served: Served):
     assert await served.status("door/open") == SERVING
     assert await served.status("door/shut") == NOT_SERVING
 
 
 @pytest.mark.parametrize("name", ["door/", "door/7", "doors/open", "door/open/open"])
-async def test_what_cannot_be_a_name_is_unknown(served: Served, name: str):
+async def test_malformed_name_is_unknown(served: Served, name: str):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await served.status(name)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
@@ -95,45 +95,43 @@ async def test_what_cannot_be_a_name_is_unknown(served: Served, name: str):
     assert served.registry.readings == 0
 
 
-async def test_a_fixed_name_goes_first(served: Served):
+async def test_fixed_name_takes_precedence_over_a_lookup(served: Served):
     served.registry.names.clear()
     assert await served.status("door/fixed") == SERVING
     assert served.registry.readings == 0
 
 
-async def test_probes_of_any_name_share_a_reading_while_it_holds(served: Served):
+async def test_probes_of_any_name_share_a_valid_reading(served: Served):
     for name in ("door/open", "door/shut", "door/open"):
         await served.status(name)
     assert served.registry.readings == 1
 
 
-async def test_probes_at_the_same_time_share_the_reading_that_is_under_way(served: Served):
+async def test_concurrent_probes_share_one_reading(served: Served):
     served.registry.gate.clear()
     probes = [asyncio.ensure_future(served.status("door/open")) for _ in range(20)]
-    hasty = served.stub.Check(health_pb2.HealthCheckRequest(service="door/open"))
+    impatient = served.stub.Check(health_pb2.HealthCheckRequest(service="door/open"))
     while not served.registry.readings:
         await asyncio.sleep(0)
-    # One that does not wait for it leaves it to the others.
-    hasty.cancel()
+    # A cancelled probe does not cancel the shared reading.
+    impatient.cancel()
     served.registry.gate.set()
     assert set(await asyncio.gather(*probes)) == {SERVING}
     assert served.registry.readings == 1
 
 
-class TestWhileNoReadingHolds:
+class TestWithoutValidReading:
     @pytest.fixture
     def max_age(self) -> float:
         return 0.0
 
-    async def test_a_probe_reads_again(self, served: Served):
+    async def test_probe_reads_again(self, served: Served):
         assert await served.status("door/open") == SERVING
         served.registry.names.clear()
         assert await served.status("door/open") == NOT_SERVING
         assert served.registry.readings == 2
 
-    async def test_what_cannot_be_read_is_not_serving_and_is_serving_again_after(
-        self, served: Served
-    ):
+    async def test_name_is_not_serving_while_the_reading_fails(self, served: Served):
         assert await served.status("door/open") == SERVING
         served.registry.alive = False
         assert await served.status("door/open") == NOT_SERVING
@@ -141,14 +139,14 @@ class TestWhileNoReadingHolds:
         assert await served.status("door/open") == SERVING
 
 
-async def test_a_reading_that_hangs_has_failed():
+async def test_hanging_reading_counts_as_failed():
     registry = Registry()
     registry.gate.clear()
     lookup = Lookup(prefix="door/", valid=str.isalpha, read=registry.read, timeout=0.01)
     assert not await lookup.serving("door/open")
 
 
-async def test_a_watch_shows_what_comes_and_goes_and_what_fails(served: Served):
+async def test_watch_shows_changed_names_and_failed_readings(served: Served):
     stream = served.watch("door/open")
     assert (await stream.read()).status == SERVING
     for change, status in (
@@ -159,18 +157,18 @@ async def test_a_watch_shows_what_comes_and_goes_and_what_fails(served: Served):
     ):
         for name, value in change.items():
             setattr(served.registry, name, value)
-        served.registry.rung.set()
+        served.registry.notified.set()
         assert (await stream.read()).status == status
     stream.cancel()
 
 
-async def test_all_watches_are_fed_by_one_reading(served: Served):
+async def test_watches_share_one_reading(served: Served):
     streams = [served.watch(name) for name in ("door/open", "door/shut") for _ in range(10)]
     for stream in streams:
         await stream.read()
     assert served.registry.readings == 1
     served.registry.names = {"shut"}
-    served.registry.rung.set()
+    served.registry.notified.set()
     for stream in streams:
         await stream.read()
     assert served.registry.readings == 2
@@ -178,24 +176,24 @@ async def test_all_watches_are_fed_by_one_reading(served: Served):
         stream.cancel()
 
 
-async def test_nothing_is_read_while_nobody_watches(served: Served):
+async def test_names_are_not_read_without_a_watch(served: Served):
     stream = served.watch("door/open")
     await stream.read()
     stream.cancel()
     while served.lookup._followers:
         await asyncio.sleep(0.001)
-    # It waited when the last watch ended: once more, and then it stands still.
-    served.registry.rung.set()
+    # The lookup was waiting when the last watch ended, so it reads once more and then stops.
+    served.registry.notified.set()
     while served.registry.readings < 2:
         await asyncio.sleep(0.001)
-    served.registry.rung.set()
+    served.registry.notified.set()
     for _ in range(20):
         await asyncio.sleep(0.001)
-    assert served.registry.rung.is_set()
+    assert served.registry.notified.is_set()
     assert served.registry.readings == 2
 
 
-async def test_a_reading_that_is_under_way_when_it_rings_is_not_enough(served: Served):
+async def test_notification_during_a_reading_causes_another_one(served: Served):
     served.registry.gate.clear()
     early = asyncio.create_task(served.lookup.serving("door/late"))
     while not served.registry.readings:
@@ -207,7 +205,7 @@ async def test_a_reading_that_is_under_way_when_it_rings_is_not_enough(served: S
     assert served.registry.readings == 2
 
 
-async def test_a_shutdown_tells_the_watchers_and_ends_them(served: Served):
+async def test_shutdown_sends_not_serving_and_ends_watches(served: Served):
     stream = served.watch("door/open")
     assert (await stream.read()).status == SERVING
     await served.server.enter_graceful_shutdown()
@@ -217,7 +215,7 @@ async def test_a_shutdown_tells_the_watchers_and_ends_them(served: Served):
     assert served.registry.readings == 1
 
 
-async def test_a_shutdown_waits_for_no_reading(served: Served):
+async def test_shutdown_does_not_wait_for_a_reading(served: Served):
     served.registry.gate.clear()
     probe = asyncio.ensure_future(served.status("door/open"))
     while not served.registry.readings:

@@ -36,7 +36,7 @@ def in_heads(jobs: list[ReadyJob], *, whole: bool = True) -> list[Head]:
 
 
 def pool(name: str, **fields: object) -> Pool:
-    said = {
+    values = {
         "tenant": "one",
         "queues": frozenset(),
         "types": frozenset("a"),
@@ -45,7 +45,7 @@ def pool(name: str, **fields: object) -> Pool:
         "running": 0,
         **fields,
     }
-    return Pool(name=name, **said)  # type: ignore[arg-type]
+    return Pool(name=name, **values)  # type: ignore[arg-type]
 
 
 jobs = st.lists(
@@ -66,20 +66,20 @@ kinds = st.fixed_dictionaries(
     }
 )
 pools = st.lists(kinds, max_size=5).map(
-    lambda said: [pool(f"pool {number}", **kind) for number, kind in enumerate(said)]
+    lambda options: [pool(f"pool {number}", **kind) for number, kind in enumerate(options)]
 )
 rooms = st.lists(st.integers(0, 8), min_size=5, max_size=5).map(
-    lambda places: {f"pool {number}": left for number, left in enumerate(places)}
+    lambda slots: {f"pool {number}": free for number, free in enumerate(slots)}
 )
 
 
 @given(jobs, pools, rooms)
-def test_plan_keeps_its_promises(
+def test_plan_respects_room_pools_and_order(
     jobs: list[ReadyJob], pools: list[Pool], room: dict[str, int]
 ) -> None:
     planned = plan(in_heads(jobs), pools, room).jobs
     by_name = {each.name: each for each in pools}
-    turn = {each.key: number for number, each in enumerate(sorted(jobs))}
+    position = {each.key: number for number, each in enumerate(sorted(jobs))}
     chosen = [each.key for batch in planned.values() for each in batch]
 
     # No job is assigned twice, or to a pool that does not serve it or has no room.
@@ -87,20 +87,20 @@ def test_plan_keeps_its_promises(
     for name, batch in planned.items():
         assert 0 < len(batch) <= room[name]
         assert all(by_name[name].serves(each.lane) for each in batch)
-        # In the order of their turn.
-        assert list(batch) == sorted(batch, key=lambda each: turn[each.key])
+        # A batch is in the order of the ranks.
+        assert list(batch) == sorted(batch, key=lambda each: position[each.key])
 
-    # A skipped job found every pool that serves it full of jobs with an earlier turn.
+    # If a job is skipped, every pool that serves it is full of earlier jobs.
     for each in jobs:
         if each.key in chosen:
             continue
-        for able in (name for name, one in by_name.items() if one.serves(each.lane)):
-            batch = planned.get(able, [])
-            assert len(batch) == room[able]
-            assert all(turn[other.key] < turn[each.key] for other in batch)
+        for serving in (name for name, one in by_name.items() if one.serves(each.lane)):
+            batch = planned.get(serving, [])
+            assert len(batch) == room[serving]
+            assert all(position[other.key] < position[each.key] for other in batch)
 
 
-def test_job_goes_to_the_pool_with_most_room() -> None:
+def test_job_is_assigned_to_the_pool_with_most_room() -> None:
     pools = [pool("small"), pool("large")]
     planned = plan(in_heads([job() for _ in range(6)]), pools, {"small": 2, "large": 6})
     assert {name: len(batch) for name, batch in planned.jobs.items()} == {"small": 1, "large": 5}
@@ -128,7 +128,7 @@ def test_plan_ends_where_unknown_jobs_may_be_next() -> None:
     planned = plan(heads, [one], {"one": 9})
     assert planned.jobs == {"one": [first, last]}
     assert not planned.whole
-    # Without room for these jobs there is none for the later ones.
+    # Without room for these jobs, the unknown jobs of their lane do not matter.
     planned = plan(heads, [pool("a"), pool("b", types=frozenset("b"))], {"a": 1, "b": 9})
     assert planned.jobs == {"a": [first], "b": [later]}
     assert planned.whole

@@ -16,12 +16,12 @@ from headrace_standalone.stack import Plan
 BIN = Path(sys.executable).parent
 
 
-def test_command_on_path_goes_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_on_path_is_shown_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(BIN), prepend=os.pathsep)
     assert command_path("headrace") == "headrace"
 
 
-def test_command_off_path_goes_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_off_path_is_shown_by_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.chdir(BIN.parent.parent)
     assert command_path("headrace") == f"{BIN.parent.name}/bin/headrace"
@@ -30,7 +30,7 @@ def test_command_off_path_goes_by_its_path(monkeypatch: pytest.MonkeyPatch) -> N
     assert command_path("no-such-command") is None
 
 
-def test_other_command_of_the_same_name_is_not_meant(
+def test_foreign_command_of_the_same_name_is_not_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "headrace").write_text("#!/bin/sh\n")

@@ -1,4 +1,4 @@
-"""The command `up`, as the command line takes it in."""
+"""The import of the command `up` into the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 
-def test_it_costs_other_commands_nothing() -> None:
+def test_import_of_the_command_loads_no_heavy_package() -> None:
     code = "import sys, headrace_standalone.command; print(*sys.modules, sep='\\n')"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60

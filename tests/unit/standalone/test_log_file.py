@@ -1,4 +1,4 @@
-"""The log of a process: bounded, and readable from its end."""
+"""The log file of a process: bounded in size, with access to its last lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from headrace_standalone.log_file import LogFile
 
 
-def test_a_log_and_its_predecessor_never_outgrow_their_bound(tmp_path: Path) -> None:
+def test_log_and_its_predecessor_stay_within_their_limit(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "a.log", max_bytes=100)
     for number in range(100):
         log.write(f"line {number:03}\n".encode())
@@ -21,7 +21,7 @@ def test_a_log_and_its_predecessor_never_outgrow_their_bound(tmp_path: Path) -> 
     assert (tmp_path / "a.log").read_text().endswith("line 099\n")
 
 
-def test_a_log_is_continued(tmp_path: Path) -> None:
+def test_existing_log_is_continued(tmp_path: Path) -> None:
     for text in (b"first\n", b"second\n"):
         log = LogFile(tmp_path / "a.log")
         log.write(text)
@@ -29,7 +29,7 @@ def test_a_log_is_continued(tmp_path: Path) -> None:
     assert (tmp_path / "a.log").read_text() == "first\nsecond\n"
 
 
-def test_its_tail_is_the_last_lines(tmp_path: Path) -> None:
+def test_tail_returns_the_last_lines(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "a.log")
     assert log.tail() == ""
     log.write(b"".join(b"line %d\n" % number for number in range(10_000)))
@@ -37,7 +37,7 @@ def test_its_tail_is_the_last_lines(tmp_path: Path) -> None:
     log.close()
 
 
-def test_lines_are_echoed_whole(tmp_path: Path) -> None:
+def test_split_lines_are_echoed_whole(tmp_path: Path) -> None:
     lines: list[str] = []
     log = LogFile(tmp_path / "a.log", echo=lines.append)
     for piece in (b"one\ntw", b"o\nthr", b"ee \xff\n"):
@@ -62,14 +62,14 @@ def remove_folder(file: Path) -> None:
     shutil.rmtree(file.parent)
 
 
-def replace_by_another(file: Path) -> None:
+def replace(file: Path) -> None:
     rename(file)
     file.touch()
 
 
 @pytest.mark.parametrize(
     "change",
-    [remove, rename, truncate, remove_folder, replace_by_another],
+    [remove, rename, truncate, remove_folder, replace],
     ids=lambda one: one.__name__,
 )
 def test_changed_file_receives_every_later_line(
@@ -83,7 +83,7 @@ def test_changed_file_receives_every_later_line(
     log.write(b"after\n")
     assert file.read_bytes() == b"after\n"
     assert log.tail() == "after"
-    # Its own rotation goes on from there.
+    # The rotation continues to work.
     change(file)
     for number in range(100):
         log.write(b"line %03d\n" % number)
@@ -95,12 +95,12 @@ def test_changed_file_receives_every_later_line(
     log.close()
 
 
-def test_file_that_cannot_be_opened_again_costs_its_lines(tmp_path: Path) -> None:
+def test_lines_are_lost_while_the_file_cannot_be_opened(tmp_path: Path) -> None:
     file = tmp_path / "logs" / "a.log"
     echoed: list[str] = []
     log = LogFile(file, echo=echoed.append)
     shutil.rmtree(file.parent)
-    file.parent.write_text("a file is in its place")
+    file.parent.write_text("a file in place of the folder")
     log.write(b"lost\n")
     assert log.tail() == ""
     file.parent.unlink()

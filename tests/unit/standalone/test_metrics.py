@@ -1,4 +1,4 @@
-"""Metrics under `headrace up`: an address for each process."""
+"""The addresses of the metrics of each process of `headrace up`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.metrics import metrics_addresses
 
 
-def test_metrics_port_serves_every_process() -> None:
+def test_ports_of_all_processes_follow_the_metrics_port() -> None:
     assert metrics_addresses(workers=2, port=9464, environment={}) == {
         "gateway": "127.0.0.1:9464",
         "scheduler": "127.0.0.1:9465",
@@ -17,7 +17,7 @@ def test_metrics_port_serves_every_process() -> None:
     }
 
 
-def test_port_zero_gives_each_process_its_own() -> None:
+def test_port_zero_gives_each_process_its_own_port() -> None:
     for environment, port in (({}, 0), ({"HEADRACE_WORKER_METRICS_ADDRESS": "127.0.0.1:0"}, None)):
         addresses = metrics_addresses(workers=3, port=port, environment=environment)
         assert len(addresses) >= 3
@@ -25,7 +25,7 @@ def test_port_zero_gives_each_process_its_own() -> None:
         assert not any(address.endswith(":0") for address in addresses.values())
 
 
-def test_variables_count_up_from_the_first_worker() -> None:
+def test_ports_of_workers_count_up_from_the_variable() -> None:
     environment = {
         "HEADRACE_GATEWAY_METRICS_ADDRESS": "127.0.0.1:9000",
         "HEADRACE_SCHEDULER_METRICS_ADDRESS": "",
@@ -48,7 +48,7 @@ def test_variables_count_up_from_the_first_worker() -> None:
         ("127.0.0.1", "a port from 0 to 65534"),
     ],
 )
-def test_impossible_ports_are_refused(worker: str, message: str) -> None:
+def test_conflicting_or_invalid_ports_are_refused(worker: str, message: str) -> None:
     environment = {
         "HEADRACE_GATEWAY_METRICS_ADDRESS": "127.0.0.1:9000",
         "HEADRACE_WORKER_METRICS_ADDRESS": worker,

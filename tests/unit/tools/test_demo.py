@@ -1,4 +1,4 @@
-"""`make demo`: two demos in one checkout keep their files apart."""
+"""`make demo`: two demos in one checkout use separate folders."""
 
 from __future__ import annotations
 

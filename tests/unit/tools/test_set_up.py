@@ -1,4 +1,4 @@
-"""`make setup`: one process at a time, and healed after an interruption."""
+"""`make setup`: one process at a time, and repaired after an interruption."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tools import set_up
 def install(venv, packages, anew):
     venv.mkdir(exist_ok=True)
     print("installing", *anew, flush=True)
-    if sys.stdin.readline() != "go on\\n":
+    if sys.stdin.readline() != "continue\\n":
         sys.exit("interrupted")
 
 set_up._install = install
@@ -60,24 +60,24 @@ def test_second_set_up_waits_and_installs_nothing() -> None:
         waiting = next(process for process, line in lines.items() if "Another" in line)
         working = first if waiting is second else second
         assert working.stdout.readline() == "installing\n"
-        out, _ = working.communicate("go on\n", timeout=60)
+        out, _ = working.communicate("continue\n", timeout=60)
         assert out == "done\n"
         out, _ = waiting.communicate(timeout=60)
         assert out == "done\n"
     assert (first.returncode, second.returncode) == (0, 0)
 
 
-def test_interrupted_set_up_is_made_anew() -> None:
+def test_interrupted_set_up_is_repeated() -> None:
     with start() as first:
         assert "installing\n" in [first.stdout.readline(), first.stdout.readline()]
         first.kill()
     with start() as second:
-        out, _ = second.communicate("go on\n", timeout=60)
+        out, _ = second.communicate("continue\n", timeout=60)
     assert out.splitlines()[1:] == ["installing --clear", "done"]
-    # It is whole now: a change of the pins updates it.
+    # The environment is complete now, so changed pins only update it.
     os.utime("requirements/dev.txt", (2**31, 2**31))
     with start() as third:
-        out, _ = third.communicate("go on\n", timeout=60)
+        out, _ = third.communicate("continue\n", timeout=60)
     assert out.splitlines()[1:] == ["installing", "done"]
 
 

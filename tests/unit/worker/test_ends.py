@@ -24,7 +24,7 @@ from headrace_worker.writes.ends import EndWriter
 from headrace_worker.writes.results import Ended, EndResult, Lost, Refused, SelfCompleted, Written
 
 MIB = 2**20
-LONGEST_S = 30
+DEADLINE_S = 30
 
 
 class Nowhere:
@@ -34,7 +34,7 @@ class Nowhere:
         return nullcontext()
 
 
-def an_execution(*, completes: bool = False) -> Execution:
+def make_execution(*, completes: bool = False) -> Execution:
     key = AttemptKey(JobId(uuid7()), 1)
     job = SimpleNamespace(key=key, type="t")
     return cast(
@@ -65,15 +65,15 @@ class Writer:
 
     async def write(self, execution: Execution) -> EndResult:
         self.writer.write(execution, succeeded(execution.key))
-        async with asyncio.timeout(LONGEST_S):
+        async with asyncio.timeout(DEADLINE_S):
             await self.writer.close()
         [[result]] = self.groups
         return result
 
 
-def answer(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> None:
-    """Let each write of ends return the next of these answers, or raise it."""
-    left = list(answers)
+def set_results(monkeypatch: pytest.MonkeyPatch, *results: Any) -> None:
+    """Make each write of ends return or raise the next of these results."""
+    left = list(results)
 
     async def end_attempts(_: None, *, ends: Sequence[AttemptEnd], **__: Any) -> dict[Any, Any]:
         found = left.pop(0)
@@ -85,33 +85,33 @@ def answer(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> None:
 
 
 async def test_stored_end_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(monkeypatch, EventType.CANCELLED)
-    assert await Writer().write(an_execution()) == Written(EventType.CANCELLED)
+    set_results(monkeypatch, EventType.CANCELLED)
+    assert await Writer().write(make_execution()) == Written(EventType.CANCELLED)
 
 
 async def test_end_of_a_recovered_attempt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(monkeypatch, None)
-    assert await Writer().write(an_execution()) == Refused()
+    set_results(monkeypatch, None)
+    assert await Writer().write(make_execution()) == Refused()
 
 
 async def test_end_without_database_and_lease_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(monkeypatch, Unavailable("postgresql"))
-    assert await Writer(held=False).write(an_execution()) == Lost()
+    set_results(monkeypatch, Unavailable("postgresql"))
+    assert await Writer(held=False).write(make_execution()) == Lost()
 
 
 async def test_end_that_no_row_can_store_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(monkeypatch, *[asyncpg.DataError()] * 3)
-    assert await Writer().write(an_execution()) == Lost()
+    set_results(monkeypatch, *[asyncpg.DataError()] * 3)
+    assert await Writer().write(make_execution()) == Lost()
 
 
 async def test_refused_content_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(monkeypatch, asyncpg.DataError(), asyncpg.DataError(), EventType.FAILED)
-    assert await Writer().write(an_execution()) == Written(EventType.FAILED)
+    set_results(monkeypatch, asyncpg.DataError(), asyncpg.DataError(), EventType.FAILED)
+    assert await Writer().write(make_execution()) == Written(EventType.FAILED)
 
 
 async def test_attempt_without_lease_is_lost() -> None:
     writer = Writer()
-    writer.writer.write(an_execution(), None)
+    writer.writer.write(make_execution(), None)
     assert writer.groups == [[Lost()]]
 
 
@@ -119,7 +119,7 @@ async def test_attempt_without_lease_is_lost() -> None:
     ("completed", "expected"),
     [
         ([True], SelfCompleted()),
-        # The handler's commit came between the query and the write.
+        # The handler committed between the query and the write.
         ([False, True], SelfCompleted()),
         ([False, False], Refused()),
     ],
@@ -135,20 +135,20 @@ async def test_completed_attempt_is_self_completed(
 
     monkeypatch.setattr(completion, "was_completed", was_completed)
     monkeypatch.setattr(completion, "is_held_open", is_held_open)
-    answer(monkeypatch, None)
-    assert await Writer().write(an_execution(completes=True)) == expected
+    set_results(monkeypatch, None)
+    assert await Writer().write(make_execution(completes=True)) == expected
     assert completed == []
 
 
 async def test_large_results_are_written_in_small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(monkeypatch, *[EventType.SUCCEEDED] * 3)
+    set_results(monkeypatch, *[EventType.SUCCEEDED] * 3)
     writer = Writer()
     large = '"' + "x" * MIB + '"'
     for result in [large] * 10 + ["1"] * 20:
-        execution = an_execution()
+        execution = make_execution()
         execution.worker_id = WORKER
         writer.writer.write(execution, succeeded(execution.key, result))
-    async with asyncio.timeout(LONGEST_S):
+    async with asyncio.timeout(DEADLINE_S):
         await writer.writer.close()
     # A group includes the result that fills it.
     assert [len(group) for group in writer.groups] == [4, 4, 22]

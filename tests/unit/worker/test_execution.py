@@ -1,4 +1,4 @@
-"""An attempt ends once, whatever happens at the same moment."""
+"""An attempt ends exactly once, also with concurrent stops and reports."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ async def test_handler_whose_lease_lapsed_does_not_start(mode: Mode) -> None:
         replace(registered(function), mode=mode), ends, processes=processes, holds=lambda _: held
     )
     async with processes.permits:
-        # The attempt waits for a permit, or for the next turn of the loop.
+        # The attempt waits for a permit, or for the next iteration of the loop.
         attempt.start()
         held = False
         await asyncio.sleep(0)
@@ -200,7 +200,7 @@ async def test_ended_attempt_is_freed_without_the_collector(
 ) -> None:
     ended = asyncio.Event()
     attempt = execution(registered(function, takes_context=takes_context), lambda *_: ended.set())
-    gone = weakref.ref(attempt)
+    reference = weakref.ref(attempt)
     gc.collect()
     gc.disable()
     try:
@@ -209,7 +209,7 @@ async def test_ended_attempt_is_freed_without_the_collector(
         await ended.wait()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert gone() is None
+        assert reference() is None
     finally:
         gc.enable()
 
@@ -236,7 +236,7 @@ async def _completes_at_once(_: object, context: Context) -> None:
 
 async def _completes_later(_: object, context: Context) -> None:
     await context.progress(0.5)
-    # In the next turn of the loop, the progress waits for more.
+    # In the next iteration of the loop, the progress waits for more reports.
     await asyncio.sleep(0)
     await context.complete_in(None)
 
@@ -253,12 +253,12 @@ async def _completes_later(_: object, context: Context) -> None:
 async def test_attempt_stopped_before_it_completes_ends(
     function: Callable[..., Awaitable[Any]], reason: StopReason, event: EventType | None
 ) -> None:
-    writing, answered, ends = asyncio.Event(), asyncio.Event(), Ends()
+    writing, released, ends = asyncio.Event(), asyncio.Event(), Ends()
     written: list[AttemptReport] = []
 
     async def write(_: WorkerId, report: AttemptReport) -> bool:
         writing.set()
-        await answered.wait()
+        await released.wait()
         written.append(report)
         return True
 
@@ -269,7 +269,7 @@ async def test_attempt_stopped_before_it_completes_ends(
         attempt.stop(reason)
         # The handler has ended; its report is still being written.
         await asyncio.sleep(0)
-        answered.set()
+        released.set()
         await ends.wait()
     assert ends.completes
     assert ends.events == [event]
@@ -320,7 +320,7 @@ async def test_attempt_whose_report_is_refused_is_lost() -> None:
     assert ends.ends == [None]
 
 
-async def test_attempt_cancelled_by_others_is_interrupted() -> None:
+async def test_attempt_cancelled_by_another_task_is_interrupted() -> None:
     ends = Ends()
     attempt = execution(registered(_waits), ends)
     attempt.start()

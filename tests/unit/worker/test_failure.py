@@ -1,4 +1,4 @@
-"""The description of a handler's exception shows its place and no payload."""
+"""The description of a handler's exception shows its origin but no payload."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_error_type_that_is_not_text_is_replaced() -> None:
     assert JobError(type=kind, message="x", retryable=False).type == "Error"
 
 
-def test_stack_trace_of_a_remote_error_is_the_one_it_had() -> None:
+def test_stack_trace_of_a_remote_error_is_preserved() -> None:
     remote = tame(raised(sys.exit, 2))
     assert "SystemExit: 2" in stack_trace(remote)
     error = ValueError("x")

@@ -1,4 +1,4 @@
-"""The log lines of handlers have the facts of their job, and bounds of size and rate."""
+"""The log lines of handlers contain the facts of their job and are bounded in size and rate."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_hostile_line_is_logged_in_a_safe_form(log: io.StringIO, attempt: Attemp
     assert [json.loads(line)["event"] for line in shown[-2:]] == ["log_line_failed"] * 2
 
 
-def test_exception_of_a_handlers_line_is_a_bounded_trace(
+def test_exception_in_a_handler_line_has_a_bounded_trace(
     log: io.StringIO, attempt: AttemptLog
 ) -> None:
     with owned_by(Owner(log=attempt)):
@@ -201,8 +201,8 @@ def test_logging_configured_by_a_handler_is_replaced(
     target = io.StringIO()
     monkeypatch.setattr(sys, "stderr", target)
     set_up = logs.configure(Settings(), service="worker", foreign=HandlerLines())
-    theirs = logging.NullHandler()
-    logging.basicConfig(level=logging.ERROR, handlers=[theirs], force=True)
+    foreign = logging.NullHandler()
+    logging.basicConfig(level=logging.ERROR, handlers=[foreign], force=True)
     structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
     set_up()
     with owned_by(Owner(log=attempt)):
@@ -210,4 +210,4 @@ def test_logging_configured_by_a_handler_is_replaced(
         logging.getLogger("shop").info("by logging")
     assert [line["event"] for line in lines(target)] == ["by_structlog", "by logging"]
     # For example the log handler of an error tracker.
-    assert theirs in logging.getLogger().handlers
+    assert foreign in logging.getLogger().handlers

@@ -18,12 +18,12 @@ from headrace_worker.lease import Lease
 from headrace_worker.metrics import Counts
 
 
-class Gone:
-    """A database with a dead connection, which TCP notices after 15 minutes."""
+class Unreachable:
+    """A database with a dead connection, which TCP detects only after 15 minutes."""
 
     def __init__(self) -> None:
         self.hangs = asyncio.Event()
-        self.found_out = asyncio.Event()
+        self.detected = asyncio.Event()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
@@ -36,7 +36,7 @@ class Gone:
             await asyncio.Event().wait()
             yield
         finally:
-            await self.found_out.wait()
+            await self.detected.wait()
 
 
 def worker() -> NewWorker:
@@ -58,7 +58,7 @@ async def test_hung_renewal_loses_the_lease(
         """Register the worker."""
 
     monkeypatch.setattr(lease, "register_worker", register)
-    database, lost, counts = Gone(), asyncio.Event(), Counts()
+    database, lost, counts = Unreachable(), asyncio.Event(), Counts()
     held = Lease(
         database=database,  # type: ignore[arg-type]
         describe=worker,
@@ -75,8 +75,8 @@ async def test_hung_renewal_loses_the_lease(
         async with asyncio.timeout(10):
             await database.hangs.wait()
             await lost.wait()
-        assert not database.found_out.is_set()
+        assert not database.detected.is_set()
         assert counts.lease_losses == 1
     finally:
-        database.found_out.set()
+        database.detected.set()
         await end_tasks(running)

@@ -1,4 +1,4 @@
-"""The reports of a handler in its process, and their answers."""
+"""The reports of a handler in a process, and their replies."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from headrace_worker.runners import frames
 from headrace_worker.runners.link import Link
 
 
-def test_report_that_cannot_be_encoded_awaits_no_answer() -> None:
+def test_unencodable_report_waits_for_no_reply() -> None:
     loop = asyncio.new_event_loop()
     link = Link(io.BytesIO(frames.frame(frames.Taken())), io.BytesIO(), loop)
     loop.close()
     reporter = link.begin()
     with pytest.raises(UnicodeEncodeError):
         link.send(reporter, frames.Output(chunk="\udcff"))
-    answer = link.send(reporter, frames.Output(chunk="next"))
+    reply = link.send(reporter, frames.Output(chunk="next"))
     link.receive()
-    assert answer.done()
+    assert reply.done()

@@ -1,4 +1,4 @@
-"""Loading of handlers: built-in ones, modules by name, and those of installed packages."""
+"""The loading of handlers: built-in ones, modules by name, and installed packages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 LOAD = """
 import json, sys
 for name in json.loads(sys.argv[1]):
-    sys.modules[name] = None  # as if it were not installed
+    sys.modules[name] = None  # simulate a missing package
 from headrace_core.runtime import logs
 from headrace_core.runtime.settings import Settings
 from headrace_worker.api.loading import load_handlers
@@ -61,7 +61,7 @@ PACKAGE = {
 
 
 def load(missing: list[str], **environment: str) -> tuple[list[str], list[dict[str, str]]]:
-    """Load the handlers in a process of its own; return their types and the log lines."""
+    """Load the handlers in a new process; return their types and the log lines."""
     done = subprocess.run(
         [sys.executable, "-c", LOAD, json.dumps(missing)],
         capture_output=True,
@@ -75,7 +75,7 @@ def load(missing: list[str], **environment: str) -> tuple[list[str], list[dict[s
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A folder in which another package with handlers is installed."""
+    """A folder with an installed package that has handlers."""
     source, target = tmp_path / "source", tmp_path / "target"
     for name, text in PACKAGE.items():
         file = source / name
@@ -134,7 +134,7 @@ def test_module_without_handlers_is_a_warning(tmp_path: Path) -> None:
     types, [line] = load(
         [],
         HEADRACE_BUILTIN_HANDLERS="false",
-        # The second `full` is loaded already.
+        # The second `full` is a repetition.
         HEADRACE_HANDLERS="full,empty,full",
         PYTHONPATH=str(tmp_path),
     )

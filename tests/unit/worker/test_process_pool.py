@@ -1,4 +1,4 @@
-"""The processes of handlers, as their worker runs them."""
+"""The pool of processes in which a worker runs handlers."""
 
 from __future__ import annotations
 
@@ -115,14 +115,14 @@ def test_cancel_kills_the_children_of_the_process() -> None:
         with children() as started:
             forked = asyncio.Event()
 
-            async def note(pids: JsonText) -> None:
+            async def record(pids: JsonText) -> None:
                 started.append(json.loads(pids)[1])
                 forked.set()
 
-            # A wait for a process that never exits would exceed the deadline of this test.
+            # If the pool waited for a process that never exits, the test would exceed its deadline.
             timing = Timing(process_reap=DEADLINE_S)
             processes = ProcessPool(Settings(worker_cancel_grace=0.1), timing=timing)
-            attempt = asyncio.create_task(run(processes, "t.forks", note, payload="false"))
+            attempt = asyncio.create_task(run(processes, "t.forks", record, payload="false"))
             async with asyncio.timeout(DEADLINE_S):
                 await forked.wait()
                 attempt.cancel()
@@ -149,12 +149,12 @@ def test_process_that_keeps_much_memory_is_not_reused(
         processes = ProcessPool(Settings())
         pids: list[JsonText] = []
 
-        async def note(pid: JsonText) -> None:
+        async def record(pid: JsonText) -> None:
             pids.append(pid)
 
         async with asyncio.timeout(DEADLINE_S):
-            await run(processes, job_type, note, payload=json.dumps({"number": mebibytes}))
-            await run(processes, "t.keep_memory", note, payload=json.dumps({"number": 1}))
+            await run(processes, job_type, record, payload=json.dumps({"number": mebibytes}))
+            await run(processes, "t.keep_memory", record, payload=json.dumps({"number": 1}))
         assert (pids[0] == pids[1]) is reused
         await processes.close()
 
@@ -165,12 +165,12 @@ def test_process_beyond_its_memory_limit_fails_without_retry() -> None:
     async def main() -> None:
         processes = ProcessPool(Settings())
 
-        async def note(_: JsonText) -> None:
+        async def record(_: JsonText) -> None:
             pass
 
         async with asyncio.timeout(DEADLINE_S):
             with pytest.raises(Fail, match="268435456 bytes of memory") as caught:
-                await run(processes, "t.keep_memory", note, payload='{"number": -1}')
+                await run(processes, "t.keep_memory", record, payload='{"number": -1}')
         assert caught.value.type == "MemoryLimitExceeded"
         await processes.close()
 

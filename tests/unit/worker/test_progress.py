@@ -1,4 +1,4 @@
-"""`ctx.progress` raises for values that lists and streams cannot carry."""
+"""`ctx.progress` raises for values that responses cannot represent."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_progress_with_a_bad_message_raises(message: Any, expected: str) -> None
         as_progress(0.5, message, {})
 
 
-def test_progress_at_its_limits_is_taken() -> None:
+def test_progress_at_its_limits_is_accepted() -> None:
     counters = {"ä" * 64: 1.5, "most": 2**63 - 1, "least": -(2**63), "half": Fraction(1, 2)}
     counters |= {str(n): n for n in range(60)}
     progress = as_progress(7, "ä" * 2048, counters)

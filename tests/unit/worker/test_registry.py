@@ -1,4 +1,4 @@
-"""The functions that can be handlers, and the errors for others."""
+"""The functions that can be handlers, and the errors for other candidates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Model(pydantic.BaseModel):
 
 
 @pytest.fixture(autouse=True)
-def _registry_as_before() -> Iterator[None]:
+def _restored_registry() -> Iterator[None]:
     before = dict(registry._handlers)
     yield
     registry._handlers.clear()
@@ -40,10 +40,10 @@ def _registry_as_before() -> Iterator[None]:
 
 def test_annotations_determine_mode_and_schemas() -> None:
     @handler("r.all", queue="q", timeout=7, retry=RetryPolicy(max_attempts=9))
-    async def all_of_it(payload: Struct, ctx: Context) -> list[int]:
+    async def count(payload: Struct, ctx: Context) -> list[int]:
         """Counts.
 
-        And much more.
+        The rest of the docstring is not part of the description.
         """
         return [payload.count]
 
@@ -102,7 +102,7 @@ def test_context_type_matches_the_mode() -> None:
         def no(payload: Any, ctx: Context) -> None: ...
 
 
-def test_type_without_a_form_in_json_is_named() -> None:
+def test_type_that_json_cannot_represent_is_refused() -> None:
     with pytest.raises(TypeError, match="JSON has no form for"):
 
         @handler("r.no")
@@ -163,17 +163,17 @@ def test_module_that_runs_again_replaces_its_handlers() -> None:
     assert registered.function is second
 
 
-async def _place(payload: Any) -> None: ...
+async def _coroutine(payload: Any) -> None: ...
 
 
-@functools.wraps(_place)
+@functools.wraps(_coroutine)
 def _wrapped(*arguments: Any) -> Any:
-    return _place(*arguments)
+    return _coroutine(*arguments)
 
 
-@functools.wraps(functools.partial(_place))
+@functools.wraps(functools.partial(_coroutine))
 def _wraps_partial(*arguments: Any) -> Any:
-    return _place(*arguments)
+    return _coroutine(*arguments)
 
 
 class _Callable:
@@ -207,7 +207,7 @@ def _undefined(payload: "Missing") -> None: ...  # type: ignore[name-defined]  #
         (_Callable(), "an object of type _Callable cannot be a handler; write a `def`"),
         (_Callable, "the class _Callable cannot be a handler"),
         (_Callable.method, r"a method cannot be a handler; write `def method\(payload, ctx"),
-        (functools.partial(_place), "a functools.partial cannot be a handler; write a `def`"),
+        (functools.partial(_coroutine), "a functools.partial cannot be a handler; write a `def`"),
         (_yields, r"cannot yield; emit output with `ctx\.emit"),
         (_generates, "cannot yield"),
         (_keyword_only, r"`ctx: .*` is not positional.*write `def _keyword_only\(payload, ctx"),
@@ -216,7 +216,7 @@ def _undefined(payload: "Missing") -> None: ...  # type: ignore[name-defined]  #
         (print, "cannot be a handler"),
     ],
 )
-def test_odd_candidate_is_refused_with_its_line(candidate: Any, expected: str) -> None:
+def test_unsuitable_candidate_is_refused_with_its_line(candidate: Any, expected: str) -> None:
     with pytest.raises(TypeError, match=rf"test_registry.*\.py:\d+\): .*{expected}"):
         handler("r.odd")(candidate)
     assert registry.get("r.odd") is None

@@ -18,7 +18,7 @@ from headrace_worker.writes import reports as reports_module
 from headrace_worker.writes.reports import ReportWriter
 
 MIB = 2**20
-LONGEST_S = 30
+DEADLINE_S = 30
 
 
 async def test_large_reports_are_written_in_small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ async def test_large_reports_are_written_in_small_groups(monkeypatch: pytest.Mon
     )
     worker_id = WorkerId(uuid7())
     outputs = ['"' + "x" * MIB + '"'] * 10 + ["1"] * 20
-    async with asyncio.timeout(LONGEST_S):
+    async with asyncio.timeout(DEADLINE_S):
         written = await asyncio.gather(
             *(
                 writer.write(

@@ -1,4 +1,4 @@
-"""The watchdog ends a blocked process, and no other one."""
+"""The watchdog ends a blocked process and no other process."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ async def test_blocked_loop_is_ended_and_its_stack_logged(
     watchdog = Watchdog(limit=LIMIT_S, running=lambda: [job_id], end=end)
     watchdog.start()
 
-    def where_it_blocks() -> None:
+    def blocking_function() -> None:
         assert ended.wait(20)
 
-    where_it_blocks()
+    blocking_function()
     watchdog.stop()
     assert codes == [EXIT_CODE]
     output = "".join(capfd.readouterr())
     assert "event_loop_blocked" in output
-    assert "where_it_blocks" in output
+    assert "blocking_function" in output
     assert str(job_id) in output
 
 
-async def test_turning_loop_is_not_ended() -> None:
+async def test_responsive_loop_is_not_ended() -> None:
     codes: list[int] = []
     watchdog = Watchdog(limit=LIMIT_S, running=list, end=codes.append)
     watchdog.start()
@@ -74,9 +74,9 @@ async def test_turning_loop_is_not_ended() -> None:
     assert codes == []
 
 
-def watched(what: str) -> subprocess.Popen[bytes]:
+def watched(mode: str) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, what],
+        [sys.executable, "-c", _PROGRAM, mode],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
