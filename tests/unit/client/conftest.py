@@ -1,6 +1,6 @@
-"""A real gRPC server in this process, whose services behave by the contract, in memory."""
+"""A real gRPC server in this process; its services follow the contract, in memory."""
 
-# ruff: noqa: N802  # the methods of a service have the names of its calls
+# ruff: noqa: N802 - service methods are named after their calls
 
 import asyncio
 import json
@@ -32,8 +32,8 @@ TERMINAL = {
 Event = event_pb2.JobEvent
 
 
-class EndedWellError(Exception):
-    """A stream ends with OK."""
+class EndedWithOkError(Exception):
+    """A stream ends with status OK."""
 
 
 @dataclass
@@ -46,11 +46,11 @@ class Seen:
 
 
 class Platform(JobServiceServicer, HandlerServiceServicer):
-    """Jobs in memory. The type of a job says what becomes of it:
+    """Jobs in memory. The type of a job selects its course:
 
-    - `square_sum` runs to its end at once;
+    - `square_sum` succeeds at once;
     - `fails` fails at once;
-    - anything else is started, and waits for `finish`.
+    - any other type starts and waits for `finish`.
     """
 
     def __init__(self):
@@ -62,23 +62,23 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         self.unavailable = 0
         self.retry_ms = None
         self.silent = False
-        # A job that is cancelled goes on for now.
+        # True if a cancelled job continues to run.
         self.keeps_running = False
-        # What every call is refused with: a status and a reason.
+        # The status and the reason with which every call is refused.
         self.refuse = None
-        # Streams over many jobs still read the past.
+        # True while streams over many jobs read the past.
         self.reading = False
         self.deadline_exceeded = False
         self.cuts = 0
         self.ending = None
-        # Cut as soon as a stream over many jobs has said that it is live.
+        # True if streams over many jobs are cut after their caught-up mark.
         self.cut_at_mark = False
         self.watchers = Counter()
         self.left = Counter()
         self.subscriptions = PlayedSubscriptions(self)
         self.changed = asyncio.Event()
 
-    # What tests steer.
+    # Controls of the tests.
 
     def methods(self):
         return [call.method for call in self.seen]
@@ -87,21 +87,21 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         return next(call.request for call in reversed(self.seen) if call.method == method)
 
     def cut(self):
-        """Ends every stream as a gateway that shuts down does."""
+        """End every stream like a gateway that shuts down."""
         self.end(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry=0)
 
     def slow(self):
-        """Ends every stream as a gateway does whose reader stays away."""
+        """End every stream like a gateway whose client does not read."""
         self.end(grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER")
 
     def end(self, code, reason=None, *, retry=None):
-        """Ends every stream: with a status, as a proxy does when there is no reason; None is OK."""
+        """End every stream with a status (None: OK); without a reason, like a proxy."""
         self.cuts += 1
         self.ending = code, reason, retry
         self.wake()
 
     def ends(self, context):
-        """Ends a stream when somebody has asked for it since now."""
+        """Return a check that ends a stream if `end` was called since now."""
         cuts = self.cuts
 
         async def check():
@@ -113,9 +113,9 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
     async def end_now(self, context):
         code, reason, retry = self.ending
         if code is None:
-            raise EndedWellError
+            raise EndedWithOkError
         if reason is None:
-            await context.abort(code, "ended on the way")
+            await context.abort(code, "ended by a proxy")
         await abort(context, code, "the stream ends", reason, retry=retry)
 
     async def until(self, condition):
@@ -153,13 +153,13 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         self.changed.set()
         self.changed = asyncio.Event()
 
-    # What it is made of.
+    # The implementation.
 
     async def arrive(self, method, request, context):
         self.seen.append(Seen(method, request, context.time_remaining() or 0.0))
         self.wake()
         if method.startswith("Watch") or method == "SubmitAndWatch":
-            await self.take(context)
+            await self.accept(context)
         if self.unavailable > 0:
             self.unavailable -= 1
             await abort(
@@ -182,8 +182,8 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
                     "DEADLINE_EXCEEDED",
                 )
 
-    async def take(self, context):
-        """Says that a stream is taken, before anything else is known of it."""
+    async def accept(self, context):
+        """Accept a stream by its initial metadata, before its first response."""
         while self.silent:
             await self.changed.wait()
         await context.send_initial_metadata((("x-request-id", "1"),))
@@ -263,7 +263,7 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         return job, job_service_pb2.SUBMIT_OUTCOME_CREATED
 
     async def follow(self, job, after_seq, context):
-        """Yields lists of a job's events until the terminal one."""
+        """Yield lists of events of a job until the terminal one."""
         ends = self.ends(context)
         self.watchers[job.id] += 1
         self.wake()
@@ -294,7 +294,7 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
             )
             job = job_pb2.Job(type=request.job.type)
             return job_service_pb2.SubmitJobResponse(job=job, outcome=outcome)
-        # A submit answers with the job as it was persisted, before it ran.
+        # The response of a submit contains the job as stored, before it ran.
         job, outcome = await self.submit(request.job, request.request_id, context)
         return job_service_pb2.SubmitJobResponse(job=submitted(job), outcome=outcome)
 
@@ -321,10 +321,10 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
     async def ListJobs(self, request, context):
         await self.arrive("ListJobs", request, context)
         jobs = [basic(job) for job in reversed(self.jobs.values())]
-        begin = int(request.page_token or 0)
-        end = begin + (request.page_size or 100)
+        start = int(request.page_token or 0)
+        end = start + (request.page_size or 100)
         return job_service_pb2.ListJobsResponse(
-            jobs=jobs[begin:end], next_page_token=str(end) if end < len(jobs) else ""
+            jobs=jobs[start:end], next_page_token=str(end) if end < len(jobs) else ""
         )
 
     async def CancelJob(self, request, context):
@@ -370,7 +370,7 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         await self.arrive("ListJobOutput", request, context)
         job = await self.find(request.job_id, context)
         rest = [e for e in self.events[job.id][request.after_seq :] if e.HasField("output")]
-        # One for each page, so that every reader turns over.
+        # One piece per page, so that every reader needs several pages.
         pieces = [
             job_service_pb2.JobOutput(
                 seq=e.seq, attempt=e.attempt, output_time=e.event_time, output=e.output
@@ -411,7 +411,7 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         try:
             async for response in self.follow_many(request, context):
                 yield response
-        except EndedWellError:
+        except EndedWithOkError:
             return
         finally:
             self.left["*"] += 1
@@ -421,7 +421,7 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         ends = self.ends(context)
         while self.reading:
             await self.changed.wait()
-        # The cursor trails: what was sent last comes again after a resumption.
+        # The cursor lags by one event, so a resumed stream repeats the last one.
         position = max(0, int(request.cursor) - 1) if request.cursor else len(self.log)
         mark = job_service_pb2.WATCH_MARK_CAUGHT_UP
         while True:
@@ -501,7 +501,7 @@ def submitted(job):
 
 
 class Health(health.aio.HealthServicer):
-    """Its answers, which it may keep to itself."""
+    """A health service that responds only while `answers` is set."""
 
     def __init__(self):
         super().__init__()
@@ -516,7 +516,7 @@ class Health(health.aio.HealthServicer):
 
 
 class Server:
-    """A server on a port of its own, which can be stopped and started again."""
+    """A server that can be stopped and started again on the same port."""
 
     def __init__(self, platform):
         self.platform = platform
@@ -566,7 +566,7 @@ async def second(platform):
 
 @dataclass
 class Ended:
-    """What a command did."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -583,14 +583,14 @@ class Ended:
 
 @pytest.fixture(scope="session")
 def cli(tmp_path_factory):
-    """The command that runs the CLI in a process of its own."""
+    """The command that runs the CLI in a separate process."""
     with warm_cli(tmp_path_factory.mktemp("cli")) as command:
         yield command
 
 
 @pytest.fixture
 def start(server, cli):
-    """Starts the CLI in a process of its own."""
+    """A function that starts the CLI in a separate process."""
 
     async def start(*args, stdin=None, env=None, **streams):
         return await asyncio.create_subprocess_exec(
@@ -611,7 +611,7 @@ def start(server, cli):
 
 @pytest.fixture
 def run(start):
-    """Runs the CLI to its end."""
+    """A function that runs the CLI to its end."""
 
     async def run(*args, stdin=None):
         process = await start(*args, stdin=stdin)

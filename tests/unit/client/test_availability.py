@@ -1,4 +1,4 @@
-"""What the client does while gateways are away."""
+"""The client while gateways are unavailable."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ def unused_target():
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-async def test_a_call_is_tried_again_while_unavailable(server, platform):
+async def test_unavailable_call_is_retried(server, platform):
     platform.unavailable = 2
     async with Client(server.target) as client:
         job = await client.submit("wait")
@@ -27,7 +27,7 @@ async def test_a_call_is_tried_again_while_unavailable(server, platform):
     assert list(platform.jobs) == [job.id]
 
 
-async def test_a_call_is_given_up_after_its_retries(server, platform):
+async def test_unavailable_call_fails_after_its_retries(server, platform):
     platform.unavailable = 100
     async with Client(server.target, retries=2) as client:
         with pytest.raises(Unavailable, match="postgresql") as caught:
@@ -37,7 +37,7 @@ async def test_a_call_is_given_up_after_its_retries(server, platform):
     assert caught.value.refusal.metadata == {"dependency": "postgresql"}
 
 
-async def test_what_a_server_cancels_that_stops_is_tried_again(server, platform):
+async def test_call_cancelled_by_a_stopping_server_is_retried(server, platform):
     platform.refuse = (grpc.StatusCode.CANCELLED, None)
     async with Client(server.target, retries=1) as client:
         with pytest.raises(Unavailable):
@@ -46,7 +46,7 @@ async def test_what_a_server_cancels_that_stops_is_tried_again(server, platform)
     assert len(platform.seen) == 2
 
 
-async def test_nothing_but_unavailable_is_tried_again(server, platform):
+async def test_refused_call_is_not_retried(server, platform):
     async with Client(server.target) as client:
         with pytest.raises(CallError):
             await client.submit("bad type")
@@ -54,30 +54,30 @@ async def test_nothing_but_unavailable_is_tried_again(server, platform):
     assert len(platform.seen) == 1
 
 
-async def test_retries_stay_within_the_deadline(server, platform):
+async def test_retries_end_before_the_deadline(server, platform):
     platform.unavailable = 100
     platform.retry_ms = 60_000
     async with Client(server.target, timeout=5) as client:
-        begin = time.monotonic()
+        start = time.monotonic()
         with pytest.raises(Unavailable) as caught:
             await client.stats()
 
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - start < 5
     assert caught.value.refusal.retry_after.total_seconds() == 60
     assert len(platform.seen) == 1
 
 
-async def test_the_server_may_ask_to_wait(server, platform):
+async def test_retry_waits_as_long_as_the_server_asks(server, platform):
     platform.unavailable = 1
     platform.retry_ms = 700
     async with Client(server.target) as client:
-        begin = time.monotonic()
+        start = time.monotonic()
         await client.stats()
 
-    assert time.monotonic() - begin >= 0.7
+    assert time.monotonic() - start >= 0.7
 
 
-async def test_every_unary_call_has_a_deadline(server, platform):
+async def test_unary_call_has_a_deadline(server, platform):
     async with Client(server.target, timeout=7) as client:
         await client.stats()
         await client.handlers()
@@ -85,7 +85,7 @@ async def test_every_unary_call_has_a_deadline(server, platform):
     assert all(0 < call.seconds_left <= 7.1 for call in platform.seen)
 
 
-async def test_a_call_that_takes_too_long_ends(server, platform):
+async def test_slow_call_raises_deadline_exceeded(server, platform):
     platform.silent = True
     async with Client(server.target, timeout=0.2) as client:
         with pytest.raises(DeadlineExceeded) as caught:
@@ -94,7 +94,7 @@ async def test_a_call_that_takes_too_long_ends(server, platform):
     assert isinstance(caught.value, TimeoutError)
 
 
-async def test_nobody_there_is_unavailable():
+async def test_call_without_a_gateway_is_unavailable():
     async with Client(unused_target(), retries=1) as client:
         with pytest.raises(Unavailable):
             await client.stats()
@@ -102,7 +102,7 @@ async def test_nobody_there_is_unavailable():
             await client.ping()
 
 
-async def test_the_first_gateway_that_can_be_reached_is_used(server, platform):
+async def test_client_uses_the_first_reachable_gateway(server, platform):
     async with Client(f"{unused_target()}, {server.target}") as client:
         await client.stats()
         await client.stats()
@@ -110,7 +110,7 @@ async def test_the_first_gateway_that_can_be_reached_is_used(server, platform):
     assert platform.methods() == ["GetStats", "GetStats"]
 
 
-async def test_another_gateway_takes_over(server, second, platform):
+async def test_call_switches_to_another_gateway(server, second, platform):
     async with Client([server.target, second.target]) as client:
         await client.stats()
         await server.stop()
@@ -120,19 +120,19 @@ async def test_another_gateway_takes_over(server, second, platform):
         assert await job.result() == 1
 
 
-async def test_the_target_comes_from_the_environment(server, monkeypatch):
+async def test_target_defaults_to_the_environment(server, monkeypatch):
     monkeypatch.setenv("HEADRACE_TARGET", server.target)
     async with Client() as client:
         await client.ping()
 
 
 @pytest.mark.parametrize("target", ["", " , ", []])
-async def test_an_empty_target_is_refused(target):
+async def test_empty_target_is_refused(target):
     with pytest.raises(ValueError, match="host:port"):
         Client(target)
 
 
-async def test_a_watch_survives_a_cut_and_shows_each_event_once(server, platform):
+async def test_cut_watch_yields_each_event_once(server, platform):
     async with Client(server.target) as client:
         job = await client.submit("wait")
         events = job.watch()
@@ -148,7 +148,7 @@ async def test_a_watch_survives_a_cut_and_shows_each_event_once(server, platform
     assert platform.last("WatchJob").after_seq == 1
 
 
-async def test_a_watch_goes_on_at_another_gateway(server, second, platform):
+async def test_watch_resumes_at_another_gateway(server, second, platform):
     async with Client([server.target, second.target]) as client:
         job = await client.submit("wait")
         events = job.watch()
@@ -163,7 +163,7 @@ async def test_a_watch_goes_on_at_another_gateway(server, second, platform):
     assert [event.seq for event in seen] == [1, 2, 3]
 
 
-async def test_a_watch_survives_the_restart_of_its_only_gateway(server, platform):
+async def test_watch_resumes_after_a_restart_of_the_gateway(server, platform):
     async with Client(server.target) as client:
         job = await client.submit("wait")
         events = job.watch()
@@ -179,7 +179,7 @@ async def test_a_watch_survives_the_restart_of_its_only_gateway(server, platform
     assert [event.seq for event in seen] == [1, 2, 3]
 
 
-async def test_a_submit_and_watch_that_was_cut_attaches_to_the_same_job(server, platform):
+async def test_cut_submit_and_watch_attaches_to_the_same_job(server, platform):
     async with Client(server.target) as client:
         events = client.submit_and_watch("wait")
         seen = [await anext(events), await anext(events)]
@@ -194,7 +194,7 @@ async def test_a_submit_and_watch_that_was_cut_attaches_to_the_same_job(server, 
     assert len(platform.jobs) == 1
 
 
-async def test_a_watch_that_cannot_be_resumed_ends(server, platform):
+async def test_watch_that_cannot_resume_raises_unavailable(server, platform):
     async with Client(server.target, resume_timeout=0.3) as client:
         job = await client.submit("wait")
         events = job.watch()
@@ -207,7 +207,7 @@ async def test_a_watch_that_cannot_be_resumed_ends(server, platform):
             await anext(events)
 
 
-async def test_a_watch_that_is_left_ends_its_stream(server, platform):
+async def test_closed_watch_ends_its_stream(server, platform):
     async with Client(server.target) as client:
         job = await client.submit("wait")
         events = job.watch()
@@ -218,7 +218,7 @@ async def test_a_watch_that_is_left_ends_its_stream(server, platform):
 
 
 class Refusing(grpc.aio.ServerInterceptor):
-    """A proxy or a framework that refuses without a google.rpc.Status."""
+    """A proxy or a framework that refuses calls without a google.rpc.Status."""
 
     def __init__(self, code):
         self._code = code
@@ -227,7 +227,9 @@ class Refusing(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
 
         async def refuse(request, context):
-            await context.abort(self._code, "plain words", (("grpc-status-details-bin", b"\xff"),))
+            await context.abort(
+                self._code, "refused by a proxy", (("grpc-status-details-bin", b"\xff"),)
+            )
 
         return grpc.unary_unary_rpc_method_handler(
             refuse, handler.request_deserializer, handler.response_serializer
@@ -245,7 +247,7 @@ class Refusing(grpc.aio.ServerInterceptor):
         (grpc.StatusCode.UNIMPLEMENTED, CallError),
     ],
 )
-async def test_a_refusal_without_details_is_told_by_its_code(platform, code, error):
+async def test_refusal_without_details_is_mapped_by_its_code(platform, code, error):
     from headrace.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server  # noqa: PLC0415
 
     server = grpc.aio.server(interceptors=[Refusing(code)])
@@ -253,7 +255,7 @@ async def test_a_refusal_without_details_is_told_by_its_code(platform, code, err
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with Client(f"127.0.0.1:{port}", retries=0) as client:
-        with pytest.raises(error, match="plain words") as caught:
+        with pytest.raises(error, match="refused by a proxy") as caught:
             await client.stats()
     await server.stop(None)
 
@@ -261,7 +263,7 @@ async def test_a_refusal_without_details_is_told_by_its_code(platform, code, err
     assert caught.value.refusal.code == code.name
 
 
-async def test_a_request_that_the_transport_refuses_is_a_limit(server):
+async def test_request_refused_by_the_transport_exceeds_a_limit(server):
     async with Client(server.target) as client:
         with pytest.raises(LimitExceeded):
             await client.submit("wait", "x" * (5 * 1024 * 1024))

@@ -1,4 +1,4 @@
-"""The command line, in processes of its own, against a real server in this process."""
+"""The command line, in separate processes, against a real server in this process."""
 
 import asyncio
 import json
@@ -27,14 +27,14 @@ async def submit(run, *args):
 # submit
 
 
-async def test_submit_prints_the_id_and_nothing_else(run, platform):
+async def test_submit_prints_only_the_id(run, platform):
     ended = await run("submit", "square_sum", '{"data": [1, 2]}')
 
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == f"{next(iter(platform.jobs))}\n"
 
 
-async def test_submit_passes_every_option_on(run, platform):
+async def test_submit_passes_all_options(run, platform):
     before = datetime.now(UTC)
     await submit(
         run,
@@ -57,14 +57,14 @@ async def test_submit_passes_every_option_on(run, platform):
     assert timedelta(minutes=90) <= rest < timedelta(minutes=91)
 
 
-async def test_submit_at_a_time(run, platform):
+async def test_submit_with_at_sets_the_schedule_time(run, platform):
     await submit(run, "later", "--at", "2030-01-02T03:04:05+01:00")
 
     at = platform.last("SubmitJob").job.schedule_time.ToDatetime(tzinfo=UTC)
     assert at == datetime(2030, 1, 2, 2, 4, 5, tzinfo=UTC)
 
 
-async def test_a_payload_comes_from_a_file_or_from_stdin(run, platform, tmp_path):
+async def test_submit_reads_the_payload_from_file_or_stdin(run, platform, tmp_path):
     file = tmp_path / "payload.json"
     file.write_text('{"from": "file"}')
     await submit(run, "wait", f"@{file}")
@@ -75,7 +75,7 @@ async def test_a_payload_comes_from_a_file_or_from_stdin(run, platform, tmp_path
     assert json.loads(platform.last("SubmitJob").job.payload.json) == {"from": "stdin"}
 
 
-async def test_submit_as_json(run):
+async def test_submit_prints_the_job_as_json(run):
     ended = await run("submit", "wait", "-o", "json")
 
     assert ended.code == 0
@@ -84,7 +84,7 @@ async def test_submit_as_json(run):
     assert (ended.json["state"], ended.json["outcome"]) == ("QUEUED", "CREATED")
 
 
-async def test_submit_tells_when_the_request_id_was_used(run):
+async def test_submit_with_a_used_request_id_prints_a_note(run):
     first = await submit(run, "wait", "--request-id", "a")
     again = await run("submit", "wait", "--request-id", "a")
 
@@ -92,13 +92,13 @@ async def test_submit_tells_when_the_request_id_was_used(run):
     assert "the existing job was returned" in again.err
 
 
-async def test_validate_only_says_what_would_happen(run, platform):
+async def test_submit_validate_only_prints_the_outcome(run, platform):
     assert (await run("submit", "square_sum", "--validate-only")).out == "WOULD_RUN\n"
-    assert (await run("submit", "nobody", "--validate-only")).out == "NO_WORKER\n"
+    assert (await run("submit", "unknown", "--validate-only")).out == "NO_WORKER\n"
     assert platform.jobs == {}
 
 
-async def test_submit_and_watch_to_the_end(run):
+async def test_submit_with_watch_prints_all_events(run):
     ended = await run("submit", "square_sum", '{"data": [1]}', "--watch")
 
     assert ended.code == 0
@@ -116,23 +116,23 @@ async def test_submit_and_watch_to_the_end(run):
     assert "\x1b" not in ended.out + ended.err
 
 
-async def test_submit_of_a_type_without_worker_warns(run, platform):
+async def test_submit_of_a_type_without_a_worker_warns(run, platform):
     ended = await run("submit", "wait")
 
     assert (ended.code, ended.out) == (0, f"{next(iter(platform.jobs))}\n")
     assert "warning: no live worker runs jobs of type wait; the job waits until one" in ended.err
-    # A submit that finds its job again has warned before.
+    # A repeated submit does not warn again.
     await run("submit", "wait", "--request-id", "a")
     assert "warning" not in (await run("submit", "wait", "--request-id", "a")).err
 
 
-async def test_submit_and_wait_prints_the_result(run):
+async def test_submit_with_wait_prints_the_result(run):
     ended = await run("submit", "square_sum", '{"data": [1, 2, 3]}', "--wait")
 
     assert (ended.code, ended.out) == (0, "14\n")
 
 
-async def test_a_failed_job_is_exit_code_1(run):
+async def test_failed_job_has_exit_code_1(run):
     watched = await run("submit", "fails", "--watch", "-o", "jsonl")
     assert watched.code == 1
     assert watched.jsonl[-1]["error"]["message"] == "no good"
@@ -142,7 +142,7 @@ async def test_a_failed_job_is_exit_code_1(run):
     assert "ValueError: no good" in waited.err
 
 
-async def test_a_cancelled_job_is_exit_code_1(run, start, platform):
+async def test_cancelled_job_has_exit_code_1(run, start, platform):
     process = await start("submit", "wait", "--wait")
     await platform.until(lambda: sum(platform.watchers.values()))
     ended = await run("cancel", next(iter(platform.jobs)))
@@ -155,18 +155,18 @@ async def test_a_cancelled_job_is_exit_code_1(run, start, platform):
 
 
 @pytest.mark.parametrize("command", [("--wait",), ("--watch",)])
-async def test_waiting_too_long_is_exit_code_124(run, command):
+async def test_wait_beyond_its_timeout_has_exit_code_124(run, command):
     ended = await run("submit", "wait", *command, "--timeout-wait", "200ms")
 
     assert ended.code == 124
     assert "not ended in time" in ended.err
 
 
-async def test_a_call_that_takes_too_long_is_exit_code_124(start, platform, monkeypatch):
+async def test_call_beyond_its_deadline_has_exit_code_124(start, platform, monkeypatch):
     platform.silent = True
     process = await start("stats")
     await platform.until(lambda: platform.seen)
-    # The deadline itself is the client's matter; this one is cut short by the server.
+    # The server ends the call early, so that the test need not wait for the deadline.
     platform.deadline_exceeded = True
     platform.wake()
     _, err = await process.communicate()
@@ -190,7 +190,7 @@ async def test_a_call_that_takes_too_long_is_exit_code_124(start, platform, monk
         (("x", "--frobnicate"), "--frobnicate"),
     ],
 )
-async def test_a_wrong_submit_is_exit_code_2(run, platform, args, message):
+async def test_invalid_submit_has_exit_code_2(run, platform, args, message):
     ended = await run("submit", *args)
 
     assert (ended.code, ended.out) == (2, "")
@@ -199,7 +199,7 @@ async def test_a_wrong_submit_is_exit_code_2(run, platform, args, message):
     assert platform.seen == []
 
 
-async def test_what_the_server_finds_invalid_is_exit_code_2(run):
+async def test_request_refused_as_invalid_has_exit_code_2(run):
     ended = await run("submit", "bad type")
 
     assert (ended.code, ended.out) == (2, "")
@@ -209,7 +209,7 @@ async def test_what_the_server_finds_invalid_is_exit_code_2(run):
 # watch
 
 
-async def test_watch_follows_named_jobs_to_their_ends(run, start, platform):
+async def test_watch_follows_given_jobs_to_their_ends(run, start, platform):
     first, second = await submit(run, "wait"), await submit(run, "wait")
     process = await start("watch", first, second)
     await platform.until(lambda: platform.watchers[first] and platform.watchers[second])
@@ -223,7 +223,7 @@ async def test_watch_follows_named_jobs_to_their_ends(run, start, platform):
     assert b"2 jobs: 2 SUCCEEDED" in err
 
 
-async def test_watch_of_a_failed_job_is_exit_code_1(run):
+async def test_watch_of_a_failed_job_has_exit_code_1(run):
     job = (await run("submit", "fails")).out.strip()
 
     ended = await run("watch", job, "-o", "json")
@@ -232,7 +232,7 @@ async def test_watch_of_a_failed_job_is_exit_code_1(run):
     assert [event["type"] for event in ended.json] == ["SUBMITTED", "STARTED", "FAILED"]
 
 
-async def test_watch_follows_what_matches_until_ctrl_c(run, start, platform):
+async def test_watch_follows_matching_jobs_until_ctrl_c(run, start, platform):
     process = await start(
         *("watch", "--queue", "mail", "--label", "team=ops", "--type", "wait"),
         *("--state", "queued", "--state", "RUNNING", "-o", "jsonl"),
@@ -258,7 +258,7 @@ async def test_watch_follows_what_matches_until_ctrl_c(run, start, platform):
     assert list(states) == [job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_RUNNING]
 
 
-async def test_an_interrupted_json_watch_is_still_json(run, start, platform):
+async def test_interrupted_json_watch_is_valid_json(run, start, platform):
     process = await start("watch", "-o", "json")
     await platform.until(lambda: platform.watchers["*"])
     await submit(run, "fails")
@@ -272,14 +272,14 @@ async def test_an_interrupted_json_watch_is_still_json(run, start, platform):
     assert [event["seq"] for event in json.loads(b"".join(lines) + out)] == [1, 2, 3]
 
 
-async def test_a_watch_that_reaches_its_time_is_exit_code_124(run):
+async def test_watch_beyond_its_timeout_has_exit_code_124(run):
     ended = await run("watch", "--queue", "mail", "--timeout-wait", "0.2s")
 
     assert ended.code == 124
     assert "--timeout-wait" in ended.err
 
 
-async def test_watch_takes_jobs_or_a_filter(run):
+async def test_watch_of_jobs_and_a_filter_is_refused(run):
     assert (await run("watch", "a", "--queue", "b")).code == 2
 
 
@@ -296,7 +296,7 @@ async def test_watch_resumes_from_a_cursor(start, run, platform):
         assert event["seq"] == 1
 
 
-async def test_an_expired_cursor_says_where_to_go_on(run):
+async def test_expired_cursor_error_contains_the_oldest_cursor(run):
     ended = await run("watch", "--since", "expired")
 
     assert (ended.code, ended.out) == (2, "")
@@ -304,7 +304,7 @@ async def test_an_expired_cursor_says_where_to_go_on(run):
     assert "error: events after this cursor were pruned" in ended.err
 
 
-async def test_a_terminal_shows_a_live_board(start, run, platform):
+async def test_watch_in_a_terminal_shows_a_live_board(start, run, platform):
     job = await submit(run, "wait")
     platform.jobs[job].progress.fraction = 0.25
     platform.jobs[job].progress.message = "a quarter"
@@ -357,12 +357,12 @@ async def test_summary_stays_below_the_board_after_ctrl_c(start, run, platform, 
     os.close(ours)
 
     assert process.returncode == 130
-    # Nothing is erased behind it.
+    # No erase sequence follows the summary.
     assert summary in rest[rest.rindex(b"\x1b[2K") :]
 
 
 def read_until(descriptor, text):
-    """What comes from a terminal until `text`, or until its other end is closed."""
+    """Return the output of a terminal up to `text`, or until its other end is closed."""
     seen = b""
     while text is None or text not in seen:
         try:
@@ -378,13 +378,13 @@ def read_until(descriptor, text):
 # subscription
 
 
-async def held(run, platform, *args):
-    """A new subscription `billing`, as the server has it."""
+async def create_billing(run, platform, *args):
+    """Create the subscription `billing`, and return the server's record of it."""
     assert (await run("subscription", "create", "billing", *args)).code == 0
     return platform.subscriptions.held["billing"]
 
 
-async def test_a_subscription_is_created_listed_shown_and_deleted(run, platform):
+async def test_subscription_is_created_listed_shown_and_deleted(run, platform):
     create = ("subscription", "create", "billing", "--queue", "mail", "--type", "a")
     options = ("--state", "failed", "--label", "team=ml", "--batch", "b1", "--since", "0")
 
@@ -414,8 +414,8 @@ async def test_a_subscription_is_created_listed_shown_and_deleted(run, platform)
         assert (ended.code, ended.out) == (3, ""), command
 
 
-async def test_what_is_printed_is_acknowledged(run, start, platform):
-    billing = await held(run, platform)
+async def test_printed_event_is_acknowledged(run, start, platform):
+    billing = await create_billing(run, platform)
     job = await submit(run, "wait")
     process = await start("subscription", "watch", "billing", "--consumer", "a", "-o", "jsonl")
     async with asyncio.timeout(30):
@@ -432,10 +432,8 @@ async def test_what_is_printed_is_acknowledged(run, start, platform):
     assert billing.consumer == "a"
 
 
-async def test_without_acks_all_of_it_comes_again_until_a_cursor_is_acknowledged(
-    run, start, platform
-):
-    billing = await held(run, platform)
+async def test_watch_without_acks_receives_the_events_again(run, start, platform):
+    billing = await create_billing(run, platform)
     await submit(run, "wait")
     for _ in range(2):
         process = await start("subscription", "watch", "billing", "--no-ack", "-o", "jsonl")
@@ -448,14 +446,14 @@ async def test_without_acks_all_of_it_comes_again_until_a_cursor_is_acknowledged
         assert billing.acks == []
         await platform.until(lambda: billing.watch is None)
 
-    # No consumer has taken over since.
+    # No other consumer has taken over.
     cursor = f"{billing.epoch}:2"
     assert (await run("subscription", "ack", "billing", cursor)).code == 0
     assert billing.acks == [2]
 
 
-async def test_what_nobody_could_read_is_not_acknowledged(run, server, platform):
-    billing = await held(run, platform)
+async def test_unread_output_is_not_acknowledged(run, server, platform):
+    billing = await create_billing(run, platform)
     await submit(run, "wait")
     process = await asyncio.create_subprocess_shell(
         f"set -o pipefail; {sys.executable} -m headrace subscription watch billing -o jsonl | true",
@@ -469,13 +467,13 @@ async def test_what_nobody_could_read_is_not_acknowledged(run, server, platform)
         await process.communicate()
 
     assert process.returncode == 141
-    # A pipe takes what its reader, that is about to leave, never reads.
+    # The pipe may buffer one line that its reader never reads.
     assert billing.acks in ([], [1])
 
 
-async def test_a_second_receiver_says_that_it_stands_by(run, start, platform):
-    billing = await held(run, platform)
-    platform.subscriptions.take_away("billing", "somebody else")
+async def test_second_consumer_waits_on_standby(run, start, platform):
+    billing = await create_billing(run, platform)
+    platform.subscriptions.take_away("billing", "another")
     ended = await run("subscription", "watch", "billing", "--timeout-wait", "0.5s")
     assert ended.code == 124
     assert "waiting on standby" in ended.err
@@ -493,8 +491,8 @@ async def test_a_second_receiver_says_that_it_stands_by(run, start, platform):
     assert billing.acks
 
 
-async def test_a_receiver_that_was_replaced_says_so(run, start, platform):
-    billing = await held(run, platform)
+async def test_replaced_consumer_prints_an_error(run, start, platform):
+    billing = await create_billing(run, platform)
     process = await start("subscription", "watch", "billing", "--consumer", "a")
     await platform.until(lambda: billing.watch is not None)
     other = await start("subscription", "watch", "billing", "--consumer", "a")
@@ -507,8 +505,8 @@ async def test_a_receiver_that_was_replaced_says_so(run, start, platform):
     assert b"error: another consumer receives subscription 'billing'" in err
 
 
-async def test_events_that_are_not_kept_any_more_can_be_given_up(run, platform):
-    billing = await held(run, platform)
+async def test_deleted_events_can_be_skipped_with_ack(run, platform):
+    billing = await create_billing(run, platform)
     billing.expired = True
     ended = await run("subscription", "watch", "billing")
     assert ended.code == 2
@@ -519,10 +517,10 @@ async def test_events_that_are_not_kept_any_more_can_be_given_up(run, platform):
     assert not billing.expired
 
 
-# The others
+# Other commands
 
 
-async def test_get_shows_a_job(run):
+async def test_get_shows_all_fields_of_a_job(run):
     job = await submit(run, "square_sum", '{"data": [3]}', "--label", "team=ml")
 
     text = await run("get", job)
@@ -535,7 +533,7 @@ async def test_get_shows_a_job(run):
     assert datetime.fromisoformat(data.json["create_time"]).tzinfo
 
 
-async def test_what_a_terminal_would_obey_is_shown_and_not_obeyed(run, platform):
+async def test_control_characters_are_escaped(run, platform):
     job = await submit(run, "fails")
     platform.jobs[job].error.message = "\x1b[2J gone"
 
@@ -545,14 +543,14 @@ async def test_what_a_terminal_would_obey_is_shown_and_not_obeyed(run, platform)
     assert "\\x1b[2J gone" in ended.out
 
 
-async def test_an_unknown_job_is_exit_code_3(run):
+async def test_unknown_job_has_exit_code_3(run):
     for command in ("get", "events", "output", "watch", "cancel", "retry"):
         ended = await run(command, "nope")
         assert (ended.code, ended.out) == (3, ""), command
         assert ended.err == "error: job nope does not exist\n"
 
 
-async def test_list_shows_jobs_and_says_when_there_are_more(run, platform):
+async def test_list_beyond_its_limit_prints_a_note(run, platform):
     ids = [await submit(run, "fails") for _ in range(3)]
 
     ended = await run("list", "--limit", "2")
@@ -564,7 +562,7 @@ async def test_list_shows_jobs_and_says_when_there_are_more(run, platform):
     assert (len(everything.jsonl), everything.err) == (3, "")
 
 
-async def test_list_turns_shortcuts_into_a_filter(run, platform):
+async def test_list_options_become_a_filter(run, platform):
     await run(
         *("list", "--filter", "priority > 3", "--state", "failed", "--state", "cancelled"),
         *("--queue", 'a"b', "--type", "email", "--label", "team=ml"),
@@ -576,13 +574,13 @@ async def test_list_turns_shortcuts_into_a_filter(run, platform):
     )
 
 
-async def test_an_empty_list_says_so(run):
+async def test_list_without_jobs_prints_no_jobs(run):
     assert (await run("list")).out == "no jobs\n"
     assert (await run("list", "-o", "json")).json == []
     assert (await run("list", "-o", "jsonl")).out == ""
 
 
-async def test_documents_omit_what_the_basic_view_lacks(run):
+async def test_basic_view_omits_fields_of_the_full_view(run):
     job = await submit(run, "fails")
 
     (listed,) = (await run("list", "-o", "json")).json
@@ -594,7 +592,7 @@ async def test_documents_omit_what_the_basic_view_lacks(run):
     assert listed["error"] == {"type": "ValueError", "message": "no good", "retryable": False}
 
 
-async def test_cancel_of_a_running_job_says_it_was_requested(run, platform):
+async def test_cancel_of_a_running_job_prints_the_request(run, platform):
     job = await submit(run, "wait")
     platform.keeps_running = True
 
@@ -603,7 +601,7 @@ async def test_cancel_of_a_running_job_says_it_was_requested(run, platform):
     assert ended.out == f"{job} RUNNING cancel requested\n"
 
 
-async def test_cancel_and_retry_go_on_after_a_refusal(run):
+async def test_cancel_and_retry_continue_after_a_refusal(run):
     jobs = [await submit(run, "wait"), await submit(run, "square_sum", '{"data": []}')]
 
     cancelled = await run("cancel", jobs[1], jobs[0])
@@ -616,7 +614,7 @@ async def test_cancel_and_retry_go_on_after_a_refusal(run):
     assert (await run("cancel")).code == 2
 
 
-async def test_events_lists_the_history(run):
+async def test_events_and_output_are_listed(run):
     job = await submit(run, "square_sum", '{"data": []}')
 
     lines = (await run("events", job)).out.splitlines()
@@ -637,7 +635,7 @@ async def test_events_lists_the_history(run):
     assert (await run("events", job, "--after-seq=-1")).code == 2
 
 
-async def test_stats_and_handlers(run):
+async def test_stats_and_handlers_are_printed(run):
     assert (await run("stats")).out == "no jobs\n"
     await submit(run, "fails")
 
@@ -650,7 +648,7 @@ async def test_stats_and_handlers(run):
     assert schema == {"type": "object"}
 
 
-async def test_no_gateway_is_exit_code_5(run, server):
+async def test_command_without_a_gateway_has_exit_code_5(run, server):
     await server.stop()
 
     for command in (["stats"], ["submit", "x"], ["watch", "--queue", "x"]):
@@ -660,13 +658,13 @@ async def test_no_gateway_is_exit_code_5(run, server):
     await server.start()
 
 
-async def test_the_target_is_an_option_before_or_after_the_command(run, server):
+async def test_target_option_works_before_and_after_the_command(run, server):
     assert (await run("--target", server.target, "stats")).code == 0
     assert (await run("stats", "--target", f"127.0.0.1:1,{server.target}")).code == 0
     assert (await run("stats", "--target", ",")).code == 2
 
 
-async def test_help_teaches_with_examples(run, platform):
+async def test_help_of_each_command_has_examples(run, platform):
     top = await run("--help")
     assert top.code == 0
     for command in (
@@ -697,7 +695,7 @@ async def test_help_teaches_with_examples(run, platform):
     assert platform.seen == []
 
 
-async def test_a_reader_that_leaves_is_no_fault(run, server):
+async def test_closed_pipe_is_not_an_error(run, server):
     for _ in range(3):
         await submit(run, "wait", json.dumps("x" * 100_000))
     process = await asyncio.create_subprocess_shell(
@@ -714,7 +712,7 @@ async def test_a_reader_that_leaves_is_no_fault(run, server):
     assert process.returncode in {0, 141}
 
 
-async def test_without_the_extra_it_says_what_to_install():
+async def test_cli_without_the_extra_prints_the_installation():
     program = "import sys; sys.modules['cyclopts'] = None; from headrace.cli import main; main()"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program), stderr=asyncio.subprocess.PIPE
@@ -731,7 +729,7 @@ async def test_without_the_extra_it_says_what_to_install():
 
 @pytest.fixture
 def with_entry_points(server):
-    """Runs the command line with these entry points and no others installed."""
+    """A function that runs the command line with only the given entry points installed."""
 
     async def run(points, *args):
         program = (
@@ -758,21 +756,21 @@ def with_entry_points(server):
     return run
 
 
-async def test_a_command_of_another_package_joins_in(with_entry_points):
+async def test_command_of_another_package_is_added(with_entry_points):
     points = [("up", "__main__:up")]
 
     assert await with_entry_points(points, "up", "--workers", "3") == (7, "workers 3\n", "")
     assert "Start it." in (await with_entry_points(points, "--help"))[1]
 
 
-async def test_up_without_its_package_says_what_to_install(with_entry_points):
+async def test_up_without_its_package_prints_the_package(with_entry_points):
     code, out, err = await with_entry_points([], "up", "--workers", "3")
 
     assert (code, out) == (2, "")
     assert "is part of the package headrace-standalone" in err
 
 
-async def test_a_broken_command_of_another_package_spoils_no_other(with_entry_points):
+async def test_broken_command_does_not_affect_other_commands(with_entry_points):
     points = [("up", "nosuchmodule:up")]
 
     assert (await with_entry_points(points, "stats"))[0] == 0
@@ -785,7 +783,7 @@ async def test_a_broken_command_of_another_package_spoils_no_other(with_entry_po
 async def test_get_of_a_failed_job_shows_its_stack_trace(run):
     job = (await run("submit", "fails", "--correlation-id", "trace-17")).out.strip()
     text = (await run("get", job)).out
-    # What a terminal would obey is escaped.
+    # Control characters are escaped.
     assert 'File "a.py", line 1, in \\x1b[2Jf' in text
     assert "trace-17" in text
     data = (await run("get", job, "-o", "json")).json
@@ -793,7 +791,7 @@ async def test_get_of_a_failed_job_shows_its_stack_trace(run):
     assert data["correlation_id"] == "trace-17"
 
 
-async def test_unreadable_fields_are_named(run, platform):
+async def test_unreadable_fields_are_printed(run, platform):
     job = await submit(run, "wait")
     platform.jobs[job].unreadable_fields.append("deadline")
 
@@ -804,7 +802,7 @@ async def test_unreadable_fields_are_named(run, platform):
     assert listed["unreadable_fields"] == ["deadline"]
 
 
-def test_unreadable_filter_is_not_shown_as_all_jobs():
+def test_unreadable_filter_is_shown_as_unreadable():
     message = subscription_service_pb2.Subscription(name="billing", unreadable_fields=["filter"])
     found = from_subscription(message)
     (shown,) = subscriptions_table([found]).columns[-1].cells

@@ -1,4 +1,4 @@
-"""What the command line prints in terminals of all widths."""
+"""The output of the command line in terminals of all widths."""
 
 import io
 from dataclasses import replace
@@ -18,9 +18,9 @@ IDS = [f"0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a{n:02x}" for n in range(3)]
 ERROR = "ValueError: line one\nand line two, which is longer than a terminal is wide"
 
 
-def printed(what, width):
+def printed(value, width):
     console = Console(width=width, file=io.StringIO(), highlight=False, markup=False)
-    console.print(what)
+    console.print(value)
     return console.file.getvalue().splitlines()
 
 
@@ -50,7 +50,7 @@ def test_list_keeps_ids_states_and_errors_at_any_width(width):
     assert lines[0].split()[:2] == ["ID", "STATE"]
 
 
-def test_list_shortens_ids_where_nothing_else_fits():
+def test_list_shortens_ids_in_a_very_narrow_terminal():
     lines = printed(JobsTable(jobs()), 30)
 
     assert max(map(len, lines)) <= 30
@@ -68,7 +68,7 @@ def test_list_cuts_a_long_name_before_it_drops_a_column():
     assert lines[1].split()[2:] == ["t" * 19 + "…", "default"]
 
 
-def test_list_has_all_on_one_line_where_it_fits():
+def test_list_in_a_wide_terminal_has_one_line_per_job():
     lines = printed(JobsTable(jobs()), 200)
 
     assert lines[0].split() == ["ID", "STATE", "TYPE", "QUEUE", "SUBMITTED"]
@@ -76,7 +76,7 @@ def test_list_has_all_on_one_line_where_it_fits():
     assert lines[2].endswith(ERROR.replace("\n", " "))
 
 
-def test_list_at_80_columns_has_the_type_beside_the_id():
+def test_list_at_80_columns_shows_id_state_type_and_queue():
     lines = printed(JobsTable(jobs()), 80)
 
     assert lines[1].split()[:4] == [IDS[0], "QUEUED", "square_sum", "default"]
@@ -84,7 +84,7 @@ def test_list_at_80_columns_has_the_type_beside_the_id():
 
 
 @pytest.mark.parametrize(("width", "smallest"), [(60, 1234), (80, 1234567)])
-def test_statistics_never_cut_a_number(width, smallest):
+def test_statistics_show_complete_numbers(width, smallest):
     counts = {state: smallest + n for n, state in enumerate(JobState) if state != "UNKNOWN"}
     stats = Stats(
         stats_time=None,
@@ -99,7 +99,7 @@ def test_statistics_never_cut_a_number(width, smallest):
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_board_keeps_progress_beside_its_bar(width):
+def test_board_shows_progress_beside_its_bar(width):
     board = Board()
     for job_id in IDS:
         board.add(

@@ -32,7 +32,7 @@ async def client(server):
         yield client
 
 
-async def test_a_job_is_submitted_followed_and_its_result_returned(client):
+async def test_job_is_submitted_followed_and_returns_its_result(client):
     job = await client.submit("square_sum", {"data": [1, 2, 3]})
 
     events = [event async for event in job.watch()]
@@ -63,7 +63,7 @@ async def test_output_is_read_page_by_page(client, platform):
     assert [seen.method for seen in platform.seen].count("ListJobOutput") == 6
 
 
-async def test_a_spec_reaches_the_server_whole(client, platform):
+async def test_submit_sends_all_fields_of_a_spec(client, platform):
     at = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     await client.submit(
         "email",
@@ -105,19 +105,19 @@ async def test_a_spec_reaches_the_server_whole(client, platform):
     assert not spec.retry_policy.HasField("max_backoff")
 
 
-async def test_the_deadline_of_a_call_is_the_jobs_when_it_is_asked_for(client, platform):
+async def test_call_deadline_becomes_the_job_deadline_on_request(client, platform):
     await client.submit("email", use_call_deadline=True, call_timeout=500)
     await client.submit_many([JobSpec("email")], use_call_deadline=True, call_timeout=500)
     await client.submit("email")
 
-    *asked, usual = platform.seen[-3:]
-    assert [seen.request.use_call_deadline for seen in asked] == [True, True]
-    assert all(400 < seen.seconds_left < 510 for seen in asked)
+    *with_deadline, usual = platform.seen[-3:]
+    assert [seen.request.use_call_deadline for seen in with_deadline] == [True, True]
+    assert all(400 < seen.seconds_left < 510 for seen in with_deadline)
     assert not usual.request.use_call_deadline
     assert usual.seconds_left < 20
 
 
-async def test_a_delay_becomes_a_time(client, platform):
+async def test_delay_is_sent_as_schedule_time(client, platform):
     before = datetime.now(UTC)
     job = await client.submit("later", delay=timedelta(minutes=1))
 
@@ -134,13 +134,13 @@ async def test_a_delay_becomes_a_time(client, platform):
         {"deadline": datetime(2030, 1, 1)},  # noqa: DTZ001
     ],
 )
-async def test_a_spec_that_makes_no_sense_is_refused_at_once(client, platform, options):
+async def test_contradictory_spec_is_refused_without_a_call(client, platform, options):
     with pytest.raises(ValueError, match=r"delay or schedule_time|time zone"):
         await client.submit("x", **options)
     assert platform.seen == []
 
 
-async def test_a_payload_that_json_cannot_say_is_refused_at_once(client, platform):
+async def test_payload_that_is_not_json_is_refused_without_a_call(client, platform):
     with pytest.raises(ValueError, match="Out of range float"):
         await client.submit("x", {"n": float("nan")})
     with pytest.raises(TypeError, match="not JSON serializable"):
@@ -148,7 +148,7 @@ async def test_a_payload_that_json_cannot_say_is_refused_at_once(client, platfor
     assert platform.seen == []
 
 
-async def test_the_same_request_id_returns_the_same_job(client):
+async def test_repeated_request_id_returns_the_same_job(client):
     first = await client.submit("wait", request_id="a")
     second = await client.submit("wait", request_id="a")
 
@@ -156,7 +156,7 @@ async def test_the_same_request_id_returns_the_same_job(client):
     assert (first.outcome, second.outcome) == (SubmitOutcome.CREATED, SubmitOutcome.EXISTING)
 
 
-async def test_the_same_request_id_with_another_content_is_a_conflict(client):
+async def test_request_id_with_other_content_is_a_conflict(client):
     job = await client.submit("wait", {"n": 1}, request_id="a")
 
     with pytest.raises(RequestIdConflict) as caught:
@@ -165,15 +165,15 @@ async def test_the_same_request_id_with_another_content_is_a_conflict(client):
     assert (caught.value.request_id, caught.value.job_id) == ("a", job.id)
 
 
-async def test_validate_only_says_what_would_happen(client):
+async def test_submit_validate_only_returns_the_outcome(client):
     would = await client.submit("square_sum", {"data": []}, validate_only=True)
-    nobody = await client.submit("nobody", validate_only=True)
+    unknown = await client.submit("unknown", validate_only=True)
 
     assert (would.id, would.outcome) == ("", SubmitOutcome.WOULD_RUN)
-    assert nobody.outcome is SubmitOutcome.NO_WORKER
+    assert unknown.outcome is SubmitOutcome.NO_WORKER
 
 
-async def test_every_violation_is_told(client):
+async def test_invalid_request_lists_every_violation(client):
     with pytest.raises(InvalidRequest) as caught:
         await client.submit("bad type")
 
@@ -181,7 +181,7 @@ async def test_every_violation_is_told(client):
     assert caught.value.refusal.code == "INVALID_ARGUMENT"
 
 
-async def test_an_unknown_job_is_not_found(client):
+async def test_unknown_job_is_not_found(client):
     for call in (client.get("nope"), client.cancel("nope"), client.retry("nope")):
         with pytest.raises(JobNotFound) as caught:
             await call
@@ -190,7 +190,7 @@ async def test_an_unknown_job_is_not_found(client):
         await anext(client.watch_job("nope"))
 
 
-async def test_the_result_of_a_failed_job_raises_its_error(client):
+async def test_result_of_a_failed_job_raises_its_error(client):
     job = await client.submit("fails")
 
     with pytest.raises(JobFailed, match="ValueError: no good") as caught:
@@ -200,7 +200,7 @@ async def test_the_result_of_a_failed_job_raises_its_error(client):
     assert caught.value.job.id == job.id
 
 
-async def test_the_result_of_a_cancelled_job_raises(client):
+async def test_result_of_a_cancelled_job_raises_job_cancelled(client):
     job = await client.submit("wait")
     assert (await job.cancel()).state is JobState.CANCELLED
 
@@ -208,7 +208,7 @@ async def test_the_result_of_a_cancelled_job_raises(client):
         await job.result()
 
 
-async def test_the_result_comes_when_the_job_ends(client, platform):
+async def test_result_returns_at_the_end_of_the_job(client, platform):
     job = await client.submit("wait")
     result = asyncio.create_task(job.result())
     await platform.until(lambda: platform.watchers[job.id])
@@ -218,7 +218,7 @@ async def test_the_result_comes_when_the_job_ends(client, platform):
     assert await result == {"ok": True}
 
 
-async def test_waiting_for_a_result_can_be_given_up(client, platform):
+async def test_result_with_a_timeout_can_be_repeated(client, platform):
     job = await client.submit("wait")
 
     with pytest.raises(TimeoutError):
@@ -228,13 +228,13 @@ async def test_waiting_for_a_result_can_be_given_up(client, platform):
     assert await job.result(timeout=30) == 1
 
 
-async def test_a_handle_of_an_existing_job_needs_its_id_alone(client):
+async def test_handle_of_an_existing_job_returns_its_result(client):
     job = await client.submit("square_sum", {"data": [2]})
 
     assert await client.job(job.id).result() == 4
 
 
-async def test_a_requeued_job_is_waited_for_again(client, platform):
+async def test_result_of_a_requeued_job_waits_for_its_new_end(client, platform):
     job = await client.submit("fails")
     with pytest.raises(JobFailed):
         await job.result()
@@ -247,7 +247,7 @@ async def test_a_requeued_job_is_waited_for_again(client, platform):
     assert await result == "better"
 
 
-async def test_cancelling_what_has_ended_is_a_state_conflict(client):
+async def test_cancel_of_an_ended_job_is_a_state_conflict(client):
     job = await client.submit("square_sum", {"data": []})
 
     with pytest.raises(StateConflict) as caught:
@@ -257,7 +257,7 @@ async def test_cancelling_what_has_ended_is_a_state_conflict(client):
     assert caught.value.allowed == ("RUNNING", "QUEUED")
 
 
-async def test_many_jobs_go_in_one_request(client, platform):
+async def test_submit_many_sends_one_request(client, platform):
     batch = await client.submit_many([JobSpec("wait", {"n": n}) for n in range(1000)])
 
     assert len(batch) == len({job.id for job in batch}) == 1000
@@ -267,13 +267,13 @@ async def test_many_jobs_go_in_one_request(client, platform):
 
 
 @pytest.mark.parametrize("count", [0, 1001])
-async def test_a_batch_of_a_wrong_size_is_refused_at_once(client, platform, count):
+async def test_batch_of_invalid_size_is_refused_without_a_call(client, platform, count):
     with pytest.raises(ValueError, match=f"^{count} jobs; a batch must have 1 to 1,000 jobs"):
         await client.submit_many([JobSpec("wait")] * count)
     assert platform.seen == []
 
 
-async def test_any_number_of_jobs_goes_in_batches(client, platform):
+async def test_submit_in_batches_divides_the_jobs(client, platform):
     jobs = (JobSpec("wait", {"n": n}) for n in range(25))
 
     batches = [b async for b in client.submit_in_batches(jobs, size=10, request_id="nightly")]
@@ -283,7 +283,7 @@ async def test_any_number_of_jobs_goes_in_batches(client, platform):
     assert ids == ["nightly/1", "nightly/2", "nightly/3"]
 
 
-async def test_batches_can_be_on_their_way_together_and_come_in_their_order(client, platform):
+async def test_concurrent_batches_are_yielded_in_order(client, platform):
     jobs = (JobSpec("wait", {"n": n}) for n in range(45))
 
     batches = [
@@ -295,28 +295,28 @@ async def test_batches_can_be_on_their_way_together_and_come_in_their_order(clie
     assert sorted(c.request.request_id for c in platform.seen) == [f"k/{n}" for n in range(1, 6)]
 
 
-async def test_who_stops_early_has_submitted_no_more_than_was_on_its_way(client, platform):
-    taken = []
+async def test_stopped_iteration_submits_only_batches_in_flight(client, platform):
+    created = []
 
     def jobs():
         for n in range(1000):
-            taken.append(n)
+            created.append(n)
             yield JobSpec("wait")
 
     async with aclosing(client.submit_in_batches(jobs(), size=10, in_flight=2)) as batches:
         async for _ in batches:
             break
 
-    assert len(taken) == 20
+    assert len(created) == 20
     assert len(platform.seen) <= 2
 
 
-async def test_batches_in_flight_are_at_least_one(client):
+async def test_in_flight_below_one_is_refused(client):
     with pytest.raises(ValueError, match="in_flight is 0; it must be at least 1"):
         await anext(client.submit_in_batches([JobSpec("wait")], in_flight=0))
 
 
-async def test_batches_stay_below_the_size_of_a_request(client, platform):
+async def test_batches_stay_below_the_request_limit(client, platform):
     async def jobs():
         for n in range(5):
             yield JobSpec("wait", {"n": n, "text": "x" * 1_500_000})
@@ -327,14 +327,14 @@ async def test_batches_stay_below_the_size_of_a_request(client, platform):
     assert all(call.request.ByteSize() < 4 * 1024 * 1024 for call in platform.seen)
 
 
-async def test_submitting_and_watching_is_one_call(client, platform):
+async def test_submit_and_watch_is_one_call(client, platform):
     events = [event async for event in client.submit_and_watch("square_sum", {"data": [3]})]
 
     assert [event.seq for event in events] == [1, 2, 3, 4, 5]
     assert platform.methods() == ["SubmitAndWatch"]
 
 
-async def test_all_pages_are_listed(client, platform):
+async def test_list_yields_all_pages_of_jobs(client, platform):
     await client.submit_many([JobSpec("wait") for _ in range(7)])
 
     jobs = [job async for job in client.list(filter="type = wait", page_size=3)]
@@ -344,7 +344,7 @@ async def test_all_pages_are_listed(client, platform):
     assert platform.last("ListJobs").filter == "type = wait"
 
 
-async def test_all_pages_of_events_are_listed(client, platform):
+async def test_events_yields_all_pages(client, platform):
     job = await client.submit("square_sum", {"data": []})
 
     assert [event.seq async for event in client.events(job.id)] == [1, 2, 3, 4, 5]
@@ -352,7 +352,7 @@ async def test_all_pages_of_events_are_listed(client, platform):
     assert platform.methods().count("ListJobEvents") == 4
 
 
-async def test_stats_and_handlers(client):
+async def test_stats_and_handlers_are_returned(client):
     await client.submit("square_sum", {"data": []})
     await client.submit("fails")
 
@@ -367,7 +367,7 @@ async def test_stats_and_handlers(client):
     assert handler.retry_policy == RetryPolicy(max_attempts=3)
 
 
-async def test_a_ping_asks_the_health_service(client, server):
+async def test_ping_calls_the_health_service(client, server):
     assert await client.ping() > timedelta()
 
     await server.health.enter_graceful_shutdown()
@@ -375,7 +375,7 @@ async def test_a_ping_asks_the_health_service(client, server):
         await client.ping()
 
 
-async def test_what_this_version_does_not_know_is_unknown(client, platform):
+async def test_new_enum_value_is_unknown(client, platform):
     job = await client.submit("wait")
     platform.jobs[job.id].state = 99
     platform.events[job.id][0].type = 99
@@ -387,7 +387,7 @@ async def test_what_this_version_does_not_know_is_unknown(client, platform):
     assert not event.state.terminal
 
 
-async def test_a_closed_client_says_so(server):
+async def test_closed_client_raises_an_error(server):
     client = Client(server.target)
     await client.close()
 
@@ -395,7 +395,7 @@ async def test_a_closed_client_says_so(server):
         await client.get("x")
 
 
-async def test_correlation_id_goes_with_every_way_to_submit(client):
+async def test_correlation_id_is_sent_with_every_submit(client):
     job = await client.submit("wait", correlation_id="trace-17")
     batch = await client.submit_many([JobSpec("wait")], correlation_id="trace-17")
     batches = [
@@ -409,12 +409,12 @@ async def test_correlation_id_goes_with_every_way_to_submit(client):
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 129, "ä", "a\nb"])
-async def test_correlation_id_that_no_call_can_carry_is_refused(client, bad):
+async def test_invalid_correlation_id_is_refused(client, bad):
     with pytest.raises(ValueError, match="use 1 to 128 printable ASCII characters"):
         await client.submit("wait", correlation_id=bad)
 
 
-async def test_error_in_the_full_view_has_its_stack_trace(client):
+async def test_error_in_the_full_view_has_a_stack_trace(client):
     job = await client.submit("fails")
     with pytest.raises(JobFailed) as failed:
         await job.result()
@@ -430,7 +430,7 @@ async def test_after_seq_beyond_the_end_yields_only_larger_numbers(server, platf
 
         first = asyncio.create_task(anext(watch))
         await platform.until(lambda: platform.watchers[job.id])
-        # Number 3 is not beyond number 3, and number 4 is.
+        # The watch skips number 3 and yields number 4.
         for _ in range(2):
             platform.add(platform.jobs[job.id], "OUTPUT", "RUNNING")
         assert (await first).seq == 4
@@ -442,7 +442,7 @@ async def test_after_seq_beyond_the_end_yields_only_larger_numbers(server, platf
 
 
 @pytest.mark.parametrize("after_seq", [-1, 2**63])
-async def test_after_seq_out_of_range_is_named(after_seq):
+async def test_after_seq_out_of_range_is_refused(after_seq):
     async with Client("127.0.0.1:1") as client:
         message = f"^after_seq is {after_seq}; it must be 0 to"
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""What importing the package costs and needs."""
+"""The import of the package: its names, its cost and its dependencies."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ def run(program):
 
 
 @pytest.mark.parametrize("name", headrace.__all__)
-def test_every_public_name_is_there(name):
+def test_public_name_is_importable(name):
     assert getattr(headrace, name).__module__.startswith("headrace.") or name == "Duration"
 
 
@@ -24,12 +24,12 @@ def test_version_is_that_of_the_package():
     assert headrace.__version__ == version("headrace")
 
 
-def test_other_names_are_not():
+def test_unknown_name_raises_an_attribute_error():
     with pytest.raises(AttributeError, match="nosuch"):
         headrace.nosuch  # noqa: B018
 
 
-def test_grpc_is_loaded_when_it_is_needed():
+def test_import_of_the_package_does_not_load_grpc():
     loaded = run("import sys, headrace, headrace.cli.app; print(*sys.modules)")
 
     assert "grpc" not in loaded
@@ -51,7 +51,7 @@ sys.meta_path.insert(0, Nothing())
 """
 
 
-def test_the_library_needs_grpcio_and_protobuf_alone():
+def test_library_depends_only_on_grpcio_and_protobuf():
     program = BLOCK + "from headrace import Client, SyncClient; print(Client, SyncClient())"
 
     assert "<class" in run(program)

@@ -1,4 +1,4 @@
-"""Processes that fork, patch or have several loops: a client works there or says why it cannot."""
+"""Processes with forks, monkey patches or several loops: a client works or raises an error."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ from headrace._gateways import Gateways
 from headrace._timing import Timing
 from headrace.errors import DeadlineExceeded
 
-# How long a program may take, in seconds. What it tests ends at once, or never.
+# Time limit of a program, in seconds. The tested operation ends at once, or never.
 LIMIT = 60
 
 FORK = """
@@ -33,7 +33,7 @@ FORK = """
     def child(use):
         pid = os.fork()
         if pid == 0:
-            # A hang shows itself as SIGALRM.
+            # A hang ends with SIGALRM.
             signal.alarm(20)
             print("child:", call(use), flush=True)
             sys.exit(0)
@@ -43,7 +43,7 @@ FORK = """
 
 @pytest.fixture
 def python(server, tmp_path):
-    """Runs a program in a process of its own, and returns the lines that it prints."""
+    """A function that runs a program in a separate process and returns its output lines."""
 
     async def python(program, *, before="", env=None, code=0):
         text = textwrap.dedent(before) + textwrap.dedent(program)
@@ -88,7 +88,7 @@ async def test_forked_child_of_a_connected_client_gets_an_error(python):
         child(job.result)
         child(lambda: next(events))
         child(lambda: next(watch))
-        # The parent and its streams go on.
+        # The parent and its streams continue.
         print(call(client.ping))
         job.cancel()
         print(next(watch).type, next(events).type)
@@ -98,7 +98,7 @@ async def test_forked_child_of_a_connected_client_gets_an_error(python):
     assert lines == ["child: ForkedProcess", "parent: 0"] * 6 + ["timedelta", "CANCELLED CANCELLED"]
 
 
-async def test_forked_children_of_a_busy_client_end_by_themselves(python):
+async def test_forked_child_of_a_busy_client_ends_with_an_error(python):
     program = """
         client = SyncClient()
         client.ping()
@@ -121,7 +121,7 @@ async def test_forked_children_of_a_busy_client_end_by_themselves(python):
     assert lines == ["child: ForkedProcess", "parent: 0"] * 5
 
 
-async def test_forked_child_may_close_and_drop_what_it_inherits(python):
+async def test_forked_child_may_close_inherited_objects(python):
     program = """
         with SyncClient() as client:
             job = client.submit("wait")
@@ -134,7 +134,7 @@ async def test_forked_child_may_close_and_drop_what_it_inherits(python):
                     events.close()
                     del events, job
                     gc.collect()
-                    # It leaves both blocks.
+                    # The exit leaves both blocks.
                     sys.exit(3)
                 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
                 job.cancel()
@@ -145,7 +145,7 @@ async def test_forked_child_may_close_and_drop_what_it_inherits(python):
     assert lines == ["3", "CANCELLED"]
 
 
-async def test_fork_within_a_coroutine_gets_an_error(python):
+async def test_fork_in_a_coroutine_gets_an_error(python):
     program = """
         import asyncio
         async def main():
@@ -165,7 +165,7 @@ async def test_fork_within_a_coroutine_gets_an_error(python):
     assert await python(program, before=FORK) == ["4"]
 
 
-async def test_fork_after_grpc_aio_alone_is_noticed(python):
+async def test_fork_after_grpc_aio_without_a_client_gets_an_error(python):
     program = """
         import asyncio, grpc
         async def main():
@@ -262,13 +262,13 @@ APPLICATION = """
 
 @asynccontextmanager
 async def gunicorn(server, folder, *options, when_loaded="pass"):
-    """Runs an application under gunicorn; the URL that it serves."""
+    """Run an application under gunicorn; yield the process and the URL."""
     (folder / "app.py").write_text(textwrap.dedent(APPLICATION).format(when_loaded=when_loaded))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "gunicorn", "--workers", "2", "--no-control-socket"),
-            # A worker that is told to stop while it starts would take half a minute.
+            # By default, a worker that is stopped during its start takes half a minute.
             *("--graceful-timeout", "1", "--bind"),
             *(f"fd://{listener.fileno()}", *options, "app:application"),
             env={"HEADRACE_TARGET": server.target, "PATH": "/usr/bin:/bin"},
@@ -321,7 +321,7 @@ async def test_gunicorn_with_gevent_is_refused(server, tmp_path):
 
 
 async def test_gunicorn_with_gevent_and_preload_gets_an_error(server, tmp_path):
-    # The client is made before gevent patches the worker.
+    # The client is created before gevent patches the worker.
     async with gunicorn(server, tmp_path, "--preload", "-k", "gevent") as (_, url):
         found = await answers(url)
 
@@ -355,14 +355,14 @@ async def test_monkey_patched_process_is_refused(python, patch):
         assert "gunicorn -k gthread" in line
 
 
-async def test_gevent_without_patches_leaves_the_client_alone(python):
+async def test_client_works_with_unpatched_gevent(python):
     program = "import gevent.monkey, headrace; print(headrace.SyncClient().ping())"
 
     assert len(await python(program)) == 1
 
 
-async def test_sync_client_works_within_a_running_event_loop(python):
-    # As in a notebook.
+async def test_sync_client_works_in_a_running_event_loop(python):
+    # For example, in a notebook.
     program = """
         import asyncio, headrace
         async def main():
@@ -382,13 +382,13 @@ def loop_program(client):
     return ping
 
 
-async def test_another_event_loop_is_named(server):
+async def test_call_from_another_event_loop_is_refused(server):
     def run():
         client = Client(server.target)
         asyncio.run(loop_program(client)())
         with pytest.raises(WrongEventLoop) as caught:
             asyncio.run(loop_program(client)())
-        # A closed loop ends its client.
+        # The client of a closed loop can be closed from any loop.
         asyncio.run(client.close())
         return str(caught.value)
 
@@ -399,7 +399,7 @@ async def test_another_event_loop_is_named(server):
     assert "SyncClient" in message
 
 
-async def test_an_event_loop_of_another_thread_is_named(server):
+async def test_call_from_the_loop_of_another_thread_is_refused(server):
     async with Client(server.target) as client:
         job = await client.submit("wait")
         events = job.watch()
@@ -420,7 +420,7 @@ async def as_coroutine(call):
     await call()
 
 
-async def test_call_that_grpc_never_ends_is_cancelled():
+async def test_call_stuck_in_grpc_is_cancelled():
     gateways = Gateways(["127.0.0.1:1"])
     calls = Calls(
         gateways=gateways, timeout=0.05, retries=0, resume_timeout=0, timing=Timing(grace=0.05)

@@ -1,4 +1,4 @@
-"""An HTTP proxy in the environment."""
+"""The HTTP proxy from the environment."""
 
 import socket
 
@@ -23,12 +23,12 @@ def proxy(monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "ipv4:127.0.0.1", "dns:///localhost"])
-async def test_loopback_target_goes_around_the_proxy(server, host):
+async def test_loopback_target_bypasses_the_proxy(server, host):
     async with Client(f"{host}:{server.port}", retries=0) as client:
         await client.ping()
 
 
-async def test_cli_goes_around_the_proxy_on_loopback(start, proxy):
+async def test_cli_with_a_loopback_target_bypasses_the_proxy(start, proxy):
     process = await start("stats", env={"http_proxy": f"http://{proxy}"})
     _, err = await process.communicate()
 
@@ -51,7 +51,7 @@ async def test_connection_error_names_the_proxy(proxy, call):
     assert "secret" not in str(caught.value)
 
 
-async def test_error_of_a_target_in_no_proxy_names_no_proxy(monkeypatch):
+async def test_error_of_a_target_in_no_proxy_omits_the_proxy(monkeypatch):
     monkeypatch.setenv("no_proxy", "example.org,.invalid")
     async with Client("gateway.invalid:50051", retries=0) as client:
         with pytest.raises(Unavailable) as caught:
@@ -103,7 +103,7 @@ def test_loopback_target_is_recognized(target, loopback):
         ({"no_grpc_proxy": "", "no_proxy": "gateway"}, "gateway:1", "http_proxy=squid:3128"),
     ],
 )
-def test_proxy_of_a_target_is_the_one_of_grpc(monkeypatch, environment, target, found):
+def test_proxy_of_a_target_matches_grpc(monkeypatch, environment, target, found):
     monkeypatch.setenv("http_proxy", "http://squid:3128")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""How streams survive: cuts, silence, a slow program, gateways that are stuck, waits given up."""
+"""Streams with cuts, silence, slow programs, stuck gateways and cancelled waits."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ async def client(server):
 
 @pytest.fixture
 def stuck():
-    """A gateway to which one can connect, and which never says anything."""
+    """A gateway that accepts connections but never responds."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield "{}:{}".format(*listener.getsockname())
 
@@ -33,7 +33,7 @@ def waits():
 
 @pytest.fixture
 def recorded(waits):
-    """Durations with a backoff that records its waits and never waits."""
+    """Durations with a backoff that records its waits, and does not wait."""
 
     class Recorded(Backoff):
         def next(self, asked=None):
@@ -46,7 +46,7 @@ def recorded(waits):
 
 @pytest.fixture
 async def impatient(server, recorded):
-    """A client that resumes its streams at once, and records the waits."""
+    """A client that resumes its streams at once and records the waits."""
     async with Client(server.target, _timing=recorded) as client:
         yield client
 
@@ -56,21 +56,21 @@ async def within(seconds, wait):
         return await wait
 
 
-async def again(platform, method, count):
+async def called(platform, method, count):
     await platform.until(lambda: platform.methods().count(method) >= count)
 
 
 # A slow program
 
 
-async def test_a_stream_that_was_read_too_slowly_is_resumed_at_once(impatient, platform, waits):
+async def test_slow_watch_resumes_without_a_wait(impatient, platform, waits):
     async with impatient.watch() as watch:
         first = await impatient.submit("wait")
         seen = [await anext(watch), await anext(watch)]
         cursor = watch.cursor
         platform.slow()
         ahead = asyncio.create_task(anext(watch))
-        await again(platform, "WatchJobs", 2)
+        await called(platform, "WatchJobs", 2)
         platform.finish(first.id)
         seen.append(await within(30, ahead))
 
@@ -79,13 +79,13 @@ async def test_a_stream_that_was_read_too_slowly_is_resumed_at_once(impatient, p
     assert platform.last("WatchJobs").cursor == cursor
 
 
-async def test_the_stream_of_one_job_as_well(impatient, platform, waits):
+async def test_slow_job_watch_resumes_without_a_wait(impatient, platform, waits):
     job = await impatient.submit("wait")
     async with job.watch() as watch:
         seen = [await anext(watch), await anext(watch)]
         platform.slow()
         ahead = asyncio.create_task(anext(watch))
-        await again(platform, "WatchJob", 2)
+        await called(platform, "WatchJob", 2)
         platform.finish(job.id)
         seen.append(await within(30, ahead))
 
@@ -93,9 +93,7 @@ async def test_the_stream_of_one_job_as_well(impatient, platform, waits):
     assert (watch.resumes, watch.seq, waits) == (1, 3, [])
 
 
-async def test_a_gateway_that_finds_everybody_slow_is_no_reason_to_hurry(
-    server, platform, waits, recorded
-):
+async def test_watch_refused_as_slow_backs_off(server, platform, waits, recorded):
     async with Client(server.target, retries=3, _timing=recorded) as client:
         platform.refuse = grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER"
         with pytest.raises(SlowConsumer):
@@ -104,58 +102,56 @@ async def test_a_gateway_that_finds_everybody_slow_is_no_reason_to_hurry(
     assert waits == [0.25, 0.5, 1.0, 2.0]
 
 
-async def test_a_call_that_was_reset_since_nobody_read_it_is_resumed_at_once(
-    server, platform, waits, recorded
-):
+async def test_watch_reset_after_steady_service_resumes_at_once(server, platform, waits, recorded):
     timing = replace(recorded, steady=0.0)
     async with Client(server.target, _timing=timing) as client, client.watch() as watch:
         platform.end(grpc.StatusCode.CANCELLED)
         ahead = asyncio.create_task(anext(watch))
-        await again(platform, "WatchJobs", 2)
+        await called(platform, "WatchJobs", 2)
         await client.submit("wait")
         assert (await within(30, ahead)).seq == 1
 
     assert (watch.resumes, waits) == (1, [])
 
 
-# What cuts a stream, and what ends it
+# Cuts and ends of a stream
 
 
 @pytest.mark.parametrize("code", ["CANCELLED", "INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED"])
-async def test_what_a_proxy_ends_is_resumed(client, platform, code):
+async def test_watch_cut_by_a_proxy_resumes(client, platform, code):
     async with client.watch() as watch:
         ahead = asyncio.create_task(anext(watch))
         platform.end(grpc.StatusCode[code])
-        await again(platform, "WatchJobs", 2)
+        await called(platform, "WatchJobs", 2)
         await client.submit("wait")
 
         assert (await within(30, ahead)).seq == 1
     assert watch.resumes == 1
 
 
-async def test_an_endless_stream_that_ends_well_is_resumed(client, platform):
+async def test_watch_ended_with_ok_resumes(client, platform):
     async with client.watch() as watch:
         ahead = asyncio.create_task(anext(watch))
         platform.end(None)
-        await again(platform, "WatchJobs", 2)
+        await called(platform, "WatchJobs", 2)
         await client.submit("wait")
 
         assert (await within(30, ahead)).seq == 1
 
 
-async def test_an_error_of_the_gateway_itself_ends_it(client, platform):
+async def test_gateway_error_ends_the_watch(client, platform):
     async with client.watch() as watch:
         platform.end(grpc.StatusCode.INTERNAL, "INTERNAL")
         with pytest.raises(InternalError):
             await anext(watch)
 
 
-async def test_an_expired_cursor_says_how_to_go_on(client):
+async def test_expired_cursor_error_contains_the_oldest_cursor(client):
     with pytest.raises(CursorExpired, match=r"continue from oldest_cursor.*\(oldest_cursor: 7\)"):
         await anext(client.watch(cursor="expired"))
 
 
-async def test_after_an_error_it_can_be_gone_on_with(server, platform):
+async def test_watch_continues_after_an_error(server, platform):
     async with Client(server.target, resume_timeout=0.1) as client, client.watch() as watch:
         await client.submit("wait")
         assert (await anext(watch)).seq == 1
@@ -166,16 +162,16 @@ async def test_after_an_error_it_can_be_gone_on_with(server, platform):
             await anext(watch)
         platform.unavailable = 0
         ahead = asyncio.create_task(anext(watch))
-        await again(platform, "WatchJobs", 2)
+        await called(platform, "WatchJobs", 2)
         await client.submit("wait")
 
         assert (await within(30, ahead)).seq == 1
 
 
-# How it is tried again
+# Retries
 
 
-async def test_waits_grow_until_there_is_something_new(impatient, platform, waits):
+async def test_backoff_grows_until_a_new_event(impatient, platform, waits):
     platform.cut_at_mark = True
     async with impatient.watch() as watch:
         ahead = asyncio.create_task(anext(watch))
@@ -194,14 +190,14 @@ async def test_waits_grow_until_there_is_something_new(impatient, platform, wait
     assert waits[grown] == 0.25
 
 
-async def test_the_watch_of_a_quiet_job_may_be_cut_for_ever(server, platform):
+async def test_watch_of_a_quiet_job_survives_repeated_cuts(server, platform):
     timing = Timing(longest_stream_retry=0.3)
     async with Client(server.target, resume_timeout=0.5, _timing=timing) as client:
         job = await client.submit("wait")
         watch = job.watch()
         seen = [await anext(watch), await anext(watch)]
         ahead = asyncio.create_task(anext(watch))
-        # Each wait is 0.125 s at least: more than half a second in all.
+        # Each wait is at least 0.125 s, so the waits exceed half a second in total.
         for resumes in range(1, 6):
             platform.cut()
             await until(lambda: watch.resumes == resumes or ahead.done())  # noqa: B023
@@ -211,24 +207,24 @@ async def test_the_watch_of_a_quiet_job_may_be_cut_for_ever(server, platform):
     assert [event.seq for event in seen] == [1, 2, 3]
 
 
-# Gateways that are stuck
+# Stuck gateways
 
 
-async def test_a_gateway_that_never_takes_a_stream_is_left(stuck, server, platform):
+async def test_watch_leaves_a_gateway_that_does_not_accept_it(stuck, server, platform):
     async with Client([stuck, server.target], timeout=8) as client, client.watch() as watch:
         assert watch.caught_up
         await client.submit("wait")
         assert (await within(30, anext(watch))).seq == 1
 
 
-async def test_for_one_job_as_well(stuck, server, platform):
+async def test_job_watch_leaves_a_gateway_that_does_not_accept_it(stuck, server, platform):
     async with Client(server.target) as client:
         job = await client.submit("wait")
     async with Client([stuck, server.target], timeout=8) as client:
         assert (await within(30, anext(client.watch_job(job.id)))).seq == 1
 
 
-async def test_a_quiet_job_is_waited_for_while_its_gateway_answers(server, platform):
+async def test_watch_of_a_quiet_job_waits_at_a_healthy_gateway(server, platform):
     async with Client(server.target, _timing=Timing(quiet=0.05)) as client:
         job = await client.submit("wait")
         watch = job.watch()
@@ -242,7 +238,7 @@ async def test_a_quiet_job_is_waited_for_while_its_gateway_answers(server, platf
     assert watch.resumes == 0
 
 
-async def test_a_gateway_that_has_stopped_answering_is_left(server, second, platform):
+async def test_watch_leaves_an_unresponsive_gateway(server, second, platform):
     timing = Timing(quiet=0.05, answer=2.0)
     async with Client([server.target, second.target], _timing=timing) as client:
         job = await client.submit("wait")
@@ -260,7 +256,7 @@ async def test_a_gateway_that_has_stopped_answering_is_left(server, second, plat
     server.health.answers.set()
 
 
-async def test_a_long_past_in_which_nothing_matches_does_not_fail_the_entering(server, platform):
+async def test_watch_starts_while_the_gateway_reads_the_past(server, platform):
     platform.reading = True
     async with Client(server.target, timeout=3) as client, client.watch(cursor="0") as watch:
         assert not watch.caught_up
@@ -274,10 +270,10 @@ async def test_a_long_past_in_which_nothing_matches_does_not_fail_the_entering(s
     assert platform.methods().count("WatchJobs") == 1
 
 
-# Waits that are given up, and watches that are left
+# Cancelled waits and closed watches
 
 
-async def test_a_wait_that_is_given_up_loses_nothing(client, platform):
+async def test_cancelled_wait_loses_no_event(client, platform):
     job = await client.submit("wait")
     async with client.watch() as watch, job.watch(after_seq=2) as one:
         for stream in (watch, one):
@@ -290,7 +286,7 @@ async def test_a_wait_that_is_given_up_loses_nothing(client, platform):
     assert platform.methods().count("WatchJobs") == platform.methods().count("WatchJob") == 1
 
 
-async def test_a_wait_that_is_given_up_while_no_gateway_is_there(server, platform):
+async def test_cancelled_wait_without_a_gateway_loses_no_event(server, platform):
     async with Client(server.target) as client:
         job = await client.submit("wait")
         watch = job.watch(after_seq=2)
@@ -306,14 +302,14 @@ async def test_a_wait_that_is_given_up_while_no_gateway_is_there(server, platfor
         assert [event.seq async for event in watch] == [3]
 
 
-async def test_a_watch_that_nobody_refers_to_any_more_ends(client, platform):
+async def test_unreferenced_watch_ends(client, platform):
     job = await client.submit("wait")
 
     async def follow(stream):
         async for _ in stream:
             pass
 
-    # Not closed by anybody.
+    # Neither watch is closed.
     tasks = [asyncio.create_task(follow(job.watch())), asyncio.create_task(follow(client.watch()))]
     await platform.until(lambda: platform.watchers[job.id] and platform.watchers["*"])
     for task in tasks:
@@ -324,7 +320,7 @@ async def test_a_watch_that_nobody_refers_to_any_more_ends(client, platform):
     await platform.until(lambda: platform.left[job.id] and platform.left["*"])
 
 
-async def test_closing_ends_the_wait_of_another_task(client, platform):
+async def test_closed_watch_ends_the_wait_of_another_task(client, platform):
     job = await client.submit("wait")
     watch = job.watch(after_seq=2)
     ahead = asyncio.create_task(anext(watch, "the end"))
@@ -337,7 +333,7 @@ async def test_closing_ends_the_wait_of_another_task(client, platform):
     await platform.until(lambda: platform.left[job.id])
 
 
-async def test_closing_ends_a_wait_for_a_gateway(server):
+async def test_closed_watch_ends_the_wait_for_a_gateway(server):
     await server.stop()
     async with Client(server.target) as client:
         watch = client.watch_job("a")
@@ -350,7 +346,7 @@ async def test_closing_ends_a_wait_for_a_gateway(server):
     await server.start()
 
 
-async def test_two_tasks_cannot_read_one_watch(client, platform):
+async def test_watch_in_two_tasks_raises_an_error(client, platform):
     async with client.watch() as watch:
         ahead = asyncio.create_task(anext(watch))
         await asyncio.sleep(0)
@@ -361,7 +357,7 @@ async def test_two_tasks_cannot_read_one_watch(client, platform):
         assert (await within(30, ahead)).seq == 1
 
 
-async def test_the_health_of_a_queue(client, server):
+async def test_queue_serving_returns_the_health_of_a_queue(client, server):
     assert not await client.queue_serving("mail")
 
     await server.health.set("queue/mail", 1)

@@ -28,7 +28,7 @@ async def client(server):
 
 @pytest.fixture
 async def billing(client, platform):
-    """A subscription to everything, as the server has it."""
+    """A subscription to all jobs: the server's record of it."""
     await client.create_subscription("billing")
     return platform.subscriptions.held["billing"]
 
@@ -38,7 +38,7 @@ async def take(events, count):
         return [await anext(events) for _ in range(count)]
 
 
-async def again(platform, method, count):
+async def called(platform, method, count):
     await platform.until(lambda: platform.methods().count(method) >= count)
 
 
@@ -46,10 +46,10 @@ def names(events):
     return [(event.job_id, event.seq) for event in events]
 
 
-# What there is
+# Creation and queries
 
 
-async def test_a_subscription_is_created_once(client):
+async def test_subscription_is_created_once(client):
     job_filter = {"queues": ["mail"], "states": ["FAILED"], "labels": {"team": "ml"}}
 
     created = await client.create_subscription("billing", **job_filter)
@@ -65,7 +65,7 @@ async def test_a_subscription_is_created_once(client):
     assert caught.value.name == "billing"
 
 
-async def test_every_filter_and_the_cursor_reach_the_server(client, platform):
+async def test_create_subscription_sends_filters_and_cursor(client, platform):
     await client.create_subscription(
         "all", types=["email"], batch_id="b1", job_ids=["j1", "j2"], cursor="7"
     )
@@ -75,7 +75,7 @@ async def test_every_filter_and_the_cursor_reach_the_server(client, platform):
     assert (list(request.filter.job_ids), request.cursor) == (["j1", "j2"], "7")
 
 
-async def test_a_subscription_tells_of_itself(client, platform, billing):
+async def test_subscription_returns_consumer_lag_and_ack_time(client, platform, billing):
     await client.submit("wait")
     before = await client.subscription("billing")
     assert (before.consumer, before.ack_time, before.lag) == ("", None, timedelta(seconds=90))
@@ -90,7 +90,7 @@ async def test_a_subscription_tells_of_itself(client, platform, billing):
     assert now.ack_time
 
 
-async def test_all_pages_are_listed(client, platform):
+async def test_subscriptions_yields_all_pages(client, platform):
     for n in range(7):
         await client.create_subscription(f"s{n}")
 
@@ -100,7 +100,7 @@ async def test_all_pages_are_listed(client, platform):
     assert platform.methods().count("ListSubscriptions") == 3
 
 
-async def test_one_that_is_not_there_is_not_found(client):
+async def test_unknown_subscription_is_not_found(client):
     with pytest.raises(SubscriptionNotFound):
         await client.subscription("nope")
     with pytest.raises(SubscriptionNotFound):
@@ -111,17 +111,17 @@ async def test_one_that_is_not_there_is_not_found(client):
     assert caught.value.name == "nope"
 
 
-async def test_deleting_ends_who_receives(client, billing):
+async def test_deleted_subscription_ends_its_watch(client, billing):
     async with client.subscribe("billing") as events:
         await client.delete_subscription("billing")
         with pytest.raises(SubscriptionNotFound):
             await anext(events)
 
 
-# Receiving and acknowledging
+# Events and acknowledgments
 
 
-async def test_events_come_until_they_are_acknowledged(client, billing):
+async def test_event_is_resent_until_acknowledged(client, billing):
     job = await client.submit("wait")
     async with client.subscribe("billing") as events:
         assert names(await take(events, 2)) == [(job.id, 1), (job.id, 2)]
@@ -133,7 +133,7 @@ async def test_events_come_until_they_are_acknowledged(client, billing):
         assert names(await take(events, 1)) == [(other.id, 1)]
 
 
-async def test_an_event_that_was_not_yielded_is_never_acknowledged(client, platform, billing):
+async def test_ack_covers_only_yielded_events(client, platform, billing):
     platform.subscriptions.pack = 3
     for _ in range(3):
         await client.submit("wait")
@@ -143,13 +143,13 @@ async def test_an_event_that_was_not_yielded_is_never_acknowledged(client, platf
             await take(events, 1)
             done.append((await events.ack(), list(billing.acks)))
 
-    # Messages of three events each: the first one is acknowledged behind its last event.
+    # Messages of three events each: a message is acknowledged after its last event.
     assert done == [(False, []), (False, []), (True, [3]), (False, [3]), (False, [3])]
     async with client.subscribe("billing") as events:
         assert [event.seq for event in await take(events, 3)] == [2, 1, 2]
 
 
-async def test_with_nothing_new_an_ack_calls_nobody(client, platform, billing):
+async def test_ack_without_new_events_makes_no_call(client, platform, billing):
     async with client.subscribe("billing") as events:
         await client.submit("wait")
         await take(events, 1)
@@ -159,7 +159,7 @@ async def test_with_nothing_new_an_ack_calls_nobody(client, platform, billing):
     assert platform.methods().count("AckSubscription") == 1
 
 
-async def test_an_ack_that_did_not_come_through_is_repeated(server, platform, billing):
+async def test_failed_ack_can_be_repeated(server, platform, billing):
     async with Client(server.target, retries=0) as client, client.subscribe("billing") as events:
         await client.submit("wait")
         await take(events, 2)
@@ -172,13 +172,13 @@ async def test_an_ack_that_did_not_come_through_is_repeated(server, platform, bi
     assert billing.acks == [2]
 
 
-async def test_a_cut_yields_nothing_twice_and_leaves_out_nothing(client, platform, billing):
+async def test_cut_subscription_yields_each_event_once(client, platform, billing):
     platform.subscriptions.pack = 4
     async with client.subscribe("billing", consumer="a") as events:
         first = await client.submit("wait")
         seen = await take(events, 2)
         platform.cut()
-        # The message that comes now has what was yielded and what was not.
+        # The next message contains both yielded and new events.
         second = await client.submit("wait")
         seen += await take(events, 2)
 
@@ -190,13 +190,13 @@ async def test_a_cut_yields_nothing_twice_and_leaves_out_nothing(client, platfor
     assert consumers == ["a", "a"]
 
 
-async def test_an_ack_is_good_across_a_cut(client, platform, billing):
+async def test_ack_after_a_cut_covers_earlier_events(client, platform, billing):
     async with client.subscribe("billing") as events:
         await client.submit("wait")
         await take(events, 2)
         platform.cut()
         ahead = asyncio.create_task(anext(events))
-        await again(platform, "WatchSubscription", 2)
+        await called(platform, "WatchSubscription", 2)
 
         assert await events.ack()
         await client.submit("wait")
@@ -204,9 +204,7 @@ async def test_an_ack_is_good_across_a_cut(client, platform, billing):
     assert billing.acks == [2]
 
 
-async def test_what_comes_again_after_a_cut_does_not_move_the_cursor_back(
-    client, platform, billing
-):
+async def test_repeated_events_do_not_move_the_cursor_back(client, platform, billing):
     platform.subscriptions.pack = 2
     async with client.subscribe("billing") as events:
         for _ in range(2):
@@ -215,7 +213,7 @@ async def test_what_comes_again_after_a_cut_does_not_move_the_cursor_back(
         platform.subscriptions.room = 1
         platform.cut()
         ahead = asyncio.create_task(anext(events))
-        # The first two events have come again, and the other two have not.
+        # The first two events were repeated, the other two were not.
         await until(lambda: events.resumes)
 
         assert await events.ack()
@@ -225,7 +223,7 @@ async def test_what_comes_again_after_a_cut_does_not_move_the_cursor_back(
         assert (await ahead).seq == 1
 
 
-async def test_it_goes_on_at_another_gateway(server, second, platform, billing):
+async def test_subscription_resumes_at_another_gateway(server, second, platform, billing):
     async with (
         Client([server.target, second.target]) as client,
         client.subscribe("billing") as events,
@@ -241,7 +239,7 @@ async def test_it_goes_on_at_another_gateway(server, second, platform, billing):
     assert billing.acks == [3]
 
 
-async def test_slow_reader_is_resumed_without_backoff(server, platform, billing):
+async def test_slow_consumer_resumes_without_backoff(server, platform, billing):
     client = Client(server.target, _timing=Timing(first_retry=1000.0))
     async with client, client.subscribe("billing") as events:
         await client.submit("wait")
@@ -254,7 +252,7 @@ async def test_slow_reader_is_resumed_without_backoff(server, platform, billing)
     assert events.resumes == 1
 
 
-async def test_a_wait_that_is_given_up_loses_nothing(client, platform, billing):
+async def test_cancelled_wait_for_a_subscription_loses_no_event(client, platform, billing):
     async with client.subscribe("billing") as events:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -265,7 +263,7 @@ async def test_a_wait_that_is_given_up_loses_nothing(client, platform, billing):
     assert platform.methods().count("WatchSubscription") == 1
 
 
-async def test_what_does_not_match_is_passed_by(client, platform):
+async def test_unmatched_events_are_acknowledged(client, platform):
     await client.create_subscription("mail", queues=["mail"])
     mail = platform.subscriptions.held["mail"]
     async with client.subscribe("mail") as events:
@@ -277,7 +275,7 @@ async def test_what_does_not_match_is_passed_by(client, platform):
         assert (await ahead).seq == 1
 
 
-async def test_but_not_while_an_event_is_unacknowledged(client, platform):
+async def test_unmatched_events_wait_for_earlier_acks(client, platform):
     await client.create_subscription("mail", queues=["mail"])
     mail = platform.subscriptions.held["mail"]
     job = await client.submit("wait", queue="mail")
@@ -285,9 +283,9 @@ async def test_but_not_while_an_event_is_unacknowledged(client, platform):
         await take(events, 2)
         ahead = asyncio.create_task(anext(events))
         await client.submit("wait")
-        begin = events.cursor
+        start = events.cursor
         platform.subscriptions.idle()
-        await until(lambda: events.cursor != begin)
+        await until(lambda: events.cursor != start)
         platform.finish(job.id)
         assert (await ahead).seq == 3
         assert mail.acks == []
@@ -299,7 +297,7 @@ async def test_but_not_while_an_event_is_unacknowledged(client, platform):
 # Several consumers
 
 
-async def test_one_receives_and_the_others_stand_by(server, client, platform, billing):
+async def test_second_consumer_stays_on_standby(server, client, platform, billing):
     async with (
         client.subscribe("billing", consumer="a") as first,
         Client(server.target) as other,
@@ -323,7 +321,7 @@ async def test_one_receives_and_the_others_stand_by(server, client, platform, bi
     assert billing.consumer == second.consumer != "a"
 
 
-async def test_who_was_replaced_cannot_acknowledge_and_ends(client, platform, billing):
+async def test_replaced_consumer_with_open_events_ends(client, platform, billing):
     async with client.subscribe("billing", consumer="a") as events:
         await client.submit("wait")
         await take(events, 2)
@@ -338,14 +336,14 @@ async def test_who_was_replaced_cannot_acknowledge_and_ends(client, platform, bi
     assert billing.acks == []
 
 
-async def test_who_has_acknowledged_everything_stands_by_when_replaced(client, platform, billing):
+async def test_replaced_consumer_without_open_events_waits(client, platform, billing):
     async with client.subscribe("billing", consumer="a") as events:
         await client.submit("wait")
         await take(events, 2)
         assert await events.ack()
         ahead = asyncio.create_task(anext(events))
         platform.subscriptions.take_away("billing", "b")
-        await again(platform, "WatchSubscription", 2)
+        await called(platform, "WatchSubscription", 2)
         assert not ahead.done()
         assert events.standby
         platform.subscriptions.let_go("billing")
@@ -357,7 +355,7 @@ async def test_who_has_acknowledged_everything_stands_by_when_replaced(client, p
         assert await events.ack()
 
 
-async def test_of_two_of_one_name_the_newer_one_receives(client, billing):
+async def test_newer_consumer_with_the_same_name_receives(client, billing):
     async with (
         client.subscribe("billing", consumer="a") as older,
         client.subscribe("billing", consumer="a") as newer,
@@ -369,7 +367,7 @@ async def test_of_two_of_one_name_the_newer_one_receives(client, billing):
         assert await newer.ack()
 
 
-async def test_each_has_a_name_of_its_own_unless_given(client):
+async def test_consumer_has_a_unique_default_name(client):
     first, second = client.subscribe("billing"), client.subscribe("billing")
 
     assert first.consumer != second.consumer
@@ -378,10 +376,10 @@ async def test_each_has_a_name_of_its_own_unless_given(client):
     assert client.subscribe("billing", consumer="pod-1").consumer == "pod-1"
 
 
-# What is not kept any more
+# Deleted events
 
 
-async def test_what_is_not_kept_any_more_is_told_and_can_be_given_up(client, billing):
+async def test_deleted_events_can_be_skipped_with_ack(client, billing):
     await client.submit("wait")
     billing.expired = True
     with pytest.raises(CursorExpired) as caught:
@@ -394,7 +392,7 @@ async def test_what_is_not_kept_any_more_is_told_and_can_be_given_up(client, bil
         assert (await take(events, 1))[0].seq == 2
 
 
-async def test_a_gateway_without_subscriptions_says_so(client, platform):
+async def test_gateway_without_subscriptions_refuses_the_call(client, platform):
     platform.refuse = grpc.StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND"
     with pytest.raises(SubscriptionNotFound, match="refused"):
         await client.create_subscription("x")

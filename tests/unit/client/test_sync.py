@@ -1,4 +1,4 @@
-"""The synchronous client, in threads beside the server's event loop."""
+"""The synchronous client, in threads next to the event loop of the server."""
 
 import asyncio
 import signal
@@ -12,7 +12,7 @@ from headrace import Client, JobFailed, JobNotFound, JobSpec, SubscriptionNotFou
 
 @pytest.fixture
 async def use(server):
-    """Runs a function with a client in a thread, as a synchronous program would."""
+    """A function that calls `work` with a client, in a thread like a synchronous program."""
 
     async def use(work):
         def run():
@@ -25,7 +25,7 @@ async def use(server):
     return use
 
 
-async def test_a_job_is_submitted_followed_and_its_result_returned(use):
+async def test_job_is_submitted_followed_and_returns_its_result(use):
     def work(client):
         job = client.submit("square_sum", {"data": [1, 2]}, labels={"a": "b"})
         return [event.seq for event in job.watch()], job.result(timeout=30), job.get().labels
@@ -33,7 +33,7 @@ async def test_a_job_is_submitted_followed_and_its_result_returned(use):
     assert await use(work) == ([1, 2, 3, 4, 5], 5, {"a": "b"})
 
 
-async def test_it_does_all_that_the_asynchronous_one_does(use):
+async def test_sync_client_has_all_methods_of_the_async_client(use):
     def work(client):
         batch = client.submit_many([JobSpec("wait") for _ in range(3)])
         assert [job.id for job in batch] == [batch[n].id for n in range(len(batch))]
@@ -54,7 +54,7 @@ async def test_it_does_all_that_the_asynchronous_one_does(use):
     await use(work)
 
 
-async def test_errors_are_the_same(use):
+async def test_sync_client_raises_the_same_errors(use):
     def work(client):
         with pytest.raises(JobNotFound):
             client.get("nope")
@@ -64,7 +64,7 @@ async def test_errors_are_the_same(use):
     await use(work)
 
 
-async def test_many_jobs_are_followed(use):
+async def test_sync_watch_yields_events(use):
     def work(client):
         with client.watch(types=["wait"]) as watch:
             assert watch.caught_up
@@ -77,7 +77,7 @@ async def test_many_jobs_are_followed(use):
     assert await use(work)
 
 
-async def test_a_subscription_is_received_and_acknowledged(use, platform):
+async def test_sync_subscription_is_received_and_acknowledged(use, platform):
     def work(client):
         created = client.create_subscription("billing", types=["wait"])
         assert [s.name for s in client.subscriptions()] == [created.name]
@@ -95,13 +95,13 @@ async def test_a_subscription_is_received_and_acknowledged(use, platform):
         client.delete_subscription("billing")
         with pytest.raises(SubscriptionNotFound), client.subscribe("billing"):
             pass
-        assert not client.queue_serving("nobody's")
+        assert not client.queue_serving("unserved")
 
     await use(work)
     assert platform.methods().count("AckSubscription") == 3
 
 
-async def test_a_wait_can_be_given_up(use, platform):
+async def test_sync_wait_can_be_ended(use, platform):
     def work(client):
         job = client.submit("wait")
         with pytest.raises(TimeoutError):
@@ -114,7 +114,7 @@ async def test_a_wait_can_be_given_up(use, platform):
     assert await use(work) == "RUNNING"
 
 
-async def test_threads_may_share_a_client(use):
+async def test_sync_client_is_shared_by_threads(use):
     def work(client):
         results = []
 
@@ -131,7 +131,7 @@ async def test_threads_may_share_a_client(use):
     assert await use(work) == [n * n for n in range(8)]
 
 
-async def test_a_closed_client_says_so_and_leaves_no_thread(server):
+async def test_closed_sync_client_has_no_thread(server):
     def run():
         client = SyncClient(server.target)
         client.ping()
@@ -156,9 +156,9 @@ with SyncClient() as client:
 
 
 @pytest.mark.parametrize(
-    "wait", ["job.result()", "list(job.watch())", "next(iter(client.watch(types=['nobody'])))"]
+    "wait", ["job.result()", "list(job.watch())", "next(iter(client.watch(types=['unknown'])))"]
 )
-async def test_ctrl_c_ends_a_wait_and_the_client_goes_on(server, platform, wait):
+async def test_ctrl_c_ends_a_wait_and_keeps_the_client(server, platform, wait):
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -192,7 +192,7 @@ with SyncClient() as client:
 """
 
 
-async def test_ctrl_c_loses_no_event_and_acknowledges_none(server, platform):
+async def test_ctrl_c_neither_loses_nor_acknowledges_events(server, platform):
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", WATCH),
         env={"HEADRACE_TARGET": server.target},

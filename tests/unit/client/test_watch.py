@@ -1,4 +1,4 @@
-"""Following many jobs, against a real server in this process."""
+"""Watches of many jobs, against a real server in this process."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ async def take(watch, count):
     return [await anext(watch) for _ in range(count)]
 
 
-async def test_nothing_that_happens_after_entering_is_missed(client):
+async def test_started_watch_misses_no_event(client):
     async with client.watch() as watch:
         assert watch.caught_up
         job = await client.submit("wait")
@@ -27,7 +27,7 @@ async def test_nothing_that_happens_after_entering_is_missed(client):
     assert [(event.job_id, event.seq) for event in events] == [(job.id, 1), (job.id, 2)]
 
 
-async def test_a_watch_follows_what_matches(client, platform):
+async def test_watch_yields_only_matching_events(client, platform):
     async with client.watch(
         queues=["a", "b"], types=["fails"], states=[JobState.FAILED], labels={"team": "ml"}
     ) as watch:
@@ -42,7 +42,7 @@ async def test_a_watch_follows_what_matches(client, platform):
     assert event.error.message == "no good"
 
 
-async def test_every_filter_reaches_the_server(client, platform):
+async def test_watch_sends_all_filters(client, platform):
     async with client.watch(batch_id="b1", job_ids=["j1", "j2"], states=["QUEUED"]):
         pass
 
@@ -51,12 +51,12 @@ async def test_every_filter_reaches_the_server(client, platform):
     assert len(job_filter.states) == 1
 
 
-async def test_an_unknown_state_is_refused_at_once(client):
+async def test_unknown_state_is_refused_without_a_call(client):
     with pytest.raises(ValueError, match="NOSUCH"):
         client.watch(states=["NOSUCH"])
 
 
-async def test_the_cursor_of_the_last_event_resumes_after_it(client):
+async def test_watch_from_a_cursor_yields_later_events(client):
     async with client.watch() as watch:
         first = await client.submit("wait")
         await take(watch, 2)
@@ -70,11 +70,11 @@ async def test_the_cursor_of_the_last_event_resumes_after_it(client):
             seen.add((event.job_id, event.seq))
 
     assert {(second.id, 1), (second.id, 2)} <= seen
-    # This server repeats the newest event, as any may.
+    # This server repeats the newest event, which any server may do.
     assert seen <= {(first.id, 2), (second.id, 1), (second.id, 2)}
 
 
-async def test_the_cursor_moves_when_a_whole_response_is_yielded(client, platform):
+async def test_cursor_advances_after_a_complete_response(client, platform):
     await client.submit("wait")
     async with client.watch(cursor="0") as watch:
         first = await anext(watch)
@@ -83,7 +83,7 @@ async def test_the_cursor_moves_when_a_whole_response_is_yielded(client, platfor
         assert (second.seq, watch.cursor) == (2, "2")
 
 
-async def test_a_cut_shows_each_event_once(client, platform):
+async def test_cut_watch_of_many_jobs_yields_each_event_once(client, platform):
     async with client.watch() as watch:
         first = await client.submit("wait")
         events = await take(watch, 2)
@@ -101,7 +101,7 @@ async def test_a_cut_shows_each_event_once(client, platform):
     ]
 
 
-async def test_an_expired_cursor_names_the_oldest_usable_one(client):
+async def test_expired_cursor_error_has_the_oldest_cursor(client):
     with pytest.raises(CursorExpired) as caught:
         async with client.watch(cursor="expired"):
             pass
@@ -109,7 +109,7 @@ async def test_an_expired_cursor_names_the_oldest_usable_one(client):
     assert caught.value.oldest_cursor == "7"
 
 
-async def test_entering_a_watch_has_a_deadline(server, platform):
+async def test_start_of_a_watch_has_a_deadline(server, platform):
     platform.silent = True
     async with Client(server.target, timeout=0.2) as client:
         with pytest.raises(DeadlineExceeded, match=r"within 0\.2 s"):
@@ -119,7 +119,7 @@ async def test_entering_a_watch_has_a_deadline(server, platform):
     platform.wake()
 
 
-async def test_silent_watch_is_resumed(server, platform):
+async def test_silent_watch_resumes(server, platform):
     client = Client(server.target, _timing=Timing(silence=0.1))
     async with client, client.watch() as watch:
         ahead = asyncio.create_task(anext(watch))
@@ -129,7 +129,7 @@ async def test_silent_watch_is_resumed(server, platform):
         assert (await ahead).seq == 1
 
 
-async def test_no_gateway_at_all_is_unavailable(server):
+async def test_watch_without_a_gateway_is_unavailable(server):
     await server.stop()
     async with Client(server.target, resume_timeout=0.1) as client:
         with pytest.raises(Unavailable):
