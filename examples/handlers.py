@@ -1,11 +1,11 @@
-"""Handlers of one's own, to read and to copy from.
+"""Example handlers, to read and to copy.
 
-A worker takes them up when it is told where they are, and can import them:
+A worker loads the modules in HEADRACE_HANDLERS, which must be importable:
 
     HEADRACE_HANDLERS=handlers PYTHONPATH=examples headrace up
 
-What a handler takes and returns is typed. From the types come the JSON Schemas against which a
-payload is checked before its job is even stored, and which `ListHandlers` shows.
+Headrace derives JSON Schemas from the types of payloads and results. The gateway validates a
+payload before it stores the job, and `ListHandlers` returns the schemas.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Flaky(Struct, frozen=True, forbid_unknown_fields=True):
-    """How often to fail."""
+    """The number of failures."""
 
-    failures: Annotated[int, Meta(description="Attempts that fail first.", ge=0, le=50)] = 2
+    failures: Annotated[int, Meta(description="Number of attempts that fail.", ge=0, le=50)] = 2
 
 
 class Outcome(Struct, frozen=True):
-    """Which attempt made it."""
+    """The attempt that succeeded."""
 
     attempt: int
 
@@ -43,48 +43,48 @@ class Outcome(Struct, frozen=True):
     ),
 )
 async def flaky(payload: Flaky, ctx: Context) -> Outcome:
-    """Fails twice, then succeeds, like a service that is just being restarted.
+    """Fail twice, then succeed, like a call of a service that restarts.
 
-    Any exception is a failure that is tried again with the job's backoff. `Retry` is for those
-    that know more: it carries a reason for people, and `after=` when the wait is known.
+    Headrace retries after any exception, with the backoff of the job. `Retry` adds a reason for
+    people, and `after=` sets the wait.
     """
     number = ctx.attempt.number
     if number > payload.failures:
         return Outcome(attempt=number)
     if number == 1:
-        raise ConnectionResetError("the service has hung up")
+        raise ConnectionResetError("the service closed the connection")
     raise Retry(f"the service is still starting (attempt {number})", after=0.3)
 
 
 @handler("broken")
-def broken(payload: Nothing) -> None:  # noqa: ARG001 - a handler takes its payload
-    """Fails for good: no further attempt is made, however many the job has left.
+def broken(payload: Nothing) -> None:  # noqa: ARG001 - handlers require a payload
+    """Fail without retries, even if the job has attempts left.
 
-    `Fail` is for what another attempt cannot mend: an account that was closed, a file that is no
-    table. A plain `def` runs in a thread, and a handler that needs no context takes none.
+    Raise `Fail` for errors that a retry cannot fix, such as a closed account or a malformed file. A
+    `def` runs in a thread. The argument `ctx` is optional.
     """
     raise Fail("this order has no customer", type="OrderInvalid")
 
 
 class Slow(Struct, frozen=True, forbid_unknown_fields=True):
-    """How long to take."""
+    """The duration of the job."""
 
-    seconds: Annotated[float, Meta(description="How long, in seconds.", ge=0, le=3600)] = 5.0
+    seconds: Annotated[float, Meta(description="Duration in seconds.", ge=0, le=3600)] = 5.0
 
 
 class Slept(Struct, frozen=True):
-    """How long it took, in seconds."""
+    """The actual duration, in seconds."""
 
     seconds: float
 
 
 @handler("slow", timeout=timedelta(hours=1))
 async def slow(payload: Slow, ctx: Context) -> Slept:
-    """Takes its time, tells its progress ten times a second, and stops when it is asked to.
+    """Report progress ten times per second, and stop at a cancellation.
 
-    A cancellation is a request: `ctx.cancelled` becomes true, and the handler stops where stopping
-    is clean. An `async def` is cancelled at its `await` as well; a `def` in a thread must look; a
-    process that doesn't look is ended a few seconds later.
+    A cancellation sets `ctx.cancelled`, and the handler stops at a safe point. An `async def` is
+    also cancelled at its next `await`. A `def` in a thread must check `ctx.cancelled`. A handler in
+    a process that does not check it is killed a few seconds later.
     """
     started = time.monotonic()
     while (elapsed := time.monotonic() - started) < payload.seconds:

@@ -1,8 +1,8 @@
-"""`make demo`: the whole platform on this machine, real jobs, and each transition as it is pushed.
+"""`make demo`: run the whole platform on this machine, and show each transition of real jobs live.
 
-It starts `headrace up` with embedded servers and a throw-away database, submits through the client,
-follows everything on one stream, checks the results, and leaves the files in `demo-output`. A demo
-that runs at the same time in the same checkout writes to `demo-output-2`.
+The demo starts `headrace up` with embedded servers and a temporary database, submits jobs with the
+client, follows all of them on one stream, checks the results, and stores the files in
+`demo-output`. A concurrent demo in the same checkout writes to `demo-output-2`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from summary import print_summary
 from headrace import CallError, Client
 
 OUTPUT = "demo-output"
-# The whole demo, once the platform runs, in seconds. It is far longer than it should take.
+# Time limit of the jobs, in seconds; far longer than they need.
 DEADLINE_S = 90
 
 
 async def main(console: Console) -> int:
-    """Runs the demo; returns the exit code."""
+    """Run the demo and return the exit code."""
     async with AsyncExitStack() as stack:
         output = stack.enter_context(_empty_output())
         files = output / "files"
@@ -56,14 +56,14 @@ async def main(console: Console) -> int:
 
 @contextmanager
 def _empty_output() -> Iterator[Path]:
-    """Hold the first output folder that no other demo uses, with nothing in it."""
+    """Lock the first output folder that no other demo uses, and empty it."""
     for number in itertools.count(1):
         output = Path(OUTPUT if number == 1 else f"{OUTPUT}-{number}")
         output.mkdir(exist_ok=True)
-        held = os.open(output, os.O_RDONLY)
+        lock = os.open(output, os.O_RDONLY)
         try:
             try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
             for old in output.iterdir():
@@ -71,7 +71,7 @@ def _empty_output() -> Iterator[Path]:
             yield output
             return
         finally:
-            os.close(held)
+            os.close(lock)
 
 
 def _report(console: Console, run: Run, chosen: list[Case], mailbox: Mailbox, output: Path) -> int:
@@ -82,7 +82,7 @@ def _report(console: Console, run: Run, chosen: list[Case], mailbox: Mailbox, ou
     for problem in problems:
         console.print(f"[red]✗[/] {problem}")
     if not problems:
-        console.print("[green]✓[/] Everything came out as it should.")
+        console.print("[green]✓[/] All results are correct.")
     return 1 if problems else 0
 
 
@@ -93,7 +93,7 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except TimeoutError:
-        screen.print(f"[red]✗[/] The jobs did not end within {DEADLINE_S} s.")
+        screen.print(f"[red]✗[/] The jobs have not ended within {DEADLINE_S} s.")
         sys.exit(1)
     except (PlatformFailedError, CallError) as error:
         screen.print(f"[red]✗[/] {error}")

@@ -1,4 +1,4 @@
-"""The live table: each transition as it is pushed. Without a terminal it is lines instead."""
+"""The live table of transitions; without a terminal, one line per transition."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _QUIET = {JobEventType.PROGRESSED, JobEventType.OUTPUT}
 
 
 class Board:
-    """Shows the single jobs a line each, and the bulk as counts.
+    """Shows one line for each single job, and the bulk as counts.
 
     Args:
-        console: where to show it.
+        console: the terminal.
         cases: the single jobs.
-        bulk_size: how many jobs the bulk has.
+        bulk_size: the number of jobs in the bulk.
     """
 
     def __init__(self, console: Console, cases: list[Case], *, bulk_size: int) -> None:
         self._console = console
         self._cases = cases
         self._bulk_size = bulk_size
-        self._begun = time.monotonic()
+        self._start = time.monotonic()
         self._trails: dict[str, list[JobEvent]] = {}
         self._bulk: dict[str, JobState] = {}
         self._names: dict[str, str] = {}
@@ -65,19 +65,19 @@ class Board:
             self._live.stop()
 
     def submitted(self, case: Case, job_id: str) -> None:
-        """A single job has its id; what was pushed before may have gone to the bulk's line."""
+        """Store the id of a single job. Its earlier events may have been counted as bulk."""
         self._names[job_id] = case.name
         self._bulk.pop(job_id, None)
 
     def event(self, event: JobEvent, case: Case | None) -> None:
-        """Takes a transition."""
+        """Show a transition."""
         self._transitions += 1
         self._trails.setdefault(event.job_id, []).append(event)
         if case is None:
             self._bulk[event.job_id] = event.state
             return
         if not self._shows_table and event.type not in _QUIET:
-            elapsed = time.monotonic() - self._begun
+            elapsed = time.monotonic() - self._start
             self._console.print(
                 f"{elapsed:7.3f} s  {case.name:24} {event.seq:3} {event.type.lower():17} "
                 f"{event.state:10} {_detail(event)}",
@@ -85,14 +85,14 @@ class Board:
             )
 
     def finish(self) -> None:
-        """Shows the last state of things and stops."""
+        """Show the final state and stop."""
         if self._live.is_started:
             self._live.stop()
         else:
             self._console.print(f"bulk of {self._bulk_size}: {_counts(self._bulk)}")
 
     def _render(self) -> RenderableType:
-        table = Table(title="Headrace: every transition as it is pushed", title_justify="left")
+        table = Table(title="Headrace: live transitions", title_justify="left")
         table.add_column("job", no_wrap=True)
         table.add_column("type", no_wrap=True, style="dim")
         table.add_column("state", no_wrap=True, min_width=10)
@@ -107,7 +107,7 @@ class Board:
                 Text(state or "…", style=_COLOURS.get(state, "dim") if state else "dim"),
                 _trail(trail),
             )
-        elapsed = time.monotonic() - self._begun
+        elapsed = time.monotonic() - self._start
         foot = Text.from_markup(
             f"bulk of {self._bulk_size} × square_sum: {_counts(self._bulk)}\n"
             f"{self._transitions} transitions pushed in {elapsed:.1f} s"

@@ -1,4 +1,4 @@
-"""The jobs of the demo, and what is to come out of them."""
+"""The jobs of the demo and their expected ends."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from headrace import Job, JobSpec, JobState
 
 BULK = 1000
 
-# As people write them; from the sentences that VADER's authors explain their lexicon with, in
-# spirit: negation, emphasis, "but".
+# Sentences with the features that VADER evaluates: negation, emphasis and punctuation.
 SENTENCES = {
     "The support answered within minutes and solved everything. Wonderful!": "positive",
     "I waited three weeks, and then the parcel arrived broken. Never again.": "negative",
@@ -26,9 +25,13 @@ SENTENCES = {
 class Case:
     """One job of the demo.
 
-    `expected` is the state that it should end in, `attempts` how many it needs at least (more when
-    somebody kills a worker meanwhile), `check` looks at the result of one that succeeded, `cancel`
-    says to cancel it once it reports progress.
+    Args:
+        name: the name in the table.
+        spec: the job.
+        expected: the expected terminal state.
+        check: returns whether the result is correct.
+        attempts: the minimum number of attempts; a killed worker adds more.
+        cancel: whether to cancel the job after its first progress.
     """
 
     name: str
@@ -40,22 +43,26 @@ class Case:
     job: Job | None = field(default=None, init=False)
 
     def problems(self) -> list[str]:
-        """What is not as it should be."""
+        """Return the differences from the expected end."""
         if self.job is None:
-            return [f"{self.name}: it never ended"]
+            return [f"{self.name}: has not ended"]
         found = []
         if self.job.state is not self.expected:
             error = self.job.error.message if self.job.error is not None else "no error"
-            found.append(f"{self.name}: {self.job.state}, not {self.expected} ({error})")
+            found.append(
+                f"{self.name}: ended as {self.job.state}, expected {self.expected} ({error})"
+            )
         elif self.expected is JobState.SUCCEEDED and not self.check(self.job.result):
-            found.append(f"{self.name}: the result is {self.job.result!r}")
+            found.append(f"{self.name}: unexpected result {self.job.result!r}")
         if self.job.attempt < self.attempts:
-            found.append(f"{self.name}: {self.job.attempt} attempts, not {self.attempts}")
+            found.append(
+                f"{self.name}: {self.job.attempt} attempts, expected at least {self.attempts}"
+            )
         return found
 
 
 def cases(files: Path) -> list[Case]:
-    """The single jobs; their input is put into `files`."""
+    """Return the single jobs; their input files are copied to `files`."""
     shutil.copy(_penguins(), files / "penguins-raw.csv")
     return [
         Case(
@@ -70,7 +77,7 @@ def cases(files: Path) -> list[Case]:
                 {
                     "to": ["operations@example.com"],
                     "subject": "Headrace is up",
-                    "text": "This mail went through the email handler.\n",
+                    "text": "The email handler sent this mail.\n",
                 },
             ),
             check=lambda r: r["accepted"] == ["operations@example.com"],
@@ -99,14 +106,14 @@ def cases(files: Path) -> list[Case]:
             check=lambda r: r["result"] == 200_000_010_000_000,
         ),
         Case(
-            "in two seconds",
+            "delayed by two seconds",
             JobSpec("square_sum", {"data": [2]}, delay=2),
             check=lambda r: r["result"] == 4,
         ),
         Case("fails twice", JobSpec("flaky", {"failures": 2}), attempts=3),
-        Case("fails for good", JobSpec("broken"), expected=JobState.FAILED),
+        Case("fails without retries", JobSpec("broken"), expected=JobState.FAILED),
         Case(
-            "cancelled while it runs",
+            "cancelled while running",
             JobSpec("slow", {"seconds": 600}),
             expected=JobState.CANCELLED,
             cancel=True,
@@ -115,7 +122,7 @@ def cases(files: Path) -> list[Case]:
 
 
 def bulk() -> list[JobSpec]:
-    """A thousand small jobs."""
+    """Return a thousand small jobs."""
     return [JobSpec("square_sum", {"data": [number, 1]}) for number in range(BULK)]
 
 
@@ -124,12 +131,12 @@ def _labelled(label: str) -> Callable[[Any], bool]:
 
 
 def _penguins() -> Path:
-    """Measurements of penguins in Antarctica, as they were typed in, from a package of the PyPI.
+    """Return the file with raw measurements of penguins in Antarctica, from a PyPI package.
 
     K. Gorman, T. Williams, W. Fraser, "Ecological Sexual Dimorphism and Environmental Variability
     within a Community of Antarctic Penguins", PLoS ONE 9(3), 2014.
     """
-    # The package itself would import pandas; its file is all that is wanted.
+    # Find the file without importing the package, because it imports pandas.
     found = importlib.util.find_spec("palmerpenguins")
     assert found is not None
     assert found.origin is not None

@@ -1,4 +1,4 @@
-"""A real SMTP server that keeps what it receives."""
+"""A real SMTP server that stores received mails."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 
 class Mailbox:
-    """Receives mails on a port of this machine and keeps each as a file.
+    """Receives mails on a local port and stores each as a file.
 
     Args:
-        folder: where the files go.
+        folder: the folder of the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -26,7 +26,7 @@ class Mailbox:
     @classmethod
     @asynccontextmanager
     async def open(cls, folder: Path) -> AsyncIterator[Mailbox]:
-        """A mailbox that listens."""
+        """Start a mailbox and yield it."""
         folder.mkdir(parents=True)
         mailbox = cls(folder)
         server = await asyncio.get_running_loop().create_server(
@@ -37,18 +37,22 @@ class Mailbox:
             yield mailbox
 
     async def handle_DATA(self, _: SMTP, __: Session, envelope: Envelope) -> str:  # noqa: N802
-        """Keeps a mail; aiosmtpd calls this by its name."""
+        """Store a mail; aiosmtpd calls this method by its name."""
         content = envelope.content
         assert isinstance(content, bytes)
         number = len(list(self.folder.iterdir())) + 1
         (self.folder / f"{number}.eml").write_bytes(content)
-        return "250 kept"
+        return "250 OK"
 
     def mails(self) -> list[Message]:
-        """What was received, read back from the files."""
+        """Return the received mails, read from the files."""
         return [message_from_bytes(p.read_bytes()) for p in sorted(self.folder.iterdir())]
 
     def problems(self) -> list[str]:
-        """What is not as it should be."""
+        """Return the differences from the expected mails."""
         subjects = [mail["Subject"] for mail in self.mails()]
-        return [] if subjects == ["Headrace is up"] else [f"the mailbox holds {subjects}"]
+        return (
+            []
+            if subjects == ["Headrace is up"]
+            else [f"unexpected mails in the mailbox: {subjects}"]
+        )

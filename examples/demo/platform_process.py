@@ -1,4 +1,4 @@
-"""`headrace up` as a process of the demo."""
+"""The process of `headrace up` in the demo."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-# Far longer than it should take, in seconds.
+# Time limits of start and stop, in seconds; far longer than needed.
 _START_S = 60
 _STOP_S = 30
 
 
 class PlatformFailedError(Exception):
-    """It did not come up. What it said stands on the screen."""
+    """The platform did not start; the screen shows its output."""
 
 
 @asynccontextmanager
 async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]:
-    """Starts the platform with the handlers of `examples`; yields the gateway's address.
+    """Start the platform with the handlers of `examples`, and yield the address of the gateway.
 
     Raises:
-        PlatformFailedError: it did not come up.
+        PlatformFailedError: the platform did not start.
     """
     examples = str(Path(__file__).resolve().parent.parent)
     process = await asyncio.create_subprocess_exec(
@@ -40,7 +40,7 @@ async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]
             "HEADRACE_EMAIL_HOST": "127.0.0.1",
             "HEADRACE_EMAIL_PORT": str(smtp_port),
         },
-        # Ctrl-C goes to the demo alone, which then ends it in order.
+        # Only the demo receives Ctrl-C; it then stops the platform.
         start_new_session=True,
     )
     try:
@@ -57,7 +57,7 @@ async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]
 
 
 async def _address(process: Process) -> str:
-    """Return the gateway's address, once the platform has printed that everything serves."""
+    """Return the address of the gateway after the platform has printed it."""
     assert process.stdout is not None
     printed = ""
     with suppress(TimeoutError):

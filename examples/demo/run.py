@@ -1,4 +1,4 @@
-"""Submitting the jobs and following them, with the times that a client sees."""
+"""Submit jobs and follow them, with times measured at the client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headrace.handle import Batch
 
 @dataclass
 class Times:
-    """Monotonic seconds of one job: when its submit was begun, and what was pushed when."""
+    """Monotonic times of one job, in seconds: start of its submit, first event, end."""
 
     submitted: float
     first: float | None = None
@@ -27,8 +27,8 @@ class Run:
     """One run of the demo.
 
     Args:
-        client: talks to the gateway.
-        label: marks the jobs of this run, so that one stream can follow them all.
+        client: the client.
+        label: the label of all jobs of this run, so that one stream can follow them.
     """
 
     def __init__(self, *, client: Client, label: str) -> None:
@@ -41,12 +41,12 @@ class Run:
         self._state_of: dict[str, JobState] = {}
 
     async def everything(self, cases: list[Case], bulk: list[JobSpec], board: Board) -> None:
-        """Submits all and follows it to the end."""
+        """Submit all jobs and follow them to their ends."""
         by_id: dict[str, Case] = {}
         try:
             await self._submit_and_follow(cases, bulk, by_id, board)
         except* CallError as failures:
-            # One that says why is worth more than a group that says how many.
+            # A single error with its cause is more useful than the group.
             raise failures.exceptions[0] from None
         for job_id, case in by_id.items():
             case.job = await self._client.get(job_id)
@@ -58,7 +58,7 @@ class Run:
             submitted = asyncio.Event()
             group.create_task(self._follow(watch, by_id, board, submitted, len(cases) + len(bulk)))
             for case in cases:
-                begun = time.monotonic()
+                start = time.monotonic()
                 handle = await self._client.submit(
                     case.spec.type,
                     case.spec.payload,
@@ -66,28 +66,28 @@ class Run:
                     delay=case.spec.delay,
                     labels=self._labels,
                 )
-                self._began(handle.id, begun)
+                self._record_submit(handle.id, start)
                 by_id[handle.id] = case
                 board.submitted(case, handle.id)
-            begun = time.monotonic()
+            start = time.monotonic()
             batch: Batch = await self._client.submit_many(
                 [JobSpec(s.type, s.payload, labels=self._labels) for s in bulk]
             )
             for handle in batch:
-                self._began(handle.id, begun)
+                self._record_submit(handle.id, start)
                 self.bulk_ids.add(handle.id)
             submitted.set()
 
     def bulk_problems(self) -> list[str]:
-        """What is not as it should be in the bulk."""
+        """Return the differences from the expected end of the bulk."""
         ended = Counter(self._state_of.get(job_id) for job_id in self.bulk_ids)
         if ended == {JobState.SUCCEEDED: len(self.bulk_ids)}:
             return []
         return [f"the bulk ended as {dict(ended)}"]
 
-    def _began(self, job_id: str, begun: float) -> None:
-        times = self.times.setdefault(job_id, Times(begun))
-        times.submitted = begun
+    def _record_submit(self, job_id: str, start: float) -> None:
+        times = self.times.setdefault(job_id, Times(start))
+        times.submitted = start
 
     async def _follow(
         self,
@@ -101,7 +101,7 @@ class Run:
         ended: set[str] = set()
         async for event in watch:
             now = time.monotonic()
-            # An event may be pushed before the submit's answer is here.
+            # An event may arrive before the response of its submit.
             times = self.times.setdefault(event.job_id, Times(now))
             times.first = times.first or now
             self._count(event)
@@ -118,7 +118,7 @@ class Run:
                 times.ended = now
                 ended.add(event.job_id)
                 if len(ended) == total:
-                    # The last event may be here before the answer to its submit.
+                    # The last event may arrive before the response of its submit.
                     await submitted.wait()
                     return
 

@@ -1,4 +1,4 @@
-"""What the demo says at its end."""
+"""The summary at the end of the demo."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def print_summary(
     *,
     output: Path,
 ) -> None:
-    """Prints states, times, where the outputs lie, and a line to try."""
+    """Print states, times, output files and a command to try."""
     counts = ", ".join(f"{count} {state.lower()}" for state, count in run.states.items() if count)
     console.print(f"\n[bold]{len(run.times)} jobs[/]: {counts}; {run.transitions} transitions.")
     console.print(_times(run))
@@ -46,7 +46,7 @@ def print_summary(
     )
     console.print(f"Results:  {results}")
     request = json.dumps({"job": {"type": "square_sum", "payload": {"value": {"data": [1, 2]}}}})
-    console.print("\nTry it yourself: `make up`, and then from a terminal")
+    console.print("\nTry it yourself: run `make up`, then in another terminal:")
     console.print(
         f"  {command_path('grpcurl')} -plaintext -d '{request}' 127.0.0.1:50051 "
         "headrace.v1.JobService/SubmitAndWatch\n",
@@ -75,7 +75,7 @@ def _ended(times: Iterable[Times]) -> list[float]:
 
 
 def _quantiles(seconds: list[float]) -> list[str]:
-    """p50, p99 and the maximum, by the nearest rank."""
+    """Return p50, p99 and the maximum, by the nearest rank."""
     ordered = sorted(seconds)
     if not ordered:
         return ["—"] * 3
