@@ -1,1 +1,1 @@
-"""Benchmarks of the platform as its users meet it: real processes, real servers, real clients."""
+"""Benchmarks of the whole platform with real processes, servers and clients."""

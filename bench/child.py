@@ -1,4 +1,4 @@
-"""Load in a process of its own, so that it does not share an interpreter with what measures it."""
+"""Child processes for load, so that the load and the measurement use separate interpreters."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import uvloop
 
-# A fork would inherit the threads of gRPC.
+# A forked child would inherit the gRPC threads.
 _SPAWN: Final = multiprocessing.get_context("spawn")
-# How long a child may take to end once it was told to, in seconds.
+# Longest time between the signal to a child and its exit, in seconds.
 _END: Final = 10.0
 
-# How long a child waits for what to do next, in seconds.
+# Longest wait of a child for its next instruction, in seconds.
 IDLE_S: Final = 900.0
 
 T = TypeVar("T")
 
 
 class ChildFailedError(Exception):
-    """A child has failed; its traceback is the message."""
+    """A child failed; the message is its traceback."""
 
 
 class Link:
-    """One end of the pipe between a child and who started it.
+    """One end of the pipe between a child and its parent.
 
     Args:
         connection: the pipe.
@@ -39,20 +39,20 @@ class Link:
         self._connection = connection
 
     def send(self, message: object) -> None:
-        """Sends what can be pickled."""
+        """Send an object that can be pickled."""
         self._connection.send(message)
 
     async def receive(self, kind: type[T], *, timeout: float) -> T:  # noqa: ASYNC109 - over a pipe
-        """What the other end has sent.
+        """Return the next message from the other end.
 
         Args:
-            kind: what it must be.
+            kind: the expected class of the message.
             timeout: seconds.
 
         Raises:
-            ChildFailedError: the child has failed.
-            EOFError: the other end is gone.
-            TimeoutError: nothing came.
+            ChildFailedError: the child failed.
+            EOFError: the other end closed the pipe.
+            TimeoutError: no message arrived in time.
         """
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._connection.fileno(), ready.set)
@@ -61,12 +61,12 @@ class Link:
                 await ready.wait()
         finally:
             loop.remove_reader(self._connection.fileno())
-            # uvloop has changed that, and leaves it so.
+            # uvloop made the pipe non-blocking and does not restore it.
             os.set_blocking(self._connection.fileno(), True)
         message = self._connection.recv()
         if isinstance(message, ChildFailedError):
             raise message
-        assert isinstance(message, kind), f"{message!r} is no {kind.__name__}"
+        assert isinstance(message, kind), f"{message!r} is not a {kind.__name__}"
         return message
 
 
@@ -74,11 +74,11 @@ Work: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 
 
 class Child:
-    """A child that runs.
+    """A running child.
 
     Attributes:
-        link: talks to it.
-        pid: its process id.
+        link: our end of the pipe to the child.
+        pid: the child's process id.
     """
 
     def __init__(self, link: Link, pid: int) -> None:
@@ -88,12 +88,12 @@ class Child:
     @classmethod
     @contextmanager
     def running(cls, name: str, work: Work, *arguments: object) -> Iterator[Child]:
-        """Runs `work(link, *arguments)` in a process for the length of the block.
+        """Run `work(link, *arguments)` in a process for the duration of the block.
 
         Args:
-            name: the process's.
-            work: a coroutine function of a module.
-            arguments: must be fit to be pickled.
+            name: the name of the process.
+            work: a coroutine function at module level.
+            arguments: objects that can be pickled.
         """
         ours, theirs = _SPAWN.Pipe()
         process = _SPAWN.Process(
@@ -118,5 +118,5 @@ def _run(connection: Connection[Any, Any], work: Work, arguments: tuple[object, 
         uvloop.run(work(link, *arguments))
     except KeyboardInterrupt:
         pass
-    except Exception:  # noqa: BLE001 - it belongs to who started this process
+    except Exception:  # noqa: BLE001 - reported to the parent
         link.send(ChildFailedError(traceback.format_exc()))

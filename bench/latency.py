@@ -1,4 +1,4 @@
-"""Latencies, counted in an HDR histogram."""
+"""Percentiles of latencies, from an HDR histogram."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from hdrh.histogram import HdrHistogram
 
-# Microseconds: from one to a minute, three digits of each.
+# The range in microseconds, one to a minute, and the significant digits.
 _LOWEST: Final = 1
 _HIGHEST: Final = 60_000_000
 _DIGITS: Final = 3
@@ -17,7 +17,7 @@ _MS: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """How long it took, in milliseconds."""
+    """The percentiles of some latencies, in milliseconds."""
 
     count: int
     p50: float
@@ -27,7 +27,7 @@ class Latency:
 
     @classmethod
     def of(cls, microseconds: Iterable[int]) -> Latency:
-        """Counts latencies given in microseconds; all figures are 0 when there is none."""
+        """Return the percentiles of latencies in microseconds; all are 0 without latencies."""
         histogram = HdrHistogram(_LOWEST, _HIGHEST, _DIGITS)
         for value in microseconds:
             histogram.record_value(min(max(value, _LOWEST), _HIGHEST))
@@ -37,5 +37,5 @@ class Latency:
         return cls(count=count, p50=p50, p95=p95, p99=p99, max=largest)
 
     def document(self) -> dict[str, float]:
-        """All of it, for JSON."""
+        """Return all fields as JSON data."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""What a figure was measured on, and with."""
+"""The machine and the software versions of a measurement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROOT: Final = Path(__file__).parent.parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Facts that go with every figure. `load` is the load average before the benchmark began."""
+    """The facts printed with all figures; `load` is the load average before the benchmark."""
 
     time: str
     commit: str
@@ -36,11 +36,11 @@ class Machine:
     load: float
 
     def document(self) -> dict[str, object]:
-        """All of it, for JSON."""
+        """Return all facts as JSON data."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """All of it, for people."""
+        """Return all facts as lines of text."""
         packages = ", ".join(f"{name} {number}" for name, number in self.packages.items())
         size = f"{self.cores} cores, {self.memory_gib:.0f} GiB"
         return [
@@ -51,7 +51,7 @@ class Machine:
 
 
 async def read_machine(settings: Settings) -> Machine:
-    """Reads the facts, the version of PostgreSQL from the server itself."""
+    """Collect the facts; the server reports the PostgreSQL version."""
     database = Database(settings, application="bench")
     try:
         async with database.session() as connection:
@@ -73,7 +73,7 @@ async def read_machine(settings: Settings) -> Machine:
 
 
 def commit() -> str:
-    """The commit, with `-dirty` when the tree has changes."""
+    """Return the commit, with `-dirty` if the working tree has changes."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -88,7 +88,7 @@ def commit() -> str:
 
 
 def cpu() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The platform that is measured: servers as `headrace up` starts them, and services on them."""
+"""The platform under test: servers with the settings of `headrace up`, and services on them."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from headrace_standalone.migration import migrate
 from headrace_standalone.program import Program
 from headrace_standalone.supervised import Supervised
 
-# What a service gives calls that are still open when it ends, and how long it may take in all, in
-# seconds. Nothing that it does then is measured, and the clients of ten thousand streams are gone.
+# The time that a stopping service gives its open calls, and the longest shutdown, in seconds. Short
+# values are safe: the shutdown is not measured, and all clients have disconnected.
 _CALLS_GRACE = 1.0
 _GRACE = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A service that serves."""
+    """A running service."""
 
     address: str
     pid: int
 
 
 class Stack:
-    """A migrated PostgreSQL and a Valkey, and whichever services a measurement starts on them.
+    """A migrated PostgreSQL, a Valkey, and the services that a measurement starts on them.
 
     Args:
-        folder: holds the data; we hold it.
-        environment: for the services.
-        servers: the processes of the servers that are ours, by their names; that of PostgreSQL has
-            one more for each connection.
+        folder: the data folder; the stack holds its lock.
+        environment: the environment variables of the services.
+        servers: the process ids of the servers that the stack started, by name. PostgreSQL has one
+            more child process per connection.
 
     Attributes:
-        settings: for what the benchmark itself does with the store.
-        folder: holds data and logs.
+        settings: the settings for direct access to the store.
+        folder: the folder with data and logs.
         servers: see above.
     """
 
@@ -72,13 +72,13 @@ class Stack:
     async def running(
         cls, *, database_url: str | None = None, redis_url: str | None = None
     ) -> AsyncIterator[Stack]:
-        """Starts the servers in a folder of their own, which is deleted afterwards.
+        """Start the servers in a temporary folder for the duration of the block.
 
-        PostgreSQL syncs every commit to the disk, as `headrace up` has it do.
+        PostgreSQL syncs every commit to disk, as under `headrace up`.
 
         Args:
-            database_url: of a server to use instead of one of our own.
-            redis_url: the same.
+            database_url: an existing PostgreSQL server to use; None starts one.
+            redis_url: an existing Valkey or Redis server to use; None starts one.
         """
         async with AsyncExitStack() as running:
             folder = running.enter_context(DataFolder.temporary())
@@ -95,7 +95,7 @@ class Stack:
                 servers["valkey"] = await running.enter_async_context(
                     _running(valkey.program(), folder)
                 )
-            # What a developer has set for a stack of their own is not for the benchmark.
+            # Settings for the developer's own stack must not affect the benchmark.
             environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
             environment |= {
                 "HEADRACE_DATABASE_URL": database_url,
@@ -107,10 +107,10 @@ class Stack:
             yield stack
 
     async def migrate(self, environment: Mapping[str, str] | None = None) -> None:
-        """Brings a database to the schema of this version.
+        """Migrate a database to the schema of this version.
 
         Args:
-            environment: what differs from the stack's own, such as the database.
+            environment: overrides of the stack's environment, such as the database URL.
         """
         log = LogFile(self.folder.logs / "migrate.log")
         try:
@@ -120,10 +120,10 @@ class Stack:
 
     @asynccontextmanager
     async def gateway(self, environment: Mapping[str, str] | None = None) -> AsyncIterator[Service]:
-        """A fresh gateway for the length of the block.
+        """Run a fresh gateway for the duration of the block.
 
         Args:
-            environment: what differs from the stack's own.
+            environment: overrides of the stack's environment.
         """
         async with self._serving(services.gateway, environment) as service:
             yield service
@@ -132,7 +132,7 @@ class Stack:
     async def scheduler(
         self, environment: Mapping[str, str] | None = None
     ) -> AsyncIterator[Service]:
-        """A fresh scheduler, likewise."""
+        """Run a fresh scheduler for the duration of the block; see `gateway`."""
         async with self._serving(services.scheduler, environment) as service:
             yield service
 
@@ -140,11 +140,11 @@ class Stack:
     async def worker(
         self, number: int = 1, environment: Mapping[str, str] | None = None
     ) -> AsyncIterator[Service]:
-        """A fresh worker, likewise.
+        """Run a fresh worker for the duration of the block.
 
         Args:
-            number: names it.
-            environment: what differs from the stack's own.
+            number: the number in the worker's name.
+            environment: overrides of the stack's environment.
         """
         async with self._serving(partial(services.worker, number=number), environment) as service:
             yield service
@@ -163,7 +163,7 @@ class Stack:
 
 @asynccontextmanager
 async def _running(program: Program, folder: DataFolder) -> AsyncIterator[int]:
-    """Runs a program for the length of the block; yields its process id."""
+    """Run a program for the duration of the block and yield its process id."""
     supervised = Supervised(
         program, log=LogFile(folder.logs / f"{program.name}.log"), announce=_announce
     )

@@ -1,4 +1,4 @@
-"""Tables, for people and for Markdown."""
+"""Tables as plain text and as Markdown."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Table:
-    """Rows under a title. The first column is text, the others are figures.
+    """A table with a title. The first column contains text, all others contain figures.
 
     Args:
-        title: what it shows.
-        columns: the heads.
-        rows: cells as they are shown.
+        title: the title.
+        columns: the column headings.
+        rows: the formatted cells of each row.
     """
 
     title: str
@@ -21,14 +21,14 @@ class Table:
     rows: list[Sequence[str]] = field(default_factory=list)
 
     def text(self) -> str:
-        """For a terminal."""
+        """Return the table for a terminal."""
         widths = self._widths()
         lines = [self.title, self._line(self.columns, widths), "  ".join("─" * w for w in widths)]
         lines += (self._line(row, widths) for row in self.rows)
         return "\n".join(lines)
 
     def markdown(self) -> str:
-        """For a page."""
+        """Return the table in Markdown."""
         lines = [f"**{self.title}**", "", _bars(self.columns)]
         lines.append(_bars(["---", *["---:"] * (len(self.columns) - 1)]))
         lines += (_bars(row) for row in self.rows)

@@ -1,4 +1,4 @@
-"""What processes use: CPU time and memory."""
+"""CPU time and memory of processes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ KIB: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class CpuSample:
-    """The CPU seconds of some processes up to a moment."""
+    """The CPU seconds of some processes at the time `at` (`time.monotonic()`)."""
 
     at: float
     seconds: Mapping[str, float]
 
     def until(self, later: CpuSample) -> dict[str, float]:
-        """The share of one core that each has used from this sample to a later one, 1.0 for all."""
+        """Return the share of one core per process between two samples; 1.0 is a full core."""
         elapsed = later.at - self.at
         return {
             name: (later.seconds[name] - seconds) / elapsed
@@ -29,7 +29,7 @@ class CpuSample:
         }
 
     def microseconds_each(self, later: CpuSample, count: int) -> dict[str, float]:
-        """The CPU microseconds for each of `count` things that were done until a later sample."""
+        """Return the CPU microseconds per item, by process, for `count` items since this sample."""
         return {
             name: (later.seconds[name] - seconds) * 1e6 / count
             for name, seconds in self.seconds.items()
@@ -37,10 +37,10 @@ class CpuSample:
 
 
 class CpuMeter:
-    """Reads the CPU time of processes, each together with its children.
+    """A meter of the CPU time of processes and their children.
 
     Args:
-        processes: their ids, one or several, by the names that are reported.
+        processes: one or more process ids per reported name.
     """
 
     def __init__(self, processes: Mapping[str, int | Sequence[int]]) -> None:
@@ -50,7 +50,7 @@ class CpuMeter:
         }
 
     def sample(self) -> CpuSample:
-        """What they have used so far."""
+        """Return the CPU time so far."""
         return CpuSample(
             at=time.monotonic(),
             seconds={
@@ -61,7 +61,7 @@ class CpuMeter:
 
 
 def proportional_kib(pid: int) -> float:
-    """The memory of a process and its children, in KiB; what several share counts once in all."""
+    """Return the proportional set size of a process and its children, in KiB."""
     process = psutil.Process(pid)
     total = 0
     for one in (process, *process.children(recursive=True)):
@@ -71,14 +71,14 @@ def proportional_kib(pid: int) -> float:
 
 
 def resident_kib(pid: int) -> float:
-    """The resident memory of a process, in KiB."""
+    """Return the resident memory of a process, in KiB."""
     resident: int = psutil.Process(pid).memory_info().rss
     return resident / KIB
 
 
 def _seconds(process: psutil.Process) -> float:
     times = process.cpu_times()
-    # Those of children that have ended count from when they were waited for.
+    # The operating system adds the times of an ended child once its parent has waited for it.
     total: float = times.user + times.system + times.children_user + times.children_system
     for child in process.children(recursive=True):
         try:

@@ -1,7 +1,7 @@
-"""`python bench/compare`: Headrace beside what its users would pick instead, on the same work.
+"""`python bench/compare`: compare Headrace with alternative job queues on the same work.
 
-It starts a PostgreSQL and a Valkey of its own, and each contestant in turn on them. See
-docs/benchmarks.md for what is measured and how.
+The program starts a PostgreSQL and a Valkey, and runs each contestant on them in turn. See
+docs/benchmarks.md for the figures and the method.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# The folder that holds `bench`, and not this one, is where modules are found.
+# Import from the root of the repository, not from this folder.
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from bench.compare.command import main  # noqa: E402 - it is found from here on
+from bench.compare.command import main  # noqa: E402 - needs the path above
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""B: how many jobs are accepted in a second. A submit has ended when the job is accepted."""
+"""B: jobs accepted per second. A submit ends when the job is accepted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODE: Final = THROUGHPUT
 SINGLE: Final = "single"
 BULK: Final = "bulk"
 CLIENTS: Final = "single, several clients"
-# What is submitted to warm up, and to see how many a measurement takes.
+# Submits that warm up the contestant; their rate determines the size of the measurement.
 _TRIAL: Final = 300
 _TRIAL_BATCHES: Final = 2
 _MOST: Final = 100_000
@@ -24,20 +24,20 @@ _REQUEST_S: Final = 120.0
 
 
 async def measure_accept(stage: Stage, *, plan: Plan, number: int) -> list[Measurement]:
-    """Submits one by one, in bulk, and from several processes.
+    """Measure single submits, bulk submits, and single submits from several processes.
 
-    Nobody takes the jobs, but Headrace has a worker of another queue with the same handler, so that
-    its gateway checks each payload against a schema.
+    No worker takes the jobs. Headrace has a worker of another queue with the same handler, so its
+    gateway validates each payload against a schema.
 
     Args:
-        stage: has no workers.
-        plan: says how long.
-        number: of the round.
+        stage: a stage without workers.
+        plan: the duration and the numbers of submits.
+        number: the number of the round.
     """
     async with AsyncExitStack() as running:
         if stage.contestant.is_headrace:
-            nobody = {"HEADRACE_WORKER_QUEUES": "nobody"}
-            await running.enter_async_context(stage.workers(1, nobody))
+            other_queue = {"HEADRACE_WORKER_QUEUES": "other"}
+            await running.enter_async_context(stage.workers(1, other_queue))
         single = await _single(stage, plan, number)
         measured = [single]
         bulk = await _bulk(stage, plan, number)
@@ -68,10 +68,10 @@ async def _bulk(stage: Stage, plan: Plan, number: int) -> Measurement | None:
         return None if answer.get("unsupported") else float(answer["seconds"])
 
     trial = _TRIAL_BATCHES * plan.batch
-    took = await ask(trial)
-    if took is None:
+    trial_seconds = await ask(trial)
+    if trial_seconds is None:
         return None
-    count = _count(trial / took, plan, unit=plan.batch)
+    count = _count(trial / trial_seconds, plan, unit=plan.batch)
     meter = stage.meter()
     before = meter.sample()
     seconds = await ask(count)
@@ -90,14 +90,14 @@ async def _clients(stage: Stage, plan: Plan, number: int, rate: float) -> Measur
         ]
 
         async def submit(count: int) -> float:
-            began = time.monotonic()
+            start = time.monotonic()
             await asyncio.gather(
                 *(
                     client.ask("accept", timeout=_REQUEST_S, count=count, in_flight=each)
                     for client in clients
                 )
             )
-            return time.monotonic() - began
+            return time.monotonic() - start
 
         await submit(_TRIAL // plan.clients)
         count = _count(rate / plan.clients, plan, unit=1)
@@ -110,7 +110,7 @@ async def _clients(stage: Stage, plan: Plan, number: int, rate: float) -> Measur
 
 
 def _count(rate: float, plan: Plan, *, unit: int) -> int:
-    """How many jobs take about as long as the plan says."""
+    """Return the number of jobs that takes about `plan.accept_seconds` at this rate."""
     return max(1, round(min(rate * plan.accept_seconds, _MOST) / unit)) * unit
 
 

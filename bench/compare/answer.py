@@ -1,4 +1,4 @@
-"""C: from submit to when the client knows that the job has ended, while there is little to do."""
+"""C: time from the submit until the client knows the end of the job, under light load."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _GRACE_S: Final = 60.0
 
 
 def case(plan: Plan) -> str:
-    """The name of the measurement."""
+    """Return the name of the measurement."""
     return f"{plan.rate:g} jobs/s"
 
 
 async def measure_answer(stage: Stage, *, plan: Plan, number: int) -> Measurement:
-    """Submits at fixed times, whatever became of the jobs before.
+    """Measure the latency of submits at fixed times, independent of earlier jobs.
 
     Args:
-        stage: has no workers.
-        plan: says how many and for how long.
-        number: of the round.
+        stage: a stage without workers.
+        plan: the rate and the duration.
+        number: the number of the round.
     """
 
     async def load(seconds: float) -> list[int]:

@@ -1,4 +1,4 @@
-"""The charts: bars, drawn by `bench/compare/draw/draw.py` in an environment of its own."""
+"""Bar charts of the figures; `bench/compare/draw/draw.py` draws them in a separate environment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RATE: Final = "jobs_per_s"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One bar; `ours` is drawn in a colour of its own."""
+    """One bar; the bars of Headrace (`ours`) have a separate color."""
 
     label: str
     value: float
@@ -32,9 +32,9 @@ class Chart:
     """One chart.
 
     Args:
-        name: of its files.
-        title: what it shows, with the unit.
-        bars: from the top.
+        name: the name of its files.
+        title: the title, with the unit.
+        bars: the bars, the top one first.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Chart:
 
 
 def charts(report: Report) -> list[Chart]:
-    """All for which there are figures."""
+    """Return the charts that have at least one bar."""
     plan = report.plan
     found = [
         *(
@@ -55,12 +55,12 @@ def charts(report: Report) -> list[Chart]:
         _ranked(
             report,
             "latency",
-            f"Submit to the end at the client, p99 at {plan.rate:g} jobs/s (ms)",
+            f"Latency from submit to known end, p99 at {plan.rate:g} jobs/s (ms)",
             ("C", answer.case(plan)),
             value="p99_ms",
         ),
         _ranked(
-            report, "end-to-end", "Submit to the end at the client (jobs/s)", ("D", end_to_end.ENDS)
+            report, "end-to-end", "Jobs from submit to known end (jobs/s)", ("D", end_to_end.ENDS)
         ),
         _cpu(report),
         _growth(report),
@@ -69,10 +69,10 @@ def charts(report: Report) -> list[Chart]:
 
 
 async def draw(drawn: list[Chart], folder: Path) -> None:
-    """Writes each as SVG and as PNG.
+    """Write each chart as SVG and as PNG.
 
     Raises:
-        EnvironmentFailedError: what draws them could not be installed, or failed.
+        EnvironmentFailedError: the installation or the run of the drawing program failed.
     """
     python = await environment("draw", _DRAW / "requirements.txt")
     process = await asyncio.create_subprocess_exec(
@@ -82,13 +82,14 @@ async def draw(drawn: list[Chart], folder: Path) -> None:
     )
     _, printed = await process.communicate(json.dumps([asdict(one) for one in drawn]).encode())
     if process.returncode != 0:
-        raise EnvironmentFailedError(f"the charts: {printed.decode(errors='replace').strip()}")
+        reason = printed.decode(errors="replace").strip()
+        raise EnvironmentFailedError(f"drawing the charts failed: {reason}")
 
 
 def _ranked(
     report: Report, name: str, title: str, case: tuple[str, str], *, value: str = _RATE
 ) -> Chart:
-    """The contestants in a case, the best one first."""
+    """Return a chart of all contestants in one case, the best one first."""
     titles = {one.name: one.title for one in report.contestants}
     bars = [
         Bar(
@@ -107,7 +108,7 @@ def _ranked(
 
 
 def _drains(report: Report) -> list[tuple[int, tuple[str, str]]]:
-    """The first case for each number of workers."""
+    """Return the case with the smallest number of jobs for each number of workers."""
     return [
         (workers, ("A", drain.case(report.plan.drain[0], workers)))
         for workers in report.plan.workers
@@ -124,7 +125,7 @@ def _cpu(report: Report) -> Chart:
     ]
     return Chart(
         name="cpu",
-        title="CPU time of all processes for a drained job (µs)",
+        title="CPU time of all processes per drained job (µs)",
         bars=tuple(sorted(bars, key=lambda bar: bar.value)),
     )
 
@@ -132,7 +133,7 @@ def _cpu(report: Report) -> Chart:
 def _growth(report: Report) -> Chart:
     return Chart(
         name="growth",
-        title="Submit to the end at the client, with a lot in the database (jobs/s)",
+        title="Jobs from submit to known end, by contents of the database (jobs/s)",
         bars=tuple(
             Bar(label=one.case, value=one.values[_RATE], ours=True)
             for one in report.summaries

@@ -27,21 +27,21 @@ _PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the comparison.
+    """Run the comparison.
 
     Returns:
-        The exit code: 0, or 1 when it could not be run or Headrace failed in a figure. A peer that
-        fails and a target that is missed are told and no failure.
+        The exit code: 0, or 1 if the comparison could not run or Headrace failed in a figure.
+        Failed peers and missed targets are only reported.
     """
     options = _parser().parse_args(arguments)
-    # As Ctrl-C: everything that was started ends first.
+    # Like Ctrl-C, SIGTERM stops all started processes first.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return asyncio.run(_run(options))
     except KeyboardInterrupt:
         return 130
     except (EmbeddedServerError, ProgramFailedError, ValueError) as error:
-        _announce(f"it failed: {error}")
+        _announce(f"the comparison failed: {error}")
         return 1
 
 
@@ -75,7 +75,7 @@ async def _draw(report: Report, folder: Path) -> bool:
     try:
         await draw(charts(report), folder)
     except EnvironmentFailedError as error:
-        _announce(f"there are no charts: {error}")
+        _announce(f"skipping the charts: {error}")
         return False
     return True
 
@@ -84,41 +84,58 @@ def _parser() -> argparse.ArgumentParser:
     plan = Plan()
     parser = argparse.ArgumentParser(
         prog="python bench/compare",
-        description="Headrace beside what its users would pick instead, on the same work.",
-        epilog="BENCH_DATABASE_URL and BENCH_REDIS_URL name servers to use instead of our own. "
-        "Databases are made in the one, and all that is in the other is deleted.",
+        description="Compare Headrace with alternative job queues on the same work.",
+        epilog="BENCH_DATABASE_URL and BENCH_REDIS_URL select existing servers. The comparison "
+        "creates databases on the first and deletes all data of the second.",
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="fewer peers and less of everything")
-    add("--figures", type=_words, help=f"which, with commas ({','.join(plan.figures)})")
-    add("--peers", type=_words, dest="contestants", help="who, with commas; headrace is one (all)")
-    add("--rounds", type=int, help=f"rounds of each measurement ({plan.rounds})")
-    add("--drain", type=_numbers, help=f"waiting jobs, with commas ({_joined(plan.drain)})")
-    add("--workers", type=_numbers, help=f"worker processes, with commas ({_joined(plan.workers)})")
-    add("--slow-jobs", type=int, help=f"jobs for those that are slow ({plan.slow_jobs})")
-    add("--accept-seconds", type=float, help=f"seconds of each in B ({plan.accept_seconds:g})")
-    add("--clients", type=int, help=f"clients that submit at the same time ({plan.clients})")
-    add("--warm-up", type=float, help=f"seconds before each round of C ({plan.warm_up:g})")
-    add("--seconds", type=float, help=f"seconds of a round of C ({plan.seconds:g})")
-    add("--jobs", type=int, help=f"jobs that go from end to end ({plan.jobs})")
-    add("--waiting", type=int, help=f"jobs that wait meanwhile ({plan.waiting})")
-    add("--finished", type=int, help=f"jobs that have ended before ({plan.finished})")
-    add("--queues", type=int, help=f"queues over which jobs are spread ({plan.queues})")
-    add("--delayed", type=int, help=f"jobs that are due in the same second ({plan.delayed})")
-    add("--memory-jobs", type=int, help=f"jobs until memory is read again ({plan.memory_jobs})")
-    add("--rest", type=float, help=f"seconds of rest before memory is read ({plan.rest:g})")
-    add("--gateways", type=int, help=f"gateways of Headrace ({plan.gateways})")
-    add("--json", type=Path, metavar="FILE", help="write all figures there as well")
-    add("--markdown", type=Path, metavar="FILE", help="write the tables there as well")
-    add("--charts", type=Path, metavar="FOLDER", help="draw the charts there (SVG and PNG)")
-    add("--docs", action="store_true", help="write tables and charts into docs/benchmarks.md")
+    add("--quick", action="store_true", help="compare fewer peers with smaller measurements")
+    add("--figures", type=_words, help=f"figures, comma-separated ({','.join(plan.figures)})")
+    add(
+        "--peers",
+        type=_words,
+        dest="contestants",
+        help="contestants, comma-separated, including headrace (all)",
+    )
+    add("--rounds", type=int, help=f"rounds per measurement ({plan.rounds})")
+    add("--drain", type=_numbers, help=f"waiting jobs, comma-separated ({_joined(plan.drain)})")
+    add(
+        "--workers",
+        type=_numbers,
+        help=f"worker processes, comma-separated ({_joined(plan.workers)})",
+    )
+    add("--slow-jobs", type=int, help=f"jobs for slow contestants ({plan.slow_jobs})")
+    add(
+        "--accept-seconds",
+        type=float,
+        help=f"approximate length of a measurement of B in seconds ({plan.accept_seconds:g})",
+    )
+    add("--clients", type=int, help=f"concurrent clients of B ({plan.clients})")
+    add("--warm-up", type=float, help=f"warm-up of each round of C in seconds ({plan.warm_up:g})")
+    add("--seconds", type=float, help=f"length of a round of C in seconds ({plan.seconds:g})")
+    add("--jobs", type=int, help=f"jobs of a run from end to end ({plan.jobs})")
+    add("--waiting", type=int, help=f"waiting jobs in the database of E ({plan.waiting})")
+    add("--finished", type=int, help=f"finished jobs in the database of E ({plan.finished})")
+    add("--queues", type=int, help=f"queues that share the jobs of E ({plan.queues})")
+    add("--delayed", type=int, help=f"jobs of E due in the same second ({plan.delayed})")
+    add(
+        "--memory-jobs",
+        type=int,
+        help=f"jobs between the two readings of memory ({plan.memory_jobs})",
+    )
+    add("--rest", type=float, help=f"idle seconds before each reading of memory ({plan.rest:g})")
+    add("--gateways", type=int, help=f"Headrace gateways ({plan.gateways})")
+    add("--json", type=Path, metavar="FILE", help="also write all figures to FILE")
+    add("--markdown", type=Path, metavar="FILE", help="also write the tables to FILE")
+    add("--charts", type=Path, metavar="FOLDER", help="draw the charts in FOLDER (SVG and PNG)")
+    add("--docs", action="store_true", help="write tables and charts to docs/benchmarks.md")
     return parser
 
 
 def _plan(options: argparse.Namespace) -> Plan:
     plan = Plan().quick() if options.quick else Plan()
-    said = {name: getattr(options, name, None) for name in plan.document()}
-    return replace(plan, **{name: value for name, value in said.items() if value is not None})
+    given = {name: getattr(options, name, None) for name in plan.document()}
+    return replace(plan, **{name: value for name, value in given.items() if value is not None})
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -133,8 +150,8 @@ def _joined(numbers: Sequence[int]) -> str:
     return ",".join(map(str, numbers))
 
 
-_BEGAN: Final = time.monotonic()
+_START: Final = time.monotonic()
 
 
 def _announce(text: str) -> None:
-    sys.stderr.write(f"bench: {time.monotonic() - _BEGAN:4.0f} s  {text}\n")
+    sys.stderr.write(f"bench: {time.monotonic() - _START:4.0f} s  {text}\n")

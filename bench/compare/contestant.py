@@ -1,4 +1,4 @@
-"""Who is compared: a folder in bench/peers each."""
+"""The contestants; each is a folder in bench/peers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 PEERS: Final = Path(__file__).resolve().parents[1] / "peers"
-# The one whose processes are our services.
+# The contestant whose processes are the services of this repository.
 HEADRACE: Final = "headrace"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeps:
-    """What is left of a job, told in words."""
+    """The data that a contestant keeps of a job, in words."""
 
     row: str
     history: str
@@ -24,18 +24,18 @@ class Keeps:
     kill: str
 
     def cells(self) -> list[str]:
-        """All of it, for a row of a table."""
+        """Return all fields as cells of a table row."""
         return [self.row, self.history, self.result, self.flushall, self.kill]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contestant:
-    """What its peer.toml says; see bench/peers/contract.py.
+    """The contents of a peer.toml; see bench/peers/contract.py.
 
     Attributes:
-        name: its folder's.
-        environment: settings of its processes, by the mode (`throughput`, `latency`).
-        python: which Python it needs, as `>=3.12`, where it does not run on every one that we do.
+        name: the name of the folder.
+        environment: environment variables of the processes by mode (`throughput`, `latency`).
+        python: the required Python, such as `>=3.12`; empty for the Python of Headrace.
     """
 
     name: str
@@ -53,45 +53,45 @@ class Contestant:
 
     @property
     def folder(self) -> Path:
-        """Where it is."""
+        """The folder of the contestant."""
         return PEERS / self.name
 
     @property
     def requirements(self) -> Path:
-        """What its environment is made of."""
+        """The file with the pinned packages of the environment."""
         return self.folder / "requirements.txt"
 
     @property
     def is_headrace(self) -> bool:
-        """Whether its processes are our services."""
+        """True if the processes are the services of this repository."""
         return self.name == HEADRACE
 
 
 def read_contestants(folder: Path = PEERS) -> list[Contestant]:
-    """All of them, Headrace first.
+    """Read all contestants; Headrace is the first.
 
     Raises:
-        ValueError: a peer.toml does not say what it must.
+        ValueError: a peer.toml lacks a field or has an unknown one.
     """
     found = [read_contestant(file) for file in sorted(folder.glob("*/peer.toml"))]
     return sorted(found, key=lambda contestant: not contestant.is_headrace)
 
 
 def read_contestant(file: Path) -> Contestant:
-    """Reads one peer.toml.
+    """Read one peer.toml.
 
     Raises:
-        ValueError: it does not say what it must.
+        ValueError: a field is missing or unknown.
     """
-    said: dict[str, Any] = tomllib.loads(file.read_text())
+    fields: dict[str, Any] = tomllib.loads(file.read_text())
     try:
         return Contestant(
             **{
-                **said,
+                **fields,
                 "name": file.parent.name,
-                "figures": tuple(said["figures"]),
-                "servers": tuple(said["servers"]),
-                "keeps": Keeps(**said["keeps"]),
+                "figures": tuple(fields["figures"]),
+                "servers": tuple(fields["servers"]),
+                "keeps": Keeps(**fields["keeps"]),
             }
         )
     except (KeyError, TypeError) as error:

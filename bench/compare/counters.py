@@ -1,4 +1,4 @@
-"""How many jobs were handled: the counters that handlers write; see bench/peers/contract.py."""
+"""The number of handled jobs, from the counters of the handlers; see bench/peers/contract.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.peers.contract import COUNTER
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """How many, and when the first and the last were, in seconds of `time.monotonic()`."""
+    """The number of handled jobs, and the times of the first and last (`time.monotonic()`)."""
 
     handled: int
     first: float
@@ -21,7 +21,7 @@ class Counters:
     """The counters of all workers of a measurement.
 
     Args:
-        folder: where they lie; it is empty at first.
+        folder: the folder of the counters; initially empty.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,19 +29,19 @@ class Counters:
 
     @property
     def prefix(self) -> Path:
-        """What the file of each process begins with."""
+        """The common prefix of the counter files."""
         return self._folder / "count"
 
     def read(self) -> Count:
-        """What they say now."""
-        said = []
+        """Return the sum of all counters."""
+        counts = []
         for file in self._folder.iterdir():
             content = file.read_bytes()
             if len(content) == COUNTER.size:
                 count = COUNTER.unpack(content)
                 if count[0]:
-                    said.append(count)
-        if not said:
+                    counts.append(count)
+        if not counts:
             return Count(handled=0, first=0.0, last=0.0)
-        handled, first, last = zip(*said, strict=True)
+        handled, first, last = zip(*counts, strict=True)
         return Count(handled=sum(handled), first=min(first) / 1e9, last=max(last) / 1e9)

@@ -18,10 +18,10 @@ _COMMAND_TIMEOUT: Final = 900.0
 
 
 class Databases:
-    """Creates databases, and drops those that are not needed any more.
+    """Databases that exist for one measurement each.
 
     Args:
-        stack: has the server.
+        stack: the stack with the PostgreSQL server.
     """
 
     def __init__(self, stack: Stack) -> None:
@@ -32,10 +32,10 @@ class Databases:
 
     @asynccontextmanager
     async def fresh(self, *, migrated: bool) -> AsyncIterator[str]:
-        """A database for the length of the block; yields its URL.
+        """Create a database for the duration of the block and yield its URL.
 
         Args:
-            migrated: it has our schema; it is empty otherwise.
+            migrated: True for a database with the Headrace schema, False for an empty one.
         """
         template = await self._migrated() if migrated else "template1"
         name = f"{_PREFIX}_{next(self._numbers)}"
@@ -49,13 +49,13 @@ class Databases:
                 await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     async def settle(self) -> None:
-        """Writes what the server holds back, so that it does not do so during a measurement."""
+        """Write all dirty pages to disk, so that the server does not do so in a measurement."""
         async with self.connection() as connection:
             await connection.execute("CHECKPOINT")
 
     @asynccontextmanager
     async def connection(self, url: str = "") -> AsyncIterator[asyncpg.Connection]:
-        """A connection to a database; to that of the stack unless said otherwise."""
+        """Connect to the database `url`, by default the database of the stack."""
         connection = await asyncpg.connect(
             url or self._url,
             command_timeout=_COMMAND_TIMEOUT,
@@ -67,7 +67,7 @@ class Databases:
             await connection.close()
 
     async def _migrated(self) -> str:
-        """The name of a database that has our schema and nothing in it."""
+        """Return the name of a database with the Headrace schema and without rows."""
         if not self._template:
             async with self.connection() as connection:
                 await connection.execute(f"DROP DATABASE IF EXISTS {_TEMPLATE} WITH (FORCE)")
@@ -78,5 +78,5 @@ class Databases:
 
 
 def named(url: str, database: str) -> str:
-    """The URL of another database of the same server."""
+    """Return the URL of another database on the same server."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))

@@ -1,8 +1,7 @@
-"""A: how soon waiting jobs are done.
+"""A: jobs drained per second.
 
-The time is from the moment when the first job was handled, by its handler, to the moment when none
-is unfinished any more by the contestant's own records. So the start of workers is left out, and the
-writing of results is not.
+The time runs from the first handled job until the contestant's own records contain no unfinished
+job. It excludes the start of the workers and includes the writing of results.
 """
 
 from __future__ import annotations
@@ -19,26 +18,27 @@ from bench.compare.stage import Stage
 from bench.peers.contract import THROUGHPUT
 
 MODE: Final = THROUGHPUT
-# How many jobs are put in by one request, so that there is a moment to stop at.
+# Jobs per fill request; the time limit is checked between two requests.
 _PART: Final = 10_000
 _SLOW_PART: Final = 1_000
 _REQUEST_S: Final = 120.0
-_LOOK_EVERY: Final = 0.01
+# Seconds between two readings of the counters, and between two questions for unfinished jobs.
+_READ_EVERY: Final = 0.01
 _ASK_EVERY: Final = 0.005
-# How long it may take until the first job is handled, and from the last to the end, in seconds.
+# Longest wait for the first handled job, and for the records after the last one, in seconds.
 _FIRST_S: Final = 60.0
 _RECORDED_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
-    """How it went.
+    """The result of one drain.
 
     Args:
-        jobs: how many were done.
-        handled_s: seconds from the first to the last that was handled.
-        recorded_s: seconds from the first that was handled until all are recorded.
-        whole: whether none was left.
+        jobs: the number of handled jobs.
+        handled_s: seconds from the first handled job to the last one.
+        recorded_s: seconds from the first handled job until all ends are recorded.
+        whole: True if all jobs were handled.
     """
 
     jobs: int
@@ -48,29 +48,29 @@ class Drain:
 
 
 def case(jobs: int, workers: int) -> str:
-    """The name of a measurement; what slow contestants are given is told beside it."""
+    """Return the name of a measurement; a note reports the smaller number of slow contestants."""
     return f"{jobs:,} jobs, {workers} worker{'s' if workers > 1 else ''}"
 
 
 async def measure_drain(
     stage: Stage, *, plan: Plan, jobs: int, workers: int, number: int
 ) -> Measurement:
-    """Puts jobs in, starts workers, and waits for the end.
+    """Create waiting jobs, start workers, and wait until the jobs have ended.
 
     Args:
-        stage: has no workers.
-        plan: says how long at most.
-        jobs: how many; the slow ones get fewer.
-        workers: how many processes.
-        number: of the round.
+        stage: a stage without workers.
+        plan: the time limits.
+        jobs: the number of jobs; slow contestants receive fewer.
+        workers: the number of worker processes.
+        number: the number of the round.
     """
     wanted = min(jobs, plan.slow_jobs) if stage.contestant.slow else jobs
     filled = await fill(stage, wanted, limit=plan.fill_limit)
     async with stage.workers(workers):
         meter = stage.meter()
-        begun, counted = await _first(stage)
+        start, counted = await _first(stage)
         before = meter.sample()
-        drain = await _rest(stage, jobs=filled, begun=begun, limit=plan.drain_limit)
+        drain = await _rest(stage, jobs=filled, start=start, limit=plan.drain_limit)
         cpu = before.microseconds_each(meter.sample(), max(1, drain.jobs - counted))
     notes = []
     if filled != jobs:
@@ -93,9 +93,9 @@ async def measure_drain(
 
 
 async def fill(stage: Stage, jobs: int, *, limit: float) -> int:
-    """Puts waiting jobs in, in parts, for some seconds at most; returns how many."""
-    began, filled = time.monotonic(), 0
-    while filled < jobs and (not filled or time.monotonic() - began < limit):
+    """Create waiting jobs in parts for at most `limit` seconds; return their number."""
+    start, filled = time.monotonic(), 0
+    while filled < jobs and (not filled or time.monotonic() - start < limit):
         part = min(_SLOW_PART if stage.contestant.slow else _PART, jobs - filled)
         await stage.control.ask("fill", timeout=_REQUEST_S, count=part)
         filled += part
@@ -103,24 +103,24 @@ async def fill(stage: Stage, jobs: int, *, limit: float) -> int:
 
 
 async def _first(stage: Stage) -> tuple[float, int]:
-    """Waits for the first job; returns when it was handled, and how many are handled now."""
+    """Wait for the first handled job; return its time and the present number of handled jobs."""
     deadline = time.monotonic() + _FIRST_S
     while not (count := stage.counters.read()).handled:
         if time.monotonic() > deadline:
-            raise PeerFailedError(f"its workers have handled nothing in {_FIRST_S:g} s")
-        await asyncio.sleep(_LOOK_EVERY)
+            raise PeerFailedError(f"the workers handled no job within {_FIRST_S:g} s")
+        await asyncio.sleep(_READ_EVERY)
     return count.first, count.handled
 
 
-async def _rest(stage: Stage, *, jobs: int, begun: float, limit: float) -> Drain:
+async def _rest(stage: Stage, *, jobs: int, start: float, limit: float) -> Drain:
     while True:
         count, now = stage.counters.read(), time.monotonic()
         if count.handled >= jobs:
             break
-        if now - begun > limit:
-            seconds = now - begun
+        if now - start > limit:
+            seconds = now - start
             return Drain(jobs=count.handled, handled_s=seconds, recorded_s=seconds, whole=False)
-        await asyncio.sleep(_LOOK_EVERY)
+        await asyncio.sleep(_READ_EVERY)
     deadline = time.monotonic() + _RECORDED_S
     while True:
         asked = time.monotonic()
@@ -129,15 +129,15 @@ async def _rest(stage: Stage, *, jobs: int, begun: float, limit: float) -> Drain
             break
         if asked > deadline:
             raise PeerFailedError(
-                f"{answer['jobs']:,} of {jobs:,} jobs were handled and are unfinished by its own "
-                f"records after {_RECORDED_S:g} s more"
+                f"all {jobs:,} jobs were handled, but {answer['jobs']:,} are still unfinished in "
+                f"the contestant's records after {_RECORDED_S:g} s"
             )
         await asyncio.sleep(_ASK_EVERY)
     count = stage.counters.read()
     return Drain(
         jobs=jobs,
-        handled_s=count.last - begun,
-        # When the first answer said so, all was recorded by the time of the question at the latest.
-        recorded_s=max(asked, count.last) - begun,
+        handled_s=count.last - start,
+        # With an immediate answer of 0, all ends were recorded before the question.
+        recorded_s=max(asked, count.last) - start,
         whole=True,
     )

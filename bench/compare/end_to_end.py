@@ -1,4 +1,4 @@
-"""D: submits while workers run and clients watch, until the client knows of all ends."""
+"""D: submits with running workers and a watching client, until the client knows all ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODE: Final = THROUGHPUT
 ENDS: Final = "ends are watched"
 ALL: Final = "every transition is watched"
 _TIMEOUT_S: Final = 300.0
-# Jobs that go through before, so that pools, plans and streams are there.
+# Jobs before the measurement, to set up connection pools, query plans and streams.
 _WARM_UP: Final = 200
 
 
@@ -27,15 +27,15 @@ async def measure_end_to_end(
     case: str = ENDS,
     **fields: object,
 ) -> Measurement:
-    """Has a client submit jobs and wait for all ends, with one worker process.
+    """Let a client submit jobs and wait for all ends, with one worker process.
 
     Args:
-        stage: has no workers.
-        plan: says how many.
-        number: of the round.
-        figure: D, or E for the same under other circumstances.
+        stage: a stage without workers.
+        plan: the number of jobs.
+        number: the number of the round.
+        figure: D, or E for the same work on a filled database.
         case: the name of the measurement.
-        fields: what the request says beside the number of jobs.
+        fields: more fields of the request.
     """
     jobs = plan.slow_jobs if stage.contestant.slow else plan.jobs
 

@@ -1,4 +1,4 @@
-"""An environment of its own for each peer: what they ask for does not go together."""
+"""A virtual environment per peer, because the requirements of the peers conflict."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _STAMP: Final = ".made-of"
 
 
 class EnvironmentFailedError(Exception):
-    """An environment could not be made; the message says why."""
+    """An environment could not be created; the message contains the reason."""
 
 
 async def environment(name: str, requirements: Path, python: str = "") -> Path:
-    """The Python of an environment with what is pinned, made anew when that has changed.
+    """Return the Python of an environment; recreate the environment if its pins have changed.
 
     Args:
-        name: the environment's.
-        requirements: the pins, with hashes.
-        python: which Python, as `>=3.12`, for uv to find; ours when it is empty.
+        name: the name of the environment.
+        requirements: the file with pinned packages and hashes.
+        python: the version for uv to find, such as `>=3.12`; empty for the running Python.
 
     Raises:
-        EnvironmentFailedError: it could not be made.
+        EnvironmentFailedError: the environment could not be created.
     """
     folder = FOLDER / name
     made = folder / "bin" / "python"
@@ -49,7 +49,7 @@ async def environment(name: str, requirements: Path, python: str = "") -> Path:
 
 
 def is_made(name: str, requirements: Path, python: str = "") -> bool:
-    """Whether the environment is there, with just what is pinned."""
+    """Return whether the environment exists with exactly these pins and this Python."""
     made = FOLDER / name / _STAMP
     try:
         return made.exists() and made.read_text() == _stamp(requirements, python)
@@ -58,7 +58,7 @@ def is_made(name: str, requirements: Path, python: str = "") -> bool:
 
 
 async def version(python: Path, package: str) -> str:
-    """The version of a distribution in the environment of a Python."""
+    """Return the version of a distribution in the environment of a Python."""
     code = "import importlib.metadata as m, json, sys; print(json.dumps(m.version(sys.argv[1])))"
     process = await asyncio.create_subprocess_exec(
         str(python), "-c", code, package, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -68,20 +68,19 @@ async def version(python: Path, package: str) -> str:
 
 
 def _stamp(requirements: Path, python: str) -> str:
-    # What is pinned, and for which Python.
-    for_python = (python or sys.version).encode()
-    return hashlib.sha256(requirements.read_bytes() + for_python).hexdigest()
+    python_version = (python or sys.version).encode()
+    return hashlib.sha256(requirements.read_bytes() + python_version).hexdigest()
 
 
 def _search_path() -> str:
-    # pyenv's own commands run no version but the chosen one, so uv finds the others only here.
+    # pyenv's shims run only the selected version; uv finds the other versions in these folders.
     root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     versions = sorted(str(folder) for folder in root.glob("versions/*/bin"))
     return os.pathsep.join([os.environ.get("PATH", os.defpath), *versions])
 
 
 async def _uv(*arguments: str) -> None:
-    """Runs the uv that is beside our own Python."""
+    """Run the uv in the folder of the running Python."""
     command = [str(Path(sys.executable).parent / "uv"), *arguments]
     try:
         process = await asyncio.create_subprocess_exec(
@@ -105,6 +104,6 @@ async def _uv(*arguments: str) -> None:
     if process.returncode != 0:
         lines = printed.decode(errors="replace").strip().splitlines()[-4:]
         raise EnvironmentFailedError(
-            "its packages could not be installed; is the package index within reach? uv says: "
+            "the packages could not be installed (is the package index reachable?); output of uv: "
             + " ".join(line.strip() for line in lines)
         )

@@ -1,4 +1,4 @@
-"""E: end to end once more, where there is a lot already."""
+"""E: the measurement of D on databases that already contain many jobs."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ EMPTY: Final = "an empty database"
 
 
 def case(plan: Plan, past: Past) -> str:
-    """The name of a measurement on a database with a past."""
+    """Return the name of a measurement on a filled database."""
     count = plan.finished if past is Past.FINISHED else plan.waiting
     return f"{count:,} {past.value}"
 
 
 def queues_case(plan: Plan) -> str:
-    """The name of the measurement with many queues."""
+    """Return the name of the measurement with many queues."""
     return f"{plan.queues} queues"
 
 
 def delayed_case(plan: Plan) -> str:
-    """The name of the measurement with delayed jobs."""
-    return f"{plan.delayed:,} more are due in the same second"
+    """Return the name of the measurement with delayed jobs."""
+    return f"{plan.delayed:,} more jobs due in the same second"
 
 
 async def measure_growth(
     ground: Ground, contestant: Contestant, plan: Plan, *, announce: Callable[[str], None]
 ) -> AsyncGenerator[Measurement, None]:
-    """Fills the databases, then measures on each of them in turn, round by round.
+    """Fill the databases, then measure on each of them in turn in each round.
 
     Args:
-        ground: what Headrace stands on.
+        ground: the common resources of all contestants.
         contestant: Headrace.
-        plan: says how much.
-        announce: is told what comes next.
+        plan: the numbers of jobs and rounds.
+        announce: receives a line before each step.
     """
     async with AsyncExitStack() as running:
         urls: dict[str, str] = {}
@@ -50,13 +50,13 @@ async def measure_growth(
             count = plan.finished if past is Past.FINISHED else plan.waiting
             if not count:
                 continue
-            announce(f"E: putting in {name}")
+            announce(f"E: inserting jobs: {name}")
             url = await running.enter_async_context(ground.databases.fresh(migrated=True))
             await fill(ground.databases, url, past, count)
             urls[name] = url
         for number in range(1, plan.rounds + 1):
             cases = _cases(plan, urls)
-            # What comes first in one round comes last in the next.
+            # Alternate the order, so that no case always runs first.
             for name, fields in cases if number % 2 else reversed(cases):
                 announce(f"E: {name}, round {number}")
                 async with Stage.of(
@@ -68,7 +68,7 @@ async def measure_growth(
 
 
 def _cases(plan: Plan, pasts: Iterable[str]) -> list[tuple[str, dict[str, object]]]:
-    """The measurements of a round, and what they ask for."""
+    """Return the measurements of a round: name and additional fields of the request."""
     cases: list[tuple[str, dict[str, object]]] = [(EMPTY, {}), *((name, {}) for name in pasts)]
     if plan.queues:
         cases.append((queues_case(plan), {"queues": plan.queues}))

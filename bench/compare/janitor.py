@@ -1,8 +1,9 @@
-"""Ends the process groups that the harness has left behind, should it be killed.
+"""A program that kills the remaining process groups if the harness is killed.
 
-The kernel ends a process with its parent, but not what that has started: a worker may fork. This
-program is told each group on its stdin, `+GROUP` and `-GROUP` a line, and kills those that are left
-when nobody can write there any more. The standard library is all that it needs.
+The kernel kills a child with its parent, but not its grandchildren, and a worker may fork. The
+harness writes a line per process group to the stdin of this program: `+GROUP` on start, `-GROUP`
+on exit. When stdin closes, the program kills all remaining groups. It uses only the standard
+library.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 
 
 class Janitor:
-    """Talks to the program."""
+    """The harness's handle of the program."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -24,7 +25,7 @@ class Janitor:
     @classmethod
     @contextmanager
     def running(cls) -> Iterator[Janitor]:
-        """Runs it for the length of the block."""
+        """Run the program for the duration of the block."""
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, start_new_session=True
         )
@@ -36,27 +37,27 @@ class Janitor:
             process.wait()
 
     def watch(self, group: int) -> None:
-        """From now on a group is to be ended."""
-        self._tell(f"+{group}\n")
+        """Add a group to the groups to kill."""
+        self._send(f"+{group}\n")
 
     def forget(self, group: int) -> None:
-        """It has ended."""
-        self._tell(f"-{group}\n")
+        """Remove a group that has ended."""
+        self._send(f"-{group}\n")
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(line.encode())
         self._process.stdin.flush()
 
 
 def kill_group(group: int) -> None:
-    """Kills a group, if it is there."""
+    """Kill a process group, if it exists."""
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
 
 def main() -> None:
-    """Reads until the end, then kills what is left."""
+    """Read stdin until it closes, then kill the remaining groups."""
     groups: set[int] = set()
     for line in sys.stdin:
         (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))

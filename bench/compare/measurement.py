@@ -1,4 +1,4 @@
-"""What was measured once."""
+"""Single measurements and their failures."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One contestant in one round.
+    """The values of one contestant in one round.
 
     Args:
-        figure: its letter.
-        contestant: the name.
-        case: which of the figure's columns.
-        round: from 1.
-        values: what was measured, by names that say the unit.
-        cpu: CPU microseconds for each job, by process.
+        figure: the letter of the figure.
+        contestant: the name of the contestant.
+        case: the column of the figure's table.
+        round: the number of the round, from 1.
+        values: the measured values; each name contains the unit.
+        cpu: CPU microseconds per job, by process.
         samples: latencies, in microseconds.
-        note: what is different from what was asked for.
+        note: the deviation from the plan, if any.
     """
 
     figure: str
@@ -31,20 +31,20 @@ class Measurement:
     note: str = ""
 
     def document(self) -> dict[str, object]:
-        """All of it but the samples, for JSON."""
-        said = asdict(self)
-        del said["samples"]
-        return said
+        """Return all fields except the samples as JSON data."""
+        fields = asdict(self)
+        del fields["samples"]
+        return fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A measurement that came to nothing.
+    """A measurement that failed.
 
     Args:
-        figure: its letter.
-        contestant: the name.
-        reason: why.
+        figure: the letter of the figure.
+        contestant: the name of the contestant.
+        reason: the error message, on one or more lines.
     """
 
     figure: str

@@ -1,4 +1,4 @@
-"""F: the memory of each service at rest, and after many jobs."""
+"""F: memory of each service at rest and after many jobs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from bench.peers.contract import THROUGHPUT
 from bench.usage import KIB, proportional_kib
 
 MODE: Final = THROUGHPUT
-# How many jobs one request has, so that the client does not grow for ever.
+# Jobs per request; the client stores the ids of one request.
 _PART: Final = 50_000
 _TIMEOUT_S: Final = 300.0
 
 
 def case(plan: Plan) -> str:
-    """The name of the measurement."""
+    """Return the name of the measurement."""
     return f"{plan.memory_jobs:,} jobs"
 
 
 async def measure_memory(stage: Stage, *, plan: Plan) -> Measurement:
-    """Reads it, has many jobs run from end to end, and reads it again.
+    """Read the memory, run many jobs from end to end, and read the memory again.
 
     Args:
-        stage: has no workers.
-        plan: says how many jobs.
+        stage: a stage without workers.
+        plan: the number of jobs and the idle time before each reading.
     """
     async with stage.workers(1):
         await asyncio.sleep(plan.rest)
@@ -47,7 +47,7 @@ async def measure_memory(stage: Stage, *, plan: Plan) -> Measurement:
 
 
 def _read(stage: Stage) -> dict[str, float]:
-    """MiB by process, that of the client left out."""
+    """Return MiB by process, without the client."""
     return {
         name: sum(proportional_kib(pid) for pid in pids) / KIB
         for name, pids in stage.processes.items()

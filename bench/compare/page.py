@@ -1,4 +1,4 @@
-"""The section of a page that a run writes, between two marks."""
+"""The generated section of docs/benchmarks.md, between two markers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ END: Final = "<!-- figures of bench/compare: end -->"
 
 
 def replaced(page: str, section: str) -> str:
-    """The page with another section between the marks.
+    """Return the page with a new section between the markers.
 
     Raises:
-        ValueError: a mark is missing.
+        ValueError: a marker is missing.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} or no {END} behind it")
+        raise ValueError(f"the page must contain {BEGIN}, followed by {END}")
     return f"{before}{begin}\n\n{section}\n\n{end}{after}"
 
 
 def images(charts: Sequence[tuple[str, str]], folder: str) -> str:
-    """Charts, given as name and title, as they stand in a page; `folder` is where they lie."""
+    """Return Markdown images of charts, given as (name, title), in `folder`."""
     return "\n\n".join(f"![{title}]({folder}/{name}.svg)" for name, title in charts)

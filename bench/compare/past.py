@@ -1,11 +1,10 @@
-"""Databases that have seen a lot: rows as the store would have written them, by the million.
+"""Databases with millions of earlier jobs, in the form in which the store would have written them.
 
-They are put in by SQL, since ten million jobs would take hours to run. A waiting job has its row
-and its `submitted` event, a finished one its row and all three of its events, with ids and times
-spread over the days before. Rows are inserted in the order of their ids, as in life, in many
-transactions; then the indexes are made, tables are vacuumed and analysed, as autovacuum would have
-done by then, and everything is written to the disk. PostgreSQL syncs nothing while they are put in,
-and does so again before anything is measured.
+SQL inserts the rows, since running ten million jobs would take hours. A waiting job has its row and
+its `submitted` event, a finished job its row and all three events; ids and times are spread over
+the preceding days. Many transactions insert the rows in the order of their ids, as the store would.
+Then the indexes are built, the tables are vacuumed and analyzed (like autovacuum would do), and all
+data is written to disk. Syncs are off only during the insert.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ import asyncpg
 
 from bench.compare.databases import Databases
 
-# Jobs of a transaction, and how many of those are made at once.
+# Jobs per transaction, and transactions at a time.
 _PART: Final = 50_000
 _AT_ONCE: Final = 2
-# What PostgreSQL does not wait for while rows are put in.
-_HURRY: Final = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "8GB"}
+# Settings of PostgreSQL for a fast insert.
+_FAST_INSERT: Final = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "8GB"}
 
 _CONSTRAINTS: Final = """
     SELECT conrelid::regclass::text, quote_ident(conname), pg_get_constraintdef(oid)
@@ -39,33 +38,33 @@ _INDEXES: Final = """
 
 
 class Past(Enum):
-    """What is in a database."""
+    """The jobs in a database; the value is printed after their number."""
 
-    UNSERVED = "waiting, of a type that nobody serves, in the same queue"
+    UNSERVED = "waiting, of a type without workers, in the same queue"
     SCHEDULED = "scheduled for another day, of the same type and queue"
     FINISHED = "finished"
 
 
 async def fill(databases: Databases, url: str, past: Past, count: int) -> None:
-    """Puts jobs into a migrated database.
+    """Insert jobs into a migrated database.
 
     Args:
-        databases: has the server.
-        url: of the database.
-        past: what they are.
-        count: how many.
+        databases: the databases of the server.
+        url: the URL of the database.
+        past: the kind of jobs.
+        count: the number of jobs.
     """
     statement = _FINISHED if past is Past.FINISHED else _WAITING[past]
     parts = iter(range(0, count, _PART))
 
     async def insert() -> None:
         async with databases.connection(url) as connection:
-            # What comes first has ended first.
-            for begin in parts:
-                await connection.execute(statement, begin, min(_PART, count - begin), count)
+            # Both connections share the iterator, so the oldest jobs are inserted first.
+            for start in parts:
+                await connection.execute(statement, start, min(_PART, count - start), count)
 
     async with databases.connection(url) as connection:
-        async with _hurried(connection), _without_indexes(connection):
+        async with _fast_insert(connection), _without_indexes(connection):
             await asyncio.gather(*(insert() for _ in range(_AT_ONCE)))
         await connection.execute("VACUUM (ANALYZE)")
     await asyncio.to_thread(os.sync)
@@ -73,22 +72,22 @@ async def fill(databases: Databases, url: str, past: Past, count: int) -> None:
 
 
 @asynccontextmanager
-async def _hurried(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """The server waits for no disk meanwhile."""
+async def _fast_insert(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """Turn off syncs to disk for the duration of the block."""
     try:
-        for name, value in _HURRY.items():
+        for name, value in _FAST_INSERT.items():
             await connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
         await _reload(connection, fsync="off")
         yield
     finally:
-        for name in _HURRY:
+        for name in _FAST_INSERT:
             await connection.execute(f"ALTER SYSTEM RESET {name}")
         await _reload(connection, fsync="on")
         await connection.execute("CHECKPOINT")
 
 
 async def _reload(connection: asyncpg.Connection, *, fsync: str) -> None:
-    """Has the server read its settings; a session sees them a moment later."""
+    """Let the server reload its settings; wait until this session sees them."""
     await connection.execute("SELECT pg_reload_conf()")
     async with asyncio.timeout(30):
         while await connection.fetchval("SHOW fsync") != fsync:  # noqa: ASYNC110 - a server's
@@ -97,7 +96,7 @@ async def _reload(connection: asyncpg.Connection, *, fsync: str) -> None:
 
 @asynccontextmanager
 async def _without_indexes(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """Makes the indexes once all rows are there, which takes a fraction of the time."""
+    """Drop the indexes and build them after the block, which is much faster."""
     constraints = await connection.fetch(_CONSTRAINTS)
     for table, name, _ in constraints:
         await connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
@@ -113,8 +112,8 @@ async def _without_indexes(connection: asyncpg.Connection) -> AsyncIterator[None
     await connection.execute("RESET maintenance_work_mem")
 
 
-# Rows by their numbers. Ids begin with the milliseconds of their time, as those of the store do
-# (RFC 9562, version 7). $1: the first number, $2: how many, $3: how many there are in all.
+# Rows by number. Ids start with the milliseconds of their time, like the ids of the store
+# (RFC 9562, version 7). $1: the first number, $2: the number of rows, $3: the total of all parts.
 _NUMBERED: Final = """
     WITH numbered AS (
         SELECT n, moment, overlay(overlay(

@@ -1,4 +1,4 @@
-"""How much is measured, and for how long."""
+"""The numbers of jobs, rounds and seconds of the comparison."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ class Plan:
     """Settings of the comparison.
 
     Args:
-        figures: which, by their letters; see docs/benchmarks.md.
-        contestants: names of who takes part; empty: all.
-        rounds: how often each is measured, the contestants in turn in each round.
-        drain: the numbers of waiting jobs (A); those beyond the first are drained once, and not by
-            the slow ones.
-        slow_jobs: the number of jobs for contestants that are slow (A, D).
+        figures: the letters of the figures; see docs/benchmarks.md.
+        contestants: the names of the contestants; empty for all.
+        rounds: rounds per measurement; the contestants take turns in each round.
+        drain: the numbers of waiting jobs (A). All except the first are drained only once, and not
+            by slow contestants.
+        slow_jobs: the number of jobs for slow contestants (A, D).
         workers: the numbers of worker processes (A).
-        drain_limit: seconds after which the rate of what was handled stands.
-        fill_limit: seconds after which no more jobs are put in.
-        accept_seconds: about how long each measurement of B takes; its counts follow from that.
-        in_flight: single submits of one client at a time (B).
-        batch: jobs of a bulk submit (B).
-        clients: processes that submit at the same time (B), with `in_flight` in all.
-        rate: submits a second (C).
+        drain_limit: seconds after which a drain ends and the rate of handled jobs counts.
+        fill_limit: seconds after which no more jobs are created.
+        accept_seconds: approximate duration of a measurement (B); determines its number of jobs.
+        in_flight: concurrent single submits of one client (B).
+        batch: jobs per bulk submit (B).
+        clients: concurrent client processes (B), with `in_flight` submits in total.
+        rate: submits per second (C).
         warm_up: seconds of the same load before each round (C).
-        seconds: seconds of a round (C).
-        jobs: how many jobs go from end to end (D, E).
-        waiting: how many jobs wait meanwhile (E); 0 here and below leaves it out.
-        finished: how many jobs have ended before (E).
-        queues: over how many queues the jobs are spread (E).
-        delayed: how many jobs are due in the same second (E).
-        memory_jobs: after how many jobs memory is read again (F).
-        rest: seconds of rest before memory is read (F).
-        gateways: how many gateways Headrace has.
+        seconds: length of a round in seconds (C).
+        jobs: jobs of a run from end to end (D, E).
+        waiting: waiting jobs in the database (E); 0 omits the case, here and in the next three.
+        finished: finished jobs in the database (E).
+        queues: queues that share the jobs (E).
+        delayed: jobs due in the same second (E).
+        memory_jobs: jobs between the two readings of memory (F).
+        rest: idle seconds before each reading of memory (F).
+        gateways: the number of Headrace gateways.
     """
 
     figures: tuple[str, ...] = ("A", "B", "C", "D", "E", "F")
@@ -61,7 +61,7 @@ class Plan:
     gateways: int = 1
 
     def quick(self) -> Plan:
-        """The same in less than three minutes: for a first look, and to see that it works."""
+        """Return a smaller plan that takes less than three minutes."""
         return replace(
             self,
             contestants=("headrace", "pgqueuer", "oban", "celery", "fastapi_celery"),
@@ -84,5 +84,5 @@ class Plan:
         )
 
     def document(self) -> dict[str, object]:
-        """All of it, for JSON."""
+        """Return all fields as JSON data."""
         return asdict(self)

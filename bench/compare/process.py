@@ -1,4 +1,4 @@
-"""A process of a contestant, and the lines of JSON that are exchanged with it."""
+"""Processes of a contestant, which communicate with the harness by lines of JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import Any, Final
 from bench.compare.janitor import Janitor, kill_group
 from headrace_standalone.program import leashed
 
-# How long a process may take to end once it was told to, in seconds.
+# Longest time from the request to stop until a process ends, and from its start until it is ready,
+# in seconds.
 _END: Final = 10.0
 _READY: Final = 60.0
 # The largest answer, in bytes.
@@ -23,14 +24,14 @@ _LINE: Final = 64 * 1024 * 1024
 
 
 class PeerFailedError(Exception):
-    """A process of a contestant did not do what it was asked; the message says why."""
+    """A process of a contestant failed or took too long; the message contains the reason."""
 
 
 class PeerProcess:
-    """A process of a contestant that runs.
+    """A running process of a contestant.
 
     Attributes:
-        pid: its process id, which is that of its group.
+        pid: the id of the process and of its process group.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, *, name: str, log: Path) -> None:
@@ -51,15 +52,15 @@ class PeerProcess:
         log: Path,
         janitor: Janitor,
     ) -> AsyncIterator[PeerProcess]:
-        """Runs `program role` for the length of the block.
+        """Run `program role` for the duration of the block.
 
         Args:
             role: `control`, `worker` or `server`.
-            python: runs it.
+            python: the interpreter.
             program: the contestant's peer.py.
-            environment: all of its environment.
-            log: takes what it prints on stderr.
-            janitor: ends it if we cannot.
+            environment: the complete environment of the process.
+            log: the file for its stderr.
+            janitor: kills the process group if the harness is killed.
         """
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
@@ -79,27 +80,27 @@ class PeerProcess:
             await asyncio.shield(_end(process, janitor, ask=role != "control"))
 
     async def until_ready(self) -> None:
-        """Waits until it serves, or takes jobs.
+        """Wait until the process serves or executes jobs.
 
         Raises:
-            PeerFailedError: it did not come to that in a minute.
+            PeerFailedError: the process failed or was not ready within a minute.
         """
         await self._answer("start", timeout=_READY)
 
     async def ask(self, do: str, *, timeout: float, **fields: object) -> dict[str, Any]:  # noqa: ASYNC109
-        """Has a control process do something; returns its answer.
+        """Send a request to a control process and return the answer.
 
         Args:
             do: the name of the request.
             timeout: seconds.
-            fields: the request's other fields.
+            fields: the other fields of the request.
 
         Raises:
-            PeerFailedError: it failed, ended or took too long.
+            PeerFailedError: the process reported an error, ended or took too long.
         """
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **fields}).encode() + b"\n")
-        with suppress(ConnectionError):  # what it has said last tells more
+        with suppress(ConnectionError):  # `_answer` reports the reason
             await self._process.stdin.drain()
         return await self._answer(do, timeout=timeout)
 
@@ -120,7 +121,7 @@ class PeerProcess:
                 answer = json.loads(line)
                 if isinstance(answer, dict):
                     return answer
-        raise self._failed(f"it ended with exit code {await self._process.wait()}")
+        raise self._failed(f"the process ended with exit code {await self._process.wait()}")
 
     def _failed(self, reason: str) -> PeerFailedError:
         with self._log.open("rb") as log:
@@ -130,7 +131,13 @@ class PeerProcess:
 
 
 async def _end(process: asyncio.subprocess.Process, janitor: Janitor, *, ask: bool) -> None:
-    """Asks a process to end, by a signal or by the end of its stdin, and sees to it."""
+    """Stop a process by closing its stdin and, with `ask`, by SIGTERM; kill the rest of its group.
+
+    Args:
+        process: the process.
+        janitor: the janitor that watches the process group.
+        ask: True to send SIGTERM.
+    """
     assert process.stdin is not None
     process.stdin.close()
     if ask:

@@ -1,4 +1,4 @@
-"""What was measured, as tables and as JSON."""
+"""The figures of a run as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bench.compare.contestant import Contestant
 from bench.compare.measurement import Failure, Measurement
 from bench.compare.plan import Plan
 from bench.compare.summary import Summary, summarize
-from bench.compare.targets import Verdict, verdicts
+from bench.compare.targets import TargetResult, target_results
 from bench.machine import Machine
 from bench.table import Table
 
 _RATE: Final = "jobs_per_s"
 _LATENCY: Final = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
-# Processes in the order in which a job meets them.
+# In the order in which a job passes through the processes; the servers last.
 _PROCESSES: Final = (
     *("client", "gateway", "server", "scheduler", "worker"),
     *("postgresql", "valkey"),
@@ -30,12 +30,12 @@ class Report:
     """All figures of one run.
 
     Args:
-        plan: how much was measured.
-        machine: where.
-        contestants: who took part.
-        versions: theirs, by name.
-        measurements: every round.
-        failures: what came to nothing.
+        plan: the settings of the run.
+        machine: the machine of the run.
+        contestants: the contestants of the run.
+        versions: the versions of the contestants, by name.
+        measurements: the measurements of all rounds.
+        failures: the failed measurements.
     """
 
     plan: Plan
@@ -47,20 +47,20 @@ class Report:
 
     @property
     def summaries(self) -> list[Summary]:
-        """What the rounds come to."""
+        """The measurements, with the rounds combined."""
         return summarize(self.measurements)
 
     @property
-    def verdicts(self) -> list[Verdict]:
-        """The targets."""
-        return verdicts(
+    def target_results(self) -> list[TargetResult]:
+        """All targets with their measured ratios."""
+        return target_results(
             self.summaries,
             durable=[one.name for one in self.contestants if one.durable],
             titles={one.name: one.title for one in self.contestants},
         )
 
     def document(self) -> dict[str, object]:
-        """All of it, for JSON."""
+        """Return the report as JSON data."""
         return {
             "machine": self.machine.document(),
             "settings": self.plan.document(),
@@ -71,13 +71,13 @@ class Report:
             "measurements": [one.document() for one in self.measurements],
             "targets": [
                 {**asdict(one), "ratio": one.ratio, "met": one.met, "missed_by": one.missed_by}
-                for one in self.verdicts
+                for one in self.target_results
             ],
             "failures": [asdict(one) for one in self.failures],
         }
 
     def text(self) -> str:
-        """For a terminal."""
+        """Return the report for a terminal."""
         parts = [
             "\n".join(self.machine.lines()),
             *(table.text() for table in self.tables()),
@@ -86,7 +86,7 @@ class Report:
         return "\n\n".join(part for part in parts if part)
 
     def markdown(self) -> str:
-        """For a page."""
+        """Return the report in Markdown."""
         parts = [
             "\n".join(f"- {line}" for line in [*self.machine.lines(), self._settings()]),
             *(table.markdown() for table in self.tables()),
@@ -95,16 +95,16 @@ class Report:
         return "\n\n".join(part for part in parts if part)
 
     def tables(self) -> list[Table]:
-        """All tables that have a row, that of the targets first."""
+        """Return all tables with at least one row; the targets are the first."""
         tables = [
             self._targets(),
-            self._rates("A", "A: waiting jobs that are done, in jobs/s"),
-            self._cpu("A", "A: CPU time a job, in µs"),
-            self._rates("B", "B: jobs that are accepted, in jobs/s"),
-            self._cpu("B", "B: CPU time a job of single submits, in µs", accept.SINGLE),
+            self._rates("A", "A: waiting jobs drained, in jobs/s"),
+            self._cpu("A", "A: CPU time per job, in µs"),
+            self._rates("B", "B: jobs accepted, in jobs/s"),
+            self._cpu("B", "B: CPU time per job of single submits, in µs", accept.SINGLE),
             self._answers(),
-            self._rates("D", "D: from submit to the end at the client, in jobs/s"),
-            self._cpu("D", "D: CPU time a job, in µs"),
+            self._rates("D", "D: jobs from submit to known end, in jobs/s"),
+            self._cpu("D", "D: CPU time per job, in µs"),
             self._growth(),
             self._memory(),
             self._keeps(),
@@ -114,12 +114,13 @@ class Report:
     def _settings(self) -> str:
         plan = self.plan
         return (
-            f"{plan.rounds} round{'s' if plan.rounds > 1 else ''} of each, the contestants in "
-            f"turn, and the medians; {plan.gateways} gateway{'s' if plan.gateways > 1 else ''}"
+            f"{plan.rounds} round{'s' if plan.rounds > 1 else ''} per measurement with the "
+            "contestants in turn; the tables show medians; "
+            f"{plan.gateways} gateway{'s' if plan.gateways > 1 else ''}"
         )
 
     def _remarks(self) -> list[str]:
-        """What is different from what was asked for, and what came to nothing."""
+        """Return the deviations from the plan and the failures, a line each."""
         titles = {one.name: one.title for one in self.contestants}
         remarks = [
             f"{one.figure}, {one.case}: {titles[one.contestant]}: {one.note}"
@@ -134,10 +135,10 @@ class Report:
 
     def _targets(self) -> Table:
         table = Table(
-            "Headrace beside the best of each column",
-            ["figure", "compared with", "theirs", "Headrace", "ratio", "wanted", ""],
+            "Headrace compared with the best peers",
+            ["figure", "peer", "value of the peer", "Headrace", "ratio", "target", "result"],
         )
-        table.rows += (verdict.cells() for verdict in self.verdicts)
+        table.rows += (result.cells() for result in self.target_results)
         return table
 
     def _rates(self, figure: str, title: str) -> Table:
@@ -154,7 +155,7 @@ class Report:
         return table
 
     def _cpu(self, figure: str, title: str, case: str = "") -> Table:
-        """By process, for a case; the first one, unless said otherwise."""
+        """Return the CPU time by process for a case, by default the first case of the figure."""
         table = Table(title, ["", *_PROCESSES, "all"])
         for one, found in self._found(figure):
             summary = found.get(case) if case else next(iter(found.values()), None)
@@ -169,8 +170,8 @@ class Report:
     def _answers(self) -> Table:
         case = answer.case(self.plan)
         table = Table(
-            f"C: from submit to the end at the client, at {case}, in ms",
-            ["", "p50", "p95", "p99", "max", "CPU µs a job", "keeps"],
+            f"C: latency from submit to known end, at {case}, in ms",
+            ["", "p50", "p95", "p99", "max", "CPU µs per job", "keeps"],
         )
         for one, found in self._found("C"):
             if case in found:
@@ -181,8 +182,8 @@ class Report:
 
     def _growth(self) -> Table:
         table = Table(
-            "E: the same with a lot in the database, in jobs/s",
-            ["", "jobs/s", "lowest", "highest", "CPU µs a job", "late p50, p99, max, ms"],
+            "E: jobs from submit to known end, by contents of the database, in jobs/s",
+            ["", "jobs/s", "lowest", "highest", "CPU µs per job", "delay p50, p99, max, ms"],
         )
         for summary in self.summaries:
             if summary.figure == "E":
@@ -215,7 +216,7 @@ class Report:
 
     def _keeps(self) -> Table:
         table = Table(
-            "Who was compared, and what is left of a job",
+            "Contestants, and the data that they keep of a job",
             [
                 *("", "version", "settings", "row", "history", "result"),
                 *("after FLUSHALL", "after kill -9 of the worker"),
@@ -231,7 +232,7 @@ class Report:
         return list(dict.fromkeys(one.case for one in self.summaries if one.figure == figure))
 
     def _found(self, figure: str) -> list[tuple[Contestant, dict[str, Summary]]]:
-        """What was measured of each contestant in a figure, by case."""
+        """Return the contestants with measurements in a figure, and their summaries by case."""
         found = []
         for contestant in self.contestants:
             cases = {
@@ -245,14 +246,14 @@ class Report:
 
 
 def keeps(contestant: Contestant) -> str:
-    """What is left of a job, in a few words."""
-    said = contestant.keeps
+    """Return the data that a contestant keeps of a job, in a few words."""
+    kept = contestant.keeps
     parts = [
         name
-        for name, value in (("row", said.row), ("history", said.history), ("result", said.result))
+        for name, value in (("row", kept.row), ("history", kept.history), ("result", kept.result))
         if not value.startswith("no")
     ]
     return (
-        f"{', '.join(parts) if parts else 'nothing'}; FLUSHALL: {said.flushall}; "
-        f"kill -9: {said.kill}"
+        f"{', '.join(parts) if parts else 'nothing'}; FLUSHALL: {kept.flushall}; "
+        f"kill -9: {kept.kill}"
     )

@@ -1,4 +1,4 @@
-"""All measurements, one after the other."""
+"""The run of all measurements."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bench.machine import read_machine
 from bench.stack import Stack
 from headrace_standalone.supervised import ProgramFailedError
 
-# What makes one contestant's measurement come to nothing, and stops nobody else.
+# Errors that end the measurement of one contestant but not the run.
 _FAILURES: Final = (
     PeerFailedError,
     ProgramFailedError,
@@ -36,7 +36,7 @@ _FAILURES: Final = (
 )
 
 Announce: TypeAlias = Callable[[str], None]
-# Measures on a stage; all but the stage is given by name.
+# Measures on a stage, the only positional argument.
 Measure: TypeAlias = Callable[..., Awaitable[Any]]
 
 
@@ -47,16 +47,17 @@ async def run(
     database_url: str | None = None,
     redis_url: str | None = None,
 ) -> Report:
-    """Measures what the plan says.
+    """Run all measurements of the plan.
 
     Args:
-        plan: how much.
-        announce: is told what comes next.
-        database_url: of a server to use instead of one of our own; databases are made in it.
-        redis_url: the same; all that it holds is deleted.
+        plan: the settings of the comparison.
+        announce: receives a line before each step.
+        database_url: an existing PostgreSQL server, on which databases are created; None starts a
+            server.
+        redis_url: an existing Valkey or Redis server, whose data is deleted; None starts a server.
 
     Raises:
-        ValueError: the plan names a contestant that there is not.
+        ValueError: the plan contains an unknown contestant.
     """
     contestants = _chosen(plan)
     failures: list[Failure] = []
@@ -88,7 +89,7 @@ async def run(
 
 
 class _Comparison:
-    """Measures figure by figure, and puts what it finds into the report."""
+    """Measures figure by figure and adds the results to the report."""
 
     def __init__(self, ground: Ground, plan: Plan, report: Report, announce: Announce) -> None:
         self._ground = ground
@@ -97,7 +98,7 @@ class _Comparison:
         self._announce = announce
 
     async def measure(self, figure: str) -> None:
-        """Measures all of a figure; contestants in turn in each round."""
+        """Measure one figure; the contestants take turns in each round."""
         await {
             "A": self._drain,
             "B": self._accept,
@@ -136,16 +137,16 @@ class _Comparison:
         measure = end_to_end.measure_end_to_end
         for number in range(1, self._plan.rounds + 1):
             for one in self._of("D"):
-                said = f"round {number}"
+                label = f"round {number}"
                 measured = partial(measure, plan=self._plan, number=number)
-                await self._try("D", one, said, end_to_end.MODE, measured)
+                await self._try("D", one, label, end_to_end.MODE, measured)
                 if one.is_headrace:
                     measured = partial(measured, case=end_to_end.ALL, watch="all")
-                    await self._try("D", one, f"{said}, all", end_to_end.MODE, measured)
+                    await self._try("D", one, f"{label}, all", end_to_end.MODE, measured)
 
     async def _growth(self) -> None:
         for one in self._of("E"):
-            with self._noting("E", one):
+            with self._recording_failures("E", one):
                 async with aclosing(
                     growth.measure_growth(self._ground, one, self._plan, announce=self._announce)
                 ) as measured:
@@ -164,7 +165,7 @@ class _Comparison:
                 await self._try(figure, one, f"round {number}", mode, measured)
 
     def _of(self, figure: str) -> list[Contestant]:
-        """Those that take part in a figure and have not failed in it."""
+        """Return the contestants of a figure that have not failed in it."""
         failed = {
             failure.contestant for failure in self._report.failures if failure.figure == figure
         }
@@ -175,10 +176,10 @@ class _Comparison:
         ]
 
     async def _try(
-        self, figure: str, contestant: Contestant, said: str, mode: str, measure: Measure
+        self, figure: str, contestant: Contestant, label: str, mode: str, measure: Measure
     ) -> None:
-        self._announce(f"{figure}: {contestant.title}, {said}")
-        with self._noting(figure, contestant):
+        self._announce(f"{figure}: {contestant.title}, {label}")
+        with self._recording_failures(figure, contestant):
             async with Stage.of(self._ground, contestant, mode=mode) as stage:
                 measured = await measure(stage)
             self._report.measurements += (
@@ -186,8 +187,8 @@ class _Comparison:
             )
 
     @contextmanager
-    def _noting(self, figure: str, contestant: Contestant) -> Iterator[None]:
-        """Whoever fails does not stop the others."""
+    def _recording_failures(self, figure: str, contestant: Contestant) -> Iterator[None]:
+        """Record a failure in the block and continue."""
         try:
             yield
         except _FAILURES as error:
@@ -204,7 +205,9 @@ def _chosen(plan: Plan) -> list[Contestant]:
     contestants = read_contestants()
     names = {one.name for one in contestants}
     if unknown := [name for name in plan.contestants if name not in names]:
-        raise ValueError(f"no contestant is called {', '.join(unknown)}; there are: {names}")
+        raise ValueError(
+            f"unknown contestant: {', '.join(unknown)}; use one of {', '.join(sorted(names))}"
+        )
     wanted = set(plan.contestants) or names
     return [
         one for one in contestants if one.name in wanted and set(one.figures) & set(plan.figures)
@@ -214,7 +217,7 @@ def _chosen(plan: Plan) -> list[Contestant]:
 async def _environments(
     contestants: Sequence[Contestant], failures: list[Failure], announce: Announce
 ) -> dict[str, Path]:
-    """The interpreter of each; who has none has failed in all its figures."""
+    """Return the interpreter of each contestant; without one, record a failure in each figure."""
     pythons = {}
     for one in contestants:
         if one.is_headrace:
@@ -222,10 +225,10 @@ async def _environments(
             continue
         try:
             if not is_made(one.name, one.requirements, one.python):
-                announce(f"making the environment of {one.title}")
+                announce(f"creating the environment of {one.title}")
             pythons[one.name] = await environment(one.name, one.requirements, one.python)
         except EnvironmentFailedError as error:
-            announce(f"{one.title} is left out: {error}")
+            announce(f"skipping {one.title}: {error}")
             failures += (
                 Failure(figure=figure, contestant=one.name, reason=str(error))
                 for figure in one.figures

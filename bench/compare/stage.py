@@ -1,4 +1,4 @@
-"""A contestant, set up afresh for one measurement."""
+"""Stages: fresh set-ups of a contestant for one measurement."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _SETUP_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """What all contestants stand on.
+    """The common resources of all contestants.
 
     Args:
-        stack: the servers, and our services.
-        databases: on the stack's server.
-        janitor: ends what we cannot.
-        pythons: the interpreter of each contestant, by its name.
-        gateways: how many gateways Headrace has.
+        stack: the servers and the Headrace services.
+        databases: the databases on the stack's server.
+        janitor: kills the processes of contestants if the harness is killed.
+        pythons: the interpreters by the name of the contestant.
+        gateways: the number of Headrace gateways.
     """
 
     stack: Stack
@@ -47,13 +47,13 @@ class Ground:
 
 
 class Stage:
-    """What a measurement works with.
+    """A contestant with its database and processes, ready for a measurement.
 
     Attributes:
-        contestant: who is measured.
-        counters: how many jobs its workers have handled.
-        control: the process that submits.
-        processes: all processes that run and are ours, by name.
+        contestant: the contestant.
+        counters: the counters of jobs handled by its workers.
+        control: the control process, which submits jobs.
+        processes: the ids of all running processes of the contestant and its servers, by name.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Stage:
         self._targets: list[str] = []
         self._controls = 0
         redis_url = ground.stack.settings.redis_url.get_secret_value()
-        said = contestant.environment.get(mode, {})
+        settings = contestant.environment.get(mode, {})
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("HEADRACE_", "BENCH_"))},
             "PYTHONPATH": _PATH,
@@ -77,15 +77,15 @@ class Stage:
             "BENCH_REDIS_URL": redis_url,
             "BENCH_MODE": mode,
             "BENCH_COUNTER": str(self.counters.prefix),
-            **said,
+            **settings,
         }
-        # Our services keep what the stack says otherwise.
+        # The stack provides the other variables of the Headrace services.
         self._services = {
             "HEADRACE_DATABASE_URL": database_url,
             "PYTHONPATH": _PATH,
             "BENCH_COUNTER": str(self.counters.prefix),
             "HEADRACE_HANDLERS": "bench.peers.headrace.handlers",
-            **said,
+            **settings,
         }
 
     @classmethod
@@ -93,14 +93,14 @@ class Stage:
     async def of(
         cls, ground: Ground, contestant: Contestant, *, mode: str, database_url: str = ""
     ) -> AsyncIterator[Stage]:
-        """Sets a contestant up for the length of the block: its schema, and whatever it has beside
-        its workers.
+        """Set up a contestant for the duration of the block: its schema and all processes except
+        workers.
 
         Args:
-            ground: what it stands on.
-            contestant: who.
+            ground: the common resources.
+            contestant: the contestant.
             mode: `throughput` or `latency`.
-            database_url: a database to use; none: a fresh one.
+            database_url: the database to use; empty for a fresh one.
         """
         async with AsyncExitStack() as running:
             folder = running.enter_context(_counters())
@@ -124,12 +124,12 @@ class Stage:
             yield stage
 
     def meter(self) -> CpuMeter:
-        """Reads the CPU time of all processes that run now."""
+        """Return a meter of the CPU time of all running processes."""
         return CpuMeter(self.processes)
 
     @asynccontextmanager
     async def another_control(self) -> AsyncIterator[PeerProcess]:
-        """One more client. Several gateways are taken in turn."""
+        """Start one more client; clients use the gateways in turn."""
         targets, first = self._targets, self._controls % max(1, len(self._targets))
         self._controls += 1
         environment = {"BENCH_TARGET": ",".join(targets[first:] + targets[:first])}
@@ -140,11 +140,11 @@ class Stage:
     async def workers(
         self, count: int, environment: Mapping[str, str] | None = None
     ) -> AsyncIterator[None]:
-        """Workers that take jobs, for the length of the block.
+        """Run workers for the duration of the block.
 
         Args:
-            count: how many processes.
-            environment: what differs from that of others.
+            count: the number of worker processes.
+            environment: additional environment variables.
         """
         async with AsyncExitStack() as running:
             await asyncio.gather(
@@ -158,8 +158,8 @@ class Stage:
     @asynccontextmanager
     async def _worker(self, number: int, environment: Mapping[str, str]) -> AsyncIterator[None]:
         if self.contestant.is_headrace:
-            said = {**self._services, **environment}
-            async with self._ground.stack.worker(number, said) as service:
+            settings = {**self._services, **environment}
+            async with self._ground.stack.worker(number, settings) as service:
                 with self._listed("worker", service.pid):
                     yield
         else:

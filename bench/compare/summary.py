@@ -1,4 +1,4 @@
-"""What the rounds of a measurement come to."""
+"""Summaries of the rounds of a measurement."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Summary:
     """All rounds of one contestant in one case.
 
     Args:
-        figure: its letter.
-        contestant: the name.
-        case: which of the figure's columns.
-        rounds: how many there were.
-        values: the median of each; latencies are those of all rounds together.
-        lowest: the lowest of each.
-        highest: the highest of each.
-        cpu: the median of the CPU microseconds for each job, by process.
-        note: what is different from what was asked for.
+        figure: the letter of the figure.
+        contestant: the name of the contestant.
+        case: the column of the figure's table.
+        rounds: the number of rounds.
+        values: the median of each value; for latencies, the percentiles over all rounds.
+        lowest: the minimum of each value.
+        highest: the maximum of each value.
+        cpu: the median of the CPU microseconds per job, by process.
+        note: the deviation from the plan, if any.
     """
 
     figure: str
@@ -41,16 +41,16 @@ class Summary:
 
     @property
     def cpu_total(self) -> float:
-        """Of all processes together, that of the client included."""
+        """The CPU microseconds per job of all processes, including the client."""
         return sum(self.cpu.values())
 
     def document(self) -> dict[str, object]:
-        """All of it, for JSON."""
+        """Return the summary as JSON data."""
         return {**asdict(self), "cpu_total": self.cpu_total}
 
 
 def summarize(measurements: Iterable[Measurement]) -> list[Summary]:
-    """One for each contestant and case, in the order in which they were first measured."""
+    """Return a summary per contestant and case, in the order of their first measurements."""
     grouped: dict[tuple[str, str, str], list[Measurement]] = {}
     for one in measurements:
         grouped.setdefault((one.figure, one.contestant, one.case), []).append(one)

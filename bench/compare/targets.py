@@ -1,4 +1,4 @@
-"""What is aimed at: ratios to the best peer of the same run, since machines differ."""
+"""The targets: ratios to the best peer of the same run, because machines differ."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from bench.compare.contestant import HEADRACE
 from bench.compare.summary import Summary
 
 _RATE: Final = "jobs_per_s"
-# By the number of worker processes: how fast in comparison with the best, and with the second.
+# Ratios to the best and the second best peer, by the number of worker processes.
 DRAIN: Final = {1: (1.0, 2.5), 2: (0.7, 2.0)}
 BULK: Final = 0.8
-# Compared by name: those that are faster keep nothing.
+# The fastest peers keep no jobs, so the target refers to a durable peer.
 SINGLE: Final = ("oban", 1.3)
 LATENCY_DURABLE: Final = 0.6
 LATENCY: Final = ("celery", 1.0)
 END_TO_END: Final = 30.0
 GROWTH: Final = 0.9
-# Whose CPU time may be lower.
+# The rank that Headrace should reach in CPU time per job.
 CPU_PLACE: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """One target and what was measured.
+class TargetResult:
+    """One target with the measured values.
 
     Args:
-        what: which figure.
-        peer: with whom Headrace is compared.
-        theirs: the peer's figure.
-        ours: that of Headrace.
-        unit: of both.
-        wanted: the ratio that is aimed at.
-        least: whether it should be at least that, and not at most.
+        what: the name of the figure.
+        peer: the title of the peer.
+        theirs: the value of the peer.
+        ours: the value of Headrace.
+        unit: the unit of both values.
+        wanted: the target ratio.
+        least: True if the ratio should be at least `wanted`, False for at most.
     """
 
     what: str
@@ -48,24 +48,24 @@ class Verdict:
 
     @property
     def ratio(self) -> float:
-        """Ours over theirs."""
+        """The value of Headrace divided by the value of the peer."""
         return self.ours / self.theirs if self.theirs else float("inf")
 
     @property
     def met(self) -> bool:
-        """Whether it is."""
+        """True if the target is met."""
         return self.ratio >= self.wanted if self.least else self.ratio <= self.wanted
 
     @property
     def missed_by(self) -> float:
-        """The part of the target that is lacking, or that is too much; 0 when it is met."""
+        """The deviation from a missed target as a share of the target; 0 if the target is met."""
         if self.met:
             return 0.0
         share = self.ratio / self.wanted
         return 1 - share if self.least else share - 1
 
     def cells(self) -> list[str]:
-        """For a row of a table."""
+        """Return the cells of a table row."""
         sign = "≥" if self.least else "≤"
         return [
             self.what,
@@ -78,23 +78,23 @@ class Verdict:
         ]
 
 
-def verdicts(
+def target_results(
     summaries: Sequence[Summary], *, durable: Iterable[str], titles: dict[str, str]
-) -> list[Verdict]:
-    """All targets for which there are figures.
+) -> list[TargetResult]:
+    """Return the results of all targets with measured figures.
 
     Args:
-        summaries: what was measured.
-        durable: the names of the contestants that keep their jobs.
-        titles: of all contestants, by name.
+        summaries: the summaries of the run.
+        durable: the names of the contestants whose jobs survive the loss of Redis.
+        titles: the titles of all contestants by name.
     """
     durable = set(durable)
 
-    def verdict(
+    def result(
         what: str, peer: Summary, ours: Summary, wanted: float, value: str = _RATE
-    ) -> Verdict:
+    ) -> TargetResult:
         rate = value == _RATE
-        return Verdict(
+        return TargetResult(
             what=what,
             peer=titles[peer.contestant],
             theirs=peer.values[value],
@@ -104,23 +104,23 @@ def verdicts(
             least=rate,
         )
 
-    found: list[Verdict] = []
+    found: list[TargetResult] = []
     for case in _cases(summaries, "A"):
         ours, peers = _split(summaries, "A", case)
         ranked = sorted(peers, key=lambda one: -one.values[_RATE])
         workers = 2 if ", 2 " in case else 1
         if ours:
             found += (
-                verdict(f"A, {case}", peer, ours, wanted)
+                result(f"A, {case}", peer, ours, wanted)
                 for peer, wanted in zip(ranked, DRAIN[workers], strict=False)
             )
     ours, peers = _split(summaries, "B", accept.BULK)
     if ours and peers:
         best = max(peers, key=lambda one: one.values[_RATE])
-        found.append(verdict("B, bulk", best, ours, BULK))
+        found.append(result("B, bulk", best, ours, BULK))
     ours, peers = _split(summaries, "B", accept.SINGLE)
     found += (
-        verdict("B, single", peer, ours, SINGLE[1])
+        result("B, single", peer, ours, SINGLE[1])
         for peer in peers
         if ours and peer.contestant == SINGLE[0]
     )
@@ -133,23 +133,23 @@ def verdicts(
             what = f"C, {value.removesuffix('_ms')}"
             if kept:
                 best = min(kept, key=lambda one: one.values[value])
-                found.append(verdict(f"{what}, durable", best, ours, LATENCY_DURABLE, value))
+                found.append(result(f"{what}, durable", best, ours, LATENCY_DURABLE, value))
             found += (
-                verdict(what, peer, ours, LATENCY[1], value)
+                result(what, peer, ours, LATENCY[1], value)
                 for peer in peers
                 if peer.contestant == LATENCY[0]
             )
     ours, peers = _split(summaries, "D", end_to_end.ENDS)
     if ours and peers:
         best = max(peers, key=lambda one: one.values[_RATE])
-        found.append(verdict("D", best, ours, END_TO_END))
+        found.append(result("D", best, ours, END_TO_END))
     return [*found, *_growth(summaries), *_cpu(summaries, titles)]
 
 
-def _growth(summaries: Sequence[Summary]) -> list[Verdict]:
+def _growth(summaries: Sequence[Summary]) -> list[TargetResult]:
     [*empty] = (one for one in summaries if one.figure == "E" and one.case == growth.EMPTY)
     return [
-        Verdict(
+        TargetResult(
             what=f"E, {one.case}",
             peer=growth.EMPTY,
             theirs=base.values[_RATE],
@@ -164,16 +164,16 @@ def _growth(summaries: Sequence[Summary]) -> list[Verdict]:
     ]
 
 
-def _cpu(summaries: Sequence[Summary], titles: dict[str, str]) -> list[Verdict]:
-    """CPU time for each job that is drained: whose may be lower is left out."""
+def _cpu(summaries: Sequence[Summary], titles: dict[str, str]) -> list[TargetResult]:
+    """Compare the CPU time per drained job with the peer at rank `CPU_PLACE`."""
     for case in _cases(summaries, "A")[:1]:
         ours, peers = _split(summaries, "A", case)
         ranked = sorted(peers, key=lambda one: one.cpu_total)
         if ours and ours.cpu and len(ranked) >= CPU_PLACE:
             peer = ranked[CPU_PLACE - 1]
             return [
-                Verdict(
-                    what=f"CPU time a job, {case}: second only to {titles[ranked[0].contestant]}",
+                TargetResult(
+                    what=f"CPU time per job, {case} (lowest: {titles[ranked[0].contestant]})",
                     peer=titles[peer.contestant],
                     theirs=peer.cpu_total,
                     ours=ours.cpu_total,
@@ -192,7 +192,7 @@ def _cases(summaries: Iterable[Summary], figure: str) -> list[str]:
 def _split(
     summaries: Iterable[Summary], figure: str, case: str
 ) -> tuple[Summary | None, list[Summary]]:
-    """Ours, and those of the peers."""
+    """Return the summary of Headrace and the summaries of the peers."""
     chosen = [one for one in summaries if (one.figure, one.case) == (figure, case)]
     ours = next((one for one in chosen if one.contestant == HEADRACE), None)
     return ours, [one for one in chosen if one.contestant != HEADRACE]

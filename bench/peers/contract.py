@@ -1,68 +1,71 @@
-"""What a contestant of the comparison must do, and what all of them do alike.
+"""The contract of the contestants in the comparison, and their common code.
 
-Each is a folder beside this file with `peer.py`, `peer.toml`, `requirements.in` and the pinned
-`requirements.txt`. `peer.py` runs in an environment of its own, so this file needs the standard
-library alone, and the harness (`bench/compare`) talks to it by lines of JSON alone:
+A contestant is a folder beside this file with `peer.py`, `peer.toml`, `requirements.in` and the
+pinned `requirements.txt`. `peer.py` runs in a separate environment, so this file uses only the
+standard library, and the harness (`bench/compare`) communicates with it only by lines of JSON:
 
     python bench/peers/NAME/peer.py control     reads requests on stdin, answers on stdout (`serve`)
-    python bench/peers/NAME/peer.py worker      takes jobs (`ready`, `count`) until SIGTERM
+    python bench/peers/NAME/peer.py worker      executes jobs (`ready`, `count`) until SIGTERM
     python bench/peers/NAME/peer.py server      only with `server = true` in peer.toml: serves at
                                                 BENCH_TARGET (`ready`) until SIGTERM
 
-The repository's root is in PYTHONPATH, so `from bench.peers.contract import ready, serve` works
-there; this folder must not be on the path, since its folders are called like the packages.
-What is on stdout and no JSON object is passed over, so a library that prints does no harm.
+PYTHONPATH contains the root of the repository, so `from bench.peers.contract import ready, serve`
+works in `peer.py`. This folder must not be on the path, because its subfolders have the names of
+the packages. The harness ignores lines on stdout that are not JSON objects, so a library may print.
 
-Requests, each with its answer (`{}` unless another is named); one at a time for each process:
+Requests and their answers (`{}` if none is given), one request at a time per process:
 
-    {"do": "setup"}                       schema and queues. A database and a Valkey are fresh; it
-                                          is asked of one control process alone, and others that
-                                          come later must do without.
-    {"do": "fill", "count": N}            N waiting jobs as fast as it can; comes several times.
+    {"do": "setup"}                       Create schema and queues in a fresh database and a fresh
+                                          Valkey. Only the first control process receives it.
+    {"do": "fill", "count": N}            Create N waiting jobs at full speed. May be repeated.
     {"do": "accept", "count": N, "in_flight": 64}
-                                          N single submits; each has ended when the job is accepted.
-                                          Several control processes may do that at once.
+                                          Make N single submits; a submit ends when the job is
+                                          accepted. Several control processes may run it at once.
                                           {"seconds": s}
     {"do": "bulk", "count": N, "batch": 1000}
-                                          N jobs in bulk submits, one call after the other or, where
-                                          that is faster, up to four at once.
+                                          Submit N jobs in bulk: one call after the other, or up to
+                                          four at once if that is faster.
                                           {"seconds": s}, or {"unsupported": true}
-    {"do": "unfinished"}                  {"jobs": n}: how many have not ended, by what it records
-                                          itself. Asked again and again once the counters say that
-                                          all were handled, so it should be one cheap query.
+    {"do": "unfinished"}                  Return the number of jobs that have not ended, from the
+                                          contestant's own records. The harness polls it once the
+                                          counters have reached the number of jobs, so use one
+                                          cheap query.
+                                          {"jobs": n}
     {"do": "latency", "rate": 50, "seconds": S}
-                                          open loop (`open_loop`), while workers run: from the
-                                          intended time to when the client knows of the end.
+                                          Run the open loop (`open_loop`) while workers run. A
+                                          latency is the time from the intended submit until the
+                                          client knows the end of the job.
                                           {"microseconds": [...]}
-    {"do": "end_to_end", "count": N}      N submits by its best means while workers run, until the
-                                          client knows of all ends; only where peer.toml has "D".
+    {"do": "end_to_end", "count": N}      Submit N jobs in the fastest way while workers run, and
+                                          wait until the client knows all ends. Only for
+                                          contestants with "D" in peer.toml.
                                           {"seconds": s}
 
-Anything that is raised becomes `{"error": "traceback"}` and ends that contestant's measurement.
+An exception becomes `{"error": "traceback"}` and ends the measurement of this contestant.
 
 Environment: BENCH_DATABASE_URL (postgresql://user:password@host:port/name), BENCH_REDIS_URL,
 BENCH_MODE (`throughput` for A, B and D, `latency` for C), BENCH_COUNTER (worker), BENCH_TARGET
 (host:port, where there is a server).
 
-peer.toml, all of it shown beside the figures:
+peer.toml, whose contents are printed beside the figures:
 
     title = "Oban"
-    package = "oban"                 # the distribution whose version is told
-    figures = ["A", "B", "C"]        # which it takes part in
-    servers = ["postgresql"]         # and "valkey"
-    durable = true                   # whether an accepted job survives the loss of Redis
-    server = false                   # whether there is a role `server`
-    slow = false                     # below about 1,000 jobs/s: it is given fewer jobs
-    python = ">=3.12"                # only where it does not run on every Python that we do
+    package = "oban"                 # the distribution whose version is printed
+    figures = ["A", "B", "C"]        # the figures in which the contestant takes part
+    servers = ["postgresql"]         # may also contain "valkey"
+    durable = true                   # true if an accepted job survives the loss of Redis
+    server = false                   # true if `peer.py` has the role `server`
+    slow = false                     # true below about 1,000 jobs/s; the plan has fewer jobs then
+    python = ">=3.12"                # only if the package needs a newer Python than Headrace
     settings = "500 at a time; polls every 5 ms for C"
     [keeps]
     row = "yes"
     history = "no"
     result = "no"
-    flushall = "all jobs"            # what is left after FLUSHALL
-    kill = "after 32 s"              # when the job of a worker that was killed runs again
+    flushall = "all jobs"            # the data that survives FLUSHALL
+    kill = "after 32 s"              # the time until the job of a killed worker runs again
 
-The no-op job is called `noop` and its payload is `{"n": i}`.
+The no-op job has the type `noop` and the payload `{"n": i}`.
 """
 
 from __future__ import annotations
@@ -87,8 +90,8 @@ from typing import Any, Final, TypeAlias
 Answer: TypeAlias = Mapping[str, Any] | None
 Action: TypeAlias = Callable[..., Answer | Awaitable[Answer]]
 
-# A counter: how many were handled, and when the first and the last were, by CLOCK_MONOTONIC in
-# nanoseconds, which is the same in all processes of a machine.
+# A counter: the number of handled jobs, and the times of the first and the last in nanoseconds of
+# CLOCK_MONOTONIC, which all processes of a machine share.
 COUNTER: Final = struct.Struct("<QQQ")
 
 THROUGHPUT: Final = "throughput"
@@ -97,7 +100,7 @@ LATENCY: Final = "latency"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What the harness says."""
+    """The settings that the harness passes to a contestant."""
 
     database_url: str
     redis_url: str
@@ -106,7 +109,7 @@ class Environment:
 
     @classmethod
     def read(cls) -> Environment:
-        """Reads it from the variables of this process."""
+        """Read the settings from the environment variables of this process."""
         return cls(
             database_url=os.environ["BENCH_DATABASE_URL"],
             redis_url=os.environ["BENCH_REDIS_URL"],
@@ -116,7 +119,7 @@ class Environment:
 
     @property
     def for_latency(self) -> bool:
-        """Whether the settings that are best for the latency at rest are asked for."""
+        """True if the settings should minimize the latency of an idle system."""
         return self.mode == LATENCY
 
 
@@ -124,30 +127,31 @@ class Environment:
 
 
 def serve(actions: Mapping[str, Action]) -> None:
-    """Answers requests until the end of stdin; all in one event loop.
+    """Answer requests in one event loop until the end of stdin.
 
     Args:
-        actions: functions or coroutine functions by the names of the requests. Each takes the other
-            fields of a request as keyword arguments and returns the answer. A function may block.
+        actions: functions or coroutine functions by the names of the requests. Each receives the
+            other fields of a request as keyword arguments and returns the answer. A function may
+            block.
     """
     asyncio.run(serving(actions))
 
 
 async def serving(actions: Mapping[str, Action]) -> None:
-    """The same in a loop that runs, for who opens something around it."""
+    """Do the same as `serve` in a running event loop."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         request = json.loads(line)
         try:
             answer = actions[request.pop("do")](**request)
             if inspect.isawaitable(answer):
                 answer = await answer
-            _say(answer or {})
-        except Exception:  # noqa: BLE001 - whatever it is, the harness tells it
-            _say({"error": traceback.format_exc()})
+            _print(answer or {})
+        except Exception:  # noqa: BLE001 - the harness reports any exception
+            _print({"error": traceback.format_exc()})
 
 
-def _say(answer: Mapping[str, Any]) -> None:
-    # Past what a library has put in the place of sys.stdout, and on a line of its own.
+def _print(answer: Mapping[str, Any]) -> None:
+    # A library may have replaced sys.stdout, or printed an incomplete line.
     with open(1, "wb", closefd=False) as stdout:
         stdout.write(f"\n{json.dumps(answer)}\n".encode())
 
@@ -156,12 +160,12 @@ def _say(answer: Mapping[str, Any]) -> None:
 
 
 def ready() -> None:
-    """Tells the harness that this process serves, or takes jobs."""
-    _say({"ready": True})
+    """Report to the harness that this process serves or executes jobs."""
+    _print({"ready": True})
 
 
 class _Counter:
-    """Counts what this process has handled, in a file of its own, also from several threads."""
+    """The counter of this process in a separate file; safe for several threads."""
 
     def __init__(self, path: Path) -> None:
         path.write_bytes(bytes(COUNTER.size))
@@ -184,8 +188,9 @@ _opening = threading.Lock()
 
 
 def count() -> None:
-    """What a no-op handler does: counts itself. Each process has a file of its own, BENCH_COUNTER
-    and its process id, so a worker may fork.
+    """Count one handled job; the no-op handler of each contestant calls this function.
+
+    Each process has a separate file, BENCH_COUNTER plus its process id, so a worker may fork.
     """
     global _counter  # noqa: PLW0603 - handlers are functions of modules
     if _counter is None:
@@ -195,32 +200,32 @@ def count() -> None:
     _counter.add()
 
 
-def _forget() -> None:
+def _reset() -> None:
     global _counter, _opening
     _counter, _opening = None, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_reset)
 
 
 # --- load
 
 
 async def in_flight(count: int, limit: int, submit: Callable[[int], Awaitable[object]]) -> float:
-    """Calls `submit(n)` for n below `count`, `limit` at a time; returns the seconds it took."""
+    """Call `submit(n)` for n below `count`, `limit` at a time; return the elapsed seconds."""
     numbers = iter(range(count))
 
     async def submit_next() -> None:
         for number in numbers:
             await submit(number)
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     await asyncio.gather(*(submit_next() for _ in range(min(limit, count))))
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def in_flight_threads(count: int, limit: int, submit: Callable[[int], object]) -> float:
-    """The same for a client that blocks."""
+    """Do the same as `in_flight` with a blocking client."""
     numbers = itertools.count()  # next() is atomic
 
     def submit_next() -> None:
@@ -228,22 +233,22 @@ def in_flight_threads(count: int, limit: int, submit: Callable[[int], object]) -
             submit(number)
 
     with ThreadPoolExecutor(limit) as pool:
-        list(pool.map(lambda _: None, range(limit)))  # the threads are there
-        began = time.perf_counter()
+        list(pool.map(lambda _: None, range(limit)))  # start the threads first
+        start = time.perf_counter()
         for done in as_completed([pool.submit(submit_next) for _ in range(limit)]):
             done.result()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
 
 def batches(count: int, batch: int) -> Iterator[range]:
-    """The numbers below `count` in ranges of `batch`."""
+    """Return the numbers below `count` in ranges of `batch`."""
     return (range(start, min(start + batch, count)) for start in range(0, count, batch))
 
 
 async def in_batches(
     count: int, batch: int, submit: Callable[[range], Awaitable[object]], *, at_once: int = 1
 ) -> float:
-    """Calls `submit(numbers)` for each batch, `at_once` at a time; returns the seconds it took."""
+    """Call `submit(numbers)` per batch, `at_once` at a time; return the elapsed seconds."""
     ranges = list(batches(count, batch))
     return await in_flight(len(ranges), at_once, lambda number: submit(ranges[number]))
 
@@ -251,21 +256,21 @@ async def in_batches(
 async def open_loop(
     rate: float, seconds: float, submit_and_wait: Callable[[int], Awaitable[object]]
 ) -> list[int]:
-    """Begins `submit_and_wait(n)` at fixed times, whatever became of those before.
+    """Start `submit_and_wait(n)` at fixed times, independent of earlier submits.
 
     Args:
-        rate: how many a second.
-        seconds: for how long.
+        rate: submits per second.
+        seconds: duration of the load.
         submit_and_wait: returns when the client knows that job n has ended.
 
     Returns:
-        The microseconds from each intended time until then.
+        The microseconds from each intended time until the client knew the end.
     """
-    # The clock of uvloop's loop stands still within a turn, and counts in milliseconds.
+    # The uvloop clock has a resolution of 1 ms and advances only between iterations of the loop.
     clock = time.perf_counter
     start = clock() + 0.05
 
-    async def one(number: int) -> int:
+    async def measure(number: int) -> int:
         await submit_and_wait(number)
         return round((clock() - start - number / rate) * 1e6)
 
@@ -273,25 +278,28 @@ async def open_loop(
     async with asyncio.TaskGroup() as group:
         for number in range(round(rate * seconds)):
             await asyncio.sleep(max(0.0, start + number / rate - clock()))
-            tasks.append(group.create_task(one(number)))
+            tasks.append(group.create_task(measure(number)))
     return [task.result() for task in tasks]
 
 
 def open_loop_threads(
     rate: float, seconds: float, submit_and_wait: Callable[[int], object], *, threads: int = 64
 ) -> list[int]:
-    """The same for a client that blocks; more than `threads` at once wait for one, which counts."""
+    """Do the same as `open_loop` with a blocking client.
+
+    A submit may have to wait for one of the `threads`; its latency includes this wait.
+    """
     count = round(rate * seconds)
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda _: time.sleep(0.01), range(threads)))  # the threads are there
+        list(pool.map(lambda _: time.sleep(0.01), range(threads)))  # start the threads first
         start = time.monotonic() + 0.05
 
-        def one(number: int) -> int:
+        def measure(number: int) -> int:
             submit_and_wait(number)
             return round((time.monotonic() - start - number / rate) * 1e6)
 
         futures = []
         for number in range(count):
             time.sleep(max(0.0, start + number / rate - time.monotonic()))
-            futures.append(pool.submit(one, number))
+            futures.append(pool.submit(measure, number))
         return [future.result() for future in futures]

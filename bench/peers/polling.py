@@ -1,6 +1,6 @@
-"""Learning that jobs have ended where the library tells nobody: one query for all, again and again.
+"""Polling for ended jobs, for libraries that do not notify clients: one query for all jobs.
 
-Standard library alone, like `contract.py`.
+This module uses only the standard library, like `contract.py`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Generic, TypeVar
 
-# Between two queries, in seconds. Nobody polls faster outside of a benchmark.
+# Seconds between two queries. An application would hardly poll faster.
 INTERVAL_S: Final = 0.005
 
 Id = TypeVar("Id")
 
 
 class Outstanding(Generic[Id]):
-    """The jobs that one client waits for.
+    """The jobs for which one client waits.
 
     Args:
-        ended: tells which of the given jobs have ended; asked every 5 ms while there are any.
+        ended: returns the ended jobs among the given ones; called every 5 ms while jobs are
+            outstanding.
     """
 
     def __init__(self, ended: Callable[[list[Id]], Awaitable[Iterable[Id]]]) -> None:
@@ -28,7 +29,7 @@ class Outstanding(Generic[Id]):
         self._polling: asyncio.Task[None] | None = None
 
     async def wait(self, job: Id) -> None:
-        """Returns when the job has ended."""
+        """Wait until the job has ended."""
         waiter = self._waiters[job] = asyncio.get_running_loop().create_future()
         if self._polling is None or self._polling.done():
             self._polling = asyncio.create_task(self._poll())
@@ -40,7 +41,7 @@ class Outstanding(Generic[Id]):
                 for job in await self._ended(list(self._waiters)):
                     self._waiters.pop(job).set_result(None)
                 await asyncio.sleep(INTERVAL_S)
-        except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+        except Exception as error:  # noqa: BLE001 - raised in all waiters
             for waiter in self._waiters.values():
                 waiter.set_exception(error)
             self._waiters.clear()

@@ -1,1 +1,1 @@
-"""The status streams: how soon a transition is seen, and what an open stream costs."""
+"""Benchmark of the status streams: latency of transitions, and cost of open streams."""

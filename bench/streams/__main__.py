@@ -1,7 +1,7 @@
-"""`python bench/streams`: how soon the clients of open streams see a transition, and at what cost.
+"""`python bench/streams`: measure the latency and the cost of the status streams.
 
-It starts a PostgreSQL, a Valkey and a gateway of its own, and the load in processes of its own. See
-docs/benchmarks.md for what is measured and how.
+The program starts a PostgreSQL, a Valkey and a gateway, and the load in separate processes. See
+docs/benchmarks.md for the figures and the method.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# The folder that holds `bench`, and not this one, is where modules are found.
+# Import from the root of the repository, not from this folder.
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from bench.streams.command import main  # noqa: E402 - it is found from here on
+from bench.streams.command import main  # noqa: E402 - needs the path above
 
 if __name__ == "__main__":
     sys.exit(main())

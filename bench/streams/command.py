@@ -19,11 +19,11 @@ from headrace_standalone.supervised import ProgramFailedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark.
+    """Run the benchmark.
 
     Returns:
-        The exit code: 0, or 1 when it could not be run or a stream has lost, repeated or swapped
-        an event. A target that was missed is told and no failure, since machines differ.
+        The exit code: 0, or 1 if the benchmark could not run, or if a stream lost, repeated or
+        reordered an event. Missed targets are only reported, because machines differ.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ChildFailedError, EmbeddedServerError, ProgramFailedError, TimeoutError) as error:
-        _announce(f"it failed: {error or type(error).__name__}")
+        _announce(f"the benchmark failed: {error or type(error).__name__}")
         return 1
     print(report.text())
     if options.json:
@@ -45,31 +45,31 @@ def _parser() -> argparse.ArgumentParser:
     plan = Plan()
     parser = argparse.ArgumentParser(
         prog="python bench/streams",
-        description="How soon clients of open streams see a transition, and what streams cost.",
+        description="Measure the latency and the cost of the status streams.",
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="less of everything, in under a minute")
-    add("--streams", type=_numbers, help=f"open streams, with commas ({_joined(plan.streams)})")
-    add("--mix", type=Mix, choices=list(Mix), help=f"which calls they are ({plan.mix})")
-    add("--rate", type=float, help=f"events a second in all ({plan.rate:g})")
-    add("--rounds", type=int, help=f"rounds of each measurement ({plan.rounds})")
-    add("--seconds", type=float, help=f"seconds of a round ({plan.seconds:g})")
-    add("--warm-up", type=float, help=f"seconds before the first round ({plan.warm_up:g})")
-    add("--idle", type=int, help=f"idle streams; 0 leaves them out ({plan.idle})")
-    add("--settle", type=float, help=f"seconds that idle streams stay ({plan.settle:g})")
-    add("--channels", type=int, help=f"connections that streams are opened over ({plan.channels})")
-    add("--burst", type=int, help=f"events for the throughput; 0 leaves it out ({plan.burst})")
-    add("--pollers", type=int, help=f"clients that poll; 0 leaves them out ({plan.pollers})")
-    add("--seed", type=int, help=f"of the order of events and the sizes of commits ({plan.seed})")
-    add("--json", type=Path, metavar="FILE", help="write all figures there as well")
-    add("--markdown", type=Path, metavar="FILE", help="write the tables there as well")
+    add("--quick", action="store_true", help="run smaller measurements, in under a minute")
+    add("--streams", type=_numbers, help=f"open streams, comma-separated ({_joined(plan.streams)})")
+    add("--mix", type=Mix, choices=list(Mix), help=f"calls of the streams ({plan.mix})")
+    add("--rate", type=float, help=f"events per second in total ({plan.rate:g})")
+    add("--rounds", type=int, help=f"rounds per measurement ({plan.rounds})")
+    add("--seconds", type=float, help=f"length of a round in seconds ({plan.seconds:g})")
+    add("--warm-up", type=float, help=f"warm-up in seconds ({plan.warm_up:g})")
+    add("--idle", type=int, help=f"idle streams; 0 omits them ({plan.idle})")
+    add("--settle", type=float, help=f"lifetime of idle streams in seconds ({plan.settle:g})")
+    add("--channels", type=int, help=f"connections of the streams ({plan.channels})")
+    add("--burst", type=int, help=f"events of the throughput; 0 omits it ({plan.burst})")
+    add("--pollers", type=int, help=f"polling clients; 0 omits them ({plan.pollers})")
+    add("--seed", type=int, help=f"random seed for event order and commit sizes ({plan.seed})")
+    add("--json", type=Path, metavar="FILE", help="also write all figures to FILE")
+    add("--markdown", type=Path, metavar="FILE", help="also write the tables to FILE")
     return parser
 
 
 def _plan(options: argparse.Namespace) -> Plan:
     plan = Plan().quick() if options.quick else Plan()
-    said = {name: getattr(options, name, None) for name in plan.document()}
-    return replace(plan, **{name: value for name, value in said.items() if value is not None})
+    given = {name: getattr(options, name, None) for name in plan.document()}
+    return replace(plan, **{name: value for name, value in given.items() if value is not None})
 
 
 def _numbers(text: str) -> tuple[int, ...]:

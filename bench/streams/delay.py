@@ -1,4 +1,4 @@
-"""From commit to client: how soon the readers of open streams see an event."""
+"""Latency of events, from the commit to the readers of open streams."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from bench.usage import CpuMeter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delay:
-    """What was measured with so many streams open.
+    """The latencies with a number of open streams.
 
     Attributes:
-        streams: how many had events.
-        idle: how many more were open.
-        rounds: each round's latencies; `whole` has those of all of them.
+        streams: the number of streams with events.
+        idle: the number of additional idle streams.
+        rounds: the latencies of each round.
+        whole: the latencies of all rounds.
         cpu: the share of a core that each process used.
-        written, missing, gaps, repeats: events; the last three must be 0.
-        responses: in how many messages they came.
-        marks: how many marks idle streams were sent.
-        skew_ms: by how much the database's clock was ahead of the readers'.
-        late: how late commits began after the time of the schedule.
-        commits: how long commits took; a part of each latency.
+        written, missing, gaps, repeats: numbers of events; the last three must be 0.
+        responses: the number of messages that carried the events.
+        marks: the number of marks on idle streams.
+        skew_ms: the lead of the database's clock over the readers' clock.
+        late: the delays of commits relative to the schedule.
+        commits: the durations of commits; each latency includes its commit.
     """
 
     streams: int
@@ -59,29 +60,29 @@ class Delay:
 
     @property
     def exact(self) -> bool:
-        """Whether each event was seen once, in its order."""
+        """True if every event arrived once and in order."""
         return not (self.missing or self.gaps or self.repeats)
 
 
 async def measure_delay(stack: Stack, plan: Plan, *, count: int, idle: int) -> Delay:
-    """Opens streams, writes events, and compares when they happened with when they were read.
+    """Open streams, write events, and measure the time from each event to its readers.
 
     Args:
-        stack: gets a fresh gateway.
-        plan: says how much.
-        count: how many streams.
-        idle: how many others are open, none of which has an event.
+        stack: the stack, which starts a fresh gateway.
+        plan: the settings of the benchmark.
+        count: the number of streams with events.
+        idle: the number of additional streams without events.
     """
     following = streams(plan.mix, count, prefix=f"s{count}-{idle}")
     processes = dict(stack.servers)
     async with AsyncExitStack() as running:
 
         def child(name: str, work: Work, *arguments: object) -> Link:
-            begun = running.enter_context(Child.running(name, work, *arguments))
-            processes[name] = begun.pid
-            return begun.link
+            started = running.enter_context(Child.running(name, work, *arguments))
+            processes[name] = started.pid
+            return started.link
 
-        # It gets ready while the gateway starts.
+        # The writer submits its jobs while the gateway starts.
         writer = child("writer", write, stack.settings, following, plan.seed)
         gateway = await running.enter_async_context(stack.gateway())
         processes["gateway"] = gateway.pid
@@ -101,12 +102,12 @@ async def measure_delay(stack: Stack, plan: Plan, *, count: int, idle: int) -> D
         bounds, samples = await sample_rounds(CpuMeter(processes), plan, start)
         written = await writer.receive(Written, timeout=END_S)
         readers.send(Collect(events=written.events))
-        came = await readers.receive(Read, timeout=END_S)
+        received = await readers.receive(Read, timeout=END_S)
         marks = 0
         if idlers is not None:
             idlers.send(Collect(events=0))
             marks = len(array("q", (await idlers.receive(Read, timeout=END_S)).marks))
-    rounds = by_round(came.times, came.latencies, bounds)
+    rounds = by_round(received.times, received.latencies, bounds)
     return Delay(
         streams=count,
         idle=idle,
@@ -114,10 +115,10 @@ async def measure_delay(stack: Stack, plan: Plan, *, count: int, idle: int) -> D
         whole=Latency.of(chain(*rounds)),
         cpu=samples[0].until(samples[-1]),
         written=written.events,
-        missing=written.events - len(array("q", came.times)),
-        gaps=came.gaps,
-        repeats=came.repeats,
-        responses=came.responses,
+        missing=written.events - len(array("q", received.times)),
+        gaps=received.gaps,
+        repeats=received.repeats,
+        responses=received.responses,
         marks=marks,
         skew_ms=prepared.skew * 1000,
         late=Latency.of(chain(*by_round(written.due, written.late, bounds))),

@@ -1,4 +1,4 @@
-"""Which streams are open, and over which jobs."""
+"""The streams of a measurement, and their jobs."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-# How many jobs a stream over many jobs has.
+# Jobs per WatchJobs stream.
 _JOBS: Final = 10
 
 
 class Kind(StrEnum):
-    """A call that streams."""
+    """The call of a stream."""
 
     JOB = "WatchJob"
     JOBS = "WatchJobs"
 
 
 class Mix(StrEnum):
-    """Which calls the streams are."""
+    """The calls of all streams."""
 
     JOB = "WatchJob"
     JOBS = "WatchJobs"
-    # As many of each. A single stream is a WatchJobs.
+    # Both in turn, WatchJobs first.
     BOTH = "mix"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """One stream: over its only job, or over all jobs with its label."""
+    """One stream: over a single job, or over all jobs with its label."""
 
     kind: Kind
     label: str
@@ -39,7 +39,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What a reader opens: its job, or all jobs with its label, from a cursor or from now."""
+    """The request of a reader: one job or all jobs with a label, from a cursor or from now."""
 
     kind: Kind
     job_id: str = ""
@@ -48,7 +48,7 @@ class Subject:
 
 
 def streams(mix: Mix, count: int, *, prefix: str) -> list[Stream]:
-    """`count` streams over jobs of their own, with labels that begin with `prefix`."""
+    """Return `count` streams over disjoint sets of jobs, with labels that start with `prefix`."""
     kinds = {
         Mix.JOB: (Kind.JOB,),
         Mix.JOBS: (Kind.JOBS,),
@@ -62,14 +62,14 @@ def streams(mix: Mix, count: int, *, prefix: str) -> list[Stream]:
 
 
 def turns(jobs: Sequence[Sequence[int]], seed: int) -> list[int]:
-    """In which order jobs have events: each stream has one in each round, its jobs take turns.
+    """Return the order of events: one event per stream in each turn, over its jobs in rotation.
 
     Args:
         jobs: the numbers of each stream's jobs.
-        seed: of the order of the streams.
+        seed: the random seed for the order of the streams.
 
     Returns:
-        Numbers of jobs, to be repeated from the beginning for ever.
+        The numbers of the jobs, to be repeated cyclically.
     """
     order = list(jobs)
     random.Random(seed).shuffle(order)
@@ -78,7 +78,7 @@ def turns(jobs: Sequence[Sequence[int]], seed: int) -> list[int]:
 
 
 def subjects(following: Sequence[Stream], jobs: Sequence[Sequence[str]]) -> list[Subject]:
-    """What readers are to open, given the ids of each stream's jobs."""
+    """Return the requests of the readers, given the ids of each stream's jobs."""
     return [
         Subject(kind=Kind.JOB, job_id=own[0])
         if stream.kind is Kind.JOB
@@ -88,5 +88,5 @@ def subjects(following: Sequence[Stream], jobs: Sequence[Sequence[str]]) -> list
 
 
 def idle_subjects(count: int) -> list[Subject]:
-    """Streams over many jobs of which there is none."""
+    """Return WatchJobs requests whose labels match no job."""
     return [Subject(kind=Kind.JOBS, label=f"idle-{number}") for number in range(count)]

@@ -1,4 +1,4 @@
-"""Jobs to follow: submitted and started through the store, as gateway and worker do it."""
+"""The watched jobs, submitted and started through the store like in gateway and worker."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import register_worker
 
 TYPE: Final = "bench"
-# By which label the streams over many jobs find theirs.
+# The label in the filters of WatchJobs streams.
 LABEL: Final = "stream"
-# A job that was started has the events submitted and started.
+# A started job has two events, submitted and started.
 STARTED_SEQ: Final = 2
 
 _BATCH: Final = 500
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 async def submit(database: Database, labels: Sequence[str]) -> list[JobId]:
-    """Submits a job for each label, in their order."""
+    """Submit one job per label and return the ids in the same order."""
     ids: list[JobId] = []
     for batch in _batches(labels):
         jobs = [
@@ -49,7 +49,7 @@ async def submit(database: Database, labels: Sequence[str]) -> list[JobId]:
 
 
 async def start(database: Database, ids: Sequence[JobId]) -> WorkerId:
-    """Registers a worker that starts all of these jobs; returns its id."""
+    """Register a worker that claims all these jobs; return its id."""
     worker = NewWorker(
         id=WorkerId(uuid7()),
         tenant=DEFAULT_TENANT,

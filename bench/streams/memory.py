@@ -1,4 +1,4 @@
-"""What an idle stream costs the gateway: memory, and CPU time for its marks."""
+"""Cost of idle streams in the gateway: memory, and CPU time for marks."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from bench.streams.rounds import PREPARE_S
 from bench.usage import CpuMeter, resident_kib
 from headrace_core.store.sql.database import Database
 
-# These are open before the memory is read for the first time: what a gateway loads and sets up
-# with its first streams is no part of what each of them costs.
+# Streams opened before the first reading of memory, so that the one-time costs of a gateway's first
+# streams do not count.
 _FIRST: Final = 100
 _MICROSECONDS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What was measured.
+    """The cost of some idle streams.
 
     Attributes:
         kind: the call.
-        streams: how many were opened.
-        channels: over how many connections.
-        before_kib, after_kib: the resident memory of the gateway.
-        cpu: the share of a core that the gateway used while they were idle.
-        marks: how many marks it sent in a second, on average; `peak` in the busiest one.
+        streams: the number of streams.
+        channels: the number of connections.
+        before_kib, after_kib: the resident memory of the gateway before and after.
+        cpu: the share of a core that the gateway used for the idle streams.
+        marks: the average number of marks per second.
+        peak: the number of marks in the busiest second.
     """
 
     kind: Kind
@@ -48,34 +49,34 @@ class Memory:
 
     @property
     def kib_per_stream(self) -> float:
-        """What one more stream costs, in KiB."""
+        """The memory per stream, in KiB."""
         return (self.after_kib - self.before_kib) / self.streams
 
 
 async def measure_memory(stack: Stack, plan: Plan, *, kind: Kind, channels: int) -> Memory:
-    """Opens idle streams and reads the memory of the gateway before and after.
+    """Open idle streams and read the memory of the gateway before and after.
 
     Args:
-        stack: gets a fresh gateway.
-        plan: says how many.
-        kind: which call.
-        channels: over how many connections.
+        stack: the stack, which starts a fresh gateway.
+        plan: the number of streams and their lifetime.
+        kind: the call.
+        channels: the number of connections.
     """
-    every = await _subjects(stack, kind, _FIRST + plan.idle)
+    subjects = await _subjects(stack, kind, _FIRST + plan.idle)
     async with stack.gateway() as gateway:
-        with Child.running("first", read, gateway.address, every[:_FIRST], 1) as first:
+        with Child.running("first", read, gateway.address, subjects[:_FIRST], 1) as first:
             await first.link.receive(Opened, timeout=PREPARE_S)
             before = resident_kib(gateway.pid)
-            with Child.running("idle", read, gateway.address, every[_FIRST:], channels) as idle:
+            with Child.running("idle", read, gateway.address, subjects[_FIRST:], channels) as idle:
                 await idle.link.receive(Opened, timeout=PREPARE_S)
                 meter = CpuMeter({"gateway": gateway.pid})
-                begin = meter.sample()
+                start = meter.sample()
                 await asyncio.sleep(plan.settle)
-                cpu = begin.until(meter.sample())["gateway"]
+                cpu = start.until(meter.sample())["gateway"]
                 after = resident_kib(gateway.pid)
                 idle.link.send(Collect(events=0))
-                came = await idle.link.receive(Read, timeout=PREPARE_S)
-    marks = Counter(mark // _MICROSECONDS for mark in array("q", came.marks))
+                received = await idle.link.receive(Read, timeout=PREPARE_S)
+    marks = Counter(mark // _MICROSECONDS for mark in array("q", received.marks))
     return Memory(
         kind=kind,
         streams=plan.idle,

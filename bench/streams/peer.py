@@ -1,4 +1,4 @@
-"""The same transitions, seen by clients that poll."""
+"""Comparison with clients that poll for the same transitions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.latency import Latency
 from bench.stack import Stack
 from bench.streams.following import Mix, streams
 from bench.streams.plan import Plan
-from bench.streams.polling import Begun, Polled, Stop, poll
+from bench.streams.polling import Polled, Started, Stop, poll
 from bench.streams.rounds import END_S, LEAD_S, PREPARE_S, by_round, sample_rounds
 from bench.streams.writer import Prepared, Schedule, Written, write
 from bench.usage import CpuMeter
@@ -20,14 +20,14 @@ from bench.usage import CpuMeter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Polling:
-    """What clients saw that asked for a job each.
+    """The transitions that polling clients saw; each client polls one job.
 
     Attributes:
-        clients: how many.
-        interval: seconds between two calls of each.
-        calls: how many calls a second they made.
-        latency: how late they saw what they saw.
-        seen: the share of all transitions that they saw.
+        clients: the number of clients.
+        interval: seconds between two calls of a client.
+        calls: calls per second of all clients.
+        latency: the time from each transition until its client saw it.
+        seen: the share of all transitions that the clients saw.
         cpu: the share of a core that each process used.
     """
 
@@ -40,7 +40,7 @@ class Polling:
 
 
 async def measure_polling(stack: Stack, plan: Plan, *, interval: float) -> Polling:
-    """Polls jobs while events are written as for the streams."""
+    """Poll jobs under the same load as for the streams."""
     following = streams(Mix.JOB, plan.pollers, prefix=f"poll-{interval}")
     with Child.running("writer", write, stack.settings, following, plan.seed) as writer:
         async with stack.gateway() as gateway:
@@ -55,15 +55,15 @@ async def measure_polling(stack: Stack, plan: Plan, *, interval: float) -> Polli
                     "writer": writer.pid,
                     "readers": pollers.pid,
                 }
-                await pollers.link.receive(Begun, timeout=PREPARE_S)
-                begun = time.monotonic()
+                await pollers.link.receive(Started, timeout=PREPARE_S)
+                polling_since = time.monotonic()
                 start = time.time() + LEAD_S
                 seconds = plan.warm_up + plan.rounds * plan.seconds
                 writer.link.send(Schedule(start=start, rate=plan.rate, seconds=seconds))
                 bounds, samples = await sample_rounds(CpuMeter(processes), plan, start)
                 await writer.link.receive(Written, timeout=END_S)
                 pollers.link.send(Stop())
-                elapsed = time.monotonic() - begun
+                elapsed = time.monotonic() - polling_since
                 polled = await pollers.link.receive(Polled, timeout=END_S)
     rounds = by_round(polled.times, polled.latencies, bounds)
     seen = len(array("q", polled.times))

@@ -1,4 +1,4 @@
-"""How much is measured, and for how long."""
+"""The numbers of streams, events and seconds of the benchmark."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ class Plan:
     """Settings of the benchmark.
 
     Args:
-        streams: how many streams are open, for each measurement of latency.
-        mix: which calls they are.
-        rate: events a second, over all streams.
-        rounds: how often each latency is measured.
-        seconds: how long a round is.
+        streams: the number of open streams, for each measurement of latency.
+        mix: the calls of the streams.
+        rate: events per second on all streams.
+        rounds: rounds per measurement of latency.
+        seconds: length of a round in seconds.
         warm_up: seconds of the same load before the first round.
-        idle: how many idle streams are opened; 0 leaves out what needs them.
-        idle_loads: for each measurement of memory which call, and over how many connections.
-        settle: seconds for which idle streams stay before memory is read, and during which their
-            CPU time is measured. A mark comes every 10 to 15 s.
-        channels: over how many connections all other streams are opened.
-        burst: how many events are sent through one stream as fast as it goes; 0 for none.
-        pollers: how many clients poll for comparison; 0 for none.
-        intervals: the seconds between two calls of each, a measurement each.
-        seed: of the order of events and of the sizes of commits.
+        idle: the number of idle streams; 0 omits the measurements with idle streams.
+        idle_loads: the call and the number of connections, for each measurement of memory.
+        settle: lifetime of idle streams before memory is read, in seconds. Their CPU time is
+            measured over the same period. A stream receives a mark every 10 to 15 s.
+        channels: the number of connections of all other streams.
+        burst: events sent through one stream at full speed; 0 omits the measurement.
+        pollers: the number of polling clients; 0 omits the comparison.
+        intervals: seconds between two calls of a polling client, for each measurement.
+        seed: the random seed for the order of events and the sizes of commits.
     """
 
     streams: tuple[int, ...] = (1, 100, 1000)
@@ -45,7 +45,7 @@ class Plan:
     seed: int = 1
 
     def quick(self) -> Plan:
-        """The same in less than a minute: for a first look, and to see that it works."""
+        """Return a smaller plan that takes less than a minute."""
         return replace(
             self,
             rounds=1,
@@ -58,5 +58,5 @@ class Plan:
         )
 
     def document(self) -> dict[str, object]:
-        """All of it, for JSON."""
+        """Return all fields as JSON data."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""What a user without streams would do: ask for each job again and again."""
+"""Clients that poll their jobs instead of opening streams."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from bench.streams.jobs import STARTED_SEQ
 from bench.streams.readers import Stub, microseconds, stub_of
 from headrace.v1 import job_pb2, job_service_pb2
 
-# Over how many connections.
+# The number of connections.
 _CHANNELS = 4
 
 
-class Begun:
-    """All clients are connected, and ask."""
+class Started:
+    """All clients are connected and polling."""
 
 
 class Stop:
-    """Asks for what was seen."""
+    """The request to stop polling and return the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Polled:
-    """What was seen.
+    """The transitions that the clients saw.
 
-    `times` are the times of the transitions that were seen, `latencies` how much later that was,
-    both as arrays of microseconds (`q`); `missed` counts those that a later one had replaced
-    before anybody asked; `calls` counts calls.
+    Attributes:
+        times: the times of the transitions, an array of microseconds (`q`).
+        latencies: the time from each transition until its client saw it, in the same form.
+        missed: the number of transitions that were replaced by a later one between two calls.
+        calls: the number of calls.
     """
 
     times: bytes
@@ -45,14 +47,14 @@ class Polled:
 async def poll(
     link: Link, address: str, job_ids: Sequence[str], interval: float, seed: int
 ) -> None:
-    """Asks for each job once per interval, as so many clients of their own would.
+    """Poll each job once per interval, with one client per job.
 
     Args:
-        link: says Begun; gets a Stop and says Polled.
-        address: the gateway's.
-        job_ids: a client for each.
-        interval: seconds between two calls of a client; a call that takes longer delays the next.
-        seed: of where in its interval each client begins.
+        link: sends Started; receives Stop, then sends Polled.
+        address: the address of the gateway.
+        job_ids: the ids of the jobs.
+        interval: seconds between two calls of a client; a longer call delays the next one.
+        seed: the random seed for the phases of the clients.
     """
     seen = _Seen()
     phases = random.Random(seed)
@@ -66,7 +68,7 @@ async def poll(
             )
             for number, job_id in enumerate(job_ids)
         ]
-        link.send(Begun())
+        link.send(Started())
         await link.receive(Stop, timeout=IDLE_S)
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""The readers: clients with open streams, which note when each event came."""
+"""The readers: clients with open streams, which record the arrival of each event."""
 
 from __future__ import annotations
 
@@ -20,35 +20,39 @@ from headrace.v1 import event_pb2, job_service_pb2, job_service_pb2_grpc
 
 Stub: TypeAlias = "job_service_pb2_grpc.JobServiceAsyncStub"
 
-# How long opening all streams may take, in seconds.
+# Longest time for opening all streams, in seconds.
 _OPEN: Final = 300.0
-# A process opens so many streams at the same time.
+# Streams that a process opens at the same time.
 _OPENING: Final = 200
-# How long the last events may take, in seconds.
+# Longest wait for the last events, in seconds.
 _PATIENCE: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """All streams are open. `cursor` is that of the first response of one over many jobs."""
+    """All streams are open; `cursor` is from the first response of a WatchJobs stream."""
 
     cursor: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collect:
-    """Asks for what was read, once so many events have come."""
+    """The request for the events read so far, after at least `events` of them."""
 
     events: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """What was read since the last one.
+    """The events and marks read since the previous `Read`.
 
-    `times` are the times of the events, `latencies` how much later they were read, `marks` when
-    marks came, all of them arrays of microseconds (`q`). `responses` counts messages with events,
-    `gaps` events that came without the one before, and `repeats` those that came again.
+    Attributes:
+        times: the times of the events, an array of microseconds (`q`).
+        latencies: the time from each event until it was read, in the same form.
+        responses: the number of messages with events.
+        marks: the arrival times of marks, in the same form.
+        gaps: the number of events whose predecessor is missing.
+        repeats: the number of events that arrived again.
     """
 
     times: bytes
@@ -60,25 +64,25 @@ class Read:
 
 
 def microseconds(stamp: Timestamp) -> int:
-    """A timestamp as whole microseconds since the epoch."""
+    """Return a timestamp in whole microseconds since the epoch."""
     return stamp.seconds * 1_000_000 + stamp.nanos // 1000
 
 
 class Response(Protocol):
-    """What the responses of all streams have."""
+    """The common field of the responses of all streams."""
 
     @property
     def events(self) -> Sequence[event_pb2.JobEvent]: ...
 
 
 async def read(link: Link, address: str, subjects: Sequence[Subject], channels: int) -> None:
-    """Opens streams and reads them until it is ended.
+    """Open streams and read them until the process is stopped.
 
     Args:
-        link: says Opened; gets Collects and says Read for each.
-        address: the gateway's.
-        subjects: one for each stream.
-        channels: over how many connections.
+        link: sends Opened; then receives Collect any number of times and sends Read for each.
+        address: the address of the gateway.
+        subjects: the requests, one per stream.
+        channels: the number of connections.
     """
     record = Record()
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
@@ -93,15 +97,15 @@ async def read(link: Link, address: str, subjects: Sequence[Subject], channels: 
                 await event.wait()
         link.send(Opened(cursor=record.cursor))
         while True:
-            order = await link.receive(Collect, timeout=IDLE_S)
+            request = await link.receive(Collect, timeout=IDLE_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE):
-                    await record.has(order.events)
-            link.send(record.take())
+                    await record.wait_for(request.events)
+            link.send(record.collect())
 
 
 class Record:
-    """What a reader notes of the events that it sees."""
+    """The record of the events that a reader has received."""
 
     def __init__(self) -> None:
         self.cursor = ""
@@ -113,18 +117,18 @@ class Record:
         self._times, self._latencies, self._marks = array("q"), array("q"), array("q")
         self._responses = self._gaps = self._repeats = 0
 
-    def begin(self, response: Response, subject: Subject) -> None:
-        """Notes the first response of a stream."""
+    def add_first(self, response: Response, subject: Subject) -> None:
+        """Record the first response of a stream."""
         if isinstance(response, job_service_pb2.WatchJobsResponse):
             self.cursor = response.cursor
         if subject.cursor:
-            self.note(response.events)
+            self.add(response.events)
         else:
-            # What had happened before is not what is measured.
+            # Earlier events are not part of the measurement.
             self._seqs.update((event.job_id, event.seq) for event in response.events)
 
-    def note(self, events: Sequence[event_pb2.JobEvent]) -> None:
-        """Notes a response."""
+    def add(self, events: Sequence[event_pb2.JobEvent]) -> None:
+        """Record a response; one without events is a mark."""
         now = time.time_ns() // 1000
         if not events:
             self._marks.append(now)
@@ -132,7 +136,7 @@ class Record:
         self._responses += 1
         for event in events:
             if event.seq <= STARTED_SEQ:
-                # "From now" may begin up to a second earlier.
+                # A watch without a cursor may start up to a second in the past.
                 continue
             expected = self._seqs.get(event.job_id, STARTED_SEQ) + 1
             if event.seq != expected:
@@ -146,14 +150,14 @@ class Record:
             self._latencies.append(now - stamp)
         self._changed.set()
 
-    async def has(self, events: int) -> None:
-        """Returns once so many events were noted."""
+    async def wait_for(self, events: int) -> None:
+        """Wait until at least `events` events are recorded."""
         while len(self._times) < events:
             self._changed.clear()
             await self._changed.wait()
 
-    def take(self) -> Read:
-        """What was noted, and begins anew."""
+    def collect(self) -> Read:
+        """Return the recorded events and clear the record."""
         read = Read(
             times=self._times.tobytes(),
             latencies=self._latencies.tobytes(),
@@ -168,7 +172,7 @@ class Record:
 
 @asynccontextmanager
 async def stub_of(address: str) -> AsyncIterator[Stub]:
-    """A stub over a connection of its own."""
+    """Open a connection for the duration of the block and yield its stub."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         yield job_service_pb2_grpc.JobServiceStub(channel)
@@ -181,16 +185,16 @@ async def _follow(
     opening: asyncio.Semaphore,
     opened: asyncio.Event,
 ) -> None:
-    responses = aiter(_begin(stub, subject))
+    responses = aiter(_open(stub, subject))
     async with opening:
-        record.begin(await anext(responses), subject)
+        record.add_first(await anext(responses), subject)
     opened.set()
     async for response in responses:
-        record.note(response.events)
-    raise ConnectionError(f"{subject} has ended")
+        record.add(response.events)
+    raise ConnectionError(f"the stream of {subject} ended unexpectedly")
 
 
-def _begin(stub: Stub, subject: Subject) -> AsyncIterable[Response]:
+def _open(stub: Stub, subject: Subject) -> AsyncIterable[Response]:
     if subject.kind is Kind.JOB:
         return stub.WatchJob(job_service_pb2.WatchJobRequest(job_id=subject.job_id))
     job_filter = job_service_pb2.JobFilter(labels={LABEL: subject.label})

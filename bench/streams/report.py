@@ -1,4 +1,4 @@
-"""What was measured, as tables and as JSON."""
+"""The figures of a run as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.streams.plan import Plan
 from bench.streams.throughput import Throughput
 from bench.table import Table
 
-# What is aimed at.
+# The targets.
 TARGET_STREAMS: Final = 1000
 TARGET_P99_MS: Final = 50.0
 TARGET_IDLE_KIB: Final = 60_000 / 1024
@@ -35,13 +35,13 @@ class Report:
 
     @property
     def exact(self) -> bool:
-        """Whether every stream showed every event once and in order."""
+        """True if every stream received every event once and in order."""
         return all(delay.exact for delay in self.delays) and not any(
             throughput.missing for throughput in self.throughputs
         )
 
     def document(self) -> dict[str, object]:
-        """All of it, for JSON."""
+        """Return the report as JSON data."""
         return {
             "machine": self.machine.document(),
             "settings": self.plan.document(),
@@ -56,20 +56,20 @@ class Report:
         }
 
     def text(self) -> str:
-        """For a terminal."""
+        """Return the report for a terminal."""
         parts = [
             "\n".join(self.machine.lines()),
             *(table.text() for table in self._tables()),
-            "\n".join(self._verdicts()),
+            "\n".join(self._conclusions()),
         ]
         return "\n\n".join(parts)
 
     def markdown(self) -> str:
-        """For a page."""
+        """Return the report in Markdown."""
         parts = [
             "\n".join(f"- {line}" for line in [*self.machine.lines(), self._settings()]),
             *(table.markdown() for table in self._tables()),
-            "\n".join(f"- {line}" for line in self._verdicts()),
+            "\n".join(f"- {line}" for line in self._conclusions()),
         ]
         return "\n\n".join(parts)
 
@@ -116,7 +116,7 @@ class Report:
         return table
 
     def _shares(self) -> Table:
-        table = Table("CPU time meanwhile, in % of a core", ["open streams", *_CPU])
+        table = Table("CPU time during the measurement, in % of a core", ["open streams", *_CPU])
         for delay in self.delays:
             table.rows.append([_name(delay), *_percents(delay.cpu)])
         for polling in self.pollings:
@@ -126,7 +126,7 @@ class Report:
 
     def _peers(self) -> Table:
         table = Table(
-            f"What clients see that poll GetJob, at {self.plan.rate:g} events/s",
+            f"Clients that poll GetJob, at {self.plan.rate:g} events/s",
             ["clients", "every, ms", "calls/s", "p50, ms", "p99, ms", "transitions seen"],
         )
         for polling in self.pollings:
@@ -145,7 +145,7 @@ class Report:
     def _idle(self) -> Table:
         table = Table(
             "Idle streams: memory and CPU time of the gateway",
-            ["call", "streams", "connections", "KiB a stream", "marks/s", "% of a core"],
+            ["call", "streams", "connections", "KiB per stream", "marks/s", "% of a core"],
         )
         for memory in self.memories:
             table.rows.append(
@@ -172,21 +172,23 @@ class Report:
             )
         return table
 
-    def _verdicts(self) -> list[str]:
+    def _conclusions(self) -> list[str]:
         lines = []
         for delay in self.delays:
             if delay.streams == TARGET_STREAMS and not delay.idle:
-                aim = f"p99 with {TARGET_STREAMS:,} streams: {delay.whole.p99:.1f} ms"
-                lines.append(f"{aim}, at most {TARGET_P99_MS:g} wanted")
+                measured = f"p99 with {TARGET_STREAMS:,} streams: {delay.whole.p99:.1f} ms"
+                lines.append(f"{measured} (target: at most {TARGET_P99_MS:g} ms)")
         if self.memories:
             worst = max(memory.kib_per_stream for memory in self.memories)
-            lines.append(f"an idle stream: {worst:.1f} KiB, at most {TARGET_IDLE_KIB:.1f} wanted")
+            lines.append(
+                f"memory per idle stream: {worst:.1f} KiB (target: at most {TARGET_IDLE_KIB:.1f})"
+            )
         skew = max((abs(delay.skew_ms) for delay in self.delays), default=0.0)
-        lines.append(f"the database's clock and the readers' are {skew:.3f} ms apart")
+        lines.append(f"difference between the clocks of database and readers: {skew:.3f} ms")
         lines.append(
-            "every stream showed every event once and in order"
+            "every stream received every event once and in order"
             if self.exact
-            else "EVENTS WERE MISSING, CAME TWICE OR OUT OF ORDER: see the JSON"
+            else "EVENTS WERE LOST, REPEATED OR REORDERED: see the JSON"
         )
         return lines
 

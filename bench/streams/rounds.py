@@ -1,4 +1,4 @@
-"""The rounds of a measurement: CPU time at their bounds, and what falls into each."""
+"""The rounds of a measurement: CPU time at their bounds, and the latencies of each round."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Final
 from bench.streams.plan import Plan
 from bench.usage import CpuMeter, CpuSample
 
-# In seconds: how long setting up may take, when a load begins after it was asked for, and how long
-# its end may take.
+# In seconds: the longest set-up, the time from the request for a load to its start, and the longest
+# wait for the result.
 PREPARE_S: Final = 300.0
 LEAD_S: Final = 0.5
 END_S: Final = 60.0
@@ -21,7 +21,7 @@ END_S: Final = 60.0
 async def sample_rounds(
     meter: CpuMeter, plan: Plan, start: float
 ) -> tuple[list[float], list[CpuSample]]:
-    """Reads CPU times at the bounds of the rounds; returns the bounds (`time.time()`) with them."""
+    """Sample the CPU times at the bounds of the rounds; return the bounds (`time.time()`) too."""
     bounds = [start + plan.warm_up + number * plan.seconds for number in range(plan.rounds + 1)]
     samples = []
     for bound in bounds:
@@ -31,7 +31,13 @@ async def sample_rounds(
 
 
 def by_round(times: bytes, latencies: bytes, bounds: Sequence[float]) -> list[list[int]]:
-    """Latencies by the round in which what they belong to happened."""
+    """Return the latencies by round.
+
+    Args:
+        times: the times of the events, an array of microseconds (`q`); they determine the round.
+        latencies: the latencies of the events, in the same form.
+        bounds: the bounds of the rounds, in seconds (`time.time()`).
+    """
     rounds: list[list[int]] = [[] for _ in bounds[1:]]
     begin, length = bounds[0] * 1e6, (bounds[1] - bounds[0]) * 1e6
     for stamp, latency in zip(array("q", times), array("q", latencies), strict=True):

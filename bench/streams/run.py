@@ -1,4 +1,4 @@
-"""All measurements, one after the other."""
+"""The run of all measurements."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from bench.streams.throughput import measure_throughput
 
 
 async def run(plan: Plan, *, announce: Callable[[str], None]) -> Report:
-    """Measures what the plan says.
+    """Run all measurements of the plan.
 
     Args:
-        plan: how much.
-        announce: is told what comes next.
+        plan: the settings of the benchmark.
+        announce: receives a line before each step.
     """
     announce("starting PostgreSQL and Valkey")
     async with Stack.running() as stack:
         report = Report(plan=plan, machine=await read_machine(stack.settings))
-        # The last count stays, to be compared with itself beside the idle streams.
+        # The idle streams are combined with the last count, for comparison.
         loads = [(count, 0) for count in plan.streams]
         if plan.idle:
             loads.append((plan.streams[-1], plan.idle))
         for count, idle in loads:
-            announce(f"latency with {count} streams" + (f" and {idle} idle ones" if idle else ""))
+            announce(
+                f"latency with {count} streams" + (f" and {idle} idle streams" if idle else "")
+            )
             report.delays.append(await measure_delay(stack, plan, count=count, idle=idle))
         if plan.pollers:
             for interval in plan.intervals:
-                announce(f"{plan.pollers} clients that poll every {interval * 1000:.0f} ms")
+                announce(f"polling by {plan.pollers} clients every {interval * 1000:.0f} ms")
                 report.pollings.append(await measure_polling(stack, plan, interval=interval))
         if plan.idle:
             for kind, channels in plan.idle_loads:
@@ -42,6 +44,6 @@ async def run(plan: Plan, *, announce: Callable[[str], None]) -> Report:
                     await measure_memory(stack, plan, kind=kind, channels=channels)
                 )
         if plan.burst:
-            announce(f"{plan.burst} events through one stream")
+            announce(f"throughput of one stream with {plan.burst} events")
             report.throughputs.append(await measure_throughput(stack, plan))
     return report

@@ -1,4 +1,4 @@
-"""How many events a second go through one stream."""
+"""Throughput of one stream, in events per second."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from bench.streams.writer import Burst, Prepared, Written, write
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
-    """Events a second through one WatchJobs.
+    """Events per second through one WatchJobs stream.
 
     Attributes:
-        live: while they are written as fast as one writer can.
-        catch_up: the same events again, from a cursor in front of them.
-        missing: how many did not come; it must be 0.
+        events: the number of events.
+        live: the rate while one writer writes at full speed.
+        catch_up: the rate of the same events, read again from a cursor before the first.
+        missing: the number of lost events; must be 0.
     """
 
     events: int
@@ -31,7 +32,7 @@ class Throughput:
 
 
 async def measure_throughput(stack: Stack, plan: Plan) -> Throughput:
-    """Writes a burst, reads it live and then once more from its beginning."""
+    """Write a burst, read it live, then read it again from its start."""
     (stream,) = streams(Mix.JOBS, 1, prefix="burst")
     with Child.running("writer", write, stack.settings, [stream], plan.seed) as writer:
         async with stack.gateway() as gateway:
@@ -51,7 +52,7 @@ async def measure_throughput(stack: Stack, plan: Plan) -> Throughput:
     seen = [array("q", run.times) for run in (live, caught_up)]
     return Throughput(
         events=plan.burst,
-        # Live it begins with the first event, and then with the first message.
+        # The live time starts with the first event, the catch-up time with the first message.
         live=_rate(live, since=seen[0][0]),
         catch_up=_rate(caught_up, since=seen[1][0] + array("q", caught_up.latencies)[0]),
         missing=sum(plan.burst - len(times) for times in seen),

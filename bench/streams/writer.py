@@ -1,4 +1,4 @@
-"""The writer: progress reports of running jobs, committed on a schedule that waits for nobody."""
+"""The writer: commits progress reports of running jobs on a fixed schedule."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from headrace_core.store.jobs.report import write_reports
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
 
-# How many reports a commit has: what a busy worker's group commit gathers.
+# Smallest and largest number of reports per commit, like in the group commit of a busy worker.
 COMMIT: Final = (5, 10)
-# The same when it writes as fast as it can.
+# Reports per commit of a burst.
 _BURST: Final = 200
-# How often the two clocks are compared.
+# Comparisons of the two clocks.
 _COMPARISONS: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """Its jobs are running.
+    """The jobs of the writer are running.
 
-    `jobs` has the ids of each stream's; `skew` is by how many seconds the database's clock is
-    ahead of ours, as far as a round trip can tell.
+    Attributes:
+        jobs: the ids of each stream's jobs.
+        skew: the lead of the database's clock over ours in seconds, measured by round trips.
     """
 
     jobs: list[list[str]]
@@ -44,7 +45,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """What to write: events a second from a moment on (`time.time()`), for some seconds."""
+    """The request for `rate` events per second, from `start` (`time.time()`), for `seconds`."""
 
     start: float
     rate: float
@@ -53,17 +54,20 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burst:
-    """What to write: so many events, as fast as it goes."""
+    """The request for `events` events at full speed."""
 
     events: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What was written.
+    """The result of a request.
 
-    Per commit, each an array of microseconds (`q`): when it was due, how much later it began, and
-    how long it took.
+    Attributes:
+        events: the number of written events.
+        due: the scheduled time of each commit, an array of microseconds (`q`).
+        late: the delay of each commit relative to the schedule, in the same form.
+        took: the duration of each commit, in the same form.
     """
 
     events: int
@@ -73,20 +77,20 @@ class Written:
 
 
 async def write(link: Link, settings: Settings, streams: Sequence[Stream], seed: int) -> None:
-    """Submits and starts the jobs of some streams, then writes whatever is asked for.
+    """Submit and start the jobs of some streams, then write the requested events.
 
     Args:
-        link: gets Schedules and Bursts; says Prepared, then Written for each.
-        settings: where the servers are.
-        streams: for which to write.
-        seed: of the order of events and the sizes of commits.
+        link: sends Prepared; then receives Schedule or Burst requests and sends Written for each.
+        settings: the settings with the addresses of the servers.
+        streams: the streams that receive the events.
+        seed: the random seed for the order of events and the sizes of commits.
     """
     database = Database(settings, application="bench-writer")
     bus = WakeBus(settings, database)
     await bus.start()
     try:
         labels = [stream.label for stream in streams for _ in range(stream.jobs)]
-        # Connecting is no part of a commit.
+        # Open the connections before the first commit.
         await asyncio.gather(*(database.ping() for _ in range(settings.database_pool_size)))
         ids = await submit(database, labels)
         worker_id = await start(database, ids)
@@ -106,12 +110,12 @@ async def write(link: Link, settings: Settings, streams: Sequence[Stream], seed:
             seed=seed,
         )
         while True:
-            order = await link.receive(object, timeout=IDLE_S)
-            if isinstance(order, Burst):
-                link.send(await writer.burst(order.events))
+            request = await link.receive(object, timeout=IDLE_S)
+            if isinstance(request, Burst):
+                link.send(await writer.burst(request.events))
             else:
-                assert isinstance(order, Schedule)
-                link.send(await writer.write(order))
+                assert isinstance(request, Schedule)
+                link.send(await writer.write(request))
     finally:
         await bus.stop()
         await database.close()
@@ -132,14 +136,14 @@ class _Writer:
         self._worker_id = worker_id
         self._jobs = cycle(jobs)
         self._random = random.Random(seed)
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._due, self._late, self._took = array("q"), array("q"), array("q")
 
     async def write(self, schedule: Schedule) -> Written:
-        """Writes on schedule: a commit that takes long does not put off those behind it."""
-        self._begin()
+        """Write on schedule; a slow commit does not delay later ones."""
+        self._reset()
         total, events = round(schedule.rate * schedule.seconds), 0
         async with asyncio.TaskGroup() as commits:
             while events < total:
@@ -151,22 +155,22 @@ class _Writer:
         return self._written(events)
 
     async def burst(self, events: int) -> Written:
-        """Writes one commit behind the other."""
-        self._begin()
-        for begin in range(0, events, _BURST):
-            await self._commit(min(_BURST, events - begin), time.time())
+        """Write one commit after the other."""
+        self._reset()
+        for written in range(0, events, _BURST):
+            await self._commit(min(_BURST, events - written), time.time())
         return self._written(events)
 
     async def _commit(self, size: int, due: float) -> None:
         reports = [self._report(job_id) for job_id in islice(self._jobs, size)]
-        began = time.time()
+        started = time.time()
         async with self._database.transaction() as connection:
-            taken = await write_reports(connection, worker_id=self._worker_id, reports=reports)
+            accepted = await write_reports(connection, worker_id=self._worker_id, reports=reports)
         self._bus.publish(Topic.EVENTS)
-        assert taken == {report.key for report in reports}
+        assert accepted == {report.key for report in reports}
         self._due.append(round(due * 1e6))
-        self._late.append(round((began - due) * 1e6))
-        self._took.append(round((time.time() - began) * 1e6))
+        self._late.append(round((started - due) * 1e6))
+        self._took.append(round((time.time() - started) * 1e6))
 
     def _written(self, events: int) -> Written:
         return Written(
@@ -187,7 +191,7 @@ class _Writer:
 
 
 async def _skew(database: Database) -> float:
-    """By how many seconds the database's clock is ahead, by the shortest of some round trips."""
+    """Return the lead of the database's clock in seconds, from the shortest of some round trips."""
     found: list[tuple[float, float]] = []
     async with database.session() as connection:
         for _ in range(_COMPARISONS):

@@ -1,4 +1,4 @@
-"""The comparison, made tiny and with Headrace alone: that it runs, and what it writes."""
+"""Tiny runs of the comparison with Headrace as the only contestant."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TINY = (
 
 
 @pytest.mark.timeout(300)
-def test_a_tiny_run_measures_every_figure_and_writes_it(tmp_path: Path) -> None:
+def test_tiny_comparison_measures_and_writes_every_figure(tmp_path: Path) -> None:
     document, page = tmp_path / "compare.json", tmp_path / "compare.md"
     done = subprocess.run(
         [*_COMMAND, *_TINY, "--json", document, "--markdown", page],
@@ -57,7 +57,7 @@ def test_a_tiny_run_measures_every_figure_and_writes_it(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kill", [psutil.Process.terminate, psutil.Process.kill])
-async def test_nothing_outlives_a_run_that_is_ended(kill) -> None:
+async def test_stopped_comparison_leaves_no_process(kill) -> None:
     with subprocess.Popen(
         [*_COMMAND, "--figures", "F", "--rest", "60"],
         cwd=_ROOT,
@@ -67,7 +67,7 @@ async def test_nothing_outlives_a_run_that_is_ended(kill) -> None:
         run = psutil.Process(process.pid)
         started: set[psutil.Process] = set()
 
-        async def all_run() -> bool:
+        async def all_processes_run() -> bool:
             assert process.poll() is None
             started.update(run.children(recursive=True))
             lines = set()
@@ -78,7 +78,7 @@ async def test_nothing_outlives_a_run_that_is_ended(kill) -> None:
                 "peer.py control" in line for line in lines
             )
 
-        await until(all_run, within=240)
+        await until(all_processes_run, within=240)
         kill(run)
     psutil.wait_procs(started, timeout=30)
     assert [one for one in started if one.is_running() and one.status() != "zombie"] == []

@@ -1,4 +1,4 @@
-"""The benchmark of the streams, made tiny: that it runs, and what it writes."""
+"""A tiny run of the stream benchmark."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TINY = (
 
 
 @pytest.mark.timeout(300)
-def test_a_tiny_run_shows_every_event_once_and_writes_its_figures(tmp_path: Path) -> None:
+def test_tiny_stream_benchmark_receives_every_event_once(tmp_path: Path) -> None:
     document, page = tmp_path / "streams.json", tmp_path / "streams.md"
     done = subprocess.run(
         [sys.executable, "bench/streams", *_TINY, "--json", document, "--markdown", page],
@@ -29,7 +29,7 @@ def test_a_tiny_run_shows_every_event_once_and_writes_its_figures(tmp_path: Path
         timeout=280,
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "every stream showed every event once and in order" in done.stdout
+    assert "every stream received every event once and in order" in done.stdout
     figures = json.loads(document.read_text())
     assert figures["exact"]
     assert [(load["streams"], load["idle"]) for load in figures["latency"]] == [(3, 0), (3, 20)]

@@ -1,4 +1,4 @@
-"""Draws bars: charts as JSON on stdin, SVG and PNG into the folder that is the argument."""
+"""Draw bar charts: read JSON from stdin, write SVG and PNG files to the folder in argv[1]."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("Agg")
-# The same figures give the same file.
+# Make the output reproducible.
 mpl.rcParams["svg.hashsalt"] = "headrace"
 mpl.rcParams["font.size"] = 10
 
-from matplotlib.figure import Figure  # noqa: E402 - the backend is chosen before
+from matplotlib.figure import Figure  # noqa: E402 - the backend must be chosen first
 
 OURS, THEIRS = "#0b6e99", "#b8c4cc"
 
 
 def draw(chart: dict[str, Any], folder: Path) -> None:
-    """Writes one chart."""
+    """Write one chart."""
     bars = chart["bars"]
     figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(bars)), layout="constrained")
     axes = figure.add_subplot()
@@ -41,7 +41,7 @@ def draw(chart: dict[str, Any], folder: Path) -> None:
 
 
 def label(value: float) -> str:
-    """A figure as it stands beside its bar."""
+    """Return the text of a figure beside its bar."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 

@@ -20,7 +20,7 @@ from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
 REDIS = RedisSettings.from_dsn(ENVIRONMENT.redis_url)
-# Seconds. A worker of arq has no other way to learn of a job, nor a client to learn of its end.
+# Seconds between polls. arq has no notifications: workers poll for jobs, clients for results.
 POLL = 0.005 if ENVIRONMENT.for_latency else 0.01
 MAX_JOBS = 100
 
@@ -31,13 +31,13 @@ async def noop(_context: dict[Any, Any], n: int) -> None:  # noqa: ARG001
 
 
 class Control:
-    """What the harness asks of the client."""
+    """The requests of the harness to the client."""
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis = redis
 
     async def fill(self, count: int) -> None:
-        """Writes what `enqueue_job` writes, many at a time."""
+        """Write the entries of `enqueue_job` for many jobs per round trip."""
         for numbers in contract.batches(count, 1_000):
             now = time.time_ns() // 1_000_000
             async with self._redis.pipeline(transaction=False) as pipe:
@@ -49,15 +49,15 @@ class Control:
                 await pipe.execute()
 
     async def accept(self, count: int, in_flight: int) -> contract.Answer:
-        """Single submits."""
+        """Make single submits."""
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
     async def unfinished(self) -> contract.Answer:
-        """An id leaves the queue in the transaction that keeps the result."""
+        """Count the ids in the queue; the transaction that stores a result removes its id."""
         return {"jobs": await self._redis.zcard(default_queue_name)}
 
     async def latency(self, rate: float, seconds: float) -> contract.Answer:
-        """Waits as arq has it."""
+        """Wait with arq's own polling."""
         return {"microseconds": await contract.open_loop(rate, seconds, self._submit_and_wait)}
 
     async def _submit(self, n: int) -> None:
@@ -70,31 +70,31 @@ class Control:
 
 
 async def control() -> None:
-    """Answers the harness."""
+    """Answer the requests of the harness."""
     redis = await create_pool(REDIS)
-    asked = Control(redis)
+    requests = Control(redis)
     await contract.serving(
         {
             "setup": lambda: None,
-            "fill": asked.fill,
-            "accept": asked.accept,
+            "fill": requests.fill,
+            "accept": requests.accept,
             "bulk": lambda **_: {"unsupported": True},
-            "unfinished": asked.unfinished,
-            "latency": asked.latency,
+            "unfinished": requests.unfinished,
+            "latency": requests.latency,
         }
     )
     await redis.aclose()
 
 
 async def started(_context: dict[Any, Any]) -> None:
-    """The worker polls from now on."""
+    """Report that the worker polls."""
     contract.ready()
 
 
 def worker() -> None:
-    """Takes jobs."""
+    """Execute jobs."""
     logging.getLogger("arq").setLevel(logging.WARNING)
-    # arq takes the loop of the thread.
+    # arq uses the event loop of the current thread.
     asyncio.set_event_loop(uvloop.new_event_loop())
     Worker(
         functions=[func(noop, name="noop")],

@@ -1,4 +1,4 @@
-"""Celery with Redis as its broker and for results."""
+"""Celery with Redis as broker and result backend."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from celery.signals import worker_ready
 from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
-# Threads spare the pipes of a prefork pool, and the main thread reads on while they work. At rest
-# nothing waits behind a job, so that it may as well run in the main thread.
+# Threads avoid the pipes of a prefork pool, and the main thread continues to read messages. Under
+# light load jobs do not queue up, so the main thread can execute them.
 POOL = (
     ["--pool", "solo"] if ENVIRONMENT.for_latency else ["--pool", "threads", "--concurrency", "2"]
 )
-# Messages that a worker holds for each thread. One that is full stops reading for up to 2 s.
+# Messages per thread that a worker prefetches. A worker at this limit stops reading for up to 2 s.
 PREFETCH = 1 if ENVIRONMENT.for_latency else 100
 
 app = Celery("bench", broker=ENVIRONMENT.redis_url, backend=ENVIRONMENT.redis_url)
@@ -35,36 +35,36 @@ def noop(n: int) -> None:  # noqa: ARG001
 
 @worker_ready.connect
 def started(**_: Any) -> None:
-    """The worker takes messages from now on."""
+    """Report that the worker receives messages."""
     contract.ready()
 
 
 class Control:
-    """What the harness asks of the client."""
+    """The requests of the harness to the client."""
 
     def __init__(self) -> None:
         self._results: list[AsyncResult] = []
 
     def fill(self, count: int) -> None:
-        """One after the other: threads would only share the interpreter."""
+        """Submit jobs sequentially; threads would only compete for the interpreter."""
         for n in range(count):
             self._submit(n)
 
     def accept(self, count: int, in_flight: int) -> contract.Answer:
-        """Single submits."""
+        """Make single submits."""
         return {"seconds": contract.in_flight_threads(count, in_flight, self._submit)}
 
     def unfinished(self) -> contract.Answer:
-        """A message is acknowledged before its job runs, so only results tell."""
+        """Count the missing results; a message is acknowledged before its job runs."""
         keys = [app.backend.get_key_for_task(result.id) for result in self._results]
-        kept = sum(
+        stored = sum(
             app.backend.client.exists(*keys[numbers.start : numbers.stop])
             for numbers in contract.batches(len(keys), 1_000)
         )
-        return {"jobs": len(keys) - kept}
+        return {"jobs": len(keys) - stored}
 
     def latency(self, rate: float, seconds: float) -> contract.Answer:
-        """Waits as Celery has it: a worker publishes the result."""
+        """Wait for the result that the worker publishes."""
 
         def submit_and_wait(n: int) -> None:
             self._submit(n).get(timeout=60)
@@ -78,22 +78,22 @@ class Control:
 
 
 def control() -> None:
-    """Answers the harness."""
-    asked = Control()
+    """Answer the requests of the harness."""
+    requests = Control()
     contract.serve(
         {
             "setup": lambda: None,
-            "fill": asked.fill,
-            "accept": asked.accept,
+            "fill": requests.fill,
+            "accept": requests.accept,
             "bulk": lambda **_: {"unsupported": True},
-            "unfinished": asked.unfinished,
-            "latency": asked.latency,
+            "unfinished": requests.unfinished,
+            "latency": requests.latency,
         }
     )
 
 
 def worker() -> None:
-    """Takes jobs."""
+    """Execute jobs."""
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     app.worker_main(["worker", "--loglevel", "WARNING", *quiet, *POOL])
 

@@ -16,14 +16,14 @@ ENVIRONMENT: Final = contract.Environment.read()
 QUEUE: Final = Queue(
     "noop",
     executor=Chancy.Executor.Async,
-    # Jobs that run at once in a worker, and so how many it fetches together.
+    # Concurrent jobs of a worker, and the largest number that it fetches at once.
     concurrency=500,
-    # It polls again when a job has ended, and is told of new ones by NOTIFY.
+    # Poll again when a job has ended; NOTIFY announces new jobs.
     eager_polling=True,
 )
-# A worker writes what has ended so often, in seconds.
+# Seconds between two writes of ended jobs by a worker.
 UPDATES_S: Final = INTERVAL_S if ENVIRONMENT.for_latency else 1
-# Of the client.
+# Connections of the client.
 CONNECTIONS: Final = 16
 
 UNFINISHED: Final = """
@@ -38,7 +38,7 @@ async def noop(n: int) -> None:  # noqa: ARG001
 
 
 class Control:
-    """What the harness asks of the client."""
+    """The requests of the harness to the client."""
 
     def __init__(self, chancy: Chancy) -> None:
         self._chancy = chancy
@@ -48,7 +48,7 @@ class Control:
         await self._chancy.declare(QUEUE)
 
     async def fill(self, count: int) -> None:
-        """Autovacuum looks at the table once a minute only; by then a worker has long begun."""
+        """Create jobs, then update the statistics; autovacuum would be too late."""
         await contract.in_batches(count, 1000, self._submit_many, at_once=2)
         async with self._chancy.pool.connection() as connection:
             await connection.execute("ANALYZE chancy_jobs")
@@ -79,12 +79,12 @@ class Control:
 
 
 def payload(n: int) -> Job:
-    """One job."""
+    """Return a job."""
     return noop.job.with_kwargs(n=n)
 
 
 def opened(connections: int) -> Chancy:
-    """With its own plugins: it elects a leader, prunes, recovers and measures."""
+    """Return a client with the default plugins: leader election, pruning, recovery, metrics."""
     log = logging.getLogger("chancy")
     log.setLevel(logging.WARNING)
     return Chancy(
@@ -96,23 +96,23 @@ def opened(connections: int) -> Chancy:
 
 
 async def control() -> None:
-    """Answers the harness."""
+    """Answer the requests of the harness."""
     async with opened(CONNECTIONS) as chancy:
-        asked = Control(chancy)
+        requests = Control(chancy)
         await contract.serving(
             {
-                "setup": asked.setup,
-                "fill": asked.fill,
-                "accept": asked.accept,
-                "bulk": asked.bulk,
-                "unfinished": asked.unfinished,
-                "latency": asked.latency,
+                "setup": requests.setup,
+                "fill": requests.fill,
+                "accept": requests.accept,
+                "bulk": requests.bulk,
+                "unfinished": requests.unfinished,
+                "latency": requests.latency,
             }
         )
 
 
 async def work() -> None:
-    """Takes jobs."""
+    """Execute jobs."""
     async with opened(connections=10) as chancy:
         worker = Worker(chancy)
         worker.send_outgoing_interval = UPDATES_S

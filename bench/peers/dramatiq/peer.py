@@ -16,9 +16,9 @@ from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
 THREADS = 4 if ENVIRONMENT.for_latency else 2
-# Milliseconds. A worker has no other way to learn of a job than to poll, at the latest so soon.
+# Milliseconds between polls of an idle worker; dramatiq has no notifications.
 IDLE = 5 if ENVIRONMENT.for_latency else 100
-# How many messages a worker holds, instead of two for each thread.
+# Messages that a worker prefetches; the default is two per thread.
 PREFETCH = 200
 
 broker = RedisBroker(url=ENVIRONMENT.redis_url)
@@ -33,9 +33,9 @@ def noop(n: int) -> None:  # noqa: ARG001
 
 
 def fill(count: int) -> None:
-    """Enqueues as `send` does, many messages in one round trip."""
+    """Enqueue like `send`, with many messages per round trip."""
     dispatch = broker.scripts["dispatch"]
-    noop.send(0)  # the broker has asked Redis what it asks for once
+    noop.send(0)  # makes the broker run its one-time queries
     for numbers in contract.batches(count - 1, 1_000):
         with broker.client.pipeline(transaction=False) as pipe:
             broker.scripts["dispatch"] = lambda **call: dispatch(**call, client=pipe)
@@ -46,17 +46,17 @@ def fill(count: int) -> None:
 
 
 def accept(count: int, in_flight: int) -> contract.Answer:
-    """Single submits."""
+    """Make single submits."""
     return {"seconds": contract.in_flight_threads(count, in_flight, noop.send)}
 
 
 def unfinished() -> contract.Answer:
-    """A message is acknowledged after its result was kept."""
+    """Count the messages; a message is acknowledged once its result is stored."""
     return {"jobs": broker.client.hlen(f"{broker.namespace}:{noop.queue_name}.msgs")}
 
 
 def latency(rate: float, seconds: float) -> contract.Answer:
-    """Waits as dramatiq has it: Redis tells of the result."""
+    """Wait for the result with a blocking command of Redis."""
 
     def submit_and_wait(n: int) -> None:
         noop.send(n).get_result(block=True, timeout=60_000)
@@ -65,11 +65,11 @@ def latency(rate: float, seconds: float) -> contract.Answer:
 
 
 def worker() -> None:
-    """Takes jobs."""
+    """Execute jobs."""
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     running = Worker(broker, worker_threads=THREADS, worker_timeout=IDLE)
-    # What the environment variable dramatiq_queue_prefetch says.
+    # The environment variable dramatiq_queue_prefetch would set the same attribute.
     running.queue_prefetch = PREFETCH
     running.start()
     contract.ready()

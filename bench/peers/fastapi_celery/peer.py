@@ -21,22 +21,22 @@ from tasks import ENVIRONMENT, app, run
 from bench.peers import contract
 
 THREADS = 8
-# How often clients ask, in seconds.
+# Seconds between two polls of a client.
 POLL = 0.1
-# How many jobs a client asks about at once.
+# Jobs per poll.
 PAGE = 100
-# A bulk request of this API.
+# Jobs per bulk request of this API.
 BATCH = 100
 IN_FLIGHT = 64
 OWNER = "bench"
 
 
 class Control:
-    """What the harness asks of the client.
+    """The requests of the harness to the client.
 
     Args:
-        http: has the address and the token.
-        database: for what is not measured.
+        http: the session with the server's address and the token.
+        database: a direct connection for the preparation of measurements.
     """
 
     def __init__(self, http: aiohttp.ClientSession, database: asyncpg.Connection) -> None:
@@ -44,11 +44,11 @@ class Control:
         self._database = database
 
     async def setup(self) -> None:
-        """The table."""
+        """Create the table."""
         await self._database.execute(web.SCHEMA)
 
     async def fill(self, count: int) -> None:
-        """Rows and messages, past the server."""
+        """Write rows and messages directly, without the server."""
         for numbers in contract.batches(count, 1_000):
             ids = [uuid4() for _ in numbers]
             await self._database.execute(
@@ -58,34 +58,34 @@ class Control:
                 run.delay(str(job_id), "noop", {"n": n})
 
     async def accept(self, count: int, in_flight: int) -> contract.Answer:
-        """Single submits."""
+        """Make single submits."""
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
     async def bulk(self, count: int, batch: int) -> contract.Answer:
-        """Bulk submits."""
+        """Make bulk submits."""
         return {"seconds": await contract.in_batches(count, batch, self._submit_many)}
 
     async def unfinished(self) -> contract.Answer:
-        """What the rows say."""
+        """Count the rows that have not succeeded."""
         query = "SELECT count(*) FROM jobs WHERE status <> 'succeeded'"
         return {"jobs": await self._database.fetchval(query)}
 
     async def latency(self, rate: float, seconds: float) -> contract.Answer:
-        """A client asks every 100 ms."""
+        """Poll each job every 100 ms."""
         return {"microseconds": await contract.open_loop(rate, seconds, self._submit_and_wait)}
 
     async def end_to_end(self, count: int) -> contract.Answer:
-        """Bulk requests, and meanwhile the client asks for those that have waited longest."""
+        """Make bulk requests and poll the oldest outstanding jobs at the same time."""
         outstanding: deque[str] = deque()
 
         async def submit(numbers: range) -> None:
             outstanding.extend(await self._submit_many(numbers))
 
-        began = time.perf_counter()
+        start = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             group.create_task(contract.in_batches(count, BATCH, submit))
             group.create_task(self._watch(count, outstanding))
-        return {"seconds": time.perf_counter() - began}
+        return {"seconds": time.perf_counter() - start}
 
     async def _watch(self, count: int, outstanding: deque[str]) -> None:
         while count:
@@ -97,7 +97,7 @@ class Control:
                 await asyncio.sleep(POLL)
 
     async def _waiting(self, ids: list[str]) -> list[str]:
-        """Those of `ids` that have not ended."""
+        """Return the jobs among `ids` that have not ended."""
         async with self._http.get("/jobs", params=[("ids", job_id) for job_id in ids]) as response:
             jobs = await response.json()
         ended = {job["id"] for job in jobs if job["status"] == "succeeded"}
@@ -125,7 +125,7 @@ def _job(n: int) -> dict[str, Any]:
 
 
 async def control() -> None:
-    """Answers the harness."""
+    """Answer the requests of the harness."""
     token = jwt.encode({"sub": OWNER}, web.SECRET, web.ALGORITHM)
     database = await asyncpg.connect(ENVIRONMENT.database_url)
     async with aiohttp.ClientSession(
@@ -134,32 +134,32 @@ async def control() -> None:
         raise_for_status=True,
         connector=aiohttp.TCPConnector(limit=IN_FLIGHT),
     ) as http:
-        asked = Control(http, database)
+        requests = Control(http, database)
         await contract.serving(
             {
-                "setup": asked.setup,
-                "fill": asked.fill,
-                "accept": asked.accept,
-                "bulk": asked.bulk,
-                "unfinished": asked.unfinished,
-                "latency": asked.latency,
-                "end_to_end": asked.end_to_end,
+                "setup": requests.setup,
+                "fill": requests.fill,
+                "accept": requests.accept,
+                "bulk": requests.bulk,
+                "unfinished": requests.unfinished,
+                "latency": requests.latency,
+                "end_to_end": requests.end_to_end,
             }
         )
     await database.close()
 
 
 class Server(uvicorn.Server):
-    """Tells the harness when it serves."""
+    """A server that reports to the harness when it serves."""
 
     async def startup(self, *args: Any, **kwargs: Any) -> None:
-        """Listens."""
+        """Start listening, then report."""
         await super().startup(*args, **kwargs)
         contract.ready()
 
 
 def server() -> None:
-    """Serves the REST API."""
+    """Serve the REST API."""
     host, port = ENVIRONMENT.target.rsplit(":", 1)
     settings = uvicorn.Config(
         web.app,
@@ -175,12 +175,12 @@ def server() -> None:
 
 @worker_ready.connect
 def started(**_: Any) -> None:
-    """The worker takes messages from now on."""
+    """Report that the worker receives messages."""
     contract.ready()
 
 
 def worker() -> None:
-    """Takes jobs."""
+    """Execute jobs."""
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     pool = ["--pool", "threads", "--concurrency", str(THREADS)]
     app.worker_main(["worker", "--loglevel", "WARNING", *quiet, *pool])

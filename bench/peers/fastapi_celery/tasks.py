@@ -1,4 +1,4 @@
-"""The Celery side: a job's row says that it runs, then that it has succeeded."""
+"""The Celery task, which updates the job's row before and after the handler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
 
-# The row has the result, so Celery keeps none.
+# The row contains the result, so Celery need not store it.
 app = Celery("bench", broker=ENVIRONMENT.redis_url)
 app.conf.update(
     task_ignore_result=True,
@@ -34,15 +34,15 @@ _HANDLERS = {"noop": noop}
 
 @app.task(name="run")
 def run(job_id: str, kind: str, payload: dict[str, Any]) -> None:
-    """Runs a job; a commit for each of its transitions.
+    """Run a job, with one commit per transition.
 
     Args:
-        job_id: the row's.
-        kind: says which handler.
-        payload: for the handler.
+        job_id: the id of the row.
+        kind: the name of the handler.
+        payload: the arguments of the handler.
     """
     database = _connection()
-    # Each is a transaction.
+    # With autocommit, each statement is a transaction.
     database.execute(
         "UPDATE jobs SET status = 'running', started_at = now() WHERE id = %s", (job_id,)
     )
@@ -54,7 +54,7 @@ def run(job_id: str, kind: str, payload: dict[str, Any]) -> None:
 
 
 def _connection() -> psycopg.Connection:
-    """The connection of this thread."""
+    """Return the connection of this thread."""
     if not hasattr(_thread, "connection"):
         _thread.connection = psycopg.connect(
             ENVIRONMENT.database_url, autocommit=True, prepare_threshold=1

@@ -1,4 +1,4 @@
-"""The REST side: a request writes the job's row and sends its task."""
+"""The REST API: a request inserts the job's row and sends its Celery task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 from tasks import ENVIRONMENT, run
 
-SECRET: Final = "of the benchmark alone, which nobody else reads"
+SECRET: Final = "a secret that only this benchmark uses"
 ALGORITHM: Final = "HS256"
 CONNECTIONS: Final = 16
 
@@ -43,14 +43,14 @@ SELECT: Final = "SELECT id, status FROM jobs WHERE owner = $2 AND id = ANY ($1::
 
 
 class Submitted(BaseModel):
-    """A job as a client asks for it."""
+    """A job in a request."""
 
     type: str
     payload: dict[str, Any]
 
 
 class Job(BaseModel):
-    """A job as a client sees it."""
+    """A job in a response."""
 
     id: UUID
     status: str
@@ -58,7 +58,7 @@ class Job(BaseModel):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Holds the connections."""
+    """Keep the connection pool open while the server runs."""
     async with asyncpg.create_pool(
         ENVIRONMENT.database_url, min_size=CONNECTIONS, max_size=CONNECTIONS
     ) as app.state.database:
@@ -82,7 +82,7 @@ Owner = Annotated[str, Depends(_owner)]
 
 @app.post("/jobs", status_code=status.HTTP_201_CREATED)
 async def submit(request: Request, owner: Owner, job: Submitted) -> Job:
-    """One job."""
+    """Submit one job."""
     job_id = uuid4()
     await request.app.state.database.execute(
         INSERT, job_id, owner, job.type, to_json(job.payload).decode()
@@ -93,12 +93,12 @@ async def submit(request: Request, owner: Owner, job: Submitted) -> Job:
 
 @app.post("/jobs/bulk", status_code=status.HTTP_201_CREATED)
 async def submit_many(request: Request, owner: Owner, jobs: list[Submitted]) -> list[Job]:
-    """Many jobs: one statement, and a task each."""
+    """Submit many jobs with one statement and one task per job."""
     ids = [uuid4() for _ in jobs]
     types = [job.type for job in jobs]
     payloads = [to_json(job.payload).decode() for job in jobs]
     await request.app.state.database.execute(INSERT_MANY, ids, owner, types, payloads)
-    # Other requests are served meanwhile.
+    # Do not block other requests.
     await asyncio.to_thread(_send, ids, jobs)
     return [Job(id=job_id, status="pending") for job_id in ids]
 
@@ -107,14 +107,14 @@ async def submit_many(request: Request, owner: Owner, jobs: list[Submitted]) -> 
 async def list_jobs(
     request: Request, owner: Owner, ids: Annotated[list[UUID], Query()]
 ) -> list[Job]:
-    """Some jobs."""
+    """Return some jobs."""
     rows = await request.app.state.database.fetch(SELECT, ids, owner)
     return [Job(id=row["id"], status=row["status"]) for row in rows]
 
 
 @app.get("/jobs/{job_id}")
 async def get_job(request: Request, owner: Owner, job_id: UUID) -> Job:
-    """One job."""
+    """Return one job."""
     row = await request.app.state.database.fetchrow(SELECT, [job_id], owner)
     if row is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND)

@@ -1,4 +1,4 @@
-"""The no-op handler, in a worker of Headrace."""
+"""The no-op handler of the Headrace worker."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from headrace_worker import handler
 
 
 class Noop(Struct):
-    """What all contestants send."""
+    """The payload of all contestants."""
 
     n: int
 
 
 @handler("noop")
-async def noop(payload: Noop) -> None:  # noqa: ARG001 - it does nothing
-    """Counts itself."""
+async def noop(payload: Noop) -> None:  # noqa: ARG001 - the handler does no work
+    """Count one job."""
     count()

@@ -1,4 +1,4 @@
-"""A client of Headrace: the package `headrace`, through a gateway. Its workers are our services."""
+"""Headrace: the client package `headrace` through a gateway; the harness starts the services."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from headrace import Client, JobSpec, JobState
 from headrace.watch import Watch
 
 _TYPE: Final = "noop"
-# A bulk submit, and how many of them are on their way at once.
+# Jobs per bulk submit, and concurrent bulk submits.
 _BATCH: Final = 1000
 _AT_ONCE: Final = 4
 _ENDED: Final = tuple(state for state in JobState if state.terminal)
-# By the indexes that the states have; what waits for its time has not ended either.
+# Separate subqueries use the index of each state.
 _UNFINISHED: Final = """
     SELECT (SELECT count(*) FROM jobs WHERE state = 'queued')
         + (SELECT count(*) FROM jobs WHERE state = 'running')
@@ -31,11 +31,11 @@ _UNFINISHED: Final = """
 
 
 class Control:
-    """Answers the harness.
+    """The requests of the harness to the client.
 
     Args:
-        client: submits and watches.
-        environment: says which database.
+        client: the client of the gateway.
+        environment: the settings with the URL of the database.
     """
 
     def __init__(self, client: Client, environment: Environment) -> None:
@@ -44,23 +44,23 @@ class Control:
         self._database: asyncpg.Connection | None = None
 
     async def setup(self) -> None:
-        """The harness has migrated the database; this waits for the gateway."""
+        """Wait for the gateway; the harness has migrated the database."""
         await self._client.ping()
 
     async def fill(self, count: int) -> None:
-        """Bulk submits."""
+        """Create jobs by bulk submits."""
         await self._bulk(count, _BATCH)
 
     async def accept(self, count: int, in_flight: int) -> dict[str, float]:
-        """Single submits."""
+        """Make single submits."""
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
     async def bulk(self, count: int, batch: int) -> dict[str, float]:
-        """Bulk submits."""
+        """Make bulk submits."""
         return {"seconds": await self._bulk(count, batch)}
 
     async def unfinished(self) -> dict[str, int]:
-        """How many jobs have not ended, by their rows."""
+        """Count the rows of jobs that have not ended."""
         if self._database is None:
             self._database = await asyncpg.connect(
                 self._environment.database_url,
@@ -69,7 +69,7 @@ class Control:
         return {"jobs": await self._database.fetchval(_UNFINISHED)}
 
     async def latency(self, rate: float, seconds: float) -> dict[str, list[int]]:
-        """Single submits, while one WatchJobs stream tells of all ends."""
+        """Make single submits while one WatchJobs stream delivers all ends."""
         async with self._client.watch(types=[_TYPE], states=_ENDED) as events:
             ends = _Ends(events)
             following = asyncio.create_task(ends.follow())
@@ -86,40 +86,40 @@ class Control:
     async def end_to_end(
         self, count: int, queues: int = 0, delayed: int = 0, watch: str = "ends"
     ) -> dict[str, Any]:
-        """Bulk submits, while one WatchJobs stream tells what becomes of the jobs.
+        """Make bulk submits while one WatchJobs stream delivers the events of the jobs.
 
         Args:
-            count: how many jobs.
-            queues: over how many queues they are spread; 0 for the handler's own.
-            delayed: how many more jobs are due in the same second, one second after the start.
-            watch: `ends` to be told of the ends alone, `all` for every transition.
+            count: the number of jobs.
+            queues: the number of queues that share the jobs; 0 for the handler's queue.
+            delayed: the number of additional jobs that are due one second after the start.
+            watch: `ends` to receive only the ends, `all` for every transition.
 
         Returns:
-            `seconds`, and with delayed ones `late_ms`: how long after they were due their ends were
-            known.
+            `seconds`, and `late_ms`: for each delayed job, the time from its due time until its end
+            was known.
         """
         states = _ENDED if watch == "ends" else ()
         async with self._client.watch(types=[_TYPE], states=states) as events:
-            began = time.perf_counter()
+            start = time.perf_counter()
             due = datetime.now(UTC) + timedelta(seconds=1)
             ids: set[str] = set()
-            later: set[str] = set()
+            delayed_ids: set[str] = set()
             ends = _Ends(events)
             following = asyncio.create_task(ends.follow())
             try:
                 if delayed:
                     specs = [JobSpec(_TYPE, {"n": n}, schedule_time=due) for n in range(delayed)]
-                    later |= await self._submit_many(specs)
+                    delayed_ids |= await self._submit_many(specs)
 
                 async def submit(numbers: range) -> None:
                     ids.update(await self._submit_many(_specs(numbers, queues)))
 
                 await in_batches(count, _BATCH, submit, at_once=_AT_ONCE)
-                known = await ends.until(ids | later)
+                known = await ends.until(ids | delayed_ids)
             finally:
                 following.cancel()
-        late = [round((ends.times[job_id] - due.timestamp()) * 1000, 3) for job_id in later]
-        return {"seconds": known - began, "late_ms": late}
+        late = [round((ends.times[job_id] - due.timestamp()) * 1000, 3) for job_id in delayed_ids]
+        return {"seconds": known - start, "late_ms": late}
 
     async def _submit(self, number: int) -> None:
         await self._client.submit(_TYPE, {"n": number})
@@ -134,10 +134,10 @@ class Control:
 
 
 class _Ends:
-    """The ends that a stream tells.
+    """The ends of jobs received on a stream.
 
     Attributes:
-        times: when each was known, by the job's id.
+        times: the time at which each end was received, by job id.
     """
 
     def __init__(self, events: Watch) -> None:
@@ -148,7 +148,7 @@ class _Ends:
         self._all = asyncio.get_running_loop().create_future()
 
     async def follow(self) -> None:
-        """Notes ends until it is cancelled."""
+        """Record ends until cancelled."""
         try:
             async for event in self._events:
                 if event.state.terminal:
@@ -158,18 +158,18 @@ class _Ends:
                     if self._wanted is not None:
                         self._wanted.discard(event.job_id)
                         self._check()
-        except Exception as error:  # noqa: BLE001 - it belongs to who waits
+        except Exception as error:  # noqa: BLE001 - raised in all waiters
             for waiting in (self._all, *self._awaited.values()):
                 waiting.set_exception(error)
 
     async def of(self, job_id: str) -> None:
-        """Waits until the end of a job is known."""
+        """Wait until the end of a job is known."""
         if job_id not in self.times:
             self._awaited[job_id] = asyncio.get_running_loop().create_future()
             await self._awaited[job_id]
 
     async def until(self, ids: set[str]) -> float:
-        """Waits until the ends of all these are known; returns when, by `time.perf_counter()`."""
+        """Wait until the ends of all `ids` are known; return the time (`time.perf_counter()`)."""
         self._wanted = ids - self.times.keys()
         self._check()
         known: float = await self._all
@@ -187,7 +187,7 @@ def _specs(numbers: range, queues: int) -> list[JobSpec]:
 
 
 async def main() -> None:
-    """The role `control`; there is no other."""
+    """Run the role `control`, the only one."""
     environment = Environment.read()
     async with Client(os.environ["BENCH_TARGET"], timeout=60) as client:
         control = Control(client, environment)

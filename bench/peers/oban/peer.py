@@ -17,9 +17,9 @@ from bench.peers.polling import Outstanding
 
 ENVIRONMENT: Final = contract.Environment.read()
 QUEUE: Final = "noop"
-# Jobs that run at once in a worker, and so how many it fetches and acknowledges together.
+# Concurrent jobs of a worker, and the largest number that it fetches and acknowledges at once.
 LIMIT: Final = 500
-# Of the client.
+# Connections of the client.
 CONNECTIONS: Final = 32
 
 UNFINISHED: Final = """
@@ -41,7 +41,7 @@ class Noop:
 
 
 class Control:
-    """What the harness asks of the client."""
+    """The requests of the harness to the client."""
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
@@ -52,7 +52,7 @@ class Control:
         await install(self._pool)
 
     async def fill(self, count: int) -> None:
-        """Autovacuum looks at the table once a minute only; by then a worker has long begun."""
+        """Create jobs, then update the statistics; autovacuum would be too late."""
         await contract.in_batches(count, 1000, self._submit_many, at_once=2)
         async with self._pool.connection() as connection:
             await connection.execute("ANALYZE oban_jobs")
@@ -87,25 +87,25 @@ class Control:
 
 
 async def control() -> None:
-    """Answers the harness."""
+    """Answer the requests of the harness."""
     async with await Oban.create_pool(
         ENVIRONMENT.database_url, min_size=CONNECTIONS, max_size=CONNECTIONS
     ) as pool:
-        asked = Control(pool)
+        requests = Control(pool)
         await contract.serving(
             {
-                "setup": asked.setup,
-                "fill": asked.fill,
-                "accept": asked.accept,
-                "bulk": asked.bulk,
-                "unfinished": asked.unfinished,
-                "latency": asked.latency,
+                "setup": requests.setup,
+                "fill": requests.fill,
+                "accept": requests.accept,
+                "bulk": requests.bulk,
+                "unfinished": requests.unfinished,
+                "latency": requests.latency,
             }
         )
 
 
 async def work() -> None:
-    """Takes jobs."""
+    """Execute jobs."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     async with (

@@ -22,17 +22,17 @@ from bench.peers import contract
 
 ENVIRONMENT: Final = contract.Environment.read()
 ENTRYPOINT: Final = "noop"
-# Jobs that a worker fetches and acknowledges together. An acknowledgement waits for so many others,
-# or up to 120 ms: alone it is quickest.
+# Jobs that a worker fetches and acknowledges at once. An acknowledgement waits until the batch is
+# full, for up to 120 ms, so a batch of 1 has the lowest latency.
 BATCH: Final = 1 if ENVIRONMENT.for_latency else 500
-# Of the client.
+# Connections of the client.
 CONNECTIONS: Final = 16
-# How long the client gathers notifications before it asks for the states of its jobs.
+# Time in which the client collects notifications before it queries the states of its jobs.
 DEBOUNCE: Final = timedelta(milliseconds=2)
 
 
 class Control:
-    """What the harness asks of the client."""
+    """The requests of the harness to the client."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
@@ -42,7 +42,7 @@ class Control:
         await self._queries.install()
 
     async def fill(self, count: int) -> None:
-        """Autovacuum looks at the table once a minute only; by then a worker has long begun."""
+        """Create jobs, then update the statistics; autovacuum would be too late."""
         await contract.in_batches(count, 1000, self._submit_many)
         await self._pool.execute("ANALYZE pgqueuer")
 
@@ -53,11 +53,11 @@ class Control:
         return {"seconds": await contract.in_batches(count, batch, self._submit_many, at_once=2)}
 
     async def unfinished(self) -> contract.Answer:
-        """A job leaves the table in the transaction that logs its end."""
+        """Count the rows; the transaction that logs the end of a job deletes its row."""
         return {"jobs": await self._pool.fetchval("SELECT count(*) FROM pgqueuer")}
 
     async def latency(self, rate: float, seconds: float) -> contract.Answer:
-        """Waits as PgQueuer has it: the watcher is told of changes by NOTIFY."""
+        """Wait with PgQueuer's watcher, which receives changes by NOTIFY."""
         async with (
             AsyncpgPoolDriver(self._pool) as driver,
             CompletionWatcher(driver, queries=self._queries, debounce=DEBOUNCE) as watcher,
@@ -80,30 +80,30 @@ class Control:
 
 
 def payload(n: int) -> bytes:
-    """Of one job."""
+    """Return the payload of a job."""
     return json.dumps({"n": n}).encode()
 
 
 async def control() -> None:
-    """Answers the harness."""
+    """Answer the requests of the harness."""
     async with asyncpg.create_pool(
         ENVIRONMENT.database_url, min_size=CONNECTIONS, max_size=CONNECTIONS
     ) as pool:
-        asked = Control(pool)
+        requests = Control(pool)
         await contract.serving(
             {
-                "setup": asked.setup,
-                "fill": asked.fill,
-                "accept": asked.accept,
-                "bulk": asked.bulk,
-                "unfinished": asked.unfinished,
-                "latency": asked.latency,
+                "setup": requests.setup,
+                "fill": requests.fill,
+                "accept": requests.accept,
+                "bulk": requests.bulk,
+                "unfinished": requests.unfinished,
+                "latency": requests.latency,
             }
         )
 
 
 async def work() -> None:
-    """Takes jobs."""
+    """Execute jobs."""
     async with asyncpg.create_pool(ENVIRONMENT.database_url, min_size=2) as pool:
         queuer = PgQueuer.from_asyncpg_pool(pool)
 

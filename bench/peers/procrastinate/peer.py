@@ -13,7 +13,7 @@ from bench.peers import contract
 from bench.peers.polling import Outstanding
 
 ENVIRONMENT: Final = contract.Environment.read()
-# Jobs that run at once in a worker.
+# Concurrent jobs of a worker.
 CONCURRENCY: Final = 20
 CONNECTIONS: Final = 16
 
@@ -34,7 +34,7 @@ async def noop(n: int) -> None:  # noqa: ARG001
 
 
 class Control:
-    """What the harness asks of the client."""
+    """The requests of the harness to the client."""
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
@@ -44,7 +44,7 @@ class Control:
         await app.schema_manager.apply_schema_async()
 
     async def fill(self, count: int) -> None:
-        """Autovacuum looks at the table once a minute only; by then a worker has long begun."""
+        """Create jobs, then update the statistics; autovacuum would be too late."""
         await contract.in_batches(count, 1000, self._submit_many, at_once=2)
         async with self._pool.connection() as connection:
             await connection.execute("ANALYZE procrastinate_jobs")
@@ -79,30 +79,30 @@ class Control:
 
 
 async def control() -> None:
-    """Answers the harness."""
+    """Answer the requests of the harness."""
     async with pool() as connections, app.open_async(connections):
-        asked = Control(connections)
+        requests = Control(connections)
         await contract.serving(
             {
-                "setup": asked.setup,
-                "fill": asked.fill,
-                "accept": asked.accept,
-                "bulk": asked.bulk,
-                "unfinished": asked.unfinished,
-                "latency": asked.latency,
+                "setup": requests.setup,
+                "fill": requests.fill,
+                "accept": requests.accept,
+                "bulk": requests.bulk,
+                "unfinished": requests.unfinished,
+                "latency": requests.latency,
             }
         )
 
 
 async def work() -> None:
-    """Takes jobs, and hears of new ones by NOTIFY."""
+    """Execute jobs; NOTIFY announces new ones."""
     async with pool() as connections, app.open_async(connections):
         contract.ready()
         await app.run_worker_async(concurrency=CONCURRENCY)
 
 
 def pool() -> AsyncConnectionPool:
-    """One of our own: procrastinate's asks the server before each use whether it is there."""
+    """Return a plain pool; procrastinate's own pool checks a connection before each use."""
     return AsyncConnectionPool(
         ENVIRONMENT.database_url, min_size=CONNECTIONS, max_size=CONNECTIONS, open=False
     )

@@ -16,7 +16,7 @@ from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
 CONCURRENCY = 100
-# How long a client waits before it looks for itself, in seconds: what is published may be lost.
+# Seconds until a client queries the job itself, in case a published message is lost.
 LOST = 5.0
 
 
@@ -26,17 +26,17 @@ async def noop(_context: Any, *, n: int) -> None:  # noqa: ARG001
 
 
 class Control:
-    """What the harness asks of the client.
+    """The requests of the harness to the client.
 
     Args:
-        queue: connected.
+        queue: the connected queue.
     """
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
     async def fill(self, count: int) -> None:
-        """Writes what `enqueue` writes, many at a time."""
+        """Write the entries of `enqueue` for many jobs per round trip."""
         queue = self._queue
         for numbers in contract.batches(count, 1_000):
             async with queue.redis.pipeline(transaction=False) as pipe:
@@ -49,23 +49,23 @@ class Control:
                 await pipe.execute()
 
     async def accept(self, count: int, in_flight: int) -> contract.Answer:
-        """Single submits."""
+        """Make single submits."""
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
     async def unfinished(self) -> contract.Answer:
-        """An id leaves the set in the transaction that keeps the result."""
+        """Count the incomplete ids; the transaction that stores a result removes its id."""
         return {"jobs": await self._queue.count("incomplete")}
 
     async def latency(self, rate: float, seconds: float) -> contract.Answer:
-        """Listens to what the workers publish.
+        """Listen to the messages of the workers.
 
-        `Queue.apply` does not: it polls, and sleeps once more after the end was seen.
+        `Queue.apply` is slower: it polls, and sleeps once more after it has seen the end.
         """
-        # The subscription ends with the last listener, so one stays. It hears of its job when the
-        # subscription is there.
+        # The subscription ends with the last listener, so keep one listener. A notification of its
+        # job arrives once the subscription is active.
         first = Job("noop", kwargs={"n": 0}, queue=self._queue)
         subscribed = asyncio.Event()
-        staying = asyncio.create_task(
+        kept = asyncio.create_task(
             self._queue.listen([first.key], lambda *_: subscribed.set(), timeout=None)
         )
         while not subscribed.is_set():
@@ -74,7 +74,7 @@ class Control:
         try:
             return {"microseconds": await contract.open_loop(rate, seconds, self._submit_and_wait)}
         finally:
-            staying.cancel()
+            kept.cancel()
 
     async def _submit(self, n: int) -> None:
         await self._queue.enqueue("noop", n=n)
@@ -92,29 +92,29 @@ class Control:
 
 
 async def control() -> None:
-    """Answers the harness."""
+    """Answer the requests of the harness."""
     queue = Queue.from_url(ENVIRONMENT.redis_url)
-    asked = Control(queue)
+    requests = Control(queue)
     await contract.serving(
         {
             "setup": lambda: None,
-            "fill": asked.fill,
-            "accept": asked.accept,
+            "fill": requests.fill,
+            "accept": requests.accept,
             "bulk": lambda **_: {"unsupported": True},
-            "unfinished": asked.unfinished,
-            "latency": asked.latency,
+            "unfinished": requests.unfinished,
+            "latency": requests.latency,
         }
     )
     await queue.disconnect()
 
 
 async def started(_context: Any) -> None:
-    """The worker takes jobs from now on."""
+    """Report that the worker executes jobs."""
     contract.ready()
 
 
 async def worker() -> None:
-    """Takes jobs."""
+    """Execute jobs."""
     logging.getLogger("saq").setLevel(logging.WARNING)
     queue = Queue.from_url(ENVIRONMENT.redis_url)
     functions = [("noop", noop)]

@@ -15,7 +15,7 @@ from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
-# Seconds. A client has no other way to learn of an end.
+# Seconds between polls of a client; taskiq does not notify clients.
 POLL = 0.005
 KEEP_RESULTS = 3600
 
@@ -38,12 +38,12 @@ async def noop(n: int) -> None:  # noqa: ARG001
 
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
 def started(_state: TaskiqState) -> None:
-    """The worker reads the stream from now on."""
+    """Report that the worker reads the stream."""
     contract.ready()
 
 
 async def fill(count: int) -> None:
-    """Writes what `kiq` writes, many at a time."""
+    """Write the entries of `kiq` for many jobs per round trip."""
     async with Redis(connection_pool=broker.connection_pool) as redis:
         for numbers in contract.batches(count, 1_000):
             async with redis.pipeline(transaction=False) as pipe:
@@ -61,19 +61,19 @@ async def fill(count: int) -> None:
 
 
 async def accept(count: int, in_flight: int) -> contract.Answer:
-    """Single submits."""
+    """Make single submits."""
     return {"seconds": await contract.in_flight(count, in_flight, noop.kiq)}
 
 
 async def unfinished() -> contract.Answer:
-    """A message is acknowledged after its result was kept."""
+    """Count the unacknowledged messages; the worker acknowledges after storing the result."""
     async with Redis(connection_pool=broker.connection_pool) as redis:
         [group] = await redis.xinfo_groups(broker.queue_name)
     return {"jobs": group["pending"] + group["lag"]}
 
 
 async def latency(rate: float, seconds: float) -> contract.Answer:
-    """Waits as taskiq has it."""
+    """Wait with taskiq's own polling."""
 
     async def submit_and_wait(n: int) -> None:
         task = await noop.kiq(n)
@@ -83,7 +83,7 @@ async def latency(rate: float, seconds: float) -> contract.Answer:
 
 
 async def control() -> None:
-    """Answers the harness. The first who starts makes the stream and its group."""
+    """Answer requests; the first broker to start creates the stream and its group."""
     await broker.startup()
     await contract.serving(
         {
@@ -103,5 +103,5 @@ if __name__ == "__main__":
         case "control":
             uvloop.run(control())
         case "worker":
-            # What `taskiq worker --workers 1 --no-parse` runs in its child, with uvloop.
+            # The child process of `taskiq worker --workers 1 --no-parse` runs the same function.
             start_listen(WorkerArgs(broker=broker, modules=[], no_parse=True))

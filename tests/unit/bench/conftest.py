@@ -1,4 +1,4 @@
-"""Measurements that nobody has taken."""
+"""Fixtures for reports of invented measurements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.machine import Machine
 
 
 class Measure(Protocol):
-    """Makes a measurement."""
+    """Create a measurement."""
 
     def __call__(
         self,
@@ -38,8 +38,10 @@ def measure() -> Measure:
         cpu: Mapping[str, float] | None = None,
         **fields: Any,
     ) -> Measurement:
-        said = {"round": 1, "values": {"jobs": 100.0, "jobs_per_s": rate}, **fields}
-        return Measurement(figure=figure, contestant=contestant, case=case, cpu=cpu or {}, **said)
+        defaults = {"round": 1, "values": {"jobs": 100.0, "jobs_per_s": rate}, **fields}
+        return Measurement(
+            figure=figure, contestant=contestant, case=case, cpu=cpu or {}, **defaults
+        )
 
     return measurement
 
@@ -59,7 +61,7 @@ def _contestant(name: str, title: str, *, durable: bool, keeps: str = "no") -> C
 
 @pytest.fixture
 def report() -> Report:
-    """A report of nothing yet."""
+    """A report without measurements."""
     contestants = [
         _contestant("headrace", "Headrace", durable=True, keeps="yes"),
         _contestant("pgqueuer", "PgQueuer", durable=True, keeps="yes"),

@@ -1,4 +1,4 @@
-"""What all contestants do alike: counting, pacing, and the lines that they exchange."""
+"""The common code of the contestants: counters, load, and the protocol."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counters:
     return counters
 
 
-def test_jobs_are_counted_over_threads_and_forks(counters: Counters) -> None:
+def test_counter_with_several_threads_counts_all_jobs(counters: Counters) -> None:
     assert counters.read().handled == 0
     before = time.monotonic()
     threads = [
@@ -42,7 +42,7 @@ def test_jobs_are_counted_over_threads_and_forks(counters: Counters) -> None:
     assert before <= counted.first <= counted.last <= time.monotonic()
 
 
-async def test_a_process_counts_beside_another(counters: Counters) -> None:
+async def test_counters_of_two_processes_are_added(counters: Counters) -> None:
     contract.count()
     code = "from bench.peers.contract import count; count(); count()"
     root = str(Path(contract.__file__).parents[2])
@@ -53,20 +53,20 @@ async def test_a_process_counts_beside_another(counters: Counters) -> None:
     assert counters.read().handled == 3
 
 
-async def test_only_so_many_submits_are_in_flight() -> None:
-    seen, running, most = [], 0, 0
+async def test_submits_in_flight_are_limited() -> None:
+    seen, running, peak = [], 0, 0
 
     async def submit(number: int) -> None:
-        nonlocal running, most
+        nonlocal running, peak
         running += 1
-        most = max(most, running)
+        peak = max(peak, running)
         await asyncio.sleep(0)
         seen.append(number)
         running -= 1
 
     await contract.in_flight(20, 4, submit)
     assert sorted(seen) == list(range(20))
-    assert most == 4
+    assert peak == 4
     blocking: list[int] = []
     contract.in_flight_threads(20, 4, blocking.append)
     assert sorted(blocking) == list(range(20))
@@ -82,7 +82,7 @@ async def test_batches_cover_all_numbers() -> None:
     assert sorted(seen) == list(range(25))
 
 
-async def test_a_job_that_takes_long_does_not_put_off_those_behind_it() -> None:
+async def test_open_loop_with_a_slow_job_keeps_its_schedule() -> None:
     others = asyncio.Event()
     ended = []
 
@@ -96,11 +96,11 @@ async def test_a_job_that_takes_long_does_not_put_off_those_behind_it() -> None:
     latencies = await contract.open_loop(1000, 0.01, submit)
     assert ended[-1] == 0
     assert len(latencies) == 10
-    # The time of those that it has waited for is its own.
+    # The slow job waits for all later jobs, so its latency includes their scheduled times.
     assert latencies[0] > 8000
 
 
-async def test_requests_are_answered_and_errors_told(
+async def test_control_process_answers_requests_and_reports_errors(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def add(one: int, other: int) -> dict[str, int]:
@@ -118,7 +118,7 @@ async def test_requests_are_answered_and_errors_told(
     assert "KeyError" in third["error"]
 
 
-def test_every_contestant_says_what_it_must() -> None:
+def test_peer_toml_of_each_contestant_is_complete() -> None:
     contestants = read_contestants()
     assert contestants[0].is_headrace
     for one in contestants:
@@ -128,12 +128,12 @@ def test_every_contestant_says_what_it_must() -> None:
         assert set(one.servers) <= {"postgresql", "valkey"}
 
 
-def test_a_contestant_that_says_too_little_is_named(tmp_path: Path) -> None:
+def test_incomplete_peer_toml_is_named_in_the_error(tmp_path: Path) -> None:
     file = tmp_path / "peer.toml"
     file.write_text('title = "X"\nfigures = []\nservers = []\n[keeps]\nrow = "no"\n')
     with pytest.raises(ValueError, match=r"peer\.toml"):
         read_contestant(file)
 
 
-def test_a_database_has_another_name_in_the_same_url() -> None:
+def test_database_url_with_another_name_keeps_the_server() -> None:
     assert named("postgresql://a:b@h:1/x?sslmode=off", "y") == "postgresql://a:b@h:1/y?sslmode=off"

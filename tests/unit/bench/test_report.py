@@ -1,4 +1,4 @@
-"""Tables, charts and the page."""
+"""The tables and charts of a report, and the generated section of the page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def filled(report: Report, measure) -> Report:
     return report
 
 
-def test_each_contestant_has_a_row_with_what_it_keeps(report: Report, measure) -> None:
+def test_table_row_of_a_contestant_lists_the_kept_data(report: Report, measure) -> None:
     text = filled(report, measure).markdown()
     assert "| Headrace | 8,000 | row; FLUSHALL: all jobs; kill -9: never |" in text
     assert "| Oban | 3,000* | row; FLUSHALL: all jobs; kill -9: never |" in text
@@ -35,20 +35,20 @@ def test_each_contestant_has_a_row_with_what_it_keeps(report: Report, measure) -
     assert "commit 0123456789ab" in text
 
 
-def test_what_is_different_and_who_failed_is_told(report: Report, measure) -> None:
+def test_report_lists_deviations_and_failures(report: Report, measure) -> None:
     text = filled(report, measure).markdown()
     assert f"- A, {ONE}: Oban: the first 5,000 in 10 s" in text
     assert "- C: Celery failed: why\n" in f"{text}\n"
 
 
-def test_the_document_has_everything(report: Report, measure) -> None:
+def test_json_document_contains_all_figures(report: Report, measure) -> None:
     document = json.loads(json.dumps(filled(report, measure).document()))
     assert document.keys() >= {"machine", "settings", "contestants", "measurements", "failures"}
     assert document["targets"][0]["ratio"] == pytest.approx(8 / 3)
     assert document["summaries"][0]["cpu_total"] == 151
 
 
-def test_a_chart_has_the_best_one_first(report: Report, measure) -> None:
+def test_chart_shows_the_best_contestant_first(report: Report, measure) -> None:
     drawn = {chart.name: chart for chart in charts(filled(report, measure))}
     assert drawn.keys() == {"drain-1", "accept", "cpu"}
     assert [(bar.label, bar.ours) for bar in drawn["drain-1"].bars] == [
@@ -56,9 +56,9 @@ def test_a_chart_has_the_best_one_first(report: Report, measure) -> None:
     ]
 
 
-def test_a_run_replaces_what_is_between_the_marks() -> None:
+def test_page_section_between_the_markers_is_replaced() -> None:
     page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     assert replaced(page, "new") == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
-    with pytest.raises(ValueError, match="has no"):
+    with pytest.raises(ValueError, match="must contain"):
         replaced("no marks", "new")
     assert images([("a", "A"), ("b", "B")], "folder") == "![A](folder/a.svg)\n\n![B](folder/b.svg)"

@@ -1,4 +1,4 @@
-"""What several rounds come to."""
+"""Summaries of several rounds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from bench.compare.summary import summarize
 
 
-def test_rates_and_cpu_times_are_medians(measure) -> None:
+def test_summary_of_rates_and_cpu_times_is_the_median(measure) -> None:
     rounds = [
         measure("A", "oban", "x", rate, {"worker": cpu}, round=number)
         for number, (rate, cpu) in enumerate(((100, 10), (400, 30), (200, 20)), 1)
@@ -19,7 +19,7 @@ def test_rates_and_cpu_times_are_medians(measure) -> None:
     assert summary.cpu_total == 20
 
 
-def test_latencies_are_those_of_all_rounds_together(measure) -> None:
+def test_summary_of_latencies_covers_all_rounds(measure) -> None:
     values = {"jobs": 2, "p50_ms": 0.0, "p95_ms": 0.0, "p99_ms": 0.0, "max_ms": 0.0}
     rounds = [
         measure("C", "oban", "x", 0, values=values, samples=samples)
@@ -30,7 +30,7 @@ def test_latencies_are_those_of_all_rounds_together(measure) -> None:
     assert summary.values["p50_ms"] == pytest.approx(9, rel=0.01)
 
 
-def test_cases_and_contestants_are_kept_apart(measure) -> None:
+def test_summaries_are_separate_per_contestant_and_case(measure) -> None:
     found = summarize(
         [measure("A", "oban", "x", 1), measure("A", "oban", "y", 2), measure("A", "arq", "x", 3)]
     )
