@@ -65,7 +65,7 @@ class Health:
 
     @property
     def serving(self) -> bool:
-        """Whether the process is SERVING."""
+        """True while the process is SERVING."""
         return self.servicer.serving()
 
     async def start(self) -> None:

@@ -15,17 +15,17 @@ _log = structlog.get_logger()
 
 
 class Lookup:
-    """The statuses of all names with a prefix, from one read of those that are SERVING.
+    """The statuses of all names with a prefix, from one read of the names that are SERVING.
 
     A check reads them if the last read is too old. While a watch is open, they are read in a loop.
     Otherwise nothing is read. After a failed read no name is SERVING.
 
     Args:
         prefix: the prefix of the names.
-        valid: returns whether the rest of a name, after the prefix, is valid.
-        read: returns the rests of all names that are SERVING.
+        valid: returns whether a name without its prefix is valid.
+        read: returns all names that are SERVING, without the prefix.
         wait: returns after the given seconds, or earlier if the statuses may have changed.
-        max_age: how long a read is valid, in seconds.
+        max_age: validity of a read, in seconds.
         timeout: timeout of a read, in seconds.
     """
 
@@ -46,7 +46,7 @@ class Lookup:
         self._max_age = max_age
         self._timeout = timeout
         self._found: Container[str] = ()
-        self._holds_until = -math.inf
+        self._valid_until = -math.inf
         self._failing = False
         self._reading: asyncio.Task[None] | None = None
         self._followers = 0
@@ -60,7 +60,7 @@ class Lookup:
 
     async def serving(self, name: str) -> bool:
         """Return whether a name is SERVING, as of at most `max_age` ago."""
-        if asyncio.get_running_loop().time() >= self._holds_until:
+        if asyncio.get_running_loop().time() >= self._valid_until:
             await self._join()
         return name.removeprefix(self._prefix) in self._found
 
@@ -85,7 +85,7 @@ class Lookup:
         self._loop = asyncio.create_task(self._run(), name="lookup")
 
     async def run_once(self) -> None:
-        """Read the current statuses, with a read that begins after this call."""
+        """Read the current statuses, with a read that starts after this call."""
         if self._reading is not None:
             await asyncio.wait([self._reading])
         await self._join()
@@ -99,7 +99,7 @@ class Lookup:
         """Wait for the current read, or for a new one."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read_once(), name="lookup-reading")
-        # If a waiter is cancelled, the read continues for the others.
+        # If one waiter is cancelled, the read continues.
         await asyncio.wait([self._reading])
 
     async def _read_once(self) -> None:
@@ -113,7 +113,7 @@ class Lookup:
         except Exception as caught:  # noqa: BLE001 - any error means unknown
             error = caught
         # A result is as old as the start of the read, a failure as old as its end.
-        self._holds_until = (asked if error is None else clock()) + self._max_age
+        self._valid_until = (asked if error is None else clock()) + self._max_age
         if error is not None and not self._failing:
             _log.warning("health_not_read", names=self._prefix, error=type(error).__name__)
         self._failing = error is not None

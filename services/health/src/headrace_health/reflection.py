@@ -1,6 +1,6 @@
-"""gRPC reflection in both of its versions: newer tools ask for v1, older ones for v1alpha.
+"""gRPC reflection in both of its versions: newer tools use v1, older ones v1alpha.
 
-grpcio-reflection has v1alpha alone. The messages of v1 are the same under another package name, so
+grpcio-reflection has only v1alpha. The messages of v1 are the same under another package name, so
 one implementation answers both.
 """
 
@@ -54,7 +54,7 @@ def reflections(services: Sequence[str]) -> tuple[Reflection, Reflection]:
 
 
 def enable_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
-    """Answer reflection of `services`, and of reflection itself.
+    """Serve reflection of `services`, and of reflection itself.
 
     Args:
         server: not started yet.

@@ -1,4 +1,4 @@
-"""A gRPC server for health alone, for services without an API, and gRPC's completion queue."""
+"""A gRPC server that serves only health, for services without an API."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class HealthServer:
         return self._port
 
     async def start(self) -> None:
-        """Starts the checks and listens.
+        """Start the checks and listen.
 
         Raises:
-            RuntimeError: the address cannot be had.
+            RuntimeError: the address cannot be bound.
         """
         keep_completion_queue()
         # Two processes must not share a port by accident.
@@ -66,11 +66,11 @@ class HealthServer:
         self._server = server
 
     async def enter_graceful_shutdown(self) -> None:
-        """NOT_SERVING from now on, while the service finishes its work."""
+        """Report NOT_SERVING while the service finishes its work."""
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace: float = 1.0) -> None:
-        """Ends its streams and stops listening; open calls have `grace` seconds."""
+        """End the streams and stop listening; open calls have `grace` seconds."""
         await self._health.enter_graceful_shutdown()
         if self._server is not None:
             server, self._server = self._server, None

@@ -76,7 +76,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
         if lookup is None:
             return self._statuses.get(service)
         serving = not self._shutting_down and await lookup.serving(service)
-        # The shutdown may have begun during the lookup.
+        # The shutdown may have started during the lookup.
         return SERVING if serving and not self._shutting_down else NOT_SERVING
 
     async def Check(  # noqa: N802 - the protocol's name

@@ -1,1 +1,1 @@
-"""Headrace's scheduler: one leader runs the loops, the others are standbys."""
+"""Headrace's scheduler: one leader runs the loops, all others are standbys."""

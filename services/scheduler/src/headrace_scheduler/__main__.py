@@ -24,7 +24,7 @@ if __name__ == "__main__":
     service_parser(
         "headrace_scheduler",
         description="Dispatch Headrace's jobs to workers, or be a standby for the leader. "
-        "It runs until SIGTERM or SIGINT.",
+        "The scheduler runs until SIGTERM or SIGINT.",
         settings=_SETTINGS,
         examples=_EXAMPLES,
     ).parse_args()

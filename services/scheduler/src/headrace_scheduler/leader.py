@@ -1,4 +1,4 @@
-"""One scheduler leads, the others are standbys."""
+"""The election and the terms of the leader."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Leader:
                 _log.warning("leadership_failed", dependency=fault.dependency)
             except StaleTerm as refusal:
                 _log.warning("leadership_lost", term=refusal.term)
-            except Exception:  # noqa: BLE001 - after any fault it becomes a standby again
+            except Exception:  # noqa: BLE001 - any fault makes this scheduler a standby again
                 _log.exception("leadership_failed")
             await asyncio.sleep(random.uniform(*self._timing.standby))
 
@@ -121,7 +121,7 @@ class Leader:
                 self._on_renewed(asked)
                 await self._lead(term)
         finally:
-            # Also after a fault that leaves the result unknown: another scheduler can lead at once.
+            # Also after a fault with an unknown result, so that another scheduler can lead at once.
             if not is_standby:
                 await self._give_up()
 
@@ -164,7 +164,7 @@ class Leader:
             if done:
                 return
         if -left > self._timing.late:
-            # The statement in flight is refused by now. Its response counts as a refused write.
+            # PostgreSQL refuses the statement in flight. Its response counts as a refused write.
             await asyncio.wait(tasks, timeout=self._timing.answer, return_when=FIRST_COMPLETED)
 
     async def _give_up(self) -> None:

@@ -21,14 +21,14 @@ class Gauges:
         leading: whether it leads.
         term: its newest term; 0 before its first one.
         stale_writes: statements that were refused because its term was over.
-        taken_back: jobs recovered from lost workers.
+        recovered: jobs recovered from lost workers.
         pruned: jobs removed after their retention.
     """
 
     leading: bool = False
     term: int = 0
     stale_writes: int = 0
-    taken_back: int = 0
+    recovered: int = 0
     pruned: int = 0
 
 
@@ -49,7 +49,7 @@ class _Scheduler(Collector):
     def collect(self) -> Iterator[Metric]:
         gauges = self._gauges
         yield GaugeMetricFamily(
-            "headrace_leading", "Whether this scheduler leads.", value=gauges.leading
+            "headrace_leading", "1 if this scheduler leads, otherwise 0.", value=gauges.leading
         )
         yield GaugeMetricFamily(
             "headrace_leader_term", "The newest term of this scheduler.", value=gauges.term
@@ -62,7 +62,7 @@ class _Scheduler(Collector):
         yield CounterMetricFamily(
             "headrace_jobs_taken_back",
             "Jobs recovered from lost workers.",
-            value=gauges.taken_back,
+            value=gauges.recovered,
         )
         yield CounterMetricFamily(
             "headrace_jobs_pruned",

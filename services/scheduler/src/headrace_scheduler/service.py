@@ -24,7 +24,7 @@ _log = structlog.get_logger()
 
 
 class Scheduler:
-    """A scheduler: it leads, or it is a standby for the leader.
+    """A scheduler, which is the leader or a standby.
 
     Args:
         settings: servers, address and limits.

@@ -28,7 +28,8 @@ _log = structlog.get_logger()
 class Term:
     """The work of a scheduler while it leads.
 
-    Each term has loops of its own: another leader may have changed what earlier ones remembered.
+    Each term creates new loops, because another leader may have changed the data that earlier
+    loops remember.
 
     Args:
         term: its number; every write compares it with the stored one.
@@ -89,7 +90,7 @@ class Term:
         """Run all loops until the task is cancelled.
 
         Raises:
-            StaleTerm: the write of a loop was refused, as the term is over.
+            StaleTerm: a write of a loop was refused, because the term is over.
         """
         wakes = [self._bus.subscribe(*one.topics, accepts=one.accepts) for one in self._loops]
         tasks = [

@@ -10,10 +10,10 @@ class Timing:
     """Durations in seconds.
 
     Attributes:
-        lease: how long a term lasts unless it is renewed.
+        lease: duration of a term that is not renewed.
         standby: shortest and longest wait between two tries to lead. A standby takes over at most
             `lease` plus the longest wait after the last renewal.
-        late: delay after which a leader has not ended its loops on time, as after a suspension.
+        late: delay after which the end of the loops counts as late, as after a suspension.
         answer: wait of a late leader for the response to a statement in flight.
         release: deadline for giving up the lead; afterwards the lease has to lapse.
         retry: shortest and longest wait before the retry of a failed run.

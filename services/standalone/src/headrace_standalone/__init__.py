@@ -1,1 +1,1 @@
-"""The whole of Headrace in one command, on an embedded PostgreSQL and Valkey."""
+"""Headrace in one command, with embedded PostgreSQL and Valkey servers."""

@@ -1,4 +1,4 @@
-"""`python -m headrace_standalone`: as `headrace up`."""
+"""`python -m headrace_standalone`, the same as `headrace up`."""
 
 from __future__ import annotations
 

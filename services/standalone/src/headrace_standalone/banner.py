@@ -16,7 +16,7 @@ _DEFAULT_TARGET = "127.0.0.1:50051"
 
 
 def banner(plan: Plan, *, folder: DataFolder, files: Path) -> str:
-    """Return the addresses and folders of the platform, and commands to try that run as printed."""
+    """Return the addresses, the folders, and example commands that run as printed."""
     workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
     rows = [("API", f"{plan.gateway_address} (gRPC)")]
     rows += [
@@ -45,7 +45,7 @@ def banner(plan: Plan, *, folder: DataFolder, files: Path) -> str:
 
 
 def command_path(name: str) -> str | None:
-    """Return how a shell calls a command of this Python environment.
+    """Return the shell word that runs a command of this Python environment.
 
     Returns:
         The name if the shell finds the command by it, otherwise the path, quoted for a shell; None

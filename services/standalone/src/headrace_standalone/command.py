@@ -30,7 +30,7 @@ def up(
 ) -> int:
     """Start the whole platform on this machine and keep it running until Ctrl-C.
 
-    It starts its own PostgreSQL and Valkey servers,
+    The command starts its own PostgreSQL and Valkey servers,
     unless HEADRACE_DATABASE_URL and HEADRACE_REDIS_URL are set.
     The services read all other settings from the environment.
 

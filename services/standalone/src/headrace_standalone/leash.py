@@ -1,9 +1,9 @@
-"""Run a command that dies with its parent, as another user if asked to.
+"""Run a command that dies with its parent, optionally as another user.
 
     python -I -S leash.py SIGNAL PARENT UID GID COMMAND...
 
-The command replaces this process and so keeps its process id. The kernel sends it SIGNAL when
-PARENT (a process id) is gone, on Linux; elsewhere the command outlives a parent that was killed.
+The command replaces this process and so keeps its process id. On Linux the kernel sends it SIGNAL
+when the process PARENT ends. On other systems the command outlives a parent that was killed.
 UID and GID are `-` to keep the user.
 
 This is a program and not a `preexec_fn`, because Python code between fork and exec can deadlock in
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
         os.setuid(int(uid))
     if linux:
         _check(libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0))
-    if os.getppid() != int(parent):  # it died before the kernel knew that we care
+    if os.getppid() != int(parent):  # the parent ended before the prctl
         sys.exit(1)
     try:
         os.execv(command[0], command)  # noqa: S606 - the whole purpose

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-# Of the current file, and of the previous one.
+# The size limit of the current file, and of the previous one.
 MAX_BYTES = 16 * 1024 * 1024
 _TAIL_BYTES = 16 * 1024
 
@@ -16,12 +16,12 @@ class LogFile:
     """Receives the output of a process.
 
     Another program may rename, truncate or remove the file at any time, as logrotate does. The next
-    write then goes to a new file of the same name.
+    write then creates a new file of the same name.
 
     Args:
         path: the file; its content is kept.
-        max_bytes: when the file would grow beyond this, it becomes `PATH.1`, and a new one begins.
-        echo: receives each whole line as well.
+        max_bytes: the size limit. A file that would exceed it is renamed to `PATH.1` first.
+        echo: receives each complete line too.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class LogFile:
             os.write(self._file, data)
         if self._echo is not None:
             *lines, self._rest = (self._rest + data).split(b"\n")
-            # A line without an end must not grow for ever.
+            # Limit the size of an unfinished line.
             self._rest = self._rest[-_TAIL_BYTES:]
             for line in lines:
                 self._echo(line.decode(errors="replace"))
 
     def tail(self, lines: int = 10) -> str:
-        """Return the last lines; none if the file is gone."""
+        """Return the last lines; an empty text if the file is missing."""
         try:
             with self._path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -79,7 +79,7 @@ class LogFile:
         self._file = os.open(self._path, flags, 0o666)
 
     def _is_elsewhere(self) -> bool:
-        """Whether the open file, if there is one, has lost its name."""
+        """Return whether no file is open, or the path names another file than the open one."""
         if self._file is None:
             return True
         try:

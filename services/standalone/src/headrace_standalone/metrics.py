@@ -17,12 +17,12 @@ def metrics_addresses(
 
     With `port`, every process serves them: the gateway on this port of 127.0.0.1, the scheduler on
     the next one, then one worker after the other. Otherwise HEADRACE_GATEWAY_METRICS_ADDRESS and
-    its siblings decide, and the first worker's port is the one that is set. Port 0 means any free
+    its counterparts apply, and the first worker has the port that is set. Port 0 means any free
     port for each process.
 
     Args:
         workers: the number of workers.
-        port: the first port; None to go by `environment`.
+        port: the first port; None to use `environment`.
         environment: the variables of the process.
 
     Raises:

@@ -15,7 +15,6 @@ from headrace_standalone.supervised import ProgramFailedError
 
 _TIMEOUT = 300.0
 
-
 # sysexits.h: EX_TEMPFAIL; the server is starting or has no free connection.
 _BUSY = 75
 _RETRY_S = 2.0
@@ -30,12 +29,12 @@ async def migrate(
     """Migrate the database to the schema of this version, as soon as it accepts a connection.
 
     Args:
-        environment: has the database's URL.
+        environment: the variables of the process, with the URL of the database.
         log: receives the output.
-        announce: receives a sentence about each attempt that the database had no connection for.
+        announce: receives a sentence about each retry.
 
     Raises:
-        ProgramFailedError: it failed, or took more than five minutes.
+        ProgramFailedError: the migration failed, or took more than five minutes.
     """
     while await _run(environment=environment, log=log) == _BUSY:
         reason = log.tail(1).removeprefix("headrace migrate: ")

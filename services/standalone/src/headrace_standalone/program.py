@@ -32,19 +32,19 @@ class Program:
     """A process to run.
 
     Args:
-        name: what it is called in messages and in the name of its log.
-        command: the absolute path of the executable, and its arguments. Never a secret: everybody
-            on the machine can read the arguments of a process.
+        name: its name in messages, and the name of its log.
+        command: the absolute path of the executable, and its arguments. They must not contain
+            secrets, because all users of the machine can read them.
         environment: the whole environment of the process.
         directory: its working directory; None for that of this process.
-        probe: asks once whether the process serves, in bounded time.
-        prepare: what must be done before each start; it may block for some seconds.
+        probe: returns whether the process serves, in bounded time.
+        prepare: called before each start; may block for some seconds.
         start_timeout: seconds until it must serve.
-        postpones: whether it may take longer than that, since it waits for servers by itself.
-        stop_signal: asks it to end.
-        stop_grace: seconds that it has to do so, until it is killed.
-        death_signal: what the kernel sends it when the process that started it has died.
-        account: who it runs as; None for the user of this process.
+        postpones: whether it may take longer, because it waits for servers.
+        stop_signal: the signal that stops it.
+        stop_grace: seconds after the stop signal until it is killed.
+        death_signal: the signal that the kernel sends it when its parent has died.
+        account: the user that runs it; None for the user of this process.
     """
 
     name: str
@@ -61,14 +61,14 @@ class Program:
     account: Account | None = None
 
     def arguments(self) -> list[str]:
-        """The command; run it from the thread that outlives the process."""
+        """Return the command. Run it from a thread that outlives the process."""
         return leashed(self.command, death_signal=self.death_signal, account=self.account)
 
     def options(self, log: IO[bytes] | int) -> dict[str, Any]:
-        """Return the keyword arguments of `subprocess.Popen`; output goes to `log`.
+        """Return the keyword arguments of `subprocess.Popen`, with the output to `log`.
 
-        The process gets a session of its own, so that a Ctrl-C in the terminal reaches it through
-        us alone, in its turn.
+        The process gets a new session, so that Ctrl-C in the terminal does not signal it. Programs
+        are stopped in order instead.
         """
         return {
             "stdin": subprocess.DEVNULL,

@@ -29,13 +29,13 @@ class Plan:
     """The options of `headrace up`.
 
     Args:
-        workers: how many workers.
-        gateway_address: where the API is served, `host:port` with a port.
+        workers: the number of workers.
+        gateway_address: `host:port` of the API; the port is not 0.
         metrics_addresses: `host:port` of the metrics of each process that serves them, by name.
-        handlers: modules with handlers, beside those that the environment names.
+        handlers: modules with handlers, in addition to HEADRACE_HANDLERS.
         log_format: `json` or `console`.
-        ephemeral: the data folder is deleted afterwards.
-        show_logs: print what the processes print.
+        ephemeral: whether the data folder is deleted at the end.
+        show_logs: whether to print the output of the processes.
     """
 
     workers: int = 1
@@ -50,16 +50,15 @@ class Plan:
 class Stack:
     """The whole platform on this machine.
 
-    The servers that HEADRACE_DATABASE_URL and HEADRACE_REDIS_URL name are used; what they don't
-    name is started here.
+    Embedded servers are started if HEADRACE_DATABASE_URL or HEADRACE_REDIS_URL is not set.
 
     Args:
-        plan: what to start.
-        folder: where data, secrets and logs go; we hold it.
-        announce: is told in sentences what happens.
+        plan: the processes to start.
+        folder: the locked data folder.
+        announce: called with a sentence about each event.
 
     Attributes:
-        files: where the files of jobs lie.
+        files: the folder with the files of jobs.
     """
 
     def __init__(self, *, plan: Plan, folder: DataFolder, announce: Callable[[str], None]) -> None:
@@ -68,7 +67,7 @@ class Stack:
         self._announce = announce
         settings = Settings()
         self._grace = settings.shutdown_grace
-        # Jobs that outlast the grace are cancelled, and then have the grace of a cancel.
+        # After the grace, running jobs are cancelled, and have the grace of a cancellation.
         self._worker_grace = settings.shutdown_grace + settings.worker_cancel_grace
         self.files = self._find_files()
         handlers = (*filter(None, [os.environ.get("HEADRACE_HANDLERS")]), *plan.handlers)
@@ -88,7 +87,7 @@ class Stack:
 
         Raises:
             EmbeddedServerError: an embedded server cannot be set up, or a port is taken.
-            ProgramFailedError: a process did not come to serve.
+            ProgramFailedError: a program did not start serving.
         """
         for name, alike in misspelt_variables(os.environ).items():
             self._announce(f"{name} is not a setting and is ignored; did you mean {alike}?")
@@ -166,8 +165,8 @@ class Stack:
         await asyncio.gather(*(supervised.start() for stage in started for supervised in stage))
 
     def _find_files(self) -> Path:
-        if said := os.environ.get("HEADRACE_FILES_ROOT"):
-            return Path(said)
+        if root := os.environ.get("HEADRACE_FILES_ROOT"):
+            return Path(root)
         files = self._folder.path / "files"
         files.mkdir(exist_ok=True)
         return files

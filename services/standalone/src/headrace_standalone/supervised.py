@@ -20,23 +20,23 @@ RESTARTS = RetryPolicy(
     initial_backoff=timedelta(seconds=0.5), max_backoff=timedelta(seconds=10), jitter=0.5
 )
 # A program that ran this long resets the wait, in seconds.
-_WELL = 30.0
+_STABLE_S = 30.0
 _PROBE_EVERY = 0.05
 # Interval of messages about a slow start, in seconds.
 _NOTICE_EVERY = 15.0
 # More than the capacity of a pipe. A process that has left the group may continue to write.
 _DRAIN_READS = 32
 _READ_BYTES = 64 * 1024
-# How long a killed process may take to end, in seconds.
-_GONE = 10.0
+# Longest wait for the end of a killed process, in seconds.
+_KILL_S = 10.0
 
 
 class ProgramFailedError(Exception):
-    """A program could not start to serve.
+    """A program did not start serving.
 
     Args:
-        name: the program's.
-        reason: what happened.
+        name: the name of the program.
+        reason: the reason, as a predicate of the name.
         tail: the end of its log.
     """
 
@@ -51,10 +51,10 @@ class Supervised:
     """Runs a program until it is stopped, and restarts it after each unexpected end.
 
     Args:
-        program: what to run.
-        log: takes what it prints; closed at the end.
-        announce: is told in a sentence what happens.
-        restarts: how long to wait before it is started again; its attempts are not limited.
+        program: the program.
+        log: receives its output; closed at the end.
+        announce: called with a sentence about each event.
+        restarts: the waits before restarts. Its `max_attempts` has no effect.
     """
 
     def __init__(
@@ -85,12 +85,11 @@ class Supervised:
     async def start(self) -> None:
         """Start the program, wait until it serves, and keep it running.
 
-        A program that postpones its start is awaited for as long as it lives, with a line about it
-        four times a minute.
+        A program that postpones its start may take any time; a message reports it every 15 s.
 
         Raises:
-            ProgramFailedError: it ended instead, or did not serve in its time. It is not started
-                again then, but must be stopped all the same.
+            ProgramFailedError: the program ended, or did not serve in time. It is not restarted,
+                but `stop` must still be called.
         """
         self._task = asyncio.create_task(self._run(), name=f"supervise {self._program.name}")
         began = time.monotonic()
@@ -134,7 +133,7 @@ class Supervised:
             if not self._served.done():
                 self._served.set_exception(self._failed(end))
                 return
-            deaths = 1 if time.monotonic() - began > _WELL else deaths + 1
+            deaths = 1 if time.monotonic() - began > _STABLE_S else deaths + 1
             wait = self._restarts.backoff(deaths).total_seconds()
             self._announce(f"{self._program.name} {end}; starting it again in {wait:.1f} s")
             with suppress(TimeoutError):
@@ -161,7 +160,7 @@ class Supervised:
         finally:
             for task in (exited, stopping, probing):
                 task.cancel()
-            # Child processes that it has left.
+            # End the child processes that are left.
             self._kill_group()
             self._process = None
             self._drain(output)
@@ -204,7 +203,7 @@ class Supervised:
             self._announce(f"{self._program.name} did not end within {grace}; killing it")
         self._kill_group()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_GONE):
+            async with asyncio.timeout(_KILL_S):
                 await process.wait()
 
     def _kill_group(self) -> None:

@@ -1,4 +1,4 @@
-"""Delivers waiting jobs to pools by rank, as far as they have free slots."""
+"""Delivers waiting jobs to the free slots of pools, by rank."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from headrace_scheduler.timing import DEFAULT, Timing
 
 _log = structlog.get_logger()
 
-# Jobs that one page asks for: twice as many as the last one delivered, within these bounds, so
-# that hundreds of lanes are not read in vain. The next page follows at once.
+# The bounds of the size of a page, in jobs. A page has twice as many jobs as the last one
+# delivered, so a run over hundreds of lanes reads few jobs that it cannot deliver. The next page
+# follows at once.
 _MIN_PAGE: Final = 100
 _MAX_PAGE: Final = 1000
 
 # Pause between two runs, in seconds. A run costs much the same for one job as for hundreds, so the
-# pause grows with the jobs that the last run delivered. While all slots are taken, the pause is a
+# pause grows with the jobs that the last run delivered. While all slots are busy, the pause is a
 # share of the time in which the workers end as many jobs as they can hold.
 _PAUSE: Final = (0.001, 0.02)
 _PAUSE_PER_JOB: Final = 0.0002
@@ -51,8 +52,8 @@ class _Page:
     Attributes:
         delivered: jobs that were delivered.
         capacity: deliveries that all pools can hold together.
-        whole: whether the page had every job whose turn it was.
-        full: whether some jobs found no room.
+        whole: whether the page had all jobs that could be delivered.
+        full: whether some jobs had no room.
     """
 
     delivered: int
@@ -102,19 +103,19 @@ class Dispatch(Loop):
         self._unclaimed: dict[Lane, dict[AttemptKey, _Unclaimed]] = {}
         self._last_run = clock()
         self._page_size = _MIN_PAGE
-        # Whether every waiting job found room in the last run.
+        # True if every waiting job had room in the last run.
         self._supplied = False
         self.pause = _PAUSE[0]
 
     def accepts(self, topic: str) -> bool:
-        """Whether a wake-up matters: a free slot does not while no job waits for one."""
+        """Return whether a wake-up matters. A free slot does not while no job waits for one."""
         return topic != Topic.SLOTS or not self._supplied
 
     async def run_once(self) -> float:
-        """Deliver jobs as far as there is room; return the seconds until the next run."""
+        """Deliver jobs while there is room; return the seconds until the next run."""
         # This run may miss a slot that becomes free while it reads.
         self._supplied = False
-        began = self._clock()
+        start = self._clock()
         delivered, whole = 0, False
         while not whole:
             page = await self._deliver_page()
@@ -122,7 +123,7 @@ class Dispatch(Loop):
             whole = page.whole
             self._page_size = min(max(_MIN_PAGE, 2 * page.delivered), _MAX_PAGE)
         self._supplied = not page.full
-        self._set_pause(delivered, page, took=self._clock() - began)
+        self._set_pause(delivered, page, took=self._clock() - start)
         return self._timing.dispatch
 
     def _set_pause(self, delivered: int, page: _Page, *, took: float) -> None:
@@ -141,7 +142,7 @@ class Dispatch(Loop):
         self.pause = min(max(low, pause, took), high)
 
     async def _deliver_page(self) -> _Page:
-        """Deliver the next jobs in the order of their turn."""
+        """Deliver the next jobs by rank."""
         async with self._database.statement() as connection:
             pools = await live_pools(connection, term=self._term)
             most = {

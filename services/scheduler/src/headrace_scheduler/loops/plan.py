@@ -13,10 +13,10 @@ class Plan:
     """The jobs of each pool.
 
     Attributes:
-        jobs: by the pool's name, in the order of their turn.
+        jobs: by the name of the pool, in the order of their ranks.
         whole: false if the plan ends with the last known job of a lane, because the unknown jobs
-            after it may come before others.
-        full: whether some jobs found no room.
+            after it may precede others.
+        full: whether some jobs had no room.
     """
 
     jobs: Mapping[str, Sequence[ReadyJob]]
@@ -25,7 +25,7 @@ class Plan:
 
 
 def plan(heads: Sequence[Head], pools: Iterable[Pool], room: Mapping[str, int]) -> Plan:
-    """Assign jobs to pools in the order of their turn.
+    """Assign jobs to pools by rank.
 
     A job is assigned to the pool with the most room among those that serve its lane. A job without
     room is skipped, so it delays no job of other pools.
@@ -44,7 +44,7 @@ def plan(heads: Sequence[Head], pools: Iterable[Pool], room: Mapping[str, int]) 
     last = {head.keys[-1] for head in heads if not head.whole and head.keys}
     planned: dict[str, list[ReadyJob]] = {}
     full = False
-    for job in _in_turn(heads):
+    for job in _by_rank(heads):
         names = [name for name in able[job.lane] if left[name] > 0]
         if not names:
             full = True
@@ -57,6 +57,6 @@ def plan(heads: Sequence[Head], pools: Iterable[Pool], room: Mapping[str, int]) 
     return Plan(jobs=planned, whole=True, full=full)
 
 
-def _in_turn(heads: Sequence[Head]) -> Iterable[ReadyJob]:
+def _by_rank(heads: Sequence[Head]) -> Iterable[ReadyJob]:
     # The jobs of one head are in order.
     return heads[0] if len(heads) == 1 else sorted(job for head in heads for job in head)

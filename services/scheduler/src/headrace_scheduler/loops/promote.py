@@ -12,7 +12,7 @@ from headrace_core.wake import Topic, WakeBus
 from headrace_scheduler.timing import DEFAULT, Timing
 
 _PAGE: Final = 1000
-# Shortest wait, in seconds: a job that is due and was not promoted is locked by a transaction.
+# Shortest wait, in seconds. A due job that was not promoted is locked by another transaction.
 _MIN_WAIT: Final = 0.01
 
 

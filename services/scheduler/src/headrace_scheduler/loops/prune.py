@@ -32,12 +32,12 @@ class Prune(Loop):
         database: the store.
         term: of the scheduler.
         gauges: counts pruned jobs.
-        retention: how long ended jobs are kept.
+        retention: the retention of ended jobs.
         subscription_retention: longest time that an unacknowledged job is kept for a subscription.
         timing: its interval and its rests.
         page: jobs per transaction.
         clock: monotonic seconds.
-        sleep: rests for some seconds.
+        sleep: waits for the given seconds.
     """
 
     name = "prune"
@@ -81,7 +81,7 @@ class Prune(Loop):
         since: datetime | None = None
         try:
             while True:
-                began = self._clock()
+                start = self._clock()
                 async with self._database.transaction() as connection:
                     pruned = await prune_jobs(
                         connection,
@@ -99,7 +99,7 @@ class Prune(Loop):
                 jobs, events = jobs + pruned.jobs, events + pruned.events
                 unread.update(pruned.unread)
                 since = pruned.end_time
-                await self._rest(began)
+                await self._rest(start)
         finally:
             if jobs:
                 _log.info("jobs_pruned", tenant=tenant, state=state, jobs=jobs, events=events)
@@ -115,14 +115,15 @@ class Prune(Loop):
     async def _remove_leftovers(self) -> None:
         """Remove the remaining events of jobs that had too many for one transaction."""
         while True:
-            began = self._clock()
+            start = self._clock()
             async with self._database.statement() as connection:
                 if not await remove_leftovers(connection, term=self._term):
                     break
-            await self._rest(began)
+            await self._rest(start)
 
-    async def _rest(self, began: float) -> None:
-        """Rest as long as the transaction took, so that pruning takes at most half the time of one
-        connection, and less of a busy server's.
+    async def _rest(self, start: float) -> None:
+        """Wait as long as the transaction took.
+
+        So pruning uses a connection for at most half of the time.
         """
-        await self._sleep(max(self._timing.prune_rest, self._clock() - began))
+        await self._sleep(max(self._timing.prune_rest, self._clock() - start))

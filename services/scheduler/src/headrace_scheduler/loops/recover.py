@@ -1,4 +1,4 @@
-"""Takes back the attempts of lost workers, and expires jobs that are past their deadline."""
+"""Recovers the attempts of lost workers, and expires jobs that are past their deadline."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from headrace_scheduler.timing import DEFAULT, Timing
 _log = structlog.get_logger()
 
 _PAGE: Final = 500
-# Extra time of a running job past its deadline: its worker expires it first.
+# Extra time of a running job past its deadline, in which its worker expires it.
 _RUNNING_GRACE: Final = timedelta(seconds=5)
 # Age at which the row of a lapsed worker is removed.
 _KEEP_LAPSED: Final = timedelta(hours=1)
 
 
 class Recover(Loop):
-    """Recovers jobs page by page.
+    """Recovers and expires jobs, page by page.
 
     Args:
         database: the store.
@@ -67,7 +67,7 @@ class Recover(Loop):
                 expired = await expire_overdue(
                     connection, term=self._term, limit=_PAGE, running_grace=_RUNNING_GRACE
                 )
-            self._gauges.taken_back += len(lost)
+            self._gauges.recovered += len(lost)
             for job_id, state in lost:
                 log = _log.error if state == JobState.FAILED else _log.warning
                 log("job_worker_lost", job_id=str(job_id), state=state)

@@ -1,4 +1,4 @@
-"""The user that runs a server which refuses to run as root."""
+"""The user of a server that refuses to run as root."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _USERADD = "/usr/sbin/useradd"
 def unprivileged_account(announce: Callable[[str], None]) -> Account | None:
     """Return the account of a server that must not run as root; None if this process is not root.
 
-    Root's first call creates the system user.
+    The first call as root creates the system user.
 
     Args:
         announce: receives a sentence when the user has been created.

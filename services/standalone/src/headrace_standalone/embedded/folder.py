@@ -1,4 +1,4 @@
-"""The folder that holds everything of one stack: data, secrets and logs."""
+"""The data folder of one stack, with its data, secrets and logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace_standalone.embedded import DataFolderInUse
 
 
 class DataFolder:
-    """A folder that is ours alone for as long as we hold it; made by `hold` or `temporary`.
+    """A data folder that this process has locked. `hold` or `temporary` creates it.
 
     Attributes:
         path: its absolute path.
@@ -28,12 +28,12 @@ class DataFolder:
         self.logs.mkdir(mode=0o700, exist_ok=True)
 
     def secret(self, name: str) -> str:
-        """The secret `name` of this folder, drawn at its first use and kept in a private file."""
+        """Return the secret `name`, created at its first use and stored in a private file."""
         folder = self.path / "secrets"
         folder.mkdir(mode=0o700, exist_ok=True)
         file = folder / name
         if not file.exists():
-            # It appears under its name only when it is whole.
+            # The rename publishes the complete file.
             draft = folder / f"{name}.new"
             draft.unlink(missing_ok=True)
             write_private(draft, secrets.token_urlsafe(32))
@@ -43,11 +43,11 @@ class DataFolder:
     @classmethod
     @contextmanager
     def hold(cls, path: Path) -> Iterator[DataFolder]:
-        """Creates the folder if need be and holds it.
+        """Create the folder if necessary, and lock it.
 
         Raises:
-            DataFolderInUse: another process holds it.
-            OSError: it can be neither created nor written.
+            DataFolderInUse: another process has locked it.
+            OSError: the folder cannot be created or written.
         """
         path = path.absolute()
         path.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class DataFolder:
     @classmethod
     @contextmanager
     def temporary(cls) -> Iterator[DataFolder]:
-        """Holds a fresh folder, which is deleted with everything in it afterwards."""
+        """Create and lock a temporary folder, and delete it with its content at the end."""
         path = Path(tempfile.mkdtemp(prefix="headrace-"))
         try:
             with cls.hold(path) as folder:
@@ -78,10 +78,10 @@ class DataFolder:
 
 
 def write_private(file: Path, text: str) -> None:
-    """Writes a new file that only its owner can read, from its first moment on.
+    """Write a new file that only its owner can ever read.
 
     Raises:
-        FileExistsError: there is such a file.
+        FileExistsError: the file exists.
     """
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w") as stream:  # noqa: PTH123 - a descriptor, not a path

@@ -10,7 +10,7 @@ import socket
 # port, connect to itself, and block the restart of the server.
 _FIRST, _LAST = 20_000, 32_767
 
-# Returned ports, which may not be in use yet.
+# The ports returned so far. Their servers may not have started yet.
 _given: set[int] = set()
 
 

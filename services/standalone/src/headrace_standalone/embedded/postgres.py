@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL: one private server, with its data in our folder."""
+"""An embedded PostgreSQL: a private server with its data in the data folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROLE = "headrace"
 _DATABASE = "headrace"
 _PROBE_TIMEOUT = 5.0
 _INITDB_TIMEOUT = 120.0
-# A server that lost its supervisor has been told to end, and writes a last checkpoint.
+# Time for the last checkpoint of a server that lost its supervisor, in seconds.
 _LEFTOVER_TIMEOUT = 30.0
 
 
@@ -33,14 +33,13 @@ class EmbeddedPostgres:
     """A PostgreSQL server on 127.0.0.1.
 
     Args:
-        folder: where its data and its password lie; we hold it.
-        port: where it listens; None for a free one.
-        ephemeral: the data is thrown away afterwards, so nothing waits for the disk. Everything
-            else is the same.
+        folder: the locked data folder, with its data and its password.
+        port: the port; None for a free one.
+        ephemeral: whether the data is deleted at the end, so that no commit waits for the disk.
         announce: receives a sentence about each change outside of `folder`.
 
     Attributes:
-        url: where to connect, the password included.
+        url: the URL of the database, with the password.
 
     Raises:
         EmbeddedServerError: this process is root, and the server cannot run as another user.
@@ -64,11 +63,10 @@ class EmbeddedPostgres:
         self.url = postgres_url(password=self._password, port=self._port)
 
     def prepare(self) -> None:
-        """Makes the data fit to be served: creates it if there is none, and clears what a killed
-        server has left behind.
+        """Create the data if it is missing, and end a server that outlived its supervisor.
 
         Raises:
-            EmbeddedServerError: that cannot be done.
+            EmbeddedServerError: the data cannot be created or used.
         """
         if self._data.exists():
             self._check_version()
@@ -77,17 +75,17 @@ class EmbeddedPostgres:
             self._create()
 
     def program(self) -> Program:
-        """The server's process."""
+        """Return the program of the server."""
         durability = ("fsync=off", "full_page_writes=off") if self._ephemeral else ()
         settings = (
             "listen_addresses=127.0.0.1",
             f"port={self._port}",
             "unix_socket_directories=",
-            # Enough for the pools of as many workers as `headrace up` starts.
+            # Enough for the pools of all workers that `headrace up` can start.
             "max_connections=300",
             "timezone=UTC",
             "log_timezone=UTC",
-            # The details of an error quote rows, and rows hold payloads.
+            # The details of an error quote rows, which contain payloads.
             "log_error_verbosity=terse",
             *durability,
         )
@@ -103,7 +101,7 @@ class EmbeddedPostgres:
             probe=self.probe,
             prepare=self.prepare,
             start_timeout=60.0,
-            # A fast shutdown: it ends sessions, and writes a checkpoint.
+            # A fast shutdown, which ends sessions and writes a checkpoint.
             stop_signal=signal.SIGINT,
             stop_grace=30.0,
             death_signal=signal.SIGINT,
@@ -111,7 +109,7 @@ class EmbeddedPostgres:
         )
 
     async def probe(self) -> bool:
-        """Whether the server answers. Creates our database in it if it is not there yet."""
+        """Return whether the server answers. Create the database if it is missing."""
         try:
             connection = await asyncpg.connect(
                 host="127.0.0.1",
@@ -124,8 +122,8 @@ class EmbeddedPostgres:
                 command_timeout=30.0,
             )
             try:
-                known = "SELECT 1 FROM pg_database WHERE datname = $1"
-                if await connection.fetchval(known, _DATABASE) is None:
+                exists = "SELECT 1 FROM pg_database WHERE datname = $1"
+                if await connection.fetchval(exists, _DATABASE) is None:
                     await connection.execute(f"CREATE DATABASE {_DATABASE}")
             finally:
                 await connection.close(timeout=_PROBE_TIMEOUT)
@@ -134,7 +132,7 @@ class EmbeddedPostgres:
         return True
 
     def _create(self) -> None:
-        # The folder appears under its name only when it is whole.
+        # The rename publishes the complete folder.
         draft = self._data.with_name("postgres.new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
@@ -149,7 +147,7 @@ class EmbeddedPostgres:
                 "--auth=scram-sha-256",
                 "--pwfile=/dev/stdin",
                 "--encoding=UTF8",
-                # The same order of texts on every system, whatever locales it has.
+                # The order of texts is the same on every system.
                 *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
                 "--no-instructions",
                 *(["--no-sync"] if self._ephemeral else []),
@@ -192,16 +190,15 @@ class EmbeddedPostgres:
         theirs = (self._data / "PG_VERSION").read_text().strip()
         if ours.split(".")[0] != theirs:
             raise EmbeddedServerError(
-                f"{self._data} belongs to PostgreSQL {theirs}, and this is {ours}. "
+                f"{self._data} belongs to PostgreSQL {theirs}, but this is PostgreSQL {ours}. "
                 "Choose another folder with --data."
             )
 
     def _end_leftover(self) -> None:
-        """Ends a server of this folder that has outlived its supervisor.
+        """End a server of this folder that has outlived its supervisor, and remove its pid file.
 
-        A pid file that names no such server is removed: its number may belong to somebody else by
-        now, and PostgreSQL would refuse to start because of it. We hold the folder, so no new
-        server can appear meanwhile.
+        A pid file of an ended server is removed too: another process may have its process id now,
+        and PostgreSQL would refuse to start. The folder is locked, so no other server can start.
         """
         pid_file = self._data / "postmaster.pid"
         try:
@@ -220,23 +217,23 @@ class EmbeddedPostgres:
             pass
         except psutil.TimeoutExpired:
             raise EmbeddedServerError(
-                f"The PostgreSQL server with the process id {server.pid} still runs in "
+                f"The PostgreSQL server with the process id {server.pid} is still running in "
                 f"{self._data}. Stop it, or choose another folder with --data."
             ) from None
-        # Without it, a server checks by shared memory that no session of an earlier one is left.
+        # Without the file, a server checks its shared memory for sessions of an earlier server.
         pid_file.unlink(missing_ok=True)
 
     def _is_leftover(self, server: psutil.Process, lines: list[str]) -> bool:
-        """Whether the process is the server that wrote these lines of postmaster.pid."""
+        """Return whether the process is the server that wrote these lines of postmaster.pid."""
         try:
             return Path(server.cwd()) == self._data.resolve()
         except psutil.AccessDenied:
-            # Root in a container may not look into another user's process; the port identifies it.
+            # Root in a container may not inspect another user's process. The port identifies it.
             return server.name() == "postgres" and f"port={lines[3]}" in server.cmdline()
 
 
 def postgres_url(*, password: str, port: int) -> str:
-    """Where our database on such a server is."""
+    """Return the URL of the database on a server."""
     return f"postgresql://{_ROLE}:{password}@127.0.0.1:{port}/{_DATABASE}"
 
 

