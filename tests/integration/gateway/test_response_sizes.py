@@ -26,7 +26,8 @@ from headrace_core.domain.job import Progress
 from headrace_core.domain.limits import MAX_DOCUMENT_BYTES, MAX_LABELS
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from headrace_gateway.calls.limits import MAX_RESPONSE_BYTES, MAX_VALUE_BYTES
+from headrace_gateway.grpc.data import MAX_VALUE_BYTES
+from headrace_gateway.grpc.server import MAX_RESPONSE_BYTES
 from support.gateway import TIMEOUT, PlayedWorker
 
 SERVICES = (

@@ -73,7 +73,7 @@ def test_value_with_integral_number_becomes_an_integer(number: float, text: str)
     assert document_of(Data(value=struct_pb2.Value(number_value=number))).text == text
 
 
-def test_negative_zero_of_a_value_is_kept():
+def test_value_with_negative_zero_keeps_its_sign():
     for text in ("-0.0", "[-0.0]"):
         sent = Data()
         sent.value.CopyFrom(write_data(text, DATA_ENCODING_VALUE).value)
@@ -84,7 +84,7 @@ def test_negative_zero_of_a_value_is_kept():
         assert (number, math.copysign(1, number)) == (0.0, -1.0)
 
 
-def test_value_built_in_any_order_is_the_same_text():
+def test_values_with_another_key_order_have_the_same_text():
     names = [f"key {n}" for n in range(50)]
     one = value({name: {"x": 1, "a": 2} for name in names})
     two = value({name: {"a": 2, "x": 1} for name in reversed(names)})

@@ -1,4 +1,4 @@
-"""Requests, decoded from protobuf."""
+"""The conversion of requests from protobuf."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_unknown_enum_numbers_are_violations():
     assert [violation.field for violation in found] == ["data_encoding", "view"]
 
 
-def test_view_unspecified_is_the_default():
+def test_unspecified_view_is_the_default():
     assert read_view(job_pb2.JOB_VIEW_UNSPECIFIED, Violations(), default_full=True)
     assert not read_view(job_pb2.JOB_VIEW_UNSPECIFIED, Violations(), default_full=False)
     assert read_view(job_pb2.JOB_VIEW_FULL, Violations(), default_full=False)
@@ -82,7 +82,7 @@ def test_job_filter_is_decoded():
     assert not found
 
 
-def test_job_filter_violations_come_at_once():
+def test_job_filter_reports_all_violations():
     found = Violations()
     states = [job_pb2.JOB_STATE_FAILED, 0, 99]
     message = JobFilterMessage(states=states, batch_id="x", job_ids=[str(uuid4()), "x"])

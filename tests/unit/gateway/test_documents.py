@@ -1,4 +1,4 @@
-"""JSON documents of requests: parsed exactly, bounded in depth, compared by their content."""
+"""JSON documents keep their text, have a bounded depth, and are compared by content."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_core.domain.errors import DocumentTooDeep
+from headrace_core.domain.limits import MAX_DOCUMENT_DEPTH
 from headrace_gateway.api.documents import canonical, parse_json
-from headrace_gateway.calls.limits import MAX_DEPTH
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -75,7 +75,7 @@ def test_depth_beyond_its_limit_is_counted(raw: bytes, depth: int):
 @pytest.mark.parametrize(
     "text",
     [
-        "[" * MAX_DEPTH + "]" * MAX_DEPTH,
+        "[" * MAX_DOCUMENT_DEPTH + "]" * MAX_DOCUMENT_DEPTH,
         json.dumps([[1]] * 500),
         json.dumps({"a": "[" * 500}),
     ],
@@ -119,7 +119,7 @@ def test_equal_documents_have_one_canonical_text(one: str, other: str):
         ("0.1", "0.10000000000000002"),
     ],
 )
-def test_unequal_documents_have_other_canonical_texts(one: str, other: str):
+def test_unequal_documents_have_unequal_canonical_texts(one: str, other: str):
     assert canonical(one) != canonical(other)
 
 

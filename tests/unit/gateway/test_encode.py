@@ -1,4 +1,4 @@
-"""Responses, encoded to protobuf."""
+"""The conversion of responses to protobuf."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_event_has_the_field_of_its_detail(detail: dict[str, object], shown: set
 
 
 def test_event_fills_every_field_of_the_contract():
-    # Fields that only order events, or that filters read.
+    # Fields only for the order of events and for filters.
     inner = {"labels", "batch_id", "tenant", "xid", "position"}
     assert {field.name for field in fields(JobEvent)} - inner == {
         {"event_time": "time", "schedule_time": "due_time"}.get(field.name, field.name)

@@ -81,7 +81,7 @@ def test_comparison_is_parsed(text: str, comparison: Comparison):
     assert parse_filter(text) == ((comparison,),)
 
 
-def test_and_joins_clauses_and_or_joins_alternatives():
+def test_filter_joins_clauses_by_and_alternatives_by_or():
     text = '(state = FAILED OR state = CANCELLED) AND labels.team = "ml" AND priority > 0'
     assert parse_filter(text) == (
         (compare("state", "=", JobState.FAILED), compare("state", "=", JobState.CANCELLED)),
@@ -104,8 +104,8 @@ def test_and_joins_clauses_and_or_joins_alternatives():
         ("state = FAILED AND", "at the end: expected a field: state, type"),
         ("state = FAILED OR state = QUEUED", "at character 16: alternatives need parentheses"),
         ("(state = FAILED AND state = QUEUED)", "at character 17: expected OR or )"),
-        ("(state = FAILED OR type = x)", "at character 20: alternatives must be of one field"),
-        ("(labels.a = x OR labels.b = x)", "at character 18: alternatives must be of one field"),
+        ("(state = FAILED OR type = x)", "at character 20: alternatives must have the same field"),
+        ("(labels.a = x OR labels.b = x)", "at character 18: alternatives must have the same"),
         ("(state = FAILED", "at the end: expected OR or )"),
         ("()", "at character 2: expected a field"),
         ("((state = FAILED))", "at character 2: expected a field"),
@@ -126,7 +126,7 @@ def test_and_joins_clauses_and_or_joins_alternatives():
         ("labels.a < 1", "at character 10: expected one of = != :"),
         ("labels.a = *", "at character 12: labels.a must be compared with a string"),
         ('type = "x', "at character 8: the string has no closing quote"),
-        ('type = "x\0y"', "at character 8: a string must not hold NUL"),
+        ('type = "x\0y"', "at character 8: a string must not contain NUL"),
         ("type = é", "at character 8: strings need double quotes"),
         ("type ~ x", "at character 6: strings need double quotes"),
         (" AND ".join(["priority = 1"] * 51), "at character 851: at most 50 comparisons"),
@@ -163,6 +163,6 @@ _PIECES = st.sampled_from(
 
 @given(st.text(st.characters()) | st.lists(_PIECES, max_size=15).map(" ".join))
 def test_arbitrary_text_is_a_query_or_a_violation(text: str):
-    # Anything else that it raised would fail the test.
+    # Any other exception fails the test.
     with suppress(InvalidRequest):
         parse_filter(text)

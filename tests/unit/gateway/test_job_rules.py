@@ -1,4 +1,4 @@
-"""The rules for a job to submit, on values of the domain."""
+"""The rules for jobs to submit, as values of the domain."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_retry_out_of_its_range_is_invalid(fields: dict[str, Any], name: str):
     assert violations(retry=RetryOverrides(**fields)) == [f"job.retry_policy.{name}"]
 
 
-def test_violations_come_at_once_with_their_paths():
+def test_all_violations_are_reported_with_their_paths():
     assert violations(
         "jobs[3]",
         type="",
@@ -135,7 +135,7 @@ def test_too_many_labels_exceed_their_limit():
     assert (error.maximum, error.actual) == (3, 4)
 
 
-def payload(given: bytes | Document) -> tuple[Payload, Violations]:
+def check(given: bytes | Document) -> tuple[Payload, Violations]:
     found = Violations()
     return check_payload(given, "job.payload", found, SETTINGS), found
 
@@ -145,17 +145,17 @@ def payload(given: bytes | Document) -> tuple[Payload, Violations]:
     [
         (b'{"a": [1.0]}', Document('{"a": [1.0]}', {"a": [1.0]})),
         (EMPTY, EMPTY),
-        # As large as the limit.
+        # Exactly as large as the limit.
         (b'"' + b"x" * 998 + b'"', Document('"' + "x" * 998 + '"', "x" * 998)),
     ],
 )
 def test_payload_becomes_a_document(given: bytes | Document, document: Document):
-    assert payload(given) == (document, [])
+    assert check(given) == (document, [])
 
 
 @pytest.mark.parametrize("given", [b"", b"oops", b'"\xff"'])
 def test_payload_that_is_not_json_is_invalid(given: bytes):
-    document, found = payload(given)
+    document, found = check(given)
     assert document is None
     assert [violation.field for violation in found] == ["job.payload"]
 
@@ -171,20 +171,20 @@ def test_payload_that_is_not_json_is_invalid(given: bytes):
         Document('"' + "é" * 500 + '"', "é" * 500),
     ],
 )
-def test_payload_too_large_exceeds_its_limit(given: bytes | Document):
+def test_oversized_payload_exceeds_its_limit(given: bytes | Document):
     with pytest.raises(LimitExceeded) as caught:
-        payload(given)
+        check(given)
     error = caught.value
     assert (error.field, error.limit) == ("job.payload", "HEADRACE_MAX_PAYLOAD_BYTES")
     assert (error.maximum, error.actual > 1000) == (1000, True)
 
 
 @pytest.mark.parametrize("parsed", [False, True])
-def test_payload_too_deep_exceeds_its_limit(parsed: bool):
+def test_deep_payload_exceeds_its_limit(parsed: bool):
     text = "[" * 31 + "]" * 31
     given = Document(text, json.loads(text)) if parsed else text.encode()
     with pytest.raises(DocumentTooDeep) as caught:
-        payload(given)
+        check(given)
     assert (caught.value.field, caught.value.actual) == ("job.payload", 31)
 
 

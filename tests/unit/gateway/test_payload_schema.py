@@ -1,4 +1,4 @@
-"""Single values, checked as the handler's library decodes them."""
+"""Single values are checked in the same way as in the handler's library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def takes(schema: dict[str, Any], payload: Any) -> bool:
     return KnownHandler("t", "default", json.dumps(schema)).takes(payload)
 
 
-def test_violation_names_the_type_and_not_the_value() -> None:
+def test_violation_contains_the_type_and_not_the_value() -> None:
     schema = {"properties": {"at": {VALUE_KEYWORD: {"by": "msgspec", "type": "date"}}}}
     handler = KnownHandler("t", "default", json.dumps(schema))
     [violation] = handler.violations({"at": "secret"}, "payload")

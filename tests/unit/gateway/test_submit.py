@@ -1,4 +1,4 @@
-"""Validation of submits: the same with values of the domain and through gRPC."""
+"""Submits have the same violations through the use case and through gRPC."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCHEMA = '{"type": "object", "properties": {"n": {"type": "integer"}}}'
 
 
 class OneHandler:
-    """Registrations of one handler, in place of those that PostgreSQL has."""
+    """Registrations of one handler, without PostgreSQL."""
 
     async def handlers(self, tenant: str) -> Mapping[str, KnownHandler]:
         assert tenant == DEFAULT_TENANT
@@ -38,7 +38,7 @@ class OneHandler:
 
 @pytest.fixture
 async def submit() -> AsyncIterator[Submit]:
-    """The use cases without a store, which an invalid submit never reaches."""
+    """The use cases without a database, because invalid submits need none."""
     nothing = cast(Any, None)
     submit = Submit(
         settings=Settings(max_payload_bytes=100, max_batch_jobs=3),
@@ -120,7 +120,7 @@ async def test_invalid_domain_job_has_the_violations_of_grpc(
 async def test_invalid_domain_batch_has_the_violations_of_grpc(
     submit: Submit, servicer: JobServicer, case: Case
 ) -> None:
-    # The first job is valid, and the others share a spec.
+    # The first job is valid, and the other two share a spec.
     specs = Repeated([JobSpec(type="email"), case.spec], [0, 1, 1])
     with pytest.raises(InvalidRequest) as direct:
         await submit.submit_batch(CALL, specs, [b"1", case.payload, case.payload])
@@ -133,13 +133,13 @@ async def test_invalid_domain_batch_has_the_violations_of_grpc(
     }
 
 
-async def test_payload_that_breaks_its_schema_names_the_type(submit: Submit) -> None:
+async def test_payload_that_violates_its_schema_reports_its_type(submit: Submit) -> None:
     with pytest.raises(PayloadInvalid) as caught:
         await submit.validate(CALL, JobSpec(type="math"), b'{"n": "x"}')
     assert caught.value.job_type == "math"
 
 
-async def test_violations_of_the_transport_come_with_those_of_the_rules(submit: Submit) -> None:
+async def test_transport_and_rule_violations_are_reported_together(submit: Submit) -> None:
     earlier = Violation("data_encoding", "must be known")
     with pytest.raises(InvalidRequest) as caught:
         await submit.submit(CALL, JobSpec(type=""), b"1", violations=[earlier])
@@ -149,7 +149,7 @@ async def test_violations_of_the_transport_come_with_those_of_the_rules(submit: 
     ]
 
 
-async def test_limits_are_the_same_for_one_job_and_a_batch(submit: Submit) -> None:
+async def test_single_job_and_batch_have_the_same_limits(submit: Submit) -> None:
     large = b'"' + b"x" * 99 + b'"'
     with pytest.raises(LimitExceeded, match=r"^job\.payload "):
         await submit.submit(CALL, JobSpec(type="email"), large)

@@ -1,4 +1,4 @@
-"""Page tokens and cursors open only where they were made."""
+"""Page tokens and cursors are valid only in the context that created them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_page_token_of_another_context_is_invalid(
         decode_page_token(installation, tenant, query, token)
 
 
-def test_tenant_and_filter_are_signed_apart():
+def test_tenant_and_filter_are_signed_separately():
     token = encode_page_token(HERE, "ab", "c", JOB)
     with pytest.raises(PageTokenInvalid):
         decode_page_token(HERE, "a", "bc", token)
@@ -116,7 +116,7 @@ def test_token_of_another_kind_is_invalid():
         "cursor": encode_cursor(HERE, "default", 1, 2),
         "subscription": encode_subscription_cursor(HERE, "default", PLACE),
         "name": encode_name_token(HERE, "default", "a"),
-        # As long as a place is.
+        # The place has the length of a cursor's place.
         "long name": encode_name_token(HERE, "default", "x" * 40),
         "job's name": encode_name_token(HERE, "default", "x" * 16),
     }
@@ -159,7 +159,7 @@ def test_arbitrary_token_is_invalid(text: str):
         decode_subscription_cursor(HERE, "default", text)
 
 
-def test_an_empty_cursor_is_none():
+def test_empty_cursor_is_invalid():
     with pytest.raises(CursorInvalid):
         decode_cursor(HERE, "default", "")
     with pytest.raises(CursorInvalid):

@@ -1,4 +1,4 @@
-"""The rules for the values that requests have in common."""
+"""The rules for values that several requests share."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def new_filter(found: Violations, **values: object) -> JobFilter:
 
 
 @pytest.mark.parametrize("request_id", [None, "a", "order 17/é", "x" * 128])
-def test_request_id_printable_is_valid(request_id: str | None):
+def test_printable_request_id_is_valid(request_id: str | None):
     found = Violations()
     check_request_id(request_id, found)
     assert not found
 
 
 @pytest.mark.parametrize("request_id", ["x" * 129, "a\0", "a\nb", "\x7f"])
-def test_request_id_long_or_unprintable_is_invalid(request_id: str):
+def test_long_or_unprintable_request_id_is_invalid(request_id: str):
     found = Violations()
     check_request_id(request_id, found)
     assert fields(found) == ["request_id"]
@@ -65,7 +65,7 @@ def test_call_deadline_stays_within_the_calendar(left: float):
     assert timedelta() <= deadline <= timedelta(days=3650)
 
 
-def test_job_id_canonical_is_parsed():
+def test_canonical_job_id_is_parsed():
     job_id = uuid4()
     assert parse_job_id(str(job_id), Violations()) == job_id
 
@@ -135,7 +135,7 @@ def test_violations_are_raised_together():
         ({"job_ids": [CANONICAL, CANONICAL.upper()]}, "filter.job_ids[1]"),
     ],
 )
-def test_filter_with_invalid_value_names_it(values: dict[str, object], path: str):
+def test_filter_with_invalid_value_reports_its_path(values: dict[str, object], path: str):
     found = Violations()
     new_filter(found, **values)
     assert fields(found) == [path]
@@ -155,4 +155,4 @@ def test_filter_with_too_many_values_is_invalid(values: dict[str, object], field
     found = Violations()
     assert new_filter(found, **values) == JobFilter()
     assert fields(found) == [field]
-    assert "must hold at most" in found[0].description
+    assert "must contain at most" in found[0].description

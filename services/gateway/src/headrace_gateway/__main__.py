@@ -12,8 +12,8 @@ _SETTINGS = {
     **SERVERS,
     "gateway_address": "host:port of the API",
     "gateway_metrics_address": "host:port of the metrics for Prometheus",
-    "allow_insecure": "whether addresses may be other than loopback",
-    "reflection": "whether grpcurl and similar tools may ask for the contract",
+    "allow_insecure": "whether addresses outside of loopback are allowed",
+    "reflection": "whether grpcurl and similar tools can read the contract",
     "max_payload_bytes": "the largest payload of a job",
 }
 _EXAMPLES = (

@@ -23,23 +23,23 @@ _Read = Callable[[Gauges], float]
 
 _LEVELS: Final[dict[str, tuple[str, _Read]]] = {
     "headrace_settled_lag_seconds": (
-        "Seconds that an event has waited for an open transaction.",
+        "Time the oldest unsettled event has waited for an open transaction, in seconds.",
         lambda gauges: gauges.settled_lag,
     ),
     "headrace_open_transaction_seconds": (
-        "Seconds that the oldest open transaction has held up streams of many jobs.",
-        lambda gauges: gauges.held_up,
+        "Time the oldest open transaction has delayed streams of many jobs, in seconds.",
+        lambda gauges: gauges.delay,
     ),
     "headrace_tail_last_look_seconds": (
-        "Seconds since the tail last read the log.",
-        lambda gauges: gauges.unseen,
+        "Time since the tail last read the log, in seconds.",
+        lambda gauges: gauges.since_last_run,
     ),
 }
 
-# Their names end with _total.
+# prometheus_client appends _total to these names.
 _COUNTS: Final[dict[str, tuple[str, _Read]]] = {
     "headrace_stream_resumes": (
-        "Streams that began after a cursor or a known event.",
+        "Streams that resumed after a cursor or a known event.",
         lambda gauges: gauges.resumes,
     ),
     "headrace_stream_catch_ups": (
@@ -51,7 +51,7 @@ _COUNTS: Final[dict[str, tuple[str, _Read]]] = {
         lambda gauges: gauges.slow_consumers,
     ),
     "headrace_stream_resets": (
-        "Calls that were reset because their client did not read the end.",
+        "Calls that were reset because their client did not read the status.",
         lambda gauges: gauges.resets,
     ),
     "headrace_stream_cursors_expired": (
@@ -59,10 +59,10 @@ _COUNTS: Final[dict[str, tuple[str, _Read]]] = {
         lambda gauges: gauges.cursors_expired,
     ),
     "headrace_stream_gaps": (
-        "Events of a job that arrived without the one before.",
+        "Events of a job that arrived without their predecessor.",
         lambda gauges: gauges.gaps,
     ),
-    "headrace_tail_looks": ("Runs of the tail.", lambda gauges: gauges.looks),
+    "headrace_tail_looks": ("Runs of the tail.", lambda gauges: gauges.runs),
     "headrace_tail_events": ("Events read from the log.", lambda gauges: gauges.events),
     "headrace_tail_failures": ("Failed runs of the tail.", lambda gauges: gauges.failures),
 }
@@ -73,7 +73,7 @@ def gateway_metrics(watch: Watch, records: LoopRecords) -> CollectorRegistry:
 
     Args:
         watch: the streams.
-        records: of the loops.
+        records: the records of its loops.
     """
     return registry_of(_Streams(watch), LoopMetrics(records))
 
@@ -87,8 +87,8 @@ class _Streams(Collector):
         bounds = [*map(str, BOUNDS), "+Inf"]
         yield HistogramMetricFamily(
             "headrace_stream_commit_to_sent_seconds",
-            "Ages of live events when a stream had sent them.",
-            buckets=list(zip(bounds, gauges.sent.cumulated(), strict=True)),
+            "Age of live events when a stream sent them, in seconds.",
+            buckets=list(zip(bounds, gauges.sent.cumulative(), strict=True)),
             sum_value=gauges.sent.total,
         )
         streams = GaugeMetricFamily("headrace_streams", "Open streams.", labels=["kind"])
@@ -110,6 +110,6 @@ class _Streams(Collector):
             yield CounterMetricFamily(name, text, value=read(gauges))
         yield CounterMetricFamily(
             "headrace_unreadable_rows",
-            "Reads of stored rows that have an unreadable field.",
+            "Reads of stored rows with an unreadable field.",
             value=UNREADABLE_ROWS.total,
         )

@@ -47,8 +47,8 @@ class Gateway:
     """Serves the API.
 
     Args:
-        settings: of the platform.
-        timing: of the streams.
+        settings: the settings of the platform.
+        timing: the durations of the streams.
     """
 
     def __init__(self, settings: Settings, *, timing: Timing = DEFAULT) -> None:
@@ -58,7 +58,7 @@ class Gateway:
         self._ending = AsyncExitStack()
         self._port = 0
         self._metrics_port = 0
-        # The figures of its streams, once the gateway is started.
+        # The gauges of the streams; `start` sets those of the running gateway.
         self.gauges = Gauges()
 
     @property
@@ -181,8 +181,8 @@ async def _leave(watch: Watch, drain: Drain) -> None:
     await asyncio.gather(watch.stop(), drain.drain())
 
 
-async def _close(submit: Submit, timeout: float) -> None:  # noqa: ASYNC109 - it is the last
-    """Commit the submits that still wait."""
+async def _close(submit: Submit, timeout: float) -> None:  # noqa: ASYNC109 - the last step of `stop`
+    """Commit the waiting submits."""
     try:
         async with asyncio.timeout(timeout):
             await submit.close()

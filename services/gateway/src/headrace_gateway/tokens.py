@@ -57,7 +57,7 @@ def decode_page_token(
     return JobId(UUID(bytes=place))
 
 
-# Streams that have sent every event are at the same place.
+# Streams that have caught up are at the same place and share its cursor.
 @lru_cache(maxsize=16)
 def encode_cursor(installation: Installation, tenant: str, xid: int, position: int) -> str:
     """Return the cursor after the event at (xid, position) in the event log."""

@@ -1,4 +1,4 @@
-"""The order of links is verified before a gateway serves."""
+"""The chain verifies the order of its links and runs them before the servicer."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from headrace_gateway.grpc.subscriptions import SubscriptionServicer
 from headrace_gateway.streams import Gauges
 
 
-class Noted:
-    """A link that notes its name when a call passes it."""
+class RecordingLink:
+    """A link that records its name for each call."""
 
     def __init__(self, name: str, *needs: str, notes: list[str] | None = None) -> None:
         self.name, self.needs = name, needs
@@ -44,37 +44,37 @@ def chain(*links: Any, needs: tuple[str, ...] = ()) -> Chain:
 
 @pytest.fixture
 def gateway_links() -> tuple[Link, ...]:
-    """The links of a gateway, in their order."""
+    """The links of a gateway, in order."""
     return build_chain(Settings(), drain=Drain(), counts=Gauges()).links
 
 
 def test_link_without_a_needed_link_is_refused() -> None:
     with pytest.raises(ChainError, match="the link 'errors' is missing; the link 'decode' needs"):
-        chain(Noted("decode", "errors"))
+        chain(RecordingLink("decode", "errors"))
 
 
 def test_link_before_a_needed_link_is_refused() -> None:
     with pytest.raises(ChainError, match="the link 'decode' must be after the link 'errors'"):
-        chain(Noted("decode", "errors"), Noted("errors"))
+        chain(RecordingLink("decode", "errors"), RecordingLink("errors"))
 
 
-def test_second_link_of_a_name_is_refused() -> None:
-    with pytest.raises(ChainError, match="the link 'errors' is twice"):
-        chain(Noted("errors"), Noted("errors"))
+def test_link_name_used_twice_is_refused() -> None:
+    with pytest.raises(ChainError, match="the link 'errors' appears twice"):
+        chain(RecordingLink("errors"), RecordingLink("errors"))
 
 
 def test_chain_without_a_link_for_servicers_is_refused() -> None:
     with pytest.raises(ChainError, match="the link 'authenticate' is missing; servicers need it"):
-        chain(Noted("errors"), needs=("errors", "authenticate"))
+        chain(RecordingLink("errors"), needs=("errors", "authenticate"))
 
 
-def test_only_of_an_unknown_link_is_refused() -> None:
+def test_chain_of_an_unknown_link_is_refused() -> None:
     with pytest.raises(ChainError, match="the link 'quota' is missing"):
-        chain(Noted("errors")).only("errors", "quota")
+        chain(RecordingLink("errors")).only("errors", "quota")
 
 
-def test_only_without_a_needed_link_is_refused() -> None:
-    whole = chain(Noted("errors"), Noted("decode", "errors"))
+def test_part_of_a_chain_without_a_needed_link_is_refused() -> None:
+    whole = chain(RecordingLink("errors"), RecordingLink("decode", "errors"))
     with pytest.raises(ChainError, match="the link 'errors' is missing"):
         whole.only("decode")
 
@@ -95,22 +95,22 @@ def test_gateway_chain_declares_every_link_once(gateway_links: tuple[Link, ...])
 
 
 class _Context:
-    """A context of gRPC, as far as links that only note their names need it."""
+    """A gRPC context with the methods that an Exchange needs."""
 
     def invocation_metadata(self) -> tuple[()]:
         return ()
 
     async def write(self, message: Message) -> None:
-        """No response is written."""
+        """Do nothing."""
 
 
-async def test_links_run_in_their_order_before_the_servicer() -> None:
+async def test_links_run_in_order_before_the_servicer() -> None:
     notes: list[str] = []
 
     async def behavior(_: Any, __: Any) -> Any:
         notes.append("servicer")
 
-    handle = chain(Noted("first", notes=notes), Noted("second", notes=notes)).wrap(
+    handle = chain(RecordingLink("first", notes=notes), RecordingLink("second", notes=notes)).wrap(
         Method(path="/a.B/C", request_class=Message, foreign=True), behavior
     )
     assert notes == []

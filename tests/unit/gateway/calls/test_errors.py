@@ -1,4 +1,4 @@
-"""The log has some lines for each code of failed calls, and a count of the others."""
+"""The log has a limited number of lines per status code, and a count of omitted lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from headrace_gateway.calls.errors import FailureLog
 
 
-async def test_failures_beyond_the_limit_are_counted_per_code() -> None:
+async def test_failures_beyond_the_limit_are_counted_per_status_code() -> None:
     failures = FailureLog(lines=2, period=0.01)
     with capture_logs() as lines:
         for number in range(5):

@@ -31,7 +31,7 @@ REQUEST_ID = "x-request-id"
 
 
 class Servicer:
-    """Notes the call of each request; a page size of 13 is a bug."""
+    """Records the call of each request; fails for a page size of 13."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -46,7 +46,7 @@ class Servicer:
 
 
 class BrokenHealth(HealthServicer):
-    """Its list is a bug."""
+    """Fails each `List` call."""
 
     async def List(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
         raise ZeroDivisionError
@@ -93,7 +93,7 @@ async def channel(servicer: Servicer, chain: Chain) -> AsyncIterator[grpc.aio.Ch
     await server.stop(None)
 
 
-async def test_servicer_gets_the_call(channel: grpc.aio.Channel, servicer: Servicer) -> None:
+async def test_servicer_receives_the_call(channel: grpc.aio.Channel, servicer: Servicer) -> None:
     before = time.monotonic()
     await HandlerServiceStub(channel).ListHandlers(
         ListHandlersRequest(), timeout=100, metadata=((REQUEST_ID, "trace-17"), ("x-bin", b"\0"))
@@ -102,7 +102,7 @@ async def test_servicer_gets_the_call(channel: grpc.aio.Channel, servicer: Servi
     assert (call.principal.name, call.tenant) == ("anonymous", "default")
     assert call.correlation_id == "trace-17"
     assert call.deadline is not None
-    # gRPC rounds a deadline up on its way.
+    # gRPC rounds deadlines up.
     assert before < call.deadline < time.monotonic() + 105
     assert (REQUEST_ID, "trace-17") in call.metadata
     assert ("x-bin", b"\0") in call.metadata
@@ -116,7 +116,7 @@ async def test_call_without_deadline_has_no_time_remaining(
     assert (call.deadline, call.time_remaining()) == (None, None)
 
 
-async def test_draining_rejects_services_but_health(
+async def test_drain_rejects_calls_except_health(
     channel: grpc.aio.Channel, servicer: Servicer, drain: Drain
 ) -> None:
     await drain.drain()
@@ -126,7 +126,7 @@ async def test_draining_rejects_services_but_health(
     await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
 
 
-async def test_bug_of_a_servicer_is_internal_with_the_request_id(
+async def test_servicer_bug_returns_internal_with_the_request_id(
     channel: grpc.aio.Channel,
 ) -> None:
     error = await refused(
@@ -136,7 +136,7 @@ async def test_bug_of_a_servicer_is_internal_with_the_request_id(
     assert error.trailing[REQUEST_ID] == error.metadata["request_id"]
 
 
-async def test_bug_of_a_foreign_servicer_gets_a_request_id(channel: grpc.aio.Channel) -> None:
+async def test_foreign_servicer_bug_returns_a_request_id(channel: grpc.aio.Channel) -> None:
     call = health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest())
     error = await refused(call)
     assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
@@ -160,7 +160,7 @@ async def test_reflection_checks_each_request_of_a_stream(channel: grpc.aio.Chan
     assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_reflection_ends_with_its_requests(channel: grpc.aio.Channel) -> None:
+async def test_reflection_stream_ends_after_its_requests(channel: grpc.aio.Channel) -> None:
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]))
     responses = [response async for response in call]

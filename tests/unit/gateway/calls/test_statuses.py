@@ -1,4 +1,4 @@
-"""Each error becomes a status with one ErrorInfo and the details that fit; no driver text leaks."""
+"""Each error becomes a status with an ErrorInfo and fitting details, without driver messages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def details(error: CallError) -> dict[str, Message]:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "reason", "metadata", "others"),
+    ("error", "code", "reason", "metadata", "other_details"),
     [
         (
             InvalidRequest([Violation("a", "b")]),
@@ -179,7 +179,7 @@ def test_error_becomes_its_status(
     code: grpc.StatusCode,
     reason: str,
     metadata: dict[str, str],
-    others: set[str],
+    other_details: set[str],
 ):
     status = call_error(error)
     assert status.code is code
@@ -189,7 +189,7 @@ def test_error_becomes_its_status(
     assert info.reason == reason
     assert f"ERROR_REASON_{reason}" in error_pb2.ErrorReason.keys()  # noqa: SIM118 - no mapping
     assert dict(info.metadata) == metadata
-    assert set(unpacked) == others
+    assert set(unpacked) == other_details
 
 
 def test_status_lists_all_violations():
@@ -216,14 +216,14 @@ def test_state_conflict_names_the_allowed_states():
 
 
 @pytest.mark.parametrize("error", [TimeoutError, OSError, KeyError, RuntimeError, AssertionError])
-def test_text_of_foreign_errors_reaches_no_client(error: type[Exception]):
+def test_status_of_a_foreign_error_omits_its_text(error: type[Exception]):
     status = call_error(error("INSERT INTO jobs … at db.internal:5432"))
     assert b"INSERT" not in status.serialize()
     assert b"db.internal" not in status.serialize()
 
 
 @pytest.mark.parametrize("text", ["x", "é", "🏞"])
-def test_status_of_many_violations_fits_into_a_header(text: str):
+def test_status_of_many_violations_fits_into_its_header(text: str):
     status = call_error(
         InvalidRequest([Violation(f"jobs[{n}].{text * 500}", text * 500) for n in range(1000)])
     )

@@ -21,19 +21,19 @@ def test_event_counts_in_the_first_bucket_above_its_age(
     events = [make_event(time=NOW - timedelta(seconds=age)) for age in seconds]
     ages.add(events[:2], now=NOW.timestamp())
     ages.add(events[2:], now=NOW.timestamp())
-    cumulated = dict(zip([*BOUNDS, "more"], ages.cumulated(), strict=True))
-    assert cumulated[0.001] == 0
-    assert cumulated[0.002] == 1
-    assert cumulated[0.01] == 1
-    assert cumulated[0.02] == 3
-    assert cumulated[5.0] == 4
-    assert cumulated[60.0] == 4
-    assert cumulated["more"] == 5
+    cumulative = dict(zip([*BOUNDS, "more"], ages.cumulative(), strict=True))
+    assert cumulative[0.001] == 0
+    assert cumulative[0.002] == 1
+    assert cumulative[0.01] == 1
+    assert cumulative[0.02] == 3
+    assert cumulative[5.0] == 4
+    assert cumulative[60.0] == 4
+    assert cumulative["more"] == 5
     assert ages.total == pytest.approx(sum(seconds), abs=0.001)
 
 
-def test_event_of_the_future_counts_as_fresh(make_event: Callable[..., JobEvent]):
+def test_event_from_the_future_counts_as_new(make_event: Callable[..., JobEvent]):
     ages = Ages()
     ages.add([make_event(time=NOW + timedelta(milliseconds=1))], now=NOW.timestamp())
-    assert ages.cumulated() == [1] * (len(BOUNDS) + 1)
+    assert ages.cumulative() == [1] * (len(BOUNDS) + 1)
     assert ages.total == 0

@@ -1,4 +1,4 @@
-"""The mailbox: bounded, and it reports dropped events."""
+"""The mailbox is bounded and reports dropped events."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_overflow_drops_all_events(make_event: MakeEvent):
     assert mailbox.take(9) == [event]
 
 
-async def test_labels_count_as_room_of_a_mailbox(make_event: MakeEvent):
+async def test_labels_count_toward_the_size_of_a_mailbox(make_event: MakeEvent):
     mailbox = Mailbox(room=9, room_bytes=10)
     mailbox.put(make_event(labels={"team": "ml"}))
     assert not mailbox.overflowed
@@ -49,9 +49,9 @@ async def test_labels_count_as_room_of_a_mailbox(make_event: MakeEvent):
     assert mailbox.overflowed
 
 
-async def test_mailbox_overflows_by_bytes_as_well(make_event: MakeEvent):
+async def test_mailbox_with_too_many_bytes_overflows(make_event: MakeEvent):
     mailbox = Mailbox(room=9, room_bytes=10)
-    # It takes a single event that is too large, or its stream would stop forever.
+    # A mailbox accepts a single oversized event, so that its stream can continue.
     mailbox.put(large := make_event(output="x" * 11))
     assert not mailbox.overflowed
     assert mailbox.take(1) == [large]
@@ -74,7 +74,7 @@ async def test_event_ends_the_wait(make_event: MakeEvent):
     mailbox.put(make_event())
     async with asyncio.timeout(30):
         await waiting
-    # With events, the wait returns at once.
+    # With events in the mailbox, the wait returns immediately.
     await mailbox.wait()
 
 
@@ -108,9 +108,9 @@ def test_oldest_is_the_oldest_unsent_event(make_event: MakeEvent):
     mailbox.put(second)
     assert mailbox.oldest == 1000
     # Events being sent count as unsent.
-    mailbox.sending = mailbox.take(1)[0].time.timestamp()
+    mailbox.oldest_sending = mailbox.take(1)[0].time.timestamp()
     assert mailbox.oldest == 1000
-    mailbox.sending = None
+    mailbox.oldest_sending = None
     assert mailbox.oldest == 1001
     # Dropped events count as well, until the stream has caught up.
     mailbox.put(third)
@@ -120,5 +120,5 @@ def test_oldest_is_the_oldest_unsent_event(make_event: MakeEvent):
     mailbox.reopen()
     mailbox.put(fourth)
     assert mailbox.oldest == 1001
-    mailbox.behind = None
+    mailbox.oldest_dropped = None
     assert mailbox.oldest == 1003

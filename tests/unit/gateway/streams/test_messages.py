@@ -1,4 +1,4 @@
-"""Messages of events: in order, complete and small enough."""
+"""Packed messages contain all events, in order, within their limits."""
 
 from __future__ import annotations
 

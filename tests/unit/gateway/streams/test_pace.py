@@ -1,4 +1,4 @@
-"""The pace of the tail: immediate runs while it is quiet, fewer and larger ones under load."""
+"""The pace of the tail: immediate runs after a quiet time, fewer and larger runs under load."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from headrace_gateway.streams.tail import Pace
 
 
-def test_runs_after_a_quiet_time_follow_at_once():
+def test_runs_after_a_quiet_time_need_no_rest():
     pace = Pace()
     for start in (100.0, 100.1, 100.2):
         assert [pace.rest(1, now=start + step / 1000) for step in range(5)] == [0] * 5
@@ -16,17 +16,17 @@ def test_runs_after_a_quiet_time_follow_at_once():
 def test_three_runs_per_job_do_not_rest_at_50_jobs_a_second():
     pace = Pace()
     for job in range(500):
-        for look in range(3):
-            assert pace.rest(1, now=100 + job / 50 + look / 500) == 0
+        for run in range(3):
+            assert pace.rest(1, now=100 + job / 50 + run / 500) == 0
 
 
 @pytest.mark.parametrize(("events", "a_second"), [(1, 200), (100, 100), (500, 50)])
-def test_runs_become_rarer_the_more_they_find(events: int, a_second: int):
-    pace, now, looks = Pace(), 100.0, 0
+def test_runs_that_find_more_events_are_less_frequent(events: int, a_second: int):
+    pace, now, runs = Pace(), 100.0, 0
     while now < 110:
         now += 0.0001 + pace.rest(events, now=now)
-        looks += 1
-    assert looks == pytest.approx(10 * a_second, rel=0.05)
+        runs += 1
+    assert runs == pytest.approx(10 * a_second, rel=0.05)
 
 
 def test_backlog_causes_no_later_rest():

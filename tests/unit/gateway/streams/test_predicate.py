@@ -1,4 +1,4 @@
-"""Compiled filters: they match as in the contract, and one key leads to each match."""
+"""Compiled filters match as in the contract, and each matching event has one of their keys."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ events = st.builds(
 
 
 def should_match(job_filter: JobFilter, event: JobEvent) -> bool:
-    """The contract, field by field."""
-    asked: list[bool] = []
+    """Return the result that the contract defines, field by field."""
+    checks: list[bool] = []
     if job_filter.queues:
-        asked.append(event.queue in job_filter.queues)
+        checks.append(event.queue in job_filter.queues)
     if job_filter.types:
-        asked.append(event.job_type in job_filter.types)
+        checks.append(event.job_type in job_filter.types)
     if job_filter.states:
-        asked.append(event.state in job_filter.states)
+        checks.append(event.state in job_filter.states)
     if job_filter.batch_id is not None:
-        asked.append(event.batch_id == job_filter.batch_id)
+        checks.append(event.batch_id == job_filter.batch_id)
     if job_filter.job_ids:
-        asked.append(event.job_id in job_filter.job_ids)
-    asked += [event.labels.get(key) == value for key, value in job_filter.labels.items()]
-    return event.tenant == "ours" and all(asked)
+        checks.append(event.job_id in job_filter.job_ids)
+    checks += [event.labels.get(key) == value for key, value in job_filter.labels.items()]
+    return event.tenant == "ours" and all(checks)
 
 
 @given(filters, events)

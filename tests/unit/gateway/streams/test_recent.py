@@ -39,7 +39,7 @@ def fetch(recent: Recent, log: list[JobEvent], after: Place, through: Place, lim
     assert page.events == truth[: len(page.events)]
     assert page.end == (place_of(page.events[-1]) if page.events else None)
     assert len(page.events) <= limit
-    # The page may not be known to be the last one; the next page is.
+    # A page may not know that it is the last one; then the next page does.
     assert not page.complete or len(page.events) == len(truth)
     assert page.complete or page.events
     return False
@@ -67,7 +67,7 @@ def test_page_of_large_events_ends_early(make_event: MakeEvent):
     assert sizes == [3, 3, 1]
 
 
-def test_read_page_is_found_by_the_next_stream(log: list[JobEvent]):
+def test_page_read_once_serves_the_next_stream(log: list[JobEvent]):
     recent = Recent()
     through = place_of(log[-1])
     assert fetch(recent, log, place_of(log[3]), through, 100)

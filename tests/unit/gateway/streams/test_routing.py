@@ -28,7 +28,7 @@ def routes(gauges: Gauges) -> Routes:
     return Routes(room=3, room_bytes=1000, gauges=gauges)
 
 
-def test_visible_event_is_routed_to_its_job_alone(routes: Routes, make_event: MakeEvent):
+def test_visible_event_is_routed_only_to_its_job(routes: Routes, make_event: MakeEvent):
     mine, other = make_event(), make_event()
     with (
         routes.of_job(mine.job_id) as first,
@@ -62,7 +62,7 @@ def test_settled_event_is_routed_once_per_matching_filter(routes: Routes, make_e
             assert not single
 
 
-def test_full_mailbox_does_not_affect_others(routes: Routes, make_event: MakeEvent):
+def test_full_mailbox_does_not_affect_other_streams(routes: Routes, make_event: MakeEvent):
     event = make_event()
     with routes.of_job(event.job_id) as slow, routes.of_job(event.job_id) as quick:
         for _ in range(5):

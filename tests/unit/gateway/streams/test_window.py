@@ -1,4 +1,4 @@
-"""The window: visible events enter, settled events leave in the order of the log."""
+"""The window accepts visible events and returns settled events in the order of the log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_event_added_twice_is_taken_once(make_event: MakeEvent):
     assert window.take(horizon=11, limit=9) == events[2:]
 
 
-def test_window_is_full_by_bytes_as_well(make_event: MakeEvent):
+def test_window_with_too_many_bytes_is_full(make_event: MakeEvent):
     window = Window(room=9, room_bytes=10)
     events = [make_event(xid=xid, position=xid, output="x" * 4) for xid in (10, 11, 12, 13)]
     window.add(events[:2])

@@ -9,7 +9,7 @@ import msgspec
 
 from headrace_core.domain.errors import DocumentTooDeep
 from headrace_core.domain.job import JsonText
-from headrace_gateway.calls.limits import MAX_DEPTH
+from headrace_core.domain.limits import MAX_DOCUMENT_DEPTH
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
@@ -24,7 +24,7 @@ class Document(NamedTuple):
 
 
 # The payload of a job to submit: JSON text in UTF-8, or a document that the transport has parsed.
-# None stands for one that the transport could not decode; it has noted a violation.
+# None is a payload that the transport could not decode; the transport has noted a violation.
 Payload: TypeAlias = bytes | Document | None
 
 EMPTY: Final = Document("{}", {})
@@ -39,7 +39,7 @@ def parse_json(raw: bytes, field: str) -> Document:
 
     Raises:
         ValueError: the text is not JSON; the message is the description of a violation.
-        DocumentTooDeep: the document is nested deeper than `MAX_DEPTH`.
+        DocumentTooDeep: the document is nested deeper than `MAX_DOCUMENT_DEPTH`.
     """
     try:
         content = _decode(raw)
@@ -49,22 +49,24 @@ def parse_json(raw: bytes, field: str) -> Document:
     except msgspec.MsgspecError as error:
         raise ValueError(f"must be JSON: {error}") from None
     except RecursionError:
-        raise DocumentTooDeep(field, depth=_depth_of_text(raw), maximum=MAX_DEPTH) from None
+        raise DocumentTooDeep(
+            field, depth=_depth_of_text(raw), maximum=MAX_DOCUMENT_DEPTH
+        ) from None
     # A document with fewer brackets cannot be too deep.
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+    if raw.count(b"[") + raw.count(b"{") > MAX_DOCUMENT_DEPTH:
         check_depth(content, field)
     return Document(text, content)
 
 
 def check_depth(content: Any, field: str) -> None:
-    """Raise DocumentTooDeep if Python objects are nested deeper than `MAX_DEPTH`."""
+    """Raise DocumentTooDeep if Python objects are nested deeper than `MAX_DOCUMENT_DEPTH`."""
     depth = _depth_of(content)
-    if depth > MAX_DEPTH:
-        raise DocumentTooDeep(field, depth=depth, maximum=MAX_DEPTH)
+    if depth > MAX_DOCUMENT_DEPTH:
+        raise DocumentTooDeep(field, depth=depth, maximum=MAX_DOCUMENT_DEPTH)
 
 
 def canonical(text: JsonText) -> JsonText:
-    """Return the one text of all documents with the same content.
+    """Return the canonical text of a document, the same for all documents with its content.
 
     The order of keys, white space, escapes and the form of a number do not matter: 1, 1.0 and 1e0
     are the same number, and so are 0 and -0.0, as in RFC 8785.

@@ -35,7 +35,7 @@ Value: TypeAlias = str | int | datetime | JobState | UUID
 
 
 def parse_filter(text: str) -> Query:
-    """Parse a filter; an empty one matches every job.
+    """Parse a filter; an empty filter matches every job.
 
     Raises:
         InvalidRequest: the filter is invalid; the violation of `filter` names the position and the
@@ -105,7 +105,7 @@ class _Parser:
             start = self._peek()
             alternative = self._comparison()
             if (alternative.field, alternative.key) != (alternatives[0].field, alternatives[0].key):
-                self._fail(start, "alternatives must be of one field")
+                self._fail(start, "alternatives must have the same field")
             alternatives.append(alternative)
 
     def _comparison(self) -> Comparison:
@@ -160,7 +160,7 @@ class _Parser:
             return token.text
         content = re.sub(r"\\(.)", r"\1", token.text[1:-1], flags=re.DOTALL)
         if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in content):
-            self._fail(token, "a string must not hold NUL or a lone surrogate")
+            self._fail(token, "a string must not contain NUL or a lone surrogate")
         return content
 
     def _scan(self) -> list[_Token]:

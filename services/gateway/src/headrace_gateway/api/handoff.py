@@ -1,8 +1,8 @@
-"""The hand-off: new jobs are delivered to an idle pool without the scheduler.
+"""The hand-off: delivers new jobs to an idle pool without the scheduler.
 
 It saves two fifths of the time from a submit to the start of the job on an idle platform. A
 delivery changes nothing in PostgreSQL: a claim rejects a superfluous one, and the scheduler
-replaces a lost one within a second. Pools with jobs to run are left to the scheduler, which knows
+replaces a lost one within a second. Pools with waiting jobs are left to the scheduler, which knows
 the order of all jobs.
 """
 
@@ -24,24 +24,23 @@ from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.registrations import Registrations
 
-# The most jobs of a commit that are handed off, and the most deliveries in the queue of a pool that
-# counts as idle. With more, jobs arrive faster than workers claim them.
+# The most jobs in a commit for a hand-off, and the most deliveries in the queue of an idle pool.
+# Beyond these, jobs arrive faster than workers claim them.
 _MAX_JOBS: Final = 16
 _MAX_WAITING: Final = 4
 
-# How long all jobs are left to the scheduler, in seconds: after a pool was busy, and after a server
-# was unavailable.
+# Time without hand-offs, in seconds: after a pool was busy, and after a server was unavailable.
 _BUSY: Final = 0.02
 _LOST: Final = 5.0
-# How long a hand-off may take, in seconds.
+# Longest time of a hand-off, in seconds.
 _PATIENCE: Final = 0.5
 
-# How long open hand-offs may take to end, in seconds.
+# Longest wait for open hand-offs when the gateway stops, in seconds.
 _END: Final = 2.0
 
 
 class HandOff:
-    """Delivers new jobs to idle pools, and leaves the others to the scheduler.
+    """Delivers new jobs to idle pools, and leaves all other jobs to the scheduler.
 
     Args:
         settings: the address of Redis.
@@ -61,8 +60,8 @@ class HandOff:
         self._registrations = registrations
         self._bus = bus
         self._deliverer = Deliverer(settings, identify=database.installation_id)
-        # Without a prefetch the scheduler keeps the queues empty while jobs wait in PostgreSQL, so
-        # a pool with an empty queue may be busy.
+        # No hand-offs with a prefetch of 0: the scheduler then keeps queues empty while jobs wait
+        # in PostgreSQL, so a pool with an empty queue may be busy.
         self._most = min(_MAX_WAITING, settings.dispatch_prefetch)
         self._closed_until = 0.0
         self._open: set[asyncio.Task[None]] = set()
@@ -104,7 +103,7 @@ class HandOff:
     ) -> dict[str, list[tuple[AttemptKey, float]]]:
         """Return the deliveries of each pool with their ranks.
 
-        Scheduled jobs and jobs without an idle pool are left out.
+        It omits scheduled jobs and jobs without an idle pool.
         """
         chosen: dict[str, list[tuple[AttemptKey, float]]] = {}
         for job in jobs:

@@ -48,18 +48,18 @@ class Intake:
         use_call_deadline: bool,
         violations: Sequence[Violation],
     ) -> NewJob:
-        """Return a valid job, ready to be stored or found.
+        """Return a valid job, to store or to look up by its request_id.
 
         Args:
             call: the call.
             spec, payload: the job, at the field path `job`.
             request_id: the idempotency key of the job.
-            use_call_deadline: whether the deadline of the call is the deadline of the job.
+            use_call_deadline: True to use the deadline of the call as the deadline of the job.
             violations: the violations found so far.
 
         Raises:
-            InvalidRequest: with every violation; PayloadInvalid if payloads that do not match
-                their schemas are the only ones.
+            InvalidRequest: with every violation. The subclass PayloadInvalid is raised if all
+                violations are payloads that do not match their schemas.
             LimitExceeded: the payload or the labels exceed a limit.
         """
         found = Violations(violations)
@@ -95,13 +95,13 @@ class Intake:
         use_call_deadline: bool,
         violations: Sequence[Violation],
     ) -> NewBatch:
-        """Return a valid batch, ready to be stored or found.
+        """Return a valid batch, to store or to look up by its request_id.
 
         Args:
             call: the call.
             specs, payloads: the jobs, at the field paths `jobs[0]`, `jobs[1]` …
             request_id: the idempotency key of the batch.
-            use_call_deadline: whether the deadline of the call is the deadline of the jobs.
+            use_call_deadline: True to use the deadline of the call as the deadline of the jobs.
             violations: the violations found so far.
 
         Raises:
@@ -148,7 +148,7 @@ class Intake:
             call: the call.
             specs, payloads: the jobs.
             paths: the field path of each job.
-            deadline_after: the time left of the call if its deadline is the deadline of the jobs.
+            deadline_after: the remaining time of the call if its deadline applies to the jobs.
             found: the violations found so far.
 
         Returns:
@@ -183,7 +183,7 @@ class Intake:
         paths: Sequence[str],
         found: Violations,
     ) -> list[Document | None]:
-        """Check jobs by the rules that are the same for every handler; return their payloads."""
+        """Check jobs by the rules that apply to every handler; return their payloads."""
         documents: list[Document | None] = []
         valid: set[int] = set()
         for place, payload, path in zip(specs.places, payloads, paths, strict=True):

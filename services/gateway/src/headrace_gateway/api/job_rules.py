@@ -1,4 +1,4 @@
-"""The rules for a job to submit, on values of the domain."""
+"""The rules for jobs to submit, as values of the domain."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ZERO: Final = timedelta()
 
 
 def check_spec(spec: JobSpec, path: str, found: Violations, settings: Settings) -> None:
-    """Check a job at `path`, all but its payload.
+    """Check the job at `path` without its payload.
 
     Raises:
         LimitExceeded: the job has too many labels.
@@ -101,7 +101,7 @@ def check_batch_size(jobs: Sized, found: Violations, settings: Settings) -> None
         LimitExceeded: the batch has too many jobs.
     """
     if not len(jobs):
-        found.note("jobs", f"must hold 1 to {settings.max_batch_jobs} jobs")
+        found.note("jobs", f"must contain 1 to {settings.max_batch_jobs} jobs")
     if len(jobs) > settings.max_batch_jobs:
         raise LimitExceeded(
             "jobs",

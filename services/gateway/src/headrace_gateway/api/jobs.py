@@ -27,7 +27,7 @@ from headrace_gateway.tokens import decode_page_token, encode_page_token
 
 _log = structlog.get_logger()
 
-# The most jobs with their documents, and the most events, that one statement reads.
+# The most items that one statement reads: jobs with their documents, and events.
 _FULL_JOBS: Final = 8
 _EVENTS: Final = 100
 
@@ -35,8 +35,8 @@ _EVENTS: Final = 100
 class Jobs:
     """The use cases of stored jobs.
 
-    Each method with `violations` reports them together with its own: they are what the transport
-    found wrong with the rest of the request.
+    Methods with `violations` report them together with their own. The transport found them in the
+    rest of the request.
 
     Args:
         database: the store of the jobs.
@@ -55,7 +55,7 @@ class Jobs:
         Args:
             call: the call.
             job_id: the job.
-            full: whether to read the payload, the result and the stack trace too.
+            full: True to read the payload, the result and the stack trace as well.
 
         Raises:
             JobNotFound: the tenant has no such job.
@@ -137,7 +137,7 @@ class Jobs:
             job_id: the job.
             after_seq: the number of the last event that the caller has seen.
             size: the most events of the page; 0 for the default.
-            only_output: whether to leave out events without output.
+            only_output: True to omit events without output.
             violations: see the class.
 
         Returns:

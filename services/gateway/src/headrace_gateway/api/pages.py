@@ -33,26 +33,26 @@ async def fill_page(
 
     Args:
         page: receives the items in order.
-        read: reads up to a number of items after a key; returns them, and whether they are the
-            last ones.
+        read: reads up to a number of items after a key; returns the items, and True if no item
+            follows.
         key: the key of an item.
         after: the key to start after.
         size: the most items of the page.
-        step: the most items to read at once; items that the page refuses are read in vain.
+        step: the most items to read at once. A small step wastes fewer items when the page is full.
 
     Returns:
         The key of the last item of the page if more follow, else None.
     """
-    taken = 0
+    added = 0
     while True:
-        wanted = size - taken if step is None else min(size - taken, step)
+        wanted = size - added if step is None else min(size - added, step)
         items, complete = await read(after, wanted)
         for item in items:
             if not page.add(item):
                 return after
             after = key(item)
-        taken += len(items)
+        added += len(items)
         if complete:
             return None
-        if taken >= size:
+        if added >= size:
             return after

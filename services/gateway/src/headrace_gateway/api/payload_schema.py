@@ -1,8 +1,8 @@
-"""Payloads against the JSON Schema of their handler.
+"""The validation of payloads against the JSON Schema of their handler.
 
-Single values that JSON Schema cannot describe are checked by the library that the handler decodes
-them with. A schema comes from a worker, so only types of this module are created, by names and
-numbers.
+The library that decodes a payload in the handler also checks single values that JSON Schema cannot
+describe. Workers supply the schemas, so a schema can only select types of this module, by name, and
+constrain them.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class KnownHandler:
 
 @lru_cache(maxsize=1024)
 def _validator(schema: JsonText) -> jsonschema_rs.Validator | None:
-    """Compile a schema; return None for an invalid one, whose payloads go unchecked."""
+    """Compile a schema; return None for an invalid schema, whose payloads are not checked."""
     try:
         return jsonschema_rs.validator_for(
             bounded(msgspec.json.decode(schema)),
             keywords={VALUE_KEYWORD: ValueKeyword},
-            # A schema comes from a worker and must not make the gateway open connections.
+            # A worker supplies the schema, which must not make the gateway open connections.
             offline=True,
             mask="the value",
         )
@@ -101,14 +101,14 @@ _PYDANTIC: Final = frozenset(
     {"bool", "bytes", "date", "datetime", "decimal", "float", "int", "str", "time", "timedelta"}
     | {"uuid"}
 )
-# The only arguments passed on to the libraries. Others could make pydantic use Python's regular
-# expressions, which can take exponential time.
+# The only arguments that are passed to the libraries. Other arguments could make pydantic use
+# Python's regular expressions, which can take exponential time.
 _CONSTRAINTS: Final = frozenset(
     {"tz", "ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern"}
     | {"max_digits", "decimal_places", "allow_inf_nan", "tz_constraint", "version", "strict"}
     | {"now_op", "now_utc_offset", "strip_whitespace", "to_lower", "to_upper"}
 )
-# The JSON types that are checked, for values that are not strings.
+# The JSON types that are checked, for types with values other than strings.
 _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "decimal": (str, int, float),
     "float": (int, float),
@@ -123,13 +123,13 @@ _Check = Callable[[bytes], Any]
 
 
 class ValueKeyword:
-    """The VALUE_KEYWORD, as jsonschema-rs calls it.
+    """The keyword VALUE_KEYWORD; jsonschema-rs calls it.
 
     Args:
         parent: the schema that contains the keyword.
         value: the library (`by`), the `type`, its constraints, and whether the value is the `key`
-            of an object or a `fraction`, which excludes integers. Values of a newer worker that are
-            unknown here are not checked.
+            of an object or a `fraction`, which excludes integers. Types that only newer workers
+            know are not checked.
         path: the path of the keyword.
     """
 
@@ -141,7 +141,7 @@ class ValueKeyword:
         self._check = _check(value)
 
     def validate(self, instance: Any) -> None:
-        """Check a value; `type` reports values of an unexpected JSON type.
+        """Check a value. The keyword `type` reports values of another JSON type.
 
         Raises:
             ValueError: the handler would fail to decode it.
@@ -167,7 +167,7 @@ def _kinds(value: dict[str, Any]) -> tuple[type, ...]:
     if value.get("key"):
         return (str,)
     if value.get("fraction") and "multiple_of" not in value:
-        # JSON Schema is exact for other numbers, and there may be many.
+        # JSON Schema checks other numbers exactly, and there may be many.
         return (int,)
     return _KINDS.get(str(value.get("type")), (str,))
 

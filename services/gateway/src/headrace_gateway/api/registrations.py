@@ -21,11 +21,11 @@ from headrace_gateway.api.payload_schema import KnownHandler
 
 # Age at which handlers are read again without a wake-up, in seconds.
 _MAX_AGE: Final = 2.0
-# Age at which pools are read again, in seconds: their running attempts change all the time.
+# Age at which pools are read again, in seconds. Their running attempts change often.
 _MAX_POOL_AGE: Final = 1.0
-# Time after which a tenant that submits no jobs is forgotten, in seconds.
+# Time without a submit after which a tenant is dropped, in seconds.
 _IDLE: Final = 60.0
-# The most queues that stay known after their jobs are gone.
+# The most queues that stay known after their jobs were pruned.
 _MAX_QUEUES: Final = 10_000
 
 
@@ -36,15 +36,15 @@ class _Tenant:
 
 
 class Registrations(Loop):
-    """Reads registrations again when a worker starts, drains or leaves, and when they are old.
+    """Reads registrations again when a worker starts, drains or stops, and when they are old.
 
-    Only registrations in use are read: handlers of tenants that submit jobs, and pools since the
-    last hand-off.
+    Only registrations in use are read: handlers of tenants that submit jobs, and pools after
+    a hand-off.
 
     Args:
         database: the store of the registrations.
         max_age: seconds between two runs without a wake-up.
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
     """
 
     name = "registrations"
@@ -72,7 +72,7 @@ class Registrations(Loop):
         """Return the handlers of a tenant by type, at most about two seconds old.
 
         Raises:
-            Unavailable: they are unknown and PostgreSQL did not answer.
+            Unavailable: the handlers are not cached and PostgreSQL did not answer.
         """
         known = self._tenants.get(tenant)
         if known is None:
@@ -91,16 +91,16 @@ class Registrations(Loop):
         self._pools_used = True
         if self._clock() - self._pools_read > _MAX_POOL_AGE:
             async with self._reading_pools:
-                # Another caller may have read them meanwhile.
+                # Another caller may have read them during the wait.
                 if self._clock() - self._pools_read > _MAX_POOL_AGE:
                     async with self._database.statement() as conn:
                         await self._read_pools(conn)
         return self._pools
 
     async def queues(self) -> ServedQueues:
-        """Read the queues of the default tenant: those that are known, and those that are served.
+        """Read the known queues and the served queues of the default tenant.
 
-        A probe names no tenant. A queue stays known when its recent jobs are gone.
+        A probe names no tenant. A queue stays known after its jobs were pruned.
 
         Raises:
             Unavailable: PostgreSQL did not answer.
@@ -136,9 +136,9 @@ class Registrations(Loop):
         return self._max_age
 
     async def _read_pools(self, conn: Connection) -> None:
-        asked = self._clock()
+        started = self._clock()
         self._pools = await live_pools(conn)
-        self._pools_read = asked
+        self._pools_read = started
 
 
 async def _read_handlers(conn: Connection, tenant: str) -> Mapping[str, KnownHandler]:

@@ -1,4 +1,4 @@
-"""Submits: jobs are validated, stored once per request_id, and handed off."""
+"""Submits: validate jobs, store them once per request_id, and hand them off."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from headrace_gateway.calls.call import Call
 _log = structlog.get_logger()
 
 _MAX_BATCH: Final = 1000
-# Bytes of payloads in one transaction, and in all submits that wait.
+# The most bytes of payloads in one transaction, and in all waiting submits.
 _MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 _MAX_PENDING_BYTES: Final = 256 * 1024 * 1024
-# How long a transaction waits for more jobs while they arrive densely, in seconds. A commit costs
-# as much as a dozen of its jobs.
+# Time a transaction waits for more jobs while they arrive fast, in seconds. A commit costs as much
+# as a dozen of its jobs.
 _GATHER: Final = 0.01
 
 
 class Prospect(NamedTuple):
     """Jobs that were only validated; a submit would create them.
 
-    `specs` have their queues decided. `has_workers` is true if live workers run all of their types.
+    The queues in `specs` are decided. `has_workers` is true if live workers run all types.
     """
 
     specs: Repeated[JobSpec]
@@ -58,12 +58,12 @@ class Prospect(NamedTuple):
 class Submit:
     """The use cases that create jobs.
 
-    Single jobs that arrive at the same time share a transaction. A batch has a transaction of its
-    own. Each method reports `violations`, which the transport found in the request, together with
-    its own.
+    Single jobs that arrive at the same time share a transaction. A batch has its own
+    transaction. Each method reports `violations`, which the transport found in the request,
+    together with its own.
 
     Args:
-        settings: the limits of jobs, and of the submits that wait for PostgreSQL.
+        settings: the limits of jobs, and of the waiting submits.
         database: the store of the jobs.
         bus: wakes other processes after each commit.
         hand_off: delivers committed jobs without the scheduler, if it can.
@@ -111,14 +111,14 @@ class Submit:
             spec: the job, at the field path `job`.
             payload: its payload, at `job.payload`.
             request_id: the idempotency key of the job.
-            use_call_deadline: whether the deadline of the call is the deadline of the job.
+            use_call_deadline: True to use the deadline of the call as the deadline of the job.
             violations: see the class.
 
         Raises:
-            InvalidRequest: with every violation; PayloadInvalid if payloads that do not match
-                their schemas are the only ones.
+            InvalidRequest: with every violation. The subclass PayloadInvalid is raised if all
+                violations are payloads that do not match their schemas.
             LimitExceeded: the payload or the labels exceed a limit.
-            RequestIdConflict: the request_id was used for another content.
+            RequestIdConflict: the request_id was used with other content.
             Unavailable: PostgreSQL is not available, or too many submits wait for it. The job may
                 be stored nevertheless; with a request_id the call can be repeated safely.
         """
@@ -194,7 +194,7 @@ class Submit:
             specs: the jobs, at the field paths `jobs[0]`, `jobs[1]` …
             payloads: the payload of each job.
             request_id: the idempotency key of the batch.
-            use_call_deadline: whether the deadline of the call is the deadline of the jobs.
+            use_call_deadline: True to use the deadline of the call as the deadline of the jobs.
             violations: see the class.
 
         Raises:
@@ -247,7 +247,7 @@ class Submit:
         return Prospect(new.specs, await self._intake.have_workers(call, new.specs))
 
     async def close(self) -> None:
-        """Refuse new jobs and commit those that wait."""
+        """Reject new jobs and commit the waiting ones."""
         await self._commits.close()
 
     async def _commit(self, jobs: list[NewJob]) -> list[Submitted | RequestIdConflict | Exception]:
@@ -255,8 +255,8 @@ class Submit:
             return list(await self._store(jobs))
         except HeadraceError:
             raise
-        except Exception as error:  # noqa: BLE001 - the error of one job alone
-            # A job that the database refuses, because of a bug here, must not fail the others.
+        except Exception as error:  # noqa: BLE001 - one job may have caused it
+            # A job that the database rejects because of a bug must not fail the rest of its group.
             if len(jobs) == 1:
                 return [error]
             _log.exception("batch_refused", jobs=len(jobs))

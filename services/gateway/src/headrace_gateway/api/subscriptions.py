@@ -49,8 +49,8 @@ _SUBSCRIPTIONS: Final = 16
 class Subscriptions:
     """The use cases of subscriptions.
 
-    Each method with `violations` reports them together with its own: they are what the transport
-    found wrong with the rest of the request.
+    Methods with `violations` report them together with their own. The transport found them in the
+    rest of the request.
 
     Args:
         database: the store of the subscriptions.
@@ -90,17 +90,17 @@ class Subscriptions:
             call: the call.
             name: unique in the tenant.
             job_filter: the jobs whose events it receives.
-            cursor: the place to start after; empty for now.
+            cursor: the place to start after; empty to start now.
             violations: see the class.
 
         Returns:
-            The subscription, and whether it is new.
+            The subscription, and True if it is new.
 
         Raises:
             InvalidRequest: the name or the cursor is invalid.
             CursorExpired: events after the cursor were pruned.
             SubscriptionConflict: the subscription exists with another filter.
-            TooManySubscriptions: the tenant has as many as it may.
+            TooManySubscriptions: the tenant has the maximum number of subscriptions.
         """
         found = Violations(violations)
         check_subscription_name(name, found)
@@ -202,7 +202,7 @@ class Subscriptions:
         Args:
             call: the call.
             name: the subscription.
-            consumer: the name of the consumer; empty for a consumer of this call alone.
+            consumer: the name of the consumer; empty for an anonymous consumer.
             idle: the longest time without a page, in seconds; None for the default.
             violations: see the class.
 
@@ -222,7 +222,7 @@ class Subscriptions:
         Raises:
             InvalidRequest: the name or the cursor is invalid.
             SubscriptionNotFound: the tenant has no such subscription.
-            SubscriptionTaken: another consumer has acquired the subscription since.
+            SubscriptionTaken: another watch has acquired the subscription since.
         """
         found = Violations()
         check_subscription_name(name, found)

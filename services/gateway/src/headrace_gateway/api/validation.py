@@ -1,7 +1,6 @@
 """Rules for the values of a request.
 
-Field paths are those of the API, whatever the transport: `job.retry_policy.jitter`,
-`filter.types[2]`.
+Field paths are those of the API for every transport: `job.retry_policy.jitter`, `filter.types[2]`.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ from headrace_gateway.calls.call import Call
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1000
 MAX_FILTER_JOBS: Final = 10_000
-# A stream keeps its filter as long as it lives.
+# A stream keeps its filter until it ends.
 MAX_FILTER_VALUES: Final = 1000
 MAX_CONSUMER: Final = 128
-# In seconds. A mark costs little, but many streams send marks.
+# In seconds. A mark is cheap, but many streams send marks.
 MIN_IDLE_INTERVAL: Final = 1
 MAX_IDLE_INTERVAL: Final = 60
 
@@ -54,7 +53,7 @@ class Violations(list[Violation]):
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Add an InvalidRequest of the block to earlier violations; without any, pass it on."""
+        """Add the violations of an InvalidRequest to earlier ones; without any, re-raise it."""
         try:
             yield
         except InvalidRequest as error:
@@ -69,7 +68,7 @@ class Violations(list[Violation]):
 
 
 def parse_job_id(text: str, found: Violations, field: str = "job_id") -> JobId:
-    """Parse the id of a job; with a violation the result is meaningless."""
+    """Parse the id of a job; after a violation the result is a placeholder."""
     return JobId(_parse_id(text, field, "job", found))
 
 
@@ -79,25 +78,25 @@ def check_request_id(request_id: str | None, found: Violations) -> None:
 
 
 def call_deadline(call: Call, use: bool, found: Violations) -> timedelta | None:
-    """Return the time left for the jobs of a call if its deadline is theirs.
+    """Return the remaining time of a call if its deadline applies to its jobs.
 
     Args:
         call: the call.
-        use: whether the deadline of the call is the deadline of its jobs.
+        use: True to use the deadline of the call as the deadline of its jobs.
         found: receives a violation if the call has no deadline.
     """
     if not use:
         return None
     left = call.time_remaining()
     if left is None:
-        found.note("use_call_deadline", "needs a call with a deadline")
+        found.note("use_call_deadline", "requires a call with a deadline")
         return None
     # Bounded before the conversion: a deadline may be too far away for a timedelta.
     return timedelta(seconds=min(left, MAX_DURATION.total_seconds()))
 
 
 def check_consumer(consumer: str, found: Violations) -> None:
-    """Check the name of a consumer; it is empty for an anonymous one."""
+    """Check the name of a consumer; an anonymous consumer has an empty name."""
     _check_printable("consumer", consumer, MAX_CONSUMER, found)
 
 
@@ -137,7 +136,7 @@ def job_filter(
     job_ids: Sequence[str],
     found: Violations,
 ) -> JobFilter:
-    """Return the filter of a stream; with violations the result is meaningless.
+    """Return the filter of a stream; after a violation the result is a placeholder.
 
     Args:
         queues, types, states, labels: as in `JobFilter`.
@@ -146,12 +145,12 @@ def job_filter(
         found: receives the violations.
     """
     if len(job_ids) > MAX_FILTER_JOBS:
-        found.note("filter.job_ids", f"must hold at most {MAX_FILTER_JOBS} ids")
+        found.note("filter.job_ids", f"must contain at most {MAX_FILTER_JOBS} ids")
         return JobFilter()
     bounded = {"queues": queues, "types": types, "states": states, "labels": labels}
     for field, values in bounded.items():
         if len(values) > MAX_FILTER_VALUES:
-            found.note(f"filter.{field}", f"must hold at most {MAX_FILTER_VALUES} values")
+            found.note(f"filter.{field}", f"must contain at most {MAX_FILTER_VALUES} values")
             return JobFilter()
     for field, names in (("queues", queues), ("types", types)):
         for number, name in enumerate(names):
@@ -195,6 +194,7 @@ def _parse_id(text: str, field: str, kind: str, found: Violations) -> UUID:
         return parse_id(text)
     except ValueError:
         found.note(
-            field, f"must be the id of a {kind}, a UUID as 0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15"
+            field,
+            f"must be the id of a {kind}, a UUID such as 0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15",
         )
         return _NO_ID

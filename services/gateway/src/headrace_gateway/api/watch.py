@@ -1,4 +1,4 @@
-"""Streams of events: of one job, of a job that is submitted, and of all jobs of a filter."""
+"""Streams of events: of one job, of a new job, and of all jobs that match a filter."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ class JobStreams:
 
         Args:
             call: the call.
-            job_filter: the jobs.
-            cursor: the cursor of the last page that the caller has seen; empty for now.
+            job_filter: selects the jobs.
+            cursor: the cursor of the last page that the caller has seen; empty to start now.
             idle: the longest time without a page, in seconds; None for the default.
             violations: see the class.
 

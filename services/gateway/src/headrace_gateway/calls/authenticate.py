@@ -16,7 +16,7 @@ _ANONYMOUS: Final = Principal(name="anonymous")
 
 
 class Authenticate:
-    """Makes the Call of an exchange.
+    """Creates the Call of an exchange.
 
     Without access control there is one principal and one tenant.
     """
@@ -24,7 +24,7 @@ class Authenticate:
     name: ClassVar[str] = "authenticate"
     needs: ClassVar[tuple[str, ...]] = ("request id", "errors")
 
-    def wrap(self, method: Method, proceed: Proceed) -> Proceed:  # noqa: ARG002 - all are alike
+    def wrap(self, method: Method, proceed: Proceed) -> Proceed:  # noqa: ARG002 - every method gets a Call
         """Return `proceed` with a Call."""
 
         def identify(exchange: Exchange) -> Awaitable[Message | None]:

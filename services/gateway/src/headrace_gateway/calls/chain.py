@@ -4,11 +4,11 @@ Each link has one concern, a name, and the names of the links that it needs befo
 declares the order once; `Chain` verifies it when the gateway starts, and wraps each method once.
 
 To add a link (access control, rate limits and quotas, tracing):
-1. Write its class in a file of its own: `name`, `needs`, and `wrap(method, proceed)`. A link that
+1. Write its class in its own file: `name`, `needs`, and `wrap(method, proceed)`. A link that
    only checks is a plain function that raises, or returns `proceed(exchange)`. A link that acts
    after the call as well (tracing, metrics) awaits `proceed(exchange)`.
-2. Add one line to `order.py`. Access control replaces `Authenticate`; rate limits and quotas come
-   after it, since they count per tenant; tracing comes first.
+2. Add one line to `order.py`. Access control replaces `Authenticate`; rate limits and quotas follow
+   it, since they count per tenant; tracing is the first link.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Chain:
         names = [link.name for link in self.links]
         for position, link in enumerate(self.links):
             if link.name in names[:position]:
-                raise ChainError(f"the link '{link.name}' is twice in the chain")
+                raise ChainError(f"the link '{link.name}' appears twice in the chain")
             for needed in link.needs:
                 if needed not in names:
                     raise ChainError(
@@ -73,7 +73,7 @@ class Chain:
         """Return a chain of the links with these names, in the order of this one.
 
         Raises:
-            ChainError: a name is not in this chain, or a link needs one that is not among `names`.
+            ChainError: a name is not in this chain, or a link needs a link outside of `names`.
         """
         for name in names:
             if name not in {link.name for link in self.links}:
@@ -114,8 +114,8 @@ def _unary(method: Method, behavior: Callable[[Any, Any], Awaitable[Message]]) -
 def _stream(
     method: Method, behavior: Callable[[Any, Any], AsyncGenerator[Message, None]]
 ) -> Proceed:
-    # A handler that writes, in place of a generator: a cancelled call closes the servicer's
-    # generator at once. gRPC would leave that to the garbage collector.
+    # This handler writes responses instead of yielding them, so a cancelled call closes the
+    # servicer's generator at once. gRPC would leave that to the garbage collector.
     async def respond(exchange: Exchange) -> None:
         source = behavior(exchange.request, exchange.context if method.foreign else exchange.call)
         write = exchange.write

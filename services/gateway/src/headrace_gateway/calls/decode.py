@@ -1,4 +1,4 @@
-"""The link `decode`: the bytes of a request become its message."""
+"""The link `decode`: decodes the bytes of a request to its message."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from google.protobuf.message import DecodeError, Message
 
 from headrace.v1 import data_pb2
 from headrace_core.domain.errors import DocumentTooDeep
+from headrace_core.domain.limits import MAX_DOCUMENT_DEPTH
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
-from headrace_gateway.calls.limits import MAX_DEPTH
 from headrace_gateway.calls.statuses import UndecodableRequest
 
 _DATA: Final = data_pb2.Data.DESCRIPTOR.full_name
 _CONTAINERS: Final = frozenset({"google.protobuf.Struct", "google.protobuf.ListValue"})
-# The most fields of a request to search: 20 ms of the loop's time.
+# The most fields of a request to search. So many take 20 ms of the event loop's time.
 _MAX_FIELDS: Final = 25_000
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -24,7 +24,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 class Decode:
     """Decodes requests.
 
-    gRPC's own decoding would answer malformed bytes with INTERNAL or UNKNOWN, without details.
+    gRPC's own decoding would reject malformed bytes with INTERNAL or UNKNOWN, without details.
     """
 
     name: ClassVar[str] = "decode"
@@ -51,19 +51,19 @@ class Decode:
 
 
 def _decode(request_class: type[Message], raw: bytes) -> Message:
-    """Return the message.
+    """Return the message of a request.
 
     Raises:
-        DocumentTooDeep: a document is nested deeper than MAX_DEPTH.
-        UndecodableRequest: the bytes are not the message.
+        DocumentTooDeep: a document is nested deeper than `MAX_DOCUMENT_DEPTH`.
+        UndecodableRequest: the bytes are not such a message.
     """
     try:
         return request_class.FromString(raw)
     except DecodeError:
         deepest = deepest_value(request_class, raw)
-        if deepest is not None and deepest[1] > MAX_DEPTH:
+        if deepest is not None and deepest[1] > MAX_DOCUMENT_DEPTH:
             field, depth = deepest
-            raise DocumentTooDeep(field, depth=depth, maximum=MAX_DEPTH) from None
+            raise DocumentTooDeep(field, depth=depth, maximum=MAX_DOCUMENT_DEPTH) from None
         raise UndecodableRequest(request_class.DESCRIPTOR.full_name) from None
 
 
@@ -75,37 +75,37 @@ def deepest_value(request_class: type[Message], raw: bytes) -> tuple[str, int] |
         raw: the bytes of the request.
 
     Returns:
-        The path of the field that has the document, and its levels; None if the bytes are not such
-        a message, or have more than 25,000 fields.
+        The path of the field with the document, and the depth of the document; None if the bytes
+        are not such a message, or have more than 25,000 fields.
     """
     found = ("", 0)
     fields = 0
-    # Descriptor, first and last place, levels around it, path of the document, whether it is inside
-    # of a document.
+    # Descriptor, start and end in the bytes, depth around it, path of the document, and whether it
+    # is part of a document.
     messages: list[tuple[Any, int, int, int, str, bool]] = [
         (request_class.DESCRIPTOR, 0, len(raw), 0, "", False)
     ]
     try:
         while messages:
-            kind, place, end, depth, path, inside = messages.pop()
+            kind, offset, end, depth, path, inside = messages.pop()
             if depth > found[1]:
                 found = (path, depth)
             number_of: dict[str, int] = {}
-            while place < end:
+            while offset < end:
                 fields += 1
                 if fields > _MAX_FIELDS:
                     return None
-                tag, place = _varint(raw, place)
+                tag, offset = _varint(raw, offset)
                 wire = tag & 7
                 if wire == _VARINT:
-                    _, place = _varint(raw, place)
+                    _, offset = _varint(raw, offset)
                 elif wire in {_FIXED32, _FIXED64}:
-                    place += 4 if wire == _FIXED32 else 8
+                    offset += 4 if wire == _FIXED32 else 8
                 elif wire == _BYTES:
-                    size, place = _varint(raw, place)
+                    size, offset = _varint(raw, offset)
                     field = kind.fields_by_number.get(tag >> 3)
-                    place += size
-                    if place > end:
+                    offset += size
+                    if offset > end:
                         return None
                     if field is None or field.message_type is None:
                         continue
@@ -117,7 +117,14 @@ def deepest_value(request_class: type[Message], raw: bytes) -> tuple[str, int] |
                         name = f"{path}.{field.name}{index}".removeprefix(".")
                     level = depth + (inner.full_name in _CONTAINERS)
                     messages.append(
-                        (inner, place - size, place, level, name, inside or kind.full_name == _DATA)
+                        (
+                            inner,
+                            offset - size,
+                            offset,
+                            level,
+                            name,
+                            inside or kind.full_name == _DATA,
+                        )
                     )
                 else:
                     return None
@@ -126,19 +133,19 @@ def deepest_value(request_class: type[Message], raw: bytes) -> tuple[str, int] |
     return found
 
 
-def _varint(raw: bytes, place: int) -> tuple[int, int]:
-    """Return a number and the place after it.
+def _varint(raw: bytes, offset: int) -> tuple[int, int]:
+    """Return a number and the offset after it.
 
     Raises:
-        IndexError: the bytes at `place` are not a number.
+        IndexError: the bytes at `offset` are not a number.
     """
     number = shift = 0
     while True:
-        byte = raw[place]
-        place += 1
+        byte = raw[offset]
+        offset += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return number, place
+            return number, offset
         shift += 7
         if shift > 63:
             raise IndexError

@@ -12,8 +12,8 @@ from google.protobuf.message import Message
 from headrace_core.domain.errors import ShuttingDown
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
-# Seconds without a new call after which the transport has no more calls, and the most seconds to
-# wait for that.
+# Seconds without a new call after which the transport counts as empty, and the longest wait for
+# that.
 _QUIET_S: Final = 0.05
 _MAX_WAIT_S: Final = 1.0
 
@@ -28,8 +28,8 @@ class Drain:
         self._draining = False
         self._last_rejection = 0.0
 
-    def wrap(self, method: Method, proceed: Proceed) -> Proceed:  # noqa: ARG002 - all are alike
-        """Return `proceed` for as long as the gateway accepts calls."""
+    def wrap(self, method: Method, proceed: Proceed) -> Proceed:  # noqa: ARG002 - every method is rejected
+        """Return `proceed` with a rejection while the gateway drains."""
 
         def admit(exchange: Exchange) -> Awaitable[Message | None]:
             if self._draining:
@@ -42,14 +42,14 @@ class Drain:
     async def drain(self) -> None:
         """Reject calls from now on, and return when no call has arrived for a moment.
 
-        A server that stops cancels calls that its transport has received but not passed on. Their
+        A stopping server cancels calls that its transport has received but not dispatched. Their
         clients would get CANCELLED, which they do not retry.
         """
         self._draining = True
-        began = self._last_rejection = time.monotonic()
+        started = self._last_rejection = time.monotonic()
         while True:
             now = time.monotonic()
             wait = self._last_rejection + _QUIET_S - now
-            if wait <= 0 or now > began + _MAX_WAIT_S:
+            if wait <= 0 or now > started + _MAX_WAIT_S:
                 return
             await asyncio.sleep(wait)

@@ -1,4 +1,4 @@
-"""The link `errors`: each error of a call becomes a status, and a line in the log."""
+"""The link `errors`: turns each error of a call into a status and a log line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headrace_gateway.calls.statuses import DETAILS_KEY, CallError, to_call_erro
 
 _log = structlog.get_logger()
 
-# Lines of one code in a period, and the length of a period in seconds.
+# The most log lines of one status code in a period, and the length of a period in seconds.
 _LINES: Final = 10
 _PERIOD_S: Final = 10.0
 
@@ -33,7 +33,7 @@ class Errors:
         self._failures = FailureLog()
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:
-        """Return `proceed`, which then raises no error but gRPC's own."""
+        """Return `proceed` with every error turned into a status."""
 
         async def guarded(exchange: Exchange) -> Message | None:
             try:
@@ -41,7 +41,7 @@ class Errors:
             except grpc.aio.AbortError:
                 raise
             except grpc.aio.InternalError:
-                # The client has closed the call; its cancellation is on its way.
+                # The client has closed the call, and gRPC is about to cancel it.
                 raise asyncio.CancelledError from None
             except Exception as error:  # noqa: BLE001 - every error becomes a status
                 status = to_call_error(error, request_id=identify(exchange))
@@ -65,7 +65,7 @@ async def _abort(exchange: Exchange, status: CallError) -> NoReturn:
 
     gRPC keeps the exception of an abort with the call, in a reference cycle that lives until the
     next garbage collection. The exception refers to the frames of the call, so these must not
-    refer to the request. Nor may an abort run while another error is handled.
+    refer to the request. For the same reason an abort must not run in an `except` block.
     """
     exchange.release()
     try:
@@ -80,14 +80,14 @@ async def _abort(exchange: Exchange, status: CallError) -> NoReturn:
 
 
 class FailureLog:
-    """Writes `call_failed` lines, at most some for each status code in a period.
+    """Writes `call_failed` lines, up to a limit for each status code in a period.
 
     An outage fails thousands of calls a second for the same reason. A `calls_failed` line at the
-    end of the period has the number of lines that were left out.
+    end of the period reports the number of omitted lines.
 
     Args:
         lines: the most lines of one code in a period.
-        period: in seconds.
+        period: the length of a period, in seconds.
     """
 
     def __init__(self, *, lines: int = _LINES, period: float = _PERIOD_S) -> None:
@@ -99,9 +99,9 @@ class FailureLog:
         """Write a line, or count it.
 
         Args:
-            level: of the log.
+            level: the log level.
             code: the name of the status code.
-            fields: of the line.
+            fields: the other fields of the line.
         """
         if not self._counts[code]:
             asyncio.get_running_loop().call_later(self._period, self._end, code)
@@ -110,6 +110,6 @@ class FailureLog:
             getattr(_log, level)("call_failed", code=code, **fields)
 
     def _end(self, code: str) -> None:
-        left_out = self._counts.pop(code) - self._lines
-        if left_out > 0:
-            _log.warning("calls_failed", code=code, not_logged=left_out, period_s=self._period)
+        omitted = self._counts.pop(code) - self._lines
+        if omitted > 0:
+            _log.warning("calls_failed", code=code, not_logged=omitted, period_s=self._period)

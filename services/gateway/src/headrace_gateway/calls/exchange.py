@@ -19,11 +19,11 @@ class Method:
     """A method of a service, as its contract declares it.
 
     Attributes:
-        path: as `/headrace.v1.JobService/GetJob`.
+        path: for example `/headrace.v1.JobService/GetJob`.
         request_class: the message of a request.
-        streams_requests: whether a client sends many requests.
-        streams_responses: whether the servicer sends many responses.
-        foreign: whether the service is not Headrace's own (health, reflection). Its servicer takes
+        streams_requests: True if a client sends many requests.
+        streams_responses: True if the servicer sends many responses.
+        foreign: True for a service that gRPC defines (health, reflection). Its servicer takes
             gRPC's context in place of a Call.
     """
 
@@ -39,7 +39,7 @@ class Exchange:
 
     Args:
         raw: the bytes of the request; for a method that streams requests, an iterator of them.
-        context: gRPC's.
+        context: the gRPC context.
 
     Attributes:
         metadata: the headers of the call.
@@ -63,7 +63,7 @@ class Exchange:
         self.write: Callable[[Message], Awaitable[None]] = context.write
 
     def release(self) -> None:
-        """Drop the request, so that a reference to the exchange does not keep it in memory."""
+        """Drop the request, because a reference to the exchange would keep it in memory."""
         self.raw = self.request = None
 
 

@@ -16,16 +16,15 @@ from headrace_gateway.calls.sizes import Sizes
 from headrace_gateway.calls.slow_readers import SlowReaders
 from headrace_gateway.calls.timeouts import Timeouts
 
-# The group commit of submits bounds each of them.
+# The group commit bounds the time of each submit.
 _BOUNDED: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
 
-# The links that servicers of Headrace rely on. A gateway without one of them does not start.
+# The links that Headrace's servicers need. A gateway without one of them does not start.
 SERVICER_NEEDS: Final = (
     *("request id", "errors", "drain", "sizes", "authenticate", "decode", "timeout"),
     "slow readers",
 )
-# The links that apply to health and reflection. Probes are anonymous, and report a gateway that
-# drains.
+# The links around health and reflection. Probes are anonymous, and must still work during a drain.
 FOREIGN: Final = ("request id", "errors", "sizes", "decode")
 
 
@@ -34,8 +33,8 @@ def build_chain(settings: Settings, *, drain: Drain, counts: Counts) -> Chain:
 
     Args:
         settings: the limits.
-        drain: started by the gateway when it stops.
-        counts: get the numbers of slow readers.
+        drain: the gateway starts it when it stops.
+        counts: the counters of slow readers.
 
     Raises:
         ChainError: the links do not fit together.

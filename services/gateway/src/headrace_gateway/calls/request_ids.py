@@ -1,4 +1,4 @@
-"""The link `request id`: one id for each call, in its log lines and in its answer."""
+"""The link `request id`: one id for each call, in its log lines and its response."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
 REQUEST_ID: Final = "x-request-id"
 
-# Ids for the next calls. One at a time they would be a tenth of the cost of an empty call.
+# Ids for the next calls. Generated singly, they would be a tenth of the cost of an empty call.
 _SPARE: Final = 100
 _spare: list[bytes] = []
 
 
 class RequestIds:
-    """Reads the `x-request-id` of a call, or makes one, and sends it back.
+    """Reads the `x-request-id` of a call, or generates one, and sends it back.
 
-    Each log line of the call has it as `correlation_id`. A unary call and each error return it in
-    the trailing metadata, a stream returns it in the initial metadata. A call of a foreign service
-    has one only if it fails: probes are frequent, and their protocols have no such header.
+    Each log line of the call contains it as `correlation_id`. A unary call and each error return it
+    in the trailing metadata; a stream returns it in the initial metadata. A call of a foreign
+    service has a request id only if it fails: probes are frequent, and their protocols have no such
+    header.
     """
 
     name: ClassVar[str] = "request id"
@@ -49,7 +50,7 @@ class RequestIds:
 
 
 def identify(exchange: Exchange) -> str:
-    """Give a call its request id, or return the one that it has."""
+    """Return the request id of a call; assign one if it has none."""
     if exchange.request_id:
         return exchange.request_id
     request_id: str | bytes = ""
@@ -62,7 +63,7 @@ def identify(exchange: Exchange) -> str:
         and request_id.isprintable()
     ):
         request_id = _new_request_id()
-    # Each call runs in a task of its own, which has its own context.
+    # Each call runs in its own task, with its own context.
     structlog.contextvars.bind_contextvars(correlation_id=request_id)
     exchange.request_id = request_id
     return request_id

@@ -11,7 +11,7 @@ import structlog
 
 _log = structlog.get_logger()
 
-# Seconds in which due calls gather: a reset walks over all tasks of the loop.
+# Seconds in which due calls are collected, because a reset visits all tasks of the loop.
 _ROUND: Final = 1.0
 
 # The name of the grpc.aio task that keeps a call until its client has received the status.
@@ -21,11 +21,11 @@ _Task = asyncio.Task[Any]
 
 
 class Counts(Protocol):
-    """The numbers of slow readers.
+    """The counters of slow readers.
 
     Attributes:
-        slow_consumers: streams that were ended because their clients did not read.
-        resets: calls that were reset because their clients did not even read the status.
+        slow_consumers: streams that ended because their client stopped reading.
+        resets: calls that were reset because their client did not even read the status.
     """
 
     slow_consumers: int
@@ -37,12 +37,12 @@ class Resets:
 
     The status of a call follows the message that was written last. While HTTP/2's flow control
     holds that message back, grpc.aio keeps the call and the message, until the connection closes.
-    grpc.aio has no function that gives up a call. Its core resets a call once the last reference
-    to it is gone. (grpc.aio itself keeps the newest call until the next one arrives.) The client
+    grpc.aio has no function that abandons a call. Its core resets a call once the last reference
+    to it is dropped. (grpc.aio itself keeps the newest call until the next one arrives.) The client
     then sees CANCELLED.
 
     Args:
-        counts: gets the number of resets.
+        counts: counts the resets.
     """
 
     def __init__(self, counts: Counts) -> None:
@@ -54,10 +54,10 @@ class Resets:
         """Reset the call of the current task, unless it ends within `seconds`."""
         task = asyncio.current_task()
         assert task is not None, "a task handles each call"
-        timer = asyncio.get_running_loop().call_later(seconds, self._fall_due, task)
+        timer = asyncio.get_running_loop().call_later(seconds, self._add_due, task)
         task.add_done_callback(lambda _: timer.cancel())
 
-    def _fall_due(self, task: _Task) -> None:
+    def _add_due(self, task: _Task) -> None:
         self._due.add(task)
         if self._round is None:
             self._round = asyncio.get_running_loop().call_later(_ROUND, self._reset)
@@ -71,7 +71,7 @@ class Resets:
         if due:
             _log.info("calls_reset", calls=len(due))
         if len(keepers) < len(due):
-            # A version of grpc.aio with other tasks. The connections keep these calls.
+            # This version of grpc.aio has other tasks, so the connections keep these calls.
             _log.warning("calls_not_reset", calls=len(due) - len(keepers))
 
 

@@ -1,4 +1,4 @@
-"""Services: their methods, with the chain around each, in a gRPC server."""
+"""Services: adds their methods to a gRPC server, each with the chain around it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Service:
     """A service, the object that serves it, and the links that apply to it.
 
     Attributes:
-        descriptor: the contract.
+        descriptor: the contract of the service.
         servicer: has a method of the same name for each method of the contract.
         chain: the links around each call.
-        foreign: whether the servicer takes gRPC's context in place of a Call.
-        name: the full name, if it is not that of the contract.
+        foreign: True if the servicer takes gRPC's context in place of a Call.
+        name: the full name, if it differs from the one in the contract.
     """
 
     descriptor: ServiceDescriptor
@@ -40,11 +40,11 @@ class Service:
 
 
 def add_services(server: grpc.aio.Server, services: Iterable[Service]) -> None:
-    """Serve services. The links are composed here, once for each method.
+    """Add services to a server, and compose the links once for each method.
 
     Args:
-        server: not started yet.
-        services: what it serves.
+        server: a server that has not started.
+        services: the services to add.
 
     Raises:
         ChainError: a servicer lacks a method of its contract.

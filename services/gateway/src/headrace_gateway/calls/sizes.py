@@ -10,9 +10,10 @@ from google.protobuf.message import Message
 from headrace_core.domain.errors import LimitExceeded
 from headrace_gateway.calls.call import Metadata
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
-from headrace_gateway.calls.limits import MAX_METADATA_BYTES
 
-# Requests of health and reflection have a name or two.
+# The most metadata of a call: keys and values, and 32 bytes for each pair, as HTTP/2 counts them.
+MAX_METADATA_BYTES: Final = 16 * 1024
+# Requests for health and reflection contain a name or two.
 _MAX_FOREIGN_BYTES: Final = 65_536
 
 
@@ -20,7 +21,7 @@ class Sizes:
     """Bounds the bytes of a call before the gateway decodes or reads them.
 
     Args:
-        max_request_bytes: the largest request to a service of Headrace.
+        max_request_bytes: the largest request to a Headrace service.
     """
 
     name: ClassVar[str] = "sizes"
@@ -62,7 +63,6 @@ class Sizes:
 def _check_metadata(metadata: Metadata) -> None:
     size = 0
     for key, value in metadata:
-        # 32 bytes for each pair, as HTTP/2 counts them.
         size += len(key) + len(value) + 32
     if size > MAX_METADATA_BYTES:
         raise LimitExceeded(

@@ -21,7 +21,7 @@ class SlowReaders:
 
     Args:
         patience: the longest time of a write, in seconds.
-        counts: get the numbers of slow readers.
+        counts: the counters of slow readers.
     """
 
     name: ClassVar[str] = "slow readers"
@@ -57,12 +57,12 @@ class SlowReaders:
 class StreamWriter:
     """Writes the responses of one call, in a `with` block of the task that handles it.
 
-    A write waits once the client's HTTP/2 window is full, which has at least 64 KiB, and the stream
-    with it. One timer serves many writes: a timer for each would cost as much as the write.
+    A write blocks the stream while the client's HTTP/2 window, of at least 64 KiB, is full. One
+    timer serves many writes: a timer for each write would cost as much as the write.
 
     Args:
-        context: of the call.
-        request: of the call; it has the place where the stream begins.
+        context: the gRPC context of the call.
+        request: the request of the call; it contains the place where the stream starts.
         patience: the longest time of a write, in seconds.
     """
 
@@ -72,8 +72,8 @@ class StreamWriter:
         self._loop = asyncio.get_running_loop()
         self._place = _Place(request)
         self._task: asyncio.Task[Any] | None = None
-        # The beginning of the current write, and whether it took too long.
-        self._began: float | None = None
+        # The start of the current write, and whether it took too long.
+        self._started: float | None = None
         self._late = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -96,7 +96,7 @@ class StreamWriter:
         Raises:
             SlowConsumer: the client did not read for `patience` seconds.
         """
-        self._began = self._loop.time()
+        self._started = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_later(self._patience, self._check)
         try:
@@ -107,15 +107,15 @@ class StreamWriter:
                 raise SlowConsumer(self._patience, self._place.value) from None
             raise
         finally:
-            self._began = None
-        self._place.pass_by(response)
+            self._started = None
+        self._place.advance(response)
 
     def _check(self) -> None:
         """Cancel a write that took too long."""
         self._timer = None
-        if self._began is None:
+        if self._started is None:
             return
-        left = self._began + self._patience - self._loop.time()
+        left = self._started + self._patience - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._check)
         elif self._task is not None:
@@ -132,7 +132,7 @@ class _Place:
         self._field = "after_seq" if by_number else "cursor"
         self._value: Any = getattr(request, self._field, "")
 
-    def pass_by(self, response: Any) -> None:
+    def advance(self, response: Any) -> None:
         """Move to the place after a response."""
         if self._field == "cursor":
             self._value = response.cursor or self._value

@@ -1,7 +1,7 @@
-"""Statuses: the one place where an error becomes a gRPC status.
+"""Statuses: the only place that turns an error into a gRPC status.
 
-Every status has a google.rpc.ErrorInfo, and the other details of google.rpc that fit the error. No
-text of a driver, no SQL and no host name reaches a client.
+Every status has a google.rpc.ErrorInfo, and other google.rpc details that fit the error. Clients
+never see a message of a driver, SQL or a host name.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from headrace_core.domain.errors import (
     Unavailable,
     Violation,
 )
-from headrace_gateway.calls.limits import MAX_DEPTH
+from headrace_core.domain.limits import MAX_DOCUMENT_DEPTH
 
 DOMAIN: Final = "headrace"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 
-# A status travels in trailing metadata, of which many clients accept 8 KiB in all. The message is
-# in it twice: percent-encoded, with up to three bytes for one, and inside the details.
+# A status travels in trailing metadata, of which many clients accept 8 KiB in all. A status
+# contains its message twice: percent-encoded, with up to three bytes for one, and in the details.
 _MAX_MESSAGE_BYTES: Final = 700
 _MAX_VIOLATIONS_BYTES: Final = 2600
 _MAX_DESCRIPTION: Final = 300
@@ -81,7 +81,7 @@ class UndecodableRequest(Exception):
     def __init__(self, message_name: str) -> None:
         super().__init__(
             f"the request is not a {message_name}, or a document in it is nested deeper than "
-            f"{MAX_DEPTH} levels"
+            f"{MAX_DOCUMENT_DEPTH} levels"
         )
 
 
@@ -90,8 +90,8 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
 
     Args:
         error: raised by a link, a use case or a stream.
-        request_id: of the call. The client finds it in the message of an internal error; the log
-            has the rest under it.
+        request_id: the request id of the call. The message of an internal error contains it, to
+            find the log lines of the call.
     """
     text = _shorten(str(error), _MAX_MESSAGE_BYTES)
     match error:
@@ -222,7 +222,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
             return CallError(
                 grpc.StatusCode.INTERNAL,
                 _reason(error_pb2.ERROR_REASON_INTERNAL),
-                f"an error of Headrace's own; its log has it under the request id {request_id}",
+                f"internal error of Headrace; its log has the details under {request_id}",
                 {"request_id": request_id},
             )
 
@@ -250,7 +250,7 @@ def _invalid(error: InvalidRequest) -> tuple[str, dict[str, str]]:
 
 
 def _bad_request(violations: Sequence[Violation]) -> Any:
-    """Return the violations that fit, and the number of the others."""
+    """Return the violations that fit, and the number of omitted ones."""
     message = error_details_pb2.BadRequest()
     size = 0
     for number, violation in enumerate(violations):

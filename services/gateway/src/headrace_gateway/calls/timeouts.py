@@ -17,7 +17,7 @@ class Timeouts:
 
     Args:
         seconds: the longest time of a call.
-        bounded: paths of methods that bound themselves, at a fraction of the cost.
+        bounded: paths of methods that bound their own time, at a fraction of the cost.
     """
 
     name: ClassVar[str] = "timeout"
@@ -28,7 +28,7 @@ class Timeouts:
         self._bounded = bounded
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:
-        """Return `proceed` with a limit of time, for unary calls."""
+        """Return `proceed` with a time limit, for unary calls."""
         if method.streams_responses or method.path in self._bounded:
             return proceed
 
@@ -40,7 +40,7 @@ class Timeouts:
             except TimeoutError as error:
                 if not scope.expired():
                     raise
-                # A unary call waits for nothing else.
+                # Unary calls wait only for PostgreSQL.
                 raise Unavailable("postgresql") from error
 
         return bounded

@@ -1,4 +1,4 @@
-"""JSON documents in their two forms of the contract, `Data.value` and `Data.json`."""
+"""JSON documents in the two forms of the contract, `Data.value` and `Data.json`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from google.protobuf import struct_pb2
 
 from headrace.v1 import data_pb2
 from headrace_core.domain.job import JsonText
-from headrace_core.domain.limits import MAX_DOCUMENT_BYTES
+from headrace_core.domain.limits import MAX_DOCUMENT_BYTES, MAX_DOCUMENT_DEPTH
 from headrace_gateway.api.documents import Document
-from headrace_gateway.calls.limits import MAX_DEPTH, MAX_VALUE_BYTES
+
+# The largest document as a Value; a larger one is sent as JSON text. Every payload and every result
+# within the default settings fits.
+MAX_VALUE_BYTES: Final = 1536 * 1024
 
 # A Value has at most six times the bytes of its JSON text: a number of one digit and its comma
 # become eleven.
@@ -39,31 +42,31 @@ def read_data(data: data_pb2.Data) -> bytes | Document:
     if kind == "value":
         content = _plain(data.value)
         return Document(msgspec.json.encode(content, order="deterministic").decode(), content)
-    raise ValueError("must hold `value` or `json`")
+    raise ValueError("must contain `value` or `json`")
 
 
 def write_data(text: JsonText, encoding: data_pb2.DataEncoding.ValueType) -> data_pb2.Data:
-    """Return a stored document in an encoding, without its content if a response has no room."""
+    """Return a stored document in an encoding, or only its size if a response has no room."""
     if len(text) > MAX_DOCUMENT_BYTES // 4 and (size := len(text.encode())) > MAX_DOCUMENT_BYTES:
         return data_pb2.Data(omitted_bytes=size)
     if encoding == data_pb2.DATA_ENCODING_JSON:
         return data_pb2.Data(json=text.encode())
     data = data_pb2.Data()
     try:
-        _fill(data.value, _decode(text), MAX_DEPTH)
+        _fill(data.value, _decode(text), MAX_DOCUMENT_DEPTH)
         is_large = len(text) * _MAX_GROWTH > MAX_VALUE_BYTES and (
             data.value.ByteSize() > MAX_VALUE_BYTES
         )
     except (msgspec.MsgspecError, RecursionError):
         is_large = True
     if is_large:
-        # The text serves a reader better than an error for the whole job.
+        # The text is more useful than an error for the whole job.
         data.value.string_value = text
     return data
 
 
 def _plain(value: struct_pb2.Value) -> Any:
-    """Return a Value as Python objects; the decoder of its message bounds its depth."""
+    """Return a Value as Python objects. Protobuf has bounded its depth."""
     match value.WhichOneof("kind"):
         case "string_value":
             return value.string_value
@@ -78,7 +81,7 @@ def _plain(value: struct_pb2.Value) -> Any:
         case "null_value":
             return None
         case _:
-            raise ValueError("must not hold a Value without a kind")
+            raise ValueError("must not contain a Value without a kind")
 
 
 def _number(number: float) -> int | float:
@@ -88,7 +91,7 @@ def _number(number: float) -> int | float:
             return number
         return int(number) if -_EXACT <= number <= _EXACT else number
     if number - number != 0:
-        raise ValueError("must not hold NaN or Infinity: JSON has no such numbers")
+        raise ValueError("must not contain NaN or Infinity: JSON has no such numbers")
     return number
 
 

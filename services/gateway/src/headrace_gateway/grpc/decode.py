@@ -1,7 +1,7 @@
-"""Requests, from protobuf to the values of the domain.
+"""The conversion of requests from protobuf to values of the domain.
 
-Only what protobuf alone can get wrong is checked here: presence, enum numbers, and the forms of
-times, durations and documents. The use cases check the rest.
+This module checks only errors that are specific to protobuf: presence, enum numbers, and the forms
+of times, durations and documents. The use cases check the rest.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ def read_view(view: job_pb2.JobView.ValueType, found: Violations, *, default_ful
 
 
 def read_idle_interval(message: WatchRequest) -> float | None:
-    """Return the longest time between two responses, in seconds; None if it is absent."""
+    """Return the longest time between two responses, in seconds; None if the field is absent."""
     if not message.HasField("idle_interval"):
         return None
     return message.idle_interval.seconds + message.idle_interval.nanos / 1e9
 
 
 def read_job_filter(message: job_service_pb2.JobFilter, found: Violations) -> JobFilter:
-    """Return the filter of a stream; with violations the result is meaningless."""
+    """Return the filter of a stream; after a violation the result is a placeholder."""
     states = []
-    # `job_filter` rejects longer lists, of which a request may hold millions of values.
+    # `job_filter` rejects longer lists. A request may contain millions of values.
     for number, state_number in enumerate(message.states[: MAX_FILTER_VALUES + 1]):
         state = _STATES.get(state_number)
         if state is None:
@@ -105,7 +105,7 @@ def read_jobs(
 ) -> tuple[Repeated[JobSpec], list[Payload]]:
     """Return the jobs to submit, and their payloads, which are removed from the request.
 
-    Jobs that differ in their payloads alone share a spec, which is decoded once.
+    Jobs that differ only in their payloads share a spec, which is decoded once.
     """
     specs: list[JobSpec] = []
     places: list[int] = []
@@ -114,7 +114,7 @@ def read_jobs(
     for number, message in enumerate(request.jobs):
         data = message.payload if message.HasField("payload") else None
         message.ClearField("payload")
-        # Labels may be in any order. Then equal specs are decoded more than once.
+        # Labels may be in any order, so some equal specs are decoded more than once.
         rest = message.SerializeToString()
         place = known.get(rest)
         if place is None:
@@ -155,7 +155,7 @@ def _read_spec(message: job_pb2.JobSpec, path: str, found: Violations) -> JobSpe
 def _labels(labels: Mapping[str, str]) -> Mapping[str, str]:
     if not labels:
         return _NO_LABELS
-    # A request may hold a million labels. They are not copied if `check_spec` rejects them.
+    # A request may contain a million labels; `check_spec` rejects them, so they are not copied.
     return dict(labels) if len(labels) <= MAX_LABELS else labels
 
 

@@ -1,4 +1,4 @@
-"""Responses, from the values of the domain to protobuf."""
+"""The conversion of responses from values of the domain to protobuf."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_core.domain.stats import Stats
 from headrace_core.domain.submission import BatchJobs, Repeated
 from headrace_core.domain.subscription import Subscription
-from headrace_gateway.calls.limits import MAX_PAGE_BYTES
 from headrace_gateway.grpc.data import write_data
+from headrace_gateway.grpc.pages import MAX_PAGE_BYTES
 from headrace_gateway.streams import Mark
 
 Encoding: TypeAlias = data_pb2.DataEncoding.ValueType
@@ -64,7 +64,7 @@ _NO_OVERRIDES = RetryOverrides()
 
 def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
     """Return a job; the BASIC view has no payload and no result."""
-    # A new job has a single time, which is converted once.
+    # The times of a new job are equal and converted once.
     created = _time(job.create_time)
     return job_pb2.Job(
         id=str(job.id),
@@ -104,7 +104,7 @@ def write_batch(
 ) -> None:
     """Add the jobs of a batch to `response`, reduced if they are too large for it.
 
-    Jobs that differ in their ids alone are converted once.
+    Jobs that differ only in their ids are converted once.
     """
     messages = jobs.alike.map(lambda job: job_message(job, encoding))
     response.reduced = _reduce(messages)
@@ -128,7 +128,7 @@ _REDUCED: Final = ("labels", "retry_policy", "progress", "error")
 
 
 def _reduce(messages: Repeated[job_pb2.Job]) -> bool:
-    """Clear the fields in `_REDUCED` if the messages are too large for a page; return whether."""
+    """Clear the fields in `_REDUCED` and return True if the messages are too large for a page."""
     if sum(messages.map(job_pb2.Job.ByteSize)) <= MAX_PAGE_BYTES:
         return False
     for message in messages.distinct:
@@ -138,7 +138,7 @@ def _reduce(messages: Repeated[job_pb2.Job]) -> bool:
 
 
 def spec_message(spec: JobSpec, *, tenant: str, request_id: str | None) -> job_pb2.Job:
-    """Return a job that was only validated: in the BASIC view, without an id and a state."""
+    """Return a job that was only validated: in the BASIC view, without an id or a state."""
     return job_pb2.Job(
         tenant=tenant,
         type=spec.type,
@@ -182,7 +182,7 @@ def write_events(
 
 
 def _write_event(event: JobEvent, message: event_pb2.JobEvent, encoding: Encoding) -> None:
-    # Keyword arguments, and a copy into the response, would take more than twice as long.
+    # Keyword arguments and a copy into the response would take more than twice as long.
     message.job_id = str(event.job_id)
     message.seq = event.seq
     message.type = EVENT_TYPES[event.type]

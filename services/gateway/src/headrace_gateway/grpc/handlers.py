@@ -52,7 +52,7 @@ def queue_health(*, registrations: Registrations, wake: WakeSubscription) -> Loo
     """Return the health lookup of the queues.
 
     Args:
-        registrations: knows the queues.
-        wake: receives changes of registrations, for this lookup alone.
+        registrations: returns the queues.
+        wake: the wake-ups of changed registrations, used only by this lookup.
     """
     return Lookup(prefix=_PREFIX, valid=is_name, read=registrations.queues, wait=wake.wait)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from headrace_gateway.calls.limits import MAX_PAGE_BYTES
+# A page ends before the item that would make it larger. A single item may be larger: a job has two
+# documents, and the rest of it is smaller than 1 MiB.
+MAX_PAGE_BYTES: Final = 3 * 1024 * 1024
 
 Item_contra = TypeVar("Item_contra", contravariant=True)
 M = TypeVar("M", bound=Message)

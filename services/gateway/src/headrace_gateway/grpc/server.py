@@ -1,4 +1,4 @@
-"""The gRPC server: its options, and the services that it serves."""
+"""The gRPC server: its options and its services."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from grpc_health.v1 import health_pb2
 from headrace.v1 import handler_service_pb2, job_service_pb2, subscription_service_pb2
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.calls.chain import Chain
-from headrace_gateway.calls.limits import (
-    MAX_RESPONSE_BYTES,
-    RECEIVED_METADATA_BYTES,
-    RECEIVED_REQUESTS,
-)
 from headrace_gateway.calls.order import FOREIGN
 from headrace_gateway.calls.services import Service, add_services
 from headrace_gateway.grpc.handlers import HandlerServicer
@@ -28,19 +23,26 @@ HANDLERS: Final = handler_service_pb2.DESCRIPTOR.services_by_name["HandlerServic
 SUBSCRIPTIONS: Final = subscription_service_pb2.DESCRIPTOR.services_by_name["SubscriptionService"]
 _HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
-# The full names of the services of Headrace.
+# The full names of Headrace's services.
 SERVICES: Final = tuple(str(service.full_name) for service in (JOBS, HANDLERS, SUBSCRIPTIONS))
+
+# gRPC clients reject larger messages by default. Every response fits, whatever its jobs contain.
+MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
+# gRPC itself rejects requests above this multiple of the largest one, and calls with more metadata,
+# as RESOURCE_EXHAUSTED. Smaller excesses reach the link `sizes`, whose error names the limit.
+_RECEIVED_REQUESTS: Final = 4
+_RECEIVED_METADATA_BYTES: Final = 64 * 1024
 
 _MILLISECONDS: Final = 1000
 _KEEPALIVE: Final = (
     # The server pings quiet connections to detect dead peers.
     ("grpc.keepalive_time_ms", 30 * _MILLISECONDS),
     ("grpc.keepalive_timeout_ms", 10 * _MILLISECONDS),
-    # The effective limit for the answer to a ping: a minute by default, despite the line above.
+    # The effective limit for the response to a ping: a minute by default, despite the line above.
     ("grpc.http2.ping_timeout_ms", 10 * _MILLISECONDS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # Clients may ping as often as every 5 s, also without a call.
+    # Clients may ping every 5 s, even without a call.
     ("grpc.http2.min_ping_interval_without_data_ms", 5 * _MILLISECONDS),
 )
 
@@ -58,7 +60,7 @@ def build_server(
 
     Args:
         settings: the limits, and whether to serve reflection.
-        chain: the links around calls; health and reflection pass through FOREIGN alone.
+        chain: the links around calls; health and reflection pass only through FOREIGN.
         jobs: serves JobService.
         handlers: serves HandlerService.
         subscriptions: serves SubscriptionService.
@@ -99,17 +101,17 @@ def build_server(
 def server_options(settings: Settings) -> list[tuple[str, Any]]:
     """Return the options of gRPC's core."""
     return [
-        # By default two processes can share a port, which is an accident here.
+        # By default two processes can share a port. Here that would be a mistake.
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
-        # Clients that reconnect at the same time wait their turn. Beyond these bounds, by default
+        # Clients that reconnect at the same time wait in a queue. Beyond these bounds, by default
         # a thousand, gRPC ends calls as CANCELLED, which clients do not retry.
         ("grpc.server.max_pending_requests", settings.max_concurrent_streams),
         ("grpc.server.max_pending_requests_hard_limit", settings.max_concurrent_streams),
-        ("grpc.max_receive_message_length", settings.max_request_bytes * RECEIVED_REQUESTS),
+        ("grpc.max_receive_message_length", settings.max_request_bytes * _RECEIVED_REQUESTS),
         # The soft and the hard limit: between them gRPC rejects calls at random.
-        ("grpc.max_metadata_size", RECEIVED_METADATA_BYTES),
-        ("grpc.absolute_max_metadata_size", RECEIVED_METADATA_BYTES),
+        ("grpc.max_metadata_size", _RECEIVED_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _RECEIVED_METADATA_BYTES),
         # Responses are smaller. A larger one is a bug, and clients could not read it.
         ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
         *_KEEPALIVE,

@@ -1,4 +1,4 @@
-"""SubscriptionService."""
+"""SubscriptionService: each method converts its request and the result of its use case."""
 
 # ruff: noqa: N802 - the methods have the names of the contract
 

@@ -1,4 +1,4 @@
-"""The numbers of a gateway's streams: the database's clock, the ages of events, the gauges."""
+"""The gauges of a gateway's streams, the ages of events and the database's clock."""
 
 from __future__ import annotations
 
@@ -19,35 +19,34 @@ _DRIFT: Final = 0.0005
 
 
 class DatabaseClock:
-    """The database's clock, as its distance from the monotonic clock of this process.
+    """The database's clock, as an offset from the monotonic clock of this process.
 
-    The database reads its clock between a request and its response, so each reading limits the
-    distance. Together the readings give narrow limits, even in a busy process. The wall clock of
-    this machine is not used.
+    The database reads its clock between a request and its response, so each reading bounds the
+    offset. Together the readings give narrow bounds, even in a busy process. The wall clock of this
+    machine is not used.
     """
 
     def __init__(self) -> None:
         self._low = -math.inf
         self._high = math.inf
         self._read = 0.0
-        self._distance = 0.0
+        self._offset = 0.0
 
     def set(self, reading: ClockReading) -> None:
-        """Narrow the distance by a reading."""
-        shown = reading.time
-        low, high = shown - reading.answered, shown - reading.asked
+        """Narrow the bounds of the offset by a reading."""
+        low, high = reading.time - reading.answered, reading.time - reading.asked
         slack = (reading.answered - self._read) * _DRIFT
         self._low = max(self._low - slack, low)
         self._high = min(self._high + slack, high)
         if self._low > self._high:
-            # The database's clock was set.
+            # The database's clock was adjusted.
             self._low, self._high = low, high
         self._read = reading.answered
-        self._distance = (self._low + self._high) / 2
+        self._offset = (self._low + self._high) / 2
 
     def now(self) -> float:
-        """Return its time in seconds since 1970. It needs at least one reading."""
-        return time.monotonic() + self._distance
+        """Return the database's time, in seconds since 1970. Requires at least one reading."""
+        return time.monotonic() + self._offset
 
 
 # Upper limits of the buckets, in seconds; one more bucket is above the last one.
@@ -58,7 +57,7 @@ BOUNDS: Final = (
 
 
 class Ages:
-    """A histogram of the ages of events. One thread writes it, and any may read it.
+    """A histogram of the ages of events. One thread writes it, and any thread may read it.
 
     Attributes:
         total: the sum of all ages, in seconds.
@@ -72,8 +71,8 @@ class Ages:
         """Count events.
 
         Args:
-            events: with their times.
-            now: the time of the same clock, in seconds since 1970.
+            events: the events to count.
+            now: the time of the clock that stamped the events, in seconds since 1970.
         """
         counts, total = self._counts, 0.0
         moment = datetime.fromtimestamp(now, UTC)
@@ -85,37 +84,38 @@ class Ages:
         # negative.
         self.total += max(0.0, total)
 
-    def cumulated(self) -> list[int]:
+    def cumulative(self) -> list[int]:
         """Return the number of events up to each limit; the last number counts all."""
         return list(accumulate(self._counts))
 
 
 @dataclass(slots=True)
 class Gauges:
-    """The numbers of the streams; `headrace_gateway.metrics` serves them.
+    """The gauges and counters of the streams; `headrace_gateway.metrics` exports them.
 
-    Times are those of `time.monotonic()`.
+    Times are values of `time.monotonic()`, in seconds.
 
     Attributes:
         job_streams: open streams over one job.
-        filter_streams: open streams over many jobs, those of subscriptions among them.
-        subscription_streams: those of them that receive a subscription.
+        filter_streams: open streams over many jobs, including those of subscriptions.
+        subscription_streams: open streams that receive a subscription.
         standby_streams: standbys of subscriptions.
-        resumes: streams that began after a cursor or a known event.
-        catch_ups: how often a stream overflowed its mailbox and continued from PostgreSQL.
-        gaps: how often an event of a job arrived without the one before it. It must stay 0.
+        resumes: streams that resumed after a cursor or a known event.
+        catch_ups: overflows of a mailbox, after which its stream continued from PostgreSQL.
+        gaps: events of a job that arrived without their predecessor; must stay 0.
         slow_consumers: streams that ended because their client stopped reading.
-        resets: calls that were reset because their client did not even read the end.
+        resets: calls that were reset because their client did not even read the status.
         cursors_expired: streams that were refused because events after their cursor were pruned.
-        looks: runs of the tail.
+        runs: runs of the tail.
         events: events that the tail has read.
         failures: failed runs of the tail.
-        last_look: when the tail last ran.
-        held_since: since when an open transaction has held up the order of all events; None
-            without one.
-        waiting_since: since when an event has been unsettled because of it; None without one.
+        last_run: time of the last run of the tail; None before the first one.
+        delayed_since: start of the time in which an open transaction delays settled events; None
+            without such a transaction.
+        unsettled_since: start of the time in which an event is unsettled for this reason; None
+            without such an event.
         sent: the ages of live events when they were sent.
-        clock: the database's.
+        clock: the database's clock.
     """
 
     job_streams: int = 0
@@ -128,35 +128,35 @@ class Gauges:
     slow_consumers: int = 0
     resets: int = 0
     cursors_expired: int = 0
-    looks: int = 0
+    runs: int = 0
     events: int = 0
     failures: int = 0
-    last_look: float | None = None
-    held_since: float | None = None
-    waiting_since: float | None = None
+    last_run: float | None = None
+    delayed_since: float | None = None
+    unsettled_since: float | None = None
     sent: Ages = field(default_factory=Ages, compare=False)
     clock: DatabaseClock = field(default_factory=DatabaseClock, compare=False)
 
     @property
     def settled_lag(self) -> float:
-        """Seconds that an event has waited for an open transaction; 0 without one."""
-        return _since(self.waiting_since)
+        """Seconds that the oldest unsettled event has waited for an open transaction; else 0."""
+        return _since(self.unsettled_since)
 
     @property
-    def held_up(self) -> float:
-        """Seconds that a transaction has held up the order of all events."""
-        return _since(self.held_since)
+    def delay(self) -> float:
+        """Seconds that the oldest open transaction has delayed settled events; else 0."""
+        return _since(self.delayed_since)
 
     @property
-    def unseen(self) -> float:
+    def since_last_run(self) -> float:
         """Seconds since the tail last ran; 0 before its first run."""
-        return _since(self.last_look)
+        return _since(self.last_run)
 
-    def since(self, events: Sequence[JobEvent]) -> float:
-        """Return since when a message has been due, by the database's clock.
+    def due_time(self, events: Sequence[JobEvent]) -> float:
+        """Return the time at which a message became due, by the database's clock.
 
         Args:
-            events: live events, in their order; none for a message that is due now.
+            events: live events, in order; empty for a message that is due now.
 
         Returns:
             Seconds since 1970.
@@ -164,7 +164,7 @@ class Gauges:
         return events[0].time.timestamp() if events else self.clock.now()
 
     def count_sent(self, events: Sequence[JobEvent]) -> None:
-        """Count live events that were sent now."""
+        """Count live events that were just sent."""
         self.sent.add(events, now=self.clock.now())
 
 

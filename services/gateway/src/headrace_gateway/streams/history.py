@@ -1,4 +1,4 @@
-"""Reads past events for streams from PostgreSQL."""
+"""The reads of past events for streams, from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace_core.store.jobs.read import get_job
 from headrace_core.store.sql.database import Database
 from headrace_gateway.streams.recent import Recent
 
-# Events of one job, and of all jobs, in a page. The store limits their bytes.
+# The most events in a page: of one job, and of all jobs. The store limits their bytes.
 _JOB_PAGE: Final = 200
 _PAGE: Final = 500
 
@@ -25,10 +25,10 @@ class JobPage:
     """A page of the events of a job.
 
     Attributes:
-        events: in their order.
-        complete: whether no event follows.
-        ended: whether the job has ended, and no event follows.
-        last_seq: the number of the last event up to this page.
+        events: the events, in order.
+        complete: True if no event follows.
+        ended: True if the job has ended and no event follows.
+        last_seq: the number of the last event in this page, or before it if the page is empty.
     """
 
     events: Sequence[JobEvent]
@@ -48,11 +48,11 @@ class Pruned(Exception):
 class History:
     """Reads the past for all streams of the gateway, over a few connections.
 
-    However many streams resume at once, the tail and the other calls find a connection.
+    The limit leaves connections for the tail and the other calls when many streams resume at once.
 
     Args:
         database: the store of the events.
-        readers: streams that read at the same time.
+        readers: the most streams that read at the same time.
     """
 
     def __init__(self, *, database: Database, readers: int) -> None:
@@ -78,13 +78,13 @@ class History:
                     events=page.events, complete=complete, ended=ended, last_seq=last.seq
                 )
             job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
-            # There may be newer events by now; then another page follows.
+            # Newer events may have arrived since; then another page follows.
             complete = job.seq <= after_seq
             return JobPage(
                 events=(),
                 complete=complete,
                 ended=complete and job.state in TERMINAL,
-                # The client may claim a larger number than the job has.
+                # The client may have sent a larger number than the job has.
                 last_seq=min(after_seq, job.seq),
             )
 
@@ -96,7 +96,7 @@ class History:
             Unavailable: PostgreSQL cannot be read.
         """
         async with self._readers, self._database.statement() as conn:
-            # Other streams may have read the page while this one waited.
+            # Other streams may have read the page while this stream waited.
             page = self._recent.page(after=after, through=through, limit=_PAGE)
             if page is None:
                 page = await read_range(conn, after=after, through=through, limit=_PAGE)

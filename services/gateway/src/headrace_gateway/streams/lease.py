@@ -1,4 +1,4 @@
-"""The claim of one watch to a subscription."""
+"""The lease of one watch on a subscription."""
 
 from __future__ import annotations
 
@@ -27,48 +27,48 @@ class Keeper(Protocol):
 
 
 class Lease:
-    """The claim of a watch: it has acquired the subscription, or waits for its turn.
+    """The lease of a watch on its subscription: acquired, or waiting for a turn to acquire it.
 
     Args:
         keeper: acquires and releases the subscription.
-        tenant: of the subscription.
-        name: of the subscription.
-        consumer: of the watch.
+        tenant: the tenant of the subscription.
+        name: the name of the subscription.
+        consumer: the consumer of the watch.
     """
 
     def __init__(self, keeper: Keeper, *, tenant: str, name: str, consumer: str) -> None:
         self.watch = SubscriptionWatch(tenant=tenant, name=name, watch_id=WatchId(uuid7()))
         self.key: SubscriptionKey = (tenant, name)
         self.consumer = consumer
-        # The acquired subscription, and the end of its lease by the loop's clock.
+        # The acquired subscription, and the end of the lease by the loop's clock.
         self.acquired: Acquired | None = None
         self.until = 0.0
         self._keeper = keeper
         self._acquiring: asyncio.Task[Acquired | None] | None = None
-        self._asked = False
-        # Whether its first run of the keeper is still to come.
+        self._has_tried = False
+        # True until the first run of the keeper that includes it.
         self._is_new = True
-        # Whether it may replace any watch of its consumer; a standby replaces older ones alone.
+        # True if it may replace any watch of its consumer; a standby replaces only older ones.
         self.takes_over = True
         self._has_turn = False
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._error: HeadraceError | None = None
         self._failed: Callable[[HeadraceError], None] | None = None
 
     @property
     def waits(self) -> bool:
-        """Whether it waits for its turn."""
+        """True if it waits for its turn."""
         return self.acquired is None and not self.is_acquiring and self._error is None
 
     @property
     def is_acquiring(self) -> bool:
-        """Whether it tries to acquire the subscription now."""
+        """True while a statement tries to acquire the subscription."""
         return self._acquiring is not None
 
     @property
-    def was_asked_for(self) -> bool:
-        """Whether it has tried, so that PostgreSQL may have a lease."""
-        return self._asked
+    def has_tried(self) -> bool:
+        """True if it has tried to acquire, so PostgreSQL may have a lease of its watch."""
+        return self._has_tried
 
     async def acquire(self) -> Acquired | None:
         """Try to acquire the subscription.
@@ -81,9 +81,9 @@ class Lease:
             Unavailable: PostgreSQL did not answer.
         """
         self.check()
-        # A cancellation of the caller does not stop the attempt, as its result must be released.
+        # A cancellation of the caller does not stop the task, because its result must be released.
         self._acquiring = asyncio.create_task(self._acquire())
-        self._acquiring.add_done_callback(self._has_answer)
+        self._acquiring.add_done_callback(self._on_answer)
         return await asyncio.shield(self._acquiring)
 
     async def turn(self, patience: float | None) -> bool:
@@ -93,7 +93,7 @@ class Lease:
             patience: the longest wait in seconds; None: until the next run of the keeper.
 
         Returns:
-            Whether it may try.
+            True if it may try to acquire.
 
         Raises:
             HeadraceError: ends the watch.
@@ -101,10 +101,10 @@ class Lease:
         self.check()
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                await self._news.wait()
+                await self._changed.wait()
         self.check()
         has_turn, self._has_turn = self._has_turn, False
-        self._news.clear()
+        self._changed.clear()
         return has_turn
 
     def check(self) -> None:
@@ -123,7 +123,7 @@ class Lease:
 
     @property
     def has_lapsed(self) -> bool:
-        """Whether the lease ended without a renewal."""
+        """True if the lease ended without a renewal."""
         return self.acquired is not None and asyncio.get_running_loop().time() >= self.until
 
     def on_failure(self, failed: Callable[[HeadraceError], None]) -> None:
@@ -133,23 +133,23 @@ class Lease:
             failed(self._error)
 
     def give_turn(self) -> bool:
-        """Let it try; return False if it has not used its last turn yet."""
-        given = not self._has_turn
+        """Give it a turn to acquire; return False if its last turn is unused."""
+        is_new_turn = not self._has_turn
         self.takes_over = self.takes_over and self._is_new
         self._is_new, self._has_turn = False, True
-        self._news.set()
-        return given
+        self._changed.set()
+        return is_new_turn
 
     def refuse(self) -> None:
         """Make it a standby."""
         self.takes_over = False
         if self._is_new:
             self._is_new = False
-            self._news.set()
+            self._changed.set()
 
-    def goes_before(self, watch_id: WatchId) -> bool:
-        """Whether it replaces this watch of the same consumer."""
-        # The clocks of two gateways may differ, so a watch that has just begun is the newer one.
+    def replaces(self, watch_id: WatchId) -> bool:
+        """Return whether it replaces this watch of the same consumer."""
+        # The clocks of two gateways may differ, so a watch that has just started counts as newer.
         return self._is_new or watch_id < self.watch.watch_id
 
     def fail(self, error: HeadraceError) -> None:
@@ -157,19 +157,19 @@ class Lease:
         if self._error is None:
             self._error = error
             self._keeper.close(self)
-            self._news.set()
+            self._changed.set()
             if self._failed is not None:
                 self._failed(error)
 
     async def _acquire(self) -> Acquired | None:
-        self._asked = True
+        self._has_tried = True
         acquired, self.until = await self._keeper.acquire(self)
         self.acquired = acquired
         return acquired
 
-    def _has_answer(self, task: asyncio.Task[Acquired | None]) -> None:
+    def _on_answer(self, task: asyncio.Task[Acquired | None]) -> None:
         self._acquiring = None
         if not task.cancelled():
-            # Mark the exception as seen, as the watch may have ended.
+            # Retrieve the exception, because the watch may have ended and asyncio would log it.
             task.exception()
         self._keeper.run_soon()

@@ -33,23 +33,23 @@ from headrace_gateway.streams.timing import DEFAULT, Timing
 
 _log = structlog.get_logger()
 
-# Extra wait for another gateway's lease, in seconds: it has lapsed only after its end.
+# Extra wait after the end of another gateway's lease, in seconds.
 _AFTER_END: Final = 0.01
 
 
 class Leases(Loop):
     """Keeps the leases of all watches of a gateway, with one query for all of them.
 
-    Each run renews acquired leases, releases those of ended watches, and reads the holders of the
-    other subscriptions. A wake-up is a hint that a subscription changed hands.
+    Each run renews acquired leases, releases those of ended watches, and reads the holders of all
+    watched subscriptions. A wake-up is a hint that a subscription has another holder.
 
     Args:
         database: the store of the subscriptions.
         bus: announces acquired and released subscriptions.
-        wake: of this loop.
-        askers: watches that try to acquire at the same time. However many there are, the renewals
-            find a connection.
-        timing: of leases and waits.
+        wake: the wake-ups of this loop.
+        max_acquiring: the most watches that try to acquire at the same time, so that renewals
+            always find a connection.
+        timing: the durations of leases and waits.
     """
 
     name = "leases"
@@ -62,22 +62,22 @@ class Leases(Loop):
         database: Database,
         bus: WakeBus,
         wake: Wake,
-        askers: int,
+        max_acquiring: int,
         timing: Timing = DEFAULT,
     ) -> None:
         self._database = database
         self._bus = bus
         self._wake = wake
-        self._askers = asyncio.Semaphore(askers)
+        self._acquiring = asyncio.Semaphore(max_acquiring)
         self._timing = timing
         self._duration = timedelta(seconds=timing.lease)
-        # In the order of their turns, which is that of their watches.
+        # In the order in which their watches started, which is the order of their turns.
         self._open: dict[Lease, None] = {}
-        # Leases of ended watches, and the time at which the database lets them lapse.
+        # Leases of ended watches, and the time at which each lapses in the database.
         self._closed: dict[Lease, float] = {}
         self._renewal_due = 0.0
-        self._nothing_closed = asyncio.Event()
-        self._nothing_closed.set()
+        self._all_released = asyncio.Event()
+        self._all_released.set()
         self._ending: HeadraceError | None = None
         self._clock = asyncio.get_running_loop().time
 
@@ -88,7 +88,7 @@ class Leases(Loop):
             lease.fail(error)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timing.stop):
-                await self._nothing_closed.wait()
+                await self._all_released.wait()
 
     @contextmanager
     def of_watch(self, *, tenant: str, name: str, consumer: str) -> Iterator[Lease]:
@@ -117,11 +117,11 @@ class Leases(Loop):
             SubscriptionNotFound: no subscription has this name.
             Unavailable: PostgreSQL did not answer.
         """
-        async with self._askers:
+        async with self._acquiring:
             if lease not in self._open:
                 # The watch has ended.
                 return None, 0.0
-            # Read before the statement, so the lease ends here no later than in the database.
+            # Computed before the statement, so the lease ends here no later than in the database.
             until = self._clock() + self._timing.lease
             try:
                 async with (
@@ -152,11 +152,11 @@ class Leases(Loop):
         if lease in self._open:
             del self._open[lease]
             self._closed[lease] = self._clock() + self._timing.lease
-            self._nothing_closed.clear()
+            self._all_released.clear()
             self.run_soon()
 
     async def run_once(self) -> float:
-        """Release closed leases, renew those that are due, and read the holders of all others.
+        """Release closed leases, renew acquired ones when due, and read the holders.
 
         Returns:
             Seconds until the next run without a wake-up.
@@ -166,7 +166,7 @@ class Leases(Loop):
             TimeoutError: PostgreSQL did not answer in time.
         """
         try:
-            # A later answer could report a lease that has lapsed meanwhile.
+            # A later response could report a lease that has lapsed since.
             async with asyncio.timeout(self._timing.renew):
                 await self._release()
                 if not self._open:
@@ -187,10 +187,10 @@ class Leases(Loop):
     async def _release(self) -> None:
         now = self._clock()
         for lease, lapse in list(self._closed.items()):
-            if not lease.was_asked_for or lapse < now:
+            if not lease.has_tried or lapse < now:
                 del self._closed[lease]
         if not self._closed:
-            self._nothing_closed.set()
+            self._all_released.set()
         closed = [lease for lease in self._closed if not lease.is_acquiring]
         if not closed:
             return
@@ -199,7 +199,7 @@ class Leases(Loop):
         for lease in closed:
             del self._closed[lease]
         if not self._closed:
-            self._nothing_closed.set()
+            self._all_released.set()
         if released:
             self._bus.publish(Topic.SUBSCRIPTIONS)
 
@@ -220,7 +220,7 @@ class Leases(Loop):
         self._renewal_due = now + self._timing.renew * random.uniform(0.8, 1.0)
 
     async def _read_holders(self) -> float:
-        # The next run handles changes that happen while PostgreSQL answers.
+        # The next run handles changes that happen during this query.
         holding = [(lease, lease.acquired) for lease in self._open if lease.acquired is not None]
         waiting = [lease for lease in self._open if lease.waits]
         keys = {lease.key for lease in self._open}
@@ -246,7 +246,7 @@ class Leases(Loop):
         given: set[SubscriptionKey] = set()
         for lease in waiting:
             if not lease.waits:
-                # It has used an earlier turn.
+                # The watch is using an earlier turn.
                 continue
             holder = holders.get(lease.key)
             if holder is None:
@@ -257,8 +257,8 @@ class Leases(Loop):
                 elif lease.give_turn():
                     given.add(lease.key)
             elif holder.consumer == lease.consumer:
-                # Of two watches of a consumer, its newer one counts.
-                if lease.goes_before(holder.watch_id):
+                # The newer of two watches of a consumer replaces the older one.
+                if lease.replaces(holder.watch_id):
                     lease.give_turn()
                 else:
                     lease.fail(SubscriptionTaken(lease.watch.name))

@@ -11,7 +11,7 @@ from headrace_gateway.streams.messages import weigh
 
 
 class Mailbox:
-    """Holds events for a stream until it takes them.
+    """Holds the events of a stream until the stream takes them.
 
     The tail never waits for a stream. A full mailbox drops all its events, and its stream reads
     them from PostgreSQL.
@@ -23,7 +23,7 @@ class Mailbox:
 
     __slots__ = (
         *("_changed", "_error", "_events", "_room", "_room_bytes", "_weight"),
-        *("behind", "overflowed", "sending"),
+        *("oldest_dropped", "oldest_sending", "overflowed"),
     )
 
     def __init__(self, *, room: int, room_bytes: int) -> None:
@@ -33,26 +33,26 @@ class Mailbox:
         self._weight = 0
         self._changed = asyncio.Event()
         self._error: HeadraceError | None = None
-        # Whether it has dropped events. Then it takes none until it is reopened.
+        # True after it has dropped events. Then it accepts none until it is reopened.
         self.overflowed = False
         # For the lag of the stream, in seconds since 1970 by the database's clock: the time of the
-        # oldest dropped event until the stream has caught up, and of the oldest one being sent.
-        self.behind: float | None = None
-        self.sending: float | None = None
+        # oldest dropped event until the stream has caught up, and of the oldest event being sent.
+        self.oldest_dropped: float | None = None
+        self.oldest_sending: float | None = None
 
     @property
     def oldest(self) -> float | None:
-        """The time of the oldest event here that was not sent; None without one.
+        """The time of the oldest unsent event; None without one.
 
         Any thread may read it.
         """
-        moments = [self.behind, self.sending]
+        moments = [self.oldest_dropped, self.oldest_sending]
         with suppress(IndexError):
             moments.append(self._events[0].time.timestamp())
         return min((moment for moment in moments if moment is not None), default=None)
 
     def __bool__(self) -> bool:
-        """Whether it holds events."""
+        """Return whether it holds events."""
         return bool(self._events)
 
     def put(self, *events: JobEvent) -> None:
@@ -69,8 +69,8 @@ class Mailbox:
 
     def overflow(self) -> None:
         """Drop all events: the stream continues from PostgreSQL."""
-        if self._events and self.behind is None:
-            self.behind = self._events[0].time.timestamp()
+        if self._events and self.oldest_dropped is None:
+            self.oldest_dropped = self._events[0].time.timestamp()
         self.overflowed = True
         self._clear()
         self._changed.set()
@@ -104,11 +104,10 @@ class Mailbox:
         if self._error is not None:
             raise self._error
 
-    async def wait(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - a mark is due
+    async def wait(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - until a mark is due
         """Wait for events or an overflow, at most `timeout` seconds.
 
-        Without a timeout it waits as long as the job takes, unless the call ends or `fail` is
-        called.
+        Without a timeout only an event, an overflow, `fail` or the end of the call ends the wait.
 
         Raises:
             HeadraceError: ends the stream.
@@ -119,7 +118,7 @@ class Mailbox:
             return
         timer = None
         if timeout is not None:
-            # The timer ends the wait as an event does; asyncio.timeout would cancel and raise.
+            # The timer ends the wait like an event; asyncio.timeout would cancel it and raise.
             timer = asyncio.get_running_loop().call_later(timeout, self._changed.set)
         try:
             await self._changed.wait()

@@ -23,13 +23,13 @@ from headrace_gateway.streams.timing import DEFAULT
 class Mark(Enum):
     """The kind of a page."""
 
-    # Events alone.
+    # Only events.
     EVENTS = auto()
     # All earlier events have been sent.
     CAUGHT_UP = auto()
     # No event matched for a while.
     IDLE = auto()
-    # Of a subscription: another consumer receives. The page has no cursor.
+    # Another watch receives the subscription. The page has no cursor.
     STANDBY = auto()
 
 
@@ -50,12 +50,12 @@ class FilterStream:
     overflow of the mailbox they meet again, at a later place.
 
     Args:
-        tenant: of the jobs.
-        job_filter: which of them match.
-        after: the place of the cursor; None for now.
-        write_cursor: makes a cursor of a place.
+        tenant: the tenant of the jobs.
+        job_filter: selects the jobs.
+        after: the place of the cursor; None to start now.
+        write_cursor: returns the cursor of a place.
         tail: fills the mailbox, and knows the settled place of the log.
-        routes: where the mailbox is opened.
+        routes: opens the mailbox.
         history: reads the past.
         gauges: counts catch-ups.
         idle: longest time without a message, in seconds.
@@ -88,7 +88,7 @@ class FilterStream:
         self._progress = progress
         self._clock = asyncio.get_running_loop().time
         # The place up to which events were sent or do not match, the place of the last cursor, and
-        # the place where the past ends and the mailbox begins.
+        # the place at which the mailbox follows the past.
         self._place: Place = BEGINNING
         self._sent: Place = BEGINNING
         self._meeting: Place = BEGINNING
@@ -107,7 +107,7 @@ class FilterStream:
     async def run(self) -> AsyncGenerator[WatchPage, None]:
         """Yield pages to send, until an error.
 
-        If it has passed events that do not match, its last page has the cursor after them.
+        If it skipped events that do not match, its last page has the cursor after them.
 
         Raises:
             CursorExpired: events after the cursor were pruned.
@@ -129,9 +129,9 @@ class FilterStream:
                     live = self._live
                     step = self._present(mailbox) if live else self._past(mailbox, matches)
                     for page in await step:
-                        mailbox.sending = self._gauges.since(page.events if live else ())
+                        mailbox.oldest_sending = self._gauges.due_time(page.events if live else ())
                         yield page
-                        mailbox.sending = None
+                        mailbox.oldest_sending = None
                         if live:
                             self._gauges.count_sent(page.events)
             except HeadraceError:
@@ -159,7 +159,7 @@ class FilterStream:
                 passed = page.end
         self._live = passed >= self._meeting
         if self._live:
-            mailbox.behind = None
+            mailbox.oldest_dropped = None
         return self._pages(events, passed)
 
     async def _present(self, mailbox: Mailbox) -> Sequence[WatchPage]:
@@ -187,7 +187,7 @@ class FilterStream:
 
         Args:
             events: to send.
-            passed: all events up to this place are in `events`, were sent or do not match.
+            passed: the place up to which all events are in `events`, were sent or do not match.
         """
         packs = list(pack(events))
         pages = []
@@ -210,7 +210,7 @@ class FilterStream:
         return WatchPage(events=events, cursor=self._write_cursor(self._place), mark=mark)
 
     def _next_mark(self) -> float:
-        """Return when a mark is due if nothing is sent."""
+        """Return the time at which a mark is due if nothing is sent."""
         if not self._live:
             return self._clock() + self._progress
         return next_mark(self._clock(), self._idle)

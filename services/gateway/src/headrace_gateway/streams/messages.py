@@ -1,4 +1,4 @@
-"""How events are packed into messages, and when a quiet stream sends a mark."""
+"""The packing of events into messages, and the times of marks on quiet streams."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from headrace_core.domain.job import JobEvent
 
-# The most events of a message: a Python stream sends a limited number of messages a second.
+# The most events of a message. grpc.aio sends only a limited number of messages a second.
 MAX_EVENTS: Final = 200
 # The most characters of the documents in a message, beyond the first event. A client accepts
 # 4 MiB by default, and a character may need several bytes.
@@ -45,14 +45,14 @@ def weigh(event: JobEvent) -> int:
 
 
 # The earliest mark, as a share of the interval. The jitter separates the marks of streams that
-# began together.
+# started together.
 _EARLIEST: Final = 0.75
-# Marks of the same fiftieth of a second are sent together. For ten thousand streams that is a
-# batch of two milliseconds, and it saves half of the CPU time, most of which is wake-ups.
+# Marks that are due in the same interval of this many seconds are sent together. For ten thousand
+# streams a batch takes 2 ms. Batches save half of the CPU time, most of which is wake-ups.
 _TOGETHER: Final = 0.02
 
 
 def next_mark(now: float, interval: float) -> float:
-    """Return when a mark is due if nothing is sent until then: `interval` seconds at most."""
+    """Return the time of the next mark if nothing is sent: within `interval` seconds."""
     due = now + random.uniform(_EARLIEST * interval, interval)
     return due - due % _TOGETHER

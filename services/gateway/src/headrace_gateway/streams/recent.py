@@ -1,4 +1,4 @@
-"""The end of the log in memory, so that streams that resume together read it once."""
+"""The end of the event log in memory: streams that resume together read it only once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Recent:
     """One section of the settled log, with the events of all tenants.
 
     After a restart of a gateway, its streams need much the same events. The first streams read them
-    from PostgreSQL page by page, and the others find them here. Settled events do not change.
+    from PostgreSQL page by page, and the later ones find them here. Settled events do not change.
 
     Args:
         max_events: the most events.
@@ -30,24 +30,24 @@ class Recent:
     ) -> None:
         self._max_events = max_events
         self._max_characters = max_characters
-        # All events after `begin` and up to `end`, in their order, and their places.
-        self._begin: Place | None = None
+        # All events after `start` and up to `end`, in order, and their places.
+        self._start: Place | None = None
         self._end: Place | None = None
         self._events: list[JobEvent] = []
         self._places: list[Place] = []
         self._characters = 0
 
     def page(self, *, after: Place, through: Place, limit: int) -> EventPage | None:
-        """Return up to `limit` events after `after` and up to `through`; None if they are not here.
+        """Return up to `limit` events after `after` and up to `through`; None if they are not held.
 
-        Like a page from PostgreSQL, it ends earlier at `PAGE_BYTES`.
+        Like a page from PostgreSQL, it ends early at `PAGE_BYTES`.
         """
-        if self._begin is None or self._end is None or not self._begin <= after <= self._end:
+        if self._start is None or self._end is None or not self._start <= after <= self._end:
             return None
         first = bisect_right(self._places, after)
-        behind = bisect_right(self._places, through)
-        last = self._fitting(first, min(behind, first + limit))
-        complete = through <= self._end and last == behind
+        stop = bisect_right(self._places, through)
+        last = self._fitting(first, min(stop, first + limit))
+        complete = through <= self._end and last == stop
         if first == last and not complete:
             return None
         return EventPage(
@@ -72,32 +72,33 @@ class Recent:
 
         Args:
             page: from PostgreSQL.
-            after: the beginning of its range.
+            after: the start of its range.
             through: the end of its range.
         """
         end = through if page.complete or page.end is None else page.end
-        if self._begin is None or self._end is None or after > self._end:
-            self._begin, self._end = after, end
+        if self._start is None or self._end is None or after > self._end:
+            self._start, self._end = after, end
             self._events, self._places, self._characters = [], [], 0
             older, newer = [], list(page.events)
-        elif end < self._begin:
+        elif end < self._start:
             return
         else:
-            older = [event for event in page.events if place_of(event) <= self._begin]
+            older = [event for event in page.events if place_of(event) <= self._start]
             newer = [event for event in page.events if place_of(event) > self._end]
-            self._begin, self._end = min(self._begin, after), max(self._end, end)
+            self._start, self._end = min(self._start, after), max(self._end, end)
         self._events = [*older, *self._events, *newer]
         self._places = [*map(place_of, older), *self._places, *map(place_of, newer)]
         self._characters += sum(map(weigh, (*older, *newer)))
         self._trim()
 
     def _trim(self) -> None:
-        gone = 0
+        dropped = 0
         while (
-            len(self._events) - gone > self._max_events or self._characters > self._max_characters
+            len(self._events) - dropped > self._max_events
+            or self._characters > self._max_characters
         ):
-            self._characters -= weigh(self._events[gone])
-            gone += 1
-        if gone:
-            self._begin = self._places[gone - 1]
-            del self._events[:gone], self._places[:gone]
+            self._characters -= weigh(self._events[dropped])
+            dropped += 1
+        if dropped:
+            self._start = self._places[dropped - 1]
+            del self._events[:dropped], self._places[:dropped]

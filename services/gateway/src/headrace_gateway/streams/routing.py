@@ -1,4 +1,4 @@
-"""Routes events to streams; the cost grows with the streams that match, not with all."""
+"""Routes events to streams, at a cost that grows only with the streams that match."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Key = tuple[Hashable, ...]
 
 
 def compile_filter(tenant: str, job_filter: JobFilter) -> Predicate:
-    """Return a predicate: whether an event is the tenant's and matches all fields of the filter."""
+    """Return a predicate for events of the tenant that match all fields of the filter."""
     checks: list[Predicate] = [lambda event: event.tenant == tenant]
     if job_ids := job_filter.job_ids:
         checks.append(lambda event: event.job_id in job_ids)
@@ -48,7 +48,7 @@ def compile_filter(tenant: str, job_filter: JobFilter) -> Predicate:
 
 
 def keys_of_filter(tenant: str, job_filter: JobFilter) -> list[Key]:
-    """Return keys of which a matching event has exactly one: those of the narrowest field."""
+    """Return the keys of the narrowest field. A matching event has exactly one of them."""
     if job_filter.job_ids:
         return [("job", job_id) for job_id in job_filter.job_ids]
     if job_filter.batch_id:
@@ -63,12 +63,12 @@ def keys_of_filter(tenant: str, job_filter: JobFilter) -> list[Key]:
 
 
 def keys_of_event(event: JobEvent) -> Iterator[Key]:
-    """Yield all keys that lead to filters which may match the event."""
+    """Yield all keys of filters that may match the event."""
     for keys_of in KEYS_OF_EVENT.values():
         yield from keys_of(event)
 
 
-# The same by the kind, the first part of a key.
+# The keys of an event by kind, which is the first part of a key.
 KEYS_OF_EVENT: Final[Mapping[Hashable, Callable[[JobEvent], Sequence[Key]]]] = {
     "tenant": lambda event: (("tenant", event.tenant),),
     "job": lambda event: (("job", event.job_id),),
@@ -94,17 +94,17 @@ class Routes:
         self._gauges = gauges
         self._by_job: dict[JobId, set[Mailbox]] = {}
         self._by_key: dict[Key, dict[Mailbox, Predicate]] = {}
-        # Routes by kind of key; only these kinds are looked up for an event.
+        # The number of routes by kind of key. Other kinds are skipped when an event is routed.
         self._kinds: Counter[Hashable] = Counter()
         self._mailboxes: set[Mailbox] = set()
         self._opened = asyncio.Event()
         self._closed: HeadraceError | None = None
 
     def __bool__(self) -> bool:
-        """Whether any stream is open."""
+        """Return whether any stream is open."""
         return bool(self._mailboxes)
 
-    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - a wait without one is a bug
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - required, unlike a scope
         """Wait until any stream is open, at most `timeout` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -170,7 +170,7 @@ class Routes:
     def settle(self, events: Sequence[JobEvent]) -> None:
         """Route events that have settled, in the order of their places."""
         found: dict[Mailbox, list[JobEvent]] = {}
-        # All keys of a stream have one kind, so it receives its events in their order.
+        # All keys of a stream have the same kind, so it receives its events in order.
         for kind in self._kinds:
             keys_of = KEYS_OF_EVENT[kind]
             for event in events:

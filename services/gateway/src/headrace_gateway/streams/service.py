@@ -1,4 +1,4 @@
-"""The wiring of the streams: one tail, and all streams that it feeds."""
+"""The wiring of the streams: the tail, the leases, and the streams themselves."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from headrace_gateway.tokens import (
 
 
 class Watch:
-    """Follows jobs: one, many, or those of a subscription.
+    """Follows the events of one job, of many jobs, or of a subscription.
 
     Args:
         settings: limits of the streams.
         database: the store of the events.
         installation: signs the cursors.
         bus: receives the topics of the tail and the leases.
-        records: of these loops.
-        timing: of these loops.
+        records: the records of these loops.
+        timing: the durations of the streams.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Watch:
             database=database,
             bus=bus,
             wake=wake,
-            askers=max(1, settings.database_pool_size // 4),
+            max_acquiring=max(1, settings.database_pool_size // 4),
             timing=timing,
         )
         retries = loop.Timing(retry=timing.retry, patience=timing.patience)
@@ -109,14 +109,14 @@ class Watch:
         The caller must close the generator if it stops early.
 
         Args:
-            tenant: of the job.
+            tenant: the tenant of the job.
             job_id: the job.
             after_seq: the number of the last known event; 0 for none.
-            idle: longest time without a list, in seconds; None: that of the settings.
+            idle: longest time without a list, in seconds; None for the setting.
 
         Returns:
             Lists of events, in order and without a gap, each small enough for a message. An empty
-            list is a mark: there was no event for a while.
+            list is a mark: no event arrived for a while.
 
         Raises:
             JobNotFound: the tenant has no such job.
@@ -143,10 +143,10 @@ class Watch:
         The caller must close the generator if it stops early.
 
         Args:
-            tenant: of the jobs.
-            job_filter: which of them match.
-            cursor: of the last known page; empty for now.
-            idle: longest time without a page, in seconds; None: that of the settings.
+            tenant: the tenant of the jobs.
+            job_filter: selects the jobs.
+            cursor: the cursor of the last known page; empty to start now.
+            idle: longest time without a page, in seconds; None for the setting.
 
         Returns:
             Pages of events, in order per job, and marks.
@@ -174,10 +174,10 @@ class Watch:
         The caller must close the generator if it stops early.
 
         Args:
-            tenant: of the subscription.
-            name: of the subscription.
-            consumer: of the watch; empty for a consumer of its own.
-            idle: longest time without a page, in seconds; None: that of the settings.
+            tenant: the tenant of the subscription.
+            name: the name of the subscription.
+            consumer: the consumer of the watch; empty for an anonymous one.
+            idle: longest time without a page, in seconds; None for the setting.
 
         Returns:
             Pages of events, in order per job, and marks. The client acknowledges their cursors.

@@ -20,15 +20,15 @@ class JobStream:
     """Follows one job: its past from PostgreSQL, then the events that the tail routes.
 
     The mailbox is opened before the past is read, so the two overlap without a gap. The numbers of
-    the events show repetitions and gaps. After a gap the stream reads from PostgreSQL again.
+    the events reveal duplicates and gaps. After a gap the stream reads from PostgreSQL again.
 
     Args:
-        tenant: of the job.
+        tenant: the tenant of the job.
         job_id: the job.
         after_seq: the number of the last event that the client has seen. Events up to it are not
-            sent, even if the job has fewer events yet.
+            sent, even if the job has not reached it.
         tail: fills the mailbox.
-        routes: where the mailbox is opened.
+        routes: opens the mailbox.
         history: reads the past.
         gauges: counts catch-ups and gaps.
         idle: longest time without a message, in seconds.
@@ -84,14 +84,14 @@ class JobStream:
                     mark_due = self._next_mark()
                     yield []
                 for packed in pack(events):
-                    mailbox.sending = self._gauges.since(packed if live else ())
+                    mailbox.oldest_sending = self._gauges.due_time(packed if live else ())
                     yield packed
-                    mailbox.sending = None
+                    mailbox.oldest_sending = None
                     if live:
                         self._gauges.count_sent(packed)
 
     async def _past(self, mailbox: Mailbox) -> Sequence[JobEvent]:
-        """Return a page of the events after the last one that was sent."""
+        """Return a page of the events after the last sent one."""
         mailbox.check()
         page = await self._history.of_job(
             tenant=self._tenant, job_id=self._job_id, after_seq=self._last_seq
@@ -99,7 +99,7 @@ class JobStream:
         self._last_seq = page.last_seq
         self._live, self._ended = page.complete, page.ended
         if self._live:
-            mailbox.behind = None
+            mailbox.oldest_dropped = None
         return page.events
 
     async def _present(self, mailbox: Mailbox, mark_due: float) -> Sequence[JobEvent]:
@@ -108,7 +108,7 @@ class JobStream:
         events: list[JobEvent] = []
         last_seq, complete = self._last_seq, not mailbox.overflowed
         for event in mailbox.take(MAX_EVENTS):
-            # Skip events of the past, and those that the tail read again after a fault.
+            # Skip events of the past, and duplicates that the tail routes after a fault.
             if event.seq > last_seq:
                 if event.seq > last_seq + 1:
                     self._gauges.gaps += 1
@@ -127,5 +127,5 @@ class JobStream:
         return events
 
     def _next_mark(self) -> float:
-        """Return when a mark is due if nothing is sent."""
+        """Return the time at which a mark is due if nothing is sent."""
         return next_mark(self._clock(), self._idle)

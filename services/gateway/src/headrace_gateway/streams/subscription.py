@@ -16,17 +16,17 @@ from headrace_gateway.streams.messages import next_mark
 class SubscriptionStream:
     """A standby until it has acquired the subscription; then it follows the jobs.
 
-    Every end of the stream releases the subscription. Messages may still be in flight when another
+    Any end of the stream releases the subscription. Messages may still be in flight when another
     watch takes over; the epoch in their cursors fences them.
 
     Args:
-        tenant: of the subscription.
-        name: of the subscription.
-        consumer: of the watch.
+        tenant: the tenant of the subscription.
+        name: the name of the subscription.
+        consumer: the consumer of the watch.
         leases: acquires the subscription.
-        follow: makes the stream of an acquired subscription.
+        follow: returns the stream of an acquired subscription.
         gauges: counts standbys and receivers.
-        idle: longest time without a message of a standby, in seconds.
+        idle: longest time without a message while on standby, in seconds.
     """
 
     def __init__(

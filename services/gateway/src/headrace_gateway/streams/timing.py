@@ -1,4 +1,4 @@
-"""The durations of the streams, as one value that tests change."""
+"""The durations of the streams, as one value that tests replace."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ class Timing:
     """Durations in seconds.
 
     Attributes:
-        lease: how long a watch holds a subscription unless it renews its lease.
+        lease: time a watch holds a subscription without a renewal.
         renew: longest wait between two renewals, and the deadline of statements about leases.
         lease_interval: shortest and longest wait of the leases without a wake-up.
         interval: shortest and longest wait of the tail without a wake-up.
-        unsettled: the same while events are unsettled. The transaction they wait for
-            may end without a wake-up, so the wait is their age within these bounds.
+        unsettled: the same while events are unsettled. The open transaction may end without a
+            wake-up, so the wait is the age of these events within these bounds.
         retry: shortest and longest wait before the retry of a failed run.
-        patience: how long streams outlast an outage of PostgreSQL. Then they end, so that their
+        patience: longest outage of PostgreSQL that streams survive. Then they end, so that their
             clients try other gateways.
-        ready: how long a new stream waits for an idle tail.
-        linger: how long the tail reads on without streams, as the next one often follows soon.
+        ready: longest wait of a new stream for an idle tail.
+        linger: time the tail keeps reading without streams, since the next one often follows soon.
         progress: time between two marks of a stream that reads the past, so that it resumes near
             its place even if no event matches.
-        stop: deadline for the release of subscriptions at the stop.
+        stop: longest wait for the release of subscriptions when the gateway stops.
     """
 
     lease: float = 15.0

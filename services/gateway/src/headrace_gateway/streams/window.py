@@ -1,4 +1,4 @@
-"""The window between visible and settled: events that wait for an open transaction."""
+"""The window of unsettled events: visible, but waiting for an open transaction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROOM_BYTES: Final = 16 * 1024 * 1024
 class Window:
     """Sorts events by their places.
 
-    It holds unsettled events as far as there is room. A full window drops all of them and remembers
+    It holds unsettled events while there is room. A full window drops all of them and remembers
     the last transaction with missing events; these are read from PostgreSQL once they have settled.
 
     Args:
@@ -37,18 +37,18 @@ class Window:
         # Events after `place` of transactions up to this one may be missing.
         self.missing_through = 0
 
-    def begin(self, place: Place, *, through: int) -> None:
-        """Begin after `place`; events of transactions up to `through` are missing."""
+    def start(self, place: Place, *, through: int) -> None:
+        """Start after `place`; events of transactions up to `through` are missing."""
         self._events.clear()
         self._weight = 0
         self.place = place
         self.missing_through = through if through > place[0] else 0
 
     def add(self, events: Sequence[JobEvent]) -> None:
-        """Add events that have become visible; repeated ones are dropped.
+        """Add newly visible events; drop duplicates.
 
         Args:
-            events: in the order of their places.
+            events: the events, in the order of their places.
         """
         if not events:
             return
@@ -94,15 +94,15 @@ class Window:
         return taken
 
     def has_settled(self, horizon: int) -> bool:
-        """Whether it has events below `horizon` to take."""
+        """Return whether it has events below `horizon` to take."""
         return not self.missing_through and bool(self._events) and self._events[0].xid < horizon
 
     def move(self, place: Place | None, *, found_all: bool) -> None:
         """Move after events that were read from PostgreSQL.
 
         Args:
-            place: of the last event; None without events.
-            found_all: whether no event is missing any more.
+            place: the place of the last event; None without events.
+            found_all: True if no event is missing now.
         """
         if place is not None:
             self.place = place
