@@ -1,0 +1,164 @@
+"""The calls that a fake gateway receives: records, faults and errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, NoReturn
+
+import grpc
+from grpc import aio
+
+from headrace._messages import message_class
+from headrace.errors import CallError, Refusal, Unavailable
+
+_KEY: Final = "grpc-status-details-bin"
+_END: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A received call: the name of the RPC, such as `SubmitJob`, its request and its deadline."""
+
+    method: str
+    request: Any
+    seconds_left: float | None
+
+
+class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # it takes none at run time
+    """Records calls, injects faults, and converts errors of the client to statuses.
+
+    Attributes:
+        received: all calls so far.
+        unavailable: the number of calls to refuse with UNAVAILABLE.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[Call] = []
+        self.unavailable = 0
+        self._streams: set[asyncio.Future[Refusal | None]] = set()
+
+    def cut(self, refusal: Refusal | None) -> None:
+        """End all open streams with an error; None: with OK."""
+        for ending in self._streams:
+            if not ending.done():
+                ending.set_result(refusal)
+
+    async def admit(self, call: Call) -> None:
+        """Record a call; raise the error that it must end with."""
+        self.received.append(call)
+        if self.unavailable:
+            self.unavailable -= 1
+            message = "postgresql is not available; try again"
+            raise Unavailable(
+                Refusal(
+                    code="UNAVAILABLE",
+                    reason="UNAVAILABLE",
+                    message=message,
+                    metadata={"dependency": "postgresql"},
+                )
+            )
+
+    async def responses(
+        self,
+        call: Call,  # noqa: ARG002  # for tests that script a stream
+        stream: AsyncIterator[Any],
+    ) -> AsyncGenerator[Any, None]:
+        """Yield the responses of a stream until its end or a cut."""
+        ending = asyncio.get_running_loop().create_future()
+        self._streams.add(ending)
+        step: asyncio.Future[Any] | None = None
+        try:
+            while True:
+                step = asyncio.ensure_future(_next(stream))
+                await asyncio.wait({step, ending}, return_when=asyncio.FIRST_COMPLETED)
+                if not step.done():
+                    if (refusal := ending.result()) is not None:
+                        raise CallError(refusal)
+                    return
+                if (response := step.result()) is _END:
+                    return
+                yield response
+        finally:
+            self._streams.discard(ending)
+            if step is not None:
+                step.cancel()
+                await asyncio.wait({step})
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method.rpartition("/")[2]
+        if handler is None or handler_call_details.method.startswith("/grpc."):
+            return handler
+
+        async def unary(request: Any, context: Any) -> Any:
+            try:
+                await self.admit(Call(method, request, context.time_remaining()))
+                return await handler.unary_unary(request, context)
+            except CallError as error:
+                await _refuse(context, error.refusal)
+
+        async def streaming(request: Any, context: Any) -> AsyncGenerator[Any, None]:
+            await context.send_initial_metadata((("x-request-id", request_id(context)),))
+            call = Call(method, request, context.time_remaining())
+            try:
+                await self.admit(call)
+                async with (
+                    aclosing(handler.unary_stream(request, context)) as stream,
+                    aclosing(self.responses(call, stream)) as responses,
+                ):
+                    async for response in responses:
+                        yield response
+            except CallError as error:
+                await _refuse(context, error.refusal)
+
+        coders = handler.request_deserializer, handler.response_serializer
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(streaming, *coders)
+        return grpc.unary_unary_rpc_method_handler(unary, *coders)
+
+
+def request_id(context: Any) -> str:
+    """Return the x-request-id of a call."""
+    return str(dict(context.invocation_metadata() or ()).get("x-request-id", "fake"))
+
+
+async def _next(stream: AsyncIterator[Any]) -> Any:
+    return await anext(stream, _END)
+
+
+async def _refuse(context: Any, refusal: Refusal) -> NoReturn:
+    code = grpc.StatusCode[refusal.code]
+    details: list[tuple[str, dict[str, Any]]] = []
+    if refusal.reason:
+        entries = [{"key": key, "value": value} for key, value in refusal.metadata.items()]
+        info = {"reason": refusal.reason, "domain": "headrace", "metadata": entries}
+        details.append(("ErrorInfo", info))
+    if refusal.violations:
+        fields = [{"field": v.field, "description": v.description} for v in refusal.violations]
+        details.append(("BadRequest", {"field_violations": fields}))
+    if refusal.retry_after is not None:
+        seconds, rest = divmod(refusal.retry_after, timedelta(seconds=1))
+        delay = {"seconds": seconds, "nanos": rest // timedelta(microseconds=1) * 1000}
+        details.append(("RetryInfo", {"retry_delay": delay}))
+    status = message_class("Status")(
+        code=code.value[0],
+        message=refusal.message,
+        details=[
+            {
+                "type_url": f"type.googleapis.com/google.rpc.{name}",
+                "value": message_class(name)(**fields).SerializeToString(),
+            }
+            for name, fields in details
+        ],
+    )
+    trailers = ((_KEY, status.SerializeToString()),) if details else ()
+    await context.abort(code, refusal.message, trailers)
+    raise AssertionError("abort returned")

@@ -1,0 +1,364 @@
+"""The jobs of a fake gateway and their events, in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from google.protobuf.json_format import MessageToDict
+
+from headrace.errors import (
+    CallError,
+    CursorExpired,
+    InvalidRequest,
+    JobNotFound,
+    Refusal,
+    RequestIdConflict,
+    StateConflict,
+    Violation,
+)
+from headrace.v1.event_pb2 import JobEvent, JobEventType
+from headrace.v1.job_pb2 import Job, JobError, JobProgress, JobSpec, JobState
+from headrace.v1.job_service_pb2 import JobFilter
+
+# event: states before it, states after it. An event without states before it creates the job.
+_WAITING: Final = ("SCHEDULED", "QUEUED", "RETRYING")
+LIFECYCLE: Final[Mapping[str, tuple[Sequence[str], Sequence[str]]]] = {
+    "SUBMITTED": ((), ("QUEUED", "SCHEDULED")),
+    "DUE": (("SCHEDULED", "RETRYING"), ("QUEUED",)),
+    "STARTED": (("QUEUED",), ("RUNNING",)),
+    "PROGRESSED": (("RUNNING",), ("RUNNING",)),
+    "OUTPUT": (("RUNNING",), ("RUNNING",)),
+    "SUCCEEDED": (("RUNNING",), ("SUCCEEDED",)),
+    "RETRY_SCHEDULED": (("RUNNING",), ("RETRYING",)),
+    "FAILED": (("RUNNING",), ("FAILED",)),
+    "INTERRUPTED": (("RUNNING",), ("QUEUED",)),
+    "WORKER_LOST": (("RUNNING",), ("QUEUED", "FAILED")),
+    "CANCEL_REQUESTED": (("RUNNING",), ("RUNNING",)),
+    "CANCELLED": ((*_WAITING, "RUNNING"), ("CANCELLED",)),
+    "EXPIRED": ((*_WAITING, "RUNNING"), ("FAILED",)),
+    "REQUEUED": (("FAILED", "CANCELLED"), ("QUEUED", "SCHEDULED")),
+}
+STATES: Final = frozenset(state for _, targets in LIFECYCLE.values() for state in targets)
+TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+MAX_EVENTS: Final = 200
+_WORKER: Final = str(UUID(int=1))
+
+
+def encode(document: Any) -> bytes:
+    """Return a document as JSON text."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+
+
+def invalid(*violations: tuple[str, str], reason: str = "INVALID_ARGUMENT") -> InvalidRequest:
+    """Return the error of a malformed request."""
+    found = [Violation(*violation) for violation in violations]
+    message = "; ".join(f"{v.field}: {v.description}" for v in found)
+    return InvalidRequest(
+        Refusal(code="INVALID_ARGUMENT", reason=reason, message=message, violations=found)
+    )
+
+
+def check_id(text: str, field: str) -> None:
+    """Raise InvalidRequest if a text is not a UUID."""
+    try:
+        UUID(text)
+    except ValueError:
+        raise invalid((field, "must be a UUID")) from None
+
+
+def state_of(job: Job) -> str:
+    """Return the name of a job's state."""
+    return JobState.Name(job.state).removeprefix("JOB_STATE_")
+
+
+class Jobs:
+    """Jobs, their events and the log of all events.
+
+    Args:
+        queued: called after each event that leads to QUEUED.
+        cancelling: called with the id of a running job whose cancellation was requested.
+
+    Attributes:
+        by_id: the jobs in the order of their submits.
+        log: all events in order; a cursor is a number of events.
+        pruned: the number of events at the start of the log that count as deleted.
+        changed: set, and replaced, after each change.
+    """
+
+    def __init__(self, queued: Callable[[Job], None], cancelling: Callable[[str], None]) -> None:
+        self.by_id: dict[str, Job] = {}
+        self.log: list[JobEvent] = []
+        self.pruned = 0
+        self.changed = asyncio.Event()
+        self._queued = queued
+        self._cancelling = cancelling
+        self._events: dict[str, list[JobEvent]] = {}
+        # The content and the jobs of each used request_id, apart for batches and for single jobs.
+        self._keys: dict[tuple[bool, str], tuple[list[Any], list[Job]]] = {}
+
+    def notify(self) -> None:
+        """Wake all streams."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def find(self, job_id: str) -> Job:
+        """Return a job, or raise JobNotFound."""
+        check_id(job_id, "job_id")
+        if job_id not in self.by_id:
+            message, metadata = f"job {job_id} does not exist", {"job_id": job_id}
+            raise JobNotFound(
+                Refusal(
+                    code="NOT_FOUND", reason="JOB_NOT_FOUND", message=message, metadata=metadata
+                )
+            )
+        return self.by_id[job_id]
+
+    def events(self, job_id: str, after_seq: int) -> list[JobEvent]:
+        """Return the events of a job after a number."""
+        return self._events[self.find(job_id).id][after_seq:]
+
+    def check_pruned(self, place: int, oldest: str) -> None:
+        """Raise CursorExpired if events after a place were deleted; `oldest` is the next cursor."""
+        if place < self.pruned:
+            message = "events after this cursor were pruned; continue from oldest_cursor"
+            raise CursorExpired(
+                Refusal(
+                    code="OUT_OF_RANGE",
+                    reason="CURSOR_EXPIRED",
+                    message=message,
+                    metadata={"oldest_cursor": oldest},
+                )
+            )
+
+    def find_submitted(
+        self, specs: Sequence[JobSpec], request_id: str, *, batch: bool
+    ) -> list[Job] | None:
+        """Return the jobs of a used request_id, or raise RequestIdConflict."""
+        content, jobs = self._keys.get((batch, request_id), ([], []))
+        if not jobs:
+            return None
+        if content != [_content(spec) for spec in specs]:
+            kind, existing = ("batch", jobs[0].batch_id) if batch else ("job", jobs[0].id)
+            raise RequestIdConflict(
+                Refusal(
+                    code="ALREADY_EXISTS",
+                    reason="REQUEST_ID_CONFLICT",
+                    message=f"request_id {request_id!r} was used for {kind} {existing} with other "
+                    "content; use a new request_id for new content",
+                    metadata={"request_id": request_id, f"{kind}_id": existing},
+                )
+            )
+        return jobs
+
+    def submit(
+        self,
+        specs: Sequence[JobSpec],
+        request_id: str,
+        *,
+        batch: bool,
+        correlation_id: str,
+        time_left: float | None = None,
+    ) -> list[Job]:
+        """Store jobs, and return them as stored; without payloads.
+
+        Args:
+            specs: the jobs.
+            request_id: the idempotency key, or empty.
+            batch: whether the jobs are a batch.
+            correlation_id: the x-request-id of the call.
+            time_left: seconds until the deadline of the jobs, instead of that of the specs.
+        """
+        batch_id = str(uuid4()) if batch else ""
+        jobs = []
+        for spec in specs:
+            job = Job(
+                id=str(uuid4()),
+                tenant="default",
+                type=spec.type,
+                queue=spec.queue or "default",
+                priority=spec.priority,
+                labels=spec.labels,
+                request_id="" if batch else request_id,
+                batch_id=batch_id,
+                correlation_id=correlation_id,
+            )
+            job.payload.json = encode(_document(spec))
+            for field in ("timeout", "deadline", "retry_policy", "schedule_time"):
+                if spec.HasField(field):
+                    getattr(job, field).CopyFrom(getattr(spec, field))
+            if time_left is not None:
+                job.deadline.FromDatetime(datetime.now(UTC) + timedelta(seconds=time_left))
+            job.create_time.GetCurrentTime()
+            self.by_id[job.id], self._events[job.id] = job, []
+            jobs.append(job)
+        if request_id:
+            self._keys[batch, request_id] = [_content(spec) for spec in specs], jobs
+        stored = []
+        for job in jobs:
+            self._add(job, "SUBMITTED", _first_state(job))
+            stored.append(without_documents(job))
+        for job in jobs:
+            if state_of(job) == "QUEUED":
+                self._queued(job)
+        return stored
+
+    def advance(
+        self,
+        job_id: str,
+        event: str,
+        state: str,
+        *,
+        error: JobError | None = None,
+        progress: JobProgress | None = None,
+        output: bytes | None = None,
+        result: bytes | None = None,
+        due: datetime | None = None,
+    ) -> Job:
+        """Write a transition, or raise StateConflict if the lifecycle does not allow it."""
+        job = self.find(job_id)
+        sources, targets = LIFECYCLE[event]
+        if state_of(job) not in sources or state not in targets:
+            raise _conflict(job, sources)
+        if event == "STARTED":
+            job.attempt += 1
+            job.worker_id = _WORKER
+            job.ClearField("progress")
+        elif event == "REQUEUED":
+            for field in ("progress", "error", "end_time", "cancel_request_time", "retries_used"):
+                job.ClearField(field)
+        elif event == "RETRY_SCHEDULED":
+            job.retries_used += 1
+        elif event == "CANCEL_REQUESTED" or (event == "CANCELLED" and state_of(job) in _WAITING):
+            job.cancel_request_time.GetCurrentTime()
+        elif event == "SUCCEEDED":
+            job.ClearField("error")
+            job.result.json = result or b"null"
+        if due is not None:
+            job.schedule_time.FromDatetime(due)
+        for name, detail in (("error", error), ("progress", progress)):
+            if detail is not None:
+                getattr(job, name).CopyFrom(detail)
+        self._add(job, event, state, error=error, progress=progress, output=output)
+        if state == "QUEUED":
+            self._queued(job)
+        return job
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a waiting job, or request the end of a running one."""
+        job = self.find(job_id)
+        state = state_of(job)
+        if state == "CANCELLED" or (state == "RUNNING" and job.HasField("cancel_request_time")):
+            return job
+        if state == "RUNNING":
+            self.advance(job_id, "CANCEL_REQUESTED", "RUNNING")
+            self._cancelling(job_id)
+            return job
+        return self.advance(job_id, "CANCELLED", "CANCELLED")
+
+    def requeue(self, job_id: str) -> Job:
+        """Return a job to its queue, or to its schedule if it never started."""
+        job = self.find(job_id)
+        later = "QUEUED" if job.attempt else _first_state(job)
+        return without_documents(self.advance(job_id, "REQUEUED", later))
+
+    def matching(self, start: int, job_filter: JobFilter) -> Iterator[tuple[int, JobEvent]]:
+        """Yield the matching events after `start` events, each with the cursor after it."""
+        for place, event in enumerate(self.log[start:], start=start + 1):
+            job = self.by_id[event.job_id]
+            if (
+                (not job_filter.queues or job.queue in job_filter.queues)
+                and (not job_filter.types or job.type in job_filter.types)
+                and (not job_filter.states or event.state in job_filter.states)
+                and (not job_filter.batch_id or job.batch_id == job_filter.batch_id)
+                and (not job_filter.job_ids or job.id in job_filter.job_ids)
+                and all(job.labels.get(key) == value for key, value in job_filter.labels.items())
+            ):
+                yield place, event
+
+    def _add(
+        self,
+        job: Job,
+        kind: str,
+        state: str,
+        *,
+        error: JobError | None = None,
+        progress: JobProgress | None = None,
+        output: bytes | None = None,
+    ) -> None:
+        job.seq += 1
+        job.state = JobState.Value(f"JOB_STATE_{state}")
+        event = JobEvent(
+            job_id=job.id,
+            seq=job.seq,
+            type=JobEventType.Value(f"JOB_EVENT_TYPE_{kind}"),
+            state=job.state,
+            attempt=job.attempt,
+            job_type=job.type,
+            queue=job.queue,
+            error=error,
+            progress=progress,
+            worker_id=job.worker_id if kind == "STARTED" else "",
+        )
+        if error is not None:
+            event.error.ClearField("stack_trace")
+        if output is not None:
+            event.output.json = output
+        if state in {"SCHEDULED", "RETRYING"}:
+            event.schedule_time.CopyFrom(job.schedule_time)
+        event.event_time.GetCurrentTime()
+        times = {"QUEUED": "queue_time", "RUNNING": "start_time"} | dict.fromkeys(
+            TERMINAL, "end_time"
+        )
+        if state in times and (state != "RUNNING" or kind == "STARTED"):
+            getattr(job, times[state]).CopyFrom(event.event_time)
+        job.update_time.CopyFrom(event.event_time)
+        self._events[job.id].append(event)
+        self.log.append(event)
+        self.notify()
+
+
+def _conflict(job: Job, allowed: Sequence[str]) -> CallError:
+    """Return the error of a job in the wrong state."""
+    state = state_of(job)
+    return StateConflict(
+        Refusal(
+            code="FAILED_PRECONDITION",
+            reason="STATE_CONFLICT",
+            message=f"job {job.id} is {state}; it must be {' or '.join(allowed)}",
+            metadata={"job_id": job.id, "state": state, "allowed": ", ".join(allowed)},
+        )
+    )
+
+
+def without_documents(job: Job) -> Job:
+    """Return the BASIC view of a job."""
+    basic = Job()
+    basic.CopyFrom(job)
+    basic.ClearField("payload")
+    basic.ClearField("result")
+    if basic.HasField("error"):
+        basic.error.ClearField("stack_trace")
+    return basic
+
+
+def _first_state(job: Job) -> str:
+    later = job.HasField("schedule_time") and job.schedule_time.ToDatetime(UTC) > datetime.now(UTC)
+    return "SCHEDULED" if later else "QUEUED"
+
+
+def _document(spec: JobSpec) -> Any:
+    if spec.payload.HasField("value"):
+        return MessageToDict(spec.payload.value)
+    return json.loads(spec.payload.json or b"{}")
+
+
+def _content(spec: JobSpec) -> tuple[bytes, Any]:
+    rest = JobSpec()
+    rest.CopyFrom(spec)
+    rest.ClearField("payload")
+    return rest.SerializeToString(deterministic=True), _document(spec)

@@ -1,0 +1,191 @@
+"""SubscriptionService of a fake gateway."""
+
+# ruff: noqa: ARG002, N802  # the methods of a service have the names and arguments of its RPCs
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from headrace.errors import CallError, Refusal
+from headrace.testing._jobs import MAX_EVENTS, Jobs, invalid
+from headrace.testing._services import check_cursor, check_filter, chunks, is_name, page, within
+from headrace.v1 import job_service_pb2
+from headrace.v1 import subscription_service_pb2 as pb
+from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceServicer
+
+
+@dataclass
+class Held:
+    """A subscription: its position, and its consumer.
+
+    `watch` is the stream that receives; None if none does. `epoch` changes with the consumer, and
+    fences the cursors of an earlier one.
+    """
+
+    message: pb.Subscription
+    position: int
+    consumer: str = ""
+    epoch: int = 0
+    watch: object = None
+
+
+class SubscriptionService(SubscriptionServiceServicer):
+    """Serves the subscriptions of a fake gateway.
+
+    Args:
+        jobs: the jobs.
+        interval: returns the seconds between IDLE marks that a stream asks for.
+
+    Attributes:
+        held: the subscriptions by name.
+        max_events: the most events of a message.
+    """
+
+    def __init__(self, jobs: Jobs, interval: Callable[[Any], float]) -> None:
+        self.held: dict[str, Held] = {}
+        self.max_events = MAX_EVENTS
+        self._jobs = jobs
+        self._interval = interval
+
+    async def CreateSubscription(
+        self, request: pb.CreateSubscriptionRequest, context: Any
+    ) -> pb.CreateSubscriptionResponse:
+        if not is_name(request.name):
+            raise invalid(("name", "must be 1 to 100 characters of a-z, 0-9, `_`, `-`, `.`"))
+        check_filter(request.filter)
+        old = self.held.get(request.name)
+        if old is None:
+            message = pb.Subscription(name=request.name, filter=request.filter)
+            message.create_time.GetCurrentTime()
+            self.held[request.name] = Held(message, check_cursor(self._jobs, request.cursor))
+        elif old.message.filter != request.filter:
+            text = f"subscription {request.name!r} has another filter"
+            raise _error("ALREADY_EXISTS", "SUBSCRIPTION_CONFLICT", request.name, text)
+        return pb.CreateSubscriptionResponse(
+            subscription=self._show(self.held[request.name]), created=old is None
+        )
+
+    async def GetSubscription(
+        self, request: pb.GetSubscriptionRequest, context: Any
+    ) -> pb.GetSubscriptionResponse:
+        return pb.GetSubscriptionResponse(subscription=self._show(self._find(request.name)))
+
+    async def ListSubscriptions(
+        self, request: pb.ListSubscriptionsRequest, context: Any
+    ) -> pb.ListSubscriptionsResponse:
+        found, token = page(request, dict(sorted(self.held.items())))
+        return pb.ListSubscriptionsResponse(
+            subscriptions=map(self._show, found), next_page_token=token
+        )
+
+    async def DeleteSubscription(
+        self, request: pb.DeleteSubscriptionRequest, context: Any
+    ) -> pb.DeleteSubscriptionResponse:
+        self._find(request.name)
+        del self.held[request.name]
+        self._jobs.notify()
+        return pb.DeleteSubscriptionResponse()
+
+    async def AckSubscription(
+        self, request: pb.AckSubscriptionRequest, context: Any
+    ) -> pb.AckSubscriptionResponse:
+        held = self._find(request.name)
+        epoch, _, position = request.cursor.partition(":")
+        known = epoch == "oldest" or epoch.isdecimal()
+        if not known or not position.isdecimal() or int(position) > len(self._jobs.log):
+            rule = "must be a cursor of this subscription"
+            raise invalid(("cursor", rule), reason="CURSOR_INVALID")
+        if epoch not in {"oldest", str(held.epoch)}:
+            raise _taken(request.name)
+        held.position = max(held.position, int(position))
+        held.message.ack_time.GetCurrentTime()
+        self._jobs.notify()
+        return pb.AckSubscriptionResponse()
+
+    async def WatchSubscription(
+        self, request: pb.WatchSubscriptionRequest, context: Any
+    ) -> AsyncIterator[pb.WatchSubscriptionResponse]:
+        idle = self._interval(request)
+        held = self._find(request.name)
+        mine = object()
+        try:
+            async for response in self._standby(request, held, idle):
+                yield response
+            self._acquire(held, request.consumer or str(uuid4()), mine)
+            async for response in self._receive(request.name, held, mine, idle):
+                yield response
+        finally:
+            if held.watch is mine:
+                held.watch = None
+                self._jobs.notify()
+
+    async def _standby(
+        self, request: pb.WatchSubscriptionRequest, held: Held, idle: float
+    ) -> AsyncIterator[pb.WatchSubscriptionResponse]:
+        while held.watch is not None and held.consumer != request.consumer:
+            self._find(request.name)
+            changed = self._jobs.changed
+            yield pb.WatchSubscriptionResponse(mark=job_service_pb2.WATCH_MARK_STANDBY)
+            while held.watch is not None and await within(idle, changed):
+                changed = self._jobs.changed
+
+    def _acquire(self, held: Held, consumer: str, watch: object) -> None:
+        if held.consumer != consumer:
+            held.epoch += 1
+        held.consumer, held.watch = consumer, watch
+        self._jobs.notify()
+
+    async def _receive(
+        self, name: str, held: Held, mine: object, idle: float
+    ) -> AsyncIterator[pb.WatchSubscriptionResponse]:
+        self._jobs.check_pruned(held.position, f"oldest:{self._jobs.pruned}")
+        place = held.position
+        mark = job_service_pb2.WATCH_MARK_CAUGHT_UP
+        while True:
+            changed = self._jobs.changed
+            self._find(name)
+            if held.watch is not mine:
+                raise _taken(name)
+            found = list(self._jobs.matching(place, held.message.filter))
+            place = len(self._jobs.log)
+            for part in chunks(found, self.max_events):
+                yield pb.WatchSubscriptionResponse(
+                    events=[event for _, event in part], cursor=f"{held.epoch}:{part[-1][0]}"
+                )
+            if mark:
+                yield pb.WatchSubscriptionResponse(cursor=f"{held.epoch}:{place}", mark=mark)
+            mark = job_service_pb2.WATCH_MARK_UNSPECIFIED
+            if place == len(self._jobs.log) and not await within(idle, changed):
+                mark = job_service_pb2.WATCH_MARK_IDLE
+
+    def _find(self, name: str) -> Held:
+        if name not in self.held:
+            text = f"subscription {name!r} does not exist; create it first"
+            raise _error("NOT_FOUND", "SUBSCRIPTION_NOT_FOUND", name, text)
+        return self.held[name]
+
+    def _show(self, held: Held) -> pb.Subscription:
+        message = pb.Subscription()
+        message.CopyFrom(held.message)
+        message.consumer = held.consumer if held.watch is not None else ""
+        if held.position < len(self._jobs.log):
+            now = Timestamp()
+            now.GetCurrentTime()
+            oldest = self._jobs.log[held.position].event_time
+            message.lag.FromNanoseconds(now.ToNanoseconds() - oldest.ToNanoseconds())
+        return message
+
+
+def _taken(name: str) -> CallError:
+    text = f"another watch receives subscription {name!r}; watch it again"
+    return _error("ABORTED", "SUBSCRIPTION_TAKEN", name, text)
+
+
+def _error(code: str, reason: str, name: str, message: str) -> CallError:
+    metadata = {"subscription": name}
+    return CallError(Refusal(code=code, reason=reason, message=message, metadata=metadata))

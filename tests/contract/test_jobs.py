@@ -1,0 +1,435 @@
+"""Submits, single jobs, pages and statistics."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from grpc import StatusCode
+
+from headrace import (
+    CallError,
+    Client,
+    InvalidRequest,
+    JobEventType,
+    JobFailed,
+    JobNotFound,
+    JobSpec,
+    JobState,
+    RequestIdConflict,
+    StateConflict,
+    SubmitOutcome,
+)
+from headrace.v1 import job_service_pb2 as pb
+from headrace.v1.data_pb2 import Data
+from headrace.v1.handler_service_pb2 import ListHandlersRequest
+from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
+from headrace.v1.job_pb2 import JOB_STATE_QUEUED, JOB_VIEW_BASIC
+from headrace.v1.job_pb2 import JobSpec as Spec
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from support.contract import IDLE, SCRIPTED, Driver
+from support.gateway import refused
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+T = JobEventType
+
+
+async def history(client: Client, job_id: str, after_seq: int = 0) -> list[JobEventType]:
+    return [event.type async for event in client.events(job_id, after_seq=after_seq)]
+
+
+# Submits
+
+
+async def test_submitted_job_is_queued(jobs: JobServiceStub):
+    spec = Spec(type=IDLE, payload=Data(json=b'{"n": 1}'), labels={"a": "b"})
+    response = await jobs.SubmitJob(pb.SubmitJobRequest(job=spec))
+    job = response.job
+    assert response.outcome == pb.SUBMIT_OUTCOME_CREATED
+    assert (job.state, job.seq, job.attempt, job.queue) == (JOB_STATE_QUEUED, 1, 0, "default")
+    assert (job.tenant, dict(job.labels)) == ("default", {"a": "b"})
+    assert not job.HasField("payload")
+    assert job.HasField("create_time")
+    assert job.HasField("queue_time")
+    assert not job.HasField("start_time")
+    assert job.update_time == job.queue_time
+
+
+async def test_same_request_id_returns_the_same_job(client: Client, name: str):
+    first = await client.submit(IDLE, {"a": 1, "b": 2}, request_id=name)
+    second = await client.submit(IDLE, {"b": 2, "a": 1}, request_id=name)
+    assert (first.outcome, second.outcome) == (SubmitOutcome.CREATED, SubmitOutcome.EXISTING)
+    assert first.id == second.id
+
+
+async def test_payload_forms_are_the_same_content(jobs: JobServiceStub, name: str):
+    exact = Data(json=b'{"n": 1.0}')
+    plain = Data()
+    plain.value.struct_value["n"] = 1
+    answers = [
+        await jobs.SubmitJob(
+            pb.SubmitJobRequest(job=Spec(type=IDLE, payload=payload), request_id=name)
+        )
+        for payload in (exact, plain)
+    ]
+    assert answers[0].job.id == answers[1].job.id
+
+
+async def test_other_content_conflicts(client: Client, name: str):
+    job = await client.submit(IDLE, {"n": 1}, request_id=name)
+    with pytest.raises(RequestIdConflict) as caught:
+        await client.submit(IDLE, {"n": 2}, request_id=name)
+    assert (caught.value.request_id, caught.value.job_id) == (name, job.id)
+    assert caught.value.refusal.code == "ALREADY_EXISTS"
+
+
+async def test_all_violations_are_reported(client: Client):
+    with pytest.raises(InvalidRequest) as caught:
+        await client.submit("Bad Type", queue="Bad Queue", priority=101, request_id="a\nb")
+    fields = {violation.field for violation in caught.value.violations}
+    assert fields == {"job.type", "job.queue", "job.priority", "request_id"}
+    assert caught.value.refusal.reason == "INVALID_ARGUMENT"
+
+
+async def test_missing_job_is_invalid(jobs: JobServiceStub):
+    error = await refused(jobs.SubmitJob(pb.SubmitJobRequest()))
+    assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert error.violations.keys() == {"job"}
+
+
+async def test_payload_that_is_not_json_is_invalid(jobs: JobServiceStub):
+    spec = Spec(type=IDLE, payload=Data(json=b"{"))
+    error = await refused(jobs.SubmitJob(pb.SubmitJobRequest(job=spec)))
+    assert error.violations.keys() == {"job.payload"}
+
+
+async def test_call_deadline_needs_a_deadline(jobs: JobServiceStub):
+    request = pb.SubmitJobRequest(job=Spec(type=IDLE), use_call_deadline=True)
+    error = await refused(jobs.SubmitJob(request))
+    assert error.violations.keys() == {"use_call_deadline"}
+
+
+async def test_call_deadline_becomes_the_deadline(client: Client):
+    before = datetime.now(UTC)
+    job = await client.submit(IDLE, use_call_deadline=True, call_timeout=300)
+    deadline = (await job.get()).deadline
+    assert deadline is not None
+    assert timedelta(seconds=250) < deadline - before < timedelta(seconds=310)
+
+
+async def test_validation_stores_nothing(client: Client, name: str):
+    would = await client.submit(SCRIPTED, validate_only=True, request_id=name)
+    assert (would.id, would.outcome) == ("", SubmitOutcome.WOULD_RUN)
+    waits = await client.submit(IDLE, validate_only=True, request_id=name)
+    assert waits.outcome is SubmitOutcome.NO_WORKER
+    created = await client.submit(IDLE, request_id=name)
+    assert created.outcome is SubmitOutcome.CREATED
+    repeated = await client.submit(IDLE, validate_only=True, request_id=name)
+    assert (repeated.id, repeated.outcome) == (created.id, SubmitOutcome.EXISTING)
+    with pytest.raises(RequestIdConflict):
+        await client.submit(SCRIPTED, validate_only=True, request_id=name)
+
+
+async def test_later_job_is_scheduled(client: Client):
+    at = datetime.now(UTC) + timedelta(hours=1)
+    job = await client.submit(IDLE, schedule_time=at)
+    assert job.job is not None
+    assert (job.job.state, job.job.schedule_time) == (JobState.SCHEDULED, at)
+    [event] = [event async for event in client.events(job.id)]
+    assert (event.state, event.schedule_time) == (JobState.SCHEDULED, at)
+
+
+async def test_correlation_id_is_stored(client: Client):
+    job = await client.submit(IDLE, correlation_id="order-17")
+    assert (await job.get()).correlation_id == "order-17"
+
+
+# Batches
+
+
+async def test_batch_is_stored_in_order(client: Client):
+    batch = await client.submit_many([JobSpec(IDLE, labels={"n": str(n)}) for n in range(5)])
+    assert batch.outcome is SubmitOutcome.CREATED
+    assert [job.job and job.job.labels["n"] for job in batch] == ["0", "1", "2", "3", "4"]
+    assert {(await job.get()).batch_id for job in batch} == {batch.id}
+
+
+async def test_invalid_batch_stores_no_job(client: Client, name: str):
+    specs = [JobSpec(IDLE, queue=name), JobSpec("Bad Type", queue=name)]
+    with pytest.raises(InvalidRequest) as caught:
+        await client.submit_many(specs)
+    assert [violation.field for violation in caught.value.violations] == ["jobs[1].type"]
+    assert [job async for job in client.list(f"queue = {name}")] == []
+
+
+async def test_empty_batch_is_invalid(jobs: JobServiceStub):
+    error = await refused(jobs.BatchSubmitJobs(pb.BatchSubmitJobsRequest()))
+    assert (error.code, error.violations.keys()) == (StatusCode.INVALID_ARGUMENT, {"jobs"})
+
+
+async def test_batch_key_is_apart_from_job_keys(client: Client, name: str):
+    single = await client.submit(IDLE, request_id=name)
+    batch = await client.submit_many([JobSpec(IDLE)], request_id=name)
+    again = await client.submit_many([JobSpec(IDLE)], request_id=name)
+    assert batch[0].id != single.id
+    assert (again.id, again[0].id) == (batch.id, batch[0].id)
+    assert again.outcome is SubmitOutcome.EXISTING
+    with pytest.raises(RequestIdConflict) as caught:
+        await client.submit_many([JobSpec(IDLE), JobSpec(IDLE)], request_id=name)
+    assert caught.value.batch_id == batch.id
+
+
+# One job
+
+
+async def test_unknown_job_is_not_found(client: Client):
+    job_id = str(uuid4())
+    for call in (
+        client.get(job_id),
+        client.cancel(job_id),
+        client.retry(job_id),
+        anext(client.events(job_id)),
+        anext(client.output(job_id)),
+        anext(client.watch_job(job_id)),
+    ):
+        with pytest.raises(JobNotFound) as caught:
+            await call
+        assert caught.value.job_id == job_id
+        assert caught.value.refusal.code == "NOT_FOUND"
+
+
+async def test_malformed_job_id_is_invalid(client: Client):
+    for call in (client.get("x"), client.cancel("x"), client.retry("x")):
+        with pytest.raises(InvalidRequest) as caught:
+            await call
+        assert [violation.field for violation in caught.value.violations] == ["job_id"]
+
+
+async def test_job_runs_to_its_result(client: Client, driver: Driver):
+    job = await client.submit(SCRIPTED, {"n": 1})
+    await driver.start(job.id)
+    running = await job.get()
+    assert (running.state, running.attempt, running.payload) == (JobState.RUNNING, 1, {"n": 1})
+    assert running.worker_id
+    assert running.start_time
+    await driver.progress(job.id, 0.5, "half")
+    await driver.emit(job.id, {"piece": 1})
+    await driver.succeed(job.id, {"sum": 3})
+    assert await job.result(timeout=30) == {"sum": 3}
+    ended = await job.get()
+    assert (ended.state, ended.seq, ended.error) == (JobState.SUCCEEDED, 5, None)
+    assert ended.progress is not None
+    assert (ended.progress.fraction, ended.progress.counters) == (0.5, {"done": 1})
+    assert ended.end_time == ended.update_time
+    assert await history(client, job.id) == [
+        T.SUBMITTED,
+        T.STARTED,
+        T.PROGRESSED,
+        T.OUTPUT,
+        T.SUCCEEDED,
+    ]
+    assert await history(client, job.id, after_seq=3) == [T.OUTPUT, T.SUCCEEDED]
+    [piece] = [piece async for piece in job.output()]
+    assert (piece.seq, piece.attempt, piece.output) == (4, 1, {"piece": 1})
+
+
+async def test_failed_job_keeps_its_error(client: Client, driver: Driver):
+    job = await client.submit(SCRIPTED, {})
+    await driver.start(job.id)
+    await driver.fail(job.id, "it broke")
+    with pytest.raises(JobFailed) as caught:
+        await job.result(timeout=30)
+    assert (caught.value.error.type, caught.value.error.message) == ("ValueError", "it broke")
+    [failed] = [event async for event in client.events(job.id, after_seq=2)]
+    assert failed.error is not None
+    assert (failed.error.message, failed.error.retryable) == ("it broke", False)
+
+
+async def test_failed_attempt_is_retried(client: Client, driver: Driver):
+    job = await client.submit(SCRIPTED, {})
+    await driver.start(job.id)
+    await driver.fail_attempt(job.id, "once")
+    again = await job.get()
+    assert (again.attempt, again.retries_used) == (2, 1)
+    assert again.error is not None
+    await driver.succeed(job.id)
+    assert await job.result(timeout=30) is None
+    events = [event async for event in client.events(job.id)]
+    assert [event.type for event in events] == [
+        T.SUBMITTED,
+        T.STARTED,
+        T.RETRY_SCHEDULED,
+        T.DUE,
+        T.STARTED,
+        T.SUCCEEDED,
+    ]
+    assert [event.attempt for event in events] == [0, 1, 1, 1, 2, 2]
+    assert events[2].schedule_time is not None
+    assert events[2].error is not None
+    assert events[2].error.retryable
+
+
+async def test_waiting_job_is_cancelled_at_once(client: Client):
+    job = await client.submit(IDLE)
+    cancelled = await job.cancel()
+    assert (cancelled.state, cancelled.seq) == (JobState.CANCELLED, 2)
+    assert (await job.cancel()).seq == 2
+    assert await history(client, job.id) == [T.SUBMITTED, T.CANCELLED]
+
+
+async def test_running_job_ends_as_cancelled(client: Client, driver: Driver):
+    job = await client.submit(SCRIPTED, {})
+    await driver.start(job.id)
+    requested = await job.cancel()
+    assert requested.state is JobState.RUNNING
+    assert requested.cancel_request_time
+    await driver.end_cancelled(job.id)
+    assert (await job.finished()).state is JobState.CANCELLED
+    assert await history(client, job.id, 2) == [T.CANCEL_REQUESTED, T.CANCELLED]
+
+
+async def test_ended_job_is_not_cancelled(client: Client, driver: Driver):
+    job = await client.submit(SCRIPTED, {})
+    await driver.start(job.id)
+    await driver.succeed(job.id)
+    with pytest.raises(StateConflict) as caught:
+        await job.cancel()
+    assert (caught.value.job_id, caught.value.state) == (job.id, "SUCCEEDED")
+    assert set(caught.value.allowed) == {"SCHEDULED", "QUEUED", "RETRYING", "RUNNING"}
+    assert caught.value.refusal.code == "FAILED_PRECONDITION"
+
+
+async def test_cancelled_job_is_requeued(client: Client):
+    job = await client.submit(IDLE)
+    await job.cancel()
+    requeued = await job.retry()
+    assert (requeued.state, requeued.seq, requeued.end_time) == (JobState.QUEUED, 3, None)
+    assert requeued.cancel_request_time is None
+    with pytest.raises(StateConflict) as caught:
+        await job.retry()
+    assert (caught.value.state, set(caught.value.allowed)) == ("QUEUED", {"FAILED", "CANCELLED"})
+
+
+async def test_requeued_job_keeps_a_later_start(client: Client):
+    at = datetime.now(UTC) + timedelta(hours=1)
+    job = await client.submit(IDLE, schedule_time=at)
+    await job.cancel()
+    requeued = await job.retry()
+    assert (requeued.state, requeued.schedule_time) == (JobState.SCHEDULED, at)
+
+
+# Pages
+
+
+async def test_pages_list_all_jobs_newest_first(jobs: JobServiceStub, client: Client, name: str):
+    submitted = [(await client.submit(IDLE, queue=name)).id for _ in range(5)]
+    request = pb.ListJobsRequest(filter=f"queue = {name}", page_size=2)
+    found, sizes = [], []
+    while True:
+        page = await jobs.ListJobs(request)
+        found += [job.id for job in page.jobs]
+        sizes.append(len(page.jobs))
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+        # A new submit does not shift the pages.
+        await client.submit(IDLE, queue=name)
+    assert found == submitted[::-1]
+    assert sizes == [2, 2, 1]
+
+
+async def test_page_token_belongs_to_its_filter(jobs: JobServiceStub, client: Client, name: str):
+    for _ in range(2):
+        await client.submit(IDLE, queue=name)
+    page = await jobs.ListJobs(pb.ListJobsRequest(filter=f"queue = {name}", page_size=1))
+    for request in (
+        pb.ListJobsRequest(filter=f"type = {IDLE}", page_token=page.next_page_token),
+        pb.ListJobsRequest(page_token="bogus"),
+    ):
+        error = await refused(jobs.ListJobs(request))
+        assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID")
+
+
+async def test_filter_selects_jobs(client: Client, name: str):
+    one = await client.submit(IDLE, queue=name, labels={"team": "ml"}, request_id=name)
+    two = await client.submit(IDLE, queue=name, labels={"team": "ops"})
+    await two.cancel()
+    for text, expected in (
+        (f"queue = {name}", {one.id, two.id}),
+        (f"queue = {name} AND state = CANCELLED", {two.id}),
+        (f"queue = {name} AND (state = QUEUED OR state = CANCELLED)", {one.id, two.id}),
+        (f'queue = {name} AND labels.team = "ml"', {one.id}),
+        (f'request_id = "{name}"', {one.id}),
+        (f"id = {two.id}", {two.id}),
+    ):
+        assert {job.id async for job in client.list(text)} == expected, text
+
+
+async def test_malformed_filter_is_refused(client: Client):
+    for text in ("state = BOGUS", "nonsense"):
+        with pytest.raises(CallError):
+            await anext(client.list(text))
+
+
+async def test_view_decides_about_documents(jobs: JobServiceStub, client: Client, name: str):
+    job = await client.submit(IDLE, {"n": 1}, queue=name)
+    basic = await jobs.GetJob(pb.GetJobRequest(job_id=job.id, view=JOB_VIEW_BASIC))
+    assert not basic.job.HasField("payload")
+    assert (await job.get()).payload == {"n": 1}
+    [listed] = [job async for job in client.list(f"queue = {name}")]
+    assert listed.payload is None
+    [listed] = [job async for job in client.list(f"queue = {name}", full=True)]
+    assert listed.payload == {"n": 1}
+
+
+async def test_pages_of_events_are_complete(jobs: JobServiceStub, client: Client, driver: Driver):
+    job = await client.submit(SCRIPTED, {})
+    await driver.start(job.id)
+    for number in range(3):
+        await driver.emit(job.id, number)
+    await driver.succeed(job.id)
+    request = pb.ListJobEventsRequest(job_id=job.id, page_size=4)
+    first = await jobs.ListJobEvents(request)
+    assert ([event.seq for event in first.events], first.next_after_seq) == ([1, 2, 3, 4], 4)
+    request.after_seq = first.next_after_seq
+    last = await jobs.ListJobEvents(request)
+    assert ([event.seq for event in last.events], last.next_after_seq) == ([5, 6], 0)
+    output = await jobs.ListJobOutput(pb.ListJobOutputRequest(job_id=job.id, page_size=2))
+    assert ([piece.seq for piece in output.pieces], output.next_after_seq) == ([3, 4], 4)
+
+
+async def test_negative_numbers_are_invalid(jobs: JobServiceStub, client: Client):
+    job = await client.submit(IDLE)
+    error = await refused(jobs.ListJobs(pb.ListJobsRequest(page_size=-1)))
+    assert error.violations.keys() == {"page_size"}
+    request = pb.ListJobEventsRequest(job_id=job.id, after_seq=-1)
+    error = await refused(jobs.ListJobEvents(request))
+    assert error.violations.keys() == {"after_seq"}
+
+
+# The platform
+
+
+async def test_stats_count_jobs(client: Client, name: str):
+    await client.submit(IDLE, queue=name)
+    await (await client.submit(IDLE, queue=name)).cancel()
+    stats = await client.stats()
+    [queue] = [queue for queue in stats.queues if queue.queue == name]
+    assert queue.states == {JobState.QUEUED: 1, JobState.CANCELLED: 1}
+    assert queue.age is not None
+    assert [queue.queue for queue in stats.queues] == sorted(q.queue for q in stats.queues)
+    assert IDLE in {one.type for one in stats.types}
+
+
+async def test_handlers_of_live_workers_are_listed(handlers: HandlerServiceStub, client: Client):
+    page = await handlers.ListHandlers(ListHandlersRequest())
+    assert [handler.type for handler in page.handlers] == [SCRIPTED]
+    assert (page.handlers[0].queue, page.handlers[0].live_workers) == ("contract", 1)
+    assert page.next_page_token == ""
+    assert await client.queue_serving("contract")
+
+
+async def test_ping_succeeds(client: Client):
+    assert await client.ping() > timedelta()

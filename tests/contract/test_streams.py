@@ -1,0 +1,276 @@
+"""Streams of one job and of many: order, completeness, resumption, marks and ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from grpc import StatusCode
+from grpc.aio import EOF
+
+from headrace import Client, CursorExpired, InvalidRequest, JobEventType, JobState
+from headrace.v1 import job_service_pb2 as pb
+from headrace.v1.job_pb2 import JobSpec as Spec
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from support.contract import IDLE, SCRIPTED, Driver
+from support.gateway import TIMEOUT, refused
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+T = JobEventType
+SECOND = Duration(seconds=1)
+
+
+async def read(call: Any) -> Any:
+    async with asyncio.timeout(TIMEOUT):
+        return await call.read()
+
+
+async def read_rest(call: Any) -> list[Any]:
+    """Return the responses up to the end of a stream."""
+    found = []
+    while (response := await read(call)) is not EOF:
+        found.append(response)
+    return found
+
+
+async def read_events(call: Any, count: int) -> list[Any]:
+    """Return events of the next responses, and check that no response has both."""
+    events: list[Any] = []
+    while len(events) < count:
+        response = await read(call)
+        assert bool(response.events) != bool(response.mark)
+        events += response.events
+    return events
+
+
+async def take(events: Any, count: int) -> list[Any]:
+    async with asyncio.timeout(TIMEOUT):
+        return [await anext(events) for _ in range(count)]
+
+
+def names(events: list[Any]) -> list[tuple[str, int]]:
+    return [(event.job_id, event.seq) for event in events]
+
+
+async def ended_job(client: Client, driver: Driver) -> str:
+    job = await client.submit(SCRIPTED, {})
+    await driver.start(job.id)
+    await driver.emit(job.id, "piece")
+    await driver.succeed(job.id)
+    return job.id
+
+
+# One job
+
+
+async def test_stream_of_a_job_ends_ok_after_its_end(
+    jobs: JobServiceStub, client: Client, driver: Driver
+):
+    job = await client.submit(SCRIPTED, {})
+    call = jobs.WatchJob(pb.WatchJobRequest(job_id=job.id))
+    await driver.start(job.id)
+    await driver.emit(job.id, "piece")
+    await driver.succeed(job.id)
+    rest = [event.seq for response in await read_rest(call) for event in response.events]
+    assert rest == [1, 2, 3, 4]
+    assert await call.code() == StatusCode.OK
+
+
+async def test_late_watch_sees_what_an_early_one_saw(client: Client, driver: Driver):
+    job = await client.submit(SCRIPTED, {})
+    early = asyncio.create_task(collect(client, job.id))
+    await driver.start(job.id)
+    await driver.progress(job.id, 0.25, "a quarter")
+    await driver.fail(job.id, "it broke")
+    seen = await early
+    assert seen == await collect(client, job.id)
+    assert [event.seq for event in seen] == [1, 2, 3, 4]
+    assert [event.type for event in seen] == [T.SUBMITTED, T.STARTED, T.PROGRESSED, T.FAILED]
+
+
+async def collect(client: Client, job_id: str, after_seq: int = 0) -> list[Any]:
+    async with asyncio.timeout(TIMEOUT):
+        return [event async for event in client.watch_job(job_id, after_seq=after_seq)]
+
+
+async def test_watch_resumes_after_a_number(client: Client, driver: Driver):
+    job_id = await ended_job(client, driver)
+    assert [event.seq for event in await collect(client, job_id, 2)] == [3, 4]
+
+
+async def test_watch_beyond_the_end_is_empty(jobs: JobServiceStub, client: Client, driver: Driver):
+    job_id = await ended_job(client, driver)
+    call = jobs.WatchJob(pb.WatchJobRequest(job_id=job_id, after_seq=100))
+    assert await read_rest(call) == []
+    assert await call.code() == StatusCode.OK
+
+
+async def test_quiet_stream_of_a_job_sends_idle_marks(jobs: JobServiceStub, client: Client):
+    job = await client.submit(IDLE)
+    call = jobs.WatchJob(pb.WatchJobRequest(job_id=job.id, idle_interval=SECOND))
+    assert names(await read_events(call, 1)) == [(job.id, 1)]
+    for _ in range(2):
+        mark = await read(call)
+        assert (mark.mark, len(mark.events)) == (pb.WATCH_MARK_IDLE, 0)
+    call.cancel()
+
+
+async def test_idle_interval_has_bounds(jobs: JobServiceStub, client: Client):
+    job = await client.submit(IDLE)
+    long = Duration(seconds=61)
+    for call in (
+        jobs.WatchJob(pb.WatchJobRequest(job_id=job.id, idle_interval=long)),
+        jobs.WatchJobs(pb.WatchJobsRequest(idle_interval=long)),
+    ):
+        error = await refused(call.read())
+        assert error.code == StatusCode.INVALID_ARGUMENT
+        assert error.violations.keys() == {"idle_interval"}
+
+
+async def test_unknown_job_ends_its_stream(jobs: JobServiceStub):
+    job_id = str(uuid4())
+    error = await refused(jobs.WatchJob(pb.WatchJobRequest(job_id=job_id)).read())
+    assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
+    assert error.metadata == {"job_id": job_id}
+
+
+async def test_requeued_job_shows_both_lives(client: Client):
+    job = await client.submit(IDLE)
+    await job.cancel()
+    await job.retry()
+    await job.cancel()
+    seen = [event.type for event in await collect(client, job.id)]
+    assert seen == [T.SUBMITTED, T.CANCELLED, T.REQUEUED, T.CANCELLED]
+
+
+# Submit and watch
+
+
+async def test_submit_and_watch_sends_the_job_first(jobs: JobServiceStub, driver: Driver):
+    request = pb.SubmitAndWatchRequest(job=Spec(type=SCRIPTED))
+    call = jobs.SubmitAndWatch(request)
+    first = await read(call)
+    assert first.HasField("job")
+    assert not first.events
+    job_id = first.job.id
+    await driver.start(job_id)
+    await driver.succeed(job_id)
+    rest = await read_rest(call)
+    assert not any(response.HasField("job") for response in rest)
+    assert [event.seq for response in rest for event in response.events] == [1, 2, 3]
+    assert await call.code() == StatusCode.OK
+
+
+async def test_submit_and_watch_attaches_again(jobs: JobServiceStub, client: Client, name: str):
+    job = await client.submit(IDLE, request_id=name)
+    await job.cancel()
+    spec = Spec(type=IDLE)
+    spec.payload.json = b"{}"
+    request = pb.SubmitAndWatchRequest(job=spec, request_id=name, after_seq=1)
+    call = jobs.SubmitAndWatch(request)
+    assert (await read(call)).job.id == job.id
+    assert names(await read_events(call, 1)) == [(job.id, 2)]
+
+
+async def test_submit_and_watch_reports_violations(jobs: JobServiceStub):
+    error = await refused(jobs.SubmitAndWatch(pb.SubmitAndWatchRequest()).read())
+    assert (error.code, error.violations.keys()) == (StatusCode.INVALID_ARGUMENT, {"job"})
+
+
+# Many jobs
+
+
+async def test_watch_of_many_jobs_is_live_after_the_mark(client: Client, name: str):
+    async with client.watch(queues=[name]) as watch:
+        assert watch.caught_up
+        first = await client.submit(IDLE, queue=name)
+        await client.submit(IDLE)
+        second = await client.submit(IDLE, queue=name)
+        await first.cancel()
+        events = await take(watch, 3)
+    assert sorted(names(events)) == sorted([(first.id, 1), (second.id, 1), (first.id, 2)])
+    of_first = [event.seq for event in events if event.job_id == first.id]
+    assert of_first == [1, 2]
+
+
+async def test_marks_of_many_jobs_have_cursors(jobs: JobServiceStub, client: Client, name: str):
+    job_filter = pb.JobFilter(queues=[name])
+    call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter, idle_interval=SECOND))
+    caught_up = await read(call)
+    assert (caught_up.mark, len(caught_up.events)) == (pb.WATCH_MARK_CAUGHT_UP, 0)
+    await client.submit(IDLE)
+    idle = await read(call)
+    assert (idle.mark, len(idle.events)) == (pb.WATCH_MARK_IDLE, 0)
+    job = await client.submit(IDLE, queue=name)
+    while not (response := await read(call)).events:
+        assert response.mark == pb.WATCH_MARK_IDLE
+    assert names(response.events) == [(job.id, 1)]
+    call.cancel()
+    # The event comes again after an earlier cursor, and not after its own.
+    for cursor, expected in ((idle.cursor, [(job.id, 1)]), (response.cursor, [])):
+        call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter, cursor=cursor))
+        found: list[Any] = []
+        while (response := await read(call)).mark != pb.WATCH_MARK_CAUGHT_UP:
+            found += response.events
+        assert names(found) == expected
+        assert response.cursor
+        call.cancel()
+
+
+async def test_filter_fields_must_all_match(client: Client, name: str):
+    async with client.watch(
+        queues=[name, "other"], types=[IDLE], states=[JobState.CANCELLED], labels={"team": "ml"}
+    ) as watch:
+        for options in ({"labels": {"team": "ml"}}, {"queue": name}):
+            await (await client.submit(IDLE, **options)).cancel()
+        job = await client.submit(IDLE, queue=name, labels={"team": "ml", "x": "y"})
+        await job.cancel()
+        [event] = await take(watch, 1)
+    assert (event.job_id, event.state) == (job.id, JobState.CANCELLED)
+
+
+async def test_watch_follows_single_jobs(client: Client):
+    first, second = await client.submit(IDLE), await client.submit(IDLE)
+    async with client.watch(job_ids=[second.id]) as watch:
+        await first.cancel()
+        await second.cancel()
+        # The submit may count as present until it is settled.
+        while (event := (await take(watch, 1))[0]).seq < 2:
+            assert event.job_id == second.id
+        assert event.job_id == second.id
+
+
+async def test_foreign_cursor_is_invalid(jobs: JobServiceStub):
+    error = await refused(jobs.WatchJobs(pb.WatchJobsRequest(cursor="bogus")).read())
+    assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
+    assert error.violations.keys() == {"cursor"}
+
+
+async def test_malformed_ids_in_a_filter_are_invalid(client: Client):
+    for options, field in (
+        ({"job_ids": ["x"]}, "filter.job_ids[0]"),
+        ({"batch_id": "x"}, "filter.batch_id"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            async with client.watch(**options):
+                pass
+        assert [violation.field for violation in caught.value.violations] == [field]
+
+
+async def test_cursor_before_deleted_events_expires(client: Client, driver: Driver, name: str):
+    async with client.watch(queues=[name]) as watch:
+        cursor = watch.cursor
+        job = await client.submit(IDLE, queue=name)
+        await job.cancel()
+        await take(watch, 2)
+    await driver.prune()
+    with pytest.raises(CursorExpired) as caught:
+        async with client.watch(queues=[name], cursor=cursor):
+            pass
+    async with client.watch(queues=[name], cursor=caught.value.oldest_cursor) as watch:
+        other = await client.submit(IDLE, queue=name)
+        assert names(await take(watch, 1)) == [(other.id, 1)]
