@@ -2,9 +2,9 @@
 
     python tools/set_up.py VENV PACKAGE...
 
-Only one process does so at a time; others wait for it, and then find the work done. An environment
-whose set-up was interrupted is made anew. The caches of pip and uv are optional, so the home folder
-may be read-only.
+Only one process sets up an environment at a time; other processes wait, and then have nothing to
+do. An environment whose set-up was interrupted is recreated. The caches of pip and uv are optional,
+so the home folder may be read-only.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ def set_up(venv: Path, packages: list[Path]) -> None:
         packages: the packages of this repository, which are installed in place.
 
     Raises:
-        subprocess.CalledProcessError: a step failed; it has printed why.
+        subprocess.CalledProcessError: a step failed; its output contains the reason.
     """
     with _locked(venv.with_name(f"{venv.name}.lock"), venv) as unfinished:
         if not _is_outdated(venv, packages):
             return
         print(f"Setting up {venv} …", flush=True)
-        anew = ["--clear"] if unfinished.read() else []
+        clear = ["--clear"] if unfinished.read() else []
         unfinished.write("unfinished\n")
         unfinished.flush()
-        _install(venv, packages, anew)
+        _install(venv, packages, clear)
         unfinished.truncate(0)
         (venv / STAMP).touch()
 
@@ -53,23 +53,23 @@ def _locked(path: Path, venv: Path) -> Iterator[IO[str]]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"Another process sets up {venv}; waiting for it …", flush=True)
+            print(f"Another process is setting up {venv}; waiting …", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file
 
 
 def _is_outdated(venv: Path, packages: list[Path]) -> bool:
     try:
-        made = (venv / STAMP).stat().st_mtime_ns
+        set_up_time = (venv / STAMP).stat().st_mtime_ns
     except FileNotFoundError:
         return True
     inputs = [_UV_PINS, _PINS, *(package / "pyproject.toml" for package in packages)]
-    return any(file.stat().st_mtime_ns > made for file in inputs)
+    return any(file.stat().st_mtime_ns > set_up_time for file in inputs)
 
 
-def _install(venv: Path, packages: list[Path], anew: list[str]) -> None:
+def _install(venv: Path, packages: list[Path], clear: list[str]) -> None:
     python, uv = str(venv / "bin" / "python"), str(venv / "bin" / "uv")
-    _run(sys.executable, "-m", "venv", *anew, str(venv))
+    _run(sys.executable, "-m", "venv", *clear, str(venv))
     _run(
         *(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
         *("--require-hashes", "--requirement", str(_UV_PINS)),
