@@ -140,22 +140,22 @@ def _compare(stream: StreamLog, wanted: set[Name]) -> Iterator[str]:
     if stream.failure:
         yield f"{stream.name} failed: {stream.failure}"
     seen: set[Name] = set()
-    furthest: dict[str, int] = {}
-    connection, here, here_furthest = 0, set[Name](), dict[str, int]()
+    highest: dict[str, int] = {}
+    connection, connection_seen, connection_highest = 0, set[Name](), dict[str, int]()
     for shown in stream.shown:
         # A resumed stream may repeat events after its reader's cursor.
         if shown.connection != connection:
-            connection, here, here_furthest = shown.connection, set(), {}
-        before = here_furthest.get(shown.job_id, 0)
+            connection, connection_seen, connection_highest = shown.connection, set(), {}
+        before = connection_highest.get(shown.job_id, 0)
         if shown.name not in seen:
-            before = max(before, furthest.get(shown.job_id, 0))
-        if shown.name in here:
+            before = max(before, highest.get(shown.job_id, 0))
+        if shown.name in connection_seen:
             yield f"{stream.name} showed {shown.name} twice on one connection"
         elif shown.seq < before:
             yield f"{stream.name} showed {shown.name} after number {before}"
         seen.add(shown.name)
-        here.add(shown.name)
-        for numbers in (furthest, here_furthest):
+        connection_seen.add(shown.name)
+        for numbers in (highest, connection_highest):
             numbers[shown.job_id] = max(shown.seq, numbers.get(shown.job_id, 0))
     for name in sorted(wanted - seen):
         yield f"{stream.name} did not show {name}"
@@ -216,7 +216,7 @@ def _retries_within_policy(evidence: Evidence) -> Verdict:
     return Verdict(looked_at, tuple(broken))
 
 
-def _tenants_apart(evidence: Evidence) -> Verdict:
+def _tenants_isolated(evidence: Evidence) -> Verdict:
     broken = []
     looked_at = 0
     tenants = {job.tenant for job in evidence.jobs.values()}
@@ -266,7 +266,7 @@ def _one_key_one_job(evidence: Evidence) -> Verdict:
     return Verdict(len(jobs), tuple(broken))
 
 
-def _throughput_is_back(evidence: Evidence) -> Verdict:
+def _throughput_returns(evidence: Evidence) -> Verdict:
     broken = []
     for recovery in evidence.recoveries:
         if recovery.before <= 0:
@@ -292,10 +292,10 @@ INVARIANTS = {
         Invariant("I4", "streams show the event log, each job in order", _streams_show_the_log),
         Invariant("I5", "no job starts before its time", _never_early),
         Invariant("I6", "retries follow the policy", _retries_within_policy),
-        Invariant("I7", "no stream shows another tenant", _tenants_apart),
+        Invariant("I7", "no stream shows another tenant", _tenants_isolated),
         Invariant("I8", "resources return to within 10 %", _resources_are_released),
         Invariant("I9", "each idempotency key belongs to one job", _one_key_one_job),
-        Invariant("I10", "90 % of the throughput returns in time", _throughput_is_back),
+        Invariant("I10", "90 % of the throughput returns in time", _throughput_returns),
     )
 }
 

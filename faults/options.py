@@ -51,10 +51,22 @@ def read_options(scenarios: Mapping[str, Scenario]) -> argparse.Namespace:
         type=float,
         default=10.0,
         metavar="MINUTES",
-        help="duration of --quick; default: 10",
+        help="longest duration of --quick; default: 10",
     )
-    add("--markdown", type=Path, metavar="FILE", default=OUTPUT / "report.md")
-    add("--json", type=Path, metavar="FILE", default=OUTPUT / "report.json")
+    add(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        default=OUTPUT / "report.md",
+        help="Markdown report; default: %(default)s",
+    )
+    add(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        default=OUTPUT / "report.json",
+        help="JSON report; default: %(default)s",
+    )
     add("--docs", action="store_true", help="write the results into docs/reliability.md")
     add(
         "--from",

@@ -23,7 +23,7 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 
 # The waits before a stream is restarted, without jitter, in seconds.
 _WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)
-# Without a response for so many seconds, a stream of many jobs counts as cut. A gateway sends a
+# Longest silence before a stream of many jobs counts as cut, in seconds. A gateway sends a
 # mark every 15 s on an idle stream.
 _SILENCE_S = 45.0
 # Resume timeout of the client, longer than any fault, in seconds.

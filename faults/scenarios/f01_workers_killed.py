@@ -19,7 +19,7 @@ LASTS_S = 60.0
 SHORT_S = 20.0
 # Jobs long enough that each killed worker runs some.
 MIX = Mix(seconds=(0.2, 2.0))
-# Seconds.
+# Limits, in seconds.
 CLAIMED_AGAIN_S = 25.0
 RECOVERY_S = 30.0
 

@@ -19,7 +19,7 @@ LEASES = 3
 SHORT_LEASES = 1.5
 # Duration of each job, in seconds: all would end while the worker is suspended.
 DURATION_S = 8.0
-# Seconds.
+# Limits, in seconds.
 RETURN_S = 10.0
 REFUSED_S = 10.0
 
@@ -64,7 +64,7 @@ async def run(trial: Trial) -> None:
         returned = {event.worker_id for event in again.values()}
         trial.figure("new ids of the worker", len(returned - first), at_least=1, at_most=1)
         last = max((event.time.timestamp() for event in again.values()), default=float("nan"))
-        trial.figure("time until the last of them started", last - resumed, "s", at_most=RETURN_S)
+        trial.figure("time until the last job started again", last - resumed, "s", at_most=RETURN_S)
 
     trial.on_evidence(measure)
 

@@ -16,7 +16,7 @@ from headrace_core.domain.lifecycle import EventType
 BLOCKED_S = 60.0
 # The queue of two workers, one of which is blocked; the other workers serve the load.
 QUEUE = "blocking"
-# Seconds.
+# Limits, in seconds.
 ELSEWHERE_S = 25.0
 # From the start of the block to a new process: the watchdog's timeout and a restart.
 REPLACED_S = 45.0

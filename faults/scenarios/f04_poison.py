@@ -38,7 +38,7 @@ async def run(trial: Trial) -> None:
                 await client.submit(job_type, payload)
                 await asyncio.sleep(trial.chance.uniform(0, 1))
         trial.figure(
-            "time until all poison ended",
+            "time until all poison jobs ended",
             await until(lambda: _no_poison(trial), within=ENDED_S),
             "s",
             at_most=ENDED_S,
@@ -70,13 +70,13 @@ def _measure(trial: Trial, evidence: Evidence, poison: int) -> None:
         for job in of("poison")
         if job.state is JobState.FAILED and histories[job.id][-1].type is EventType.WORKER_LOST
     ]
-    trial.figure("poison that ended as FAILED, WORKER_LOST", len(ended), at_least=poison)
+    trial.figure("poison jobs that ended as FAILED, WORKER_LOST", len(ended), at_least=poison)
     limit = trial.cluster.settings.max_worker_losses
     charged = [job.worker_losses for job in ended]
-    trial.figure("losses charged to each, at least", min(charged), at_least=limit + 1)
-    trial.figure("losses charged to each, at most", max(charged), at_most=limit + 1)
+    trial.figure("losses charged to each poison job, at least", min(charged), at_least=limit + 1)
+    trial.figure("losses charged to each poison job, at most", max(charged), at_most=limit + 1)
     # A worker that another job kills costs an attempt, but nothing of the crash budget.
-    trial.figure("workers lost by each, at most", max(map(losses, ended)))
+    trial.figure("workers lost by each poison job, at most", max(map(losses, ended)))
     refused = [
         job
         for job in of("picky")

@@ -20,7 +20,7 @@ EVERY_S = 10.0
 # Redis. Their number, and their duration in seconds.
 BURST = 600
 DURATION_S = (0.5, 1.5)
-# Seconds.
+# Limits, in seconds.
 DELIVERED_S = 20.0
 
 
@@ -43,7 +43,7 @@ async def run(trial: Trial) -> None:
         waits = list(_waits(lost, evidence.events))
         trial.figure("deliveries lost", sum(len(names) for _, names in lost), at_least=flushes)
         trial.figure(
-            "longest time from the loss to the start",
+            "longest time from a lost delivery to the start",
             max((wait for wait in waits if wait > 0), default=float("nan")),
             "s",
             at_most=DELIVERED_S,

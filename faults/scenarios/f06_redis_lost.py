@@ -25,7 +25,7 @@ SHARE = 0.5
 # More jobs than slots, so that the snapshot contains deliveries; and their duration in seconds.
 BURST = 600
 DURATION_S = (0.5, 1.5)
-# Seconds.
+# Limits, in seconds.
 USED_AGAIN_S = 10.0
 RECOVERY_S = 30.0
 
@@ -96,7 +96,9 @@ async def _compare_rates(trial: Trial) -> None:
     total = TURNS * count
     trial.figure("drain rate with Redis", total / with_redis, "/s")
     trial.figure("drain rate without Redis", total / without, "/s")
-    trial.figure("drain rate without Redis to with Redis", with_redis / without, at_least=SHARE)
+    trial.figure(
+        "ratio of the drain rates without and with Redis", with_redis / without, at_least=SHARE
+    )
 
 
 async def _drain(trial: Trial, count: int) -> float:

@@ -93,7 +93,7 @@ async def run(trial: Trial) -> None:
     finally:
         await database.close()
     trial.figure("transactions", writes)
-    trial.figure("rolled back", writers.rolled_back)
+    trial.figure("transactions rolled back", writers.rolled_back)
     trial.on_evidence(lambda evidence: trial.figure("events", len(evidence.events)))
 
 

@@ -15,7 +15,7 @@ from support.proxy import Proxy
 
 LOST_S = 60.0
 SHORT_S = 20.0
-# Seconds.
+# Limits, in seconds.
 DELIVERED_S = 2.0
 RECONNECTED_S = 15.0
 

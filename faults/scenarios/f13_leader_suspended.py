@@ -21,7 +21,7 @@ DUE = 500
 DUE_AGAIN = 100
 # From the submit to the start of the fault, in seconds.
 AHEAD_S = 10.0
-# Seconds.
+# Limits, in seconds.
 TAKEOVER_S = 20.0
 
 

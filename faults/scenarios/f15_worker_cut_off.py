@@ -14,10 +14,10 @@ from headrace_core.domain.lifecycle import EventType
 
 DURATION_S = 60.0
 SHORT_S = 25.0
-# Seconds.
+# Limits, in seconds.
 REJOINED_S = 10.0
 WAIT_S = 5.0
-# After the lease lapses, other workers run its attempts.
+# Includes the lease, after which other workers run the attempts.
 RECOVERY_S = 30.0
 
 
@@ -37,19 +37,23 @@ async def run(trial: Trial) -> None:
         worker.postgres.release()
         back = time.time()
     rejoined = await until(lambda: _has_new_id(trial, worker, ids), within=REJOINED_S + 5)
-    trial.figure("time until it registers under a new id", rejoined, "s", at_most=REJOINED_S)
+    trial.figure(
+        "time until the worker registers under a new id", rejoined, "s", at_most=REJOINED_S
+    )
     await asyncio.sleep(RECOVERY_S + 4)
 
     async with trial.fault("the worker loses Redis", recovers_within=RECOVERY_S):
         worker.redis.hold()
         noticed = await until(lambda: _is_without_redis(worker, True), within=15)
-        trial.figure("time until it claims from PostgreSQL", noticed, "s", at_most=10)
+        trial.figure("time until the worker claims from PostgreSQL", noticed, "s", at_most=10)
         before = await _started(worker)
         await asyncio.sleep(duration)
-        trial.figure("attempts it ended without Redis", await _started(worker) - before, at_least=1)
+        trial.figure(
+            "attempts the worker ended without Redis", await _started(worker) - before, at_least=1
+        )
         worker.redis.release()
     reconnected = await until(lambda: _is_without_redis(worker, False), within=15)
-    trial.figure("time until it uses Redis again", reconnected, "s", at_most=10)
+    trial.figure("time until the worker uses Redis again", reconnected, "s", at_most=10)
     losses = await worker.metric("headrace_lease_losses_total")
     trial.figure("leases lost", losses, at_least=1, at_most=1)
     await asyncio.sleep(RECOVERY_S + 4)
@@ -62,9 +66,9 @@ async def run(trial: Trial) -> None:
         ]
         last = max((moment for moment in starts if moment < back), default=lost)
         trial.figure(
-            "time from the loss to its last start", max(0.0, last - lost), "s", at_most=heartbeat
+            "time from the loss to the last start", max(0.0, last - lost), "s", at_most=heartbeat
         )
-        # A delivery that the worker receives but cannot claim is only repeated after 10 s.
+        # A delivery that this worker receives but cannot claim would be repeated only after 10 s.
         waits = claim_waits(evidence.events, since=lost + heartbeat, until=back)
         trial.figure("longest claim wait of other jobs", max(waits), "s", at_most=WAIT_S)
         trial.figure(

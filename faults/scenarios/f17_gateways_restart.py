@@ -20,10 +20,10 @@ STREAMS = 1000
 JOBS = 20
 DURATION_S = 400.0
 PROGRESS_S = 2.0
-# Seconds.
+# Limits, in seconds.
 RESUMED_S = 30.0
 SPREAD_S = 0.5
-# Events sent before the end of a gateway may still arrive, for so many seconds.
+# Time for events that a gateway sent before its end to arrive, in seconds.
 _IN_TRANSIT_S = 0.3
 
 
@@ -36,7 +36,7 @@ async def run(trial: Trial) -> None:
     async with Client(trial.cluster.targets) as client:
         for job_id in jobs:
             await client.cancel(job_id)
-    # gRPC's server ends calls that it did not pass to a handler before its stop with CANCELLED.
+    # When gRPC's server stops, it ends calls without a handler with a bare CANCELLED.
     trial.expect_codes(only=frozenset({"UNAVAILABLE", "CANCELLED"}))
 
 

@@ -25,7 +25,7 @@ _WINDOW = 65_536
 
 
 async def run(trial: Trial) -> None:
-    # Separate connections, because on a shared one the slowest reader would block the others.
+    # One connection per reader, because the slowest reader blocks a shared connection.
     watchers = trial.add_watchers(channels=READERS // 2, window=_WINDOW)
     slow = [
         watchers.follow(f"slow {number}", Wanted(labels={"load": "load-1"}))

@@ -28,7 +28,7 @@ _WARM_UP = 2_000
 _AT_ONCE = 200
 _CONNECTIONS = 4
 # Longest time until a gateway notices a lost client; it pings every 30 s and waits for 10 s.
-GONE_S = 60.0
+CLOSED_S = 60.0
 # Wait until freed memory is returned to the system, in seconds.
 _REST_S = 10.0
 _ROOT = Path(__file__).resolve().parents[2]
@@ -137,9 +137,9 @@ async def _all_closed(trial: Trial, what: str) -> None:
 
     trial.figure(
         f"time until {what} are closed",
-        await until(none_open, within=GONE_S * 2),
+        await until(none_open, within=CLOSED_S * 2),
         "s",
-        at_most=GONE_S,
+        at_most=CLOSED_S,
     )
 
 

@@ -54,7 +54,7 @@ async def run(trial: Trial) -> None:
         trial.figure(f"shutdown time of a {kind}", longest, "s", at_most=grace + BEYOND_S)
     trial.figure("processes with a nonzero exit code", sum(map(bool, codes)), at_most=0)
     await asyncio.sleep(RECOVERY_S + 4)
-    # gRPC's server ends calls that it did not pass to a handler before its stop with CANCELLED.
+    # When gRPC's server stops, it ends calls without a handler with a bare CANCELLED.
     trial.expect_codes(only=frozenset({"UNAVAILABLE", "CANCELLED"}))
 
     def measure(evidence: Evidence) -> None:

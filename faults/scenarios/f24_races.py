@@ -26,13 +26,13 @@ from headrace_core.store.workers import register_worker, remove_worker, renew_le
 LOAD_PER_S = 20.0
 KEYS = 5
 SUBMITS = 200
-STORMY = 30
+CONTESTED = 30
 PARKED = 20_000
 LEASE_S = 15.0
 HEARTBEAT_S = 5.0
 RECOVERED_S = 25.0
-# Rows of `jobs` that all sessions may read per second, for the load and per parked job. A recovery
-# loop that scanned all parked jobs every 2 s would read 1/2 per parked job.
+# Rows of `jobs` that all sessions may read per second, for the load and for each parked job. A
+# recovery loop that scans all parked jobs every 2 s would read half a row per parked job.
 LOAD_ROWS_PER_S = 1_000.0
 PARKED_SHARE_PER_S = 1 / 8
 # A job type without a handler in the platform's workers.
@@ -49,22 +49,22 @@ async def run(trial: Trial) -> None:
         await trial.load(rate=LOAD_PER_S)
         async with trial.fault(f"{SUBMITS} submits at once with one key, {KEYS} times"):
             await _one_key(trial, clients)
-        async with trial.fault(f"cancels, requeues and ends of {STORMY} jobs at once"):
-            await _storm(trial, clients, seconds=5 if trial.short else 20)
+        async with trial.fault(f"cancels, requeues and ends of {CONTESTED} jobs at once"):
+            await _cancel_and_requeue(trial, clients, seconds=5 if trial.short else 20)
         async with trial.fault("the row of a live worker is deleted"):
-            await _deleted_row(trial, clients[0])
+            await _delete_worker_row(trial, clients[0])
         parked = PARKED // 5 if trial.short else PARKED
         async with (
-            _parked(clients[0], database, parked),
+            _parked_jobs(clients[0], database, parked),
             trial.fault(f"a worker is lost while a live one runs {parked} jobs"),
         ):
-            most = LOAD_ROWS_PER_S + parked * PARKED_SHARE_PER_S
-            await _twins(trial, clients[0], database, most=most)
+            max_rows = LOAD_ROWS_PER_S + parked * PARKED_SHARE_PER_S
+            await _lose_worker(trial, clients[0], database, max_rows=max_rows)
     finally:
         await asyncio.gather(*(client.close() for client in clients))
         await database.close()
     trial.expect_codes(only=frozenset())
-    trial.on_evidence(lambda evidence: _one_winner(trial, evidence))
+    trial.on_evidence(lambda evidence: _check_results(trial, evidence))
 
 
 async def _one_key(trial: Trial, clients: Sequence[Client]) -> None:
@@ -96,17 +96,18 @@ async def _one_key(trial: Trial, clients: Sequence[Client]) -> None:
     trial.figure("refused submits with other content", refused, at_least=KEYS)
 
 
-async def _storm(trial: Trial, clients: Sequence[Client], *, seconds: float) -> None:
+async def _cancel_and_requeue(trial: Trial, clients: Sequence[Client], *, seconds: float) -> None:
     """Cancel and requeue jobs repeatedly while workers run and end them."""
     chance = trial.chance
     jobs = [
-        await clients[0].submit("work", {"seconds": chance.uniform(0.1, 2)}) for _ in range(STORMY)
+        await clients[0].submit("work", {"seconds": chance.uniform(0.1, 2)})
+        for _ in range(CONTESTED)
     ]
     codes: list[str] = []
     won = 0
     end = time.monotonic() + seconds
 
-    async def at(job_id: str, act: Callable[[str], Coroutine[Any, Any, Any]]) -> None:
+    async def repeat(job_id: str, act: Callable[[str], Coroutine[Any, Any, Any]]) -> None:
         nonlocal won
         while time.monotonic() < end:
             try:
@@ -118,19 +119,19 @@ async def _storm(trial: Trial, clients: Sequence[Client], *, seconds: float) -> 
 
     await asyncio.gather(
         *(
-            at(job.id, act)
+            repeat(job.id, act)
             for job in jobs
             for client in clients
             for act in (client.cancel, client.retry)
         )
     )
-    trial.figure("cancels and requeues accepted", won, at_least=STORMY)
+    trial.figure("cancels and requeues accepted", won, at_least=CONTESTED)
     trial.figure("cancels and requeues refused", len(codes), at_least=1)
     others = set(codes) - _LOSERS_CODES
     trial.figure(f"other refusal codes {' '.join(others)}".strip(), len(others), at_most=0)
 
 
-async def _deleted_row(trial: Trial, client: Client) -> None:
+async def _delete_worker_row(trial: Trial, client: Client) -> None:
     jobs = [await client.submit("work", {"seconds": 8}) for _ in range(12)]
     ids = [UUID(job.id) for job in jobs]
 
@@ -164,12 +165,17 @@ async def _deleted_row(trial: Trial, client: Client) -> None:
         return bool(count >= len(trial.cluster.workers))
 
     after = await until(elsewhere, within=RECOVERED_S * 2)
-    trial.figure("time until its jobs run elsewhere", after, "s", at_most=RECOVERED_S)
     trial.figure(
-        "time until the worker registers again", await until(back, within=30), "s", at_most=10
+        "time until the jobs of a deleted worker run elsewhere", after, "s", at_most=RECOVERED_S
+    )
+    trial.figure(
+        "time until the deleted worker registers again",
+        await until(back, within=30),
+        "s",
+        at_most=10,
     )
     lost = await _metric(trial, "headrace_lease_losses_total") - losses_before
-    trial.figure("workers that noticed the loss", lost, at_least=1, at_most=1)
+    trial.figure("workers that noticed the deletion", lost, at_least=1, at_most=1)
 
 
 async def _metric(trial: Trial, name: str) -> float:
@@ -177,7 +183,7 @@ async def _metric(trial: Trial, name: str) -> float:
 
 
 @asynccontextmanager
-async def _parked(client: Client, database: Database, count: int) -> AsyncIterator[None]:
+async def _parked_jobs(client: Client, database: Database, count: int) -> AsyncIterator[None]:
     """Keep `count` jobs running on a live worker for the block."""
     specs = (JobSpec(_TYPE) for _ in range(count))
     ids = [job.id async for batch in client.submit_in_batches(specs) for job in batch.jobs]
@@ -189,12 +195,14 @@ async def _parked(client: Client, database: Database, count: int) -> AsyncIterat
             assert await _end(database, worker_id, page) == len(page)
 
 
-async def _twins(trial: Trial, client: Client, database: Database, *, most: float) -> None:
+async def _lose_worker(
+    trial: Trial, client: Client, database: Database, *, max_rows: float
+) -> None:
     """Lose a worker with a job, and register another worker under its name.
 
     Args:
         trial, client, database: the platform.
-        most: limit for the rows of `jobs` read per second until the job is recovered.
+        max_rows: limit for the rows of `jobs` read per second until the job is recovered.
     """
     job = await client.submit(_TYPE)
     async with _worker(database, "twin", renews=False) as first:
@@ -210,7 +218,7 @@ async def _twins(trial: Trial, client: Client, database: Database, *, most: floa
             after = await until(recovered, within=RECOVERED_S * 2)
             trial.figure("time until the lost job runs again", after, "s", at_most=RECOVERED_S)
             rate = (await _rows_read(trial) - read) / (time.monotonic() - began)
-            trial.figure("rows of jobs read", rate, "/s", at_most=most)
+            trial.figure("rows of jobs read", rate, "/s", at_most=max_rows)
             late = [
                 await _end(database, first, [job.id], attempt=1),
                 await _end(database, first, [job.id], attempt=2),
@@ -300,7 +308,7 @@ async def _rows_read(trial: Trial) -> float:
     return float(count)
 
 
-def _one_winner(trial: Trial, evidence: Evidence) -> None:
+def _check_results(trial: Trial, evidence: Evidence) -> None:
     """Check that each result is from the accepted attempt; a handler returns its attempt number."""
     wrong = [
         job
