@@ -1,6 +1,6 @@
-# Headrace's commands: `make help`.
+# The commands of Headrace; `make help` lists them.
 #
-# PYTHON is only used to create the virtual environment; everything else runs inside of it.
+# PYTHON creates the virtual environment; everything else runs inside it.
 PYTHON ?= python3
 VENV ?= .venv
 
@@ -10,12 +10,12 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-# The services are many short starts of Python: compile each module once, not at every start.
+# Services and tests start many Python processes, so cache compiled modules.
 unexport PYTHONDONTWRITEBYTECODE
 
 PACKAGES := clients/python services/core services/health services/gateway services/scheduler \
 	services/worker services/handlers services/standalone services/ops
-# The environment is made anew when one of these changes.
+# The environment is recreated if one of these files changes.
 PINS := requirements/uv.txt requirements/dev.txt
 STAMP := $(VENV)/.headrace-is-set-up
 
@@ -27,21 +27,21 @@ help: ## Show this list.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: setup
-setup: $(STAMP) ## Create .venv with everything that is needed (done by the others on their own).
+setup: $(STAMP) ## Create .venv with all dependencies; other commands do this automatically.
 
 $(STAMP): $(PINS) $(PACKAGES:%=%/pyproject.toml)
 	@command -v "$(PYTHON)" >/dev/null \
-		|| { echo "make: $(PYTHON) was not found. Install Python 3.11 or newer, or say which one: make PYTHON=/path/to/python" >&2; exit 1; }
+		|| { echo "make: $(PYTHON) was not found. Install Python 3.11 or newer, or select one: make PYTHON=/path/to/python" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "make: Headrace needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" -V 2>&1). Say which one to use: make PYTHON=/path/to/python" >&2; exit 1; }
+		|| { echo "make: Headrace needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" -V 2>&1). Select another one: make PYTHON=/path/to/python" >&2; exit 1; }
 	@"$(PYTHON)" tools/set_up.py "$(VENV)" $(PACKAGES)
 
 .PHONY: demo
-demo: $(STAMP) ## Start the whole platform, run real jobs on it and show each transition.
+demo: $(STAMP) ## Start the whole platform, run real jobs and show each transition.
 	@"$(BIN)/python" examples/demo
 
 .PHONY: up
-up: $(STAMP) ## Start the whole platform and leave it running (Ctrl-C ends it).
+up: $(STAMP) ## Start the whole platform and keep it running; Ctrl-C stops it.
 	@"$(BIN)/headrace" up
 
 .PHONY: test
@@ -51,36 +51,36 @@ test: $(STAMP) ## Run all tests.
 FAULTS = PYTHONPATH=tests:. "$(BIN)/python" -m faults
 
 .PHONY: faults
-faults: $(STAMP) ## Faults, done to real processes under load: all, or S=F7 S="F7 F9"; SEED=17, TIMES=10, A=--docs.
+faults: $(STAMP) ## Inject faults into real processes under load: all, or S="F7 F9"; SEED=17, TIMES=10, A=--docs.
 	@$(FAULTS) $(S) $(if $(SEED),--seed $(SEED)) $(if $(TIMES),--times $(TIMES)) \
 		$(if $(SHORT),--short) $(A)
 
 .PHONY: faults-quick
-faults-quick: $(STAMP) ## As many of them as fit into ten minutes (BUDGET=10), drawn by SEED, in short.
+faults-quick: $(STAMP) ## A random choice of faults in ten minutes (BUDGET=10), with shorter waits; SEED=17.
 	@$(FAULTS) --quick $(if $(SEED),--seed $(SEED)) $(if $(BUDGET),--budget $(BUDGET)) $(A)
 
 .PHONY: fault-points
-fault-points: $(STAMP) ## Faults in each function of the store, in one process, while a whole platform works.
+fault-points: $(STAMP) ## Inject faults into each function of the store, in one process, while the platform runs.
 	HEADRACE_TEST_FAULT_POINTS=1 "$(BIN)/pytest" -n 2 tests/integration/test_fault_points.py
 
 .PHONY: bench
-bench: $(STAMP) ## Headrace beside its peers, half an hour; A=--docs writes docs/benchmarks.md, or other options.
+bench: $(STAMP) ## Compare Headrace with its peers, half an hour; A=--docs updates docs/benchmarks.md.
 	@"$(BIN)/python" bench/compare $(A)
 
 .PHONY: bench-quick
-bench-quick: $(STAMP) ## The same in three minutes: fewer peers, less of everything.
+bench-quick: $(STAMP) ## The same in three minutes, with fewer peers and smaller loads.
 	@"$(BIN)/python" bench/compare --quick $(A)
 
 .PHONY: bench-streams
-bench-streams: $(STAMP) ## Latency, memory and throughput of the streams; A=--quick or other options.
+bench-streams: $(STAMP) ## Measure latency, memory and throughput of streams; A=--quick or other options.
 	@"$(BIN)/python" bench/streams $(A)
 
 .PHONY: check
-check: lint $(STAMP) ## All of lint, and the unit tests.
+check: lint $(STAMP) ## Run lint and the unit tests.
 	"$(BIN)/pytest" -q -n 2 tests/unit
 
 .PHONY: lint
-lint: $(STAMP) ## Format, lint, types, imports, contract, generated code.
+lint: $(STAMP) ## Check format, lint, types, imports, contract and generated code.
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/ruff" check .
 	"$(BIN)/mypy"
@@ -88,7 +88,7 @@ lint: $(STAMP) ## Format, lint, types, imports, contract, generated code.
 	"$(BIN)/buf" lint
 	@$(MAKE) breaking gen-check
 
-# The contract may grow, but what the last release promised stays.
+# The contract may grow, but must stay compatible with the last release.
 .PHONY: breaking
 breaking: $(STAMP)
 	@if tag=$$(git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null); then \
@@ -113,15 +113,15 @@ gen: $(STAMP) ## Generate the stubs from protos/.
 	@$(call generate,$(STUBS))
 
 .PHONY: gen-check
-gen-check: $(STAMP) ## Check that the generated stubs are those of protos/.
+gen-check: $(STAMP) ## Check that the generated stubs match protos/.
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(call generate,"$$folder"); \
 	diff -r --exclude=__pycache__ --exclude=__init__.py "$$folder/headrace/v1" $(STUBS)/headrace/v1 \
-		|| { echo "make: the generated code is not that of protos/. Run make gen." >&2; exit 1; }; \
+		|| { echo "make: the generated code does not match protos/. Run make gen." >&2; exit 1; }; \
 	echo "generated code: up to date"
 
-# $(call pin,FILE,ARGUMENTS) writes requirements/FILE. What it pins already stays as it is, unless
-# UPGRADE=1. Neither an index nor a path of this machine gets into it.
+# $(call pin,FILE,ARGUMENTS) writes requirements/FILE. Existing pins are unchanged, unless UPGRADE=1. The
+# file contains neither an index nor a path of this machine.
 COMPILE = "$(BIN)/uv" pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	$(foreach package,headrace headrace-core headrace-health headrace-gateway headrace-scheduler \
@@ -132,7 +132,7 @@ define pin
 endef
 
 .PHONY: pins
-pins: $(STAMP) ## Pin what the packages ask for in requirements/ (UPGRADE=1: to the newest).
+pins: $(STAMP) ## Pin the dependencies of all packages in requirements/; UPGRADE=1: the newest versions.
 	$(call pin,uv.txt,--group uv)
 	$(call pin,dev.txt,pyproject.toml --group dev)
 	$(call pin,build.txt,--group build --constraints requirements/dev.txt)
@@ -145,7 +145,7 @@ pins: $(STAMP) ## Pin what the packages ask for in requirements/ (UPGRADE=1: to 
 		echo "$${input%.in}.txt"; $(COMPILE) "$$input" --output-file "$${input%.in}.txt" >/dev/null; done
 
 .PHONY: wheels
-wheels: $(STAMP) ## Build a wheel of each package in dist/, to install with pip.
+wheels: $(STAMP) ## Build a wheel of each package in dist/, for pip.
 	@rm -rf dist
 	@for package in $(PACKAGES); do \
 		"$(BIN)/uv" build --quiet --wheel --no-build-isolation --python "$(BIN)/python" --out-dir dist "$$package"; done
@@ -153,6 +153,6 @@ wheels: $(STAMP) ## Build a wheel of each package in dist/, to install with pip.
 	@ls dist/*.whl
 
 .PHONY: clean
-clean: ## Remove .venv and caches. The data of make up (.headrace) stays.
+clean: ## Remove .venv and caches, but not the data of make up (.headrace).
 	rm -rf "$(VENV)" .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
