@@ -55,13 +55,11 @@ def charts(report: Report) -> list[Chart]:
         _ranked(
             report,
             "latency",
-            f"Latency from submit to known end, p99 at {plan.rate:g} jobs/s (ms)",
+            f"Latency, p99 at {plan.rate:g} jobs/s (ms)",
             ("C", answer.case(plan)),
             value="p99_ms",
         ),
-        _ranked(
-            report, "end-to-end", "Jobs from submit to known end (jobs/s)", ("D", end_to_end.ENDS)
-        ),
+        _ranked(report, "end-to-end", "End to end (jobs/s)", ("D", end_to_end.ENDS)),
         _cpu(report),
         _growth(report),
     ]
@@ -133,7 +131,7 @@ def _cpu(report: Report) -> Chart:
 def _growth(report: Report) -> Chart:
     return Chart(
         name="growth",
-        title="Jobs from submit to known end, by contents of the database (jobs/s)",
+        title="End to end on filled databases (jobs/s)",
         bars=tuple(
             Bar(label=one.case, value=one.values[_RATE], ours=True)
             for one in report.summaries
