@@ -128,7 +128,7 @@ __all__ = [
     "WrongEventLoop",
 ]
 
-# Names that need gRPC are imported on first use. The import of gRPC takes longer than all others,
+# Names that need gRPC are imported on first use. The import of gRPC takes longer than the rest,
 # and `headrace --help` does not need it.
 _ON_GRPC = {
     "Batch": "headrace.handle",

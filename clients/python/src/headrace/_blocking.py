@@ -177,8 +177,8 @@ class Blocking(Generic[A]):
         self._thread = thread
 
 
-# These derive a synchronous method from an asynchronous one. Signature and documentation are the
-# same, so the two cannot differ.
+# The functions below derive a synchronous method from an asynchronous one, with the same signature
+# and documentation, so the two cannot differ.
 
 
 def blocking(

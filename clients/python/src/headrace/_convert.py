@@ -326,7 +326,7 @@ def _retry_policy(message: job_pb2.RetryPolicy) -> RetryPolicy:
 def _time(message: Any, field: str) -> datetime | None:
     if not message.HasField(field):
         return None
-    # Three times as fast as Timestamp.ToDatetime.
+    # This is three times as fast as Timestamp.ToDatetime.
     timestamp: Timestamp = getattr(message, field)
     return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
 

@@ -68,7 +68,7 @@ _BY_REASON: Final[dict[str, type[CallError]]] = {
 _BY_CODE: Final[dict[str, type[CallError]]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "UNAVAILABLE": Unavailable,
-    # A server ends the calls that arrive while it stops with this code.
+    # The code of a call that arrives while the server stops.
     "CANCELLED": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "INTERNAL": InternalError,

@@ -45,7 +45,7 @@ from headrace.watch import JobWatch, Watch
 _SERVING: Final = 1
 # The maximum of an int64.
 _MAX_SEQ: Final = 2**63 - 1
-# In characters; the gateway replaces a longer one.
+# Maximum length in characters; the gateway replaces a longer id.
 _MAX_CORRELATION_ID: Final = 128
 
 

@@ -1,4 +1,4 @@
-"""The handlers that come with Headrace; a worker finds them by entry points.
+"""The built-in handlers of Headrace; a worker finds them by entry points.
 
 | type | effect | settings |
 |---|---|---|

@@ -39,7 +39,7 @@ _NOT_PUBLIC: Final = tuple(
         ),
     )
 )
-# These addresses contain an IPv4 address (RFC 6052), which is checked instead.
+# Addresses with an embedded IPv4 address (RFC 6052), which is checked instead.
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 

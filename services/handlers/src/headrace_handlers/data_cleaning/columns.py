@@ -47,7 +47,7 @@ def check_format(format_: str, kind: ColumnType) -> None:
     polars reads `dd.mm.yyyy` as a constant and `%d.%m` as a date of the year 1.
 
     Raises:
-        ValueError: the format does not; the message contains the reason.
+        ValueError: the format cannot read that date; the message contains the reason.
     """
     if "%f" in format_.replace("%%", ""):
         # polars would read any number of its digits as nanoseconds.

@@ -76,8 +76,8 @@ class Files:
         """Open a table, which is read when the frame is collected. All values of CSV are text.
 
         Raises:
-            Fail: the file is missing, too large or not a table. A failed collect in the block
-                also raises this.
+            Fail: the file is missing, too large or not a table; also if `collect` fails in the
+                block.
         """
         name = self.name(path)
         with _open(path, name) as file:
