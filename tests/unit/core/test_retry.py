@@ -52,15 +52,15 @@ def test_backoff_is_within_zero_and_max_backoff(
 def test_requested_wait_is_kept_and_its_end_is_spread(
     policy: RetryPolicy, retry: int, draw: float, asked: timedelta
 ) -> None:
-    wait = policy.backoff(retry, lambda: draw, asked=asked)
+    wait = policy.backoff(retry, lambda: draw, at_least=asked)
     assert asked <= wait <= asked + policy.max_backoff
-    assert policy.backoff(retry, lambda: 0.0, asked=asked) == asked
+    assert policy.backoff(retry, lambda: 0.0, at_least=asked) == asked
 
 
 def test_requested_waits_of_many_jobs_end_at_many_moments() -> None:
     policy = RetryPolicy(initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=30))
     asked = timedelta(seconds=5)
-    seconds = Counter(int(policy.backoff(6, asked=asked).total_seconds()) for _ in range(1000))
+    seconds = Counter(int(policy.backoff(6, at_least=asked).total_seconds()) for _ in range(1000))
     assert min(seconds) >= 5
     assert max(seconds.values()) < 100
 

@@ -104,7 +104,7 @@ class Lookup:
 
     async def _read_once(self) -> None:
         clock = asyncio.get_running_loop().time
-        asked = clock()
+        start = clock()
         found: Container[str] = ()
         error: Exception | None = None
         try:
@@ -113,7 +113,7 @@ class Lookup:
         except Exception as caught:  # noqa: BLE001 - any error means unknown
             error = caught
         # A result is as old as the start of the read, a failure as old as its end.
-        self._valid_until = (asked if error is None else clock()) + self._max_age
+        self._valid_until = (start if error is None else clock()) + self._max_age
         if error is not None and not self._failing:
             _log.warning("health_not_read", names=self._prefix, error=type(error).__name__)
         self._failing = error is not None

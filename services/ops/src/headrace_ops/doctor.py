@@ -102,8 +102,8 @@ async def _check_database(connection: Connection, settings: Settings) -> list[Fi
     found = [*findings.check_server(server, pool_size=settings.database_pool_size)]
     start = datetime.now(UTC)
     clock = await diagnosis.read_clock(connection)
-    took = datetime.now(UTC) - start
-    found.append(findings.check_clock(clock - (start + took / 2), took))
+    round_trip = datetime.now(UTC) - start
+    found.append(findings.check_clock(clock - (start + round_trip / 2), round_trip))
     folder = server.settings.get("data_directory")
     if folder and urlsplit(settings.postgresql_url).hostname in _LOOPBACK:
         disk = findings.check_disk(folder)

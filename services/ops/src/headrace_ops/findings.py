@@ -105,14 +105,14 @@ def _check_connections(server: DatabaseServer, pool_size: int) -> Finding:
         if (count := server.sessions.get(f"headrace-{name}-listen", 0))
     }
     if services:
-        ours = sum(server.sessions.values())
+        own_sessions = sum(server.sessions.values())
         # Each process has a pool, and one session that waits for wake-ups.
         maximum = sum(services.values()) * (pool_size + 1)
         named = ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in services.items())
         text += f"; {named} may open {maximum} with HEADRACE_DATABASE_POOL_SIZE={pool_size}"
         if (
             level is Level.OK
-            and max(0, server.connections - ours) + maximum > server.max_connections
+            and max(0, server.connections - own_sessions) + maximum > server.max_connections
         ):
             level = Level.WARN
     return Finding(

@@ -53,10 +53,10 @@ class _Renew(Loop):
         Raises:
             StaleTerm: the term is over.
         """
-        asked = time.monotonic()
+        sent = time.monotonic()
         async with self._database.statement() as connection:
             await renew_lead(connection, term=self._term, lease=timedelta(seconds=self._lease))
-        self._on_renewed(asked)
+        self._on_renewed(sent)
         return self._lease / 3
 
 
@@ -111,14 +111,14 @@ class Leader:
         is_standby = False
         try:
             # Read before the statement, so the lease ends here no later than in the database.
-            asked = self._clock()
+            sent = self._clock()
             async with self._database.statement() as connection:
                 term = await take_lead(
                     connection, holder=self._id, lease=timedelta(seconds=self._timing.lease)
                 )
             is_standby = term is None
             if term is not None:
-                self._on_renewed(asked)
+                self._on_renewed(sent)
                 await self._lead(term)
         finally:
             # Also after a fault with an unknown result, so that another scheduler can lead at once.
@@ -154,8 +154,8 @@ class Leader:
             if not task.cancelled() and (fault := task.exception()):
                 raise fault
 
-    def _on_renewed(self, asked: float) -> None:
-        self._end = asked + self._timing.lease
+    def _on_renewed(self, sent: float) -> None:
+        self._end = sent + self._timing.lease
 
     async def _until_over(self, *tasks: asyncio.Future[Any]) -> None:
         """Return when a task has ended, or when it is time to end the tasks."""

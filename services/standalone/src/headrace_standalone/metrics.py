@@ -41,15 +41,15 @@ def metrics_addresses(
         ):
             if address := environment.get(_VARIABLE.format(service.upper())):
                 addresses |= _consecutive(names, address)
-    taken: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for name, address in addresses.items():
-        if other := taken.get(address):
+        if other := owners.get(address):
             raise EmbeddedServerError(
                 f"{other} and {name} would both serve their metrics on {address}. Choose other "
                 "ports with HEADRACE_GATEWAY_METRICS_ADDRESS, HEADRACE_SCHEDULER_METRICS_ADDRESS "
                 "and HEADRACE_WORKER_METRICS_ADDRESS, or use --metrics-port."
             )
-        taken[address] = name
+        owners[address] = name
     return addresses
 
 

@@ -92,7 +92,7 @@ class Supervised:
                 but `stop` must still be called.
         """
         self._task = asyncio.create_task(self._run(), name=f"supervise {self._program.name}")
-        began = time.monotonic()
+        start = time.monotonic()
         limit = _NOTICE_EVERY if self._program.postpones else self._program.start_timeout
         while True:
             try:
@@ -103,7 +103,7 @@ class Supervised:
                 if not self._program.postpones:
                     self._stopping.set()
                     raise self._failed(f"did not serve within {limit:g} s") from None
-            waited = time.monotonic() - began
+            waited = time.monotonic() - start
             self._announce(
                 f"{self._program.name} is not serving after {waited:.0f} s. "
                 f"Its log ends with:\n{self._log.tail(1)}"
@@ -126,14 +126,14 @@ class Supervised:
     async def _run(self) -> None:
         deaths = 0
         while not self._stopping.is_set():
-            began = time.monotonic()
+            start = time.monotonic()
             end = await self._run_once(again=deaths > 0)
             if self._stopping.is_set():
                 return
             if not self._served.done():
                 self._served.set_exception(self._failed(end))
                 return
-            deaths = 1 if time.monotonic() - began > _STABLE_S else deaths + 1
+            deaths = 1 if time.monotonic() - start > _STABLE_S else deaths + 1
             wait = self._restarts.backoff(deaths).total_seconds()
             self._announce(f"{self._program.name} {end}; starting it again in {wait:.1f} s")
             with suppress(TimeoutError):

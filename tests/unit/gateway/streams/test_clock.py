@@ -15,7 +15,7 @@ AHEAD = 1_700_000_000.0
 
 def reading(asked: float, read: float, answered: float, *, ahead: float = AHEAD) -> ClockReading:
     """A reading of the clock at a time between the request and the response."""
-    return ClockReading(asked=asked, time=read + ahead, answered=answered)
+    return ClockReading(sent=asked, time=read + ahead, received=answered)
 
 
 def offset(clock: DatabaseClock) -> float:

@@ -15,7 +15,7 @@ from headrace_core.runtime.settings import Settings
 # The only arq function. Its argument is the name of the delivery.
 FUNCTION = "run"
 
-# Lifetime of a delivery that no worker pops, in milliseconds. The scheduler delivers again earlier.
+# Lifetime of a delivery that no worker pops, in milliseconds. The scheduler redelivers earlier.
 EXPIRE_MS = 3_600_000
 
 # Returns the id of the installation, which is part of every key.

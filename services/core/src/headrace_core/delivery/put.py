@@ -97,7 +97,7 @@ class Deliverer:
         """Check that Redis accepts deliveries.
 
         Raises:
-            Unavailable: Redis does not.
+            Unavailable: Redis is unavailable or refuses writes.
         """
         installation = await self._identify()
         try:

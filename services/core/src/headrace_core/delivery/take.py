@@ -163,7 +163,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         A full server or a replica still answers, but receives no deliveries.
 
         Raises:
-            Exception: Redis does not.
+            Exception: Redis lacks BZMPOP or refuses the write.
         """
         if self._too_old:
             # The server may have been replaced.

@@ -1,1 +1,1 @@
-"""The values and rules of jobs. They import the standard library alone."""
+"""The values and rules of jobs. They import only the standard library."""

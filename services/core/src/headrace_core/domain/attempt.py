@@ -126,8 +126,8 @@ class AttemptReport:
         key: the attempt.
         progress: the progress, in a report without output.
         output: the piece of output, in a report without progress.
-        number: the position among the reports of the attempt, from 1. It shows whether a report
-            whose answer was lost was written. None if the position is unknown.
+        number: the position among the reports of the attempt, from 1; None if it is unknown. A
+            worker that lost the answer compares it with the number of written reports.
 
     Raises:
         ValueError: both fields are set, or neither.
@@ -140,4 +140,4 @@ class AttemptReport:
 
     def __post_init__(self) -> None:
         if (self.progress is None) == (self.output is None):
-            raise ValueError("a report has either progress or output, not both or none")
+            raise ValueError("a report must have either progress or output")

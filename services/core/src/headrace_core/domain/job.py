@@ -132,8 +132,9 @@ class Job:
 
 
 def rank_of(job: Job) -> float:
-    """Return the place of a job in its lane, lowest first: its due time in milliseconds since
-    1970, minus the waiting that its priority equals.
+    """Return the rank of a job in its lane; the lowest rank is first.
+
+    It is the due time in milliseconds since 1970, minus the waiting time that the priority equals.
     """
     return (job.due_time.timestamp() - job.priority * PRIORITY_POINT.total_seconds()) * 1000
 

@@ -105,7 +105,7 @@ def is_error_type(name: str) -> bool:
     return 1 <= len(name) <= MAX_ERROR_TYPE and "\0" not in name
 
 
-# Progress. Every list and every stream carries it.
+# The limits of progress, which every list and every stream sends.
 MAX_PROGRESS_MESSAGE_BYTES: Final = 4096
 MAX_COUNTERS: Final = 64
 MAX_COUNTER_NAME: Final = 64

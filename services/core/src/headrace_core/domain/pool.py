@@ -93,7 +93,7 @@ class Pool:
 
 
 def serves_queue(queues: Collection[str], queue: str) -> bool:
-    """Return whether a worker with these `queues` takes jobs from `queue`."""
+    """Return whether a worker with these `queues` serves `queue`."""
     return not queues or queue in queues
 
 

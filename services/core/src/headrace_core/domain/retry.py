@@ -87,22 +87,22 @@ class RetryPolicy:
         retry: int,
         draw: Callable[[], float] = random.random,
         *,
-        asked: timedelta | None = None,
+        at_least: timedelta | None = None,
     ) -> timedelta:
         """Return the wait before a retry.
 
         Args:
             retry: the number of the retry, from 1.
             draw: returns a number in [0, 1).
-            asked: the least wait that the handler, or a server that it called, requested. The
+            at_least: the least wait that the handler, or a server that it called, requested. The
                 random share of the backoff is added, because many jobs may get the same request.
         """
         # The bounded exponent keeps a large retry number from overflowing a float.
         growth = self.multiplier ** min(retry - 1, 64)
         base = min(self.max_backoff.total_seconds(), self.initial_backoff.total_seconds() * growth)
         random_share = base * self.jitter * draw()
-        if asked is not None:
-            return min(max(asked, timedelta()), MAX_DURATION) + timedelta(seconds=random_share)
+        if at_least is not None:
+            return min(max(at_least, timedelta()), MAX_DURATION) + timedelta(seconds=random_share)
         return timedelta(seconds=base - random_share)
 
 

@@ -13,8 +13,8 @@ _CUT: Final = "…"
 def clean_text(text: str, limit: int) -> str:
     """Return `text` cut to `limit` characters, with a `?` for each character that is unfit.
 
-    NUL, other control characters and lone surrogates are unfit: PostgreSQL, UTF-8 or a terminal
-    cannot take them.
+    NUL, other control characters and lone surrogates are unfit, because PostgreSQL, UTF-8 or a
+    terminal rejects them.
     """
     if len(text) > limit:
         text = text[: limit - 1] + _CUT

@@ -77,7 +77,7 @@ class LoopRecord:
         runs: successful runs.
         failures: failed runs.
         running: whether a loop of this name runs now.
-        last_success: when a run last succeeded, or when the loop started; by the runner's clock.
+        last_success: time of the last successful run, or of the start, by the runner's clock.
     """
 
     runs: Signal = field(default_factory=Signal)

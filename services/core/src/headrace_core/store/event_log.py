@@ -92,9 +92,9 @@ class ClockReading:
     `time` is in seconds since 1970.
     """
 
-    asked: float
+    sent: float
     time: float
-    answered: float
+    received: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,9 +193,9 @@ async def read_end(conn: Connection) -> LogEnd:
     The last settled place is not before the start, even if the newest events were pruned: no
     reading may begin before the start.
     """
-    asked = time.monotonic()
+    sent = time.monotonic()
     row = (await conn.execute(_END)).one()
-    snapshot = _snapshot(row["head"], asked)
+    snapshot = _snapshot(row["head"], sent)
     top = (row["top_xid"], row["top_position"])
     return LogEnd(
         snapshot=snapshot,
@@ -218,7 +218,7 @@ async def read_unseen(conn: Connection, *, seen: Seen, limit: int) -> Reading:
     """
     # If an event is visible now and was not then, its writer was open then. Either the writer is in
     # seen.open, or its id is above every event seen, and so is the event's xid.
-    asked = time.monotonic()
+    sent = time.monotonic()
     rows = await conn.execute(
         _unseen(limit),
         {
@@ -230,7 +230,7 @@ async def read_unseen(conn: Connection, *, seen: Seen, limit: int) -> Reading:
             "after_positions": [str(place[1]) for place in seen.open.values()],
         },
     )
-    snapshot = _snapshot(rows[0]["head"], asked)
+    snapshot = _snapshot(rows[0]["head"], sent)
     page = _page(rows[1:], limit)
     return Reading(snapshot=snapshot, page=page, seen=_with_page(seen, snapshot, page))
 
@@ -283,9 +283,9 @@ async def read_range(conn: Connection, *, after: Place, through: Place, limit: i
     return _page(rows, limit)
 
 
-def _snapshot(head: str, asked: float) -> Snapshot:
-    """Parse the first column of an answer."""
-    answered = time.monotonic()
+def _snapshot(head: str, sent: float) -> Snapshot:
+    """Parse the first column of a response."""
+    received = time.monotonic()
     visible, clock, start_xid, start_position = head.split(" ")
     # xmin:xmax:xip,xip,… (PostgreSQL's documentation, "Snapshot Components").
     horizon, unassigned, in_progress = visible.split(":")
@@ -294,7 +294,7 @@ def _snapshot(head: str, asked: float) -> Snapshot:
         next=int(unassigned),
         open=frozenset(int(xid) for xid in in_progress.split(",") if xid),
         start=(int(start_xid), int(start_position)),
-        clock=ClockReading(asked=asked, time=float(clock), answered=answered),
+        clock=ClockReading(sent=sent, time=float(clock), received=received),
     )
 
 

@@ -44,11 +44,11 @@ def prepare_schema(connection: Connection, schema: str) -> None:
     if connection.scalar(_NAMED, found | {"table": VERSION_TABLE}) is None:
         old = _old_place(connection, schema)
         names = [table.name for table in metadata.sorted_tables]
-        taken = connection.scalars(_TAKEN, found | {"names": names}).all()
-        if taken and old != schema:
+        existing = connection.scalars(_TAKEN, found | {"names": names}).all()
+        if existing and old != schema:
             raise MigrationRefused(
-                f'the schema "{schema}" already has a table "{taken[0]}" of another application; '
-                "set HEADRACE_DATABASE_SCHEMA to another schema"
+                f'the schema "{schema}" already has a table "{existing[0]}" of another '
+                "application; set HEADRACE_DATABASE_SCHEMA to another schema"
             )
         if old is not None:
             _move(connection, old, schema)

@@ -34,14 +34,14 @@ class DatabaseClock:
 
     def set(self, reading: ClockReading) -> None:
         """Narrow the bounds of the offset by a reading."""
-        low, high = reading.time - reading.answered, reading.time - reading.asked
-        slack = (reading.answered - self._read) * _DRIFT
+        low, high = reading.time - reading.received, reading.time - reading.sent
+        slack = (reading.received - self._read) * _DRIFT
         self._low = max(self._low - slack, low)
         self._high = min(self._high + slack, high)
         if self._low > self._high:
             # The database's clock was adjusted.
             self._low, self._high = low, high
-        self._read = reading.answered
+        self._read = reading.received
         self._offset = (self._low + self._high) / 2
 
     def now(self) -> float:

@@ -123,10 +123,10 @@ class Dispatch(Loop):
             whole = page.whole
             self._page_size = min(max(_MIN_PAGE, 2 * page.delivered), _MAX_PAGE)
         self._supplied = not page.full
-        self._set_pause(delivered, page, took=self._clock() - start)
+        self._set_pause(delivered, page, duration=self._clock() - start)
         return self._timing.dispatch
 
-    def _set_pause(self, delivered: int, page: _Page, *, took: float) -> None:
+    def _set_pause(self, delivered: int, page: _Page, *, duration: float) -> None:
         now = self._clock()
         elapsed, self._last_run = now - self._last_run, now
         low, high = _PAUSE
@@ -139,7 +139,7 @@ class Dispatch(Loop):
         else:
             pause = _PAUSE_PER_JOB * delivered
         # Runs take at most half of the time.
-        self.pause = min(max(low, pause, took), high)
+        self.pause = min(max(low, pause, duration), high)
 
     async def _deliver_page(self) -> _Page:
         """Deliver the next jobs by rank."""
@@ -149,24 +149,24 @@ class Dispatch(Loop):
                 pool.name: pool.slots - pool.running + pool.workers * self._prefetch
                 for pool in pools
             }
-            able = [name for name, places in most.items() if places > 0]
-            if not able:
+            open_pools = [name for name, places in most.items() if places > 0]
+            if not open_pools:
                 return _Page(delivered=0, capacity=0, whole=True, full=True)
             # A job that is claimed between the two statements counts in neither. Then one delivery
             # too many waits in Redis for the next slot.
             heads = await ready_heads(
                 connection,
-                pools=able,
-                limit=min(self._page_size, sum(most[name] for name in able)),
+                pools=open_pools,
+                limit=min(self._page_size, sum(most[name] for name in open_pools)),
                 # Unclaimed deliveries still wait in PostgreSQL, at the head of their lanes.
                 known={lane: len(known) for lane, known in self._unclaimed.items()},
             )
-        fresh = self._compare(heads, pools, able)
+        undelivered = self._compare(heads, pools, open_pools)
         unclaimed = Counter(
             entry.pool for known in self._unclaimed.values() for entry in known.values()
         )
         room = {name: places - unclaimed[name] for name, places in most.items()}
-        planned = plan(fresh, pools, room)
+        planned = plan(undelivered, pools, room)
         for name, jobs in planned.jobs.items():
             await self._deliverer.deliver(name, [(job.key, job.rank) for job in jobs])
             entry = _Unclaimed(name, self._clock())
@@ -177,40 +177,41 @@ class Dispatch(Loop):
             capacity=sum(pool.slots + pool.workers * self._prefetch for pool in pools),
             whole=planned.whole,
             # The jobs that wait for a full pool were not read.
-            full=planned.full or len(able) < len(pools),
+            full=planned.full or len(open_pools) < len(pools),
         )
 
     def _compare(
         self, heads: Sequence[Head], pools: Sequence[Pool], read: Sequence[str]
     ) -> list[Head]:
-        """Forget deliveries that no longer wait or that are overdue; return the heads without the
-        other unclaimed ones.
+        """Return the heads without unclaimed deliveries.
+
+        Deliveries that are claimed or overdue are no longer remembered as unclaimed.
         """
         now = self._clock()
         live = {pool.name for pool in pools}
         overdue = 0
         kept: dict[Lane, dict[AttemptKey, _Unclaimed]] = self._unread(heads, pools, read)
-        fresh: list[Head] = []
+        undelivered: list[Head] = []
         for head in heads:
             known = self._unclaimed.get(head.lane, {})
-            still: dict[AttemptKey, _Unclaimed] = {}
+            pending: dict[AttemptKey, _Unclaimed] = {}
             ranks, keys = [], []
             for rank, key in zip(head.ranks, head.keys, strict=True):
                 entry = known.get(key)
                 if entry is not None and entry.pool in live:
                     if now - entry.since <= self._redeliver_after:
-                        still[key] = entry
+                        pending[key] = entry
                         continue
                     overdue += 1
                 ranks.append(rank)
                 keys.append(key)
-            if still:
-                kept[head.lane] = still
-            fresh.append(Head(lane=head.lane, ranks=ranks, keys=keys, whole=head.whole))
+            if pending:
+                kept[head.lane] = pending
+            undelivered.append(Head(lane=head.lane, ranks=ranks, keys=keys, whole=head.whole))
         if overdue:
             _log.info("jobs_delivered_again", jobs=overdue)
         self._unclaimed = kept
-        return fresh
+        return undelivered
 
     def _unread(
         self, heads: Sequence[Head], pools: Sequence[Pool], read: Sequence[str]

@@ -36,16 +36,16 @@ def plan(heads: Sequence[Head], pools: Iterable[Pool], room: Mapping[str, int]) 
         room: deliveries that each pool can still take, by name.
     """
     left = {pool.name: room[pool.name] for pool in pools if room.get(pool.name, 0) > 0}
-    able: dict[Lane, list[str]] = {}
+    candidates: dict[Lane, list[str]] = {}
     for head in heads:
-        able[head.lane] = [
+        candidates[head.lane] = [
             pool.name for pool in pools if pool.name in left and pool.serves(head.lane)
         ]
     last = {head.keys[-1] for head in heads if not head.whole and head.keys}
     planned: dict[str, list[ReadyJob]] = {}
     full = False
     for job in _by_rank(heads):
-        names = [name for name in able[job.lane] if left[name] > 0]
+        names = [name for name in candidates[job.lane] if left[name] > 0]
         if not names:
             full = True
             continue

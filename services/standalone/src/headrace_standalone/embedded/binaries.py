@@ -105,11 +105,13 @@ def _make_private(cache: Path, account: Account) -> None:
     except FileExistsError:
         pass
     status = cache.lstat()
-    if not stat.S_ISDIR(status.st_mode) or not _ours(status) or status.st_mode & 0o022:
+    if not stat.S_ISDIR(status.st_mode) or not _is_trusted(status) or status.st_mode & 0o022:
         raise PermissionError("another user can change it")
     for parent in cache.parents:
         status = parent.stat()
-        if not _ours(status) or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
+        if not _is_trusted(status) or (
+            status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+        ):
             raise PermissionError(f"another user can change {parent}")
     if not all(_allows(account, folder, stat.S_IXOTH) for folder in (cache, *cache.parents)):
         raise PermissionError("the server's user cannot enter it")
@@ -117,7 +119,7 @@ def _make_private(cache: Path, account: Account) -> None:
         raise PermissionError("programs in it cannot be run")
 
 
-def _ours(status: os.stat_result) -> bool:
+def _is_trusted(status: os.stat_result) -> bool:
     return status.st_uid in {0, os.geteuid()}
 
 

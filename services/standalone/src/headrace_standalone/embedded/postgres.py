@@ -180,18 +180,18 @@ class EmbeddedPostgres:
         return str(data) if self._account is None else "/proc/self/cwd"
 
     def _check_version(self) -> None:
-        ours = subprocess.run(  # noqa: S603 - our own command
+        program_version = subprocess.run(  # noqa: S603 - our own command
             [self._binaries / "postgres", "--version"],
             check=True,
             capture_output=True,
             text=True,
             timeout=_PROBE_TIMEOUT,
         ).stdout.split()[-1]
-        theirs = (self._data / "PG_VERSION").read_text().strip()
-        if ours.split(".")[0] != theirs:
+        data_version = (self._data / "PG_VERSION").read_text().strip()
+        if program_version.split(".")[0] != data_version:
             raise EmbeddedServerError(
-                f"{self._data} belongs to PostgreSQL {theirs}, but this is PostgreSQL {ours}. "
-                "Choose another folder with --data."
+                f"{self._data} belongs to PostgreSQL {data_version}, but this is PostgreSQL "
+                f"{program_version}. Choose another folder with --data."
             )
 
     def _end_leftover(self) -> None:

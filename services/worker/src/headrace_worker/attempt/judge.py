@@ -95,7 +95,7 @@ def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Attemp
     if not policy.may_retry(job.retries_used):
         return failed(job, described)
     asked = error.wait if isinstance(error, Retry) else None
-    backoff = policy.backoff(job.retries_used + 1, asked=asked)
+    backoff = policy.backoff(job.retries_used + 1, at_least=asked)
     return AttemptEnd(
         key=job.key,
         event=EventType.RETRY_SCHEDULED,

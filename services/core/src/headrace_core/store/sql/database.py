@@ -216,7 +216,7 @@ class Database:
         try:
             # Initializes the pool at the first use.
             await pool
-            lent = await pool.acquire(timeout=self._timeout)
+            pooled = await pool.acquire(timeout=self._timeout)
         except asyncpg.PostgresError as error:
             if not self._connected:
                 # A first connection that is refused has wrong settings: report the reason.
@@ -224,8 +224,8 @@ class Database:
             # A change of the password or a failover may be in progress.
             raise Unavailable("postgresql") from error
         self._connected = True
-        # The pool detaches a lost connection from `lent`. The driver still reports the loss.
-        driver: Driver = lent._con  # type: ignore[attr-defined] # noqa: SLF001
+        # The pool detaches a lost connection from `pooled`. The driver still reports the loss.
+        driver: Driver = pooled._con  # type: ignore[attr-defined] # noqa: SLF001
         try:
             yield driver
         except BaseException as error:
@@ -239,9 +239,9 @@ class Database:
                     await pool.expire_connections()
             # An error of the release must not replace the first one, least of all a cancellation.
             with suppress(Exception):
-                await pool.release(lent, timeout=_RELEASE_S)
+                await pool.release(pooled, timeout=_RELEASE_S)
             raise
-        await pool.release(lent, timeout=_RELEASE_S)
+        await pool.release(pooled, timeout=_RELEASE_S)
 
 
 async def until_lost(connection: asyncpg.Connection, *, probe: float) -> NoReturn:

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from headrace_core.domain.errors import ShuttingDown, Unavailable
 
-# Items that count as a crowd, and the wait for the next item of a crowd, in seconds.
+# The number of items that counts as a crowd, and the wait for the next item of a crowd, in seconds.
 _CROWD: Final = 5
 _STEP: Final = 0.001
 

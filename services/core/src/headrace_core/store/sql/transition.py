@@ -145,8 +145,8 @@ class Transition:
         schema: str = "",
     ) -> None:
         starts = _starts(events, sources)
-        if twice := changes.keys() & _OWN:
-            raise ValueError(f"the builder sets {sorted(twice)}")
+        if duplicates := changes.keys() & _OWN:
+            raise ValueError(f"the builder sets {sorted(duplicates)}")
         values = {
             **_new_state(events, starts, state),
             "seq": f"j.seq + {several.per_row if several else 1}",
