@@ -88,8 +88,8 @@ class MetricsServer:
     It answers even while the event loop is busy.
 
     Args:
-        address: `host:port`; port 0 takes any free one. The server listens on this address alone.
-            Empty: nothing is served, and starting it does nothing.
+        address: `host:port`; port 0 takes any free one. The server listens on this address only.
+            If it is empty, `start` does nothing.
         registry: the metrics, read in another thread.
     """
 
@@ -101,7 +101,7 @@ class MetricsServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on; 0 while it does not."""
+        """The port of the server; 0 while it does not listen."""
         return self._server.server_port if self._server is not None else 0
 
     async def start(self) -> None:

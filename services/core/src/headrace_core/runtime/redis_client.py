@@ -25,7 +25,7 @@ _PROBE_MS: Final = 1000
 def connection_pool(settings: Settings, *, name: str | None = None) -> ConnectionPool:
     """Return a pool of connections that time out after `redis_timeout` seconds and never retry.
 
-    The caller handles faults; a hidden retry would delay that.
+    The caller handles faults, and a hidden retry would delay it.
 
     Args:
         settings: where Redis is.

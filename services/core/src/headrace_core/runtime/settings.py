@@ -145,7 +145,7 @@ class Settings(BaseSettings):
     def _check_database_url(cls, url: SecretStr) -> SecretStr:
         # The driver in the scheme is replaced by asyncpg.
         if not re.match(r"postgres(ql)?(\+\w+)?://", url.get_secret_value()):
-            raise ValueError("it must begin with postgresql://")
+            raise ValueError("must begin with postgresql://")
         check_database_url(url.get_secret_value())
         return url
 
@@ -160,7 +160,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_redis_url(cls, url: SecretStr) -> SecretStr:
         if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("it must begin with redis://, rediss:// or unix://")
+            raise ValueError("must begin with redis://, rediss:// or unix://")
         check_redis_url(url.get_secret_value())
         return url
 

@@ -168,6 +168,6 @@ def _split(url: str) -> SplitResult:
 
 def _unreadable() -> ValueError:
     return ValueError(
-        "it cannot be read; write the characters / ? # @ : of a user name or password as "
+        "malformed URL; write the characters / ? # @ : of a user name or password as "
         "%2F %3F %23 %40 %3A"
     )

@@ -130,7 +130,7 @@ class WakeBus:
         return subscription
 
     def unsubscribe(self, subscription: WakeSubscription) -> None:
-        """Deliver nothing more to a subscription."""
+        """Stop deliveries to a subscription."""
         for subscribers in self._subscriptions.values():
             subscribers.pop(subscription, None)
 
@@ -147,7 +147,7 @@ class WakeBus:
         """Check that Redis accepts writes, for the health check.
 
         Raises:
-            Exception: Redis does not.
+            Exception: Redis rejected the write or did not answer.
         """
         await check_writes(self._redis, await self._database.installation_id())
 

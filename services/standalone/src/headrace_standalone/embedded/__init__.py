@@ -15,7 +15,7 @@ class DataFolderInUse(EmbeddedServerError):
 
     Args:
         path: the folder.
-        pid: the process; None if it cannot be read.
+        pid: the process; None if it is unknown.
     """
 
     def __init__(self, path: Path, pid: int | None) -> None:

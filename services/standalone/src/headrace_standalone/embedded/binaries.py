@@ -84,7 +84,7 @@ def _copy(installed: Path, cache: Path) -> Path:
             shutil.copyfile(file, copied)
             copied.chmod(_mode(file))
         for folder, _, _ in os.walk(draft, topdown=False):
-            # The umask may have removed permissions. The draft itself is last.
+            # The umask may have removed permissions. The draft itself becomes public last.
             os.chmod(folder, 0o755)  # noqa: PTH101, S103 - public programs, as in /usr/bin
         draft.rename(target)
         return target

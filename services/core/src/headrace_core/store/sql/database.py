@@ -269,7 +269,7 @@ def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, An
     """Return asyncpg's arguments for the server of the settings.
 
     Args:
-        settings: has the URL. docs/production.md lists its options.
+        settings: the URL. docs/production.md lists its options.
         writes: whether a standby is refused. If the URL has several hosts, the primary is used in
             either case.
     """
@@ -290,9 +290,9 @@ def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, An
 
 
 def server_error(error: BaseException | None) -> asyncpg.PostgresError | None:
-    """Return the server's answer in a chain of causes; None when the server did not answer.
+    """Return the error of the server in a chain of causes; None if the server did not answer.
 
-    Its message has no part of the URL, unlike a driver's.
+    Its message contains no part of the URL, unlike that of a driver.
     """
     while error is not None and not isinstance(error, asyncpg.PostgresError):
         error = error.__cause__
