@@ -114,9 +114,9 @@ class BatchWorker(Worker, Generic[Claimed]):
         self._wait_s = min(_WAIT_S, settings.redis_timeout / 2)
         # The time of the next poll of PostgreSQL.
         self._poll_at = self.loop.time()
-        # Whether the last poll found jobs and no delivery has arrived since.
+        # True if the last poll found jobs and no delivery has arrived since.
         self._found_undelivered = False
-        # Whether the last claim skipped an attempt, and the seconds until the poll that follows.
+        # True if the last claim skipped an attempt; the seconds from such a claim to the next poll.
         self._skipped = False
         self._skipped_s = _SKIPPED_S
 
