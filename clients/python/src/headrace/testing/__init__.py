@@ -232,11 +232,16 @@ class FakeGateway:
             self.fail(job.id, error)
             return
         if not inspect.isawaitable(result):
-            self.succeed(job.id, result)
+            self._return(job.id, result)
             return
         task = asyncio.ensure_future(self._run(job.id, result))
         self._running[job.id] = task
-        task.add_done_callback(lambda _: self._running.pop(job.id, None))
+        task.add_done_callback(lambda ended: self._forget(job.id, ended))
+
+    def _forget(self, job_id: str, task: asyncio.Task[None]) -> None:
+        # A requeue may have started the next attempt.
+        if self._running.get(job_id) is task:
+            del self._running[job_id]
 
     def _cancelling(self, job_id: str) -> None:
         """Cancel the coroutine of a job whose end was requested."""
@@ -256,7 +261,17 @@ class FakeGateway:
                 self.fail(job_id, error)
             return
         if self._is_current(job_id, attempt):
-            self.succeed(job_id, value)
+            self._return(job_id, value)
+
+    def _return(self, job_id: str, result: Any) -> None:
+        """End a job with the result of its function."""
+        try:
+            encode(result)
+        except (TypeError, ValueError) as error:
+            detail = _error("NotJson", str(error), retryable=False)
+            self._advance(job_id, "FAILED", "FAILED", error=detail)
+        else:
+            self.succeed(job_id, result)
 
     def _is_current(self, job_id: str, attempt: int) -> bool:
         job = self._jobs.find(job_id)

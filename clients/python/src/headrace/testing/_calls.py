@@ -75,7 +75,7 @@ class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # it takes none a
             while True:
                 step = asyncio.ensure_future(_next(stream))
                 await asyncio.wait({step, ending}, return_when=asyncio.FIRST_COMPLETED)
-                if not step.done():
+                if ending.done():
                     if (refusal := ending.result()) is not None:
                         raise CallError(refusal)
                     return

@@ -219,7 +219,11 @@ class Jobs:
         result: bytes | None = None,
         due: datetime | None = None,
     ) -> Job:
-        """Write a transition, or raise StateConflict if the lifecycle does not allow it."""
+        """Write a transition, and return the job after it, in the BASIC view.
+
+        Raises:
+            StateConflict: the lifecycle does not allow it.
+        """
         job = self.find(job_id)
         sources, targets = LIFECYCLE[event]
         if state_of(job) not in sources or state not in targets:
@@ -244,9 +248,10 @@ class Jobs:
             if detail is not None:
                 getattr(job, name).CopyFrom(detail)
         self._add(job, event, state, error=error, progress=progress, output=output)
+        basic = without_documents(job)
         if state == "QUEUED":
             self._queued(job)
-        return job
+        return basic
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a waiting job, or request the end of a running one."""
@@ -264,7 +269,7 @@ class Jobs:
         """Return a job to its queue, or to its schedule if it never started."""
         job = self.find(job_id)
         later = "QUEUED" if job.attempt else _first_state(job)
-        return without_documents(self.advance(job_id, "REQUEUED", later))
+        return self.advance(job_id, "REQUEUED", later)
 
     def matching(self, start: int, job_filter: JobFilter) -> Iterator[tuple[int, JobEvent]]:
         """Yield the matching events after `start` events, each with the cursor after it."""
