@@ -13,7 +13,7 @@ from headrace_core.runtime.settings import Settings
 
 
 def short_settings(database_url: str, redis_url: str, **changes: Any) -> Settings:
-    """Return settings with free ports and with shorter waits than the defaults.
+    """Return settings with free ports and with waits that suit tests.
 
     Args:
         database_url: a database with the schema.
@@ -29,6 +29,8 @@ def short_settings(database_url: str, redis_url: str, **changes: Any) -> Setting
         "shutdown_grace": 5.0,
         "redeliver_after": 2.0,
         "worker_processes": 2,
+        # Calls wait for a busy machine.
+        "call_timeout": 60.0,
         # A process that a busy machine holds up for seconds keeps its attempts.
         "worker_lease": 10.0,
         "worker_beat": 1.0,
