@@ -80,7 +80,7 @@ async def test_stream_of_a_job_ends_ok_after_its_end(
     assert await call.code() == StatusCode.OK
 
 
-async def test_late_watch_sees_what_an_early_one_saw(client: Client, driver: Driver):
+async def test_late_watch_sees_the_same_as_an_early_one(client: Client, driver: Driver):
     job = await client.submit(SCRIPTED, {})
     early = asyncio.create_task(collect(client, job.id))
     await driver.start(job.id)
@@ -210,7 +210,7 @@ async def test_marks_of_many_jobs_have_cursors(jobs: JobServiceStub, client: Cli
         assert response.mark == pb.WATCH_MARK_IDLE
     assert names(response.events) == [(job.id, 1)]
     call.cancel()
-    # The event comes again after an earlier cursor, and not after its own.
+    # The stream repeats the event after an earlier cursor, and not after its own.
     for cursor, expected in ((idle.cursor, [(job.id, 1)]), (response.cursor, [])):
         call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter, cursor=cursor))
         found: list[Any] = []

@@ -51,7 +51,7 @@ async def read_until(call: Any, mark: int) -> list[Any]:
 
 
 async def read_to_events(call: Any) -> Any:
-    """Return the next response with events; an unsettled event may come after a mark."""
+    """Return the next response with events; an unsettled event may follow a mark."""
     while not (response := await read(call)).events:
         assert response.mark
     return response
@@ -76,7 +76,7 @@ async def receiving(
         call.cancel()
 
 
-# What exists
+# Creation and lists
 
 
 async def test_subscription_is_created_once(client: Client, name: str):

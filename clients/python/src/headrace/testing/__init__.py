@@ -18,7 +18,7 @@ Run jobs in one of two ways:
   `emit`, then one of `succeed`, `fail`, `interrupt`, `lose`, `end_cancelled`, `expire`. A
   transition that the lifecycle of a job does not allow raises `StateConflict`.
 
-Time does not pass by itself: `fail(job_id, error, retry=True)` leaves a job RETRYING, and a job
+Time does not pass: `fail(job_id, error, retry=True)` leaves a job RETRYING, and a job
 with a schedule time stays SCHEDULED, until `make_due`.
 
 Inject faults: `gateway.refuse(3)` refuses the next three calls with UNAVAILABLE, `gateway.cut()`
@@ -33,7 +33,7 @@ It does less in these points:
   policies are not.
 - Timeouts, deadlines, retry policies and priorities have no effect.
 - ListJobs supports `=`, AND and OR in parentheses; other filters are UNIMPLEMENTED.
-- Documents are always sent as `Data.json`, whatever `data_encoding` asks for.
+- Documents are always sent as `Data.json`; `data_encoding` has no effect.
 - There is one tenant, and no reflection.
 """
 
