@@ -1,4 +1,4 @@
-"""The services as real processes, on a database and a Redis of the module's own."""
+"""The services as real processes, with a database and a Redis for each test module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TESTS = Path(__file__).parent.parent
 def shared_processes(
     module_settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Processes]:
-    """A gateway, a scheduler and a worker with the handlers of the tests."""
+    """A gateway, a scheduler and a worker with the handlers in `support.handlers`."""
     with ExitStack() as stack:
         settings = module_settings.model_copy(
             update={"log_format": "json", "shutdown_grace": 1.0, "worker_lease": 3.0}
@@ -52,7 +52,7 @@ def shared_processes(
 
 @pytest.fixture
 def processes(shared_processes: Processes) -> Processes:
-    """The processes, all of them: what the test before has ended is started again."""
+    """The running processes; those that the previous test ended are restarted."""
     missing = [server for server in shared_processes.servers() if not server.running]
     for server in missing:
         server.stop()

@@ -1,4 +1,4 @@
-"""What streams are for: cut them 1,000 times, restart both gateways, and nothing is missing."""
+"""Streams miss no event after 1,000 cuts and a restart of both gateways."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WATCHERS = 50
 CUTS = 1_000
 EVENTS = 20_000
 
-# Far more than any wait should take, for a machine that does much else meanwhile; in seconds.
+# The limit of each wait in seconds, generous for a busy machine.
 DEADLINE_S = 150
 
 
@@ -40,8 +40,9 @@ DEADLINE_S = 150
 async def gateways(
     settings: Settings, tmp_path: Path
 ) -> AsyncIterator[tuple[GatewayProcess, GatewayProcess]]:
-    """Two gateways that tell every stream when they stop, and a worker that nobody takes for dead,
-    on a busy machine as well.
+    """Two gateways with time to end every stream at a stop, and a worker with a long lease.
+
+    Both settings allow for a busy machine.
     """
     patient = settings.model_copy(
         update={"shutdown_grace": 30.0, "worker_lease": 15.0, "worker_beat": 5.0}
@@ -51,7 +52,7 @@ async def gateways(
 
 
 @pytest.mark.timeout(400)
-async def test_watchers_that_are_cut_at_random_see_every_event_once_and_in_order(
+async def test_randomly_cut_watchers_see_every_event_once_in_order(
     gateways: tuple[GatewayProcess, GatewayProcess], database: Database
 ):
     seed = int(os.environ.get("HEADRACE_TEST_SEED") or random.randrange(1_000_000))
@@ -70,7 +71,7 @@ async def test_watchers_that_are_cut_at_random_see_every_event_once_and_in_order
     ):
         load = EventLoad(client, database, chance)
 
-        # Those that follow with the client, and the rows of job_events that each one must see.
+        # Watchers that use the client, and the condition for the events that each must receive.
         proxies = [one.proxy.address, other.proxy.address]
         clients = [
             (ClientWatcher(proxies), "true"),
@@ -82,7 +83,8 @@ async def test_watchers_that_are_cut_at_random_see_every_event_once_and_in_order
         for watcher, _ in clients:
             await watcher.live.wait()
 
-        # Those that are cut, and resume by hand: a filter, its rows, how many follow it.
+        # Watchers that resume by themselves: a filter, the condition for its events, and the number
+        # of watchers.
         batch, further = await load.submit_batch(1000), await load.submit_batch(1000)
         thousand = [job.id for job in (*batch.jobs[:500], *further.jobs[:500])]
         ends = [JOB_STATE_SUCCEEDED, JOB_STATE_FAILED]
@@ -140,14 +142,14 @@ async def test_watchers_that_are_cut_at_random_see_every_event_once_and_in_order
 
 
 def check_cursors(watcher: JobsWatcher, places: dict[Name, Place]) -> None:
-    """Each cursor stood behind all that had come by then, and before what came next."""
+    """Assert that each cursor is after the events received so far and before the next one."""
     for place, count in watcher.cursors:
         assert count == 0 or places[watcher.seen[count - 1]] <= place
         assert count == len(watcher.seen) or place < places[watcher.seen[count]]
 
 
 async def read_rows(database: Database, rows: str) -> dict[Name, Place]:
-    """The rows of job_events that meet a condition, in the order of all events."""
+    """Return the events that meet a condition, in the order of the event log."""
     async with database.transaction() as connection:
         found = await connection.execute(
             text(
@@ -160,5 +162,5 @@ async def read_rows(database: Database, rows: str) -> dict[Name, Place]:
 
 
 async def read_gaps(gateway: GatewayProcess) -> float:
-    """How often a stream of the gateway has missed an event, as its metrics say."""
+    """Return the number of gaps in the gateway's streams, from its metrics."""
     return (await scrape(gateway.metrics_port))["headrace_stream_gaps_total"]

@@ -1,6 +1,6 @@
-"""Every code block of the README and the docs runs as it stands, on one live platform.
+"""Every code block of the README and the docs runs unchanged, on one live platform.
 
-A new block needs nothing here if it runs. A block that cannot run gets a reason in NOT_RUN.
+A new block that runs needs no change here. A block that cannot run needs a reason in NOT_RUN.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ DEADLINE_S = 90
 # A block without a language holds commands if its first word is one of these.
 COMMANDS = {"docker", "export", "grep", "grpcurl", "headrace", "make", "pip", "python"}
 
-# A part of a command, or of a block, that does not run here, and the reason.
+# A part of a command or block that cannot run in this test, and the reason.
 NOT_RUN = {
-    "make ": "CI runs demo, test and faults-quick; the others take up to half an hour",
-    "pip install": "it changes the environment; tests/unit/test_packages.py builds a wheel",
-    "-format-error": "it is refused, as it should be; test_grpcurl.py runs it",
-    "AckSubscription": "it acknowledges an event of a watch that still runs",
-    "docker": "there is no container engine",
+    "make ": "CI runs demo, test and faults-quick; other targets take up to half an hour",
+    "pip install": "changes the environment; tests/unit/test_packages.py builds a wheel",
+    "-format-error": "returns an error on purpose; test_grpcurl.py runs it",
+    "AckSubscription": "needs a cursor of a running watch",
+    "docker": "needs a container engine",
     "async def run(trial": "an excerpt of a scenario in faults/scenarios",
     "require_packages(": "tests/unit/worker/test_loading.py installs such a package",
-    "UPDATE accounts SET": "an excerpt of examples/payments.py, which has a test of its own",
+    "UPDATE accounts SET": "an excerpt of examples/payments.py, which has its own test",
 }
-# The statements in sql are on the reader's own tables.
+# The SQL blocks use the reader's own tables.
 LANGUAGES_NOT_RUN = {
     "sql",
     "proto",
@@ -58,13 +58,13 @@ LANGUAGES_NOT_RUN = {
     "ini",
 }
 
-# Commands and Python that go on until they are interrupted.
+# Commands and Python code that run until they are interrupted.
 ENDLESS = re.compile(
     r"WatchJobs|WatchSubscription|Health/Watch|headrace watch|subscription watch"
     r"|client\.(watch|subscribe)\("
 )
 
-# What a Python excerpt may use without having made it.
+# The names that a Python excerpt may use without defining them.
 PRELUDE = """
 import asyncio
 from headrace import *
@@ -87,7 +87,7 @@ class Block:
 
     @property
     def reason(self) -> str | None:
-        """Why it does not run as a whole."""
+        """The reason why the block does not run, or None if it does."""
         if self.language in LANGUAGES_NOT_RUN:
             return f"{self.language} does not run here"
         return None if self.is_shell else reason_of(self.text)
@@ -99,7 +99,7 @@ class Block:
         )
 
     def commands(self) -> list[str]:
-        """The commands of a block for a shell, each on one line."""
+        """Return the commands of a shell block, each on one line."""
         lines = self.text.replace("\\\n", " ").splitlines()
         stripped = [line.removeprefix("$ ") for line in lines]
         return [line for line in stripped if line.strip() and not line.startswith("#")]
@@ -125,11 +125,11 @@ HANDLERS = [one for one in BLOCKS if one.language == "python" and "@handler(" in
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """A platform with a job that has failed.
+    """A running platform with a failed job.
 
     Attributes:
         folder: the working directory, with `.headrace` in it.
-        environment: for commands.
+        environment: the environment variables of the commands.
         replacements: the placeholders of the docs and their values here.
     """
 
@@ -159,14 +159,14 @@ class Live:
             finally:
                 timer.cancel()
         if endless:
-            # An interrupted command may end with any code, and not with an error.
+            # An interrupted command may exit with any code, but must print no error.
             assert not re.search(r"^(error|ERROR|Failed)|Error:", printed, re.MULTILINE), printed
             assert printed
         else:
             assert process.returncode == 0, f"{command[-1]}\n{printed}"
 
-    def filled(self, text: str) -> str:
-        """The text with the placeholders replaced."""
+    def fill(self, text: str) -> str:
+        """Return `text` with the placeholders replaced."""
         for placeholder, value in self.replacements.items():
             text = text.replace(placeholder, value)
         return text
@@ -174,7 +174,7 @@ class Live:
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a command `headrace` that starts fast."""
+    """A folder with a `headrace` command that starts fast."""
     folder = tmp_path_factory.mktemp("bin")
     with warm_cli(tmp_path_factory.mktemp("cli")) as command:
         script = folder / "headrace"
@@ -185,7 +185,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def live(commands: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """`headrace up` with the handlers of the docs, as a reader would have it."""
+    """`headrace up` with the handlers of the docs, as a reader would start it."""
     folder = tmp_path_factory.mktemp("docs")
     modules = []
     for number, block in enumerate(one for one in HANDLERS if one.reason is None):
@@ -248,7 +248,7 @@ def live(commands: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
 
 
 async def _failed_job(address: str) -> tuple[str, str]:
-    """Let a job fail; return its id and a cursor."""
+    """Submit a job that fails; return its id and a cursor."""
     async with Client(address) as client, client.watch(labels={"docs": "failed"}) as watch:
         job = await client.submit("broken", {}, labels={"docs": "failed"})
         async with asyncio.timeout(DEADLINE_S):
@@ -260,7 +260,7 @@ async def _failed_job(address: str) -> tuple[str, str]:
 
 
 def _keep_busy(address: str, stop: threading.Event) -> None:
-    """Give the watches of the docs something to report: jobs with the labels that they ask for."""
+    """Submit jobs with the labels and the queue that the watches in the docs use."""
     with SyncClient(address) as client:
         while not stop.wait(0.2):
             client.submit("square_sum", {"data": [1]}, labels={"team": "ml"})
@@ -269,7 +269,7 @@ def _keep_busy(address: str, stop: threading.Event) -> None:
 
 @pytest.fixture(autouse=True)
 def no_subscription(request: pytest.FixtureRequest) -> None:
-    """Each block begins without the subscription that several blocks create."""
+    """Delete the subscription that several blocks create."""
     if "live" in request.fixturenames:
         target = request.getfixturevalue("live").environment["HEADRACE_TARGET"]
         with SyncClient(target) as client, suppress(SubscriptionNotFound):
@@ -288,26 +288,26 @@ PYTHON = [
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("block", SHELL, ids=ids(SHELL))
-def test_commands_run_as_they_stand(live: Live, block: Block) -> None:
+def test_shell_block_runs_unchanged(live: Live, block: Block) -> None:
     for command in block.commands():
         if reason_of(command) is None:
             live.run(
-                ["bash", "-euo", "pipefail", "-c", live.filled(command)],
+                ["bash", "-euo", "pipefail", "-c", live.fill(command)],
                 endless=ENDLESS.search(command) is not None,
             )
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("block", PYTHON, ids=ids(PYTHON))
-def test_python_runs_as_it_stands(live: Live, block: Block) -> None:
-    code = live.filled(block.text)
-    if not is_whole(code):
+def test_python_block_runs_unchanged(live: Live, block: Block) -> None:
+    code = live.fill(block.text)
+    if not is_program(code):
         code = PRELUDE.format(body=textwrap.indent(code, " " * 8))
     live.run([sys.executable, "-u", "-c", code], endless=ENDLESS.search(block.text) is not None)
 
 
-def is_whole(code: str) -> bool:
-    """Whether Python takes the code as a program; an excerpt awaits outside of a function."""
+def is_program(code: str) -> bool:
+    """Return whether the code compiles as a program; an excerpt awaits outside a function."""
     try:
         compile(code, "<docs>", "exec")
     except SyntaxError:
@@ -316,7 +316,7 @@ def is_whole(code: str) -> bool:
 
 
 @pytest.mark.timeout(300)
-def test_handlers_of_the_docs_are_loaded(live: Live) -> None:
+def test_handlers_in_the_docs_are_loaded(live: Live) -> None:
     declared = {
         name
         for block in HANDLERS
@@ -330,7 +330,7 @@ def test_handlers_of_the_docs_are_loaded(live: Live) -> None:
         assert client.submit("ship", {"items": ["a", "b"]}).result() == {"shipped": 2}
 
 
-def test_json_of_the_docs_is_json() -> None:
+def test_json_blocks_are_valid_json() -> None:
     for block in BLOCKS:
         if block.language in {"json", "jsonl"} or (
             not block.language and block.text.startswith("{")
@@ -339,6 +339,6 @@ def test_json_of_the_docs_is_json() -> None:
                 json.loads(line)
 
 
-def test_blocks_are_found() -> None:
+def test_docs_contain_shell_and_python_blocks() -> None:
     assert len(SHELL) > 8
     assert len(PYTHON) > 2

@@ -1,4 +1,4 @@
-"""Headrace from a terminal, with the grpcurl that people use."""
+"""Headrace from a terminal, with grpcurl."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def grpcurl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs grpcurl to its end."""
+    """Run grpcurl and return its exit code and output."""
     return subprocess.run(
         command(*arguments),
         capture_output=True,
@@ -38,7 +38,7 @@ def grpcurl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def call(address: str, method: str, request: object) -> list[Any]:
-    """Calls a method; returns its responses."""
+    """Call a method; return its responses."""
     done = grpcurl("-d", json.dumps(request), address, method)
     assert done.returncode == 0, done.stderr
     decoder, text, found = json.JSONDecoder(), done.stdout.strip(), []
@@ -49,7 +49,7 @@ def call(address: str, method: str, request: object) -> list[Any]:
     return found
 
 
-def test_it_lists_and_describes_the_services(processes: Processes) -> None:
+def test_reflection_lists_and_describes_the_services(processes: Processes) -> None:
     listed = grpcurl(processes.gateway_address, "list").stdout.split()
     assert {
         "grpc.health.v1.Health",
@@ -63,7 +63,7 @@ def test_it_lists_and_describes_the_services(processes: Processes) -> None:
     assert "rpc SubmitJob ( .headrace.v1.SubmitJobRequest )" in described
 
 
-def test_it_submits_and_watches_to_the_end(processes: Processes) -> None:
+def test_submit_and_watch_shows_events_to_the_end(processes: Processes) -> None:
     responses = call(
         processes.gateway_address,
         f"{JOBS}/SubmitAndWatch",
@@ -83,7 +83,7 @@ def test_it_submits_and_watches_to_the_end(processes: Processes) -> None:
     assert [event for response in watched for event in response["events"]] == events
 
 
-def test_its_max_time_can_be_the_deadline_of_a_job(processes: Processes) -> None:
+def test_job_deadline_is_the_max_time_of_the_call(processes: Processes) -> None:
     [submitted] = call(
         processes.gateway_address,
         f"{JOBS}/SubmitJob",
@@ -94,7 +94,7 @@ def test_its_max_time_can_be_the_deadline_of_a_job(processes: Processes) -> None
     assert timedelta() < ends - made < timedelta(seconds=DEADLINE_S + 5)
 
 
-def test_it_cancels_a_running_job_and_requeues_it(processes: Processes) -> None:
+def test_running_job_is_cancelled_and_requeued(processes: Processes) -> None:
     address = processes.gateway_address
     [submitted] = call(address, f"{JOBS}/SubmitJob", {"job": {"type": "t.forever"}})
     job_id = submitted["job"]["id"]
@@ -107,7 +107,7 @@ def test_it_cancels_a_running_job_and_requeues_it(processes: Processes) -> None:
     call(address, f"{JOBS}/CancelJob", {"job_id": job_id})
 
 
-def test_it_is_told_every_violation_at_once(processes: Processes) -> None:
+def test_invalid_submit_returns_every_violation(processes: Processes) -> None:
     done = grpcurl(
         *("-d", json.dumps({"job": {"type": "No Such Type!", "priority": 101}})),
         processes.gateway_address,
@@ -119,8 +119,8 @@ def test_it_is_told_every_violation_at_once(processes: Processes) -> None:
     assert "job.priority" in done.stderr
 
 
-def test_it_decodes_the_details_of_an_error(processes: Processes) -> None:
-    """As docs/api.md shows it."""
+def test_error_details_are_decoded(processes: Processes) -> None:
+    """Decode the error that docs/api.md shows."""
     done = grpcurl(
         *("-format-error", "-d", json.dumps({"job": {"type": "No Such Type!"}})),
         processes.gateway_address,
@@ -133,7 +133,7 @@ def test_it_decodes_the_details_of_an_error(processes: Processes) -> None:
     assert details["BadRequest"]["field_violations"][0]["field"] == "job.type"
 
 
-def test_it_shows_idle_marks_of_a_quiet_job(processes: Processes) -> None:
+def test_watch_of_a_quiet_job_sends_idle_marks(processes: Processes) -> None:
     address = processes.gateway_address
     [submitted] = call(address, f"{JOBS}/SubmitJob", {"job": {"type": "t.forever"}})
     job_id = submitted["job"]["id"]
@@ -151,7 +151,7 @@ def test_it_shows_idle_marks_of_a_quiet_job(processes: Processes) -> None:
     assert process.returncode == 0
 
 
-def test_a_payload_is_checked_against_its_handlers_schema(processes: Processes) -> None:
+def test_payload_that_breaks_its_schema_is_rejected(processes: Processes) -> None:
     done = grpcurl(
         *("-d", json.dumps({"job": {"type": "t.double", "payload": {"value": {"nr": 1}}}})),
         processes.gateway_address,
@@ -162,12 +162,12 @@ def test_a_payload_is_checked_against_its_handlers_schema(processes: Processes) 
 
 
 @pytest.mark.parametrize("service", range(3), ids=["gateway", "scheduler", "worker"])
-def test_it_probes_the_health_of_every_service(processes: Processes, service: int) -> None:
+def test_health_of_every_service_is_serving(processes: Processes, service: int) -> None:
     [answer] = call(processes.addresses()[service], "grpc.health.v1.Health/Check", {})
     assert answer == {"status": "SERVING"}
 
 
-def test_it_probes_the_health_of_a_queue(processes: Processes) -> None:
+def test_health_of_a_queue_is_serving(processes: Processes) -> None:
     queue = {"service": "queue/default"}
     [answer] = call(processes.gateway_address, "grpc.health.v1.Health/Check", queue)
     assert answer == {"status": "SERVING"}
@@ -185,7 +185,7 @@ def test_it_probes_the_health_of_a_queue(processes: Processes) -> None:
     assert (done.returncode, done.stdout) == (0, "SERVING\n")
 
 
-def test_it_watches_a_queue_lose_its_worker_and_get_another(processes: Processes) -> None:
+def test_health_watch_follows_the_workers_of_a_queue(processes: Processes) -> None:
     watch = subprocess.Popen(
         command(
             *("-d", json.dumps({"service": "queue/default"})),
@@ -199,7 +199,7 @@ def test_it_watches_a_queue_lose_its_worker_and_get_another(processes: Processes
     try:
         assert next(statuses) == "SERVING"
         processes.worker.kill()
-        # Nobody tells: its lease has to lapse.
+        # A killed worker sends no message, so its lease must lapse.
         assert next(statuses) == "NOT_SERVING"
         processes.worker.start()
         assert next(statuses) == "SERVING"
@@ -210,7 +210,7 @@ def test_it_watches_a_queue_lose_its_worker_and_get_another(processes: Processes
         watch.communicate()
 
 
-def test_it_lists_the_handlers_with_their_schemas(processes: Processes) -> None:
+def test_handlers_are_listed_with_their_schemas(processes: Processes) -> None:
     [answer] = call(processes.gateway_address, "headrace.v1.HandlerService/ListHandlers", {})
     handlers = {handler["type"]: handler for handler in answer["handlers"]}
     assert {"email", "data_cleaning", "ai_task", "http_request", "square_sum"} <= set(handlers)
@@ -219,7 +219,7 @@ def test_it_lists_the_handlers_with_their_schemas(processes: Processes) -> None:
 
 
 def first_events(address: str, method: str, request: object) -> dict[str, Any]:
-    """Watches until there are events; returns the response that brings them."""
+    """Return the first response of a watch that contains events."""
     arguments = command("-d", json.dumps(request), address, method)
     decoder, text = json.JSONDecoder(), ""
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as watch:
@@ -227,7 +227,7 @@ def first_events(address: str, method: str, request: object) -> dict[str, Any]:
             assert watch.stdout is not None
             for line in watch.stdout:
                 text += line
-                # A response ends with a brace that is not indented.
+                # A response ends with an unindented brace.
                 if line.rstrip() in {"}", "{}"}:
                     response = decoder.decode(text)
                     if "events" in response:
@@ -235,10 +235,10 @@ def first_events(address: str, method: str, request: object) -> dict[str, Any]:
                     text = ""
         finally:
             watch.terminate()
-    pytest.fail("the watch has ended")
+    pytest.fail("the watch ended without events")
 
 
-def test_a_subscription_shows_each_event_until_it_is_acknowledged(processes: Processes) -> None:
+def test_subscription_repeats_an_event_until_acknowledged(processes: Processes) -> None:
     address = processes.gateway_address
     subscription = {"name": "grpcurl", "filter": {"labels": {"for": "grpcurl"}}}
     [created] = call(address, f"{SUBSCRIPTIONS}/CreateSubscription", subscription)
@@ -271,7 +271,7 @@ def test_a_subscription_shows_each_event_until_it_is_acknowledged(processes: Pro
     assert "Code: NotFound" in done.stderr
 
 
-def test_the_protos_are_where_the_readme_says(processes: Processes) -> None:
+def test_protos_are_in_the_documented_folder(processes: Processes) -> None:
     protos = Path(__file__).parents[2] / "protos"
     done = grpcurl(
         *("-import-path", str(protos), "-proto", "headrace/v1/job_service.proto"),

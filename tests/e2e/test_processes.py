@@ -1,4 +1,4 @@
-"""The processes themselves: killed, stopped, started with settings that cannot be."""
+"""The processes: killed, stopped, or started with invalid settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headrace import JobEventType, JobState, SyncClient
 from support.processes import Processes
 
 
-def test_a_job_survives_the_death_of_its_worker(processes: Processes) -> None:
+def test_job_of_a_killed_worker_succeeds(processes: Processes) -> None:
     with SyncClient(processes.gateway_address) as client:
         job = client.submit("t.flaky_worker", {"number": 0})
         seen = []
@@ -28,7 +28,7 @@ def test_a_job_survives_the_death_of_its_worker(processes: Processes) -> None:
         assert (ended.state, ended.attempt, ended.retries_used) == (JobState.SUCCEEDED, 2, 0)
 
 
-def test_a_stream_goes_on_after_the_gateway_was_killed(processes: Processes) -> None:
+def test_stream_continues_after_a_kill_of_the_gateway(processes: Processes) -> None:
     with SyncClient(processes.gateway_address) as client:
         job = client.submit("t.forever")
         seqs = []
@@ -41,7 +41,7 @@ def test_a_stream_goes_on_after_the_gateway_was_killed(processes: Processes) -> 
         assert seqs == [1, 2, 3, 4]
 
 
-def test_jobs_go_on_after_the_scheduler_was_killed(processes: Processes) -> None:
+def test_jobs_succeed_after_a_kill_of_the_scheduler(processes: Processes) -> None:
     with SyncClient(processes.gateway_address) as client:
         client.submit("t.echo").result(timeout=30)
         processes.scheduler.kill()
@@ -50,32 +50,32 @@ def test_jobs_go_on_after_the_scheduler_was_killed(processes: Processes) -> None
         assert job.result(timeout=30) == {"a": 1, "attempt": 1}
 
 
-def test_the_logs_tell_the_life_of_a_job_and_never_its_payload(processes: Processes) -> None:
+def test_logs_contain_a_jobs_events_but_no_payload(processes: Processes) -> None:
     with SyncClient(processes.gateway_address) as client:
         job = client.submit(
-            "t.echo", {"secret": "a payload of one's own"}, correlation_id="trace-17"
+            "t.echo", {"secret": "a confidential payload"}, correlation_id="trace-17"
         )
         job.result(timeout=30)
-    # What a process has to say is said when it has ended.
+    # After its end, a process writes no more log lines.
     for server in processes.servers():
         server.stop()
     logs = [server.log.read_text() for server in processes.servers()]
-    assert "a payload of one's own" not in "".join(logs)
+    assert "a confidential payload" not in "".join(logs)
     lines = [json.loads(line) for log in logs for line in log.splitlines() if line.startswith("{")]
-    told = {line["event"]: line for line in lines if line.get("job_id") == job.id}
-    assert {"job_submitted", "job_started", "job_succeeded"} <= told.keys()
-    assert told["job_started"]["attempt"] == 1
+    logged = {line["event"]: line for line in lines if line.get("job_id") == job.id}
+    assert {"job_submitted", "job_started", "job_succeeded"} <= logged.keys()
+    assert logged["job_started"]["attempt"] == 1
     for event in ("job_submitted", "job_started", "job_succeeded"):
-        assert told[event]["correlation_id"] == "trace-17"
+        assert logged[event]["correlation_id"] == "trace-17"
 
 
-def test_each_service_stops_cleanly_on_sigterm(processes: Processes) -> None:
+def test_service_stops_cleanly_on_sigterm(processes: Processes) -> None:
     for server in (processes.worker, processes.scheduler, processes.gateway):
         assert server.terminate(within=10) == 0, server.log.read_text()
 
 
 @pytest.mark.parametrize("service", ["gateway", "scheduler", "worker"])
-def test_settings_that_cannot_be_end_the_start_with_what_to_do(service: str) -> None:
+def test_insecure_address_ends_the_start_with_advice(service: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"headrace_{service}"],
         env={**os.environ, f"HEADRACE_{service.upper()}_ADDRESS": "0.0.0.0:0"},
@@ -89,7 +89,7 @@ def test_settings_that_cannot_be_end_the_start_with_what_to_do(service: str) -> 
     assert "Traceback" not in done.stderr
 
 
-def test_a_database_that_cannot_be_reached_ends_the_start(tmp_path: Path) -> None:
+def test_unreachable_database_ends_the_migration(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "headrace_core", "migrate"],
         env={**os.environ, "HEADRACE_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"},

@@ -1,4 +1,4 @@
-"""The database of tests that leave the schema as it is."""
+"""The shared database of tests that do not change the schema."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from support.databases import Databases
 def database_url(databases: Databases) -> str:
     """An empty database with the schema, shared by these tests.
 
-    A test that changes the schema or the settings of its database takes `own_database_url`.
+    A test that changes the schema or the settings of its database uses `own_database_url`.
     """
     return databases.emptied()

@@ -1,12 +1,12 @@
-"""Faults in each function of the store that a service calls, while all services work.
+"""Faults in each store function that a service calls, while all services run.
 
-A whole platform runs in this process, with load, streams, clients that ask for everything that
-there is to ask for, and workers and gateways that come and go. In the end the invariants of the
-fault suite must hold. `HEADRACE_TEST_FAULT_SEED=7` decides other faults, and
-`HEADRACE_TEST_FAULT_METHODS="claim_jobs end_attempts"` leaves the other methods alone.
+A whole platform runs in this process: load, streams, clients that call every method, and workers
+and gateways that start and stop. At the end the invariants of the fault suite must hold.
+`HEADRACE_TEST_FAULT_SEED=7` selects other faults, and
+`HEADRACE_TEST_FAULT_METHODS="claim_jobs end_attempts"` limits the faults to these functions.
 
-The two that run a platform are for `make fault-points` (HEADRACE_TEST_FAULT_POINTS=1): they take
-minutes on a busy machine.
+The two tests that run a platform need `make fault-points` (HEADRACE_TEST_FAULT_POINTS=1), since
+they take minutes on a busy machine.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ from support.jobs import set_column, submit
 SEED = int(os.environ.get("HEADRACE_TEST_FAULT_SEED", "1"))
 CHOSEN = os.environ.get("HEADRACE_TEST_FAULT_METHODS", "").split()
 
-# Everything that the services ask of the store. A new function belongs here, and something below
-# has to call it.
+# All store functions that the services call. A new function belongs here, and the load below must
+# call it.
 METHODS = (
     "acknowledge",
     "acquire_subscription",
@@ -110,48 +110,48 @@ METHODS = (
     "written_ends",
 )
 
-# Not called by the load of these tests: tests/integration/worker has handlers that finish their job
-# themselves, with faults of their own; validate_only only reads.
-APART = {"find_batch", "find_submitted", "is_held_open", "was_completed"}
+# Functions that this load does not call. tests/integration/worker tests faults of `complete_in`,
+# and validate_only only reads.
+UNCALLED = {"find_batch", "find_submitted", "is_held_open", "was_completed"}
 
-# What is only called when another one has failed: both meet faults in its turn.
-BEHIND = {
+# Functions that are called only after another one has failed; both get faults at the same time.
+CAUSES = {
     "count_reports": "write_reports",
     "give_up_lead": "take_lead",
     "written_ends": "end_attempts",
 }
 
-# Jobs per second, and what they are: each fifth tells something, so that reports are many.
+# Jobs per second, and their mix. Many of them report.
 RATE = 15.0
 MIX = Mix(seconds=(0.01, 0.1), reporting=0.3, attached=0.1)
-# How many faults each method meets in its turn, how long that may take, and how long the platform
-# has afterwards, in seconds.
+# The number of faults for each method, the time limit for them, and the time limit for the
+# platform to settle afterwards, in seconds.
 FAULTS = 2
 TURN_S = 30.0
 SETTLE_S = 45.0
-# Short intervals, so that these loops meet faults as often as the others.
+# Short intervals, so these loops get as many faults as the others.
 OFTEN = Timing(recover=0.3, prune=0.3)
 RENEWING = streams.Timing(renew=1.0)
-# How long there is trouble everywhere, in seconds.
+# The duration of faults in all methods, in seconds.
 TROUBLE_S = 10.0
 SUBSCRIPTION = "trouble"
-# Whose jobs are pruned, and not judged.
+# The tenant whose jobs are pruned; the invariants do not cover it.
 OLD = "old"
 SHOWN = ("I1", "I2", "I3", "I4", "I6", "I9")
-# What a client may be told when the database fails a call.
-PASSING = {"UNAVAILABLE"}
+# The codes that a client may receive when the database fails.
+EXPECTED_CODES = {"UNAVAILABLE"}
 
 
 on_request = pytest.mark.skipif(
     not os.environ.get("HEADRACE_TEST_FAULT_POINTS"), reason="for `make fault-points`"
 )
-# A connection that is cut in the middle of its making, or of being given back, is closed by the
-# drivers only when it is collected. That nothing stays open is for F21 to show, in real processes.
+# If a connection is cut while it is opened or returned, the drivers close it only when it is
+# collected. F21 checks in real processes that none stays open.
 cut_anywhere = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
-def test_the_list_of_methods_is_whole() -> None:
-    assert {point.method for point in points()} == {*METHODS, *APART}
+def test_method_list_covers_the_store() -> None:
+    assert {point.method for point in points()} == {*METHODS, *UNCALLED}
     assert len(METHODS) == len(set(METHODS))
 
 
@@ -160,7 +160,7 @@ class Trouble:
     """A platform under load.
 
     Attributes:
-        refused: calls that failed otherwise than a client may be told.
+        refused: the calls that failed with an unexpected code.
     """
 
     settings: Settings
@@ -175,7 +175,7 @@ class Trouble:
     chores: Sequence[asyncio.Task[None]] = ()
 
     async def chore(self, name: str, *work: Callable[[Client], Awaitable[object]]) -> None:
-        """Does something again and again, with a client that repeats nothing by itself."""
+        """Repeat steps until cancelled, with a client without retries."""
         async with Client(self.targets, retries=0, resume_timeout=600) as client:
             while True:
                 for step in work:
@@ -191,13 +191,13 @@ class Trouble:
                     await step(client)
                 return
             except CallError as error:
-                if error.refusal.code not in PASSING:
+                if error.refusal.code not in EXPECTED_CODES:
                     self.refused.append(f"{name}: {error.refusal.code} {error.refusal.message}")
                     return
                 await asyncio.sleep(self.chance.uniform(0.02, 0.1))
 
     async def settle(self) -> None:
-        """Waits until everything has ended and the streams have shown it."""
+        """Wait until all jobs have ended and the streams have sent all events."""
         await _end(self.chores)
         await self.load.stop()
         ended = await self.records.all_ended(within=SETTLE_S)
@@ -211,7 +211,7 @@ class Trouble:
         await self.watchers.have_shown(counting(evidence.jobs, evidence.events), within=SETTLE_S)
 
     async def evidence(self) -> Evidence:
-        """All that there is to judge."""
+        """Return the evidence for the invariants."""
         jobs, events = await self.records.jobs(), await self.records.events()
         judged = {job_id: job for job_id, job in jobs.items() if job.tenant != OLD}
         return Evidence(
@@ -235,7 +235,7 @@ def fault_points(monkeypatch: pytest.MonkeyPatch) -> FaultPoints:
 async def trouble(
     settings: Settings, fault_points: FaultPoints, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> AsyncIterator[Trouble]:
-    """A platform that works, so far without a fault."""
+    """A running platform, before any fault."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "ledger"))
     fault_handlers._ledger.cache_clear()
     handlers = Registry()
@@ -251,9 +251,11 @@ async def trouble(
             scheduler = Scheduler(settings, timing=OFTEN)
             await scheduler.start()
             stack.push_async_callback(scheduler.stop)
-        # One of the workers finds no Redis: it claims and rings over PostgreSQL.
-        deaf = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
-        for each in (settings, deaf):
+        # One worker has no Redis: it claims and sends wake-ups through PostgreSQL.
+        without_redis = settings.model_copy(
+            update={"redis_url": SecretStr("redis://127.0.0.1:1/0")}
+        )
+        for each in (settings, without_redis):
             worker = WorkerService(each, handlers)
             await worker.start()
             stack.push_async_callback(worker.stop)
@@ -296,20 +298,20 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
             raise ended
 
 
-# What clients do besides, and what comes over the services.
+# The other calls of clients, and the restarts of services.
 
 
 def _chores(trouble: Trouble) -> list[Coroutine[Any, Any, None]]:
     chores = Chores(trouble)
     return [
         trouble.chore("queue", lambda client: client.queue_serving("default")),
-        trouble.chore("look around", chores.look_around),
-        trouble.chore("look at a job", chores.look_at_a_job),
+        trouble.chore("read lists", chores.read_lists),
+        trouble.chore("read a job", chores.read_a_job),
         trouble.chore("batch", chores.submit_a_batch),
         trouble.chore(
-            "cancel", chores.submit_for_long, chores.cancel, chores.requeue, chores.cancel
+            "cancel", chores.submit_a_long_job, chores.cancel, chores.requeue, chores.cancel
         ),
-        trouble.chore("deadline", chores.submit_too_late),
+        trouble.chore("deadline", chores.submit_with_a_short_deadline),
         trouble.chore("resume", chores.resume),
         trouble.chore(
             "subscription",
@@ -317,25 +319,25 @@ def _chores(trouble: Trouble) -> list[Coroutine[Any, Any, None]]:
             chores.receive,
             chores.unsubscribe,
         ),
-        chores.workers_come_and_go(),
-        chores.gateways_come_and_go(),
-        chores.workers_are_forgotten(),
-        chores.jobs_grow_old(),
+        chores.restart_workers(),
+        chores.restart_gateways(),
+        chores.remove_workers(),
+        chores.age_jobs(),
     ]
 
 
 class Chores:
-    """The steps; each may be repeated after a failure whose outcome is unknown."""
+    """The steps of the chores; each may be repeated after a failure with an unknown outcome."""
 
     def __init__(self, trouble: Trouble) -> None:
         self._trouble = trouble
         self._chance = trouble.chance
         self._numbers = itertools.count()
         self._job_id = ""
-        self._lives = 0
+        self._long_jobs = 0
         self._cursor = ""
 
-    async def look_around(self, client: Client) -> None:
+    async def read_lists(self, client: Client) -> None:
         await client.stats()
         await client.handlers()
         async for _ in client.list(page_size=10):
@@ -343,7 +345,7 @@ class Chores:
         async for _ in client.subscriptions():
             break
 
-    async def look_at_a_job(self, client: Client) -> None:
+    async def read_a_job(self, client: Client) -> None:
         known = [one.job_id for one in self._trouble.load.history if one.job_id]
         if known:
             job_id = self._chance.choice(known)
@@ -355,16 +357,16 @@ class Chores:
         specs = [JobSpec("work", {"seconds": 0.01}, queue=queue) for queue in QUEUES]
         await client.submit_many(specs, request_id=f"batch {next(self._numbers)}")
 
-    async def submit_for_long(self, client: Client) -> None:
-        # What is repeated must not become another job: nobody would cancel that one.
-        key = f"long {self._lives}"
+    async def submit_a_long_job(self, client: Client) -> None:
+        # A repetition must not create another job, which would never be cancelled.
+        key = f"long {self._long_jobs}"
         handle = await client.submit("work", {"seconds": 5}, request_id=key)
-        self._job_id, self._lives = handle.id, self._lives + 1
+        self._job_id, self._long_jobs = handle.id, self._long_jobs + 1
 
     async def cancel(self, client: Client) -> None:
         await asyncio.sleep(self._chance.uniform(0, 0.3))
         await client.cancel(self._job_id)
-        # The request is recorded; that it comes through is for the worker to see to.
+        # The request is stored; the worker still has to cancel the attempt.
         async with client.watch_job(self._job_id) as events:
             async for event in events:
                 if event.state.terminal:
@@ -376,11 +378,11 @@ class Chores:
         try:
             await client.retry(self._job_id)
         except CallError as error:
-            # An earlier call came through, and its answer did not.
+            # An earlier call succeeded, and its answer was lost.
             if error.refusal.code != "FAILED_PRECONDITION":
                 raise
 
-    async def submit_too_late(self, client: Client) -> None:
+    async def submit_with_a_short_deadline(self, client: Client) -> None:
         soon = datetime.now(UTC) + timedelta(seconds=0.3)
         await client.submit(
             "work", {"seconds": 5}, deadline=soon, queue=self._chance.choice(QUEUES)
@@ -401,7 +403,7 @@ class Chores:
         async with client.subscribe(SUBSCRIPTION) as events:
             async for _ in events:
                 seen += 1
-                # A message of many events is acknowledged as a whole.
+                # A message with many events is acknowledged as a whole.
                 if await events.ack() and seen >= 5:
                     break
 
@@ -409,30 +411,30 @@ class Chores:
         try:
             await client.delete_subscription(SUBSCRIPTION)
         except CallError as error:
-            # An earlier call came through, and its answer did not.
+            # An earlier call succeeded, and its answer was lost.
             if error.refusal.code != "NOT_FOUND":
                 raise
 
-    async def workers_come_and_go(self) -> None:
+    async def restart_workers(self) -> None:
         hasty = self._trouble.settings.model_copy(update={"shutdown_grace": 0.1})
         while True:
             worker = WorkerService(hasty, self._trouble.handlers)
-            # As a supervisor would: what does not start is started again.
-            async with _stopped_in_the_end(worker):
+            # Restart a worker that fails to start, as a supervisor would.
+            async with _stopped_for_sure(worker):
                 with suppress(Unavailable):
                     await worker.start()
                     await asyncio.sleep(self._chance.uniform(0.2, 0.5))
 
-    async def gateways_come_and_go(self) -> None:
+    async def restart_gateways(self) -> None:
         while True:
             gateway = Gateway(self._trouble.settings)
-            async with _stopped_in_the_end(gateway):
+            async with _stopped_for_sure(gateway):
                 with suppress(Unavailable):
                     await gateway.start()
                     await asyncio.sleep(0.1)
 
-    async def workers_are_forgotten(self) -> None:
-        """A worker's row goes, as if its lease had ended; its jobs are taken back."""
+    async def remove_workers(self) -> None:
+        """Delete rows of live workers, as if their leases had lapsed; their jobs are recovered."""
         async with self._trouble.records.connection() as connection:
             while True:
                 await asyncio.sleep(self._chance.uniform(1, 3))
@@ -441,8 +443,8 @@ class Chores:
                     "WHERE lease_expire_time > clock_timestamp() ORDER BY random() LIMIT 1)"
                 )
 
-    async def jobs_grow_old(self) -> None:
-        """Jobs of another tenant, which ended long ago and are pruned."""
+    async def age_jobs(self) -> None:
+        """Create jobs of another tenant that ended long ago, so they are pruned."""
         database = Database(self._trouble.settings, application="test")
         try:
             while True:
@@ -457,9 +459,10 @@ class Chores:
 
 
 @asynccontextmanager
-async def _stopped_in_the_end(service: Gateway | WorkerService) -> AsyncIterator[None]:
-    """Stops a service for sure: one that is cancelled in its stop would keep its jobs, since it
-    still renews its lease.
+async def _stopped_for_sure(service: Gateway | WorkerService) -> AsyncIterator[None]:
+    """Stop a service even if the test is cancelled.
+
+    A service whose stop is cancelled still renews its lease, and would keep its jobs.
     """
     try:
         yield
@@ -472,7 +475,7 @@ async def _stopped_in_the_end(service: Gateway | WorkerService) -> AsyncIterator
 
 
 async def _outputs_of_attempts(settings: Settings) -> list[list[str]]:
-    """What each attempt has emitted, as the history has it."""
+    """Return the output of each attempt, from the events."""
     database = Database(settings, application="test")
     try:
         async with database.statement() as connection:
@@ -495,7 +498,7 @@ async def _judge(trouble: Trouble, fault_points: FaultPoints) -> None:
     broken = {name: verdict.broken for name, verdict in verdicts.items() if verdict.broken}
     assert not broken, f"seed {SEED}"
     assert not trouble.refused
-    # What a handler emits once is in the history once.
+    # Each output is in the history once.
     outputs = await _outputs_of_attempts(trouble.settings)
     assert outputs
     assert [of for of in outputs if of != [f"piece {n}" for n in range(len(of))]] == []
@@ -504,16 +507,16 @@ async def _judge(trouble: Trouble, fault_points: FaultPoints) -> None:
 @pytest.mark.timeout(600)
 @on_request
 @cut_anywhere
-async def test_every_method_in_turn(trouble: Trouble, fault_points: FaultPoints) -> None:
+async def test_faults_in_every_method_keep_the_invariants(
+    trouble: Trouble, fault_points: FaultPoints
+) -> None:
     for method in CHOSEN or METHODS:
-        with fault_points.armed({method, BEHIND.get(method, method)}, rate=0.5):
+        with fault_points.armed({method, CAUSES.get(method, method)}, rate=0.5):
             try:
                 async with asyncio.timeout(TURN_S):
                     await fault_points.have_met([method], faults=FAULTS)
             except TimeoutError:
-                pytest.fail(
-                    f"seed {SEED}: {method} has met {fault_points.faults_of(method)} faults"
-                )
+                pytest.fail(f"seed {SEED}: {method} got {fault_points.faults_of(method)} faults")
     await trouble.settle()
     await _judge(trouble, fault_points)
 
@@ -521,7 +524,9 @@ async def test_every_method_in_turn(trouble: Trouble, fault_points: FaultPoints)
 @pytest.mark.timeout(600)
 @on_request
 @cut_anywhere
-async def test_all_methods_at_once(trouble: Trouble, fault_points: FaultPoints) -> None:
+async def test_faults_in_all_methods_keep_the_invariants(
+    trouble: Trouble, fault_points: FaultPoints
+) -> None:
     with fault_points.armed(METHODS, rate=0.05):
         await asyncio.sleep(TROUBLE_S)
     await trouble.settle()

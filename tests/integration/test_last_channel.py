@@ -1,4 +1,7 @@
-"""The last server or channel of a process takes nothing along that its event loop waits for."""
+"""The gRPC polling thread survives the last server or channel of a process.
+
+The event loop waits for this thread.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ print([thread.name for thread in threading.enumerate() if "poll" in thread.name]
 
 
 @pytest.mark.parametrize("program", [SERVER, CLIENT], ids=["server", "client"])
-def test_the_queue_of_calls_outlives_it(program: str) -> None:
+def test_polling_thread_outlives_the_last_channel(program: str) -> None:
     done = subprocess.run(
         (sys.executable, "-c", program + END),
         check=True,
@@ -44,5 +47,4 @@ def test_the_queue_of_calls_outlives_it(program: str) -> None:
         text=True,
         timeout=60,
     )
-    # The thread that the event loop would wait for.
     assert "_poll_wrapper" in done.stdout

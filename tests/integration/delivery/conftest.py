@@ -1,4 +1,4 @@
-"""What the tests of the deliveries share."""
+"""Fixtures of the tests of deliveries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.valkey import OwnValkey, own_valkey
 
 @pytest.fixture
 def valkey() -> Iterator[OwnValkey]:
-    """A Valkey of the test's own."""
+    """A Valkey for one test."""
     with own_valkey() as valkey:
         yield valkey
 

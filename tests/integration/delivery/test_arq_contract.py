@@ -1,4 +1,7 @@
-"""What we rely on of arq 0.28: one test for each, so that another version shows what it changes."""
+"""The features of arq 0.28 that Headrace relies on, with one test for each.
+
+An upgrade of arq fails the tests of the features that it changes.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ async def arq_redis(settings: Settings) -> AsyncIterator[ArqRedis]:
 
 
 def stock_worker(arq_redis: ArqRedis, ran: list[str]) -> Worker:
-    """The worker of arq itself worker, on a pool's queue, until that is empty."""
+    """Return a plain arq worker that runs the queue of a pool until it is empty."""
 
     async def run(ctx: dict[Any, Any], name: str) -> None:
         assert ctx["job_id"] == name
@@ -65,11 +68,13 @@ def stock_worker(arq_redis: ArqRedis, ran: list[str]) -> Worker:
     )
 
 
-def test_it_is_the_version_that_was_probed() -> None:
+def test_arq_has_the_tested_version() -> None:
     assert version("arq") == "0.28.0"
 
 
-async def test_what_stock_arq_enqueues_is_taken(settings: Settings, arq_redis: ArqRedis) -> None:
+async def test_job_enqueued_by_stock_arq_is_claimed(
+    settings: Settings, arq_redis: ArqRedis
+) -> None:
     crew = Crew()
     deliveries = some(3)
     async with at_work(settings.model_copy(update={"redis_timeout": 0.4}), crew):
@@ -83,32 +88,30 @@ async def test_what_stock_arq_enqueues_is_taken(settings: Settings, arq_redis: A
             assert job is not None
         await crew.until_started(*deliveries)
 
-        async def nothing_is_left() -> bool:
+        async def redis_is_empty() -> bool:
             return await arq_redis.keys("*") == []
 
-        await until(nothing_is_left)
+        await until(redis_is_empty)
 
 
-async def test_what_we_deliver_is_run_by_stock_arq(
-    deliverer: Deliverer, arq_redis: ArqRedis
-) -> None:
+async def test_delivery_is_run_by_stock_arq(deliverer: Deliverer, arq_redis: ArqRedis) -> None:
     ran: list[str] = []
     deliveries = some(5)
     ranked = [(delivery, now_ms() - 1000 + n) for n, delivery in enumerate(deliveries)]
     await deliverer.deliver(POOL, list(reversed(ranked)))
     worker = stock_worker(arq_redis, ran)
     assert await worker.run_check() == 5
-    # The lowest rank comes first: arq's score is a rank of ours.
+    # arq's score is the rank, and the lowest one runs first.
     assert ran == [str(delivery) for delivery in deliveries]
-    # It leaves nothing behind but its own sign of life.
+    # Only the health key of the worker is left.
     left = {key.decode() for key in await arq_redis.keys("*")}
     assert left == {worker.health_check_key}
 
 
-async def test_stock_arq_takes_a_score_for_a_time_and_we_do_not(
+async def test_stock_arq_delays_a_future_score_and_headrace_does_not(
     settings: Settings, deliverer: Deliverer, arq_redis: ArqRedis
 ) -> None:
-    # A job of a low priority has a rank in the future. That is why the queues are our workers'.
+    # A job of low priority has a rank in the future, which stock arq would wait for.
     [delivery] = some(1)
     await deliverer.deliver(POOL, [(delivery, now_ms() + 60_000)])
     ran: list[str] = []
@@ -121,7 +124,7 @@ async def test_stock_arq_takes_a_score_for_a_time_and_we_do_not(
         await crew.until_started(delivery)
 
 
-async def test_a_record_is_arqs_in_our_serialisation(deliverer: Deliverer, redis: Redis) -> None:
+async def test_record_has_the_fields_of_arq_in_msgpack(deliverer: Deliverer, redis: Redis) -> None:
     [delivery] = some(1)
     before = now_ms()
     await deliverer.deliver(POOL, [(delivery, 7.5)])
@@ -131,19 +134,19 @@ async def test_a_record_is_arqs_in_our_serialisation(deliverer: Deliverer, redis
     )
     assert (function, tuple(args), kwargs, job_try) == (FUNCTION, (str(delivery),), {}, None)
     assert before - 1 <= enqueued_ms <= now_ms()
-    # No pickle, and nothing but the id.
+    # The record is not a pickle, and its only argument is the attempt key.
     assert msgspec.msgpack.decode(record)["a"] == [str(delivery)]
     assert await redis.zscore(QUEUE, str(delivery)) == 7.5
 
 
-async def test_nothing_that_we_deliver_stays_for_ever(deliverer: Deliverer, redis: Redis) -> None:
+async def test_every_key_of_a_delivery_expires(deliverer: Deliverer, redis: Redis) -> None:
     [delivery] = some(1)
     await deliverer.deliver(POOL, [(delivery, 0)])
     for key in await redis.keys("*"):
         assert 0 < await redis.pttl(key) <= EXPIRE_MS, key
 
 
-def test_the_worker_has_what_ours_uses() -> None:
+def test_worker_of_arq_has_the_methods_in_use() -> None:
     assert issubclass(BatchWorker, Worker)
     for method in ("main", "close"):
         assert inspect.iscoroutinefunction(getattr(Worker, method))
@@ -161,7 +164,7 @@ def test_the_worker_has_what_ours_uses() -> None:
     } <= set(parameters)
 
 
-async def test_its_attributes_mean_what_ours_takes_them_for(
+async def test_worker_of_arq_has_the_attributes_in_use(
     settings: Settings, arq_redis: ArqRedis
 ) -> None:
     worker = stock_worker(arq_redis, [])
@@ -172,7 +175,7 @@ async def test_its_attributes_mean_what_ours_takes_them_for(
     assert worker.tasks == {}
 
 
-async def test_serialize_job_is_called_as_arq_calls_it_itself() -> None:
+async def test_serialize_job_has_the_known_signature() -> None:
     assert list(inspect.signature(arq.jobs.serialize_job).parameters) == [
         "function_name",
         "args",
@@ -186,7 +189,9 @@ async def test_serialize_job_is_called_as_arq_calls_it_itself() -> None:
     assert arq.constants.job_key_prefix == "arq:job:"
 
 
-async def test_a_delivery_is_named_as_its_arq_job(deliverer: Deliverer, redis: Redis) -> None:
+async def test_arq_job_of_a_delivery_is_named_by_its_attempt(
+    deliverer: Deliverer, redis: Redis
+) -> None:
     [delivery] = some(1, attempt=12)
     await deliverer.deliver(POOL, [(delivery, 0)])
     [name] = await redis.zrange(QUEUE, 0, -1)

@@ -1,4 +1,4 @@
-"""The worker's end of the deliveries."""
+"""The worker side of deliveries."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def slots(settings: Settings, count: int) -> Settings:
 
 
 def patient(settings: Settings) -> Settings:
-    """Settings with which only a delivery could wake a worker in time."""
+    """Return settings in which only a delivery can wake a worker in time."""
     return settings.model_copy(update={"redis_timeout": 300.0})
 
 
@@ -48,18 +48,18 @@ def ranked(deliveries: list[AttemptKey]) -> list[tuple[AttemptKey, float]]:
 
 
 async def is_waiting(redis: Redis) -> bool:
-    """Whether a worker stands at its queue."""
+    """Return whether a worker waits at its queue."""
     clients = await redis.client_list()
-    # `b`: blocked; the last command of one that is served stands there too.
+    # The flag `b` means blocked; `cmd` alone is also the last command of an idle client.
     return any(client["cmd"] == "bzmpop" and "b" in client["flags"] for client in clients)
 
 
 async def until_waiting(redis: Redis) -> None:
-    """Waits until a worker stands at its queue."""
+    """Wait until a worker waits at its queue."""
     await until(partial(is_waiting, redis))
 
 
-async def test_a_delivery_wakes_it_at_once(
+async def test_delivery_wakes_a_waiting_worker_at_once(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
@@ -72,10 +72,10 @@ async def test_a_delivery_wakes_it_at_once(
         assert len(crew.started) == 3
 
 
-async def test_delivery_that_a_claim_passes_over_is_looked_for_soon(
+async def test_delivery_skipped_by_a_claim_is_claimed_soon(
     settings: Settings, deliverer: Deliverer, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No other poll runs within the test.
+    # The worker makes no other poll within the test.
     monkeypatch.setattr(worker_module, "_POLL_S", 1e6)
     crew = Crew()
     async with at_work(patient(settings), crew):
@@ -87,7 +87,7 @@ async def test_delivery_that_a_claim_passes_over_is_looked_for_soon(
         assert crew.passed_over == 0
 
 
-async def test_several_workers_are_woken_while_there_is_something_left(
+async def test_deliveries_wake_several_workers(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     one, other = Crew(), Crew()
@@ -98,12 +98,14 @@ async def test_several_workers_are_woken_while_there_is_something_left(
         await until_waiting(redis)
         deliveries = some(2)
         await deliverer.deliver(POOL, ranked(deliveries))
-        # They came at once, and each wakes a worker.
+        # The deliveries arrived together, and each wakes a worker.
         await until(lambda: len(one.started) + len(other.started) == 2)
         assert len(one.started) == len(other.started) == 1
 
 
-async def test_it_takes_in_the_order_of_the_ranks(settings: Settings, deliverer: Deliverer) -> None:
+async def test_deliveries_are_claimed_in_the_order_of_their_ranks(
+    settings: Settings, deliverer: Deliverer
+) -> None:
     deliveries = some(50)
     shuffled = ranked(deliveries)
     random.Random(1).shuffle(shuffled)
@@ -115,7 +117,7 @@ async def test_it_takes_in_the_order_of_the_ranks(settings: Settings, deliverer:
     assert max(map(len, crew.batches)) <= 7
 
 
-async def test_it_never_takes_more_than_it_has_free_slots_for(
+async def test_worker_takes_no_more_deliveries_than_free_slots(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
@@ -125,7 +127,7 @@ async def test_it_never_takes_more_than_it_has_free_slots_for(
     async with at_work(slots(settings, 3), crew) as worker:
         await crew.until_started(*deliveries[:3])
         assert worker.free_slots == 0
-        # What it has no slot for stays where another worker can take it.
+        # The other deliveries stay in the queue for another worker.
         assert await redis.zcard(QUEUE) == 7
         crew.gate.set()
         await crew.until_started(*deliveries)
@@ -134,19 +136,17 @@ async def test_it_never_takes_more_than_it_has_free_slots_for(
         await until(lambda: worker.free_slots == 3)
 
 
-async def test_a_slot_is_filled_again_as_soon_as_it_is_free(
-    settings: Settings, deliverer: Deliverer
-) -> None:
+async def test_free_slot_is_filled_at_once(settings: Settings, deliverer: Deliverer) -> None:
     deliveries = some(20)
     await deliverer.deliver(POOL, ranked(deliveries))
     crew = Crew()
-    # After a wait, or a pause, the second would come too late.
+    # With a wait or a pause after each delivery, the test would time out.
     async with at_work(slots(patient(settings), 1), crew):
         await crew.until_started(*deliveries)
     assert crew.most_running == 1
 
 
-async def test_a_pool_is_served_by_its_own_workers(
+async def test_delivery_reaches_only_workers_of_its_pool(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     mine, other = some(2)
@@ -159,7 +159,7 @@ async def test_a_pool_is_served_by_its_own_workers(
     assert await redis.zcard(QUEUE.replace(POOL, "another")) == 1
 
 
-async def test_names_that_are_none_are_dropped(
+async def test_invalid_queue_entries_are_dropped(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     [good] = some(1)
@@ -173,7 +173,7 @@ async def test_names_that_are_none_are_dropped(
     assert await redis.zcard(QUEUE) == 0
 
 
-async def test_a_delivery_that_comes_twice_stands_in_the_queue_once(
+async def test_repeated_delivery_is_queued_once(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     deliveries = some(3)
@@ -186,10 +186,10 @@ async def test_a_delivery_that_comes_twice_stands_in_the_queue_once(
     assert sorted(map(str, crew.started)) == sorted(map(str, deliveries))
 
 
-async def test_a_job_that_goes_to_two_pools_runs_once(
+async def test_job_delivered_to_two_pools_runs_once(
     settings: Settings, deliverer: Deliverer, database: Database
 ) -> None:
-    # Claims of the real store: the second delivery dies there.
+    # The store refuses the claim of the second delivery.
     crews = {pool: Crew() for pool in ("one", "two")}
     for pool, crew in crews.items():
         worker_id = await register(database, pool=pool)
@@ -214,7 +214,7 @@ async def test_a_job_that_goes_to_two_pools_runs_once(
 # Faults.
 
 
-async def test_a_flush_loses_nothing_but_what_was_in_it(
+async def test_worker_continues_after_a_flush_of_redis(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
@@ -224,7 +224,7 @@ async def test_a_flush_loses_nothing_but_what_was_in_it(
         await deliverer.deliver(POOL, [(kept, 0)])
         await crew.until_started(kept)
         await redis.flushdb()
-        # The script is gone as well.
+        # Remove the script as well.
         await redis.script_flush()
         [after] = some(1)
         await deliverer.deliver(POOL, [(after, 0)])
@@ -232,7 +232,7 @@ async def test_a_flush_loses_nothing_but_what_was_in_it(
     assert lost not in crew.started
 
 
-async def test_without_redis_it_claims_straight_from_postgresql_until_redis_is_back(
+async def test_worker_claims_from_postgresql_until_redis_returns(
     settings: Settings, valkey: OwnValkey
 ) -> None:
     own = slots(settings, 2).model_copy(
@@ -252,7 +252,7 @@ async def test_without_redis_it_claims_straight_from_postgresql_until_redis_is_b
         found = some(5)
         crew.found = list(found)
         await crew.until_started(*found)
-        # Never more than there are slots.
+        # The slots limit every batch.
         assert crew.most_running <= 2
         assert max(map(len, crew.batches)) <= 2
         assert 0 not in crew.asked_for
@@ -260,7 +260,7 @@ async def test_without_redis_it_claims_straight_from_postgresql_until_redis_is_b
         await valkey.give_back()
 
         async def delivered() -> bool:
-            # It may not have noticed yet: what is delivered meanwhile waits for it.
+            # The worker may not have reconnected yet; the delivery waits in the queue.
             await deliverer.deliver(POOL, [(last, 0)])
             return last in crew.started
 
@@ -275,13 +275,13 @@ async def test_without_redis_it_claims_straight_from_postgresql_until_redis_is_b
     await deliverer.close()
 
 
-async def test_a_redis_that_hangs_holds_up_no_job(settings: Settings, valkey: OwnValkey) -> None:
+async def test_hung_redis_delays_no_job(settings: Settings, valkey: OwnValkey) -> None:
     own = settings.model_copy(update={"redis_url": SecretStr(valkey.url), "redis_timeout": 0.5})
     crew = Crew()
     async with at_work(own, crew):
         client: Redis = Redis.from_url(valkey.url)
         await until_waiting(client)
-        # Every command of others waits, as behind a script that runs for long.
+        # Every other command waits, as it would for a long script.
         await client.execute_command("CLIENT", "PAUSE", "60000", "ALL")
         await crew.until_asked()
         for _ in range(5):
@@ -290,7 +290,7 @@ async def test_a_redis_that_hangs_holds_up_no_job(settings: Settings, valkey: Ow
         await client.aclose()
 
 
-async def test_without_redis_and_postgresql_it_goes_on_trying(
+async def test_worker_retries_without_redis_and_postgresql(
     settings: Settings, valkey: OwnValkey
 ) -> None:
     own = settings.model_copy(update={"redis_url": SecretStr(valkey.url)})
@@ -306,7 +306,7 @@ async def test_without_redis_and_postgresql_it_goes_on_trying(
         await crew.until_started(*found)
 
 
-async def test_while_postgresql_is_gone_it_goes_on_trying(
+async def test_worker_retries_claims_without_postgresql(
     settings: Settings, deliverer: Deliverer
 ) -> None:
     crew = Crew()
@@ -317,32 +317,32 @@ async def test_while_postgresql_is_gone_it_goes_on_trying(
         await until(lambda: crew.refusals > 1)
         crew.unavailable = False
         await deliverer.deliver(POOL, [(after, 0)])
-        # What could not be claimed was given back: nobody delivers it again.
+        # Nothing repeats the deliveries, so the worker returned the one that it could not claim.
         await crew.until_started(before, after)
 
 
-async def test_a_worker_that_pauses_takes_nothing_until_it_resumes(
+async def test_paused_worker_takes_nothing_until_it_resumes(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
     async with at_work(patient(settings), crew) as worker:
         await until_waiting(redis)
         worker.pause()
-        # It stands at the queue; what it gets there it gives back.
+        # The worker still waits at the queue, and must return the delivery that it receives.
         [one] = some(1)
         await deliverer.deliver(POOL, [(one, 7)])
 
-        async def given_back() -> bool:
+        async def is_returned() -> bool:
             return not await is_waiting(redis) and bool(await redis.zcard(QUEUE))
 
-        await until(given_back)
+        await until(is_returned)
         assert await redis.zscore(QUEUE, str(one)) == 7
         assert crew.started == []
         worker.resume()
         await crew.until_started(one)
 
 
-async def test_a_worker_that_leaves_does_so_at_once_and_takes_nothing_with_it(
+async def test_leaving_worker_loses_no_delivery(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
@@ -350,7 +350,7 @@ async def test_a_worker_that_leaves_does_so_at_once_and_takes_nothing_with_it(
         for _ in range(20):
             await until_waiting(redis)
             [one] = some(1)
-            # Both at once: it may have been handed over already.
+            # The worker may have received the delivery before it leaves.
             await asyncio.gather(deliverer.deliver(POOL, [(one, 0)]), worker.leave())
             kept = await redis.zcard(QUEUE)
             assert kept + crew.started.count(one) == 1
@@ -360,12 +360,12 @@ async def test_a_worker_that_leaves_does_so_at_once_and_takes_nothing_with_it(
 
 @pytest.fixture
 def old_redis() -> Iterator[OwnValkey]:
-    """One without the command, which came with 7.0."""
+    """A Valkey without BZMPOP, like Redis before 7.0."""
     with own_valkey("--rename-command", "BZMPOP", "") as valkey:
         yield valkey
 
 
-async def test_a_redis_that_is_too_old_is_told_of_and_jobs_come_from_postgresql(
+async def test_old_redis_is_logged_once_and_jobs_still_run(
     settings: Settings, old_redis: OwnValkey, capfd: pytest.CaptureFixture[str]
 ) -> None:
     crew = Crew()
@@ -377,14 +377,16 @@ async def test_a_redis_that_is_too_old_is_told_of_and_jobs_come_from_postgresql(
         assert worker.without_redis
         with pytest.raises(RedisTooOldError):
             await worker.ping()
-        # It is not taken for one that is back.
+        # The worker does not treat this Redis as restored.
         await crew.until_asked()
-    said = "".join(capfd.readouterr())
-    assert said.count("redis_too_old") == 1
-    assert "redis_found" not in said
+    logged = "".join(capfd.readouterr())
+    assert logged.count("redis_too_old") == 1
+    assert "redis_found" not in logged
 
 
-async def test_the_deliverer_says_when_redis_is_gone(settings: Settings, valkey: OwnValkey) -> None:
+async def test_deliverer_without_redis_is_unavailable(
+    settings: Settings, valkey: OwnValkey
+) -> None:
     deliverer = Deliverer(
         settings.model_copy(update={"redis_url": SecretStr(valkey.url)}), identify=identify
     )
@@ -400,23 +402,26 @@ async def test_the_deliverer_says_when_redis_is_gone(settings: Settings, valkey:
 
 
 @pytest.mark.parametrize(
-    ("take_away", "give_back"),
+    ("break_redis", "restore_redis"),
     [
         (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
         (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
     ],
-    ids=["out of memory", "a replica"],
+    ids=["out_of_memory", "replica"],
 )
-async def test_a_redis_that_takes_no_writes_holds_up_no_job(
-    settings: Settings, valkey: OwnValkey, take_away: tuple[str, ...], give_back: tuple[str, ...]
+async def test_redis_that_refuses_writes_delays_no_job(
+    settings: Settings,
+    valkey: OwnValkey,
+    break_redis: tuple[str, ...],
+    restore_redis: tuple[str, ...],
 ) -> None:
     own = settings.model_copy(update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0})
     crew = Crew()
     deliverer = Deliverer(own, identify=identify)
     async with at_work(own, crew) as worker, Redis.from_url(valkey.url) as client:
         await until_waiting(client)
-        await client.execute_command(*take_away)
-        # It answers, and nothing can be delivered.
+        await client.execute_command(*break_redis)
+        # Redis still answers, but accepts no delivery.
         assert await client.ping()
         with pytest.raises(Unavailable):
             await deliverer.deliver(POOL, ranked(some(1)))
@@ -426,7 +431,7 @@ async def test_a_redis_that_takes_no_writes_holds_up_no_job(
             await crew.until_started(*crew.found)
         assert worker.without_redis
 
-        await client.execute_command(*give_back)
+        await client.execute_command(*restore_redis)
         await until(lambda: not worker.without_redis)
         [one] = some(1)
         await deliverer.deliver(POOL, [(one, 0)])
@@ -434,7 +439,7 @@ async def test_a_redis_that_takes_no_writes_holds_up_no_job(
     await deliverer.close()
 
 
-async def test_what_nobody_delivers_is_found_while_redis_is_there(
+async def test_undelivered_jobs_are_found_beside_redis(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
@@ -444,7 +449,7 @@ async def test_what_nobody_delivers_is_found_while_redis_is_there(
         found = some(20)
         crew.found = list(found)
         await crew.until_started(*found)
-        # It looks as long as it finds something, and stands at its queue all the while.
+        # The worker queries PostgreSQL while it finds jobs, and still waits at its queue.
         assert not worker.without_redis
         [one] = some(1)
         await deliverer.deliver(POOL, [(one, 0)])
@@ -452,7 +457,7 @@ async def test_what_nobody_delivers_is_found_while_redis_is_there(
     assert crew.most_running == 1
 
 
-async def test_what_nobody_delivers_is_found_though_a_few_still_come(
+async def test_undelivered_jobs_are_found_between_deliveries(
     settings: Settings, deliverer: Deliverer
 ) -> None:
     crew = Crew()
@@ -460,17 +465,17 @@ async def test_what_nobody_delivers_is_found_though_a_few_still_come(
     crew.found = list(found)
     async with at_work(settings, crew):
 
-        async def a_few_come() -> bool:
-            # The queue is never empty for long.
+        async def all_are_found() -> bool:
+            # Frequent deliveries keep the queue busy.
             [one] = some(1)
             await deliverer.deliver(POOL, [(one, 0)])
             await crew.until_started(one)
             return set(found) <= set(crew.started)
 
-        await until(a_few_come)
+        await until(all_are_found)
 
 
-async def test_without_redis_workers_do_not_stand_in_each_others_way(
+async def test_workers_without_redis_share_the_jobs(
     settings: Settings, valkey: OwnValkey, database: Database
 ) -> None:
     own = slots(settings, 5).model_copy(update={"redis_url": SecretStr(valkey.url)})
@@ -498,7 +503,7 @@ async def test_without_redis_workers_do_not_stand_in_each_others_way(
         await until(lambda: sum(len(crew.started) for crew in crews) == len(jobs))
     started = [delivery for crew in crews for delivery in crew.started]
     assert sorted(map(str, started)) == sorted(str(delivery(job)) for job in jobs)
-    # Who comes too late takes what is behind, in the same moment.
+    # A claim skips jobs that another worker is claiming, so almost no claim is empty.
     empty = sum(not batch for crew in crews for batch in crew.batches)
     assert empty <= len(crews)
 
@@ -525,9 +530,9 @@ async def test_unix_socket_carries_deliveries(
         await worker.ping()
         await deliverer.deliver(POOL, [(one, 0)])
         await crew.until_started(one)
-    await deliverer.deliver("nobody", [(one, 0)])
+    await deliverer.deliver("idle", [(one, 0)])
     database: Redis = Redis.from_url(f"{valkey.url.rpartition('/')[0]}/5")
-    assert await database.zcard(QUEUE.replace(POOL, "nobody")) == 1
+    assert await database.zcard(QUEUE.replace(POOL, "idle")) == 1
     await database.aclose()
     await deliverer.close()
 
@@ -549,11 +554,11 @@ async def test_installations_with_one_redis_take_their_own_deliveries(
     await neighbor.close()
 
 
-async def test_unforeseen_error_of_redis_falls_back_to_postgresql(
+async def test_unexpected_redis_error_leaves_postgresql(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(_: object) -> None:
-        raise TypeError("an unforeseen fault")
+        raise TypeError("an unexpected fault")
 
     monkeypatch.setattr(AbstractConnection, "connect", broken)
     crew = Crew()

@@ -1,4 +1,4 @@
-"""Wrong clocks and full disks: that they are what a scenario takes them for."""
+"""The shifted clocks and full disks that scenarios use."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from faults import clock, disk
 from faults.clock import Clock
 
-# Says both clocks each time it is asked.
-_TELL = """
+# A program that prints both clocks for each line of its input.
+_PRINT_CLOCKS = """
 import sys, time
 for _ in sys.stdin:
     print(time.time(), time.monotonic(), flush=True)
@@ -33,15 +33,15 @@ def _lacks_disks() -> str:
         return disk.unsupported_reason(Path(folder))
 
 
-@pytest.mark.skipif(bool(_lacks_clocks()), reason="this machine has no wrong clocks")
-def test_a_process_goes_by_its_own_wall_clock_while_time_runs_on_as_ever(tmp_path: Path):
-    wrong = Clock(tmp_path / "clock")
+@pytest.mark.skipif(bool(_lacks_clocks()), reason="this machine cannot shift clocks")
+def test_shifted_clock_changes_wall_time_only(tmp_path: Path):
+    shifted = Clock(tmp_path / "clock")
     with subprocess.Popen(
-        [sys.executable, "-c", _TELL],
+        [sys.executable, "-c", _PRINT_CLOCKS],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, **wrong.environment},
+        env={**os.environ, **shifted.environment},
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -51,22 +51,22 @@ def test_a_process_goes_by_its_own_wall_clock_while_time_runs_on_as_ever(tmp_pat
             assert process.stdout is not None
             process.stdin.write("\n")
             process.stdin.flush()
-            wall, steady = map(float, process.stdout.readline().split())
-            return wall - time.time(), steady - time.monotonic()
+            wall, monotonic = map(float, process.stdout.readline().split())
+            return wall - time.time(), monotonic - time.monotonic()
 
         assert ahead() == pytest.approx((0, 0), abs=1)
         for seconds in (3600, -600):
-            wrong.set(seconds)
+            shifted.set(seconds)
             deadline = time.monotonic() + 10
             while abs(ahead()[0] - seconds) > 1:
-                assert time.monotonic() < deadline, f"it is {ahead()} ahead"
+                assert time.monotonic() < deadline, f"the clocks are {ahead()} s ahead"
                 time.sleep(0.05)
             assert ahead()[1] == pytest.approx(0, abs=1)
         process.stdin.close()
 
 
-@pytest.mark.skipif(bool(_lacks_disks()), reason="nothing can be mounted here")
-def test_a_disk_is_full_until_it_is_freed(tmp_path: Path):
+@pytest.mark.skipif(bool(_lacks_disks()), reason="this machine cannot mount a disk")
+def test_disk_is_full_until_it_is_freed(tmp_path: Path):
     with disk.disk(tmp_path / "disk", mib=8) as small:
         assert small.free_mib > 7
         small.fill()

@@ -1,4 +1,4 @@
-"""The links between processes: what a fault lets through, and what it does not."""
+"""The links between processes, and the traffic that each fault blocks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from support.until import until
 
 MARK = b"LISTEN "
 DEADLINE_S = 10
-# Long enough for what must not come to have come.
+# The time in which unexpected data would arrive, in seconds.
 SHORT_S = 0.2
 
 
 class Echo(asyncio.Protocol):
-    """A connection of a server that says everything again, and remembers it."""
+    """A server connection that returns and records all data."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -31,7 +31,7 @@ class Echo(asyncio.Protocol):
         self._server.open.add(self)
 
     def data_received(self, data: bytes) -> None:
-        self._server.heard.put_nowait(data)
+        self._server.received.put_nowait(data)
         self._transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -39,15 +39,15 @@ class Echo(asyncio.Protocol):
 
 
 class Server:
-    """What the connections of a server have in common."""
+    """The received data and the open connections of a server."""
 
     def __init__(self) -> None:
-        self.heard = asyncio.Queue[bytes]()
+        self.received = asyncio.Queue[bytes]()
         self.open: set[Echo] = set()
 
 
-class End:
-    """A client's end of a connection."""
+class ClientEnd:
+    """The client side of a connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -65,7 +65,7 @@ class End:
         await self.send(data)
         return await self.receive()
 
-    async def hears_nothing(self) -> bool:
+    async def receives_nothing(self) -> bool:
         try:
             await self.receive(SHORT_S)
         except TimeoutError:
@@ -91,13 +91,13 @@ async def echo() -> AsyncIterator[tuple[Server, Proxy]]:
     await until(lambda: not server.open)
 
 
-async def connect(link: Proxy) -> End:
-    return End(*await asyncio.open_connection(*address(link)))
+async def connect(link: Proxy) -> ClientEnd:
+    return ClientEnd(*await asyncio.open_connection(*address(link)))
 
 
 @asynccontextmanager
-async def just_taken(link: Proxy, turns: int) -> AsyncIterator[socket.socket]:
-    """A client's connection that the proxy has had so many turns of the loop to take."""
+async def connecting(link: Proxy, turns: int) -> AsyncIterator[socket.socket]:
+    """Connect a client, and run the event loop `turns` times while the proxy accepts it."""
     with socket.create_connection(address(link), timeout=DEADLINE_S) as client:
         client.setblocking(False)
         for _ in range(turns):
@@ -110,7 +110,7 @@ def address(link: Proxy) -> tuple[str, int]:
     return host, int(port)
 
 
-async def test_a_link_passes_everything(echo: tuple[Server, Proxy]):
+async def test_link_passes_data_in_both_directions(echo: tuple[Server, Proxy]):
     _, link = echo
     end = await connect(link)
     assert await end.ask(b"hello") == b"hello"
@@ -119,19 +119,19 @@ async def test_a_link_passes_everything(echo: tuple[Server, Proxy]):
     await end.close()
 
 
-async def test_what_is_held_arrives_after_the_release(echo: tuple[Server, Proxy]):
+async def test_held_data_arrives_after_the_release(echo: tuple[Server, Proxy]):
     server, link = echo
     end = await connect(link)
     link.hold()
     await end.send(b"hello")
-    assert await end.hears_nothing()
-    assert server.heard.empty()
+    assert await end.receives_nothing()
+    assert server.received.empty()
     link.release()
     assert await end.receive() == b"hello"
     await end.close()
 
 
-async def test_the_end_of_a_held_connection_is_held_too(echo: tuple[Server, Proxy]):
+async def test_end_of_a_held_connection_is_held(echo: tuple[Server, Proxy]):
     _, link = echo
     end = await connect(link)
     await end.ask(b"hello")
@@ -143,17 +143,17 @@ async def test_the_end_of_a_held_connection_is_held_too(echo: tuple[Server, Prox
     await until(lambda: not link.connections)
 
 
-async def test_only_connections_that_have_sent_a_mark_are_held(echo: tuple[Server, Proxy]):
+async def test_hold_by_mark_affects_only_marked_connections(echo: tuple[Server, Proxy]):
     _, link = echo
     marked, plain = await connect(link), await connect(link)
     await marked.ask(b"LISTEN a")
     link.hold(sent=MARK)
     await marked.send(b"hello")
     assert await plain.ask(b"hello") == b"hello"
-    assert await marked.hears_nothing()
-    # The mark itself does not pass any more.
+    assert await marked.receives_nothing()
+    # The mark itself is held.
     await plain.send(b"LISTEN b")
-    assert await plain.hears_nothing()
+    assert await plain.receives_nothing()
     link.release()
     assert await marked.receive() == b"hello"
     assert await plain.receive() == b"LISTEN b"
@@ -161,7 +161,7 @@ async def test_only_connections_that_have_sent_a_mark_are_held(echo: tuple[Serve
         await end.close()
 
 
-async def test_only_old_connections_are_held(echo: tuple[Server, Proxy]):
+async def test_hold_of_old_connections_spares_new_ones(echo: tuple[Server, Proxy]):
     _, link = echo
     old = await connect(link)
     await old.ask(b"LISTEN a")
@@ -169,35 +169,35 @@ async def test_only_old_connections_are_held(echo: tuple[Server, Proxy]):
     new = await connect(link)
     assert await new.ask(b"LISTEN b") == b"LISTEN b"
     await old.send(b"hello")
-    assert await old.hears_nothing()
+    assert await old.receives_nothing()
     for end in (old, new):
         await end.close()
 
 
-async def test_a_muted_link_loses_answers_alone(echo: tuple[Server, Proxy]):
+async def test_muted_link_drops_only_answers(echo: tuple[Server, Proxy]):
     server, link = echo
     end = await connect(link)
     link.mute()
     await end.send(b"hello")
     async with asyncio.timeout(DEADLINE_S):
-        assert await server.heard.get() == b"hello"
-    assert await end.hears_nothing()
+        assert await server.received.get() == b"hello"
+    assert await end.receives_nothing()
     link.release()
     assert await end.ask(b"again") == b"again"
     await end.close()
 
 
-async def test_a_slow_link_delays_both_ways(echo: tuple[Server, Proxy]):
+async def test_slow_link_delays_both_directions(echo: tuple[Server, Proxy]):
     _, link = echo
     end = await connect(link)
     link.delay = 0.1
-    began = asyncio.get_running_loop().time()
+    started = asyncio.get_running_loop().time()
     assert await end.ask(b"hello") == b"hello"
-    assert asyncio.get_running_loop().time() - began >= 0.2
+    assert asyncio.get_running_loop().time() - started >= 0.2
     await end.close()
 
 
-async def test_a_cut_drops_connections_and_refuses_new_ones(echo: tuple[Server, Proxy]):
+async def test_cut_drops_connections_and_refuses_new_ones(echo: tuple[Server, Proxy]):
     _, link = echo
     end = await connect(link)
     await end.ask(b"hello")
@@ -214,11 +214,9 @@ async def test_a_cut_drops_connections_and_refuses_new_ones(echo: tuple[Server, 
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_a_cut_drops_connections_that_are_just_being_made(
-    echo: tuple[Server, Proxy], turns: int
-):
+async def test_cut_drops_unfinished_connections(echo: tuple[Server, Proxy], turns: int):
     server, link = echo
-    async with just_taken(link, turns) as client:
+    async with connecting(link, turns) as client:
         await link.cut()
         async with asyncio.timeout(DEADLINE_S):
             with suppress(ConnectionError):
@@ -227,12 +225,12 @@ async def test_a_cut_drops_connections_that_are_just_being_made(
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_a_client_that_goes_while_it_is_being_connected_leaves_nothing(
+async def test_reset_of_an_unfinished_connection_leaves_none(
     echo: tuple[Server, Proxy], turns: int
 ):
     server, link = echo
-    async with just_taken(link, turns) as client:
-        # It does not end what it says, it breaks off.
+    async with connecting(link, turns) as client:
+        # The client resets the connection instead of closing it.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     end = await connect(link)
     assert await end.ask(b"hello") == b"hello"
@@ -240,18 +238,18 @@ async def test_a_client_that_goes_while_it_is_being_connected_leaves_nothing(
     await until(lambda: not server.open and not link.connections)
 
 
-async def test_a_statement_whose_answer_is_lost_has_been_committed(database_url: str):
+async def test_statement_with_a_lost_answer_is_committed(database_url: str):
     link = Proxy(database_url, statement=b"INSERT INTO gone")
     await link.start()
     direct = await asyncpg.connect(database_url)
     await direct.execute("CREATE TABLE gone (number integer)")
     for size in (1, 10_000):
         connection = await asyncpg.connect(link.url)
-        # An answer that is longer than what the server sends at once, the second time.
+        # The answer of the second size exceeds a single write of the server.
         insert = f"INSERT INTO gone SELECT g FROM generate_series(1, {size}) g RETURNING number"
         assert len(await connection.fetch(insert)) == size
         link.dooms = lambda: True
-        # Others are left alone.
+        # Other statements are not affected.
         assert await connection.fetchval("SELECT count(*) FROM gone WHERE number = 1") > 0
         with pytest.raises((ConnectionError, asyncpg.PostgresConnectionError)):
             await connection.fetch(insert)

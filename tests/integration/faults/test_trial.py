@@ -1,4 +1,4 @@
-"""The harness, end to end: a scenario that is short, and a Ctrl-C in the middle of one."""
+"""The harness, end to end: a short scenario, and a scenario interrupted by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headrace_standalone.program import leashed
 ROOT = Path(__file__).resolve().parents[3]
 
 
-async def test_a_scenario_runs_from_its_processes_to_its_verdicts(tmp_path: Path):
+async def test_short_scenario_holds_its_invariants(tmp_path: Path):
     lines: list[str] = []
     result = await run_trial(
         f09_writers_out_of_order.SCENARIO,
@@ -35,7 +35,7 @@ async def test_a_scenario_runs_from_its_processes_to_its_verdicts(tmp_path: Path
     assert result.good
     assert {"I1", "I2", "I3", "I4"} <= set(result.verdicts)
     assert result.counts.events > 200
-    # The command itself has looked at all of it.
+    # `headrace verify` has checked every event.
     assert result.audit is not None
     assert (result.audit.looked_at, result.audit.broken) == (result.counts.events, ())
     assert any("seed 1" in line for line in lines)
@@ -43,17 +43,17 @@ async def test_a_scenario_runs_from_its_processes_to_its_verdicts(tmp_path: Path
     assert {"gateway-1.log", "postgres.log", "events.jsonl", "streams.jsonl"} <= kept
 
 
-def test_a_trial_that_came_to_no_end_is_not_good():
+def test_trial_with_a_failure_is_not_good():
     result = Result(scenario="F0", title="", seed=1, failure="TimeoutError")
     assert not result.good
     assert result.problems() == ["TimeoutError"]
 
 
-async def test_a_ctrl_c_is_one_whatever_a_scenario_makes_of_it(tmp_path: Path):
-    begun = asyncio.Event()
+async def test_cancelled_trial_raises_despite_another_error(tmp_path: Path):
+    started = asyncio.Event()
 
     async def run(trial: Trial) -> None:
-        begun.set()
+        started.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -70,20 +70,20 @@ async def test_a_ctrl_c_is_one_whatever_a_scenario_makes_of_it(tmp_path: Path):
         run_trial(scenario, seed=1, short=True, keep=False, log=lambda _: None, output=tmp_path)
     )
     async with asyncio.timeout(60):
-        await begun.wait()
+        await started.wait()
         trial.cancel()
         with pytest.raises(asyncio.CancelledError):
             await trial
     assert [*tmp_path.iterdir()] == []
 
 
-def test_every_scenario_is_found_under_its_number():
+def test_scenarios_are_found_in_numeric_order():
     scenarios = find_scenarios()
     assert {"F7", "F9", "F10", "F11", "F17", "F20", "F21"} <= set(scenarios)
     assert list(scenarios) == sorted(scenarios, key=lambda name: int(name[1:]))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing ties processes together")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends processes with their parent")
 async def test_ctrl_c_ends_every_process(tmp_path: Path):
     process = await asyncio.create_subprocess_exec(
         *leashed((sys.executable, "-u", "-m", "faults", "F9"), death_signal=signal.SIGKILL),
@@ -96,9 +96,9 @@ async def test_ctrl_c_ends_every_process(tmp_path: Path):
     try:
         async with asyncio.timeout(60):
             while b"writers," not in (line := await process.stdout.readline()):
-                assert line, "it has ended"
+                assert line, "the trial ended early"
         children = psutil.Process(process.pid).children(recursive=True)
-        # PostgreSQL, Valkey and two gateways at least.
+        # At least PostgreSQL, Valkey and two gateways are running.
         assert len(children) >= 4
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(30):
@@ -112,7 +112,7 @@ async def test_ctrl_c_ends_every_process(tmp_path: Path):
             await process.wait()
 
 
-async def test_what_this_machine_cannot_do_is_not_run(tmp_path: Path):
+async def test_scenario_without_its_requirements_is_not_run(tmp_path: Path):
     scenario = Scenario(id="F0", title="", shows=(), run=None, unsupported=lambda: "no rights")  # type: ignore[arg-type]
     result = await run_trial(
         scenario, seed=1, short=True, keep=False, log=lambda _: None, output=tmp_path

@@ -1,4 +1,4 @@
-"""A real gateway in the loop of the test, a channel to it, and a worker that the test plays."""
+"""A real gateway in the test's event loop, a channel to it, and a simulated worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.gateway import SQUARE_SUM, PlayedWorker
 
 @pytest.fixture
 async def worker(database: Database) -> PlayedWorker:
-    """A live worker that has `square_sum`, registered before the gateway starts."""
+    """A live worker with the handler `square_sum`, registered before the gateway starts."""
     worker = PlayedWorker(database, SQUARE_SUM)
     await worker.register()
     return worker

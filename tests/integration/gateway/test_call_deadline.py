@@ -23,8 +23,8 @@ from support.gateway import refused
 from support.jobs import read_job
 
 EMAIL = JobSpec(type="email")
-# The deadline of a call, and how much of it may pass before the call arrives, in seconds. gRPC
-# rounds deadlines up.
+# The deadline of a call, and the part of it that may pass before the call arrives, in seconds.
+# gRPC rounds deadlines up.
 TIMEOUT = 60
 SLOW = 40
 

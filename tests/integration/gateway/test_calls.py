@@ -250,7 +250,7 @@ async def test_depth_at_its_limit_is_accepted_and_shown(jobs: JobServiceStub, as
 
 
 async def test_rejected_request_is_released(channel: grpc.aio.Channel):
-    """GRPC keeps an aborted call in a reference cycle, which must not keep the request."""
+    """The reference cycle in which gRPC keeps an aborted call must not keep the request."""
     jobs = b"\x0a\x00" * 500_000
     filter_ = _field(1, b"\x0a\x00" * 500_000)
     gc.collect()

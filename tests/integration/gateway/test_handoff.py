@@ -68,10 +68,10 @@ async def test_idle_pool_receives_a_job_directly(
     for job in (later, sooner):
         hand_off.offer([job])
 
-        async def came(job: Job = job) -> bool:
+        async def arrived(job: Job = job) -> bool:
             return names(job)[0] in await queued(redis)
 
-        await until(came)
+        await until(arrived)
     # The scheduler orders jobs by rank too.
     assert await queued(redis) == names(sooner, later)
     assert await redis.zscore(await queue_of(redis, POOL), names(later)[0]) == pytest.approx(
@@ -89,10 +89,10 @@ async def test_many_or_unserved_jobs_wake_the_scheduler(
 ) -> None:
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     cases = {
-        "no worker runs the type": [await submit(database, type="unserved")],
-        "the job is scheduled": [await submit(database, schedule_time=tomorrow)],
-        "the tenant is another one": [await submit(database, tenant="another")],
-        "the jobs are many": await submit_many(database, 17),
+        "unserved type": [await submit(database, type="unserved")],
+        "scheduled job": [await submit(database, schedule_time=tomorrow)],
+        "another tenant": [await submit(database, tenant="another")],
+        "many jobs": await submit_many(database, 17),
     }
     for name, jobs in cases.items():
         with subtests.test(name):
@@ -140,10 +140,10 @@ async def test_pool_with_the_most_free_slots_receives_the_job(
     async with knowing(settings, database, bus) as hand_off:
         hand_off.offer(jobs)
 
-        async def came() -> bool:
+        async def arrived() -> bool:
             return len(await queued(redis)) == 3
 
-        await until(came)
+        await until(arrived)
 
 
 async def test_prefetch_of_zero_disables_the_hand_off(
@@ -184,10 +184,10 @@ async def test_lost_hand_off_is_delivered_by_the_scheduler(
     job = await submit(database)
     hand_off.offer([job])
 
-    async def came() -> bool:
+    async def arrived() -> bool:
         return bool(await queued(redis))
 
-    await until(came)
+    await until(arrived)
     await redis.flushdb()
     deliverer = Deliverer(settings, identify=database.installation_id)
     await Dispatch(

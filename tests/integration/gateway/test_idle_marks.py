@@ -29,7 +29,7 @@ from headrace_gateway.service import Gateway
 from support.gateway import TIMEOUT, PlayedWorker, refused
 from support.proxy import Proxy
 
-# The idle timeout of the proxy is ten times the interval of the marks, for a busy machine.
+# The interval of the marks and the idle timeout of the proxy, which allows for a busy machine.
 MARK_S, PROXY_S = 0.3, 3.0
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 

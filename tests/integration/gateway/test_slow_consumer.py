@@ -28,7 +28,7 @@ from headrace_gateway.service import Gateway
 from support.gateway import TIMEOUT, PlayedWorker, read_error
 from support.until import until
 
-# How long a reader may stall here, in seconds.
+# The time that a reader may stall in these tests, in seconds.
 PATIENCE = 0.5
 
 # A client whose window does not grow with its throughput.

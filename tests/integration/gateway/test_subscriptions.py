@@ -294,10 +294,10 @@ async def test_standby_watch_takes_over(
     assert await second.events(2) == names
     second.call.cancel()
 
-    async def nobody() -> bool:
+    async def no_stream() -> bool:
         return (await get(service)).consumer == ""
 
-    await until(nobody)
+    await until(no_stream)
 
 
 async def test_newer_watch_of_a_consumer_replaces_the_older(

@@ -40,7 +40,7 @@ async def client(gateway: Gateway) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def patience() -> float:
-    """How long a reader may stall here, in seconds."""
+    """The time that a reader may stall in these tests, in seconds."""
     return 60.0
 
 

@@ -1,4 +1,4 @@
-"""A gateway and a worker on a database with unreadable rows."""
+"""A gateway and a worker with unreadable rows in their database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The database of tests that damage what a command then finds."""
+"""The database of tests that damage it before they run a command."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture
 def database_url(own_database_url: str) -> str:
-    """A database of the test's own: tests change its schema and settings."""
+    """A database for one test, which may change its schema and settings."""
     return own_database_url

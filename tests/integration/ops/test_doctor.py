@@ -1,4 +1,4 @@
-"""`headrace doctor`: what it says of servers that are well, and of those that are not."""
+"""`headrace doctor`: its findings about healthy and unhealthy servers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from support.valkey import OwnValkey, own_valkey
 from support.watching import foreign_transaction
 from support.workers import lapse, register
 
-# From what the servers say to what is good and what is not.
+# From facts to findings.
 
 SERVER = DatabaseServer(
     version="18.1",
@@ -95,7 +95,7 @@ REDIS = RedisServer(
 
 
 def worst(found: list[Finding] | Finding) -> Level:
-    """The worst level; what is not well must come with advice."""
+    """Return the worst level, and assert that each finding below OK has advice."""
     found = [found] if isinstance(found, Finding) else found
     assert all(one.advice for one in found if one.level is not Level.OK)
     return max((one.level for one in found), key=list(Level).index)
@@ -105,18 +105,18 @@ def with_setting(name: str, value: str) -> DatabaseServer:
     return replace(SERVER, settings={**SERVER.settings, name: value})
 
 
-def test_a_good_server_is_well() -> None:
+def test_healthy_server_is_ok() -> None:
     assert worst([*findings.check_server(SERVER, pool_size=10)]) is Level.OK
 
 
-def test_what_costs_durability_is_bad() -> None:
+def test_setting_that_costs_durability_is_bad() -> None:
     for name in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum"):
         found = [*findings.check_server(with_setting(name, "off"), pool_size=10)]
         assert worst(found) is Level.BAD
         assert any(f"Set {name} = on." == one.advice for one in found)
 
 
-def test_other_faults_of_a_server() -> None:
+def test_server_faults_have_their_levels() -> None:
     levels = {
         Level.BAD: (
             replace(SERVER, version_number=130_010),
@@ -140,7 +140,7 @@ def test_other_faults_of_a_server() -> None:
             assert worst([*findings.check_server(server, pool_size=10)]) is level
 
 
-def test_the_schema() -> None:
+def test_schema_version_must_match() -> None:
     known = ["0001", "0002"]
     assert findings.check_schema("0002", "0002", known).level is Level.OK
     for found, advice in ((None, "migrate"), ("0001", "migrate"), ("0009", "upgrade")):
@@ -149,35 +149,35 @@ def test_the_schema() -> None:
         assert advice in finding.advice
 
 
-def test_a_clock_is_off_when_that_is_certain() -> None:
-    def look(seconds: float, took: float) -> Level:
+def test_clock_is_off_only_beyond_the_measurement_error() -> None:
+    def level_of(seconds: float, took: float) -> Level:
         return worst(findings.check_clock(timedelta(seconds=seconds), timedelta(seconds=took)))
 
-    assert look(0.01, 0.1) is Level.OK
-    assert look(0.9, 0.0) is Level.OK
-    assert look(1.5, 0.1) is Level.WARN
-    assert look(-600, 0.1) is Level.WARN
-    assert look(1.5, 1.0) is Level.OK
+    assert level_of(0.01, 0.1) is Level.OK
+    assert level_of(0.9, 0.0) is Level.OK
+    assert level_of(1.5, 0.1) is Level.WARN
+    assert level_of(-600, 0.1) is Level.WARN
+    assert level_of(1.5, 1.0) is Level.OK
 
 
-def test_a_transaction_that_stays_open() -> None:
-    def look(age: timedelta, lag: float = 0.0) -> list[Finding]:
+def test_long_open_transaction_is_reported() -> None:
+    def findings_for(age: timedelta, lag: float = 0.0) -> list[Finding]:
         oldest = OpenTransaction(pid=7, application="psql", user="ann", state="idle", age=age)
         lagging = timedelta(seconds=lag)
         return [*findings.check_transactions(oldest, lagging, sees_others=True)]
 
     none = findings.check_transactions(None, timedelta(), sees_others=True)
     assert worst([*none]) is Level.OK
-    assert worst(look(timedelta(seconds=10))) is Level.OK
-    assert worst(look(timedelta(seconds=10), lag=11)) is Level.WARN
-    [open_one, _] = look(timedelta(minutes=5))
+    assert worst(findings_for(timedelta(seconds=10))) is Level.OK
+    assert worst(findings_for(timedelta(seconds=10), lag=11)) is Level.WARN
+    [open_one, _] = findings_for(timedelta(minutes=5))
     assert open_one.level is Level.WARN
     assert "psql as ann" in open_one.text
     assert "pg_terminate_backend(7)" in open_one.advice
-    assert worst(look(timedelta(hours=2))) is Level.BAD
+    assert worst(findings_for(timedelta(hours=2))) is Level.BAD
 
 
-def test_a_role_that_is_not_shown_the_transactions_of_others_is_told_so() -> None:
+def test_role_without_view_of_other_sessions_is_warned() -> None:
     found = findings.check_transactions(None, timedelta(), sees_others=False)
     [transactions, _] = found
     assert transactions.level is Level.WARN
@@ -185,25 +185,25 @@ def test_a_role_that_is_not_shown_the_transactions_of_others_is_told_so() -> Non
     assert "GRANT pg_read_all_stats" in transactions.advice
 
 
-def test_dead_rows() -> None:
-    def look(live: int, dead: int) -> Level:
+def test_many_dead_rows_are_reported() -> None:
+    def level_of(live: int, dead: int) -> Level:
         table = TableHealth(name="jobs", live=live, dead=dead, vacuum_time=None)
         return worst([*findings.check_tables([table])])
 
-    assert look(0, 0) is Level.OK
-    assert look(10, 10_000) is Level.OK
-    assert look(1_000_000, 100_000) is Level.OK
-    assert look(100_000, 100_000) is Level.WARN
+    assert level_of(0, 0) is Level.OK
+    assert level_of(10, 10_000) is Level.OK
+    assert level_of(1_000_000, 100_000) is Level.OK
+    assert level_of(100_000, 100_000) is Level.WARN
 
 
-def test_nobody_leads() -> None:
+def test_missing_leader_is_bad() -> None:
     assert worst(findings.check_leader(None)) is Level.BAD
     assert worst(findings.check_leader(LeaderState(term=3, lease=None))) is Level.BAD
     led = LeaderState(term=3, lease=timedelta(seconds=5))
     assert worst(findings.check_leader(led)) is Level.OK
 
 
-def test_workers() -> None:
+def test_workers_have_their_levels() -> None:
     assert worst([*findings.check_workers([WORKER])]) is Level.OK
     assert worst([*findings.check_workers([])]) is Level.BAD
     lapsed = replace(WORKER, lease=timedelta(seconds=-1))
@@ -213,23 +213,23 @@ def test_workers() -> None:
     assert worst([*findings.check_workers([replace(WORKER, types=0)])]) is Level.WARN
 
 
-def test_redis() -> None:
-    def look(**changes: object) -> Level:
+def test_redis_faults_have_their_levels() -> None:
+    def level_of(**changes: object) -> Level:
         return worst([*findings.check_redis(replace(REDIS, **changes))])
 
-    assert look() is Level.OK
-    assert look(version="6.2.14") is Level.BAD
-    assert look(version="8.0") is Level.OK
-    assert look(max_memory=2**30) is Level.OK
-    assert look(max_memory=2**30, policy="allkeys-lru") is Level.WARN
-    assert look(max_memory=2**20) is Level.WARN
+    assert level_of() is Level.OK
+    assert level_of(version="6.2.14") is Level.BAD
+    assert level_of(version="8.0") is Level.OK
+    assert level_of(max_memory=2**30) is Level.OK
+    assert level_of(max_memory=2**30, policy="allkeys-lru") is Level.WARN
+    assert level_of(max_memory=2**20) is Level.WARN
     assert worst(findings.redis_unreachable("10.0.0.7:6379/0")) is Level.BAD
 
 
-# What real servers say.
+# The facts of real servers.
 
 
-async def test_a_database_tells_of_itself(database: Database) -> None:
+async def test_facts_of_a_new_database_are_read(database: Database) -> None:
     async with database.snapshot(statement_timeout=10) as connection:
         server = await read_server(connection)
         tables = await read_tables(connection)
@@ -241,7 +241,7 @@ async def test_a_database_tells_of_itself(database: Database) -> None:
     assert findings.check_leader(leader).level is Level.BAD
 
 
-async def test_a_leader_leads_while_its_lease_lasts(database: Database) -> None:
+async def test_leader_without_a_lease_does_not_lead(database: Database) -> None:
     async def lead(until: str) -> LeaderState | None:
         async with database.transaction() as connection:
             await connection.execute(text("DELETE FROM leadership"))
@@ -260,7 +260,7 @@ async def test_a_leader_leads_while_its_lease_lasts(database: Database) -> None:
     assert await lead("-1 s") == LeaderState(term=7, lease=None)
 
 
-async def test_workers_and_their_load_are_told(database: Database) -> None:
+async def test_workers_are_read_with_their_load(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     lapsed = await register(database, queues=("mail",))
     await lapse(database, lapsed)
@@ -272,7 +272,7 @@ async def test_workers_and_their_load_are_told(database: Database) -> None:
     assert brought.job.state is JobState.RUNNING
 
 
-async def test_a_queue_without_a_worker_is_told_with_its_age(database: Database) -> None:
+async def test_unserved_lanes_are_read_with_their_age(database: Database) -> None:
     await register(database, "test", queues=("mail",))
     for queue, job_type in (("mail", "test"), ("mail", "other"), ("default", "test")):
         await submit(database, queue=queue, type=job_type)
@@ -286,9 +286,11 @@ async def test_a_queue_without_a_worker_is_told_with_its_age(database: Database)
     assert all(one.level is Level.WARN for one in findings.check_lanes(lanes))
 
 
-async def test_whose_transaction_is_open_is_told(settings: Settings, database: Database) -> None:
+async def test_open_transaction_is_read_with_its_session(
+    settings: Settings, database: Database
+) -> None:
     holder = await asyncpg.connect(
-        settings.postgresql_url, server_settings={"application_name": "somebody's psql"}
+        settings.postgresql_url, server_settings={"application_name": "psql of a user"}
     )
     try:
         await holder.execute("BEGIN")
@@ -300,23 +302,23 @@ async def test_whose_transaction_is_open_is_told(settings: Settings, database: D
     finally:
         await holder.close()
     assert oldest is not None
-    assert (oldest.application, oldest.state) == ("somebody's psql", "idle in transaction")
+    assert (oldest.application, oldest.state) == ("psql of a user", "idle in transaction")
     assert lag > timedelta()
     async with database.snapshot(statement_timeout=10) as connection:
         assert await settled_lag(connection) == timedelta()
 
 
 @pytest.fixture
-def elsewhere(databases: Databases) -> Iterator[str]:
-    """Another database of the cluster."""
+def other_database(databases: Databases) -> Iterator[str]:
+    """Another database in the same cluster."""
     with databases.fresh(migrated=False) as url:
         yield url
 
 
-async def test_a_transaction_in_another_database_is_told_with_its_name(
-    database: Database, elsewhere: str
+async def test_transaction_in_another_database_names_it(
+    database: Database, other_database: str
 ) -> None:
-    holder = await asyncpg.connect(elsewhere)
+    holder = await asyncpg.connect(other_database)
     try:
         await holder.execute("BEGIN")
         await holder.execute("SELECT pg_current_xact_id()")
@@ -325,12 +327,14 @@ async def test_a_transaction_in_another_database_is_told_with_its_name(
     finally:
         await holder.close()
     assert oldest is not None
-    name = urlsplit(elsewhere).path.removeprefix("/")
+    name = urlsplit(other_database).path.removeprefix("/")
     assert oldest.state == f"idle in transaction in the database {name}"
 
 
 @pytest.mark.parametrize("granted", [False, True])
-async def test_who_is_not_shown_what_others_do_is_known(database: Database, granted: bool) -> None:
+async def test_role_without_privilege_does_not_see_other_sessions(
+    database: Database, granted: bool
+) -> None:
     role = "headrace_test_doctor"
     async with foreign_transaction(database), database.transaction() as connection:
         await connection.execute(text(f"CREATE ROLE {role}"))
@@ -339,13 +343,13 @@ async def test_who_is_not_shown_what_others_do_is_known(database: Database, gran
         await connection.execute(text(f"SET LOCAL ROLE {role}"))
         server = await read_server(connection)
         oldest = await oldest_transaction(connection)
-        # The role goes with it.
+        # The rollback removes the role.
         await connection.rollback()
     assert server.sees_others is granted
     assert (oldest is not None) is granted
 
 
-async def test_the_time_limit_that_a_session_begins_with_is_told(
+async def test_initial_statement_timeout_of_a_session_is_read(
     settings: Settings, database: Database
 ) -> None:
     async with database.transaction() as connection:
@@ -364,32 +368,32 @@ _LIMIT_SESSIONS = text("""
 """)
 
 
-async def test_redis_tells_of_itself(settings: Settings) -> None:
+async def test_facts_of_redis_are_read(settings: Settings) -> None:
     server = await read_redis(settings)
     assert worst([*findings.check_redis(server)]) is Level.OK
     assert server.memory > 0
 
 
-async def test_gateway_listens_as_often_as_the_doctor_counts(
+async def test_listening_sessions_count_the_gateways(
     settings: Settings, database: Database
 ) -> None:
     gateway = Gateway(settings)
     await gateway.start()
     try:
 
-        async def told() -> str:
+        async def connections_text() -> str:
             async with database.snapshot(statement_timeout=10) as connection:
                 server = await read_server(connection)
             found = [*findings.check_server(server, pool_size=10)]
             [text] = [one.text for one in found if one.topic == "connections"]
             return text if server.sessions.get("headrace-gateway-listen") == 1 else ""
 
-        assert "1 gateway may open 11 with" in await until(told)
+        assert "1 gateway may open 11 with" in await until(connections_text)
     finally:
         await gateway.stop()
 
 
-async def test_write_that_is_refused_is_told(settings: Settings, database: Database) -> None:
+async def test_refused_writes_are_bad(settings: Settings, database: Database) -> None:
     assert await write_fault(database, within=10) is None
     async with database.transaction() as holder:
         await holder.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))
@@ -402,21 +406,19 @@ async def test_write_that_is_refused_is_told(settings: Settings, database: Datab
 
     await until(refused)
     assert worst(findings.check_writes("read-only")) is Level.BAD
-    told = " ".join(doctor(settings).stdout.split())
-    assert "bad writes: jobs cannot be stored: cannot execute SELECT in a read-only" in told
-    assert "default_transaction_read_only is on" in told
+    printed = " ".join(doctor(settings).stdout.split())
+    assert "bad writes: jobs cannot be stored: cannot execute SELECT in a read-only" in printed
+    assert "default_transaction_read_only is on" in printed
 
 
 @pytest.fixture
 def full_valkey() -> Iterator[OwnValkey]:
-    """A Valkey whose memory is used up."""
+    """A Valkey without free memory."""
     with own_valkey("--maxmemory", "1", "--maxmemory-policy", "noeviction") as valkey:
         yield valkey
 
 
-async def test_redis_that_takes_no_writes_is_told(
-    settings: Settings, full_valkey: OwnValkey
-) -> None:
+async def test_redis_that_refuses_writes_is_bad(settings: Settings, full_valkey: OwnValkey) -> None:
     url = SecretStr(full_valkey.url)
     server = await read_redis(settings.model_copy(update={"redis_url": url}))
     found = [*findings.check_redis(server)]
@@ -442,7 +444,9 @@ def password(settings: Settings) -> str:
     return settings.postgresql_url.partition("//headrace:")[2].partition("@")[0]
 
 
-async def test_it_says_what_is_bad_and_what_to_do(settings: Settings, database: Database) -> None:
+async def test_doctor_prints_bad_findings_with_advice(
+    settings: Settings, database: Database
+) -> None:
     done = doctor(settings)
     assert done.returncode == 1, done.stderr
     assert "bad  scheduler: no scheduler leads" in done.stdout
@@ -451,13 +455,15 @@ async def test_it_says_what_is_bad_and_what_to_do(settings: Settings, database: 
     secret = password(settings)
     assert secret
     assert secret not in done.stdout + done.stderr
-    told = json.loads(doctor(settings, "--json").stdout)
-    assert told["verdict"] == "bad"
-    topics = {finding["topic"] for finding in told["findings"]}
+    printed = json.loads(doctor(settings, "--json").stdout)
+    assert printed["verdict"] == "bad"
+    topics = {finding["topic"] for finding in printed["findings"]}
     assert {"headrace", "postgresql", "connections", "clock", "redis", "transactions"} <= topics
 
 
-async def test_what_runs_well_ends_with_0(settings: Settings, database: Database) -> None:
+async def test_working_installation_has_no_bad_findings(
+    settings: Settings, database: Database
+) -> None:
     await register(database)
     async with database.transaction() as connection:
         await connection.execute(
@@ -466,21 +472,25 @@ async def test_what_runs_well_ends_with_0(settings: Settings, database: Database
                 "VALUES (1, gen_random_uuid(), now() + interval '1 min')"
             )
         )
-    told = json.loads(doctor(settings, "-o", "json").stdout)
-    bad = {one["topic"] for one in told["findings"] if one["level"] == "bad"}
-    # The tests' own server need not survive a crash of the machine.
+    printed = json.loads(doctor(settings, "-o", "json").stdout)
+    bad = {one["topic"] for one in printed["findings"] if one["level"] == "bad"}
+    # The test server runs without durability.
     assert bad <= {"fsync", "full_page_writes"}
 
 
-async def test_it_goes_on_without_redis(settings: Settings, database: Database) -> None:
-    gone = settings.model_copy(update={"redis_url": SecretStr("redis://:pa55@127.0.0.1:1/0")})
-    done = doctor(gone)
+async def test_unreachable_redis_is_bad(settings: Settings, database: Database) -> None:
+    without_redis = settings.model_copy(
+        update={"redis_url": SecretStr("redis://:pa55@127.0.0.1:1/0")}
+    )
+    done = doctor(without_redis)
     assert done.returncode == 1
     assert "bad  redis: Redis cannot be reached at 127.0.0.1:1/0" in done.stdout
     assert "pa55" not in done.stdout + done.stderr
 
 
-async def test_an_older_schema_is_told_first(settings: Settings, database: Database) -> None:
+async def test_older_schema_is_reported_with_its_migration(
+    settings: Settings, database: Database
+) -> None:
     async with database.transaction() as connection:
         await connection.execute(text("UPDATE headrace_version SET version_num = '0001'"))
         await connection.execute(text("DROP TABLE leadership"))
@@ -489,14 +499,14 @@ async def test_an_older_schema_is_told_first(settings: Settings, database: Datab
     assert "→ Run: python -m headrace_core migrate" in done.stdout
 
 
-async def test_without_a_database_there_is_no_verdict(settings: Settings) -> None:
+async def test_unreachable_database_exits_with_2(settings: Settings) -> None:
     url = SecretStr("postgresql://headrace:pa55word@127.0.0.1:1/headrace")
     done = doctor(settings.model_copy(update={"database_url": url}))
     assert done.returncode == 2
-    # The lines are wrapped.
-    told = " ".join(done.stderr.split())
-    assert "check failed: the database at 127.0.0.1:1/headrace cannot be reached" in told
-    assert "--data FOLDER" in told
+    # Join the wrapped lines.
+    printed = " ".join(done.stderr.split())
+    assert "check failed: the database at 127.0.0.1:1/headrace cannot be reached" in printed
+    assert "--data FOLDER" in printed
     assert "pa55word" not in done.stdout + done.stderr
 
 

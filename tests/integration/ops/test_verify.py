@@ -1,4 +1,4 @@
-"""`headrace verify`: a database is doctored in every way, and each check must notice."""
+"""`headrace verify`: each check finds the damage that it is for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from support.workers import ending, lapse, register, report, start, write_ends
 
 
 async def populate(database: Database) -> None:
-    """Jobs in every state, on many ways, a batch, and what is left over of a pruned job."""
+    """Create a job in every state, and one that succeeded after a requeue."""
     for state in JobState:
         await bring(database, state)
     brought = await bring(database, JobState.FAILED)
@@ -55,13 +55,13 @@ async def audit(
     return await auditor.run(patience=patience)
 
 
-async def doctor(database: Database, *statements: str) -> None:
-    """Runs statements that no trigger and no foreign key stands against."""
+async def damage(database: Database, *statements: str) -> None:
+    """Run statements without triggers and foreign keys."""
     async with database.transaction() as connection:
-        await operate(connection, *statements)
+        await execute_unchecked(connection, *statements)
 
 
-async def operate(connection: Connection, *statements: str) -> None:
+async def execute_unchecked(connection: Connection, *statements: str) -> None:
     await connection.execute(text("SET LOCAL session_replication_role = replica"))
     for statement in statements:
         await connection.execute(text(statement))
@@ -69,7 +69,7 @@ async def operate(connection: Connection, *statements: str) -> None:
 
 @pytest.fixture(scope="module")
 def populated_url(databases: Databases) -> Iterator[str]:
-    """A populated database, which each test leaves as it is."""
+    """A populated database that no test changes."""
 
     async def fill() -> None:
         database = Database(Settings(database_url=SecretStr(url)), application="test")
@@ -83,16 +83,16 @@ def populated_url(databases: Databases) -> Iterator[str]:
 
 @pytest.fixture
 async def populated(populated_url: str) -> AsyncIterator[Database]:
-    """It, to be read."""
+    """The populated database, for reading."""
     database = Database(Settings(database_url=SecretStr(populated_url)), application="test")
     yield database
     await database.close()
 
 
-async def audit_doctored(database: Database, *statements: str) -> Audit:
-    """What is found once the statements have been run; afterwards they are undone."""
+async def audit_damaged(database: Database, *statements: str) -> Audit:
+    """Audit a database after some statements, which are then rolled back."""
     async with database.transaction() as connection:
-        await operate(connection, *statements)
+        await execute_unchecked(connection, *statements)
         auditor = Auditor(database, limit=20, progress=lambda *_: None, page=3)
         found = await auditor.read(connection)
         await connection.rollback()
@@ -100,9 +100,7 @@ async def audit_doctored(database: Database, *statements: str) -> Audit:
 
 
 @pytest.mark.parametrize("page", [1, 3, 10_000])
-async def test_a_healthy_database_is_clean_whatever_the_size_of_a_page(
-    populated: Database, page: int
-) -> None:
+async def test_healthy_database_is_clean_for_any_page_size(populated: Database, page: int) -> None:
     found = await audit(populated, page=page)
     assert found.breaches == []
     assert not found.counts
@@ -111,7 +109,7 @@ async def test_a_healthy_database_is_clean_whatever_the_size_of_a_page(
         assert found.events == await connection.scalar(text("SELECT count(*) FROM job_events"))
 
 
-async def test_an_empty_database_is_clean(database: Database) -> None:
+async def test_empty_database_is_clean(database: Database) -> None:
     found = await audit(database, patience=0.0)
     assert (found.jobs, found.events, found.breaches) == (0, 0, [])
 
@@ -126,8 +124,8 @@ SCHEDULED = f"FROM jobs {NOW} WHERE state = 'scheduled'"
 TWICE = "(SELECT id FROM jobs WHERE attempt = 2)"
 UNCHECKED = "ALTER TABLE {} DROP CONSTRAINT {}".format
 
-# What is broken, and how.
-DOCTORED: list[tuple[str, Sequence[str]]] = [
+# Each check, and statements that it must notice.
+DAMAGES: list[tuple[str, Sequence[str]]] = [
     ("missing", [f"DELETE FROM job_events WHERE job_id = {ENDED}"]),
     ("orphan", [f"DELETE FROM jobs WHERE id = {ENDED}"]),
     ("gap", [f"DELETE FROM job_events WHERE job_id = {ENDED} AND seq = 2"]),
@@ -254,43 +252,43 @@ DOCTORED: list[tuple[str, Sequence[str]]] = [
 
 @pytest.mark.parametrize(
     ("check", "statements"),
-    DOCTORED,
-    ids=[f"{check}-{number}" for number, (check, _) in enumerate(DOCTORED)],
+    DAMAGES,
+    ids=[f"{check}-{number}" for number, (check, _) in enumerate(DAMAGES)],
 )
-async def test_what_is_broken_is_noticed(
+async def test_damage_is_noticed_by_its_check(
     populated: Database, check: str, statements: Sequence[str]
 ) -> None:
-    found = await audit_doctored(populated, *statements)
+    found = await audit_damaged(populated, *statements)
     assert check in found.counts, found
 
 
 @pytest.mark.parametrize("event", EventType)
-async def test_every_event_that_the_lifecycle_does_not_have_there_is_noticed(
+async def test_event_that_breaks_the_lifecycle_is_noticed(
     populated: Database, event: EventType
 ) -> None:
     before = "started" if event is EventType.SUBMITTED else "submitted"
-    found = await audit_doctored(
+    found = await audit_damaged(
         populated,
         UNCHECKED("job_events", "job_events_step_check"),
         UNCHECKED("job_events", "job_events_first_check"),
         UNCHECKED("job_events", "job_events_output_check"),
         UNCHECKED("job_events", "job_events_progress_check"),
-        # Before the first event there is no state, and behind it the job is QUEUED.
+        # A job has no state before its first event, and is QUEUED after it.
         f"UPDATE job_events SET type = '{event}', state = 'running' "
         f"WHERE job_id = {ENDED} AND type = '{before}'",
     )
     assert "step" in found.counts
 
 
-def test_every_check_of_the_written_is_doctored() -> None:
+def test_every_check_of_stored_rows_has_a_damage() -> None:
     waiting = {"lease", "due", "deadline", "delivery"}
-    assert {check for check, _ in DOCTORED} == set(RULES) - waiting
+    assert {check for check, _ in DAMAGES} == set(RULES) - waiting
 
 
 async def audit_as(database: Database, *statements: str, may_read: str) -> Audit:
-    """What a role finds that may read no more than that; it is gone afterwards."""
+    """Audit as a temporary role with limited read privileges."""
     role = "headrace_test_auditor"
-    return await audit_doctored(
+    return await audit_damaged(
         database,
         *statements,
         f"CREATE ROLE {role}",
@@ -301,25 +299,25 @@ async def audit_as(database: Database, *statements: str, may_read: str) -> Audit
 
 
 @pytest.mark.parametrize("may_read", ["TABLES", "TABLES SEQUENCES"])
-async def test_a_role_that_may_only_read_finds_a_healthy_database_clean(
+async def test_read_only_role_finds_a_healthy_database_clean(
     populated: Database, may_read: str
 ) -> None:
     assert (await audit_as(populated, may_read=may_read)).breaches == []
 
 
-async def test_a_place_beyond_the_sequence_is_noticed_by_who_may_read_it(
+async def test_place_beyond_the_sequence_is_noticed(
     populated: Database,
 ) -> None:
     beyond = "INSERT INTO event_log VALUES ('default', '3', 1000000000)"
     found = await audit_as(populated, beyond, may_read="TABLES SEQUENCES")
     assert found.counts["log"] == 1
-    # Others still notice one that no transaction has come to.
+    # Without the sequences, a place beyond the newest transaction is still noticed.
     beyond = "INSERT INTO event_log VALUES ('default', '1000000000', 1)"
     found = await audit_as(populated, beyond, may_read="TABLES")
     assert found.counts["log"] == 1
 
 
-async def test_leftovers_of_a_pruned_job_are_no_orphans(database: Database) -> None:
+async def test_leftovers_of_a_pruned_job_are_not_orphans(database: Database) -> None:
     brought = await bring(database, JobState.SUCCEEDED)
     await prune(database, max_events=2)
     async with database.transaction() as connection:
@@ -329,27 +327,27 @@ async def test_leftovers_of_a_pruned_job_are_no_orphans(database: Database) -> N
     assert (await audit(database)).breaches == []
 
 
-async def test_batches_are_clean(database: Database) -> None:
+async def test_batch_is_clean(database: Database) -> None:
     async with database.transaction() as connection:
         await submit_batch(connection, new_batch([new_job().spec] * 5))
     assert (await audit(database)).breaches == []
 
 
-async def test_breaches_are_counted_when_they_are_too_many_to_tell(database: Database) -> None:
+async def test_breaches_beyond_the_limit_are_only_counted(database: Database) -> None:
     await submit_many(database, 30)
-    await doctor(database, "DELETE FROM job_events")
+    await damage(database, "DELETE FROM job_events")
     found = await audit(database, limit=5, page=7)
     assert found.counts == {"missing": 30}
     assert len(found.breaches) == 5
 
 
-# What waits for somebody.
+# Stuck jobs.
 
 
-async def test_a_running_job_without_a_live_worker_is_noticed(database: Database) -> None:
+async def test_running_job_without_a_live_worker_is_noticed(database: Database) -> None:
     lapsed, missing, _ = [await bring(database, JobState.RUNNING) for _ in range(3)]
     await lapse(database, lapsed.worker_id)
-    await doctor(
+    await damage(
         database,
         f"DELETE FROM worker_handlers WHERE worker_id = '{missing.worker_id}'",
         f"DELETE FROM workers WHERE id = '{missing.worker_id}'",
@@ -362,31 +360,31 @@ async def test_a_running_job_without_a_live_worker_is_noticed(database: Database
     assert (await audit(database)).breaches == []
 
 
-async def test_a_job_that_is_due_is_noticed(database: Database) -> None:
+async def test_due_job_that_is_not_queued_is_noticed(database: Database) -> None:
     brought = await bring(database, JobState.SCHEDULED)
     await set_column(database, brought.job.id, "due_time = now() - interval '1 s'")
     [breach] = (await audit(database, patience=0.0)).breaches
     assert (breach.check, breach.subject) == ("due", f"job {brought.job.id}")
 
 
-async def test_of_a_standby_nothing_is_said_of_who_waits(
+async def test_stuck_job_on_a_standby_is_not_a_breach(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brought = await bring(database, JobState.SCHEDULED)
     await set_column(database, brought.job.id, "due_time = now() - interval '1 s'")
     assert (await audit(database, patience=0.0)).counts == {"due": 1}
 
-    async def copied(_: Connection) -> bool:
+    async def standby(_: Connection) -> bool:
         return True
 
-    monkeypatch.setattr(auditing, "is_standby", copied)
+    monkeypatch.setattr(auditing, "is_standby", standby)
     assert (await audit(database, patience=0.0)).breaches == []
-    # What is written is looked at all the same.
-    await doctor(database, f"DELETE FROM job_events WHERE job_id = '{brought.job.id}'")
+    # Stored rows are still checked.
+    await damage(database, f"DELETE FROM job_events WHERE job_id = '{brought.job.id}'")
     assert (await audit(database, patience=0.0)).counts == {"missing": 1}
 
 
-async def test_a_job_past_its_deadline_is_noticed(database: Database) -> None:
+async def test_job_past_its_deadline_is_noticed(database: Database) -> None:
     early, late = await submit(database), await submit(database)
     await set_column(database, early.id, "deadline = now() - interval '1 s'")
     await set_column(database, late.id, "deadline = now() - interval '11 s'")
@@ -394,7 +392,7 @@ async def test_a_job_past_its_deadline_is_noticed(database: Database) -> None:
     assert (breach.check, breach.subject) == ("deadline", f"job {late.id}")
 
 
-async def test_a_job_that_free_workers_do_not_get_is_noticed(database: Database) -> None:
+async def test_undelivered_job_despite_free_slots_is_noticed(database: Database) -> None:
     await register(database, slots=10)
     first, _, elsewhere = [
         await submit(database, **spec) for spec in ({"priority": 1}, {}, {"type": "unknown"})
@@ -404,34 +402,34 @@ async def test_a_job_that_free_workers_do_not_get_is_noticed(database: Database)
     assert (breach.check, breach.subject) == ("delivery", f"job {first.id}")
 
 
-async def test_a_job_that_waits_for_a_busy_worker_is_none(database: Database) -> None:
+async def test_job_that_waits_for_a_busy_worker_is_clean(database: Database) -> None:
     worker_id = await register(database, slots=2)
     await start(database, worker_id, await submit(database))
     await submit(database)
     assert (await audit(database, patience=0.0)).breaches == []
 
 
-async def test_what_moves_on_meanwhile_is_no_breach(database: Database) -> None:
+async def test_job_that_moves_during_the_audit_is_not_a_breach(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     await lapse(database, brought.worker_id)
-    looks = 0
+    reads = 0
 
-    class Sweeping(Auditor):
+    class RecoveringAuditor(Auditor):
         async def _find_stuck(self):
-            nonlocal looks
-            looks += 1
+            nonlocal reads
+            reads += 1
             found = await super()._find_stuck()
-            if looks == 1:
+            if reads == 1:
                 assert found
                 await set_column(
                     database, brought.job.id, "state = 'queued', queue_time = now(), seq = 3"
                 )
             return found
 
-    auditor = Sweeping(database, limit=1, progress=lambda *_: None)
+    auditor = RecoveringAuditor(database, limit=1, progress=lambda *_: None)
     found = await auditor.run(patience=60.0)
     assert found.breaches == []
-    assert looks == 2
+    assert reads == 2
 
 
 # The command.
@@ -448,12 +446,12 @@ def verify(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[s
     )
 
 
-async def test_its_exit_code_says_what_it_found(settings: Settings, database: Database) -> None:
+async def test_verify_exits_with_1_for_a_breach(settings: Settings, database: Database) -> None:
     await populate(database)
     done = verify(settings, "--at-rest")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("clean: 8 jobs")
-    await doctor(database, f"DELETE FROM job_events WHERE job_id = {ENDED} AND seq = 2")
+    await damage(database, f"DELETE FROM job_events WHERE job_id = {ENDED} AND seq = 2")
     done = verify(settings, "--at-rest")
     assert done.returncode == 1
     assert "gap: events are numbered 1, 2, 3 … without a gap" in done.stdout
@@ -461,26 +459,30 @@ async def test_its_exit_code_says_what_it_found(settings: Settings, database: Da
     assert "1 breach\n" in done.stdout
     for arguments in (("--json",), ("-o", "json")):
         done = verify(settings, "--at-rest", *arguments)
-        told = json.loads(done.stdout)
-        assert (done.returncode, told["verdict"], told["counts"]) == (1, "breach", {"gap": 1})
-        assert told["breaches"][0]["subject"].startswith("job ")
+        output = json.loads(done.stdout)
+        assert (done.returncode, output["verdict"], output["counts"]) == (
+            1,
+            "breach",
+            {"gap": 1},
+        )
+        assert output["breaches"][0]["subject"].startswith("job ")
 
 
-async def test_what_cannot_be_reached_is_no_verdict(settings: Settings) -> None:
-    gone = settings.model_copy(
+async def test_unreachable_database_gives_an_unknown_verdict(settings: Settings) -> None:
+    unreachable = settings.model_copy(
         update={"database_url": SecretStr("postgresql://headrace:pa55word@127.0.0.1:1/headrace")}
     )
-    done = verify(gone, "--json")
+    done = verify(unreachable, "--json")
     assert done.returncode == 2
-    told = json.loads(done.stdout)
-    assert told["verdict"] == "unknown"
-    assert "the database at 127.0.0.1:1/headrace cannot be reached" in told["reason"]
-    assert "HEADRACE_DATABASE_URL names it" in told["reason"]
-    assert "--data FOLDER" in told["reason"]
+    output = json.loads(done.stdout)
+    assert output["verdict"] == "unknown"
+    assert "the database at 127.0.0.1:1/headrace cannot be reached" in output["reason"]
+    assert "HEADRACE_DATABASE_URL names it" in output["reason"]
+    assert "--data FOLDER" in output["reason"]
     assert "pa55word" not in done.stdout + done.stderr
 
 
-async def test_a_wrong_password_is_no_verdict_and_is_not_told(settings: Settings) -> None:
+async def test_wrong_password_exits_with_2_and_stays_secret(settings: Settings) -> None:
     url = settings.postgresql_url.replace("@127", "x@127")
     done = verify(settings.model_copy(update={"database_url": SecretStr(url)}))
     assert done.returncode == 2
@@ -488,28 +490,28 @@ async def test_a_wrong_password_is_no_verdict_and_is_not_told(settings: Settings
     assert url.partition("//headrace:")[2].partition("@")[0] not in done.stdout + done.stderr
 
 
-async def test_another_schema_is_no_verdict(settings: Settings, database: Database) -> None:
-    await doctor(database, "UPDATE headrace_version SET version_num = '0001'")
+async def test_other_schema_version_exits_with_2(settings: Settings, database: Database) -> None:
+    await damage(database, "UPDATE headrace_version SET version_num = '0001'")
     done = verify(settings)
     assert done.returncode == 2
     assert "schema 0001, but this version expects" in done.stderr
 
 
-async def test_a_database_without_a_schema_is_no_verdict(populated: Database) -> None:
+async def test_database_without_a_schema_is_not_audited(populated: Database) -> None:
     with pytest.raises(OtherSchema, match="no schema"):
-        await audit_doctored(populated, "DROP TABLE headrace_version")
+        await audit_damaged(populated, "DROP TABLE headrace_version")
 
 
-def test_a_folder_in_which_nothing_runs_is_no_verdict(settings: Settings, tmp_path: Path) -> None:
+def test_folder_without_servers_exits_with_2(settings: Settings, tmp_path: Path) -> None:
     done = verify(settings, "--data", str(tmp_path))
     assert done.returncode == 2
     assert "no headrace up" in done.stderr
 
 
-async def test_it_changes_nothing_and_waits_for_nobody(database: Database) -> None:
+async def test_audit_waits_for_no_lock_and_cannot_write(database: Database) -> None:
     await populate(database)
     async with database.transaction() as connection:
-        # Somebody holds every row, and a page of them is being written.
+        # Another transaction has locked and changed every row.
         await connection.execute(text("UPDATE jobs SET update_time = update_time"))
         await connection.execute(text("UPDATE job_events SET time = time"))
         found = await audit(database, page=2)

@@ -49,7 +49,7 @@ async def deliverer(settings: Settings, database: Database) -> AsyncIterator[Del
 
 @pytest.fixture
 async def term(database: Database) -> int:
-    """The term of the tests."""
+    """The current term."""
     return await lead(database)
 
 
@@ -101,7 +101,7 @@ async def test_jobs_are_delivered_by_priority_within_free_slots(
     ]
     assert await dispatch.run_once() > 0
     assert await queues.take("pool") == deliveries(highest, high, first)
-    # Nothing more while these are unclaimed or running.
+    # No other job is delivered while these are unclaimed or running.
     await dispatch.run_once()
     assert await queues.of("pool") == []
     await start(database, worker_id, highest, high, first)
@@ -202,7 +202,7 @@ async def test_pool_without_live_workers_gets_nothing(
     await dispatch.run_once()
     assert await queues.of("lapsed") == await queues.of("draining") == []
     assert await queues.of("live") == deliveries(c)
-    # A worker that serves them gets them at once.
+    # A new worker that serves these jobs gets them at once.
     await register(database, "a", "b", pool="late")
     await dispatch.run_once()
     assert await queues.of("late") == deliveries(a, b)

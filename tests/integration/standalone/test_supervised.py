@@ -1,4 +1,4 @@
-"""A program is kept running until it is stopped, and leaves nothing behind."""
+"""A program is restarted until it is stopped, and ends with all its processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headrace_standalone.log_file import LogFile
 from headrace_standalone.program import Program, leashed
 from headrace_standalone.supervised import RESTARTS, ProgramFailedError, Supervised
 
-# Serves once it has written its process id to the file that it is given.
+# A program that serves once it has written its process id to the given file.
 SERVE = """
     import os, pathlib, signal, sys
     pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
@@ -31,12 +31,12 @@ DEADLINE = 20
 
 
 class Scene:
-    """A supervised program and what is said about it."""
+    """A supervised program and its announcements."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "pid"
         self.log = LogFile(folder / "program.log")
-        self.said: asyncio.Queue[str] = asyncio.Queue()
+        self.announced: asyncio.Queue[str] = asyncio.Queue()
 
     def program(self, code: str, **changes: object) -> Program:
         options: dict[str, object] = {
@@ -56,7 +56,7 @@ class Scene:
         supervised = Supervised(
             program,
             log=self.log,
-            announce=self.said.put_nowait,
+            announce=self.announced.put_nowait,
             restarts=RetryPolicy(initial_backoff=timedelta(milliseconds=50)),
         )
         try:
@@ -65,11 +65,11 @@ class Scene:
             async with asyncio.timeout(DEADLINE):
                 await supervised.stop()
 
-    async def hears(self, text: str) -> str:
+    async def announces(self, text: str) -> str:
         async with asyncio.timeout(DEADLINE):
-            while text not in (sentence := await self.said.get()):
+            while text not in (announcement := await self.announced.get()):
                 pass
-        return sentence
+        return announcement
 
 
 @pytest.fixture
@@ -82,40 +82,40 @@ def pid(supervised: Supervised) -> int:
     return supervised.pid
 
 
-async def test_a_program_that_dies_is_started_again_and_again(scene: Scene) -> None:
+async def test_killed_program_restarts_every_time(scene: Scene) -> None:
     async with scene.supervise(scene.program(SERVE)) as supervised:
         await supervised.start()
         seen = {pid(supervised)}
         for _ in range(3):
             scene.file.unlink()
             os.kill(pid(supervised), signal.SIGKILL)
-            assert "was killed by SIGKILL" in await scene.hears("starting it again in")
-            await scene.hears("program serves again")
+            assert "was killed by SIGKILL" in await scene.announces("starting it again in")
+            await scene.announces("program serves again")
             seen.add(pid(supervised))
         assert len(seen) == 4
 
 
-def test_the_wait_before_a_restart_is_bounded() -> None:
+def test_wait_before_a_restart_is_bounded() -> None:
     assert RESTARTS.backoff(10_000) <= timedelta(seconds=10)
 
 
-async def test_a_program_that_never_served_has_failed_and_its_log_says_why(scene: Scene) -> None:
-    code = "import sys; print('first'); sys.exit('there is no such setting')"
+async def test_program_that_exits_at_its_start_fails_with_its_log(scene: Scene) -> None:
+    code = "import sys; print('first'); sys.exit('unknown setting')"
     async with scene.supervise(scene.program(code)) as supervised:
         with pytest.raises(ProgramFailedError, match="ended with exit code 1") as caught:
             await supervised.start()
-    assert "there is no such setting" in caught.value.tail
-    assert scene.said.empty()
+    assert "unknown setting" in caught.value.tail
+    assert scene.announced.empty()
 
 
-async def test_a_program_that_does_not_serve_in_its_time_has_failed(scene: Scene) -> None:
+async def test_program_that_does_not_serve_in_time_fails(scene: Scene) -> None:
     code = "import signal; signal.pause()"
     async with scene.supervise(scene.program(code, start_timeout=0.5)) as supervised:
         with pytest.raises(ProgramFailedError, match=r"did not serve within 0\.5 s"):
             await supervised.start()
 
 
-async def test_an_executable_that_is_not_there_has_failed(scene: Scene) -> None:
+async def test_missing_executable_fails(scene: Scene) -> None:
     program = scene.program("", command=("/no/such/executable",))
     async with scene.supervise(program) as supervised:
         with pytest.raises(ProgramFailedError, match="ended with exit code"):
@@ -123,18 +123,18 @@ async def test_an_executable_that_is_not_there_has_failed(scene: Scene) -> None:
     assert "/no/such/executable" in (scene.file.parent / "program.log").read_text()
 
 
-async def test_a_program_is_prepared_before_each_start(scene: Scene) -> None:
+async def test_program_is_prepared_before_each_start(scene: Scene) -> None:
     program = scene.program(SERVE, prepare=lambda: scene.file.unlink(missing_ok=True))
-    scene.file.write_text("from an earlier life")
+    scene.file.write_text("from an earlier run")
     async with scene.supervise(program) as supervised:
         await supervised.start()
         first = pid(supervised)
         os.kill(first, signal.SIGKILL)
-        await scene.hears("program serves again")
+        await scene.announces("program serves again")
         assert scene.file.read_text() == str(pid(supervised))
 
 
-async def test_a_program_may_end_in_its_own_way(scene: Scene) -> None:
+async def test_program_ends_by_its_own_stop_signal(scene: Scene) -> None:
     code = """
         import pathlib, signal, sys
         def end(*_):
@@ -148,7 +148,7 @@ async def test_a_program_may_end_in_its_own_way(scene: Scene) -> None:
     async with scene.supervise(program) as supervised:
         await supervised.start()
     assert "good bye" in (scene.file.parent / "program.log").read_text()
-    assert scene.said.empty()
+    assert scene.announced.empty()
 
 
 IGNORE = """
@@ -159,15 +159,15 @@ IGNORE = """
 """
 
 
-async def test_a_program_that_does_not_end_is_killed_after_its_grace(scene: Scene) -> None:
+async def test_program_that_ignores_its_stop_is_killed(scene: Scene) -> None:
     async with scene.supervise(scene.program(IGNORE, stop_grace=0.3)) as supervised:
         await supervised.start()
         process = psutil.Process(pid(supervised))
     assert not process.is_running()
-    await scene.hears("did not end within 0.3 s; killing it")
+    await scene.announces("did not end within 0.3 s; killing it")
 
 
-async def test_a_kill_cuts_the_grace_short(scene: Scene) -> None:
+async def test_kill_shortens_the_grace(scene: Scene) -> None:
     async with scene.supervise(scene.program(IGNORE, stop_grace=600)) as supervised:
         await supervised.start()
         process = psutil.Process(pid(supervised))
@@ -178,7 +178,7 @@ async def test_a_kill_cuts_the_grace_short(scene: Scene) -> None:
     assert not process.is_running()
 
 
-async def test_what_a_program_leaves_behind_ends_with_it(scene: Scene) -> None:
+async def test_children_of_a_killed_program_end(scene: Scene) -> None:
     code = """
         import pathlib, subprocess, sys, signal
         child = subprocess.Popen(["sleep", "600"])
@@ -189,29 +189,29 @@ async def test_what_a_program_leaves_behind_ends_with_it(scene: Scene) -> None:
         await supervised.start()
         orphan = psutil.Process(int(scene.file.read_text()))
         os.kill(pid(supervised), signal.SIGKILL)
-        await scene.hears("starting it again in")
+        await scene.announces("starting it again in")
         psutil.wait_procs([orphan], timeout=DEADLINE)
         assert not orphan.is_running()
 
 
-async def test_a_stop_ends_the_wait_for_a_restart(scene: Scene) -> None:
+async def test_stop_ends_the_wait_for_a_restart(scene: Scene) -> None:
     supervised = Supervised(
         scene.program(SERVE),
         log=scene.log,
-        announce=scene.said.put_nowait,
+        announce=scene.announced.put_nowait,
         restarts=RetryPolicy(
             initial_backoff=timedelta(hours=1), max_backoff=timedelta(hours=1), jitter=0
         ),
     )
     await supervised.start()
     os.kill(pid(supervised), signal.SIGKILL)
-    await scene.hears("starting it again in 3600.0 s")
+    await scene.announces("starting it again in 3600.0 s")
     async with asyncio.timeout(DEADLINE):
         await supervised.stop()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of this")
-def test_a_program_dies_with_a_supervisor_that_is_killed() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_program_dies_with_its_killed_supervisor() -> None:
     code = """
         import signal, subprocess
         from headrace_standalone.program import leashed
@@ -228,10 +228,10 @@ def test_a_program_dies_with_a_supervisor_that_is_killed() -> None:
     assert not child.is_running()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of this")
-def test_a_program_whose_supervisor_is_gone_already_does_not_start() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_program_without_its_supervisor_does_not_start() -> None:
     command = leashed(("/bin/echo", "started"), death_signal=signal.SIGKILL)
-    # Our own number stands where the parent's is expected; the shell is the parent.
+    # `leashed` expects this process as the parent, but the parent is the shell.
     shell = subprocess.run(
         ["/bin/sh", "-c", '"$@"; exit $?', "sh", *command],
         capture_output=True,

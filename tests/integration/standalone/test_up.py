@@ -1,4 +1,4 @@
-"""`headrace up`: one command starts everything, keeps it running, and leaves nothing behind."""
+"""`headrace up`: one command starts all processes, restarts them, and stops them together."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from support.databases import Databases
 from support.server import run_async
 
 DEADLINE = 60
-# A metric of each process but the gateway.
+# A metric of each process except the gateway.
 METRICS = {"scheduler": "headrace_leading", "worker-1": "headrace_attempts_running"}
 NAMES = {"postgres", "valkey", "gateway", "scheduler", "worker-1"}
 
 
 class Up:
-    """A running `headrace up` and what it prints."""
+    """A running `headrace up` and its output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -49,7 +49,7 @@ class Up:
         self._lines.put(None)
 
     def until(self, text: str) -> str:
-        """Reads on until a line has `text`; returns that line."""
+        """Read up to a line that contains `text`; return that line."""
         while (line := self._lines.get(timeout=DEADLINE)) is not None:
             self.printed.append(line)
             if text in line:
@@ -57,18 +57,18 @@ class Up:
         raise AssertionError(f"{text!r} is not in:\n{''.join(self.printed)}")
 
     def finish(self) -> int:
-        """Reads to the end; returns the exit code."""
+        """Read to the end; return the exit code."""
         while (line := self._lines.get(timeout=DEADLINE)) is not None:
             self.printed.append(line)
         return self.process.wait(DEADLINE)
 
-    def family(self) -> list[psutil.Process]:
-        """All processes below it."""
+    def descendants(self) -> list[psutil.Process]:
+        """Return all descendant processes."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def service(self, name: str) -> psutil.Process:
-        """The process of a service."""
-        return next(one for one in self.family() if one.cmdline()[-1:] == [f"headrace_{name}"])
+        """Return the process of a service."""
+        return next(one for one in self.descendants() if one.cmdline()[-1:] == [f"headrace_{name}"])
 
 
 @contextmanager
@@ -89,12 +89,12 @@ def up(*arguments: str, **environment: str) -> Iterator[Up]:
                 running.finish()
 
 
-def gone(processes: list[psutil.Process]) -> bool:
+def have_ended(processes: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(processes, timeout=DEADLINE)[1]
 
 
 @pytest.mark.timeout(240)
-def test_it_starts_everything_restarts_what_dies_and_stops_cleanly(tmp_path: Path) -> None:
+def test_stack_starts_restarts_killed_processes_and_stops(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with up("--data", str(data), "--gateway-port", "0", "--metrics-port", "0") as stack:
         address = re.search(r"127\.0\.0\.1:\d+", stack.until("API"))[0]
@@ -113,62 +113,62 @@ def test_it_starts_everything_restarts_what_dies_and_stops_cleanly(tmp_path: Pat
         stack.service("worker").kill()
         stack.until("worker-1 was killed by SIGKILL")
         stack.until("worker-1 serves again")
-        next(one for one in stack.family() if one.name() == "postgres").kill()
+        next(one for one in stack.descendants() if one.name() == "postgres").kill()
         stack.until("postgres serves again")
 
-        family = stack.family()
+        descendants = stack.descendants()
         stack.process.send_signal(signal.SIGINT)
         assert stack.finish() == 0
-        assert gone(family)
-    # In this order, and each in its own time.
+        assert have_ended(descendants)
+    # Each process ended within its grace.
     assert "killing" not in "".join(stack.printed)
     for name in NAMES:
         assert "Traceback" not in (data / "logs" / f"{name}.log").read_text()
     with DataFolder.hold(data):
-        pass  # free again
+        pass  # the folder is free
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of this")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 @pytest.mark.timeout(240)
-def test_nothing_survives_a_kill_and_the_next_one_goes_on(tmp_path: Path) -> None:
+def test_killed_stack_leaves_no_process_and_starts_again(tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     with up("--data", data, "--gateway-port", "0") as first:
         first.until("Ctrl-C stops it")
-        family = first.family()
+        descendants = first.descendants()
         first.process.kill()
         first.finish()
-        assert gone(family)
+        assert have_ended(descendants)
     with up("--data", data, "--gateway-port", "0") as second:
         second.until("Ctrl-C stops it")
-        family = second.family()
-        # A worker that cannot end would hold the stop up for its whole grace.
+        descendants = second.descendants()
+        # The suspended worker cannot end, so the stop would take its whole grace.
         second.service("worker").suspend()
         second.process.send_signal(signal.SIGINT)
         second.until("stopping")
         second.process.send_signal(signal.SIGINT)
         second.until("killing everything")
         assert second.finish() == 0
-        assert gone(family)
+        assert have_ended(descendants)
 
 
-def test_two_stacks_do_not_share_a_folder(tmp_path: Path) -> None:
+def test_folder_in_use_is_refused(tmp_path: Path) -> None:
     with DataFolder.hold(tmp_path), up("--data", str(tmp_path)) as stack:
         assert stack.finish() == 1
     assert f"in use by process {os.getpid()}" in "".join(stack.printed)
 
 
 @pytest.mark.parametrize("option", ["--gateway-port", "--metrics-port"])
-def test_a_port_that_is_taken_is_said(tmp_path: Path, redis_server_url: str, option: str) -> None:
+def test_port_in_use_names_its_option(tmp_path: Path, redis_server_url: str, option: str) -> None:
     port = redis_server_url.rpartition("/")[0].rpartition(":")[2]
     ports = {"--gateway-port": "0", option: port}
     with up("--data", str(tmp_path), *chain.from_iterable(ports.items())) as stack:
         assert stack.finish() == 1
-    said = f"127.0.0.1:{port} is in use. Choose another port with {option}."
-    assert said in "".join(stack.printed)
+    error = f"127.0.0.1:{port} is in use. Choose another port with {option}."
+    assert error in "".join(stack.printed)
 
 
-def test_a_server_that_is_named_and_not_there_is_said_without_its_password(tmp_path: Path) -> None:
-    url = f"postgresql://somebody:hush@127.0.0.1:{free_port()}/nothing"
+def test_unreachable_server_is_reported_without_password(tmp_path: Path) -> None:
+    url = f"postgresql://user:hush@127.0.0.1:{free_port()}/missing"
     with up("--data", str(tmp_path), "--gateway-port", "0", HEADRACE_DATABASE_URL=url) as stack:
         assert stack.finish() == 1
     printed = "".join(stack.printed)
@@ -178,9 +178,7 @@ def test_a_server_that_is_named_and_not_there_is_said_without_its_password(tmp_p
 
 
 @pytest.mark.timeout(120)
-def test_servers_that_are_named_are_used_and_ephemeral_data_is_deleted(
-    database_url: str, redis_url: str
-) -> None:
+def test_configured_servers_are_used_and_data_is_deleted(database_url: str, redis_url: str) -> None:
     with up(
         *("--ephemeral", "--gateway-port", "0"),
         HEADRACE_DATABASE_URL=database_url,
@@ -188,7 +186,7 @@ def test_servers_that_are_named_are_used_and_ephemeral_data_is_deleted(
     ) as stack:
         folder = Path(re.search(r"/\S+", stack.until("Data"))[0])
         stack.until("Ctrl-C stops it")
-        assert {one.name() for one in stack.family()} & {"postgres", "valkey-server"} == set()
+        assert {one.name() for one in stack.descendants()} & {"postgres", "valkey-server"} == set()
         assert folder.exists()
         stack.process.terminate()
         assert stack.finish() == 0
@@ -211,7 +209,7 @@ def test_database_without_free_connections_is_awaited(
     ):
         assert "did you mean HEADRACE_WORKER_SLOTS?" in stack.until("not a setting")
         assert "too many connections for role" in stack.until("trying again in")
-        # Enough for the migration and the gateway, and not for the worker.
+        # The limit suffices for the migration and the gateway, but not for the worker.
         log = tmp_path / "logs" / "worker-1.log"
         admit(4)
         wait_for_text(log, "start_postponed")
@@ -223,7 +221,10 @@ def test_database_without_free_connections_is_awaited(
 
 @contextmanager
 def role_without_connections(url: str) -> Iterator[tuple[str, Callable[[int], None]]]:
-    """A role that may migrate the database and has no connection; and a way to give it some."""
+    """Yield the URL of a role without connections, and a function that sets its limit.
+
+    The role may migrate the database.
+    """
     role = f"limited_{os.getpid()}"
 
     def execute(*statements: str) -> None:

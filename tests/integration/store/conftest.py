@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the store."""
+"""Fixtures of the store tests."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ from support.leading import lead
 from support.states import Brought, bring
 from support.workers import ending, lapse, write_ends
 
-# Opens a connection with a transaction that is committed at the end of the block.
+# Open a connection with a transaction that is committed at the end of the block.
 Opener = Callable[[str], AbstractAsyncContextManager[Any]]
 SyncOpener = Callable[[str], AbstractContextManager[Any]]
 
@@ -126,7 +126,7 @@ def _name(opener: Opener | SyncOpener) -> str:
 
 
 class Rollback(Exception):
-    """What ends a transaction without a commit."""
+    """An exception that rolls a transaction back."""
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ async def test_job_with_a_cancel_request_may_succeed(
 ) -> None:
     async with by_asyncpg(settings.postgresql_url) as connection:
         await complete_attempt(connection, AttemptKey(running.job.id, 1), result="null")
-        # The worker's end of the attempt waits for the handler's and is then refused.
+        # The worker's end of the attempt waits for the handler's end, and is then refused.
         late = asyncio.create_task(
             write_ends(database, running.worker_id, ending(running.job.id, 1, EventType.CANCELLED))
         )
@@ -257,7 +257,7 @@ async def test_completion_wakes_gateways_at_its_commit(
     await bus.start()
     try:
         async with asyncio.timeout(20):
-            # Each of the two connections begins with a wake-up.
+            # Each of the two new connections counts as a wake-up.
             while await events.wait(0.5):
                 pass
             async with by_asyncpg(settings.postgresql_url) as connection:

@@ -1,4 +1,4 @@
-"""The cost of a statement depends on its result, not on the number of stored rows."""
+"""The cost of a statement depends on the size of its result, not on the stored rows."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ READ = text("""
 Run = Callable[[Connection], Awaitable[object]]
 
 
-@pytest.fixture(params=["analysed", "not analysed yet"])
+@pytest.fixture(params=["analyzed", "not analyzed"])
 async def statements(database: Database, request: pytest.FixtureRequest) -> dict[str, Run]:
-    """Return every statement, on a full database.
+    """Return every statement, for a full database.
 
-    Each was made when it was empty: a plan that is kept from then reads everything.
+    Each statement was planned on empty tables; with a cached plan it would read all rows.
     """
     worker_id, term = await register(database), await lead(database)
     async with database.transaction() as connection:
         await connection.execute(text("ALTER TABLE jobs SET (autovacuum_enabled = off)"))
     for statement in statements_for([], [], worker_id, term).values():
-        # PostgreSQL keeps a plan from the sixth execution on.
+        # PostgreSQL caches a plan after five executions.
         for _ in range(6):
             async with database.transaction() as connection:
                 await statement(connection)
@@ -95,7 +95,7 @@ async def statements(database: Database, request: pytest.FixtureRequest) -> dict
             for state in ("queued", "running")
         ]
     statements = statements_for(queued, running, worker_id, term)
-    if request.param != "analysed":
+    if request.param != "analyzed":
         return {name: statement for name, statement in statements.items() if name not in GUESSED}
     async with database.transaction() as connection:
         await connection.execute(text("ANALYZE jobs, job_events"))
@@ -148,9 +148,9 @@ def statements_for(
     }
 
 
-# These count running jobs, so their cost is the number of those.
+# Statements that count running jobs, so their cost grows with the number of these.
 COUNTING = {"live_pools", "live_pools of a term", "cancel_requests"}
-# The plans of these are wrong until the first ANALYZE, which autovacuum runs within a minute.
+# Statements with bad plans until the first ANALYZE, which autovacuum runs within a minute.
 GUESSED = {"list_jobs"}
 
 

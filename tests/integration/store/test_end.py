@@ -145,7 +145,7 @@ async def test_dead_process_counts_as_a_loss_and_no_retry(
         said = ending(job.id, attempt, EventType.WORKER_LOST)
         assert await write_ends(database, worker_id, said) == {job.id: EventType.WORKER_LOST}
     await start(database, worker_id, await read_job(database, job.id))
-    last = JobError(type="WORKER_LOST", message="it was one too many", retryable=False)
+    last = JobError(type="WORKER_LOST", message="one loss too many", retryable=False)
     await write_ends(database, worker_id, ending(job.id, 4, EventType.WORKER_LOST, error=last))
     job = await read_job(database, job.id)
     assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 4, 0)
@@ -212,7 +212,7 @@ async def test_end_of_an_attempt_of_another_worker_is_refused(
 async def test_late_result_of_a_lost_worker_is_refused(database: Database) -> None:
     brought = await bring(database, JobState.RUNNING)
     lost, job = brought.worker_id, brought.job
-    # The worker with the newer attempt writes first, then the one that had hung.
+    # The worker with the newer attempt writes first, then the lost worker.
     await write_ends(database, lost, ending(job.id, 1, EventType.INTERRUPTED))
     other = await register(database)
     await start(database, other, await read_job(database, job.id))

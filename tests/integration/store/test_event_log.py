@@ -46,7 +46,7 @@ READ = text("""
 
 
 async def unseen(database: Database, seen: Seen, limit: int = 100) -> tuple[EventPage, Seen]:
-    """What is new, in one page, and what has been seen then."""
+    """Return a page of unseen events, and the events seen after it."""
     async with database.statement() as connection:
         reading = await read_unseen(connection, seen=seen, limit=limit)
         return reading.page, reading.seen
@@ -111,7 +111,7 @@ async def test_transaction_above_the_last_event_is_not_recorded(database: Databa
 async def test_reading_after_a_full_page_misses_nothing(
     database: Database,
 ):
-    """Transactions that were open behind what was seen end in the midst of the reading."""
+    """Open transactions end while the events after them are read."""
     worker_id = await register(database)
     writers = [await open_writer(database) for _ in range(4)]
     for writer in writers:
@@ -121,7 +121,7 @@ async def test_reading_after_a_full_page_misses_nothing(
     page, seen = await unseen(database, NOTHING)
     assert seen.open == {writer.xid: BEGINNING for writer in writers}
     read, new = names(page.events), []
-    # An event with an xid above its writer's, whose writer ends last.
+    # An event whose xid exceeds that of its writer, which ends last.
     ends = [ending(job.id, 1, EventType.SUCCEEDED)]
     raising = writers.pop(0)
     await end_attempts(raising.connection, worker_id=worker_id, ends=ends)
@@ -174,14 +174,14 @@ async def test_event_of_a_pruned_job_counts_in_its_page(database: Database):
 Read = Callable[[Connection], Awaitable[object]]
 
 
-@pytest.mark.parametrize("analysed", [True, False])
-async def test_cost_of_a_reading_depends_on_its_page(database: Database, analysed: bool):
-    """Twenty thousand events wait behind an open transaction; ten are new."""
+@pytest.mark.parametrize("analyzed", [True, False])
+async def test_cost_of_a_reading_depends_on_its_page(database: Database, analyzed: bool):
+    """Twenty thousand events wait for an open transaction; ten are new."""
     early = await open_writer(database)
     async with database.transaction() as connection:
         await connection.execute(text("ALTER TABLE job_events SET (autovacuum_enabled = off)"))
         await connection.execute(text(FILL), {"events": EVENTS})
-        if analysed:
+        if analyzed:
             await connection.execute(text("ANALYZE job_events"))
     async with database.transaction() as connection:
         end = await read_end(connection)
@@ -202,8 +202,8 @@ async def test_cost_of_a_reading_depends_on_its_page(database: Database, analyse
         assert await connection.scalar(READ) <= ENOUGH
 
 
-@pytest.mark.parametrize("analysed", [True, False])
-async def test_cost_of_a_history_page_depends_on_the_page(database: Database, analysed: bool):
+@pytest.mark.parametrize("analyzed", [True, False])
+async def test_cost_of_a_history_page_depends_on_the_page(database: Database, analyzed: bool):
     job, other = await submit_many(database, 2)
     async with database.transaction() as connection:
         await connection.execute(text("ALTER TABLE job_events SET (autovacuum_enabled = off)"))
@@ -216,7 +216,7 @@ async def test_cost_of_a_history_page_depends_on_the_page(database: Database, an
             ),
             {"id": job.id, "events": EVENTS},
         )
-        if analysed:
+        if analyzed:
             await connection.execute(text("ANALYZE job_events"))
     async with database.transaction() as connection:
         for job_id, after_seq, expected in (

@@ -1,4 +1,4 @@
-"""Faults of PostgreSQL: only those that may pass become Unavailable."""
+"""Faults of PostgreSQL: only transient ones become Unavailable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.until import until, until_blocked
 
 @pytest.fixture
 async def hasty(settings: Settings) -> AsyncIterator[Database]:
-    """The database with two connections and little patience."""
+    """The database with two connections and short timeouts."""
     changes = {"database_pool_size": 2, "database_timeout": 0.3}
     database = Database(settings.model_copy(update=changes), application="test-hasty")
     try:
@@ -49,14 +49,14 @@ async def test_sessions_ended_while_idle_are_replaced(database: Database, hasty:
         for pid in pids:
             await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
 
-    async def lives() -> bool:
+    async def is_live() -> bool:
         try:
             await database.ping()
         except Unavailable:
             return False
         return True
 
-    await until(lives)
+    await until(is_live)
 
 
 async def test_statement_timeout_on_the_server_is_unavailable(database: Database) -> None:

@@ -42,7 +42,7 @@ async def expire(database: Database) -> Sequence[JobId]:
 
 @pytest.fixture
 async def handler(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of a handler's own; what it has open ends with the test."""
+    """A handler's connection, which is closed with its transaction at the end of the test."""
     connection = await asyncpg.connect(settings.postgresql_url, timeout=10, command_timeout=10)
     yield connection
     connection.terminate()
@@ -183,7 +183,7 @@ async def test_role_of_handlers_needs_only_usage_of_the_schema(
         await handler.execute(CHECK, *arguments)
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await handler.execute("SELECT FROM jobs")
-        # The functions do not use the caller's objects with the names of our tables.
+        # The functions ignore the caller's objects with the same names as Headrace's tables.
         await handler.execute("CREATE TEMP TABLE jobs (id uuid, attempt integer, state text)")
         await handler.execute("INSERT INTO jobs VALUES ($1, 7, 'running')", running.job.id)
         with pytest.raises(asyncpg.PostgresError, match="is not running"):
@@ -203,7 +203,7 @@ async def test_retry_is_written_beside_a_checked_transaction(
         retry = ending(job_id, 1, EventType.RETRY_SCHEDULED, backoff=timedelta())
         assert await write_ends(database, running.worker_id, retry)
         assert (await read_job(database, job_id)).state is JobState.RETRYING
-        # The attempt has ended, so the handler may not write any more.
+        # The attempt has ended, so the handler can no longer write.
         with pytest.raises(asyncpg.PostgresError) as caught:
             async with handler.transaction():
                 await handler.execute(CHECK, job_id, 1)

@@ -45,7 +45,7 @@ async def give_up(database: Database, holder: UUID) -> None:
         await give_up_lead(connection, holder=holder)
 
 
-async def test_one_scheduler_leads_and_others_stand_by(database: Database) -> None:
+async def test_only_one_scheduler_takes_the_lead(database: Database) -> None:
     assert await take(database) == 1
     assert await take(database) is None
     await renew(database, 1)
@@ -196,7 +196,7 @@ async def contents(database: Database) -> list[object]:
         ]
 
 
-@pytest.mark.parametrize("over", ["it has lapsed", "another one leads", "it was given up"])
+@pytest.mark.parametrize("over", ["lapsed", "another_leads", "released"])
 @pytest.mark.parametrize("name", STATEMENTS)
 async def test_statement_of_an_old_term_is_refused(
     database: Database, name: str, over: str
@@ -204,11 +204,11 @@ async def test_statement_of_an_old_term_is_refused(
     prepare, run = STATEMENTS[name]
     await prepare(database)
     term = await lead(database)
-    if over == "it was given up":
+    if over == "released":
         await give_up(database, UUID(int=0))
     else:
         await lose_lead(database)
-    if over == "another one leads":
+    if over == "another_leads":
         assert await take(database) == term + 1
     before = await contents(database)
     async with database.statement() as connection:

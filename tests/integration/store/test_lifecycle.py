@@ -1,7 +1,7 @@
 """Every rule of the lifecycle through the store's functions; all other combinations are refused.
 
-Each event has the functions that perform it. Each of them is tried on a job in each state: it
-writes one row of the table, or it changes nothing and says so.
+Each event has functions that cause it. Each function is called for a job in each state: it writes
+one row of the table, or it changes nothing and reports this.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from support.leading import lead
 from support.states import Brought, bring
 from support.workers import claim, delivery, ending, lapse, report, write_ends
 
-# Calls one function for a job, and returns whether it reports a change.
+# A call of one function for a job; returns whether the function reports a change.
 Performer = Callable[[Database, Brought], Awaitable[bool]]
 
 
@@ -54,9 +54,9 @@ async def claims(database: Database, brought: Brought) -> bool:
     return bool(await claim(database, brought.worker_id, [delivery(brought.job)]))
 
 
-def reports(**says: Any) -> Performer:
+def reports(**content: Any) -> Performer:
     async def perform(database: Database, brought: Brought) -> bool:
-        said = AttemptReport(key=AttemptKey(brought.job.id, brought.job.attempt), **says)
+        said = AttemptReport(key=AttemptKey(brought.job.id, brought.job.attempt), **content)
         return bool(await report(database, brought.worker_id, said))
 
     return perform
@@ -101,7 +101,7 @@ def asks(function: Callable[..., Awaitable[Job]]) -> Performer:
                 answer = await function(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
         except StateConflict as conflict:
             return refused(conflict, brought)
-        # It returns the current job.
+        # The function returns the current job.
         now = await read_job(database, brought.job.id)
         assert answer == type(now)(**{**fields_of(now), "payload": None, "result": None})
         return answer.seq > brought.job.seq
@@ -138,7 +138,7 @@ PERFORMERS: dict[EventType, tuple[Performer, ...]] = {
 
 
 async def attempt_row(database: Database, state: JobState, perform: Performer) -> Row | None:
-    """Tries one performer on a fresh job; returns the row that it took, None for none."""
+    """Call one performer for a new job; return the row of the lifecycle that it caused, if any."""
     brought = await bring(database, state)
     before = await history(database, brought.job.id)
     told = await perform(database, brought)
@@ -165,7 +165,7 @@ def fields_of(job: Job) -> dict[str, Any]:
 
 
 def assert_event(event: JobEvent, job: Job) -> None:
-    """Asserts that an event tells of its job what it has to."""
+    """Assert that an event has the fields of its job."""
     kind = event.type
     assert (event.job_id, event.tenant, event.state) == (job.id, job.tenant, job.state)
     assert (event.attempt, event.time) == (job.attempt, job.update_time)
@@ -193,7 +193,7 @@ async def test_transitions_are_exactly_those_of_the_lifecycle(
             with subtests.test(event=event, state=state):
                 rows = [await attempt_row(database, state, perform) for perform in performers]
                 taken.update(row for row in rows if row is not None)
-                # A function for two events, such as cancel_job, writes the one that fits.
+                # A function for two events, such as cancel_job, writes the applicable one.
                 assert any(row and row[1] is event for row in rows) == (state in sources(event))
     for later, target in ((None, JobState.QUEUED), (timedelta(hours=1), JobState.SCHEDULED)):
         time = None if later is None else datetime.now(UTC) + later
@@ -210,7 +210,7 @@ async def test_transitions_are_exactly_those_of_the_lifecycle(
 
 
 async def requeue_before_its_time(database: Database, end: Performer) -> Row:
-    """Ends a SCHEDULED job and requeues it; returns the row that the requeue took."""
+    """End a SCHEDULED job and requeue it; return the row of the requeue."""
     brought = await bring(database, JobState.SCHEDULED)
     assert await end(database, brought)
     ended = await read_job(database, brought.job.id)

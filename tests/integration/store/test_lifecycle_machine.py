@@ -1,7 +1,7 @@
 """A model of jobs beside the real store: both agree after any sequence of calls.
 
-The seed is the same at every run. `HEADRACE_TEST_LIFECYCLE_EXAMPLES=1000` takes other steps, and as
-many sequences of them; a failure prints the steps that lead to it, and how to take them again.
+The seed is the same in every run. `HEADRACE_TEST_LIFECYCLE_EXAMPLES=1000` runs 1,000 random
+sequences instead. A failure prints its steps, and how to repeat them.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ T = TypeVar("T")
 
 _EXAMPLES = "HEADRACE_TEST_LIFECYCLE_EXAMPLES"
 _LONG = timedelta(hours=1)
-# Hypothesis draws constants from all modules that are loaded, so the steps of a seed depend on the
-# tests before this one. A seed that misses a row of the lifecycle is followed by others.
+# Hypothesis draws constants from all loaded modules, so the steps of a seed depend on the earlier
+# tests. If a seed misses a row of the lifecycle, other seeds follow.
 _MORE_SEEDS = 4
 
 keys = st.sampled_from([None, None, "a key", "another key"])
@@ -71,8 +71,8 @@ limits = st.sampled_from([1000, 1000, 1, 0])
 # The offset from the current attempt number, mostly 0.
 shifts = st.sampled_from([0, 0, 0, 0, 0, -1, 1])
 # Reports: pieces of output, and progress in tenths.
-sayings = st.lists(st.none() | st.integers(0, 10), min_size=1, max_size=3)
-# Whether an action takes a job that it can change, or any job.
+report_lists = st.lists(st.none() | st.integers(0, 10), min_size=1, max_size=3)
+# True: an action chooses a job that it can change; False: any job.
 aims = st.sampled_from([True] * 7 + [False])
 ends = st.sampled_from(
     [
@@ -93,9 +93,9 @@ ACTIONS = (
 
 
 class LifecycleMachine(RuleBasedStateMachine):
-    """Calls the store and the model alike."""
+    """Make the same calls to the store and to the model."""
 
-    # Set by the test: the database, the event loop, and the transitions of all runs.
+    # The database, the event loop, and the transitions of all runs, set by the test.
     database: Database
     run: Callable[[Coroutine[Any, Any, Any]], Any]
     taken: Counter[Row]
@@ -109,7 +109,7 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        """A job in each state that things can happen to, so that every row is one action away."""
+        """Create a job in each state, so that every row of the lifecycle is one action away."""
         self._register()
         for later in (False, False, False, False, True, True):
             self._submit(None, 0, later=later, deadline=True)
@@ -118,7 +118,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         self._claim(worker, [runs, waits_again, has_failed], shift=0)
         self._write_ends([waits_again], _RETRY, shift=0, soon=False, other=None)
         self._write_ends([has_failed], EventType.FAILED, shift=0, soon=False, other=None)
-        # Before its schedule time, which a requeue keeps.
+        # The requeue of this job keeps its future schedule time.
         self._move(expires, "deadline = now() - interval '10 min'")
         expires.overdue = True
         self._in_transaction(
@@ -128,7 +128,8 @@ class LifecycleMachine(RuleBasedStateMachine):
         )
         self.model.expire(expires)
 
-    # One rule for all actions: each run leaves out most of many rules, so few jobs would end.
+    # There is one rule for all actions, because Hypothesis disables most of many rules in each run,
+    # and then few jobs would end.
     @rule(action=st.sampled_from(ACTIONS), data=st.data())
     def act(self, action: str, data: st.DataObject) -> None:
         getattr(self, action)(data)
@@ -138,14 +139,14 @@ class LifecycleMachine(RuleBasedStateMachine):
     def _jobs(
         self, data: st.DataObject, fits: Callable[[ModelJob], bool], *, most: int = 3
     ) -> list[ModelJob]:
-        """Some jobs, mostly such that fit."""
+        """Return some jobs, mostly suitable ones."""
         aimed = data.draw(aims)
-        there = self.model.jobs
-        found = [job for job in there if not aimed or (fits(job) and not job.pruned)] or there
+        existing = self.model.jobs
+        found = [job for job in existing if not aimed or (fits(job) and not job.pruned)] or existing
         return data.draw(st.lists(st.sampled_from(found), min_size=1, max_size=most, unique_by=id))
 
     def _worker(self, data: st.DataObject) -> ModelWorker:
-        """A worker, mostly a live one."""
+        """Return a worker, mostly a live one."""
         aimed = data.draw(aims)
         found = [one for one in self.model.workers if not aimed or (one.live and one.there)]
         return data.draw(st.sampled_from(found or self.model.workers))
@@ -286,7 +287,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         self._claim(worker, chosen, shift=data.draw(shifts))
 
     def _claim(self, worker: ModelWorker, chosen: Sequence[ModelJob], *, shift: int) -> None:
-        # Twice in one batch, like a redelivery.
+        # Each delivery is repeated in the batch.
         deliveries = [AttemptKey(job.id, max(1, job.attempt + 1 + shift)) for job in chosen] * 2
         due = [
             job
@@ -332,7 +333,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             assert self.run(write_ends(self.database, worker.id, *batch)) == {}
 
     def report(self, data: st.DataObject) -> None:
-        shift, says = data.draw(shifts), data.draw(sayings)
+        shift, says = data.draw(shifts), data.draw(report_lists)
         chosen = self._jobs(data, lambda job: job.runs)
         other = None if data.draw(aims) else self._worker(data)
         for worker, owned in self._by_worker(chosen, other):
@@ -359,14 +360,14 @@ class LifecycleMachine(RuleBasedStateMachine):
     def _by_worker(
         self, chosen: Sequence[ModelJob], other: ModelWorker | None
     ) -> list[tuple[ModelWorker, list[ModelJob]]]:
-        """Jobs by the worker that writes: the last that had them, or another one."""
+        """Group jobs by the worker that writes: their last worker, or another one."""
         grouped: dict[ModelWorker, list[ModelJob]] = {}
         for job in chosen:
             if (writer := other or job.worker) is not None:
                 grouped.setdefault(writer, []).append(job)
         return list(grouped.items())
 
-    # The scheduler, and time: the test moves the times of rows into the past.
+    # The scheduler. The test moves the times of rows into the past.
 
     def promote(self, data: st.DataObject) -> None:
         limit = data.draw(limits)
@@ -419,7 +420,7 @@ class LifecycleMachine(RuleBasedStateMachine):
                 job.ended_long_ago = True
         old = self.model.prunable()
         pruned = self.run(prune(self.database, older_than=_LONG, held_for=_LONG, limit=limit))
-        # Each state is pruned by itself.
+        # Each state is pruned separately.
         by_state = Counter(job.state for job in old)
         assert pruned.jobs == sum(min(limit, count) for count in by_state.values())
         left = self._read()
@@ -428,7 +429,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.model.prune(gone)
 
     def _lead(self, data: st.DataObject, call: Callable[..., Any], **options: Any) -> Any:
-        """What a call of the leader comes to; None when its term was over before."""
+        """Return the result of a call of the leader, or None if its term was over."""
         if data.draw(aims):
             return self._in_transaction(
                 lambda connection: call(connection, term=self.term, **options)
@@ -447,9 +448,9 @@ class LifecycleMachine(RuleBasedStateMachine):
     @invariant()
     def both_agree(self) -> None:
         now = self._read()
-        there = [job for job in self.model.jobs if not job.pruned]
-        assert set(now) == {job.id for job in there}
-        for job in there:
+        stored = [job for job in self.model.jobs if not job.pruned]
+        assert set(now) == {job.id for job in stored}
+        for job in stored:
             row, events = now[job.id]
             before, its_events = self.seen.get(job.id, (row, []))
             if row.seq == before.seq:
@@ -459,7 +460,7 @@ class LifecycleMachine(RuleBasedStateMachine):
                 self._compare(job, row, events)
                 assert events[: len(its_events)] == its_events
         self.seen = now
-        self.run(self._compare_others(there))
+        self.run(self._compare_others(stored))
 
     def _compare(self, job: ModelJob, row: Job, events: Sequence[JobEvent]) -> None:
         assert [(event.type, event.state, event.attempt) for event in events] == job.events
@@ -475,28 +476,28 @@ class LifecycleMachine(RuleBasedStateMachine):
         started = [event.worker_id for event in events if event.type is EventType.STARTED]
         assert started[-1:] == ([job.worker.id] if job.worker else [])
 
-    async def _compare_others(self, there: Sequence[ModelJob]) -> None:
-        """What other functions tell of the same jobs."""
+    async def _compare_others(self, stored: Sequence[ModelJob]) -> None:
+        """Compare the results of other functions for the same jobs."""
         async with self.database.statement() as connection:
             rows = await connection.execute(
                 text("SELECT id, worker_losses, interruptions FROM jobs")
             )
             assert {(row.id, row.worker_losses, row.interruptions) for row in rows} == {
-                (job.id, job.losses, job.interruptions) for job in there
+                (job.id, job.losses, job.interruptions) for job in stored
             }
             batches = await connection.scalars(text("SELECT id FROM batches"))
-            assert set(batches) == {job.batch.id for job in there if job.batch}
+            assert set(batches) == {job.batch.id for job in stored if job.batch}
             events = await connection.scalar(text("SELECT count(*) FROM job_events"))
-            assert events == sum(len(job.events) for job in there)
+            assert events == sum(len(job.events) for job in stored)
             for worker in self.model.workers[-3:]:
-                running = [job for job in there if job.runs and job.worker is worker]
+                running = [job for job in stored if job.runs and job.worker is worker]
                 held = await held_attempts(connection, worker_id=worker.id)
                 assert set(held) == {(job.id, job.attempt) for job in running}
                 asked = await cancel_requests(connection, worker_id=worker.id)
                 assert set(asked) == {
                     (job.id, job.attempt) for job in running if job.cancel_requested
                 }
-            for job in there[-1:]:
+            for job in stored[-1:]:
                 page = await list_output(
                     connection, tenant=DEFAULT_TENANT, job_id=job.id, after_seq=0, limit=1000
                 )

@@ -31,7 +31,7 @@ async def wait(database: Database) -> timedelta | None:
 
 
 async def in_(database: Database, **delta: float) -> dict[str, object]:
-    """A schedule time, counted from now by the database's clock."""
+    """Return a schedule time relative to the database's clock."""
     async with database.transaction() as connection:
         return {"schedule_time": await database_time(connection) + timedelta(**delta)}
 

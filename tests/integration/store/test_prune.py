@@ -39,12 +39,12 @@ MONTH = timedelta(days=30)
 
 
 async def prune(database: Database, **options: Any) -> Pruned:
-    """Prunes what ended more than an hour ago."""
+    """Prune jobs that ended more than an hour ago."""
     return await retention.prune(database, **{"older_than": HOUR, "held_for": MONTH, **options})
 
 
 async def prune_in(connection: Connection, *, term: int, limit: int = 100) -> Pruned:
-    """The same within a transaction."""
+    """Prune within a transaction."""
     return await prune_jobs(
         connection,
         term=term,
@@ -57,13 +57,13 @@ async def prune_in(connection: Connection, *, term: int, limit: int = 100) -> Pr
 
 
 async def prune_beside(database: Database, *, limit: int = 100) -> Pruned:
-    """The same while other transactions are open."""
+    """Prune while other transactions are open."""
     async with database.transaction() as connection:
         return await prune_in(connection, term=await lead(database), limit=limit)
 
 
 async def cancel(database: Database, *jobs: Job) -> None:
-    """Ends jobs, each in a transaction of its own."""
+    """Cancel jobs, each in its own transaction."""
     for job in jobs:
         async with database.transaction() as connection:
             await cancel_job(connection, tenant=job.tenant, job_id=job.id)
@@ -74,7 +74,7 @@ async def age(database: Database, job: Job, by: str = "2 h") -> None:
 
 
 async def ended(database: Database, count: int, *, by: str = "2 h", **job: Any) -> list[Job]:
-    """Jobs that ended some time ago, the first one first."""
+    """Create jobs that ended some time ago, in the order of their ends."""
     jobs = await submit_many(database, count, **job)
     await cancel(database, *jobs)
     for one in jobs:
@@ -99,7 +99,7 @@ async def places(database: Database, job: Job) -> list[Place]:
 async def subscribe(
     database: Database, name: str, place: Place, tenant: str = DEFAULT_TENANT
 ) -> None:
-    """A subscription that has acknowledged everything up to a place."""
+    """Create a subscription that has acknowledged all events up to a place."""
     async with database.transaction() as connection:
         await connection.execute(
             text(
@@ -220,7 +220,7 @@ async def test_unacknowledged_jobs_are_kept(database: Database) -> None:
     await subscribe(database, "elsewhere", BEGINNING, tenant="other")
     assert (await prune(database)).jobs == 1
     assert await kept(database) == {other.id}
-    # The log starts at the place that it has read, and the unread events are still there.
+    # The log starts at the acknowledged place, and the unread events are kept.
     assert await log_start(database) == read
     await subscribe(database, "billing", (await places(database, other))[-1])
     pruned = await prune(database)
@@ -294,11 +294,11 @@ async def test_job_pruned_during_a_submit_is_created_anew(
     (old,) = await ended(database, 1, request_id="order-17")
     statement = submitting._by_request_id
 
-    async def prune_and_look(*args: Any) -> Any:
+    async def prune_and_find(*args: Any) -> Any:
         await prune(database)
         return await statement(*args)
 
-    monkeypatch.setattr(submitting, "_by_request_id", prune_and_look)
+    monkeypatch.setattr(submitting, "_by_request_id", prune_and_find)
     pair = [new_job(request_id="order-17"), new_job(request_id="order-17", type="other")]
     async with database.transaction() as connection:
         made, refused = await submit_jobs(connection, [*pair])
@@ -404,7 +404,7 @@ async def test_concurrent_prunes_of_a_batch_remove_it(database: Database) -> Non
     await retention.settle(database)
     async with database.transaction() as connection:
         await prune_in(connection, term=await lead(database), limit=1)
-        # It skips the locked job, and waits with the other one.
+        # The prune skips the locked job, and waits with the other one.
         second = asyncio.create_task(prune_beside(database))
         await until_blocked(database)
     assert (await second).jobs == 1
@@ -452,7 +452,7 @@ async def test_concurrent_writers_and_prunes_keep_the_log_whole(
 
 
 async def long_job(database: Database, worker_id: WorkerId, events: int) -> Job:
-    """A job that ended two hours ago with so many events."""
+    """Create a job with a number of events that ended two hours ago."""
     job = await submit(database)
     await start(database, worker_id, job)
     async with database.transaction() as connection:
@@ -539,10 +539,10 @@ READ = text("""
 """)
 
 
-@pytest.mark.parametrize("analysed", [True, False])
+@pytest.mark.parametrize("analyzed", [True, False])
 @pytest.mark.parametrize("held", [False, True])
 async def test_cost_of_a_prune_depends_on_its_page(
-    database: Database, analysed: bool, held: bool
+    database: Database, analyzed: bool, held: bool
 ) -> None:
     term = await lead(database)
     page: dict[str, Any] = {
@@ -562,7 +562,7 @@ async def test_cost_of_a_prune_depends_on_its_page(
         for table in ("jobs", "job_events"):
             await connection.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = off)"))
         await connection.execute(text(FILL), {"jobs": MANY})
-        if analysed:
+        if analyzed:
             await connection.execute(text("ANALYZE jobs, job_events"))
     statements: list[Callable[..., Awaitable[Any]]] = [
         lambda connection: prune_jobs(connection, **page),
@@ -581,7 +581,7 @@ async def test_cost_of_a_prune_depends_on_its_page(
 async def test_event_of_a_late_writer_counts_at_its_raised_place(
     database: Database,
 ) -> None:
-    """The xid of a job is that of its newest event, whichever transaction wrote it."""
+    """An event of an older transaction gets the higher xid of the job's earlier event."""
     early = await open_writer(database)
     job = await submit(database)
     await cancel_job(early.connection, tenant=DEFAULT_TENANT, job_id=job.id)

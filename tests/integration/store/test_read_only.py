@@ -29,12 +29,12 @@ from support.until import until
 
 @pytest.fixture
 def database_url(own_database_url: str) -> str:
-    """A database of the test's own: its settings change."""
+    """A database for one test, which changes its settings."""
     return own_database_url
 
 
 async def unavailable(database: Database) -> bool:
-    """Whether nothing can be written."""
+    """Return whether the database refuses a write."""
     try:
         await check_writes(database)
     except Unavailable:
@@ -43,7 +43,7 @@ async def unavailable(database: Database) -> bool:
 
 
 async def use_all_connections(database: Database, count: int) -> None:
-    """Read on that many connections of the pool at the same time."""
+    """Read on `count` connections of the pool at the same time."""
     barrier = asyncio.Barrier(count)
 
     async def read() -> None:

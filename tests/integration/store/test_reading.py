@@ -57,7 +57,7 @@ async def test_pages_list_newest_first_despite_inserts(
     await submit(database, tenant="another")
     pages = [await select(database, limit=4)]
     while pages[-1]:
-        # A job that is created meanwhile is before the first page.
+        # A job created between the pages belongs before the first page.
         await submit(database)
         pages.append(await select(database, limit=4, before=pages[-1][-1].id))
     assert [job.id for page in pages for job in page] == [job.id for job in reversed(jobs)]
@@ -76,7 +76,7 @@ async def test_listed_job_equals_the_read_job(database: Database) -> None:
 
 @pytest.fixture
 async def jobs(database: Database) -> dict[str, Job]:
-    """Jobs that differ in what a filter can ask for."""
+    """Jobs that differ in every field of a filter."""
     made = {
         "plain": await submit(database),
         "mail": await submit(database, type="mail", queue="fast", priority=5, request_id="r-1"),

@@ -48,7 +48,7 @@ async def test_point_of_priority_equals_a_minute_of_waiting(database: Database) 
                     "UPDATE jobs SET rank = :more + (SELECT rank FROM jobs WHERE id = :other) "
                     "WHERE id = :id"
                 ),
-                # Ten minutes for ten points, less the time that it has waited.
+                # Ten minutes for ten points, less the time that the job has waited.
                 {"id": patient.id, "other": eager.id, "more": (10 - minutes) * 60_000},
             )
         assert [job.key.job_id for job in await ready(database)] == order
@@ -139,7 +139,7 @@ async def test_pool_without_handlers_serves_nothing(database: Database) -> None:
 
 
 async def heads(database: Database, *, limit: int, **behind: int) -> dict[str, Head]:
-    """The heads of the lanes of the default queue, by type; `behind` by type as well."""
+    """Return the heads of the lanes in the default queue; `behind` and the result are by type."""
     known = {Lane(DEFAULT_TENANT, DEFAULT_QUEUE, name): count for name, count in behind.items()}
     async with database.transaction() as connection:
         found = await ready_heads(connection, pools=["pool"], limit=limit, known=known)
@@ -154,7 +154,7 @@ async def test_single_lane_gives_the_whole_limit(database: Database) -> None:
         assert head.keys == [delivery(job) for job in jobs[:count]]
         assert list(head.ranks) == sorted(head.ranks)
         assert head.whole == (limit > 5)
-    # Known jobs come on top of the limit.
+    # The limit does not include known jobs.
     assert len((await heads(database, limit=2, a=2))["a"].keys) == 4
 
 

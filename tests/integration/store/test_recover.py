@@ -76,12 +76,12 @@ async def test_only_running_jobs_are_recovered(database: Database) -> None:
 
 
 async def lose(database: Database, job_id: JobId, *, max_losses: int) -> tuple[int, str]:
-    """Loses the worker of one more attempt; with how many losses it ran, and its state then."""
+    """Lose the worker of another attempt; return its number of losses before, and the new state."""
     worker_id = await register(database)
     [claimed] = await start(database, worker_id, await read_job(database, job_id))
     await lapse(database, worker_id)
-    [(swept, state)] = await recover(database, max_losses=max_losses)
-    assert swept == job_id
+    [(recovered, state)] = await recover(database, max_losses=max_losses)
+    assert recovered == job_id
     return claimed.worker_losses, state
 
 
@@ -149,7 +149,7 @@ async def test_locked_job_is_not_recovered(database: Database) -> None:
 async def test_delayed_recovery_respects_renewed_leases(
     database: Database,
 ) -> None:
-    # It checks the workers in the order of their ids.
+    # The recovery checks the workers in the order of their ids.
     lapsed, renewed = [await bring(database, JobState.RUNNING) for _ in range(2)]
     assert lapsed.worker_id < renewed.worker_id
     await lapse(database, lapsed.worker_id)
@@ -185,7 +185,7 @@ _HOLD_UP = text("""
 _HELD_UP = text("""
     CREATE TRIGGER held_up BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION hold_up()
 """)
-# Long enough for a recovery to begin.
+# The lease is long enough for a recovery to start.
 _SHORT_LEASE = text("""
     UPDATE workers SET lease_expire_time = clock_timestamp() + interval '2 s' WHERE id = :id
     RETURNING lease_expire_time

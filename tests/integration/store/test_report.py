@@ -18,8 +18,8 @@ from support.workers import ending, register, report, start, write_ends
 
 
 def progress(job_id: JobId, fraction: float, *, attempt: int = 1) -> AttemptReport:
-    said = Progress(fraction=fraction, message=f"{fraction:.0%}", counters='{"rows":  7}')
-    return AttemptReport(key=AttemptKey(job_id, attempt), progress=said)
+    progress = Progress(fraction=fraction, message=f"{fraction:.0%}", counters='{"rows":  7}')
+    return AttemptReport(key=AttemptKey(job_id, attempt), progress=progress)
 
 
 def output(job_id: JobId, chunk: str, *, attempt: int = 1) -> AttemptReport:
@@ -72,7 +72,7 @@ async def test_last_progress_becomes_that_of_the_job(database: Database) -> None
     job = await read_job(database, job_id)
     assert job.progress == Progress(fraction=0.3, message="30%", counters='{"rows":  7}')
     told = [event.progress for event in await history(database, job_id) if event.progress]
-    assert [said.fraction for said in told] == [0.1, 0.3]
+    assert [progress.fraction for progress in told] == [0.1, 0.3]
     # Output alone does not change it.
     await report(database, brought.worker_id, output(job_id, "2"))
     assert (await read_job(database, job_id)).progress == job.progress

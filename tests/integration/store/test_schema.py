@@ -97,7 +97,7 @@ def read_catalog(connection: Connection) -> Catalog:
 
 
 def read_functions(connection: Connection, schema: str = "headrace") -> list[str]:
-    """The functions in a schema, as far as their source names its tables."""
+    """Return the functions in a schema whose source names the tables of this schema."""
     named = """
         SELECT proname FROM pg_proc
         WHERE pronamespace = to_regnamespace(:schema)::oid
@@ -108,7 +108,7 @@ def read_functions(connection: Connection, schema: str = "headrace") -> list[str
 
 
 def on(url: str, function: Callable[[Connection], T]) -> T:
-    """Runs a function on a connection to a database, and commits."""
+    """Run a function on a connection to a database, and commit."""
 
     async def run() -> T:
         engine = create_async_engine(
@@ -201,7 +201,7 @@ def test_migrate_leaves_another_application_unchanged(databases: Databases) -> N
         assert value(url, "SELECT title FROM public.jobs") == "theirs"
         assert value(url, "SELECT count(*) FROM headrace.installation") == 1
         assert value(url, "SELECT version_num FROM headrace.headrace_version") == head_revision()
-        # The search path of a role that is named like the schema begins with it.
+        # For a role with the name of the schema, the search path starts with this schema.
         assert value(url, "SELECT to_regclass('headrace.alembic_version')") is None
 
 

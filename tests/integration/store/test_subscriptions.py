@@ -117,13 +117,13 @@ async def ack(
 
 
 async def places(database: Database, count: int) -> list[Place]:
-    """The places of as many new events, in their order."""
+    """Create events; return their places in order."""
     job_ids: list[JobId] = [(await submit(database)).id for _ in range(count)]
     return [place_of((await history(database, job_id))[0]) for job_id in job_ids]
 
 
 async def move_start(database: Database, place: Place) -> None:
-    """Has the log begin at a place, as a prune does."""
+    """Move the start of the log to a place, as a prune does."""
     async with database.transaction() as connection:
         await connection.execute(
             text(
@@ -135,7 +135,7 @@ async def move_start(database: Database, place: Place) -> None:
 
 
 async def lapse(database: Database) -> None:
-    """Lets the leases of all watches lapse."""
+    """Make the leases of all watches lapse."""
     async with database.transaction() as connection:
         await connection.execute(
             text("UPDATE subscriptions SET lease_expire_time = clock_timestamp()")
@@ -149,7 +149,7 @@ def place(subscription: Subscription | Acquired) -> Place:
 # Creating.
 
 
-async def test_new_subscription_begins_after_the_last_event(database: Database):
+async def test_new_subscription_starts_after_the_last_event(database: Database):
     empty, created = await create(database, "early")
     assert (place(empty), created) == (BEGINNING, True)
     assert (empty.consumer, empty.ack_time, empty.lag, empty.epoch) == (None, None, None, 0)
@@ -158,7 +158,7 @@ async def test_new_subscription_begins_after_the_last_event(database: Database):
     assert place(subscription) == last
 
 
-async def test_new_subscription_begins_after_a_place(database: Database):
+async def test_new_subscription_starts_after_a_place(database: Database):
     first, *_ = await places(database, 3)
     subscription, _ = await create(database, after=first)
     assert place(subscription) == first
@@ -225,12 +225,12 @@ async def test_creation_before_pruned_events_is_refused(database: Database):
         await create(database, after=first)
     assert caught.value.start == second
     assert place((await create(database, after=second))[0]) == second
-    # An existing subscription is returned, whatever its start.
+    # An existing subscription is returned, even with an earlier start.
     assert not (await create(database, after=first))[1]
     assert place((await create(database, "now"))[0]) == third
 
 
-async def test_new_subscription_in_a_pruned_log_begins_at_its_start(database: Database):
+async def test_new_subscription_in_a_pruned_log_starts_at_its_start(database: Database):
     (only,) = await places(database, 1)
     await move_start(database, only)
     async with database.transaction() as connection:
@@ -396,7 +396,7 @@ async def test_concurrent_watches_get_one_holder(crowd: Database):
         )
         (acquired,) = (answer for answer in answers if answer is not None)
         assert acquired.epoch == 1
-        # The same for sixteen that wait for a lapse.
+        # The same holds for sixteen watches that wait for a lapse.
         await lapse(crowd)
         answers = await asyncio.gather(
             *(acquire(crowd, new_watch(name), f"d{number}") for number in range(16))
@@ -440,7 +440,7 @@ async def test_acknowledgement_never_moves_back(database: Database):
     assert await ack(database, subscription, third)
 
 
-async def test_successor_begins_after_the_acknowledged_place(database: Database):
+async def test_successor_starts_after_the_acknowledged_place(database: Database):
     await create(database)
     first, _ = await places(database, 2)
     watch = new_watch()
@@ -519,7 +519,7 @@ async def test_acknowledgement_during_a_takeover_is_refused(
     assert place(await get(database)) == place(taken) == BEGINNING
 
 
-async def test_successor_begins_after_a_concurrent_acknowledgement(
+async def test_successor_starts_after_a_concurrent_acknowledgement(
     database: Database,
 ):
     await create(database)
@@ -561,7 +561,7 @@ async def test_waiting_watch_takes_nothing_from_a_newer_one(
             connection, older, consumer="one", lease=LEASE, takes_over=False
         )
         assert refused is None
-        # A watch that begins now does, whatever the clocks of the gateways are.
+        # A watch that starts now takes over, independent of the gateways' clocks.
         assert await acquire_subscription(connection, older, consumer="one", lease=LEASE)
         assert await acquire_subscription(
             connection, newer, consumer="one", lease=LEASE, takes_over=False

@@ -53,7 +53,7 @@ def ids(old: tuple[str, Ids]) -> Ids:
 
 @pytest.fixture
 async def database(old: tuple[str, Ids]) -> AsyncIterator[Database]:
-    """Connections to the poisoned database."""
+    """Connections to the database with unreadable rows."""
     database = Database(Settings(database_url=SecretStr(old[0])), application="test")
     yield database
     await database.close()
@@ -202,7 +202,7 @@ async def test_cancel_and_requeue_of_poisoned_jobs_succeed(database: Database, i
         assert (await history(database, job_id))[-1].type is EventType.REQUEUED
 
 
-async def test_unreadable_handler_leaves_the_others_known(database: Database) -> None:
+async def test_unreadable_handler_does_not_hide_other_handlers(database: Database) -> None:
     await register(database, "good", "bad", "slow")
     async with database.statement() as connection:
         await connection.execute(
@@ -220,7 +220,7 @@ async def test_unreadable_handler_leaves_the_others_known(database: Database) ->
 
 @pytest.fixture
 def clean_url(databases: Databases) -> Iterator[str]:
-    """A database of the test's own: other tests leave triggers in the one that they share."""
+    """A database for one test, since other tests leave triggers in the shared one."""
     with databases.fresh() as url:
         yield url
 

@@ -183,7 +183,7 @@ async def test_installations_of_one_redis_are_separate(
     settings: Settings, database: Database, other_url: str
 ) -> None:
     neighbor = settings.model_copy(update={"database_url": SecretStr(other_url)})
-    # Copies of one template have the same id; a migration of its own gives another.
+    # Copies of one template share its id, so this database is migrated separately.
     other = Database(neighbor, application="test")
     async with other.statement() as connection:
         await connection.execute(text("UPDATE installation SET id = DEFAULT"))
@@ -272,7 +272,7 @@ async def test_bus_without_any_connection_is_deaf(own: Settings, valkey: OwnValk
     async with connected(bus, behind, database, Topic.JOBS):
         await bus.ping()
         await asyncio.to_thread(valkey.kill)
-        # One way is enough, for any time.
+        # A single connection is enough, for any time.
         await asyncio.sleep(1.5)
         await bus.ping()
         await link.cut()
@@ -280,17 +280,17 @@ async def test_bus_without_any_connection_is_deaf(own: Settings, valkey: OwnValk
         await bus.ping()
         await until(lambda: _is_deaf(bus))
         await link.start()
-        await until(lambda: _is_deaf(bus, not_any_more=True))
+        await until(lambda: _is_deaf(bus, no_longer=True))
     await link.cut()
     await database.close()
 
 
-async def _is_deaf(bus: WakeBus, *, not_any_more: bool = False) -> bool:
+async def _is_deaf(bus: WakeBus, *, no_longer: bool = False) -> bool:
     try:
         await bus.ping()
     except DeafError:
-        return not not_any_more
-    return not_any_more
+        return not no_longer
+    return no_longer
 
 
 async def test_notification_is_sent_at_the_commit(settings: Settings, database: Database) -> None:
@@ -356,7 +356,7 @@ async def test_unexpected_redis_error_leaves_notify(
     async with listening(settings, database, Topic.JOBS) as wake:
 
         async def broken(_: object) -> None:
-            raise TypeError("an unforeseen fault")
+            raise TypeError("an unexpected fault")
 
         monkeypatch.setattr(AbstractConnection, "connect", broken)
         async with publishing(settings, database) as bus:

@@ -32,7 +32,7 @@ async def jobs(module_settings: Settings) -> AsyncIterator[Platform]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def worker(jobs: Platform, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """A worker with one process; it ends by its signal after all that the tests did to it."""
+    """A worker with one process; after all tests it must still stop at its signal."""
     narrow = jobs.settings.model_copy(update={"worker_processes": 1})
     async with worker_process(narrow, tmp_path_factory.mktemp("worker")) as running:
         yield running

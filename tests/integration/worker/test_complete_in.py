@@ -38,7 +38,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest.fixture
 def database_url(own_database_url: str) -> str:
-    """A database of the test's own: its handlers need a table."""
+    """A database for this module, whose handlers need a table."""
     return own_database_url
 
 

@@ -40,7 +40,7 @@ class Ran:
     log: str
 
     def of(self, *types: str) -> list[Job]:
-        """Return the jobs whose type begins with one of `types`."""
+        """Return the jobs whose type starts with one of `types`."""
         return [job for job in self.jobs if job.type.startswith(types)]
 
     @property
@@ -50,7 +50,7 @@ class Ran:
 
 
 async def run(settings: Settings, folder: Path, *submits: tuple[str, dict[str, Any]]) -> Ran:
-    """Run jobs on a worker in a process of its own."""
+    """Run jobs on a worker in a separate process."""
     async with (
         platform(settings, Registry(), workers=0) as running,
         worker_process(running.settings, folder, handlers="support.debugged_handlers") as worker,

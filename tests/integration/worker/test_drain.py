@@ -1,4 +1,4 @@
-"""The stop of a worker by a signal, and the attempts that run then."""
+"""The stop of a worker by a signal, and its running attempts."""
 
 from __future__ import annotations
 

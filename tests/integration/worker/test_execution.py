@@ -1,4 +1,4 @@
-"""The end of a job, for each way in which its handler ends."""
+"""The end of a job, for each end of its handler."""
 
 from __future__ import annotations
 
@@ -24,15 +24,13 @@ from support.platform import Platform, platform
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=["own mode", "process of its own"]
-)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["own_mode", "suspect"])
 async def jobs(
     module_settings: Settings, request: pytest.FixtureRequest
 ) -> AsyncIterator[Platform]:
     """A platform that runs each job in its handler's mode, or in a process as a crash suspect."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.param != "own mode":
+        if request.param == "suspect":
             patch.setattr(retry, "LOSSES_BEFORE_OWN_PROCESS", 0)
         async with platform(module_settings, handlers()) as running:
             yield running
@@ -185,7 +183,7 @@ async def test_cancel_kills_the_process_of_the_handler(jobs: Platform) -> None:
     assert not psutil.pid_exists(pid)
 
 
-async def test_handler_that_swallows_its_cancel_is_left_behind(jobs: Platform) -> None:
+async def test_handler_that_ignores_its_cancel_is_abandoned(jobs: Platform) -> None:
     job_id = await jobs.submit("t.stubborn")
     await jobs.until(job_id, E.STARTED)
     await jobs.cancel(job_id)
@@ -338,7 +336,7 @@ async def test_payload_mismatch_is_found_in_a_process(jobs: Platform) -> None:
         ("t.no_json", "Unwritable"),
     ],
 )
-async def test_handler_that_ends_in_an_odd_way_fails_alone(
+async def test_handler_with_an_unusual_end_fails_alone(
     jobs: Platform, job_type: str, error: str
 ) -> None:
     others = await jobs.submit_many(20, "t.echo")

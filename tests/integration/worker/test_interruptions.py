@@ -1,4 +1,4 @@
-"""A job that stops its worker again and again, and the jobs beside it."""
+"""A job that stops its worker repeatedly, and the jobs beside it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def jobs(settings: Settings) -> AsyncIterator[Platform]:
 
 
 async def interrupted(jobs: Platform, payload: str) -> JobId:
-    """Submit a job that stops its process, with enough interruptions for a process of its own."""
+    """Submit a job that stops its process, with enough interruptions for a separate process."""
     later = datetime.now(UTC) + timedelta(hours=1)
     job_id = await jobs.submit("t.terminates", payload, schedule_time=later)
     values = f"attempt = {TIMES}, interruptions = {TIMES}, due_time = now()"
@@ -40,7 +40,7 @@ async def interrupted(jobs: Platform, payload: str) -> JobId:
     return job_id
 
 
-async def test_job_that_stops_its_worker_fails_in_the_end(jobs: Platform, tmp_path: Path) -> None:
+async def test_job_that_always_stops_its_worker_fails(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
         neighbor = await jobs.submit("t.forever")
         await jobs.until(neighbor, E.STARTED)

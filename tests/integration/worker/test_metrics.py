@@ -63,7 +63,7 @@ async def test_attempts_are_counted_by_end(jobs: Platform, worker: WorkerService
     }
 
 
-async def test_handler_left_behind_is_counted(jobs: Platform, worker: WorkerService) -> None:
+async def test_abandoned_handler_is_counted(jobs: Platform, worker: WorkerService) -> None:
     job_id = await jobs.submit("t.stubborn")
     await jobs.until(job_id, E.STARTED)
     assert (await scrape(worker.metrics_port))["headrace_attempts_running"] == 1

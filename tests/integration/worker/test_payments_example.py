@@ -1,4 +1,4 @@
-"""The example of a payment, with real accounts."""
+"""The payments example, with real accounts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILE = Path(__file__).parents[3] / "examples" / "payments.py"
 
 @pytest.fixture
 def database_url(own_database_url: str) -> str:
-    """A database of the test's own: the example needs a table."""
+    """A database for one test, since the example needs a table."""
     return own_database_url
 
 

@@ -61,7 +61,7 @@ async def replica(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
 
 @asynccontextmanager
 async def linked(valkey: OwnValkey, settings: Settings) -> AsyncIterator[tuple[Settings, Proxy]]:
-    """Settings that lead all connections to Redis through a link."""
+    """Return settings that route all connections to Redis through a link."""
     link = Proxy(valkey.url)
     await link.start()
     yield (

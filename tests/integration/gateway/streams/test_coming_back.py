@@ -46,7 +46,7 @@ async def test_resuming_streams_share_reads_of_the_past(
     for reader in halves:
         assert 0 < len(reader.events) < JOBS
         assert [event.job_id for event in reader.events] == missed[-len(reader.events) :]
-    # At most the concurrent readers have read the same page.
+    # No page is read more often than there are concurrent readers.
     assert rows < JOBS * STREAMS / 4
     (job,) = await submit_many(database, 1)
     for reader in (early, *readers, *halves):

@@ -1,4 +1,4 @@
-"""PostgreSQL crashes: the streams continue at their places."""
+"""Streams continue at their places after a crash of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.until import until
 from support.watching import LookingTail, follow_job, follow_jobs, open_writer, watching
 from support.workers import ending, register, start, write_ends
 
-# One is nearly always enough.
+# One crash is nearly always enough.
 CRASHES = 10
 
 
@@ -68,10 +68,9 @@ async def crash(server: Server, database: Database) -> None:
 async def test_transaction_ids_reused_after_a_crash_hide_nothing(
     server: tuple[Server, str], own: Settings, own_database: Database
 ):
-    """A transaction without writes to the disk leaves no trace, so its id is used again.
+    """A transaction id is reused if the server crashes before it writes its log to the disk.
 
-    Unless the server wrote its log to the disk just then, as it does every now and then; so the
-    crash is tried until it takes an id with it.
+    The server may write its log at any time, so the test repeats the crash until an id is reused.
     """
     tail = LookingTail(own, own_database)
     await tail.begin()
@@ -92,7 +91,7 @@ async def test_transaction_ids_reused_after_a_crash_hide_nothing(
         assert tail.settled == tail.visible
         if any(event.xid <= ended_before for event in tail.visible[known:]):
             return
-    pytest.fail("no crash took a transaction id with it")
+    pytest.fail("no crash caused the reuse of a transaction id")
 
 
 async def test_crash_loses_open_transactions_alone(

@@ -287,8 +287,8 @@ async def test_database_of_another_cluster_is_logged_once(settings: Settings, da
             )
         for _ in range(5):
             await tail.tail.run_once()
-    (told,) = logs
-    assert told["event"] == "database_of_another_cluster"
-    assert told["log_level"] == "error"
-    assert "python -m headrace_core migrate" in told["advice"]
+    (logged,) = logs
+    assert logged["event"] == "database_of_another_cluster"
+    assert logged["log_level"] == "error"
+    assert "python -m headrace_core migrate" in logged["advice"]
     assert len(await history(database, job.id)) == 1

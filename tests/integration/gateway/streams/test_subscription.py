@@ -235,7 +235,7 @@ async def test_standby_sends_marks(
             name=NAME,
             consumer="one",
             leases=watch._leases,
-            follow=lambda _: pytest.fail("it is somebody else's"),
+            follow=lambda _: pytest.fail("a standby must not follow"),
             gauges=watch.gauges,
             idle=0.1,
         ).run()
@@ -331,7 +331,7 @@ async def test_shutdown_releases_subscriptions_at_once(
 ):
     await create(database)
     async with watching(settings) as watch:
-        # A stream whose reader has stopped, so it cannot end by itself.
+        # A stream with a stalled reader, which cannot end.
         stuck = watch.watch_subscription(DEFAULT_TENANT, NAME, "one")
         assert (await anext(stuck)).mark is Mark.CAUGHT_UP
         waiting = subscribe(watch, "waiting")
@@ -483,13 +483,13 @@ async def test_holder_without_postgresql_stops_and_is_replaced(
         await proxy.start()
         back = subscribe(watch, "one")
 
-        async def stands() -> bool:
+        async def is_standby() -> bool:
             nonlocal back
             if back.task.done():
                 back = subscribe(watch, "one")
             return bool(back.pages)
 
-        await until(stands)
+        await until(is_standby)
         await stands_by(back)
         await second.cancel()
         await receives(back)
@@ -588,7 +588,7 @@ async def consume(
     chance: random.Random,
     acknowledged: list[Name],
 ) -> None:
-    """Watch, acknowledge at times, get cut at times, and resume."""
+    """Watch, acknowledge, and resume after cuts, all at random times."""
     while True:
         watch = chance.choice(gateways.watches)
         received: list[Name] = []
