@@ -11,9 +11,9 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 
-# The tests run services and start processes from one process. gRPC's handlers of a fork would stop
-# its own threads for that, and might wait for ever; a worker sets the same. gRPC reads it when it
-# is imported.
+# The tests run services and start processes from one process. gRPC's fork handlers would stop its
+# threads at each fork, and might hang. A worker sets the same variable, which gRPC reads when it is
+# imported.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import hypothesis
@@ -30,12 +30,12 @@ from support.databases import Databases
 from support.server import serving
 from support.settings import empty_redis, short_settings
 
-# What a developer has set for a stack of their own is not for the tests.
+# The tests ignore a developer's settings.
 for _name in list(os.environ):
     if _name.startswith("HEADRACE_") and not _name.startswith("HEADRACE_TEST_"):
         del os.environ[_name]
 
-# No example of a property may depend on how fast the machine is.
+# Property tests have no time limit, since machines differ in speed.
 hypothesis.settings.register_profile("headrace", deadline=None)
 hypothesis.settings.load_profile("headrace")
 
@@ -53,7 +53,7 @@ def data_folder() -> Iterator[DataFolder]:
 
 @pytest.fixture(scope="session")
 def postgres_url(data_folder: DataFolder) -> Iterator[str]:
-    """A PostgreSQL server; its own database stays as it is."""
+    """A PostgreSQL server, whose default database no test changes."""
     if url := os.environ.get("HEADRACE_TEST_DATABASE_URL"):
         yield url
         return
@@ -64,7 +64,7 @@ def postgres_url(data_folder: DataFolder) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_server_url(data_folder: DataFolder) -> Iterator[str]:
-    """A Redis-compatible server; `redis_url` is what a test wants."""
+    """A Redis-compatible server; tests use `redis_url`."""
     if url := os.environ.get("HEADRACE_TEST_REDIS_URL"):
         yield url
         return
@@ -75,7 +75,7 @@ def redis_server_url(data_folder: DataFolder) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def databases(postgres_url: str) -> Iterator[Databases]:
-    """Makes fresh databases, with the schema or without."""
+    """A factory of fresh databases, with or without the schema."""
     databases = Databases(postgres_url)
     with databases.template():
         yield databases
@@ -83,16 +83,16 @@ def databases(postgres_url: str) -> Iterator[Databases]:
 
 @pytest.fixture(scope="session")
 def redis_urls(redis_server_url: str) -> Iterator[str]:
-    """The URLs of the server's databases for single tests, in turn and without an end.
+    """An endless cycle of the server's databases for single tests.
 
-    A process that outlives its test thus writes into no database of the next tests.
+    So a process that outlives its test does not write to the database of the next test.
     """
     return _cycle(redis_server_url, range(48))
 
 
 @pytest.fixture(scope="session")
 def module_redis_urls(redis_server_url: str) -> Iterator[str]:
-    """The URLs of the server's databases for the services that a module shares, in turn."""
+    """A cycle of the server's databases for the services that a module shares."""
     return _cycle(redis_server_url, range(48, 64))
 
 
@@ -111,7 +111,7 @@ def redis_url(redis_urls: Iterator[str]) -> str:
 
 @pytest.fixture
 def own_database_url(databases: Databases) -> Iterator[str]:
-    """A database with the schema that one test alone uses."""
+    """A database with the schema for a single test."""
     with databases.fresh() as url:
         yield url
 
@@ -124,13 +124,13 @@ def database_url(own_database_url: str) -> str:
 
 @pytest.fixture
 def settings(database_url: str, redis_url: str) -> Settings:
-    """Settings on a fresh database and an empty Redis, with free ports and shorter waits."""
+    """Settings with a fresh database, an empty Redis, free ports and short waits."""
     return short_settings(database_url, redis_url)
 
 
 @pytest.fixture(scope="module")
 def module_settings(databases: Databases, module_redis_urls: Iterator[str]) -> Iterator[Settings]:
-    """The same as `settings`, for services that the tests of a module share."""
+    """Settings like `settings`, for services that a module shares."""
     with databases.fresh() as database_url:
         yield short_settings(database_url, empty_redis(module_redis_urls))
 
@@ -147,7 +147,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def redis(settings: Settings) -> AsyncIterator[AsyncRedis]:
-    """Redis as it is."""
+    """A client of the test's Redis."""
     client = AsyncRedis.from_url(settings.redis_url.get_secret_value(), socket_timeout=10)
     yield client
     await client.aclose()
@@ -155,7 +155,7 @@ async def redis(settings: Settings) -> AsyncIterator[AsyncRedis]:
 
 @pytest.fixture
 async def bus(settings: Settings, database: Database) -> AsyncIterator[WakeBus]:
-    """Rings after commits; a test that does not ask for it lives without wake-ups."""
+    """A bus that publishes wake-ups. Tests without this fixture have none."""
     bus = WakeBus(settings, database)
     await bus.start()
     yield bus

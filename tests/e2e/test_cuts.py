@@ -111,13 +111,13 @@ async def test_randomly_cut_watchers_see_every_event_once_in_order(
         loading = tasks.create_task(load.run())
         gaps = []
         for share, gateway, by in ((0.3, one, signal.SIGTERM), (0.6, other, signal.SIGKILL)):
-            await until(lambda s=share: load.has_made(EVENTS * s), within=DEADLINE_S)
+            await until(lambda s=share: load.has_caused(EVENTS * s), within=DEADLINE_S)
             gaps.append(await read_gaps(gateway))
             await gateway.restart(by)
-        await until(lambda: load.has_made(EVENTS), within=DEADLINE_S)
+        await until(lambda: load.has_caused(EVENTS), within=DEADLINE_S)
         await until(lambda: cuts.count >= CUTS, within=DEADLINE_S)
         cuts.end()
-        load.is_enough()
+        load.stop()
         await loading
 
         expected = {rows: await read_rows(database, rows) for _, rows in (*clients, *watchers)}

@@ -13,4 +13,4 @@ def database_url(databases: Databases) -> str:
 
     A test that changes the schema or the settings of its database uses `own_database_url`.
     """
-    return databases.emptied()
+    return databases.empty_shared()

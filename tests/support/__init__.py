@@ -1,1 +1,1 @@
-"""What the tests of every kind stand on: real servers, fresh databases, settings."""
+"""Shared helpers of all tests: real servers, fresh databases, settings."""

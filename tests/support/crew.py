@@ -1,4 +1,4 @@
-"""What a BatchWorker calls, under a test's hand."""
+"""Callbacks of a BatchWorker that a test controls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ async def identify() -> UUID:
 
 
 class Crew:
-    """Claims everything, and runs it until the test opens the gate."""
+    """A fake of claims and handlers: it claims all deliveries, and attempts end when `gate` opens.
+
+    Attributes:
+        found: the attempts that the next query of PostgreSQL returns.
+        queries: the limit of each query.
+        refusals: the number of claims that failed while `unavailable` was set.
+        skipped_claims: the number of further claims that skip all deliveries.
+    """
 
     def __init__(self) -> None:
         self.batches: list[list[AttemptKey]] = []
@@ -33,11 +40,10 @@ class Crew:
         self.running: set[AttemptKey] = set()
         self.most_running = 0
         self.found: list[AttemptKey] = []
-        self.asked_for: list[int] = []
+        self.queries: list[int] = []
         self.unavailable = False
         self.refusals = 0
-        # How many claims pass over everything.
-        self.passed_over = 0
+        self.skipped_claims = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self._changed = asyncio.Condition()
@@ -47,18 +53,18 @@ class Crew:
     async def claim(self, deliveries: Sequence[AttemptKey], most: int) -> list[AttemptKey]:
         if self.unavailable:
             self.refusals += 1
-            await self._tell()
+            await self._notify()
             raise Unavailable("postgresql")
-        if self.passed_over:
-            # As while another statement holds the rows.
-            self.passed_over -= 1
+        if self.skipped_claims:
+            # The claim skips the rows, as if another statement had locked them.
+            self.skipped_claims -= 1
             self.found = list(deliveries)
             return []
         claimed = list(deliveries[:most])
-        # What it has found and has no slot for is found again.
+        # The next query finds the attempts without a slot again.
         self.found = [*deliveries[most:], *self.found]
         self.batches.append(claimed)
-        await self._tell()
+        await self._notify()
         return claimed
 
     def start(self, delivery: AttemptKey) -> None:
@@ -75,49 +81,49 @@ class Crew:
         self.started.append(delivery)
         self.running.add(delivery)
         self.most_running = max(self.most_running, len(self.running))
-        await self._tell()
+        await self._notify()
         try:
             await self.gate.wait()
         finally:
             self.running.remove(delivery)
-        await self._tell()
+        await self._notify()
 
     async def find(self, limit: int) -> list[AttemptKey]:
-        self.asked_for.append(limit)
+        self.queries.append(limit)
         found, self.found = self.found[:limit], self.found[limit:]
-        await self._tell()
+        await self._notify()
         return found
 
     async def until_started(self, *deliveries: AttemptKey) -> None:
-        """Waits until all of these have been started."""
+        """Wait until all of these have started."""
         async with asyncio.timeout(20), self._changed:
             await self._changed.wait_for(lambda: set(deliveries) <= set(self.started))
 
-    async def until_asked(self) -> None:
-        """Waits until it was asked for what PostgreSQL has."""
-        before = len(self.asked_for)
+    async def until_queried(self) -> None:
+        """Wait for the next query of PostgreSQL."""
+        before = len(self.queries)
         async with asyncio.timeout(20), self._changed:
-            await self._changed.wait_for(lambda: len(self.asked_for) > before)
+            await self._changed.wait_for(lambda: len(self.queries) > before)
 
     async def until_idle(self) -> None:
-        """Waits until nothing runs."""
+        """Wait until no attempt is running."""
         async with asyncio.timeout(20), self._changed:
             await self._changed.wait_for(lambda: not self.running)
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
 
 @asynccontextmanager
-async def at_work(
+async def running_worker(
     settings: Settings, crew: Crew, *, pool: str = POOL
 ) -> AsyncIterator[BatchWorker[AttemptKey]]:
-    """A BatchWorker that takes and runs for the length of the block."""
+    """Run a BatchWorker for the length of the block."""
     worker = BatchWorker(
         settings, pool=pool, claim=crew.claim, start=crew.start, find=crew.find, identify=identify
     )
-    # Nothing but a delivery shall wake it.
+    # Only a delivery may wake the worker.
     worker._wait_s = settings.redis_timeout / 2
     crew.worker = worker
     main = asyncio.create_task(worker.main())
@@ -130,6 +136,6 @@ async def at_work(
     assert main.cancelled(), main.exception()
 
 
-def some(count: int, *, attempt: int = 1) -> list[AttemptKey]:
-    """Deliveries of jobs that nobody knows."""
+def new_keys(count: int, *, attempt: int = 1) -> list[AttemptKey]:
+    """Return attempt keys of jobs that are not in the database."""
     return [AttemptKey(JobId(uuid7()), attempt) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Streams that are cut at any moment and resumed anywhere, by the stubs as they are generated."""
+"""Streams that are cut at random and resumed at any gateway, with the generated stubs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.store.event_log import Place
 from support.two_gateways import GatewayProcess
 
-# What names an event for ever.
+# The job id and the number of an event.
 Name = tuple[str, int]
 
-# A stream is cut behind one of its first responses, as many as this; or when none has come for a
-# while, in seconds; or, in some of a hundred cases, before the first one. So it gets somewhere on a
-# slow machine too.
+# A stream is cut after one of these numbers of responses; or after a silence, in seconds; or, for a
+# percentage of the streams, before the first response. So streams progress on a slow machine too.
 _RESPONSES = (2, 10, 40, 160)
 _QUIET_S = 1.2
 _AT_ONCE = 5
@@ -30,19 +29,19 @@ _AT_ONCE = 5
 # Seconds between two cuts of a connection with all its streams.
 _TCP_S = (1.5, 4.0)
 
-# A client that is cut again and again on a busy machine may be without a response for so long.
+# The longest silence of a client that is cut repeatedly on a busy machine, in seconds.
 _PATIENCE_S = 180.0
 
-# A gateway that was restarted is used again at once.
+# Clients reconnect quickly to a restarted gateway.
 _OPTIONS = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500))
 
 
 class Cuts:
-    """Begins streams at gateways drawn by chance, cuts them, and counts how often they were cut.
+    """Opens streams at random gateways, cuts them, and counts the cuts.
 
     Args:
-        gateways: where a stream can begin, straight or through their proxies.
-        chance: decides everything.
+        gateways: the gateways, used directly or through their proxies.
+        chance: the source of all random decisions.
     """
 
     def __init__(self, gateways: Sequence[GatewayProcess], chance: random.Random) -> None:
@@ -65,42 +64,42 @@ class Cuts:
         await self._channels.aclose()
 
     async def cut_connections(self) -> None:
-        """Cuts the connections through the proxies now and then."""
+        """Cut the connections through the proxies from time to time."""
         while not self._over:
             await asyncio.sleep(self.chance.uniform(*_TCP_S))
             for connection in [*self.chance.choice(self._gateways).proxy.connections]:
                 connection.drop()
 
     def end(self) -> None:
-        """Lets the streams be."""
+        """Stop all cuts."""
         self._over = True
 
     async def stream(
-        self, begin: Callable[[JobServiceStub], Any], take: Callable[[Any], None]
+        self, start: Callable[[JobServiceStub], Any], take: Callable[[Any], None]
     ) -> bool:
-        """Begins a stream somewhere and reads it until it is cut.
+        """Open a stream at a random gateway and read it until it is cut.
 
         Args:
-            begin: makes the call.
-            take: gets each response.
+            start: makes the call.
+            take: receives each response.
 
         Returns:
-            Whether the stream has ended by itself.
+            True if the stream has ended without a cut.
 
         Raises:
-            AioRpcError: it was refused.
+            AioRpcError: the call was refused.
         """
-        call = begin(self.chance.choice(self._stubs))
+        call = start(self.chance.choice(self._stubs))
         responses = self.chance.choice(_RESPONSES)
         patience = 0.0 if self.chance.randrange(100) < _AT_ONCE else None
-        begun = False
+        started = False
         try:
             while responses or self._over:
                 async with asyncio.timeout(None if self._over else patience):
                     response = await call.read()
                 if response is grpc.aio.EOF:
                     return True
-                begun = True
+                started = True
                 take(response)
                 responses -= 1
                 patience = self.chance.uniform(0, _QUIET_S)
@@ -108,12 +107,12 @@ class Cuts:
         except TimeoutError:
             self.count += 1
         except grpc.aio.AioRpcError as error:
-            # A call that comes while a gateway's server stops is cancelled unheard.
-            stopping = not begun and error.code() is grpc.StatusCode.CANCELLED
+            # A stopping server cancels new calls.
+            stopping = not started and error.code() is grpc.StatusCode.CANCELLED
             if error.code() is not grpc.StatusCode.UNAVAILABLE and not stopping:
                 raise
-            # A gateway that is not there has cut nothing.
-            self.count += begun
+            # A call to an unavailable gateway is not a cut.
+            self.count += started
             await asyncio.sleep(self.chance.uniform(0, 0.2))
         finally:
             call.cancel()
@@ -121,20 +120,20 @@ class Cuts:
 
 
 class JobsWatcher:
-    """Follows many jobs, resumed at a cursor: mostly the newest, now and then one of those before,
-    as somebody does who died before the newest was saved.
+    """Follows many jobs, and resumes after a cursor: mostly the newest, sometimes an older one, as
+    after a crash of a client before it stored the newest.
 
-    What comes again must be what came before, event by event.
+    Repeated events must equal the earlier ones.
 
     Args:
-        cuts: begins and cuts its streams.
-        job_filter: which jobs.
-        cursor: where it begins.
+        cuts: opens and cuts its streams.
+        job_filter: the filter of the jobs.
+        cursor: the start.
         place_of: decodes a cursor.
 
     Attributes:
-        seen: all events, without those that came again.
-        cursors: the place of each cursor, and how many events had come before it.
+        seen: all events, without repetitions.
+        cursors: the place of each cursor, and the number of events before it.
     """
 
     def __init__(
@@ -149,37 +148,37 @@ class JobsWatcher:
         self._at = 0
 
     async def follow(self) -> None:
-        """Follows for ever."""
+        """Follow until cancelled."""
         while True:
             again = self._cuts.chance.choice((1, 1, 1, 2, 5))
             cursor, self._at = self._saved[-min(again, len(self._saved))]
             request = WatchJobsRequest(filter=self._filter, cursor=cursor)
-            begun = len(self.cursors)
+            started = len(self.cursors)
             await self._cuts.stream(lambda stub, asked=request: stub.WatchJobs(asked), self._take)
-            places = [self._place_of(cursor), *(place for place, _ in self.cursors[begun:])]
-            assert places == sorted(places), "a cursor went back"
+            places = [self._place_of(cursor), *(place for place, _ in self.cursors[started:])]
+            assert places == sorted(places), "a cursor moved back"
 
     def _take(self, response: Any) -> None:
         for event in response.events:
             name = (event.job_id, event.seq)
             if self._at == len(self.seen):
                 self.seen.append(name)
-            assert self.seen[self._at] == name, "something else came the second time"
+            assert self.seen[self._at] == name, "a repeated event differs"
             self._at += 1
         self._saved.append((response.cursor, self._at))
         self.cursors.append((self._place_of(response.cursor), self._at))
 
 
 class JobWatcher:
-    """Follows one job after the other to its end, resumed behind the last event or one before it.
+    """Follows jobs to their ends, one by one, and resumes after the last event or an earlier one.
 
     Args:
-        cuts: begins and cuts its streams.
-        next_job: draws a job.
+        cuts: opens and cuts its streams.
+        next_job: chooses a job.
 
     Attributes:
-        seen: the numbers of the events of each job, without those that came again.
-        ended: the jobs that it has followed to their ends.
+        seen: the numbers of the events of each job, without repetitions.
+        ended: the jobs whose streams have ended.
     """
 
     def __init__(self, cuts: Cuts, next_job: Callable[[], str]) -> None:
@@ -189,7 +188,7 @@ class JobWatcher:
         self._next_job = next_job
 
     async def follow(self) -> None:
-        """Follows for ever."""
+        """Follow until cancelled."""
         while True:
             job_id = self._next_job()
             if job_id not in self.ended:
@@ -203,11 +202,11 @@ class JobWatcher:
         while not ended:
             after = max(0, len(seen) - self._cuts.chance.choice((0, 0, 0, 1, 4)))
             request = WatchJobRequest(job_id=job_id, after_seq=after)
-            coming = iter(range(after + 1, 1_000_000))
+            expected = iter(range(after + 1, 1_000_000))
 
-            def take(response: Any, coming: Any = coming) -> None:
+            def take(response: Any, expected: Any = expected) -> None:
                 for event in response.events:
-                    assert (event.job_id, event.seq) == (job_id, next(coming))
+                    assert (event.job_id, event.seq) == (job_id, next(expected))
                     if event.seq > len(seen):
                         seen.append(event.seq)
 
@@ -215,15 +214,15 @@ class JobWatcher:
 
 
 class ClientWatcher:
-    """Follows many jobs with the client, which resumes by itself, from now on.
+    """Follows many jobs from now on with the client, which resumes automatically.
 
     Args:
         targets: the gateways.
-        of: which jobs, as `Client.watch` takes it.
+        of: the filter, as arguments of `Client.watch`.
 
     Attributes:
         seen: all events.
-        live: set once it follows.
+        live: set once the stream is open.
     """
 
     def __init__(self, targets: Sequence[str], **of: Any) -> None:
@@ -233,7 +232,7 @@ class ClientWatcher:
         self._of = of
 
     async def follow(self) -> None:
-        """Follows for ever."""
+        """Follow until cancelled."""
         async with (
             Client(self._targets, resume_timeout=_PATIENCE_S) as client,
             client.watch(**self._of) as watch,

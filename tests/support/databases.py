@@ -1,4 +1,4 @@
-"""Fresh PostgreSQL databases, copied from one that is migrated once."""
+"""Fresh PostgreSQL databases, copied from a template that is migrated once."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Databases:
     """Databases on one server.
 
     Args:
-        url: a database on the server, for a role that may create others.
+        url: a database on the server, with a role that may create databases.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        # Several test sessions may share a server that is not ours.
+        # Several test sessions may share an external server.
         self._prefix = f"headrace_test_{os.getpid()}"
         self._numbers = itertools.count(1)
         self._template = f"{self._prefix}_template"
@@ -35,7 +35,7 @@ class Databases:
 
     @contextmanager
     def template(self) -> Iterator[None]:
-        """Makes the migrated database that `fresh` copies, for the length of the block."""
+        """Create the template that `fresh` copies, for the length of the block."""
         self._execute(f"CREATE DATABASE {self._template}")
         try:
             migrate(Settings(database_url=SecretStr(self._at(self._template))))
@@ -46,10 +46,10 @@ class Databases:
 
     @contextmanager
     def fresh(self, *, migrated: bool = True) -> Iterator[str]:
-        """The URL of a database of one's own, which is dropped afterwards."""
+        """Create a database for the length of the block; yield its URL."""
         name = f"{self._prefix}_{next(self._numbers)}"
         source = self._template if migrated else "template0"
-        # Statements of the tests name the tables alone. The template keeps the server's own path.
+        # Statements in tests use unqualified table names. The template keeps the default path.
         path = f"ALTER DATABASE {name} SET search_path = headrace, public" if migrated else ""
         self._execute(f"CREATE DATABASE {name} TEMPLATE {source}", path)
         try:
@@ -57,11 +57,10 @@ class Databases:
         finally:
             self._execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    def emptied(self) -> str:
-        """The URL of a database with the schema and without a row.
+    def empty_shared(self) -> str:
+        """Empty the shared database with the schema; return its URL.
 
-        It is the same one each time, which is much faster than a fresh one: for tests that leave
-        the schema alone.
+        This is much faster than a fresh database. Tests that use it must not change the schema.
         """
         if not self._has_shared:
             self._execute(
@@ -91,8 +90,8 @@ class Databases:
 _TABLES = [
     f"headrace.{table.name}" for table in metadata.sorted_tables if table is not installation
 ]
-# A failed test may have left a session with an open transaction. TRUNCATE costs forty times as much
-# as DELETE from tables with few rows, and leaves no dead ones.
+# A failed test may have left a session with an open transaction. For few rows DELETE is forty times
+# faster than TRUNCATE; for many rows TRUNCATE leaves no dead ones.
 _EMPTY = f"""
     DO $$
     BEGIN

@@ -13,7 +13,7 @@ import structlog
 
 from headrace_worker import Context, Fail, RetryPolicy, SyncContext, handler
 
-# As an application does it for itself when it is imported.
+# An application may configure its logging when it is imported.
 logging.basicConfig(level=logging.ERROR, force=True)
 structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
 
@@ -27,13 +27,13 @@ HUGE = "x\x00\udcff" + "y" * 100_000
 
 
 class Card(pydantic.BaseModel):
-    """A type of the handlers' own."""
+    """A type that only the handlers import."""
 
     number: int
 
 
 def charge(payload: dict[str, Any]) -> None:
-    """Fails somewhere below the handler, with a cause."""
+    """Fail in a function below the handler, with a cause."""
     card = payload["card"]
     try:
         Card(number=card)
@@ -42,19 +42,19 @@ def charge(payload: dict[str, Any]) -> None:
 
 
 def hostile(payload: dict[str, Any]) -> None:
-    """Raises errors that no log and no database can take as they are."""
+    """Raise errors that neither a log nor a database can store unchanged."""
     if payload["fail"]:
         raise Fail(HUGE, type=HUGE)
     raise type(f"E{'r' * 100_000}", (Exception,), {})(HUGE)
 
 
 def many(payload: dict[str, Any]) -> None:
-    """Raises a group."""
+    """Raise a group of exceptions."""
     raise ExceptionGroup("two", [ValueError("first"), KeyError("second")])
 
 
 def speak(payload: dict[str, Any]) -> None:
-    """Logs more than the log shows."""
+    """Log more lines than the limit."""
     _log.info("by %s", "logging")
     _structlog.info("by_structlog", rows=3)
     _log.debug("too low")
@@ -64,24 +64,24 @@ def speak(payload: dict[str, Any]) -> None:
 
 @handler("d.wait.loop", retry=_ONCE, timeout=0.2)
 async def wait_in_loop(payload: Any) -> None:
-    """Runs out of its time."""
+    """Exceed the timeout."""
     await wait_for_a_bank()
 
 
 async def wait_for_a_bank() -> None:
-    """Waits where a timeout must find it."""
+    """Wait in a function that the stack trace of a timeout must show."""
     await asyncio.Event().wait()
 
 
 @handler("d.wait.thread", retry=_ONCE, timeout=0.2)
 def wait_in_thread(payload: Any, ctx: SyncContext) -> None:
-    """Runs out of its time, and stops as it is told to."""
+    """Exceed the timeout, and stop when cancelled."""
     ctx.cancel_event.wait()
 
 
 @handler("d.cancelled.loop", retry=_ONCE)
 async def cancelled_from_within(payload: Any) -> None:
-    """Is cancelled by what it calls."""
+    """Raise CancelledError without a cancellation."""
     raise asyncio.CancelledError
 
 

@@ -1,6 +1,6 @@
-"""Handlers that write into a table of their own and finish their jobs in the same transaction.
+"""Handlers that write to their own table and complete their jobs in the same transaction.
 
-They stand in a module of their own so that a process can import it.
+They are in a separate module, which a process can import.
 """
 
 from __future__ import annotations
@@ -24,11 +24,16 @@ _TWICE = RetryPolicy(max_attempts=2, initial_backoff=timedelta(), max_backoff=ti
 
 
 class Effect(msgspec.Struct):
-    """What to do.
+    """The instructions for a handler.
 
-    `url` is the database's; `commit` says whether to; `fail` raises afterwards, `hang` never
-    returns; `size` is that of the result, `report` emits something behind it, `twice` completes
-    again.
+    Attributes:
+        url: the URL of the database.
+        commit: commit the transaction.
+        fail: raise an exception afterwards.
+        hang: never return.
+        report: emit output after the completion.
+        twice: complete a second time.
+        size: the size of the result.
     """
 
     url: str
@@ -42,13 +47,13 @@ class Effect(msgspec.Struct):
 
 @handler("e.loop", retry=_TWICE)
 async def loop(payload: Effect, ctx: Context) -> str:
-    """In the loop, with asyncpg."""
+    """Complete in the loop, with asyncpg."""
     return await _in_loop(payload, ctx)
 
 
 @handler("e.process_loop", retry=_TWICE, isolation="process")
 async def process_loop(payload: Effect, ctx: Context) -> str:
-    """In the loop of a process."""
+    """Complete in the loop of a process, with asyncpg."""
     return await _in_loop(payload, ctx)
 
 
@@ -100,19 +105,19 @@ def _plain(payload: Effect, ctx: SyncContext) -> str:
 
 @handler("e.thread", retry=_TWICE)
 def thread(payload: Effect, ctx: SyncContext) -> str:
-    """In a thread, with psycopg."""
+    """Complete in a thread, with psycopg."""
     return _plain(payload, ctx)
 
 
 @handler("e.process", retry=_TWICE, isolation="process")
 def process(payload: Effect, ctx: SyncContext) -> str:
-    """In a process, with psycopg."""
+    """Complete in a process, with psycopg."""
     return _plain(payload, ctx)
 
 
 @handler("e.never_ends")
 def never_ends(payload: Effect, ctx: SyncContext) -> None:
-    """Holds its transaction open, whatever it is told, until its connection is ended."""
+    """Keep the transaction open until its connection ends, and ignore cancellation."""
     with suppress(psycopg.OperationalError), psycopg.connect(payload.url) as connection:
         ctx.complete_in(connection, "late")
         connection.execute("SELECT pg_sleep(600)")
@@ -120,7 +125,7 @@ def never_ends(payload: Effect, ctx: SyncContext) -> None:
 
 @handler("e.slow", timeout=60)
 async def slow(payload: Effect, ctx: Context) -> None:
-    """Takes its time before, between and after its effect, its completion and its commit."""
+    """Sleep between the effect, the completion, the commit and the return."""
     connection = await asyncpg.connect(payload.url, timeout=10)
     try:
         async with connection.transaction():
@@ -137,7 +142,7 @@ async def slow(payload: Effect, ctx: Context) -> None:
 
 @handler("e.time_left", timeout=30)
 async def time_left(payload: Effect, ctx: Context) -> list[float]:
-    """How long it has, before and after a moment."""
+    """Return the time left before and after a pause."""
     before = ctx.time_left
     await asyncio.sleep(0.05)
     return [before, ctx.time_left]
@@ -151,18 +156,18 @@ def _measure(ctx: SyncContext) -> list[float]:
 
 @handler("e.thread_time_left", timeout=30)
 def thread_time_left(payload: Effect, ctx: SyncContext) -> list[float]:
-    """The same in a thread."""
+    """Do the same in a thread."""
     return _measure(ctx)
 
 
 @handler("e.process_time_left", timeout=30, isolation="process")
 def process_time_left(payload: Effect, ctx: SyncContext) -> list[float]:
-    """The same in a process."""
+    """Do the same in a process."""
     return _measure(ctx)
 
 
 def effect_handlers() -> Registry:
-    """The handlers of this module."""
+    """Return the handlers of this module."""
     chosen = Registry()
     for registered in registry:
         if registered.spec.type.startswith("e."):

@@ -1,4 +1,4 @@
-"""Jobs with many events, until there are enough of them."""
+"""A load of jobs with many events."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from support.watching import open_writer
 
 QUEUES = ("north", "east", "south", "west")
 TEAMS = ("one", "two", "three", "four")
-# Where jobs come from transactions that commit long after they have begun.
+# The queue of jobs whose transactions commit late.
 LATE_QUEUE = "late"
 
-# Handlers of the tests: most of them report, each piece an event.
+# The types of the jobs. Most of them report, and each report is an event.
 _TYPES = ("t.output", "t.talkative", "t.thread", "t.flaky", "t.hopeless", "t.echo")
 _WEIGHTS = (4, 4, 4, 1, 1, 1)
 _MOST_PIECES = 15
 
-# How many jobs are submitted at once at most, how long the pause is behind them, in seconds, and
-# how many jobs may wait meanwhile.
+# The maximum number of jobs in one submit, the pause after a submit in seconds, and the maximum
+# number of waiting jobs.
 _MOST_AT_ONCE = 40
 _PAUSE_S = (0.2, 0.6)
 _MOST_WAITING = 200
-# How long a late transaction stays open at most, before it writes and after it, in seconds.
+# The longest pause of a late transaction, before its write and after it, in seconds.
 _LATE_S = 0.4
-# When the jobs of a batch come due at the latest, in seconds.
+# The time in which the jobs of a batch become due, in seconds.
 _SPREAD_S = 25.0
-# How long jobs that are submitted take to end at most, in seconds.
+# The time limit for all jobs to end, in seconds.
 _PATIENCE_S = 100.0
 
 
@@ -41,12 +41,12 @@ class EventLoad:
     """Submits jobs of many kinds, singly, in bulk and in transactions that commit late.
 
     Args:
-        client: submits.
-        database: where late transactions write.
-        chance: decides everything.
+        client: the client that submits.
+        database: the database of the late transactions.
+        chance: the source of all random decisions.
 
     Attributes:
-        jobs: the ids of the jobs that were submitted through the client.
+        jobs: the ids of the jobs submitted by the client.
     """
 
     def __init__(self, client: Client, database: Database, chance: random.Random) -> None:
@@ -54,18 +54,18 @@ class EventLoad:
         self._client = client
         self._database = database
         self._chance = chance
-        self._enough = False
+        self._stopped = False
 
     async def submit_batch(self, size: int) -> Batch:
-        """Submits a batch whose jobs come due one by one while the load runs."""
+        """Submit a batch whose jobs become due one by one while the load runs."""
         soon = datetime.now(UTC)
         times = [soon + timedelta(seconds=self._chance.uniform(0, _SPREAD_S)) for _ in range(size)]
         return await self._submit([self._spec(pieces=2, schedule_time=time) for time in times])
 
     async def run(self) -> None:
-        """Submits until there is enough, and waits until every job has ended."""
+        """Submit jobs until `stop`, and wait until every job has ended."""
         async with asyncio.TaskGroup() as late:
-            while not self._enough:
+            while not self._stopped:
                 await asyncio.sleep(self._chance.uniform(*_PAUSE_S))
                 if await self._count(_WAITING) >= _MOST_WAITING:
                     continue
@@ -74,12 +74,12 @@ class EventLoad:
                 await self._submit([self._spec() for _ in range(size)])
         await until(self._all_ended, within=_PATIENCE_S)
 
-    def is_enough(self) -> None:
-        """Ends the submits."""
-        self._enough = True
+    def stop(self) -> None:
+        """Stop the submits."""
+        self._stopped = True
 
-    async def has_made(self, events: float) -> bool:
-        """Whether so many events have happened."""
+    async def has_caused(self, events: float) -> bool:
+        """Return whether there are at least `events` events."""
         return await self._count(_EVENTS) >= events
 
     def _spec(self, *, pieces: int = _MOST_PIECES, **options: datetime) -> JobSpec:

@@ -1,9 +1,8 @@
-"""Faults in each function of the store that the services call, with a rate and a seed.
+"""Faults in each store function that the services call, with a rate and a seed.
 
-Nothing in the services knows of it: their modules get another function under the same name, which
-now and then has something happen to the call. What happens is real where it can be: statements are
-cancelled while they run, connections are cut, commits take place before their callers are told
-that they failed.
+The services are unchanged: in their modules, a wrapper replaces the function and sometimes injects
+a fault. Faults are real where possible: running statements are cancelled, connections are cut, and
+commits succeed before their callers receive an error.
 """
 
 from __future__ import annotations
@@ -34,19 +33,19 @@ _SERVICES = (
     "headrace_worker",
     "headrace_core.wake",
 )
-# Handlers know nothing of the store, and some need what is not installed everywhere.
+# Handlers do not use the store, and some need optional packages.
 _LEFT_OUT = ("headrace_handlers", ".__main__")
 _STORE = "headrace_core.store."
 
-# How long a slow call takes, when a call is cut off after its beginning, and how long a session of
-# its own lasts, in seconds: from and to.
+# The duration of a slow call, the time after which a call is cut, and the duration of a session, in
+# seconds: from and to.
 _SLOW_S = (0.05, 0.3)
 _CUT_S = (0.0, 0.004)
 _SESSION_S = (0.1, 0.5)
 
 
 class Fault(StrEnum):
-    """What may happen to a call."""
+    """A fault of a call."""
 
     FAILED_BEFORE = "failed before it ran"
     TIMED_OUT = "executed, but timed out"
@@ -56,7 +55,7 @@ class Fault(StrEnum):
 
 
 class Point(NamedTuple):
-    """Where a module of a service has a function of the store."""
+    """A store function in a module of a service."""
 
     module: ModuleType
     method: str
@@ -64,7 +63,7 @@ class Point(NamedTuple):
 
 @cache
 def points() -> tuple[Point, ...]:
-    """Every place from which a service calls the store."""
+    """Return every module and store function through which a service calls the store."""
     return tuple(
         Point(module, name)
         for module in _modules()
@@ -85,15 +84,15 @@ def _modules() -> Iterator[ModuleType]:
 
 
 class FaultPoints:
-    """Decides what happens to which call.
+    """Injects faults into calls of the store.
 
     Attributes:
-        rate: the share of the calls that something happens to, 0 to 1. The first call of each
-            method that is armed always meets a fault.
-        met: how often each method has met each fault.
+        rate: the share of calls with a fault, 0 to 1. The first call of each armed method always
+            gets a fault.
+        met: the number of faults by method and kind.
 
     Args:
-        seed: decides everything.
+        seed: the seed of all random decisions.
     """
 
     def __init__(self, seed: int) -> None:
@@ -103,12 +102,12 @@ class FaultPoints:
         self._armed: Collection[str] = ()
         self._fresh: set[str] = set()
         self._changed = asyncio.Event()
-        # Transactions whose commit is to be told as a failure.
-        self._unheard: set[Connection] = set()
+        # Transactions whose commit succeeds, but raises an error.
+        self._lost_commits: set[Connection] = set()
 
     @contextmanager
     def armed(self, methods: Collection[str], *, rate: float) -> Iterator[None]:
-        """Has faults happen to calls of `methods` for the length of the block."""
+        """Inject faults into calls of `methods` for the length of the block."""
         self.rate, self._armed, self._fresh = rate, methods, set(methods)
         try:
             yield
@@ -116,17 +115,17 @@ class FaultPoints:
             self._armed = ()
 
     async def have_met(self, methods: Collection[str], *, faults: int) -> None:
-        """Waits until each of `methods` has met so many faults."""
+        """Wait until each of `methods` has had at least `faults` faults."""
         while any(self.faults_of(method) < faults for method in methods):
             self._changed.clear()
             await self._changed.wait()
 
     def faults_of(self, method: str) -> int:
-        """How many faults a method has met."""
+        """Return the number of faults of a method."""
         return sum(self.met[method, fault] for fault in Fault)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Puts itself between the services and the store."""
+        """Wrap the store functions in the modules of the services."""
         wrapped: dict[Any, Any] = {}
         for module, method in points():
             function = getattr(module, method)
@@ -135,14 +134,14 @@ class FaultPoints:
             monkeypatch.setattr(module, method, wrapped[function])
         commit = Connection.commit
 
-        async def commit_unheard(connection: Connection) -> None:
-            unheard = connection in self._unheard and connection._open
-            self._unheard.discard(connection)
+        async def commit_without_answer(connection: Connection) -> None:
+            lost = connection in self._lost_commits and connection._open
+            self._lost_commits.discard(connection)
             await commit(connection)
-            if unheard:
+            if lost:
                 raise TimeoutError
 
-        monkeypatch.setattr(Connection, "commit", commit_unheard)
+        monkeypatch.setattr(Connection, "commit", commit_without_answer)
 
     def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         [first, *_] = inspect.signature(function).parameters.values()
@@ -158,13 +157,13 @@ class FaultPoints:
                 case None:
                     pass
                 case Fault.FAILED_BEFORE:
-                    raise asyncpg.ConnectionDoesNotExistError("it was lost before the call")
+                    raise asyncpg.ConnectionDoesNotExistError("lost before the call")
                 case Fault.TIMED_OUT:
                     result = await function(connection, *args, **options)
                     if not connection._open:
                         raise TimeoutError
-                    # Of a transaction it is the commit whose answer gets lost.
-                    self._unheard.add(connection)
+                    # In a transaction, the answer to the commit is lost.
+                    self._lost_commits.add(connection)
                     return result
                 case Fault.SLOW:
                     await asyncio.sleep(self._chance.uniform(*_SLOW_S))
@@ -184,11 +183,11 @@ class FaultPoints:
         return call
 
     def _wrap_session(self, function: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-        """For what has a connection of its own for as long as it lasts."""
+        """Wrap a function with its own connection."""
         name = function.__name__
         kinds = (Fault.FAILED_BEFORE, Fault.SLOW, Fault.CONNECTION_LOST)
 
-        async def last(*args: Any, **options: Any) -> Any:
+        async def call(*args: Any, **options: Any) -> Any:
             fault = self._draw(name, kinds)
             if fault is Fault.FAILED_BEFORE:
                 raise Unavailable("postgresql")
@@ -202,7 +201,7 @@ class FaultPoints:
             except TimeoutError:
                 raise Unavailable("postgresql") from None
 
-        return last
+        return call
 
     def _draw(self, method: str, kinds: tuple[Fault, ...]) -> Fault | None:
         if method not in self._armed:

@@ -1,4 +1,4 @@
-"""What the tests of the gateway share: errors as a client sees them, a worker that a test plays."""
+"""Helpers of the gateway tests: errors as a client receives them, and a simulated worker."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from headrace_core.store.jobs.report import write_reports
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import register_worker
 
-# Seconds that a call may take; a call that needs them has failed.
+# The time limit of a call in seconds.
 TIMEOUT = 30
 
 STACK_TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1, in f'
@@ -51,7 +51,7 @@ SQUARE_SUM = HandlerSpec(
 
 @dataclass
 class Refused:
-    """What a client learns from an error."""
+    """An error as a client receives it."""
 
     code: grpc.StatusCode
     message: str
@@ -63,7 +63,7 @@ class Refused:
 
 
 async def refused(call: Awaitable[object]) -> Refused:
-    """Awaits a call that must fail, with exactly one ErrorInfo of ours."""
+    """Await a call that must fail with exactly one ErrorInfo; return its error."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async with asyncio.timeout(TIMEOUT):
             await call
@@ -96,8 +96,8 @@ def read_error(error: grpc.aio.AioRpcError) -> Refused:
     )
 
 
-class PlayedWorker:
-    """A worker whose every step is the test's."""
+class FakeWorker:
+    """A worker whose steps a test performs."""
 
     def __init__(self, database: Database, *handlers: HandlerSpec) -> None:
         self.id = WorkerId(uuid7())
@@ -108,8 +108,8 @@ class PlayedWorker:
         worker = NewWorker(
             id=self.id,
             tenant="default",
-            name="played",
-            pool="played",
+            name="fake",
+            pool="fake",
             queues=(),
             slots=10,
             handlers=self._handlers,

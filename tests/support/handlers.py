@@ -1,4 +1,4 @@
-"""Handlers of the tests. They stand in a module of their own so that a process can import it."""
+"""Handlers of the tests, in a separate module that a process can import."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ _ONCE = RetryPolicy(max_attempts=1)
 
 
 class Number(msgspec.Struct, forbid_unknown_fields=True):
-    """A payload."""
+    """A payload with a number."""
 
     number: int
 
 
 @handler("t.echo")
 async def echo(payload: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """Returns what it is given, and the attempt."""
+    """Return the payload and the number of the attempt."""
     return {**payload, "attempt": ctx.attempt.number}
 
 
 @handler("t.double")
 async def double(payload: Number) -> Number:
-    """Doubles."""
+    """Double the number."""
     return Number(number=payload.number * 2)
 
 
 @handler("t.flaky", retry=_QUICK)
 async def flaky(payload: Number, ctx: Context) -> int:
-    """Fails as often as it is told, then succeeds."""
+    """Fail the given number of attempts, then succeed."""
     if ctx.fence <= payload.number:
         raise ValueError(f"attempt {ctx.fence} fails")
     return ctx.fence
@@ -64,13 +64,13 @@ async def flaky(payload: Number, ctx: Context) -> int:
 
 @handler("t.picky", retry=replace(_QUICK, non_retryable_error_types=("ValueError",)))
 async def picky(payload: Number, ctx: Context) -> int:
-    """As `flaky`, with errors that are not worth another attempt."""
+    """Run `flaky` with errors that are not retryable."""
     return await flaky(payload, ctx)
 
 
 @handler("t.process_flaky", retry=_QUICK, isolation="process")
 def process_flaky(payload: Number, ctx: SyncContext) -> int:
-    """As `flaky`, in a process."""
+    """Run `flaky` in a process."""
     if ctx.fence <= payload.number:
         raise ValueError(f"attempt {ctx.fence} fails")
     return ctx.fence
@@ -78,7 +78,7 @@ def process_flaky(payload: Number, ctx: SyncContext) -> int:
 
 @handler("t.later", retry=_QUICK)
 async def later(payload: Number, ctx: Context) -> int:
-    """Asks for another attempt once, after as many milliseconds."""
+    """Request another attempt once, after the given number of milliseconds."""
     if ctx.fence == 1:
         raise Retry("not yet", after=timedelta(milliseconds=payload.number))
     return ctx.fence
@@ -86,25 +86,25 @@ async def later(payload: Number, ctx: Context) -> int:
 
 @handler("t.hopeless", retry=_QUICK)
 async def hopeless(payload: Any) -> None:
-    """Fails for good."""
-    raise Fail("there is no hope", type="Hopeless")
+    """Fail without retry."""
+    raise Fail("this job cannot succeed", type="Hopeless")
 
 
 @handler("t.forever")
 async def forever(payload: Any, ctx: Context) -> None:
-    """Runs until it is stopped."""
+    """Run until stopped."""
     await asyncio.Event().wait()
 
 
 @handler("t.block", retry=_ONCE)
 async def block_the_loop(payload: Number) -> None:
-    """Blocks the worker's event loop for as many seconds."""
+    """Block the worker's event loop for the given number of seconds."""
     time.sleep(payload.number)
 
 
 @handler("t.stubborn")
 async def stubborn(payload: Any, ctx: Context) -> None:
-    """Swallows its cancellation, once."""
+    """Ignore the first cancellation."""
     try:
         await asyncio.Event().wait()
     except asyncio.CancelledError:
@@ -113,7 +113,7 @@ async def stubborn(payload: Any, ctx: Context) -> None:
 
 @handler("t.unstoppable")
 async def unstoppable(payload: Any, ctx: Context) -> None:
-    """Swallows every cancellation."""
+    """Ignore every cancellation."""
     while True:
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
@@ -121,13 +121,13 @@ async def unstoppable(payload: Any, ctx: Context) -> None:
 
 @handler("t.stubborn_thread")
 def stubborn_thread(payload: Any, ctx: SyncContext) -> None:
-    """Waits in a thread and never looks whether it is cancelled."""
+    """Wait in a thread and never check for cancellation."""
     threading.Event().wait()
 
 
 @handler("t.sleep_in_process", isolation="process")
 def sleep_in_process(payload: Number, ctx: SyncContext) -> None:
-    """Takes as many milliseconds, and tells when they begin."""
+    """Emit the process id, then sleep for the given number of milliseconds."""
     ctx.emit(os.getpid())
     time.sleep(payload.number / 1000)
 
@@ -137,13 +137,13 @@ _kept: list[bytes] = []
 
 @handler("t.keep_any_memory", isolation="process")
 def keep_any_memory(payload: Number, ctx: SyncContext) -> None:
-    """Keeps as many MiB, without a limit."""
+    """Allocate the given number of MiB, without a limit."""
     keep_memory(payload, ctx)
 
 
 @handler("t.keep_memory", isolation="process", memory_limit=lambda: 256 * 2**20)
 def keep_memory(payload: Number, ctx: SyncContext) -> None:
-    """Keeps as many MiB, or all there are when the number is negative."""
+    """Allocate the given number of MiB, or all memory if the number is negative."""
     while len(_kept) != payload.number:
         _kept.append(b"x" * 2**20)
     ctx.emit(os.getpid())
@@ -151,7 +151,7 @@ def keep_memory(payload: Number, ctx: SyncContext) -> None:
 
 @handler("t.thread")
 def in_thread(payload: Number, ctx: SyncContext) -> str:
-    """Reports from a thread."""
+    """Report from a thread."""
     for done in range(payload.number):
         ctx.progress(done / payload.number, f"step {done}", done=done)
         ctx.emit(f"chunk {done}")
@@ -160,64 +160,64 @@ def in_thread(payload: Number, ctx: SyncContext) -> str:
 
 @handler("t.patient_thread")
 def patient_thread(payload: Any, ctx: SyncContext) -> str:
-    """Waits in a thread until it is cancelled."""
+    """Wait in a thread until cancelled."""
     ctx.cancel_event.wait(60)
     return "cancelled"
 
 
 @handler("t.read")
 def read(payload: str) -> str:
-    """Reads a file, or waits for the other end of a pipe."""
+    """Read a file, or wait for the writer of a pipe."""
     return Path(payload).read_text()
 
 
 @handler("t.progress")
 async def progress(payload: Number, ctx: Context) -> None:
-    """Reports far more progress than is written."""
+    """Report far more progress than is stored."""
     for done in range(payload.number):
         await ctx.progress((done + 1) / payload.number, done=done)
 
 
 @handler("t.output")
 async def output(payload: Number, ctx: Context) -> None:
-    """Emits as many pieces."""
+    """Emit the given number of pieces."""
     for number in range(payload.number):
         await ctx.emit({"n": number})
 
 
 @handler("t.large_output")
 async def large_output(payload: Number, ctx: Context) -> None:
-    """Emits one piece of as many bytes."""
+    """Emit one piece with the given number of bytes."""
     await ctx.emit("x" * payload.number)
 
 
 @handler("t.large_result")
 async def large_result(payload: Number) -> str:
-    """Returns as many bytes."""
+    """Return the given number of bytes."""
     return "x" * payload.number
 
 
 @handler("t.nan", retry=_QUICK)
 async def nan(payload: Any) -> dict[str, Any]:
-    """Returns what JSON cannot say."""
+    """Return NaN, which JSON cannot represent."""
     return {"mean": [1.0, math.nan], "none": None}
 
 
 @handler("t.nan_thread", retry=_QUICK)
 def nan_in_thread(payload: Any) -> float:
-    """Returns what JSON cannot say, from a thread."""
+    """Return Infinity from a thread."""
     return math.inf
 
 
 @handler("t.nan_process", isolation="process", retry=_QUICK)
 def nan_in_process(payload: Any) -> float:
-    """Returns what JSON cannot say, from a process."""
+    """Return -Infinity from a process."""
     return -math.inf
 
 
 @handler("t.nan_output", retry=_QUICK)
 async def nan_output(payload: Any, ctx: Context) -> None:
-    """Emits what JSON cannot say."""
+    """Emit NaN."""
     await ctx.emit({"loss": math.nan})
 
 
@@ -226,7 +226,7 @@ _BAD_COUNTER: Any = "a" * 17_000_000
 
 @handler("t.bad_progress", retry=_QUICK)
 async def bad_progress(payload: Any, ctx: Context) -> str:
-    """Reports a counter that is not a number, catches the error, and reports it again."""
+    """Report a counter that is not a number, catch the error, and report it again."""
     try:
         await ctx.progress(0.5, n=_BAD_COUNTER)
     except InvalidProgress:
@@ -236,7 +236,7 @@ async def bad_progress(payload: Any, ctx: Context) -> str:
 
 
 def _bad_progress(payload: Any, ctx: SyncContext) -> str:
-    """As `bad_progress`."""
+    """Run `bad_progress` synchronously."""
     try:
         ctx.progress(0.5, n=_BAD_COUNTER)
     except InvalidProgress:
@@ -251,16 +251,16 @@ handler("t.bad_progress_process", retry=_QUICK, isolation="process")(_bad_progre
 
 @handler("t.process", isolation="process")
 def in_process(payload: Number, ctx: SyncContext) -> dict[str, int]:
-    """Reports from a process."""
+    """Report from a process."""
     ctx.progress(0.5, "half")
     ctx.emit("from a process")
-    print("what a handler prints disturbs nothing")  # noqa: T201
+    print("printed output must not affect the job")  # noqa: T201
     return {"pid": os.getpid(), "number": payload.number}
 
 
 @handler("t.spin", isolation="process")
 def spin(payload: Any, ctx: SyncContext) -> None:
-    """Keeps a processor busy and never looks whether it is cancelled."""
+    """Keep a processor busy and never check for cancellation."""
     ctx.emit(os.getpid())
     while True:
         time.sleep(0)
@@ -268,7 +268,7 @@ def spin(payload: Any, ctx: SyncContext) -> None:
 
 @handler("t.forks", isolation="process")
 def forks(away: bool, ctx: SyncContext) -> None:
-    """Forks a child, which leaves for a session of its own if it shall; both wait for ever."""
+    """Fork a child, in a new session if `away`; both wait without end."""
     if (child := os.fork()) == 0:
         if away:
             os.setsid()
@@ -282,7 +282,7 @@ def forks(away: bool, ctx: SyncContext) -> None:
 
 
 def _pools(payload: int) -> dict[str, Any]:
-    """Works in a pool, and terminates a child; leaves another, which waits for ever."""
+    """Use a pool, terminate some children and leave some that never end."""
     with multiprocessing.get_context("fork").Pool(2) as pool:
         mapped = pool.map(abs, [-1, payload])
     child = multiprocessing.get_context("fork").Process(target=signal.pause)
@@ -299,19 +299,19 @@ def _pools(payload: int) -> dict[str, Any]:
 
 @handler("t.pools", retry=_ONCE)
 def pools(payload: int) -> dict[str, Any]:
-    """As `_pools`, in a thread."""
+    """Run `_pools` in a thread."""
     return _pools(payload)
 
 
 @handler("t.pools_process", isolation="process", retry=_ONCE)
 def pools_in_process(payload: int) -> dict[str, Any]:
-    """As `_pools`, in a process."""
+    """Run `_pools` in a process."""
     return {**_pools(payload), "pid": os.getpid()}
 
 
 @handler("t.pools_loop", retry=_ONCE)
 async def pools_in_loop(payload: int) -> dict[str, Any]:
-    """Leaves a child that it has forked, in the loop."""
+    """Leave a forked child in the loop."""
     left = multiprocessing.get_context("fork").Process(target=signal.pause)
     left.start()
     return {"left": [left.pid]}
@@ -324,23 +324,23 @@ def _returns_twice() -> int:
 
 @handler("t.returns_twice", retry=_ONCE)
 def returns_twice(payload: Any) -> int:
-    """Forks, and lets the child return as well."""
+    """Fork, so the child returns as well."""
     return _returns_twice()
 
 
 @handler("t.returns_twice_loop", retry=_ONCE)
 async def returns_twice_in_loop(payload: Any) -> int:
-    """As `returns_twice`, in the loop, which the child would run as well."""
+    """Run `returns_twice` in the loop, which the child would also continue."""
     pid = _returns_twice()
     await asyncio.sleep(0)
-    with Path(str(payload)).open("a") as came:
-        came.write(f"{os.getpid()}\n")
+    with Path(str(payload)).open("a") as continued:
+        continued.write(f"{os.getpid()}\n")
     return pid
 
 
 @handler("t.returns_twice_beside", retry=_ONCE)
 async def returns_twice_beside(payload: Any) -> int:
-    """As `returns_twice_in_loop`, in another task, and forks in a callback too."""
+    """Run `returns_twice_in_loop` in another task, and fork in a callback too."""
     asyncio.get_running_loop().call_soon(_returns_twice)
     [pid] = await asyncio.gather(returns_twice_in_loop(payload))
     return pid
@@ -348,27 +348,27 @@ async def returns_twice_beside(payload: Any) -> int:
 
 @handler("t.returns_twice_process", isolation="process", retry=_ONCE)
 def returns_twice_in_process(payload: Any) -> int:
-    """As `returns_twice`, in a process."""
+    """Run `returns_twice` in a process."""
     return _returns_twice()
 
 
 @handler("t.closes", isolation="process", retry=_ONCE)
 def closes(payload: list[int]) -> int:
-    """Closes the descriptors from the first to the last."""
+    """Close a range of file descriptors."""
     os.closerange(*payload)
     return os.getpid()
 
 
 @handler("t.closes_loop", isolation="process", retry=_ONCE)
 async def closes_in_loop(payload: list[int]) -> int:
-    """As `closes`, in the loop of its process."""
+    """Run `closes` in the loop of a process."""
     os.closerange(*payload)
     return os.getpid()
 
 
 @handler("t.terminates", retry=_ONCE)
 def terminates(payload: bool, ctx: SyncContext) -> int:
-    """Sends SIGTERM to its process or to that one's parent, and waits until the worker stops it."""
+    """Send SIGTERM to the process or its parent, and wait until the worker cancels the attempt."""
     os.kill(os.getppid() if payload else os.getpid(), signal.SIGTERM)
     ctx.cancel_event.wait(3)
     return os.getpid()
@@ -376,14 +376,14 @@ def terminates(payload: bool, ctx: SyncContext) -> int:
 
 @handler("t.crash", isolation="process", retry=RetryPolicy(max_attempts=1))
 def crash(payload: Number) -> None:
-    """Dies by a signal."""
+    """Kill the process with the given signal."""
     os.kill(os.getpid(), payload.number)
     signal.pause()
 
 
 @handler("t.flaky_worker")
 async def flaky_worker(payload: Number, ctx: Context) -> int:
-    """Kills the worker's process in the first attempt."""
+    """Kill the worker's process in the first attempt."""
     if ctx.fence == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return ctx.fence
@@ -391,13 +391,13 @@ async def flaky_worker(payload: Number, ctx: Context) -> int:
 
 @handler("t.process_raises", isolation="process", retry=RetryPolicy(max_attempts=1))
 def process_raises(payload: Any) -> None:
-    """Raises in a process."""
+    """Raise an exception in a process."""
     raise KeyError("gone")
 
 
 @handler("t.crash_at_once", retry=_ONCE)
 async def crash_at_once(payload: Number) -> None:
-    """Ends the process in which it runs with this code, without a word."""
+    """Exit the process at once with the given code."""
     os._exit(payload.number)
 
 
@@ -408,7 +408,7 @@ _KEPT: set[asyncio.Task[None]] = set()
 
 @handler("t.keeps", isolation="process")
 async def keeps(payload: Any) -> dict[str, int]:
-    """Keeps a task in the loop, as a client does; tells how far it has come between two runs."""
+    """Keep a task in the loop, as a client does; return its ticks since the last run."""
 
     async def tick() -> None:
         while True:
@@ -422,12 +422,12 @@ async def keeps(payload: Any) -> dict[str, int]:
     return {"run": run, "ticks": ticks, "pid": os.getpid()}
 
 
-_NAME: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nobody")
+_NAME: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="none")
 
 
 @handler("t.leaves", isolation="process")
 async def leaves(payload: str, ctx: Context) -> str:
-    """Leaves a task that goes on emitting, and a context variable; returns the one it had."""
+    """Leave a task that keeps emitting, and a context variable; return its earlier value."""
 
     async def chatter() -> None:
         while True:
@@ -443,15 +443,15 @@ async def leaves(payload: str, ctx: Context) -> str:
 
 @handler("t.logs", isolation="process")
 async def logs(payload: str) -> None:
-    """Logs in both ways."""
-    structlog.get_logger().info("said_by_handler", what=payload)
-    structlog.get_logger().debug("not_said_by_handler")
+    """Log with structlog and with logging."""
+    structlog.get_logger().info("logged_by_handler", what=payload)
+    structlog.get_logger().debug("not_logged_by_handler")
     logging.getLogger("its.library").warning(payload)
 
 
 @handler("t.memory", isolation="process", retry=_QUICK)
 def memory(payload: Any, ctx: SyncContext) -> int:
-    """Lets its process run out of memory, once; returns the process that had enough."""
+    """Run out of memory in the first attempt; return the process id of the second."""
     ctx.emit(os.getpid())
     if ctx.fence == 1:
         raise MemoryError
@@ -460,19 +460,19 @@ def memory(payload: Any, ctx: SyncContext) -> int:
 
 @handler("t.exits", retry=_ONCE)
 async def exits(payload: Any) -> None:
-    """Wants to end the whole process."""
+    """Try to exit the whole process."""
     sys.exit("exits")
 
 
 @handler("t.exits_thread", retry=_ONCE)
 def exits_thread(payload: Any) -> None:
-    """Wants to end the whole process, from a thread."""
+    """Try to exit the whole process from a thread."""
     sys.exit("exits")
 
 
 @handler("t.subtask", retry=_ONCE)
 async def subtask(way: str) -> None:
-    """Has something raise SystemExit or KeyboardInterrupt beside its own task."""
+    """Raise SystemExit or KeyboardInterrupt outside the handler's own task."""
 
     async def interrupts() -> None:
         await asyncio.sleep(0)
@@ -508,13 +508,13 @@ async def subtask(way: str) -> None:
 
 @handler("t.subtask_process", retry=_ONCE, isolation="process")
 async def subtask_in_process(way: str) -> None:
-    """As `subtask`, in a process."""
+    """Run `subtask` in a process."""
     await subtask(way)
 
 
 @handler("t.cancels_all", retry=_ONCE)
 async def cancels_all(payload: Any, ctx: Context) -> bool:
-    """Cancels all tasks but its own; returns whether it could cancel one that it started."""
+    """Cancel all other tasks; return whether it could cancel one that it started."""
     own = asyncio.create_task(asyncio.sleep(60))
     others = asyncio.all_tasks() - {asyncio.current_task(), own}
     for task in others:
@@ -524,7 +524,7 @@ async def cancels_all(payload: Any, ctx: Context) -> bool:
 
 @handler("t.cancels_from_thread", retry=_ONCE)
 async def cancels_from_thread(payload: Any, ctx: Context) -> None:
-    """Cancels all tasks from a thread that does not belong to any attempt."""
+    """Cancel all tasks from a thread that does not belong to an attempt."""
     loop = asyncio.get_running_loop()
     cancelled = asyncio.Event()
 
@@ -541,47 +541,47 @@ async def cancels_from_thread(payload: Any, ctx: Context) -> None:
 
 @handler("t.awaits_all")
 async def awaits_all(payload: Any, ctx: Context) -> None:
-    """Waits for all tasks, in a way that cancels them when it is cancelled itself."""
+    """Wait for all tasks with `gather`, which passes a cancellation on to them."""
     await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
 
 @handler("t.stop_iteration", retry=_ONCE)
 def stop_iteration(payload: Any) -> None:
-    """Raises what no future takes."""
+    """Raise StopIteration, which a future cannot hold."""
     next(iter(()))
 
 
 class Unspeakable(Exception):
-    """Cannot say what it is."""
+    """An exception whose text raises an error."""
 
     def __str__(self) -> str:
-        """Fails."""
+        """Raise LookupError."""
         raise LookupError
 
 
 class Leaving(Exception):
-    """Ends the process when it is asked what it is."""
+    """An exception whose text exits the process."""
 
     def __str__(self) -> str:
-        """Exits."""
+        """Exit the process."""
         raise SystemExit(3)
 
 
 @handler("t.leaving", retry=_ONCE)
 async def leaving(payload: Any) -> None:
-    """Raises an exception whose text is a SystemExit."""
+    """Raise an exception whose text exits the process."""
     raise Leaving
 
 
 @handler("t.unspeakable", retry=_ONCE)
 async def unspeakable(payload: Any) -> None:
-    """Raises an exception that has no text."""
+    """Raise an exception without a text."""
     raise Unspeakable
 
 
 @handler("t.no_utf8", retry=_ONCE)
 async def no_utf8(payload: bool, ctx: Context) -> None:
-    """Names a file whose name UTF-8 cannot say, and fails, for good or not."""
+    """Fail with a file name that UTF-8 cannot represent; the payload disables the retry."""
     await ctx.progress(0.5, "reading \udcff.csv")
     message = "no such file: \udcff.csv"
     raise Fail(message, type="Miss\udcff") if payload else LookupError(message)
@@ -589,19 +589,19 @@ async def no_utf8(payload: bool, ctx: Context) -> None:
 
 @handler("t.no_json", retry=_ONCE)
 async def no_json(payload: Any) -> msgspec.Raw:
-    """Returns what the database takes for no JSON."""
+    """Return a result that the database does not accept as JSON."""
     return msgspec.Raw(b"[")
 
 
 @handler("t.much_later")
 async def much_later(payload: Any) -> None:
-    """Asks for a retry beyond the end of every calendar."""
+    """Request a retry after the last date of the calendar."""
     raise Retry(after=timedelta.max)
 
 
 @handler("t.deaf")
 async def deaf(payload: Any, ctx: Context) -> None:
-    """Emits for ever, whatever becomes of it."""
+    """Emit without end, and ignore all errors."""
     while True:
         with suppress(Exception):
             await ctx.emit("still here")
@@ -610,12 +610,12 @@ async def deaf(payload: Any, ctx: Context) -> None:
 
 @handler("t.talkative")
 async def talkative(payload: Number, ctx: Context) -> None:
-    """Emits as many pieces at once."""
+    """Emit the given number of pieces at once."""
     await asyncio.gather(*(ctx.emit(number) for number in range(payload.number)))
 
 
 def handlers() -> Registry:
-    """The handlers of the tests alone."""
+    """Return the handlers of this module."""
     chosen = Registry()
     for registered in registry:
         if registered.spec.type.startswith("t."):

@@ -1,4 +1,4 @@
-"""What every history of a job must be, whatever has happened."""
+"""Assertions that hold for every history of a job."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ROWS: frozenset[Row] = frozenset(
 
 
 def rows_report(rows: Iterable[Row]) -> str:
-    """Rows of the lifecycle as a person reads them."""
+    """Return the rows of the lifecycle as text."""
     lines = sorted(f"{source or '–'} --({event})--> {target}" for source, event, target in rows)
     return "\n".join(["rows taken:", *lines, ""])
 
 
 def assert_legal(job: Job, events: Sequence[JobEvent]) -> None:
-    """Asserts that the events lead to the job as it is, step by step through the lifecycle."""
+    """Assert that the events follow the lifecycle and lead to the job's current state."""
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     state, attempt, time = None, 0, None
     for event in events:
@@ -34,7 +34,7 @@ def assert_legal(job: Job, events: Sequence[JobEvent]) -> None:
         attempt += event.type is EventType.STARTED
         assert event.attempt == attempt, step
         assert time is None or event.time >= time, step
-        # Nothing but a person's requeue leads out of an end.
+        # Only a requeue continues an ended job.
         assert state not in TERMINAL or event.type is EventType.REQUEUED, step
         state, time = event.state, event.time
     assert (job.state, job.attempt, job.seq) == (state, attempt, len(events))

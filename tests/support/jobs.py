@@ -1,4 +1,4 @@
-"""Jobs put straight into the store, and what the store says of them."""
+"""Jobs written directly to the store, and their rows and events."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def new_batch(
     request_id: str | None = None,
     content: bytes = b"1",
 ) -> NewBatch:
-    """Return a batch to submit; equal specs are given once. `content` is its fingerprint."""
+    """Return a batch to submit; equal specs are stored once. `content` is its fingerprint."""
     return NewBatch(
         id=batch_id or BatchId(uuid7()),
         tenant=DEFAULT_TENANT,
@@ -63,26 +63,26 @@ def repeated(items: Sequence[T]) -> Repeated[T]:
 
 
 async def submit(database: Database, **job: Any) -> Job:
-    """Submits a job and returns it; the arguments are those of `new_job`."""
+    """Submit a job and return it; the arguments are those of `new_job`."""
     [submitted] = await submit_many(database, 1, **job)
     return submitted
 
 
 async def submit_many(database: Database, count: int, **job: Any) -> list[Job]:
-    """Submits jobs that are alike, in one transaction."""
+    """Submit equal jobs in one transaction."""
     async with database.transaction() as connection:
         results = await submit_jobs(connection, [new_job(**job) for _ in range(count)])
     return [result.job for result in results if isinstance(result, Submitted)]
 
 
 async def read_job(database: Database, job_id: JobId, *, tenant: str = DEFAULT_TENANT) -> Job:
-    """A job as it is now, with everything."""
+    """Return the current state of a job, with all fields."""
     async with database.transaction() as connection:
         return await get_job(connection, tenant=tenant, job_id=job_id, full=True)
 
 
 async def history(database: Database, job_id: JobId) -> list[JobEvent]:
-    """All events of a job."""
+    """Return all events of a job."""
     async with database.transaction() as connection:
         return (
             await list_events(
@@ -92,7 +92,7 @@ async def history(database: Database, job_id: JobId) -> list[JobEvent]:
 
 
 async def set_column(database: Database, job_id: JobId, assignment: str) -> None:
-    """Sets what only time or an accident could: `deadline = now() - interval '1 s'`."""
+    """Change a column of a job directly, for example `deadline = now() - interval '1 s'`."""
     async with database.transaction() as connection:
         changed = await connection.execute(
             text(f"UPDATE jobs SET {assignment} WHERE id = :id"), {"id": job_id}

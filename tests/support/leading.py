@@ -1,4 +1,4 @@
-"""A scheduler's term, for tests that do by hand what a scheduler does."""
+"""A scheduler's term, for tests that perform the steps of a scheduler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HOLDER = UUID(int=0)
 
 
 async def lead(database: Database) -> int:
-    """The term of who leads: a test, unless somebody does already."""
+    """Return the term of the current leader; take the lead if there is none."""
     async with database.statement() as connection:
         term = await take_lead(connection, holder=_HOLDER, lease=timedelta(hours=1))
         if term is None:
@@ -24,7 +24,7 @@ async def lead(database: Database) -> int:
 
 
 async def lose_lead(database: Database) -> None:
-    """Lets the term of whoever leads lapse now."""
+    """Make the term of the current leader lapse."""
     async with database.statement() as connection:
         lapsed = await connection.execute(
             text("UPDATE leadership SET lease_expire_time = now() - interval '1 ms'")

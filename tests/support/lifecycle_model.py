@@ -1,7 +1,7 @@
-"""What the store has to come to, told without a word of SQL: jobs, workers and keys in memory.
+"""A model of the store without SQL: jobs, workers and keys in memory.
 
-Each method says what a call of the store's function of that name must do, and does it here. Time is
-a flag of each row: what has been moved back has passed.
+Each method has the required effect of the store's function with the same name. Times are flags of
+the rows, which the test sets when it moves a time into the past.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from support.histories import Row
 
 _E, _S = EventType, JobState
 
-# A retry or an interruption of a job that somebody wants cancelled cancels it.
-_GIVES_BACK = (_E.RETRY_SCHEDULED, _E.INTERRUPTED)
+# If a cancellation is requested, these ends cancel the job.
+_CANCELLED_ON_REQUEST = (_E.RETRY_SCHEDULED, _E.INTERRUPTED)
 _ENDS = {
     _E.SUCCEEDED: _S.SUCCEEDED,
     _E.RETRY_SCHEDULED: _S.RETRYING,
@@ -31,11 +31,11 @@ _ENDS = {
 
 @dataclass(eq=False)
 class ModelWorker:
-    """A worker; `live` until its lease is moved back, `there` until its row goes."""
+    """A worker; `live` until its lease lapses, `registered` until its row is removed."""
 
     id: WorkerId
     live: bool = True
-    there: bool = True
+    registered: bool = True
 
     def __repr__(self) -> str:
         return f"worker {str(self.id)[-4:]}"
@@ -43,7 +43,7 @@ class ModelWorker:
 
 @dataclass(eq=False)
 class ModelJob:
-    """A job, as its row and its events must be."""
+    """The expected row and events of a job."""
 
     id: JobId
     batch: ModelBatch | None = None
@@ -58,9 +58,9 @@ class ModelJob:
     events: list[tuple[EventType, JobState, int]] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     fraction: float | None = None
-    # Whether it has a schedule time that has not come.
+    # True if the schedule time is in the future.
     later: bool = False
-    # Whether its time, its deadline and its retention have been moved into the past.
+    # True if the due time, the deadline or the end has been moved into the past.
     due: bool = False
     overdue: bool = False
     ended_long_ago: bool = False
@@ -80,7 +80,7 @@ class ModelJob:
 
 @dataclass(eq=False)
 class ModelBatch:
-    """A batch; it goes with the last of its jobs."""
+    """A batch, which is removed with its last job."""
 
     id: BatchId
     content: int
@@ -92,18 +92,20 @@ class ModelBatch:
 
 
 class LifecycleModel:
-    """All that there is. `taken` counts the rows of the lifecycle that were taken."""
+    """The model. `taken` counts the rows of the lifecycle that occurred."""
 
     def __init__(self, taken: Counter[Row]) -> None:
         self.jobs: list[ModelJob] = []
         self.workers: list[ModelWorker] = []
-        # The job that holds a key, with its content; and batches alike.
+        # The job of each key, with its content; and the batch of each key.
         self._keys: dict[str, tuple[ModelJob, int]] = {}
         self._batch_keys: dict[str, ModelBatch] = {}
         self._taken = taken
 
     def _step(self, job: ModelJob, event: EventType, state: JobState) -> None:
-        assert allows(job.state, event, state), f"the model itself: {job} {event} {state}"
+        assert allows(job.state, event, state), (
+            f"the model breaks the lifecycle: {job} {event} {state}"
+        )
         self._taken[job.state, event, state] += 1
         job.state = state
         job.events.append((event, state, job.attempt))
@@ -111,12 +113,12 @@ class LifecycleModel:
     # Clients.
 
     def holder(self, key: str | None) -> tuple[ModelJob, int] | None:
-        """The job that holds a key, and its content."""
+        """Return the job of a key and its content, if any."""
         held = self._keys.get(key or "")
         return None if held is None or held[0].pruned else held
 
     def batch_holder(self, key: str | None) -> ModelBatch | None:
-        """The batch that holds a key."""
+        """Return the batch of a key, if any."""
         batch = self._batch_keys.get(key or "")
         return batch if batch is not None and batch.left else None
 
@@ -137,7 +139,7 @@ class LifecycleModel:
             self._batch_keys[key] = batch
 
     def cancel(self, job: ModelJob) -> bool:
-        """False: it ended otherwise, and nobody had asked before."""
+        """Cancel a job; return False if it has ended without a cancel request."""
         if job.cancel_requested or job.state is _S.CANCELLED:
             return True
         if job.ended:
@@ -150,7 +152,7 @@ class LifecycleModel:
         return True
 
     def requeue(self, job: ModelJob) -> bool:
-        """False: it has not failed and was not cancelled."""
+        """Requeue a job; return False if it has neither failed nor been cancelled."""
         if job.state not in (_S.FAILED, _S.CANCELLED):
             return False
         job.later = job.later and not job.due and not job.attempt
@@ -167,7 +169,7 @@ class LifecycleModel:
 
     def may_claim(self, worker: ModelWorker, job: ModelJob, attempt: int) -> bool:
         return (
-            worker.there
+            worker.registered
             and worker.live
             and not job.pruned
             and job.state is _S.QUEUED
@@ -181,12 +183,12 @@ class LifecycleModel:
         self._step(job, _E.STARTED, _S.RUNNING)
 
     def owns(self, worker: ModelWorker, job: ModelJob, attempt: int) -> bool:
-        """Whether a write of a worker is let through; a lapsed one that nobody swept still is."""
+        """Return whether a worker may write; a lapsed worker may until its job is recovered."""
         return job.runs and job.attempt == attempt and job.worker is worker
 
     def end(self, job: ModelJob, event: EventType) -> EventType:
-        """Returns the event that it comes to."""
-        if job.cancel_requested and event in _GIVES_BACK:
+        """End an attempt; return the resulting event."""
+        if job.cancel_requested and event in _CANCELLED_ON_REQUEST:
             event = _E.CANCELLED
         job.retries_used += event is _E.RETRY_SCHEDULED
         job.interruptions = job.interruptions + 1 if event is _E.INTERRUPTED else 0
@@ -206,7 +208,7 @@ class LifecycleModel:
 
     def promotable(self) -> list[ModelJob]:
         return [
-            job for job in self._there() if job.due and job.state in (_S.SCHEDULED, _S.RETRYING)
+            job for job in self._kept_jobs() if job.due and job.state in (_S.SCHEDULED, _S.RETRYING)
         ]
 
     def promote(self, job: ModelJob) -> None:
@@ -216,13 +218,13 @@ class LifecycleModel:
     def lost(self) -> list[ModelJob]:
         return [
             job
-            for job in self._there()
-            if job.runs and job.worker and not (job.worker.there and job.worker.live)
+            for job in self._kept_jobs()
+            if job.runs and job.worker and not (job.worker.registered and job.worker.live)
         ]
 
     def lose(self, job: ModelJob, *, max_losses: int) -> JobState:
-        """Returns the state that it comes to."""
-        # Another job had a process of its own.
+        """Lose the worker of a job; return the new state."""
+        # A job with its own process is not charged.
         charged = not needs_own_process(job.losses, job.interruptions)
         spent = charged and job.losses >= max_losses
         job.losses += charged
@@ -234,10 +236,10 @@ class LifecycleModel:
         return job.state
 
     def overdue(self, *, grace: bool) -> list[ModelJob]:
-        """`grace`: those that run are left to their workers."""
+        """Return the overdue jobs; `grace` leaves out the running ones."""
         return [
             job
-            for job in self._there()
+            for job in self._kept_jobs()
             if job.overdue and not job.ended and not (grace and job.runs)
         ]
 
@@ -245,11 +247,11 @@ class LifecycleModel:
         self._step(job, _E.EXPIRED, _S.FAILED)
 
     def prunable(self) -> list[ModelJob]:
-        return [job for job in self._there() if job.ended and job.ended_long_ago]
+        return [job for job in self._kept_jobs() if job.ended and job.ended_long_ago]
 
     def prune(self, jobs: Iterable[ModelJob]) -> None:
         for job in jobs:
             job.pruned = True
 
-    def _there(self) -> Sequence[ModelJob]:
+    def _kept_jobs(self) -> Sequence[ModelJob]:
         return [job for job in self.jobs if not job.pruned]

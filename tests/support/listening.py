@@ -23,12 +23,12 @@ SHORT = 0.1
 async def listening(
     settings: Settings, database: Database, *topics: Topic, admin: str = ""
 ) -> AsyncIterator[WakeSubscription]:
-    """Yield a subscription on a bus of its own, after the wake-ups of its connections.
+    """Yield a subscription on a separate bus, after the wake-ups of its connections.
 
     Args:
-        settings: of the bus.
-        database: of the bus.
-        topics: to receive.
+        settings: the settings of the bus.
+        database: the database of the bus.
+        topics: the topics to receive.
         admin: a URL of Redis with more rights than that of the settings.
     """
     bus = WakeBus(settings, database, *topics)
@@ -44,10 +44,10 @@ async def connected(
     wake = bus.subscribe(*topics)
     await bus.start()
     try:
-        await until(lambda: hears_postgresql(database, topics))
+        await until(lambda: postgresql_has_listener(database, topics))
         client: Redis = Redis.from_url(admin or settings.redis_url.get_secret_value())
         channels = await channels_of(database, *topics)
-        await until(lambda: hears_redis(client, channels))
+        await until(lambda: redis_has_subscriber(client, channels))
         await client.aclose()
         assert await wake.wait(LONG)
         while await wake.wait(SHORT):
@@ -63,13 +63,13 @@ async def channels_of(database: Database, *topics: Topic) -> list[str]:
     return [topic.channel(installation) for topic in topics]
 
 
-async def hears_redis(client: Redis, channels: Sequence[str]) -> bool:
-    """Whether each channel has a subscriber in Redis."""
+async def redis_has_subscriber(client: Redis, channels: Sequence[str]) -> bool:
+    """Return whether each channel has a subscriber in Redis."""
     return all(count for _, count in await client.pubsub_numsub(*channels))
 
 
-async def hears_postgresql(database: Database, topics: tuple[Topic, ...]) -> bool:
-    """Whether the newest LISTEN session has listened to the last of the topics."""
+async def postgresql_has_listener(database: Database, topics: tuple[Topic, ...]) -> bool:
+    """Return whether the newest LISTEN session has listened to the last of the topics."""
     async with database.transaction() as connection:
         query = await connection.scalar(
             text(

@@ -1,4 +1,4 @@
-"""Processes that no test has started itself."""
+"""Processes that are not children of the tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import psutil
 
 
 def runs(pid: int) -> bool:
-    """Whether a process does anything; whose parent is gone may stay for a while after its end."""
+    """Return whether a process is running; a zombie is not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""A scheduler and workers in this process, on the servers of a test, and jobs put straight in."""
+"""A scheduler and workers in this process, and jobs written directly to the store."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from headrace_scheduler.service import Scheduler
 from headrace_worker.api.registry import Registry
 from headrace_worker.service import WorkerService
 
-# No wait of a test is longer, in seconds.
+# The limit of each wait in seconds.
 DEADLINE_S = 30
 
 
 class Platform:
-    """What a test says and asks; it waits on wake-ups, not on time."""
+    """The calls of a test to a platform; waits use wake-ups."""
 
     def __init__(
         self, settings: Settings, database: Database, bus: WakeBus, wake: WakeSubscription
@@ -38,7 +38,7 @@ class Platform:
         self._wake = wake
 
     async def submit(self, job_type: str, payload: str = "{}", **spec: Any) -> JobId:
-        """Submits a job; returns its id."""
+        """Submit a job; return its id."""
         [job_id] = await self.submit_many(1, job_type, payload, **spec)
         return job_id
 
@@ -51,7 +51,7 @@ class Platform:
         correlation_id: str | None = None,
         **spec: Any,
     ) -> list[JobId]:
-        """Submits jobs that are alike, in one commit."""
+        """Submit equal jobs in one commit; return their ids."""
         made = JobSpec(type=job_type, **{"queue": DEFAULT_QUEUE, **spec})
         jobs = [
             NewJob(
@@ -70,19 +70,19 @@ class Platform:
         return [job.id for job in jobs]
 
     async def cancel(self, job_id: JobId) -> Job:
-        """Asks for a job's cancellation."""
+        """Request the cancellation of a job."""
         async with self.database.transaction() as connection:
             job = await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         self.bus.publish(Topic.CANCELS, Topic.EVENTS)
         return job
 
     async def job(self, job_id: JobId) -> Job:
-        """A job as it is now."""
+        """Return the current state of a job."""
         async with self.database.transaction() as connection:
             return await get_job(connection, tenant=DEFAULT_TENANT, job_id=job_id, full=True)
 
     async def events(self, job_id: JobId) -> list[JobEvent]:
-        """A job's history."""
+        """Return the events of a job."""
         async with self.database.transaction() as connection:
             return (
                 await list_events(
@@ -91,11 +91,11 @@ class Platform:
             ).events
 
     async def history(self, job_id: JobId) -> list[EventType]:
-        """The types of a job's events."""
+        """Return the types of a job's events."""
         return [event.type for event in await self.events(job_id)]
 
     async def until(self, job_id: JobId, event: EventType) -> JobEvent:
-        """Waits until a job has had an event; returns the newest of that type."""
+        """Wait until a job has an event of a type; return the newest one."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 for seen in reversed(await self.events(job_id)):
@@ -104,11 +104,11 @@ class Platform:
                 await self._wake.wait(1)
 
     async def wait(self) -> None:
-        """Waits until something has happened, for a second at most."""
+        """Wait for a wake-up, for at most a second."""
         await self._wake.wait(1)
 
     async def ended(self, job_id: JobId) -> Job:
-        """Waits until a job has ended; returns it."""
+        """Wait until a job has ended; return it."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 job = await self.job(job_id)
@@ -121,7 +121,7 @@ class Platform:
 async def platform(
     settings: Settings, handlers: Registry, *, workers: int = 1
 ) -> AsyncIterator[Platform]:
-    """A scheduler that leads, and workers that are registered."""
+    """Run a leading scheduler and registered workers for the length of the block."""
     async with AsyncExitStack() as stack:
         database = Database(settings, application="test")
         stack.push_async_callback(database.close)

@@ -1,4 +1,4 @@
-"""Databases of schema 0004 with rows that no program can read, as an older version left them."""
+"""Databases of schema 0004 with unreadable rows, as older versions stored them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace_core.store.migrate import migrate
 from support.databases import Databases
 from support.server import run_async
 
-# Of each poisoned job, by the name of its type: what differs from a sound QUEUED job, as SQL.
+# The poisoned jobs by type. The values, as SQL, replace those of a sound QUEUED job.
 POISONED = {
     "deadline.late": {"deadline": "'infinity'"},
     "deadline.early": {"deadline": "'-infinity'"},
@@ -52,7 +52,8 @@ POISONED = {
         "end_time": "now()",
     },
 }
-# A worker fails these at their start. The others are not what a start needs, or never start.
+# A worker fails these jobs at their start. The damage of the others does not affect the start, or
+# they never start.
 UNSTARTABLE = (
     *("deadline.late", "deadline.beyond", "timeout.beyond", "timeout.negative"),
     *("labels.numbers", "labels.nested", "retry.text", "retry.beyond", "retry.list"),
@@ -73,7 +74,7 @@ _SOUND = {
 
 @contextmanager
 def poisoned(databases: Databases) -> Iterator[tuple[str, dict[str, UUID]]]:
-    """The URL of a migrated database and its poisoned jobs by name; two sound jobs are `sound`."""
+    """Yield the URL of a migrated database, and the ids of its poisoned and two sound jobs."""
     with databases.fresh(migrated=False) as url:
         settings = Settings(database_url=SecretStr(url))
         migrate(settings, revision="0004")

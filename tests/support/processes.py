@@ -9,7 +9,7 @@ from support.server import Server
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """The processes, and the addresses at which they serve."""
+    """The processes and their addresses."""
 
     gateway: Server
     scheduler: Server
@@ -19,9 +19,9 @@ class Processes:
     worker_address: str
 
     def addresses(self) -> tuple[str, str, str]:
-        """Where they serve."""
+        """Return the addresses of all processes."""
         return self.gateway_address, self.scheduler_address, self.worker_address
 
     def servers(self) -> tuple[Server, Server, Server]:
-        """All three."""
+        """Return all processes."""
         return self.gateway, self.scheduler, self.worker

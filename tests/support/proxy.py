@@ -1,4 +1,4 @@
-"""A TCP proxy that a test can slow, hold, mute or cut, to part one client from a server."""
+"""A TCP proxy that a test can slow down, hold, mute or cut."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from headrace_standalone.embedded.port import free_port
 from support.statements import READY, Statements
 
-# What one way takes while nothing passes, until its sender has to wait, in bytes.
+# The data that one direction buffers while it is held, before its sender must wait, in bytes.
 _BUFFER = 65_536
 
 
@@ -22,9 +22,9 @@ class Connection:
     """One connection through a proxy.
 
     Attributes:
-        sent: which of the proxy's marks the client has sent on it.
-        last_reply: when the client was given something last, by the monotonic clock; None: never.
-        doomed: its next answer is lost, and it is cut when the server has given it.
+        sent: the marks that the client has sent.
+        last_reply: the monotonic time of the last data from the server; None if existing was none.
+        doomed: the next answer is lost, and the connection is cut after it.
     """
 
     def __init__(self, proxy: Proxy) -> None:
@@ -33,7 +33,7 @@ class Connection:
         self.doomed = False
         self._proxy = proxy
         self._statements = Statements(proxy.statement) if proxy.statement else None
-        # The end of the answer that is lost, which may come in pieces.
+        # The last bytes of the lost answer, which may arrive in pieces.
         self._tail = b""
         self._client = _End(self)
         self._server = _End(self)
@@ -43,11 +43,11 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether it was neither broken off nor has ended."""
+        """True until the connection is dropped or has ended."""
         return self in self._proxy.connections
 
     async def open(self, client: socket.socket, host: str | None, port: int | None) -> None:
-        """Takes the client's end, and connects to the server."""
+        """Accept the client's side, and connect to the server."""
         loop = asyncio.get_running_loop()
         try:
             await loop.connect_accepted_socket(lambda: self._client, client)
@@ -56,7 +56,7 @@ class Connection:
             self.drop()
 
     def drop(self) -> None:
-        """Breaks it off, at both ends."""
+        """Abort both sides."""
         if self.opened is not None:
             self.opened.cancel()
         if self._idle is not None:
@@ -66,7 +66,7 @@ class Connection:
         self._proxy.connections.discard(self)
 
     def finish(self) -> None:
-        """Closes it, once what was passed on has been sent."""
+        """Close both sides after the forwarded data is sent."""
         if self._idle is not None:
             self._idle.cancel()
         for end in (self._client, self._server):
@@ -74,12 +74,12 @@ class Connection:
         self._proxy.connections.discard(self)
 
     def flush(self) -> None:
-        """Passes on what waits and may pass."""
+        """Forward the waiting data that may pass."""
         for end in (self._client, self._server):
             end.flush()
 
-    def came(self, end: _End, data: bytes) -> None:
-        """Notes what the client has sent."""
+    def received(self, end: _End, data: bytes) -> None:
+        """Record the marks and statements in data from the client."""
         if end is not self._client:
             return
         self.sent.update(mark for mark in self._proxy.marks if mark in data)
@@ -93,11 +93,11 @@ class Connection:
         return self._proxy.delay
 
     def is_lost(self, end: _End) -> bool:
-        """Whether something from this end is not to arrive."""
+        """Return whether data from this side is dropped."""
         return end is self._server and (self.doomed or self._proxy.mutes(self))
 
     def is_over(self, end: _End, data: bytes) -> bool:
-        """Whether with this the server has answered what a doomed connection is cut for."""
+        """Return whether `data` completes the lost answer of a doomed connection."""
         if end is not self._server or not self.doomed:
             return False
         self._tail = (self._tail + data)[-len(READY) :]
@@ -109,7 +109,7 @@ class Connection:
             self._watch_idle()
 
     def _watch_idle(self) -> None:
-        """Break it off when the server sends nothing for the proxy's idle timeout."""
+        """Drop the connection if the server sends nothing for the proxy's idle timeout."""
         if self._idle is not None:
             self._idle.cancel()
         if self._proxy.idle is not None:
@@ -117,19 +117,20 @@ class Connection:
 
 
 class _End(asyncio.Protocol):
-    """One end of a connection: what comes from it waits here until it goes to its peer."""
+    """One side of a connection, with the data that waits for its peer."""
 
     peer: _End
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._transport: asyncio.Transport | None = None
-        # What has come, with when it may pass: bytes, its end (b""), or its loss (None).
+        # The time at which an item may pass, and the item: bytes, EOF (b""), or a lost connection
+        # (None).
         self._waiting: deque[tuple[float, bytes | None]] = deque()
         self._size = 0
         self._full = False
         self._timer: asyncio.TimerHandle | None = None
-        # Whether it has said that nothing more comes, and its peer was told.
+        # True after the EOF of this side was forwarded.
         self.ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -138,11 +139,11 @@ class _End(asyncio.Protocol):
         if self._connection.is_open:
             self.peer.flush()
         else:
-            # The other end went while this one was being connected.
+            # The other side disconnected before this one was connected.
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self._connection.came(self, data)
+        self._connection.received(self, data)
         self._add(data)
 
     def eof_received(self) -> bool:
@@ -199,7 +200,7 @@ class _End(asyncio.Protocol):
             self.read_on(False)
 
     def flush(self) -> None:
-        """Passes on what has waited for long enough, unless the connection is held."""
+        """Forward the due data, unless the connection is held."""
         while self._waiting and self._connection.may_pass():
             due, item = self._waiting[0]
             late = due - time.monotonic()
@@ -236,20 +237,20 @@ class _End(asyncio.Protocol):
 
 
 class Proxy:
-    """Forwards to the server of a URL, on a port of its own.
+    """Forwards a local port to the server of a URL.
 
     Args:
-        url: with host and port of the server.
-        marks: texts by which connections are told apart, once the client has sent them
-            (`b"LISTEN "`, say).
-        statement: text of PostgreSQL's statements whose answers can be lost.
+        url: a URL with the host and port of the server.
+        marks: texts that distinguish connections once the client has sent them, for example
+        `b"LISTEN "`.
+        statement: the text of the PostgreSQL statements whose answers can be lost.
 
     Attributes:
-        delay: how late everything comes, each way, in seconds.
-        idle: after how many seconds without an answer a connection is broken off; None: never.
-        dooms: is asked when such a statement is run whether its answer is lost, and the connection
-            is cut in its place.
-        connections: those that are open.
+        delay: the delay of data in each direction, in seconds.
+        idle: the seconds without an answer after which a connection is dropped; None for no limit.
+        dooms: is called for each such statement. If it returns True, the answer is lost and the
+        connection is cut.
+        connections: the open connections.
     """
 
     def __init__(self, url: str, *, marks: tuple[bytes, ...] = (), statement: bytes = b"") -> None:
@@ -267,71 +268,71 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The same URL through the proxy."""
+        """The URL of the server through the proxy."""
         user = self._parts.netloc.rpartition("@")
         return self._parts._replace(netloc=f"{user[0]}{user[1]}{self.address}").geturl()
 
     @property
     def address(self) -> str:
-        """Where it listens, `host:port`."""
+        """The address of the proxy, `host:port`."""
         return f"127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        """Listens; after a cut on the same port as before."""
-        # None that a client's own end could be given while it tries to reach us after a cut.
+        """Listen; after a cut, on the same port."""
+        # `free_port` returns no port that the system could assign to a client during a cut.
         self._port = self._port or free_port()
-        # A server of asyncio's own loses connections that come in the instant when it is closed.
+        # An asyncio server would leak connections that arrive while it is closed.
         self._listening = socket.create_server(("127.0.0.1", self._port), backlog=1024)
         self._listening.setblocking(False)
         asyncio.get_running_loop().add_reader(self._listening, self._accept, self._listening)
 
     async def cut(self) -> None:
-        """Refuses new connections and drops those that there are."""
+        """Refuse new connections and drop the open ones."""
         if self._listening is not None:
             asyncio.get_running_loop().remove_reader(self._listening)
             self._listening.close()
             self._listening = None
         for connection in [*self.connections]:
             connection.drop()
-        # The transports close in the loop's next turn.
+        # The transports close in the next iteration of the loop.
         await asyncio.sleep(0)
 
     def hold(self, *, sent: bytes = b"", old: bool = False) -> None:
-        """Lets nothing pass, as a network does that swallows packets: nobody is told.
+        """Hold all data, like a network that drops packets, without an error.
 
-        What was on its way arrives after `release`, as TCP would have it, an end too.
+        Held data and EOFs arrive after `release`, as with TCP.
 
         Args:
-            sent: only on connections on which the client has sent this mark, or comes to.
-            old: only on those that there are now.
+            sent: hold only connections on which the client sends this mark, now or later.
+            old: hold only the connections that are open now.
         """
-        assert not sent or sent in self.marks, "the proxy does not look out for this mark"
-        there = set(self.connections)
+        assert not sent or sent in self.marks, "unknown mark"
+        existing = set(self.connections)
         self._held = lambda connection: (
-            (not sent or sent in connection.sent) and (not old or connection in there)
+            (not sent or sent in connection.sent) and (not old or connection in existing)
         )
 
     def mute(self, *, sent: bytes = b"") -> None:
-        """Loses what the server answers, while what it is asked still arrives.
+        """Drop the answers of the server, while requests still arrive.
 
         Args:
             sent: as for `hold`.
         """
-        assert not sent or sent in self.marks, "the proxy does not look out for this mark"
+        assert not sent or sent in self.marks, "unknown mark"
         self._muted = lambda connection: not sent or sent in connection.sent
 
     def release(self) -> None:
-        """Lets everything pass again. Answers that were lost stay so."""
+        """Forward all data again. Dropped answers stay lost."""
         self._held = self._muted = None
         for connection in [*self.connections]:
             connection.flush()
 
     def holds(self, connection: Connection) -> bool:
-        """Whether nothing passes on a connection."""
+        """Return whether a connection is held."""
         return self._held is not None and self._held(connection)
 
     def mutes(self, connection: Connection) -> bool:
-        """Whether the answers on a connection are lost."""
+        """Return whether the answers on a connection are dropped."""
         return self._muted is not None and self._muted(connection)
 
     def _accept(self, listening: socket.socket) -> None:
@@ -347,5 +348,5 @@ class Proxy:
         connection.opened = asyncio.create_task(
             connection.open(client, self._parts.hostname, self._parts.port)
         )
-        # What is cancelled before its begin has nobody yet who would close it.
+        # If the task is cancelled before it starts, it does not close the socket.
         connection.opened.add_done_callback(lambda task: task.cancelled() and client.close())

@@ -1,4 +1,4 @@
-"""The arq queues of pools, as a server has them."""
+"""The arq queues of pools."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from redis.asyncio import Redis
 
 
 async def queue_of(redis: Redis, pool: str) -> str:
-    """Return the key of a pool's queue; when there is none, a name that no key has."""
+    """Return the key of a pool's queue, or an unused key if there is none."""
     keys = await redis.keys(f"headrace:*:queue:{pool}")
     return keys[0].decode() if keys else "none"

@@ -1,4 +1,4 @@
-"""A database that an operator makes read-only."""
+"""A read-only database."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from headrace_core.runtime.settings import Settings
 
 
 async def set_read_only(settings: Settings, *, read_only: bool, end_sessions: bool = True) -> None:
-    """Let new sessions begin read-only, or no longer, from a session in another database.
+    """Make new sessions of a database read-only or writable, from a session in another database.
 
     Args:
-        settings: which database.
-        read_only: whether they do.
-        end_sessions: whether those that are open are ended.
+        settings: the database.
+        read_only: True for read-only sessions.
+        end_sessions: end the open sessions.
     """
     url = urlsplit(settings.postgresql_url)
     name = url.path.removeprefix("/")

@@ -1,4 +1,4 @@
-"""Contexts for handlers that are called directly, and a record of what they report."""
+"""Contexts for handlers that a test calls directly, and a record of their reports."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from headrace_worker import Attempt, Context, SyncContext
 
 @dataclass
 class Recording:
-    """What a handler has reported. It is the reporter as well."""
+    """A reporter that records the reports of a handler."""
 
     steps: list[Progress] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
-    # The size of the result that a handler finishes its job with by itself.
+    # The size of the result of `complete_in`.
     completed: int | None = None
     reported: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -37,11 +37,11 @@ class Recording:
         self.complete(size)
 
     def complete(self, size: int) -> None:
-        """As a SyncContext says it."""
+        """Record a completion of a SyncContext."""
         self.completed = size
 
     def take(self, item: Progress | JsonText) -> None:
-        """As a SyncContext reports."""
+        """Record a report of a SyncContext."""
         if isinstance(item, Progress):
             self.steps.append(item)
         else:
@@ -49,12 +49,12 @@ class Recording:
 
     @property
     def fractions(self) -> list[float]:
-        """The progress, step by step."""
+        """The fraction of each progress report."""
         return [step.fraction for step in self.steps]
 
 
 def attempt(number: int = 1, job_id: JobId | None = None) -> Attempt:
-    """An attempt of a job."""
+    """Return an attempt of a job."""
     return Attempt(
         job_id=job_id or JobId(uuid7()),
         number=number,
@@ -68,11 +68,11 @@ def attempt(number: int = 1, job_id: JobId | None = None) -> Attempt:
 
 
 def async_context(recording: Recording | None = None, **of: Any) -> Context:
-    """A context for an `async def` handler; `of` goes to `attempt`."""
+    """Return a context for an `async def` handler; `of` is passed to `attempt`."""
     return Context(attempt(**of), recording or Recording())
 
 
 def sync_context(recording: Recording | None = None, **of: Any) -> SyncContext:
-    """A context for a `def` handler; `of` goes to `attempt`."""
+    """Return a context for a `def` handler; `of` is passed to `attempt`."""
     recording = recording or Recording()
     return SyncContext(attempt(**of), recording.take, recording.complete, threading.Event())

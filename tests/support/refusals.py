@@ -1,4 +1,4 @@
-"""Refusing calls as the gateway does, for servers that tests play."""
+"""Errors like those of the gateway, for fake servers."""
 
 from google.protobuf.any_pb2 import Any as PbAny
 from google.rpc.code_pb2 import Code
@@ -7,7 +7,7 @@ from google.rpc.status_pb2 import Status
 
 
 async def abort(context, code, message, reason, *, metadata=None, violations=(), retry=None):
-    """Refuses a call with a google.rpc.Status; `retry` is in milliseconds."""
+    """Abort a call with a google.rpc.Status; `retry` is in milliseconds."""
     details = [ErrorInfo(reason=reason, domain="headrace", metadata=metadata or {})]
     if violations:
         fields = [BadRequest.FieldViolation(field=f, description=d) for f, d in violations]

@@ -1,4 +1,4 @@
-"""Pruning as a test wants it: of everything that has ended, and now."""
+"""Immediate pruning of all ended jobs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from support.leading import lead
 from support.until import until
 
 
-async def settle(database: Database) -> None:
-    """Waits until all events have settled: somebody, as the autovacuum, may have begun before."""
+async def until_settled(database: Database) -> None:
+    """Wait until all events have settled; an older transaction (autovacuum) may delay them."""
 
     async def settled() -> bool:
         async with database.transaction() as connection:
@@ -27,13 +27,13 @@ async def settle(database: Database) -> None:
 
 
 async def prune(database: Database, **options: Any) -> Pruned:
-    """Prunes what has ended, read or not, once it has settled.
+    """Prune all ended jobs, read or unread, once their events have settled.
 
     Args:
-        database: where.
-        options: those of `prune_jobs`. Without a state it is done for each, and told as one.
+        database: the database.
+        options: the options of `prune_jobs`. Without a state, the result is the sum for all states.
     """
-    await settle(database)
+    await until_settled(database)
     defaults: dict[str, Any] = {
         "term": await lead(database),
         "tenant": DEFAULT_TENANT,

@@ -1,4 +1,4 @@
-"""Metrics, read over HTTP as Prometheus does."""
+"""Metrics, read over HTTP as by Prometheus."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
-# The value of each sample: of `name` or of `name{label="value"}`.
+# The value of each sample, by `name` or `name{label="value"}`.
 Scrape = dict[str, float]
 
 
 async def scrape(port: int) -> Scrape:
-    """What a gateway's metrics say now."""
+    """Return the current metrics of a service."""
     text = await asyncio.to_thread(_get, f"http://127.0.0.1:{port}/metrics")
     samples: Scrape = {}
     for family in text_string_to_metric_families(text):
@@ -24,10 +24,10 @@ async def scrape(port: int) -> Scrape:
 
 
 async def scrape_until(port: int, met: Callable[[Scrape], bool], *, within: float = 30) -> Scrape:
-    """Scrapes again and again until the metrics meet a condition; returns them.
+    """Scrape until the metrics meet a condition; return them.
 
     Raises:
-        TimeoutError: they never did.
+        TimeoutError: the metrics did not meet the condition in time.
     """
     async with asyncio.timeout(within):
         while not met(samples := await scrape(port)):

@@ -1,4 +1,4 @@
-"""A real server process that a test can start, kill and start again."""
+"""A real server process that a test can start, kill and restart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def run_async(work: Callable[[], Awaitable[T]], *, timeout: float = 60.0) -> T:
-    """Runs a coroutine from synchronous code, on a loop of its own that disturbs no other."""
+    """Run a coroutine from synchronous code, on a separate event loop."""
 
     async def bounded() -> T:
         async with asyncio.timeout(timeout):
@@ -47,16 +47,16 @@ class Server:
 
     @property
     def died(self) -> bool:
-        """Whether it has ended, and nobody has ended it by this object."""
+        """True if the process has ended without a stop by this object."""
         return self._process is not None and self._process.poll() is not None
 
     def start(self) -> None:
-        """Starts it and waits until it serves."""
+        """Start the process and wait until it serves."""
         self.launch()
         self.wait_until_serving()
 
     def launch(self) -> None:
-        """Starts it."""
+        """Start the process."""
         assert self._process is None, "already started"
         if self.program.prepare is not None:
             self.program.prepare()
@@ -64,11 +64,11 @@ class Server:
             self._process = subprocess.Popen(self.program.arguments(), **self.program.options(log))
 
     def wait_until_serving(self) -> None:
-        """Waits until it serves."""
+        """Wait until the process serves."""
         run_async(self.serving, timeout=self.program.start_timeout + 5)
 
     async def serving(self) -> None:
-        """Waits until it serves; for those who have an event loop of their own."""
+        """Wait until the process serves, from an event loop."""
         process = self._process
         assert process is not None
         deadline = time.monotonic() + self.program.start_timeout
@@ -78,7 +78,7 @@ class Server:
             await asyncio.sleep(0.02)
 
     def terminate(self, *, within: float, signum: signal.Signals | None = None) -> int:
-        """Tells it to end, by its own signal or another; returns its exit code."""
+        """Send its stop signal or another one; return the exit code."""
         process, self._process = self._process, None
         assert process is not None, "not started"
         process.send_signal(signum or self.program.stop_signal)
@@ -88,14 +88,14 @@ class Server:
             self._kill(process)
 
     def wait_until_ended(self, *, within: float) -> int:
-        """Waits until it has ended by itself; returns its exit code."""
+        """Wait until the process has ended; return its exit code."""
         assert self._process is not None, "not started"
         code = self._process.wait(within)
         self._process = None
         return code
 
     def stop(self) -> None:
-        """Ends it in its own time, or kills it when that is over."""
+        """Stop the process, or kill it after its grace."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -106,7 +106,7 @@ class Server:
             self._kill(process)
 
     def kill(self) -> None:
-        """Kills it with all its children, as a crash of the machine would."""
+        """Kill the process with all its children, like a crash of the machine."""
         process, self._process = self._process, None
         if process is not None:
             self._kill(process)
@@ -120,7 +120,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving(program: Program, *, log: Path) -> Iterator[Server]:
-    """A server that runs for the length of the block."""
+    """Run a server for the length of the block."""
     server = Server(program, log=log)
     try:
         server.start()

@@ -1,4 +1,4 @@
-"""Settings for services that tests start, in this process and as processes of their own."""
+"""Settings for services that tests start, in this process or in separate ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def short_settings(database_url: str, redis_url: str, **changes: Any) -> Setting
         "worker_processes": 2,
         # Calls wait for a busy machine.
         "call_timeout": 60.0,
-        # A process that a busy machine holds up for seconds keeps its attempts.
+        # A process keeps its attempts even if a busy machine delays it for seconds.
         "worker_lease": 10.0,
         "worker_beat": 1.0,
         # The watchdog would end the process of the tests.

@@ -1,35 +1,35 @@
-"""Which statements a client of PostgreSQL runs, read from the bytes that it sends.
+"""The statements of a PostgreSQL client, read from the bytes that it sends.
 
-The messages are those of the protocol 3.0 (PostgreSQL's manual, "Message Formats"): a byte for the
-type and a length that counts itself; those up to the start-up have no type. A statement is known by
-the text in its Parse, and runs with each Bind that names it.
+The messages are those of protocol 3.0 (PostgreSQL manual, "Message Formats"): a type byte, and a
+length that includes itself. Messages up to the start-up have no type. Parse contains the text of a
+statement, and each Bind with its name runs it.
 """
 
 from __future__ import annotations
 
-# The server's last word on what it was asked, outside of a transaction.
+# The last message of the server's answer, outside a transaction.
 READY = b"Z\x00\x00\x00\x05I"
 
 _PARSE, _BIND = ord("P"), ord("B")
-# What a start-up begins with: version 3.0. Before it a client may ask for encryption.
+# The start of a start-up message: version 3.0. A request for encryption may precede it.
 _VERSION = b"\x00\x03\x00\x00"
 
 
 class Statements:
-    """What one client sends.
+    """The statements of one client.
 
     Args:
-        text: of the statements to look out for.
+        text: the text of the statements to find.
     """
 
     def __init__(self, text: bytes) -> None:
         self._text = text
-        self._begun = False
+        self._started = False
         self._buffer = bytearray()
         self._known: set[bytes] = set()
 
     def runs(self, data: bytes) -> bool:
-        """Takes what was sent next; tells whether such a statement is run with it."""
+        """Add the next bytes; return whether they run such a statement."""
         self._buffer += data
         found = False
         while (message := self._next()) is not None:
@@ -44,8 +44,8 @@ class Statements:
         return found
 
     def _next(self) -> tuple[int, bytes] | None:
-        """A message that has come as a whole: its type, and what is in it."""
-        head = 1 if self._begun else 0
+        """Return the type and the body of the next complete message, if any."""
+        head = 1 if self._started else 0
         if len(self._buffer) < head + 4:
             return None
         length = int.from_bytes(self._buffer[head : head + 4], "big")
@@ -54,5 +54,5 @@ class Statements:
         kind = self._buffer[0] if head else 0
         body = bytes(self._buffer[head + 4 : head + length])
         del self._buffer[: head + length]
-        self._begun = self._begun or body.startswith(_VERSION)
+        self._started = self._started or body.startswith(_VERSION)
         return kind, body

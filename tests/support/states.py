@@ -1,4 +1,4 @@
-"""Jobs brought into each state, on the ways that lead there."""
+"""Jobs in each state, prepared by the transitions that lead to it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _ENDS = {
 
 
 @dataclass(frozen=True)
-class Brought:
-    """A job in the state that was asked for, and the live worker that it has or could have."""
+class PreparedJob:
+    """A job in the requested state, and a live worker that runs it or could run it."""
 
     job: Job
     worker_id: WorkerId
 
 
-async def bring(database: Database, state: JobState) -> Brought:
-    """Makes a job and brings it into `state`, with a worker of its own."""
+async def prepare_job(database: Database, state: JobState) -> PreparedJob:
+    """Create a job in `state`, with its own worker."""
     worker_id = await register(database)
     later = datetime.now(UTC) + timedelta(hours=1) if state is JobState.SCHEDULED else None
     job = await submit(database, schedule_time=later, request_id=f"for {worker_id}")
@@ -42,4 +42,4 @@ async def bring(database: Database, state: JobState) -> Brought:
             await write_ends(database, worker_id, ending(job.id, 1, _ENDS[state]))
     job = await read_job(database, job.id)
     assert job.state is state
-    return Brought(job, worker_id)
+    return PreparedJob(job, worker_id)

@@ -1,4 +1,4 @@
-"""Subscriptions straight in the store, their streams, and consumers that acknowledge."""
+"""Subscriptions in the store, their streams, and acknowledgements."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAME = "billing"
 async def create(
     database: Database, name: str = NAME, *, after: Place | None = None, **job_filter: Any
 ) -> Subscription:
-    """Creates a subscription that begins now, or behind a place."""
+    """Create a subscription that starts now, or after a place."""
     async with database.transaction() as connection:
         end = (await read_end(connection)).settled
     async with database.transaction() as connection:
@@ -42,42 +42,42 @@ async def create(
 
 
 async def read_subscription(database: Database, name: str = NAME) -> Subscription:
-    """A subscription as it is now."""
+    """Return the current state of a subscription."""
     async with database.transaction() as connection:
         return await get_subscription(connection, tenant=DEFAULT_TENANT, name=name)
 
 
 async def delete(database: Database, name: str = NAME) -> None:
-    """Deletes a subscription; nobody is told."""
+    """Delete a subscription without a wake-up."""
     async with database.transaction() as connection:
         await delete_subscription(connection, tenant=DEFAULT_TENANT, name=name)
 
 
 def subscribe(watch: Watch, consumer: str = "", name: str = NAME) -> Reader:
-    """Watches a subscription."""
+    """Watch a subscription."""
     return Reader(watch.watch_subscription(DEFAULT_TENANT, name, consumer))
 
 
 async def ack(database: Database, watch: Watch, cursor: str, name: str = NAME) -> bool:
-    """Acknowledges a cursor, as a gateway does; tells whether that changed anything."""
-    told = decode_subscription_cursor(watch._installation, DEFAULT_TENANT, cursor)
+    """Acknowledge a cursor as a gateway does; return whether the position changed."""
+    decoded = decode_subscription_cursor(watch._installation, DEFAULT_TENANT, cursor)
     async with database.transaction() as connection:
         return await acknowledge(
             connection,
             tenant=DEFAULT_TENANT,
             name=name,
-            subscription_id=told.subscription_id,
-            epoch=told.epoch,
-            place=(told.xid, told.position),
+            subscription_id=decoded.subscription_id,
+            epoch=decoded.epoch,
+            place=(decoded.xid, decoded.position),
         )
 
 
-async def receives(reader: Reader) -> None:
-    """Waits until a watch has acquired its subscription."""
+async def until_receiving(reader: Reader) -> None:
+    """Wait until a watch has acquired its subscription."""
     await reader.until(lambda reader: any(page.mark is not Mark.STANDBY for page in reader.pages))
 
 
-async def stands_by(reader: Reader) -> None:
-    """Waits until a watch says that it stands by, and makes sure that it says nothing else."""
+async def until_standby(reader: Reader) -> None:
+    """Wait for the standby mark of a watch, and assert that it sends nothing else."""
     await reader.until(lambda reader: bool(reader.pages))
     assert [(page.mark, page.cursor) for page in reader.pages] == [(Mark.STANDBY, "")]

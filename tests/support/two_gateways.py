@@ -1,4 +1,4 @@
-"""The platform as real processes, with two gateways that a test restarts."""
+"""The platform as real processes, with two gateways that a test can restart."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TESTS = Path(__file__).parent.parent
 
 @dataclass(frozen=True, slots=True)
 class GatewayProcess:
-    """A gateway, and the two ways to it: straight, and through a proxy that can be cut."""
+    """A gateway with its own address, and a proxy that a test can cut."""
 
     server: Server
     address: str
@@ -29,9 +29,9 @@ class GatewayProcess:
     metrics_port: int
 
     async def restart(self, by: signal.Signals) -> None:
-        """Ends it by a signal, and starts it again."""
+        """End the gateway by a signal, and start it again."""
         await asyncio.to_thread(self.server.terminate, within=60, signum=by)
-        # Not in a thread: the process ends with the thread that starts it.
+        # Launch outside a thread, since the process would end with its thread.
         self.server.launch()
         await asyncio.to_thread(self.server.wait_until_serving)
 
@@ -40,7 +40,7 @@ class GatewayProcess:
 async def two_gateways(
     settings: Settings, *, logs: Path
 ) -> AsyncIterator[tuple[GatewayProcess, GatewayProcess]]:
-    """Two gateways, a scheduler and a worker with the handlers of the tests."""
+    """Run two gateways, a scheduler and a worker with the handlers in `support.handlers`."""
     environment = environment_of(
         settings, HEADRACE_HANDLERS="support.handlers", PYTHONPATH=str(_TESTS)
     )

@@ -1,4 +1,4 @@
-"""Waiting for what sends no signal, with a deadline."""
+"""Polling with a deadline."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from headrace_core.store.sql.database import Database
 T = TypeVar("T")
 
 
-async def until(look: Callable[[], Awaitable[T] | T], *, within: float = 30.0) -> T:
-    """Looks again and again until there is something to see; returns it.
+async def until(condition: Callable[[], Awaitable[T] | T], *, within: float = 30.0) -> T:
+    """Call `condition` until its result is true; return the result.
 
     Args:
-        look: returns something true once it is there.
-        within: seconds.
+        condition: returns a true value or an awaitable of one.
+        within: the deadline in seconds.
 
     Raises:
-        TimeoutError: it never was.
+        TimeoutError: the result did not become true in time.
     """
     async with asyncio.timeout(within):
         while True:
-            seen = look()
-            if isinstance(seen, Awaitable):
-                seen = await seen
-            if seen:
-                return seen
+            result = condition()
+            if isinstance(result, Awaitable):
+                result = await result
+            if result:
+                return result
             await asyncio.sleep(0.005)
 
 
 async def until_blocked(database: Database, *, sessions: int = 1) -> None:
-    """Waits until that many sessions of a test's database wait for somebody's lock."""
+    """Wait until at least `sessions` sessions of the database wait for a lock."""
 
     async def blocked() -> bool:
         async with database.transaction() as connection:

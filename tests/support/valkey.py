@@ -1,4 +1,4 @@
-"""A Valkey that one test alone has, to take it away and to give it back."""
+"""A Valkey for a single test, which can kill and restart it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from support.server import Server, serving
 
 @dataclass(frozen=True)
 class OwnValkey:
-    """A server that runs, and where."""
+    """A running server and its URL."""
 
     server: Server
     url: str
 
     def kill(self) -> None:
-        """Takes it away, with all that it holds."""
+        """Kill the server and lose its data."""
         self.server.kill()
 
     async def give_back(self) -> None:
-        """Starts it again, empty, where it was."""
+        """Start the server again, empty, at the same URL."""
         await asyncio.to_thread(self.server.start)
 
 
 @contextmanager
 def own_valkey(*options: str) -> Iterator[OwnValkey]:
-    """Starts a Valkey for the length of the block; `options` go over its configuration."""
+    """Run a Valkey for the length of the block; `options` override its configuration."""
     with DataFolder.temporary() as folder:
         valkey = EmbeddedValkey(folder=folder)
         program = valkey.program()

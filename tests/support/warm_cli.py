@@ -1,8 +1,8 @@
-"""The command line in processes that are forked from a warm one, which has imported it.
+"""The command line in processes forked from a warm process that has imported it.
 
-A start of the command line costs about a second of CPU time, nearly all of it for imports. A fork
-costs a few milliseconds. Each run has a process, standard streams, an environment and signals of
-its own, as a run of `python -m headrace` has.
+A start of the command line costs about a second of CPU time, mostly for imports. A fork costs a few
+milliseconds. Each run has its own process, standard streams, environment and signals, like a run of
+`python -m headrace`.
 
     warm process ── fork ──► keeper ── fork ──► the command line
                                ▲ │ exit code, or the number of a signal
@@ -42,7 +42,7 @@ def warm_cli(folder: Path) -> Iterator[tuple[str, ...]]:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
-            # Neither the site packages nor the caller's variables are for the relay.
+            # The relay needs neither the site packages nor the caller's variables.
             yield sys.executable, "-I", "-S", __file__, "relay", address
         finally:
             process.kill()
@@ -74,7 +74,7 @@ def _serve(address: str) -> None:
 
 
 def _keep(relay: socket.socket) -> None:
-    """Run the command line in a child, and report to the relay how it ended."""
+    """Run the command line in a child, and report its exit code to the relay."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     header, files, _, _ = socket.recv_fds(relay, _HEADER, 3)
     request = json.loads(_receive(relay, int.from_bytes(header, "big")))
@@ -87,7 +87,7 @@ def _keep(relay: socket.socket) -> None:
         os.close(file)
     relay.sendall(pid.to_bytes(_HEADER, "big"))
     ended = os.pidfd_open(pid)
-    # The relay sends nothing more: its socket becomes readable when it was killed.
+    # The relay sends no more data, so its socket becomes readable only if the relay is killed.
     readable, _, _ = select.select([ended, relay], [], [])
     if ended not in readable:
         os.kill(pid, signal.SIGKILL)
@@ -97,7 +97,7 @@ def _keep(relay: socket.socket) -> None:
 
 
 def _become(request: Mapping[str, object], files: list[int]) -> None:
-    """Be the command line, with the files, the arguments and the environment of the relay."""
+    """Run the command line with the files, the arguments and the environment of the relay."""
     from headrace.cli import main  # noqa: PLC0415
 
     for number, file in enumerate(files):

@@ -1,4 +1,4 @@
-"""Streams that a test opens and reads, and writers that commit when the test says so."""
+"""Streams that a test reads, and writers that commit at the test's request."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from support.jobs import new_job
 
 T = TypeVar("T")
 
-# No wait of a test is longer, in seconds.
+# The limit of each wait in seconds.
 DEADLINE_S = 20
 
-# What names an event for ever.
+# The job id and the number of an event.
 Name = tuple[JobId, int]
 
 
@@ -39,12 +39,12 @@ def names(events: list[JobEvent]) -> list[Name]:
     return [(event.job_id, event.seq) for event in events]
 
 
-# The tests decide how long these stay open.
-_TAKES_ITS_TIME = "SET LOCAL idle_in_transaction_session_timeout = 0"
+# The test decides when these transactions end.
+_WITHOUT_TIMEOUT = "SET LOCAL idle_in_transaction_session_timeout = 0"
 
 
 class OpenWriter:
-    """A transaction that has its id, and commits when the test says so."""
+    """A transaction with an id, which commits at the test's request."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -52,12 +52,12 @@ class OpenWriter:
 
     async def open(self) -> OpenWriter:
         self.connection = await self._stack.enter_async_context(self._database.transaction())
-        await self.connection.execute(text(_TAKES_ITS_TIME))
+        await self.connection.execute(text(_WITHOUT_TIMEOUT))
         self.xid = int(await self.connection.scalar(text("SELECT pg_current_xact_id()::text")))
         return self
 
     async def submit(self, count: int = 1, **job: Any) -> list[JobId]:
-        """Writes jobs and their first events."""
+        """Write jobs and their first events."""
         results = await submit_jobs(self.connection, [new_job(**job) for _ in range(count)])
         return [result.job.id for result in results if isinstance(result, Submitted)]
 
@@ -70,16 +70,16 @@ class OpenWriter:
 
 
 async def open_writer(database: Database) -> OpenWriter:
-    """Begins a transaction and has it take its id."""
+    """Start a transaction that has its id."""
     return await OpenWriter(database).open()
 
 
 @asynccontextmanager
 async def foreign_transaction(database: Database) -> AsyncIterator[None]:
-    """Somebody else's transaction that has an id and does nothing, for the length of the block."""
+    """Keep an idle transaction of another application open, with an id, during the block."""
     async with database.session() as connection:
         await connection.execute("BEGIN")
-        await connection.execute(_TAKES_ITS_TIME)
+        await connection.execute(_WITHOUT_TIMEOUT)
         await connection.execute("SELECT pg_current_xact_id()")
         yield
         await connection.execute("COMMIT")
@@ -87,7 +87,7 @@ async def foreign_transaction(database: Database) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def watching(settings: Settings, timing: Timing = DEFAULT) -> AsyncIterator[Watch]:
-    """Streams as a gateway has them, over connections of their own."""
+    """Run the streams of a gateway, with their own connections."""
     database = Database(settings, application="watch")
     try:
         async with database.transaction() as connection:
@@ -111,8 +111,8 @@ async def watching(settings: Settings, timing: Timing = DEFAULT) -> AsyncIterato
         await database.close()
 
 
-class LookingTail:
-    """A tail that looks only when the test says so, and records both views."""
+class ManualTail:
+    """A tail that runs only at the test's request, and records both views."""
 
     def __init__(self, settings: Settings, database: Database, **bounds: int) -> None:
         self.gauges = Gauges()
@@ -124,13 +124,13 @@ class LookingTail:
             **bounds,
         )
 
-    async def begin(self) -> None:
-        """Finds the end of the log; from here on every event is recorded."""
+    async def start(self) -> None:
+        """Find the end of the log, and record every event after it."""
         self.routes.open = True
         await self.tail.run_once()
 
-    async def look(self) -> None:
-        """Looks until it has nothing more to hand over."""
+    async def run(self) -> None:
+        """Run until all events are routed."""
         while await self.tail.run_once() == 0:
             pass
 
@@ -144,7 +144,7 @@ class LookingTail:
 
 
 class RecordingRoutes(Routes):
-    """Routes that keep all they are given."""
+    """Routes that record all events."""
 
     def __init__(self, gauges: Gauges) -> None:
         super().__init__(room=1, room_bytes=1000, gauges=gauges)
@@ -163,7 +163,7 @@ class RecordingRoutes(Routes):
 
 
 class Reader:
-    """Reads a stream in a task of its own, page by page, as far as the test lets it.
+    """Reads a stream in a separate task, page by page.
 
     Args:
         pages: the stream.
@@ -193,25 +193,25 @@ class Reader:
         return names(self.events)
 
     async def until(self, met: Callable[[Reader], bool], *, within: float = DEADLINE_S) -> None:
-        """Waits until what was read so far meets a condition.
+        """Wait until the pages read so far meet a condition.
 
         Raises:
-            TimeoutError: it never did.
+            TimeoutError: the condition was not met in time.
         """
         async with asyncio.timeout(within), self._changed:
             await self._changed.wait_for(lambda: met(self))
 
     async def has(self, count: int, *, within: float = DEADLINE_S) -> None:
-        """Waits until so many events were read."""
+        """Wait until at least `count` events were read."""
         await self.until(lambda reader: len(reader.events) >= count, within=within)
 
     async def end(self) -> None:
-        """Waits until the stream has ended by itself."""
+        """Wait until the stream has ended."""
         async with asyncio.timeout(DEADLINE_S):
             await self.task
 
     async def cancel(self) -> None:
-        """Goes away, as a client does."""
+        """Cancel the stream, like a client that disconnects."""
         await end_tasks(self.task)
 
 
@@ -224,6 +224,6 @@ def follow_jobs(watch: Watch, cursor: str = "", **job_filter: Any) -> Reader:
 
 
 def subscriptions(watch: Watch) -> tuple[int, int, int]:
-    """How many mailboxes and routes a watch has."""
+    """Return the numbers of mailboxes, routes by job and routes by key of a watch."""
     routes = watch._routes
     return len(routes._mailboxes), len(routes._by_job), len(routes._by_key)

@@ -1,4 +1,4 @@
-"""A real web server whose answers a test decides."""
+"""A real web server with answers from the test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 @dataclass
 class Received:
-    """A request as it came in; the names of the headers are in lower case."""
+    """A received request, with header names in lower case."""
 
     method: str
     path: str
@@ -26,7 +26,7 @@ class Received:
 
 @dataclass
 class Site:
-    """A server at 127.0.0.1. Set `answer` before it is called."""
+    """A server at 127.0.0.1. A test sets `answer` before the first request."""
 
     port: int
     answer: Answer
@@ -38,7 +38,7 @@ class Site:
 
 
 def reply(status: int, body: bytes = b"", **headers: str) -> Answer:
-    """An answer; `Retry_After="1"` becomes the header Retry-After."""
+    """Return an answer; `Retry_After="1"` becomes the header Retry-After."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(status)
@@ -53,28 +53,28 @@ def reply(status: int, body: bytes = b"", **headers: str) -> Answer:
 
 
 def hang_up(request: BaseHTTPRequestHandler) -> None:
-    """No answer: the connection is closed."""
+    """Close the connection without an answer."""
     request.close_connection = True
 
 
 class _Server(ThreadingHTTPServer):
-    # Callers come in crowds, and one that finds no place would try again a second later.
+    # Many clients connect at once; a client that finds a full queue would wait a second.
     request_queue_size = 1024
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing of a caller that has gone."""
+        """Ignore errors of disconnected clients."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 @contextmanager
 def site(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
-    """Runs a server in a thread of its own, with TLS if it is given."""
+    """Run a server in a separate thread, with TLS if `tls` is given."""
 
     class Requests(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
-            place.received.append(
+            running.received.append(
                 Received(
                     method=self.command,
                     path=self.path,
@@ -82,21 +82,21 @@ def site(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
                     body=self.rfile.read(length),
                 )
             )
-            place.answer(self)
+            running.answer(self)
 
         do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815
 
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     with _Server(("127.0.0.1", 0), Requests) as server:
         if tls is not None:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
-        place = Site(port=server.server_address[1], answer=reply(200))
+        running = Site(port=server.server_address[1], answer=reply(200))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield place
+            yield running
         finally:
             server.shutdown()
             thread.join(10)

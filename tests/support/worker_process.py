@@ -1,4 +1,4 @@
-"""A worker as a process of its own, which a test may stop, block and end."""
+"""A worker as a separate process, which a test may suspend, block and end."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _TESTS = Path(__file__).parent.parent
 async def worker_process(
     settings: Settings, folder: Path, *, handlers: str = "support.handlers"
 ) -> AsyncIterator[Server]:
-    """A worker that serves, with the handlers of the tests; its log is `server.log`.
+    """Run a worker for the length of the block; its log is `server.log`.
 
     Args:
-        settings: its settings.
-        folder: where its log goes.
-        handlers: the module of its handlers.
+        settings: the settings of the worker.
+        folder: the folder of the log.
+        handlers: the module of the handlers.
     """
     environment = environment_of(
         settings,

@@ -1,4 +1,4 @@
-"""Workers as the store knows them, whose every step is the test's."""
+"""Workers in the store, whose steps a test performs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from headrace_core.store.workers import register_worker, renew_lease
 
 ERROR = JobError(type="ValueError", message="it broke", retryable=True)
 
-# What each way to end an attempt has to say.
-_SAYS: dict[EventType, dict[str, Any]] = {
+# The required fields of each end.
+_FIELDS: dict[EventType, dict[str, Any]] = {
     EventType.SUCCEEDED: {"result": '{"sum": 6}'},
     EventType.RETRY_SCHEDULED: {"error": ERROR, "backoff": timedelta(hours=1)},
     EventType.FAILED: {"error": ERROR},
@@ -40,12 +40,12 @@ async def register(
     slots: int = 10,
     tenant: str = DEFAULT_TENANT,
 ) -> WorkerId:
-    """Registers a live worker that runs `types` ("test" when none is named)."""
+    """Register a live worker for `types` (default: "test")."""
     worker_id = WorkerId(uuid7())
     worker = NewWorker(
         id=worker_id,
         tenant=tenant,
-        name="played",
+        name="fake",
         pool=pool,
         queues=queues,
         slots=slots,
@@ -57,7 +57,7 @@ async def register(
 
 
 async def lapse(database: Database, worker_id: WorkerId) -> None:
-    """Lets a worker's lease run out now."""
+    """Make a worker's lease lapse."""
     async with database.transaction() as connection:
         await connection.execute(
             text(
@@ -69,7 +69,7 @@ async def lapse(database: Database, worker_id: WorkerId) -> None:
 
 
 async def drain(database: Database, worker_id: WorkerId) -> None:
-    """Has a worker say that it takes nothing more."""
+    """Mark a worker as draining."""
     async with database.transaction() as connection:
         lease = timedelta(minutes=10)
         assert await renew_lease(connection, worker_id=worker_id, lease=lease, draining=True)
@@ -82,41 +82,41 @@ async def claim(
     *,
     most: int | None = None,
 ) -> list[ClaimedJob]:
-    """Claims deliveries in a transaction of their own."""
+    """Claim deliveries in a separate transaction."""
     async with database.transaction() as connection:
         return await claim_jobs(connection, worker_id=worker_id, deliveries=deliveries, most=most)
 
 
 def delivery(job: Job) -> AttemptKey:
-    """How a job is delivered next."""
+    """Return the next delivery of a job."""
     return AttemptKey(job.id, job.attempt + 1)
 
 
 async def start(database: Database, worker_id: WorkerId, *jobs: Job) -> list[ClaimedJob]:
-    """Has a worker claim jobs, and makes sure that it got them."""
+    """Let a worker claim jobs, and assert that it got them."""
     claimed = await claim(database, worker_id, [delivery(job) for job in jobs])
     assert [job.key.job_id for job in claimed] == [job.id for job in jobs]
     return claimed
 
 
-def ending(job_id: JobId, attempt: int, event: EventType, **says: Any) -> AttemptEnd:
-    """The end of an attempt, with what it has to say unless a test says something else."""
+def ending(job_id: JobId, attempt: int, event: EventType, **fields: Any) -> AttemptEnd:
+    """Return the end of an attempt; `fields` override the defaults of the event."""
     return AttemptEnd(
-        key=AttemptKey(job_id, attempt), event=event, **{**_SAYS.get(event, {}), **says}
+        key=AttemptKey(job_id, attempt), event=event, **{**_FIELDS.get(event, {}), **fields}
     )
 
 
 async def write_ends(
     database: Database, worker_id: WorkerId, *ends: AttemptEnd
 ) -> dict[JobId, EventType]:
-    """Write ends of attempts in one transaction; return the event of each job that took its end."""
+    """Write ends of attempts in one transaction; return the event of each accepted end by job."""
     async with database.transaction() as connection:
         written = await end_attempts(connection, worker_id=worker_id, ends=ends)
     return {key.job_id: event for key, event in written.items()}
 
 
 async def report(database: Database, worker_id: WorkerId, *reports: AttemptReport) -> set[JobId]:
-    """Write reports in one transaction; return the jobs that took theirs."""
+    """Write reports in one transaction; return the jobs with accepted reports."""
     async with database.transaction() as connection:
         written = await write_reports(connection, worker_id=worker_id, reports=reports)
     return {key.job_id for key in written}

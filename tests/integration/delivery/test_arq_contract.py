@@ -29,10 +29,10 @@ from headrace_core.delivery.keys import (
 )
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.runtime.settings import Settings
-from support.crew import POOL, QUEUE, Crew, at_work, some
+from support.crew import POOL, QUEUE, Crew, new_keys, running_worker
 from support.until import until
 
-NAME = str(some(1)[0])
+NAME = str(new_keys(1)[0])
 
 
 def now_ms() -> float:
@@ -76,8 +76,8 @@ async def test_job_enqueued_by_stock_arq_is_claimed(
     settings: Settings, arq_redis: ArqRedis
 ) -> None:
     crew = Crew()
-    deliveries = some(3)
-    async with at_work(settings.model_copy(update={"redis_timeout": 0.4}), crew):
+    deliveries = new_keys(3)
+    async with running_worker(settings.model_copy(update={"redis_timeout": 0.4}), crew):
         for delivery in deliveries:
             job = await arq_redis.enqueue_job(
                 FUNCTION,
@@ -96,7 +96,7 @@ async def test_job_enqueued_by_stock_arq_is_claimed(
 
 async def test_delivery_is_run_by_stock_arq(deliverer: Deliverer, arq_redis: ArqRedis) -> None:
     ran: list[str] = []
-    deliveries = some(5)
+    deliveries = new_keys(5)
     ranked = [(delivery, now_ms() - 1000 + n) for n, delivery in enumerate(deliveries)]
     await deliverer.deliver(POOL, list(reversed(ranked)))
     worker = stock_worker(arq_redis, ran)
@@ -112,7 +112,7 @@ async def test_stock_arq_delays_a_future_score_and_headrace_does_not(
     settings: Settings, deliverer: Deliverer, arq_redis: ArqRedis
 ) -> None:
     # A job of low priority has a rank in the future, which stock arq would wait for.
-    [delivery] = some(1)
+    [delivery] = new_keys(1)
     await deliverer.deliver(POOL, [(delivery, now_ms() + 60_000)])
     ran: list[str] = []
     worker = stock_worker(arq_redis, ran)
@@ -120,12 +120,12 @@ async def test_stock_arq_delays_a_future_score_and_headrace_does_not(
     assert ran == []
     assert not worker.tasks
     crew = Crew()
-    async with at_work(settings, crew):
+    async with running_worker(settings, crew):
         await crew.until_started(delivery)
 
 
 async def test_record_has_the_fields_of_arq_in_msgpack(deliverer: Deliverer, redis: Redis) -> None:
-    [delivery] = some(1)
+    [delivery] = new_keys(1)
     before = now_ms()
     await deliverer.deliver(POOL, [(delivery, 7.5)])
     record = await redis.get(arq.constants.job_key_prefix + str(delivery))
@@ -140,7 +140,7 @@ async def test_record_has_the_fields_of_arq_in_msgpack(deliverer: Deliverer, red
 
 
 async def test_every_key_of_a_delivery_expires(deliverer: Deliverer, redis: Redis) -> None:
-    [delivery] = some(1)
+    [delivery] = new_keys(1)
     await deliverer.deliver(POOL, [(delivery, 0)])
     for key in await redis.keys("*"):
         assert 0 < await redis.pttl(key) <= EXPIRE_MS, key
@@ -192,7 +192,7 @@ async def test_serialize_job_has_the_known_signature() -> None:
 async def test_arq_job_of_a_delivery_is_named_by_its_attempt(
     deliverer: Deliverer, redis: Redis
 ) -> None:
-    [delivery] = some(1, attempt=12)
+    [delivery] = new_keys(1, attempt=12)
     await deliverer.deliver(POOL, [(delivery, 0)])
     [name] = await redis.zrange(QUEUE, 0, -1)
     assert AttemptKey.parse(name.decode()) == delivery

@@ -27,7 +27,7 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.waiting import ready_jobs
 from headrace_core.store.sql.database import Database
-from support.crew import POOL, QUEUE, Crew, at_work, identify, some
+from support.crew import POOL, QUEUE, Crew, identify, new_keys, running_worker
 from support.jobs import read_job, submit, submit_many
 from support.until import until
 from support.valkey import OwnValkey, own_valkey
@@ -63,10 +63,10 @@ async def test_delivery_wakes_a_waiting_worker_at_once(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
-    async with at_work(patient(settings), crew):
+    async with running_worker(patient(settings), crew):
         for _ in range(3):
             await until_waiting(redis)
-            [one] = some(1)
+            [one] = new_keys(1)
             await deliverer.deliver(POOL, [(one, 0)])
             await crew.until_started(one)
         assert len(crew.started) == 3
@@ -78,13 +78,13 @@ async def test_delivery_skipped_by_a_claim_is_claimed_soon(
     # The worker makes no other poll within the test.
     monkeypatch.setattr(worker_module, "_POLL_S", 1e6)
     crew = Crew()
-    async with at_work(patient(settings), crew):
+    async with running_worker(patient(settings), crew):
         await until_waiting(redis)
-        [one] = some(1)
-        crew.passed_over = 3
+        [one] = new_keys(1)
+        crew.skipped_claims = 3
         await deliverer.deliver(POOL, [(one, 0)])
         await crew.until_started(one)
-        assert crew.passed_over == 0
+        assert crew.skipped_claims == 0
 
 
 async def test_deliveries_wake_several_workers(
@@ -94,9 +94,9 @@ async def test_deliveries_wake_several_workers(
     one.gate.clear()
     other.gate.clear()
     single = slots(patient(settings), 1)
-    async with at_work(single, one), at_work(single, other):
+    async with running_worker(single, one), running_worker(single, other):
         await until_waiting(redis)
-        deliveries = some(2)
+        deliveries = new_keys(2)
         await deliverer.deliver(POOL, ranked(deliveries))
         # The deliveries arrived together, and each wakes a worker.
         await until(lambda: len(one.started) + len(other.started) == 2)
@@ -106,12 +106,12 @@ async def test_deliveries_wake_several_workers(
 async def test_deliveries_are_claimed_in_the_order_of_their_ranks(
     settings: Settings, deliverer: Deliverer
 ) -> None:
-    deliveries = some(50)
+    deliveries = new_keys(50)
     shuffled = ranked(deliveries)
     random.Random(1).shuffle(shuffled)
     await deliverer.deliver(POOL, shuffled)
     crew = Crew()
-    async with at_work(slots(settings, 7), crew):
+    async with running_worker(slots(settings, 7), crew):
         await crew.until_started(*deliveries)
     assert [delivery for batch in crew.batches for delivery in batch] == deliveries
     assert max(map(len, crew.batches)) <= 7
@@ -122,9 +122,9 @@ async def test_worker_takes_no_more_deliveries_than_free_slots(
 ) -> None:
     crew = Crew()
     crew.gate.clear()
-    deliveries = some(10)
+    deliveries = new_keys(10)
     await deliverer.deliver(POOL, ranked(deliveries))
-    async with at_work(slots(settings, 3), crew) as worker:
+    async with running_worker(slots(settings, 3), crew) as worker:
         await crew.until_started(*deliveries[:3])
         assert worker.free_slots == 0
         # The other deliveries stay in the queue for another worker.
@@ -137,11 +137,11 @@ async def test_worker_takes_no_more_deliveries_than_free_slots(
 
 
 async def test_free_slot_is_filled_at_once(settings: Settings, deliverer: Deliverer) -> None:
-    deliveries = some(20)
+    deliveries = new_keys(20)
     await deliverer.deliver(POOL, ranked(deliveries))
     crew = Crew()
     # With a wait or a pause after each delivery, the test would time out.
-    async with at_work(slots(patient(settings), 1), crew):
+    async with running_worker(slots(patient(settings), 1), crew):
         await crew.until_started(*deliveries)
     assert crew.most_running == 1
 
@@ -149,9 +149,9 @@ async def test_free_slot_is_filled_at_once(settings: Settings, deliverer: Delive
 async def test_delivery_reaches_only_workers_of_its_pool(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
-    mine, other = some(2)
+    mine, other = new_keys(2)
     crew = Crew()
-    async with at_work(settings, crew):
+    async with running_worker(settings, crew):
         await deliverer.deliver("another", [(other, 0)])
         await deliverer.deliver(POOL, [(mine, 0)])
         await crew.until_started(mine)
@@ -162,12 +162,12 @@ async def test_delivery_reaches_only_workers_of_its_pool(
 async def test_invalid_queue_entries_are_dropped(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
-    [good] = some(1)
+    [good] = new_keys(1)
     bad = [b"nonsense", b"\xff\xfe", b"", b":1", f"{good.job_id}:0", f"{good.job_id}:99999999999"]
     await redis.zadd(QUEUE, {name: -number for number, name in enumerate(bad)})
     await deliverer.deliver(POOL, [(good, 0)])
     crew = Crew()
-    async with at_work(settings, crew):
+    async with running_worker(settings, crew):
         await crew.until_started(good)
     assert crew.started == [good]
     assert await redis.zcard(QUEUE) == 0
@@ -176,12 +176,12 @@ async def test_invalid_queue_entries_are_dropped(
 async def test_repeated_delivery_is_queued_once(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
-    deliveries = some(3)
+    deliveries = new_keys(3)
     for _ in range(3):
         await deliverer.deliver(POOL, ranked(deliveries))
     assert await redis.zcard(QUEUE) == 3
     crew = Crew()
-    async with at_work(settings, crew):
+    async with running_worker(settings, crew):
         await crew.until_started(*deliveries)
     assert sorted(map(str, crew.started)) == sorted(map(str, deliveries))
 
@@ -202,7 +202,7 @@ async def test_job_delivered_to_two_pools_runs_once(
     jobs = [await submit(database) for _ in range(10)]
     deliveries = [delivery(job) for job in jobs]
     one, two = crews.values()
-    async with at_work(settings, one, pool="one"), at_work(settings, two, pool="two"):
+    async with running_worker(settings, one, pool="one"), running_worker(settings, two, pool="two"):
         for _ in range(2):
             await asyncio.gather(*(deliverer.deliver(pool, ranked(deliveries)) for pool in crews))
         await until(lambda: len(one.started + two.started) == 10)
@@ -218,15 +218,15 @@ async def test_worker_continues_after_a_flush_of_redis(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
-    async with at_work(settings, crew):
-        lost, kept = some(2)
+    async with running_worker(settings, crew):
+        lost, kept = new_keys(2)
         crew.gate.clear()
         await deliverer.deliver(POOL, [(kept, 0)])
         await crew.until_started(kept)
         await redis.flushdb()
         # Remove the script as well.
         await redis.script_flush()
-        [after] = some(1)
+        [after] = new_keys(1)
         await deliverer.deliver(POOL, [(after, 0)])
         await crew.until_started(after)
     assert lost not in crew.started
@@ -240,22 +240,22 @@ async def test_worker_claims_from_postgresql_until_redis_returns(
     )
     deliverer = Deliverer(own, identify=identify)
     crew = Crew()
-    async with at_work(own, crew):
-        [first] = some(1)
+    async with running_worker(own, crew):
+        [first] = new_keys(1)
         await deliverer.deliver(POOL, [(first, 0)])
         await crew.until_started(first)
 
         valkey.kill()
         with pytest.raises(Unavailable):
             await deliverer.deliver(POOL, [(first, 0)])
-        await crew.until_asked()
-        found = some(5)
+        await crew.until_queried()
+        found = new_keys(5)
         crew.found = list(found)
         await crew.until_started(*found)
         # The slots limit every batch.
         assert crew.most_running <= 2
         assert max(map(len, crew.batches)) <= 2
-        assert 0 not in crew.asked_for
+        assert 0 not in crew.queries
 
         await valkey.give_back()
 
@@ -264,28 +264,28 @@ async def test_worker_claims_from_postgresql_until_redis_returns(
             await deliverer.deliver(POOL, [(last, 0)])
             return last in crew.started
 
-        [last] = some(1)
+        [last] = new_keys(1)
         await until(delivered)
-        asked = len(crew.asked_for)
+        asked = len(crew.queries)
         for _ in range(3):
-            [one] = some(1)
+            [one] = new_keys(1)
             await deliverer.deliver(POOL, [(one, 0)])
             await crew.until_started(one)
-        assert len(crew.asked_for) == asked
+        assert len(crew.queries) == asked
     await deliverer.close()
 
 
 async def test_hung_redis_delays_no_job(settings: Settings, valkey: OwnValkey) -> None:
     own = settings.model_copy(update={"redis_url": SecretStr(valkey.url), "redis_timeout": 0.5})
     crew = Crew()
-    async with at_work(own, crew):
+    async with running_worker(own, crew):
         client: Redis = Redis.from_url(valkey.url)
         await until_waiting(client)
         # Every other command waits, as it would for a long script.
         await client.execute_command("CLIENT", "PAUSE", "60000", "ALL")
-        await crew.until_asked()
+        await crew.until_queried()
         for _ in range(5):
-            crew.found = some(1)
+            crew.found = new_keys(1)
             await crew.until_started(*crew.found)
         await client.aclose()
 
@@ -296,12 +296,12 @@ async def test_worker_retries_without_redis_and_postgresql(
     own = settings.model_copy(update={"redis_url": SecretStr(valkey.url)})
     crew = Crew()
     crew.unavailable = True
-    async with at_work(own, crew):
+    async with running_worker(own, crew):
         valkey.kill()
-        crew.found = some(1)
+        crew.found = new_keys(1)
         await until(lambda: crew.refusals)
         crew.unavailable = False
-        found = some(1)
+        found = new_keys(1)
         crew.found = list(found)
         await crew.until_started(*found)
 
@@ -311,8 +311,8 @@ async def test_worker_retries_claims_without_postgresql(
 ) -> None:
     crew = Crew()
     crew.unavailable = True
-    async with at_work(settings, crew):
-        before, after = some(2)
+    async with running_worker(settings, crew):
+        before, after = new_keys(2)
         await deliverer.deliver(POOL, [(before, 7)])
         await until(lambda: crew.refusals > 1)
         crew.unavailable = False
@@ -325,11 +325,11 @@ async def test_paused_worker_takes_nothing_until_it_resumes(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
-    async with at_work(patient(settings), crew) as worker:
+    async with running_worker(patient(settings), crew) as worker:
         await until_waiting(redis)
         worker.pause()
         # The worker still waits at the queue, and must return the delivery that it receives.
-        [one] = some(1)
+        [one] = new_keys(1)
         await deliverer.deliver(POOL, [(one, 7)])
 
         async def is_returned() -> bool:
@@ -346,10 +346,10 @@ async def test_leaving_worker_loses_no_delivery(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
-    async with at_work(patient(settings), crew) as worker:
+    async with running_worker(patient(settings), crew) as worker:
         for _ in range(20):
             await until_waiting(redis)
-            [one] = some(1)
+            [one] = new_keys(1)
             # The worker may have received the delivery before it leaves.
             await asyncio.gather(deliverer.deliver(POOL, [(one, 0)]), worker.leave())
             kept = await redis.zcard(QUEUE)
@@ -370,15 +370,15 @@ async def test_old_redis_is_logged_once_and_jobs_still_run(
 ) -> None:
     crew = Crew()
     own = settings.model_copy(update={"redis_url": SecretStr(old_redis.url)})
-    async with at_work(own, crew) as worker:
-        await crew.until_asked()
-        crew.found = found = some(1)
+    async with running_worker(own, crew) as worker:
+        await crew.until_queried()
+        crew.found = found = new_keys(1)
         await crew.until_started(*found)
         assert worker.without_redis
         with pytest.raises(RedisTooOldError):
             await worker.ping()
         # The worker does not treat this Redis as restored.
-        await crew.until_asked()
+        await crew.until_queried()
     logged = "".join(capfd.readouterr())
     assert logged.count("redis_too_old") == 1
     assert "redis_found" not in logged
@@ -392,7 +392,7 @@ async def test_deliverer_without_redis_is_unavailable(
     )
     await deliverer.ping()
     valkey.kill()
-    for call in (deliverer.ping(), deliverer.deliver(POOL, ranked(some(1)))):
+    for call in (deliverer.ping(), deliverer.deliver(POOL, ranked(new_keys(1)))):
         with pytest.raises(Unavailable) as caught:
             await call
         assert caught.value.dependency == "redis"
@@ -418,22 +418,22 @@ async def test_redis_that_refuses_writes_delays_no_job(
     own = settings.model_copy(update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0})
     crew = Crew()
     deliverer = Deliverer(own, identify=identify)
-    async with at_work(own, crew) as worker, Redis.from_url(valkey.url) as client:
+    async with running_worker(own, crew) as worker, Redis.from_url(valkey.url) as client:
         await until_waiting(client)
         await client.execute_command(*break_redis)
         # Redis still answers, but accepts no delivery.
         assert await client.ping()
         with pytest.raises(Unavailable):
-            await deliverer.deliver(POOL, ranked(some(1)))
+            await deliverer.deliver(POOL, ranked(new_keys(1)))
         await until(lambda: worker.without_redis)
         for _ in range(5):
-            crew.found = some(1)
+            crew.found = new_keys(1)
             await crew.until_started(*crew.found)
         assert worker.without_redis
 
         await client.execute_command(*restore_redis)
         await until(lambda: not worker.without_redis)
-        [one] = some(1)
+        [one] = new_keys(1)
         await deliverer.deliver(POOL, [(one, 0)])
         await crew.until_started(one)
     await deliverer.close()
@@ -443,15 +443,15 @@ async def test_undelivered_jobs_are_found_beside_redis(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
-    async with at_work(slots(settings, 1), crew) as worker:
+    async with running_worker(slots(settings, 1), crew) as worker:
         worker._wait_s = 0.1
         await until_waiting(redis)
-        found = some(20)
+        found = new_keys(20)
         crew.found = list(found)
         await crew.until_started(*found)
         # The worker queries PostgreSQL while it finds jobs, and still waits at its queue.
         assert not worker.without_redis
-        [one] = some(1)
+        [one] = new_keys(1)
         await deliverer.deliver(POOL, [(one, 0)])
         await crew.until_started(one)
     assert crew.most_running == 1
@@ -461,13 +461,13 @@ async def test_undelivered_jobs_are_found_between_deliveries(
     settings: Settings, deliverer: Deliverer
 ) -> None:
     crew = Crew()
-    found = some(50)
+    found = new_keys(50)
     crew.found = list(found)
-    async with at_work(settings, crew):
+    async with running_worker(settings, crew):
 
         async def all_are_found() -> bool:
             # Frequent deliveries keep the queue busy.
-            [one] = some(1)
+            [one] = new_keys(1)
             await deliverer.deliver(POOL, [(one, 0)])
             await crew.until_started(one)
             return set(found) <= set(crew.started)
@@ -499,7 +499,7 @@ async def test_workers_without_redis_share_the_jobs(
 
             crew.claim = take  # type: ignore[method-assign, assignment]
             crew.find = find  # type: ignore[method-assign]
-            await open_.enter_async_context(at_work(own, crew))
+            await open_.enter_async_context(running_worker(own, crew))
         await until(lambda: sum(len(crew.started) for crew in crews) == len(jobs))
     started = [delivery for crew in crews for delivery in crew.started]
     assert sorted(map(str, started)) == sorted(str(delivery(job)) for job in jobs)
@@ -525,8 +525,8 @@ async def test_unix_socket_carries_deliveries(
     deliverer = Deliverer(own, identify=identify)
     await deliverer.ping()
     crew = Crew()
-    [one] = some(1)
-    async with at_work(own, crew) as worker:
+    [one] = new_keys(1)
+    async with running_worker(own, crew) as worker:
         await worker.ping()
         await deliverer.deliver(POOL, [(one, 0)])
         await crew.until_started(one)
@@ -544,9 +544,9 @@ async def test_installations_with_one_redis_take_their_own_deliveries(
         return UUID(int=2)
 
     neighbor = Deliverer(settings, identify=identify_other)
-    ours, theirs = some(2)
+    ours, theirs = new_keys(2)
     crew = Crew()
-    async with at_work(settings, crew):
+    async with running_worker(settings, crew):
         await neighbor.deliver(POOL, [(theirs, 0)])
         await deliverer.deliver(POOL, [(ours, 1)])
         await crew.until_started(ours)
@@ -562,12 +562,12 @@ async def test_unexpected_redis_error_leaves_postgresql(
 
     monkeypatch.setattr(AbstractConnection, "connect", broken)
     crew = Crew()
-    crew.found = some(3)
+    crew.found = new_keys(3)
     found = list(crew.found)
     # A logger that an earlier test used may be bound to another configuration.
     monkeypatch.setattr(worker_module, "_log", structlog.get_logger())
     with capture_logs() as logs:
-        async with at_work(settings, crew) as worker:
+        async with running_worker(settings, crew) as worker:
             await crew.until_started(*found)
             with pytest.raises(TypeError):
                 await worker.ping()

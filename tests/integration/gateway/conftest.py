@@ -13,13 +13,13 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_gateway.service import Gateway
-from support.gateway import SQUARE_SUM, PlayedWorker
+from support.gateway import SQUARE_SUM, FakeWorker
 
 
 @pytest.fixture
-async def worker(database: Database) -> PlayedWorker:
+async def worker(database: Database) -> FakeWorker:
     """A live worker with the handler `square_sum`, registered before the gateway starts."""
-    worker = PlayedWorker(database, SQUARE_SUM)
+    worker = FakeWorker(database, SQUARE_SUM)
     await worker.register()
     return worker
 

@@ -22,7 +22,7 @@ from headrace.v1.job_service_pb2 import (
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
-from support.gateway import PlayedWorker, refused
+from support.gateway import FakeWorker, refused
 from support.queues import queue_of
 from support.until import until
 
@@ -67,7 +67,7 @@ async def test_violation_of_one_job_rejects_the_batch(jobs: JobServiceStub):
     assert await count(jobs) == 0
 
 
-async def test_payload_of_one_job_rejects_the_batch(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_payload_of_one_job_rejects_the_batch(worker: FakeWorker, jobs: JobServiceStub):
     specs = [
         JobSpec(type="square_sum", payload=NUMBERS),
         JobSpec(type="square_sum", payload=Data(json=b'{"data": ["x"]}')),
@@ -136,19 +136,19 @@ async def test_concurrent_batches_with_one_key_make_one_batch(jobs: JobServiceSt
 
 
 async def test_small_batch_is_handed_off_to_an_idle_pool(
-    worker: PlayedWorker, jobs: JobServiceStub, redis: Redis
+    worker: FakeWorker, jobs: JobServiceStub, redis: Redis
 ):
     spec = JobSpec(type="square_sum", payload=NUMBERS)
     response = await jobs.BatchSubmitJobs(batch([spec, spec]))
 
     async def delivered() -> bool:
-        queued = await redis.zrange(await queue_of(redis, "played"), 0, -1)
+        queued = await redis.zrange(await queue_of(redis, "fake"), 0, -1)
         return [name.decode() for name in queued] == [f"{job.id}:1" for job in response.jobs]
 
     await until(delivered)
 
 
-async def test_validate_only_stores_nothing(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_validate_only_stores_nothing(worker: FakeWorker, jobs: JobServiceStub):
     known = JobSpec(type="square_sum", payload=NUMBERS)
     response = await jobs.BatchSubmitJobs(batch([known, known], validate_only=True))
     assert response.outcome == SUBMIT_OUTCOME_WOULD_RUN

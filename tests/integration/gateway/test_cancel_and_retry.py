@@ -26,7 +26,7 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
-from support.gateway import PlayedWorker, refused
+from support.gateway import FakeWorker, refused
 
 
 async def submit(jobs: JobServiceStub, **fields: object) -> str:
@@ -59,7 +59,7 @@ async def test_waiting_job_is_cancelled_at_once(
 
 
 async def test_cancellation_of_running_job_is_requested(
-    worker: PlayedWorker, jobs: JobServiceStub, settings: Settings, database: Database
+    worker: FakeWorker, jobs: JobServiceStub, settings: Settings, database: Database
 ):
     job_id = await submit(jobs)
     await worker.start_job(job_id)
@@ -77,7 +77,7 @@ async def test_cancellation_of_running_job_is_requested(
     assert await history(jobs, job_id) == ["SUBMITTED", "STARTED", "CANCEL_REQUESTED"]
 
 
-async def test_second_cancel_changes_nothing(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_second_cancel_changes_nothing(worker: FakeWorker, jobs: JobServiceStub):
     waiting, running = await submit(jobs), await submit(jobs)
     await worker.start_job(running)
     for job_id in (waiting, running):
@@ -85,7 +85,7 @@ async def test_second_cancel_changes_nothing(worker: PlayedWorker, jobs: JobServ
         assert await cancel(jobs, job_id) == first
 
 
-async def test_ended_job_cannot_be_cancelled(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_ended_job_cannot_be_cancelled(worker: FakeWorker, jobs: JobServiceStub):
     job_id = await submit(jobs)
     await worker.start_job(job_id)
     await worker.succeed(job_id)
@@ -103,7 +103,7 @@ async def test_ended_job_cannot_be_cancelled(worker: PlayedWorker, jobs: JobServ
     assert violation["subject"] == job_id
 
 
-async def test_failed_job_is_requeued(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_failed_job_is_requeued(worker: FakeWorker, jobs: JobServiceStub):
     job_id = await submit(jobs)
     await worker.start_job(job_id)
     await worker.fail(job_id)
@@ -123,7 +123,7 @@ async def test_cancelled_job_is_requeued(jobs: JobServiceStub):
     assert (await retry(jobs, job_id)).state == JOB_STATE_QUEUED
 
 
-async def test_job_in_another_state_cannot_be_requeued(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_job_in_another_state_cannot_be_requeued(worker: FakeWorker, jobs: JobServiceStub):
     queued, running, succeeded = [await submit(jobs) for _ in range(3)]
     await worker.start_job(running)
     await worker.start_job(succeeded)

@@ -29,7 +29,7 @@ from headrace.v1.job_service_pb2 import (
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain.job import Progress
-from support.gateway import STACK_TRACE, PlayedWorker, refused
+from support.gateway import STACK_TRACE, FakeWorker, refused
 
 NUMBERS = b'{"data": [1, 2, 3]}'
 
@@ -40,7 +40,7 @@ async def submitted(jobs: JobServiceStub) -> str:
 
 
 @pytest.fixture
-async def succeeded(worker: PlayedWorker, jobs: JobServiceStub) -> str:
+async def succeeded(worker: FakeWorker, jobs: JobServiceStub) -> str:
     """A succeeded job with progress and output."""
     job_id = await submitted(jobs)
     await worker.start_job(job_id)
@@ -53,7 +53,7 @@ async def succeeded(worker: PlayedWorker, jobs: JobServiceStub) -> str:
     return job_id
 
 
-async def test_job_without_view_is_full(succeeded: str, worker: PlayedWorker, jobs: JobServiceStub):
+async def test_job_without_view_is_full(succeeded: str, worker: FakeWorker, jobs: JobServiceStub):
     job = (await jobs.GetJob(GetJobRequest(job_id=succeeded))).job
     assert job.state == JOB_STATE_SUCCEEDED
     shown = json_format.MessageToDict(job)
@@ -83,7 +83,7 @@ async def test_basic_view_has_no_documents(succeeded: str, jobs: JobServiceStub)
     assert job.progress.fraction == 0.5
 
 
-async def test_running_job_shows_its_attempt(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_running_job_shows_its_attempt(worker: FakeWorker, jobs: JobServiceStub):
     job_id = await submitted(jobs)
     await worker.start_job(job_id)
     job = (await jobs.GetJob(GetJobRequest(job_id=job_id))).job
@@ -91,7 +91,7 @@ async def test_running_job_shows_its_attempt(worker: PlayedWorker, jobs: JobServ
     assert not job.HasField("end_time")
 
 
-async def test_failed_job_shows_its_error(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_failed_job_shows_its_error(worker: FakeWorker, jobs: JobServiceStub):
     job_id = await submitted(jobs)
     await worker.start_job(job_id)
     await worker.fail(job_id)
@@ -105,7 +105,7 @@ async def test_failed_job_shows_its_error(worker: PlayedWorker, jobs: JobService
     assert not job.HasField("result")
 
 
-async def test_stack_trace_is_in_the_full_view_only(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_stack_trace_is_in_the_full_view_only(worker: FakeWorker, jobs: JobServiceStub):
     job_id = await submitted(jobs)
     await worker.start_job(job_id)
     await worker.fail(job_id)
@@ -216,7 +216,7 @@ async def test_events_are_paged(succeeded: str, jobs: JobServiceStub):
 
 
 async def test_events_with_large_output_fit_a_default_client(
-    worker: PlayedWorker, jobs: JobServiceStub
+    worker: FakeWorker, jobs: JobServiceStub
 ):
     job_id = await submitted(jobs)
     await worker.start_job(job_id)

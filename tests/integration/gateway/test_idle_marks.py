@@ -26,7 +26,7 @@ from headrace.v1.subscription_service_pb2 import WatchSubscriptionRequest
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.service import Gateway
-from support.gateway import TIMEOUT, PlayedWorker, refused
+from support.gateway import TIMEOUT, FakeWorker, refused
 from support.proxy import Proxy
 
 # The interval of the marks and the idle timeout of the proxy, which allows for a busy machine.
@@ -49,7 +49,7 @@ async def proxy(gateway: Gateway) -> AsyncIterator[Proxy]:
 
 
 async def test_idle_marks_keep_a_quiet_job_behind_a_proxy(
-    proxy: Proxy, worker: PlayedWorker, jobs: JobServiceStub
+    proxy: Proxy, worker: FakeWorker, jobs: JobServiceStub
 ):
     spec = JobSpec(type="email")
     job_id = (await jobs.SubmitJob(SubmitJobRequest(job=spec, request_id="key"))).job.id

@@ -13,7 +13,7 @@ from headrace.v1.job_service_pb2 import (
     SubmitJobRequest,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
-from support.gateway import PlayedWorker, refused
+from support.gateway import FakeWorker, refused
 
 
 async def submit(jobs: JobServiceStub, job_type: str = "email", **fields: object) -> Job:
@@ -122,7 +122,7 @@ async def test_violations_come_at_once(jobs: JobServiceStub):
     )
 
 
-async def test_filter_finds_matching_jobs(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_filter_finds_matching_jobs(worker: FakeWorker, jobs: JobServiceStub):
     a = await submit(jobs, "email", queue="mail", priority=5, labels={"team": "ml", "x.y": "1"})
     b = await submit(jobs, "report", priority=-5, labels={"team": "web"}, request_id="order 17")
     c = await submit(jobs, "email", labels={"empty": ""})
@@ -199,7 +199,7 @@ async def test_every_field_accepts_all_its_operators(jobs: JobServiceStub):
             await listed(jobs, f"{field} {operator} {value}")
 
 
-async def test_list_has_documents_only_in_the_full_view(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_list_has_documents_only_in_the_full_view(worker: FakeWorker, jobs: JobServiceStub):
     job = await submit(jobs, "square_sum", payload=Data(json=b'{"data": []}'))
     await worker.start_job(job.id)
     await worker.report(job.id, output='"x"')

@@ -28,7 +28,7 @@ from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_gateway.service import Gateway
-from support.gateway import TIMEOUT, PlayedWorker
+from support.gateway import TIMEOUT, FakeWorker
 from support.scraping import Scrape, scrape, scrape_until
 from support.watching import foreign_transaction
 
@@ -55,7 +55,7 @@ async def slow(gateway: Gateway) -> AsyncIterator[JobServiceStub]:
 
 
 @pytest.fixture
-async def job_id(worker: PlayedWorker, jobs: JobServiceStub) -> str:
+async def job_id(worker: FakeWorker, jobs: JobServiceStub) -> str:
     """A queued job."""
     return (await jobs.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
 
@@ -117,7 +117,7 @@ async def test_standby_watches_of_subscription_are_counted(
 
 
 async def test_only_live_events_are_timed(
-    gateway: Gateway, jobs: JobServiceStub, worker: PlayedWorker, job_id: str
+    gateway: Gateway, jobs: JobServiceStub, worker: FakeWorker, job_id: str
 ):
     call = jobs.WatchJob(WatchJobRequest(job_id=job_id))
     assert len((await read(call)).events) == 1
@@ -158,7 +158,7 @@ async def test_stalled_reader_raises_lag_until_it_returns(
     gateway: Gateway,
     jobs: JobServiceStub,
     slow: JobServiceStub,
-    worker: PlayedWorker,
+    worker: FakeWorker,
     job_id: str,
 ):
     port = gateway.metrics_port
@@ -192,14 +192,14 @@ async def test_stalled_reader_raises_lag_until_it_returns(
 
 
 async def test_open_transaction_raises_the_settled_lag(
-    gateway: Gateway, jobs: JobServiceStub, worker: PlayedWorker, database: Database
+    gateway: Gateway, jobs: JobServiceStub, worker: FakeWorker, database: Database
 ):
     port = gateway.metrics_port
     call = jobs.WatchJobs(WatchJobsRequest())
     await live(call)
     async with foreign_transaction(database):
         # The metric rises before an event waits, once another session has written a row.
-        await PlayedWorker(database).register()
+        await FakeWorker(database).register()
         held = await scrape_until(
             port, lambda samples: samples["headrace_open_transaction_seconds"] > 0.2
         )
@@ -231,7 +231,7 @@ async def test_open_transaction_raises_the_settled_lag(
 
 
 async def test_polls_of_the_tail_are_counted(
-    gateway: Gateway, jobs: JobServiceStub, worker: PlayedWorker
+    gateway: Gateway, jobs: JobServiceStub, worker: FakeWorker
 ):
     port = gateway.metrics_port
     call = jobs.WatchJobs(WatchJobsRequest())

@@ -27,7 +27,7 @@ from support.handlers import handlers
 from support.jobs import set_column, submit
 from support.listening import LONG, listening
 from support.proxy import Proxy
-from support.states import bring
+from support.states import prepare_job
 from support.until import until
 from support.workers import drain, lapse, register
 
@@ -105,11 +105,11 @@ async def test_unknown_queue_of_a_worker_is_not_serving(
 async def test_queue_with_present_or_past_jobs_is_serving(
     health: health_pb2_grpc.HealthStub, database: Database, state: JobState
 ):
-    brought = await bring(database, state)
-    await set_column(database, brought.job.id, "queue = 'mine'")
+    prepared = await prepare_job(database, state)
+    await set_column(database, prepared.job.id, "queue = 'mine'")
     await until_status(health, "queue/mine", SERVING)
     # A gateway that knew the queue knows it as long as it runs.
-    await set_column(database, brought.job.id, "queue = 'other'")
+    await set_column(database, prepared.job.id, "queue = 'other'")
     await until_status(health, "queue/other", SERVING)
     assert await status(health, "queue/mine") == SERVING
 

@@ -28,7 +28,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_gateway.grpc.data import MAX_VALUE_BYTES
 from headrace_gateway.grpc.server import MAX_RESPONSE_BYTES
-from support.gateway import TIMEOUT, PlayedWorker
+from support.gateway import TIMEOUT, FakeWorker
 
 SERVICES = (
     js.DESCRIPTOR.services_by_name["JobService"],
@@ -50,7 +50,7 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-async def worker(database: Database) -> PlayedWorker:
+async def worker(database: Database) -> FakeWorker:
     schema = json.dumps({"description": "s" * 700_000})
     handlers = [
         HandlerSpec(
@@ -62,7 +62,7 @@ async def worker(database: Database) -> PlayedWorker:
         )
         for number in range(8)
     ]
-    worker = PlayedWorker(database, *handlers)
+    worker = FakeWorker(database, *handlers)
     await worker.register()
     return worker
 
@@ -115,7 +115,7 @@ def largest_job(payload: str) -> JobSpec:
 
 
 @pytest.fixture
-async def filled(channel: grpc.aio.Channel, worker: PlayedWorker, database: Database) -> Filled:
+async def filled(channel: grpc.aio.Channel, worker: FakeWorker, database: Database) -> Filled:
     jobs = JobServiceStub(channel)
     filled = Filled(
         database, jobs, HandlerServiceStub(channel), SubscriptionServiceStub(channel), [], ""

@@ -25,7 +25,7 @@ from headrace.v1.job_service_pb2 import (
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.service import Gateway
-from support.gateway import TIMEOUT, PlayedWorker, read_error
+from support.gateway import TIMEOUT, FakeWorker, read_error
 from support.until import until
 
 # The time that a reader may stall in these tests, in seconds.
@@ -63,7 +63,7 @@ async def slow(gateway: Gateway) -> AsyncIterator[JobServiceStub]:
 
 
 @pytest.fixture
-async def job_id(worker: PlayedWorker, jobs: JobServiceStub) -> str:
+async def job_id(worker: FakeWorker, jobs: JobServiceStub) -> str:
     """A running job."""
     job_id = (await jobs.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
     await worker.start_job(job_id)
@@ -112,7 +112,7 @@ async def read_rest(call: Any) -> tuple[list[int], grpc.aio.AioRpcError]:
             return seqs, error
 
 
-async def emit(worker: PlayedWorker, job_id: str, count: int = OUTPUTS) -> None:
+async def emit(worker: FakeWorker, job_id: str, count: int = OUTPUTS) -> None:
     for _ in range(count):
         await worker.report(job_id, output=OUTPUT)
 
@@ -132,7 +132,7 @@ async def test_stalled_reader_receives_its_cursor(
     gateway: Gateway,
     jobs: JobServiceStub,
     slow: JobServiceStub,
-    worker: PlayedWorker,
+    worker: FakeWorker,
     job_id: str,
 ):
     away, reading = watch_jobs(slow), watch_jobs(jobs)
@@ -164,7 +164,7 @@ async def test_stalled_reader_receives_its_cursor(
 
 @pytest.mark.parametrize("begun", [0, 2])
 async def test_stalled_reader_of_one_job_resumes_by_number(
-    gateway: Gateway, slow: JobServiceStub, worker: PlayedWorker, job_id: str, begun: int
+    gateway: Gateway, slow: JobServiceStub, worker: FakeWorker, job_id: str, begun: int
 ):
     away = watch_job(slow, job_id, begun)
     await emit(worker, job_id)
@@ -181,7 +181,7 @@ async def test_stalled_reader_of_one_job_resumes_by_number(
 
 
 async def test_stalled_submit_and_watch_resumes_by_number(
-    gateway: Gateway, slow: JobServiceStub, worker: PlayedWorker
+    gateway: Gateway, slow: JobServiceStub, worker: FakeWorker
 ):
     def follow(after_seq: int) -> Any:
         return slow.SubmitAndWatch(
@@ -205,7 +205,7 @@ async def test_stalled_submit_and_watch_resumes_by_number(
 async def test_reader_that_never_returns_is_released(
     gateway: Gateway,
     slow: JobServiceStub,
-    worker: PlayedWorker,
+    worker: FakeWorker,
     job_id: str,
 ):
     """The gateway resets its calls and keeps the others on the same connection."""
@@ -236,7 +236,7 @@ async def test_reader_that_never_returns_is_released(
 async def test_reader_that_disconnects_is_not_a_slow_consumer(
     gateway: Gateway,
     slow: JobServiceStub,
-    worker: PlayedWorker,
+    worker: FakeWorker,
     job_id: str,
     caplog: pytest.LogCaptureFixture,
 ):
@@ -256,7 +256,7 @@ async def test_reader_that_disconnects_is_not_a_slow_consumer(
 
 
 async def test_slow_reader_that_reads_is_served(
-    gateway: Gateway, slow: JobServiceStub, worker: PlayedWorker, job_id: str
+    gateway: Gateway, slow: JobServiceStub, worker: FakeWorker, job_id: str
 ):
     """Reading all messages takes longer than the patience, and each one less."""
     call = watch_jobs(slow)
@@ -272,7 +272,7 @@ async def test_slow_reader_that_reads_is_served(
 
 
 async def test_stop_does_not_wait_for_a_stalled_reader(
-    settings: Settings, worker: PlayedWorker, database: Any
+    settings: Settings, worker: FakeWorker, database: Any
 ):
     patient = settings.model_copy(update={"stream_patience": 60.0, "shutdown_grace": 0.5})
     gateway = Gateway(patient)

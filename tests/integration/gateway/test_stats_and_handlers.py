@@ -15,7 +15,7 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.store.sql.database import Database
-from support.gateway import SQUARE_SUM, PlayedWorker, refused
+from support.gateway import SQUARE_SUM, FakeWorker, refused
 
 
 async def test_statistics_without_jobs_are_empty(jobs: JobServiceStub):
@@ -26,7 +26,7 @@ async def test_statistics_without_jobs_are_empty(jobs: JobServiceStub):
     assert stats.HasField("stats_time")
 
 
-async def test_statistics_count_by_state_queue_and_type(worker: PlayedWorker, jobs: JobServiceStub):
+async def test_statistics_count_by_state_queue_and_type(worker: FakeWorker, jobs: JobServiceStub):
     async def submit(job_type: str, queue: str) -> str:
         request = SubmitJobRequest(job=JobSpec(type=job_type, queue=queue))
         return (await jobs.SubmitJob(request)).job.id
@@ -61,7 +61,7 @@ async def test_handlers_without_workers_are_empty(handlers: HandlerServiceStub):
 
 
 async def test_handlers_of_all_live_workers_are_listed(
-    worker: PlayedWorker, database: Database, handlers: HandlerServiceStub
+    worker: FakeWorker, database: Database, handlers: HandlerServiceStub
 ):
     email = HandlerSpec(
         type="email",
@@ -70,7 +70,7 @@ async def test_handlers_of_all_live_workers_are_listed(
         timeout=timedelta(seconds=30),
         retry=RetryPolicy(max_attempts=7),
     )
-    await PlayedWorker(database, email, SQUARE_SUM).register()
+    await FakeWorker(database, email, SQUARE_SUM).register()
     listed = (await handlers.ListHandlers(ListHandlersRequest())).handlers
     assert [(handler.type, handler.live_workers) for handler in listed] == [
         ("email", 1),
@@ -83,7 +83,7 @@ async def test_handlers_of_all_live_workers_are_listed(
     assert json_format.MessageToDict(numbers.payload_schema.value)["required"] == ["data"]
 
 
-async def test_json_encoding_has_exact_schemas(worker: PlayedWorker, handlers: HandlerServiceStub):
+async def test_json_encoding_has_exact_schemas(worker: FakeWorker, handlers: HandlerServiceStub):
     request = ListHandlersRequest(data_encoding=DATA_ENCODING_JSON)
     (handler,) = (await handlers.ListHandlers(request)).handlers
     assert handler.payload_schema.json.decode() == SQUARE_SUM.payload_schema

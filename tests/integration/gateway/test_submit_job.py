@@ -43,7 +43,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
-from support.gateway import SQUARE_SUM, PlayedWorker, refused
+from support.gateway import SQUARE_SUM, FakeWorker, refused
 
 NUMBERS = Data(json=b'{"data": [1, 2, 3]}')
 
@@ -171,9 +171,7 @@ async def test_time_at_the_end_of_the_calendar_is_invalid(
     assert not (await jobs.ListJobs(ListJobsRequest())).jobs
 
 
-async def test_queue_is_of_the_job_or_handler_or_default(
-    worker: PlayedWorker, jobs: JobServiceStub
-):
+async def test_queue_is_of_the_job_or_handler_or_default(worker: FakeWorker, jobs: JobServiceStub):
     said = (await jobs.SubmitJob(submit("square_sum", payload=NUMBERS, queue="mine"))).job
     handlers = (await jobs.SubmitJob(submit("square_sum", payload=NUMBERS))).job
     neither = (await jobs.SubmitJob(submit("email"))).job
@@ -181,7 +179,7 @@ async def test_queue_is_of_the_job_or_handler_or_default(
 
 
 async def test_violations_come_at_once_and_nothing_is_stored(
-    worker: PlayedWorker, jobs: JobServiceStub
+    worker: FakeWorker, jobs: JobServiceStub
 ):
     request = SubmitJobRequest(
         job=JobSpec(
@@ -218,9 +216,7 @@ async def test_request_without_a_job_is_invalid(jobs: JobServiceStub):
     assert error.violations == {"job": "is required"}
 
 
-async def test_payload_that_breaks_its_schema_is_rejected(
-    worker: PlayedWorker, jobs: JobServiceStub
-):
+async def test_payload_that_breaks_its_schema_is_rejected(worker: FakeWorker, jobs: JobServiceStub):
     payload = Data(json=b'{"data": [1, "x", 2.5], "scale": -1, "more": 1}')
     error = await refused(jobs.SubmitJob(submit("square_sum", payload=payload)))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PAYLOAD_INVALID")
@@ -251,7 +247,7 @@ async def test_schema_of_a_new_worker_is_used(
 ):
     wrong = validate("square_sum", payload=Data(json=b"{}"))
     assert (await jobs.SubmitJob(wrong)).outcome == SUBMIT_OUTCOME_NO_WORKER
-    await PlayedWorker(database, SQUARE_SUM).register()
+    await FakeWorker(database, SQUARE_SUM).register()
     bus = WakeBus(settings, database)
     await bus.start()
     bus.publish(Topic.WORKERS)
@@ -268,7 +264,7 @@ async def test_invalid_schema_accepts_every_payload(database: Database, jobs: Jo
         ['{"type": "nonsense"}', "[]", '{"$ref": "http://127.0.0.1:9/schema.json"}']
     ):
         handler = HandlerSpec(type=f"odd{number}", payload_schema=schema)
-        await PlayedWorker(database, handler).register()
+        await FakeWorker(database, handler).register()
     for number in range(3):
         response = await jobs.SubmitJob(submit(f"odd{number}"))
         assert response.outcome == SUBMIT_OUTCOME_CREATED
@@ -277,7 +273,7 @@ async def test_invalid_schema_accepts_every_payload(database: Database, jobs: Jo
 
 
 async def test_validate_only_returns_the_job_and_stores_nothing(
-    worker: PlayedWorker, jobs: JobServiceStub
+    worker: FakeWorker, jobs: JobServiceStub
 ):
     known = await jobs.SubmitJob(validate("square_sum", payload=NUMBERS, priority=3))
     assert known.outcome == SUBMIT_OUTCOME_WOULD_RUN
@@ -344,7 +340,7 @@ async def test_idempotency_does_not_depend_on_live_workers(
     request = submit("square_sum", request_id="order-17", payload=NUMBERS)
     first = await jobs.SubmitJob(request)
     assert first.job.queue == "default"
-    await PlayedWorker(database, SQUARE_SUM).register()
+    await FakeWorker(database, SQUARE_SUM).register()
     async with asyncio.timeout(10):
         while (
             await jobs.SubmitJob(validate("square_sum", payload=NUMBERS))

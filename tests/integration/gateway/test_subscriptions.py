@@ -41,7 +41,7 @@ from headrace_core.store.sql.database import Database
 from headrace_gateway.service import Gateway
 from headrace_standalone import services
 from headrace_standalone.embedded.port import free_port
-from support.gateway import TIMEOUT, PlayedWorker, refused
+from support.gateway import TIMEOUT, FakeWorker, refused
 from support.server import Server
 from support.settings import environment_of
 from support.until import until
@@ -432,7 +432,7 @@ async def test_expired_subscription_resumes_after_pruned_events(
 
 
 async def test_output_has_the_requested_encoding(
-    service: SubscriptionServiceStub, jobs: JobServiceStub, worker: PlayedWorker
+    service: SubscriptionServiceStub, jobs: JobServiceStub, worker: FakeWorker
 ):
     await create(service)
     spec = JobSpec(type="square_sum", payload=Data(json=b'{"data": [1]}'))

@@ -12,7 +12,7 @@ from headrace._following import Following
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_gateway.service import Gateway
-from support.gateway import TIMEOUT, PlayedWorker
+from support.gateway import TIMEOUT, FakeWorker
 from support.retention import prune
 from support.until import until
 
@@ -62,7 +62,7 @@ async def take(events: Following, count: int) -> list[JobEvent]:
         return [await anext(events) for _ in range(count)]
 
 
-async def test_acknowledged_events_are_never_sent_again(client: Client, worker: PlayedWorker):
+async def test_acknowledged_events_are_never_sent_again(client: Client, worker: FakeWorker):
     created = await client.create_subscription("billing", queues=["math"])
     assert created.created
     await client.submit("square_sum", PAYLOAD, queue="other")
@@ -169,7 +169,7 @@ async def test_synchronous_client_receives(client: Client, gateway: Gateway):
         assert await asyncio.to_thread(work) == [(job.id, 1, True)]
 
 
-async def test_queue_serves_while_a_worker_runs(client: Client, worker: PlayedWorker):
+async def test_queue_serves_while_a_worker_runs(client: Client, worker: FakeWorker):
     await until(lambda: client.queue_serving("math"))
 
 
@@ -178,7 +178,7 @@ async def test_queue_serves_while_a_worker_runs(client: Client, worker: PlayedWo
 async def test_slow_client_receives_every_event_once(
     gateway: Gateway,
     client: Client,
-    worker: PlayedWorker,
+    worker: FakeWorker,
     end: str,
     monkeypatch: pytest.MonkeyPatch,
 ):

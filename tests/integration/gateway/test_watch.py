@@ -28,14 +28,14 @@ from headrace.v1.job_service_pb2 import (
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_gateway.service import Gateway
-from support.gateway import TIMEOUT, PlayedWorker, read_error, refused
+from support.gateway import TIMEOUT, FakeWorker, read_error, refused
 from support.until import until
 
 NUMBERS = Data(json=b'{"data": [1, 2, 3]}')
 
 
 @pytest.fixture
-async def job_id(worker: PlayedWorker, jobs: JobServiceStub) -> str:
+async def job_id(worker: FakeWorker, jobs: JobServiceStub) -> str:
     """A queued job."""
     spec = JobSpec(type="square_sum", payload=NUMBERS)
     return (await jobs.SubmitJob(SubmitJobRequest(job=spec))).job.id
@@ -56,7 +56,7 @@ async def no_streams(gateway: Gateway) -> None:
 
 
 async def test_watch_follows_a_job_to_its_end(
-    jobs: JobServiceStub, worker: PlayedWorker, job_id: str, gateway: Gateway
+    jobs: JobServiceStub, worker: FakeWorker, job_id: str, gateway: Gateway
 ):
     call = jobs.WatchJob(WatchJobRequest(job_id=job_id, data_encoding=DATA_ENCODING_JSON))
     (submitted,) = (await read(call)).events
@@ -112,7 +112,7 @@ async def test_invalid_watch_is_rejected(jobs: JobServiceStub, job_id: str):
 
 
 async def test_watch_of_many_jobs_resumes_by_cursor(
-    jobs: JobServiceStub, worker: PlayedWorker, job_id: str, gateway: Gateway
+    jobs: JobServiceStub, worker: FakeWorker, job_id: str, gateway: Gateway
 ):
     request = WatchJobsRequest(filter=JobFilter(queues=["math"]))
     call = jobs.WatchJobs(request)

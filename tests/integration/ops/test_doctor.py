@@ -43,7 +43,7 @@ from support.databases import Databases
 from support.jobs import submit
 from support.read_only import set_read_only
 from support.settings import environment_of
-from support.states import bring
+from support.states import prepare_job
 from support.until import until
 from support.valkey import OwnValkey, own_valkey
 from support.watching import foreign_transaction
@@ -261,7 +261,7 @@ async def test_leader_without_a_lease_does_not_lead(database: Database) -> None:
 
 
 async def test_workers_are_read_with_their_load(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
+    prepared = await prepare_job(database, JobState.RUNNING)
     lapsed = await register(database, queues=("mail",))
     await lapse(database, lapsed)
     async with database.snapshot(statement_timeout=10) as connection:
@@ -269,7 +269,7 @@ async def test_workers_are_read_with_their_load(database: Database) -> None:
     assert len(workers) == 2
     [live] = [worker for worker in workers if worker.lease > timedelta()]
     assert (live.running, live.slots, live.types) == (1, 10, 1)
-    assert brought.job.state is JobState.RUNNING
+    assert prepared.job.state is JobState.RUNNING
 
 
 async def test_unserved_lanes_are_read_with_their_age(database: Database) -> None:

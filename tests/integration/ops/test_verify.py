@@ -29,23 +29,23 @@ from support.jobs import new_batch, new_job, read_job, set_column, submit, submi
 from support.retention import prune
 from support.server import run_async
 from support.settings import environment_of
-from support.states import bring
+from support.states import prepare_job
 from support.workers import ending, lapse, register, report, start, write_ends
 
 
 async def populate(database: Database) -> None:
     """Create a job in every state, and one that succeeded after a requeue."""
     for state in JobState:
-        await bring(database, state)
-    brought = await bring(database, JobState.FAILED)
+        await prepare_job(database, state)
+    prepared = await prepare_job(database, JobState.FAILED)
     async with database.transaction() as connection:
-        await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
-    job = await read_job(database, brought.job.id)
-    await start(database, brought.worker_id, job)
+        await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
+    job = await read_job(database, prepared.job.id)
+    await start(database, prepared.worker_id, job)
     await report(
-        database, brought.worker_id, AttemptReport(key=AttemptKey(job.id, 2), output='{"line": 1}')
+        database, prepared.worker_id, AttemptReport(key=AttemptKey(job.id, 2), output='{"line": 1}')
     )
-    await write_ends(database, brought.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
+    await write_ends(database, prepared.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
 
 
 async def audit(
@@ -318,12 +318,12 @@ async def test_place_beyond_the_sequence_is_noticed(
 
 
 async def test_leftovers_of_a_pruned_job_are_not_orphans(database: Database) -> None:
-    brought = await bring(database, JobState.SUCCEEDED)
+    prepared = await prepare_job(database, JobState.SUCCEEDED)
     await prune(database, max_events=2)
     async with database.transaction() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM pruned_jobs")) == 1
         assert await connection.scalar(text("SELECT count(*) FROM job_events")) == 1
-    assert brought.job.seq == 3
+    assert prepared.job.seq == 3
     assert (await audit(database)).breaches == []
 
 
@@ -345,7 +345,7 @@ async def test_breaches_beyond_the_limit_are_only_counted(database: Database) ->
 
 
 async def test_running_job_without_a_live_worker_is_noticed(database: Database) -> None:
-    lapsed, missing, _ = [await bring(database, JobState.RUNNING) for _ in range(3)]
+    lapsed, missing, _ = [await prepare_job(database, JobState.RUNNING) for _ in range(3)]
     await lapse(database, lapsed.worker_id)
     await damage(
         database,
@@ -361,17 +361,17 @@ async def test_running_job_without_a_live_worker_is_noticed(database: Database) 
 
 
 async def test_due_job_that_is_not_queued_is_noticed(database: Database) -> None:
-    brought = await bring(database, JobState.SCHEDULED)
-    await set_column(database, brought.job.id, "due_time = now() - interval '1 s'")
+    prepared = await prepare_job(database, JobState.SCHEDULED)
+    await set_column(database, prepared.job.id, "due_time = now() - interval '1 s'")
     [breach] = (await audit(database, patience=0.0)).breaches
-    assert (breach.check, breach.subject) == ("due", f"job {brought.job.id}")
+    assert (breach.check, breach.subject) == ("due", f"job {prepared.job.id}")
 
 
 async def test_stuck_job_on_a_standby_is_not_a_breach(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    brought = await bring(database, JobState.SCHEDULED)
-    await set_column(database, brought.job.id, "due_time = now() - interval '1 s'")
+    prepared = await prepare_job(database, JobState.SCHEDULED)
+    await set_column(database, prepared.job.id, "due_time = now() - interval '1 s'")
     assert (await audit(database, patience=0.0)).counts == {"due": 1}
 
     async def standby(_: Connection) -> bool:
@@ -380,7 +380,7 @@ async def test_stuck_job_on_a_standby_is_not_a_breach(
     monkeypatch.setattr(auditing, "is_standby", standby)
     assert (await audit(database, patience=0.0)).breaches == []
     # Stored rows are still checked.
-    await damage(database, f"DELETE FROM job_events WHERE job_id = '{brought.job.id}'")
+    await damage(database, f"DELETE FROM job_events WHERE job_id = '{prepared.job.id}'")
     assert (await audit(database, patience=0.0)).counts == {"missing": 1}
 
 
@@ -410,8 +410,8 @@ async def test_job_that_waits_for_a_busy_worker_is_clean(database: Database) -> 
 
 
 async def test_job_that_moves_during_the_audit_is_not_a_breach(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    await lapse(database, brought.worker_id)
+    prepared = await prepare_job(database, JobState.RUNNING)
+    await lapse(database, prepared.worker_id)
     reads = 0
 
     class RecoveringAuditor(Auditor):
@@ -422,7 +422,7 @@ async def test_job_that_moves_during_the_audit_is_not_a_breach(database: Databas
             if reads == 1:
                 assert found
                 await set_column(
-                    database, brought.job.id, "state = 'queued', queue_time = now(), seq = 3"
+                    database, prepared.job.id, "state = 'queued', queue_time = now(), seq = 3"
                 )
             return found
 

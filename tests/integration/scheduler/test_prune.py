@@ -21,7 +21,7 @@ from headrace_scheduler.service import Scheduler
 from headrace_scheduler.timing import Timing
 from support.jobs import set_column, submit_many
 from support.leading import lead
-from support.retention import settle
+from support.retention import until_settled
 from support.until import until
 
 DAY = timedelta(days=1)
@@ -51,7 +51,7 @@ async def ended(database: Database, count: int, *, days: float, **job: Any) -> l
             ),
             {"age": timedelta(days=days), "ids": [one.id for one in jobs]},
         )
-    await settle(database)
+    await until_settled(database)
     return jobs
 
 
@@ -120,7 +120,7 @@ async def test_run_removes_all_events_of_a_long_job(database: Database) -> None:
             text("UPDATE jobs SET seq = 12000, xid = pg_current_xact_id() WHERE id = :id"),
             {"id": long.id},
         )
-    await settle(database)
+    await until_settled(database)
     await prune(database, timing=Timing(prune_rest=0))
     assert await counts(database) == (0, 0)
 

@@ -19,7 +19,7 @@ from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit
 from support.leading import lead
-from support.states import bring
+from support.states import prepare_job
 from support.until import until_blocked
 from support.workers import ending, lapse, start, write_ends
 
@@ -38,38 +38,38 @@ async def requeue(database: Database, job_id: JobId, tenant: str = DEFAULT_TENAN
 async def test_job_of_another_tenant_is_not_found(
     database: Database, ask: Callable[..., Awaitable[Job]]
 ) -> None:
-    brought = await bring(database, JobState.QUEUED)
-    for job_id, tenant in ((brought.job.id, "another"), (JobId(uuid7()), DEFAULT_TENANT)):
+    prepared = await prepare_job(database, JobState.QUEUED)
+    for job_id, tenant in ((prepared.job.id, "another"), (JobId(uuid7()), DEFAULT_TENANT)):
         with pytest.raises(JobNotFound) as caught:
             await ask(database, job_id, tenant)
         assert caught.value.job_id == job_id
-    assert await read_job(database, brought.job.id) == brought.job
+    assert await read_job(database, prepared.job.id) == prepared.job
 
 
 @pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.FAILED])
 async def test_ended_job_refuses_cancellation(database: Database, state: JobState) -> None:
-    brought = await bring(database, state)
+    prepared = await prepare_job(database, state)
     with pytest.raises(StateConflict) as caught:
-        await cancel(database, brought.job.id)
-    assert (caught.value.job_id, caught.value.state) == (brought.job.id, state)
+        await cancel(database, prepared.job.id)
+    assert (caught.value.job_id, caught.value.state) == (prepared.job.id, state)
     assert caught.value.allowed == sources(EventType.CANCELLED)
 
 
 async def test_second_cancel_changes_nothing(database: Database) -> None:
-    waiting = await bring(database, JobState.QUEUED)
-    running = await bring(database, JobState.RUNNING)
-    for brought, state in ((waiting, JobState.CANCELLED), (running, JobState.RUNNING)):
-        first = await cancel(database, brought.job.id)
-        again = await cancel(database, brought.job.id)
+    waiting = await prepare_job(database, JobState.QUEUED)
+    running = await prepare_job(database, JobState.RUNNING)
+    for prepared, state in ((waiting, JobState.CANCELLED), (running, JobState.RUNNING)):
+        first = await cancel(database, prepared.job.id)
+        again = await cancel(database, prepared.job.id)
         assert first == again
         assert first.state is state
         assert first.cancel_request_time is not None
 
 
 async def test_requeued_job_has_fresh_budgets(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    job_id = brought.job.id
-    await lapse(database, brought.worker_id)
+    prepared = await prepare_job(database, JobState.RUNNING)
+    job_id = prepared.job.id
+    await lapse(database, prepared.worker_id)
     async with database.transaction() as connection:
         await recover_lost(connection, term=await lead(database), limit=10, max_losses=0)
     failed = await read_job(database, job_id)
@@ -84,7 +84,7 @@ async def test_requeued_job_has_fresh_budgets(database: Database) -> None:
     assert failed.end_time is not None
     assert job.queue_time > failed.end_time
     # The whole loss budget is available again.
-    other = await bring(database, JobState.QUEUED)
+    other = await prepare_job(database, JobState.QUEUED)
     await start(database, other.worker_id, job)
     await lapse(database, other.worker_id)
     async with database.transaction() as connection:
@@ -102,8 +102,8 @@ async def test_requeued_job_keeps_a_future_deadline(database: Database) -> None:
 
 
 async def test_requeued_job_can_be_cancelled_again(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    job_id, worker_id = brought.job.id, brought.worker_id
+    prepared = await prepare_job(database, JobState.RUNNING)
+    job_id, worker_id = prepared.job.id, prepared.worker_id
     await cancel(database, job_id)
     await write_ends(database, worker_id, ending(job_id, 1, EventType.CANCELLED))
     await start(database, worker_id, await requeue(database, job_id))
@@ -131,22 +131,22 @@ async def test_waiting_request_sees_the_earlier_change(
     second: Callable[..., Awaitable[Job]],
     end: JobState,
 ) -> None:
-    brought = await bring(crowd, state)
+    prepared = await prepare_job(crowd, state)
     function = {cancel: cancel_job, requeue: requeue_job}[first]
     async with crowd.transaction() as connection:
-        await function(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
-        waiting = asyncio.ensure_future(second(crowd, brought.job.id))
+        await function(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
+        waiting = asyncio.ensure_future(second(crowd, prepared.job.id))
         await until_blocked(crowd)
     async with asyncio.timeout(15):
         assert (await waiting).state is end
-    assert_legal(await read_job(crowd, brought.job.id), await history(crowd, brought.job.id))
+    assert_legal(await read_job(crowd, prepared.job.id), await history(crowd, prepared.job.id))
 
 
 async def test_refusal_reports_the_current_state(crowd: Database) -> None:
-    brought = await bring(crowd, JobState.FAILED)
+    prepared = await prepare_job(crowd, JobState.FAILED)
     async with crowd.transaction() as connection:
-        await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
-        waiting = asyncio.ensure_future(requeue(crowd, brought.job.id))
+        await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
+        waiting = asyncio.ensure_future(requeue(crowd, prepared.job.id))
         await until_blocked(crowd)
     with pytest.raises(StateConflict) as caught:
         async with asyncio.timeout(15):

@@ -37,7 +37,7 @@ from headrace_core.wake import Topic, WakeBus
 from support.histories import assert_legal
 from support.jobs import history, read_job
 from support.leading import lead
-from support.states import Brought, bring
+from support.states import PreparedJob, prepare_job
 from support.workers import ending, lapse, write_ends
 
 # Open a connection with a transaction that is committed at the end of the block.
@@ -130,14 +130,14 @@ class Rollback(Exception):
 
 
 @pytest.fixture
-async def running(database: Database) -> Brought:
+async def running(database: Database) -> PreparedJob:
     """A job in its first attempt."""
-    return await bring(database, JobState.RUNNING)
+    return await prepare_job(database, JobState.RUNNING)
 
 
 @pytest.mark.parametrize("opener", ASYNC, ids=_name)
 async def test_handler_ends_its_job_at_its_commit(
-    database: Database, settings: Settings, running: Brought, opener: Opener
+    database: Database, settings: Settings, running: PreparedJob, opener: Opener
 ) -> None:
     job_id = running.job.id
     with pytest.raises(Rollback):
@@ -153,7 +153,7 @@ async def test_handler_ends_its_job_at_its_commit(
 
 @pytest.mark.parametrize("opener", SYNC, ids=_name)
 async def test_sync_handler_ends_its_job_at_its_commit(
-    database: Database, settings: Settings, running: Brought, opener: SyncOpener
+    database: Database, settings: Settings, running: PreparedJob, opener: SyncOpener
 ) -> None:
     job_id = running.job.id
 
@@ -172,7 +172,7 @@ async def test_sync_handler_ends_its_job_at_its_commit(
 
 @pytest.mark.parametrize("opener", ASYNC, ids=_name)
 async def test_stale_attempt_is_refused(
-    database: Database, settings: Settings, running: Brought, opener: Opener
+    database: Database, settings: Settings, running: PreparedJob, opener: Opener
 ) -> None:
     with pytest.raises(AttemptNotCurrent) as caught:
         async with opener(settings.postgresql_url) as connection:
@@ -183,7 +183,7 @@ async def test_stale_attempt_is_refused(
 
 @pytest.mark.parametrize("opener", SYNC, ids=_name)
 async def test_stale_attempt_of_a_sync_handler_is_refused(
-    database: Database, settings: Settings, running: Brought, opener: SyncOpener
+    database: Database, settings: Settings, running: PreparedJob, opener: SyncOpener
 ) -> None:
     def handle() -> None:
         with opener(settings.postgresql_url) as connection:
@@ -198,16 +198,16 @@ async def test_stale_attempt_of_a_sync_handler_is_refused(
 async def test_job_that_is_not_running_is_refused(
     database: Database, settings: Settings, state: JobState
 ) -> None:
-    brought = await bring(database, state)
-    attempt = brought.job.attempt
+    prepared = await prepare_job(database, state)
+    attempt = prepared.job.attempt
     with pytest.raises(AttemptNotCurrent):
         async with by_asyncpg(settings.postgresql_url) as connection:
-            await complete_attempt(connection, AttemptKey(brought.job.id, attempt), result="[]")
-    await assert_untouched(database, brought)
+            await complete_attempt(connection, AttemptKey(prepared.job.id, attempt), result="[]")
+    await assert_untouched(database, prepared)
 
 
 async def test_job_with_a_cancel_request_may_succeed(
-    database: Database, settings: Settings, running: Brought
+    database: Database, settings: Settings, running: PreparedJob
 ) -> None:
     async with by_asyncpg(settings.postgresql_url) as connection:
         await complete_attempt(connection, AttemptKey(running.job.id, 1), result="null")
@@ -221,7 +221,7 @@ async def test_job_with_a_cancel_request_may_succeed(
 
 
 async def test_rolled_back_completion_does_not_count(
-    database: Database, settings: Settings, running: Brought
+    database: Database, settings: Settings, running: PreparedJob
 ) -> None:
     async def completed(attempt: int) -> bool:
         async with database.statement() as connection:
@@ -235,7 +235,7 @@ async def test_rolled_back_completion_does_not_count(
 
 
 async def test_ended_transaction_does_not_hold_an_attempt_open(
-    database: Database, settings: Settings, running: Brought
+    database: Database, settings: Settings, running: PreparedJob
 ) -> None:
     async def held_open(attempt: int) -> bool:
         async with database.statement() as connection:
@@ -250,7 +250,7 @@ async def test_ended_transaction_does_not_hold_an_attempt_open(
 
 
 async def test_completion_wakes_gateways_at_its_commit(
-    database: Database, settings: Settings, running: Brought
+    database: Database, settings: Settings, running: PreparedJob
 ) -> None:
     bus = WakeBus(settings, database, Topic.EVENTS)
     events = bus.subscribe(Topic.EVENTS)
@@ -269,7 +269,7 @@ async def test_completion_wakes_gateways_at_its_commit(
 
 
 async def test_recovery_skips_a_job_that_is_being_completed(
-    database: Database, settings: Settings, running: Brought
+    database: Database, settings: Settings, running: PreparedJob
 ) -> None:
     await lapse(database, running.worker_id)
     async with by_asyncpg(settings.postgresql_url) as connection:
@@ -281,7 +281,7 @@ async def test_recovery_skips_a_job_that_is_being_completed(
 
 
 async def test_connection_without_a_transaction_is_refused(
-    database: Database, settings: Settings, running: Brought
+    database: Database, settings: Settings, running: PreparedJob
 ) -> None:
     key = AttemptKey(running.job.id, 1)
     connection = await asyncpg.connect(settings.postgresql_url, timeout=10)
@@ -298,7 +298,7 @@ async def test_connection_without_a_transaction_is_refused(
 
 @pytest.mark.parametrize("opener", SYNC, ids=_name)
 async def test_blocking_connection_in_the_loop_is_refused(
-    settings: Settings, running: Brought, opener: SyncOpener
+    settings: Settings, running: PreparedJob, opener: SyncOpener
 ) -> None:
     with (
         opener(settings.postgresql_url) as connection,
@@ -309,15 +309,15 @@ async def test_blocking_connection_in_the_loop_is_refused(
 
 @pytest.mark.parametrize("opener", ASYNC, ids=_name)
 async def test_async_connection_in_a_sync_handler_is_refused(
-    settings: Settings, running: Brought, opener: Opener
+    settings: Settings, running: PreparedJob, opener: Opener
 ) -> None:
     async with opener(settings.postgresql_url) as connection:
         with pytest.raises(TypeError, match=r"not (asyncpg|psycopg|sqlalchemy)"):
             complete_attempt_sync(connection, AttemptKey(running.job.id, 1), result="1")
 
 
-async def assert_untouched(database: Database, brought: Brought) -> None:
-    assert await read_job(database, brought.job.id) == brought.job
+async def assert_untouched(database: Database, prepared: PreparedJob) -> None:
+    assert await read_job(database, prepared.job.id) == prepared.job
 
 
 async def assert_completed(database: Database, job_id: JobId, result: str) -> None:

@@ -18,7 +18,7 @@ from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many
 from support.leading import lead
-from support.states import bring
+from support.states import prepare_job
 from support.until import until_blocked
 from support.workers import (
     ERROR,
@@ -86,19 +86,19 @@ async def test_written_ends_are_found(database: Database) -> None:
 
 
 async def test_result_is_stored_exactly(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
+    prepared = await prepare_job(database, JobState.RUNNING)
     result = '{"b":  1, "a": 9007199254740993, "b": 2}'
-    said = ending(brought.job.id, 1, EventType.SUCCEEDED, result=result)
-    assert await write_ends(database, brought.worker_id, said)
-    assert (await read_job(database, brought.job.id)).result == result
+    said = ending(prepared.job.id, 1, EventType.SUCCEEDED, result=result)
+    assert await write_ends(database, prepared.worker_id, said)
+    assert (await read_job(database, prepared.job.id)).result == result
 
 
 async def test_backoff_runs_by_the_clock_of_the_database(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
+    prepared = await prepare_job(database, JobState.RUNNING)
     backoff = timedelta(minutes=7)
-    said = ending(brought.job.id, 1, EventType.RETRY_SCHEDULED, backoff=backoff)
-    await write_ends(database, brought.worker_id, said)
-    job = await read_job(database, brought.job.id)
+    said = ending(prepared.job.id, 1, EventType.RETRY_SCHEDULED, backoff=backoff)
+    await write_ends(database, prepared.worker_id, said)
+    job = await read_job(database, prepared.job.id)
     assert abs(job.due_time - job.update_time - backoff) < timedelta(milliseconds=10)
 
 
@@ -180,15 +180,15 @@ async def test_stack_trace_stays_with_the_newest_error(database: Database) -> No
 
 
 async def test_success_clears_the_error_of_an_earlier_attempt(database: Database) -> None:
-    brought = await bring(database, JobState.RETRYING)
-    await set_column(database, brought.job.id, "due_time = now()")
+    prepared = await prepare_job(database, JobState.RETRYING)
+    await set_column(database, prepared.job.id, "due_time = now()")
     async with database.transaction() as connection:
         await promote_due(connection, term=await lead(database), limit=1)
-    job = await read_job(database, brought.job.id)
+    job = await read_job(database, prepared.job.id)
     assert job.error == ERROR
-    await start(database, brought.worker_id, job)
+    await start(database, prepared.worker_id, job)
     assert (await read_job(database, job.id)).error == ERROR
-    await write_ends(database, brought.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
+    await write_ends(database, prepared.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
     job = await read_job(database, job.id)
     assert (job.error, job.retries_used, job.attempt) == (None, 1, 2)
 
@@ -197,21 +197,21 @@ async def test_success_clears_the_error_of_an_earlier_attempt(database: Database
 async def test_end_of_an_attempt_of_another_worker_is_refused(
     database: Database, event: EventType
 ) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    before = await read_job(database, brought.job.id)
+    prepared = await prepare_job(database, JobState.RUNNING)
+    before = await read_job(database, prepared.job.id)
     stranger = await register(database)
     assert await write_ends(database, stranger, ending(before.id, 1, event)) == {}
     for attempt in (0, 2):
         assert (
-            await write_ends(database, brought.worker_id, ending(before.id, attempt, event)) == {}
+            await write_ends(database, prepared.worker_id, ending(before.id, attempt, event)) == {}
         )
     assert await write_ends(database, WorkerId(uuid7()), ending(before.id, 1, event)) == {}
     assert await read_job(database, before.id) == before
 
 
 async def test_late_result_of_a_lost_worker_is_refused(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    lost, job = brought.worker_id, brought.job
+    prepared = await prepare_job(database, JobState.RUNNING)
+    lost, job = prepared.worker_id, prepared.job
     # The worker with the newer attempt writes first, then the lost worker.
     await write_ends(database, lost, ending(job.id, 1, EventType.INTERRUPTED))
     other = await register(database)
@@ -230,21 +230,21 @@ async def test_late_result_of_a_lost_worker_is_refused(database: Database) -> No
 
 async def test_second_end_of_an_attempt_is_refused(database: Database) -> None:
     # A worker retries if the answer to its commit was lost.
-    brought = await bring(database, JobState.RUNNING)
+    prepared = await prepare_job(database, JobState.RUNNING)
     for event in ENDS:
-        said = ending(brought.job.id, 1, event)
-        written = await write_ends(database, brought.worker_id, said)
-        assert written == ({brought.job.id: event} if event is ENDS[0] else {})
+        said = ending(prepared.job.id, 1, event)
+        written = await write_ends(database, prepared.worker_id, said)
+        assert written == ({prepared.job.id: event} if event is ENDS[0] else {})
 
 
 async def test_end_after_a_lapse_before_recovery_is_accepted(
     database: Database,
 ) -> None:
     # The job is not recovered yet, so its attempt is still current.
-    brought = await bring(database, JobState.RUNNING)
-    await lapse(database, brought.worker_id)
-    said = ending(brought.job.id, 1, EventType.SUCCEEDED)
-    assert await write_ends(database, brought.worker_id, said)
+    prepared = await prepare_job(database, JobState.RUNNING)
+    await lapse(database, prepared.worker_id)
+    said = ending(prepared.job.id, 1, EventType.SUCCEEDED)
+    assert await write_ends(database, prepared.worker_id, said)
 
 
 # Concurrent cancellation.
@@ -265,13 +265,13 @@ async def test_end_after_a_lapse_before_recovery_is_accepted(
 async def test_end_that_would_retry_obeys_a_cancel_request(
     database: Database, event: EventType, written: EventType, state: JobState
 ) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    job_id = brought.job.id
+    prepared = await prepare_job(database, JobState.RUNNING)
+    job_id = prepared.job.id
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
-        requests = await cancel_requests(connection, worker_id=brought.worker_id)
+        requests = await cancel_requests(connection, worker_id=prepared.worker_id)
     assert requests == [(job_id, 1)]
-    assert await write_ends(database, brought.worker_id, ending(job_id, 1, event)) == {
+    assert await write_ends(database, prepared.worker_id, ending(job_id, 1, event)) == {
         job_id: written
     }
     job = await read_job(database, job_id)
@@ -282,12 +282,12 @@ async def test_end_that_would_retry_obeys_a_cancel_request(
 
 
 async def test_end_that_waited_for_a_cancel_request_obeys_it(crowd: Database) -> None:
-    brought = await bring(crowd, JobState.RUNNING)
-    job_id = brought.job.id
+    prepared = await prepare_job(crowd, JobState.RUNNING)
+    job_id = prepared.job.id
     async with crowd.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         finishing = asyncio.create_task(
-            write_ends(crowd, brought.worker_id, ending(job_id, 1, EventType.RETRY_SCHEDULED))
+            write_ends(crowd, prepared.worker_id, ending(job_id, 1, EventType.RETRY_SCHEDULED))
         )
         await until_blocked(crowd)
     assert await finishing == {job_id: EventType.CANCELLED}
@@ -296,10 +296,13 @@ async def test_end_that_waited_for_a_cancel_request_obeys_it(crowd: Database) ->
 
 
 async def test_cancel_requests_are_those_of_the_worker(database: Database) -> None:
-    mine, other = await bring(database, JobState.RUNNING), await bring(database, JobState.RUNNING)
+    mine, other = (
+        await prepare_job(database, JobState.RUNNING),
+        await prepare_job(database, JobState.RUNNING),
+    )
     async with database.transaction() as connection:
-        for brought in (mine, other):
-            await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
+        for prepared in (mine, other):
+            await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
         assert await cancel_requests(connection, worker_id=mine.worker_id) == [(mine.job.id, 1)]
     await write_ends(database, mine.worker_id, ending(mine.job.id, 1, EventType.CANCELLED))
     async with database.transaction() as connection:
@@ -307,11 +310,11 @@ async def test_cancel_requests_are_those_of_the_worker(database: Database) -> No
 
 
 async def test_error_message_may_have_any_text(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
+    prepared = await prepare_job(database, JobState.RUNNING)
     error = JobError(type="Ünfall", message='"\\ \x00 \udcff \U0001f600 </script>', retryable=False)
-    said = ending(brought.job.id, 1, EventType.FAILED, error=error)
-    assert await write_ends(database, brought.worker_id, said)
-    stored = (await read_job(database, brought.job.id)).error
+    said = ending(prepared.job.id, 1, EventType.FAILED, error=error)
+    assert await write_ends(database, prepared.worker_id, said)
+    stored = (await read_job(database, prepared.job.id)).error
     assert stored == JobError(
         type="Ünfall", message='"\\ ? ? \U0001f600 </script>', retryable=False
     )

@@ -22,7 +22,7 @@ from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column
 from support.leading import lead
-from support.states import Brought, bring
+from support.states import PreparedJob, prepare_job
 from support.workers import claim, ending, lapse, register, report, write_ends
 
 CHECK = "SELECT headrace.check_fence($1, $2)"
@@ -49,15 +49,15 @@ async def handler(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-async def running(database: Database) -> Brought:
+async def running(database: Database) -> PreparedJob:
     """A job in its first attempt."""
-    return await bring(database, JobState.RUNNING)
+    return await prepare_job(database, JobState.RUNNING)
 
 
 async def test_recovery_skips_a_checked_job_until_the_end(
-    database: Database, handler: asyncpg.Connection, running: Brought
+    database: Database, handler: asyncpg.Connection, running: PreparedJob
 ) -> None:
-    other = await bring(database, JobState.RUNNING)
+    other = await prepare_job(database, JobState.RUNNING)
     for worker_id in (running.worker_id, other.worker_id):
         await lapse(database, worker_id)
     async with handler.transaction():
@@ -69,7 +69,7 @@ async def test_recovery_skips_a_checked_job_until_the_end(
 
 
 async def test_expiry_skips_a_checked_job_until_the_end(
-    database: Database, handler: asyncpg.Connection, running: Brought
+    database: Database, handler: asyncpg.Connection, running: PreparedJob
 ) -> None:
     await set_column(database, running.job.id, "deadline = now() - interval '1 s'")
     async with handler.transaction():
@@ -80,7 +80,7 @@ async def test_expiry_skips_a_checked_job_until_the_end(
 
 @pytest.mark.parametrize("event", [EventType.INTERRUPTED, EventType.FAILED])
 async def test_claim_skips_a_checked_job_until_the_end(
-    database: Database, handler: asyncpg.Connection, running: Brought, event: EventType
+    database: Database, handler: asyncpg.Connection, running: PreparedJob, event: EventType
 ) -> None:
     job_id = running.job.id
     worker_id = await register(database)
@@ -99,7 +99,7 @@ async def test_claim_skips_a_checked_job_until_the_end(
 
 
 async def test_other_transitions_do_not_wait_for_a_check(
-    settings: Settings, handler: asyncpg.Connection, running: Brought
+    settings: Settings, handler: asyncpg.Connection, running: PreparedJob
 ) -> None:
     job_id, worker_id = running.job.id, running.worker_id
     # A short time limit, because none of these may wait for the handler.
@@ -122,7 +122,7 @@ async def test_other_transitions_do_not_wait_for_a_check(
 
 @pytest.mark.parametrize("attempt", [0, 2])
 async def test_check_of_another_attempt_is_refused(
-    handler: asyncpg.Connection, running: Brought, attempt: int
+    handler: asyncpg.Connection, running: PreparedJob, attempt: int
 ) -> None:
     with pytest.raises(asyncpg.PostgresError, match="is not running") as caught:
         await handler.execute(CHECK, running.job.id, attempt)
@@ -133,14 +133,14 @@ async def test_check_of_another_attempt_is_refused(
 async def test_check_of_an_attempt_that_is_not_running_fails(
     database: Database, handler: asyncpg.Connection, state: JobState
 ) -> None:
-    brought = await bring(database, state)
+    prepared = await prepare_job(database, state)
     with pytest.raises(asyncpg.PostgresError) as caught:
-        await handler.execute(CHECK, brought.job.id, brought.job.attempt)
+        await handler.execute(CHECK, prepared.job.id, prepared.job.attempt)
     assert caught.value.sqlstate == "JF001"
 
 
 async def test_check_after_a_takeover_is_refused(
-    database: Database, handler: asyncpg.Connection, running: Brought
+    database: Database, handler: asyncpg.Connection, running: PreparedJob
 ) -> None:
     async with handler.transaction():
         # The transaction has an older snapshot.
@@ -153,7 +153,7 @@ async def test_check_after_a_takeover_is_refused(
 
 
 async def test_reports_are_counted_beside_a_checked_transaction(
-    database: Database, handler: asyncpg.Connection, running: Brought
+    database: Database, handler: asyncpg.Connection, running: PreparedJob
 ) -> None:
     job = running.job
     async with handler.transaction():
@@ -166,7 +166,7 @@ async def test_reports_are_counted_beside_a_checked_transaction(
 
 
 async def test_role_of_handlers_needs_only_usage_of_the_schema(
-    database: Database, handler: asyncpg.Connection, running: Brought
+    database: Database, handler: asyncpg.Connection, running: PreparedJob
 ) -> None:
     role = "headrace_test_handler"
     arguments = (running.job.id, 1)
@@ -195,7 +195,7 @@ async def test_role_of_handlers_needs_only_usage_of_the_schema(
 
 
 async def test_retry_is_written_beside_a_checked_transaction(
-    database: Database, handler: asyncpg.Connection, running: Brought
+    database: Database, handler: asyncpg.Connection, running: PreparedJob
 ) -> None:
     job_id = running.job.id
     async with handler.transaction():

@@ -23,8 +23,8 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import remove_lapsed
 from support.jobs import set_column
 from support.leading import lead, lose_lead
-from support.retention import settle
-from support.states import bring
+from support.retention import until_settled
+from support.states import prepare_job
 from support.workers import lapse, register
 
 LEASE = timedelta(minutes=1)
@@ -112,34 +112,34 @@ async def test_standby_writes_nothing(database: Database) -> None:
 
 
 async def a_job_is_due(database: Database) -> None:
-    brought = await bring(database, JobState.SCHEDULED)
-    await set_column(database, brought.job.id, "due_time = now()")
+    prepared = await prepare_job(database, JobState.SCHEDULED)
+    await set_column(database, prepared.job.id, "due_time = now()")
 
 
 async def a_job_has_lost_its_worker(database: Database) -> None:
-    await lapse(database, (await bring(database, JobState.RUNNING)).worker_id)
+    await lapse(database, (await prepare_job(database, JobState.RUNNING)).worker_id)
 
 
 async def a_job_is_past_its_deadline(database: Database) -> None:
-    brought = await bring(database, JobState.QUEUED)
-    await set_column(database, brought.job.id, "deadline = now()")
+    prepared = await prepare_job(database, JobState.QUEUED)
+    await set_column(database, prepared.job.id, "deadline = now()")
 
 
 async def a_job_has_ended(database: Database) -> None:
-    brought = await bring(database, JobState.CANCELLED)
+    prepared = await prepare_job(database, JobState.CANCELLED)
     batch = "INSERT INTO batches (id, tenant, fingerprint, jobs) VALUES (:id, :tenant, 'a', 1)"
     async with database.statement() as connection:
-        await connection.execute(text(batch), {"id": brought.job.id, "tenant": DEFAULT_TENANT})
-    await set_column(database, brought.job.id, "batch_id = id")
-    await settle(database)
+        await connection.execute(text(batch), {"id": prepared.job.id, "tenant": DEFAULT_TENANT})
+    await set_column(database, prepared.job.id, "batch_id = id")
+    await until_settled(database)
 
 
 async def events_are_left_over(database: Database) -> None:
-    brought = await bring(database, JobState.CANCELLED)
+    prepared = await prepare_job(database, JobState.CANCELLED)
     async with database.statement() as connection:
         await connection.execute(
             text("INSERT INTO pruned_jobs (id, removed, seq) VALUES (:id, 1, 2)"),
-            {"id": brought.job.id},
+            {"id": prepared.job.id},
         )
 
 

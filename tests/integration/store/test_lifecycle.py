@@ -29,52 +29,52 @@ from headrace_core.store.sql.database import Database
 from support.histories import ROWS, Row, assert_legal, rows_report
 from support.jobs import history, new_job, read_job, set_column, submit
 from support.leading import lead
-from support.states import Brought, bring
+from support.states import PreparedJob, prepare_job
 from support.workers import claim, delivery, ending, lapse, report, write_ends
 
 # A call of one function for a job; returns whether the function reports a change.
-Performer = Callable[[Database, Brought], Awaitable[bool]]
+Performer = Callable[[Database, PreparedJob], Awaitable[bool]]
 
 
-async def submit_again(database: Database, brought: Brought) -> bool:
-    again = new_job(request_id=brought.job.request_id)
+async def submit_again(database: Database, prepared: PreparedJob) -> bool:
+    again = new_job(request_id=prepared.job.request_id)
     async with database.transaction() as connection:
         [result] = await submit_jobs(connection, [again])
-    assert not isinstance(result, RequestIdConflict) or result.existing_id == str(brought.job.id)
+    assert not isinstance(result, RequestIdConflict) or result.existing_id == str(prepared.job.id)
     return not isinstance(result, RequestIdConflict) and result.created
 
 
-async def promote(database: Database, brought: Brought) -> bool:
-    await set_column(database, brought.job.id, "due_time = now() - interval '1 s'")
+async def promote(database: Database, prepared: PreparedJob) -> bool:
+    await set_column(database, prepared.job.id, "due_time = now() - interval '1 s'")
     async with database.transaction() as connection:
         return await promote_due(connection, term=await lead(database), limit=10) == 1
 
 
-async def claims(database: Database, brought: Brought) -> bool:
-    return bool(await claim(database, brought.worker_id, [delivery(brought.job)]))
+async def claims(database: Database, prepared: PreparedJob) -> bool:
+    return bool(await claim(database, prepared.worker_id, [delivery(prepared.job)]))
 
 
 def reports(**content: Any) -> Performer:
-    async def perform(database: Database, brought: Brought) -> bool:
-        said = AttemptReport(key=AttemptKey(brought.job.id, brought.job.attempt), **content)
-        return bool(await report(database, brought.worker_id, said))
+    async def perform(database: Database, prepared: PreparedJob) -> bool:
+        said = AttemptReport(key=AttemptKey(prepared.job.id, prepared.job.attempt), **content)
+        return bool(await report(database, prepared.worker_id, said))
 
     return perform
 
 
 def finishes(event: EventType) -> Performer:
-    async def perform(database: Database, brought: Brought) -> bool:
-        said = ending(brought.job.id, brought.job.attempt, event)
-        written = await write_ends(database, brought.worker_id, said)
-        assert written in ({}, {brought.job.id: event})
+    async def perform(database: Database, prepared: PreparedJob) -> bool:
+        said = ending(prepared.job.id, prepared.job.attempt, event)
+        written = await write_ends(database, prepared.worker_id, said)
+        assert written in ({}, {prepared.job.id: event})
         return bool(written)
 
     return perform
 
 
 def recovers(*, max_losses: int) -> Performer:
-    async def perform(database: Database, brought: Brought) -> bool:
-        await lapse(database, brought.worker_id)
+    async def perform(database: Database, prepared: PreparedJob) -> bool:
+        await lapse(database, prepared.worker_id)
         async with database.transaction() as connection:
             lost = await recover_lost(
                 connection, term=await lead(database), limit=10, max_losses=max_losses
@@ -84,33 +84,33 @@ def recovers(*, max_losses: int) -> Performer:
     return perform
 
 
-async def expires(database: Database, brought: Brought) -> bool:
-    await set_column(database, brought.job.id, "deadline = now() - interval '1 s'")
+async def expires(database: Database, prepared: PreparedJob) -> bool:
+    await set_column(database, prepared.job.id, "deadline = now() - interval '1 s'")
     async with database.transaction() as connection:
         expired = await expire_overdue(
             connection, term=await lead(database), limit=10, running_grace=timedelta()
         )
-    assert expired in ([], [brought.job.id])
+    assert expired in ([], [prepared.job.id])
     return bool(expired)
 
 
 def asks(function: Callable[..., Awaitable[Job]]) -> Performer:
-    async def perform(database: Database, brought: Brought) -> bool:
+    async def perform(database: Database, prepared: PreparedJob) -> bool:
         try:
             async with database.transaction() as connection:
-                answer = await function(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
+                answer = await function(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
         except StateConflict as conflict:
-            return refused(conflict, brought)
+            return refused(conflict, prepared)
         # The function returns the current job.
-        now = await read_job(database, brought.job.id)
+        now = await read_job(database, prepared.job.id)
         assert answer == type(now)(**{**fields_of(now), "payload": None, "result": None})
-        return answer.seq > brought.job.seq
+        return answer.seq > prepared.job.seq
 
     return perform
 
 
-def refused(conflict: StateConflict, brought: Brought) -> Literal[False]:
-    assert conflict.state is brought.job.state
+def refused(conflict: StateConflict, prepared: PreparedJob) -> Literal[False]:
+    assert conflict.state is prepared.job.state
     assert conflict.state not in conflict.allowed
     return False
 
@@ -139,21 +139,21 @@ PERFORMERS: dict[EventType, tuple[Performer, ...]] = {
 
 async def attempt_row(database: Database, state: JobState, perform: Performer) -> Row | None:
     """Call one performer for a new job; return the row of the lifecycle that it caused, if any."""
-    brought = await bring(database, state)
-    before = await history(database, brought.job.id)
-    told = await perform(database, brought)
-    job = await read_job(database, brought.job.id)
-    events = await history(database, brought.job.id)
+    prepared = await prepare_job(database, state)
+    before = await history(database, prepared.job.id)
+    told = await perform(database, prepared)
+    job = await read_job(database, prepared.job.id)
+    events = await history(database, prepared.job.id)
     assert events[: len(before)] == before
     if not told:
         # The function reports no change, so only the time or deadline that the test has set may
         # differ.
         assert events == before
         as_before = {"due_time": job.due_time, "deadline": job.deadline}
-        assert job == type(job)(**{**fields_of(brought.job), **as_before})
+        assert job == type(job)(**{**fields_of(prepared.job), **as_before})
         return None
     [written] = events[len(before) :]
-    assert job.seq == brought.job.seq + 1 == written.seq
+    assert job.seq == prepared.job.seq + 1 == written.seq
     assert allows(state, written.type, job.state)
     assert_event(written, job)
     assert_legal(job, events)
@@ -211,12 +211,12 @@ async def test_transitions_are_exactly_those_of_the_lifecycle(
 
 async def requeue_before_its_time(database: Database, end: Performer) -> Row:
     """End a SCHEDULED job and requeue it; return the row of the requeue."""
-    brought = await bring(database, JobState.SCHEDULED)
-    assert await end(database, brought)
-    ended = await read_job(database, brought.job.id)
+    prepared = await prepare_job(database, JobState.SCHEDULED)
+    assert await end(database, prepared)
+    ended = await read_job(database, prepared.job.id)
     async with database.transaction() as connection:
         job = await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=ended.id)
-    assert (job.due_time, job.queue_time, job.deadline) == (brought.job.due_time, None, None)
+    assert (job.due_time, job.queue_time, job.deadline) == (prepared.job.due_time, None, None)
     [*before, requeued] = await history(database, job.id)
     assert_event(requeued, job)
     assert_legal(await read_job(database, job.id), [*before, requeued])

@@ -148,7 +148,7 @@ class LifecycleMachine(RuleBasedStateMachine):
     def _worker(self, data: st.DataObject) -> ModelWorker:
         """Return a worker, mostly a live one."""
         aimed = data.draw(aims)
-        found = [one for one in self.model.workers if not aimed or (one.live and one.there)]
+        found = [one for one in self.model.workers if not aimed or (one.live and one.registered)]
         return data.draw(st.sampled_from(found or self.model.workers))
 
     # Clients.
@@ -252,7 +252,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             self._lapse(worker)
         elif action == "remove":
             self._in_transaction(lambda connection: remove_worker(connection, worker_id=worker.id))
-            worker.there = False
+            worker.registered = False
         else:
             renewed = self._in_transaction(
                 lambda connection: renew_lease(
@@ -262,7 +262,7 @@ class LifecycleMachine(RuleBasedStateMachine):
                     draining=data.draw(flags),
                 )
             )
-            assert renewed == (worker.there and worker.live)
+            assert renewed == (worker.registered and worker.live)
 
     def _lapse(self, worker: ModelWorker) -> None:
         self.run(lapse(self.database, worker.id))
@@ -276,10 +276,10 @@ class LifecycleMachine(RuleBasedStateMachine):
         removed = self._lead(data, remove_lapsed, older_than=older_than)
         if removed is None:
             return
-        lapsed = [worker for worker in self.model.workers if worker.there and not worker.live]
+        lapsed = [worker for worker in self.model.workers if worker.registered and not worker.live]
         assert removed == (0 if older_than else len(lapsed))
         for worker in () if older_than else lapsed:
-            worker.there = False
+            worker.registered = False
 
     def claim(self, data: st.DataObject) -> None:
         worker = self._worker(data)

@@ -16,7 +16,7 @@ from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many
 from support.leading import lead
-from support.states import bring
+from support.states import prepare_job
 from support.until import until
 
 
@@ -52,7 +52,7 @@ async def test_job_is_queued_by_the_clock_of_the_database(database: Database) ->
 
 
 async def test_retry_is_queued_with_its_spent_budget(database: Database) -> None:
-    retrying = (await bring(database, JobState.RETRYING)).job
+    retrying = (await prepare_job(database, JobState.RETRYING)).job
     assert await promote(database) == 0
     async with database.transaction() as connection:
         assert await next_due(connection) > timedelta(minutes=59)  # type: ignore[operator]

@@ -29,7 +29,7 @@ from support import retention
 from support.histories import assert_legal
 from support.jobs import history, new_batch, new_job, read_job, set_column, submit, submit_many
 from support.leading import lead
-from support.states import bring
+from support.states import prepare_job
 from support.until import until_blocked
 from support.watching import foreign_transaction, open_writer
 from support.workers import ending, register, start, write_ends
@@ -117,22 +117,22 @@ async def subscribe(
 
 @pytest.mark.parametrize("state", JobState)
 async def test_only_ended_jobs_are_pruned(database: Database, state: JobState) -> None:
-    brought = await bring(database, state)
+    prepared = await prepare_job(database, state)
     await set_column(
         database,
-        brought.job.id,
+        prepared.job.id,
         "create_time = create_time - interval '9 d', update_time = update_time - interval '9 d', "
         "end_time = end_time - interval '9 d'",
     )
-    newest = (await places(database, brought.job))[-1]
+    newest = (await places(database, prepared.job))[-1]
     pruned = await prune(database)
     if state in TERMINAL:
-        assert (pruned.jobs, pruned.events) == (1, brought.job.seq)
+        assert (pruned.jobs, pruned.events) == (1, prepared.job.seq)
         assert await kept(database) == await kept(database, "job_events", "job_id") == set()
         assert await log_start(database) == newest
     else:
         assert pruned == Pruned(jobs=0, events=0, end_time=None, unread={})
-        assert await kept(database) == {brought.job.id}
+        assert await kept(database) == {prepared.job.id}
         assert await log_start(database) == BEGINNING
 
 
@@ -200,7 +200,7 @@ async def test_log_starts_after_all_pruned_events(database: Database) -> None:
 
 async def test_unsettled_jobs_are_kept(database: Database) -> None:
     (settled,) = await ended(database, 1)
-    await retention.settle(database)
+    await retention.until_settled(database)
     async with foreign_transaction(database):
         (job,) = await ended(database, 1)
         assert (await prune_beside(database)).jobs == 1
@@ -336,7 +336,7 @@ async def test_submit_waits_for_a_prune_and_creates_a_job(
     database: Database,
 ) -> None:
     (old,) = await ended(database, 1, request_id="order-17")
-    await retention.settle(database)
+    await retention.until_settled(database)
     async with database.transaction() as connection:
         await prune_in(connection, term=await lead(database))
         again = asyncio.create_task(submit(database, request_id="order-17"))
@@ -363,7 +363,7 @@ async def test_racing_requeue_and_prune_have_one_winner(database: Database) -> N
     # A requeue during the prune finds no job.
     await cancel(database, one)
     await age(database, one)
-    await retention.settle(database)
+    await retention.until_settled(database)
     async with database.transaction() as connection:
         await prune_in(connection, term=await lead(database))
         late = asyncio.create_task(requeue(database, one))
@@ -380,7 +380,7 @@ async def requeue(database: Database, job: Job) -> None:
 
 async def test_only_prunes_wait_for_a_prune(database: Database) -> None:
     await ended(database, 2)
-    await retention.settle(database)
+    await retention.until_settled(database)
     async with database.transaction() as connection:
         await prune_in(connection, term=await lead(database), limit=1)
         async with asyncio.timeout(10):
@@ -401,7 +401,7 @@ async def test_concurrent_prunes_of_a_batch_remove_it(database: Database) -> Non
     await cancel(database, *jobs)
     for job in jobs:
         await age(database, job)
-    await retention.settle(database)
+    await retention.until_settled(database)
     async with database.transaction() as connection:
         await prune_in(connection, term=await lead(database), limit=1)
         # The prune skips the locked job, and waits with the other one.
@@ -422,7 +422,7 @@ async def test_concurrent_writers_and_prunes_keep_the_log_whole(
         for job in jobs:
             await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
         await connection.execute(text("UPDATE jobs SET end_time = end_time - interval '2 h'"))
-    await retention.settle(crowd)
+    await retention.until_settled(crowd)
     gone: set[JobId] = set()
 
     async def put_back(job: Job) -> None:

@@ -28,7 +28,7 @@ from headrace_core.store.event_log import (
 from headrace_core.store.jobs.read import database_time, get_job, list_jobs, read_stats
 from headrace_core.store.sql.database import Database
 from support.jobs import history, read_job, set_column, submit, submit_many
-from support.states import bring
+from support.states import prepare_job
 from support.workers import ending, register, report, start, write_ends
 
 
@@ -65,8 +65,8 @@ async def test_pages_list_newest_first_despite_inserts(
 
 
 async def test_listed_job_equals_the_read_job(database: Database) -> None:
-    brought = await bring(database, JobState.SUCCEEDED)
-    job = await read_job(database, brought.job.id)
+    prepared = await prepare_job(database, JobState.SUCCEEDED)
+    job = await read_job(database, prepared.job.id)
     assert await select(database, full=True) == [job]
     [basic] = await select(database)
     assert (basic.payload, basic.result) == (None, None)
@@ -159,8 +159,8 @@ async def test_job_of_another_tenant_is_not_found(database: Database) -> None:
 
 
 async def test_history_is_read_in_pages(database: Database) -> None:
-    brought = await bring(database, JobState.SUCCEEDED)
-    whole = await history(database, brought.job.id)
+    prepared = await prepare_job(database, JobState.SUCCEEDED)
+    whole = await history(database, prepared.job.id)
 
     async def page(after_seq: int, limit: int) -> list[JobEvent]:
         async with database.transaction() as connection:
@@ -168,7 +168,7 @@ async def test_history_is_read_in_pages(database: Database) -> None:
                 await list_events(
                     connection,
                     tenant=DEFAULT_TENANT,
-                    job_id=brought.job.id,
+                    job_id=prepared.job.id,
                     after_seq=after_seq,
                     limit=limit,
                 )
@@ -204,7 +204,7 @@ async def test_age_of_a_queue_is_that_of_its_oldest_job(
     old = await submit(database, type="a")
     await submit(database, type="b")
     await set_column(database, old.id, "queue_time = now() - interval '1 h'")
-    running = await bring(database, JobState.RUNNING)
+    running = await prepare_job(database, JobState.RUNNING)
     await set_column(database, running.job.id, "queue_time = now() - interval '9 h', queue = 'x'")
     async with database.transaction() as connection:
         stats = await read_stats(connection, tenant=DEFAULT_TENANT)
@@ -221,8 +221,8 @@ async def test_stats_without_jobs_have_only_the_time(database: Database) -> None
 
 
 async def test_pages_of_events_end_early_by_bytes(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    job_id = brought.job.id
+    prepared = await prepare_job(database, JobState.RUNNING)
+    job_id = prepared.job.id
     pieces = [
         AttemptReport(key=AttemptKey(job_id, 1), output=f'"{"x" * 300_000}{number}"')
         for number in range(9)
@@ -230,7 +230,7 @@ async def test_pages_of_events_end_early_by_bytes(database: Database) -> None:
     async with database.statement() as connection:
         begin = await read_end(connection)
     for piece in pieces:
-        await report(database, brought.worker_id, piece)
+        await report(database, prepared.worker_id, piece)
     one = {"tenant": DEFAULT_TENANT, "job_id": job_id, "limit": 200}
 
     async def listed(after: int | None) -> tuple[EventPage, int]:
@@ -269,7 +269,7 @@ async def test_pages_of_events_end_early_by_bytes(database: Database) -> None:
 
 
 async def test_oversized_progress_is_read_cut(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
+    prepared = await prepare_job(database, JobState.RUNNING)
     # PostgreSQL compresses the second one to a small size.
     for content in (
         "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 100000) n)",
@@ -287,7 +287,7 @@ async def test_oversized_progress_is_read_cut(database: Database) -> None:
             await connection.execute(text(f"UPDATE jobs SET {large}"))
             await connection.execute(text(f"UPDATE job_events SET {large} WHERE seq = 2"))
             cut = Progress(fraction=0.5, message="ä", counters="{}")
-            job_id, tenant = brought.job.id, DEFAULT_TENANT
+            job_id, tenant = prepared.job.id, DEFAULT_TENANT
             job = await get_job(connection, tenant=tenant, job_id=job_id, full=False)
             listed = await list_jobs(
                 connection, tenant=tenant, query=(), limit=9, before=None, full=True

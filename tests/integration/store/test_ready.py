@@ -12,7 +12,7 @@ from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.jobs.waiting import live_pools, ready_heads, ready_jobs
 from headrace_core.store.sql.database import Database
 from support.jobs import submit, submit_many
-from support.states import bring
+from support.states import prepare_job
 from support.workers import delivery, drain, lapse, register, start
 
 
@@ -62,9 +62,9 @@ async def test_ready_job_names_its_next_attempt(database: Database) -> None:
 
 
 async def test_only_queued_jobs_are_ready(database: Database) -> None:
-    queued = [await bring(database, state) for state in JobState]
+    queued = [await prepare_job(database, state) for state in JobState]
     assert [job.key.job_id for job in await ready(database)] == [
-        brought.job.id for brought in queued if brought.job.state is JobState.QUEUED
+        prepared.job.id for prepared in queued if prepared.job.state is JobState.QUEUED
     ]
 
 

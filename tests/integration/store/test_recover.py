@@ -20,7 +20,7 @@ from headrace_core.store.workers import remove_worker, renew_lease
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many
 from support.leading import lead
-from support.states import bring
+from support.states import prepare_job
 from support.until import until, until_blocked
 from support.workers import ending, lapse, register, start, write_ends
 
@@ -44,15 +44,15 @@ async def expire(
 
 
 async def test_old_jobs_of_live_workers_are_not_recovered(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    await set_column(database, brought.job.id, "start_time = now() - interval '1 year'")
+    prepared = await prepare_job(database, JobState.RUNNING)
+    await set_column(database, prepared.job.id, "start_time = now() - interval '1 year'")
     assert await recover(database) == []
 
 
 async def test_jobs_of_lapsed_and_missing_workers_are_recovered(
     database: Database,
 ) -> None:
-    live, lapsed, missing = [await bring(database, JobState.RUNNING) for _ in range(3)]
+    live, lapsed, missing = [await prepare_job(database, JobState.RUNNING) for _ in range(3)]
     await lapse(database, lapsed.worker_id)
     async with database.transaction() as connection:
         await remove_worker(connection, worker_id=missing.worker_id)
@@ -70,8 +70,8 @@ async def test_jobs_of_lapsed_and_missing_workers_are_recovered(
 
 async def test_only_running_jobs_are_recovered(database: Database) -> None:
     for state in JobState:
-        brought = await bring(database, state)
-        await lapse(database, brought.worker_id)
+        prepared = await prepare_job(database, state)
+        await lapse(database, prepared.worker_id)
     assert len(await recover(database)) == 1
 
 
@@ -113,12 +113,12 @@ async def test_small_loss_budget_fails_a_job_in_time(database: Database, limit: 
 async def test_lost_job_with_a_cancel_request_is_cancelled(
     database: Database,
 ) -> None:
-    brought = await bring(database, JobState.RUNNING)
+    prepared = await prepare_job(database, JobState.RUNNING)
     async with database.transaction() as connection:
-        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
-    await lapse(database, brought.worker_id)
-    assert await recover(database) == [(brought.job.id, "cancelled")]
-    job = await read_job(database, brought.job.id)
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
+    await lapse(database, prepared.worker_id)
+    assert await recover(database) == [(prepared.job.id, "cancelled")]
+    job = await read_job(database, prepared.job.id)
     events = await history(database, job.id)
     assert (events[-1].type, events[-1].error) == (EventType.CANCELLED, None)
     assert_legal(job, events)
@@ -138,19 +138,19 @@ async def test_lost_jobs_are_recovered_in_pages(database: Database) -> None:
 
 
 async def test_locked_job_is_not_recovered(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    await lapse(database, brought.worker_id)
+    prepared = await prepare_job(database, JobState.RUNNING)
+    await lapse(database, prepared.worker_id)
     async with database.transaction() as connection:
-        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=brought.job.id)
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
         assert await recover(database) == []
-    assert await recover(database) == [(brought.job.id, "cancelled")]
+    assert await recover(database) == [(prepared.job.id, "cancelled")]
 
 
 async def test_delayed_recovery_respects_renewed_leases(
     database: Database,
 ) -> None:
     # The recovery checks the workers in the order of their ids.
-    lapsed, renewed = [await bring(database, JobState.RUNNING) for _ in range(2)]
+    lapsed, renewed = [await prepare_job(database, JobState.RUNNING) for _ in range(2)]
     assert lapsed.worker_id < renewed.worker_id
     await lapse(database, lapsed.worker_id)
     async with database.transaction() as connection:
@@ -193,11 +193,11 @@ _SHORT_LEASE = text("""
 
 
 async def test_slow_worker_loses_its_recovered_job(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    await lapse(database, brought.worker_id)
+    prepared = await prepare_job(database, JobState.RUNNING)
+    await lapse(database, prepared.worker_id)
     await recover(database)
-    said = ending(brought.job.id, 1, EventType.SUCCEEDED)
-    assert await write_ends(database, brought.worker_id, said) == {}
+    said = ending(prepared.job.id, 1, EventType.SUCCEEDED)
+    assert await write_ends(database, prepared.worker_id, said) == {}
 
 
 # Deadlines.
@@ -205,12 +205,12 @@ async def test_slow_worker_loses_its_recovered_job(database: Database) -> None:
 
 async def test_waiting_job_expires_at_its_deadline(database: Database) -> None:
     for state in (JobState.SCHEDULED, JobState.QUEUED, JobState.RETRYING):
-        brought = await bring(database, state)
-        await set_column(database, brought.job.id, "deadline = now() + interval '1 h'")
+        prepared = await prepare_job(database, state)
+        await set_column(database, prepared.job.id, "deadline = now() + interval '1 h'")
         assert await expire(database) == []
-        await set_column(database, brought.job.id, "deadline = now()")
-        assert await expire(database) == [brought.job.id]
-        job = await read_job(database, brought.job.id)
+        await set_column(database, prepared.job.id, "deadline = now()")
+        assert await expire(database) == [prepared.job.id]
+        job = await read_job(database, prepared.job.id)
         assert job.state is JobState.FAILED
         assert job.error is not None
         assert (job.error.type, job.error.retryable) == ("DEADLINE_EXCEEDED", False)
@@ -219,19 +219,19 @@ async def test_waiting_job_expires_at_its_deadline(database: Database) -> None:
 
 
 async def test_running_job_expires_after_the_grace_period(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    await set_column(database, brought.job.id, "deadline = now() - interval '1 minute'")
+    prepared = await prepare_job(database, JobState.RUNNING)
+    await set_column(database, prepared.job.id, "deadline = now() - interval '1 minute'")
     assert await expire(database, running_grace=timedelta(minutes=2)) == []
-    assert await expire(database, running_grace=timedelta(seconds=30)) == [brought.job.id]
-    job = await read_job(database, brought.job.id)
+    assert await expire(database, running_grace=timedelta(seconds=30)) == [prepared.job.id]
+    job = await read_job(database, prepared.job.id)
     assert_legal(job, await history(database, job.id))
 
 
 async def test_ended_job_or_no_deadline_never_expires(database: Database) -> None:
     for state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED):
-        brought = await bring(database, state)
-        await set_column(database, brought.job.id, "deadline = now() - interval '1 h'")
-    await bring(database, JobState.QUEUED)
+        prepared = await prepare_job(database, state)
+        await set_column(database, prepared.job.id, "deadline = now() - interval '1 h'")
+    await prepare_job(database, JobState.QUEUED)
     assert await expire(database) == []
 
 
@@ -249,9 +249,9 @@ async def test_late_jobs_expire_in_pages_latest_first(database: Database) -> Non
 async def test_running_jobs_in_their_grace_hide_no_late_jobs(
     database: Database,
 ) -> None:
-    running = [await bring(database, JobState.RUNNING) for _ in range(3)]
-    for brought in running:
-        await set_column(database, brought.job.id, "deadline = now() - interval '10 s'")
+    running = [await prepare_job(database, JobState.RUNNING) for _ in range(3)]
+    for prepared in running:
+        await set_column(database, prepared.job.id, "deadline = now() - interval '10 s'")
     waiting = await submit(database)
     await set_column(database, waiting.id, "deadline = now() - interval '1 s'")
     assert await expire(database, limit=1, running_grace=timedelta(minutes=1)) == [waiting.id]

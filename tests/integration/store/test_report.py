@@ -13,7 +13,7 @@ from headrace_core.store.event_log import list_output
 from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job
-from support.states import bring
+from support.states import prepare_job
 from support.workers import ending, register, report, start, write_ends
 
 
@@ -30,8 +30,8 @@ async def test_reports_are_numbered_in_the_order_given(
     database: Database,
 ) -> None:
     worker_id = await register(database)
-    brought = [await bring(database, JobState.QUEUED) for _ in range(3)]
-    one, two, silent = [each.job for each in brought]
+    prepared = [await prepare_job(database, JobState.QUEUED) for _ in range(3)]
+    one, two, silent = [each.job for each in prepared]
     await start(database, worker_id, one, two, silent)
     taken = await report(
         database,
@@ -60,11 +60,11 @@ async def test_reports_are_numbered_in_the_order_given(
 
 
 async def test_last_progress_becomes_that_of_the_job(database: Database) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    job_id = brought.job.id
+    prepared = await prepare_job(database, JobState.RUNNING)
+    job_id = prepared.job.id
     await report(
         database,
-        brought.worker_id,
+        prepared.worker_id,
         progress(job_id, 0.1),
         progress(job_id, 0.3),
         output(job_id, "1"),
@@ -74,15 +74,15 @@ async def test_last_progress_becomes_that_of_the_job(database: Database) -> None
     told = [event.progress for event in await history(database, job_id) if event.progress]
     assert [progress.fraction for progress in told] == [0.1, 0.3]
     # Output alone does not change it.
-    await report(database, brought.worker_id, output(job_id, "2"))
+    await report(database, prepared.worker_id, output(job_id, "2"))
     assert (await read_job(database, job_id)).progress == job.progress
 
 
 async def test_new_attempt_resets_progress_and_keeps_output(
     database: Database,
 ) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    job_id, worker_id = brought.job.id, brought.worker_id
+    prepared = await prepare_job(database, JobState.RUNNING)
+    job_id, worker_id = prepared.job.id, prepared.worker_id
     await report(database, worker_id, progress(job_id, 0.9), output(job_id, '"one"'))
     await write_ends(database, worker_id, ending(job_id, 1, EventType.INTERRUPTED))
     await start(database, worker_id, await read_job(database, job_id))
@@ -100,17 +100,17 @@ async def test_new_attempt_resets_progress_and_keeps_output(
 async def test_report_of_another_workers_attempt_is_refused(
     database: Database,
 ) -> None:
-    brought = await bring(database, JobState.RUNNING)
-    other = await bring(database, JobState.RUNNING)
-    before = await history(database, brought.job.id)
+    prepared = await prepare_job(database, JobState.RUNNING)
+    other = await prepare_job(database, JobState.RUNNING)
+    before = await history(database, prepared.job.id)
     reports = [
-        progress(brought.job.id, 0.5, attempt=2),
-        output(brought.job.id, "1", attempt=0),
+        progress(prepared.job.id, 0.5, attempt=2),
+        output(prepared.job.id, "1", attempt=0),
         output(other.job.id, "1"),
     ]
-    assert await report(database, brought.worker_id, *reports) == set()
-    assert await history(database, brought.job.id) == before
+    assert await report(database, prepared.worker_id, *reports) == set()
+    assert await history(database, prepared.job.id) == before
     # A refused report does not prevent the others.
-    mixed = [*reports, progress(brought.job.id, 0.5)]
-    assert await report(database, brought.worker_id, *mixed) == {brought.job.id}
-    assert len(await history(database, brought.job.id)) == len(before) + 1
+    mixed = [*reports, progress(prepared.job.id, 0.5)]
+    assert await report(database, prepared.worker_id, *mixed) == {prepared.job.id}
+    assert len(await history(database, prepared.job.id)) == len(before) + 1

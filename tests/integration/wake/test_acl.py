@@ -16,7 +16,7 @@ from headrace_core.delivery.redis_server import read_redis
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
-from support.crew import POOL, Crew, at_work, identify, some
+from support.crew import POOL, Crew, identify, new_keys, running_worker
 from support.listening import LONG, listening
 from support.valkey import OwnValkey, own_valkey
 
@@ -51,8 +51,8 @@ async def test_documented_acl_rules_are_sufficient(
         assert await wake.wait(LONG)
         deliverer = Deliverer(limited, identify=identify)
         stack.push_async_callback(deliverer.close)
-        crew, deliveries = Crew(), some(2)
-        async with at_work(limited, crew) as worker:
+        crew, deliveries = Crew(), new_keys(2)
+        async with running_worker(limited, crew) as worker:
             await worker.ping()
             for delivery in deliveries:
                 await deliverer.deliver(POOL, [(delivery, 0)])

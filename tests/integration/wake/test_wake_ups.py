@@ -19,7 +19,7 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.notify import listen, notify
 from headrace_core.wake import DeafError, Timing, Topic, WakeBus
 from support.databases import Databases
-from support.listening import LONG, SHORT, channels_of, connected, hears_redis, listening
+from support.listening import LONG, SHORT, channels_of, connected, listening, redis_has_subscriber
 from support.proxy import Proxy
 from support.until import until
 from support.valkey import OwnValkey, own_valkey
@@ -239,7 +239,7 @@ async def test_restored_redis_delivers_again(
         await valkey.give_back()
         client: Redis = Redis.from_url(valkey.url)
         [jobs] = await channels_of(database, Topic.JOBS)
-        await until(lambda: hears_redis(client, [jobs]))
+        await until(lambda: redis_has_subscriber(client, [jobs]))
         # The reconnection counts as a wake-up, because others may be lost.
         assert await wake.wait(LONG)
         await client.publish(jobs, b"")

@@ -86,7 +86,7 @@ async def test_leftover_code_cannot_report_for_the_next_run(
 ) -> None:
     for name in ("one", "two", "three"):
         job = await jobs.ended(await jobs.submit("t.leaves", f'"{name}"'))
-        assert (job.state, job.result) == (JobState.SUCCEEDED, '"nobody"')
+        assert (job.state, job.result) == (JobState.SUCCEEDED, '"none"')
         outputs = [event.output for event in await jobs.events(job.id) if event.output]
         assert set(outputs) <= {f'"{name}"', f'"{name}, later"'}
 
@@ -117,5 +117,9 @@ async def test_process_logs_as_its_worker_does(
     assert job.state is JobState.SUCCEEDED
     lines = [line for line in capfd.readouterr().err.splitlines() if "a word" in line]
     line, library = map(json.loads, lines)
-    assert (line["event"], line["level"], line["service"]) == ("said_by_handler", "info", "worker")
+    assert (line["event"], line["level"], line["service"]) == (
+        "logged_by_handler",
+        "info",
+        "worker",
+    )
     assert (library["level"], library["logger"]) == ("warning", "its.library")

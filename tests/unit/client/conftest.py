@@ -20,7 +20,7 @@ from headrace.v1.handler_service_pb2_grpc import (
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceServicer, add_JobServiceServicer_to_server
 from headrace.v1.subscription_service_pb2_grpc import add_SubscriptionServiceServicer_to_server
-from support.played_subscriptions import PlayedSubscriptions
+from support.fake_subscriptions import FakeSubscriptions
 from support.refusals import abort
 from support.warm_cli import warm_cli
 
@@ -75,7 +75,7 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
         self.cut_at_mark = False
         self.watchers = Counter()
         self.left = Counter()
-        self.subscriptions = PlayedSubscriptions(self)
+        self.subscriptions = FakeSubscriptions(self)
         self.changed = asyncio.Event()
 
     # Controls of the tests.

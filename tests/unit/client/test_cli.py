@@ -473,14 +473,14 @@ async def test_unread_output_is_not_acknowledged(run, server, platform):
 
 async def test_second_consumer_waits_on_standby(run, start, platform):
     billing = await create_billing(run, platform)
-    platform.subscriptions.take_away("billing", "another")
+    platform.subscriptions.take_over("billing", "another")
     ended = await run("subscription", "watch", "billing", "--timeout-wait", "0.5s")
     assert ended.code == 124
     assert "waiting on standby" in ended.err
 
     process = await start("subscription", "watch", "billing")
     await platform.until(lambda: platform.watchers["billing"] == 2)
-    platform.subscriptions.let_go("billing")
+    platform.subscriptions.release("billing")
     await submit(run, "fails")
     async with asyncio.timeout(30):
         line = await process.stdout.readline()

@@ -325,7 +325,7 @@ async def test_replaced_consumer_with_open_events_ends(client, platform, billing
     async with client.subscribe("billing", consumer="a") as events:
         await client.submit("wait")
         await take(events, 2)
-        platform.subscriptions.take_away("billing", "b")
+        platform.subscriptions.take_over("billing", "b")
         with pytest.raises(SubscriptionTaken, match="another consumer") as caught:
             await events.ack()
         for wait in (anext(events), events.ack()):
@@ -342,11 +342,11 @@ async def test_replaced_consumer_without_open_events_waits(client, platform, bil
         await take(events, 2)
         assert await events.ack()
         ahead = asyncio.create_task(anext(events))
-        platform.subscriptions.take_away("billing", "b")
+        platform.subscriptions.take_over("billing", "b")
         await called(platform, "WatchSubscription", 2)
         assert not ahead.done()
         assert events.standby
-        platform.subscriptions.let_go("billing")
+        platform.subscriptions.release("billing")
         job = await client.submit("wait")
 
         async with asyncio.timeout(30):

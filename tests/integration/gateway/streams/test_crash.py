@@ -18,7 +18,7 @@ from headrace_standalone.embedded.postgres import EmbeddedPostgres
 from support.jobs import submit
 from support.server import Server, serving
 from support.until import until
-from support.watching import LookingTail, follow_job, follow_jobs, open_writer, watching
+from support.watching import ManualTail, follow_job, follow_jobs, open_writer, watching
 from support.workers import ending, register, start, write_ends
 
 # One crash is nearly always enough.
@@ -72,21 +72,21 @@ async def test_transaction_ids_reused_after_a_crash_hide_nothing(
 
     The server may write its log at any time, so the test repeats the crash until an id is reused.
     """
-    tail = LookingTail(own, own_database)
-    await tail.begin()
+    tail = ManualTail(own, own_database)
+    await tail.start()
     jobs = []
     for _ in range(CRASHES):
         jobs.append(await submit(own_database))
         traceless = [await open_writer(own_database) for _ in range(5)]
         for writer in traceless:
             await writer.roll_back()
-        await tail.look()
+        await tail.run()
         ended_before = max(writer.xid for writer in traceless)
         known = len(tail.visible)
 
         await crash(server[0], own_database)
         jobs += [await submit(own_database) for _ in range(8)]
-        await tail.look()
+        await tail.run()
         assert [event.job_id for event in tail.visible] == [job.id for job in jobs]
         assert tail.settled == tail.visible
         if any(event.xid <= ended_before for event in tail.visible[known:]):
@@ -97,12 +97,12 @@ async def test_transaction_ids_reused_after_a_crash_hide_nothing(
 async def test_crash_loses_open_transactions_alone(
     server: tuple[Server, str], own: Settings, own_database: Database
 ):
-    tail = LookingTail(own, own_database)
-    await tail.begin()
+    tail = ManualTail(own, own_database)
+    await tail.start()
     lost = await open_writer(own_database)
     await lost.submit()
     seen = await submit(own_database)
-    await tail.look()
+    await tail.run()
     unseen = await submit(own_database)
 
     await asyncio.to_thread(server[0].kill)
@@ -111,14 +111,14 @@ async def test_crash_loses_open_transactions_alone(
     await asyncio.to_thread(server[0].start)
     await until(lambda: _looked(tail))
     later = await submit(own_database)
-    await tail.look()
+    await tail.run()
     assert [e.job_id for e in tail.visible] == [seen.id, unseen.id, later.id]
     assert tail.settled == tail.visible
 
 
-async def _looked(tail: LookingTail) -> bool:
+async def _looked(tail: ManualTail) -> bool:
     try:
-        await tail.look()
+        await tail.run()
     except Unavailable:
         return False
     return True

@@ -23,7 +23,7 @@ from support.jobs import history, submit, submit_many
 from support.retention import prune
 from support.until import until
 from support.watching import (
-    LookingTail,
+    ManualTail,
     Name,
     Reader,
     follow_job,
@@ -270,11 +270,11 @@ async def test_suspension_keeps_streams_of_unpruned_tenants(watch: Watch, databa
 
 
 async def test_database_of_another_cluster_is_logged_once(settings: Settings, database: Database):
-    tail = LookingTail(settings, database)
+    tail = ManualTail(settings, database)
     with capture_logs() as logs:
-        await tail.begin()
+        await tail.start()
         await submit(database)
-        await tail.look()
+        await tail.run()
         assert logs == []
         job = await submit(database)
         async with database.transaction() as connection:

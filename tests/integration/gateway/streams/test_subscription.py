@@ -38,9 +38,9 @@ from support.subscribing import (
     create,
     delete,
     read_subscription,
-    receives,
-    stands_by,
     subscribe,
+    until_receiving,
+    until_standby,
 )
 from support.until import until
 from support.watching import Name, Reader, names, subscriptions, watching
@@ -89,7 +89,7 @@ async def test_only_unacknowledged_events_are_sent_again(watch: Watch, database:
     await first.cancel()
     again = subscribe(watch, "one")
     await again.has(1)
-    await receives(again)
+    await until_receiving(again)
     assert again.names == first.names[4:]
     await again.cancel()
 
@@ -101,7 +101,7 @@ async def test_cursor_of_a_mark_acknowledges_other_events(watch: Watch, database
     await submit_many(database, 3)
     await everything.has(3)
     reader = subscribe(watch)
-    await receives(reader)
+    await until_receiving(reader)
     assert reader.events == []
     assert (await read_subscription(database)).lag is not None
     await ack(database, watch, reader.pages[-1].cursor)
@@ -113,11 +113,11 @@ async def test_cursor_of_a_mark_acknowledges_other_events(watch: Watch, database
 async def test_consumers_without_a_name_are_distinct(watch: Watch, database: Database):
     await create(database)
     one = subscribe(watch)
-    await receives(one)
+    await until_receiving(one)
     another = subscribe(watch)
-    await stands_by(another)
+    await until_standby(another)
     await one.cancel()
-    await receives(another)
+    await until_receiving(another)
     assert (await read_subscription(database)).epoch == 2
     await another.cancel()
 
@@ -137,9 +137,9 @@ async def test_consumer_at_another_gateway_takes_over_at_once(
 ):
     await create(database)
     one = subscribe(watch, "one")
-    await receives(one)
+    await until_receiving(one)
     second = subscribe(other, "second")
-    await stands_by(second)
+    await until_standby(second)
     await submit_many(database, 3)
     await one.has(3)
     await ack(database, watch, one.pages[-1].cursor)
@@ -161,11 +161,11 @@ async def test_standby_takes_over_without_a_wake_up(
     monkeypatch.setattr(WakeBus, "publish", lambda *_: None)
     await create(database)
     one = subscribe(watch, "one")
-    await receives(one)
+    await until_receiving(one)
     second = subscribe(other, "second")
-    await stands_by(second)
+    await until_standby(second)
     await one.cancel()
-    await receives(second)
+    await until_receiving(second)
     await second.cancel()
 
 
@@ -176,7 +176,7 @@ async def test_standbys_take_over_in_order(watch: Watch, database: Database):
         readers.append(subscribe(watch, f"c{number}"))
         await readers[-1].until(lambda reader: bool(reader.pages))
     for number, reader in enumerate(readers):
-        await receives(reader)
+        await until_receiving(reader)
         assert all(len(later.pages) == 1 for later in readers[number + 1 :])
         await reader.cancel()
     assert (await read_subscription(database)).epoch == 4
@@ -197,7 +197,7 @@ async def test_newer_watch_of_a_consumer_replaces_the_older_one(
     # Cursors of the older watch can still be acknowledged.
     await ack(database, watch, older.pages[-1].cursor)
     again = subscribe(watch, "one")
-    await receives(again)
+    await until_receiving(again)
     assert again.events == []
     await again.cancel()
     with pytest.raises(SubscriptionTaken):
@@ -209,13 +209,13 @@ async def test_newer_standby_of_a_consumer_replaces_the_older(
 ):
     await create(database)
     holder = subscribe(watch, "holder")
-    await receives(holder)
+    await until_receiving(holder)
     older = subscribe(watch, "one")
-    await stands_by(older)
+    await until_standby(older)
     newer = subscribe(other, "one")
-    await stands_by(newer)
+    await until_standby(newer)
     await holder.cancel()
-    await receives(newer)
+    await until_receiving(newer)
     with pytest.raises(SubscriptionTaken):
         await older.end()
     assert (await read_subscription(database)).consumer == "one"
@@ -228,7 +228,7 @@ async def test_standby_sends_marks(
 ):
     await create(database)
     holder = subscribe(watch, "holder")
-    await receives(holder)
+    await until_receiving(holder)
     waiting = Reader(
         SubscriptionStream(
             tenant=DEFAULT_TENANT,
@@ -256,7 +256,7 @@ async def test_killed_gateway_is_replaced_when_its_lease_lapses(
         holder = subscribe(dying, "one")
         await holder.has(1)
         second = subscribe(other, "second")
-        await stands_by(second)
+        await until_standby(second)
         await die(dying)
         await second.has(1)
         # The lease has lapsed for the holder as well, which sends nothing more.
@@ -275,9 +275,9 @@ async def test_lease_is_renewed_while_the_watch_is_open(
 ):
     await create(database)
     holder = subscribe(watch, "one")
-    await receives(holder)
+    await until_receiving(holder)
     second = subscribe(other, "second")
-    await stands_by(second)
+    await until_standby(second)
 
     async def renewed() -> int:
         async with database.transaction() as connection:
@@ -289,7 +289,7 @@ async def test_lease_is_renewed_while_the_watch_is_open(
     assert not holder.task.done()
     assert len(second.pages) == 1
     await holder.cancel()
-    await receives(second)
+    await until_receiving(second)
     await second.cancel()
 
 
@@ -302,9 +302,9 @@ async def test_watches_of_a_deleted_subscription_end(
 ):
     await create(database)
     holder = subscribe(watch, "one")
-    await receives(holder)
+    await until_receiving(holder)
     second = subscribe(other, "second")
-    await stands_by(second)
+    await until_standby(second)
     await delete(database)
     if rung:
         bus.publish(Topic.SUBSCRIPTIONS)
@@ -316,13 +316,13 @@ async def test_watches_of_a_deleted_subscription_end(
 async def test_recreated_subscription_is_a_new_one(watch: Watch, database: Database):
     await create(database)
     holder = subscribe(watch, "one")
-    await receives(holder)
+    await until_receiving(holder)
     await delete(database)
     await create(database)
     with pytest.raises(SubscriptionNotFound):
         await holder.end()
     again = subscribe(watch, "one")
-    await receives(again)
+    await until_receiving(again)
     await again.cancel()
 
 
@@ -335,13 +335,13 @@ async def test_shutdown_releases_subscriptions_at_once(
         stuck = watch.watch_subscription(DEFAULT_TENANT, NAME, "one")
         assert (await anext(stuck)).mark is Mark.CAUGHT_UP
         waiting = subscribe(watch, "waiting")
-        await stands_by(waiting)
+        await until_standby(waiting)
         second = subscribe(other, "second")
-        await stands_by(second)
+        await until_standby(second)
         await watch.stop()
         with pytest.raises(ShuttingDown):
             await waiting.end()
-        await receives(second)
+        await until_receiving(second)
         with pytest.raises(ShuttingDown):
             await anext(stuck)
         late = subscribe(watch, "late")
@@ -360,7 +360,7 @@ async def test_watch_cancelled_while_acquiring_releases(
         await until(lambda: [lease for lease in watch._leases._open if lease.is_acquiring])
         await asking.cancel()
     second = subscribe(other, "second")
-    await receives(second)
+    await until_receiving(second)
     await second.cancel()
 
 
@@ -374,7 +374,7 @@ async def test_cancelled_watches_leave_no_leases(watch: Watch, database: Databas
             await reader.cancel()
     await until(lambda: not watch._leases._open and not watch._leases._closed)
     last = subscribe(watch, "last")
-    await receives(last)
+    await until_receiving(last)
     await last.cancel()
 
 
@@ -383,10 +383,10 @@ async def test_hundreds_of_standbys_cost_one_query_per_run(
 ):
     await create(database)
     holder = subscribe(watch, "holder")
-    await receives(holder)
+    await until_receiving(holder)
     readers = [subscribe(watch) for _ in range(200)]
     for reader in readers:
-        await stands_by(reader)
+        await until_standby(reader)
     statements: Counter[str] = Counter()
     looks = 0
 
@@ -416,7 +416,7 @@ async def test_hundreds_of_standbys_cost_one_query_per_run(
 async def test_thousand_short_watches_do_not_affect_the_receiver(watch: Watch, database: Database):
     await create(database)
     holder = subscribe(watch, "holder")
-    await receives(holder)
+    await until_receiving(holder)
     for _ in range(4):
         readers = [subscribe(watch) for _ in range(250)]
         await readers[-1].until(lambda reader: bool(reader.pages))
@@ -473,13 +473,13 @@ async def test_holder_without_postgresql_stops_and_is_replaced(
     through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
     async with watching(through, SHORT_LEASES) as watch:
         holder = subscribe(watch, "one")
-        await receives(holder)
+        await until_receiving(holder)
         second = subscribe(other, "second")
-        await stands_by(second)
+        await until_standby(second)
         await proxy.cut()
         with pytest.raises(Unavailable):
             await holder.end()
-        await receives(second)
+        await until_receiving(second)
         await proxy.start()
         back = subscribe(watch, "one")
 
@@ -490,9 +490,9 @@ async def test_holder_without_postgresql_stops_and_is_replaced(
             return bool(back.pages)
 
         await until(is_standby)
-        await stands_by(back)
+        await until_standby(back)
         await second.cancel()
-        await receives(back)
+        await until_receiving(back)
         await back.cancel()
     await proxy.cut()
 
@@ -513,7 +513,7 @@ async def test_stalled_reader_releases_lapsed_subscription(
         await proxy.start()
         await until(lambda: not watch._leases._closed)
         second = subscribe(other, "second")
-        await receives(second)
+        await until_receiving(second)
         with pytest.raises(Unavailable):
             await anext(stuck)
         await second.cancel()
@@ -527,7 +527,7 @@ async def test_holder_survives_a_short_outage_of_postgresql(settings: Settings, 
     through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
     async with watching(through, Timing(renew=0.3)) as watch:
         holder = subscribe(watch, "one")
-        await receives(holder)
+        await until_receiving(holder)
         (lease,) = watch._leases._open
         await proxy.cut()
         until_before = lease.until

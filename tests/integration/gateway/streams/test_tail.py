@@ -22,10 +22,10 @@ from headrace_core.store.sql.database import Database
 from support.jobs import submit, submit_many
 from support.proxy import Proxy
 from support.until import until
-from support.watching import LookingTail, OpenWriter, foreign_transaction, names, open_writer
+from support.watching import ManualTail, OpenWriter, foreign_transaction, names, open_writer
 from support.workers import ending, register, start, write_ends
 
-NewTail = Callable[..., Awaitable[LookingTail]]
+NewTail = Callable[..., Awaitable[ManualTail]]
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ async def crowd(settings: Settings) -> AsyncIterator[Database]:
 def new_tail(settings: Settings, crowd: Database) -> NewTail:
     """Return a factory of tails that begin at the end of the log."""
 
-    async def make(**bounds: int) -> LookingTail:
-        tail = LookingTail(settings, crowd, **bounds)
-        await tail.begin()
+    async def make(**bounds: int) -> ManualTail:
+        tail = ManualTail(settings, crowd, **bounds)
+        await tail.start()
         return tail
 
     return make
@@ -55,7 +55,7 @@ def new_tail(settings: Settings, crowd: Database) -> NewTail:
 async def test_tail_routes_no_earlier_events(database: Database, new_tail: NewTail):
     await submit(database)
     tail = await new_tail()
-    await tail.look()
+    await tail.run()
     assert (tail.visible, tail.settled) == ([], [])
     assert tail.tail.settled != (0, 0)
 
@@ -65,15 +65,15 @@ async def test_early_transaction_with_late_commit_is_not_missed(crowd: Database,
     early, late = await open_writer(crowd), await open_writer(crowd)
     (first,), (second,) = await early.submit(), await late.submit()
     await late.commit()
-    await tail.look()
+    await tail.run()
     assert names(tail.visible) == [(second, 1)]
     assert tail.settled == []
 
     await early.commit()
-    await tail.look()
+    await tail.run()
     assert names(tail.visible) == [(second, 1), (first, 1)]
     assert names(tail.settled) == [(first, 1), (second, 1)]
-    await tail.look()
+    await tail.run()
     assert len(tail.visible) == len(tail.settled) == 2
 
 
@@ -82,10 +82,10 @@ async def test_transaction_open_at_the_start_is_not_missed(crowd: Database, new_
     (first,) = await early.submit()
     before = await submit(crowd)
     tail = await new_tail()
-    await tail.look()
+    await tail.run()
     assert tail.visible == []
     await early.commit()
-    await tail.look()
+    await tail.run()
     assert names(tail.visible) == [(first, 1)]
     # Visible before the tail began, and settled later.
     assert names(tail.settled) == [(first, 1), (before.id, 1)]
@@ -97,7 +97,7 @@ async def test_rolled_back_transaction_delays_nothing(crowd: Database, new_tail:
     await writer.submit()
     job = await submit(crowd)
     await writer.roll_back()
-    await tail.look()
+    await tail.run()
     assert names(tail.visible) == names(tail.settled) == [(job.id, 1)]
 
 
@@ -105,13 +105,13 @@ async def test_foreign_transaction_delays_settled_events_alone(crowd: Database, 
     tail = await new_tail()
     async with foreign_transaction(crowd):
         jobs = await submit_many(crowd, 5)
-        await tail.look()
+        await tail.run()
         assert len(tail.visible) == 5
         assert tail.settled == []
         # Each run measures the lag of the oldest event again.
-        await tail.look()
+        await tail.run()
         assert tail.gauges.settled_lag > 0
-    await tail.look()
+    await tail.run()
     assert [event.job_id for event in tail.settled] == [job.id for job in jobs]
     assert tail.gauges.settled_lag == 0
 
@@ -122,9 +122,9 @@ async def test_long_foreign_transaction_does_not_slow_down_runs(crowd: Database,
     async with foreign_transaction(crowd):
         for _ in range(5):
             await submit_many(crowd, 100)
-            await tail.look()
+            await tail.run()
         assert tail.gauges.events == len(tail.visible) == 500
-    await tail.look()
+    await tail.run()
     assert tail.gauges.events == 500
     assert tail.settled == sorted(tail.visible, key=place_of)
 
@@ -136,20 +136,20 @@ async def test_overflowed_window_is_read_again_from_the_store(crowd: Database, n
         (late,) = await early.submit()
         for _ in range(5):
             await submit_many(crowd, 10)
-            await tail.look()
+            await tail.run()
         await early.commit()
         await submit_many(crowd, 10)
-        await tail.look()
+        await tail.run()
         assert len(tail.visible) == 61
         assert tail.settled == []
     assert await submit_many(crowd, 3)
-    await tail.look()
+    await tail.run()
     assert tail.settled[0].job_id == late
     assert tail.settled == sorted(tail.visible, key=place_of)
     assert len(tail.visible) == 64
     # Later events are in memory again.
     await submit_many(crowd, 3)
-    await tail.look()
+    await tail.run()
     assert tail.settled == sorted(tail.visible, key=place_of)
 
 
@@ -160,7 +160,7 @@ async def test_run_of_several_pages_sees_one_state(crowd: Database, new_tail: Ne
         await writer.submit(5)
     for writer in reversed(writers):
         await writer.commit()
-    await tail.look()
+    await tail.run()
     assert len(tail.visible) == 20
     assert tail.visible == tail.settled == sorted(tail.visible, key=place_of)
 
@@ -171,7 +171,7 @@ async def test_events_of_a_job_keep_their_order(database: Database, new_tail: Ne
     jobs = await submit_many(database, 4)
     await start(database, worker_id, *jobs)
     await write_ends(database, worker_id, *(ending(job.id, 1, EventType.SUCCEEDED) for job in jobs))
-    await tail.look()
+    await tail.run()
     for job in jobs:
         assert [e.seq for e in tail.visible if e.job_id == job.id] == [1, 2, 3]
         assert [e.seq for e in tail.settled if e.job_id == job.id] == [1, 2, 3]
@@ -183,19 +183,19 @@ async def test_outage_of_postgresql_loses_no_event(settings: Settings, database:
     through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
     cut_off = Database(through, application="test-tail")
     try:
-        tail = LookingTail(through, cut_off)
-        await tail.begin()
+        tail = ManualTail(through, cut_off)
+        await tail.start()
         first = await submit(database)
-        await tail.look()
+        await tail.run()
         await proxy.cut()
         second = await submit(database)
         with pytest.raises(Unavailable):
-            await tail.look()
+            await tail.run()
         await proxy.start()
 
         async def back() -> bool:
             try:
-                await tail.look()
+                await tail.run()
             except Unavailable:
                 return False
             return True
@@ -231,13 +231,13 @@ async def test_both_views_have_every_event_once_in_order(
     page: int,
     window: int,
 ):
-    tail = LookingTail(settings, crowd, page=page, window=window)
-    await tail.begin()
+    tail = ManualTail(settings, crowd, page=page, window=window)
+    await tail.start()
     seen_before = await _committed(crowd)
     writers: dict[int, OpenWriter] = {}
 
     async def look() -> None:
-        await tail.look()
+        await tail.run()
         there = sorted(await _committed(crowd) - seen_before)
         assert sorted(map(place_of, tail.visible)) == there
         settled = [place_of(event) for event in tail.settled]
@@ -290,17 +290,17 @@ async def test_events_of_a_job_keep_order_across_transactions(
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
     if look_between:
-        await tail.look()
+        await tail.run()
         assert [event.seq for event in tail.visible] == [3]
     ends = [ending(each.id, 1, EventType.SUCCEEDED) for each in (job, other)]
     assert await end_attempts(batch.connection, worker_id=worker_id, ends=ends)
     await batch.commit()
-    await tail.look()
+    await tail.run()
     for view in (tail.visible, tail.settled):
         assert [event.seq for event in view if event.job_id == job.id] == [3, 4]
         assert [event.seq for event in view if event.job_id == other.id] == [3]
         assert len(view) == 3
     cancelled, succeeded = (e for e in tail.settled if e.job_id == job.id)
     assert succeeded.xid == cancelled.xid > batch.xid
-    await tail.look()
+    await tail.run()
     assert len(tail.visible) == len(tail.settled) == 3

@@ -1,4 +1,4 @@
-"""Named subscriptions in memory, by the contract, for a server that a test plays."""
+"""Named subscriptions in memory, as in the contract, for a fake server."""
 
 # ruff: noqa: N802  # the methods of a service have the names of its calls
 
@@ -13,25 +13,25 @@ from support.refusals import abort
 
 @dataclass
 class Held:
-    """A subscription: what is acknowledged, and who receives."""
+    """A subscription, with its acknowledged position and its receiver."""
 
     filter: object
     position: int
     consumer: str = ""
     epoch: int = 0
-    # The watch that receives, if any.
+    # The receiving watch, if any.
     watch: object = None
     expired: bool = False
     acks: list = field(default_factory=list)
 
 
-class PlayedSubscriptions(SubscriptionServiceServicer):
-    """Subscriptions over the log of a `Platform`.
+class FakeSubscriptions(SubscriptionServiceServicer):
+    """The subscriptions of a fake platform.
 
     Attributes:
-        held: by name.
-        pack: how many events a message has at most.
-        room: how many messages with events may be sent still; None is any number.
+        held: the subscriptions by name.
+        pack: the maximum number of events in a message.
+        room: the number of messages with events that may still be sent; None means any number.
     """
 
     def __init__(self, platform):
@@ -41,26 +41,26 @@ class PlayedSubscriptions(SubscriptionServiceServicer):
         self.room = None
         self.idles = 0
 
-    # What tests steer.
+    # The controls of a test.
 
-    def take_away(self, name, consumer):
-        """Lets another consumer take over, as when a lease has lapsed."""
+    def take_over(self, name, consumer):
+        """Let another consumer take over, as after the lapse of a lease."""
         held = self.held[name]
         held.epoch += 1
         held.consumer, held.watch = consumer, object()
         self.platform.wake()
 
-    def let_go(self, name):
-        """Nobody receives any more."""
+    def release(self, name):
+        """Remove the receiver."""
         self.held[name].watch = None
         self.platform.wake()
 
     def idle(self):
-        """Tells everybody who receives how far it is."""
+        """Send an idle mark to each receiver."""
         self.idles += 1
         self.platform.wake()
 
-    # What it is made of.
+    # Helpers.
 
     async def find(self, name, context):
         if name not in self.held:
