@@ -266,12 +266,12 @@ async def test_worker_claims_from_postgresql_until_redis_returns(
 
         [last] = new_keys(1)
         await until(delivered)
-        asked = len(crew.queries)
+        queries = len(crew.queries)
         for _ in range(3):
             [one] = new_keys(1)
             await deliverer.deliver(POOL, [(one, 0)])
             await crew.until_started(one)
-        assert len(crew.queries) == asked
+        assert len(crew.queries) == queries
     await deliverer.close()
 
 

@@ -269,7 +269,7 @@ async def test_rejected_request_is_released(channel: grpc.aio.Channel):
     assert held < len(jobs)
 
 
-async def test_violations_of_watch_calls_come_at_once(jobs: JobServiceStub):
+async def test_invalid_watch_calls_list_all_violations(jobs: JobServiceStub):
     error = await refused(
         jobs.WatchJob(WatchJobRequest(job_id="x", after_seq=-1, data_encoding=99)).read()
     )

@@ -139,7 +139,7 @@ async def test_job_keeps_correlation_id_of_its_submit(jobs: JobServiceStub):
     metadata = (("x-request-id", "trace-17"),)
     single = SubmitJobRequest(job=spec, request_id="key")
     alone = (await jobs.SubmitJob(single, metadata=metadata)).job
-    # The second call returns the same job, whatever its own correlation id.
+    # The second call returns the same job, despite its own correlation id.
     again = (await jobs.SubmitJob(single, metadata=(("x-request-id", "trace-18"),))).job
     batch = await jobs.BatchSubmitJobs(
         BatchSubmitJobsRequest(jobs=[spec, JobSpec(type="other")]), metadata=metadata
@@ -255,13 +255,13 @@ async def test_unknown_job_is_not_found(jobs: JobServiceStub):
         assert error.details["ResourceInfo"]["resourceName"] == job_id
 
 
-async def test_violations_of_get_job_come_at_once(jobs: JobServiceStub):
+async def test_invalid_get_job_lists_all_violations(jobs: JobServiceStub):
     error = await refused(jobs.GetJob(GetJobRequest(job_id="17", view=99, data_encoding=99)))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert set(error.violations) == {"job_id", "view", "data_encoding"}
 
 
-async def test_violations_of_list_events_come_at_once(jobs: JobServiceStub):
+async def test_invalid_list_events_lists_all_violations(jobs: JobServiceStub):
     request = ListJobEventsRequest(job_id="", after_seq=-1, page_size=-1, data_encoding=99)
     error = await refused(jobs.ListJobEvents(request))
     assert set(error.violations) == {"job_id", "after_seq", "page_size", "data_encoding"}

@@ -167,11 +167,11 @@ async def test_prefetch_of_zero_disables_the_hand_off(
 async def test_hand_off_without_redis_wakes_the_scheduler(
     settings: Settings, database: Database, scheduler: WakeSubscription
 ) -> None:
-    gone = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
-    bus = WakeBus(gone, database)
+    without_redis = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
+    bus = WakeBus(without_redis, database)
     await bus.start()
     await register(database)
-    async with knowing(gone, database, bus) as hand_off:
+    async with knowing(without_redis, database, bus) as hand_off:
         for _ in range(2):
             hand_off.offer([await submit(database)])
             assert await scheduler.wait(LONG) == {Topic.JOBS}

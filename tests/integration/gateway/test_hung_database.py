@@ -117,13 +117,13 @@ async def test_client_retries_until_a_hung_database_answers(
     target = f"127.0.0.1:{gateway.port}"
     async with (
         Client(target, timeout=60, retries=50) as client,
-        Client(target, timeout=60, retries=0) as hasty,
+        Client(target, timeout=60, retries=0) as impatient,
     ):
         async with locked(database_url, settings.database_schema):
             submit = asyncio.create_task(client.submit("email", request_id="once"))
-            # The first attempt of `submit` ends before a later one of `hasty`.
+            # The first attempt of `submit` ends before a later one of `impatient`.
             with pytest.raises(Unavailable, match="postgresql"):
-                await hasty.submit("email")
+                await impatient.submit("email")
             assert not submit.done()
         job = await submit
 

@@ -112,7 +112,7 @@ async def test_forged_token_is_invalid(jobs: JobServiceStub):
         assert error.reason == "PAGE_TOKEN_INVALID"
 
 
-async def test_violations_come_at_once(jobs: JobServiceStub):
+async def test_invalid_list_request_lists_all_violations(jobs: JobServiceStub):
     request = ListJobsRequest(page_size=-1, filter="nope = 1", view=99, data_encoding=99)
     error = await refused(jobs.ListJobs(request))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
@@ -159,7 +159,7 @@ async def test_filter_finds_matching_jobs(worker: FakeWorker, jobs: JobServiceSt
         "labels.team:*": {a.id, b.id},
         'labels.empty = ""': {c.id},
         "labels.x.y = 1": {a.id},
-        "labels.nobody:*": set(),
+        "labels.unused:*": set(),
         '(labels.team = ml OR labels.team = "web")': {a.id, b.id},
         'create_time > "2026-01-01T00:00:00Z"': everything,
         'create_time < "2026-01-01T00:00:00+14:00"': set(),

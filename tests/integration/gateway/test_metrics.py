@@ -138,8 +138,8 @@ async def test_only_live_events_are_timed(
 
 
 async def test_resumed_streams_are_counted(gateway: Gateway, jobs: JobServiceStub, job_id: str):
-    begun = jobs.WatchJobs(WatchJobsRequest())
-    cursor = await live(begun)
+    first = jobs.WatchJobs(WatchJobsRequest())
+    cursor = await live(first)
     whole = jobs.WatchJob(WatchJobRequest(job_id=job_id))
     await read(whole)
     assert (await scrape(gateway.metrics_port))["headrace_stream_resumes_total"] == 0
@@ -150,7 +150,7 @@ async def test_resumed_streams_are_counted(gateway: Gateway, jobs: JobServiceStu
         gateway.metrics_port, lambda samples: samples["headrace_stream_resumes_total"] == 2
     )
     assert samples["headrace_stream_gaps_total"] == 0
-    for call in (begun, whole, resumed, behind):
+    for call in (first, whole, resumed, behind):
         call.cancel()
 
 
@@ -205,7 +205,7 @@ async def test_open_transaction_raises_the_settled_lag(
         )
         assert held["headrace_settled_lag_seconds"] == 0
         job_id = (await jobs.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
-        raised = await scrape_until(
+        higher = await scrape_until(
             port, lambda samples: samples["headrace_settled_lag_seconds"] > 0.2
         )
         # The metric rises further without new events.
@@ -213,7 +213,7 @@ async def test_open_transaction_raises_the_settled_lag(
             port,
             lambda samples: (
                 samples["headrace_settled_lag_seconds"]
-                > raised["headrace_settled_lag_seconds"] + 0.2
+                > higher["headrace_settled_lag_seconds"] + 0.2
             ),
         )
         # The event is still unsettled, so no stream is slow; streams of one job have received it.

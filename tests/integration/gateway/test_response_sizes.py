@@ -120,9 +120,9 @@ async def filled(channel: grpc.aio.Channel, worker: FakeWorker, database: Databa
     filled = Filled(
         database, jobs, HandlerServiceStub(channel), SubscriptionServiceStub(channel), [], ""
     )
-    begun = jobs.WatchJobs(js.WatchJobsRequest())
-    filled.cursor = (await begun.read()).cursor
-    begun.cancel()
+    stream = jobs.WatchJobs(js.WatchJobsRequest())
+    filled.cursor = (await stream.read()).cursor
+    stream.cancel()
     for document in (NUMBERS, TEXT):
         response = await filled.call(
             "SubmitJob",

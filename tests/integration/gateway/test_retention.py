@@ -77,7 +77,7 @@ async def test_expired_cursor_names_the_oldest_cursor(jobs: JobServiceStub, data
     old = await submitted(jobs, 3)
     (kept,) = await submitted(jobs)
     await cancel(jobs, *old)
-    (young,) = await submitted(jobs)
+    (recent,) = await submitted(jobs)
     # A gateway that has sent these events has settled them.
     follower = jobs.WatchJobs(WatchJobsRequest(cursor=begin))
     seen: list[Any] = []
@@ -92,7 +92,7 @@ async def test_expired_cursor_names_the_oldest_cursor(jobs: JobServiceStub, data
     oldest = error.metadata["oldest_cursor"]
     events, _ = await past(jobs, oldest)
     # All kept events after the start are sent.
-    assert events == [(young, 1)]
+    assert events == [(recent, 1)]
     assert (await jobs.GetJob(GetJobRequest(job_id=kept))).job.id == kept
 
 
@@ -121,13 +121,13 @@ async def test_cursor_of_another_database_is_invalid(
     (old,) = await submitted(jobs)
     await cancel(jobs, old)
     assert (await prune(database)).jobs == 1
-    elsewhere = Installation(id=uuid4(), secret=installation.secret)
+    other_database = Installation(id=uuid4(), secret=installation.secret)
     forger = Installation(id=installation.id, secret=bytes(32))
     good = encode_cursor(installation, DEFAULT_TENANT, 1, 1)
     error = await refused(read(jobs.WatchJobs(WatchJobsRequest(cursor=good))))
     assert (error.code, error.reason) == EXPIRED
     for cursor in (
-        encode_cursor(elsewhere, DEFAULT_TENANT, 1, 1),
+        encode_cursor(other_database, DEFAULT_TENANT, 1, 1),
         encode_cursor(forger, DEFAULT_TENANT, 1, 1),
         encode_cursor(installation, "other", 1, 1),
         good[:-1],
@@ -168,12 +168,12 @@ async def test_pages_are_stable_while_jobs_are_pruned(jobs: JobServiceStub, data
     # Prune the last job of the page, the next one and the oldest one.
     await cancel(jobs, ids[4], ids[3], ids[0])
     assert (await prune(database)).jobs == 3
-    rest, token = [], first.next_page_token
+    remaining, token = [], first.next_page_token
     while token:
         page = await jobs.ListJobs(ListJobsRequest(page_size=1, page_token=token))
-        rest += [job.id for job in page.jobs]
+        remaining += [job.id for job in page.jobs]
         token = page.next_page_token
-    assert rest == [ids[2], ids[1]]
+    assert remaining == [ids[2], ids[1]]
 
 
 async def test_kept_job_has_its_events_before_the_log_start(
@@ -202,8 +202,8 @@ async def test_kept_job_has_its_events_before_the_log_start(
     error = await refused(read(jobs.WatchJobs(old)))
     assert (error.code, error.reason) == EXPIRED
     await jobs.RetryJob(RetryJobRequest(job_id=kept))
-    begun = WatchJobsRequest(filter=only, cursor=error.metadata["oldest_cursor"])
-    follower = jobs.WatchJobs(begun)
+    request = WatchJobsRequest(filter=only, cursor=error.metadata["oldest_cursor"])
+    follower = jobs.WatchJobs(request)
     behind: list[Any] = []
     while not behind:
         behind += (await read(follower)).events

@@ -39,7 +39,7 @@ OUTPUT = '"' + 60_000 * "x" + '"'
 OUTPUTS = 12
 
 # A stream of all jobs may still send these events, which precede its start.
-BEGUN = {1, 2}
+EARLY = {1, 2}
 
 SPEC = JobSpec(type="square_sum", payload=Data(json=b'{"data": [1, 2, 3]}'))
 
@@ -123,7 +123,7 @@ async def is_ended(gateway: Gateway, *, slow_consumers: int = 0, resets: int = 0
     )
 
 
-def keepers() -> int:
+def kept_calls() -> int:
     """Return the number of calls that grpc.aio keeps."""
     return sum(task.get_name() == "rpc_task" for task in asyncio.all_tasks())
 
@@ -142,7 +142,7 @@ async def test_stalled_reader_receives_its_cursor(
     read = asyncio.create_task(read_seqs(reading, through=last))
     await emit(worker, job_id)
     # The active reader receives every event while the other one is stalled.
-    assert set(await read) - BEGUN == set(range(3, last + 1))
+    assert set(await read) - EARLY == set(range(3, last + 1))
     await is_ended(gateway, slow_consumers=1)
     assert gateway.gauges.filter_streams == 1
     seen, error = await read_rest(away)
@@ -157,7 +157,7 @@ async def test_stalled_reader_receives_its_cursor(
     resumed = await read_seqs(watch_jobs(slow, refused.metadata["cursor"]), through=last)
     # No event is missing, and only events that were read late are sent again.
     assert resumed[0] <= seen[-1] + 1
-    assert sorted({*seen, *resumed} - BEGUN) == list(range(3, last + 1))
+    assert sorted({*seen, *resumed} - EARLY) == list(range(3, last + 1))
     assert not reading.done()
     reading.cancel()
 
@@ -220,7 +220,7 @@ async def test_reader_that_never_returns_is_released(
     await is_ended(gateway, slow_consumers=3, resets=3)
     # Only the stream beside them is left. grpc.aio keeps the newest call until another one
     # arrives.
-    await until(lambda: keepers() == 1)
+    await until(lambda: kept_calls() == 1)
     await slow.GetStats(GetStatsRequest(), timeout=TIMEOUT)
     for call in away:
         _, error = await read_rest(call)
@@ -249,7 +249,7 @@ async def test_reader_that_disconnects_is_not_a_slow_consumer(
     with caplog.at_level(logging.WARNING):
         for call in away:
             call.cancel()
-        await until(lambda: keepers() == 0)
+        await until(lambda: kept_calls() == 0)
     assert gateway.gauges.filter_streams == gateway.gauges.job_streams == 0
     assert gateway.gauges.slow_consumers == gateway.gauges.resets == 0
     assert caplog.records == []

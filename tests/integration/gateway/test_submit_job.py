@@ -172,13 +172,13 @@ async def test_time_at_the_end_of_the_calendar_is_invalid(
 
 
 async def test_queue_is_of_the_job_or_handler_or_default(worker: FakeWorker, jobs: JobServiceStub):
-    said = (await jobs.SubmitJob(submit("square_sum", payload=NUMBERS, queue="mine"))).job
+    explicit = (await jobs.SubmitJob(submit("square_sum", payload=NUMBERS, queue="mine"))).job
     handlers = (await jobs.SubmitJob(submit("square_sum", payload=NUMBERS))).job
     neither = (await jobs.SubmitJob(submit("email"))).job
-    assert [said.queue, handlers.queue, neither.queue] == ["mine", "math", "default"]
+    assert [explicit.queue, handlers.queue, neither.queue] == ["mine", "math", "default"]
 
 
-async def test_violations_come_at_once_and_nothing_is_stored(
+async def test_all_violations_are_listed_and_nothing_is_stored(
     worker: FakeWorker, jobs: JobServiceStub
 ):
     request = SubmitJobRequest(
@@ -473,7 +473,7 @@ async def test_concurrent_submits_share_commits(jobs: JobServiceStub, database: 
     assert commits < 400
 
 
-async def test_cancelled_submits_do_not_disturb_the_others(jobs: JobServiceStub):
+async def test_cancelled_submits_do_not_affect_other_submits(jobs: JobServiceStub):
     calls = [jobs.SubmitJob(submit(labels={"n": str(n)})) for n in range(100)]
     for call in calls[::2]:
         call.cancel()

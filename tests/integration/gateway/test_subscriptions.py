@@ -223,7 +223,7 @@ async def test_page_of_large_filters_fits_a_default_client(service: Subscription
     assert names == [f"s{number:02}" for number in range(12)]
 
 
-async def test_violations_come_at_once(service: SubscriptionServiceStub):
+async def test_invalid_requests_list_all_violations(service: SubscriptionServiceStub):
     nul = JobFilter(queues=["a\0"], types=["\0"], labels={"a": "\0"}, states=[99], batch_id="x")
     error = await refused(create(service, "No Name!", filter=nul, cursor="x"))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")

@@ -131,7 +131,7 @@ async def test_pruned_events_are_reported_and_skipped(client: Client, database: 
     await client.create_subscription("billing")
     old = await client.submit("email")
     await old.cancel()
-    young = await client.submit("email")
+    recent = await client.submit("email")
     assert (await prune(database)).jobs == 1
     with pytest.raises(CursorExpired) as caught:
         async with client.subscribe("billing"):
@@ -140,7 +140,7 @@ async def test_pruned_events_are_reported_and_skipped(client: Client, database: 
     await client.ack_subscription("billing", caught.value.oldest_cursor)
 
     async with client.subscribe("billing") as events:
-        assert names(await take(events, 1)) == [(young.id, 1)]
+        assert names(await take(events, 1)) == [(recent.id, 1)]
 
 
 async def test_newer_watch_of_one_name_receives(client: Client):

@@ -101,8 +101,8 @@ async def test_streams_send_the_events_of_unreadable_jobs(
             await subscriptions.CreateSubscription(CreateSubscriptionRequest(name=name))
         database = Database(settings, application="test")
         async with database.statement() as connection:
-            spoil = """UPDATE subscriptions SET filter = '{"queues": 7}' WHERE name = 'bad'"""
-            await connection.execute(text(spoil))
+            damage = """UPDATE subscriptions SET filter = '{"queues": 7}' WHERE name = 'bad'"""
+            await connection.execute(text(damage))
         await database.close()
         listed = await subscriptions.ListSubscriptions(ListSubscriptionsRequest())
         assert {one.name: list(one.unreadable_fields) for one in listed.subscriptions} == {
@@ -131,7 +131,7 @@ async def test_streams_send_the_events_of_unreadable_jobs(
         durable.cancel()
 
 
-async def test_worker_fails_unreadable_jobs_and_runs_the_others(
+async def test_worker_fails_unreadable_jobs_and_runs_readable_ones(
     settings: Settings, ids: Ids
 ) -> None:
     echo = all_handlers().get("t.echo")

@@ -394,10 +394,10 @@ async def test_job_past_its_deadline_is_noticed(database: Database) -> None:
 
 async def test_undelivered_job_despite_free_slots_is_noticed(database: Database) -> None:
     await register(database, slots=10)
-    first, _, elsewhere = [
+    first, _, unserved = [
         await submit(database, **spec) for spec in ({"priority": 1}, {}, {"type": "unknown"})
     ]
-    assert elsewhere.type == "unknown"
+    assert unserved.type == "unknown"
     [breach] = (await audit(database, patience=0.0)).breaches
     assert (breach.check, breach.subject) == ("delivery", f"job {first.id}")
 

@@ -225,7 +225,7 @@ async def test_type_without_worker_blocks_no_other(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database, "served", queues=["fast"], slots=1)
-    for fields in ({"type": "nobody"}, {"type": "served", "queue": "slow"}):
+    for fields in ({"type": "unserved"}, {"type": "served", "queue": "slow"}):
         await submit_many(database, 1200, priority=100, **fields)
     job = await submit(database, type="served", queue="fast", priority=-100)
     await dispatch.run_once()

@@ -88,16 +88,16 @@ async def test_written_ends_are_found(database: Database) -> None:
 async def test_result_is_stored_exactly(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     result = '{"b":  1, "a": 9007199254740993, "b": 2}'
-    said = ending(prepared.job.id, 1, EventType.SUCCEEDED, result=result)
-    assert await write_ends(database, prepared.worker_id, said)
+    end = ending(prepared.job.id, 1, EventType.SUCCEEDED, result=result)
+    assert await write_ends(database, prepared.worker_id, end)
     assert (await read_job(database, prepared.job.id)).result == result
 
 
 async def test_backoff_runs_by_the_clock_of_the_database(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     backoff = timedelta(minutes=7)
-    said = ending(prepared.job.id, 1, EventType.RETRY_SCHEDULED, backoff=backoff)
-    await write_ends(database, prepared.worker_id, said)
+    end = ending(prepared.job.id, 1, EventType.RETRY_SCHEDULED, backoff=backoff)
+    await write_ends(database, prepared.worker_id, end)
     job = await read_job(database, prepared.job.id)
     assert abs(job.due_time - job.update_time - backoff) < timedelta(milliseconds=10)
 
@@ -128,8 +128,8 @@ async def test_consecutive_interruptions_are_counted(
     for attempt in (1, 2, 3):
         [claimed] = await start(database, worker_id, await read_job(database, job.id))
         assert claimed.interruptions == attempt - 1
-        said = ending(job.id, attempt, EventType.INTERRUPTED if attempt < 3 else event)
-        await write_ends(database, worker_id, said)
+        end = ending(job.id, attempt, EventType.INTERRUPTED if attempt < 3 else event)
+        await write_ends(database, worker_id, end)
     async with database.statement() as connection:
         assert await connection.scalar(text("SELECT interruptions FROM jobs")) == left
 
@@ -142,8 +142,8 @@ async def test_dead_process_counts_as_a_loss_and_no_retry(
     for attempt in (1, 2, 3):
         [claimed] = await start(database, worker_id, await read_job(database, job.id))
         assert claimed.worker_losses == attempt - 1
-        said = ending(job.id, attempt, EventType.WORKER_LOST)
-        assert await write_ends(database, worker_id, said) == {job.id: EventType.WORKER_LOST}
+        end = ending(job.id, attempt, EventType.WORKER_LOST)
+        assert await write_ends(database, worker_id, end) == {job.id: EventType.WORKER_LOST}
     await start(database, worker_id, await read_job(database, job.id))
     last = JobError(type="WORKER_LOST", message="one loss too many", retryable=False)
     await write_ends(database, worker_id, ending(job.id, 4, EventType.WORKER_LOST, error=last))
@@ -159,7 +159,7 @@ async def test_stack_trace_stays_with_the_newest_error(database: Database) -> No
     traced = JobError(type="E", message="m", retryable=True, stack_trace='File "a.py"')
     untraced = JobError(type="WORKER_LOST", message="m", retryable=True)
     seen = []
-    for attempt, event, says in (
+    for attempt, event, fields in (
         (1, EventType.RETRY_SCHEDULED, {"error": traced}),
         (2, EventType.INTERRUPTED, {}),
         (3, EventType.WORKER_LOST, {"error": untraced}),
@@ -168,7 +168,7 @@ async def test_stack_trace_stays_with_the_newest_error(database: Database) -> No
     ):
         await set_column(database, job.id, "state = 'queued', queue_time = now()")
         await start(database, worker_id, await read_job(database, job.id))
-        await write_ends(database, worker_id, ending(job.id, attempt, event, **says))
+        await write_ends(database, worker_id, ending(job.id, attempt, event, **fields))
         ended = await read_job(database, job.id)
         seen.append(ended.error and ended.error.stack_trace)
     assert seen == ['File "a.py"', 'File "a.py"', "", 'File "a.py"', None]
@@ -199,8 +199,8 @@ async def test_end_of_an_attempt_of_another_worker_is_refused(
 ) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     before = await read_job(database, prepared.job.id)
-    stranger = await register(database)
-    assert await write_ends(database, stranger, ending(before.id, 1, event)) == {}
+    other_worker = await register(database)
+    assert await write_ends(database, other_worker, ending(before.id, 1, event)) == {}
     for attempt in (0, 2):
         assert (
             await write_ends(database, prepared.worker_id, ending(before.id, attempt, event)) == {}
@@ -221,8 +221,8 @@ async def test_late_result_of_a_lost_worker_is_refused(database: Database) -> No
         assert await write_ends(database, lost, ending(job.id, 2, event)) == {}
     progress = Progress(fraction=1)
     for attempt in (1, 2):
-        said = ending(job.id, attempt, EventType.SUCCEEDED)
-        assert await write_ends(database, other, said) == (
+        end = ending(job.id, attempt, EventType.SUCCEEDED)
+        assert await write_ends(database, other, end) == (
             {} if attempt == 1 else {job.id: EventType.SUCCEEDED}
         )
     assert (await read_job(database, job.id)).progress != progress
@@ -232,8 +232,8 @@ async def test_second_end_of_an_attempt_is_refused(database: Database) -> None:
     # A worker retries if the answer to its commit was lost.
     prepared = await prepare_job(database, JobState.RUNNING)
     for event in ENDS:
-        said = ending(prepared.job.id, 1, event)
-        written = await write_ends(database, prepared.worker_id, said)
+        end = ending(prepared.job.id, 1, event)
+        written = await write_ends(database, prepared.worker_id, end)
         assert written == ({prepared.job.id: event} if event is ENDS[0] else {})
 
 
@@ -243,8 +243,8 @@ async def test_end_after_a_lapse_before_recovery_is_accepted(
     # The job is not recovered yet, so its attempt is still current.
     prepared = await prepare_job(database, JobState.RUNNING)
     await lapse(database, prepared.worker_id)
-    said = ending(prepared.job.id, 1, EventType.SUCCEEDED)
-    assert await write_ends(database, prepared.worker_id, said)
+    end = ending(prepared.job.id, 1, EventType.SUCCEEDED)
+    assert await write_ends(database, prepared.worker_id, end)
 
 
 # Concurrent cancellation.
@@ -312,8 +312,8 @@ async def test_cancel_requests_are_those_of_the_worker(database: Database) -> No
 async def test_error_message_may_have_any_text(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     error = JobError(type="Ünfall", message='"\\ \x00 \udcff \U0001f600 </script>', retryable=False)
-    said = ending(prepared.job.id, 1, EventType.FAILED, error=error)
-    assert await write_ends(database, prepared.worker_id, said)
+    end = ending(prepared.job.id, 1, EventType.FAILED, error=error)
+    assert await write_ends(database, prepared.worker_id, end)
     stored = (await read_job(database, prepared.job.id)).error
     assert stored == JobError(
         type="Ünfall", message='"\\ ? ? \U0001f600 </script>', retryable=False

@@ -213,13 +213,13 @@ async def test_idle_transaction_releases_its_locks_in_time(
 ) -> None:
     job = await submit(database)
     monkeypatch.setattr(databases, "_IDLE_TRANSACTION_MS", 200)
-    stands_still = Database(settings, application="test-still")
+    idle = Database(settings, application="test-still")
     with pytest.raises(Unavailable):
-        async with stands_still.transaction() as connection:
+        async with idle.transaction() as connection:
             await connection.execute(text("UPDATE jobs SET priority = 1"))
             async with asyncio.timeout(10), database.transaction() as other:
                 await other.execute(text("UPDATE jobs SET priority = 2"))
-    await stands_still.close()
+    await idle.close()
     assert (await read_job(database, job.id)).priority == 2
 
 

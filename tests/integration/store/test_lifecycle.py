@@ -141,11 +141,11 @@ async def attempt_row(database: Database, state: JobState, perform: Performer) -
     """Call one performer for a new job; return the row of the lifecycle that it caused, if any."""
     prepared = await prepare_job(database, state)
     before = await history(database, prepared.job.id)
-    told = await perform(database, prepared)
+    changed = await perform(database, prepared)
     job = await read_job(database, prepared.job.id)
     events = await history(database, prepared.job.id)
     assert events[: len(before)] == before
-    if not told:
+    if not changed:
         # The function reports no change, so only the time or deadline that the test has set may
         # differ.
         assert events == before

@@ -316,10 +316,10 @@ class LifecycleMachine(RuleBasedStateMachine):
         soon: bool,
         other: ModelWorker | None,
     ) -> None:
-        says = {"backoff": timedelta() if soon else _LONG} if event is _RETRY else {}
+        values = {"backoff": timedelta() if soon else _LONG} if event is _RETRY else {}
         by_worker = self._by_worker(chosen, other)
         for worker, owned in by_worker:
-            batch = [ending(job.id, max(1, job.attempt + shift), event, **says) for job in owned]
+            batch = [ending(job.id, max(1, job.attempt + shift), event, **values) for job in owned]
             allowed = [
                 job
                 for job, end in zip(owned, batch, strict=True)
@@ -333,7 +333,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             assert self.run(write_ends(self.database, worker.id, *batch)) == {}
 
     def report(self, data: st.DataObject) -> None:
-        shift, says = data.draw(shifts), data.draw(report_lists)
+        shift, fractions = data.draw(shifts), data.draw(report_lists)
         chosen = self._jobs(data, lambda job: job.runs)
         other = None if data.draw(aims) else self._worker(data)
         for worker, owned in self._by_worker(chosen, other):
@@ -342,7 +342,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             ]
             reports = []
             for job in owned:
-                for tenths in says:
+                for tenths in fractions:
                     fraction = None if tenths is None else tenths / 10
                     output = f'"piece {len(job.outputs)}"' if tenths is None else None
                     reports.append(

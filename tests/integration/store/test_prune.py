@@ -137,10 +137,10 @@ async def test_only_ended_jobs_are_pruned(database: Database, state: JobState) -
 
 
 async def test_retention_counts_from_the_end(database: Database) -> None:
-    old, young = await ended(database, 2)
-    await age(database, young, "-90 min")
+    old, recent = await ended(database, 2)
+    await age(database, recent, "-90 min")
     assert (await prune(database)).jobs == 1
-    assert await kept(database) == {young.id}
+    assert await kept(database) == {recent.id}
     with pytest.raises(JobNotFound):
         await read_job(database, old.id)
 

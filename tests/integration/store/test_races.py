@@ -79,11 +79,13 @@ async def test_racing_workers_leave_legal_histories(crowd: Database, seed: int) 
         for job in now:
             attempt = max(1, job.attempt)
             owner = job.worker_id or dice.choice(workers)
-            says = AttemptReport(key=AttemptKey(job.id, attempt), progress=Progress(fraction=0.5))
+            progress = AttemptReport(
+                key=AttemptKey(job.id, attempt), progress=Progress(fraction=0.5)
+            )
             possible: list[Awaitable[object]] = [
                 ask(crowd, cancel_job, job),
                 ask(crowd, requeue_job, job),
-                report(crowd, owner, says),
+                report(crowd, owner, progress),
                 *(
                     claim(crowd, worker, [AttemptKey(job.id, job.attempt + 1)])
                     for worker in workers

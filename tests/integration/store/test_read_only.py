@@ -95,12 +95,12 @@ async def test_probe_of_a_locked_table_waits_and_recovers(
 
 async def test_probe_writes_no_row_and_needs_room(database: Database) -> None:
     await WriteProbe(database, room=True).run()
-    spilled = text("SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()")
+    temp_bytes = text("SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()")
     async with database.statement() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM jobs")) == 0
 
         async def counted() -> bool:
-            return int(await connection.scalar(spilled)) > 100_000
+            return int(await connection.scalar(temp_bytes)) > 100_000
 
         await until(counted)
 

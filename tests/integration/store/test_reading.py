@@ -253,8 +253,8 @@ async def test_pages_of_events_end_early_by_bytes(database: Database) -> None:
 
     async def unseen(seen: Seen | None) -> tuple[EventPage, Seen]:
         async with database.statement() as connection:
-            look = await read_unseen(connection, seen=seen or begin.seen, limit=200)
-        return look.page, look.seen
+            found = await read_unseen(connection, seen=seen or begin.seen, limit=200)
+        return found.page, found.seen
 
     for read in (listed, emitted, ranged, unseen):
         sizes, outputs, after, complete = [], [], None, False

@@ -61,15 +61,15 @@ def other_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def there(settings: Settings, other_server: str) -> Settings:
+def other_settings(settings: Settings, other_server: str) -> Settings:
     """Settings for the other cluster."""
     return Settings.model_validate({**settings.model_dump(), "database_url": other_server})
 
 
 @pytest.fixture
-async def restored(there: Settings) -> AsyncIterator[Database]:
+async def restored(other_settings: Settings) -> AsyncIterator[Database]:
     """The database of the other cluster."""
-    database = Database(there, application="test-restored")
+    database = Database(other_settings, application="test-restored")
     try:
         yield database
     finally:
@@ -181,16 +181,16 @@ async def create_history(database: Database) -> None:
 
 
 async def test_dump_restored_in_another_cluster_continues(
-    database: Database, settings: Settings, there: Settings, restored: Database
+    database: Database, settings: Settings, other_settings: Settings, restored: Database
 ) -> None:
     await count_transactions(settings.database_url.get_secret_value(), 20_000)
     await create_history(database)
     before = await log(database)
     dump_and_restore(
-        settings.database_url.get_secret_value(), there.database_url.get_secret_value()
+        settings.database_url.get_secret_value(), other_settings.database_url.get_secret_value()
     )
     assert await foreign(restored)
-    await migrate_async(there)
+    await migrate_async(other_settings)
 
     assert not await foreign(restored)
     events = await log(restored)
@@ -216,7 +216,7 @@ async def test_dump_restored_in_another_cluster_continues(
     ]
     # The second migration does not rebase.
     name = await installation(restored)
-    await migrate_async(there)
+    await migrate_async(other_settings)
     assert await installation(restored) == name
 
 

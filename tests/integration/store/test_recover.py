@@ -160,7 +160,7 @@ async def test_delayed_recovery_respects_renewed_leases(
         await holder.execute(text("SELECT pg_advisory_xact_lock(1)"))
         async with database.transaction() as connection:
             end = await connection.scalar(_SHORT_LEASE, {"id": renewed.worker_id})
-        held_up = asyncio.create_task(recover(database, limit=2))
+        delayed = asyncio.create_task(recover(database, limit=2))
         await until_blocked(database)
         async with database.statement() as connection:
             lease = timedelta(minutes=10)
@@ -173,7 +173,7 @@ async def test_delayed_recovery_respects_renewed_leases(
 
         # The lease in the statement's snapshot has lapsed by now.
         await until(has_ended)
-    assert await held_up == [(lapsed.job.id, "queued")]
+    assert await delayed == [(lapsed.job.id, "queued")]
     assert (await read_job(database, renewed.job.id)).state is JobState.RUNNING
 
 

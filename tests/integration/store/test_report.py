@@ -44,8 +44,8 @@ async def test_reports_are_numbered_in_the_order_given(
         output(one.id, '"d"'),
     )
     assert taken == {one.id, two.id}
-    told = [(event.type, event.output) for event in (await history(database, one.id))[2:]]
-    assert told == [
+    reported = [(event.type, event.output) for event in (await history(database, one.id))[2:]]
+    assert reported == [
         (EventType.PROGRESSED, None),
         (EventType.OUTPUT, '"b"'),
         (EventType.PROGRESSED, None),
@@ -71,8 +71,8 @@ async def test_last_progress_becomes_that_of_the_job(database: Database) -> None
     )
     job = await read_job(database, job_id)
     assert job.progress == Progress(fraction=0.3, message="30%", counters='{"rows":  7}')
-    told = [event.progress for event in await history(database, job_id) if event.progress]
-    assert [progress.fraction for progress in told] == [0.1, 0.3]
+    reported = [event.progress for event in await history(database, job_id) if event.progress]
+    assert [progress.fraction for progress in reported] == [0.1, 0.3]
     # Output alone does not change it.
     await report(database, prepared.worker_id, output(job_id, "2"))
     assert (await read_job(database, job_id)).progress == job.progress

@@ -105,7 +105,7 @@ async def release(database: Database, *watches: SubscriptionWatch) -> int:
 async def ack(
     database: Database, subscription: Subscription | Acquired, place: Place, **changes: Any
 ) -> bool:
-    told = {
+    arguments = {
         "tenant": DEFAULT_TENANT,
         "name": NAME,
         "subscription_id": subscription.id,
@@ -113,7 +113,7 @@ async def ack(
         **changes,
     }
     async with database.transaction() as connection:
-        return await acknowledge(connection, place=place, **told)
+        return await acknowledge(connection, place=place, **arguments)
 
 
 async def places(database: Database, count: int) -> list[Place]:
@@ -419,8 +419,8 @@ async def test_holders_of_subscriptions_are_returned(database: Database):
     assert (holder.id, holder.consumer, holder.watch_id) == (mine.id, "a", watch.watch_id)
     assert holder.lease is not None
     assert timedelta(seconds=5) < holder.lease <= LEASE
-    nobody = holders[DEFAULT_TENANT, "free"]
-    assert (nobody.id, nobody.watch_id, nobody.lease) == (free.id, None, None)
+    missing = holders[DEFAULT_TENANT, "free"]
+    assert (missing.id, missing.watch_id, missing.lease) == (free.id, None, None)
 
 
 # Acknowledging.
@@ -536,18 +536,18 @@ async def test_successor_starts_after_a_concurrent_acknowledgement(
             epoch=acquired.epoch,
             place=first,
         )
-        taking = asyncio.create_task(acquire(database, new_watch(), "b"))
+        acquiring = asyncio.create_task(acquire(database, new_watch(), "b"))
         await until_blocked(database)
-    taken = await taking
+    taken = await acquiring
     assert taken is not None
     assert place(taken) == first
 
 
 async def test_concurrent_acknowledgements_keep_the_last_place(crowd: Database):
     subscription, _ = await create(crowd)
-    somewhere = await places(crowd, 12)
-    await asyncio.gather(*(ack(crowd, subscription, one) for one in reversed(somewhere)))
-    assert place(await get(crowd)) == somewhere[-1]
+    new_places = await places(crowd, 12)
+    await asyncio.gather(*(ack(crowd, subscription, one) for one in reversed(new_places)))
+    assert place(await get(crowd)) == new_places[-1]
 
 
 async def test_waiting_watch_takes_nothing_from_a_newer_one(

@@ -66,9 +66,9 @@ async def test_wait_returns_earlier_wake_ups(settings: Settings, database: Datab
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(publishing(settings, database))
         early = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
-        witness = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
+        reference = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
         bus.publish(Topic.JOBS)
-        assert await witness.wait(LONG)
+        assert await reference.wait(LONG)
         assert await early.wait(LONG)
 
 
@@ -100,25 +100,25 @@ async def test_subscriber_may_reject_a_topic_for_a_while(
 ) -> None:
     wanted = {Topic.JOBS}
     bus = WakeBus(settings, database, Topic.JOBS, Topic.SLOTS)
-    async with connected(bus, settings, database, Topic.JOBS, Topic.SLOTS) as witness:
-        choosy = bus.subscribe(Topic.JOBS, Topic.SLOTS, accepts=wanted.__contains__)
+    async with connected(bus, settings, database, Topic.JOBS, Topic.SLOTS) as reference:
+        selective = bus.subscribe(Topic.JOBS, Topic.SLOTS, accepts=wanted.__contains__)
         for topic, accepted in ((Topic.SLOTS, False), (Topic.JOBS, True), (Topic.SLOTS, True)):
             if accepted:
                 wanted.add(topic)
             bus.publish(topic)
-            assert await witness.wait(LONG) == {topic}
-            assert bool(await choosy.wait(0)) is accepted
+            assert await reference.wait(LONG) == {topic}
+            assert bool(await selective.wait(0)) is accepted
 
 
 async def test_unsubscribed_subscriber_receives_nothing(
     settings: Settings, database: Database
 ) -> None:
     bus = WakeBus(settings, database, Topic.JOBS)
-    async with connected(bus, settings, database, Topic.JOBS) as witness:
+    async with connected(bus, settings, database, Topic.JOBS) as reference:
         former = bus.subscribe(Topic.JOBS)
         bus.unsubscribe(former)
         bus.publish(Topic.JOBS)
-        assert await witness.wait(LONG)
+        assert await reference.wait(LONG)
         assert not await former.wait(0)
 
 
@@ -151,15 +151,15 @@ async def test_wait_without_wake_up_times_out(settings: Settings, database: Data
 
 async def test_many_publications_share_one_message(settings: Settings, database: Database) -> None:
     client: Redis = Redis.from_url(settings.redis_url.get_secret_value())
-    async with publishing(settings, database) as bus, client.pubsub() as heard:
+    async with publishing(settings, database) as bus, client.pubsub() as received:
         jobs, events = await channels_of(database, Topic.JOBS, Topic.EVENTS)
-        await heard.subscribe(jobs, events)
+        await received.subscribe(jobs, events)
         for _ in range(2):
-            await heard.get_message(timeout=LONG)
+            await received.get_message(timeout=LONG)
         for _ in range(1000):
             bus.publish(Topic.JOBS, Topic.EVENTS)
         messages = []
-        while message := await heard.get_message(timeout=SHORT):
+        while message := await received.get_message(timeout=SHORT):
             messages.append(message["channel"].decode())
     assert sorted(messages) == [events, jobs]
     await client.aclose()
@@ -341,11 +341,11 @@ async def test_link_that_dies_during_listen_is_found_fast(
         update={"database_url": SecretStr(link.url), "database_timeout": 300.0}
     )
     database = Database(patient, application="test")
-    heard: list[str] = []
+    received: list[str] = []
     async with asyncio.timeout(LONG):
         with pytest.raises(Unavailable):
-            await listen(database, [Topic.JOBS], on_notify=heard.extend, probe=0.2)
-    assert heard == []
+            await listen(database, [Topic.JOBS], on_notify=received.extend, probe=0.2)
+    assert received == []
     await database.close()
     await link.cut()
 

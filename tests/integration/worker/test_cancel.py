@@ -69,12 +69,12 @@ async def test_stubborn_handler_releases_its_slot(
     ended = await jobs.ended(job_id)
     after = await jobs.ended(waiting)
     assert ended.state is (JobState.CANCELLED if how == "cancel" else JobState.FAILED)
-    asked = ended.cancel_request_time
-    if asked is None:
+    requested = ended.cancel_request_time
+    if requested is None:
         assert ended.start_time is not None
-        asked = ended.start_time + timeout
+        requested = ended.start_time + timeout
     assert after.start_time is not None
-    free_after = (after.start_time - asked).total_seconds()
+    free_after = (after.start_time - requested).total_seconds()
     assert jobs.settings.worker_cancel_grace - 0.1 <= free_after
     assert worker.counts.left_behind == (job_type != "t.spin")
 
@@ -82,8 +82,8 @@ async def test_stubborn_handler_releases_its_slot(
 async def test_cancel_does_not_affect_the_next_attempt(
     settings: Settings,
 ) -> None:
-    steady = settings.model_copy(update={"shutdown_grace": 0.1})
-    async with platform(steady, handlers()) as jobs:
+    adjusted = settings.model_copy(update={"shutdown_grace": 0.1})
+    async with platform(adjusted, handlers()) as jobs:
         job_id = await jobs.submit("t.stubborn")
         first = await jobs.until(job_id, E.STARTED)
         await jobs.cancel(job_id)
@@ -114,19 +114,19 @@ def valkey() -> Iterator[OwnValkey]:
 async def test_cancel_without_wake_up_arrives_within_a_heartbeat(
     settings: Settings, valkey: OwnValkey
 ) -> None:
-    lonely = settings.model_copy(
+    own_redis = settings.model_copy(
         update={"redis_url": SecretStr(valkey.url), "redis_timeout": 0.5, "shutdown_grace": 0.1}
     )
-    async with platform(lonely, handlers()) as jobs:
+    async with platform(own_redis, handlers()) as jobs:
         job_id = await jobs.submit("t.forever")
         await jobs.until(job_id, E.STARTED)
         valkey.kill()
-        began = time.monotonic()
+        started = time.monotonic()
         async with jobs.database.transaction() as connection:
             await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         # The test sends no wake-up.
         assert (await jobs.ended(job_id)).state is JobState.CANCELLED
-        assert time.monotonic() - began < lonely.worker_beat + 1.5
+        assert time.monotonic() - started < own_redis.worker_beat + 1.5
 
 
 async def _has_started(jobs: Platform, job_id: JobId, *, times: int) -> bool:

@@ -70,14 +70,14 @@ async def test_children_end_with_their_attempt(jobs: Platform, worker: Server) -
 async def test_forked_child_that_returns_ends(
     jobs: Platform, worker: Server, tmp_path: Path
 ) -> None:
-    came = tmp_path / "came"
+    pid_file = tmp_path / "pid_file"
     ways = ("", "_loop", "_beside", "_process")
     for job_type in (f"t.returns_twice{way}" for way in ways):
-        results = [await _result(jobs, job_type, json.dumps(str(came))) for _ in range(3)]
+        results = [await _result(jobs, job_type, json.dumps(str(pid_file))) for _ in range(3)]
         pids = {worker.pid} if job_type != "t.returns_twice_process" else set(results)
         assert set(results) == pids, job_type
     # No child continued after the await.
-    assert came.read_text().split() == [str(worker.pid)] * 6
+    assert pid_file.read_text().split() == [str(worker.pid)] * 6
     assert await _result(jobs, "t.process", '{"number": 1}')
     assert worker.running
 

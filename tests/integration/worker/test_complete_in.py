@@ -190,7 +190,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
     ):
         await execute(jobs, CREATE)
         # One slot stays free. The transactions outnumber the connections of the worker.
-        stuck = await jobs.submit_many(
+        hanging = await jobs.submit_many(
             3,
             "e.never_ends",
             json.dumps({"url": jobs.settings.postgresql_url}),
@@ -198,7 +198,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
             # Another attempt would hang too, and block the stop of the worker.
             retry=RetryOverrides(max_attempts=1),
         )
-        await until(lambda: worker.counts.left_behind == len(stuck), within=DEADLINE_S)
+        await until(lambda: worker.counts.left_behind == len(hanging), within=DEADLINE_S)
         [before] = await execute(jobs, "SELECT clock_timestamp() AS time")
         other = await submit(jobs, "e.loop")
         assert (await jobs.ended(other)).state is JobState.SUCCEEDED
@@ -210,14 +210,14 @@ async def test_abandoned_transactions_do_not_block_the_worker(
         )
         other = await submit(jobs, "e.loop", commit=False)
         assert (await jobs.ended(other)).state is JobState.FAILED
-        assert (worker.counts.lease_losses, worker.running) == (0, len(stuck))
+        assert (worker.counts.lease_losses, worker.running) == (0, len(hanging))
         await execute(
             jobs,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE query = 'SELECT pg_sleep(600)'",
         )
         # Without the transactions, the worker writes the ends of their attempts.
-        for job_id in stuck:
+        for job_id in hanging:
             event = await jobs.until(job_id, E.FAILED)
             assert event.error is not None
             assert event.error.type == "TIMEOUT"

@@ -27,8 +27,8 @@ GRACE_S = 2.0
 @pytest.fixture
 async def jobs(settings: Settings) -> AsyncIterator[Platform]:
     # The grace of a cancelled handler exceeds the remaining time of the stop.
-    brief = settings.model_copy(update={"shutdown_grace": GRACE_S, "worker_cancel_grace": 10.0})
-    async with platform(brief, handlers(), workers=0) as running:
+    adjusted = settings.model_copy(update={"shutdown_grace": GRACE_S, "worker_cancel_grace": 10.0})
+    async with platform(adjusted, handlers(), workers=0) as running:
         yield running
 
 
@@ -40,11 +40,11 @@ async def test_worker_stops_within_grace_and_two_seconds(jobs: Platform, tmp_pat
             await jobs.until(job_id, E.STARTED)
         # The process of the last handler is running.
         await jobs.until(ids[-1], E.OUTPUT)
-        began = time.monotonic()
+        started = time.monotonic()
         code = await asyncio.to_thread(worker.terminate, within=GRACE_S + 10)
-        took = time.monotonic() - began
+        duration = time.monotonic() - started
     assert code == 0
-    assert GRACE_S <= took <= GRACE_S + 2
+    assert GRACE_S <= duration <= GRACE_S + 2
     for job_id in ids:
         job = await jobs.job(job_id)
         assert (job.state, job.attempt, job.retries_used) == (JobState.QUEUED, 1, 0)
@@ -73,7 +73,7 @@ async def test_processes_and_children_end_with_a_killed_worker(
 
 async def test_idle_worker_stops_at_once(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
-        began = time.monotonic()
+        started = time.monotonic()
         code = await asyncio.to_thread(worker.terminate, within=GRACE_S + 10)
-        assert time.monotonic() - began < GRACE_S
+        assert time.monotonic() - started < GRACE_S
     assert code == 0

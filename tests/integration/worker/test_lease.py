@@ -46,10 +46,10 @@ async def link(settings: Settings) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def jobs(settings: Settings) -> AsyncIterator[Platform]:
-    steady = settings.model_copy(
+    adjusted = settings.model_copy(
         update={"shutdown_grace": 0.1, "redeliver_after": 600.0, "worker_lease": 3.0}
     )
-    async with platform(steady, handlers(), workers=0) as running:
+    async with platform(adjusted, handlers(), workers=0) as running:
         yield running
 
 

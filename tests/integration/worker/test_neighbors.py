@@ -63,16 +63,16 @@ async def test_cancel_of_foreign_tasks_is_ignored(jobs: Platform, worker: Server
     neighbors = await jobs.submit_many(3, "t.forever")
     for neighbor in neighbors:
         await jobs.until(neighbor, E.STARTED)
-    rude = await jobs.submit_many(2, "t.cancels_all")
-    for job_id in rude:
+    attackers = await jobs.submit_many(2, "t.cancels_all")
+    for job_id in attackers:
         job = await jobs.ended(job_id)
         assert (job.state, job.attempt, job.result) == (JobState.SUCCEEDED, 1, "true")
     hidden = await jobs.submit("t.cancels_from_thread")
     await jobs.until(hidden, E.OUTPUT)
-    patient = await jobs.submit("t.awaits_all")
-    await jobs.until(patient, E.STARTED)
-    await jobs.cancel(patient)
-    assert (await jobs.ended(patient)).state is JobState.CANCELLED
+    waiting = await jobs.submit("t.awaits_all")
+    await jobs.until(waiting, E.STARTED)
+    await jobs.cancel(waiting)
+    assert (await jobs.ended(waiting)).state is JobState.CANCELLED
     # The worker still claims jobs, writes output and receives cancellations.
     assert (await jobs.ended(await jobs.submit("t.output", '{"number": 2}'))).attempt == 1
     for neighbor in (*neighbors, hidden):

@@ -35,8 +35,8 @@ async def test_thousand_jobs_end_once(settings: Settings) -> None:
 
 
 async def test_running_attempts_never_exceed_the_slots(settings: Settings) -> None:
-    tight = settings.model_copy(update={"worker_slots": 2, "shutdown_grace": 0.1})
-    async with platform(tight, handlers()) as jobs:
+    adjusted = settings.model_copy(update={"worker_slots": 2, "shutdown_grace": 0.1})
+    async with platform(adjusted, handlers()) as jobs:
         ids = await jobs.submit_many(5, "t.forever")
         running: set[object] = set()
         async with asyncio.timeout(DEADLINE_S):
@@ -123,22 +123,22 @@ async def test_late_result_of_a_lost_worker_is_refused(
 
 
 async def test_claim_with_a_lost_answer_is_handed_back(settings: Settings) -> None:
-    brisk = settings.model_copy(update={"worker_lease": 3.0, "worker_beat": 0.2})
-    async with platform(brisk, handlers()) as jobs:
+    adjusted = settings.model_copy(update={"worker_lease": 3.0, "worker_beat": 0.2})
+    async with platform(adjusted, handlers()) as jobs:
         running = await jobs.submit("t.forever")
         worker_id = (await jobs.until(running, E.STARTED)).worker_id
         assert worker_id is not None
         # No worker has this type, so only the test claims the job.
-        stray = await jobs.submit("t.unknown")
+        unknown = await jobs.submit("t.unknown")
         async with jobs.database.transaction() as connection:
             claimed = await claim_jobs(
                 connection,
                 worker_id=WorkerId(worker_id),
-                deliveries=[AttemptKey(stray, 1)],
+                deliveries=[AttemptKey(unknown, 1)],
             )
         assert len(claimed) == 1
-        await jobs.until(stray, E.INTERRUPTED)
-        job = await jobs.job(stray)
+        await jobs.until(unknown, E.INTERRUPTED)
+        job = await jobs.job(unknown)
         assert (job.state, job.retries_used) == (JobState.QUEUED, 0)
         assert (await jobs.job(running)).state is JobState.RUNNING
 

@@ -109,14 +109,14 @@ async def test_crash_loses_open_transactions_alone(
     with pytest.raises(Unavailable):
         await lost.commit()
     await asyncio.to_thread(server[0].start)
-    await until(lambda: _looked(tail))
+    await until(lambda: _is_reachable(tail))
     later = await submit(own_database)
     await tail.run()
     assert [e.job_id for e in tail.visible] == [seen.id, unseen.id, later.id]
     assert tail.settled == tail.visible
 
 
-async def _looked(tail: ManualTail) -> bool:
+async def _is_reachable(tail: ManualTail) -> bool:
     try:
         await tail.run()
     except Unavailable:

@@ -43,9 +43,9 @@ async def write(
     waiting: list[Job] = []
     running: list[Job] = []
     while len(written) < JOBS or waiting or running:
-        straggler = await open_writer(database) if chance.random() < 0.3 else None
-        if straggler is not None:
-            written += await straggler.submit(queue="left")
+        late_writer = await open_writer(database) if chance.random() < 0.3 else None
+        if late_writer is not None:
+            written += await late_writer.submit(queue="left")
         if len(written) < JOBS:
             jobs = await submit_many(database, chance.randint(1, 5), queue="run")
             written += [job.id for job in jobs]
@@ -66,8 +66,8 @@ async def write(
             ends = [ending(job.id, 1, EventType.SUCCEEDED) for job in running]
             await write_ends(database, worker_id, *ends)
             running = []
-        if straggler is not None:
-            await straggler.commit()
+        if late_writer is not None:
+            await late_writer.commit()
         if chance.random() < 0.5:
             bus.publish(Topic.EVENTS)
 

@@ -67,7 +67,7 @@ async def expired(reader: Reader) -> str:
 
 
 @asynccontextmanager
-async def asleep(watch: Watch) -> AsyncIterator[None]:
+async def suspended(watch: Watch) -> AsyncIterator[None]:
     """Suspend the tail of the gateway, as on a suspended machine."""
     await watch._tail_runner.stop()
     yield
@@ -81,7 +81,7 @@ async def test_pruned_cursor_expires_with_the_new_start(watch: Watch, database: 
     at_start = follow_jobs(watch, before)
     await at_start.has(3)
     await at_start.cancel()
-    (younger,) = await submit_many(database, 1)
+    (newer,) = await submit_many(database, 1)
     assert (await prune(database)).jobs == 1
 
     oldest = await expired(follow_jobs(watch, before))
@@ -90,11 +90,11 @@ async def test_pruned_cursor_expires_with_the_new_start(watch: Watch, database: 
     again = follow_jobs(watch, oldest)
     await caught_up(again)
     await again.has(1)
-    assert again.names == [(younger.id, 1)]
+    assert again.names == [(newer.id, 1)]
     await again.cancel()
     with pytest.raises(JobNotFound):
         await follow_job(watch, old.id).end()
-    assert await log(database) == [(kept.id, 1), (younger.id, 1)]
+    assert await log(database) == [(kept.id, 1), (newer.id, 1)]
 
 
 async def test_live_stream_survives_pruning(watch: Watch, database: Database):
@@ -233,7 +233,7 @@ async def test_suspension_beyond_the_retention_expires_streams(watch: Watch, dat
     await of_job.has(1)
     await of_kept.has(1)
     seen = len(lost.events)
-    async with asleep(watch):
+    async with suspended(watch):
         await cancel(database, job)
         (later,) = await submit_many(database, 1, queue="other")
         assert (await prune(database)).jobs == 1
@@ -257,7 +257,7 @@ async def test_suspension_beyond_the_retention_expires_streams(watch: Watch, dat
 async def test_suspension_keeps_streams_of_unpruned_tenants(watch: Watch, database: Database):
     reader = follow_jobs(watch)
     await caught_up(reader)
-    async with asleep(watch):
+    async with suspended(watch):
         (first,) = await submit_many(database, 1)
         (theirs,) = await submit_many(database, 1, tenant="other")
         await cancel(database, theirs)

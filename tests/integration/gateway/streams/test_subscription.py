@@ -96,7 +96,7 @@ async def test_only_unacknowledged_events_are_sent_again(watch: Watch, database:
 
 async def test_cursor_of_a_mark_acknowledges_other_events(watch: Watch, database: Database):
     await create(database, "all")
-    await create(database, queues=frozenset(["nobody's"]))
+    await create(database, queues=frozenset(["unused"]))
     everything = subscribe(watch, name="all")
     await submit_many(database, 3)
     await everything.has(3)
@@ -296,9 +296,9 @@ async def test_lease_is_renewed_while_the_watch_is_open(
 # The end.
 
 
-@pytest.mark.parametrize("rung", [True, False])
+@pytest.mark.parametrize("with_wake_up", [True, False])
 async def test_watches_of_a_deleted_subscription_end(
-    watch: Watch, other: Watch, database: Database, bus: WakeBus, rung: bool
+    watch: Watch, other: Watch, database: Database, bus: WakeBus, with_wake_up: bool
 ):
     await create(database)
     holder = subscribe(watch, "one")
@@ -306,7 +306,7 @@ async def test_watches_of_a_deleted_subscription_end(
     second = subscribe(other, "second")
     await until_standby(second)
     await delete(database)
-    if rung:
+    if with_wake_up:
         bus.publish(Topic.SUBSCRIPTIONS)
     for reader in (holder, second):
         with pytest.raises(SubscriptionNotFound):
@@ -332,8 +332,8 @@ async def test_shutdown_releases_subscriptions_at_once(
     await create(database)
     async with watching(settings) as watch:
         # A stream with a stalled reader, which cannot end.
-        stuck = watch.watch_subscription(DEFAULT_TENANT, NAME, "one")
-        assert (await anext(stuck)).mark is Mark.CAUGHT_UP
+        stalled = watch.watch_subscription(DEFAULT_TENANT, NAME, "one")
+        assert (await anext(stalled)).mark is Mark.CAUGHT_UP
         waiting = subscribe(watch, "waiting")
         await until_standby(waiting)
         second = subscribe(other, "second")
@@ -343,7 +343,7 @@ async def test_shutdown_releases_subscriptions_at_once(
             await waiting.end()
         await until_receiving(second)
         with pytest.raises(ShuttingDown):
-            await anext(stuck)
+            await anext(stalled)
         late = subscribe(watch, "late")
         with pytest.raises(ShuttingDown):
             await late.end()
@@ -356,9 +356,9 @@ async def test_watch_cancelled_while_acquiring_releases(
     await create(database)
     async with database.transaction() as connection:
         await connection.execute(text("SELECT FROM subscriptions FOR UPDATE"))
-        asking = subscribe(watch, "one")
+        acquiring = subscribe(watch, "one")
         await until(lambda: [lease for lease in watch._leases._open if lease.is_acquiring])
-        await asking.cancel()
+        await acquiring.cancel()
     second = subscribe(other, "second")
     await until_receiving(second)
     await second.cancel()
@@ -388,7 +388,7 @@ async def test_hundreds_of_standbys_cost_one_query_per_run(
     for reader in readers:
         await until_standby(reader)
     statements: Counter[str] = Counter()
-    looks = 0
+    reads = 0
 
     run = Driver.run
 
@@ -399,15 +399,15 @@ async def test_hundreds_of_standbys_cost_one_query_per_run(
     read = watch._leases._read_holders
 
     async def counted() -> float:
-        nonlocal looks
-        looks += 1
+        nonlocal reads
+        reads += 1
         return await read()
 
     monkeypatch.setattr(watch._leases, "_read_holders", counted)
     with monkeypatch.context() as counting:
         counting.setattr(Driver, "run", count)
-        await until(lambda: looks >= 3)
-    assert statements["SELECT"] <= looks
+        await until(lambda: reads >= 3)
+    assert statements["SELECT"] <= reads
     assert statements["UPDATE"] <= 1
     for reader in [holder, *readers]:
         await reader.cancel()
@@ -506,8 +506,8 @@ async def test_stalled_reader_releases_lapsed_subscription(
     await proxy.start()
     through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
     async with watching(through, SHORT_LEASES) as watch:
-        stuck = watch.watch_subscription(DEFAULT_TENANT, NAME, "one")
-        assert (await anext(stuck)).mark is Mark.CAUGHT_UP
+        stalled = watch.watch_subscription(DEFAULT_TENANT, NAME, "one")
+        assert (await anext(stalled)).mark is Mark.CAUGHT_UP
         await proxy.cut()
         await until(lambda: not watch._leases._open)
         await proxy.start()
@@ -515,7 +515,7 @@ async def test_stalled_reader_releases_lapsed_subscription(
         second = subscribe(other, "second")
         await until_receiving(second)
         with pytest.raises(Unavailable):
-            await anext(stuck)
+            await anext(stalled)
         await second.cancel()
     await proxy.cut()
 

@@ -42,7 +42,7 @@ async def crowd(settings: Settings) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def new_tail(settings: Settings, crowd: Database) -> NewTail:
-    """Return a factory of tails that begin at the end of the log."""
+    """Return a factory of tails that start at the end of the log."""
 
     async def make(**bounds: int) -> ManualTail:
         tail = ManualTail(settings, crowd, **bounds)
@@ -87,7 +87,7 @@ async def test_transaction_open_at_the_start_is_not_missed(crowd: Database, new_
     await early.commit()
     await tail.run()
     assert names(tail.visible) == [(first, 1)]
-    # Visible before the tail began, and settled later.
+    # The events were visible before the tail started, and settle later.
     assert names(tail.settled) == [(first, 1), (before.id, 1)]
 
 
@@ -207,8 +207,8 @@ async def test_outage_of_postgresql_loses_no_event(settings: Settings, database:
         await proxy.cut()
 
 
-# A schedule of writers: a closed writer begins and writes, an open one commits or rolls back. The
-# flag is whether the tail runs afterwards.
+# A schedule of writers: a closed writer opens and writes, an open one commits or rolls back. If the
+# flag is True, the tail runs afterwards.
 schedules = st.lists(
     st.tuples(
         st.integers(0, 4),
@@ -236,17 +236,17 @@ async def test_both_views_have_every_event_once_in_order(
     seen_before = await _committed(crowd)
     writers: dict[int, OpenWriter] = {}
 
-    async def look() -> None:
+    async def check_views() -> None:
         await tail.run()
-        there = sorted(await _committed(crowd) - seen_before)
-        assert sorted(map(place_of, tail.visible)) == there
+        committed = sorted(await _committed(crowd) - seen_before)
+        assert sorted(map(place_of, tail.visible)) == committed
         settled = [place_of(event) for event in tail.settled]
-        assert settled == there[: len(settled)]
+        assert settled == committed[: len(settled)]
         horizon = min((writer.xid for writer in writers.values()), default=None)
         assert not settled or horizon is None or settled[-1][0] < horizon
 
     async with AsyncExitStack() as stack:
-        for number, action, then_look in schedule:
+        for number, action, then_run in schedule:
             writer = writers.get(number)
             if writer is None:
                 writer = writers[number] = await open_writer(crowd)
@@ -258,12 +258,12 @@ async def test_both_views_have_every_event_once_in_order(
                 await writers.pop(number).commit()
             else:
                 await writers.pop(number).roll_back()
-            if then_look:
-                await look()
+            if then_run:
+                await check_views()
     writers.clear()
 
     async def everything_has_settled() -> bool:
-        await look()
+        await check_views()
         return len(tail.settled) == len(tail.visible)
 
     await until(everything_has_settled)
@@ -277,9 +277,9 @@ async def _committed(database: Database) -> set[tuple[int, int]]:
         return {(row.xid, row.position) for row in rows}
 
 
-@pytest.mark.parametrize("look_between", [True, False])
+@pytest.mark.parametrize("run_between", [True, False])
 async def test_events_of_a_job_keep_order_across_transactions(
-    database: Database, new_tail: NewTail, look_between: bool
+    database: Database, new_tail: NewTail, run_between: bool
 ):
     """A batch with an early id writes an event of a job after a later transaction."""
     worker_id = await register(database)
@@ -289,7 +289,7 @@ async def test_events_of_a_job_keep_order_across_transactions(
     batch = await open_writer(database)
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
-    if look_between:
+    if run_between:
         await tail.run()
         assert [event.seq for event in tail.visible] == [3]
     ends = [ending(each.id, 1, EventType.SUCCEEDED) for each in (job, other)]

@@ -84,7 +84,7 @@ async def test_late_subscriber_sees_the_same_as_an_early_one(
     assert early.events == middle.events == late.events == await history(database, job.id)
 
 
-async def test_stream_begins_after_the_given_number(
+async def test_stream_starts_after_the_given_number(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     job = await submit(database)

@@ -51,7 +51,7 @@ async def places(database: Database, reader: Reader) -> list[tuple[int, int]]:
     return [decode_cursor(installation, DEFAULT_TENANT, page.cursor) for page in reader.pages]
 
 
-async def test_stream_without_a_cursor_begins_now(watch: Watch, database: Database):
+async def test_stream_without_a_cursor_starts_now(watch: Watch, database: Database):
     # The gateway has routed these events, so they are the past of the next stream.
     earlier = follow_jobs(watch)
     await live(earlier)
@@ -288,7 +288,7 @@ async def test_unmatched_past_moves_the_cursor(watch: Watch, database: Database)
     await everything.has(1200)
     await everything.cancel()
 
-    reader = follow_jobs(watch, start, queues=frozenset(["nobody's"]))
+    reader = follow_jobs(watch, start, queues=frozenset(["unused"]))
     await live(reader)
     assert [page.mark for page in reader.pages] == [Mark.IDLE, Mark.IDLE, Mark.CAUGHT_UP]
     passed = await places(database, reader)
@@ -301,7 +301,7 @@ def quiet_stream(watch: Watch, *, idle: float):
     installation = watch._installation
     return FilterStream(
         tenant=DEFAULT_TENANT,
-        job_filter=JobFilter(queues=frozenset(["nobody's"])),
+        job_filter=JobFilter(queues=frozenset(["unused"])),
         after=None,
         write_cursor=lambda place: encode_cursor(installation, DEFAULT_TENANT, *place),
         tail=watch._tail,
@@ -326,7 +326,7 @@ async def test_foreign_cursor_is_rejected(watch: Watch, database: Database):
 
 async def test_shutdown_sends_the_last_cursor(settings: Settings, database: Database):
     async with watching(settings) as watch:
-        quiet = follow_jobs(watch, queues=frozenset(["nobody's"]))
+        quiet = follow_jobs(watch, queues=frozenset(["unused"]))
         idle = follow_jobs(watch)
         await live(quiet)
         await live(idle)
