@@ -163,8 +163,8 @@ class Answer(Struct, frozen=True):
     truncated: Annotated[
         bool,
         Meta(
-            description="The body was longer than HEADRACE_HTTP_MAX_RESPONSE_BYTES or than fits in "
-            "a result, or it broke off."
+            description="The body is cut: it exceeds HEADRACE_HTTP_MAX_RESPONSE_BYTES or the size "
+            "of a result, or it is incomplete."
         ),
     ]
 
