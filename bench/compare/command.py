@@ -110,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         help=f"approximate length of a measurement of B in seconds ({plan.accept_seconds:g})",
     )
+    add("--batch", type=int, help=f"jobs of a bulk submit of B ({plan.batch})")
     add("--clients", type=int, help=f"concurrent clients of B ({plan.clients})")
     add("--warm-up", type=float, help=f"warm-up of each round of C in seconds ({plan.warm_up:g})")
     add("--seconds", type=float, help=f"length of a round of C in seconds ({plan.seconds:g})")

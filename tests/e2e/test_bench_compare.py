@@ -2,39 +2,94 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from bench.compare import run
+from bench.compare.command import main
+from bench.compare.stage import Stage
 from support.until import until
 
 _ROOT = Path(__file__).parents[2]
-_COMMAND = (sys.executable, "bench/compare", "--quick", "--peers", "headrace")
 _TINY = (
-    *("--drain", "300", "--workers", "1", "--accept-seconds", "0.2", "--clients", "2"),
-    *("--warm-up", "0.2", "--seconds", "0.5", "--jobs", "300", "--waiting", "0"),
-    *("--finished", "300", "--queues", "0", "--delayed", "20", "--memory-jobs", "100"),
-    *("--rest", "0"),
+    *("--quick", "--peers", "headrace", "--drain", "100", "--workers", "1", "--clients", "2"),
+    *("--accept-seconds", "0.05", "--batch", "50", "--warm-up", "0.1", "--seconds", "0.2"),
+    *("--jobs", "100", "--waiting", "0", "--finished", "100", "--queues", "0", "--delayed", "20"),
+    *("--memory-jobs", "50", "--rest", "0"),
 )
 
 
+class SharedStage:
+    """One stage and one worker for all measurements of a run.
+
+    A run sets up a fresh stage for each measurement, so that measurements do not influence each
+    other. This test reads no rates, and most of a tiny run is the start of processes.
+    """
+
+    def __init__(self) -> None:
+        self._running = AsyncExitStack()
+        self._stage: Stage | None = None
+        self._has_worker = False
+        self._set_up = Stage.of
+        self._start_workers = Stage.workers
+        self._measure = run._Comparison.measure
+
+    def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have runs use it."""
+        shared = self
+
+        @asynccontextmanager
+        async def of(*arguments, **options) -> AsyncIterator[Stage]:
+            if shared._stage is None:
+                set_up = shared._set_up(*arguments, **options)
+                shared._stage = await shared._running.enter_async_context(set_up)
+            yield shared._stage
+
+        @asynccontextmanager
+        async def workers(stage: Stage, count: int, environment=None) -> AsyncIterator[None]:
+            if not shared._has_worker:
+                await shared._running.enter_async_context(shared._start_workers(stage, count))
+                shared._has_worker = True
+            yield
+
+        async def measure(comparison: run._Comparison, figure: str) -> None:
+            try:
+                await shared._measure(comparison, figure)
+            finally:
+                if figure == "F" or sys.exc_info()[0]:
+                    await shared._running.aclose()
+
+        monkeypatch.setattr(Stage, "of", of)
+        monkeypatch.setattr(Stage, "workers", workers)
+        monkeypatch.setattr(run._Comparison, "measure", measure)
+
+
+@pytest.fixture
+def _sigterm() -> Iterator[None]:
+    """Restore the signal handler that the command replaces."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
 @pytest.mark.timeout(300)
-def test_tiny_comparison_measures_and_writes_every_figure(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_sigterm")
+def test_tiny_comparison_measures_and_writes_every_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    SharedStage().patch(monkeypatch)
     document, page = tmp_path / "compare.json", tmp_path / "compare.md"
-    done = subprocess.run(
-        [*_COMMAND, *_TINY, "--json", document, "--markdown", page],
-        cwd=_ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
+    code = main([*_TINY, "--json", str(document), "--markdown", str(page)])
+    assert code == 0, capsys.readouterr()
     figures = json.loads(document.read_text())
     assert figures["failures"] == []
     measured = {}
@@ -42,7 +97,7 @@ def test_tiny_comparison_measures_and_writes_every_figure(tmp_path: Path) -> Non
         measured.setdefault(one["figure"], []).append(one)
     assert measured.keys() == set("ABCDEF")
     [drain] = measured["A"]
-    assert drain["values"]["jobs"] == 300
+    assert drain["values"]["jobs"] == 100
     assert drain["cpu"].keys() == {
         *("client", "gateway", "scheduler", "worker", "postgresql", "valkey")
     }
@@ -50,7 +105,7 @@ def test_tiny_comparison_measures_and_writes_every_figure(tmp_path: Path) -> Non
     assert 0 < measured["C"][0]["values"]["p50_ms"] <= measured["C"][0]["values"]["max_ms"]
     assert len(measured["D"]) == 2
     assert len(measured["E"]) == 3
-    assert measured["E"][-1]["values"]["jobs"] == 320
+    assert measured["E"][-1]["values"]["jobs"] == 120
     assert measured["F"][0]["values"]["gateway_rest_mib"] > 0
     assert "| Headrace |" in page.read_text()
 
@@ -58,27 +113,28 @@ def test_tiny_comparison_measures_and_writes_every_figure(tmp_path: Path) -> Non
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kill", [psutil.Process.terminate, psutil.Process.kill])
 async def test_stopped_comparison_leaves_no_process(kill) -> None:
+    command = [sys.executable, "bench/compare", "--peers", "headrace", "--figures", "F"]
     with subprocess.Popen(
-        [*_COMMAND, "--figures", "F", "--rest", "60"],
-        cwd=_ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        command, cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
-        run = psutil.Process(process.pid)
+        root = psutil.Process(process.pid)
         started: set[psutil.Process] = set()
 
-        async def all_processes_run() -> bool:
+        async def has_services_and_client() -> bool:
             assert process.poll() is None
-            started.update(run.children(recursive=True))
+            # Each scan reads all of /proc.
+            await asyncio.sleep(0.25)
+            started.update(root.children(recursive=True))
             lines = set()
             for one in started:
                 with suppress(psutil.NoSuchProcess):
                     lines.add(" ".join(one.cmdline()))
-            return any("headrace_worker" in line for line in lines) and any(
-                "peer.py control" in line for line in lines
+            return all(
+                any(program in line for line in lines)
+                for program in ("headrace_gateway", "headrace_scheduler", "peer.py control")
             )
 
-        await until(all_processes_run, within=240)
-        kill(run)
+        await until(has_services_and_client, within=240)
+        kill(root)
     psutil.wait_procs(started, timeout=30)
     assert [one for one in started if one.is_running() and one.status() != "zombie"] == []
