@@ -138,7 +138,7 @@ async def test_second_complete_in_raises_already_completed(jobs: Platform, mode:
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert job.error.type == "AlreadyCompleted"
-    assert "complete_in was called before for attempt 2" in job.error.message
+    assert "complete_in was already called for attempt 2" in job.error.message
     assert await effects(jobs, job.id) == []
 
 

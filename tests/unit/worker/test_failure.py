@@ -16,7 +16,7 @@ import pytest
 from headrace_core.domain.job import JobError
 from headrace_worker.api.failure import attach_stack_trace, describe, error_facts, stack_trace
 from headrace_worker.api.payload import Decoder, PayloadMismatch
-from headrace_worker.runners.loop import tame
+from headrace_worker.runners.loop import as_exception
 
 SECRET = "4111-1111"
 
@@ -235,7 +235,7 @@ def test_error_type_that_is_not_text_is_replaced() -> None:
 
 
 def test_stack_trace_of_a_remote_error_is_preserved() -> None:
-    remote = tame(raised(sys.exit, 2))
+    remote = as_exception(raised(sys.exit, 2))
     assert "SystemExit: 2" in stack_trace(remote)
     error = ValueError("x")
     attach_stack_trace(error, "there")

@@ -63,13 +63,13 @@ async def test_hung_renewal_loses_the_lease(
         database=database,  # type: ignore[arg-type]
         describe=worker,
         lease_s=0.6,
-        beat_s=0.2,
+        heartbeat_s=0.2,
         on_doubt=lambda: None,
         on_lost=lost.set,
         on_held=lambda: None,
         counts=counts,
     )
-    await held.take()
+    await held.register()
     running = LoopRunner(held, wake=held.wake).start()
     try:
         async with asyncio.timeout(10):

@@ -13,9 +13,9 @@ from headrace_worker.runners.link import Link
 
 def test_unencodable_report_waits_for_no_reply() -> None:
     loop = asyncio.new_event_loop()
-    link = Link(io.BytesIO(frames.frame(frames.Taken())), io.BytesIO(), loop)
+    link = Link(io.BytesIO(frames.frame(frames.Answer())), io.BytesIO(), loop)
     loop.close()
-    reporter = link.begin()
+    reporter = link.start_run()
     with pytest.raises(UnicodeEncodeError):
         link.send(reporter, frames.Output(chunk="\udcff"))
     reply = link.send(reporter, frames.Output(chunk="next"))

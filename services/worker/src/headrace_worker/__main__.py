@@ -39,7 +39,7 @@ _EXAMPLES = (
 
 
 class _Worker(WorkerService):
-    """A worker with a process of its own, so all child processes belong to handlers."""
+    """A worker that owns its process, so all child processes belong to handlers."""
 
     async def stop(self) -> None:
         try:
@@ -51,7 +51,7 @@ class _Worker(WorkerService):
 def _create(settings: Settings) -> WorkerService:
     set_up = logs.configure(settings, service="worker", foreign=HandlerLines())
     handlers = load_handlers(settings.handlers, builtins=settings.builtins)
-    # A module of handlers may have configured logging.
+    # A module with handlers may have configured logging.
     set_up()
     return _Worker(settings, handlers)
 

@@ -23,7 +23,7 @@ class Cancels(Loop):
 
     name = "cancels"
     topics = (Topic.CANCELS,)
-    # A cancellation does not wait for others.
+    # Cancellations are handled immediately and not collected.
     pause = 0.0
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The claims of a worker, and the search for claims whose answer was lost."""
+"""The claims of a worker, and the search for claims whose response was lost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Claims:
         slots: receives the claimed attempts.
         environment: the parts that all attempts share.
         publish: wakes other processes.
-        timeout: the limit for a claim, in seconds. The renewal of the lease has the same time.
+        timeout: the limit for a claim, in seconds. A renewal of the lease has the same limit.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Claims:
         self._lock = asyncio.Lock()
 
     async def claim(self, deliveries: Sequence[AttemptKey], most: int) -> list[Execution]:
-        """Claim at most `most` attempts; return those that this worker now has, not started.
+        """Claim at most `most` attempts; return the claimed ones, not yet started.
 
         Raises:
             Unavailable: the database did not answer. The lease is in doubt.
@@ -108,23 +108,23 @@ class Claims:
         return [job.key for job in jobs]
 
     async def hand_back_strays(self) -> None:
-        """Hand back the attempts that the worker has claimed and does not run.
+        """Hand back the attempts that the worker has claimed but does not run.
 
-        The answer to a committed claim can be lost. Recovery never takes such an attempt back,
+        The response to a committed claim can be lost. Recovery never takes such an attempt back,
         because its worker is alive.
 
         Raises:
             Unavailable: the database did not answer. The lease is in doubt.
         """
-        # No claim runs meanwhile, so each claimed attempt is in a slot.
+        # No claim runs in this block, so each claimed attempt is in a slot.
         async with self._exclusive():
             worker_id = self._lease.worker_id
             async with self._database.transaction() as connection:
                 held = await held_attempts(connection, worker_id=worker_id)
                 if not self._lease.held(worker_id):
-                    # Attempts that end because of this loss are not strays. Recovery takes over.
+                    # Attempts that end because of this loss are not strays. Recovery takes them.
                     return
-                # The guard refuses an attempt that ends right now.
+                # The guard of the statement refuses attempts that have just ended.
                 strays = [
                     AttemptEnd(key=key, event=EventType.INTERRUPTED)
                     for key in held
@@ -152,7 +152,7 @@ class Claims:
 
 
 class Strays(Loop):
-    """Hands back the claims whose answer was lost.
+    """Hands back attempts whose claim got no response.
 
     Args:
         claims: the claims of the worker.

@@ -1,4 +1,4 @@
-"""The drain of a worker: the end of its claims, and then of its attempts."""
+"""The drain of a worker: ends its claims, and then its attempts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 
 
 class Drain:
-    """Ends the claims of a worker, waits for its attempts and interrupts those that are left.
+    """Ends the claims of a worker, waits for its attempts and interrupts the remaining ones.
 
     Args:
         deliveries: the consumer of the pool's queue.
@@ -46,29 +46,27 @@ class Drain:
         self._slots = slots
         self._timing = timing
 
-    async def run(
-        self, until: float, *, consumer: LoopRunner, others: Sequence[LoopRunner]
-    ) -> None:
+    async def run(self, until: float, *, consumer: LoopRunner, loops: Sequence[LoopRunner]) -> None:
         """Drain the worker.
 
         Args:
-            until: the end of the grace by the clock of the loop.
+            until: the end of the grace, by the clock of the event loop.
             consumer: the loop that consumes deliveries.
-            others: the other loops, which run until all attempts have ended.
+            loops: the other loops, which run until all attempts have ended.
         """
         self._lease.draining = True
         leaving = asyncio.create_task(self._leave_queue(consumer), name="leave")
         async with self._best_effort():
-            # The scheduler learns of the drain at once. The lease stays while attempts end.
-            await self._lease.beat()
+            # Report the drain to the scheduler immediately. The lease stays while attempts end.
+            await self._lease.heartbeat()
         await leaving
         async with self._best_effort():
             await self._claims.hand_back_strays()
         await self._end_attempts(until)
-        await asyncio.gather(*(loop.stop(within=self._timing.task_end) for loop in others))
+        await asyncio.gather(*(loop.stop(within=self._timing.task_end) for loop in loops))
 
     async def _leave_queue(self, consumer: LoopRunner) -> None:
-        """Stop consuming deliveries. A delivery in hand is started or given back."""
+        """Stop consuming deliveries. A received delivery is started or returned."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timing.hand_back):
                 await self._deliveries.leave()
@@ -87,7 +85,7 @@ class Drain:
 
     @asynccontextmanager
     async def _best_effort(self) -> AsyncIterator[None]:
-        """Limit a step; continue the drain if it fails."""
+        """Limit the time of a step, and continue the drain if the step fails."""
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(self._timing.hand_back):
                 yield

@@ -24,10 +24,10 @@ _log = structlog.get_logger()
 
 # Seconds between two tries while the lease is in doubt or lost.
 _SOON: Final = (0.2, 0.6)
-# The least time for a try, in seconds.
-_LEAST_TRY_S: Final = 0.1
+# The shortest time limit of a renewal, in seconds.
+_MIN_TIMEOUT_S: Final = 0.1
 _NO_DATABASE: Final = "the database is not available"
-# The clock that includes the sleep of the machine, where it exists. The database's clock does too.
+# A clock that, like the database's, continues while the machine sleeps, where one exists.
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -39,21 +39,21 @@ class Lease(Loop):
     """Registers the worker, renews its lease, and registers again under a new id after a loss.
 
     A lease that could not be renewed is in doubt: the worker claims nothing until the next renewal.
-    The worker considers the lease lost one heartbeat before it lapses, so that running attempts
-    have that time to end.
+    The worker considers the lease lost one heartbeat before it lapses, so running attempts have
+    that time to end.
 
     Args:
         database: the database with the worker's row.
         describe: returns the row of the worker, with a new id at each call.
         lease_s: the duration of the lease, in seconds.
-        beat_s: the interval of the heartbeats, in seconds; at most a third of `lease_s`.
+        heartbeat_s: the interval of the heartbeats, in seconds; at most a third of `lease_s`.
         on_doubt: called when a renewal has failed.
         on_lost: called when the lease is lost; all running attempts must end.
-        on_held: called when the lease is held, for the first time or again.
+        on_held: called when the lease is acquired, and when a renewal ends a doubt.
         counts: counts the losses.
 
     Attributes:
-        draining: whether the heartbeats report that the worker drains.
+        draining: True to report in heartbeats that the worker drains.
         wake: ends the wait for the next heartbeat.
     """
 
@@ -65,7 +65,7 @@ class Lease(Loop):
         database: Database,
         describe: Callable[[], NewWorker],
         lease_s: float,
-        beat_s: float,
+        heartbeat_s: float,
         on_doubt: Callable[[], None],
         on_lost: Callable[[], None],
         on_held: Callable[[], None],
@@ -74,7 +74,7 @@ class Lease(Loop):
         self._database = database
         self._describe = describe
         self._lease_s = lease_s
-        self._beat_s = beat_s
+        self._heartbeat_s = heartbeat_s
         self.first_wait = self._interval()
         self._on_doubt = on_doubt
         self._on_lost = on_lost
@@ -101,7 +101,7 @@ class Lease(Loop):
     def held(self, worker_id: WorkerId) -> bool:
         """Return whether the lease under this id is held.
 
-        The answer depends on the time alone, so it is right at once after a suspended process
+        The result depends only on the time, so it is correct as soon as a suspended process
         resumes.
         """
         return self._worker_id == worker_id and _now() < self._ends
@@ -112,43 +112,43 @@ class Lease(Loop):
             self._doubt()
             self.wake.set()
 
-    async def take(self) -> None:
+    async def register(self) -> None:
         """Register the worker.
 
         Raises:
             Unavailable: the database did not answer.
         """
         worker = self._describe()
-        # The database starts the lease later than this, so a slow answer only shortens it here.
-        asked = _now()
+        # The database starts the lease later than this, so a slow response only shortens it here.
+        started = _now()
         async with self._database.transaction() as connection:
             await register_worker(connection, worker, lease=self._duration)
-        self._worker_id, self._ends = worker.id, asked + self._lease_s
+        self._worker_id, self._ends = worker.id, started + self._lease_s
         _log.info("worker_registered", worker_id=str(worker.id), slots=worker.slots)
         self._in_doubt = False
         self._on_held()
 
     async def run_once(self) -> float:
         """Renew the lease; return the seconds until the next heartbeat."""
-        await self.beat()
+        await self.heartbeat()
         return random.uniform(*_SOON) if self._in_doubt else self._interval()
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         """Renew the lease, or register again after a loss. A failure puts the lease in doubt."""
         # Attempts end one heartbeat before the lease lapses, so that no job runs twice.
-        last = self._ends - self._beat_s
+        last = self._ends - self._heartbeat_s
         worker_id = self._worker_id
         try:
             if worker_id is None:
-                async with asyncio.timeout(self._beat_s):
-                    await self.take()
+                async with asyncio.timeout(self._heartbeat_s):
+                    await self.register()
                 return
-            asked = _now()
-            left = max(last - asked, _LEAST_TRY_S)
-            # A slower renewal could report a lease that has lapsed in the meantime.
+            started = _now()
+            left = max(last - started, _MIN_TIMEOUT_S)
+            # A slower renewal could report a lease that has lapsed by then.
             async with (
                 self._lost_after(left, worker_id),
-                asyncio.timeout(min(self._beat_s, left)),
+                asyncio.timeout(min(self._heartbeat_s, left)),
                 self._database.statement() as connection,
             ):
                 renewed = await renew_lease(
@@ -166,18 +166,18 @@ class Lease(Loop):
                 self._lose(worker_id, _NO_DATABASE)
             return
         if not renewed:
-            self._lose(worker_id, "it had lapsed")
+            self._lose(worker_id, "the lease had lapsed")
             return
         if worker_id != self._worker_id:
-            # The answer came after the loss; the attempts are ending.
+            # The response arrived after the loss; the attempts are ending.
             return
-        self._ends = asked + self._lease_s
+        self._ends = started + self._lease_s
         if self._in_doubt:
             self._in_doubt = False
             self._on_held()
 
-    async def give_up(self) -> None:
-        """Remove the worker's row, at the end of the process.
+    async def unregister(self) -> None:
+        """Remove the worker's row when the process ends.
 
         Raises:
             Unavailable: the database did not answer.
@@ -193,7 +193,7 @@ class Lease(Loop):
 
     @asynccontextmanager
     async def _lost_after(self, seconds: float, worker_id: WorkerId) -> AsyncIterator[None]:
-        """Lose the lease if the block takes longer.
+        """Mark the lease as lost if the block takes longer.
 
         A statement on a dead connection can take minutes to end, even when it is cancelled.
         """
@@ -206,7 +206,7 @@ class Lease(Loop):
 
     def _interval(self) -> float:
         # The jitter spreads the heartbeats of workers that started together.
-        return self._beat_s * random.uniform(0.8, 1.0)
+        return self._heartbeat_s * random.uniform(0.8, 1.0)
 
     def _doubt(self) -> None:
         self._in_doubt = True
@@ -214,7 +214,7 @@ class Lease(Loop):
 
     def _lose(self, worker_id: WorkerId, why: str) -> None:
         if worker_id != self._worker_id:
-            # Another heartbeat has noticed the loss.
+            # Another heartbeat has handled the loss.
             return
         _log.error("lease_lost", worker_id=str(worker_id), why=why)
         self._worker_id = None

@@ -16,7 +16,7 @@ from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import LoopMetrics, registry_of
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
-# The ends of attempts. Each has a sample from the start, so that its rate is known.
+# The ends of attempts. Each has a sample from the start, so that Prometheus can compute its rate.
 ENDS: Final = (
     EventType.SUCCEEDED,
     EventType.RETRY_SCHEDULED,
@@ -36,7 +36,7 @@ class Counts:
         ended: the ended attempts, by the written event.
         ends_refused: the ends that were not written, because the attempt was not this worker's.
         reports_refused: the reports that were not written, for the same reason.
-        left_behind: the handlers that did not end within their grace; the worker abandoned them.
+        left_behind: the handlers that did not end within their grace, so the worker abandoned them.
         lease_losses: the losses of the lease.
     """
 
@@ -52,10 +52,10 @@ class Levels:
     """The state of a worker at the time of a scrape.
 
     Args:
-        running: returns the number of attempts in flight. It must return at once.
+        running: returns the number of attempts in flight. It must return immediately.
         slots: the number of slots.
-        without_redis: returns whether the worker claims straight from PostgreSQL. It must return at
-            once.
+        without_redis: returns whether the worker claims directly from PostgreSQL. It must return
+            immediately.
     """
 
     running: Callable[[], int]
@@ -67,8 +67,8 @@ def worker_metrics(counts: Counts, levels: Levels, records: LoopRecords) -> Coll
     """Return the metrics of a worker.
 
     Args:
-        counts: its counts.
-        levels: its state.
+        counts: the counts of the worker.
+        levels: the state of the worker.
         records: the records of its loops.
     """
     return registry_of(_Worker(counts, levels), LoopMetrics(records))
@@ -109,11 +109,11 @@ class _Worker(Collector):
             value=UNREADABLE_ROWS.total,
         )
         yield GaugeMetricFamily(
-            "headrace_attempts_running", "Attempts that run now.", value=levels.running()
+            "headrace_attempts_running", "Running attempts.", value=levels.running()
         )
         yield GaugeMetricFamily("headrace_slots", "Slots for attempts.", value=levels.slots)
         yield GaugeMetricFamily(
             "headrace_redis_fallback",
-            "Whether the worker claims straight from PostgreSQL because Redis is unavailable.",
+            "1 while the worker claims directly from PostgreSQL because Redis is unavailable.",
             value=levels.without_redis(),
         )

@@ -43,7 +43,7 @@ _LOOP_TIMING: Final = loop.Timing(retry=(0.2, 0.6))
 
 
 class WorkerService:
-    """A worker.
+    """The worker service: wires its parts, starts them and drains them.
 
     Args:
         settings: servers, slots, lease and limits.
@@ -67,7 +67,7 @@ class WorkerService:
         self._deliveries: BatchWorker[Execution] = BatchWorker(
             settings,
             pool=self._pool.name,
-            # The claims need the lease, which pauses the deliveries.
+            # Bound late: the claims need the lease, and the lease pauses the deliveries.
             claim=lambda deliveries, most: self._claims.claim(deliveries, most),  # noqa: PLW0108
             start=Execution.start,
             find=lambda limit: self._claims.find(limit),  # noqa: PLW0108
@@ -78,7 +78,7 @@ class WorkerService:
             database=self._database,
             describe=lambda: describe_worker(self._pool, handlers),
             lease_s=settings.worker_lease,
-            beat_s=settings.worker_beat,
+            heartbeat_s=settings.worker_beat,
             on_doubt=self._deliveries.pause,
             on_lost=lambda: self._slots.stop_all(StopReason.LOST),
             on_held=self._on_held,
@@ -122,7 +122,7 @@ class WorkerService:
             slots=self._slots,
             interval=settings.worker_beat,
         )
-        # Its only run lasts until the stop, so its record would look like a stuck loop.
+        # Without a record: its only run lasts until the stop and would count as a stuck loop.
         self._consumer = LoopRunner(_Consume(self._deliveries), timing=_LOOP_TIMING)
         self._loops = [
             self._runner(self._lease, wake=self._lease.wake),
@@ -143,12 +143,12 @@ class WorkerService:
 
     @property
     def port(self) -> int:
-        """The port of its health service."""
+        """The port of the health service."""
         return self._health.port
 
     @property
     def metrics_port(self) -> int:
-        """The port of its metrics; 0 without an address for them."""
+        """The port of the metrics; 0 without an address for them."""
         return self._metrics.port
 
     @property
@@ -157,7 +157,7 @@ class WorkerService:
         return len(self._slots)
 
     async def start(self) -> None:
-        """Register and begin to claim jobs.
+        """Register and start claiming jobs.
 
         Raises:
             Unavailable: the database did not answer.
@@ -165,7 +165,7 @@ class WorkerService:
         """
         await self._metrics.start()
         await self._bus.start()
-        await self._lease.take()
+        await self._lease.register()
         for runner in (self._consumer, *self._loops):
             runner.start()
         self._started = True
@@ -175,20 +175,20 @@ class WorkerService:
         _log.info("worker_started", port=self.port, pool=self._pool.name, types=len(self._handlers))
 
     async def stop(self) -> None:
-        """Drain: claim nothing more, give attempts the grace, hand back those that still run.
+        """Drain: stop claiming, wait for attempts during the grace, and hand back the rest.
 
-        It takes at most the grace and two seconds, even if a part hangs.
+        A stop takes at most the grace and two seconds, even if a part hangs.
         """
         clock = asyncio.get_running_loop().time
-        ends = clock() + self._settings.shutdown_grace
+        deadline = clock() + self._settings.shutdown_grace
         try:
-            async with asyncio.timeout_at(ends + self._timing.stop_margin):
+            async with asyncio.timeout_at(deadline + self._timing.stop_margin):
                 await self._health.enter_graceful_shutdown()
                 if self._started:
-                    await self._drain.run(ends, consumer=self._consumer, others=self._loops)
+                    await self._drain.run(deadline, consumer=self._consumer, loops=self._loops)
                 await self._close()
         except TimeoutError:
-            # Recovery takes the remaining attempts back. The process ends its connections.
+            # Recovery takes the remaining attempts back. The exit closes the connections.
             _log.warning("worker_stop_cut_short", running=len(self._slots))
         await self._metrics.stop()
         if self._watchdog is not None:
@@ -198,7 +198,7 @@ class WorkerService:
     async def _close(self) -> None:
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(self._timing.hand_back):
-                await self._lease.give_up()
+                await self._lease.unregister()
         self._bus.publish(Topic.JOBS, Topic.WORKERS)
         await asyncio.gather(self._ends.close(), self._reports.close(), self._processes.close())
         await asyncio.gather(self._deliveries.close(), self._bus.stop(), self._health.stop())
@@ -242,7 +242,7 @@ class WorkerService:
                 checks=(
                     Check(name="postgresql", ping=WriteProbe(self._database).run),
                     Check(name="wake-ups", ping=self._bus.ping),
-                    # Without Redis the worker claims straight from PostgreSQL.
+                    # Without Redis the worker claims directly from PostgreSQL.
                     Check(name="redis", ping=self._deliveries.ping, required=False),
                 )
             ),
@@ -261,7 +261,7 @@ class WorkerService:
 
 
 class _Consume(Loop):
-    """Consumes deliveries. It runs forever, unless the consumer itself has a fault."""
+    """Consumes deliveries, in one run that ends only if the consumer has a fault."""
 
     name = "deliveries"
 

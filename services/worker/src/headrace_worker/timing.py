@@ -11,10 +11,10 @@ class Timing:
 
     Attributes:
         retry: the pause before a write is repeated while PostgreSQL is unavailable.
-        open_row: the pause between two checks whether a handler's transaction still locks the row
-            of its job. It doubles from the first value to the second.
+        open_row: the pause between two checks for a handler's transaction that still locks the row
+            of its job. The pause doubles from the first value to the second.
         merge: the interval in which progress of one attempt is merged: ten events per second.
-        process_exit: the time for a process that has closed its output to exit by itself.
+        process_exit: the time for a process that has closed its output to exit on its own.
         process_reap: the time for a killed process to disappear.
         drain_grace: the time for a handler to end when the grace of a drain is over.
         hand_back: the limit for each step of a drain that writes to PostgreSQL or Redis.

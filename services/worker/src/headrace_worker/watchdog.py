@@ -1,4 +1,4 @@
-"""The end of a worker whose event loop is blocked.
+"""The watchdog: ends a worker whose event loop is blocked.
 
 While the loop is blocked, the process renews no lease, receives no cancellation and handles no
 signal. Other workers run its jobs, and its supervisor restarts it.
@@ -29,7 +29,7 @@ _TICK_S: Final = 0.5
 _LEAST_TICKS: Final = 10
 # The time for the last log line, in seconds. The log itself may block the loop.
 _LOG_S: Final = 2.0
-# The most jobs and frames in that line.
+# The most jobs and frames in this line.
 _MOST_JOBS: Final = 100
 _MOST_FRAMES: Final = 50
 
@@ -37,12 +37,12 @@ _MOST_FRAMES: Final = 50
 class Watchdog:
     """Ends the process if the event loop that started it is blocked for too long.
 
-    It counts its own checks and not seconds, so the time of a suspended process does not count. A
+    It counts its own checks instead of seconds, so a suspension of the process does not count. A
     handler that holds the interpreter lock in native code blocks the watchdog too. The checks
-    continue when the lock is free.
+    continue when the lock is released.
 
     Args:
-        limit: the longest time without a turn of the loop, in seconds.
+        limit: the longest time without an iteration of the loop, in seconds.
         running: returns the running jobs, for the log. The thread of the watchdog calls it.
         end: ends the process.
     """
@@ -113,10 +113,10 @@ class Watchdog:
 
 
 def _frames(frame: FrameType | None) -> list[str]:
-    """Return the stack of a thread, outermost call first, without values: they may be payloads."""
+    """Return the stack of a thread, outermost call first, without values that may be payloads."""
     if frame is None:
         return []
     frames = traceback.StackSummary.extract(
         traceback.walk_stack(frame), limit=_MOST_FRAMES, lookup_lines=False
     )
-    return [f"{one.filename}:{one.lineno} {one.name}" for one in reversed(frames)]
+    return [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in reversed(frames)]

@@ -36,7 +36,7 @@ class Attempt:
         job_id: the id of the job.
         number: the fence. It grows with each attempt of the job, so the receiver of a side effect
             can refuse a number below the highest one that it has seen.
-        type, queue, tenant, labels: of the job.
+        type, queue, tenant, labels: the values of the job.
         deadline: the end of the attempt's time, by the clock of this machine.
         ends: the same time by `time.monotonic()` of this process, in seconds.
         correlation_id: the x-request-id of the submit.
@@ -98,7 +98,7 @@ def as_progress(fraction: float, message: str, counters: Mapping[str, float]) ->
 
 
 def _name(name: str) -> str:
-    # `isprintable` is false for a lone surrogate too.
+    # `isprintable` also rejects a lone surrogate.
     if not (0 < len(name) <= MAX_COUNTER_NAME and name.isprintable()):
         raise InvalidProgress(
             f"{name[:MAX_COUNTER_NAME]!r} is not the name of a counter; use 1 to "
@@ -164,12 +164,12 @@ class _AttemptContext(Generic[Signal]):
 
     @property
     def cancelled(self) -> bool:
-        """Whether the handler should stop: by a cancellation, a timeout or a deadline."""
+        """True if the handler should stop: after a cancellation, a timeout or a deadline."""
         return self.cancel_event.is_set()
 
     @contextmanager
     def _completing(self) -> Iterator[None]:
-        """Replace the error of a refused second `complete_in` by its likely reason."""
+        """Replace the error of a second `complete_in` with AlreadyCompleted, its likely reason."""
         try:
             yield
         except AttemptNotCurrent as error:
@@ -228,9 +228,10 @@ class Context(_AttemptContext[asyncio.Event]):
         not at all.
 
         Call it as the last statement before the commit. Later reports raise an error, and the
-        return value of the handler is ignored. After a rollback the handler may begin a new
+        return value of the handler is ignored. After a rollback the handler may start a new
         transaction and call it again. A handler that returns without a commit fails with
-        `NotCommitted`, which is retried. A handler that raises after its commit has succeeded.
+        `NotCommitted`, which is retried. A handler that raises after its commit has
+        still succeeded.
 
         Args:
             connection: a connection to the database of the jobs, with an open transaction: an
@@ -260,7 +261,7 @@ class SyncContext(_AttemptContext[threading.Event]):
     Args:
         attempt: the attempt.
         report: delivers one report, and blocks until there is room for it.
-        completing: announces a result of a size in bytes, as Reporter.completing.
+        completing: announces a result with its size in bytes, as Reporter.completing does.
         cancel_event: set when the handler should stop.
     """
 
@@ -276,15 +277,15 @@ class SyncContext(_AttemptContext[threading.Event]):
         self._announce = completing
 
     def progress(self, fraction: float, message: str = "", **counters: float) -> None:
-        """As Context.progress."""
+        """Report progress as Context.progress does."""
         self._report(as_progress(fraction, message, counters))
 
     def emit(self, chunk: object) -> None:
-        """As Context.emit."""
+        """Emit a piece of output as Context.emit does."""
         self._report(encode(chunk))
 
     def complete_in(self, connection: Any, result: object = None) -> None:
-        """As Context.complete_in.
+        """Complete the job as Context.complete_in does.
 
         Args:
             connection: a SQLAlchemy Connection or Session, or a connection of psycopg, psycopg2,

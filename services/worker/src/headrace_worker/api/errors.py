@@ -15,7 +15,7 @@ class Retry(Exception):
     Args:
         message: the reason, for readers of the job.
         after: the shortest wait, in seconds or as a timedelta. The random share of the job's
-            backoff is added to it. None: the backoff alone decides.
+            backoff is added to it. None: only the backoff counts.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -32,12 +32,12 @@ class Retry(Exception):
 
     @property
     def wait(self) -> timedelta | None:
-        """The permitted wait that is nearest to `after`, which a subclass may set to anything."""
+        """The permitted wait closest to `after`; a subclass may set `after` to any value."""
         try:
-            asked = _as_wait(self.after)
+            wait = _as_wait(self.after)
         except (TypeError, ValueError):
             return None
-        return None if asked is None else min(max(asked, timedelta()), MAX_BACKOFF)
+        return None if wait is None else min(max(wait, timedelta()), MAX_BACKOFF)
 
 
 class Fail(Exception):
@@ -65,13 +65,13 @@ class InvalidPayload(ValueError):
     """Reject the payload, from `__post_init__` of a Struct or a validator of a pydantic model.
 
     The error of the job contains this message. State the rule in it and not the value. The messages
-    of other exceptions are left out, because they could quote the payload.
+    of other exceptions are omitted, because they could quote the payload.
     """
 
 
 def _check_text(error: str, argument: str, value: object) -> None:
     if not isinstance(value, str):
-        # The value may be a payload, so the message leaves it out.
+        # The value may be a payload, so the message omits it.
         raise TypeError(f"{argument} of {error} must be a str, not {type(value).__name__}")
 
 
@@ -94,7 +94,7 @@ class SizeExceeded(Fail):
 
     Args:
         what: its name in the message, such as "the result".
-        size, limit: in bytes.
+        size, limit: the actual size and the limit, in bytes.
         setting: the setting that contains the limit.
     """
 
@@ -108,7 +108,8 @@ class SizeExceeded(Fail):
 class InvalidProgress(Fail, ValueError):
     """A handler passed a value to `ctx.progress` that Headrace cannot store.
 
-    The call in the handler raises it. It is not retried: the next attempt would report the same.
+    The call in the handler raises it. The job is not retried: the next attempt would report the
+    same value.
     """
 
     def __init__(self, message: str) -> None:
@@ -125,19 +126,19 @@ class NotCommitted(Exception):
 
 
 class AlreadyCompleted(AttemptNotCurrent):
-    """`complete_in` was called twice, and the attempt has ended by the first call."""
+    """`complete_in` was called twice, and the first call has ended the attempt."""
 
     def __init__(self, key: AttemptKey) -> None:
         super().__init__(key)
         message = (
-            f"complete_in was called before for attempt {key.attempt} of job {key.job_id}, which "
+            f"complete_in was already called for attempt {key.attempt} of job {key.job_id}, which "
             "has ended; call it once, as the last statement before the commit"
         )
         self.args = (message,)
 
 
 class Stopped(Exception):
-    """The handler stopped early because the worker asked it to (`ctx.cancelled`).
+    """The handler stopped early because the worker requested it (`ctx.cancelled`).
 
     The worker knows its reason, so it decides how the attempt ends: cancelled, timed out, or
     interrupted by a drain.

@@ -1,8 +1,7 @@
-"""The message and the stack trace of a handler's exception, as the log and the job show them.
+"""The message and the stack trace of a handler's exception, for the log and the job.
 
-Neither shows payloads. Validation errors quote the value that they refuse, so they are cut to path
-and rule, wherever in a chain of exceptions they are. Stack traces have source lines and no
-variables.
+Neither contains payloads. Validation errors quote the rejected value, so they are reduced to path
+and rule, anywhere in a chain of exceptions. Stack traces contain source lines and no variables.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from headrace_worker.api.errors import InvalidPayload
 _MAX_SOURCE: Final = 160
 _MAX_PATH: Final = 200
 _MAX_MESSAGE: Final = 500
-# Frames that are shown of one exception: those at the handler's end, those at the raise, and the
-# handler's own between them.
+# The most frames shown of one exception: the outermost, the innermost, and the handler's own in
+# between.
 _OUTER: Final = 10
 _INNER: Final = 10
 _BETWEEN: Final = 10
@@ -49,15 +48,15 @@ _PACKAGES: Final = ("/site-packages/", "/dist-packages/")
 
 _ATTACHED: Final = "_headrace_stack_trace"
 
-# A pydantic error in the text of another exception: before and after the value that it quotes. One
-# expression for both would take cubic time on a hostile text, and stop the loop of all jobs.
+# A pydantic error in the text of another exception: the parts before and after the quoted value.
+# One expression for both would take cubic time on a hostile text and block the event loop.
 _QUOTE: Final = re.compile(r"\[type=(\w+), input_value=")
 _END_OF_QUOTE: Final = re.compile(r", input_type=[\w.]+\]")
 # The message of a handler's own rule may have several lines.
 _RULE_OF_LINES: Final = re.compile(r"Value error, |Assertion failed, ")
-# msgspec quotes the value only where it is not one of the known ones.
+# msgspec quotes a value only if it is not a member of an enum or a Literal.
 _UNKNOWN_VALUE: Final = re.compile(r"(Invalid (?:enum )?value) (?:'[^'\n]*'|-?\d+)")
-# Facts that pydantic's message about a rule may have; any other may be a part of the value.
+# Facts that pydantic's message about a rule may contain; other facts may be parts of the value.
 _BOUNDS: Final = frozenset(
     {
         "actual_length",
@@ -93,8 +92,8 @@ class _Frame(NamedTuple):
 def describe(error: BaseException) -> str:
     """Return the message of a handler's exception without the values that a validation refused.
 
-    An exception class of the handler's own may raise anything instead of a message, SystemExit
-    included: the message is empty then.
+    The handler's exception class may raise any exception instead, even SystemExit. Then the message
+    is empty.
     """
     try:
         text = _rules(error)
@@ -110,25 +109,25 @@ def describe(error: BaseException) -> str:
 def stack_trace(error: BaseException) -> str:
     """Return the stack trace of a handler's exception with its causes, at most 16 KiB.
 
-    The frames of the worker above the handler are left out. The exception that was raised comes
-    last, as Python prints it, and is the last to be cut. Empty when no frame of a handler is in it.
+    It omits the frames of the worker above the handler. The raised exception is last, as Python
+    prints it, and is cut last. A stack trace without a frame of a handler is empty.
     """
     try:
         attached = getattr(error, _ATTACHED, None)
-        # A class of the handler's own may have any attribute.
+        # The handler's exception class may have any attribute.
         return attached if isinstance(attached, str) else _render(error)
     except BaseException:  # noqa: BLE001 - the handler's class decides what it raises
         return ""
 
 
 def attach_stack_trace(error: BaseException, text: str) -> None:
-    """Give `error` the stack trace that it had in another process."""
+    """Attach the stack trace that `error` had in another process."""
     setattr(error, _ATTACHED, text)
 
 
 def thread_stack(ident: int | None) -> str:
-    """Return where a handler is in its thread; empty when the thread has ended."""
-    frame = sys._current_frames().get(ident or 0)  # noqa: SLF001 - the only way to its frames
+    """Return the stack of a handler in its thread; empty if the thread has ended."""
+    frame = sys._current_frames().get(ident or 0)  # noqa: SLF001 - required to read its frames
     if frame is None:
         return ""
     frames = [_frame_of(frame, line) for frame, line in traceback.walk_stack(frame)][::-1]
@@ -138,9 +137,9 @@ def thread_stack(ident: int | None) -> str:
 
 
 def error_facts(error: JobError) -> dict[str, str]:
-    """Return what the log line about a failed attempt has of its error.
+    """Return the fields of the log line about a failed attempt that describe its error.
 
-    The lines after the first of a database error quote rows, so they are left out.
+    Only the first line of a message is included: the other lines of a database error quote rows.
     """
     facts = {
         "error_type": error.type,
@@ -154,7 +153,7 @@ def error_facts(error: JobError) -> dict[str, str]:
 
 
 def _rules(error: BaseException) -> str | None:
-    """The paths and rules of a validation error; None for any other exception."""
+    """Return the paths and rules of a validation error; None for any other exception."""
     if isinstance(error, msgspec.ValidationError):
         return _msgspec_rule(error)
     # Only a handler that uses pydantic has imported it.
@@ -165,7 +164,7 @@ def _rules(error: BaseException) -> str | None:
 
 
 def _without_values(text: str) -> str:
-    """Return a text with each pydantic error in it cut to its type."""
+    """Return a text with each pydantic error in it reduced to its type."""
     parts: list[str] = []
     start = 0
     while quote := _QUOTE.search(text, start):
@@ -178,14 +177,14 @@ def _without_values(text: str) -> str:
 
 
 def _end_of_quote(text: str, start: int) -> int:
-    """Where a quoted value ends: after the last end in its line, or else after the next one."""
+    """Return the end of a quoted value: the last end in its line, or else the next end."""
     line_end = text.find("\n", start)
     if line_end < 0:
         line_end = len(text)
     if ends := [end.end() for end in _END_OF_QUOTE.finditer(text, start, line_end)]:
         return ends[-1]
     end = _END_OF_QUOTE.search(text, start)
-    # A text that was cut may have none.
+    # A truncated text may have no end.
     return end.end() if end else len(text)
 
 
@@ -193,7 +192,7 @@ def _msgspec_rule(error: msgspec.ValidationError) -> str:
     rule, _, path = str(error).rpartition(" - at ")
     rule, path = (rule, path) if rule else (path, "")
     if error.__cause__ is not None and not isinstance(error.__cause__, InvalidPayload):
-        # Raised by a hook of the handler's own.
+        # A hook of the handler raised it.
         rule = type(error.__cause__).__name__
     return f"{rule} - at {path}" if path else rule
 
@@ -215,7 +214,7 @@ def _pydantic_rules(error: Any) -> Iterator[str]:
 
 
 def _pydantic_types() -> frozenset[str]:
-    """The rules of pydantic itself; a validator may raise errors of any other type."""
+    """Return the error types of pydantic itself; a validator may raise any other type."""
     from pydantic_core import core_schema  # noqa: PLC0415 - it has been imported
 
     return frozenset(typing.get_args(core_schema.ErrorType))
@@ -249,7 +248,7 @@ def _render(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[tuple[BaseException, str]]:
-    """The exception and those that led to it, each with how the next one led to it."""
+    """Yield the exception and its causes, each with the sentence about the next cause."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen and len(seen) < _MAX_CHAIN:
@@ -291,7 +290,7 @@ def _headline(error: BaseException) -> str:
 
 
 def _frames(error: BaseException) -> list[_Frame]:
-    """The frames from the handler to where the exception was raised."""
+    """Return the frames from the handler to the line that raised the exception."""
     frames = [_frame_of(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     first = 0
     while first < len(frames) and _is_workers(frames[first].path):
@@ -318,7 +317,7 @@ def _frame_lines(frames: Sequence[_Frame]) -> Iterator[str]:
 
 
 def _shown(frames: Sequence[_Frame]) -> Sequence[int]:
-    """Which frames are shown, by their places."""
+    """Return the indexes of the frames to show."""
     count = len(frames)
     if count <= _OUTER + _BETWEEN + _INNER:
         return range(count)

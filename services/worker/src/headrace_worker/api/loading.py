@@ -1,6 +1,6 @@
-"""Import the handlers of a worker: modules by name, and those of installed packages.
+"""The import of a worker's handlers: modules by name, and entry points of installed packages.
 
-A package offers handlers by an entry point of the group `headrace.handlers` that names a module.
+A package offers handlers with an entry point of the group `headrace.handlers` that names a module.
 Headrace's own handlers are such a package, `headrace-handlers`.
 """
 
@@ -37,7 +37,7 @@ class MissingPackages(ImportError):
 
 
 def require_packages(*packages: str, install: str) -> None:
-    """Leave a module of an entry point out of the worker unless its packages are installed.
+    """Skip the module of an entry point unless its packages are installed.
 
     Call it in the module, before the first import of one of them.
 
@@ -55,9 +55,9 @@ def require_packages(*packages: str, install: str) -> None:
 def load_handlers(
     modules: Sequence[str] = (), *, builtins: Sequence[str] | None = None
 ) -> Registry:
-    """Import the built-in handlers, those of `modules` and those of installed packages.
+    """Import the built-in handlers, the modules in `modules`, and handlers of installed packages.
 
-    The handlers of an entry point that raises `MissingPackages` are left out, with a line of log.
+    The handlers of an entry point that raises `MissingPackages` are skipped, with a log line.
 
     Args:
         modules: names of modules with handlers.
@@ -69,7 +69,7 @@ def load_handlers(
     Raises:
         ImportError: a module cannot be imported.
     """
-    builtin, others = _installed()
+    builtin, external = _installed()
     for name in builtin if builtins is None else builtins:
         if entry_point := builtin.get(name):
             _load(entry_point, is_named=builtins is not None)
@@ -77,20 +77,20 @@ def load_handlers(
             _log.warning("handler_not_installed", handler=name, advice=f"install {_BUILTIN}")
     for module in modules:
         _import(module)
-    for entry_point in others:
+    for entry_point in external:
         _load(entry_point, is_named=False)
     return registry
 
 
 def _installed() -> tuple[dict[str, EntryPoint], list[EntryPoint]]:
     builtin: dict[str, EntryPoint] = {}
-    others: list[EntryPoint] = []
-    for entry_point in sorted(entry_points(group=_GROUP), key=lambda one: one.name):
+    external: list[EntryPoint] = []
+    for entry_point in sorted(entry_points(group=_GROUP), key=lambda entry_point: entry_point.name):
         if entry_point.dist is not None and entry_point.dist.name == _BUILTIN:
             builtin[entry_point.name] = entry_point
         else:
-            others.append(entry_point)
-    return builtin, others
+            external.append(entry_point)
+    return builtin, external
 
 
 def _load(entry_point: EntryPoint, *, is_named: bool) -> None:
@@ -109,8 +109,8 @@ def _load(entry_point: EntryPoint, *, is_named: bool) -> None:
 def _import(module: str) -> None:
     before = len(registry)
     importlib.import_module(module)
-    # A module that was imported earlier registers nothing now.
-    if len(registry) == before and not any(_is_from(one, module) for one in registry):
+    # A module that was imported before registers nothing now.
+    if len(registry) == before and not any(_is_from(handler, module) for handler in registry):
         _log.warning(
             "module_without_handlers",
             module=module,

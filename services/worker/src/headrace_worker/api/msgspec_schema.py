@@ -1,6 +1,6 @@
-"""Exact JSON Schemas for the types of msgspec.
+"""Exact JSON Schemas for msgspec types.
 
-The schemas of msgspec leave out constraints that JSON Schema cannot express: times without a zone,
+The schemas of msgspec omit constraints that JSON Schema cannot express: times without a zone,
 keys that are not strings, the length of bytes. The VALUE_KEYWORD adds them.
 """
 
@@ -37,7 +37,7 @@ def exact_schema(annotation: Any) -> dict[str, Any]:
     """Return the schema of a type.
 
     Raises:
-        TypeError: JSON has no form for the type.
+        TypeError: JSON cannot represent the type.
     """
     schema = msgspec.json.schema(annotation)
     _Walk(schema.get("$defs", {})).visit(inspect.type_info(annotation), schema)

@@ -1,4 +1,4 @@
-"""Conversion of payloads and results between JSON and types of msgspec or pydantic."""
+"""The conversion of payloads and results between JSON and msgspec or pydantic types."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Decoder:
     def __call__(self, payload: JsonText) -> Any:
         """Decode a payload.
 
-        Texts with the same content by JSON Schema decode alike: 1.0 is an integer, and the last of
-        several equal keys counts.
+        Texts that JSON Schema considers equal decode to the same value: 1.0 is an integer, and the
+        last of several equal keys counts.
 
         Raises:
             PayloadMismatch: the payload does not fit the type.
@@ -106,12 +106,12 @@ def _encode(value: Any) -> JsonText:
         # A model may be configured to write NaN as text, or as a constant that is not JSON.
         if value.model_config.get("ser_json_inf_nan") == "strings":
             return text
-        strange = any(word in text for word in ("null", "NaN", "Infinity"))
-        content = value.model_dump() if strange else None
+        may_be_lossy = any(word in text for word in ("null", "NaN", "Infinity"))
+        content = value.model_dump() if may_be_lossy else None
     else:
         text = msgspec.json.encode(value, enc_hook=_dump).decode()
         content = msgspec.to_builtins(value, enc_hook=_dump) if "null" in text else None
-    # The encoders write null for NaN and Infinity. A text without null had neither.
+    # The encoders write null for NaN and Infinity, so a text without null contains neither.
     if content is not None and not _is_finite(content):
         raise ValueError("it contains NaN or Infinity")
     return text
@@ -131,7 +131,7 @@ def schema(annotation: Any) -> JsonText:
     """Return the JSON Schema of a type; `{}` for Any.
 
     Raises:
-        TypeError: JSON has no form for the type.
+        TypeError: JSON cannot represent the type.
     """
     if (write := _pydantic_schema(annotation)) is not None:
         return _text(write())
@@ -141,11 +141,10 @@ def schema(annotation: Any) -> JsonText:
 def payload_schema(annotation: Any) -> JsonText:
     """Return a JSON Schema of a payload's type that accepts only payloads the type can decode.
 
-    The schema leaves out the handler's own checks, such as `__post_init__` and validators of
-    pydantic.
+    The schema omits the handler's own checks, such as `__post_init__` and pydantic validators.
 
     Raises:
-        TypeError: JSON has no form for the type.
+        TypeError: JSON cannot represent the type.
     """
     if (write := _pydantic_schema(annotation)) is not None:
         # Other payloads do not need pydantic's generator.
@@ -162,7 +161,7 @@ def _written(annotation: Any, write: Callable[[Any], dict[str, Any]]) -> JsonTex
         return _text(write(annotation))
     except TypeError as error:
         raise TypeError(
-            f"JSON has no form for {annotation!r}; use a msgspec Struct, a pydantic model, or "
+            f"JSON cannot represent {annotation!r}; use a msgspec Struct, a pydantic model, or "
             "types such as int, str, list and dict"
         ) from error
 
@@ -183,7 +182,7 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _holds_model(annotation: Any) -> bool:
-    """Whether the type contains a pydantic model, which msgspec cannot decode: `list[Model]`."""
+    """Return whether the type contains a pydantic model, which msgspec cannot decode."""
     parts = typing.get_args(annotation)
     return any(_is_model(part) or _holds_model(part) for part in parts)
 
@@ -210,5 +209,5 @@ def _dump(value: Any) -> Any:
         TypeError: the value is not a model.
     """
     if not _is_model(type(value)):
-        raise TypeError(f"objects of type {type(value).__qualname__} have no form in JSON")
+        raise TypeError(f"it contains an object of type {type(value).__qualname__}")
     return value.model_dump(mode="json")

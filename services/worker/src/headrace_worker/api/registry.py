@@ -1,4 +1,4 @@
-"""The handlers of this process. `@handler` registers them."""
+"""The registry of the handlers of this process, and the decorator `@handler` that fills it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MemoryLimit = int | Callable[[], int] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredHandler:
-    """A registered handler: its spec, its function and the way to run it."""
+    """A registered handler: its spec, its function and its runner."""
 
     spec: HandlerSpec
     function: Callable[..., Any]
@@ -44,7 +44,7 @@ class RegisteredHandler:
 
     @property
     def is_async(self) -> bool:
-        """Whether its function is an `async def`."""
+        """True if its function is an `async def`."""
         return inspect.iscoroutinefunction(self.function)
 
 
@@ -65,7 +65,7 @@ class Registry:
         if other is not None and not _is_reloaded(other.function, registered.function):
             raise ValueError(
                 f"two handlers for the type {name!r}: {place_of(other.function)} and "
-                f"{place_of(registered.function)}; give each handler a type of its own"
+                f"{place_of(registered.function)}; give each handler its own type"
             )
         self._handlers[name] = registered
 
@@ -99,8 +99,8 @@ def handler(
     The first paragraph of the docstring becomes the description.
 
     An `async def` runs in the worker's event loop, a `def` in a thread. With `isolation="process"`
-    either runs in a process of its own, which a timeout or a cancellation kills. A job that has
-    lost its worker twice runs in a process too, because it may have killed the worker.
+    either runs in a separate process, which a timeout or a cancellation kills. A job that has
+    lost its worker twice also runs in a process, because it may have killed the worker.
 
     Args:
         job_type: the type, 1 to 100 of a-z, 0-9, `_`, `-`, `.`.
@@ -115,7 +115,8 @@ def handler(
     Raises:
         TypeError: the function cannot be a handler. The message contains its file and line and a
             correct signature.
-        ValueError: a name is malformed, the type is taken, or the timeout is out of range.
+        ValueError: a name is malformed, the type is registered already, or the timeout is out of
+            range.
     """
     if callable(job_type):
         place = place_of_frame(sys._getframe(1))  # noqa: SLF001 - documented
@@ -197,11 +198,11 @@ def _schema_of(
 
 
 def _is_reloaded(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
-    """Whether both are one definition whose module or notebook cell ran again."""
+    """Return whether both have one definition, whose module or notebook cell ran again."""
     if (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
         return False
     before, after = code_of(old), code_of(new)
-    # Each notebook cell has a file name of its own.
+    # Each notebook cell has its own file name.
     return bool(
         before.co_filename != after.co_filename or before.co_firstlineno == after.co_firstlineno
     )

@@ -1,4 +1,4 @@
-"""Checks of a handler's signature: a module-level function of a payload and maybe a context."""
+"""Checks of a handler's signature: a function of a payload and an optional context."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def code_of(function: Callable[..., Any]) -> CodeType:
     while isinstance(wrapped, functools.partial):
         wrapped = inspect.unwrap(wrapped.func)
     code = getattr(wrapped, "__code__", None)
-    # A callable object has no code of its own.
+    # A callable object has no code.
     return code if isinstance(code, CodeType) else function.__code__
 
 
 def place_of(function: Callable[..., Any]) -> str:
-    """Return where a function is defined: its name, file and line."""
+    """Return the name, file and line of a function's definition."""
     code = code_of(function)
     name = f"{function.__module__}.{function.__qualname__}"
     return f"{name} ({code.co_filename}:{code.co_firstlineno})"
@@ -66,8 +66,8 @@ def check_function(candidate: object, registers: FrameType) -> None:
     if inspect.iscoroutinefunction(wrapped) and not inspect.iscoroutinefunction(candidate):
         raise TypeError(
             f"{place_of(candidate)}: a plain `def` wraps this `async def`; write the wrapper as "
-            "`async def` and await the function in it. If the wrapper runs the coroutine to its "
-            "end by itself, delete its `__wrapped__` attribute"
+            "`async def` and await the function in it. If the wrapper itself runs the coroutine "
+            "to its end, delete its `__wrapped__` attribute"
         )
 
 
@@ -97,11 +97,11 @@ def read_parameters(
         context: the type of its context.
 
     Raises:
-        TypeError: the parameters are not a payload and maybe a context.
+        TypeError: the parameters are not a payload and an optional context.
     """
     parameters = list(inspect.signature(function).parameters.values())
     names = [parameter.name for parameter in parameters]
-    form = f"write `{_head(function)}(payload, ctx: {context.__name__})`, or leave `ctx` out"
+    form = f"write `{_head(function)}(payload, ctx: {context.__name__})`, or omit `ctx`"
     if names[:1] in (["self"], ["cls"]):
         raise TypeError(f"{place_of(function)}: a method cannot be a handler; {form}")
     for parameter in parameters:
@@ -112,8 +112,8 @@ def read_parameters(
             )
     if not 1 <= len(parameters) <= 2:
         raise TypeError(
-            f"{place_of(function)}: a handler takes its payload and maybe a context, and this one "
-            f"has {len(parameters)} parameters; {form}"
+            f"{place_of(function)}: a handler takes its payload and an optional context, and this "
+            f"one has {len(parameters)} parameters; {form}"
         )
     if len(names) == 1:
         return names[0], False

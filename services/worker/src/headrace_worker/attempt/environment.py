@@ -23,12 +23,12 @@ class Environment:
     Attributes:
         holds: returns whether the lease under an id is held now.
         runners: runs the handlers that do not run in the event loop.
-        write_report: persists a report; returns False if the attempt is no longer this worker's.
-        on_end: called once per attempt, with its judged end. None if the lease is lost, because
-            another worker may have the attempt by now.
+        write_report: persists a report; returns False if another worker may have the attempt.
+        on_end: called once per attempt with its judged end, or with None if the lease is lost and
+            another worker may have the attempt.
         release: frees the slot of an attempt; later calls have no effect.
         limits: the limits of each attempt.
-        grace: the time for a cancelled handler in the event loop to end by itself, in seconds.
+        grace: the time for a cancelled handler in the event loop to end on its own, in seconds.
         timing: other durations.
     """
 

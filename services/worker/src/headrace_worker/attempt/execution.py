@@ -1,7 +1,7 @@
 """One attempt in flight, from its claim to its judged end.
 
-Most attempts are short and end by themselves. So an attempt is a single task, and all other events
-are callbacks: a stop, a timer, the end of the task.
+Most attempts are short and end on their own, so an attempt is a single task. All other events are
+callbacks: a stop, a timer, the end of the task.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class StopReason(Enum):
     CANCEL = auto()
     # The worker drains.
     DRAIN = auto()
-    # The attempt is no longer this worker's, or the lease is lost.
+    # The worker no longer has the attempt, or its lease is lost.
     LOST = auto()
 
 
@@ -54,12 +54,12 @@ class Execution:
 
     Args:
         job: the claimed job.
-        worker_id: the id under which the worker claimed it.
+        worker_id: the id under which the worker claimed the job.
         handler: the handler of its type; None if the worker has none.
         environment: the parts that all attempts of the worker share.
 
     Attributes:
-        completes: whether the handler called `complete_in`. The judged end then counts only if the
+        completes: True if the handler called `complete_in`. The judged end then counts only if the
             handler's transaction was not committed.
     """
 
@@ -68,10 +68,10 @@ class Execution:
         "_at_deadline",
         "_closing",
         "_context",
+        "_deadline",
         "_environment",
         "_handler",
         "_interrupted",
-        "_overdue",
         "_owner",
         "_reason",
         "_reporter",
@@ -104,15 +104,15 @@ class Execution:
         # The context of a handler in the event loop, if it takes one.
         self._context: Context | None = None
         self._timer: asyncio.TimerHandle | None = None
-        # The deadline by the clock of the loop.
-        self._overdue: float | None = None
+        # The deadline of the job, by the clock of the event loop.
+        self._deadline: float | None = None
         self._timeout = job.timeout or (timedelta() if handler is None else handler.spec.timeout)
         self._reason: StopReason | None = None
         self._owner = Owner(job.key)
         self.completes = False
-        # The timeout of the attempt has passed, or the deadline of the job.
+        # The timeout of the attempt, or the deadline of the job, has passed.
         self._timed_out = self._at_deadline = False
-        # The handler was cancelled before it had ended.
+        # The handler was cancelled before it ended.
         self._interrupted = False
 
     @property
@@ -121,7 +121,7 @@ class Execution:
         return self.job.key
 
     def start(self) -> None:
-        """Start the handler. It never raises."""
+        """Start the handler; never raise."""
         if self.job.unreadable:
             self._environment.on_end(self, judge.unreadable(self.job))
             return
@@ -130,8 +130,8 @@ class Execution:
             return
         loop = asyncio.get_running_loop()
         if self.job.time_left is not None:
-            self._overdue = loop.time() + self.job.time_left.total_seconds()
-            self._timer = loop.call_at(self._overdue, self._time_up, True)
+            self._deadline = loop.time() + self.job.time_left.total_seconds()
+            self._timer = loop.call_at(self._deadline, self._time_up, True)
         self._work = OwnedTask(self._run(self._handler), loop=loop, main_of=self._owner)
         self._work.add_done_callback(self._on_done)
 
@@ -142,7 +142,7 @@ class Execution:
         self._interrupt()
         if reason is StopReason.DRAIN:
             environment = self._environment
-            self._leave_within(min(environment.grace, environment.timing.drain_grace))
+            self._abandon_after(min(environment.grace, environment.timing.drain_grace))
 
     def release(self) -> None:
         """Release the slot. Later calls have no effect."""
@@ -181,7 +181,7 @@ class Execution:
             )
 
     def _check_lease(self) -> None:
-        """Check the lease right before the handler runs: the claim may be long ago.
+        """Check the lease right before the handler runs, as the claim may be old.
 
         Raises:
             LeaseLost: another worker may run the job by now.
@@ -193,15 +193,15 @@ class Execution:
     def _start_timeout(self) -> None:
         loop = asyncio.get_running_loop()
         ends = loop.time() + self._timeout.total_seconds()
-        if self._overdue is not None and self._overdue < ends:
+        if self._deadline is not None and self._deadline < ends:
             return
         self._cancel_timer()
         self._timer = loop.call_at(ends, self._time_up, False)
 
     def _attempt(self) -> Attempt:
         limit = self._timeout
-        if self._overdue is not None:
-            left = timedelta(seconds=self._overdue - asyncio.get_running_loop().time())
+        if self._deadline is not None:
+            left = timedelta(seconds=self._deadline - asyncio.get_running_loop().time())
             limit = min(limit, max(left, timedelta()))
         job = self.job
         return Attempt(
@@ -249,22 +249,22 @@ class Execution:
             self._work.cancel()
         if self._handler is not None and self._handler.mode == "async":
             # The other runners apply the grace themselves.
-            self._leave_within(self._environment.grace)
+            self._abandon_after(self._environment.grace)
 
-    def _leave_within(self, seconds: float) -> None:
+    def _abandon_after(self, seconds: float) -> None:
         if self._work is None or self._work.done():
             return
         self._cancel_timer()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(seconds, self._leave_behind, self._work)
+        self._timer = loop.call_later(seconds, self._abandon, self._work)
 
-    def _leave_behind(self, work: OwnedTask[JsonText]) -> None:
+    def _abandon(self, work: OwnedTask[JsonText]) -> None:
         if work.done():
-            # The task ended in this turn of the loop; `_on_done` follows.
+            # The task ended in this iteration of the loop; `_on_done` follows.
             return
         if self._handler is not None and self._handler.mode != "process":
-            # A process is killed instead.
-            self._environment.runners.left_behind(self.job.key, self.job.type)
+            # A handler in a process is killed instead.
+            self._environment.runners.report_left_behind(self.job.key, self.job.type)
         work.remove_done_callback(self._on_done)
         # asyncio warns about an exception that is never retrieved.
         work.add_done_callback(lambda late: late.cancelled() or late.exception())
@@ -320,7 +320,7 @@ class Execution:
         if cancelled:
             error = None
         elif error is None:
-            # The handler returned first, whatever was requested in the meantime.
+            # The handler returned before a requested stop had an effect.
             if self._reporter is None or not self._reporter.completes:
                 return judge.succeeded(self.job, work.result(), limits)
             return self._raised(NotCommitted())

@@ -25,8 +25,8 @@ class Limits:
     Attributes:
         result_bytes: the largest result.
         output_bytes: the largest piece of output.
-        losses: the workers that a job may lose; the next loss fails it.
-        interruptions: the interruptions in a row of a job; the next one fails it.
+        losses: the most workers that a job may lose; a further loss fails it.
+        interruptions: the most interruptions of a job in a row; a further one fails it.
     """
 
     result_bytes: int
@@ -54,7 +54,7 @@ def cancel_error(place: str) -> asyncio.CancelledError:
 
 
 def place_of_cancel(task: asyncio.Task[Any]) -> str:
-    """Return where the handler of a task was when it was cancelled; empty while it still runs."""
+    """Return the stack of a task's handler at its cancellation; empty while the task runs."""
     try:
         error = task.exception()
     except asyncio.InvalidStateError:
@@ -164,7 +164,7 @@ def unwritable(job: ClaimedJob) -> AttemptEnd:
     return _failed(
         job,
         "Unwritable",
-        "the database refused how the attempt ended; the worker's log has the reason",
+        "the database refused the end of the attempt; the worker's log has the reason",
     )
 
 
@@ -174,7 +174,7 @@ def broken(job: ClaimedJob) -> AttemptEnd:
 
 
 def failed(job: ClaimedJob, error: JobError) -> AttemptEnd:
-    """Judge an attempt that another attempt would not improve."""
+    """Judge an attempt whose job fails without another attempt."""
     return AttemptEnd(key=job.key, event=EventType.FAILED, error=error)
 
 

@@ -1,4 +1,4 @@
-"""The reports of one attempt: progress and output, on their way to the database."""
+"""The reports of one attempt: merges its progress, and writes progress and output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = structlog.get_logger()
 
 
 class AttemptLost(Exception):
-    """The attempt is no longer this worker's, so its reports are refused."""
+    """Another worker may have the attempt, so its reports are refused."""
 
 
 class AttemptReporter:
@@ -28,12 +28,12 @@ class AttemptReporter:
     Args:
         key: the attempt.
         write: persists a report, and retries while the database is unavailable; returns False if
-            the attempt is no longer this worker's.
+            another worker may have the attempt.
         limits: the limits of results and output.
         merge_s: the interval in which progress is merged, in seconds.
 
     Attributes:
-        completes: whether the handler ends its job itself, in a transaction of its own.
+        completes: True if the handler ends the job in its own transaction.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class AttemptReporter:
         self._merge_s = merge_s
         self._context = contextvars.copy_context()
         self.completes = False
-        self._over = False
+        self._has_ended = False
         self._latest: Progress | None = None
         self._writer: asyncio.Task[None] | None = None
         self._lost = False
@@ -107,7 +107,7 @@ class AttemptReporter:
 
         Raises:
             SizeExceeded: the result is too large.
-            AttemptNotCurrent: the attempt is over, or an earlier report was refused.
+            AttemptNotCurrent: the attempt has ended, or an earlier report was refused.
         """
         if size > self._limits.result_bytes:
             raise SizeExceeded(
@@ -116,25 +116,25 @@ class AttemptReporter:
                 limit=self._limits.result_bytes,
                 setting="HEADRACE_MAX_RESULT_BYTES",
             )
-        if not self._over:
+        if not self._has_ended:
             self.completes = True
             async with self._turn:
                 await self.close()
         # A handler that was left behind is too late.
-        if self._over or self._lost:
+        if self._has_ended or self._lost:
             raise AttemptNotCurrent(self._key)
 
     def end(self) -> None:
-        """Note that the attempt is over. Its handler can no longer complete the job."""
-        self._over = True
+        """Mark the attempt as ended. Its handler can no longer complete the job."""
+        self._has_ended = True
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to write."""
+        """True if there is nothing to write."""
         return self._latest is None and self._writer is None
 
     async def close(self) -> None:
-        """Write the last progress, even if the caller is cancelled meanwhile."""
+        """Write the last progress, even if the caller is cancelled."""
         self._closing.set()
         if self._writer is not None:
             await asyncio.wait({self._writer})
@@ -143,7 +143,7 @@ class AttemptReporter:
         if self._lost:
             raise AttemptLost
         if self.completes:
-            raise RuntimeError("nothing can be reported after complete_in")
+            raise RuntimeError("a handler cannot report after complete_in")
 
     async def _write_progress(self) -> None:
         # The pause precedes the write, so a short job has one event of progress and not two.
@@ -153,7 +153,7 @@ class AttemptReporter:
                     async with asyncio.timeout(self._merge_s):
                         await self._closing.wait()
                 await self._flush()
-            # Progress that arrived during the last write, or right before the end.
+            # Write progress that arrived during the last write, or right before the end.
             await self._flush()
         finally:
             self._writer = None
@@ -173,7 +173,7 @@ class AttemptReporter:
     ) -> None:
         async with self._numbering:
             number = None if self._written is None else self._written + 1
-            # A cancellation or an exception leaves it unknown whether the report was written.
+            # After a cancellation or an exception, the report may or may not be written.
             self._written = None
             report = AttemptReport(key=self._key, progress=progress, output=output, number=number)
             written = await self._write(report)

@@ -11,7 +11,7 @@ from headrace_worker.attempt.execution import Execution, StopReason
 
 
 class Slots:
-    """The attempts in flight. Each occupies a slot until it releases it.
+    """The attempts in flight. Each attempt occupies a slot until it releases the slot.
 
     Args:
         free: makes one slot available to the next claim.
@@ -44,7 +44,7 @@ class Slots:
                 self._all_free.set()
 
     def stop(self, keys: Iterable[AttemptKey], reason: StopReason) -> None:
-        """Stop those of some attempts that are in flight."""
+        """Stop the attempts with these keys that are in flight."""
         for key in keys:
             if (execution := self._executions.get(key)) is not None:
                 execution.stop(reason)
@@ -57,7 +57,7 @@ class Slots:
         """Wait until all slots are free; return whether they are.
 
         Args:
-            until: the time by the clock of the loop at which the wait ends.
+            until: the end of the wait, by the clock of the event loop.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):

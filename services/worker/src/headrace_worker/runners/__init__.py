@@ -1,1 +1,1 @@
-"""Runners of handlers (event loop, thread, process), and the attempt for which code runs."""
+"""Runners of handlers in the event loop, a thread or a process, and the owners of tasks."""

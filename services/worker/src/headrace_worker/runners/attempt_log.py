@@ -32,7 +32,7 @@ _MAX_VALUE: Final = 500
 _MAX_ITEMS: Final = 20
 _MAX_DEPTH: Final = 3
 
-# Lines of one attempt, and of all attempts of the process: the burst, and the rate per second.
+# The burst of lines and the rate per second: of one attempt, and of all attempts of the process.
 _ATTEMPT_RATE: Final = (200, 20.0)
 _PROCESS_RATE: Final = (2000, 500.0)
 
@@ -55,8 +55,8 @@ class _Rate:
         self._time = time.monotonic()
         self._lock = threading.Lock()
 
-    def take(self) -> bool:
-        """Return whether one more is within the rate."""
+    def allow(self) -> bool:
+        """Count a line and return True, if the line is within the rate."""
         with self._lock:
             now = time.monotonic()
             self._left = min(self._burst, self._left + (now - self._time) * self._each_second)
@@ -68,7 +68,7 @@ class _Rate:
 
 
 class AttemptLog:
-    """The log lines of one attempt. Most attempts log nothing, so nothing is prepared.
+    """The log lines of one attempt. Most attempts log nothing, so it prepares nothing.
 
     Args:
         key: the attempt.
@@ -96,11 +96,11 @@ class AttemptLog:
         """The package of the handler's module."""
         return self._module.partition(".")[0]
 
-    def take(self) -> bool:
-        """Return whether one more line is within the rate."""
+    def allow(self) -> bool:
+        """Count a line and return True, if the line is within the rate."""
         if self._rate is None:
             self._rate = _Rate(*_ATTEMPT_RATE)
-        if self._rate.take() and _process_rate.take():
+        if self._rate.allow() and _process_rate.allow():
             return True
         self._dropped += 1
         return False
@@ -111,17 +111,17 @@ class AttemptLog:
             bounded = _bounded(event)
         except BaseException as error:  # noqa: BLE001 - a class of the handler may raise anything
             bounded = {"event": "log_line_failed", "error_type": type(error).__name__}
-        facts = self._shown()
+        facts = self._fields()
         line = {f"{name}_" if name in facts else name: bounded[name] for name in bounded}
         return line | facts
 
     def close(self) -> None:
-        """Log how many lines were dropped."""
+        """Log the number of dropped lines."""
         dropped, self._dropped = self._dropped, 0
         if dropped:
-            _log.warning("handler_log_dropped", lines=dropped, **self._shown())
+            _log.warning("handler_log_dropped", lines=dropped, **self._fields())
 
-    def _shown(self) -> dict[str, Any]:
+    def _fields(self) -> dict[str, Any]:
         (job_id, attempt), job_type, correlation_id = self._facts
         return {
             "job_id": str(job_id),
@@ -143,7 +143,7 @@ def _bounded(event: structlog.types.EventDict) -> dict[str, Any]:
     kept = {name: event[name] for name in ("_record", "_from_structlog") if name in event}
     trace = _trace(event)
     left = _MAX_LINE
-    # The message is the last field to be left out, so it is the first one here.
+    # The message is dropped last, so it is the first field.
     fields = {"event": event.get("event", ""), **event}
     for name, value in fields.items():
         if name in kept or name == "exc_info":
@@ -156,7 +156,7 @@ def _bounded(event: structlog.types.EventDict) -> dict[str, Any]:
         left -= _size(fitted)
         line[name] = fitted
     if trace and left > _MIN_ROOM:
-        # Its end is where the exception was raised.
+        # Keep its end, which shows the line that raised the exception.
         line["stack_trace"] = _fit(trace, left, tail=True)
     return line | kept
 
@@ -181,7 +181,7 @@ def _plain(value: Any, longest: int, depth: int = 0) -> Any:
     if depth < _MAX_DEPTH and isinstance(value, Mapping | list | tuple | set | frozenset):
         try:
             return _plain_items(value, longest, depth + 1)
-        except Exception:  # noqa: BLE001 - a container of the handler's own
+        except Exception:  # noqa: BLE001 - a container class of the handler
             return f"<{type(value).__name__}>"
     try:
         return clean_text(_repr.repr(value), longest)

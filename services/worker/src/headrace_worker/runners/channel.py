@@ -35,7 +35,7 @@ class Channel:
 
     @property
     def is_intact(self) -> bool:
-        """Whether both descriptors still refer to the pipes."""
+        """True if both descriptors still refer to the pipes."""
         with suppress(OSError):
             return all(
                 os.path.samestat(os.fstat(descriptor), opened)
@@ -63,7 +63,7 @@ class Channel:
                     os.close(descriptor)
 
     def _detach(self) -> None:
-        """Detach a forked child from the pipes. Their end reports the death of this process."""
+        """Detach a forked child from the pipes, whose end reports the death of this process."""
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor, _ in self._opened:
             os.dup2(nowhere, descriptor, inheritable=False)

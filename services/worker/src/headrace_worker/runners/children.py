@@ -1,7 +1,7 @@
-"""The child processes of handlers: signals, forks, and the end together with the attempt.
+"""The child processes of handlers: their signals, their forks, and their end after the attempt.
 
 Children are found in /proc (Linux). On other systems only the process group of a handler in a
-process of its own ends with it.
+separate process ends with the handler.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def end_forks_of_the_loop() -> None:
             return
 
         def check(returning: FrameType, event: str, _: object) -> None:
-            # An await that suspends is a return of the frame.
+            # An await that suspends also returns from the frame.
             if event == "return" and returning is first:
                 os._exit(1)
 
@@ -133,8 +133,8 @@ def end_children(thread: int | None = None) -> None:
     """Kill and reap the children that a thread of this process has started, with their descendants.
 
     Args:
-        thread: the native id of the thread; None for all threads. The children of threads that it
-            has started are not included.
+        thread: the native id of the thread; None for all threads. The children of threads that this
+            thread has started are not included.
     """
     children = children_of() if thread is None else _children_of_thread(thread)
     if children:
@@ -142,13 +142,13 @@ def end_children(thread: int | None = None) -> None:
 
 
 def end_children_soon(thread: int) -> None:
-    """End children as `end_children` does; return at once."""
+    """End children as `end_children` does, in the background."""
     if children := _children_of_thread(thread):
         _end_soon(children - _service_processes())
 
 
 def end_forked(pids: Collection[int]) -> None:
-    """Kill the members of `pids` that are still children of this process; return at once."""
+    """Kill the members of `pids` that are still children of this process, in the background."""
     if left := children_of() & set(pids):
         _end_soon(left)
 

@@ -32,8 +32,8 @@ class Cancel(msgspec.Struct, tag="cancel", tag_field="frame", array_like=True):
     """Cancel the running handler."""
 
 
-class Taken(msgspec.Struct, tag="taken", tag_field="frame", array_like=True):
-    """The last report was accepted. A `fail` states why it was refused; the handler fails."""
+class Answer(msgspec.Struct, tag="answer", tag_field="frame", array_like=True):
+    """The last report was accepted, or refused for the reason in `fail`; then the handler fails."""
 
     fail: str = ""
 
@@ -76,7 +76,7 @@ class Raised(msgspec.Struct, tag="raised", tag_field="frame", array_like=True):
     last: bool = False
 
 
-ToHandler = Run | Cancel | Taken
+ToHandler = Run | Cancel | Answer
 FromHandler = Progressed | Output | Completing | Returned | Raised
 
 decode_to_handler = msgspec.msgpack.Decoder(ToHandler).decode

@@ -1,6 +1,6 @@
-"""The log lines of handlers: `logging` and structlog calls, with the job that they belong to.
+"""The log lines of handlers, from `logging` and structlog.
 
-A line of a handler has its job, attempt, type and correlation id.
+Each line of a handler has its job, attempt, type and correlation id.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class HandlerLines:
     """Filters and extends the lines that are logged while a handler runs (`logs.ForeignLines`)."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """As ForeignLines.filter.
+        """Return whether to log a record.
 
-        A library may log payloads below WARNING, so only the handler's own code passes there.
+        Libraries may log payloads below WARNING, so only records of the handler's code pass there.
         """
         attempt = current_log()
         if record.levelno < logging.WARNING and (
@@ -33,27 +33,27 @@ class HandlerLines:
             or (is_library(record.pathname) and record.name.partition(".")[0] != attempt.package)
         ):
             return False
-        return attempt is None or attempt.take()
+        return attempt is None or attempt.allow()
 
     def __call__(
         self, _: Any, __: str, event: structlog.types.EventDict, /
     ) -> structlog.types.EventDict:
-        """As ForeignLines.__call__."""
+        """Add the facts of the attempt to a line, or drop the line."""
         attempt = current_log()
         if attempt is None:
             return event
         # The filter has checked the records of the standard library.
         if "_record" not in event:
-            if _logs_for_the_worker():
+            if _is_line_of_the_worker():
                 return event
-            if not attempt.take():
+            if not attempt.allow():
                 raise structlog.DropEvent
         return attempt.line(event)
 
 
-def _logs_for_the_worker() -> bool:
-    """Whether the line is of the worker's own code, called by a handler or calling one."""
-    frame = sys._getframe(2)  # noqa: SLF001 - the only way to the caller
+def _is_line_of_the_worker() -> bool:
+    """Return whether the worker's own code logs the line, even if a handler called that code."""
+    frame = sys._getframe(2)  # noqa: SLF001 - required to find the caller
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
         if not name.startswith(_LOGGING):

@@ -22,7 +22,7 @@ class AttemptEnded(Exception):
 
 
 class Link:
-    """The connection to the worker. A thread of its own runs `receive`.
+    """The connection to the worker. A separate thread runs `receive`.
 
     Args:
         source: the stream of the worker's messages.
@@ -40,8 +40,8 @@ class Link:
         self._runs: asyncio.Queue[frames.Run] = asyncio.Queue()
         self._cancel: Callable[[], None] | None = None
         self.cancelled = threading.Event()
-        # The expected answers, in the order of the reports.
-        self._answers: deque[Future[frames.Taken]] = deque()
+        # The pending answers, in the order of the reports.
+        self._answers: deque[Future[frames.Answer]] = deque()
         self._current: RunReporter | None = None
         self._sending = threading.Lock()
 
@@ -56,7 +56,7 @@ class Link:
                 case frames.Cancel():
                     self.cancelled.set()
                     self._loop.call_soon_threadsafe(self._call_cancel)
-                case frames.Taken():
+                case frames.Answer():
                     answer = self._answers.popleft()
                     # The handler may have stopped waiting.
                     if answer.set_running_or_notify_cancel():
@@ -69,15 +69,15 @@ class Link:
     def on_cancel(self, cancel: Callable[[], None] | None) -> None:
         """Set the function that cancels the running `async def` handler; None after its end.
 
-        The loop calls it, maybe more than once, when the handler should end.
+        The loop calls it when the handler should end, possibly more than once.
         """
         self._cancel = cancel
         if self.cancelled.is_set():
-            # The cancellation arrived before the handler had started.
+            # The cancellation arrived before the handler started.
             self._call_cancel()
 
-    def begin(self) -> RunReporter:
-        """Begin a run; return its reporter."""
+    def start_run(self) -> RunReporter:
+        """Start a run; return its reporter."""
         self._current = RunReporter(self)
         return self._current
 
@@ -87,13 +87,13 @@ class Link:
             self._current = None
             self._write(frames.frame(message))
 
-    def send(self, reporter: RunReporter, message: Report) -> Future[frames.Taken]:
+    def send(self, reporter: RunReporter, message: Report) -> Future[frames.Answer]:
         """Send a report of a run; return the future answer.
 
         Raises:
             AttemptEnded: the run has ended. The worker would assign the report to the next run.
         """
-        answer: Future[frames.Taken] = Future()
+        answer: Future[frames.Answer] = Future()
         # A report that cannot be encoded gets no answer, so encode it first.
         framed = frames.frame(message)
         with self._sending:
@@ -113,7 +113,7 @@ class Link:
 
 
 class RunReporter:
-    """The reports of a run: Reporter of an `async def`, `report` and `announce` of a `def`."""
+    """The reports of a run: a Reporter for `async def`, `report` and `announce` for `def`."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -162,6 +162,6 @@ def _reported(item: Progress | JsonText) -> frames.Progressed | frames.Output:
     return frames.Output(chunk=item)
 
 
-def _check(answer: frames.Taken) -> None:
+def _check(answer: frames.Answer) -> None:
     if answer.fail:
         raise Fail(answer.fail, type="LimitExceeded")

@@ -15,7 +15,7 @@ class ProcessDied(Exception):
 
 
 class RemoteError(Exception):
-    """A handler's exception that cannot be passed on as an object, by its name and message."""
+    """The name and message of a handler's exception that cannot be passed as an object."""
 
     def __init__(self, type: str, message: str, stack_trace: str = "") -> None:  # noqa: A002
         super().__init__(message)
@@ -23,7 +23,7 @@ class RemoteError(Exception):
         attach_stack_trace(self, stack_trace)
 
 
-def tame(error: BaseException) -> Exception:
+def as_exception(error: BaseException) -> Exception:
     """Return an exception of a handler in a form that tasks and futures can carry.
 
     A SystemExit in a task would end the event loop with all its attempts. A future rejects a
@@ -46,7 +46,7 @@ async def call(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
     except BaseException as error:
         leave_fork(pid, 1)
         if isinstance(error, SystemExit | KeyboardInterrupt):
-            raise tame(error) from error
+            raise as_exception(error) from error
         raise
     leave_fork(pid, 0)
     return result

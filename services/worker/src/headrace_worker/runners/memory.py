@@ -20,7 +20,7 @@ from headrace_worker.runners.loop import ProcessDied
 # Seconds between two readings. A process can fill some 100 MB in this time.
 _INTERVAL_S: Final = 0.05
 
-# proc(5). Pages of mapped files are left out: the kernel can drop them at any time.
+# proc(5). Pages of mapped files do not count, because the kernel can drop them at any time.
 _USED = re.compile(r"^(?:RssAnon|RssShmem|VmSwap):\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -29,7 +29,7 @@ class MemoryWatch:
 
     Args:
         pid: the process.
-        limit: bytes; None for no limit. Without /proc there is no limit either.
+        limit: the limit in bytes; None for no limit. Systems without /proc have no limit.
         kill: kills the process.
 
     Raises:
@@ -74,7 +74,7 @@ class MemoryWatch:
 
 
 def memory_of(pid: int) -> int | None:
-    """Return the memory of a process in bytes; None if it has ended or there is no /proc."""
+    """Return the memory of a process in bytes; None if it has ended or /proc does not exist."""
     try:
         found = _USED.findall(Path(f"/proc/{pid}/status").read_text())
     except OSError:
@@ -83,5 +83,5 @@ def memory_of(pid: int) -> int | None:
 
 
 def leaves_room(pid: int, limit: int | None) -> bool:
-    """Whether a process uses at most half of the limit, so that the rest is free for a job."""
+    """Return whether a process uses at most half of the limit and leaves the rest for a job."""
     return limit is None or (memory_of(pid) or 0) <= limit // 2

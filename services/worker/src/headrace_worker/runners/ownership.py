@@ -45,7 +45,7 @@ class Owner:
 
 
 # The owner of the code in a context. Tasks and callbacks inherit it. Threads that a handler starts
-# do not, so None is unknown: a handler or a library.
+# do not inherit it, so None means unknown: a handler or a library.
 _owner: ContextVar[Owner | None] = ContextVar("owner", default=None)
 _WORKER = Owner()
 
@@ -105,15 +105,15 @@ class OwnedTask(asyncio.Task[T]):
         main_of: the attempt of which this is the main task; None for any other task.
 
     Attributes:
-        strict: whether code without an owner counts as foreign.
-        cancelled_by_others: whether code other than its owner's has cancelled it.
+        strict: True if code without an owner may not cancel.
+        cancelled_by_others: True after code of another owner has cancelled it.
     """
 
     strict = False
 
     def __init__(self, *arguments: Any, main_of: Owner | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        # The factory runs in the context of the creator, the task in the context that it receives.
+        # The factory runs in the context of the creator, the task in the context in `options`.
         context = options.get("context")
         owner = _owner.get() if context is None else context.get(_owner)
         self._owner = owner if main_of is None else main_of
@@ -122,7 +122,7 @@ class OwnedTask(asyncio.Task[T]):
         self.cancelled_by_others = False
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """As asyncio.Task.cancel."""
+        """Cancel the task as asyncio.Task.cancel does, if the caller is allowed to."""
         caller = _owner.get()
         if caller is not self._owner:
             known = caller is not None or self.strict

@@ -1,11 +1,11 @@
-"""The process of handlers that `process_pool` starts.
+"""The process that executes handlers; `process_pool` starts it.
 
-`python -m headrace_worker.runners.process_main LEVEL FORMAT`, the level and format of the worker's
-logs.
+Usage: `python -m headrace_worker.runners.process_main LEVEL FORMAT`, with the level and format of
+the worker's logs.
 
 The process receives runs on its standard input, one at a time, and answers on its original standard
-output. The output of handlers goes to standard error. The process ends with its worker, because its
-input ends then, and kills its descendants.
+output. The output of handlers is redirected to standard error. When the worker ends, the input
+ends; the process then kills its descendants and exits.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _perform(
     run: frames.Run,
     set_up_logs: Callable[[], None],
 ) -> frames.Returned | frames.Raised:
-    reports = link.begin()
+    reports = link.start_run()
     attempt_log: AttemptLog | None = None
     try:
         if run.module not in sys.modules:
@@ -176,12 +176,12 @@ def _adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-async def _turn() -> None:
-    """Wait for one turn of the loop, including its wake-up."""
+async def _iterate() -> None:
+    """Wait for one iteration of the loop, including its wake-up."""
     loop = asyncio.get_running_loop()
-    turned = loop.create_future()
-    loop.call_soon_threadsafe(turned.set_result, None)
-    await turned
+    woken = loop.create_future()
+    loop.call_soon_threadsafe(woken.set_result, None)
+    await woken
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +192,8 @@ class _Logs:
 
 def main(log_level: str, log_format: str) -> None:
     """Serve the worker until it ends."""
-    # The worker decides when this process ends, although a supervisor may signal the whole group. A
-    # handler's own children would inherit an ignored signal, so a function handles it.
+    # The worker decides when this process ends, although a supervisor may signal the whole group.
+    # Children of a handler would inherit ignored signals, so a function handles them.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: None)
     with suppress(OSError):
@@ -213,7 +213,7 @@ def main(log_level: str, log_format: str) -> None:
 
 
 def _serve(channel: Channel, set_up_logs: Callable[[], None]) -> None:
-    # One loop serves all runs, so the clients that a module of handlers keeps stay usable.
+    # One loop serves all runs, so clients that a module of handlers keeps remain usable.
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     link = Link(channel.source, channel.sink, loop)
@@ -226,8 +226,8 @@ def _serve(channel: Channel, set_up_logs: Callable[[], None]) -> None:
         channel.fill_standard_descriptors()
         if not channel.is_intact:
             os._exit(frames.CHANNEL_LOST)
-        # A loop whose descriptors were closed ends the process here, and not in the next run.
-        run_to_end(loop, loop.create_task(_turn()))
+        # If the handler closed descriptors of the loop, fail here and not in the next run.
+        run_to_end(loop, loop.create_task(_iterate()))
         end.last = bool(children_of())
         link.end(end)
 

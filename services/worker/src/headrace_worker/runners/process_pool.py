@@ -1,4 +1,4 @@
-"""The runner of handlers in processes of their own, which a timeout or a cancellation kills."""
+"""The runner of handlers in separate processes, which a timeout or a cancellation kills."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from headrace_worker.timing import Timing
 
 _CHUNK_BYTES: Final = 2**16
 # A message may exceed the limit of results and outputs by this much, so that the error can state
-# its size. The worker does not read larger ones into its memory.
+# its size. The worker does not read larger messages into memory.
 _SLACK_BYTES: Final = 16 * 2**20
 
 
 class _HandlerProcess:
-    """A process that runs one handler at a time. The processes that it starts end with it."""
+    """A process that runs one handler at a time. Its child processes end with it."""
 
     def __init__(self, process: Process, *, max_message_bytes: int, timing: Timing) -> None:
         assert process.stdin is not None
@@ -43,9 +43,9 @@ class _HandlerProcess:
         self._stdout = process.stdout
         self._incoming = frames.Incoming(process.stdout, max_bytes=max_message_bytes)
         self._timing = timing
-        # Whether the handler waits for the answer to a report.
+        # True while the handler waits for the answer to a report.
         self.waits = False
-        self._gone = asyncio.create_task(self._end_group())
+        self._group_end = asyncio.create_task(self._end_group())
 
     @classmethod
     async def spawn(cls, settings: Settings, timing: Timing) -> _HandlerProcess:
@@ -62,7 +62,7 @@ class _HandlerProcess:
                 stdout=PIPE,
                 # The process can import all modules that the worker can import.
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                # A process group of its own, for the process and its children.
+                # A new process group, for the process and its children.
                 start_new_session=True,
             ),
             max_message_bytes=largest + _SLACK_BYTES,
@@ -71,7 +71,7 @@ class _HandlerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """True while the process runs."""
         return self._process.returncode is None
 
     @property
@@ -114,9 +114,9 @@ class _HandlerProcess:
         return message
 
     def abort(self) -> None:
-        """Kill the process if it is alive, with its descendants; return at once."""
+        """Kill the process if it is alive, with its descendants, without waiting."""
         if self.alive:
-            # A descendant may have a session of its own.
+            # A descendant may be in another session.
             started = with_descendants(children_of(self.pid))
             self._kill_group()
             for pid in started:
@@ -131,7 +131,7 @@ class _HandlerProcess:
                 # The output is closed only after all of it has been read.
                 while await self._stdout.read(_CHUNK_BYTES):
                     pass
-                await asyncio.wait({self._gone})
+                await asyncio.wait({self._group_end})
         self._stdin.close()
         return self._process.returncode
 
@@ -146,14 +146,14 @@ class _HandlerProcess:
 
 
 class ProcessPool:
-    """Runs handlers in processes, and reuses a process whose handler has ended by itself.
+    """Runs handlers in processes, and reuses a process whose handler has ended.
 
     Args:
         settings: the number of processes, the grace of a cancelled handler, logs and limits.
         timing: the time for a process to exit.
 
     Attributes:
-        permits: one permit per process. A caller of `run` must hold one.
+        permits: one permit per process. A caller of `run` must have one.
     """
 
     def __init__(self, settings: Settings, *, timing: Timing | None = None) -> None:
@@ -202,7 +202,7 @@ class ProcessPool:
             correlation_id=attempt.correlation_id,
         )
         limit = handler.memory_limit() if callable(handler.memory_limit) else handler.memory_limit
-        process = await self._take(limit)
+        process = await self._acquire(limit)
         self._busy.add(process)
         ended = False
         with MemoryWatch(process.pid, limit, process.abort):
@@ -210,7 +210,7 @@ class ProcessPool:
                 check()
                 await process.send(run)
                 end = await self._converse(process, reporter)
-                # After a MemoryError, the memory may not suffice for the next job either.
+                # After a MemoryError, the process may have too little memory for the next job.
                 ended = not (isinstance(end, frames.Raised) and end.type == MemoryError.__name__)
                 ended = ended and not end.last
             except asyncio.CancelledError:
@@ -232,10 +232,10 @@ class ProcessPool:
         idle, self._idle = self._idle, []
         await asyncio.gather(*(process.kill() for process in idle))
 
-    async def _take(self, memory_limit: int | None) -> _HandlerProcess:
+    async def _acquire(self, memory_limit: int | None) -> _HandlerProcess:
         while self._idle:
             process = self._idle.pop()
-            # An earlier job with another limit may have left much in memory.
+            # An earlier job with another limit may have left much memory in use.
             if process.alive and leaves_room(process.pid, memory_limit):
                 return process
             await process.kill()
@@ -244,40 +244,40 @@ class ProcessPool:
     async def _converse(
         self, process: _HandlerProcess, reporter: Reporter
     ) -> frames.Returned | frames.Raised:
-        """Pass the reports of the handler on until it ends."""
+        """Forward the reports of the handler until it ends."""
         while True:
             message = await process.receive()
             if isinstance(message, frames.Returned | frames.Raised):
                 return message
             process.waits = True
-            answer = await _take(message, reporter)
+            answer = await _accept(message, reporter)
             process.waits = False
             await process.send(answer)
 
     async def _ended_in_grace(self, process: _HandlerProcess, reporter: Reporter) -> bool:
-        """Ask the handler to end; return whether its process can run the next one."""
+        """Request the end of the handler; return whether its process can run another one."""
         try:
             async with asyncio.timeout(self._grace):
                 await process.send(frames.Cancel())
                 if process.waits:
                     process.waits = False
-                    await process.send(frames.Taken())
+                    await process.send(frames.Answer())
                 while not isinstance(
                     message := await process.receive(), frames.Returned | frames.Raised
                 ):
-                    answer = frames.Taken()
+                    answer = frames.Answer()
                     if isinstance(message, frames.Completing):
                         # A handler may still complete its job.
-                        answer = await _take(message, reporter)
+                        answer = await _accept(message, reporter)
                     await process.send(answer)
         except (TimeoutError, ProcessDied, Fail, AttemptNotCurrent):
             return False
         return not message.last
 
 
-async def _take(
+async def _accept(
     message: frames.Progressed | frames.Output | frames.Completing, reporter: Reporter
-) -> frames.Taken:
+) -> frames.Answer:
     try:
         match message:
             case frames.Progressed(fraction=fraction, message=text, counters=counters):
@@ -290,8 +290,8 @@ async def _take(
             case _:
                 assert_never(message)
     except Fail as refusal:
-        return frames.Taken(fail=str(refusal))
-    return frames.Taken()
+        return frames.Answer(fail=str(refusal))
+    return frames.Answer()
 
 
 def _result(end: frames.Returned | frames.Raised) -> JsonText:

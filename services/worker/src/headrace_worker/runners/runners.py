@@ -24,15 +24,16 @@ class Runners:
     """Runs handlers outside the event loop, and counts the handlers that were left behind.
 
     Args:
-        processes: runs the handlers that need a process of their own.
-        grace: the time for a cancelled handler to end by itself, in seconds.
+        processes: runs the handlers that need a separate process.
+        grace: the time for a cancelled handler to end on its own, in seconds.
         counts: counts the handlers that were left behind.
     """
 
     def __init__(self, *, processes: ProcessPool, grace: float, counts: Counts) -> None:
         self._processes = processes
         self._threads = ThreadRunner(
-            grace=grace, on_left_behind=lambda attempt: self.left_behind(attempt.key, attempt.type)
+            grace=grace,
+            on_left_behind=lambda attempt: self.report_left_behind(attempt.key, attempt.type),
         )
         self._grace = grace
         self._counts = counts
@@ -71,7 +72,7 @@ class Runners:
         argument = handler.decode(payload)
         return encode(await self._threads.run(handler, argument, attempt, reporter))
 
-    def left_behind(self, key: AttemptKey, job_type: str) -> None:
+    def report_left_behind(self, key: AttemptKey, job_type: str) -> None:
         """Count and log a handler that did not end within its grace. The worker abandons it."""
         self._counts.left_behind += 1
         _log.warning(

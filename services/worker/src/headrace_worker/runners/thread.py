@@ -15,17 +15,17 @@ from headrace_worker.api.failure import attach_stack_trace, thread_stack
 from headrace_worker.api.registry import RegisteredHandler
 from headrace_worker.runners.attempt_log import AttemptLog
 from headrace_worker.runners.children import end_children, end_children_soon, leave_fork
-from headrace_worker.runners.loop import tame
+from headrace_worker.runners.loop import as_exception
 from headrace_worker.runners.ownership import Owner, owned_context
 
 
 class ThreadRunner:
-    """Runs each handler in a daemon thread of its own.
+    """Runs each handler in a new daemon thread.
 
-    A handler that never ends then delays neither another attempt nor the exit of the process.
+    A handler that never ends therefore delays neither other attempts nor the exit of the process.
 
     Args:
-        grace: the time for a cancelled handler to end by itself, in seconds.
+        grace: the time for a cancelled handler to end on its own, in seconds.
         on_left_behind: called with an attempt whose handler did not end within its grace.
     """
 
@@ -71,11 +71,11 @@ class ThreadRunner:
             try:
                 result = handler.function(*arguments)
             except BaseException as caught:  # noqa: BLE001 - the waiter receives it
-                error = tame(caught)
+                error = as_exception(caught)
             leave_fork(pid, 0 if error is None else 1)
             end_children(threading.get_native_id())
             log.close()
-            # The loop may be closed by now if the handler was left behind.
+            # If the handler was left behind, the loop may be closed.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(resolve, result, error)
 

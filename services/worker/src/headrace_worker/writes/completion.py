@@ -1,7 +1,7 @@
 """The ends of attempts whose handlers called `complete_in`.
 
 The database knows whether the handler's transaction was committed. The judged end counts only if it
-was not.
+was not committed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from headrace_worker.writes.results import LOST, SELF_COMPLETED, Ended, EndResul
 _log = structlog.get_logger()
 
 
-class _Question(Protocol):
-    """A query about an attempt. It waits for no lock."""
+class _Query(Protocol):
+    """A query about an attempt that waits for no lock."""
 
     async def __call__(self, conn: Connection, key: AttemptKey, /) -> bool: ...
 
@@ -62,9 +62,9 @@ class CompletionCheck:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def start(self, execution: Execution, end: AttemptEnd) -> None:
-        """Check and write one attempt in a task of its own.
+        """Check and write one attempt in a background task.
 
-        It may wait for long: a handler that was left behind can keep its transaction open.
+        The wait can be long: a handler that was left behind can keep its transaction open.
         """
         task = asyncio.create_task(self._run(execution, end), name="completion")
         self.tasks.add(task)
@@ -84,37 +84,37 @@ class CompletionCheck:
         self._record([(execution, end, result)])
 
     async def _end(self, execution: Execution, end: AttemptEnd) -> EndResult:
-        if await self._ask(was_completed, execution):
+        if await self._query(was_completed, execution):
             return SELF_COMPLETED
         await self._until_unlocked(execution)
         result: EndResult = LOST
         if self._held(execution.worker_id):
             result = await self._write(execution, end)
-        if not isinstance(result, Written) and await self._ask(was_completed, execution):
-            # The handler's commit came between the query and the write.
+        if not isinstance(result, Written) and await self._query(was_completed, execution):
+            # The handler committed between the query and the write.
             return SELF_COMPLETED
         return result
 
     async def _until_unlocked(self, execution: Execution) -> None:
         """Wait until no open transaction locks the row of the job, or the lease is lost.
 
-        It polls. Writes that wait for locks would occupy the connections that the lease needs.
+        Poll, because writes that wait for locks would occupy connections that the lease needs.
         """
         pause, longest = self._timing.open_row
-        while self._held(execution.worker_id) and await self._ask(is_held_open, execution):
+        while self._held(execution.worker_id) and await self._query(is_held_open, execution):
             await asyncio.sleep(random.uniform(pause / 2, pause))
             pause = min(2 * pause, longest)
 
-    async def _ask(self, question: _Question, execution: Execution) -> bool:
-        """Ask the database about an attempt; return False if there is no answer.
+    async def _query(self, query: _Query, execution: Execution) -> bool:
+        """Query the database about an attempt; return False without a response.
 
-        It gives up if the database refuses the query, or the lease is lost before the answer.
+        The retries end when the database refuses the query or the lease is lost.
         """
         job_id, attempt = execution.key
         while True:
             try:
                 async with self._database.statement() as connection:
-                    return await question(connection, execution.key)
+                    return await query(connection, execution.key)
             except Unavailable:
                 if not self._held(execution.worker_id):
                     return False

@@ -37,7 +37,7 @@ class _Pending(NamedTuple):
 
 
 class EndWriter:
-    """Writes the ends of attempts, and retries while the lease is held and the database is gone.
+    """Writes the ends of attempts; retries during outages of the database while the lease is held.
 
     Args:
         database: the database.
@@ -68,7 +68,7 @@ class EndWriter:
         )
 
     def write(self, execution: Execution, end: AttemptEnd | None) -> None:
-        """Write the judged end of an attempt soon; None if its lease is lost.
+        """Write the judged end of an attempt soon. The end is None if the lease is lost.
 
         At most one end per slot of the worker waits.
         """
@@ -79,7 +79,7 @@ class EndWriter:
         else:
             self._pending.append(_Pending(execution, end))
             if self._writer is None:
-                # A task starts in the next turn of the loop, so all ends of this turn form a group.
+                # A task starts in the next iteration of the loop. All ends until then form a group.
                 self._writer = asyncio.create_task(self._run(), name="ends")
 
     async def close(self) -> None:
@@ -106,7 +106,7 @@ class EndWriter:
         try:
             events = await self._write(group)
         except Exception:  # noqa: BLE001 - one refused end fails the statement of its group
-            self._record([(*one, await self._write_alone(*one)) for one in group])
+            self._record([(*pending, await self._write_alone(*pending)) for pending in group])
             return
         self._record(
             [
@@ -142,23 +142,23 @@ class EndWriter:
         Raises:
             asyncpg.PostgresError: the database refuses the content of an end.
         """
-        again = False
+        is_retry = False
         while True:
             try:
-                return await self._commit(group, again=again)
+                return await self._commit(group, is_retry=is_retry)
             except Unavailable:
-                again = True
-                group = [one for one in group if self._held(one.execution.worker_id)]
+                is_retry = True
+                group = [pending for pending in group if self._held(pending.execution.worker_id)]
                 if not group:
                     return {}
                 await asyncio.sleep(random.uniform(*self._timing.retry))
 
-    async def _commit(self, group: Sequence[_Pending], *, again: bool) -> _Events:
+    async def _commit(self, group: Sequence[_Pending], *, is_retry: bool) -> _Events:
         by_worker: dict[WorkerId, list[AttemptEnd]] = {}
         for execution, end in group:
             by_worker.setdefault(execution.worker_id, []).append(end)
         written: dict[AttemptKey, EventType] = {}
-        # There is one id, except right after a rejoin.
+        # There is one id, except right after a new registration.
         for worker_id, ends in by_worker.items():
             async with self._database.statement() as connection:
                 written |= await end_attempts(
@@ -167,9 +167,9 @@ class EndWriter:
                     ends=ends,
                     with_stack_traces=self._store_stack_traces,
                 )
-        missing = [end for _, end in group if end.key not in written] if again else []
+        missing = [end for _, end in group if end.key not in written] if is_retry else []
         if missing:
-            # The answer to an earlier try may be lost, and its ends be in the history.
+            # An earlier try may have written its ends although its response was lost.
             async with self._database.statement() as connection:
                 written |= await written_ends(connection, ends=missing)
         return written

@@ -18,7 +18,7 @@ from headrace_core.store.sql.group_commit import GroupCommit, Overloaded
 from headrace_worker.metrics import Counts
 from headrace_worker.timing import Timing
 
-# The most reports and bytes of one statement, and the most bytes that wait.
+# The most reports and bytes of one statement, and the most waiting bytes.
 _MAX_BATCH: Final = 1000
 _MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 _MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
@@ -64,20 +64,20 @@ class ReportWriter:
         )
 
     async def write(self, worker_id: WorkerId, report: AttemptReport) -> bool:
-        """Write a report; return False if the attempt is no longer this worker's.
+        """Write a report; return False if another worker may have the attempt.
 
         Raises:
             asyncpg.PostgresError: the database refuses the content of the report.
         """
 
-        async def alone(item: _Item) -> bool:
+        async def submit_alone(item: _Item) -> bool:
             [written] = await self._commit([item])
             return written
 
         try:
             return await self._persist(self._group.submit, worker_id, report)
         except Exception:  # noqa: BLE001 - one refused report fails the statement of its group
-            return await self._persist(alone, worker_id, report)
+            return await self._persist(submit_alone, worker_id, report)
 
     async def close(self) -> None:
         """Write the pending reports."""
@@ -92,7 +92,7 @@ class ReportWriter:
         unsure = False
         while True:
             try:
-                # A report whose answer was lost must not be in the history twice.
+                # A report whose response was lost must not be in the history twice.
                 if unsure and await self._is_written(report):
                     return True
                 return await submit((worker_id, report))
@@ -135,7 +135,7 @@ def _weigh(item: _Item) -> int:
 
 
 def _by_worker(items: Sequence[_Item]) -> dict[WorkerId, list[AttemptReport]]:
-    """Group reports by the id of their claim. There is one id, except right after a rejoin."""
+    """Group reports by worker id. There is one id, except right after a new registration."""
     grouped: dict[WorkerId, list[AttemptReport]] = {}
     for worker_id, report in items:
         grouped.setdefault(worker_id, []).append(report)

@@ -33,20 +33,20 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The attempt is no longer this worker's: its job was cancelled, expired or recovered."""
+    """The worker no longer has the attempt: its job was cancelled, expired or recovered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The worker gave the attempt up: its lease is lost, or the database stores no end of it.
+    """The worker abandoned the attempt: its lease is lost, or the database refused every end of it.
 
-    Recovery, or the search for strays, takes the attempt back.
+    Recovery or the search for strays takes the attempt back.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class SelfCompleted:
-    """The handler ended the job in a transaction of its own."""
+    """The handler ended the job in its own transaction."""
 
 
 EndResult: TypeAlias = Written | Refused | Lost | SelfCompleted
@@ -94,8 +94,8 @@ class ResultRecorder:
     def record(self, ended: Sequence[Ended]) -> None:
         """Record the results of one write."""
         counts = self._counts
-        # Success is in the history and on the streams. A line for each would double the cost of a
-        # short job, so it needs the level DEBUG.
+        # Successes are in the history and on the streams. A log line for each would double the cost
+        # of a short job, so it requires the level DEBUG.
         verbose = _log.is_enabled_for(logging.DEBUG)
         waits_again = False
         for execution, end, result in ended:
