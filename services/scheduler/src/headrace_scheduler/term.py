@@ -106,9 +106,10 @@ class Term:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await end_tasks(*tasks)
+            # First, because a leader that cancels a slow end again skips the rest of this block.
             for wake in wakes:
                 self._bus.unsubscribe(wake)
+            await end_tasks(*tasks)
             faults = []
             for task in tasks:
                 if not task.cancelled() and (fault := task.exception()):

@@ -1,0 +1,90 @@
+"""The end of a term."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from headrace_core.delivery import Deliverer
+from headrace_core.runtime.loop import Loop, LoopRecords
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
+from headrace_core.wake import Topic, WakeBus, WakeSubscription
+from headrace_scheduler import term
+from headrace_scheduler.metrics import Gauges
+from headrace_scheduler.term import Term
+from support.leading import lead
+
+DEADLINE_S = 20
+
+
+class CountingBus(WakeBus):
+    """A bus that knows its subscriptions."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        super().__init__(settings, database, Topic.JOBS, Topic.SLOTS)
+        self.open: set[WakeSubscription] = set()
+
+    def subscribe(
+        self, *topics: str, accepts: Callable[[Topic], bool] | None = None
+    ) -> WakeSubscription:
+        wake = super().subscribe(*topics, accepts=accepts)
+        self.open.add(wake)
+        return wake
+
+    def unsubscribe(self, subscription: WakeSubscription) -> None:
+        super().unsubscribe(subscription)
+        self.open.discard(subscription)
+
+
+class Stubborn(Loop):
+    """A loop that ends with the second cancellation."""
+
+    name = "stubborn"
+    started = asyncio.Event()
+    cancelled = asyncio.Event()
+
+    def __init__(self, **_: Any) -> None:
+        Stubborn.started, Stubborn.cancelled = asyncio.Event(), asyncio.Event()
+
+    async def run_once(self) -> float:
+        self.started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            await asyncio.Event().wait()
+        return 0.0
+
+
+async def test_term_cancelled_twice_ends_its_subscriptions(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(term, "Prune", Stubborn)
+    bus = CountingBus(settings, database)
+    deliverer = Deliverer(settings, identify=database.installation_id)
+    running = asyncio.create_task(
+        Term(
+            await lead(database),
+            settings=settings,
+            database=database,
+            bus=bus,
+            deliverer=deliverer,
+            gauges=Gauges(),
+            records=LoopRecords(),
+        ).run()
+    )
+    async with asyncio.timeout(DEADLINE_S):
+        await Stubborn.started.wait()
+        assert bus.open
+        # The leader cancels a term again that has not ended within a second.
+        for seen in (Stubborn.cancelled.wait(), asyncio.wait({running})):
+            running.cancel()
+            await seen
+    assert running.cancelled()
+    assert not bus.open
+    await deliverer.close()
+    await bus.stop()
