@@ -134,6 +134,15 @@ async def test_fault_of_any_kind_is_retried_and_logged_once() -> None:
     ]
 
 
+async def test_loop_with_its_own_retry_ignores_the_timing() -> None:
+    loop = Counting(Unavailable("postgresql"))
+    loop.retry = (0.0, 0.0)
+    runner = LoopRunner(loop, timing=Timing(retry=(3600.0, 3600.0)))
+    async with running(runner):
+        await runner.record.runs.reach(1)
+    assert loop.failures == 1
+
+
 async def test_outage_is_reported_after_the_patience() -> None:
     now = 0.0
 

@@ -164,6 +164,8 @@ class Strays(Loop):
     def __init__(self, claims: Claims, *, interval: float) -> None:
         self._claims = claims
         self._interval = self.first_wait = interval
+        # A failed search has put the lease in doubt and may have delayed claims until its timeout.
+        self.retry = (interval, interval)
 
     async def run_once(self) -> float:
         """Hand back strays; return the seconds until the next search."""

@@ -128,12 +128,15 @@ class Loop(ABC):
         pause: shortest time from the end of a run to the next one, in seconds. Changes in the
             meantime share one run.
         first_wait: seconds before the first run.
+        retry: shortest and longest wait before the retry of a failed run, in seconds; None: as
+            the runner's timing.
     """
 
     name: str
     topics: tuple[str, ...] = ()
     pause: float = 0.02
     first_wait: float = 0.0
+    retry: tuple[float, float] | None = None
 
     @abstractmethod
     async def run_once(self) -> float:
@@ -232,7 +235,7 @@ class LoopRunner:
                     raise
                 except Exception as error:  # noqa: BLE001 - a loop that ends would go unnoticed
                     self._on_failure(error)
-                    await asyncio.sleep(random.uniform(*self._timing.retry))
+                    await asyncio.sleep(random.uniform(*(self._loop.retry or self._timing.retry)))
                     continue
                 if self._failing:
                     self._on_recovery()
