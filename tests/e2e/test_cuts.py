@@ -1,4 +1,4 @@
-"""Streams miss no event after 1,000 cuts and a restart of both gateways."""
+"""Streams miss no event after hundreds of cuts and a restart of both gateways."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ from support.two_gateways import GatewayProcess, two_gateways
 from support.until import until
 
 WATCHERS = 50
-CUTS = 1_000
-EVENTS = 20_000
+# HEADRACE_TEST_CUTS=1000 for a long run.
+CUTS = int(os.environ.get("HEADRACE_TEST_CUTS") or 400)
+EVENTS = 20 * CUTS
 
 # The limit of each wait in seconds, generous for a busy machine.
 DEADLINE_S = 150
@@ -85,8 +86,8 @@ async def test_randomly_cut_watchers_see_every_event_once_in_order(
 
         # Watchers that resume by themselves: a filter, the condition for its events, and the number
         # of watchers.
-        batch, further = await load.submit_batch(1000), await load.submit_batch(1000)
-        thousand = [job.id for job in (*batch.jobs[:500], *further.jobs[:500])]
+        batch, further = await load.submit_batch(CUTS), await load.submit_batch(CUTS)
+        chosen = [job.id for job in (*batch.jobs[: CUTS // 2], *further.jobs[: CUTS // 2])]
         ends = [JOB_STATE_SUCCEEDED, JOB_STATE_FAILED]
         filters = [
             (JobFilter(), "true", 2),
@@ -95,7 +96,7 @@ async def test_randomly_cut_watchers_see_every_event_once_in_order(
             (JobFilter(labels={"team": "one"}), "j.labels->>'team' = 'one'", 4),
             (JobFilter(states=ends), "e.state IN ('succeeded', 'failed')", 4),
             (JobFilter(batch_id=batch.id), f"j.batch_id = '{batch.id}'", 4),
-            (JobFilter(job_ids=thousand), f"j.id = ANY ('{{{','.join(thousand)}}}')", 4),
+            (JobFilter(job_ids=chosen), f"j.id = ANY ('{{{','.join(chosen)}}}')", 4),
         ]
         watchers = [
             (JobsWatcher(cuts, job_filter, start, place_of), rows)

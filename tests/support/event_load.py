@@ -32,7 +32,7 @@ _MOST_WAITING = 200
 # The longest pause of a late transaction, before its write and after it, in seconds.
 _LATE_S = 0.4
 # The time in which the jobs of a batch become due, in seconds.
-_SPREAD_S = 25.0
+_SPREAD_S = 10.0
 # The time limit for all jobs to end, in seconds.
 _PATIENCE_S = 100.0
 

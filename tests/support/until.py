@@ -12,9 +12,15 @@ from headrace_core.store.sql.database import Database
 
 T = TypeVar("T")
 
+# The shortest and the longest pause between two calls, in seconds.
+_SHORTEST_S = 0.005
+_LONGEST_S = 0.1
+
 
 async def until(condition: Callable[[], Awaitable[T] | T], *, within: float = 30.0) -> T:
     """Call `condition` until its result is true; return the result.
+
+    Each pause is a twentieth of the wait so far, so long waits cost little CPU time.
 
     Args:
         condition: returns a true value or an awaitable of one.
@@ -23,6 +29,8 @@ async def until(condition: Callable[[], Awaitable[T] | T], *, within: float = 30
     Raises:
         TimeoutError: the result did not become true in time.
     """
+    clock = asyncio.get_running_loop().time
+    began = clock()
     async with asyncio.timeout(within):
         while True:
             result = condition()
@@ -30,7 +38,7 @@ async def until(condition: Callable[[], Awaitable[T] | T], *, within: float = 30
                 result = await result
             if result:
                 return result
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(min(max(_SHORTEST_S, (clock() - began) / 20), _LONGEST_S))
 
 
 async def until_blocked(database: Database, *, sessions: int = 1) -> None:
