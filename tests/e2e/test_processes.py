@@ -81,7 +81,7 @@ def test_insecure_address_ends_the_start_with_advice(service: str) -> None:
         env={**os.environ, f"HEADRACE_{service.upper()}_ADDRESS": "0.0.0.0:0"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=110,
         check=False,
     )
     assert done.returncode == 78

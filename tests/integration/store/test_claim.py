@@ -131,7 +131,7 @@ async def test_claim_skips_locked_jobs(database: Database) -> None:
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=held.id)
         # The cancellation is not committed: the claim neither waits for it nor ignores it.
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             claimed = await claim(database, worker_id, [delivery(held), delivery(free)])
         assert [each.key.job_id for each in claimed] == [free.id]
 

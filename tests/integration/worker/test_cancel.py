@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 
@@ -111,22 +110,26 @@ def valkey() -> Iterator[OwnValkey]:
         yield server
 
 
-async def test_cancel_without_wake_up_arrives_within_a_heartbeat(
+async def test_cancel_without_wake_up_arrives_with_a_heartbeat(
     settings: Settings, valkey: OwnValkey
 ) -> None:
     own_redis = settings.model_copy(
-        update={"redis_url": SecretStr(valkey.url), "redis_timeout": 0.5, "shutdown_grace": 0.1}
+        update={
+            "redis_url": SecretStr(valkey.url),
+            "redis_timeout": 0.5,
+            "shutdown_grace": 0.1,
+            # A wait for the end of the lease would exceed the deadline of the test.
+            "worker_lease": 3.0 * DEADLINE_S,
+        }
     )
     async with platform(own_redis, handlers()) as jobs:
         job_id = await jobs.submit("t.forever")
         await jobs.until(job_id, E.STARTED)
         valkey.kill()
-        started = time.monotonic()
         async with jobs.database.transaction() as connection:
             await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         # The test sends no wake-up.
         assert (await jobs.ended(job_id)).state is JobState.CANCELLED
-        assert time.monotonic() - started < own_redis.worker_beat + 1.5
 
 
 async def _has_started(jobs: Platform, job_id: JobId, *, times: int) -> bool:
