@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.compare import accept, answer, drain, end_to_end
+from bench.compare import accept, drain, end_to_end, latency
 from bench.compare.contestant import HEADRACE
 from bench.compare.environment import EnvironmentFailedError, environment
 from bench.compare.report import Report
@@ -56,7 +56,7 @@ def charts(report: Report) -> list[Chart]:
             report,
             "latency",
             f"Latency, p99 at {plan.rate:g} jobs/s (ms)",
-            ("C", answer.case(plan)),
+            ("C", latency.case(plan)),
             value="p99_ms",
         ),
         _ranked(report, "end-to-end", "End to end (jobs/s)", ("D", end_to_end.ENDS)),

@@ -68,9 +68,9 @@ async def measure_drain(
     filled = await fill(stage, wanted, limit=plan.fill_limit)
     async with stage.workers(workers):
         meter = stage.meter()
-        start, counted = await _first(stage)
+        start, counted = await _wait_for_first(stage)
         before = meter.sample()
-        drain = await _rest(stage, jobs=filled, start=start, limit=plan.drain_limit)
+        drain = await _wait_for_end(stage, jobs=filled, start=start, limit=plan.drain_limit)
         cpu = before.microseconds_each(meter.sample(), max(1, drain.jobs - counted))
     notes = []
     if filled != jobs:
@@ -102,7 +102,7 @@ async def fill(stage: Stage, jobs: int, *, limit: float) -> int:
     return filled
 
 
-async def _first(stage: Stage) -> tuple[float, int]:
+async def _wait_for_first(stage: Stage) -> tuple[float, int]:
     """Wait for the first handled job; return its time and the present number of handled jobs."""
     deadline = time.monotonic() + _FIRST_S
     while not (count := stage.counters.read()).handled:
@@ -112,7 +112,7 @@ async def _first(stage: Stage) -> tuple[float, int]:
     return count.first, count.handled
 
 
-async def _rest(stage: Stage, *, jobs: int, start: float, limit: float) -> Drain:
+async def _wait_for_end(stage: Stage, *, jobs: int, start: float, limit: float) -> Drain:
     while True:
         count, now = stage.counters.read(), time.monotonic()
         if count.handled >= jobs:

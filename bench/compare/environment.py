@@ -34,25 +34,25 @@ async def environment(name: str, requirements: Path, python: str = "") -> Path:
         EnvironmentFailedError: the environment could not be created.
     """
     folder = FOLDER / name
-    made = folder / "bin" / "python"
-    if is_made(name, requirements, python):
-        return made
+    interpreter = folder / "bin" / "python"
+    if is_current(name, requirements, python):
+        return interpreter
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     await _uv("venv", "--quiet", "--python", python or sys.executable, str(folder))
     await _uv(
-        *("pip", "install", "--quiet", "--python", str(made)),
+        *("pip", "install", "--quiet", "--python", str(interpreter)),
         *("--require-hashes", "--requirements", str(requirements)),
     )
     (folder / _STAMP).write_text(_stamp(requirements, python))
-    return made
+    return interpreter
 
 
-def is_made(name: str, requirements: Path, python: str = "") -> bool:
+def is_current(name: str, requirements: Path, python: str = "") -> bool:
     """Return whether the environment exists with exactly these pins and this Python."""
-    made = FOLDER / name / _STAMP
+    stamp = FOLDER / name / _STAMP
     try:
-        return made.exists() and made.read_text() == _stamp(requirements, python)
+        return stamp.exists() and stamp.read_text() == _stamp(requirements, python)
     except OSError:
         return False
 

@@ -7,19 +7,19 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from bench.compare.contestant import Contestant
+from bench.compare.earlier_jobs import EarlierJobs, fill
 from bench.compare.end_to_end import MODE, measure_end_to_end
 from bench.compare.measurement import Measurement
-from bench.compare.past import Past, fill
 from bench.compare.plan import Plan
-from bench.compare.stage import Ground, Stage
+from bench.compare.stage import Resources, Stage
 
 EMPTY: Final = "an empty database"
 
 
-def case(plan: Plan, past: Past) -> str:
+def case(plan: Plan, kind: EarlierJobs) -> str:
     """Return the name of a measurement on a filled database."""
-    count = plan.finished if past is Past.FINISHED else plan.waiting
-    return f"{count:,} {past.value}"
+    count = plan.finished if kind is EarlierJobs.FINISHED else plan.waiting
+    return f"{count:,} {kind.value}"
 
 
 def queues_case(plan: Plan) -> str:
@@ -33,26 +33,26 @@ def delayed_case(plan: Plan) -> str:
 
 
 async def measure_growth(
-    ground: Ground, contestant: Contestant, plan: Plan, *, announce: Callable[[str], None]
+    resources: Resources, contestant: Contestant, plan: Plan, *, announce: Callable[[str], None]
 ) -> AsyncGenerator[Measurement, None]:
     """Fill the databases, then measure on each of them in turn in each round.
 
     Args:
-        ground: the common resources of all contestants.
+        resources: the common resources of all contestants.
         contestant: Headrace.
         plan: the numbers of jobs and rounds.
         announce: receives a line before each step.
     """
     async with AsyncExitStack() as running:
         urls: dict[str, str] = {}
-        for past in Past:
-            name = case(plan, past)
-            count = plan.finished if past is Past.FINISHED else plan.waiting
+        for kind in EarlierJobs:
+            name = case(plan, kind)
+            count = plan.finished if kind is EarlierJobs.FINISHED else plan.waiting
             if not count:
                 continue
             announce(f"E: inserting jobs: {name}")
-            url = await running.enter_async_context(ground.databases.fresh(migrated=True))
-            await fill(ground.databases, url, past, count)
+            url = await running.enter_async_context(resources.databases.fresh(migrated=True))
+            await fill(resources.databases, url, kind, count)
             urls[name] = url
         for number in range(1, plan.rounds + 1):
             cases = _cases(plan, urls)
@@ -60,16 +60,16 @@ async def measure_growth(
             for name, fields in cases if number % 2 else reversed(cases):
                 announce(f"E: {name}, round {number}")
                 async with Stage.of(
-                    ground, contestant, mode=MODE, database_url=urls.get(name, "")
+                    resources, contestant, mode=MODE, database_url=urls.get(name, "")
                 ) as stage:
                     yield await measure_end_to_end(
                         stage, plan=plan, number=number, figure="E", case=name, **fields
                     )
 
 
-def _cases(plan: Plan, pasts: Iterable[str]) -> list[tuple[str, dict[str, object]]]:
+def _cases(plan: Plan, filled: Iterable[str]) -> list[tuple[str, dict[str, object]]]:
     """Return the measurements of a round: name and additional fields of the request."""
-    cases: list[tuple[str, dict[str, object]]] = [(EMPTY, {}), *((name, {}) for name in pasts)]
+    cases: list[tuple[str, dict[str, object]]] = [(EMPTY, {}), *((name, {}) for name in filled)]
     if plan.queues:
         cases.append((queues_case(plan), {"queues": plan.queues}))
     if plan.delayed:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from bench.compare import accept, answer, memory
+from bench.compare import accept, latency, memory
 from bench.compare.contestant import Contestant
 from bench.compare.measurement import Failure, Measurement
 from bench.compare.plan import Plan
@@ -102,7 +102,7 @@ class Report:
             self._cpu("A", "A: CPU time per job, in µs"),
             self._rates("B", "B: jobs accepted, in jobs/s"),
             self._cpu("B", "B: CPU time per job of single submits, in µs", accept.SINGLE),
-            self._answers(),
+            self._latency(),
             self._rates("D", "D: jobs from submit to known end, in jobs/s"),
             self._cpu("D", "D: CPU time per job, in µs"),
             self._growth(),
@@ -167,8 +167,8 @@ class Report:
                 table.rows.append([one.title, *cells, f"{summary.cpu_total:,.0f}"])
         return table
 
-    def _answers(self) -> Table:
-        case = answer.case(self.plan)
+    def _latency(self) -> Table:
+        case = latency.case(self.plan)
         table = Table(
             f"C: latency from submit to known end, at {case}, in ms",
             ["", "p50", "p95", "p99", "max", "CPU µs per job", "keeps"],

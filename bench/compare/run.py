@@ -11,16 +11,16 @@ from typing import Any, Final, TypeAlias
 
 import asyncpg
 
-from bench.compare import accept, answer, drain, end_to_end, growth, memory
+from bench.compare import accept, drain, end_to_end, growth, latency, memory
 from bench.compare.contestant import Contestant, read_contestants
 from bench.compare.databases import Databases
-from bench.compare.environment import EnvironmentFailedError, environment, is_made, version
+from bench.compare.environment import EnvironmentFailedError, environment, is_current, version
 from bench.compare.janitor import Janitor
 from bench.compare.measurement import Failure, Measurement
 from bench.compare.plan import Plan
 from bench.compare.process import PeerFailedError
 from bench.compare.report import Report
-from bench.compare.stage import Ground, Stage
+from bench.compare.stage import Resources, Stage
 from bench.machine import read_machine
 from bench.stack import Stack
 from headrace_standalone.supervised import ProgramFailedError
@@ -75,14 +75,14 @@ async def run(
             failures=failures,
         )
         with Janitor.running() as janitor:
-            ground = Ground(
+            resources = Resources(
                 stack=stack,
                 databases=Databases(stack),
                 janitor=janitor,
                 pythons=pythons,
                 gateways=plan.gateways,
             )
-            comparison = _Comparison(ground, plan, report, announce)
+            comparison = _Comparison(resources, plan, report, announce)
             for figure in plan.figures:
                 await comparison.measure(figure)
     return report
@@ -91,8 +91,10 @@ async def run(
 class _Comparison:
     """Measures figure by figure and adds the results to the report."""
 
-    def __init__(self, ground: Ground, plan: Plan, report: Report, announce: Announce) -> None:
-        self._ground = ground
+    def __init__(
+        self, resources: Resources, plan: Plan, report: Report, announce: Announce
+    ) -> None:
+        self._resources = resources
         self._plan = plan
         self._report = report
         self._announce = announce
@@ -102,7 +104,7 @@ class _Comparison:
         await {
             "A": self._drain,
             "B": self._accept,
-            "C": self._answer,
+            "C": self._latency,
             "D": self._end_to_end,
             "E": self._growth,
             "F": self._memory,
@@ -130,8 +132,8 @@ class _Comparison:
     async def _accept(self) -> None:
         await self._in_rounds("B", accept.MODE, accept.measure_accept)
 
-    async def _answer(self) -> None:
-        await self._in_rounds("C", answer.MODE, answer.measure_answer)
+    async def _latency(self) -> None:
+        await self._in_rounds("C", latency.MODE, latency.measure_latency)
 
     async def _end_to_end(self) -> None:
         measure = end_to_end.measure_end_to_end
@@ -148,7 +150,7 @@ class _Comparison:
         for one in self._of("E"):
             with self._recording_failures("E", one):
                 async with aclosing(
-                    growth.measure_growth(self._ground, one, self._plan, announce=self._announce)
+                    growth.measure_growth(self._resources, one, self._plan, announce=self._announce)
                 ) as measured:
                     async for measurement in measured:
                         self._report.measurements.append(measurement)
@@ -180,7 +182,7 @@ class _Comparison:
     ) -> None:
         self._announce(f"{figure}: {contestant.title}, {label}")
         with self._recording_failures(figure, contestant):
-            async with Stage.of(self._ground, contestant, mode=mode) as stage:
+            async with Stage.of(self._resources, contestant, mode=mode) as stage:
                 measured = await measure(stage)
             self._report.measurements += (
                 [measured] if isinstance(measured, Measurement) else measured
@@ -224,7 +226,7 @@ async def _environments(
             pythons[one.name] = Path(sys.executable)
             continue
         try:
-            if not is_made(one.name, one.requirements, one.python):
+            if not is_current(one.name, one.requirements, one.python):
                 announce(f"creating the environment of {one.title}")
             pythons[one.name] = await environment(one.name, one.requirements, one.python)
         except EnvironmentFailedError as error:

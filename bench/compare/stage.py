@@ -28,7 +28,7 @@ _SETUP_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
+class Resources:
     """The common resources of all contestants.
 
     Args:
@@ -57,18 +57,26 @@ class Stage:
     """
 
     def __init__(
-        self, ground: Ground, contestant: Contestant, *, mode: str, database_url: str, folder: Path
+        self,
+        resources: Resources,
+        contestant: Contestant,
+        *,
+        mode: str,
+        database_url: str,
+        folder: Path,
     ) -> None:
         self.contestant = contestant
         self.counters = Counters(folder)
         self.control: PeerProcess
         self.processes: dict[str, list[int]] = {
-            name: [pid] for name, pid in ground.stack.servers.items() if name in contestant.servers
+            name: [pid]
+            for name, pid in resources.stack.servers.items()
+            if name in contestant.servers
         }
-        self._ground = ground
+        self._resources = resources
         self._targets: list[str] = []
         self._controls = 0
-        redis_url = ground.stack.settings.redis_url.get_secret_value()
+        redis_url = resources.stack.settings.redis_url.get_secret_value()
         settings = contestant.environment.get(mode, {})
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("HEADRACE_", "BENCH_"))},
@@ -91,13 +99,13 @@ class Stage:
     @classmethod
     @asynccontextmanager
     async def of(
-        cls, ground: Ground, contestant: Contestant, *, mode: str, database_url: str = ""
+        cls, resources: Resources, contestant: Contestant, *, mode: str, database_url: str = ""
     ) -> AsyncIterator[Stage]:
         """Set up a contestant for the duration of the block: its schema and all processes except
         workers.
 
         Args:
-            ground: the common resources.
+            resources: the common resources.
             contestant: the contestant.
             mode: `throughput` or `latency`.
             database_url: the database to use; empty for a fresh one.
@@ -106,14 +114,14 @@ class Stage:
             folder = running.enter_context(_counters())
             if not database_url:
                 database_url = await running.enter_async_context(
-                    ground.databases.fresh(migrated=contestant.is_headrace)
+                    resources.databases.fresh(migrated=contestant.is_headrace)
                 )
-            redis = Redis.from_url(ground.stack.settings.redis_url.get_secret_value())
+            redis = Redis.from_url(resources.stack.settings.redis_url.get_secret_value())
             await redis.flushall()
             await redis.aclose()
-            await ground.databases.settle()
+            await resources.databases.settle()
             stage = cls(
-                ground, contestant, mode=mode, database_url=database_url, folder=Path(folder)
+                resources, contestant, mode=mode, database_url=database_url, folder=Path(folder)
             )
             if contestant.is_headrace:
                 await stage._start_services(running)
@@ -159,7 +167,7 @@ class Stage:
     async def _worker(self, number: int, environment: Mapping[str, str]) -> AsyncIterator[None]:
         if self.contestant.is_headrace:
             settings = {**self._services, **environment}
-            async with self._ground.stack.worker(number, settings) as service:
+            async with self._resources.stack.worker(number, settings) as service:
                 with self._listed("worker", service.pid):
                     yield
         else:
@@ -168,8 +176,8 @@ class Stage:
                 yield
 
     async def _start_services(self, running: AsyncExitStack) -> None:
-        stack = self._ground.stack
-        gateways = [stack.gateway(self._services) for _ in range(self._ground.gateways)]
+        stack = self._resources.stack
+        gateways = [stack.gateway(self._services) for _ in range(self._resources.gateways)]
         scheduler, *served = await asyncio.gather(
             running.enter_async_context(stack.scheduler(self._services)),
             *(running.enter_async_context(gateway) for gateway in gateways),
@@ -191,11 +199,11 @@ class Stage:
     ) -> AsyncIterator[PeerProcess]:
         async with PeerProcess.running(
             role,
-            python=self._ground.pythons[self.contestant.name],
+            python=self._resources.pythons[self.contestant.name],
             program=self.contestant.folder / "peer.py",
             environment={**self._environment, **environment},
-            log=self._ground.stack.folder.logs / f"{self.contestant.name}.{role}.log",
-            janitor=self._ground.janitor,
+            log=self._resources.stack.folder.logs / f"{self.contestant.name}.{role}.log",
+            janitor=self._resources.janitor,
         ) as process:
             with self._listed(name, process.pid):
                 yield process

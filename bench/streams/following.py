@@ -61,7 +61,7 @@ def streams(mix: Mix, count: int, *, prefix: str) -> list[Stream]:
     ]
 
 
-def turns(jobs: Sequence[Sequence[int]], seed: int) -> list[int]:
+def event_order(jobs: Sequence[Sequence[int]], seed: int) -> list[int]:
     """Return the order of events: one event per stream in each turn, over its jobs in rotation.
 
     Args:

@@ -117,7 +117,7 @@ class Record:
         self._times, self._latencies, self._marks = array("q"), array("q"), array("q")
         self._responses = self._gaps = self._repeats = 0
 
-    def add_first(self, response: Response, subject: Subject) -> None:
+    def add_first_response(self, response: Response, subject: Subject) -> None:
         """Record the first response of a stream."""
         if isinstance(response, job_service_pb2.WatchJobsResponse):
             self.cursor = response.cursor
@@ -187,7 +187,7 @@ async def _follow(
 ) -> None:
     responses = aiter(_open(stub, subject))
     async with opening:
-        record.add_first(await anext(responses), subject)
+        record.add_first_response(await anext(responses), subject)
     opened.set()
     async for response in responses:
         record.add(response.events)

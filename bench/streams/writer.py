@@ -12,7 +12,7 @@ from itertools import cycle, islice
 from typing import Final
 
 from bench.child import IDLE_S, Link
-from bench.streams.following import Stream, turns
+from bench.streams.following import Stream, event_order
 from bench.streams.jobs import start, submit
 from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.ids import JobId, WorkerId
@@ -106,7 +106,7 @@ async def write(link: Link, settings: Settings, streams: Sequence[Stream], seed:
             database=database,
             bus=bus,
             worker_id=worker_id,
-            jobs=[ids[number] for number in turns(by_stream, seed)],
+            jobs=[ids[number] for number in event_order(by_stream, seed)],
             seed=seed,
         )
         while True:

@@ -83,7 +83,7 @@ def payload(n: int) -> Job:
     return noop.job.with_kwargs(n=n)
 
 
-def opened(connections: int) -> Chancy:
+def open_chancy(connections: int) -> Chancy:
     """Return a client with the default plugins: leader election, pruning, recovery, metrics."""
     log = logging.getLogger("chancy")
     log.setLevel(logging.WARNING)
@@ -97,7 +97,7 @@ def opened(connections: int) -> Chancy:
 
 async def control() -> None:
     """Answer the requests of the harness."""
-    async with opened(CONNECTIONS) as chancy:
+    async with open_chancy(CONNECTIONS) as chancy:
         requests = Control(chancy)
         await contract.serving(
             {
@@ -113,7 +113,7 @@ async def control() -> None:
 
 async def work() -> None:
     """Execute jobs."""
-    async with opened(connections=10) as chancy:
+    async with open_chancy(connections=10) as chancy:
         worker = Worker(chancy)
         worker.send_outgoing_interval = UPDATES_S
         async with worker:

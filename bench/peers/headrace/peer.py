@@ -76,7 +76,7 @@ class Control:
 
             async def submit_and_wait(number: int) -> None:
                 handle = await self._client.submit(_TYPE, {"n": number})
-                await ends.of(handle.id)
+                await ends.wait_for(handle.id)
 
             try:
                 return {"microseconds": await open_loop(rate, seconds, submit_and_wait)}
@@ -115,7 +115,7 @@ class Control:
                     ids.update(await self._submit_many(_specs(numbers, queues)))
 
                 await in_batches(count, _BATCH, submit, at_once=_AT_ONCE)
-                known = await ends.until(ids | delayed_ids)
+                known = await ends.wait_for_all(ids | delayed_ids)
             finally:
                 following.cancel()
         late = [round((ends.times[job_id] - due.timestamp()) * 1000, 3) for job_id in delayed_ids]
@@ -162,13 +162,13 @@ class _Ends:
             for waiting in (self._all, *self._awaited.values()):
                 waiting.set_exception(error)
 
-    async def of(self, job_id: str) -> None:
+    async def wait_for(self, job_id: str) -> None:
         """Wait until the end of a job is known."""
         if job_id not in self.times:
             self._awaited[job_id] = asyncio.get_running_loop().create_future()
             await self._awaited[job_id]
 
-    async def until(self, ids: set[str]) -> float:
+    async def wait_for_all(self, ids: set[str]) -> float:
         """Wait until the ends of all `ids` are known; return the time (`time.perf_counter()`)."""
         self._wanted = ids - self.times.keys()
         self._check()

@@ -37,7 +37,7 @@ _INDEXES: Final = """
 """
 
 
-class Past(Enum):
+class EarlierJobs(Enum):
     """The jobs in a database; the value is printed after their number."""
 
     UNSERVED = "waiting, of a type without workers, in the same queue"
@@ -45,16 +45,16 @@ class Past(Enum):
     FINISHED = "finished"
 
 
-async def fill(databases: Databases, url: str, past: Past, count: int) -> None:
+async def fill(databases: Databases, url: str, kind: EarlierJobs, count: int) -> None:
     """Insert jobs into a migrated database.
 
     Args:
         databases: the databases of the server.
         url: the URL of the database.
-        past: the kind of jobs.
+        kind: the kind of jobs.
         count: the number of jobs.
     """
-    statement = _FINISHED if past is Past.FINISHED else _WAITING[past]
+    statement = _FINISHED if kind is EarlierJobs.FINISHED else _WAITING[kind]
     parts = iter(range(0, count, _PART))
 
     async def insert() -> None:
@@ -150,10 +150,10 @@ _WAITING_ROWS: Final = (
 )
 
 _WAITING: Final = {
-    Past.UNSERVED: _WAITING_ROWS.format(
+    EarlierJobs.UNSERVED: _WAITING_ROWS.format(
         type="nobody", state="queued", due="moment", queued="moment", event_due="NULL"
     ),
-    Past.SCHEDULED: _WAITING_ROWS.format(
+    EarlierJobs.SCHEDULED: _WAITING_ROWS.format(
         type="noop",
         state="scheduled",
         due="moment + interval '30 days'",

@@ -19,7 +19,7 @@ def case(plan: Plan) -> str:
     return f"{plan.rate:g} jobs/s"
 
 
-async def measure_answer(stage: Stage, *, plan: Plan, number: int) -> Measurement:
+async def measure_latency(stage: Stage, *, plan: Plan, number: int) -> Measurement:
     """Measure the latency of submits at fixed times, independent of earlier jobs.
 
     Args:
