@@ -27,7 +27,7 @@ class Calls:
         gateways: the gateways.
         timeout: the deadline of a unary call including all retries, in seconds.
         retries: retries of a unary call while it is UNAVAILABLE.
-        resume_timeout: how long to try to resume a stream after its last response, in seconds.
+        resume_timeout: longest time to resume a stream after its last response, in seconds.
         timing: the durations.
 
     Attributes:

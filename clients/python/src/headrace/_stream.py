@@ -36,7 +36,7 @@ class Stream(Generic[R]):
         endless: whether the stream ends only with an error and sends marks. Other streams end
             normally and may be quiet for any time.
         first_retries: retries before the first response. None: no limit but `resume_timeout`.
-        resume_timeout: how long to try to resume after the last response, in seconds.
+        resume_timeout: longest time to resume after the last response, in seconds.
         accept_timeout: how long a gateway has to accept the stream before the next one is tried, in
             seconds. None: no limit.
         timing: the durations.

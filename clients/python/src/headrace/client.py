@@ -67,7 +67,7 @@ class Client(SubscriptionCalls):
             of HEADRACE_TARGET, or 127.0.0.1:50051.
         timeout: the deadline of a unary call including all retries, in seconds.
         retries: retries of a unary call while no gateway is available.
-        resume_timeout: how long the client tries to resume a stream, in seconds.
+        resume_timeout: longest time to resume a stream, in seconds.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -177,7 +177,7 @@ class Client(SubscriptionCalls):
             jobs: the jobs. Use `submit_in_batches` for more than 1,000.
             request_id: the idempotency key of the batch. None: a random key.
             validate_only: store nothing; `outcome` of the batch is the result of the validation.
-            use_call_deadline, call_timeout, correlation_id: as for `submit`, for each job.
+            use_call_deadline, call_timeout, correlation_id: see `submit`, for each job.
 
         Raises:
             ValueError: there are 0 jobs, or more than 1,000.
@@ -221,7 +221,7 @@ class Client(SubscriptionCalls):
                 the same time; a caller that stops early has submitted that many more batches.
             request_id: the idempotency key of all batches: a repeated call with the same jobs and
                 size submits only missing jobs. At most 100 characters. None: a random key.
-            correlation_id: as for `submit`, for all jobs.
+            correlation_id: see `submit`, for all jobs.
 
         Raises:
             ValueError: `size` or `in_flight` is out of its range.
@@ -294,7 +294,7 @@ class Client(SubscriptionCalls):
             request_id: the idempotency key; the key of an earlier call re-attaches to its job.
                 None: a random key.
             after_seq: the number of the last received event, to re-attach.
-            correlation_id, options: as for `submit`.
+            correlation_id, options: see `submit`.
         """
         _check_after_seq(after_seq)
         spec = to_spec(JobSpec(job_type, payload, **options))

@@ -5,7 +5,7 @@ HeadraceError
 │   ├── InvalidRequest        the request is malformed; lists every violation
 │   │   ├── PayloadInvalid    the payload violates the schema of its handler
 │   │   ├── PageTokenInvalid
-│   │   ├── CursorInvalid     malformed, or of another database
+│   │   ├── CursorInvalid     malformed, or belongs to another database
 │   │   └── LimitExceeded     a size, a count or a depth is beyond its limit
 │   ├── JobNotFound
 │   ├── RequestIdConflict     the request_id was used for different content

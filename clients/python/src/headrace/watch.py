@@ -1,4 +1,4 @@
-"""Watches: of all jobs that match a filter, and of one job."""
+"""Watches of all jobs that match a filter, and of a single job."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Watch(Following):
 
     `async with client.watch(…) as watch:` starts it; no later event is missed. `async for event in
     watch:` yields each event once, in order per job. The watch resumes automatically if the
-    connection is cut, or if the gateway ends the stream because this program was slow. A wait for
-    an event may be cancelled, for example by a timeout, without losing an event.
+    connection is cut, or if the gateway ends the stream because this program was slow. Cancelling
+    a wait for an event, for example by a timeout, loses no event.
 
     Attributes:
         cursor: resumes after the last yielded event, at any gateway and in any process. If several
@@ -53,7 +53,7 @@ class JobWatch:
     without losing an event.
 
     Attributes:
-        seq: the number of the last yielded event, to resume after it.
+        seq: the number of the last yielded event; a later watch can resume after it.
     """
 
     def __init__(self, calls: Calls, *, start: JobStart, after_seq: int) -> None:

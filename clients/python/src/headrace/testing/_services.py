@@ -282,7 +282,7 @@ def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 def page_size(request: Any, default: int = 100) -> int:
     """Return the number of items of a page."""
     if request.page_size < 0:
-        raise invalid(("page_size", "must not be negative; 0 is the default"))
+        raise invalid(("page_size", "must not be negative; 0 selects the default"))
     return min(request.page_size, 1000) or default
 
 

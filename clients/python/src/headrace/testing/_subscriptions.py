@@ -43,7 +43,7 @@ class SubscriptionService(SubscriptionServiceServicer):
 
     Attributes:
         held: the subscriptions by name.
-        max_events: the most events of a message.
+        max_events: the maximum number of events of a message.
     """
 
     def __init__(self, jobs: Jobs, interval: Callable[[Any], float]) -> None:

@@ -45,8 +45,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 8
     """INVALID_ARGUMENT. A size, count or depth exceeds its limit; do not repeat the call. A
     BadRequest contains the field path. `limit` is the setting, or the name of the limit. {"limit":
-    "HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"} FAILED_PRECONDITION. The
-    tenant has the maximum number of subscriptions; delete one first.
+    "HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"}
+
+    The status is FAILED_PRECONDITION if the tenant has the maximum number of subscriptions; delete
+    one first.
     """
     ERROR_REASON_SLOW_CONSUMER: _ErrorReason.ValueType  # 9
     """RESOURCE_EXHAUSTED. The reader of the stream stopped reading for too long; resume after the
@@ -67,13 +69,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SUBSCRIPTION_CONFLICT: _ErrorReason.ValueType  # 16
     """ALREADY_EXISTS. The subscription exists with another filter. {"subscription": "billing"}"""
     ERROR_REASON_SUBSCRIPTION_TAKEN: _ErrorReason.ValueType  # 17
-    """ABORTED. Another consumer, or a newer watch of the same consumer, receives the subscription.
+    """ABORTED. Another consumer, or a newer watch of the same consumer, has taken over the subscription.
     {"subscription": "billing"}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo in every error, without the prefix `ERROR_REASON_`; the
-    `domain` is `headrace`. Samples show the metadata of the ErrorInfo.
+    `domain` is `headrace`. The JSON objects below are examples of
+    its metadata.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -99,8 +102,10 @@ ERROR_REASON_STATE_CONFLICT: ErrorReason.ValueType  # 7
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 8
 """INVALID_ARGUMENT. A size, count or depth exceeds its limit; do not repeat the call. A
 BadRequest contains the field path. `limit` is the setting, or the name of the limit. {"limit":
-"HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"} FAILED_PRECONDITION. The
-tenant has the maximum number of subscriptions; delete one first.
+"HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"}
+
+The status is FAILED_PRECONDITION if the tenant has the maximum number of subscriptions; delete
+one first.
 """
 ERROR_REASON_SLOW_CONSUMER: ErrorReason.ValueType  # 9
 """RESOURCE_EXHAUSTED. The reader of the stream stopped reading for too long; resume after the
@@ -121,7 +126,7 @@ ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 15
 ERROR_REASON_SUBSCRIPTION_CONFLICT: ErrorReason.ValueType  # 16
 """ALREADY_EXISTS. The subscription exists with another filter. {"subscription": "billing"}"""
 ERROR_REASON_SUBSCRIPTION_TAKEN: ErrorReason.ValueType  # 17
-"""ABORTED. Another consumer, or a newer watch of the same consumer, receives the subscription.
+"""ABORTED. Another consumer, or a newer watch of the same consumer, has taken over the subscription.
 {"subscription": "billing"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -99,7 +99,7 @@ Global___JobEventType: _TypeAlias = JobEventType  # noqa: Y015
 @_typing.final
 class JobEvent(_message.Message):
     """One transition of one job. The events of a job are numbered 1, 2, 3 … without a gap. The terminal
-    event is the last unless the job is requeued.
+    event is the last one unless the job is requeued.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
