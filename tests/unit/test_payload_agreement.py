@@ -363,7 +363,7 @@ def accepts(handler: KnownHandler, decode: Decoder, data: Data) -> bool:
         document = payload if isinstance(payload, Document) else parse_json(payload, "payload")
     except ValueError:
         return False
-    if not handler.takes(document.content):
+    if not handler.accepts(document.content):
         assert list(handler.violations(document.content, "payload"))
         return False
     decode(document.text)

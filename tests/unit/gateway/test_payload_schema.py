@@ -12,8 +12,8 @@ from headrace_core.domain.handler import VALUE_KEYWORD
 from headrace_gateway.api.payload_schema import KnownHandler, bounded
 
 
-def takes(schema: dict[str, Any], payload: Any) -> bool:
-    return KnownHandler("t", "default", json.dumps(schema)).takes(payload)
+def accepts(schema: dict[str, Any], payload: Any) -> bool:
+    return KnownHandler("t", "default", json.dumps(schema)).accepts(payload)
 
 
 def test_violation_contains_the_type_and_not_the_value() -> None:
@@ -42,13 +42,13 @@ def test_violation_contains_the_type_and_not_the_value() -> None:
     ],
 )
 def test_unknown_type_of_a_worker_is_not_checked(value: Any) -> None:
-    assert takes({VALUE_KEYWORD: value}, "anything")
+    assert accepts({VALUE_KEYWORD: value}, "anything")
 
 
 def test_unknown_constraint_of_a_worker_is_ignored() -> None:
     value = {"by": "pydantic", "type": "str", "min_length": 2, "regex_engine": "python-re"}
-    assert takes({VALUE_KEYWORD: value}, "ab")
-    assert not takes({VALUE_KEYWORD: value}, "a")
+    assert accepts({VALUE_KEYWORD: value}, "ab")
+    assert not accepts({VALUE_KEYWORD: value}, "a")
 
 
 def test_numbers_are_bounded_to_doubles() -> None:
@@ -64,6 +64,6 @@ def test_numbers_are_bounded_to_doubles() -> None:
         },
         "default": {"type": "number"},
     }
-    assert takes({"type": "number"}, 10**308)
-    assert not takes({"type": "number"}, 10**309)
-    assert takes({"type": "integer"}, 10**309)
+    assert accepts({"type": "number"}, 10**308)
+    assert not accepts({"type": "number"}, 10**309)
+    assert accepts({"type": "integer"}, 10**309)

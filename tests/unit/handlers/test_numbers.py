@@ -141,4 +141,4 @@ def test_huge_number_is_refused_at_submit_and_by_the_handler(job_type: str, digi
         content = parse_json(payload.encode(), "payload").content
     except ValueError:
         return
-    assert not KnownHandler(job_type, "default", registered.spec.payload_schema).takes(content)
+    assert not KnownHandler(job_type, "default", registered.spec.payload_schema).accepts(content)

@@ -47,7 +47,7 @@ def decode_page_token(
     """Return the job to start the page after; None for an empty token, the first page.
 
     Raises:
-        PageTokenInvalid: the token is malformed, or of another database, tenant or filter.
+        PageTokenInvalid: the token is malformed, or belongs to another database, tenant or filter.
     """
     if not token:
         return None
@@ -68,7 +68,7 @@ def decode_cursor(installation: Installation, tenant: str, cursor: str) -> tuple
     """Return the (xid, position) of a cursor.
 
     Raises:
-        CursorInvalid: the cursor is malformed, or of another database or tenant.
+        CursorInvalid: the cursor is malformed, or belongs to another database or tenant.
     """
     place = _open(installation, "cursor", tenant, "", cursor)
     if place is None or len(place) != _PLACE.size:
@@ -93,7 +93,7 @@ def decode_subscription_cursor(
     """Return the place of a cursor of a subscription.
 
     Raises:
-        CursorInvalid: the cursor is malformed, or of another database or tenant.
+        CursorInvalid: the cursor is malformed, or belongs to another database or tenant.
     """
     place = _open(installation, "subscription", tenant, "", cursor)
     if place is None or len(place) != _SUBSCRIPTION_PLACE.size:
@@ -116,7 +116,7 @@ def decode_name_token(installation: Installation, tenant: str, token: str, *, of
     """Return the name to start the page after; empty for an empty token, the first page.
 
     Raises:
-        PageTokenInvalid: the token is malformed, or of another database, tenant or list.
+        PageTokenInvalid: the token is malformed, or belongs to another database, tenant or list.
     """
     if not token:
         return ""

@@ -24,7 +24,7 @@ from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.registrations import Registrations
 
-# The most jobs in a commit for a hand-off, and the most deliveries in the queue of an idle pool.
+# Maximum jobs in a commit for a hand-off, and maximum deliveries in the queue of an idle pool.
 # Beyond these, jobs arrive faster than workers claim them.
 _MAX_JOBS: Final = 16
 _MAX_WAITING: Final = 4

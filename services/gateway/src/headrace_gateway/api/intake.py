@@ -164,7 +164,7 @@ class Intake:
         handlers = specs.map(lambda spec: by_type.get(spec.type))
         mismatched: set[str] = set()
         for handler, document, path in zip(handlers, documents, paths, strict=True):
-            if handler is None or document is None or handler.takes(document.content):
+            if handler is None or document is None or handler.accepts(document.content):
                 continue
             found.extend(handler.violations(document.content, f"{path}.payload"))
             mismatched.add(handler.type)

@@ -27,7 +27,7 @@ from headrace_gateway.tokens import decode_page_token, encode_page_token
 
 _log = structlog.get_logger()
 
-# The most items that one statement reads: jobs with their documents, and events.
+# The maximum number of items that one statement reads: jobs with their documents, and events.
 _FULL_JOBS: Final = 8
 _EVENTS: Final = 100
 
@@ -80,9 +80,9 @@ class Jobs:
             call: the call.
             page: receives the jobs.
             query: a filter in the language of `parse_filter`.
-            size: the most jobs of the page; 0 for the default.
+            size: the maximum number of jobs of the page; 0 for the default.
             token: the token of the page; empty for the first one.
-            full: as for `get`.
+            full: see `get`.
             violations: see the class.
 
         Returns:
@@ -136,7 +136,7 @@ class Jobs:
             page: receives the events.
             job_id: the job.
             after_seq: the number of the last event that the caller has seen.
-            size: the most events of the page; 0 for the default.
+            size: the maximum number of events of the page; 0 for the default.
             only_output: True to omit events without output.
             violations: see the class.
 

@@ -28,7 +28,7 @@ from headrace_core.domain.job import JsonText
 
 _log = structlog.get_logger()
 
-# The most violations reported for one payload.
+# The maximum number of violations reported for one payload.
 _MAX_VIOLATIONS: Final = 20
 
 
@@ -40,7 +40,7 @@ class KnownHandler:
     queue: str
     payload_schema: JsonText
 
-    def takes(self, payload: Any) -> bool:
+    def accepts(self, payload: Any) -> bool:
         """Return whether a payload, as Python objects, matches the schema."""
         validator = _validator(self.payload_schema)
         return validator is None or validator.is_valid(payload)

@@ -25,7 +25,7 @@ _MAX_AGE: Final = 2.0
 _MAX_POOL_AGE: Final = 1.0
 # Time without a submit after which a tenant is dropped, in seconds.
 _IDLE: Final = 60.0
-# The most queues that stay known after their jobs were pruned.
+# The maximum number of queues that stay known after their jobs were pruned.
 _MAX_QUEUES: Final = 10_000
 
 

@@ -37,7 +37,7 @@ from headrace_gateway.calls.call import Call
 _log = structlog.get_logger()
 
 _MAX_BATCH: Final = 1000
-# The most bytes of payloads in one transaction, and in all waiting submits.
+# Maximum bytes of payloads in one transaction, and in all waiting submits.
 _MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 _MAX_PENDING_BYTES: Final = 256 * 1024 * 1024
 # Time a transaction waits for more jobs while they arrive fast, in seconds. A commit costs as much

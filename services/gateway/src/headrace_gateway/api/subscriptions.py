@@ -42,7 +42,7 @@ from headrace_gateway.tokens import (
 
 _log = structlog.get_logger()
 
-# The most subscriptions that one statement reads, since each may name many jobs.
+# The maximum number of subscriptions that one statement reads, since each may name many jobs.
 _SUBSCRIPTIONS: Final = 16
 
 
@@ -57,7 +57,7 @@ class Subscriptions:
         installation: signs cursors and page tokens.
         bus: wakes other gateways when a subscription is deleted.
         watch: the streams.
-        max_subscriptions: the most subscriptions of a tenant.
+        max_subscriptions: the maximum number of subscriptions of a tenant.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Subscriptions:
         Args:
             call: the call.
             page: receives the subscriptions.
-            size: the most subscriptions of the page; 0 for the default.
+            size: the maximum number of subscriptions of the page; 0 for the default.
             token: the token of the page; empty for the first one.
 
         Returns:

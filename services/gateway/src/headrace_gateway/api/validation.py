@@ -32,7 +32,7 @@ from headrace_gateway.calls.call import Call
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1000
 MAX_FILTER_JOBS: Final = 10_000
-# A stream keeps its filter until it ends.
+# A stream holds its filter in memory until the stream ends.
 MAX_FILTER_VALUES: Final = 1000
 MAX_CONSUMER: Final = 128
 # In seconds. A mark is cheap, but many streams send marks.
@@ -53,7 +53,7 @@ class Violations(list[Violation]):
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Add the violations of an InvalidRequest to earlier ones; without any, re-raise it."""
+        """Add the violations of an InvalidRequest; re-raise it if there are no earlier ones."""
         try:
             yield
         except InvalidRequest as error:
@@ -91,7 +91,7 @@ def call_deadline(call: Call, use: bool, found: Violations) -> timedelta | None:
     if left is None:
         found.note("use_call_deadline", "requires a call with a deadline")
         return None
-    # Bounded before the conversion: a deadline may be too far away for a timedelta.
+    # Limit before the conversion: a timedelta cannot represent every deadline.
     return timedelta(seconds=min(left, MAX_DURATION.total_seconds()))
 
 
@@ -113,9 +113,9 @@ def check_idle_interval(seconds: float | None, found: Violations) -> None:
 
 
 def page_limit(size: int, found: Violations, *, default: int = DEFAULT_PAGE_SIZE) -> int:
-    """Return the most items of a page for the requested size; 0 is the default."""
+    """Return the maximum number of items for a requested page size; 0 selects the default."""
     if size < 0:
-        found.note("page_size", "must not be negative; 0 is the default")
+        found.note("page_size", "must not be negative; 0 selects the default")
     return min(size, MAX_PAGE_SIZE) or default
 
 

@@ -15,7 +15,7 @@ from headrace_gateway.calls.statuses import UndecodableRequest
 
 _DATA: Final = data_pb2.Data.DESCRIPTOR.full_name
 _CONTAINERS: Final = frozenset({"google.protobuf.Struct", "google.protobuf.ListValue"})
-# The most fields of a request to search. So many take 20 ms of the event loop's time.
+# The maximum number of fields of a request to search. So many take 20 ms of the event loop's time.
 _MAX_FIELDS: Final = 25_000
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5

@@ -18,7 +18,7 @@ from headrace_gateway.calls.statuses import DETAILS_KEY, CallError, to_call_erro
 
 _log = structlog.get_logger()
 
-# The most log lines of one status code in a period, and the length of a period in seconds.
+# Maximum log lines of one status code in a period, and the length of a period in seconds.
 _LINES: Final = 10
 _PERIOD_S: Final = 10.0
 
@@ -86,7 +86,7 @@ class FailureLog:
     end of the period reports the number of omitted lines.
 
     Args:
-        lines: the most lines of one code in a period.
+        lines: the maximum number of lines of one code in a period.
         period: the length of a period, in seconds.
     """
 

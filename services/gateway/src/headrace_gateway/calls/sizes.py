@@ -11,7 +11,8 @@ from headrace_core.domain.errors import LimitExceeded
 from headrace_gateway.calls.call import Metadata
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
-# The most metadata of a call: keys and values, and 32 bytes for each pair, as HTTP/2 counts them.
+# Maximum metadata of a call, in bytes: keys and values, and 32 bytes for each pair (RFC 9113,
+# section 6.5.2).
 MAX_METADATA_BYTES: Final = 16 * 1024
 # Requests for health and reflection contain a name or two.
 _MAX_FOREIGN_BYTES: Final = 65_536

@@ -54,8 +54,8 @@ WATCH_MARKS: Final = {
 
 # Stored fields with other names in the contract.
 _FIELD_NAMES: Final = {"due_time": "schedule_time", "retry": "retry_policy"}
-# The most queues, and the most types, in statistics. Each takes up to 220 bytes: a name of 100 and
-# seven counts.
+# Maximum number of queues, and of types, in statistics. Each takes up to 220 bytes: a name of 100
+# and seven counts.
 _MAX_COUNTED: Final = 8000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

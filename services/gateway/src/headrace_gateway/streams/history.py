@@ -15,7 +15,7 @@ from headrace_core.store.jobs.read import get_job
 from headrace_core.store.sql.database import Database
 from headrace_gateway.streams.recent import Recent
 
-# The most events in a page: of one job, and of all jobs. The store limits their bytes.
+# The maximum number of events in a page: of one job, and of all jobs. The store limits their bytes.
 _JOB_PAGE: Final = 200
 _PAGE: Final = 500
 
@@ -52,7 +52,7 @@ class History:
 
     Args:
         database: the store of the events.
-        readers: the most streams that read at the same time.
+        readers: the maximum number of streams that read at the same time.
     """
 
     def __init__(self, *, database: Database, readers: int) -> None:

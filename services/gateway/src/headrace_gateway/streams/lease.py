@@ -114,7 +114,7 @@ class Lease:
             SubscriptionTaken: another watch has acquired the subscription.
             SubscriptionNotFound: the subscription was deleted.
             Unavailable: the lease lapsed, so another watch may hold the subscription.
-            ShuttingDown: the gateway shuts down.
+            ShuttingDown: the gateway is shutting down.
         """
         if self._error is not None:
             raise self._error

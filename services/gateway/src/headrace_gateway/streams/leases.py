@@ -47,8 +47,8 @@ class Leases(Loop):
         database: the store of the subscriptions.
         bus: announces acquired and released subscriptions.
         wake: the wake-ups of this loop.
-        max_acquiring: the most watches that try to acquire at the same time, so that renewals
-            always find a connection.
+        max_acquiring: the maximum number of watches that acquire at the same time, so that
+            renewals always find a connection.
         timing: the durations of leases and waits.
     """
 
@@ -95,7 +95,7 @@ class Leases(Loop):
         """Yield the lease of a watch; it is released in the background after the block.
 
         Raises:
-            ShuttingDown: the gateway shuts down.
+            ShuttingDown: the gateway is shutting down.
         """
         if self._ending is not None:
             raise self._ending

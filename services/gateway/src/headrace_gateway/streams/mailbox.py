@@ -17,8 +17,9 @@ class Mailbox:
     them from PostgreSQL.
 
     Args:
-        room: the most events.
-        room_bytes: the most characters of their documents together; a single event may exceed it.
+        room: the maximum number of events.
+        room_bytes: the maximum characters of their documents together; a single event may
+            exceed it.
     """
 
     __slots__ = (

@@ -112,7 +112,7 @@ class FilterStream:
         Raises:
             CursorExpired: events after the cursor were pruned.
             Unavailable: the past cannot be read.
-            ShuttingDown: the gateway shuts down.
+            ShuttingDown: the gateway is shutting down.
         """
         with self._routes.of_filter(self._tenant, self._job_filter) as (mailbox, matches):
             self._mailbox = mailbox

@@ -8,9 +8,9 @@ from typing import Final
 
 from headrace_core.domain.job import JobEvent
 
-# The most events of a message. grpc.aio sends only a limited number of messages a second.
+# Maximum events of a message. grpc.aio sends only a limited number of messages a second.
 MAX_EVENTS: Final = 200
-# The most characters of the documents in a message, beyond the first event. A client accepts
+# Maximum characters of the documents in a message, beyond the first event. A client accepts
 # 4 MiB by default, and a character may need several bytes.
 _MAX_CHARACTERS: Final = 256 * 1024
 

@@ -9,7 +9,7 @@ from headrace_core.domain.job import JobEvent
 from headrace_core.store.event_log import PAGE_BYTES, EventPage, Place, place_of
 from headrace_gateway.streams.messages import weigh
 
-# The most events, and the most characters of their documents together.
+# Maximum events, and maximum characters of their documents together.
 _MAX_EVENTS: Final = 10_000
 _MAX_CHARACTERS: Final = 8 * 1024 * 1024
 
@@ -21,8 +21,8 @@ class Recent:
     from PostgreSQL page by page, and the later ones find them here. Settled events do not change.
 
     Args:
-        max_events: the most events.
-        max_characters: the most characters of their documents together.
+        max_events: the maximum number of events.
+        max_characters: the maximum number of characters of their documents together.
     """
 
     def __init__(

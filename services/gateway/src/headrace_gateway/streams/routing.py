@@ -83,8 +83,8 @@ class Routes:
     """The mailboxes of all open streams.
 
     Args:
-        room: the most events of a mailbox.
-        room_bytes: the most characters of their documents together.
+        room: the maximum number of events of a mailbox.
+        room_bytes: the maximum number of characters of their documents together.
         gauges: counts the streams.
     """
 

@@ -89,7 +89,7 @@ class Watch:
         self._leases_runner.start()
 
     async def stop(self) -> None:
-        """End every stream with ShuttingDown, then the tail and the leases."""
+        """End every stream with ShuttingDown, then stop the tail and the leases."""
         self._routes.close(ShuttingDown())
         await self._leases.end(ShuttingDown())
         await self._leases_runner.stop(within=self._timing.stop)
@@ -121,7 +121,7 @@ class Watch:
         Raises:
             JobNotFound: the tenant has no such job.
             Unavailable: PostgreSQL cannot be read.
-            ShuttingDown: the gateway shuts down.
+            ShuttingDown: the gateway is shutting down.
         """
         stream = JobStream(
             tenant=tenant,
@@ -152,10 +152,10 @@ class Watch:
             Pages of events, in order per job, and marks.
 
         Raises:
-            CursorInvalid: the cursor is malformed, or of another database or tenant.
+            CursorInvalid: the cursor is malformed, or belongs to another database or tenant.
             CursorExpired: events after the cursor were pruned.
             Unavailable: PostgreSQL cannot be read.
-            ShuttingDown: the gateway shuts down.
+            ShuttingDown: the gateway is shutting down.
         """
         stream = self._follow(
             tenant,
@@ -187,7 +187,7 @@ class Watch:
             SubscriptionTaken: another consumer or a newer watch of this consumer has taken over.
             CursorExpired: unacknowledged events were pruned.
             Unavailable: PostgreSQL cannot be read.
-            ShuttingDown: the gateway shuts down.
+            ShuttingDown: the gateway is shutting down.
         """
 
         def follow(acquired: Acquired) -> FilterStream:

@@ -66,7 +66,7 @@ class JobStream:
         Raises:
             JobNotFound: the tenant has no such job.
             Unavailable: the past cannot be read.
-            ShuttingDown: the gateway shuts down.
+            ShuttingDown: the gateway is shutting down.
         """
         with self._routes.of_job(self._job_id) as mailbox:
             await self._tail.ready()

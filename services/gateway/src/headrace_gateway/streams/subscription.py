@@ -57,7 +57,7 @@ class SubscriptionStream:
             SubscriptionTaken: another consumer or a newer watch of this consumer has taken over.
             CursorExpired: unacknowledged events were pruned.
             Unavailable: PostgreSQL cannot be read, or the lease lapsed during its outage.
-            ShuttingDown: the gateway shuts down.
+            ShuttingDown: the gateway is shutting down.
         """
         with self._leases.of_watch(
             tenant=self._tenant, name=self._name, consumer=self._consumer

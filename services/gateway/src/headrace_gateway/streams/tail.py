@@ -31,9 +31,9 @@ from headrace_gateway.streams.window import Window
 
 _log = structlog.get_logger()
 
-# The most events that one run reads.
+# The maximum number of events that one run reads.
 _PAGE: Final = 500
-# The most unsettled events in memory; further ones are read from PostgreSQL when they settle.
+# Maximum unsettled events in memory; further ones are read from PostgreSQL when they settle.
 _WINDOW: Final = 10_000
 
 # The cost of a run, in seconds: the least, the cost per event, and the most. The next run is due
@@ -83,8 +83,8 @@ class Tail(Loop):
         routes: receives the events.
         gauges: the gauges of the tail.
         timing: the durations of its waits.
-        page: the most events that one run reads.
-        window: the most unsettled events in memory.
+        page: the maximum number of events that one run reads.
+        window: the maximum number of unsettled events in memory.
     """
 
     name = "tail"

@@ -11,7 +11,7 @@ from headrace_core.domain.job import JobEvent
 from headrace_core.store.event_log import BEGINNING, Place, place_of
 from headrace_gateway.streams.messages import weigh
 
-# The most characters of the documents in the window.
+# The maximum number of characters of the documents in the window.
 _ROOM_BYTES: Final = 16 * 1024 * 1024
 
 
@@ -22,8 +22,8 @@ class Window:
     the last transaction with missing events; these are read from PostgreSQL once they have settled.
 
     Args:
-        room: the most events.
-        room_bytes: the most characters of their documents together.
+        room: the maximum number of events.
+        room_bytes: the maximum number of characters of their documents together.
     """
 
     def __init__(self, *, room: int, room_bytes: int = _ROOM_BYTES) -> None:
@@ -72,7 +72,7 @@ class Window:
 
         Args:
             horizon: the oldest open transaction.
-            limit: the most events.
+            limit: the maximum number of events.
             through: the last place to take; None: any.
         """
         events = self._events
