@@ -31,7 +31,7 @@ class _Renew(Loop):
 
     Args:
         database: stores the lead.
-        term: of the leader.
+        term: the term of the leader.
         lease: seconds until the lead lapses without a renewal.
         on_renewed: called with the time before each successful renewal, by the monotonic clock.
     """
@@ -67,8 +67,8 @@ class Leader:
         database: stores the lead.
         work: receives the term, and runs until it is cancelled.
         gauges: shows whether it leads.
-        records: of the loop that renews the lead.
-        timing: of the lease and the tries.
+        records: the records of the loop that renews the lead.
+        timing: the durations of the lease and the tries.
     """
 
     def __init__(

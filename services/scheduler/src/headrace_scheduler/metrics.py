@@ -37,7 +37,7 @@ def scheduler_metrics(gauges: Gauges, records: LoopRecords) -> CollectorRegistry
 
     Args:
         gauges: its numbers.
-        records: of its loops.
+        records: the records of its loops.
     """
     return registry_of(_Scheduler(gauges), LoopMetrics(records))
 

@@ -28,7 +28,7 @@ class Scheduler:
 
     Args:
         settings: servers, address and limits.
-        timing: of its lead and its loops.
+        timing: the durations of its lead and its loops.
     """
 
     def __init__(self, settings: Settings, *, timing: Timing = DEFAULT) -> None:

@@ -38,8 +38,8 @@ class Term:
         bus: wakes the loops, and announces changes.
         deliverer: writes to the queues of the pools.
         gauges: counts work and refused writes.
-        records: of the loops.
-        timing: of the loops.
+        records: the records of the loops.
+        timing: the durations of the loops.
     """
 
     def __init__(

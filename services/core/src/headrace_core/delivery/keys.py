@@ -42,8 +42,8 @@ def connect(settings: Settings, *, name: str | None = None) -> ArqRedis:
     """Return arq's Redis client with our serializer.
 
     Args:
-        settings: where Redis is.
-        name: of the connections, in the list of clients of Redis.
+        settings: the address of Redis.
+        name: the name of the connections in CLIENT LIST of Redis.
     """
     return ArqRedis(
         connection_pool(settings, name=name),

@@ -41,7 +41,7 @@ class Deliverer:
     """Add deliveries to the arq queues of pools.
 
     Args:
-        settings: where Redis is.
+        settings: the address of Redis.
         identify: returns the id of the installation.
     """
 

@@ -69,7 +69,7 @@ class BatchWorker(Worker, Generic[Claimed]):
     """Pops deliveries from the arq queue of a pool, claims them and starts each in a slot.
 
     Args:
-        settings: where Redis is, and the number of slots.
+        settings: the address of Redis, and the number of slots.
         pool: the pool whose queue it serves.
         claim: claims up to the given number of attempts, in order, and returns the claimed jobs.
         start: starts a claimed job. It must not raise. The caller calls `release` when the job

@@ -87,14 +87,14 @@ class AttemptEnd:
     Args:
         key: the attempt.
         event: succeeded, retry scheduled, failed, interrupted, worker lost, cancelled or expired.
-        result: for succeeded.
-        error: for retry scheduled, failed, worker lost and expired. A worker lost fails the job
-            unless its error is retryable.
-        backoff: for retry scheduled: the wait before the next attempt.
+        result: the result, if succeeded.
+        error: the error, if retry scheduled, failed, worker lost or expired. A worker lost fails
+            the job unless its error is retryable.
+        backoff: the wait before the next attempt, if retry scheduled.
 
     Raises:
         ValueError: the event does not end an attempt, or its fields do not match. The database
-            would refuse such an end together with all ends in the same statement.
+            would reject such an end together with all ends in the same statement.
     """
 
     key: AttemptKey

@@ -50,7 +50,7 @@ MAX_PRIORITY: Final = 100
 # holds two of them, and gRPC clients refuse a response above 4 MiB.
 MAX_DOCUMENT_BYTES: Final = 1024 * 1024
 
-# The most levels of objects and lists in the document of a request. Protobuf decoders stop at 100
+# Maximum levels of objects and lists in the document of a request. Protobuf decoders stop at 100
 # nested messages: an object takes three of them per level, and up to six are around the document.
 MAX_DOCUMENT_DEPTH: Final = 30
 

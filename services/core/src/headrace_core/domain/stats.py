@@ -27,7 +27,7 @@ class Stats:
     Attributes:
         time: the time of the reading.
         counts: the number of jobs by queue, type and state.
-        ages: for each queue with QUEUED jobs, the time that the oldest has waited.
+        ages: the wait of the oldest QUEUED job, by queue.
     """
 
     time: datetime

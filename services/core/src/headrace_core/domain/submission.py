@@ -24,7 +24,7 @@ class Repeated(Generic[T]):
 
     Attributes:
         distinct: the items.
-        places: for each position of the sequence, the index of its item in `distinct`.
+        places: the index in `distinct` of the item at each position of the sequence.
     """
 
     distinct: Sequence[T]

@@ -123,7 +123,7 @@ class Loop(ABC):
     """Work that is repeated until its runner stops.
 
     Attributes:
-        name: of the loop, in logs and metrics.
+        name: the name of the loop, in logs and metrics.
         topics: wake-ups that end its wait.
         pause: shortest time from the end of a run to the next one, in seconds. Changes in the
             meantime share one run.
@@ -177,10 +177,10 @@ class LoopRunner:
 
     Args:
         loop: the work.
-        wake: ends its waits early; None for no early end.
-        timing: of retries.
+        wake: ends the waits of the loop early; None for no early end.
+        timing: the durations of retries.
         fatal: errors that end the loop; a run with any other error is retried.
-        records: where its runs are recorded, under its name.
+        records: receives a record of each run, under the name of the loop.
         clock: monotonic seconds.
     """
 

@@ -53,7 +53,7 @@ class LoopMetrics(Collector):
     """The metrics of a service's loops.
 
     Args:
-        records: of the loops, which run by the monotonic clock.
+        records: the records of the loops, with monotonic times.
     """
 
     def __init__(self, records: LoopRecords) -> None:

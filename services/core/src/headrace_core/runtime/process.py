@@ -60,7 +60,7 @@ def run_service(
     """Run a service until SIGTERM or SIGINT.
 
     Args:
-        name: of the service, for the logs.
+        name: the name of the service, for the logs.
         create: creates the service, within the event loop.
         task_factory: creates the tasks of the event loop.
 

@@ -28,8 +28,8 @@ def connection_pool(settings: Settings, *, name: str | None = None) -> Connectio
     The caller handles faults, and a hidden retry would delay it.
 
     Args:
-        settings: where Redis is.
-        name: of the connections, in the list of clients of Redis.
+        settings: the address of Redis.
+        name: the name of the connections in CLIENT LIST of Redis.
     """
     url = settings.redis_url.get_secret_value()
     tcp: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}

@@ -19,8 +19,8 @@ writer.
 
 A reading is one statement, so it costs one round trip and sees one snapshot. A full page ends at a
 place. The next reading returns the events that the first one could have seen after that place, and
-the events that became visible since, wherever their places are. `Seen` tells both from the events
-that were seen.
+the events that became visible since, wherever their places are. `Seen` separates both from the
+events that were seen.
 
 A place that leaves this module is always the place of an event. After a crash of the server, it may
 assign transaction ids again, if nothing of their transactions had reached the disk. Committed
@@ -159,7 +159,7 @@ async def list_events(
     """Return events of a job with numbers above `after_seq`, in order.
 
     Args:
-        conn: in any transaction.
+        conn: any connection, in or outside a transaction.
         tenant: the tenant of the job.
         job_id: the job.
         after_seq: the number of the last event before the page.
@@ -265,7 +265,7 @@ async def read_range(conn: Connection, *, after: Place, through: Place, limit: i
     """Return events after the place `after` and up to `through`, which must have settled.
 
     Args:
-        conn: in any transaction: settled events are the same in every later one.
+        conn: any connection. Settled events are the same in every later transaction.
         after: the place before the first event.
         through: the last place of the range.
         limit: the maximum number of events. The page ends earlier at `PAGE_BYTES`.

@@ -30,8 +30,8 @@ def prepare_schema(connection: Connection, schema: str) -> None:
     """Create the schema if it is missing, and move the tables of an older version into it.
 
     Args:
-        connection: in the transaction of the migrations. Its search path, the role's own before,
-            becomes `schema`.
+        connection: a connection in the transaction of the migrations. Its search path changes
+            from the role's own to `schema`.
         schema: a name that needs no quotes.
 
     Raises:

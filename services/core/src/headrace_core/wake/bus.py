@@ -60,10 +60,10 @@ class WakeBus:
     wake-up of every topic, because wake-ups may have been lost before it.
 
     Args:
-        settings: where Redis is.
-        database: for LISTEN, and for NOTIFY while Redis is unavailable.
+        settings: the address of Redis.
+        database: used for LISTEN, and for NOTIFY while Redis is unavailable.
         topics: to receive; without any, the bus only publishes.
-        timing: of connections and retries.
+        timing: the durations of connections and retries.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ class Publisher:
 
     Args:
         redis: the preferred transport.
-        database: for NOTIFY while Redis is unavailable.
+        database: used for NOTIFY while Redis is unavailable.
         channels: returns the channels of topics.
         timing: deadlines.
     """

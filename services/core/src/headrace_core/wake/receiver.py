@@ -27,8 +27,8 @@ class Receiver:
     """Receives wake-ups through both transports, and reconnects until it is stopped.
 
     Args:
-        redis: for the Redis subscription.
-        database: for LISTEN.
+        redis: used for the Redis subscription.
+        database: used for LISTEN.
         channels: returns the channels to receive, with their topics.
         deliver: called with topics. The reading task calls it, so a wake-up reaches its subscribers
             without another task. A connection counts as a wake-up of each topic.

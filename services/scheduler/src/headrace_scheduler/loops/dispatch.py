@@ -72,7 +72,7 @@ class Dispatch(Loop):
     Args:
         database: the store.
         deliverer: writes to the queues.
-        term: of the scheduler.
+        term: the term of the scheduler.
         prefetch: deliveries per worker beyond its free slots.
         redeliver_after: seconds after which an unclaimed delivery is delivered again.
         timing: its longest wait.

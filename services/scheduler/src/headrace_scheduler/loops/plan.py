@@ -13,7 +13,7 @@ class Plan:
     """The jobs of each pool.
 
     Attributes:
-        jobs: by the name of the pool, in the order of their ranks.
+        jobs: the jobs by the name of their pool, ordered by rank.
         whole: false if the plan ends with the last known job of a lane, because the unknown jobs
             after it may precede others.
         full: whether some jobs had no room.

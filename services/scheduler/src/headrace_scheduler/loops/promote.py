@@ -22,7 +22,7 @@ class Promote(Loop):
     Args:
         database: the store.
         bus: announces promoted jobs.
-        term: of the scheduler.
+        term: the term of the scheduler.
         timing: its longest wait.
     """
 

@@ -30,7 +30,7 @@ class Prune(Loop):
 
     Args:
         database: the store.
-        term: of the scheduler.
+        term: the term of the scheduler.
         gauges: counts pruned jobs.
         retention: the retention of ended jobs.
         subscription_retention: longest time that an unacknowledged job is kept for a subscription.

@@ -31,7 +31,7 @@ class Recover(Loop):
     Args:
         database: the store.
         bus: announces recovered and expired jobs.
-        term: of the scheduler.
+        term: the term of the scheduler.
         gauges: counts recovered jobs.
         max_losses: workers that a job may lose; the next loss fails it.
         timing: its interval.

@@ -81,7 +81,7 @@ def complete_attempt_sync(connection: Any, key: AttemptKey, *, result: JsonText)
     Args:
         connection: a SQLAlchemy Connection or Session, or a DB-API 2.0 connection (psycopg,
             psycopg2, pg8000, Django).
-        key, result: as for `complete_attempt`.
+        key, result: see `complete_attempt`.
 
     Raises:
         AttemptNotCurrent, TypeError, ValueError, Exception: as for `complete_attempt`.

@@ -25,11 +25,10 @@ class Pruned:
     """The jobs that one transaction removed.
 
     Attributes:
-        jobs: their number.
+        jobs: the number of pruned jobs.
         events: the number of their events.
         end_time: the time at which the last of them ended; None without jobs.
-        unread: for each subscription that had not acknowledged all of them, the number of jobs
-            concerned.
+        unread: the number of pruned jobs with unacknowledged events, by subscription.
     """
 
     jobs: int
@@ -66,7 +65,7 @@ async def prune_jobs(
 
     Args:
         conn: needs a separate transaction.
-        term: the scheduler's.
+        term: the term of the scheduler.
         tenant: the tenant of the jobs.
         state: a terminal state.
         older_than: the time since the end of a job after which it is removed.

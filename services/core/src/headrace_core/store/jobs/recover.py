@@ -30,7 +30,7 @@ async def recover_lost(
 
     Args:
         conn: needs no transaction.
-        term: the scheduler's.
+        term: the term of the scheduler.
         limit: the maximum number of jobs.
         max_losses: the workers a job may lose; the next loss fails it.
 
@@ -52,7 +52,7 @@ async def expire_overdue(
 
     Args:
         conn: needs no transaction.
-        term: the scheduler's.
+        term: the term of the scheduler.
         limit: the maximum number of jobs.
         running_grace: the extra time of a RUNNING job, in which its worker should end it.
 
@@ -64,14 +64,14 @@ async def expire_overdue(
     return [row.id for row in rows if row.id is not None]
 
 
-# The other jobs ran in their own processes and did not end the worker.
+# Only jobs that shared a process are charged with the loss.
 _CHARGED = (
     f"(j.worker_losses < {LOSSES_BEFORE_OWN_PROCESS}"
     f" AND j.interruptions < {INTERRUPTIONS_BEFORE_OWN_PROCESS})"
 )
 
-# Steps from worker to worker of the index on running jobs, so the cost depends on the number of
-# workers and not of their jobs. A job that another worker has claimed since is not selected.
+# Visits each worker once in the index on running jobs, so the cost depends on the number of
+# workers, not on the number of jobs. A job that another worker has claimed since is not selected.
 _RECOVER = Transition(
     name="released",
     events=(EventType.WORKER_LOST, EventType.CANCELLED),

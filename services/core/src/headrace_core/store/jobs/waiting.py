@@ -55,7 +55,7 @@ async def ready_heads(
         pools: the names of the pools.
         limit: the number of jobs needed in all. A single lane returns as many. Each of several
             lanes returns about twice its share, because the order between them is unknown.
-        known: for each lane, the number of known jobs at its head, which are returned as well.
+        known: the number of known jobs at the head of each lane; these are returned as well.
     """
     rows = await conn.execute(
         _HEADS,

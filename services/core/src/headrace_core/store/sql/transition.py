@@ -4,7 +4,7 @@ A statement is a list of CTEs: `before`, the selection that locks the rows, the 
 INSERT of the events, and `then`. The declarations are in `store/jobs/`. To add a feature:
 
 - To fire a schedule: give `Creation` one more CTE in `before`, which advances the schedule and
-  returns what its job needs, and select `input` from it. If the CTE returns no row, no job is
+  returns the columns of its job, and select `input` from it. If the CTE returns no row, no job is
   created. `submit_batch` creates the row of its batch this way.
 - To release the jobs that wait for a job: declare their `Transition` with a selection that joins
   the rows which the first one changed (by its `name`), and give its `ctes` to the first one as
@@ -71,8 +71,9 @@ class Selection(NamedTuple):
     """The rows of jobs to change, as a CTE of that name.
 
     Attributes:
-        name: of the CTE. It has the column `id`, and others that the transition's `changes` read.
-        sql: its SELECT, from `jobs j`, with $guard and $lock.
+        name: the name of the CTE. The CTE has the column `id`, and the columns that the
+            transition's `changes` read.
+        sql: the SELECT, from `jobs j`, with $guard and $lock.
         lock: the value of $lock.
     """
 

@@ -11,8 +11,8 @@ from headrace_core.store.sql.connection import Connection
 from headrace_core.store.upkeep.audit import PAGE_OF_JOBS
 from headrace_core.store.upkeep.unreadable_rows import unreadable_rows
 
-# The replacements of documents that cannot be decoded. CHECKs require an error of a failed job, and
-# progress of an event of progress.
+# The replacements of documents that cannot be decoded. CHECK constraints require that a
+# failed job has an error and that a PROGRESSED event has progress.
 _ERROR: Final = (
     "json_build_object('type', 'UNREADABLE', 'message', 'the stored error could not be read', "
     "'retryable', false)"
@@ -20,7 +20,7 @@ _ERROR: Final = (
 _PROGRESS: Final = (
     "json_build_object('fraction', 0, 'message', '', 'counters', json_build_object())"
 )
-# The number of jobs of a page.
+# Jobs per page.
 _PAGE: Final = 10_000
 
 _JOB: Final = {

@@ -25,7 +25,7 @@ from headrace_core.store.sql.times import sound_interval, sound_number
 
 _LAST_ID = UUID(int=2**128 - 1)
 _LAST_SEQ: Final = 2**31 - 1
-# The number of events of a page. A job may have many, with up to 64 KiB each.
+# Events per page. A job may have many, with up to 64 KiB each.
 _PAGE: Final = 1000
 
 
