@@ -31,7 +31,7 @@ class Check:
 
 
 class Health:
-    """The health of a process: a loop of checks, and the servicer of their results.
+    """Runs the checks of a process in a loop; its servicer reports the results.
 
     A service is SERVING while all required checks pass.
 
@@ -86,7 +86,7 @@ class Health:
             self.servicer.set_serving(service, serving)
 
     async def enter_graceful_shutdown(self) -> None:
-        """Set NOT_SERVING for good; call it before the stop of the server."""
+        """Set NOT_SERVING for good; call it before stopping the server."""
         self.servicer.shut_down()
         await asyncio.gather(*(lookup.stop() for lookup in self._lookups))
         if self._loop is not None:

@@ -17,7 +17,7 @@ _ZONED = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
 
 
 def typed(column: pl.Series, kind: ColumnType | None, format_: str | None) -> pl.Series:
-    """Return the column with its values read as `kind`; None: unchanged.
+    """Return the column with its values read as `kind`; None leaves them unchanged.
 
     Raises:
         polars.exceptions.PolarsError: the type of the column has no conversion (for example,
@@ -44,7 +44,7 @@ def typed(column: pl.Series, kind: ColumnType | None, format_: str | None) -> pl
 def check_format(format_: str, kind: ColumnType) -> None:
     """Check that a format reads the date that it writes.
 
-    polars reads `dd.mm.yyyy` as a constant and `%d.%m` as a date of the year 1.
+    polars reads `dd.mm.yyyy` as a constant and `%d.%m` as a date in year 1.
 
     Raises:
         ValueError: the format cannot read that date; the message contains the reason.

@@ -17,7 +17,7 @@ class Checked:
 
     Args:
         table: the remaining rows, with their values converted to their types.
-        violations: by column and rule, a boolean for each input row; true if the row violates it.
+        violations: a boolean for each input row, by column and rule; true for a violation.
         dropped: the number of dropped rows.
         nulled: the number of values that were made missing.
     """

@@ -44,7 +44,7 @@ class _Rate:
     """A token bucket.
 
     Args:
-        burst: the most lines at once.
+        burst: the maximum number of lines at once.
         each_second: the lines that each second adds.
     """
 

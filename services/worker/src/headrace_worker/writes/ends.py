@@ -24,7 +24,7 @@ from headrace_worker.writes.results import LOST, REFUSED, WRITTEN, Ended, EndRes
 
 _log = structlog.get_logger()
 
-# The most attempts and bytes of results of one statement.
+# Maximum attempts and bytes of results of one statement.
 _MAX_BATCH: Final = 500
 _MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 
