@@ -224,7 +224,7 @@ class Cluster:
     """All processes of a running platform.
 
     Attributes:
-        settings: how to reach the servers without a link.
+        settings: the addresses of the servers without a link.
         logs: the folder with the logs of the processes.
         ledger: the record of started attempts.
         disk: the disk of PostgreSQL; None for the machine's disk.

@@ -11,7 +11,7 @@ from faults.evidence import EventRow, Recovery
 from faults.invariants import TOLERANCE
 from headrace_core.domain.lifecycle import TERMINAL, EventType
 
-# The throughput is measured in a sliding window: its length and step, in seconds.
+# Length and step of the sliding window in which the throughput is measured, in seconds.
 _WINDOW_S = 3.0
 _STEP_S = 0.1
 

@@ -29,7 +29,7 @@ async def submit_neighbor_jobs(settings: Settings, *, load: str, chance: random.
     Each job is cancelled in the same transaction, so that no worker runs it.
 
     Args:
-        settings: how to reach the database without a link.
+        settings: the addresses of the database without a link.
         load: the name of the load, for the labels.
         chance: the source of randomness.
     """

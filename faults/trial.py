@@ -105,7 +105,7 @@ class Trial:
         """
         name = f"load-{len(self.loads) + 1}"
         self._follow_load(name)
-        await self.watchers.are_live()
+        await self.watchers.wait_until_live()
         load = Load(
             targets=self.cluster.targets,
             watchers=self.watchers,
@@ -256,7 +256,7 @@ class Trial:
         self.log(f"{len(jobs)} jobs with {len(events)} events; waiting for the streams")
         wanted = counting(jobs, events)
         for watchers in self._watchers:
-            await watchers.have_shown(wanted, within=_SHOW_S)
+            await watchers.wait_for_events(wanted, within=_SHOW_S)
         await asyncio.sleep(_SURPLUS_S)
 
     async def evidence(self) -> Evidence:

@@ -41,8 +41,8 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 16 * 2**20),
 )
 
-# Codes after which a stream is restarted: RESOURCE_EXHAUSTED for a slow reader, UNAVAILABLE for the
-# others. gRPC's transport cancels a call that arrives at the moment at which a server stops.
+# Codes after which a stream is restarted. A slow reader receives RESOURCE_EXHAUSTED, any other
+# reader UNAVAILABLE. gRPC's transport returns CANCELLED if a call arrives while a server stops.
 _CUT = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -76,7 +76,7 @@ class Follower:
         """True once the follower has ended."""
         return self._task is not None and self._task.done()
 
-    async def has_shown(self, count: int) -> None:
+    async def wait_for_events(self, count: int) -> None:
         """Wait until `count` different events were received, or the follower has ended."""
         assert self._task is not None
         while len(self._seen) < count and not self._task.done():
@@ -233,7 +233,7 @@ class Watchers:
             for target in targets
         ]
         self._stubs = [JobServiceStub(channel) for channel in self._channels]
-        # One client for each gateway, which starts there.
+        # One client for each gateway. A client uses its own gateway first.
         self._clients = [
             Client([*targets[turn:], *targets[:turn]], resume_timeout=_RESUME_S)
             for turn in range(len(targets))
@@ -340,8 +340,8 @@ class Watchers:
         """The logs of all followers."""
         return [follower.log for follower in self.followers]
 
-    async def are_live(self, *, within: float = 30.0) -> None:
-        """Wait until each stream has its first response or is known to have started.
+    async def wait_until_live(self, *, within: float = 30.0) -> None:
+        """Wait until each stream has started.
 
         Raises:
             TimeoutError: a stream did not start within `within` seconds.
@@ -349,8 +349,8 @@ class Watchers:
         async with asyncio.timeout(within):
             await asyncio.gather(*(follower.live.wait() for follower in self.followers))
 
-    async def have_shown(self, wanted: Callable[[StreamLog], int], *, within: float) -> None:
-        """Wait until each stream has received as many events as it should, or a timeout.
+    async def wait_for_events(self, wanted: Callable[[StreamLog], int], *, within: float) -> None:
+        """Wait until each stream has received all events that it should, at most `within` seconds.
 
         Args:
             wanted: returns the number of events that a stream should receive.
@@ -359,7 +359,7 @@ class Watchers:
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
                 for follower in self.followers:
-                    await follower.has_shown(wanted(follower.log))
+                    await follower.wait_for_events(wanted(follower.log))
 
     async def close(self) -> None:
         """Close all followers, clients and channels."""

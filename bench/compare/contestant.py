@@ -15,7 +15,7 @@ HEADRACE: Final = "headrace"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeps:
-    """The data that a contestant keeps of a job, in words."""
+    """The data that a contestant keeps about a job, in words."""
 
     row: str
     history: str

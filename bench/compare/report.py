@@ -95,7 +95,7 @@ class Report:
         return "\n\n".join(part for part in parts if part)
 
     def tables(self) -> list[Table]:
-        """Return all tables with at least one row; the targets are the first."""
+        """Return all tables with at least one row; the targets come first."""
         tables = [
             self._targets(),
             self._rates("A", "A: waiting jobs drained, in jobs/s"),
@@ -216,7 +216,7 @@ class Report:
 
     def _keeps(self) -> Table:
         table = Table(
-            "Contestants, and the data that they keep of a job",
+            "Contestants, and the data that they keep about a job",
             [
                 *("", "version", "settings", "row", "history", "result"),
                 *("after FLUSHALL", "after kill -9 of the worker"),
@@ -246,7 +246,7 @@ class Report:
 
 
 def keeps(contestant: Contestant) -> str:
-    """Return the data that a contestant keeps of a job, in a few words."""
+    """Return the data that a contestant keeps about a job, in a few words."""
     kept = contestant.keeps
     parts = [
         name

@@ -11,10 +11,11 @@ from typing import Final
 from bench.streams.plan import Plan
 from bench.usage import CpuMeter, CpuSample
 
-# In seconds: the longest set-up, the time from the request for a load to its start, and the longest
-# wait for the result.
+# Longest set-up, in seconds.
 PREPARE_S: Final = 300.0
+# Time from the request for a load to its start, in seconds.
 LEAD_S: Final = 0.5
+# Longest wait for the result, in seconds.
 END_S: Final = 60.0
 
 

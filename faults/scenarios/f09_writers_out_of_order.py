@@ -77,7 +77,7 @@ async def run(trial: Trial) -> None:
     for shard in range(4):
         watchers.follow(f"shard {shard}", Wanted(labels={"shard": str(shard)}))
     watchers.follow_with_client("client's", Wanted(types=(TYPE,)))
-    await watchers.are_live()
+    await watchers.wait_until_live()
     settings = trial.cluster.settings.model_copy(update={"database_pool_size": WRITERS + 4})
     database = Database(settings, application="writers")
     try:

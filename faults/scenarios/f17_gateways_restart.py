@@ -48,7 +48,7 @@ async def _open_streams(trial: Trial) -> tuple[list[Follower], list[str]]:
         watchers.follow(f"crowd {number}", wanted)
         if number < STREAMS // 4:
             watchers.follow_with_client(f"client's crowd {number}", wanted)
-    await watchers.are_live(within=60)
+    await watchers.wait_until_live(within=60)
     reports = int(DURATION_S / PROGRESS_S)
     async with Client(trial.cluster.targets) as client:
         submitted = [
@@ -65,7 +65,7 @@ async def _open_streams(trial: Trial) -> tuple[list[Follower], list[str]]:
     trial.log(f"{len(crowd)} streams")
     async with asyncio.timeout(30):
         # Each stream has shown the submit and the start of its job.
-        await asyncio.gather(*(follower.has_shown(2) for follower in crowd))
+        await asyncio.gather(*(follower.wait_for_events(2) for follower in crowd))
     return crowd, jobs
 
 

@@ -28,7 +28,7 @@ async def run(trial: Trial) -> None:
     for number in range(STREAMS // 2):
         watchers.follow(f"crowd {number}", Wanted(labels={"shard": str(number % 4)}))
         watchers.follow_with_client(f"client's crowd {number}", Wanted(queues=("side",)))
-    await watchers.are_live(within=60)
+    await watchers.wait_until_live(within=60)
     # No job fails by itself, so that only interruptions can cause another attempt.
     await trial.load(rate=40, mix=Mix(failing=0.0))
     jobs: set[str] = set()

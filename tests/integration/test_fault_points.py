@@ -208,7 +208,9 @@ class Trouble:
             if job.state not in TERMINAL
         ]
         assert ended, f"seed {SEED}: {left}"
-        await self.watchers.have_shown(counting(evidence.jobs, evidence.events), within=SETTLE_S)
+        await self.watchers.wait_for_events(
+            counting(evidence.jobs, evidence.events), within=SETTLE_S
+        )
 
     async def evidence(self) -> Evidence:
         """Return the evidence for the invariants."""
@@ -282,7 +284,7 @@ async def trouble(
         watchers.follow("all")
         watchers.follow("shard", Wanted(labels={"shard": "1"}))
         watchers.follow_with_client("client's", Wanted(types=("work",)))
-        await watchers.are_live()
+        await watchers.wait_until_live()
         load.start()
         chores = [asyncio.create_task(chore) for chore in _chores(trouble)]
         stack.push_async_callback(_end, chores)
