@@ -34,7 +34,7 @@ def inspect(
 
     Args:
         check: called with the settings of the servers.
-        data: as for `find_settings`.
+        data: see `find_settings`.
         output: prints an error.
         json: whether to print an error as JSON too.
 

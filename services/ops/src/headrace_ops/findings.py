@@ -1,4 +1,4 @@
-"""The checks of `headrace doctor`: they judge the state of the servers and give advice."""
+"""The checks of `headrace doctor`: they rate the state of the servers and give advice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headrace_core.store.upkeep.diagnosis import (
 _GIB = 2**30
 _MIN_POSTGRES = 140_000
 _MIN_REDIS = (7, 0)
-# The services whose processes are counted by their sessions for wake-ups.
+# The services to count. Each process has exactly one session that waits for wake-ups.
 _SERVICES = ("gateway", "scheduler", "worker")
 
 
@@ -66,7 +66,7 @@ def check_server(server: DatabaseServer, *, pool_size: int) -> Iterator[Finding]
     """Check the version, the role, the connections and the settings of PostgreSQL.
 
     Args:
-        server: its state.
+        server: the state of PostgreSQL.
         pool_size: HEADRACE_DATABASE_POOL_SIZE of this command, assumed for every service.
     """
     good = server.version_number >= _MIN_POSTGRES
@@ -204,7 +204,7 @@ def check_transactions(
         yield Finding(
             "transactions",
             Level.OK if sees_others else Level.WARN,
-            "none is open for more than a minute"
+            "none has been open for more than a minute"
             + ("" if sees_others else ", but this role cannot see transactions of other roles"),
             "" if sees_others else "GRANT pg_read_all_stats TO the role of HEADRACE_DATABASE_URL.",
         )
