@@ -85,7 +85,7 @@ async def leads(*leaders: Leader) -> Leader:
     return leading
 
 
-async def test_one_of_several_schedulers_leads(
+async def test_single_scheduler_of_several_leads(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded = RecordedWork()

@@ -1,4 +1,4 @@
-"""What is written of trials: nothing that was broken may look well, and what is missing is said."""
+"""Tests of the report: it lists every broken and every missing trial."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def test_each_kind_of_breach_is_a_problem() -> None:
     assert not FAILED.good
 
 
-def test_json_gives_back_what_it_was_given() -> None:
+def test_json_restores_the_trials() -> None:
     text = report.as_json([GOOD, BROKEN, FAILED])
     assert "NaN" not in text
     assert [trial["good"] for trial in json.loads(text)] == [True, False, False]
 
 
-def test_reports_are_read_again(tmp_path: Path) -> None:
+def test_written_report_can_be_read(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "report.json"
     report.write(report.as_json([GOOD, BROKEN, FAILED]), file)
     good, broken, failed = report.read_json(file)
@@ -98,7 +98,7 @@ def test_reports_are_read_again(tmp_path: Path) -> None:
     assert [one.name for one in file.parent.iterdir()] == ["report.json"]
 
 
-def test_markdown_tells_of_what_is_broken() -> None:
+def test_markdown_lists_broken_trials() -> None:
     text = report.as_markdown([GOOD, BROKEN, FAILED])
     assert "| F1 | 17 |" in text
     assert "| F1 **broken** | 18 |" in text
@@ -109,7 +109,7 @@ def test_markdown_tells_of_what_is_broken() -> None:
     assert all(row.replace("\\|", "").count("|") == 12 for row in rows)
 
 
-def test_the_page_says_what_has_no_trial(tmp_path: Path) -> None:
+def test_page_lists_scenarios_without_a_trial(tmp_path: Path) -> None:
     file = tmp_path / "page.md"
     file.write_text(f"# Words\n\n{page.BEGIN}\nwhat was\n{page.END}\n\nMore words.\n")
     page.publish([scenario(1), scenario(2), scenario(3)], [GOOD, FAILED], file)
@@ -123,7 +123,7 @@ def test_the_page_says_what_has_no_trial(tmp_path: Path) -> None:
     assert "- slowest 1.5 s (≤ 2)" in text
 
 
-def test_the_page_shows_the_worst_of_all_trials() -> None:
+def test_page_shows_the_worst_of_all_trials() -> None:
     text = page.section([scenario(1)], [GOOD, BROKEN])
     assert "**broken in 1 of 2**" in text
     assert "≤ 2.2 s, 1 never" in text
@@ -132,7 +132,7 @@ def test_the_page_shows_the_worst_of_all_trials() -> None:
     assert "slowest 1.5" not in text
 
 
-def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
+def test_page_without_marks_is_not_changed(tmp_path: Path) -> None:
     file = tmp_path / "page.md"
     file.write_text(page.BEGIN)
     with pytest.raises(ValueError, match="end"):
@@ -140,26 +140,26 @@ def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
     assert file.read_text() == page.BEGIN
 
 
-def test_a_choice_fits_and_is_the_same_with_the_same_seed() -> None:
+def test_choice_fits_and_depends_only_on_the_seed() -> None:
     all_of_them = [scenario(number, seconds=40.0 * number) for number in range(1, 11)]
     choices = [choose(all_of_them, seed=n, budget=480, short=True) for n in range(50)]
     for number, chosen in enumerate(choices):
         used = sum(one.usual for one in chosen)
         assert used <= 480
-        # There is no room for another one.
+        # No further scenario fits.
         assert all(one in chosen or used + one.usual > 480 for one in all_of_them)
         assert chosen == choose(all_of_them, seed=number, budget=480, short=True)
     assert {one.id for chosen in choices for one in chosen} == {one.id for one in all_of_them}
 
 
-def test_all_scenarios_together_keep_to_their_time() -> None:
+def test_all_scenarios_fit_into_their_time() -> None:
     scenarios = find_scenarios().values()
     assert sum(one.usual for one in scenarios) <= 50 * 60
-    # Each one has its turn in a choice of ten minutes.
+    # Every scenario appears in some choice of ten minutes.
     assert all(one.usual_short <= 8 * 60 for one in scenarios)
 
 
-def test_what_was_not_run_is_neither_good_nor_broken() -> None:
+def test_skipped_trial_is_neither_good_nor_broken() -> None:
     assert not MISSING.good
     assert not MISSING.broken
     assert "F1 **not run**" in report.as_markdown([MISSING])
