@@ -66,7 +66,7 @@ wake_ups_alone = pytest.mark.parametrize(
 async def die(watch: Watch) -> None:
     """Stop the leases of a gateway as if it were killed: it releases nothing."""
     await watch._leases_runner.stop()
-    watch._leases._nothing_closed.set()
+    watch._leases._all_released.set()
 
 
 # Events and marks.
