@@ -23,7 +23,7 @@ async def batches(
     """Yield requests of at most `size` jobs, none of them too large.
 
     The same jobs are always divided in the same way. A job that is too large for any request is
-    alone in one, and the gateway refuses it.
+    alone in one, and the gateway rejects it.
 
     Raises:
         ValueError: `size` is not 1 to 1,000.

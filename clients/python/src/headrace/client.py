@@ -128,7 +128,7 @@ class Client(SubscriptionCalls):
         correlation_id: str | None = None,
         **options: Unpack[JobOptions],
     ) -> JobHandle:
-        """Submit a job; when this returns, the job is stored.
+        """Submit a job, and return once it is stored.
 
         Args:
             job_type: the job type, which selects the handler.
@@ -136,12 +136,12 @@ class Client(SubscriptionCalls):
             request_id: the idempotency key, 1 to 128 characters. The same key with the same content
                 returns the same job. None: a random key.
             validate_only: store nothing; `outcome` of the handle is the result of the validation.
-            use_call_deadline: use the deadline of this call for the job too: if the caller times
-                out, the job expires.
+            use_call_deadline: use the deadline of this call as the deadline of the job, so the job
+                expires if the caller times out.
             call_timeout: the deadline of this call including all retries, in seconds. None: the
                 timeout of the client.
-            correlation_id: an id in all log lines about the job, which its handler gets too; 1 to
-                128 printable ASCII characters. None: the gateway creates one.
+            correlation_id: an id that is added to all log lines about the job and passed to its
+                handler; 1 to 128 printable ASCII characters. None: the gateway creates one.
             options: queue, priority, labels, delay or schedule_time, timeout, deadline, retry; see
                 `JobSpec`.
         """
@@ -286,7 +286,7 @@ class Client(SubscriptionCalls):
     ) -> JobWatch:
         """Submit a job and yield its events until the terminal one, in one call.
 
-        The call starts with the first wait for an event.
+        The call starts when the caller first waits for an event.
 
         Args:
             job_type: the job type, which selects the handler.
@@ -318,7 +318,7 @@ class Client(SubscriptionCalls):
         return JobHandle(self, job_id)
 
     async def get(self, job_id: str, *, full: bool = True) -> Job:
-        """Return a job; without payload, result and stack trace unless `full`."""
+        """Return a job; if not `full`, without its payload, result and stack trace."""
         request = job_service_pb2.GetJobRequest(
             job_id=job_id, view=_view(full=full), data_encoding=JSON
         )
@@ -361,7 +361,7 @@ class Client(SubscriptionCalls):
             request.after_seq = page.next_after_seq
 
     async def output(self, job_id: str, *, after_seq: int = 0) -> AsyncGenerator[JobOutput, None]:
-        """Yield the stored output of a job, of all attempts, page by page.
+        """Yield the stored output of all attempts of a job, page by page.
 
         `watch_job` yields new output as it arrives.
 
@@ -425,7 +425,7 @@ class Client(SubscriptionCalls):
         Args:
             filter: a subset of AIP-160, such as `state = FAILED AND labels.team = "ml"`; see
                 `ListJobsRequest` in the proto. Empty: all jobs.
-            page_size: jobs of a page; 0 for the default of the server.
+            page_size: maximum number of jobs in a page; 0 for the default of the server.
             full: include payloads and results.
         """
         request = job_service_pb2.ListJobsRequest(

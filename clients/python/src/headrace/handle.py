@@ -69,7 +69,7 @@ class JobHandle:
         Raises:
             JobFailed: the job ended as FAILED.
             JobCancelled: the job ended as CANCELLED.
-            TimeoutError: the job has not ended in time; it continues.
+            TimeoutError: the job did not end in time. The job continues.
             ValueError: `timeout` is NaN or negative.
             CallError: the job does not exist, or no gateway was reachable in time.
         """

@@ -60,7 +60,7 @@ class RetryPolicy:
         multiplier: factor from one wait to the next; 1 to 100.
         jitter: random share of the wait, 0 to 1; 1 is full jitter.
         non_retryable_error_types: errors that are not retried, by `JobError.type`, such as
-            `ValueError` or `TIMEOUT`; at most 32. None or an empty list: those of the handler.
+            `ValueError` or `TIMEOUT`; at most 32. None or an empty list: the list of the handler.
 
     Raises:
         TypeError: `non_retryable_error_types` is a string.

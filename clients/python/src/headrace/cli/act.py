@@ -29,10 +29,10 @@ async def retry(*jobs: _JobIds, session: Injected) -> Exit:
 async def _each_job(
     job_ids: Sequence[str], act: Callable[[str], Awaitable[Job]], session: Session
 ) -> Exit:
-    """Call `act` for each job, and continue after refusals.
+    """Call `act` for each job, and continue after an error.
 
     Returns:
-        The exit code of the first refusal, or OK.
+        The exit code of the first error, or OK.
 
     Raises:
         UsageError: `job_ids` is empty.

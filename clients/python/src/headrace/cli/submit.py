@@ -116,7 +116,7 @@ def command(
                 await _warn(client, job_type, session)
             async with time_limit(
                 timeout_wait,
-                f"job {job.id} has not ended in time; it continues",
+                f"gave up waiting for job {job.id}; the job continues",
             ):
                 if watch:
                     return await _watch(client, job, session)
@@ -133,7 +133,7 @@ async def _warn(client: Client, job_type: str, session: Session) -> None:
     try:
         known = {handler.type for handler in await client.handlers()}
     except CallError:
-        # The job is stored. The submit has succeeded without the warning.
+        # The warning is optional: the job is already stored.
         return
     if job_type not in known:
         session.output.message(

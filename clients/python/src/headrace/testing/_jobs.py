@@ -171,7 +171,7 @@ class Jobs:
             request_id: the idempotency key, or empty.
             batch: whether the jobs are a batch.
             correlation_id: the x-request-id of the call.
-            time_left: seconds until the deadline of the jobs, instead of that of the specs.
+            time_left: seconds until the deadline of the jobs; overrides the deadlines of the specs.
         """
         batch_id = str(uuid4()) if batch else ""
         jobs = []

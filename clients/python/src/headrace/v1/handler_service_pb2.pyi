@@ -91,7 +91,7 @@ class ListHandlersRequest(_message.Message):
     data_encoding: _data_pb2.DataEncoding.ValueType
     """The form of the schemas in the response."""
     page_size: _builtins.int
-    """The largest number of handlers; 0 or more than 1,000 means 1,000; negative values are refused.
+    """The maximum number of handlers; 0 or more than 1,000 means 1,000. Negative values are rejected.
     A page with large schemas ends earlier.
     """
     page_token: _builtins.str
