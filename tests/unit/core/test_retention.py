@@ -47,7 +47,7 @@ def test_age_is_seconds_or_has_a_unit(age: str, seconds: float) -> None:
         ("acme/lost=3d", "'lost' is not a terminal state"),
         ("running=3d", "'running' is not a terminal state"),
         ("a/b/failed=3d", "'b/failed' is not a terminal state"),
-        ("failed=3w", "'3w' must be a number of seconds, or one with s, m, h or d"),
+        ("failed=3w", "'3w' must be a number, optionally with s, m, h or d"),
         ("failed=", "'' must be a number"),
         ("failed=-3d", "'-3d' must be a number"),
         ("failed=0", "'0' must be more than 0 and at most 36500d"),

@@ -70,7 +70,7 @@ MAX_DURATION: Final = timedelta(days=3650)
 
 
 class Bounds(NamedTuple):
-    """The least and the greatest value of a number. Both are included."""
+    """The minimum and the maximum of a number, both inclusive."""
 
     least: float
     most: float

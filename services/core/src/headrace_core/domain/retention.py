@@ -26,8 +26,8 @@ class Retention:
 
     Args:
         default: the time for jobs without a rule.
-        rules: the times for a tenant and a state, for a tenant, or for a state. A rule for both
-            precedes a rule for the tenant, which precedes a rule for the state.
+        rules: the times by tenant and state. A rule for both takes precedence over a rule for the
+            tenant, which takes precedence over a rule for the state.
     """
 
     default: timedelta
@@ -45,8 +45,8 @@ def parse_rules(text: str) -> Rules:
     """Parse rules such as `failed=30d, acme=3d, acme/failed=90d`.
 
     Args:
-        text: rules, separated by commas. Each has a terminal state, a tenant, or both, and an age:
-            a number of seconds, or a number with s, m, h or d.
+        text: rules, separated by commas. Each contains a terminal state, a tenant, or both, and an
+            age: a number of seconds, or a number with s, m, h or d.
 
     Raises:
         ValueError: a rule is invalid; the message names it.
@@ -81,7 +81,7 @@ def _parse_key(rule: str, scope: str) -> tuple[str | None, JobState | None]:
 def _parse_age(rule: str, age: str) -> timedelta:
     match = _AGE.fullmatch(age)
     if match is None:
-        raise ValueError(f"{rule!r}: {age!r} must be a number of seconds, or one with s, m, h or d")
+        raise ValueError(f"{rule!r}: {age!r} must be a number, optionally with s, m, h or d")
     seconds = float(match[1]) * _SECONDS[match[2]]
     if not 0 < seconds <= _LONGEST.total_seconds():
         raise ValueError(f"{rule!r}: {age!r} must be more than 0 and at most {_LONGEST.days}d")

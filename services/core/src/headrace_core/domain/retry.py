@@ -94,7 +94,7 @@ class RetryPolicy:
         Args:
             retry: the number of the retry, from 1.
             draw: returns a number in [0, 1).
-            at_least: the least wait that the handler, or a server that it called, requested. The
+            at_least: the minimum wait that the handler, or a server that it called, requested. The
                 random share of the backoff is added, because many jobs may get the same request.
         """
         # The bounded exponent keeps a large retry number from overflowing a float.

@@ -19,7 +19,7 @@ U = TypeVar("U")
 class Repeated(Generic[T]):
     """A sequence that stores each of its distinct items once.
 
-    The jobs of a batch usually differ in their payloads alone. Work on the rest of a job is then
+    The jobs of a batch usually differ only in their payloads. Work on the rest of a job is then
     done once for each distinct item, with `map`.
 
     Attributes:
@@ -160,7 +160,7 @@ class BatchJobs(Sequence[Job]):
 
     Args:
         ids: the id of each job.
-        alike: each job, where jobs that differ in their ids alone share an item.
+        alike: the jobs; jobs that differ only in their ids share an item.
     """
 
     __slots__ = ("alike", "ids")

@@ -35,7 +35,7 @@ _STOP: Final = 5.0
 
 
 def registry_of(*collectors: Collector) -> CollectorRegistry:
-    """Return a registry of a service's own metrics and those of its process.
+    """Return a registry of the metrics of a service and its process.
 
     Args:
         collectors: read at each request, in any thread. No label may have a value that a client

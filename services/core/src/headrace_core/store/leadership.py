@@ -46,7 +46,7 @@ async def give_up_lead(conn: Connection, *, holder: UUID) -> None:
     await conn.execute(_GIVE_UP, {"holder": holder})
 
 
-# Schedulers on standby find a leader and write nothing. Of two that find none, the second one waits
+# Schedulers on standby find a leader and write nothing. If two find no leader, the second one waits
 # for the first one's row and then finds its lease.
 _TAKE = text("""
     INSERT INTO leadership AS l (term, holder, lease_expire_time)

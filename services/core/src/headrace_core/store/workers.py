@@ -18,7 +18,7 @@ from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
 LIVE_WORKER: Final = "w.lease_expire_time > clock_timestamp()"
 
-# Alive and not draining, so the worker accepts jobs.
+# A live worker that is not draining accepts jobs.
 ACCEPTING_WORKER: Final = f"NOT w.draining AND {LIVE_WORKER}"
 
 
@@ -58,14 +58,15 @@ async def renew_lease(
     """Renew a worker's lease.
 
     Returns:
-        False if the lease had lapsed or the worker was removed. It must register with a new id.
+        False if the lease had lapsed or the worker was removed; the worker must then register
+        with a new id.
     """
     result = await conn.execute(_RENEW, {"id": worker_id, "lease": lease, "draining": draining})
     return result.rowcount == 1
 
 
 async def remove_worker(conn: Connection, *, worker_id: WorkerId) -> None:
-    """Remove a worker that stops. The jobs that it still runs are recovered at once."""
+    """Remove a worker that stops. Jobs that it still runs are recovered at once."""
     await conn.execute(_REMOVE, {"id": worker_id})
 
 
@@ -81,7 +82,7 @@ async def remove_lapsed(conn: Connection, *, term: int, older_than: timedelta) -
 
 
 async def live_handlers(conn: Connection, *, tenant: str) -> list[LiveHandler]:
-    """Return the handlers of live workers, by type. Of several versions the newest worker's counts.
+    """Return the handlers of live workers, by type; the newest worker determines the version.
 
     An unreadable handler is left out, so the others remain known.
     """

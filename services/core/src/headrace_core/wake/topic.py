@@ -43,7 +43,7 @@ class Timing:
             less.
         reconnect: shortest and longest wait before a reconnection.
         publish: deadline of Redis for a wake-up. After it the wake-up is sent through PostgreSQL.
-        avoid_redis: time after a fault of Redis in which PostgreSQL alone carries wake-ups.
+        avoid_redis: time after a fault of Redis in which only PostgreSQL carries wake-ups.
         stop: deadline for the end of the background tasks.
     """
 

@@ -117,7 +117,7 @@ async def was_completed(conn: Connection, key: AttemptKey) -> bool:
 async def is_held_open(conn: Connection, key: AttemptKey) -> bool:
     """Return whether the attempt is running and an open transaction locks its row.
 
-    The transaction may be that of the handler. The statement waits for no lock.
+    The transaction may belong to the handler. The statement waits for no lock.
     """
     return bool(await conn.execute(_HELD_OPEN, key._asdict()))
 

@@ -1,4 +1,4 @@
-"""submitted: – → QUEUED or SCHEDULED, for a batch: all or nothing, in one statement."""
+"""submitted: – → QUEUED or SCHEDULED, for all jobs of a batch in one statement."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def find_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch | None
     """Return the stored batch with the request_id of `batch`.
 
     Returns:
-        The batch. None if there is none, or if its jobs are pruned.
+        The batch; None if the batch does not exist or its jobs were pruned.
 
     Raises:
         RequestIdConflict: the request_id was used for another batch.
@@ -105,7 +105,7 @@ async def find_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch | None
 
 
 def _insert_batch(rows: str) -> Creation:
-    """Return the statement that inserts nothing if a batch has the same request_id."""
+    """Return the INSERT of a batch; it inserts nothing if the request_id already exists."""
     return Creation(
         before=[
             """batch AS (
@@ -128,7 +128,7 @@ def _insert_batch(rows: str) -> Creation:
         state=STATE,
         time="e.now",
         event_columns={"due_time": "CASE WHEN e.later THEN e.due END"},
-        # The start of a job depends on its schedule_time alone.
+        # The start of a job depends only on its schedule_time.
         result=f"""
             SELECT DISTINCT schedule_time, {STATE} AS state, now AS create_time, due AS due_time,
                 {QUEUE_TIME} AS queue_time

@@ -51,7 +51,7 @@ class Database:
             is not bounded.
         writes: whether a standby is refused. If the URL has several hosts, the primary is used in
             either case.
-        timeout: the time limit of a statement in seconds, if shorter than that of the settings.
+        timeout: the time limit of a statement in seconds, if shorter than the one in the settings.
     """
 
     def __init__(
@@ -292,7 +292,7 @@ def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, An
 def server_error(error: BaseException | None) -> asyncpg.PostgresError | None:
     """Return the error of the server in a chain of causes; None if the server did not answer.
 
-    Its message contains no part of the URL, unlike that of a driver.
+    Its message contains no part of the URL, unlike the message of a driver.
     """
     while error is not None and not isinstance(error, asyncpg.PostgresError):
         error = error.__cause__

@@ -2,7 +2,7 @@
 
 Items gather while the previous commit runs, so load makes batches larger instead of queues longer.
 If no commit is running, an item is committed at once. If commits are quick, many submitters
-would still cause many small commits. So a batch may wait as long as further items keep arriving.
+would still cause many small commits. So a batch may wait while more items keep arriving.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any, Final, Generic, TypeVar
 
 from headrace_core.domain.errors import ShuttingDown, Unavailable
 
-# The number of items that counts as a crowd, and the wait for the next item of a crowd, in seconds.
+# Minimum number of items in the last commit and the queue for which a batch waits for more.
 _CROWD: Final = 5
+# Time between two checks for more items, in seconds.
 _STEP: Final = 0.001
 
 Item = TypeVar("Item")
@@ -48,12 +49,11 @@ class GroupCommit(Generic[Item, Result]):
             every caller of the batch. It must have its own time limit.
         max_batch: the maximum number of items in a batch.
         max_pending: the maximum number of unfinished items, including those being committed.
-        weigh: returns the weight of an item, in the unit of the two limits below.
+        weigh: returns the weight of an item, in the unit of both weight limits.
         max_batch_weight: the weight at which a batch is full. A single item may be heavier.
         max_pending_weight: the maximum weight of all unfinished items.
-        gather: the longest time that a batch of a crowd waits for further items, in seconds. A
-            crowd is at least `_CROWD` items in the last commit and the queue. A lone item never
-            waits.
+        gather: the longest time that a batch waits for more items, in seconds. Batches wait only
+            if the last commit and the queue contain at least `_CROWD` items.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class GroupCommit(Generic[Item, Result]):
         self._pending = 0
         self._pending_weight = 0
         self._committer: asyncio.Task[None] | None = None
-        # The context of the constructor's caller, not of the first submitter.
+        # Commits run in the context of the constructor's caller, not of the first submitter.
         self._context = contextvars.copy_context()
         self._closed = False
 
@@ -86,7 +86,7 @@ class GroupCommit(Generic[Item, Result]):
         """Submit an item and return its result after the commit.
 
         If the caller is cancelled or times out before the commit begins, the item is withdrawn.
-        After that the item is committed and its result dropped. Other items are not affected.
+        Later, the item is committed and its result is dropped. Other items are not affected.
 
         Args:
             item: the item to commit.
@@ -120,7 +120,7 @@ class GroupCommit(Generic[Item, Result]):
             )
         if timeout is None:
             return await future
-        # A tenth of the cost of asyncio.timeout(), for every submit.
+        # Costs a tenth of asyncio.timeout(), which matters because every submit pays it.
         timer = loop.call_later(timeout, _give_up, future)
         try:
             return await future
@@ -128,9 +128,9 @@ class GroupCommit(Generic[Item, Result]):
             timer.cancel()
 
     async def close(self) -> None:
-        """Refuse further items and wait until all waiting ones are committed.
+        """Reject new items and wait until all waiting items are committed.
 
-        If this call is cancelled, the items left fail with ShuttingDown.
+        If this call is cancelled, the remaining items fail with ShuttingDown.
         """
         self._closed = True
         committer = self._committer
@@ -150,7 +150,7 @@ class GroupCommit(Generic[Item, Result]):
                     await self._gather_more()
         finally:
             self._committer = None
-            # Items are left only after a cancellation.
+            # Items remain only after a cancellation.
             while self._waiting:
                 _, weight, future = self._waiting.popleft()
                 self._release(1, weight)

@@ -55,7 +55,7 @@ def _keyed(states: Sequence[JobState]) -> str:
 class Lock(StrEnum):
     """The locks that a selection takes on rows of jobs.
 
-    The FOR KEY SHARE of the SQL function `check_fence` conflicts with SKIP alone. So it delays
+    The FOR KEY SHARE of the SQL function `check_fence` conflicts only with SKIP. So it delays
     only the transitions that may lead to another attempt.
 
     Attributes:
@@ -87,7 +87,7 @@ class Several(NamedTuple):
 
     Attributes:
         join: joins the changed row `e` with its events.
-        number: the number of an event among those of its row, from 1.
+        number: the number of an event among the events of its row, from 1.
         per_row: the number of a row's events, a column of the selection.
     """
 
@@ -107,7 +107,7 @@ class Transition:
         recursive: whether one of these is recursive.
         rows: the rows to change, or the condition that finds one row by its key, with $guard.
         keyed: whether $guard is the one for rows that are found by their keys.
-        state: the new state, in SQL. It may be left out if `events` lead to one state alone.
+        state: the new state, in SQL. It may be left out if `events` lead to a single state.
         changes: the values of other columns. The builder sets `seq`, `xid` and `update_time`.
         moment: whether all times are one moment, `m.now`.
         returning: the columns of the changed rows, when not `CHANGED`.

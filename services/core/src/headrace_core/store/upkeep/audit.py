@@ -62,7 +62,7 @@ async def audit_jobs(conn: Connection, *, after: UUID, limit: int) -> AuditedPag
     Args:
         conn: a snapshot.
         after: the id before the page; `FIRST_ID` for the first page.
-        limit: the number of jobs of the page.
+        limit: the maximum number of jobs of the page.
     """
     last: UUID | None = await conn.scalar(PAGE_OF_JOBS, {"after": after, "skip": limit - 1})
     bounds = {"after": after, "last": last or _LAST_ID, "most": _MAX_BREACHES}
@@ -128,7 +128,7 @@ _HISTORY_CHECKS = (
 )
 
 # One pass over the page's events in the order of their keys: each is compared with its predecessor.
-# An event after a gap is reported for the gap alone.
+# An event after a gap is reported only for the gap.
 _HISTORIES = text(f"""
     WITH event AS (
         SELECT e.job_id, e.seq, e.tenant, e.type, e.state, e.attempt, e.time, e.xid, e.position,
