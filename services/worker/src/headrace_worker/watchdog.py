@@ -29,7 +29,7 @@ _TICK_S: Final = 0.5
 _LEAST_TICKS: Final = 10
 # The time for the last log line, in seconds. The log itself may block the loop.
 _LOG_S: Final = 2.0
-# The most jobs and frames in this line.
+# Maximum jobs and frames in this line.
 _MOST_JOBS: Final = 100
 _MOST_FRAMES: Final = 50
 

@@ -18,8 +18,8 @@ from headrace_gateway.streams import Watch, WatchPage
 class JobStreams:
     """The use cases that follow jobs.
 
-    Each method reports `violations`, which the transport found in the request, together with its
-    own. A caller that stops early must close the stream.
+    Each method reports its own violations together with `violations`, which the transport found
+    in the request. A caller that stops early must close the stream.
 
     Args:
         watch: the streams of this gateway.
@@ -71,7 +71,7 @@ class JobStreams:
     ) -> tuple[Job, AsyncGenerator[list[JobEvent], None]]:
         """Store a job, or find it by its request_id.
 
-        Args and errors are those of `Submit.submit` and `watch_job`.
+        See `Submit.submit` and `watch_job` for the arguments and errors.
 
         Returns:
             The job and its stream.

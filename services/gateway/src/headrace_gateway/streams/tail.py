@@ -33,10 +33,10 @@ _log = structlog.get_logger()
 
 # The maximum number of events that one run reads.
 _PAGE: Final = 500
-# Maximum unsettled events in memory; further ones are read from PostgreSQL when they settle.
+# Maximum unsettled events in memory; others are read from PostgreSQL when they settle.
 _WINDOW: Final = 10_000
 
-# The cost of a run, in seconds: the least, the cost per event, and the most. The next run is due
+# Cost of a run, in seconds: the minimum, the cost per event, and the maximum. The next run is due
 # after that time, so under load each run finds more events.
 _MIN_COST: Final = 0.005
 _EVENT_COST: Final = 0.0001

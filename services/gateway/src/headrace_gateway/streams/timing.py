@@ -14,8 +14,8 @@ class Timing:
         renew: longest wait between two renewals, and the deadline of statements about leases.
         lease_interval: shortest and longest wait of the leases without a wake-up.
         interval: shortest and longest wait of the tail without a wake-up.
-        unsettled: the same while events are unsettled. The open transaction may end without a
-            wake-up, so the wait is the age of these events within these bounds.
+        unsettled: shortest and longest wait of the tail while events are unsettled. The wait is
+            the age of these events, because their transaction may end without a wake-up.
         retry: shortest and longest wait before the retry of a failed run.
         patience: longest outage of PostgreSQL that streams survive. Then they end, so that their
             clients try other gateways.

@@ -65,7 +65,7 @@ class _Page:
 class Dispatch(Loop):
     """Keeps the pools supplied with deliveries.
 
-    A delivery changes nothing in PostgreSQL, so this object alone remembers the unclaimed ones. A
+    A delivery changes nothing in PostgreSQL. Only this object records unclaimed deliveries. A
     new leader knows none of them and delivers again. The second delivery replaces the first in its
     queue, or is refused at the claim.
 

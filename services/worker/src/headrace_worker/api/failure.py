@@ -27,7 +27,7 @@ from headrace_worker.api.errors import InvalidPayload
 _MAX_SOURCE: Final = 160
 _MAX_PATH: Final = 200
 _MAX_MESSAGE: Final = 500
-# The most frames shown of one exception: the outermost, the innermost, and the handler's own in
+# Maximum frames shown of one exception: the outermost, the innermost, and the handler's own in
 # between.
 _OUTER: Final = 10
 _INNER: Final = 10

@@ -24,7 +24,11 @@ _CONSTRAINTS: Final = (
 
 
 def exact_schema(write: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """Return the schema of `write`: `model_json_schema` of a model, or that of a TypeAdapter."""
+    """Return the schema that `write` generates.
+
+    Args:
+        write: `model_json_schema` of a model, or `json_schema` of a TypeAdapter.
+    """
     return write(schema_generator=_Generator)
 
 

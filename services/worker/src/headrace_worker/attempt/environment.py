@@ -1,4 +1,4 @@
-"""The parts of a worker that its attempts share."""
+"""The environment of attempts."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ class Limits:
     Attributes:
         result_bytes: the largest result.
         output_bytes: the largest piece of output.
-        losses: the most workers that a job may lose; a further loss fails it.
-        interruptions: the most interruptions of a job in a row; a further one fails it.
+        losses: the maximum number of workers that a job may lose; another loss fails the job.
+        interruptions: the maximum number of consecutive interruptions; another one fails the job.
     """
 
     result_bytes: int

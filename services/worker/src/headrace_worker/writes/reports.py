@@ -18,7 +18,7 @@ from headrace_core.store.sql.group_commit import GroupCommit, Overloaded
 from headrace_worker.metrics import Counts
 from headrace_worker.timing import Timing
 
-# The most reports and bytes of one statement, and the most waiting bytes.
+# Maximum reports and bytes of one statement, and maximum waiting bytes.
 _MAX_BATCH: Final = 1000
 _MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 _MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
@@ -34,7 +34,7 @@ class ReportWriter:
         database: the database.
         held: returns whether the lease under an id is still held.
         on_written: called after each commit.
-        max_pending: the most reports that may wait.
+        max_pending: the maximum number of reports that may wait.
         counts: counts the refused reports.
         timing: the pause between two tries.
     """
@@ -67,7 +67,7 @@ class ReportWriter:
         """Write a report; return False if another worker may have the attempt.
 
         Raises:
-            asyncpg.PostgresError: the database refuses the content of the report.
+            asyncpg.PostgresError: the database rejects the content of the report.
         """
 
         async def submit_alone(item: _Item) -> bool:
