@@ -148,7 +148,7 @@ class Mail(Struct, frozen=True, forbid_unknown_fields=True):
             *self.headers,
             *self.headers.values(),
         ):
-            # A line break would start another header. The patterns alone do not exclude it,
+            # A line break would start another header. The patterns do not exclude it,
             # because `$` also matches before a final line break.
             if any(character < " " or character == "\x7f" for character in value):
                 raise InvalidPayload(

@@ -376,7 +376,7 @@ def _compose(call: Call, attempt: Attempt, url: httpx2.URL) -> tuple[httpx2.Head
     for name, value in call.headers.items():
         if name.lower() in _RESERVED:
             raise Fail(f"headers must not contain {name}", type="InvalidRequest")
-        # The patterns alone do not exclude it, because `$` also matches before a final line break.
+        # The patterns do not exclude it, because `$` also matches before a final line break.
         if any(character in name + value for character in "\r\n\0"):
             raise Fail(f"header {name!r} contains a line break", type="InvalidRequest")
         try:

@@ -26,14 +26,14 @@ from headrace_ops.findings import Finding, Level
 from headrace_ops.servers import describe, describe_redis
 
 _STATEMENT_S: Final = 30.0
-# Time limit of the write check, the same as that of the health checks of services.
+# Time limit of the write check, as in the health checks of the services.
 _WRITE_S: Final = 2.0
 _STYLES: Final = {Level.OK: "green", Level.WARN: "yellow", Level.BAD: "bold red"}
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1", None)
 
 
 def run(*, data: Path | None, output: Output, json: bool) -> int:
-    """Check the servers and print the findings. The arguments are those of the command.
+    """Check the servers and print the findings. The arguments match the options of the command.
 
     Returns:
         The exit code.

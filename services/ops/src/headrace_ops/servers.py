@@ -1,4 +1,4 @@
-"""The servers to check: those of the environment, or those of a running `headrace up`."""
+"""The servers to check, from the environment or from a running `headrace up`."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def run(
     patience: float,
     limit: int,
 ) -> int:
-    """Audit the database and print the result. The arguments are those of the command.
+    """Audit the database and print the result. The arguments match the options of the command.
 
     Returns:
         The exit code.

@@ -15,10 +15,10 @@ def metrics_addresses(
 ) -> dict[str, str]:
     """Return `host:port` for each process that serves metrics, by its name.
 
-    With `port`, every process serves them: the gateway on this port of 127.0.0.1, the scheduler on
-    the next one, then one worker after the other. Otherwise HEADRACE_GATEWAY_METRICS_ADDRESS and
-    its counterparts apply, and the first worker has the port that is set. Port 0 means any free
-    port for each process.
+    With `port`, every process serves metrics on 127.0.0.1: the gateway on this port, the scheduler
+    and the workers on the next ones. Otherwise HEADRACE_GATEWAY_METRICS_ADDRESS and
+    its counterparts apply; the first worker uses the configured port, the others the next ones.
+    Port 0 selects a free port for each process.
 
     Args:
         workers: the number of workers.
@@ -26,7 +26,7 @@ def metrics_addresses(
         environment: the variables of the process.
 
     Raises:
-        EmbeddedServerError: a port is above 65535, or two processes would share one.
+        EmbeddedServerError: a port is above 65535, or two processes would share an address.
     """
     workers_names = [f"worker-{number}" for number in range(1, workers + 1)]
     if port is not None:

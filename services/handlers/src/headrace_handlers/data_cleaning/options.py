@@ -110,7 +110,7 @@ class Normalise(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Cleaning(Struct, frozen=True, forbid_unknown_fields=True):
-    """A file and the cleaning steps. Column names are those of the output."""
+    """A file and the cleaning steps. Column names refer to the output."""
 
     input: Annotated[
         PathName,
