@@ -61,7 +61,7 @@ def _acknowledged_jobs_end(evidence: Evidence) -> Verdict:
 
 
 def lives(history: list[EventRow]) -> Iterator[list[EventRow]]:
-    """Yield the lives of a job: its events from the submit or a requeue to the next requeue."""
+    """Yield the events of a job in groups; each group starts with the submit or a requeue."""
     life: list[EventRow] = []
     for event in history:
         if event.type is EventType.REQUEUED:
@@ -72,7 +72,7 @@ def lives(history: list[EventRow]) -> Iterator[list[EventRow]]:
 
 
 def accepted_twice(evidence: Evidence) -> list[str]:
-    """Return a message for each life of a job with more than one terminal event."""
+    """Return a message for each submit or requeue with more than one terminal event."""
     broken = []
     for job_id, history in evidence.by_job().items():
         for life in lives(history):

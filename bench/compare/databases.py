@@ -18,7 +18,7 @@ _COMMAND_TIMEOUT: Final = 900.0
 
 
 class Databases:
-    """Databases that exist for one measurement each.
+    """Creates a database for each measurement.
 
     Args:
         stack: the stack with the PostgreSQL server.
@@ -49,7 +49,7 @@ class Databases:
                 await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     async def settle(self) -> None:
-        """Write all dirty pages to disk, so that the server does not do so in a measurement."""
+        """Write all dirty pages to disk, so that no checkpoint disturbs the measurement."""
         async with self.connection() as connection:
             await connection.execute("CHECKPOINT")
 

@@ -45,7 +45,7 @@ An exception becomes `{"error": "traceback"}` and ends the measurement of this c
 
 Environment: BENCH_DATABASE_URL (postgresql://user:password@host:port/name), BENCH_REDIS_URL,
 BENCH_MODE (`throughput` for A, B and D, `latency` for C), BENCH_COUNTER (worker), BENCH_TARGET
-(host:port, where there is a server).
+(host:port, if the contestant has a server).
 
 peer.toml, whose contents are printed beside the figures:
 
@@ -55,7 +55,7 @@ peer.toml, whose contents are printed beside the figures:
     servers = ["postgresql"]         # may also contain "valkey"
     durable = true                   # true if an accepted job survives the loss of Redis
     server = false                   # true if `peer.py` has the role `server`
-    slow = false                     # true below about 1,000 jobs/s; the plan has fewer jobs then
+    slow = false                     # true below about 1,000 jobs/s; the plan then uses fewer jobs
     python = ">=3.12"                # only if the package needs a newer Python than Headrace
     settings = "500 at a time; polls every 5 ms for C"
     [keeps]
@@ -138,7 +138,7 @@ def serve(actions: Mapping[str, Action]) -> None:
 
 
 async def serving(actions: Mapping[str, Action]) -> None:
-    """Do the same as `serve` in a running event loop."""
+    """Answer requests like `serve`, in a running event loop."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         request = json.loads(line)
         try:
@@ -225,7 +225,7 @@ async def in_flight(count: int, limit: int, submit: Callable[[int], Awaitable[ob
 
 
 def in_flight_threads(count: int, limit: int, submit: Callable[[int], object]) -> float:
-    """Do the same as `in_flight` with a blocking client."""
+    """Call `submit(n)` like `in_flight`, with a blocking client."""
     numbers = itertools.count()  # next() is atomic
 
     def submit_next() -> None:
@@ -285,7 +285,7 @@ async def open_loop(
 def open_loop_threads(
     rate: float, seconds: float, submit_and_wait: Callable[[int], object], *, threads: int = 64
 ) -> list[int]:
-    """Do the same as `open_loop` with a blocking client.
+    """Start submits like `open_loop`, with a blocking client.
 
     A submit may have to wait for one of the `threads`; its latency includes this wait.
     """

@@ -22,8 +22,8 @@ class Plan:
         idle_loads: the call and the number of connections, for each measurement of memory.
         settle: lifetime of idle streams before memory is read, in seconds. Their CPU time is
             measured over the same period. A stream receives a mark every 10 to 15 s.
-        channels: the number of connections of all other streams.
-        burst: events sent through one stream at full speed; 0 omits the measurement.
+        channels: the number of connections for the streams that are not idle.
+        burst: number of events sent through one stream at full speed; 0 omits the measurement.
         pollers: the number of polling clients; 0 omits the comparison.
         intervals: seconds between two calls of a polling client, for each measurement.
         seed: the random seed for the order of events and the sizes of commits.

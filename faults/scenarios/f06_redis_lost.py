@@ -20,7 +20,7 @@ SHORT_S = 8.0
 DRAINED = 2000
 SHORT_DRAINED = 1000
 TURNS = 2
-# The least share of the usual rate without Redis.
+# Minimum share of the usual rate without Redis.
 SHARE = 0.5
 # More jobs than slots, so that the snapshot contains deliveries; and their duration in seconds.
 BURST = 600

@@ -29,7 +29,7 @@ _read_children = msgspec.json.Decoder(list[Child]).decode
 async def run(trial: Trial) -> None:
     workers = trial.cluster.workers
     trial.supervise(workers)
-    # No good job fails by itself, so that only rude handlers can cost it an attempt.
+    # Good jobs never fail by themselves. Only a rude handler can cost a good job an attempt.
     load = await trial.load(rate=40.0, mix=Mix(failing=0.0))
     async with trial.fault("rude handlers", recovers_within=RECOVERY_S):
         async with Client(trial.cluster.targets) as client:

@@ -16,7 +16,7 @@ ENVIRONMENT: Final = contract.Environment.read()
 QUEUE: Final = Queue(
     "noop",
     executor=Chancy.Executor.Async,
-    # Concurrent jobs of a worker, and the largest number that it fetches at once.
+    # Concurrent jobs of a worker, and the maximum number that it fetches at once.
     concurrency=500,
     # Poll again when a job has ended; NOTIFY announces new jobs.
     eager_polling=True,

@@ -17,7 +17,7 @@ from bench.peers.polling import Outstanding
 
 ENVIRONMENT: Final = contract.Environment.read()
 QUEUE: Final = "noop"
-# Concurrent jobs of a worker, and the largest number that it fetches and acknowledges at once.
+# Concurrent jobs of a worker, and the maximum number that it fetches and acknowledges at once.
 LIMIT: Final = 500
 # Connections of the client.
 CONNECTIONS: Final = 32
