@@ -46,7 +46,7 @@ async def pay(payload: Payment, ctx: Context) -> None:
             await ctx.complete_in(connection, {"paid": payload.amount})
     except asyncpg.CheckViolationError as error:
         raise Fail(
-            f"account {payload.payer!r} has less than {payload.amount}", type="TooLittle"
+            f"account {payload.payer!r} has a balance below {payload.amount}", type="TooLittle"
         ) from error
     finally:
         await connection.close(timeout=5)
