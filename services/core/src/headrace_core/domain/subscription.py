@@ -24,13 +24,13 @@ class Subscription:
         name: unique in its tenant.
         id: differs for each subscription, also if a deleted name is used again.
         filter: the jobs whose events it receives.
-        consumer: the consumer that receives now; None without one.
+        consumer: the consumer that receives now; None if there is no consumer.
         epoch: a number that grows with each change of the consumer.
         xid: with `position` the place up to which all events are acknowledged.
         position: see `xid`.
         create_time: the time of its creation.
         ack_time: the time of the last acknowledgement.
-        lag: the age of the oldest event that is not acknowledged; None without one.
+        lag: the age of the oldest unacknowledged event; None if there is no such event.
         unreadable: the stored fields that cannot be decoded. They are None here.
     """
 
@@ -75,7 +75,7 @@ class SubscriptionWatch:
 class Holder:
     """The watch that has acquired a subscription, and the time left of its lease.
 
-    `watch_id` and `lease` are None without a watch.
+    `watch_id` and `lease` are None if there is no watch.
     """
 
     id: SubscriptionId

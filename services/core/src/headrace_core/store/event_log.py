@@ -126,7 +126,7 @@ class EventPage:
 
     Attributes:
         events: the events.
-        end: the place of the last one; None without events.
+        end: the place of the last event; None if there are no events.
         complete: whether the page has all events that were visible.
     """
 
@@ -159,7 +159,7 @@ async def list_events(
     """Return events of a job with numbers above `after_seq`, in order.
 
     Args:
-        conn: any connection, in or outside a transaction.
+        conn: a connection, with or without a transaction.
         tenant: the tenant of the job.
         job_id: the job.
         after_seq: the number of the last event before the page.
@@ -265,7 +265,8 @@ async def read_range(conn: Connection, *, after: Place, through: Place, limit: i
     """Return events after the place `after` and up to `through`, which must have settled.
 
     Args:
-        conn: any connection. Settled events are the same in every later transaction.
+        conn: a connection, with or without a transaction. Settled events
+            are the same in every later transaction.
         after: the place before the first event.
         through: the last place of the range.
         limit: the maximum number of events. The page ends earlier at `PAGE_BYTES`.

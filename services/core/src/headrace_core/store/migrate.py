@@ -90,7 +90,7 @@ def _scripts() -> ScriptDirectory:
 
 
 async def read_revision(conn: Connection) -> str | None:
-    """Return the revision of a database; None without Headrace's tables."""
+    """Return the revision of a database; None if Headrace's tables are missing."""
     if await conn.scalar(_HAS_REVISION) is None:
         return None
     revision: str | None = await conn.scalar(_REVISION)

@@ -145,7 +145,7 @@ async def acquire_subscription(
     """Acquire a subscription for a watch, if it is free.
 
     Args:
-        conn: needs no transaction.
+        conn: a connection, with or without a transaction.
         watch: the watch and the subscription.
         consumer: the consumer of the watch.
         lease: the duration of its lease.
@@ -224,7 +224,7 @@ async def acknowledge(
     """Acknowledge all events up to a place.
 
     Args:
-        conn: needs no transaction.
+        conn: a connection, with or without a transaction.
         tenant: the tenant of the subscription.
         name: the subscription.
         subscription_id: the id of the subscription whose event had this place.

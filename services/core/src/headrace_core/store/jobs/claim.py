@@ -26,7 +26,7 @@ async def claim_jobs(
     """Claim delivered attempts for a worker.
 
     Args:
-        conn: needs no transaction.
+        conn: a connection, with or without a transaction.
         worker_id: the worker.
         deliveries: the attempts to claim.
         most: the maximum number of claims, from the first attempt on; None for all.

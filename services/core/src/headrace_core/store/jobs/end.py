@@ -37,7 +37,7 @@ async def end_attempts(
     An end after which the job would run again cancels the job if its cancellation was requested.
 
     Args:
-        conn: needs no transaction.
+        conn: a connection, with or without a transaction.
         worker_id: the worker that claimed the attempts.
         ends: at most one for each job.
         with_stack_traces: whether to store the stack traces of errors.

@@ -27,7 +27,7 @@ async def promote_due(conn: Connection, *, term: int, limit: int) -> int:
 
 
 async def next_due(conn: Connection) -> timedelta | None:
-    """Return the time until the next job is due, negative if it is late; None without one."""
+    """Return the time until the next job is due; negative if it is late, None without jobs."""
     wait: timedelta | None = await conn.scalar(_NEXT)
     return wait
 

@@ -27,7 +27,7 @@ class Pruned:
     Attributes:
         jobs: the number of pruned jobs.
         events: the number of their events.
-        end_time: the time at which the last of them ended; None without jobs.
+        end_time: the time at which the last of these jobs ended; None if there are no jobs.
         unread: the number of pruned jobs with unacknowledged events, by subscription.
     """
 

@@ -29,7 +29,7 @@ async def recover_lost(
     process is not charged with a loss, because it did not end the worker.
 
     Args:
-        conn: needs no transaction.
+        conn: a connection, with or without a transaction.
         term: the term of the scheduler.
         limit: the maximum number of jobs.
         max_losses: the workers a job may lose; the next loss fails it.
@@ -51,7 +51,7 @@ async def expire_overdue(
     """Fail jobs whose deadline has passed.
 
     Args:
-        conn: needs no transaction.
+        conn: a connection, with or without a transaction.
         term: the term of the scheduler.
         limit: the maximum number of jobs.
         running_grace: the extra time of a RUNNING job, in which its worker should end it.

@@ -40,7 +40,8 @@ async def count_reports(conn: Connection, key: AttemptKey) -> int:
     """Count the reports of an attempt that have been written.
 
     Args:
-        conn: needs a transaction, because the count waits for a report that is being written.
+        conn: a connection with an open transaction: the count waits for a report that is
+            being written.
         key: the attempt.
     """
     await conn.execute(_LOCK, {"id": key.job_id})

@@ -65,7 +65,7 @@ async def submit_jobs(
 
 
 async def find_submitted(conn: Connection, job: NewJob) -> Submitted | RequestIdConflict | None:
-    """Return the stored job with the request_id of `job`, or the conflict; None without one."""
+    """Return the stored job with the request_id of `job`, or the conflict; None for neither."""
     found = await _by_request_id(conn, [job])
     return next((_compare(job, *earlier) for earlier in found.values()), None)
 

@@ -33,7 +33,7 @@ async def submit_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch:
     """Store a batch, all or nothing, in one statement.
 
     Args:
-        conn: needs no transaction.
+        conn: a connection, with or without a transaction.
         batch: the batch.
 
     Returns:

@@ -20,7 +20,7 @@ async def live_pools(conn: Connection, *, term: int | None = None) -> list[Pool]
     """Return the pools with live workers that are not draining.
 
     Args:
-        conn: needs no transaction.
+        conn: a connection, with or without a transaction.
         term: the term of the scheduler that delivers to them; None for other callers.
 
     Raises:
@@ -51,7 +51,7 @@ async def ready_heads(
     """Return the heads of the lanes that a live worker of one of `pools` serves.
 
     Args:
-        conn: needs no transaction.
+        conn: a connection, with or without a transaction.
         pools: the names of the pools.
         limit: the number of jobs needed in all. A single lane returns as many. Each of several
             lanes returns about twice its share, because the order between them is unknown.
@@ -85,7 +85,7 @@ async def ready_jobs(conn: Connection, *, pools: Sequence[str], limit: int) -> l
     """Return the next QUEUED jobs that a live worker of one of `pools` can run, in order.
 
     Args:
-        conn: needs no transaction.
+        conn: a connection, with or without a transaction.
         pools: the names of the pools.
         limit: the maximum number of jobs.
     """

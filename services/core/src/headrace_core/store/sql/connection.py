@@ -119,7 +119,7 @@ class Connection:
         return await self._driver.run(*_compiled(statement))
 
     async def scalar(self, statement: Executable, parameters: Parameters | None = None) -> Any:
-        """Return the first column of the first row; None without a row."""
+        """Return the first column of the first row; None if there is no row."""
         rows = await self.execute(statement, parameters)
         return rows[0][0] if rows else None
 

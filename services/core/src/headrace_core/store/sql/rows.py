@@ -398,7 +398,7 @@ _NO_OVERRIDES = RetryOverrides()
 
 
 def from_overrides(retry: RetryOverrides) -> JsonText | None:
-    """Encode a submitter's retry overrides as a JSON object; None without any."""
+    """Encode a submitter's retry overrides as a JSON object; None if there are no overrides."""
     if retry == _NO_OVERRIDES:
         return None
     return _retry_text(retry)

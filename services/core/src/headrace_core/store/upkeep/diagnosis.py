@@ -87,7 +87,7 @@ class WorkerState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderState:
-    """The newest term. `lease` is the time left; None without a leader."""
+    """The newest term. `lease` is the time left; None if no scheduler leads."""
 
     term: int
     lease: timedelta | None

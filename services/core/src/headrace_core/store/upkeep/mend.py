@@ -47,7 +47,7 @@ async def mend_documents(conn: Connection, *, after: UUID) -> tuple[int, UUID | 
     the subscription.
 
     Args:
-        conn: needs a transaction.
+        conn: a connection with an open transaction.
         after: the id before the page.
 
     Returns:

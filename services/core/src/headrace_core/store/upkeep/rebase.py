@@ -27,7 +27,7 @@ async def is_foreign(conn: Connection) -> bool:
     """Return whether the database has transaction ids that its cluster has not reached.
 
     Args:
-        conn: its transaction must not have written.
+        conn: a connection whose transaction has written nothing.
     """
     return (await conn.execute(_FOREIGN)).one_or_none() is not None
 

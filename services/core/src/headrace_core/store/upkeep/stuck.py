@@ -41,7 +41,7 @@ async def find_stuck(conn: Connection, *, deadline_grace: timedelta) -> set[Stuc
     first jobs of lanes if most slots of a pool that serves them are free.
 
     Args:
-        conn: needs no transaction.
+        conn: a connection, with or without a transaction.
         deadline_grace: the time after its deadline in which a job may still run.
     """
     rows = await conn.execute(_STUCK, {"grace": deadline_grace, "most": _MOST})

@@ -44,7 +44,7 @@ async def unreadable_rows(
     """Return the unreadable jobs with ids above `after` and up to `last`, and unreadable events.
 
     Args:
-        conn: needs no transaction.
+        conn: a connection, with or without a transaction.
         after: the id before the first one.
         last: the last id; None for all.
         page: the number of events that one statement reads.
