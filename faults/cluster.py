@@ -77,8 +77,8 @@ class Service:
         name: `gateway-1`, `worker-3`.
         address: the address at which the service listens.
         metrics_url: the URL of its metrics.
-        postgres, redis, entrance: its links; None without such links in the plan.
-        clock: its wall clock; None without clocks in the plan.
+        postgres, redis, entrance: the links of the process; None if the plan has no such links.
+        clock: the wall clock of the process; None if the plan has no clocks.
         restarts: the number of restarts by the supervisor.
     """
 

@@ -104,7 +104,7 @@ async def _restart(
 
 
 def _resumed(log: StreamLog, stopped: float) -> float | None:
-    """Return the time of the first event after the fault; None without one."""
+    """Return the time of the first event after the fault; None if there is no event."""
     last = log.shown[-1] if log.shown else None
     if last is None or last.received <= stopped:
         return None

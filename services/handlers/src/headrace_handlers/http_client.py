@@ -36,7 +36,7 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
     """Return the wait of a Retry-After header (RFC 9110, section 10.2.3), 0 to 24 hours.
 
     Args:
-        value: seconds or a date; None without the header.
+        value: seconds or a date; None if the header is missing.
         now: the current time of the server, with a time zone.
 
     Returns:

@@ -47,7 +47,7 @@ def check_schema(found: str | None, expected: str, known: Sequence[str]) -> Find
     """Check the schema version.
 
     Args:
-        found: the revision of the database; None without one.
+        found: the revision of the database; None if the schema is missing.
         expected: the revision of this version.
         known: all revisions that this version knows.
     """

@@ -36,7 +36,7 @@ def scheduler_metrics(gauges: Gauges, records: LoopRecords) -> CollectorRegistry
     """Return the metrics of a scheduler.
 
     Args:
-        gauges: its numbers.
+        gauges: the gauges of the scheduler.
         records: the records of its loops.
     """
     return registry_of(_Scheduler(gauges), LoopMetrics(records))

@@ -79,7 +79,7 @@ class Supervised:
 
     @property
     def pid(self) -> int | None:
-        """The process id; None without a process."""
+        """The process id; None if no process runs."""
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:

@@ -42,5 +42,5 @@ class Call:
     metadata: Metadata = ()
 
     def time_remaining(self) -> float | None:
-        """Return the seconds until the deadline, at least 0; None without a deadline."""
+        """Return the seconds until the deadline, at least 0; None if there is no deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())

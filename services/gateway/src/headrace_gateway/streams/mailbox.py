@@ -43,7 +43,7 @@ class Mailbox:
 
     @property
     def oldest(self) -> float | None:
-        """The time of the oldest unsent event; None without one.
+        """The time of the oldest unsent event; None if there is no such event.
 
         Any thread may read it.
         """

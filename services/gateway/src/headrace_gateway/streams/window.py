@@ -101,7 +101,7 @@ class Window:
         """Move after events that were read from PostgreSQL.
 
         Args:
-            place: the place of the last event; None without events.
+            place: the place of the last event; None if there are no events.
             found_all: True if no event is missing now.
         """
         if place is not None:

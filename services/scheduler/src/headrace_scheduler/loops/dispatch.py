@@ -75,7 +75,7 @@ class Dispatch(Loop):
         term: the term of the scheduler.
         prefetch: deliveries per worker beyond its free slots.
         redeliver_after: seconds after which an unclaimed delivery is delivered again.
-        timing: its longest wait.
+        timing: the longest wait of the loop.
         clock: monotonic seconds.
     """
 

@@ -23,7 +23,7 @@ class Promote(Loop):
         database: the store.
         bus: announces promoted jobs.
         term: the term of the scheduler.
-        timing: its longest wait.
+        timing: the longest wait of the loop.
     """
 
     name = "promote"

@@ -34,7 +34,7 @@ class Prune(Loop):
         gauges: counts pruned jobs.
         retention: the retention of ended jobs.
         subscription_retention: longest time that an unacknowledged job is kept for a subscription.
-        timing: its interval and its rests.
+        timing: the interval and the rests of the loop.
         page: jobs per transaction.
         clock: monotonic seconds.
         sleep: waits for the given seconds.

@@ -34,7 +34,7 @@ class Recover(Loop):
         term: the term of the scheduler.
         gauges: counts recovered jobs.
         max_losses: workers that a job may lose; the next loss fails it.
-        timing: its interval.
+        timing: the interval of the loop.
     """
 
     name = "recover"
