@@ -18,7 +18,10 @@ class NothingRuns(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningServers:
-    """The URLs of the servers, with passwords. `redis_url` is None if `headrace up` runs no Redis."""
+    """The URLs of the servers, with passwords.
+
+    `redis_url` is None if `headrace up` runs no Redis.
+    """
 
     database_url: str
     redis_url: str | None
