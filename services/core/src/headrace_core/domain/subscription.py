@@ -21,7 +21,7 @@ class Subscription:
 
     Attributes:
         tenant: the tenant that owns it.
-        name: unique in its tenant.
+        name: the name, unique within the tenant.
         id: differs for each subscription, also if a deleted name is used again.
         filter: the jobs whose events it receives.
         consumer: the consumer that receives now; None if there is no consumer.

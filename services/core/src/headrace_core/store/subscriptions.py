@@ -1,8 +1,8 @@
 """Named subscriptions: the consumer that receives the events, and the acknowledged place.
 
 A watch can acquire a subscription that has no watch or whose watch's lease has lapsed. A newer
-watch of the same consumer can always acquire it. The `epoch` grows when the consumer changes, so
-late acknowledgements of an earlier consumer are refused.
+watch of the same consumer can always acquire it. The `epoch` increases when the consumer
+changes, so late acknowledgements of an earlier consumer are refused.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ async def create_subscription(
     """Create a subscription, unless it exists.
 
     Args:
-        conn: needs a separate transaction.
+        conn: a connection with a separate transaction.
         tenant: the tenant of the subscription.
-        name: unique in the tenant.
+        name: the name, unique within the tenant.
         job_filter: selects the jobs whose events it receives.
-        after: the place of the last event before its first one; None for now.
+        after: the place after which the subscription starts; None to start now.
         end: the place of the last settled event.
         maximum: the maximum number of subscriptions of a tenant.
 
@@ -108,7 +108,7 @@ async def get_subscription(conn: Connection, *, tenant: str, name: str) -> Subsc
     """Return a subscription.
 
     Raises:
-        SubscriptionNotFound: the tenant has none of this name.
+        SubscriptionNotFound: the tenant has no subscription with this name.
     """
     row = (await conn.execute(_GET, {"tenant": tenant, "name": name})).one_or_none()
     if row is None:
@@ -128,7 +128,7 @@ async def delete_subscription(conn: Connection, *, tenant: str, name: str) -> No
     """Delete a subscription.
 
     Raises:
-        SubscriptionNotFound: the tenant has none of this name.
+        SubscriptionNotFound: the tenant has no subscription with this name.
     """
     if not (await conn.execute(_DELETE, {"tenant": tenant, "name": name})).rowcount:
         raise SubscriptionNotFound(name)
@@ -148,15 +148,16 @@ async def acquire_subscription(
         conn: a connection, with or without a transaction.
         watch: the watch and the subscription.
         consumer: the consumer of the watch.
-        lease: the duration of its lease.
+        lease: the duration of the lease.
         takes_over: whether to take over from any watch of the same consumer, not only from an older
             one.
 
     Returns:
-        The subscription's filter, epoch and acknowledged place; None while another watch has it.
+        The subscription's filter, epoch and acknowledged place; None if another
+        watch has acquired it.
 
     Raises:
-        SubscriptionNotFound: the tenant has none of this name.
+        SubscriptionNotFound: the tenant has no subscription with this name.
     """
     key = {"tenant": watch.tenant, "name": watch.name}
     acquired = await conn.execute(
@@ -235,7 +236,7 @@ async def acknowledge(
         False if the place was acknowledged before.
 
     Raises:
-        SubscriptionNotFound: the tenant has none of this name.
+        SubscriptionNotFound: the tenant has no subscription with this name.
         CursorInvalid: the name now belongs to another subscription.
         SubscriptionTaken: another consumer has taken over since.
     """

@@ -88,7 +88,7 @@ class Subscriptions:
 
         Args:
             call: the call.
-            name: unique in the tenant.
+            name: the name, unique within the tenant.
             job_filter: the jobs whose events it receives.
             cursor: the place to start after; empty to start now.
             violations: see the class.

@@ -30,7 +30,7 @@ class Link(Protocol):
     """One concern of every call.
 
     Attributes:
-        name: unique in a chain.
+        name: the name, unique within a chain.
         needs: the names of links that must run before this one.
     """
 

@@ -132,7 +132,7 @@ class RunReporter:
         """Announce a completion as `Reporter.completing` does, for a `def`.
 
         Raises:
-            Fail, AttemptEnded: as `report`.
+            Fail, AttemptEnded: see `report`.
         """
         _check(self._link.send(self, frames.Completing(size=size)).result())
 

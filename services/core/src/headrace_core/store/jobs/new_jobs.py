@@ -23,7 +23,7 @@ RANK = (
 
 
 def new_ids(count: int) -> list[JobId]:
-    """Return growing ids for jobs, of asyncpg's UUID type, which it sends without a conversion."""
+    """Return increasing job ids, in asyncpg's UUID type to avoid a conversion."""
     return [JobId(pgproto.UUID(raw)) for raw in uuid7_bytes(count)]
 
 
@@ -94,7 +94,7 @@ class _Field(NamedTuple):
     Attributes:
         kind: the type of its parameter.
         stored: its column of `jobs`, in SQL of `input`; None for a field without a column.
-        encode: converts its value to its parameter; None for a value that is sent as it is.
+        encode: converts the value to the parameter; None if no conversion is needed.
     """
 
     kind: str
@@ -136,7 +136,7 @@ def spec_values(spec: JobSpec) -> Sequence[Any]:
 def spec_arrays(rows: Iterable[Sequence[Any]]) -> dict[str, Sequence[Any]]:
     """Return the results of `spec_values` for many specs as one array for each column."""
     columns = zip(*rows, strict=True)
-    # unnest() fills a shorter array with NULLs; most columns hold nothing else.
+    # Send an empty array for a column of NULLs: unnest() fills shorter arrays with NULLs.
     return {
         name: () if column.count(None) == len(column) else column
         for name, column in zip(SPEC, columns, strict=True)

@@ -64,7 +64,7 @@ async def prune_jobs(
     later prune.
 
     Args:
-        conn: needs a separate transaction.
+        conn: a connection with a separate transaction.
         term: the term of the scheduler.
         tenant: the tenant of the jobs.
         state: a terminal state.

@@ -42,7 +42,8 @@ async def rebase(conn: Connection) -> Rebased:
     still reports that.
 
     Args:
-        conn: needs a separate transaction. The function locks the tables against writes.
+        conn: a connection with a separate transaction. The function locks the tables
+            against writes.
     """
     await conn.execute(_LOCK)
     # This compares with the old places of the events.

@@ -43,8 +43,8 @@ async def drop_clamp(conn: Connection, *, table: str) -> None:
     """Drop the trigger of a table in which every row is sound.
 
     Args:
-        conn: needs a separate transaction. With the locks of two tables, it could deadlock with
-            a service.
+        conn: a connection with a separate transaction. Locks on two tables could
+            deadlock with a service.
         table: one of `CLAMPED`.
     """
     if (table, f"{table}_times_check") in await unvalidated(conn):
