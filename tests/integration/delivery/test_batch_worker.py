@@ -48,14 +48,14 @@ def ranked(deliveries: list[AttemptKey]) -> list[tuple[AttemptKey, float]]:
 
 
 async def is_waiting(redis: Redis) -> bool:
-    """Return whether a worker waits at its queue."""
+    """Return whether a worker blocks on its queue."""
     clients = await redis.client_list()
     # The flag `b` means blocked; `cmd` alone is also the last command of an idle client.
     return any(client["cmd"] == "bzmpop" and "b" in client["flags"] for client in clients)
 
 
 async def until_waiting(redis: Redis) -> None:
-    """Wait until a worker waits at its queue."""
+    """Wait until a worker blocks on its queue."""
     await until(partial(is_waiting, redis))
 
 
@@ -281,7 +281,7 @@ async def test_hung_redis_delays_no_job(settings: Settings, valkey: OwnValkey) -
     async with running_worker(own, crew):
         client: Redis = Redis.from_url(valkey.url)
         await until_waiting(client)
-        # Every other command waits, as it would for a long script.
+        # Pause all other commands, as a long script would.
         await client.execute_command("CLIENT", "PAUSE", "60000", "ALL")
         await crew.until_queried()
         for _ in range(5):
@@ -317,7 +317,7 @@ async def test_worker_retries_claims_without_postgresql(
         await until(lambda: crew.refusals > 1)
         crew.unavailable = False
         await deliverer.deliver(POOL, [(after, 0)])
-        # Nothing repeats the deliveries, so the worker returned the one that it could not claim.
+        # The test delivers once, so the worker must have returned the delivery of its failed claim.
         await crew.until_started(before, after)
 
 
@@ -328,7 +328,7 @@ async def test_paused_worker_takes_nothing_until_it_resumes(
     async with running_worker(patient(settings), crew) as worker:
         await until_waiting(redis)
         worker.pause()
-        # The worker still waits at the queue, and must return the delivery that it receives.
+        # The worker still blocks on the queue, and must return the delivery that it receives.
         [one] = new_keys(1)
         await deliverer.deliver(POOL, [(one, 7)])
 
@@ -439,7 +439,7 @@ async def test_redis_that_refuses_writes_delays_no_job(
     await deliverer.close()
 
 
-async def test_undelivered_jobs_are_found_beside_redis(
+async def test_poll_finds_undelivered_jobs_while_redis_works(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
@@ -449,7 +449,7 @@ async def test_undelivered_jobs_are_found_beside_redis(
         found = new_keys(20)
         crew.found = list(found)
         await crew.until_started(*found)
-        # The worker queries PostgreSQL while it finds jobs, and still waits at its queue.
+        # Polls of PostgreSQL do not stop the pops from the queue.
         assert not worker.without_redis
         [one] = new_keys(1)
         await deliverer.deliver(POOL, [(one, 0)])
@@ -554,7 +554,7 @@ async def test_installations_with_one_redis_take_their_own_deliveries(
     await neighbor.close()
 
 
-async def test_unexpected_redis_error_leaves_postgresql(
+async def test_unexpected_redis_error_falls_back_to_postgresql(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(_: object) -> None:

@@ -1,4 +1,4 @@
-"""One scheduler leads, the others are standbys."""
+"""One scheduler leads, and the others are standbys."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ async def candidate(
     settings: Settings, recorded: RecordedWork, *, lease: float = EAGER.lease
 ) -> AsyncIterator[Leader]:
     database = Database(settings, application="test-candidate")
-    standing = Leader(
+    contender = Leader(
         database=database,
         work=recorded.work,
         gauges=recorded.gauges,
         timing=replace(EAGER, lease=lease),
     )
-    running = asyncio.create_task(standing.run())
+    running = asyncio.create_task(contender.run())
     try:
-        yield standing
+        yield contender
     finally:
         async with asyncio.timeout(10):
             await end_tasks(running)
@@ -147,7 +147,7 @@ async def test_leader_with_refused_renewal_stops_and_counts_it(
     recorded, rival = RecordedWork(), uuid4()
     async with candidate(settings, recorded, lease=6.0) as only:
         await leads(only)
-        # Another scheduler leads by now, as after a suspension of this one.
+        # Another scheduler takes the lead, as if this one had been suspended.
         await lose_lead(database)
         async with database.statement() as connection:
             await take_lead(connection, holder=rival, lease=timedelta(hours=1))
@@ -178,14 +178,14 @@ async def test_leader_that_cannot_renew_stops_before_lease_ends(settings: Settin
         assert clock() - held < lease
         assert not standby.leading.is_set()
         await leads(standby)
-        # Its statements in flight arrive now, and are refused.
+        # The statements that the proxy held arrive now and are refused.
         proxy.release()
         await asyncio.sleep(lease / 2)
         assert standby.leading.is_set()
         assert (recorded.active, recorded_next.active, recorded_next.terms) == (0, 1, [2])
 
 
-async def test_fault_of_the_work_ends_the_term_alone(settings: Settings) -> None:
+async def test_fault_of_the_work_ends_only_its_term(settings: Settings) -> None:
     recorded = RecordedWork()
     recorded.fault = ExceptionGroup("loops", [ValueError("a fault of the work")])
     # The next term starts at once, although the lease is long.
@@ -216,7 +216,7 @@ async def test_standby_continues_the_work_of_the_leader(
         else:
             await lose_lead(database)
             await until(lambda: not leading.leader.leading.is_set())
-            # A statement of its loops or its renewal was refused first.
+            # The refused statement is a renewal or belongs to a loop.
             seen = await scrape(leading.metrics_port)
             assert seen["headrace_stale_writes_refused_total"] >= 1
         await promoted_and_delivered(database, redis, bus)

@@ -320,7 +320,7 @@ async def test_error_message_may_have_any_text(database: Database) -> None:
     )
 
 
-async def test_no_ends_write_nothing(database: Database) -> None:
+async def test_empty_batch_writes_nothing(database: Database) -> None:
     worker_id = await register(database)
     assert await write_ends(database, worker_id) == {}
     assert await report(database, worker_id) == set()

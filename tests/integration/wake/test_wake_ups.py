@@ -350,7 +350,7 @@ async def test_link_that_dies_during_listen_is_found_fast(
     await link.cut()
 
 
-async def test_unexpected_redis_error_leaves_notify(
+async def test_unexpected_redis_error_falls_back_to_notify(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with listening(settings, database, Topic.JOBS) as wake:

@@ -38,7 +38,7 @@ async def write(
     chance: random.Random,
     submitted: Callable[[JobId], None],
 ) -> None:
-    """Run jobs to their ends beside open transactions, and publish some wake-ups."""
+    """Run all jobs while other transactions are open, and publish some wake-ups."""
     written: list[JobId] = []
     waiting: list[Job] = []
     running: list[Job] = []
@@ -128,8 +128,8 @@ async def test_resumed_streams_send_every_event_once_in_order(
         singles: dict[JobId, asyncio.Task[list[JobEvent]]] = {}
 
         def follow(job_id: JobId) -> None:
-            watching_it = watch_one([one, other], job_id, random.Random(f"{seed} {job_id}"))
-            singles[job_id] = asyncio.create_task(watching_it)
+            watch = watch_one([one, other], job_id, random.Random(f"{seed} {job_id}"))
+            singles[job_id] = asyncio.create_task(watch)
 
         await write(database, worker_id, bus, chance, follow)
         log = await read_log(database)

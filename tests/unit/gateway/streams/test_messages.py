@@ -11,7 +11,7 @@ from headrace_gateway.streams.messages import MAX_EVENTS, pack
 MakeEvent = Callable[..., JobEvent]
 
 
-def test_no_events_make_no_message():
+def test_empty_list_makes_no_message():
     assert list(pack([])) == []
 
 
