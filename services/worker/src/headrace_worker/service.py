@@ -122,7 +122,7 @@ class WorkerService:
             slots=self._slots,
             interval=settings.worker_beat,
         )
-        # Without a record: its only run lasts until the stop and would count as a stuck loop.
+        # The consumer has no loop record: its single run would count as a stuck loop.
         self._consumer = LoopRunner(_Consume(self._deliveries), timing=_LOOP_TIMING)
         self._loops = [
             self._runner(self._lease, wake=self._lease.wake),
@@ -261,7 +261,7 @@ class WorkerService:
 
 
 class _Consume(Loop):
-    """Consumes deliveries, in one run that ends only if the consumer has a fault."""
+    """Consumes deliveries in a single run, which ends only after a fault."""
 
     name = "deliveries"
 

@@ -26,9 +26,9 @@ ends all open streams, as a gateway that shuts down does, and `gateway.prune()` 
 events, so older cursors expire. `gateway.calls` lists all received calls.
 
 The fake keeps the promises of the contract; one suite of tests runs on it and on the platform.
-It does less in these points:
+The fake differs from the platform in these points:
 
-- No limits of sizes and counts, other than 1,000 jobs in a batch, and no schemas of payloads.
+- No limits on sizes and counts, other than 1,000 jobs in a batch, and no payload schemas.
 - Names, priorities, ids and durations of marks are validated; labels, times, timeouts and retry
   policies are not.
 - Timeouts, deadlines, retry policies and priorities have no effect.
@@ -68,7 +68,7 @@ __all__ = ["Call", "FakeGateway"]
 T = TypeVar("T")
 
 _SHUTTING_DOWN: Final = Refusal(
-    code="UNAVAILABLE", reason="SHUTTING_DOWN", message="this gateway shuts down"
+    code="UNAVAILABLE", reason="SHUTTING_DOWN", message="this gateway is shutting down"
 )
 
 
@@ -178,7 +178,7 @@ class FakeGateway:
         self._advance(job_id, "DUE", "QUEUED")
 
     def interrupt(self, job_id: str) -> None:
-        """Stop the worker of a running job in order: QUEUED again."""
+        """Interrupt a running job, as the shutdown of its worker does: QUEUED again."""
         self._advance(job_id, "INTERRUPTED", "QUEUED")
 
     def lose(self, job_id: str, *, final: bool = False) -> None:
@@ -211,7 +211,7 @@ class FakeGateway:
         self._do(lambda: self._jobs.advance(job_id, event, state, **details))
 
     def _do(self, work: Callable[[], T]) -> T:
-        """Do some work in the thread of the server."""
+        """Run a function in the server's thread."""
         if self._thread is None or threading.get_ident() == self._owner:
             return work()
 
@@ -244,7 +244,7 @@ class FakeGateway:
             del self._running[job_id]
 
     def _cancelling(self, job_id: str) -> None:
-        """Cancel the coroutine of a job whose end was requested."""
+        """Cancel the coroutine of a job after CancelJob."""
         if job_id in self._running:
             self._running[job_id].cancel()
 

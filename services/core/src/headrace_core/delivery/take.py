@@ -98,7 +98,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         )
         self._pool_name = pool
         self._identify = identify
-        # The name of its connections in the list of clients of Redis.
+        # The name of this worker's connections in CLIENT LIST.
         self._name = name
         # The keys of the records of the last batch, which the next pop deletes.
         self._records: list[bytes] = []
@@ -116,8 +116,9 @@ class BatchWorker(Worker, Generic[Claimed]):
         self._poll_at = self.loop.time()
         # True if the last poll found jobs and no delivery has arrived since.
         self._found_undelivered = False
-        # True if the last claim skipped an attempt; the seconds from such a claim to the next poll.
+        # True if the last claim skipped an attempt.
         self._skipped = False
+        # Seconds from such a claim to the next poll.
         self._skipped_s = _SKIPPED_S
 
     @property

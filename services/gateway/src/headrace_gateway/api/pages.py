@@ -37,9 +37,9 @@ async def fill_page(
             follows.
         key: the key of an item.
         after: the key to start after.
-        size: the maximum number of items of the page.
-        step: the maximum number of items to read at once. A small step wastes fewer items when
-            the page is full.
+        size: the maximum number of items on the page.
+        step: the maximum number of items per read. A small step wastes fewer items when the page is
+            full.
 
     Returns:
         The key of the last item of the page if more follow, else None.

@@ -42,7 +42,7 @@ class Link(Protocol):
 
 
 class Chain:
-    """Links in their order, verified.
+    """A verified sequence of links.
 
     Args:
         links: the first one is the outermost.

@@ -14,7 +14,7 @@ from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 # Maximum metadata of a call, in bytes: keys and values, and 32 bytes for each pair (RFC 9113,
 # section 6.5.2).
 MAX_METADATA_BYTES: Final = 16 * 1024
-# Requests for health and reflection contain a name or two.
+# A health or reflection request contains only a few names.
 _MAX_FOREIGN_BYTES: Final = 65_536
 
 

@@ -17,8 +17,8 @@ from headrace_gateway.api.documents import Document
 # within the default settings fits.
 MAX_VALUE_BYTES: Final = 1536 * 1024
 
-# A Value has at most six times the bytes of its JSON text: a number of one digit and its comma
-# become eleven.
+# A Value has at most six times the bytes of its JSON text: one digit and its comma are 2 bytes, and
+# become 11.
 _MAX_GROWTH: Final = 6
 
 # The integers that a double holds exactly, without gaps.

@@ -110,9 +110,9 @@ class Gauges:
         events: events that the tail has read.
         failures: failed runs of the tail.
         last_run: time of the last run of the tail; None before the first one.
-        delayed_since: start of the time in which an open transaction delays settled events; None
+        delayed_since: time since which an open transaction has delayed settled events; None
             without such a transaction.
-        unsettled_since: start of the time in which an event is unsettled for this reason; None
+        unsettled_since: time since which such a transaction has kept an event unsettled; None
             without such an event.
         sent: the ages of live events when they were sent.
         clock: the database's clock.

@@ -1,4 +1,4 @@
-"""The packing of events into messages, and the times of marks on quiet streams."""
+"""Packs events into messages, and schedules the marks of quiet streams."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Final
 
 from headrace_core.domain.job import JobEvent
 
-# Maximum events of a message. grpc.aio sends only a limited number of messages a second.
+# The maximum number of events in a message. grpc.aio can send only a limited number of messages a
+# second.
 MAX_EVENTS: Final = 200
-# Maximum characters of the documents in a message, beyond the first event. A client accepts
-# 4 MiB by default, and a character may need several bytes.
+# The maximum number of characters in the documents of a message; a single event may exceed it. A
+# client accepts 4 MiB by default, and a character may need several bytes.
 _MAX_CHARACTERS: Final = 256 * 1024
 
 
@@ -47,12 +48,12 @@ def weigh(event: JobEvent) -> int:
 # The earliest mark, as a share of the interval. The jitter separates the marks of streams that
 # started together.
 _EARLIEST: Final = 0.75
-# Marks that are due in the same interval of this many seconds are sent together. For ten thousand
-# streams a batch takes 2 ms. Batches save half of the CPU time, most of which is wake-ups.
-_TOGETHER: Final = 0.02
+# Seconds of an interval whose marks are sent together. For ten thousand streams a batch takes 2 ms.
+# Batches save half of the CPU time, most of which is wake-ups.
+_BATCH_S: Final = 0.02
 
 
 def next_mark(now: float, interval: float) -> float:
-    """Return the time of the next mark if nothing is sent: within `interval` seconds."""
+    """Return the time of the next mark of a quiet stream, at most `interval` seconds from now."""
     due = now + random.uniform(_EARLIEST * interval, interval)
-    return due - due % _TOGETHER
+    return due - due % _BATCH_S

@@ -83,8 +83,8 @@ class Routes:
     """The mailboxes of all open streams.
 
     Args:
-        room: the maximum number of events of a mailbox.
-        room_bytes: the maximum number of characters of their documents together.
+        room: the maximum number of events in a mailbox.
+        room_bytes: the maximum number of characters in their documents.
         gauges: counts the streams.
     """
 
@@ -112,7 +112,7 @@ class Routes:
 
     @contextmanager
     def of_job(self, job_id: JobId) -> Iterator[Mailbox]:
-        """Open a mailbox for the events of one job, as soon as they are visible."""
+        """Open a mailbox that receives the events of one job as soon as they are visible."""
         with self._mailbox() as mailbox:
             self._by_job.setdefault(job_id, set()).add(mailbox)
             self._gauges.job_streams += 1
@@ -155,7 +155,7 @@ class Routes:
         Returns:
             Seconds since 1970 by the database's clock; None if all events were sent.
         """
-        # The copy is one step, which no other thread can interrupt.
+        # The copy is atomic: no other thread can interrupt it.
         moments = [mailbox.oldest for mailbox in list(self._mailboxes)]
         return min((moment for moment in moments if moment is not None), default=None)
 

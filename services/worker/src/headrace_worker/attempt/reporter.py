@@ -120,7 +120,7 @@ class AttemptReporter:
             self.completes = True
             async with self._turn:
                 await self.close()
-        # A handler that was left behind is too late.
+        # The attempt may have ended while its handler was still running.
         if self._has_ended or self._lost:
             raise AttemptNotCurrent(self._key)
 

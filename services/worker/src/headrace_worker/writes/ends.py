@@ -24,7 +24,7 @@ from headrace_worker.writes.results import LOST, REFUSED, WRITTEN, Ended, EndRes
 
 _log = structlog.get_logger()
 
-# Maximum attempts and bytes of results of one statement.
+# The maximum number of attempts, and of bytes of results, in one statement.
 _MAX_BATCH: Final = 500
 _MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 
@@ -44,7 +44,7 @@ class EndWriter:
         held: returns whether the lease under an id is still held.
         store_stack_traces: whether errors are written with their stack traces.
         record: called with the results of each write.
-        timing: the pauses between two tries.
+        timing: the pauses between retries.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class EndWriter:
         )
 
     def write(self, execution: Execution, end: AttemptEnd | None) -> None:
-        """Write the judged end of an attempt soon. The end is None if the lease is lost.
+        """Queue the end of an attempt for the next write. The end is None if the lease is lost.
 
         At most one end per slot of the worker waits.
         """

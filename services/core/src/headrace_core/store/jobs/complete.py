@@ -29,7 +29,7 @@ _ARGUMENTS = "CAST({} AS uuid), CAST({} AS integer), CAST(CAST({} AS text) AS js
 def _statement(*parameters: str) -> str:
     """Return the statement with a driver's parameters.
 
-    A process of a handler has the environment of its worker, and so the same schema.
+    A handler process inherits the environment of its worker, so both use the same schema.
     """
     return f"SELECT {Settings().database_schema}.complete({_ARGUMENTS.format(*parameters)})"
 
@@ -51,7 +51,7 @@ async def complete_attempt(connection: Any, key: AttemptKey, *, result: JsonText
 
     Raises:
         AttemptNotCurrent: the attempt is no longer running.
-        TypeError: the connection is of another kind.
+        TypeError: the type of the connection is not supported.
         ValueError: the connection has no open transaction.
         Exception: an error of the driver.
     """
@@ -67,8 +67,8 @@ async def complete_attempt(connection: Any, key: AttemptKey, *, result: JsonText
                 await connection.execute(_statement(*_FORMATTED), values)
             case _:
                 raise TypeError(
-                    "complete_in takes a connection of asyncpg, SQLAlchemy's AsyncConnection or "
-                    f"AsyncSession, or psycopg's AsyncConnection, not {_kind(connection)}"
+                    "complete_in takes an asyncpg connection, a SQLAlchemy AsyncConnection or "
+                    f"AsyncSession, or a psycopg AsyncConnection, not {_kind(connection)}"
                 )
     except Exception as error:
         _refuse(error, key)
@@ -92,8 +92,8 @@ def complete_attempt_sync(connection: Any, key: AttemptKey, *, result: JsonText)
     method = getattr(connection, "execute" if package == "sqlalchemy" else "cursor", None)
     if method is None or package == "asyncpg" or _is_async(connection):
         raise TypeError(
-            "complete_in of a plain def takes SQLAlchemy's Connection or Session, or a connection "
-            f"of a driver with cursors, not {_kind(connection)}"
+            "complete_in in a plain def takes a SQLAlchemy Connection or Session, or a DB-API 2.0 "
+            f"connection, not {_kind(connection)}"
         )
     try:
         if package == "sqlalchemy":
@@ -110,7 +110,7 @@ def complete_attempt_sync(connection: Any, key: AttemptKey, *, result: JsonText)
 
 
 async def was_completed(conn: Connection, key: AttemptKey) -> bool:
-    """Return whether the attempt has succeeded. At most one attempt of a job does."""
+    """Return whether the attempt has succeeded. At most one attempt of a job can succeed."""
     return bool(await conn.execute(_COMPLETED, key._asdict()))
 
 
@@ -180,8 +180,8 @@ _HELD_OPEN = text(f"""
         AND NOT EXISTS (SELECT FROM jobs WHERE id = :job_id FOR NO KEY UPDATE SKIP LOCKED)
 """)
 
-# Part of the SQL function `complete`, whose arguments it reads; {tables} is the schema. It keeps
-# the stack trace of an earlier error, which has no meaning without an error.
+# Part of the SQL function `complete`, whose arguments it reads; {tables} is the schema. The
+# stack trace of an earlier error stays in the row; readers ignore it without an error.
 _COMPLETE = Transition(
     name="ended",
     events=(EventType.SUCCEEDED,),

@@ -20,8 +20,8 @@ async def write_reports(
     """Write each report as an event, in the order given.
 
     Returns:
-        The attempts whose reports were written. The reports of all others were refused, because
-        the attempt is no longer this worker's.
+        The attempts whose reports were written. All other reports were refused, because their
+        attempts no longer belong to this worker.
     """
     rows = await conn.execute(
         _REPORT.statement,
@@ -50,8 +50,8 @@ async def count_reports(conn: Connection, key: AttemptKey) -> int:
     return count
 
 
-# The lock of a report. A handler's `check_fence` does not block it: the handler may be waiting for
-# this answer.
+# The lock that a report takes. A handler's `check_fence` does not block it: the handler may be
+# waiting for this answer.
 _LOCK = text("SELECT FROM jobs WHERE id = :id FOR NO KEY UPDATE")
 
 _COUNT = text("""
