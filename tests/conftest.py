@@ -1,6 +1,6 @@
 """One embedded PostgreSQL and one Valkey for the whole session, and a fresh database per test.
 
-`HEADRACE_TEST_DATABASE_URL` and `HEADRACE_TEST_REDIS_URL` put real servers in their place: a
+`HEADRACE_TEST_DATABASE_URL` and `HEADRACE_TEST_REDIS_URL` select external servers instead: a
 PostgreSQL role that may create databases, and a Redis database that may be flushed.
 """
 

@@ -44,7 +44,7 @@ class SharedStage:
         self._measure = run._Comparison.measure
 
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Have runs use it."""
+        """Make every run use this stage."""
         shared = self
 
         @asynccontextmanager

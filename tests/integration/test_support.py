@@ -1,4 +1,4 @@
-"""The fixtures of the tests isolate each test."""
+"""The fixtures isolate each test."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _QUICK = RetryPolicy(max_attempts=2, initial_backoff=timedelta(), max_backoff=ti
 
 @handler(SCRIPTED, queue="contract", retry=_QUICK)
 async def scripted(payload: dict[str, Any], ctx: Context) -> Any:
-    """Do what the test commands."""
+    """Execute the commands of the test."""
     commands = _commands[str(ctx.attempt.job_id)]
     while True:
         match await commands.get():

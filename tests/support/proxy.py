@@ -23,7 +23,7 @@ class Connection:
 
     Attributes:
         sent: the marks that the client has sent.
-        last_reply: the monotonic time of the last data from the server; None if existing was none.
+        last_reply: the monotonic time of the last data from the server; None before any.
         doomed: the next answer is lost, and the connection is cut after it.
     """
 

@@ -66,7 +66,7 @@ async def test_queue_without_a_worker_is_not_serving(health: health_pb2_grpc.Hea
 
 
 @pytest.mark.parametrize("name", ["queue/", "queue/No", "queue/a b", "queue/a/b", "queue", "fast"])
-async def test_name_of_no_queue_is_unknown(health: health_pb2_grpc.HealthStub, name: str):
+async def test_name_without_a_queue_is_unknown(health: health_pb2_grpc.HealthStub, name: str):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await status(health, name)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND

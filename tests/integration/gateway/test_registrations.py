@@ -43,7 +43,7 @@ async def running(registrations: Registrations) -> AsyncIterator[tuple[LoopRunne
         await runner.stop()
 
 
-async def test_wake_up_reads_handlers_in_use_again(database: Database) -> None:
+async def test_wake_up_rereads_handlers_in_use(database: Database) -> None:
     registrations = Registrations(database=database, max_age=3600.0)
     assert await registrations.handlers(DEFAULT_TENANT) == {}
     await register(database, "late")
@@ -100,7 +100,7 @@ async def test_pools_are_at_most_a_second_old(database: Database) -> None:
     assert [pool.running for pool in await registrations.pools()] == [1]
 
 
-async def test_run_reads_pools_in_use_again(database: Database) -> None:
+async def test_run_rereads_pools_in_use(database: Database) -> None:
     registrations = Registrations(database=database, clock=Clock())
     await register(database, pool="first")
     assert len(await registrations.pools()) == 1

@@ -1,4 +1,4 @@
-"""Stalled readers of streams, and the readers beside them."""
+"""Stalled readers of streams, and other readers on the same connection."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ async def test_reader_that_never_returns_is_released(
     await emit(worker, job_id)
     assert await read == list(range(3, last + 1))
     await is_ended(gateway, slow_consumers=3, resets=3)
-    # Only the stream beside them is left. grpc.aio keeps the newest call until another one
+    # Only the other stream is left. grpc.aio keeps the newest call until another one
     # arrives.
     await until(lambda: kept_calls() == 1)
     await slow.GetStats(GetStatsRequest(), timeout=TIMEOUT)

@@ -70,7 +70,7 @@ async def channel(settings: Settings) -> AsyncIterator[grpc.aio.Channel]:
     await gateway.stop()
 
 
-async def test_every_call_answers_beside_unreadable_rows(
+async def test_every_call_returns_despite_unreadable_rows(
     channel: grpc.aio.Channel, ids: Ids
 ) -> None:
     jobs = JobServiceStub(channel)

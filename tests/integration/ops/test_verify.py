@@ -1,4 +1,4 @@
-"""`headrace verify`: each check finds the damage that it is for."""
+"""`headrace verify`: each check finds its kind of damage."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ async def test_event_that_breaks_the_lifecycle_is_noticed(
     assert "step" in found.counts
 
 
-def test_every_check_of_stored_rows_has_a_damage() -> None:
+def test_every_check_of_stored_rows_has_a_damaged_row() -> None:
     waiting = {"lease", "due", "deadline", "delivery"}
     assert {check for check, _ in DAMAGES} == set(RULES) - waiting
 
@@ -327,7 +327,7 @@ async def test_leftovers_of_a_pruned_job_are_not_orphans(database: Database) -> 
     assert (await audit(database)).breaches == []
 
 
-async def test_batch_is_clean(database: Database) -> None:
+async def test_database_with_a_batch_is_clean(database: Database) -> None:
     async with database.transaction() as connection:
         await submit_batch(connection, new_batch([new_job().spec] * 5))
     assert (await audit(database)).breaches == []

@@ -100,7 +100,7 @@ def test_leftover_server_is_ended_before_the_next_one(
     def refuse(process: psutil.Process) -> str:
         raise psutil.AccessDenied(process.pid)
 
-    if not may_inspect:  # root in a container, about the process of another user
+    if not may_inspect:  # as for root in a container
         monkeypatch.setattr(psutil.Process, "cwd", refuse)
     with serving(postgres.program(), log=folder.logs / "postgres.log") as leftover:
         later = EmbeddedPostgres(folder=folder)
@@ -131,7 +131,7 @@ def test_secrets_are_private_and_on_no_command_line(
         password = folder.secret("postgres")
         process = psutil.Process(server.pid)
         for one in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):  # sessions may end
+            with contextlib.suppress(psutil.NoSuchProcess):  # A session may have ended.
                 assert password not in " ".join(one.cmdline())
         assert password not in server.log.read_text()
         secret = folder.path / "secrets" / "postgres"
@@ -143,7 +143,7 @@ def test_secrets_are_private_and_on_no_command_line(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run the server as another user")
-def test_server_of_root_runs_as_another_user(
+def test_server_started_by_root_runs_as_another_user(
     postgres: EmbeddedPostgres, folder: DataFolder
 ) -> None:
     with serving(postgres.program(), log=folder.logs / "postgres.log") as server:
@@ -236,9 +236,9 @@ def test_changed_or_partial_copy_is_replaced(cache: Path) -> None:
     copy = binaries(account)
     inode = (copy / "postgres").stat().st_ino
     assert binaries(account) == copy
-    assert (copy / "postgres").stat().st_ino == inode  # kept
+    assert (copy / "postgres").stat().st_ino == inode  # The copy was kept.
     (copy / "initdb").write_bytes(b"#!/bin/sh\n")
-    (cache / "draft").mkdir()  # of a start that was interrupted
+    (cache / "draft").mkdir()  # An interrupted start left it.
     assert binaries(account) == copy
     assert (copy / "initdb").stat().st_size > 100_000
     assert not (cache / "draft").exists()

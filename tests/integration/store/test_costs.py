@@ -148,7 +148,7 @@ def statements_for(
     }
 
 
-# Statements that count running jobs, so their cost grows with the number of these.
+# Statements that count running jobs, so their cost grows with that number.
 COUNTING = {"live_pools", "live_pools of a term", "cancel_requests"}
 # Statements with bad plans until the first ANALYZE, which autovacuum runs within a minute.
 GUESSED = {"list_jobs"}

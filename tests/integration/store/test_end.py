@@ -102,7 +102,7 @@ async def test_backoff_runs_by_the_clock_of_the_database(database: Database) -> 
     assert abs(job.due_time - job.update_time - backoff) < timedelta(milliseconds=10)
 
 
-async def test_interruption_spends_an_attempt_and_no_retry(database: Database) -> None:
+async def test_interruption_spends_an_attempt_but_no_retry(database: Database) -> None:
     worker_id = await register(database)
     job = await submit(database)
     for attempt in (1, 2, 3):
@@ -134,7 +134,7 @@ async def test_consecutive_interruptions_are_counted(
         assert await connection.scalar(text("SELECT interruptions FROM jobs")) == left
 
 
-async def test_dead_process_counts_as_a_loss_and_no_retry(
+async def test_dead_process_counts_as_a_loss_but_not_a_retry(
     database: Database,
 ) -> None:
     worker_id = await register(database)
@@ -295,7 +295,7 @@ async def test_end_that_waited_for_a_cancel_request_obeys_it(crowd: Database) ->
     assert_legal(job, await history(crowd, job_id))
 
 
-async def test_cancel_requests_are_those_of_the_worker(database: Database) -> None:
+async def test_cancel_requests_of_other_workers_are_left_out(database: Database) -> None:
     mine, other = (
         await prepare_job(database, JobState.RUNNING),
         await prepare_job(database, JobState.RUNNING),

@@ -152,7 +152,7 @@ async def test_check_after_a_takeover_is_refused(
     assert caught.value.sqlstate == "JF001"
 
 
-async def test_reports_are_counted_beside_a_checked_transaction(
+async def test_reports_are_counted_during_a_checked_transaction(
     database: Database, handler: asyncpg.Connection, running: PreparedJob
 ) -> None:
     job = running.job
@@ -194,7 +194,7 @@ async def test_role_of_handlers_needs_only_usage_of_the_schema(
     assert (await read_job(database, running.job.id)).result == "[1]"
 
 
-async def test_retry_is_written_beside_a_checked_transaction(
+async def test_retry_is_written_during_a_checked_transaction(
     database: Database, handler: asyncpg.Connection, running: PreparedJob
 ) -> None:
     job_id = running.job.id

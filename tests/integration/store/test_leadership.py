@@ -215,7 +215,7 @@ async def test_statement_of_an_old_term_is_refused(
         with pytest.raises(StaleTerm):
             await run(connection, term=term)
     assert await contents(database) == before
-    # In the current term it finds its work once, and then nothing.
+    # In the current term, the statement finds its work once.
     now = await lead(database)
     async with database.statement() as connection:
         assert await run(connection, term=now)

@@ -1,4 +1,4 @@
-"""A model of jobs beside the real store: both agree after any sequence of calls.
+"""The store agrees with a model of jobs after any sequence of calls.
 
 The seed is the same in every run. `HEADRACE_TEST_LIFECYCLE_EXAMPLES=1000` runs 1,000 random
 sequences instead. A failure prints its steps, and how to repeat them.

@@ -198,7 +198,7 @@ async def test_stats_count_by_queue_type_and_state(
     assert abs(stats.time - before) < timedelta(minutes=1)
 
 
-async def test_age_of_a_queue_is_that_of_its_oldest_job(
+async def test_age_of_a_queue_is_the_age_of_its_oldest_job(
     database: Database,
 ) -> None:
     old = await submit(database, type="a")

@@ -158,7 +158,7 @@ async def test_single_lane_gives_the_whole_limit(database: Database) -> None:
     assert len((await heads(database, limit=2, a=2))["a"].keys) == 4
 
 
-async def test_each_of_several_lanes_gives_over_its_share(database: Database) -> None:
+async def test_page_contains_twice_the_share_of_each_lane(database: Database) -> None:
     await register(database, "a", "b", "c")
     for job_type in ("a", "b"):
         await submit_many(database, 200, type=job_type)

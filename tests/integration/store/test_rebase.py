@@ -315,7 +315,7 @@ async def test_pruned_log_stays_pruned_after_a_rebase(
 
 
 @pytest.mark.parametrize("left", ["event_log", "subscriptions"])
-async def test_foreign_place_alone_causes_a_rebase(
+async def test_foreign_place_without_events_causes_a_rebase(
     database: Database, settings: Settings, left: str
 ) -> None:
     """Every event was pruned before the dump was made."""

@@ -59,7 +59,7 @@ async def test_reports_are_numbered_in_the_order_given(
     assert places == sorted(places)
 
 
-async def test_last_progress_becomes_that_of_the_job(database: Database) -> None:
+async def test_last_progress_is_shown_on_the_job(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     job_id = prepared.job.id
     await report(

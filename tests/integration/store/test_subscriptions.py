@@ -550,7 +550,7 @@ async def test_concurrent_acknowledgements_keep_the_last_place(crowd: Database):
     assert place(await get(crowd)) == new_places[-1]
 
 
-async def test_waiting_watch_takes_nothing_from_a_newer_one(
+async def test_waiting_watch_does_not_replace_a_newer_one(
     database: Database,
 ) -> None:
     await create(database)

@@ -1,4 +1,4 @@
-"""Unreadable rows of an older version: they harm no other row."""
+"""Unreadable rows of an older version: they do not affect other rows."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ async def test_readers_get_every_job_and_event(database: Database, ids: Ids) -> 
         assert [event.seq for event in await history(database, JobId(job_id))] == [1]
 
 
-async def test_claim_takes_poisoned_jobs_beside_sound_ones(database: Database, ids: Ids) -> None:
+async def test_claim_returns_poisoned_and_sound_jobs(database: Database, ids: Ids) -> None:
     worker_id = await register(database, *ids)
     deliveries = [AttemptKey(JobId(job_id), 1) for job_id in ids.values()]
     async with database.statement() as connection:
@@ -166,9 +166,7 @@ async def test_claim_takes_poisoned_jobs_beside_sound_ones(database: Database, i
     assert all(job.unreadable for name, job in by_type.items() if name in UNSTARTABLE)
 
 
-async def test_scheduler_moves_poisoned_jobs_beside_sound_ones(
-    database: Database, ids: Ids
-) -> None:
+async def test_scheduler_moves_poisoned_and_sound_jobs(database: Database, ids: Ids) -> None:
     number = await term(database)
     async with database.statement() as connection:
         assert await promote_due(connection, term=number, limit=100) == 1

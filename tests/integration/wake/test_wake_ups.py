@@ -129,7 +129,7 @@ async def test_bus_rejects_subscriptions_to_other_topics(
         WakeBus(settings, database, Topic.JOBS).subscribe(Topic.EVENTS)
 
 
-async def test_subscriber_receives_its_topics_alone(settings: Settings, database: Database) -> None:
+async def test_subscriber_receives_only_its_topics(settings: Settings, database: Database) -> None:
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(publishing(settings, database))
         jobs = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
@@ -263,7 +263,7 @@ async def test_lost_listen_session_is_restored(settings: Settings, database: Dat
         assert await wake.wait(LONG)
 
 
-async def test_bus_without_any_connection_is_deaf(own: Settings, valkey: OwnValkey) -> None:
+async def test_bus_without_connections_fails_its_ping(own: Settings, valkey: OwnValkey) -> None:
     link = Proxy(own.postgresql_url)
     await link.start()
     behind = own.model_copy(update={"database_url": SecretStr(link.url)})
@@ -272,7 +272,7 @@ async def test_bus_without_any_connection_is_deaf(own: Settings, valkey: OwnValk
     async with connected(bus, behind, database, Topic.JOBS):
         await bus.ping()
         await asyncio.to_thread(valkey.kill)
-        # A single connection is enough, for any time.
+        # The ping succeeds as long as one connection is left.
         await asyncio.sleep(1.5)
         await bus.ping()
         await link.cut()

@@ -1,4 +1,4 @@
-"""Jobs that crash their process, and the jobs beside them."""
+"""Jobs that crash their process, and the other jobs of their worker."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ async def test_mismatched_payload_fails_without_retry(jobs: Platform) -> None:
 
 
 @pytest.mark.parametrize("job_type", ["t.nan", "t.nan_thread", "t.nan_process", "t.nan_output"])
-async def test_result_that_json_lacks_fails_without_retry(jobs: Platform, job_type: str) -> None:
+async def test_result_that_is_not_json_fails_without_retry(jobs: Platform, job_type: str) -> None:
     job = await jobs.ended(await jobs.submit(job_type))
     assert (job.state, job.attempt, job.result) == (JobState.FAILED, 1, None)
     assert job.error is not None
@@ -348,7 +348,7 @@ async def test_handler_with_an_unusual_end_fails_alone(
 
 
 @pytest.mark.parametrize(("for_good", "error"), [("true", "Miss?"), ("false", "LookupError")])
-async def test_text_beyond_utf8_costs_a_character_only(
+async def test_text_beyond_utf8_loses_only_a_character(
     jobs: Platform, for_good: str, error: str
 ) -> None:
     job = await jobs.ended(await jobs.submit("t.no_utf8", for_good))

@@ -1,4 +1,4 @@
-"""A job that stops its worker repeatedly, and the jobs beside it."""
+"""A job that stops its worker repeatedly, and the other jobs of its worker."""
 
 from __future__ import annotations
 

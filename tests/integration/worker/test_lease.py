@@ -64,7 +64,7 @@ async def test_worker_without_postgresql_gives_deliveries_back(
         waiting = await jobs.submit("t.echo")
         # The scheduler does not deliver again in this test, so the worker gave the delivery back.
         await until(lambda: worker.counts.lease_losses)
-        # Attempts end one heartbeat before another worker may have them.
+        # Attempts end one heartbeat before another worker may claim them.
         await until(lambda: not worker.running)
         assert time.monotonic() - began < jobs.settings.worker_lease
         await until(lambda: redis.keys("headrace:*:queue:*"))

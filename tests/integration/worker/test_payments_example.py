@@ -50,7 +50,9 @@ async def balances(jobs: Platform) -> dict[str, int]:
     return {row.name: row.balance for row in rows}
 
 
-async def test_money_moves_with_the_end_of_the_job(settings: Settings, payments: Registry) -> None:
+async def test_payment_is_committed_with_the_end_of_the_job(
+    settings: Settings, payments: Registry
+) -> None:
     async with platform(settings, payments) as jobs:
         async with jobs.database.statement() as connection:
             await connection.execute(text(ACCOUNTS))

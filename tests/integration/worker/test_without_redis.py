@@ -90,7 +90,7 @@ async def test_jobs_run_without_redis_and_after_its_return(
         await give_back()
 
         async def taken_from_redis() -> bool:
-            # Each worker waits at its queue, through the link.
+            # Each worker blocks on its queue, through the link.
             async with Redis.from_url(valkey.url) as client:
                 clients = await client.client_list()
             return sum(each["cmd"] == "bzmpop" and "b" in each["flags"] for each in clients) == 2

@@ -67,7 +67,7 @@ async def test_stopped_worker_hands_back_without_a_retry(
             assert await live_handlers(connection, tenant="default") == []
 
 
-async def test_stopped_worker_lets_attempts_end(settings: Settings) -> None:
+async def test_stopped_worker_waits_for_its_attempts(settings: Settings) -> None:
     async with platform(settings, handlers(), workers=0) as jobs:
         worker = WorkerService(settings, handlers())
         await worker.start()

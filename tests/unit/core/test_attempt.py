@@ -67,7 +67,7 @@ def test_end_requires_exactly_the_fields_of_its_event(event: EventType) -> None:
                     AttemptEnd(key=KEY, event=event, **fields)
 
 
-def test_each_event_of_an_end_leads_out_of_running() -> None:
+def test_each_end_is_a_transition_from_running() -> None:
     assert all(JobState.RUNNING in sources(event) for event in REQUIRED)
 
 

@@ -123,7 +123,7 @@ def test_missing_server_postpones_the_start() -> None:
     assert "hush" not in err
 
 
-def test_misspelt_variable_is_logged_with_its_neighbor() -> None:
+def test_misspelled_variable_is_logged_with_a_suggestion() -> None:
     with run("fail", HEADRACE_WORKER_SLOT="5", HEADRACE_TEST_SLOTS="5") as process:
         _, err = process.communicate(timeout=30)
     warnings = [one for one in map(json.loads, err.splitlines()) if one["level"] == "warning"]

@@ -174,7 +174,7 @@ def test_error_types_are_compared_exactly() -> None:
     assert policy.retries("KeyError")
 
 
-def test_error_types_of_a_job_replace_those_of_the_handler() -> None:
+def test_error_types_of_a_job_override_the_handlers() -> None:
     handlers = RetryPolicy(non_retryable_error_types=("ValueError",))
     named = RetryOverrides(non_retryable_error_types=("KeyError",))
     assert named.over(handlers).non_retryable_error_types == ("KeyError",)

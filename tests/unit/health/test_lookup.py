@@ -125,7 +125,7 @@ class TestWithoutValidReading:
     def max_age(self) -> float:
         return 0.0
 
-    async def test_probe_reads_again(self, served: Served):
+    async def test_probe_without_valid_reading_reads_again(self, served: Served):
         assert await served.status("door/open") == SERVING
         served.registry.names.clear()
         assert await served.status("door/open") == NOT_SERVING

@@ -1,4 +1,4 @@
-"""The streams of a gateway, and a worker that the test plays."""
+"""The streams of a gateway, and a simulated worker."""
 
 from __future__ import annotations
 

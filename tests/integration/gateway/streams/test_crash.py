@@ -94,7 +94,7 @@ async def test_transaction_ids_reused_after_a_crash_hide_nothing(
     pytest.fail("no crash caused the reuse of a transaction id")
 
 
-async def test_crash_loses_open_transactions_alone(
+async def test_crash_loses_only_open_transactions(
     server: tuple[Server, str], own: Settings, own_database: Database
 ):
     tail = ManualTail(own, own_database)

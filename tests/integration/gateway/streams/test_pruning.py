@@ -108,7 +108,7 @@ async def test_live_stream_survives_pruning(watch: Watch, database: Database):
     await reader.has(11)
     assert reader.names[-1] == (new.id, 1)
     assert watch.gauges.catch_ups == 0
-    # All events that it has sent are pruned, and its cursor is valid.
+    # All sent events are pruned, and the cursor of the stream is still valid.
     again = follow_jobs(watch, reader.pages[-2].cursor)
     await again.has(1)
     assert again.names == [(new.id, 1)]

@@ -101,7 +101,7 @@ async def test_rolled_back_transaction_delays_nothing(crowd: Database, new_tail:
     assert names(tail.visible) == names(tail.settled) == [(job.id, 1)]
 
 
-async def test_foreign_transaction_delays_settled_events_alone(crowd: Database, new_tail: NewTail):
+async def test_foreign_transaction_delays_only_settled_events(crowd: Database, new_tail: NewTail):
     tail = await new_tail()
     async with foreign_transaction(crowd):
         jobs = await submit_many(crowd, 5)

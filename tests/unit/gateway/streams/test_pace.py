@@ -13,7 +13,7 @@ def test_runs_after_a_quiet_time_need_no_rest():
         assert [pace.rest(1, now=start + step / 1000) for step in range(5)] == [0] * 5
 
 
-def test_three_runs_per_job_do_not_rest_at_50_jobs_a_second():
+def test_pace_allows_three_runs_per_job_at_50_jobs_a_second():
     pace = Pace()
     for job in range(500):
         for run in range(3):
