@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from headrace_standalone.embedded.port import free_port
 from support.statements import READY, Statements
 
-# The data that one direction buffers while it is held, before its sender must wait, in bytes.
+# Bytes that a held direction buffers before its sender must wait.
 _BUFFER = 65_536
 
 

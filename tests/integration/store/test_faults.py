@@ -262,7 +262,7 @@ async def test_end_of_a_session_is_noticed_at_once(database: Database) -> None:
 
 async def test_sessions_have_the_settings_of_headrace(database: Database) -> None:
     async with database.transaction() as connection:
-        said = {
+        shown = {
             name: await connection.scalar(text(f"SHOW {name}"))
             for name in (
                 "application_name",
@@ -272,7 +272,7 @@ async def test_sessions_have_the_settings_of_headrace(database: Database) -> Non
                 "idle_in_transaction_session_timeout",
             )
         }
-    assert said == {
+    assert shown == {
         "application_name": "headrace-test",
         "transaction_isolation": "read committed",
         "plan_cache_mode": "force_generic_plan",

@@ -158,8 +158,8 @@ async def test_reports_are_counted_during_a_checked_transaction(
     job = running.job
     async with handler.transaction():
         await handler.execute(CHECK, job.id, 1)
-        said = AttemptReport(key=AttemptKey(job.id, 1), progress=Progress(fraction=0.5))
-        await report(database, running.worker_id, said)
+        sent = AttemptReport(key=AttemptKey(job.id, 1), progress=Progress(fraction=0.5))
+        await report(database, running.worker_id, sent)
         # The handler waits for the answer, so the answer must not wait for the handler.
         async with asyncio.timeout(10), database.transaction() as connection:
             assert await count_reports(connection, AttemptKey(job.id, 1)) == 1

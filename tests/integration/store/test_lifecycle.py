@@ -56,16 +56,16 @@ async def claims(database: Database, prepared: PreparedJob) -> bool:
 
 def reports(**content: Any) -> Performer:
     async def perform(database: Database, prepared: PreparedJob) -> bool:
-        said = AttemptReport(key=AttemptKey(prepared.job.id, prepared.job.attempt), **content)
-        return bool(await report(database, prepared.worker_id, said))
+        sent = AttemptReport(key=AttemptKey(prepared.job.id, prepared.job.attempt), **content)
+        return bool(await report(database, prepared.worker_id, sent))
 
     return perform
 
 
 def finishes(event: EventType) -> Performer:
     async def perform(database: Database, prepared: PreparedJob) -> bool:
-        said = ending(prepared.job.id, prepared.job.attempt, event)
-        written = await write_ends(database, prepared.worker_id, said)
+        end = ending(prepared.job.id, prepared.job.attempt, event)
+        written = await write_ends(database, prepared.worker_id, end)
         assert written in ({}, {prepared.job.id: event})
         return bool(written)
 

@@ -56,7 +56,7 @@ async def prune_in(connection: Connection, *, term: int, limit: int = 100) -> Pr
     )
 
 
-async def prune_beside(database: Database, *, limit: int = 100) -> Pruned:
+async def prune_concurrently(database: Database, *, limit: int = 100) -> Pruned:
     """Prune while other transactions are open."""
     async with database.transaction() as connection:
         return await prune_in(connection, term=await lead(database), limit=limit)
@@ -203,7 +203,7 @@ async def test_unsettled_jobs_are_kept(database: Database) -> None:
     await retention.until_settled(database)
     async with foreign_transaction(database):
         (job,) = await ended(database, 1)
-        assert (await prune_beside(database)).jobs == 1
+        assert (await prune_concurrently(database)).jobs == 1
         assert await kept(database) == {job.id}
     assert (await prune(database)).jobs == 1
     assert settled.id != job.id
@@ -390,7 +390,7 @@ async def test_only_prunes_wait_for_a_prune(database: Database) -> None:
             await write_ends(database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
             assert len(await history(database, job.id)) == 3
             assert await log_start(database) == BEGINNING
-        second = asyncio.create_task(prune_beside(database))
+        second = asyncio.create_task(prune_concurrently(database))
         await until_blocked(database)
     assert (await second).jobs == 1
     assert await kept(database) == {job.id}
@@ -405,7 +405,7 @@ async def test_concurrent_prunes_of_a_batch_remove_it(database: Database) -> Non
     async with database.transaction() as connection:
         await prune_in(connection, term=await lead(database), limit=1)
         # The prune skips the locked job, and waits with the other one.
-        second = asyncio.create_task(prune_beside(database))
+        second = asyncio.create_task(prune_concurrently(database))
         await until_blocked(database)
     assert (await second).jobs == 1
     assert await kept(database) == await kept(database, "batches") == set()
@@ -433,7 +433,7 @@ async def test_concurrent_writers_and_prunes_keep_the_log_whole(
 
     back = dice.sample(jobs, 150)
     steps: list[Awaitable[object]] = [put_back(job) for job in back]
-    steps += [prune_beside(crowd, limit=limit) for _ in range(20)]
+    steps += [prune_concurrently(crowd, limit=limit) for _ in range(20)]
     dice.shuffle(steps)
     async with asyncio.timeout(60):
         await asyncio.gather(*steps)

@@ -196,8 +196,8 @@ async def test_slow_worker_loses_its_recovered_job(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     await lapse(database, prepared.worker_id)
     await recover(database)
-    said = ending(prepared.job.id, 1, EventType.SUCCEEDED)
-    assert await write_ends(database, prepared.worker_id, said) == {}
+    end = ending(prepared.job.id, 1, EventType.SUCCEEDED)
+    assert await write_ends(database, prepared.worker_id, end) == {}
 
 
 # Deadlines.

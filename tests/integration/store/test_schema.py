@@ -329,9 +329,9 @@ async def test_concurrent_and_repeated_migrations_succeed(bare_url: str) -> None
     await holder.execute("SELECT pg_advisory_unlock($1)", lock)
     async with asyncio.timeout(60):
         await one
-        _, said = await other.communicate()
-    assert other.returncode == 0, said
-    assert b"database_migrated" in said
+        _, log = await other.communicate()
+    assert other.returncode == 0, log
+    assert b"database_migrated" in log
     # A repeated migration changes nothing.
     await migrate_async(at(bare_url))
     assert await holder.fetchval("SELECT count(*) FROM installation") == 1

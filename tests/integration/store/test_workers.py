@@ -98,8 +98,8 @@ async def test_newest_version_of_a_handler_is_returned(database: Database) -> No
     )
     async with database.transaction() as connection:
         await register_worker(connection, worker, lease=timedelta(minutes=1))
-        [told] = await live_handlers(connection, tenant=DEFAULT_TENANT)
-    assert (told.spec, told.live_workers) == (newest, 2)
+        [listed] = await live_handlers(connection, tenant=DEFAULT_TENANT)
+    assert (listed.spec, listed.live_workers) == (newest, 2)
 
 
 async def test_long_lapsed_workers_are_removed_with_their_handlers(

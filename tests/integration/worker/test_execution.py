@@ -347,11 +347,11 @@ async def test_handler_with_an_unusual_end_fails_alone(
     assert {(await jobs.ended(other)).state for other in others} == {JobState.SUCCEEDED}
 
 
-@pytest.mark.parametrize(("for_good", "error"), [("true", "Miss?"), ("false", "LookupError")])
+@pytest.mark.parametrize(("is_final", "error"), [("true", "Miss?"), ("false", "LookupError")])
 async def test_text_beyond_utf8_loses_only_a_character(
-    jobs: Platform, for_good: str, error: str
+    jobs: Platform, is_final: str, error: str
 ) -> None:
-    job = await jobs.ended(await jobs.submit("t.no_utf8", for_good))
+    job = await jobs.ended(await jobs.submit("t.no_utf8", is_final))
     assert (job.state, job.attempt) == (JobState.FAILED, 1)
     assert job.error is not None
     assert (job.error.type, job.error.message) == (error, "no such file: ?.csv")
