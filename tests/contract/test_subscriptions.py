@@ -196,6 +196,11 @@ async def test_foreign_cursor_is_not_acknowledged(client: Client, name: str):
         await client.ack_subscription(name, "bogus")
 
 
+async def test_bogus_cursor_of_unknown_subscription_is_invalid(client: Client, name: str):
+    with pytest.raises(CursorInvalid):
+        await client.ack_subscription(name, "bogus")
+
+
 async def test_deleted_subscription_ends_its_stream(client: Client, name: str):
     await client.create_subscription(name, queues=[name])
     async with client.subscribe(name) as events:

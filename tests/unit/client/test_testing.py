@@ -18,6 +18,8 @@ from headrace import (
     Unavailable,
 )
 from headrace.testing import FakeGateway
+from headrace.v1.job_pb2 import JobSpec
+from headrace.v1.job_service_pb2 import WatchJobsRequest
 
 T = JobEventType
 
@@ -140,3 +142,22 @@ def test_synchronous_test_drives_jobs():
         assert job.result() == "done"
         with pytest.raises(StateConflict):
             gateway.start(job.id)
+
+
+async def test_event_logged_during_a_response_is_sent_next():
+    gateway = FakeGateway()
+
+    def submit() -> str:
+        spec = JobSpec(type="manual")
+        (job,) = gateway._jobs.submit([spec], "", batch=False, correlation_id="")
+        return job.id
+
+    first = submit()
+    stream = gateway._job_service.WatchJobs(WatchJobsRequest(cursor="0"), None)
+    responses = [await anext(stream)]
+    second = submit()
+    while len(responses) < 3:
+        responses.append(await anext(stream))
+
+    events = [(event.job_id, r.cursor) for r in responses for event in r.events]
+    assert events == [(first, "1"), (second, "2")]

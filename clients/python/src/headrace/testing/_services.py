@@ -139,10 +139,12 @@ class JobService(JobServiceServicer):
         while True:
             changed = self._jobs.changed
             found = list(self._jobs.matching(place, request.filter))
-            for part in chunks(found, MAX_EVENTS):
-                place = part[-1][0]
-                yield pb.WatchJobsResponse(events=[event for _, event in part], cursor=str(place))
+            # The log may grow while a response is sent.
             place = len(self._jobs.log)
+            for part in chunks(found, MAX_EVENTS):
+                yield pb.WatchJobsResponse(
+                    events=[event for _, event in part], cursor=str(part[-1][0])
+                )
             if mark:
                 yield pb.WatchJobsResponse(cursor=str(place), mark=mark)
             mark = pb.WATCH_MARK_UNSPECIFIED

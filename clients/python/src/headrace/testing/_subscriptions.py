@@ -94,12 +94,12 @@ class SubscriptionService(SubscriptionServiceServicer):
     async def AckSubscription(
         self, request: pb.AckSubscriptionRequest, context: Any
     ) -> pb.AckSubscriptionResponse:
-        held = self._find(request.name)
         epoch, _, position = request.cursor.partition(":")
         known = epoch == "oldest" or epoch.isdecimal()
         if not known or not position.isdecimal() or int(position) > len(self._jobs.log):
             rule = "must be a cursor of this subscription"
             raise invalid(("cursor", rule), reason="CURSOR_INVALID")
+        held = self._find(request.name)
         if epoch not in {"oldest", str(held.epoch)}:
             raise _taken(request.name)
         held.position = max(held.position, int(position))
