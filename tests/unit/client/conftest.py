@@ -1,84 +1,190 @@
-"""A real gRPC server in this process; its services follow the contract, in memory."""
-
-# ruff: noqa: N802 - service methods are named after their calls
+"""The gateway of `headrace.testing`, with more faults, for the tests of the client."""
 
 import asyncio
 import json
 from collections import Counter
-from dataclasses import dataclass
-from uuid import uuid4
+from contextlib import aclosing
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from headrace.v1 import event_pb2, handler_service_pb2, job_pb2, job_service_pb2
-from headrace.v1.data_pb2 import Data
-from headrace.v1.handler_service_pb2_grpc import (
-    HandlerServiceServicer,
-    add_HandlerServiceServicer_to_server,
-)
-from headrace.v1.job_service_pb2_grpc import JobServiceServicer, add_JobServiceServicer_to_server
+from headrace.errors import CallError, Refusal
+from headrace.testing import FakeGateway
+from headrace.testing._calls import Calls
+from headrace.testing._services import HandlerService
+from headrace.v1.handler_service_pb2 import Handler
+from headrace.v1.handler_service_pb2_grpc import add_HandlerServiceServicer_to_server
+from headrace.v1.job_service_pb2 import WATCH_MARK_CAUGHT_UP, WATCH_MARK_IDLE
+from headrace.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
 from headrace.v1.subscription_service_pb2_grpc import add_SubscriptionServiceServicer_to_server
-from support.fake_subscriptions import FakeSubscriptions
-from support.refusals import abort
 from support.warm_cli import warm_cli
 
-TERMINAL = {
-    job_pb2.JOB_STATE_SUCCEEDED,
-    job_pb2.JOB_STATE_FAILED,
-    job_pb2.JOB_STATE_CANCELLED,
-}
-Event = event_pb2.JobEvent
+# Small pages, so that the client reads several.
+PAGE_SIZES = {"ListHandlers": 1, "ListJobEvents": 2, "ListJobOutput": 1}
 
 
-class EndedWithOkError(Exception):
-    """A stream ends with status OK."""
+def refusal(code, reason=None, *, message="refused by the test", retry_ms=None, metadata=None):
+    """Return the status of a refused call; without a reason, like a proxy."""
+    return Refusal(
+        code=code.name,
+        reason=reason or "",
+        message=message,
+        metadata=metadata or {},
+        retry_after=None if retry_ms is None else timedelta(milliseconds=retry_ms),
+    )
 
 
-@dataclass
-class Seen:
-    """A call that reached the server."""
+class Faults(Calls):
+    """The received calls of a `Platform`, and the faults that its tests inject."""
 
-    method: str
-    request: object
-    seconds_left: float
+    def __init__(self, platform):
+        super().__init__()
+        self._platform = platform
+
+    async def admit(self, call):
+        platform = self._platform
+        request = call.request
+        self.received.append(replace(call, request=deepcopy(request)))
+        platform.wake()
+        if call.method in PAGE_SIZES and not request.page_size:
+            request.page_size = PAGE_SIZES[call.method]
+        if call.method == "WatchJobs" and request.cursor:
+            # A resumed watch repeats an event.
+            request.cursor = str(max(0, int(request.cursor) - 1))
+        if platform.unavailable:
+            platform.unavailable -= 1
+            raise CallError(
+                refusal(
+                    grpc.StatusCode.UNAVAILABLE,
+                    "UNAVAILABLE",
+                    message="postgresql is not available; try again",
+                    retry_ms=platform.retry_ms,
+                    metadata={"dependency": "postgresql"},
+                )
+            )
+        if platform.refuse_with is not None:
+            raise CallError(refusal(*platform.refuse_with))
+        while platform.silent:
+            await platform.changed.wait()
+            if platform.deadline_exceeded:
+                raise CallError(refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"))
+
+    async def responses(self, call, stream):
+        platform = self._platform
+        async with (
+            aclosing(self._counted(call, stream)) as counted,
+            aclosing(super().responses(call, counted)) as responses,
+        ):
+            async for response in responses:
+                while response.events and platform.room == 0:
+                    await platform.changed.wait()
+                if response.events and platform.room is not None:
+                    platform.room -= 1
+                if response.events and call.method in {"WatchJob", "SubmitAndWatch"}:
+                    # The client skips the marks of a job's stream.
+                    yield type(response)(mark=WATCH_MARK_IDLE)
+                yield response
+                if platform.cut_at_mark and response.mark == WATCH_MARK_CAUGHT_UP:
+                    raise CallError(refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"))
+
+    async def _counted(self, call, stream):
+        """Yield the responses of a stream, and count its start and its end."""
+        platform = self._platform
+        request = call.request
+        key = getattr(request, "job_id", "") or getattr(request, "name", "") or "*"
+        submits = call.method == "SubmitAndWatch"
+        if not submits:
+            platform.watchers[key] += 1
+            # The stream reads its position first.
+            asyncio.get_running_loop().call_soon(platform.wake)
+        try:
+            while platform.reading:
+                await platform.changed.wait()
+            async for response in stream:
+                if submits and response.HasField("job"):
+                    key = response.job.id
+                    platform.watchers[key] += 1
+                    platform.wake()
+                yield response
+        finally:
+            platform.left[key] += 1
+            platform.wake()
 
 
-class Platform(JobServiceServicer, HandlerServiceServicer):
-    """Jobs in memory. The type of a job selects its course:
+class Platform(FakeGateway):
+    """A fake gateway. The type of a job selects its course:
 
     - `square_sum` succeeds at once;
     - `fails` fails at once;
+    - `queued` stays QUEUED;
     - any other type starts and waits for `finish`.
+
+    Attributes:
+        unavailable: the number of calls to refuse with UNAVAILABLE.
+        retry_ms: the wait in milliseconds that these refusals ask for.
+        silent: whether calls wait for a response, and streams for their acceptance.
+        deadline_exceeded: whether silent calls end with DEADLINE_EXCEEDED at the next `wake`.
+        keeps_running: whether a cancelled job continues to run.
+        refuse_with: the status and the reason with which every call is refused.
+        reading: whether new streams wait before their first response, as if they read the past.
+        cut_at_mark: whether streams are cut after their caught-up mark.
+        room: the number of messages with events that may still be sent; None means any number.
+        watchers: the number of started streams by job id or subscription name; `*` for WatchJobs.
+        left: the number of ended streams, likewise.
     """
 
     def __init__(self):
-        self.jobs = {}
-        self.events = {}
-        self.log = []
-        self.by_request_id = {}
-        self.seen = []
+        super().__init__()
+        self._calls = Faults(self)
+        # One event for each message, so that each event has its own cursor.
+        self._subscriptions.max_events = 1
+        for handler in _handlers():
+            self._handlers[handler.type] = handler
         self.unavailable = 0
         self.retry_ms = None
         self.silent = False
-        # True if a cancelled job continues to run.
-        self.keeps_running = False
-        # The status and the reason with which every call is refused.
-        self.refuse = None
-        # True while streams over many jobs read the past.
-        self.reading = False
         self.deadline_exceeded = False
-        self.cuts = 0
-        self.ending = None
-        # True if streams over many jobs are cut after their caught-up mark.
+        self.keeps_running = False
+        self.refuse_with = None
+        self.reading = False
         self.cut_at_mark = False
+        self.room = None
         self.watchers = Counter()
         self.left = Counter()
-        self.subscriptions = FakeSubscriptions(self)
-        self.changed = asyncio.Event()
 
-    # Controls of the tests.
+    @property
+    def seen(self):
+        return self._calls.received
+
+    @property
+    def jobs(self):
+        return self._jobs.by_id
+
+    @property
+    def changed(self):
+        return self._jobs.changed
+
+    @property
+    def subscriptions(self):
+        return self._subscriptions
+
+    def events(self, job_id):
+        return self._jobs.events(job_id, 0)
+
+    def services(self):
+        """Return the services, each with the function that adds it to a server."""
+        return [
+            (self._job_service, add_JobServiceServicer_to_server),
+            (HandlerService(self._handlers), add_HandlerServiceServicer_to_server),
+            (self._subscriptions, add_SubscriptionServiceServicer_to_server),
+        ]
+
+    def wake(self):
+        self._jobs.notify()
 
     def methods(self):
         return [call.method for call in self.seen]
@@ -86,37 +192,22 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
     def last(self, method):
         return next(call.request for call in reversed(self.seen) if call.method == method)
 
+    def acks(self):
+        """Return the positions of all received acknowledgments, including refused ones."""
+        cursors = [c.request.cursor for c in self.seen if c.method == "AckSubscription"]
+        return [int(cursor.partition(":")[2]) for cursor in cursors]
+
     def cut(self):
         """End every stream like a gateway that shuts down."""
-        self.end(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry=0)
+        self.end(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry_ms=0)
 
     def slow(self):
         """End every stream like a gateway whose client does not read."""
         self.end(grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER")
 
-    def end(self, code, reason=None, *, retry=None):
+    def end(self, code, reason=None, *, retry_ms=None):
         """End every stream with a status (None: OK); without a reason, like a proxy."""
-        self.cuts += 1
-        self.ending = code, reason, retry
-        self.wake()
-
-    def ends(self, context):
-        """Return a check that ends a stream if `end` was called since now."""
-        cuts = self.cuts
-
-        async def check():
-            if self.cuts > cuts:
-                await self.end_now(context)
-
-        return check
-
-    async def end_now(self, context):
-        code, reason, retry = self.ending
-        if code is None:
-            raise EndedWithOkError
-        if reason is None:
-            await context.abort(code, "ended by a proxy")
-        await abort(context, code, "the stream ends", reason, retry=retry)
+        self._calls.cut(None if code is None else refusal(code, reason, retry_ms=retry_ms))
 
     async def until(self, condition):
         async with asyncio.timeout(30):
@@ -124,380 +215,55 @@ class Platform(JobServiceServicer, HandlerServiceServicer):
                 await self.changed.wait()
 
     def finish(self, job_id, *, result=None):
+        self.succeed(job_id, result)
+
+    def backdate(self, job_id, age):
+        """Move the queue time and the events of a job into the past."""
+        for event in self.events(job_id):
+            event.event_time.FromDatetime(event.event_time.ToDatetime() - age)
         job = self.jobs[job_id]
-        job.result.json = json.dumps(result).encode()
-        self.add(job, "SUCCEEDED", "SUCCEEDED")
+        job.queue_time.FromDatetime(job.queue_time.ToDatetime() - age)
 
-    def add(self, job, kind, state, **detail):
-        job.seq += 1
-        job.state = job_pb2.JobState.Value(f"JOB_STATE_{state}")
-        event = Event(
-            job_id=job.id,
-            seq=job.seq,
-            type=event_pb2.JobEventType.Value(f"JOB_EVENT_TYPE_{kind}"),
-            state=job.state,
-            attempt=job.attempt,
-            job_type=job.type,
-            queue=job.queue,
-            **detail,
-        )
-        event.event_time.GetCurrentTime()
-        job.update_time.CopyFrom(event.event_time)
-        if job.state in TERMINAL:
-            job.end_time.CopyFrom(event.event_time)
-        self.events[job.id].append(event)
-        self.log.append(event)
+    def send_idle_marks(self):
+        """Let each later stream send an idle mark after a short time without events."""
+        self._job_service.idle = 0.05
+
+    def take_over(self, name, consumer):
+        """Let another consumer take over, as after the lapse of a lease."""
+        self._subscriptions._acquire(self._subscriptions.held[name], consumer, object())
+
+    def release(self, name):
+        """Remove the receiver of a subscription."""
+        self._subscriptions.held[name].watch = None
         self.wake()
 
-    def wake(self):
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    # The implementation.
-
-    async def arrive(self, method, request, context):
-        self.seen.append(Seen(method, request, context.time_remaining() or 0.0))
-        self.wake()
-        if method.startswith("Watch") or method == "SubmitAndWatch":
-            await self.accept(context)
-        if self.unavailable > 0:
-            self.unavailable -= 1
-            await abort(
-                context,
-                grpc.StatusCode.UNAVAILABLE,
-                "postgresql is not available; try again",
-                "UNAVAILABLE",
-                metadata={"dependency": "postgresql"},
-                retry=self.retry_ms,
-            )
-        if self.refuse is not None:
-            await abort(context, self.refuse[0], "refused", self.refuse[1])
-        while self.silent:
-            await self.changed.wait()
-            if self.deadline_exceeded:
-                await abort(
-                    context,
-                    grpc.StatusCode.DEADLINE_EXCEEDED,
-                    "the call took too long",
-                    "DEADLINE_EXCEEDED",
-                )
-
-    async def accept(self, context):
-        """Accept a stream by its initial metadata, before its first response."""
-        while self.silent:
-            await self.changed.wait()
-        await context.send_initial_metadata((("x-request-id", "1"),))
-
-    async def find(self, job_id, context):
-        if job_id not in self.jobs:
-            await abort(
-                context,
-                grpc.StatusCode.NOT_FOUND,
-                f"job {job_id} does not exist",
-                "JOB_NOT_FOUND",
-                metadata={"job_id": job_id},
-            )
-        return self.jobs[job_id]
-
-    async def submit(self, spec, request_id, context, batch_id=""):
-        if spec.type.startswith("bad "):
-            await abort(
-                context,
-                grpc.StatusCode.INVALID_ARGUMENT,
-                "the request is not valid",
-                "INVALID_ARGUMENT",
-                violations=[("job.type", "must be a name"), ("job.priority", "must be small")],
-            )
-        content = spec.SerializeToString(deterministic=True)
-        if request_id in self.by_request_id:
-            old_content, job = self.by_request_id[request_id]
-            if old_content != content:
-                await abort(
-                    context,
-                    grpc.StatusCode.ALREADY_EXISTS,
-                    f"request_id {request_id!r} was used for job {job.id} with another content",
-                    "REQUEST_ID_CONFLICT",
-                    metadata={"request_id": request_id, "job_id": job.id},
-                )
-            return job, job_service_pb2.SUBMIT_OUTCOME_EXISTING
-        job = job_pb2.Job(
-            id=str(uuid4()),
-            tenant="default",
-            type=spec.type,
-            queue=spec.queue or "default",
-            payload=spec.payload,
-            priority=spec.priority,
-            labels=spec.labels,
-            request_id=request_id,
-            batch_id=batch_id,
-            correlation_id=dict(context.invocation_metadata()).get("x-request-id", ""),
-        )
-        if spec.HasField("timeout"):
-            job.timeout.CopyFrom(spec.timeout)
-        job.retry_policy.CopyFrom(spec.retry_policy)
-        job.create_time.GetCurrentTime()
-        self.jobs[job.id] = job
-        self.events[job.id] = []
-        self.by_request_id[request_id] = content, job
-        if spec.HasField("schedule_time"):
-            job.schedule_time.CopyFrom(spec.schedule_time)
-            self.add(job, "SUBMITTED", "SCHEDULED", schedule_time=spec.schedule_time)
-            return job, job_service_pb2.SUBMIT_OUTCOME_CREATED
-        self.add(job, "SUBMITTED", "QUEUED")
-        job.attempt = 1
-        self.add(job, "STARTED", "RUNNING", worker_id="w1")
-        if spec.type == "square_sum":
-            numbers = json.loads(spec.payload.json)["data"]
-            job.progress.fraction = 0.5
-            job.progress.message = "adding"
-            job.progress.counters.json = b'{"added": 2}'
-            self.add(job, "PROGRESSED", "RUNNING", progress=job.progress)
-            self.add(job, "OUTPUT", "RUNNING", output=Data(json=b'"half"'))
-            job.result.json = json.dumps(sum(n * n for n in numbers)).encode()
-            self.add(job, "SUCCEEDED", "SUCCEEDED")
-        elif spec.type == "fails":
-            job.error.type = "ValueError"
-            job.error.message = "no good"
-            self.add(job, "FAILED", "FAILED", error=job.error)
-            job.error.stack_trace = 'Traceback:\n  File "a.py", line 1, in \x1b[2Jf'
-        return job, job_service_pb2.SUBMIT_OUTCOME_CREATED
-
-    async def follow(self, job, after_seq, context):
-        """Yield lists of events of a job until the terminal one."""
-        ends = self.ends(context)
-        self.watchers[job.id] += 1
-        self.wake()
-        try:
-            while True:
-                changed = self.changed
-                events = self.events[job.id][after_seq:]
-                if events:
-                    after_seq = events[-1].seq
-                    yield events
-                if job.state in TERMINAL and after_seq >= job.seq:
-                    return
-                await changed.wait()
-                await ends()
-        finally:
-            self.left[job.id] += 1
-            self.wake()
-
-    # The services.
-
-    async def SubmitJob(self, request, context):
-        await self.arrive("SubmitJob", request, context)
-        if request.validate_only:
-            outcome = (
-                job_service_pb2.SUBMIT_OUTCOME_WOULD_RUN
-                if request.job.type == "square_sum"
-                else job_service_pb2.SUBMIT_OUTCOME_NO_WORKER
-            )
-            job = job_pb2.Job(type=request.job.type)
-            return job_service_pb2.SubmitJobResponse(job=job, outcome=outcome)
-        # The response of a submit contains the job as stored, before it ran.
-        job, outcome = await self.submit(request.job, request.request_id, context)
-        return job_service_pb2.SubmitJobResponse(job=submitted(job), outcome=outcome)
-
-    async def BatchSubmitJobs(self, request, context):
-        await self.arrive("BatchSubmitJobs", request, context)
-        batch_id = str(uuid4())
-        jobs = [
-            (await self.submit(spec, f"{request.request_id}:{i}", context, batch_id))[0]
-            for i, spec in enumerate(request.jobs)
-        ]
-        return job_service_pb2.BatchSubmitJobsResponse(
-            jobs=[submitted(job) for job in jobs],
-            batch_id=jobs[0].batch_id,
-            outcome=job_service_pb2.SUBMIT_OUTCOME_CREATED,
-        )
-
-    async def GetJob(self, request, context):
-        await self.arrive("GetJob", request, context)
-        job = await self.find(request.job_id, context)
-        if request.view == job_pb2.JOB_VIEW_BASIC:
-            job = basic(job)
-        return job_service_pb2.GetJobResponse(job=job)
-
-    async def ListJobs(self, request, context):
-        await self.arrive("ListJobs", request, context)
-        jobs = [basic(job) for job in reversed(self.jobs.values())]
-        start = int(request.page_token or 0)
-        end = start + (request.page_size or 100)
-        return job_service_pb2.ListJobsResponse(
-            jobs=jobs[start:end], next_page_token=str(end) if end < len(jobs) else ""
-        )
-
-    async def CancelJob(self, request, context):
-        await self.arrive("CancelJob", request, context)
-        job = await self.find(request.job_id, context)
-        if job.state in TERMINAL:
-            await self.conflict(job, "RUNNING, QUEUED", context)
-        if self.keeps_running:
-            job.cancel_request_time.GetCurrentTime()
-            self.add(job, "CANCEL_REQUESTED", "RUNNING")
-            return job_service_pb2.CancelJobResponse(job=basic(job))
-        self.add(job, "CANCELLED", "CANCELLED")
-        return job_service_pb2.CancelJobResponse(job=basic(job))
-
-    async def RetryJob(self, request, context):
-        await self.arrive("RetryJob", request, context)
-        job = await self.find(request.job_id, context)
-        if job.state not in TERMINAL or job.state == job_pb2.JOB_STATE_SUCCEEDED:
-            await self.conflict(job, "FAILED, CANCELLED", context)
-        self.add(job, "REQUEUED", "QUEUED")
-        return job_service_pb2.RetryJobResponse(job=basic(job))
-
-    async def conflict(self, job, allowed, context):
-        state = job_pb2.JobState.Name(job.state).removeprefix("JOB_STATE_")
-        await abort(
-            context,
-            grpc.StatusCode.FAILED_PRECONDITION,
-            f"job {job.id} is {state}",
-            "STATE_CONFLICT",
-            metadata={"job_id": job.id, "state": state, "allowed": allowed},
-        )
-
-    async def ListJobEvents(self, request, context):
-        await self.arrive("ListJobEvents", request, context)
-        job = await self.find(request.job_id, context)
-        rest = self.events[job.id][request.after_seq :]
-        page = rest[:2]
-        return job_service_pb2.ListJobEventsResponse(
-            events=page, next_after_seq=page[-1].seq if len(rest) > len(page) else 0
-        )
-
-    async def ListJobOutput(self, request, context):
-        await self.arrive("ListJobOutput", request, context)
-        job = await self.find(request.job_id, context)
-        rest = [e for e in self.events[job.id][request.after_seq :] if e.HasField("output")]
-        # One piece per page, so that every reader needs several pages.
-        pieces = [
-            job_service_pb2.JobOutput(
-                seq=e.seq, attempt=e.attempt, output_time=e.event_time, output=e.output
-            )
-            for e in rest[:1]
-        ]
-        return job_service_pb2.ListJobOutputResponse(
-            pieces=pieces, next_after_seq=rest[0].seq if len(rest) > 1 else 0
-        )
-
-    async def WatchJob(self, request, context):
-        await self.arrive("WatchJob", request, context)
-        job = await self.find(request.job_id, context)
-        async for events in self.follow(job, request.after_seq, context):
-            yield job_service_pb2.WatchJobResponse(mark=job_service_pb2.WATCH_MARK_IDLE)
-            yield job_service_pb2.WatchJobResponse(events=events)
-
-    async def SubmitAndWatch(self, request, context):
-        await self.arrive("SubmitAndWatch", request, context)
-        job, _ = await self.submit(request.job, request.request_id, context)
-        yield job_service_pb2.SubmitAndWatchResponse(job=basic(job))
-        async for events in self.follow(job, request.after_seq, context):
-            yield job_service_pb2.SubmitAndWatchResponse(mark=job_service_pb2.WATCH_MARK_IDLE)
-            yield job_service_pb2.SubmitAndWatchResponse(events=events)
-
-    async def WatchJobs(self, request, context):
-        await self.arrive("WatchJobs", request, context)
-        if request.cursor == "expired":
-            await abort(
-                context,
-                grpc.StatusCode.OUT_OF_RANGE,
-                "events after this cursor were pruned; continue from oldest_cursor",
-                "CURSOR_EXPIRED",
-                metadata={"oldest_cursor": "7"},
-            )
-        self.watchers["*"] += 1
-        self.wake()
-        try:
-            async for response in self.follow_many(request, context):
-                yield response
-        except EndedWithOkError:
+    def _queued(self, job):
+        if job.type == "queued":
             return
-        finally:
-            self.left["*"] += 1
-            self.wake()
+        first = not job.attempt
+        self.start(job.id)
+        if first and job.type == "square_sum":
+            numbers = json.loads(job.payload.json)["data"]
+            self.progress(job.id, 0.5, "adding", counters={"added": 2})
+            self.emit(job.id, "half")
+            self.succeed(job.id, sum(n * n for n in numbers))
+        elif first and job.type == "fails":
+            self.fail(job.id, ValueError("no good"))
+            job.error.stack_trace = 'Traceback:\n  File "a.py", line 1, in \x1b[2Jf'
 
-    async def follow_many(self, request, context):
-        ends = self.ends(context)
-        while self.reading:
-            await self.changed.wait()
-        # The cursor lags by one event, so a resumed stream repeats the last one.
-        position = max(0, int(request.cursor) - 1) if request.cursor else len(self.log)
-        mark = job_service_pb2.WATCH_MARK_CAUGHT_UP
-        while True:
-            changed = self.changed
-            events = [e for e in self.log[position:] if self.matches(request.filter, e)]
-            position = len(self.log)
-            if events or mark:
-                yield job_service_pb2.WatchJobsResponse(
-                    events=events, cursor=str(position), mark=mark
-                )
-            mark = job_service_pb2.WATCH_MARK_UNSPECIFIED
-            if self.cut_at_mark:
-                await abort(context, grpc.StatusCode.UNAVAILABLE, "shuts down", "SHUTTING_DOWN")
-            if position == len(self.log):
-                await changed.wait()
-            await ends()
-
-    def matches(self, job_filter, event):
-        labels = self.jobs[event.job_id].labels
-        return (
-            (not job_filter.queues or event.queue in job_filter.queues)
-            and (not job_filter.types or event.job_type in job_filter.types)
-            and (not job_filter.states or event.state in job_filter.states)
-            and all(labels.get(k) == v for k, v in job_filter.labels.items())
-        )
-
-    async def GetStats(self, request, context):
-        await self.arrive("GetStats", request, context)
-        response = job_service_pb2.GetStatsResponse()
-        response.stats_time.GetCurrentTime()
-        for state, count in sorted(Counter(job.state for job in self.jobs.values()).items()):
-            response.states.add(state=state, jobs=count)
-        queue = response.queues.add(queue="default", states=response.states)
-        queue.age.FromSeconds(90)
-        response.types.add(type="square_sum", states=response.states)
-        return response
-
-    async def ListHandlers(self, request, context):
-        await self.arrive("ListHandlers", request, context)
-        handler = handler_service_pb2.Handler(
-            type="square_sum",
-            queue="default",
-            description="Adds squares.",
-            live_workers=2,
-        )
-        handler.payload_schema.json = b'{"type": "object"}'
-        handler.timeout.FromSeconds(30)
-        handler.retry_policy.max_attempts = 3
-        if not request.page_token:
-            return handler_service_pb2.ListHandlersResponse(
-                handlers=[handler], next_page_token="square_sum"
-            )
-        other = handler_service_pb2.Handler(type="zip", queue="default")
-        return handler_service_pb2.ListHandlersResponse(handlers=[other])
+    def _cancelling(self, job_id):
+        if not self.keeps_running:
+            self.end_cancelled(job_id)
 
 
-def basic(job):
-    copy = job_pb2.Job()
-    copy.CopyFrom(job)
-    for field in ("payload", "result"):
-        copy.ClearField(field)
-    copy.error.ClearField("stack_trace")
-    if not job.HasField("error"):
-        copy.ClearField("error")
-    return copy
-
-
-def submitted(job):
-    copy = basic(job)
-    copy.seq = 1
-    copy.attempt = 0
-    waits = job.HasField("schedule_time")
-    copy.state = job_pb2.JOB_STATE_SCHEDULED if waits else job_pb2.JOB_STATE_QUEUED
-    for field in ("end_time", "error", "progress"):
-        copy.ClearField(field)
-    return copy
+def _handlers():
+    handler = Handler(
+        type="square_sum", queue="default", description="Adds squares.", live_workers=2
+    )
+    handler.payload_schema.json = b'{"type": "object"}'
+    handler.timeout.FromSeconds(30)
+    handler.retry_policy.max_attempts = 3
+    return [handler, Handler(type="zip", queue="default")]
 
 
 class Health(health.aio.HealthServicer):
@@ -509,7 +275,7 @@ class Health(health.aio.HealthServicer):
         self.answers = asyncio.Event()
         self.answers.set()
 
-    async def Check(self, request, context):
+    async def Check(self, request, context):  # noqa: N802  # the name of the RPC
         self.asked += 1
         await self.answers.wait()
         return await super().Check(request, context)
@@ -529,10 +295,9 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     async def start(self):
-        self._server = grpc.aio.server()
-        add_JobServiceServicer_to_server(self.platform, self._server)
-        add_HandlerServiceServicer_to_server(self.platform, self._server)
-        add_SubscriptionServiceServicer_to_server(self.platform.subscriptions, self._server)
+        self._server = grpc.aio.server(interceptors=[self.platform._calls])
+        for service, add in self.platform.services():
+            add(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
         self.port = self._server.add_insecure_port(self.target)

@@ -38,7 +38,7 @@ async def test_unavailable_call_fails_after_its_retries(server, platform):
 
 
 async def test_call_cancelled_by_a_stopping_server_is_retried(server, platform):
-    platform.refuse = (grpc.StatusCode.CANCELLED, None)
+    platform.refuse_with = (grpc.StatusCode.CANCELLED, None)
     async with Client(server.target, retries=1) as client:
         with pytest.raises(Unavailable):
             await client.stats()
@@ -49,7 +49,7 @@ async def test_call_cancelled_by_a_stopping_server_is_retried(server, platform):
 async def test_refused_call_is_not_retried(server, platform):
     async with Client(server.target) as client:
         with pytest.raises(CallError):
-            await client.submit("bad type")
+            await client.submit("invalid type")
 
     assert len(platform.seen) == 1
 
@@ -248,10 +248,9 @@ class Refusing(grpc.aio.ServerInterceptor):
     ],
 )
 async def test_refusal_without_details_is_mapped_by_its_code(platform, code, error):
-    from headrace.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server  # noqa: PLC0415
-
     server = grpc.aio.server(interceptors=[Refusing(code)])
-    add_JobServiceServicer_to_server(platform, server)
+    for service, add in platform.services():
+        add(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with Client(f"127.0.0.1:{port}", retries=0) as client:

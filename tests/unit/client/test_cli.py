@@ -7,6 +7,7 @@ import pty
 import signal
 import sys
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
 
@@ -200,10 +201,11 @@ async def test_invalid_submit_has_exit_code_2(run, platform, args, message):
 
 
 async def test_request_refused_as_invalid_has_exit_code_2(run):
-    ended = await run("submit", "bad type")
+    ended = await run("submit", "invalid type", "--priority", "101")
 
     assert (ended.code, ended.out) == (2, "")
-    assert "  job.type: must be a name\n  job.priority: must be small\n" in ended.err
+    assert "  job.type: must be 1 to 100 characters" in ended.err
+    assert "  job.priority: must be -100 to 100\n" in ended.err
 
 
 # watch
@@ -296,19 +298,19 @@ async def test_watch_resumes_from_a_cursor(start, run, platform):
         assert event["seq"] == 1
 
 
-async def test_expired_cursor_error_contains_the_oldest_cursor(run):
-    ended = await run("watch", "--since", "expired")
+async def test_expired_cursor_error_contains_the_oldest_cursor(run, platform):
+    await submit(run, "wait")
+    platform.prune()
+    ended = await run("watch", "--since", "1")
 
     assert (ended.code, ended.out) == (2, "")
-    assert "the oldest stored events start at: --since 7\n" in ended.err
+    assert "the oldest stored events start at: --since 2\n" in ended.err
     assert "error: events after this cursor were pruned" in ended.err
 
 
 async def test_watch_in_a_terminal_shows_a_live_board(start, run, platform):
     job = await submit(run, "wait")
-    platform.jobs[job].progress.fraction = 0.25
-    platform.jobs[job].progress.message = "a quarter"
-    platform.add(platform.jobs[job], "PROGRESSED", "RUNNING", progress=platform.jobs[job].progress)
+    platform.progress(job, 0.25, "a quarter")
     ours, theirs = pty.openpty()
     process = await start("watch", job, env={"TERM": "xterm", "COLUMNS": "120"}, stdout=theirs)
     os.close(theirs)
@@ -347,9 +349,7 @@ async def test_summary_stays_below_the_board_after_ctrl_c(start, run, platform, 
     os.close(theirs)
     async with asyncio.timeout(30):
         await platform.until(lambda: sum(platform.watchers.values()))
-        platform.jobs[job].progress.message = "a quarter"
-        progress = platform.jobs[job].progress
-        platform.add(platform.jobs[job], "PROGRESSED", "RUNNING", progress=progress)
+        platform.progress(job, 0.25, "a quarter")
         await asyncio.to_thread(read_until, ours, b"a quarter")
         process.send_signal(signal.SIGINT)
         rest = await asyncio.to_thread(read_until, ours, None)
@@ -386,7 +386,8 @@ async def create_billing(run, platform, *args):
 
 async def test_subscription_is_created_listed_shown_and_deleted(run, platform):
     create = ("subscription", "create", "billing", "--queue", "mail", "--type", "a")
-    options = ("--state", "failed", "--label", "team=ml", "--batch", "b1", "--since", "0")
+    batch = str(uuid4())
+    options = ("--state", "failed", "--label", "team=ml", "--batch", batch, "--since", "0")
 
     first = await run(*create, *options)
     assert (first.code, first.out, first.err) == (0, "billing\n", "")
@@ -394,16 +395,17 @@ async def test_subscription_is_created_listed_shown_and_deleted(run, platform):
     assert (again.json["name"], again.json["created"]) == ("billing", False)
     assert "already exists" in again.err
     request = platform.last("CreateSubscription")
-    assert (request.filter.batch_id, request.cursor) == ("b1", "0")
+    assert (request.filter.batch_id, request.cursor) == (batch, "0")
     assert (await run(*create)).code == 2
 
-    await submit(run, "wait")
+    platform.backdate(await submit(run, "wait"), timedelta(minutes=90))
     listed = await run("subscription", "list")
     assert [line.split()[0] for line in listed.out.splitlines()] == ["NAME", "billing"]
-    assert "queue:mail type:a state:failed label:team=ml batch:b1" in listed.out
-    assert (await run("subscription", "list", "-o", "jsonl")).jsonl[0]["lag"] == 90
+    assert f"queue:mail type:a state:failed label:team=ml batch:{batch}" in listed.out
+    (document,) = (await run("subscription", "list", "-o", "jsonl")).jsonl
+    assert 90 * 60 <= document["lag"] < 91 * 60
     shown = await run("subscription", "get", "billing")
-    for part in ("none", "1m 30s", "never", "queue:mail"):
+    for part in ("none", "1h 30m", "never", "queue:mail"):
         assert part in shown.out
     assert (await run("subscription", "get", "billing", "-o", "json")).json["consumer"] == ""
 
@@ -420,7 +422,7 @@ async def test_printed_event_is_acknowledged(run, start, platform):
     process = await start("subscription", "watch", "billing", "--consumer", "a", "-o", "jsonl")
     async with asyncio.timeout(30):
         events = [json.loads(await process.stdout.readline()) for _ in range(2)]
-    await platform.until(lambda: billing.acks == [1, 2])
+    await platform.until(lambda: billing.position == 2)
 
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
@@ -443,13 +445,13 @@ async def test_watch_without_acks_receives_the_events_again(run, start, platform
         _, err = await process.communicate()
         assert [line["seq"] for line in lines] == [1, 2]
         assert b"sends unacknowledged events again" in err
-        assert billing.acks == []
+        assert platform.acks() == []
         await platform.until(lambda: billing.watch is None)
 
     # No other consumer has taken over.
     cursor = f"{billing.epoch}:2"
     assert (await run("subscription", "ack", "billing", cursor)).code == 0
-    assert billing.acks == [2]
+    assert platform.acks() == [2]
 
 
 async def test_unread_output_is_not_acknowledged(run, server, platform):
@@ -468,19 +470,19 @@ async def test_unread_output_is_not_acknowledged(run, server, platform):
 
     assert process.returncode == 141
     # The pipe may buffer one line that its reader never reads.
-    assert billing.acks in ([], [1])
+    assert billing.position in (0, 1)
 
 
 async def test_second_consumer_waits_on_standby(run, start, platform):
     billing = await create_billing(run, platform)
-    platform.subscriptions.take_over("billing", "another")
+    platform.take_over("billing", "another")
     ended = await run("subscription", "watch", "billing", "--timeout-wait", "0.5s")
     assert ended.code == 124
     assert "waiting on standby" in ended.err
 
     process = await start("subscription", "watch", "billing")
     await platform.until(lambda: platform.watchers["billing"] == 2)
-    platform.subscriptions.release("billing")
+    platform.release("billing")
     await submit(run, "fails")
     async with asyncio.timeout(30):
         line = await process.stdout.readline()
@@ -488,7 +490,7 @@ async def test_second_consumer_waits_on_standby(run, start, platform):
     await process.communicate()
 
     assert b"SUBMITTED" in line
-    assert billing.acks
+    assert billing.position
 
 
 async def test_replaced_consumer_prints_an_error(run, start, platform):
@@ -502,19 +504,20 @@ async def test_replaced_consumer_prints_an_error(run, start, platform):
     await other.communicate()
 
     assert process.returncode == 1
-    assert b"error: another consumer receives subscription 'billing'" in err
+    assert b"error: another watch receives subscription 'billing'" in err
 
 
 async def test_deleted_events_can_be_skipped_with_ack(run, platform):
     billing = await create_billing(run, platform)
-    billing.expired = True
+    await submit(run, "wait")
+    platform.prune()
     ended = await run("subscription", "watch", "billing")
     assert ended.code == 2
     (hint,) = [line for line in ended.err.splitlines() if "subscription ack" in line]
 
     assert (await run(*hint.split()[1:])).code == 0
 
-    assert not billing.expired
+    assert billing.position == 2
 
 
 # Other commands
@@ -544,10 +547,11 @@ async def test_control_characters_are_escaped(run, platform):
 
 
 async def test_unknown_job_has_exit_code_3(run):
+    unknown = str(uuid4())
     for command in ("get", "events", "output", "watch", "cancel", "retry"):
-        ended = await run(command, "nope")
+        ended = await run(command, unknown)
         assert (ended.code, ended.out) == (3, ""), command
-        assert ended.err == "error: job nope does not exist\n"
+        assert ended.err == f"error: job {unknown} does not exist\n"
 
 
 async def test_list_beyond_its_limit_prints_a_note(run, platform):
@@ -635,14 +639,16 @@ async def test_events_and_output_are_listed(run):
     assert (await run("events", job, "--after-seq=-1")).code == 2
 
 
-async def test_stats_and_handlers_are_printed(run):
+async def test_stats_and_handlers_are_printed(run, platform):
     assert (await run("stats")).out == "no jobs\n"
     await submit(run, "fails")
+    platform.backdate(await submit(run, "queued"), timedelta(minutes=90))
 
     text = await run("stats")
     assert "FAILED" in text.out
-    assert "1m 30s" in text.out
-    assert (await run("stats", "-o", "json")).json["queues"][0]["age"] == 90
+    assert "1h 30m" in text.out
+    (queue,) = (await run("stats", "-o", "json")).json["queues"]
+    assert 90 * 60 <= queue["age"] < 91 * 60
     assert "Adds squares." in (await run("handlers")).out
     schema = (await run("handlers", "-o", "json")).json[0]["payload_schema"]
     assert schema == {"type": "object"}

@@ -4,6 +4,7 @@ import asyncio
 import json
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
 
@@ -23,7 +24,6 @@ from headrace import (
     SubmitOutcome,
     Unavailable,
 )
-from headrace.v1.data_pb2 import Data
 
 
 @pytest.fixture
@@ -55,8 +55,9 @@ async def test_job_is_submitted_followed_and_returns_its_result(client):
 async def test_output_is_read_page_by_page(client, platform):
     job = await client.submit("slow")
     for number in range(3):
-        platform.add(platform.jobs[job.id], "OUTPUT", "RUNNING", output=Data(json=b"%d" % number))
-    platform.add(platform.jobs[job.id], "OUTPUT", "RUNNING", output=Data(omitted_bytes=2_000_000))
+        platform.emit(job.id, number)
+    platform.emit(job.id, None)
+    platform.events(job.id)[-1].output.omitted_bytes = 2_000_000
     found = [(p.seq, p.attempt, p.output) async for p in client.output(job.id)]
     assert found == [(3, 1, 0), (4, 1, 1), (5, 1, 2), (6, 1, Omitted(2_000_000))]
     assert [p.seq async for p in job.output(after_seq=4)] == [5, 6]
@@ -175,19 +176,20 @@ async def test_submit_validate_only_returns_the_outcome(client):
 
 async def test_invalid_request_lists_every_violation(client):
     with pytest.raises(InvalidRequest) as caught:
-        await client.submit("bad type")
+        await client.submit("invalid type", priority=101)
 
     assert [v.field for v in caught.value.violations] == ["job.type", "job.priority"]
     assert caught.value.refusal.code == "INVALID_ARGUMENT"
 
 
 async def test_unknown_job_is_not_found(client):
-    for call in (client.get("nope"), client.cancel("nope"), client.retry("nope")):
+    unknown = str(uuid4())
+    for call in (client.get(unknown), client.cancel(unknown), client.retry(unknown)):
         with pytest.raises(JobNotFound) as caught:
             await call
-        assert caught.value.job_id == "nope"
+        assert caught.value.job_id == unknown
     with pytest.raises(JobNotFound):
-        await anext(client.watch_job("nope"))
+        await anext(client.watch_job(unknown))
 
 
 async def test_result_of_a_failed_job_raises_its_error(client):
@@ -254,7 +256,7 @@ async def test_cancel_of_an_ended_job_is_a_state_conflict(client):
         await job.cancel()
 
     assert caught.value.state == "SUCCEEDED"
-    assert caught.value.allowed == ("RUNNING", "QUEUED")
+    assert caught.value.allowed == ("SCHEDULED", "QUEUED", "RETRYING", "RUNNING")
 
 
 async def test_submit_many_sends_one_request(client, platform):
@@ -352,13 +354,15 @@ async def test_events_yields_all_pages(client, platform):
     assert platform.methods().count("ListJobEvents") == 4
 
 
-async def test_stats_and_handlers_are_returned(client):
+async def test_stats_and_handlers_are_returned(client, platform):
     await client.submit("square_sum", {"data": []})
     await client.submit("fails")
+    queued = await client.submit("queued")
+    platform.backdate(queued.id, timedelta(minutes=90))
 
     stats = await client.stats()
-    assert stats.states == {JobState.SUCCEEDED: 1, JobState.FAILED: 1}
-    assert stats.queues[0].age == timedelta(seconds=90)
+    assert stats.states == {JobState.QUEUED: 1, JobState.SUCCEEDED: 1, JobState.FAILED: 1}
+    assert stats.queues[0].age >= timedelta(minutes=90)
     handler, other = await client.handlers()
     assert other.type == "zip"
     assert handler.type == "square_sum"
@@ -378,8 +382,8 @@ async def test_ping_calls_the_health_service(client, server):
 async def test_new_enum_value_is_unknown(client, platform):
     job = await client.submit("wait")
     platform.jobs[job.id].state = 99
-    platform.events[job.id][0].type = 99
-    platform.events[job.id][0].state = 99
+    submitted = platform.events(job.id)[0]
+    submitted.type = submitted.state = 99
 
     assert (await job.get()).state is JobState.UNKNOWN
     event = await anext(job.watch())
@@ -432,7 +436,7 @@ async def test_after_seq_beyond_the_end_yields_only_larger_numbers(server, platf
         await platform.until(lambda: platform.watchers[job.id])
         # The watch skips number 3 and yields number 4.
         for _ in range(2):
-            platform.add(platform.jobs[job.id], "OUTPUT", "RUNNING")
+            platform.emit(job.id, None)
         assert (await first).seq == 4
         platform.finish(job.id)
         assert [event.seq async for event in watch] == [5]

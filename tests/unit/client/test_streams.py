@@ -95,7 +95,7 @@ async def test_slow_job_watch_resumes_without_a_wait(impatient, platform, waits)
 
 async def test_watch_refused_as_slow_backs_off(server, platform, waits, recorded):
     async with Client(server.target, retries=3, _timing=recorded) as client:
-        platform.refuse = grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER"
+        platform.refuse_with = grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER"
         with pytest.raises(SlowConsumer):
             await anext(client.watch())
 
@@ -146,9 +146,11 @@ async def test_gateway_error_ends_the_watch(client, platform):
             await anext(watch)
 
 
-async def test_expired_cursor_error_contains_the_oldest_cursor(client):
-    with pytest.raises(CursorExpired, match=r"continue from oldest_cursor.*\(oldest_cursor: 7\)"):
-        await anext(client.watch(cursor="expired"))
+async def test_expired_cursor_error_contains_the_oldest_cursor(client, platform):
+    await client.submit("wait")
+    platform.prune()
+    with pytest.raises(CursorExpired, match=r"continue from oldest_cursor.*\(oldest_cursor: 2\)"):
+        await anext(client.watch(cursor="1"))
 
 
 async def test_watch_continues_after_an_error(server, platform):

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 import threading
+from uuid import uuid4
 
 import pytest
 
@@ -57,7 +58,7 @@ async def test_sync_client_has_all_methods_of_the_async_client(use):
 async def test_sync_client_raises_the_same_errors(use):
     def work(client):
         with pytest.raises(JobNotFound):
-            client.get("nope")
+            client.get(str(uuid4()))
         with pytest.raises(JobFailed):
             client.submit("fails").result()
 

@@ -1,6 +1,7 @@
 """Watches of many jobs, against a real server in this process."""
 
 import asyncio
+from uuid import uuid4
 
 import pytest
 
@@ -43,11 +44,12 @@ async def test_watch_yields_only_matching_events(client, platform):
 
 
 async def test_watch_sends_all_filters(client, platform):
-    async with client.watch(batch_id="b1", job_ids=["j1", "j2"], states=["QUEUED"]):
+    batch, *jobs = (str(uuid4()) for _ in range(3))
+    async with client.watch(batch_id=batch, job_ids=jobs, states=["QUEUED"]):
         pass
 
     job_filter = platform.last("WatchJobs").filter
-    assert (job_filter.batch_id, list(job_filter.job_ids)) == ("b1", ["j1", "j2"])
+    assert (job_filter.batch_id, list(job_filter.job_ids)) == (batch, jobs)
     assert len(job_filter.states) == 1
 
 
@@ -101,12 +103,14 @@ async def test_cut_watch_of_many_jobs_yields_each_event_once(client, platform):
     ]
 
 
-async def test_expired_cursor_error_has_the_oldest_cursor(client):
+async def test_expired_cursor_error_has_the_oldest_cursor(client, platform):
+    await client.submit("wait")
+    platform.prune()
     with pytest.raises(CursorExpired) as caught:
-        async with client.watch(cursor="expired"):
+        async with client.watch(cursor="1"):
             pass
 
-    assert caught.value.oldest_cursor == "7"
+    assert caught.value.oldest_cursor == "2"
 
 
 async def test_start_of_a_watch_has_a_deadline(server, platform):

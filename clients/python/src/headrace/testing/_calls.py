@@ -106,10 +106,10 @@ class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # it takes none a
                 await _refuse(context, error.refusal)
 
         async def streaming(request: Any, context: Any) -> AsyncGenerator[Any, None]:
-            await context.send_initial_metadata((("x-request-id", request_id(context)),))
             call = Call(method, request, context.time_remaining())
             try:
                 await self.admit(call)
+                await context.send_initial_metadata((("x-request-id", request_id(context)),))
                 async with (
                     aclosing(handler.unary_stream(request, context)) as stream,
                     aclosing(self.responses(call, stream)) as responses,
