@@ -1,4 +1,4 @@
-"""Example handlers, to read and to copy.
+"""Example handlers to read and copy.
 
 A worker loads the modules in HEADRACE_HANDLERS, which must be importable:
 
@@ -43,10 +43,10 @@ class Outcome(Struct, frozen=True):
     ),
 )
 async def flaky(payload: Flaky, ctx: Context) -> Outcome:
-    """Fail twice, then succeed, like a call of a service that restarts.
+    """Fail twice, then succeed, like a call to a service that is restarting.
 
-    Headrace retries after any exception, with the backoff of the job. `Retry` adds a reason for
-    people, and `after=` sets the wait.
+    Headrace retries after any exception, with the job's backoff. `Retry` adds a readable reason,
+    and `after=` sets the wait.
     """
     number = ctx.attempt.number
     if number > payload.failures:
@@ -80,11 +80,11 @@ class Slept(Struct, frozen=True):
 
 @handler("slow", timeout=timedelta(hours=1))
 async def slow(payload: Slow, ctx: Context) -> Slept:
-    """Report progress ten times per second, and stop at a cancellation.
+    """Report progress ten times per second, and stop when cancelled.
 
     A cancellation sets `ctx.cancelled`, and the handler stops at a safe point. An `async def` is
-    also cancelled at its next `await`. A `def` in a thread must check `ctx.cancelled`. A handler in
-    a process that does not check it is killed a few seconds later.
+    also cancelled at its next `await`. A `def` in a thread must check `ctx.cancelled`. A
+    handler in a separate process is killed a few seconds later if it does not check.
     """
     started = time.monotonic()
     while (elapsed := time.monotonic() - started) < payload.seconds:

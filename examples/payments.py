@@ -2,7 +2,7 @@
 
     HEADRACE_HANDLERS=payments PYTHONPATH=examples headrace up
 
-The handler moves money between two rows of a table in the database of the jobs:
+The handler moves money between two rows of a table in the jobs database:
 
     CREATE TABLE accounts (name text PRIMARY KEY, balance bigint NOT NULL CHECK (balance >= 0));
 
@@ -34,7 +34,7 @@ async def pay(payload: Payment, ctx: Context) -> None:
     connection = await asyncpg.connect(os.environ["HEADRACE_DATABASE_URL"], timeout=ctx.time_left)
     try:
         async with connection.transaction():
-            # Update accounts in the order of their names, so that two payments cannot deadlock.
+            # Update accounts in name order, so that two payments cannot deadlock.
             for name in sorted((payload.payer, payload.payee)):
                 change = payload.amount if name == payload.payee else -payload.amount
                 done = await connection.execute(

@@ -93,7 +93,7 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except TimeoutError:
-        screen.print(f"[red]✗[/] The jobs have not ended within {DEADLINE_S} s.")
+        screen.print(f"[red]✗[/] The jobs did not end within {DEADLINE_S} s.")
         sys.exit(1)
     except (PlatformFailedError, CallError) as error:
         screen.print(f"[red]✗[/] {error}")

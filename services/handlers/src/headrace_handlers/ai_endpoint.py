@@ -1,4 +1,4 @@
-"""Chat completions of an endpoint with OpenAI's protocol, streamed to the output of a job."""
+"""Chat completions from an OpenAI-compatible endpoint, streamed to the job's output."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _RETRYABLE = frozenset({408, 409, 425, 429})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A complete response. None: the endpoint did not report the value."""
+    """A complete response. A value is None if the endpoint did not report it."""
 
     text: str
     model: str
@@ -64,14 +64,14 @@ async def complete(
         api_key: the bearer token.
         model: the name of the model.
         timeout: the longest wait for a connection and for each piece of the response, in seconds.
-        system: the instruction; empty: none.
+        system: the instruction; empty for none.
         user: the text or the question.
-        max_tokens: the longest response. None: the default of the model.
-        temperature: the temperature. None: the default of the model.
+        max_tokens: the maximum length of the response; None for the model's default.
+        temperature: the temperature; None for the model's default.
 
     Raises:
         Retry: the endpoint is unreachable or busy, or its response is incomplete.
-        Fail: the endpoint refuses the request.
+        Fail: the endpoint rejected the request.
         Stopped: the job was cancelled.
     """
     messages: list[ChatCompletionMessageParam] = []
@@ -118,7 +118,7 @@ async def _bound(response: httpx2.Response) -> None:
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """A body with a size limit; beyond it, the job fails."""
+    """A body with a size limit. A larger body fails the job."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -145,7 +145,7 @@ async def _collect(
     length = 0
     finish_reason: str | None = None
     usage: object = None
-    # Joins the two halves of a character from two chunks. A single half is replaced, because UTF-8
+    # Join a surrogate pair that is split across two chunks. Replace a lone surrogate, because UTF-8
     # cannot represent it.
     decoder = codecs.getincrementaldecoder("utf-16-le")("replace")
     async with CoalescedOutput(ctx.emit) as output:
@@ -181,7 +181,7 @@ async def _collect(
 def _content(chunk: object) -> tuple[str, str | None]:
     """Return the text of a chunk, and the reason for the end of the response, if any.
 
-    openai does not validate its types, so a chunk may contain any values.
+    openai does not validate its types, so a chunk can contain any values.
     """
     choices = getattr(chunk, "choices", None)
     if not isinstance(choices, list) or not choices:

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 SENTIMENTS: Final = ("positive", "negative", "neutral")
 
-# VADER is designed for sentences, and its time grows with the square of the text length. This many
-# characters take about 0.1 s.
+# VADER is designed for sentences, and its run time grows with the square of the text length. A text
+# of this length takes about 0.1 s.
 MAX_CHARACTERS: Final = 5_000
 
 _THRESHOLD: Final = 0.05
@@ -26,7 +26,7 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sentiment:
-    """A label of SENTIMENTS, and its compound score from -1 to 1."""
+    """A label from SENTIMENTS, and the compound score from -1 to 1."""
 
     label: str
     score: float
@@ -34,7 +34,7 @@ class Sentiment:
 
 
 def sentiment_of(text: str) -> Sentiment:
-    """Return the sentiment of a text of at most MAX_CHARACTERS characters; takes CPU time."""
+    """Return the sentiment of a text of at most MAX_CHARACTERS characters. CPU-bound."""
     with _loading:
         analyzer = _analyzer()
     score = float(analyzer.polarity_scores(text)["compound"])

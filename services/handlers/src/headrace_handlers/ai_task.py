@@ -30,14 +30,14 @@ from headrace_worker import (
     require_packages,
 )
 
-# The first job imports them, because the import takes a second.
+# The first job imports these packages, because the import takes a second.
 require_packages("httpx2", "openai", "vaderSentiment", install="headrace-handlers[ai]")
 
 _ENDPOINT = "headrace_handlers.ai_endpoint"
 
 
 class AiSettings(BaseSettings):
-    """An endpoint with OpenAI's chat completions.
+    """The settings of an endpoint for OpenAI's chat completions.
 
     `timeout` is the longest wait between two pieces of a response, in seconds.
     """
@@ -126,8 +126,8 @@ class Done(Struct, frozen=True, omit_defaults=True):
 async def ai_task(task: Task, ctx: Context) -> Done:
     """Run a task with a language model: sentiment, classification, summary or a free prompt.
 
-    It emits the response as output while it arrives. It retries 429, 5xx and lost connections,
-    after Retry-After if the endpoint sends it. Without an endpoint, a local lexicon (VADER)
+    It emits the response as output while it arrives. It retries after 429, 5xx and lost
+    connections, and respects Retry-After. Without an endpoint, a local lexicon (VADER)
     determines the sentiment; all other tasks fail.
     """
     settings = AiSettings()
@@ -165,7 +165,7 @@ async def ai_task(task: Task, ctx: Context) -> Done:
 
 
 def _fitted(done: Done) -> Done:
-    """Return the result, with its output cut to the size limit: a retry would cost money again."""
+    """Return the result with its output cut to fit, because a retry would cost money again."""
     limit = max_result_bytes()
     if json_size(done) <= limit:
         return done

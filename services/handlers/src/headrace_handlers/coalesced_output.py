@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 # Each piece of output is a row of job_events, so the tokens of a model are not emitted one by one.
-# The interval is in seconds, the size of a piece in characters.
+# INTERVAL is in seconds, PIECE in characters.
 INTERVAL = 0.25
 PIECE = 8_000
 
@@ -64,7 +64,7 @@ class CoalescedOutput:
                 raise failure
 
     def write(self, text: str) -> None:
-        """Add a text to the output, without waiting.
+        """Add text to the output without waiting.
 
         Raises:
             Exception: the error of an earlier `emit`.

@@ -76,7 +76,7 @@ HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", max_length=76)]
 class EmailSettings(BaseSettings):
     """The mail server. The default of `port` is 587 with STARTTLS, otherwise 25.
 
-    `ca_file` is a PEM file that replaces the certificates of the system; `timeout` limits each
+    `ca_file` is a PEM file that replaces the system's certificates; `timeout` limits each
     response of the server, in seconds.
     """
 
@@ -188,8 +188,8 @@ class Sent(Struct, frozen=True):
 async def email(mail: Mail, ctx: Context) -> Sent:
     """Send a mail by SMTP.
 
-    It retries if the server is unreachable or returns a temporary error. If the server accepts
-    some of the recipients, the job succeeds, because a retry would send them the mail twice.
+    It retries if the server is unreachable or returns a temporary error. If the server accepts only
+    some recipients, the job succeeds, because a retry would send those recipients the mail twice.
     """
     settings = EmailSettings()
     message_id = message_id_of(ctx.attempt.job_id, settings.sender)
@@ -217,7 +217,7 @@ async def email(mail: Mail, ctx: Context) -> Sent:
 
 
 def message_id_of(job_id: UUID, sender: str) -> str:
-    """Return the Message-ID of the mail of a job, in the domain of the sender."""
+    """Return the Message-ID of a job's mail, in the sender's domain."""
     domain = parseaddr(sender)[1].rpartition("@")[2]
     return f"<{job_id}.headrace@{domain}>"
 
@@ -301,7 +301,7 @@ def _outcome(error: Exception) -> Retry | Fail:
             # aiosmtplib's lost connections and timeouts are OSErrors as well.
             return Retry(f"the mail server is unreachable: {error}")
         case _:
-            # The server lacks a required feature: STARTTLS, a login, an address in UTF-8.
+            # The server lacks a required feature: STARTTLS, authentication or UTF-8 addresses.
             return Fail(f"the mail server cannot send this mail: {error}", type="MailRefused")
 
 

@@ -20,8 +20,8 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 # Maximum number of addresses to try for a name.
 _MAX_ADDRESSES: Final = 4
 
-# Not public in addition to the networks that `ipaddress` knows in this Python version: protocol
-# assignments, former site-local addresses, relays with an IPv4 address that the sender chooses
+# Networks that are not public, in addition to those that `ipaddress` lists: protocol assignments,
+# former site-local addresses, relays with an IPv4 address that the sender chooses
 # (IANA's registries of special-purpose addresses), and the metadata service of Azure.
 _NOT_PUBLIC: Final = tuple(
     map(

@@ -10,18 +10,18 @@ from functools import cache
 
 import httpx2
 
-# The longest wait that a server can ask for.
+# The maximum wait that a server can request.
 MAX_WAIT = timedelta(hours=24)
 
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """Return the TLS settings with the system's certificates, created once in 0.1 s."""
+    """Return the TLS settings with the system's certificates. They take 0.1 s to create."""
     return httpx2.create_ssl_context()
 
 
 def server_time(headers: Mapping[str, str]) -> datetime:
-    """Return the send time of a response by its server's clock; without a date, by ours.
+    """Return the send time of a response by the server's clock; without a Date header, by ours.
 
     Dates in Retry-After are relative to the server's clock, even if that clock is wrong.
     """
@@ -33,7 +33,7 @@ def server_time(headers: Mapping[str, str]) -> datetime:
 
 
 def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
-    """Return the wait of a Retry-After header (RFC 9110, section 10.2.3), 0 to 24 hours.
+    """Return the wait in a Retry-After header (RFC 9110, section 10.2.3), 0 to 24 hours.
 
     Args:
         value: seconds or a date; None if the header is missing.

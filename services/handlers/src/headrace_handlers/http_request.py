@@ -36,7 +36,7 @@ from headrace_handlers.result_size import (
 )
 from headrace_worker import Attempt, Context, Fail, Retry, RetryPolicy, handler
 
-# Headers that belong to the connection and not to the request.
+# Headers of the connection, which a job cannot set.
 _RESERVED = frozenset(
     {
         "connection",
@@ -176,11 +176,11 @@ class Answer(Struct, frozen=True):
 async def http_request(call: Call, ctx: Context) -> Answer:
     """Call a web service and return its response.
 
-    It retries lost connections, timeouts, 429 and 5xx, after Retry-After if the service sends it.
+    It retries after lost connections, timeouts, 429 and 5xx, and respects Retry-After.
     Every attempt sends the job id as Idempotency-Key, so that the service can detect repetitions,
     and the attempt number as X-Headrace-Attempt. Redirects are not followed.
 
-    The status determines the result: after it has arrived, an incomplete or slow body is cut.
+    The status determines the result. Once it has arrived, an incomplete or slow body is cut.
     """
     settings = HttpSettings()
     url = allowed_url(call.url, settings.allowed_hosts)
@@ -308,7 +308,7 @@ def host_and_port(url: httpx2.URL) -> tuple[str, int]:
 
 
 async def _addresses(url: httpx2.URL, settings: HttpSettings) -> list[str]:
-    """Return the allowed addresses of the host of a URL.
+    """Return the allowed addresses of a URL's host.
 
     Raises:
         Fail: an address is not allowed.

@@ -17,7 +17,7 @@ from headrace_worker import InvalidPayload, SyncContext, handler
 MAX_NUMBERS = 100_000
 MAX_STEPS = 10**10
 
-# Numbers between two checks for a cancellation, with a report of progress. A chunk of a list takes
+# Numbers between two cancellation checks, each with a progress report. A chunk of a list takes
 # about 10 ms, a chunk of a range about 50 ms.
 _LIST_CHUNK = 50_000
 _RANGE_CHUNK = 2_000_000
@@ -33,7 +33,7 @@ class Numbers(Struct, frozen=True, forbid_unknown_fields=True):
     data: Annotated[
         list[Number],
         Meta(
-            description="The numbers: integers of 64 bits, or doubles from -1e100 to 1e100.",
+            description="The numbers: 64-bit integers, or doubles from -1e100 to 1e100.",
             max_length=MAX_NUMBERS,
             examples=[[1, 2, 3]],
         ),
@@ -56,7 +56,7 @@ class Range(Struct, frozen=True, forbid_unknown_fields=True):
     end: Annotated[Integer, Meta(description="The last number, included if a step reaches it.")]
     step: Annotated[
         Integer,
-        Meta(description="Difference of two numbers; negative to count down, not 0."),
+        Meta(description="Difference between two numbers; negative to count down; must not be 0."),
     ] = 1
 
     def __post_init__(self) -> None:

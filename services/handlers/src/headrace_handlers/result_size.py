@@ -33,5 +33,5 @@ def cut_text(text: str, room: int) -> str:
 
 def cut_base64(text: str, room: int) -> str:
     """Return the longest prefix of base64 text that needs at most `room` bytes as a JSON string."""
-    # Four characters are three bytes.
+    # Four characters encode three bytes.
     return text[: max(0, room - _QUOTES) // 4 * 4]

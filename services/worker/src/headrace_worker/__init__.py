@@ -1,4 +1,4 @@
-"""Headrace's worker, and the interface of handlers.
+"""The Headrace worker and its interface for handlers.
 
 from headrace_worker import Context, Fail, Retry, handler
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-# Without this, gRPC warns at each start of a handler's process, which does not use gRPC.
+# Without this, gRPC prints a warning whenever a handler process starts.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from headrace_core.runtime import logs
@@ -30,7 +30,7 @@ _SETTINGS = {
     "worker_queues": "queues to serve, separated by commas; empty: all",
     "worker_address": "host:port of the health service",
     "worker_metrics_address": "host:port of the metrics for Prometheus",
-    "shutdown_grace": "seconds for attempts to end when the worker stops",
+    "shutdown_grace": "seconds that running attempts have to end when the worker stops",
 }
 _EXAMPLES = (
     "python -m headrace_worker",
@@ -51,7 +51,7 @@ class _Worker(WorkerService):
 def _create(settings: Settings) -> WorkerService:
     set_up = logs.configure(settings, service="worker", foreign=HandlerLines())
     handlers = load_handlers(settings.handlers, builtins=settings.builtins)
-    # A module with handlers may have configured logging.
+    # A module with handlers may have changed the logging configuration.
     set_up()
     return _Worker(settings, handlers)
 

@@ -50,13 +50,13 @@ def check_format(format_: str, kind: ColumnType) -> None:
         ValueError: the format cannot read that date; the message contains the reason.
     """
     if "%f" in format_.replace("%%", ""):
-        # polars would read any number of its digits as nanoseconds.
+        # polars would read the digits of %f as nanoseconds, however many there are.
         raise ValueError("use %.f, %3f, %6f or %9f for fractions of a second, not %f")
     probe = pl.Series("probe", [datetime(2001, 2, 3, 4, 5, 6)])  # noqa: DTZ001 - any zone
     if any(zone in format_ for zone in ("%z", "%:z", "%#z", "%+")):
         probe = probe.dt.replace_time_zone("UTC")
     try:
-        # `%#z` can only read a zone.
+        # polars cannot write a zone with `%#z`.
         text = probe.dt.strftime(format_.replace("%#z", "%z"))
         read = typed(text, kind, format_)[0]
     except pl.exceptions.PolarsError as error:
@@ -68,7 +68,7 @@ def check_format(format_: str, kind: ColumnType) -> None:
 
 
 def literal(value: object, kind: ColumnType | None) -> object:
-    """Return the value of a rule in the type of its column; dates are given as text."""
+    """Return the value of a rule, converted to the type of its column. Dates are passed as text."""
     if kind == "date" and isinstance(value, str):
         return date.fromisoformat(value)
     if kind == "datetime" and isinstance(value, str):

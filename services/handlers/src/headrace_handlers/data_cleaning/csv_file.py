@@ -78,7 +78,7 @@ class _Checks:
         self._size = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._quoted = False
-        # A carriage return at the end of a piece; its line feed may be the start of the next piece.
+        # A carriage return at the end of a piece; its line feed may start the next piece.
         self._pending = b""
         self._columns = 1
         self._in_header = True

@@ -26,12 +26,12 @@ _PERMANENT: Final = frozenset(
 
 
 def unreadable(name: str, reason: str) -> Fail:
-    """Return the error of a file that cannot be read as a table."""
+    """Return the error for a file that cannot be read as a table."""
     return Fail(f"{name!r} cannot be read: {reason}", type="FileUnreadable")
 
 
 def too_large(name: str, size: str, limit: int) -> Fail:
-    """Return the error of a table with too many bytes."""
+    """Return the error for a table with too many bytes."""
     return Fail(
         f"{name!r} has {size}; the limit is {limit:,} bytes after decompression "
         "(HEADRACE_FILES_MAX_BYTES)",
@@ -40,7 +40,7 @@ def too_large(name: str, size: str, limit: int) -> Fail:
 
 
 def too_many_columns(name: str, limit: int) -> Fail:
-    """Return the error of a table with too many columns."""
+    """Return the error for a table with too many columns."""
     return Fail(f"{name!r} has more columns than the limit of {limit:,}", type="FileTooLarge")
 
 

@@ -73,7 +73,7 @@ class Files:
 
     @contextmanager
     def read(self, path: Path, kind: Format, *, separator: str) -> Iterator[pl.LazyFrame]:
-        """Open a table, which is read when the frame is collected. All values of CSV are text.
+        """Open a table. It is read when the frame is collected. All values of a CSV file are text.
 
         Raises:
             Fail: the file is missing, too large or not a table; also if `collect` fails in the
@@ -99,7 +99,7 @@ class Files:
             )
 
     def _parquet(self, file: IO[bytes], name: str) -> pl.LazyFrame:
-        """Return a Parquet table within the limits; a few of its bytes can describe many rows."""
+        """Return the table if it is within the limits. A few bytes can describe many rows."""
         table = pl.scan_parquet(file, hive_partitioning=False)
         kinds = table.collect_schema().dtypes()
         if len(kinds) > MAX_COLUMNS:
@@ -137,7 +137,7 @@ def _open(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _unreadable_as(kind: Format, name: str) -> Iterator[None]:
-    """Convert an error of polars to an error that names the file."""
+    """Convert a polars error to an error that names the file."""
     try:
         yield
     # A damaged Parquet file can make polars panic, which is not an Exception.
@@ -152,7 +152,7 @@ def _width(kind: pl.DataType) -> int:
 
 
 def format_of(path: Path) -> Format | None:
-    """Return the format by the suffix of a file; None if it is unknown."""
+    """Return the format for the suffix of a file; None if the suffix is unknown."""
     return _FORMATS.get(path.suffix.lower())
 
 

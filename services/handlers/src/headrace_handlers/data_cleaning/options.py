@@ -25,7 +25,7 @@ class FilesSettings(BaseSettings):
 
     Args:
         root: the folder; by default `headrace-files` in the worker's working directory.
-        max_bytes: the largest table, decompressed.
+        max_bytes: the maximum size of a decompressed table.
         max_memory: the memory limit of the process that cleans the table, in bytes.
     """
 
@@ -137,7 +137,7 @@ class Cleaning(Struct, frozen=True, forbid_unknown_fields=True):
     null_values: Annotated[
         list[str],
         Meta(
-            description="Texts of missing values, after trimming.",
+            description="Texts that represent a missing value, after trimming.",
             max_length=1000,
             examples=[["", "NA", "n/a"]],
         ),

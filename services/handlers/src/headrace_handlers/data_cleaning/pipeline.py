@@ -47,7 +47,7 @@ def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
     with files.read(source, source_format, separator=options.separator) as raw:
         lazy = normalised(raw, options.normalise, options.null_values)
         _check_columns(options, lazy.collect_schema().names())
-        # The streaming engine normalizes while it reads, so memory never holds the raw table.
+        # The streaming engine normalizes while it reads, so the raw table is never in memory.
         table = lazy.collect(engine="streaming")
     rows_in = table.height
 

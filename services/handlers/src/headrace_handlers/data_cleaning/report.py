@@ -23,7 +23,7 @@ class Violations(Struct, frozen=True):
 
 
 class ColumnReport(Struct, frozen=True):
-    """A column of the output; `type` is the name in polars, `violations` are by rule."""
+    """A column of the output; `type` is the polars name; `violations` has a key for each rule."""
 
     name: str
     type: str
@@ -49,8 +49,8 @@ def column_reports(checked: Checked, rows: pl.Series) -> list[ColumnReport]:
     """Return a report for each column.
 
     Args:
-        checked: the table after its rules.
-        rows: the numbers in the input of the checked rows.
+        checked: the table after the rules were applied.
+        rows: the input row numbers of the checked rows.
     """
     return [
         ColumnReport(

@@ -13,7 +13,7 @@ from headrace_worker import Fail
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """A table after its rules.
+    """A table after the rules were applied.
 
     Args:
         table: the remaining rows, with their values converted to their types.

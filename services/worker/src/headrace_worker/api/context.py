@@ -22,7 +22,7 @@ from headrace_core.domain.text import clean_text
 from headrace_worker.api.errors import AlreadyCompleted, InvalidProgress, Stopped
 from headrace_worker.api.payload import encode
 
-# The integers of a counter: 64 bits.
+# The range of an integer counter: 64 bits.
 _INTEGERS: Final = range(-(2**63), 2**63)
 
 Signal = TypeVar("Signal", asyncio.Event, threading.Event)
@@ -35,9 +35,9 @@ class Attempt:
     Attributes:
         job_id: the id of the job.
         number: the fence. It grows with each attempt of the job, so the receiver of a side effect
-            can refuse a number below the highest one that it has seen.
+            can reject a number below the highest that it has seen.
         type, queue, tenant, labels: the values of the job.
-        deadline: the end of the attempt's time, by the clock of this machine.
+        deadline: when the attempt's time ends, by this machine's clock.
         ends: the same time by `time.monotonic()` of this process, in seconds.
         correlation_id: the x-request-id of the submit.
     """
@@ -68,7 +68,7 @@ class Reporter(Protocol):
         """Accept a piece of output. Each piece is kept."""
 
     async def completing(self, size: int) -> None:
-        """Accept no further report: the handler is about to complete its job.
+        """Stop accepting reports: the handler is about to complete its job.
 
         Args:
             size: the size of the result, in bytes.
@@ -150,7 +150,7 @@ class _AttemptContext(Generic[Signal]):
 
     @property
     def deadline(self) -> datetime:
-        """The end of the attempt's time, by the clock of this machine."""
+        """When the attempt's time ends, by this machine's clock."""
         return self.attempt.deadline
 
     @property
@@ -169,7 +169,7 @@ class _AttemptContext(Generic[Signal]):
 
     @contextmanager
     def _completing(self) -> Iterator[None]:
-        """Replace the error of a second `complete_in` with AlreadyCompleted, its likely reason."""
+        """Raise AlreadyCompleted if an earlier `complete_in` is the likely reason for the error."""
         try:
             yield
         except AttemptNotCurrent as error:
@@ -246,7 +246,7 @@ class Context(_AttemptContext[asyncio.Event]):
             TypeError: the connection has another type.
             ValueError: the connection has no open transaction.
         """
-        # The import of SQLAlchemy would slow the start of a handler's process.
+        # Importing SQLAlchemy at module level would slow the start of handler processes.
         from headrace_core.store.jobs.complete import complete_attempt  # noqa: PLC0415
 
         text = encode(result)
@@ -261,7 +261,7 @@ class SyncContext(_AttemptContext[threading.Event]):
     Args:
         attempt: the attempt.
         report: delivers one report, and blocks until there is room for it.
-        completing: announces a result with its size in bytes, as Reporter.completing does.
+        completing: announces a result with its size in bytes, like Reporter.completing.
         cancel_event: set when the handler should stop.
     """
 
@@ -277,15 +277,15 @@ class SyncContext(_AttemptContext[threading.Event]):
         self._announce = completing
 
     def progress(self, fraction: float, message: str = "", **counters: float) -> None:
-        """Report progress as Context.progress does."""
+        """Report progress, like Context.progress."""
         self._report(as_progress(fraction, message, counters))
 
     def emit(self, chunk: object) -> None:
-        """Emit a piece of output as Context.emit does."""
+        """Emit a piece of output, like Context.emit."""
         self._report(encode(chunk))
 
     def complete_in(self, connection: Any, result: object = None) -> None:
-        """Complete the job as Context.complete_in does.
+        """Complete the job, like Context.complete_in.
 
         Args:
             connection: a SQLAlchemy Connection or Session, or a connection of psycopg, psycopg2,

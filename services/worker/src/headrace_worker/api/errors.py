@@ -1,4 +1,4 @@
-"""The exceptions by which a handler decides how its attempt ends."""
+"""The exceptions with which a handler decides how its attempt ends."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class Retry(Exception):
 
     Args:
         message: the reason, for readers of the job.
-        after: the shortest wait, in seconds or as a timedelta. The random share of the job's
-            backoff is added to it. None: only the backoff counts.
+        after: the shortest wait, in seconds or as a timedelta. The random part of the job's backoff
+            is added to it. None: only the backoff applies.
 
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: `after` is NaN.
     """
 
-    # For a subclass that does not call `__init__`.
+    # The default for subclasses that do not call `__init__`.
     after: timedelta | None = None
 
     def __init__(self, message: str = "", *, after: float | timedelta | None = None) -> None:
@@ -51,7 +51,7 @@ class Fail(Exception):
         TypeError: an argument is not a string.
     """
 
-    # For a subclass that does not call `__init__`.
+    # The default for subclasses that do not call `__init__`.
     type: str = "Fail"
 
     def __init__(self, message: str, *, type: str = "Fail") -> None:  # noqa: A002
@@ -64,7 +64,7 @@ class Fail(Exception):
 class InvalidPayload(ValueError):
     """Reject the payload, from `__post_init__` of a Struct or a validator of a pydantic model.
 
-    The error of the job contains this message. State the rule in it and not the value. The messages
+    The error of the job contains this message. State the rule, but not the value. The messages
     of other exceptions are omitted, because they could quote the payload.
     """
 
@@ -93,7 +93,7 @@ class SizeExceeded(Fail):
     """A result or a piece of output exceeds its limit.
 
     Args:
-        what: its name in the message, such as "the result".
+        what: the subject of the message, such as "the result".
         size, limit: the actual size and the limit, in bytes.
         setting: the setting that contains the limit.
     """
@@ -108,7 +108,7 @@ class SizeExceeded(Fail):
 class InvalidProgress(Fail, ValueError):
     """A handler passed a value to `ctx.progress` that Headrace cannot store.
 
-    The call in the handler raises it. The job is not retried: the next attempt would report the
+    `ctx.progress` raises this error. The job is not retried: the next attempt would report the
     same value.
     """
 
@@ -140,7 +140,7 @@ class AlreadyCompleted(AttemptNotCurrent):
 class Stopped(Exception):
     """The handler stopped early because the worker requested it (`ctx.cancelled`).
 
-    The worker knows its reason, so it decides how the attempt ends: cancelled, timed out, or
+    The worker knows the reason, so it decides how the attempt ends: cancelled, timed out, or
     interrupted by a drain.
     """
 

@@ -23,16 +23,16 @@ from headrace_core.domain.limits import MAX_ERROR_MESSAGE, MAX_STACK_TRACE
 from headrace_core.domain.text import clean_line, clean_text
 from headrace_worker.api.errors import InvalidPayload
 
-# In characters: a line of source, a path, a message.
+# Maximum lengths in characters: a line of source, a path, a message.
 _MAX_SOURCE: Final = 160
 _MAX_PATH: Final = 200
 _MAX_MESSAGE: Final = 500
-# Maximum frames shown of one exception: the outermost, the innermost, and the handler's own in
-# between.
+# Maximum number of frames shown per exception: the outermost, the innermost, and the handler's own
+# in between.
 _OUTER: Final = 10
 _INNER: Final = 10
 _BETWEEN: Final = 10
-# Exceptions in a chain, members of a group, and groups within groups.
+# Maximum numbers of exceptions in a chain, group members, nested groups and validation problems.
 _MAX_CHAIN: Final = 8
 _MAX_MEMBERS: Final = 5
 _MAX_DEPTH: Final = 3
@@ -90,10 +90,9 @@ class _Frame(NamedTuple):
 
 
 def describe(error: BaseException) -> str:
-    """Return the message of a handler's exception without the values that a validation refused.
+    """Return the message of a handler's exception without the values that a validation rejected.
 
-    The handler's exception class may raise any exception instead, even SystemExit. Then the message
-    is empty.
+    If the exception class itself raises, even SystemExit, the message is empty.
     """
     try:
         text = _rules(error)
@@ -109,8 +108,8 @@ def describe(error: BaseException) -> str:
 def stack_trace(error: BaseException) -> str:
     """Return the stack trace of a handler's exception with its causes, at most 16 KiB.
 
-    It omits the frames of the worker above the handler. The raised exception is last, as Python
-    prints it, and is cut last. A stack trace without a frame of a handler is empty.
+    It omits the frames of the worker above the handler. The raised exception comes last, as in
+    Python, and is the last to be cut. If no frame belongs to a handler, the result is empty.
     """
     try:
         attached = getattr(error, _ATTACHED, None)
@@ -156,7 +155,7 @@ def _rules(error: BaseException) -> str | None:
     """Return the paths and rules of a validation error; None for any other exception."""
     if isinstance(error, msgspec.ValidationError):
         return _msgspec_rule(error)
-    # Only a handler that uses pydantic has imported it.
+    # pydantic is imported only if a handler uses it.
     pydantic = sys.modules.get("pydantic_core")
     if pydantic is not None and isinstance(error, pydantic.ValidationError):
         return "; ".join(_pydantic_rules(error))
@@ -177,14 +176,14 @@ def _without_values(text: str) -> str:
 
 
 def _end_of_quote(text: str, start: int) -> int:
-    """Return the end of a quoted value: the last end in its line, or else the next end."""
+    """Return the end of a quoted value: the last end marker in its line, otherwise the next one."""
     line_end = text.find("\n", start)
     if line_end < 0:
         line_end = len(text)
     if ends := [end.end() for end in _END_OF_QUOTE.finditer(text, start, line_end)]:
         return ends[-1]
     end = _END_OF_QUOTE.search(text, start)
-    # A truncated text may have no end.
+    # A truncated text may have no end marker.
     return end.end() if end else len(text)
 
 
@@ -248,7 +247,7 @@ def _render(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[tuple[BaseException, str]]:
-    """Yield the exception and its causes, each with the sentence about the next cause."""
+    """Yield the exception and its causes, each with the sentence that links it to the next."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen and len(seen) < _MAX_CHAIN:
@@ -335,7 +334,7 @@ def _is_workers(path: str) -> bool:
 
 
 def is_library(path: str) -> bool:
-    """Return whether a source file is of the standard library or of an installed package."""
+    """Return whether a source file belongs to the standard library or an installed package."""
     return path.startswith((_STANDARD_LIBRARY, "<frozen")) or any(
         folder in path for folder in _PACKAGES
     )

@@ -1,4 +1,4 @@
-"""The import of a worker's handlers: modules by name, and entry points of installed packages.
+"""Import a worker's handlers: modules by name, and entry points of installed packages.
 
 A package offers handlers with an entry point of the group `headrace.handlers` that names a module.
 Headrace's own handlers are such a package, `headrace-handlers`.
@@ -26,7 +26,7 @@ class MissingPackages(ImportError):
     """Packages that a module of handlers needs are not installed.
 
     Attributes:
-        packages: their import names.
+        packages: the import names of the missing packages.
         install: the requirement that installs them.
     """
 
@@ -39,7 +39,7 @@ class MissingPackages(ImportError):
 def require_packages(*packages: str, install: str) -> None:
     """Skip the module of an entry point unless its packages are installed.
 
-    Call it in the module, before the first import of one of them.
+    Call it in the module, before it imports any of them.
 
     Args:
         packages: import names.
@@ -109,12 +109,12 @@ def _load(entry_point: EntryPoint, *, is_named: bool) -> None:
 def _import(module: str) -> None:
     before = len(registry)
     importlib.import_module(module)
-    # A module that was imported before registers nothing now.
+    # A module that was already imported registers nothing now.
     if len(registry) == before and not any(_is_from(handler, module) for handler in registry):
         _log.warning(
             "module_without_handlers",
             module=module,
-            advice="decorate a function of it with @handler, or remove the module from "
+            advice="decorate one of its functions with @handler, or remove the module from "
             "HEADRACE_HANDLERS",
         )
 

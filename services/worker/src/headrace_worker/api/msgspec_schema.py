@@ -1,7 +1,7 @@
 """Exact JSON Schemas for msgspec types.
 
-The schemas of msgspec omit constraints that JSON Schema cannot express: times without a zone,
-keys that are not strings, the length of bytes. The VALUE_KEYWORD adds them.
+msgspec's own schemas omit constraints that JSON Schema cannot express: times without a zone, keys
+that are not strings, the length of bytes. VALUE_KEYWORD adds them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Walk:
                 if "additionalProperties" in schema:
                     self.visit(value, schema["additionalProperties"])
             case inspect.UnionType(types=types):
-                # The schemas of msgspec have this order.
+                # The schemas that msgspec generates have this order.
                 options = sorted(map(_plain, types), key=_rank)
                 has_integers = any(isinstance(option, inspect.IntType) for option in options)
                 for option, part in zip(options, _options(schema), strict=True):

@@ -171,8 +171,8 @@ def _text(found: dict[str, Any]) -> JsonText:
 
 
 def _is_model(annotation: Any) -> bool:
-    # The module of a pydantic model has imported pydantic. Without a model, the import would only
-    # slow the start of a handler's process.
+    # A module with a pydantic model has already imported pydantic. Without a model, importing it
+    # would only slow the start of handler processes.
     pydantic = sys.modules.get("pydantic")
     return (
         pydantic is not None

@@ -1,7 +1,7 @@
 """Exact JSON Schemas for pydantic models.
 
 The schemas of pydantic omit constraints that JSON Schema cannot express: decimals in strings,
-times with or without a zone, keys that are not strings. The VALUE_KEYWORD adds them.
+times with or without a zone, keys that are not strings. VALUE_KEYWORD adds them.
 """
 
 from __future__ import annotations
